@@ -1,0 +1,43 @@
+"""The only file that reads time or sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time as the code may see it; the tests pass a fake one."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps; comparable on this machine and boot alone."""
+        ...
+
+    def time_ns(self) -> int:
+        """Wall clock, nanoseconds since 1970: for people to read, never to decide by."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait that long (at once for zero or less)."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+
+def rfc3339(time_ns: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339 in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(time_ns / 1_000_000_000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,245 @@
+"""The table of operations: one row each, read by validation, dispatch, command line and reference page. Pure.
+
+A new operation is one row here and one handler in `manager/operations`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bus import params as p
+
+READ_ROLES: Final = frozenset({"owner", "operator", "viewer"})
+CHANGE_ROLES: Final = frozenset({"owner", "operator"})
+OWNER_ROLES: Final = frozenset({"owner"})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the contract.
+
+    `roles` may call it; with `owned`, the cluster named by `routercluster_oid` must belong to the caller too,
+    unless its role is `owner`. `errors` come on top of those that any operation can answer with.
+    """
+
+    name: str
+    params: type[p.Params]
+    result: Any
+    help: str
+    errors: tuple[str, ...] = ()
+    change: bool = False
+    roles: frozenset[str] = READ_ROLES
+    owned: bool = False
+
+
+COMMON_ERRORS: Final = (
+    "malformed_request",
+    "invalid_argument",
+    "no_such_principal",
+    "not_authorized",
+    "expired",
+    "payload_too_large",
+    "busy",
+    "internal",
+)
+"""Any operation may answer with these."""
+CHANGE_ERRORS: Final = ("request_id_reused", "version_conflict")
+"""And any change with these."""
+
+
+def _read(name: str, params: type[p.Params], result: Any, help: str, *errors: str) -> Operation:
+    return Operation(name, params, result, help, errors)
+
+
+def _change(
+    name: str, params: type[p.Params], result: Any, help: str, *errors: str, owned: bool = True
+) -> Operation:
+    return Operation(name, params, result, help, errors, True, CHANGE_ROLES, owned)
+
+
+def _admin(name: str, params: type[p.Params], result: Any, help: str, *errors: str) -> Operation:
+    return Operation(name, params, result, help, errors, True, OWNER_ROLES)
+
+
+_ROWS = (
+    _read("list_routerclusters", p.ListClusters, list[str], "List the router clusters."),
+    _read("get_routercluster", p.ClusterRef, p.Cluster, "Return a cluster by its oid.", "no_such_object"),
+    _read(
+        "get_routercluster_by_name",
+        p.ClusterByName,
+        p.Cluster,
+        "Return a cluster by its name.",
+        "no_such_object",
+    ),
+    _change(
+        "create_routercluster",
+        p.CreateCluster,
+        p.Cluster,
+        "Create a router cluster, stopped, owned by the caller.",
+        "invalid_configuration",
+        "already_exists",
+        owned=False,
+    ),
+    _change(
+        "delete_routercluster",
+        p.ClusterRef,
+        p.Cluster,
+        "Delete a stopped cluster with its groups and memberships.",
+        "no_such_object",
+        "not_stopped",
+    ),
+    _change(
+        "start_routercluster",
+        p.ClusterRef,
+        p.Accepted,
+        "Start a stopped or paused cluster.",
+        "no_such_object",
+        "cannot_start",
+    ),
+    _change(
+        "stop_routercluster",
+        p.ClusterRef,
+        p.Accepted,
+        "Stop a started cluster.",
+        "no_such_object",
+        "cannot_stop",
+    ),
+    _read(
+        "stat_routercluster",
+        p.ClusterRef,
+        p.Stat,
+        "Return a cluster's status and statistics.",
+        "no_such_object",
+    ),
+    _change(
+        "add_routercluster_node",
+        p.AddNode,
+        p.Membership,
+        "Add a node to a cluster.",
+        "no_such_object",
+        "already_exists",
+    ),
+    _change(
+        "remove_routercluster_node",
+        p.MembershipRef,
+        p.Membership,
+        "Remove a node from a cluster; its workers move.",
+        "no_such_object",
+    ),
+    _read(
+        "get_routercluster_node",
+        p.MembershipRef,
+        p.Membership,
+        "Return a node's membership in a cluster.",
+        "no_such_object",
+    ),
+    _read(
+        "list_routercluster_nodes", p.ListMembers, list[str], "List the nodes of a cluster.", "no_such_object"
+    ),
+    _change(
+        "add_routercluster_workergroup",
+        p.AddGroup,
+        p.Group,
+        "Add a group of equal workers to a cluster.",
+        "no_such_object",
+        "invalid_configuration",
+        "already_exists",
+    ),
+    _change(
+        "remove_routercluster_workergroup",
+        p.GroupRef,
+        p.Group,
+        "Remove a stopped worker group.",
+        "no_such_object",
+        "not_stopped",
+    ),
+    _read(
+        "get_routercluster_workergroup",
+        p.GroupRef,
+        p.Group,
+        "Return a worker group by its oid.",
+        "no_such_object",
+    ),
+    _read(
+        "get_routercluster_workergroup_by_name",
+        p.GroupByName,
+        p.Group,
+        "Return a worker group by its name.",
+        "no_such_object",
+    ),
+    _read(
+        "list_routercluster_workergroups",
+        p.ListGroups,
+        list[str],
+        "List the worker groups of a cluster.",
+        "no_such_object",
+    ),
+    _read(
+        "stat_routercluster_workergroup",
+        p.GroupRef,
+        p.Stat,
+        "Return a worker group's status and statistics.",
+        "no_such_object",
+    ),
+    _change(
+        "scale_routercluster_workergroup",
+        p.ScaleGroup,
+        p.Group,
+        "Change how many workers a group asks for.",
+        "no_such_object",
+    ),
+    _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only when asked for)."),
+    _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
+    _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
+    _change("pair_node", p.PairNode, p.Node, "Make a node known.", "already_exists", owned=False),
+    _admin(
+        "unpair_node",
+        p.NodeRef,
+        p.Node,
+        "Forget a node: it leaves its clusters and stops its workers.",
+        "no_such_object",
+    ),
+    _read("list_workers", p.ListWorkers, list[str], "List workers.", "no_such_object"),
+    _read("get_worker", p.WorkerRef, p.Worker, "Return a worker by its oid.", "no_such_object"),
+    _read("get_events", p.GetEvents, list[dict[str, Any]], "Return stored events after a sequence."),
+    _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),
+    _read("list_principals", p.NoParams, list[p.Principal], "List the principals and their roles."),
+    _admin("add_principal", p.AddPrincipal, p.Principal, "Give a user a role.", "already_exists"),
+    _admin("set_principal_role", p.SetRole, p.Principal, "Change a principal's role.", "no_such_object"),
+    _admin("remove_principal", p.PrincipalByName, p.Principal, "Take a user's role away.", "no_such_object"),
+)
+
+OPERATIONS: Final[dict[str, Operation]] = {row.name: row for row in _ROWS}
+"""The contract's table of operations, by name, in its order."""
+
+EVENTS: Final[dict[str, tuple[str, ...]]] = {
+    "routercluster": (
+        "created",
+        "deleted",
+        "starting",
+        "started",
+        "stopping",
+        "stopped",
+        "degraded",
+        "recovered",
+        "failed",
+    ),
+    "routercluster_node": ("added", "removed"),
+    "workergroup": ("added", "removed", "scaled"),
+    "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
+    "node": ("paired", "unpaired", "online", "late", "lost", "offline"),
+    "manager": ("braked", "released"),
+}
+"""Events: `busbar.on_{subject}_{verb}` for each subject and verb."""
+
+
+def event_type(subject: str, verb: str) -> str:
+    """The CloudEvents type of an event.
+
+    Raises:
+        KeyError: when the contract has no such event.
+    """
+    if verb not in EVENTS[subject]:
+        raise KeyError(f"on_{subject}_{verb}")
+    return f"busbar.on_{subject}_{verb}"

@@ -1,0 +1,138 @@
+"""Strict JSON in, canonical JSON out: the input limits of the contract (section 3). Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from typing import Any, Final, NoReturn, TypeVar
+
+import msgspec
+
+from bus.errors import BusError
+
+MAX_PAYLOAD: Final = 256 * 1024
+"""Bytes; checked before parsing (contract, section 3)."""
+MAX_REPORT: Final = 1024 * 1024
+"""Bytes of an assignment or report: some 3,000 workers on one node."""
+MAX_DEPTH: Final = 32
+"""Nested objects and arrays (contract, section 3)."""
+
+T = TypeVar("T")
+_OPENERS = re.compile(rb"[\[{]")
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_AT = re.compile(r" - at `(.+)`$")
+_MEMBER = re.compile(r"(?:unknown|required) field `(.+?)`")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+
+encode = msgspec.json.Encoder(enc_hook=str).encode
+"""Any message or plain value as compact UTF-8 JSON."""
+
+
+def parse(payload: bytes, limit: int = MAX_PAYLOAD) -> dict[str, Any]:
+    """Decode one JSON object, strictly.
+
+    Raises:
+        BusError: `payload_too_large`; or `malformed_request` when it is not UTF-8, not JSON, not an object,
+            too deep, holds a member twice, NaN, an infinite or an absurdly long number, or half a surrogate.
+    """
+    if len(payload) > limit:
+        raise BusError("payload_too_large", f"{len(payload)} bytes; the limit is {limit}")
+    try:
+        text = payload.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _malformed(f"not UTF-8 at byte {error.start}") from None
+    if len(_OPENERS.findall(payload)) > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise _malformed(f"nested deeper than {MAX_DEPTH}")
+    try:
+        value = json.loads(text, object_pairs_hook=_members, parse_constant=_constant, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise _malformed("half a surrogate pair in a string") from None
+    except json.JSONDecodeError as error:
+        raise _malformed(f"not JSON: {error.msg} at character {error.pos}") from None
+    except (ValueError, RecursionError):
+        raise _malformed("a number has too many digits") from None
+    if not isinstance(value, dict):
+        raise _malformed("not a JSON object")
+    return value
+
+
+def convert(value: Any, kind: type[T], pointer: str = "", code: str = "invalid_argument") -> T:
+    """Check a decoded value against a message type.
+
+    Raises:
+        BusError: with the given code and the JSON pointer (below `pointer`) to the member at fault.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        detail, at = explain(str(error))
+        raise BusError(code, detail, [pointer + at]) from None
+
+
+def read(payload: bytes, kind: type[T], limit: int = MAX_REPORT) -> T:
+    """Decode and check one message of a peer (assignment, report, state …).
+
+    Raises:
+        BusError: as `parse` and `convert` do.
+    """
+    return convert(parse(payload, limit), kind)
+
+
+def explain(message: str) -> tuple[str, str]:
+    """Split a msgspec message into a sentence and an RFC 6901 pointer to the member at fault."""
+    found = _AT.search(message)
+    path = found.group(1) if found else "$"
+    detail = message[: found.start()] if found else message
+    pointer = "".join(f"/{_escape(a or b)}" for a, b in _STEP.findall(path))
+    member = _MEMBER.search(detail)
+    if member:
+        pointer += f"/{_escape(member.group(1))}"
+    return detail.replace("`", "'").replace("Object", "object"), pointer
+
+
+def digest(*parts: Any) -> str:
+    """A stable fingerprint of plain values: `sha256:` and the hash of their canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _escape(step: str) -> str:
+    return step.replace("~", "~0").replace("/", "~1")
+
+
+def _malformed(detail: str) -> BusError:
+    return BusError("malformed_request", detail)
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for found in _STRUCTURE.finditer(text):
+        mark = found.group()
+        if mark in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in "]}":
+            depth -= 1
+    return deepest
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _malformed("a member stands twice in one object")
+    return members
+
+
+def _constant(name: str) -> NoReturn:
+    raise _malformed(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _malformed("a number is too large")
+    return value

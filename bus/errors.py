@@ -1,0 +1,114 @@
+"""The errors of the contract: code, URI, HTTP-like status; to and from the wire. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+
+class ErrorRow(NamedTuple):
+    """One row of the contract's error table."""
+
+    uri: str
+    status: int
+    title: str
+    retryable: bool = False
+
+
+ERRORS: Final[dict[str, ErrorRow]] = {
+    "malformed_request": ErrorRow("wamp.error.invalid_payload", 400, "Malformed request"),
+    "invalid_argument": ErrorRow("wamp.error.invalid_argument", 400, "Invalid argument"),
+    "invalid_configuration": ErrorRow("wamp.error.invalid_configuration", 422, "Invalid configuration"),
+    "not_authorized": ErrorRow("wamp.error.not_authorized", 403, "Not authorized"),
+    "no_such_principal": ErrorRow("wamp.error.no_such_principal", 403, "No such principal"),
+    "no_such_procedure": ErrorRow("wamp.error.no_such_procedure", 404, "No such procedure"),
+    "no_such_object": ErrorRow("crossbar.error.no_such_object", 404, "No such object"),
+    "already_exists": ErrorRow("crossbar.error.already_exists", 409, "Already exists"),
+    "not_stopped": ErrorRow("crossbar.error.not_stopped", 409, "Not stopped"),
+    "cannot_start": ErrorRow("crossbar.error.cannot_start", 409, "Cannot start"),
+    "cannot_stop": ErrorRow("crossbar.error.cannot_stop", 409, "Cannot stop"),
+    "version_conflict": ErrorRow("busbar.error.version_conflict", 409, "Version conflict"),
+    "request_id_reused": ErrorRow("busbar.error.request_id_reused", 409, "Request id reused"),
+    "expired": ErrorRow("busbar.error.expired", 408, "Expired", retryable=True),
+    "payload_too_large": ErrorRow("wamp.error.payload_size_exceeded", 413, "Payload too large"),
+    "busy": ErrorRow("busbar.error.busy", 429, "Busy", retryable=True),
+    "internal": ErrorRow("wamp.error.runtime_error", 500, "Internal error", retryable=True),
+}
+"""The contract's error table (section 3), in its order."""
+
+
+class BusError(Exception):
+    """An error that a client sees: a stable code, what is wrong, where, and what to do.
+
+    `pointers` are RFC 6901 JSON pointers into the request, `retry_after_ms` goes with `busy` alone.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        pointers: Sequence[str] = (),
+        *,
+        retry_after_ms: int | None = None,
+        correlation: str | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.pointers = tuple(pointers)
+        self.retry_after_ms = retry_after_ms
+        self.correlation = correlation
+
+    @property
+    def row(self) -> ErrorRow:
+        """This code's row of the table; an unknown code (a newer peer's) reads as `internal`."""
+        return ERRORS.get(self.code, ERRORS["internal"])
+
+    def to_wire(self) -> dict[str, Any]:
+        """The `error` member of a response (RFC 9457 members and a stable `code`)."""
+        wire: dict[str, Any] = {
+            "code": self.code,
+            "uri": self.row.uri,
+            "status": self.row.status,
+            "title": self.row.title,
+            "detail": self.detail,
+            "errors": [{"pointer": pointer} for pointer in self.pointers],
+            "retryable": self.row.retryable,
+        }
+        if self.retry_after_ms is not None:
+            wire["retry_after_ms"] = self.retry_after_ms
+        if self.correlation is not None:
+            wire["correlation"] = self.correlation
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> BusError:
+        """Read an `error` member; missing members become their defaults."""
+        pointers = [str(row.get("pointer", "")) for row in wire.get("errors", []) if isinstance(row, Mapping)]
+        return cls(
+            str(wire.get("code", "internal")),
+            str(wire.get("detail", "")),
+            pointers,
+            retry_after_ms=wire.get("retry_after_ms"),
+            correlation=wire.get("correlation"),
+        )
+
+
+@dataclass
+class BusOfflineError(Exception):
+    """The broker is out of reach: nothing was sent, or it is not known whether it arrived."""
+
+    detail: str = "no connection to the broker"
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class CallTimeoutError(Exception):
+    """No answer came in time; the request may or may not have run. Resend the same id to find out."""
+
+
+def no_such(kind: str, oid: str, member: str) -> BusError:
+    """`no_such_object` for an object id given as the parameter `member`."""
+    return BusError("no_such_object", f"no {kind} with oid {oid}", [f"/params/{member}"])

@@ -1,0 +1,222 @@
+"""Every payload of the contract but the operations' parameters and results (see `bus.params`). Pure.
+
+Requests and reports are read strictly: wrong types are refused. Payloads between Busbar's own parts ignore
+members they do not know, so that an agent and a manager of different versions can talk.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bus.topics import NAME_PATTERN
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="[a-z0-9][a-z0-9_-]{0,63}")]
+RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Text = Annotated[str, Meta(max_length=4096)]
+
+WORKER_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,75}(?![\s\S])"
+WorkerName = Annotated[str, Meta(pattern=WORKER_NAME_PATTERN, description="{worker group}-{ordinal}")]
+"""A worker is named after its group and its ordinal, so its name may be longer than other names."""
+
+
+class Expect(Struct, frozen=True, forbid_unknown_fields=True):
+    """A condition on a change: the object must be at this version."""
+
+    version: Count
+
+
+class Request(Struct, frozen=True):
+    """A request; unknown members of this envelope are ignored."""
+
+    id: RequestId | UnsetType = UNSET
+    reply: Name = "default"
+    ttl_ms: Annotated[int, Meta(ge=1, le=86_400_000)] | UnsetType = UNSET
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+    expect: Expect | None = None
+
+
+class Who(Struct, frozen=True):
+    """Who caused a change. `session` is the inbox the reply went to."""
+
+    authid: str
+    authrole: str
+    session: str
+
+
+class Response(Struct, frozen=True):
+    """A reply; `result` when ok, `error` otherwise."""
+
+    id: str
+    op: str
+    ok: bool
+    manager: str
+    epoch: int
+    result: Any | UnsetType = UNSET
+    error: dict[str, Any] | UnsetType = UNSET
+
+
+class Event(Struct, frozen=True):
+    """A lifecycle event: CloudEvents 1.0, structured JSON."""
+
+    id: str
+    source: str
+    sequence: str
+    type: str
+    subject: str
+    time: str
+    data: dict[str, Any]
+    specversion: str = "1.0"
+    datacontenttype: str = "application/json"
+
+
+class Endpoint(Struct, frozen=True):
+    """Where a ready worker can be reached."""
+
+    worker: str
+    node: str
+    url: str
+
+
+class Status(Struct, frozen=True):
+    """The retained status of one object. Members that make no sense for its kind are left out."""
+
+    version: int
+    epoch: int
+    sequence: str
+    status: str
+    name: str
+    time: str
+    conditions: list[str] = msgspec.field(default_factory=list)
+    oid: str | UnsetType = UNSET
+    cluster: str | UnsetType = UNSET
+    scale: int | UnsetType = UNSET
+    ready: int | UnsetType = UNSET
+    endpoints: list[Endpoint] | UnsetType = UNSET
+    workergroup: str | UnsetType = UNSET
+    node: str | None | UnsetType = UNSET
+    address: str | None | UnsetType = UNSET
+    pid: int | None | UnsetType = UNSET
+    restarts: int | UnsetType = UNSET
+    generation: int | UnsetType = UNSET
+    reason: str | None | UnsetType = UNSET
+
+
+class ManagerState(Struct, frozen=True):
+    """A manager's retained state; its will is the same with `offline`."""
+
+    state: str
+    manager: str
+    store: str
+    epoch: int
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
+    version: str | UnsetType = UNSET
+    started: str | UnsetType = UNSET
+
+
+class AssignedWorker(Struct, frozen=True, omit_defaults=True):
+    """One worker that a node is to run."""
+
+    worker: WorkerName
+    oid: str
+    cluster: Name
+    workergroup: Name
+    generation: Count
+    runtime: Name
+    digest: str
+    desired: str = "running"
+    transport: dict[str, Any] | None = None
+
+
+class Assignment(Struct, frozen=True):
+    """A node's whole desired state. Only an explicit `"workers": []` means: run none."""
+
+    store: Annotated[str, Meta(min_length=1, max_length=64)]
+    epoch: Count
+    version: Count
+    workers: Annotated[list[AssignedWorker], Meta(max_length=10_000)]
+    heartbeat_ms: Annotated[int, Meta(ge=50, le=3_600_000)] = 5000
+
+
+class Applied(Struct, frozen=True):
+    """Which assignment an agent has taken over."""
+
+    epoch: Count = 0
+    version: Count = 0
+
+
+class ReportedWorker(Struct, frozen=True):
+    """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
+
+    `oid` and `cluster` tell apart workers of one name; an agent that leaves them out is matched by name.
+    """
+
+    worker: WorkerName
+    state: Annotated[str, Meta(max_length=16)]
+    generation: Count = 0
+    pid: int | None = None
+    address: Annotated[str, Meta(max_length=1024)] | None = None
+    restarts: Count = 0
+    reason: Text | None = None
+    oid: str | None = None
+    cluster: str | None = None
+    uptime_ms: Count | None = None
+    cpu_s: float | None = None
+    rss: Count | None = None
+
+
+class Reported(Struct, frozen=True):
+    """A node's whole observed state."""
+
+    boot: Annotated[str, Meta(min_length=1, max_length=64)]
+    conn: Count
+    workers: Annotated[list[ReportedWorker], Meta(max_length=10_000)]
+    store: str | None = None
+    applied: Applied = Applied()
+    refused: Text | None = None
+    capacity: dict[str, Any] | None = None
+    runtimes: Annotated[list[Name], Meta(max_length=256)] = msgspec.field(default_factory=list)
+    digest: Annotated[str, Meta(max_length=128)] = ""
+    labels: dict[str, str] | None = None
+    conditions: Annotated[list[Text], Meta(max_length=64)] = msgspec.field(default_factory=list)
+
+
+class Heartbeat(Struct, frozen=True):
+    """Still alive, and what is applied. `digest` is that of the last report."""
+
+    boot: Annotated[str, Meta(min_length=1, max_length=64)]
+    conn: Count
+    seq: Count = 0
+    uptime_ms: Count = 0
+    applied: Applied = Applied()
+    digest: Annotated[str, Meta(max_length=128)] = ""
+
+
+class NodeState(Struct, frozen=True):
+    """A node's birth (`ready`), will (`lost`) or goodbye (`disconnected`)."""
+
+    state: str
+    boot: Annotated[str, Meta(min_length=1, max_length=64)]
+    conn: Count
+
+
+class Command(Struct, frozen=True, omit_defaults=True):
+    """An impulse to an agent, never a change of desired state: losing one is harmless."""
+
+    resync: bool = False
+    follow: WorkerName | None = None
+    follow_cluster: str | None = None
+    lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    lease_ms: Annotated[int, Meta(ge=0, le=600_000)] = 30_000
+
+
+class LogChunk(Struct, frozen=True, omit_defaults=True):
+    """Some lines of a worker's output, while somebody follows it."""
+
+    lines: list[str]
+    worker: str
+    cluster: str | None = None
+    dropped: int = 0

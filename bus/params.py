@@ -1,0 +1,333 @@
+"""Parameters and results of every operation, as typed messages. Pure.
+
+Parameters refuse unknown members. Results carry the ancestor's members and may have more.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bus.messages import Count, Endpoint, Name, Who
+
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![\s\S])"
+Oid = Annotated[str, Meta(pattern=UUID_PATTERN, description="object id: a UUID in lower case")]
+Label = Annotated[str, Meta(max_length=256)]
+Description = Annotated[str, Meta(max_length=4096)]
+Tag = Annotated[str, Meta(min_length=1, max_length=64)]
+Tags = Annotated[list[Tag], Meta(max_length=64)]
+Scale = Annotated[int, Meta(ge=0, le=10_000)]
+Limit = Annotated[int, Meta(ge=0, le=10_000)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Role = Literal["owner", "operator", "viewer"]
+ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
+WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
+NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
+Labels = Annotated[dict[Name, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)]
+
+
+class Params(Struct, forbid_unknown_fields=True):
+    """Base of all parameters: strict."""
+
+
+# --- definitions inside parameters -------------------------------------------------------------------------
+
+
+class ClusterDefinition(Params):
+    name: Name
+    label: Label | None = None
+    description: Description | None = None
+    tags: Tags | None = None
+    transport: dict[str, Any] | None = None
+
+
+class GroupDefinition(Params):
+    """`lost_after` and `start_deadline` are seconds; `runtime` follows from the transport when left out."""
+
+    scale: Scale = 1
+    name: Name | None = None
+    runtime: Name | None = None
+    transport: dict[str, Any] | None = None
+    label: Label | None = None
+    description: Description | None = None
+    tags: Tags | None = None
+    lost_after: Seconds | None = None
+    start_deadline: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+
+
+class MembershipConfig(Params):
+    """Limits are numbers of workers of this cluster on this node."""
+
+    hardlimit: Limit | None = None
+    softlimit: Limit | None = None
+
+
+class NodeDefinition(Params):
+    name: Name
+    labels: Labels | None = None
+
+
+# --- parameters --------------------------------------------------------------------------------------------
+
+
+class NoParams(Params):
+    pass
+
+
+class ListClusters(Params):
+    return_names: bool | None = None
+
+
+class ClusterRef(Params):
+    routercluster_oid: Oid
+
+
+class ClusterByName(Params):
+    routercluster_name: Name
+
+
+class CreateCluster(Params):
+    routercluster: ClusterDefinition
+
+
+class AddNode(Params):
+    routercluster_oid: Oid
+    node_oid: Oid
+    config: MembershipConfig | None = None
+
+
+class MembershipRef(Params):
+    routercluster_oid: Oid
+    node_oid: Oid
+
+
+class ListMembers(Params):
+    routercluster_oid: Oid
+    return_names: bool | None = None
+    filter_by_status: NodeStatusName | None = None
+
+
+class AddGroup(Params):
+    routercluster_oid: Oid
+    workergroup: GroupDefinition
+
+
+class GroupRef(Params):
+    routercluster_oid: Oid
+    workergroup_oid: Oid
+
+
+class ScaleGroup(Params):
+    routercluster_oid: Oid
+    workergroup_oid: Oid
+    scale: Scale
+
+
+class GroupByName(Params):
+    routercluster_name: Name
+    workergroup_name: Name
+
+
+class ListGroups(Params):
+    routercluster_oid: Oid
+    return_names: bool | None = None
+    filter_by_status: ClusterStatus | None = None
+
+
+class ListNodes(Params):
+    return_names: bool | None = None
+    filter_by_status: NodeStatusName | None = None
+
+
+class NodeRef(Params):
+    node_oid: Oid
+
+
+class NodeByName(Params):
+    node_name: Name
+
+
+class PairNode(Params):
+    node: NodeDefinition
+
+
+class ListWorkers(Params):
+    routercluster_oid: Oid | None = None
+    workergroup_oid: Oid | None = None
+    node_oid: Oid | None = None
+    return_names: bool | None = None
+    filter_by_status: WorkerStatus | None = None
+
+
+class WorkerRef(Params):
+    worker_oid: Oid
+
+
+class GetEvents(Params):
+    """`since` is a sequence (number or its text form), excluded; `limit` counts events."""
+
+    since: Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")] = 0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class PrincipalDefinition(Params):
+    name: Name
+    role: Role
+
+
+class AddPrincipal(Params):
+    principal: PrincipalDefinition
+
+
+class PrincipalByName(Params):
+    principal_name: Name
+
+
+class SetRole(Params):
+    principal_name: Name
+    role: Role
+
+
+# --- results -----------------------------------------------------------------------------------------------
+
+
+class Cluster(Struct, frozen=True):
+    oid: str
+    name: str
+    label: str | None
+    description: str | None
+    tags: list[str] | None
+    status: str
+    owner_oid: str
+    changed: int
+    version: int
+    transport: dict[str, Any] | None = None
+
+
+class Accepted(Struct, frozen=True):
+    """start and stop: accepted, not done. Watch the status."""
+
+    changed: int
+    oid: str
+    status: str
+    who: Who
+    version: int
+
+
+class Membership(Struct, frozen=True):
+    cluster_oid: str
+    node_oid: str
+    hardlimit: int | None
+    softlimit: int | None
+
+
+class Group(Struct, frozen=True):
+    changed: int
+    cluster_oid: str
+    description: str | None
+    label: str | None
+    name: str
+    oid: str
+    scale: int
+    status: str
+    tags: list[str] | None
+    runtime: str
+    transport: dict[str, Any] | None
+    lost_after: float
+    start_deadline: float
+    version: int
+
+
+class Node(Struct, frozen=True):
+    """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start."""
+
+    oid: str
+    name: str
+    labels: dict[str, str] | None
+    status: str
+    changed: int
+    version: int
+    boot: str | None = None
+    runtimes: list[str] = msgspec.field(default_factory=list)
+    capacity: dict[str, Any] | None = None
+    assignment_version: int = 0
+    applied: dict[str, int] | None = None
+    workers: int = 0
+    conditions: list[str] = msgspec.field(default_factory=list)
+    heard_ms_ago: int | None = None
+
+
+class Worker(Struct, frozen=True):
+    """`cpu_s` is CPU seconds, `rss` bytes, as the agent last reported them for the whole process tree."""
+
+    oid: str
+    name: str
+    cluster_oid: str
+    cluster: str
+    workergroup_oid: str
+    workergroup: str
+    node_oid: str | None
+    node: str | None
+    state: str
+    status: str
+    generation: int
+    address: str | None
+    pid: int | None
+    restarts: int
+    reason: str | None
+    since_ms: int
+    uptime_ms: int | None = None
+    cpu_s: float | None = None
+    rss: int | None = None
+
+
+class Stat(Struct, frozen=True):
+    """Status and statistics of a cluster or of one worker group."""
+
+    oid: str
+    name: str
+    status: str
+    scale: int
+    ready: int
+    starting: int
+    backoff: int
+    pending: int
+    unknown: int
+    stopping: int
+    restarts: int
+    cpu_s: float
+    rss: int
+    since_ms: int
+    conditions: list[str]
+    endpoints: list[Endpoint]
+    workers: list[Worker]
+    workergroups: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    version: int = 0
+    changed: int = 0
+
+
+class ManagerInfo(Struct, frozen=True):
+    manager: str
+    state: str
+    store: str
+    epoch: int
+    realm: str
+    version: str
+    uptime_ms: int
+    sequence: int
+    nodes: dict[str, int]
+    clusters: dict[str, int]
+    workers: dict[str, int]
+    outbox: int
+    brake: str | None
+    limits: dict[str, int]
+    conditions: list[str] = msgspec.field(default_factory=list)
+
+
+class Principal(Struct, frozen=True):
+    oid: str
+    name: str
+    role: str
+    changed: int

@@ -1,0 +1,105 @@
+"""Every state and every legal transition in one table, and the one function that refuses the others. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, TypeVar
+
+
+class ClusterState(StrEnum):
+    """States of a router cluster and, in the same words, of a worker group (contract, section 5)."""
+
+    STOPPED = "STOPPED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    DEGRADED = "DEGRADED"
+    PAUSED = "PAUSED"
+    ERROR = "ERROR"
+    STOPPING = "STOPPING"
+
+
+class WorkerState(StrEnum):
+    """States of a worker. RUNNING means ready: its readiness probe passed, not merely a living pid."""
+
+    PENDING = "PENDING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    BACKOFF = "BACKOFF"
+    UNKNOWN = "UNKNOWN"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+
+
+class NodeStatus(StrEnum):
+    """States of a node as the manager judges them; `offline` said goodbye, `lost` did not."""
+
+    ONLINE = "online"
+    LATE = "late"
+    LOST = "lost"
+    OFFLINE = "offline"
+    UNPAIRED = "unpaired"
+
+
+class NodeBirth(StrEnum):
+    """What a node says of itself on its own state topic, or its will says for it."""
+
+    READY = "ready"
+    DISCONNECTED = "disconnected"
+    LOST = "lost"
+
+
+State = TypeVar("State", ClusterState, WorkerState, NodeStatus)
+
+_C, _W, _N = ClusterState, WorkerState, NodeStatus
+
+TRANSITIONS: Final[dict[StrEnum, frozenset[StrEnum]]] = {
+    _C.STOPPED: frozenset({_C.STARTING}),
+    _C.STARTING: frozenset({_C.RUNNING, _C.ERROR, _C.STOPPING}),
+    _C.RUNNING: frozenset({_C.DEGRADED, _C.ERROR, _C.PAUSED, _C.STOPPING}),
+    _C.DEGRADED: frozenset({_C.RUNNING, _C.ERROR, _C.PAUSED, _C.STOPPING}),
+    _C.PAUSED: frozenset({_C.STARTING, _C.STOPPING}),
+    _C.ERROR: frozenset({_C.RUNNING, _C.DEGRADED, _C.STOPPING}),
+    _C.STOPPING: frozenset({_C.STOPPED}),
+    # A worker's states are observations of something far away: reports may be missed, so several steps may
+    # show up as one. What may never happen: a stopping worker that is called ready or starting again.
+    _W.PENDING: frozenset({_W.STARTING, _W.UNKNOWN, _W.STOPPING, _W.STOPPED}),
+    _W.STARTING: frozenset({_W.RUNNING, _W.BACKOFF, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+    _W.RUNNING: frozenset({_W.STARTING, _W.BACKOFF, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+    _W.BACKOFF: frozenset({_W.STARTING, _W.RUNNING, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+    _W.UNKNOWN: frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+    _W.STOPPING: frozenset({_W.PENDING, _W.STOPPED}),
+    _W.STOPPED: frozenset({_W.PENDING}),
+    _N.ONLINE: frozenset({_N.LATE, _N.LOST, _N.OFFLINE, _N.UNPAIRED}),
+    _N.LATE: frozenset({_N.ONLINE, _N.LOST, _N.OFFLINE, _N.UNPAIRED}),
+    _N.LOST: frozenset({_N.ONLINE, _N.OFFLINE, _N.UNPAIRED}),
+    _N.OFFLINE: frozenset({_N.ONLINE, _N.LOST, _N.UNPAIRED}),
+    _N.UNPAIRED: frozenset({_N.OFFLINE}),
+}
+"""From each state, the states that may follow."""
+
+STARTED: Final = frozenset({_C.STARTING, _C.RUNNING, _C.DEGRADED, _C.ERROR})
+"""States in which a cluster's workers are wanted; stop is accepted in these alone."""
+STARTABLE: Final = frozenset({_C.STOPPED, _C.PAUSED})
+"""States in which start is accepted."""
+HEARD: Final = frozenset({_N.ONLINE, _N.LATE})
+"""A node in one of these is believed to be alive."""
+
+
+class IllegalTransitionError(Exception):
+    """A transition that the table does not hold: a defect in the caller, never a client's fault."""
+
+
+def advance(current: State, new: State) -> State:
+    """Return `new` if the table allows it from `current` (staying is always allowed).
+
+    Raises:
+        IllegalTransitionError: otherwise.
+    """
+    if new is not current and new not in TRANSITIONS[current]:
+        raise IllegalTransitionError(f"{type(current).__name__}: {current} may not become {new}")
+    return new
+
+
+def may_advance(current: State, new: State) -> bool:
+    """Tell whether `advance` would allow it."""
+    return new is current or new in TRANSITIONS[current]

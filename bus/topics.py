@@ -1,0 +1,155 @@
+"""Builds and parses every topic of the contract; nothing else spells one. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+VERSION: Final = "v1"
+"""The version level of every topic: never configurable, so that two versions can share a broker."""
+NO_CLUSTER: Final = "_"
+"""Stands at the cluster's level for things that belong to no cluster."""
+DEFAULT_INBOX: Final = "default"
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}(?![\s\S])"
+"""A name (contract, section 1). The look-ahead stands for `$`, which in Python would let a newline pass."""
+_NAME = re.compile(NAME_PATTERN)
+
+Kind = Literal["routercluster", "node", "workergroup", "worker"]
+NodeLeaf = Literal["assignment", "command", "state", "reported", "heartbeat"]
+NODE_LEAVES: Final = frozenset({"assignment", "command", "state", "reported", "heartbeat"})
+
+
+class RequestTopic(NamedTuple):
+    """Who asks for what, as the broker's access list vouches for it."""
+
+    caller: str
+    operation: str
+
+
+class StatusTopic(NamedTuple):
+    """Which object a retained status speaks of."""
+
+    cluster: str
+    kind: str
+    name: str
+
+
+class NodeTopic(NamedTuple):
+    """Which node a topic belongs to, and its last level."""
+
+    node: str
+    leaf: str
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` is a legal name: realm, cluster, worker group, node, principal or inbox."""
+    return _NAME.match(text) is not None
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Tell whether an MQTT topic filter matches a topic (MQTT 3.1.1, section 4.7)."""
+    wanted, levels = pattern.split("/"), topic.split("/")
+    if levels[0].startswith("$") and wanted[0] in ("+", "#"):
+        return False
+    for position, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if position >= len(levels) or (level != "+" and level != levels[position]):
+            return False
+    return len(wanted) == len(levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """All topics of one realm.
+
+    Raises:
+        ValueError: when realm is not a name, or root is empty or holds a wildcard, a NUL or a leading `$`.
+    """
+
+    realm: str
+    root: str = "busbar"
+
+    def __post_init__(self) -> None:
+        if not is_name(self.realm):
+            raise ValueError(f"realm {self.realm!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
+        if not self.root or self.root.startswith(("$", "/")) or set(self.root) & set("+#\0"):
+            raise ValueError(f"topic root {self.root!r} must be plain topic levels")
+
+    @property
+    def prefix(self) -> str:
+        """The levels that every topic of this realm starts with, without a closing slash."""
+        return f"{self.root}/{VERSION}/{self.realm}"
+
+    def request(self, caller: str, operation: str) -> str:
+        return f"{self.prefix}/request/{caller}/{operation}"
+
+    def response(self, caller: str, inbox: str) -> str:
+        return f"{self.prefix}/response/{caller}/{inbox}"
+
+    def event(self, cluster: str, kind: str, name: str, verb: str) -> str:
+        return f"{self.prefix}/event/{cluster}/{kind}/{name}/{verb}"
+
+    def status(self, cluster: str, kind: str, name: str) -> str:
+        return f"{self.prefix}/status/{cluster}/{kind}/{name}"
+
+    def manager_state(self, manager: str) -> str:
+        return f"{self.prefix}/manager/{manager}/state"
+
+    def node(self, node: str, leaf: NodeLeaf) -> str:
+        return f"{self.prefix}/node/{node}/{leaf}"
+
+    def node_log(self, node: str, worker: str) -> str:
+        return f"{self.prefix}/node/{node}/log/{worker}"
+
+    def all_requests(self) -> str:
+        return f"{self.prefix}/request/+/+"
+
+    def all_nodes(self, leaf: NodeLeaf) -> str:
+        return f"{self.prefix}/node/+/{leaf}"
+
+    def all_managers(self) -> str:
+        return f"{self.prefix}/manager/+/state"
+
+    def all_status(self) -> str:
+        return f"{self.prefix}/status/#"
+
+    def all_events(self) -> str:
+        return f"{self.prefix}/event/#"
+
+    def all_logs(self, node: str) -> str:
+        return f"{self.prefix}/node/{node}/log/+"
+
+    def parse_request(self, topic: str) -> RequestTopic | None:
+        """Take a request topic apart; None when it is none of this realm."""
+        levels = self._below(topic)
+        if len(levels) != 3 or levels[0] != "request":
+            return None
+        return RequestTopic(levels[1], levels[2])
+
+    def parse_node(self, topic: str) -> NodeTopic | None:
+        """Take a node topic apart; None when it is none of this realm, or a log topic."""
+        levels = self._below(topic)
+        if len(levels) != 3 or levels[0] != "node" or levels[2] not in NODE_LEAVES:
+            return None
+        return NodeTopic(levels[1], levels[2])
+
+    def parse_status(self, topic: str) -> StatusTopic | None:
+        """Take a status topic apart; None when it is none of this realm."""
+        levels = self._below(topic)
+        if len(levels) != 4 or levels[0] != "status":
+            return None
+        return StatusTopic(levels[1], levels[2], levels[3])
+
+    def parse_manager(self, topic: str) -> str | None:
+        """The manager id of a `manager/{id}/state` topic; None for any other topic."""
+        levels = self._below(topic)
+        if len(levels) != 3 or levels[0] != "manager" or levels[2] != "state":
+            return None
+        return levels[1]
+
+    def _below(self, topic: str) -> list[str]:
+        if not topic.startswith(self.prefix + "/"):
+            return []
+        return topic[len(self.prefix) + 1 :].split("/")

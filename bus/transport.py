@@ -1,0 +1,128 @@
+"""The shared transport of a cluster: its shape and what is refused in it. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
+
+from bus.decode import convert
+from bus.errors import BusError
+from bus.messages import Name
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+PathText = Annotated[str, Meta(max_length=1024)]
+
+PATH_TYPES = ("websocket", "static", "json", "nodeinfo", "redirect", "path")
+"""Path services of the Web transport that Busbar renders (of those Crossbar.io has)."""
+
+
+class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A listening endpoint. `port` is one port, `[low, high]`, or `"low-high"`; none: any free port."""
+
+    type: Literal["tcp"] = "tcp"
+    port: Port | Annotated[list[Port], Meta(min_length=2, max_length=2)] | PathText | UnsetType = UNSET
+    interface: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:_-]{1,255}(?![\s\S])")] | UnsetType = UNSET
+    shared: bool = False
+    backlog: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
+
+
+class PathService(Struct, frozen=True, forbid_unknown_fields=True):
+    """One Web service on a path; which members belong to which type, `check_transport` says."""
+
+    type: Literal["websocket", "static", "json", "nodeinfo", "redirect", "path"]
+    directory: PathText | UnsetType = UNSET
+    value: Any = UNSET
+    url: PathText | UnsetType = UNSET
+    paths: dict[str, PathService] | UnsetType = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+
+
+class Transport(Struct, frozen=True, forbid_unknown_fields=True):
+    """What every worker of a cluster (or of one group) listens on."""
+
+    type: Literal["web", "mqtt", "websocket", "rawsocket", "tcp"]
+    endpoint: EndpointConfig | UnsetType = UNSET
+    paths: Annotated[dict[str, PathService], Meta(max_length=256)] | UnsetType = UNSET
+    realms: Annotated[list[Name], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+
+
+_MEMBERS = {"static": "directory", "redirect": "url", "path": "paths", "json": "value"}
+
+
+def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
+    """Check a transport definition and return it in plain form, as given.
+
+    Raises:
+        BusError: `invalid_configuration` with the pointer to the member at fault.
+    """
+    transport = convert(value, Transport, pointer, "invalid_configuration")
+    if transport.endpoint is not UNSET:
+        port_range(transport.endpoint.port, f"{pointer}/endpoint/port")
+    if transport.paths is not UNSET:
+        if transport.type != "web":
+            raise _wrong(f"a transport of type '{transport.type}' has no paths", f"{pointer}/paths")
+        _check_paths(transport.paths, f"{pointer}/paths")
+    plain: dict[str, Any] = to_builtins(value)
+    return plain
+
+
+def port_range(port: int | list[int] | str | UnsetType, pointer: str = "") -> tuple[int, int] | None:
+    """Read a port wish as (lowest, highest), both included; None when any port will do.
+
+    Raises:
+        BusError: `invalid_configuration` for what is neither a port nor a range of ports.
+    """
+    if port is UNSET or isinstance(port, UnsetType):
+        return None
+    if isinstance(port, int):
+        return port, port
+    parts = port.split("-") if isinstance(port, str) else port
+    try:
+        low, high = (int(part) for part in parts)
+    except ValueError:
+        raise _wrong(f"'{port}' is not a port range such as '8080-8090'", pointer) from None
+    if not 1 <= low <= high <= 65535:
+        raise _wrong(f"port range {low}-{high} is not within 1 to 65535 and rising", pointer)
+    return low, high
+
+
+def _check_paths(paths: dict[str, PathService], pointer: str, depth: int = 0) -> None:
+    if depth > 4:
+        raise _wrong("paths nested deeper than 4", pointer)
+    for name, service in paths.items():
+        at = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+        _check_path_name(name, at, depth)
+        for kind, member in _MEMBERS.items():
+            given = getattr(service, member) is not UNSET
+            if given != (service.type == kind):
+                word = "needs" if service.type == kind else "has no"
+                raise _wrong(f"a path of type '{service.type}' {word} '{member}'", f"{at}/{member}")
+        if service.directory is not UNSET:
+            _check_directory(service.directory, f"{at}/directory")
+        if service.url is not UNSET and not service.url.startswith(("http://", "https://", "/", "ws")):
+            raise _wrong("a redirect goes to an http(s) URL or an absolute path", f"{at}/url")
+        if service.paths is not UNSET:
+            _check_paths(service.paths, f"{at}/paths", depth + 1)
+
+
+def _check_path_name(name: str, pointer: str, depth: int) -> None:
+    if name == "/" and depth == 0:
+        return
+    if (
+        not name
+        or len(name) > 128
+        or not all(c.isalnum() or c in "-_.~" for c in name)
+        or name in (".", "..")
+    ):
+        raise _wrong(f"'{name[:40]}' is not one level of a URL path", pointer)
+
+
+def _check_directory(directory: str, pointer: str) -> None:
+    if not directory or "\0" in directory or ".." in directory.split("/"):
+        raise _wrong("a directory may not be empty or climb with '..'", pointer)
+
+
+def _wrong(detail: str, pointer: str) -> BusError:
+    return BusError("invalid_configuration", detail, [pointer])

@@ -1,0 +1,1 @@
+"""The manager: answers requests, keeps the state, watches over nodes and workers."""

@@ -1,0 +1,89 @@
+"""Brokers for tests: real mosquitto on a free loopback port, with a configuration of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def need_mosquitto() -> str:
+    """The program's path; without it the test is skipped, except in CI, where it must be there."""
+    if MOSQUITTO is None:
+        if os.environ.get("CI"):
+            pytest.fail("mosquitto is missing, and in CI it may not be")
+        pytest.skip("the program mosquitto is not installed")
+    return MOSQUITTO
+
+
+@contextmanager
+def mosquitto(folder: Path, *lines: str, port: int | None = None) -> Iterator[int]:
+    """A mosquitto for the time of a test; yields its port. `lines` follow its listener."""
+    program = need_mosquitto()
+    port = port or free_port()
+    config = folder / f"mosquitto-{port}.conf"
+    own = lines or ("allow_anonymous true",)
+    config.write_text(
+        "\n".join(
+            [
+                f"listener {port} 127.0.0.1",
+                "set_tcp_nodelay true",
+                "max_queued_messages 0",
+                "user root",
+                *own,
+                "",
+            ]
+        )
+    )
+    with (folder / f"mosquitto-{port}.log").open("wb") as output:
+        process = subprocess.Popen([program, "-c", str(config)], stdout=output, stderr=output)
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None, timeout: float = 10.0) -> None:
+    """Block until something listens there, at most `timeout` seconds."""
+    import time
+
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            # A port of the ephemeral range can connect to itself while nobody listens.
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname() != probe.getpeername():
+                return
+        if process is not None and process.poll() is not None:
+            raise RuntimeError(f"the broker ended with {process.returncode}")
+        time.sleep(0.01)
+    raise RuntimeError(f"nothing listens on port {port}")
+
+
+async def until(condition, timeout: float = 10.0, what: str = "the condition"):  # type: ignore[no-untyped-def]
+    """Poll a cheap condition every 10 ms; for states that no event announces."""
+    async with asyncio.timeout(timeout):
+        while not (value := condition()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return value
