@@ -91,7 +91,8 @@ def explain(message: str) -> tuple[str, str]:
     member = _MEMBER.search(detail)
     if member:
         pointer += f"/{_escape(member.group(1))}"
-    return detail.replace("`", "'").replace("Object", "object"), pointer
+    plain = detail.replace("`", "'").replace("Object", "object").replace(r"(?![\\s\\S])", "$")
+    return plain, pointer
 
 
 def digest(*parts: Any) -> str:

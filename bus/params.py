@@ -36,6 +36,8 @@ class Params(Struct, forbid_unknown_fields=True):
 
 
 class ClusterDefinition(Params):
+    """What a new cluster is to be."""
+
     name: Name
     label: Label | None = None
     description: Description | None = None
@@ -65,6 +67,8 @@ class MembershipConfig(Params):
 
 
 class NodeDefinition(Params):
+    """A node to be paired."""
+
     name: Name
     labels: Labels | None = None
 
@@ -154,6 +158,8 @@ class PairNode(Params):
 
 
 class ListWorkers(Params):
+    """All filters given must hold."""
+
     routercluster_oid: Oid | None = None
     workergroup_oid: Oid | None = None
     node_oid: Oid | None = None
@@ -194,6 +200,8 @@ class SetRole(Params):
 
 
 class Cluster(Struct, frozen=True):
+    """A router cluster. `changed` is nanoseconds since 1970: compare `version` instead."""
+
     oid: str
     name: str
     label: str | None
@@ -217,6 +225,8 @@ class Accepted(Struct, frozen=True):
 
 
 class Membership(Struct, frozen=True):
+    """A node in a cluster; limits are numbers of this cluster's workers there."""
+
     cluster_oid: str
     node_oid: str
     hardlimit: int | None
@@ -224,6 +234,8 @@ class Membership(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
+    """A worker group. `lost_after` and `start_deadline` are seconds."""
+
     changed: int
     cluster_oid: str
     description: str | None
@@ -309,6 +321,8 @@ class Stat(Struct, frozen=True):
 
 
 class ManagerInfo(Struct, frozen=True):
+    """The manager as it sees itself. `brake` says why nothing is moved; null when it is off."""
+
     manager: str
     state: str
     store: str
@@ -327,6 +341,8 @@ class ManagerInfo(Struct, frozen=True):
 
 
 class Principal(Struct, frozen=True):
+    """A user of the bus and its role."""
+
     oid: str
     name: str
     role: str

@@ -52,30 +52,36 @@ State = TypeVar("State", ClusterState, WorkerState, NodeStatus)
 
 _C, _W, _N = ClusterState, WorkerState, NodeStatus
 
-TRANSITIONS: Final[dict[StrEnum, frozenset[StrEnum]]] = {
-    _C.STOPPED: frozenset({_C.STARTING}),
-    _C.STARTING: frozenset({_C.RUNNING, _C.ERROR, _C.STOPPING}),
-    _C.RUNNING: frozenset({_C.DEGRADED, _C.ERROR, _C.PAUSED, _C.STOPPING}),
-    _C.DEGRADED: frozenset({_C.RUNNING, _C.ERROR, _C.PAUSED, _C.STOPPING}),
-    _C.PAUSED: frozenset({_C.STARTING, _C.STOPPING}),
-    _C.ERROR: frozenset({_C.RUNNING, _C.DEGRADED, _C.STOPPING}),
-    _C.STOPPING: frozenset({_C.STOPPED}),
+TRANSITIONS: Final[dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]]] = {
+    ClusterState: {
+        _C.STOPPED: frozenset({_C.STARTING}),
+        _C.STARTING: frozenset({_C.RUNNING, _C.ERROR, _C.STOPPING}),
+        _C.RUNNING: frozenset({_C.DEGRADED, _C.ERROR, _C.PAUSED, _C.STOPPING}),
+        _C.DEGRADED: frozenset({_C.RUNNING, _C.ERROR, _C.PAUSED, _C.STOPPING}),
+        _C.PAUSED: frozenset({_C.STARTING, _C.STOPPING}),
+        _C.ERROR: frozenset({_C.RUNNING, _C.DEGRADED, _C.STOPPING}),
+        _C.STOPPING: frozenset({_C.STOPPED}),
+    },
     # A worker's states are observations of something far away: reports may be missed, so several steps may
     # show up as one. What may never happen: a stopping worker that is called ready or starting again.
-    _W.PENDING: frozenset({_W.STARTING, _W.UNKNOWN, _W.STOPPING, _W.STOPPED}),
-    _W.STARTING: frozenset({_W.RUNNING, _W.BACKOFF, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
-    _W.RUNNING: frozenset({_W.STARTING, _W.BACKOFF, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
-    _W.BACKOFF: frozenset({_W.STARTING, _W.RUNNING, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
-    _W.UNKNOWN: frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.PENDING, _W.STOPPING, _W.STOPPED}),
-    _W.STOPPING: frozenset({_W.PENDING, _W.STOPPED}),
-    _W.STOPPED: frozenset({_W.PENDING}),
-    _N.ONLINE: frozenset({_N.LATE, _N.LOST, _N.OFFLINE, _N.UNPAIRED}),
-    _N.LATE: frozenset({_N.ONLINE, _N.LOST, _N.OFFLINE, _N.UNPAIRED}),
-    _N.LOST: frozenset({_N.ONLINE, _N.OFFLINE, _N.UNPAIRED}),
-    _N.OFFLINE: frozenset({_N.ONLINE, _N.LOST, _N.UNPAIRED}),
-    _N.UNPAIRED: frozenset({_N.OFFLINE}),
+    WorkerState: {
+        _W.PENDING: frozenset({_W.STARTING, _W.UNKNOWN, _W.STOPPING, _W.STOPPED}),
+        _W.STARTING: frozenset({_W.RUNNING, _W.BACKOFF, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+        _W.RUNNING: frozenset({_W.STARTING, _W.BACKOFF, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+        _W.BACKOFF: frozenset({_W.STARTING, _W.RUNNING, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+        _W.UNKNOWN: frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.PENDING, _W.STOPPING, _W.STOPPED}),
+        _W.STOPPING: frozenset({_W.PENDING, _W.STOPPED}),
+        _W.STOPPED: frozenset({_W.PENDING}),
+    },
+    NodeStatus: {
+        _N.ONLINE: frozenset({_N.LATE, _N.LOST, _N.OFFLINE, _N.UNPAIRED}),
+        _N.LATE: frozenset({_N.ONLINE, _N.LOST, _N.OFFLINE, _N.UNPAIRED}),
+        _N.LOST: frozenset({_N.ONLINE, _N.OFFLINE, _N.UNPAIRED}),
+        _N.OFFLINE: frozenset({_N.ONLINE, _N.LOST, _N.UNPAIRED}),
+        _N.UNPAIRED: frozenset({_N.OFFLINE}),
+    },
 }
-"""From each state, the states that may follow."""
+"""By kind (a cluster's STARTING and a worker's are equal strings), from each state: what may follow."""
 
 STARTED: Final = frozenset({_C.STARTING, _C.RUNNING, _C.DEGRADED, _C.ERROR})
 """States in which a cluster's workers are wanted; stop is accepted in these alone."""
@@ -95,11 +101,11 @@ def advance(current: State, new: State) -> State:
     Raises:
         IllegalTransitionError: otherwise.
     """
-    if new is not current and new not in TRANSITIONS[current]:
+    if not may_advance(current, new):
         raise IllegalTransitionError(f"{type(current).__name__}: {current} may not become {new}")
     return new
 
 
 def may_advance(current: State, new: State) -> bool:
     """Tell whether `advance` would allow it."""
-    return new is current or new in TRANSITIONS[current]
+    return new is current or new in TRANSITIONS[type(current)][current]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
@@ -34,7 +35,7 @@ class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     directory: PathText | UnsetType = UNSET
     value: Any = UNSET
     url: PathText | UnsetType = UNSET
-    paths: dict[str, PathService] | UnsetType = UNSET
+    paths: dict[str, dict[str, Any]] | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
 
 
@@ -43,11 +44,12 @@ class Transport(Struct, frozen=True, forbid_unknown_fields=True):
 
     type: Literal["web", "mqtt", "websocket", "rawsocket", "tcp"]
     endpoint: EndpointConfig | UnsetType = UNSET
-    paths: Annotated[dict[str, PathService], Meta(max_length=256)] | UnsetType = UNSET
+    paths: Annotated[dict[str, dict[str, Any]], Meta(max_length=256)] | UnsetType = UNSET
     realms: Annotated[list[Name], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
 
 
+_PATH_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.~")
 _MEMBERS = {"static": "directory", "redirect": "url", "path": "paths", "json": "value"}
 
 
@@ -88,12 +90,13 @@ def port_range(port: int | list[int] | str | UnsetType, pointer: str = "") -> tu
     return low, high
 
 
-def _check_paths(paths: dict[str, PathService], pointer: str, depth: int = 0) -> None:
+def _check_paths(paths: dict[str, dict[str, Any]], pointer: str, depth: int = 0) -> None:
     if depth > 4:
         raise _wrong("paths nested deeper than 4", pointer)
-    for name, service in paths.items():
+    for name, value in paths.items():
         at = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
         _check_path_name(name, at, depth)
+        service = convert(value, PathService, at, "invalid_configuration")
         for kind, member in _MEMBERS.items():
             given = getattr(service, member) is not UNSET
             if given != (service.type == kind):
@@ -110,12 +113,7 @@ def _check_paths(paths: dict[str, PathService], pointer: str, depth: int = 0) ->
 def _check_path_name(name: str, pointer: str, depth: int) -> None:
     if name == "/" and depth == 0:
         return
-    if (
-        not name
-        or len(name) > 128
-        or not all(c.isalnum() or c in "-_.~" for c in name)
-        or name in (".", "..")
-    ):
+    if not name or len(name) > 128 or not set(name) <= _PATH_CHARACTERS or name in (".", ".."):
         raise _wrong(f"'{name[:40]}' is not one level of a URL path", pointer)
 
 
