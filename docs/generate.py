@@ -1,0 +1,165 @@
+"""Write docs/reference from the code's own tables; with no argument, tell whether it is up to date.
+
+python docs/generate.py            exits 1 when a page differs
+python docs/generate.py --write    writes the pages
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS, Operation
+from bus.errors import ERRORS
+from bus.states import TRANSITIONS
+
+HERE = Path(__file__).parent / "reference"
+NOTE = "<!-- Written by docs/generate.py from the code; change that instead. -->"
+
+
+def operations() -> Iterator[str]:
+    """The page of all operations."""
+    yield from ("# Operations", "", NOTE, "")
+    yield "A request goes to `busbar/v1/{realm}/request/{caller}/{operation}`, its reply to"
+    yield "`busbar/v1/{realm}/response/{caller}/{inbox}`. A member followed by `?` may be left out."
+    yield "Every operation may also answer with " + _codes(COMMON_ERRORS) + ";"
+    yield "every change also with " + _codes(CHANGE_ERRORS) + "."
+    yield from ("", "| operation | what it does |", "|---|---|")
+    for row in OPERATIONS.values():
+        yield f"| [`{row.name}`](#{row.name}) | {row.help} |"
+    for row in OPERATIONS.values():
+        yield from _operation(row)
+
+
+def _operation(row: Operation) -> Iterator[str]:
+    yield from ("", f"## {row.name}", "", row.help, "")
+    who = ", ".join(sorted(row.roles)) + (" (an operator: of its own clusters only)" if row.owned else "")
+    yield f"- Kind: {'change' if row.change else 'read'}; roles: {who}."
+    yield f"- Errors: {_codes(row.errors) if row.errors else 'none of its own'}."
+    schema = msgspec.json.schema(row.params)
+    defs = schema["$defs"]
+    members = list(_members(schema, defs, ""))
+    if members:
+        yield from ("", "| parameter | type |", "|---|---|", *members)
+    result = msgspec.json.schema(row.result)
+    yield from ("", f"Result: {_type(result, result.get('$defs', {}))}.")
+    target = result.get("items", result)
+    if "$ref" in target:
+        body = _resolve(target, result["$defs"])
+        yield from ("", "| member | type |", "|---|---|")
+        for name, value in body["properties"].items():
+            yield f"| `{name}` | {_type(value, result['$defs'])} |"
+
+
+def _members(schema: dict[str, Any], defs: dict[str, Any], prefix: str) -> Iterator[str]:
+    body = _resolve(schema, defs)
+    required = set(body.get("required", ()))
+    for name, value in body.get("properties", {}).items():
+        mark = "" if name in required else "?"
+        yield f"| `{prefix}{name}{mark}` | {_type(value, defs)} |"
+        options = value.get("anyOf", [value])
+        for option in options:
+            if "$ref" in option:
+                yield from _members(option, defs, f"{prefix}{name}.")
+
+
+def _resolve(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        found: dict[str, Any] = defs[schema["$ref"].rsplit("/", 1)[1]]
+        return found
+    return schema
+
+
+def _type(schema: dict[str, Any], defs: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_type(option, defs) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return str(schema["$ref"].rsplit("/", 1)[1])
+    if "enum" in schema:
+        return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = schema.get("type", "any value")
+    if kind == "array":
+        return f"list of {_type(schema.get('items', {}), defs)}"
+    bounds = [
+        f"{word} {schema[key]}"
+        for key, word in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("maxLength", "at most"),
+        )
+        if key in schema
+    ]
+    text = str(schema.get("description") or kind)
+    if kind == "string" and "maxLength" in schema:
+        bounds[-1] += " characters"
+    return text + (f" ({', '.join(bounds)})" if bounds else "")
+
+
+def errors() -> Iterator[str]:
+    """The page of error codes."""
+    yield from ("# Errors", "", NOTE, "")
+    yield "The `error` member of a reply has RFC 9457's `title`, `detail` and `status`, a stable `code`, the"
+    yield "ancestor's `uri`, and `errors`: JSON pointers to the members at fault."
+    yield from ("", "| code | uri | status | worth a retry |", "|---|---|---|---|")
+    for code, row in ERRORS.items():
+        yield f"| `{code}` | `{row.uri}` | {row.status} | {'yes' if row.retryable else 'no'} |"
+
+
+def events() -> Iterator[str]:
+    """The page of event types."""
+    yield from ("# Events", "", NOTE, "")
+    yield "An event is a CloudEvents 1.0 object on `busbar/v1/{realm}/event/{cluster}/{kind}/{name}/{verb}`."
+    yield from ("", "| type |", "|---|")
+    for subject, verbs in EVENTS.items():
+        for verb in verbs:
+            yield f"| `busbar.on_{subject}_{verb}` |"
+
+
+def states() -> Iterator[str]:
+    """The page of states and transitions."""
+    yield from ("# States", "", NOTE, "")
+    yield "One table; one function, `bus.states.advance`, refuses everything that is not in it."
+    for kind, table in TRANSITIONS.items():
+        yield from ("", f"## {kind.__name__}", "", (kind.__doc__ or "").strip(), "")
+        yield from ("| from | to |", "|---|---|")
+        for state, following in table.items():
+            yield f"| `{state}` | {', '.join(f'`{after}`' for after in kind if after in following)} |"
+
+
+def _codes(codes: tuple[str, ...]) -> str:
+    return ", ".join(f"`{code}`" for code in codes)
+
+
+PAGES = {"operations.md": operations, "errors.md": errors, "events.md": events, "states.md": states}
+
+
+def render() -> dict[str, str]:
+    """Every page's text by its file name."""
+    return {name: "\n".join(page()) + "\n" for name, page in PAGES.items()}
+
+
+def main() -> int:
+    """Compare or write."""
+    stale = [
+        name
+        for name, text in render().items()
+        if not (HERE / name).exists() or (HERE / name).read_text() != text
+    ]
+    if "--write" in sys.argv:
+        HERE.mkdir(exist_ok=True)
+        for name, text in render().items():
+            (HERE / name).write_text(text)
+        print(f"wrote {len(stale)} of {len(PAGES)} pages")
+        return 0
+    for name in stale:
+        print(f"docs/reference/{name} is stale: run make reference")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The rules of the house, as tests: who may import whom, what is pure, and what only one file may do."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("bus", "manager", "agent", "cli")
+PURE = [
+    *(f"bus/{name}.py" for name in (
+        "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "options",
+        "backoff", "link", "acl")),
+    *(f"manager/{name}.py" for name in ("model", "plan", "placement", "render", "limits")),
+    "agent/plan.py",
+    "agent/restart.py",
+]  # fmt: skip
+IMPURE_MODULES = {
+    "asyncio", "os", "random", "secrets", "socket", "subprocess", "time", "threading", "uuid", "sqlite3",
+    "sqlite_utils", "paho", "amqtt", "pathlib", "shutil",
+}  # fmt: skip
+
+
+def files() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path, *, top: bool) -> set[str]:
+    """Modules that a file imports: everywhere, or only where it is itself imported."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", files(), ids=name_of)
+def test_rooms_import_the_bus_alone(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    top = {name.split(".")[0] for name in imports(path, top=True)}
+    everywhere = {name.split(".")[0] for name in imports(path, top=False)}
+    others = set(ROOMS) - {room, "bus"}
+    assert not top & others
+    if room != "cli":
+        assert not everywhere & others
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_files_do_no_input_or_output(name: str) -> None:
+    path = ROOT / name
+    found = {module.split(".")[0] for module in imports(path, top=False)}
+    allowed_path = {"pathlib"} if name == "bus/options.py" else set()
+    assert not (found & IMPURE_MODULES) - allowed_path
+    tree = ast.parse(path.read_text())
+    if name != "bus/link.py":  # a protocol of coroutines, without one
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
+    mates = {module for module in imports(path, top=False) if module.split(".")[0] in ROOMS}
+    pure = {mate.removesuffix(".py").replace("/", ".") for mate in PURE}
+    assert {m for m in mates if (ROOT / (m.replace(".", "/") + ".py")).exists()} <= pure
+
+
+ONLY = {
+    "paho": {"bus/client.py"},
+    "sqlite3": {"manager/store"},
+    "sqlite_utils": {"manager/store", "manager/migrations.py"},
+    "subprocess": {"agent/process.py", "cli"},
+    "time": {"bus/clock.py", "bus/broker", "agent/routers"},
+    "amqtt": {"bus/broker", "agent/routers"},
+}
+
+
+@pytest.mark.parametrize("module", ONLY)
+def test_one_file_does_it(module: str) -> None:
+    users = {
+        name_of(path)
+        for path in files()
+        if module in {name.split(".")[0] for name in imports(path, top=False)}
+    }
+    assert users, f"nobody imports {module}: is the rule stale?"
+    assert not [user for user in users if not any(user.startswith(allowed) for allowed in ONLY[module])]
+
+
+def test_no_import_cycles() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in files():
+        name = name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[name] = {found for found in imports(path, top=True) if found.split(".")[0] in ROOMS} - {name}
+    done: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name in done or name not in graph:
+            return
+        for after in graph[name]:
+            walk(after, (*trail, name))
+        done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+def test_no_topic_is_spelt_outside_the_topics_file() -> None:
+    allowed = {"bus/topics.py", "bus/acl.py"}
+    spelt = re.compile(r"[\"']?busbar/v1|/(?:request|response|assignment|heartbeat)/")
+    for path in files():
+        if name_of(path) in allowed:
+            continue
+        code = re.sub(r'""".*?"""|#[^\n]*', "", path.read_text(), flags=re.DOTALL)
+        assert not spelt.search(code), name_of(path)
+
+
+@pytest.mark.parametrize("path", files(), ids=name_of)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+            assert node.end_lineno - node.body[0].lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", files(), ids=name_of)
+def test_public_things_have_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the file has none"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            public = not node.name.startswith("_") and not node.decorator_list
+            long = (node.end_lineno or 0) - node.lineno > 6
+            assert not (public and long) or ast.get_docstring(node), node.name
