@@ -1,0 +1,84 @@
+"""Workers' output on disk: bounded, rotated by copy and truncate, and its last lines as a reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+MAX_BYTES: Final = 1 << 20
+KEEP: Final = 3
+_LINE_CHARS: Final = 300
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""Terminal sequences and control characters but tab: a worker's output must not steer a reader's terminal."""
+
+
+def open_append(path: Path) -> int:
+    """Open a log for a worker to write to; the descriptor is the caller's to close.
+
+    Raises:
+        OSError: it can't be opened, or is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, 0o600)
+
+
+def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -> bool:
+    """Move a grown log to `.1` (older ones to `.2` … `.keep`) and empty it; tell whether it was done.
+
+    The worker keeps its open file: it was opened with O_APPEND, so its next write lands at the new end. At
+    most the last `max_bytes` are copied, so a flood costs no more than that; what is written between copy
+    and truncation is lost. Never raises: a log that can't be copied (disk full) is emptied all the same.
+    """
+    try:
+        if path.stat().st_size <= max_bytes:
+            return False
+        _keep_copy(path, max_bytes, keep)
+        os.truncate(path, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _keep_copy(path: Path, max_bytes: int, keep: int) -> None:
+    if keep < 1:
+        return
+    try:
+        for age in range(keep - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{age}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{age + 1}"))
+        copy = path.with_name(f"{path.name}.1")
+        copy.write_bytes(_last_bytes(path, max_bytes))
+        copy.chmod(0o600)
+    except OSError:
+        pass
+
+
+def _last_bytes(path: Path, count: int, start: int = 0) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(start, size - count, 0) if start <= size else max(size - count, 0))
+        return file.read(count)
+
+
+def read_since(path: Path, start: int, max_bytes: int = 256 * 1024) -> str:
+    """What was written after byte `start` (everything if truncated since), at most the last `max_bytes`."""
+    try:
+        return _last_bytes(path, max_bytes, start).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def tail(path: Path, lines: int = 5, max_bytes: int = 4096, start: int = 0) -> list[str]:
+    """The last non-empty lines written after byte `start`, fit to be shown: the reason of a failure.
+
+    Control characters are taken out and each line is cut to 300 characters. A missing file has none.
+    """
+    try:
+        raw = _last_bytes(path, max_bytes, start)
+    except OSError:
+        return []
+    clean = (_CONTROL.sub("", line).rstrip() for line in raw.decode(errors="replace").splitlines())
+    return [line[:_LINE_CHARS] for line in clean if line.strip()][-lines:] if lines > 0 else []

@@ -1,0 +1,64 @@
+"""Runtime `amqtt`: an MQTT router process from Busbar's own dependency. Pure but for `missing`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.ports import PortWish
+from agent.runtimes.base import Launch, MqttProbe, Transport, WorkerSpec, address, bind_address, check_worker
+from agent.runtimes.transport import ROOT, below, checked, options, wish
+
+TYPES = ("mqtt", "websocket")
+"""Transport types of the MQTT routers: MQTT over TCP, or over WebSocket."""
+CONFIG = "router.json"
+
+
+@dataclass(frozen=True, slots=True)
+class AmqttRuntime:
+    """`secrets_root`: the operator's folder of password files that a transport may refer to."""
+
+    secrets_root: Path | None = None
+    python: str = sys.executable
+    name: str = "amqtt"
+
+    def missing(self) -> str | None:
+        """See `Runtime`."""
+        return None if importlib.util.find_spec("amqtt") else "the Python package amqtt is not installed"
+
+    def port_needed(self, transport: Transport | None) -> PortWish:
+        """See `Runtime`."""
+        return wish(checked(transport, TYPES), may_share=False)
+
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+        """See `Runtime`."""
+        check_worker(worker)
+        plain = checked(worker.transport, TYPES)
+        wanted = wish(plain, may_share=False)
+        websocket = plain["type"] == "websocket"
+        reference = options(plain, {"password_file": str}).get("password_file")
+        secrets = below(self.secrets_root, reference, PASSWORD_POINTER, "secrets_root") if reference else None
+        config = {
+            "type": "ws" if websocket else "tcp",
+            "bind": bind_address(wanted.interface, port),
+            "password_file": str(secrets) if secrets else None,
+        }
+        probe = MqttProbe(websocket)
+        return Launch(
+            # -P: a file in the worker's folder must not stand in for a module.
+            argv=(self.python, "-P", "-m", "agent.routers.amqtt_router", "--config", str(folder / CONFIG)),
+            env={"PYTHONUNBUFFERED": "1"},
+            files={CONFIG: json.dumps(config, indent=1)},
+            ready=probe,
+            live=probe,
+            address=address("ws" if websocket else "mqtt", wanted.interface, host, port),
+            interface=wanted.interface,
+            port=port,
+            start_deadline_s=20.0,
+        )
+
+
+PASSWORD_POINTER = f"{ROOT}/options/password_file"

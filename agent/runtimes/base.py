@@ -1,0 +1,160 @@
+"""What a runtime is: a worker's definition in, a program's start and readiness out. Pure."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from agent.ports import PortWish
+
+Transport = Mapping[str, Any]
+"""The contract's shared `transport` (section 7) in plain form."""
+
+
+class RuntimeConfigError(Exception):
+    """This runtime can't run that definition: where (a JSON pointer into the worker), and why."""
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(f"{pointer}: {detail}")
+        self.pointer = pointer
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class TcpProbe:
+    """The port takes a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProbe:
+    """A GET of `path` is answered with one of `expect` (none given: anything below 500)."""
+
+    path: str = "/"
+    expect: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MqttProbe:
+    """A CONNECT is answered by a CONNACK, be it a refusal; over WebSocket on the path /mqtt if so wanted."""
+
+    websocket: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbe:
+    """The process has written a text (or, with `regex`, a line matching a regular expression)."""
+
+    pattern: str
+    regex: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllProbes:
+    """Every one of these, asked in this order."""
+
+    probes: tuple[TcpProbe | HttpProbe | MqttProbe | LogProbe, ...]
+
+
+Probe = TcpProbe | HttpProbe | MqttProbe | LogProbe | AllProbes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """A worker as assigned."""
+
+    name: str
+    oid: str
+    cluster: str
+    workergroup: str
+    generation: int = 0
+    transport: Transport | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one worker, and how to know that it is ready.
+
+    `files`: relative path to content, written into the worker's folder before the start; `remove`: relative
+    paths of what an earlier run may have left. `ready` is asked until it is well once, `live` from then on
+    (None: the process alone is watched). Durations in seconds.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    files: Mapping[str, str]
+    ready: Probe
+    live: Probe | None
+    address: str
+    interface: str
+    port: int
+    stop_signal: int = signal.SIGTERM
+    grace_s: float = 5.0
+    start_deadline_s: float = 30.0
+    remove: tuple[str, ...] = ()
+
+    @property
+    def probe_host(self) -> str:
+        """Where the agent itself reaches the worker."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.interface, self.interface)
+
+
+class Runtime(Protocol):
+    """A kind of program that workers run. Everything but `missing` is a function of its arguments alone."""
+
+    @property
+    def name(self) -> str:
+        """As in a worker group's `runtime`."""
+        ...
+
+    def missing(self) -> str | None:
+        """Why this host can't run it (such as a program that isn't there), or None."""
+        ...
+
+    def port_needed(self, transport: Transport | None) -> PortWish | None:
+        """The ports that a worker may get; None when it listens on none.
+
+        Raises:
+            RuntimeConfigError: the transport is not for this runtime.
+        """
+        ...
+
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+        """Render a worker's start. `host` is the node's advertised host, `port` what was chosen (0: none).
+
+        Raises:
+            RuntimeConfigError: the definition is not for this runtime.
+        """
+        ...
+
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,75}")
+_OID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
+
+
+def check_worker(worker: WorkerSpec) -> None:
+    """Refuse names that could be read as options, paths or further lines where they get rendered.
+
+    Raises:
+        RuntimeConfigError: with the member at fault.
+    """
+    for member in ("name", "cluster", "workergroup"):
+        if not _NAME.fullmatch(getattr(worker, member)):
+            raise RuntimeConfigError(f"/{member}", "not a name of [a-z0-9][a-z0-9_-]*")
+    if not _OID.fullmatch(worker.oid):
+        raise RuntimeConfigError("/oid", "not an object id")
+
+
+def address(scheme: str, interface: str, host: str, port: int, path: str = "") -> str:
+    """The URL under which others reach a worker: the node's `host` when it listens on every interface."""
+    reached = host if interface in ("0.0.0.0", "::") else interface
+    return f"{scheme}://{f'[{reached}]' if ':' in reached else reached}:{port}{path}"
+
+
+def bind_address(interface: str, port: int) -> str:
+    """`host:port`, IPv6 in brackets."""
+    return f"[{interface}]:{port}" if ":" in interface else f"{interface}:{port}"

@@ -1,0 +1,221 @@
+"""Runtime `crossbar`: a standalone Crossbar.io node with one router worker and a Web transport.
+
+Pure but for `missing`. The configuration's shape is that of Crossbar.io 26.10 (version 2).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agent.ports import PortWish
+from agent.runtimes.base import (
+    AllProbes,
+    HttpProbe,
+    Launch,
+    LogProbe,
+    RuntimeConfigError,
+    Transport,
+    WorkerSpec,
+    address,
+    check_worker,
+)
+from agent.runtimes.programs import find_program, missing_program
+from agent.runtimes.transport import ROOT, below, checked, escape, known_options, options, wish
+
+TYPES = ("web",)
+FOLDER = ".crossbar"
+HOME = "web"
+"""Folder, within the worker's own, behind `/` where the transport says nothing of `/`."""
+_PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
+_REALM: Final = re.compile(r"[A-Za-z][A-Za-z0-9_@.-]{2,254}")
+_LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket")
+"""Services that answer for every path below their own: on `/` they swallow the others."""
+_OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
+    "static": {"enable_directory_listing": bool, "cache_timeout": int, "default_file": str},
+    "json": {"prettify": bool, "allow_cross_origin": bool, "discourage_caching": bool},
+    "websocket": {
+        "allowed_origins": list,
+        "auto_ping_interval": int,
+        "auto_ping_timeout": int,
+        "auto_ping_size": int,
+        "close_handshake_timeout": int,
+        "enable_webstatus": bool,
+        "fail_by_drop": bool,
+        "max_frame_size": int,
+        "max_message_size": int,
+        "open_handshake_timeout": int,
+        "validate_utf8": bool,
+    },
+}
+"""Options of each path service that a transport may set; anything else is refused."""
+_EVERYTHING: Final = {"call": True, "register": True, "publish": True, "subscribe": True}
+
+
+@dataclass(frozen=True, slots=True)
+class CrossbarRuntime:
+    """`static_root`: the operator's folder that static paths are taken from."""
+
+    program: str = "crossbar"
+    static_root: Path | None = None
+    name: str = "crossbar"
+
+    def missing(self) -> str | None:
+        """See `Runtime`."""
+        return missing_program(self.program, beside=sys.executable)
+
+    def port_needed(self, transport: Transport | None) -> PortWish:
+        """See `Runtime`."""
+        return wish(checked(transport, TYPES), may_share=True)
+
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+        """See `Runtime`."""
+        check_worker(worker)
+        plain = checked(worker.transport, TYPES)
+        wanted = wish(plain, may_share=True)
+        options(plain, {})
+        paths = self._paths(plain.get("paths") or _DEFAULT_PATHS, folder)
+        config = _node(worker, _realms(plain), _web(plain, wanted, port, paths))
+        probe = _probe(paths)
+        websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
+        scheme, path = ("http", "/") if websocket is None else ("ws", "/" + websocket.strip("/"))
+        return Launch(
+            argv=(
+                find_program(self.program, beside=sys.executable) or self.program,
+                *("start", "--cbdir", str(folder / FOLDER), "--color", "false", "--loglevel", "info"),
+            ),
+            env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            files={
+                f"{FOLDER}/config.json": json.dumps(config, indent=1),
+                f"{HOME}/index.html": _page(worker),
+            },
+            # On a shared port a request may be answered by another worker: its own log can't be.
+            ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), probe)),
+            live=probe,
+            address=address(scheme, wanted.interface, host, port, path),
+            interface=wanted.interface,
+            port=port,
+            grace_s=8.0,
+            # A start takes 6 to 8 s, and much longer where several start on one core.
+            start_deadline_s=60.0,
+            # A node that was killed leaves its pid file; with that pid in use again it would not start.
+            remove=(f"{FOLDER}/node.pid",),
+        )
+
+    def _paths(self, given: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+        paths = self._services(given, f"{ROOT}/paths")
+        root = paths.setdefault("/", {"type": "static", "directory": str(folder / HOME)})
+        if root["type"] in _LEAVES and len(paths) > 1:
+            detail = f"a path of type '{root['type']}' on '/' would answer for all the others"
+            raise RuntimeConfigError(f"{ROOT}/paths/~1", detail)
+        return paths
+
+    def _services(self, given: Mapping[str, Any], pointer: str) -> dict[str, dict[str, Any]]:
+        services = {}
+        for name, service in given.items():
+            at = f"{pointer}/{escape(name)}"
+            if name != "/" and not _PATH.fullmatch(name):
+                raise RuntimeConfigError(at, "a path is one level of letters, digits, '_' and '-'")
+            services[name] = self._service(service, at)
+        return services
+
+    def _service(self, service: Mapping[str, Any], at: str) -> dict[str, Any]:
+        """Only what is known to be harmless is copied; `check_transport` has seen that it is there."""
+        kind = service["type"]
+        rendered: dict[str, Any] = {"type": kind}
+        if "options" in service:
+            rendered["options"] = _service_options(kind, service["options"], f"{at}/options")
+        match kind:
+            case "static":
+                directory = below(self.static_root, service["directory"], f"{at}/directory", "static_root")
+                rendered["directory"] = str(directory)
+            case "json":
+                rendered["value"] = service["value"]
+            case "redirect":
+                rendered["url"] = _url(service["url"], f"{at}/url")
+            case "path":
+                rendered["paths"] = self._services(service["paths"], f"{at}/paths")
+            case "websocket" | "nodeinfo":
+                pass
+            case _:
+                raise RuntimeConfigError(f"{at}/type", f"paths of type '{kind}' are not rendered")
+        return rendered
+
+
+_DEFAULT_PATHS: Final[Mapping[str, Any]] = {"ws": {"type": "websocket"}, "info": {"type": "nodeinfo"}}
+
+
+def _service_options(kind: str, given: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+    checked_options = known_options(given, _OPTIONS.get(kind, {}), pointer)
+    if "/" in checked_options.get("default_file", ""):
+        raise RuntimeConfigError(f"{pointer}/default_file", "a file name, not a path")
+    if not all(isinstance(origin, str) for origin in checked_options.get("allowed_origins", [])):
+        raise RuntimeConfigError(f"{pointer}/allowed_origins", "must be a list of strings")
+    return checked_options
+
+
+def _url(url: str, pointer: str) -> str:
+    if any(ord(char) <= 32 or ord(char) >= 127 for char in url):
+        raise RuntimeConfigError(pointer, "a URL has no spaces, control or non-ASCII characters")
+    return url
+
+
+def _realms(plain: Mapping[str, Any]) -> list[str]:
+    realms: list[str] = plain.get("realms", ["realm1"])
+    for index, realm in enumerate(realms):
+        if not _REALM.fullmatch(realm):
+            raise RuntimeConfigError(
+                f"{ROOT}/realms/{index}", "a realm's name has 3 characters or more, a letter first"
+            )
+    if len(set(realms)) != len(realms):
+        raise RuntimeConfigError(f"{ROOT}/realms", "a realm is named twice")
+    return realms
+
+
+def _web(plain: Mapping[str, Any], wanted: PortWish, port: int, paths: Mapping[str, Any]) -> dict[str, Any]:
+    endpoint: dict[str, Any] = {"type": "tcp", "port": port, "interface": wanted.interface}
+    endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
+    if wanted.shared:
+        endpoint["shared"] = True
+    return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}
+
+
+def _node(worker: WorkerSpec, realms: list[str], transport: Mapping[str, Any]) -> dict[str, Any]:
+    role = {"name": "anonymous", "permissions": [{"uri": "", "match": "prefix", "allow": _EVERYTHING}]}
+    return {
+        "version": 2,
+        "controller": {"id": _node_id(worker.name)},
+        "workers": [
+            {
+                "type": "router",
+                "id": "router1",
+                "realms": [{"name": realm, "roles": [role]} for realm in realms],
+                "transports": [transport],
+            }
+        ],
+    }
+
+
+def _node_id(worker: str) -> str:
+    """Crossbar.io's ids match `^[a-z][a-z0-9_]{2,63}$`."""
+    return f"w_{worker.replace('-', '_')}"[:64]
+
+
+def _probe(paths: Mapping[str, Mapping[str, Any]]) -> HttpProbe:
+    """Ask a path, not the port: the port opens up to 60 ms before its paths, with 404 till then."""
+    for kind in ("nodeinfo", "json", "redirect", "websocket"):
+        for name, service in paths.items():
+            if service["type"] == kind:
+                return HttpProbe("/" + name.strip("/"), (200, 302, 400, 403, 405, 426))
+    return HttpProbe("/")
+
+
+def _page(worker: WorkerSpec) -> str:
+    # Names hold letters, digits, '-' and '_' alone (check_worker): nothing to escape.
+    title = f"{worker.cluster}/{worker.name}"
+    return f"<!doctype html><title>{title}</title><p>Router worker {title}, run by Busbar.</p>\n"

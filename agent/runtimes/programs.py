@@ -1,0 +1,63 @@
+"""Find programs on this host, and put a launch's files into its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from agent.runtimes.base import Launch
+
+_SBIN: Final = ("/usr/sbin", "/usr/local/sbin")
+"""Where Debian puts mosquitto; not on every user's PATH."""
+
+
+def find_program(program: str, beside: str | None = None) -> str | None:
+    """An executable's path: as given, else next to the program `beside`, else on PATH or in an sbin."""
+    if "/" in program:
+        return shutil.which(program)
+    first = [str(Path(beside).parent)] if beside else []
+    search = [*first, os.environ.get("PATH", os.defpath), *_SBIN]
+    return shutil.which(program, path=os.pathsep.join(search))
+
+
+def missing_program(program: str, beside: str | None = None) -> str | None:
+    """Why a program can't be run, or None."""
+    if find_program(program, beside):
+        return None
+    if "/" in program and Path(program).exists():
+        return f"not executable: {program}"
+    return f"program not found: {program}"
+
+
+def prepare(launch: Launch, folder: Path) -> None:
+    """Make the worker's folder (mode 0700) and write its files (0600), each whole or not at all.
+
+    Raises:
+        OSError: such as no space, or no permission.
+        ValueError: a path that leaves the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in launch.remove:
+        _within(folder, name).unlink(missing_ok=True)
+    for name, content in launch.files.items():
+        path = _within(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write(path, content)
+
+
+def _within(folder: Path, name: str) -> Path:
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts:
+        raise ValueError(f"'{name}' is not inside the worker's folder")
+    return folder.joinpath(*parts)
+
+
+def _write(path: Path, content: str) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(content)
+    new.replace(path)

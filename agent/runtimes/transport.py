@@ -1,0 +1,108 @@
+"""Read the shared `transport` for a runtime: is it of its type, which port, which interface. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortWish
+from agent.runtimes.base import RuntimeConfigError, Transport
+from bus.errors import BusError
+from bus.transport import check_transport, port_range
+
+ROOT = "/transport"
+
+
+def checked(transport: Transport | None, types: tuple[str, ...]) -> dict[str, Any]:
+    """The transport, checked, with a default for a missing one: the first of `types`.
+
+    Raises:
+        RuntimeConfigError: it is malformed, or of a type that is none of `types` (none given: any).
+    """
+    if transport is None:
+        return {"type": types[0] if types else "tcp"}
+    try:
+        plain = check_transport(dict(transport), ROOT)
+    except BusError as error:
+        raise RuntimeConfigError(error.pointers[0] if error.pointers else ROOT, error.detail) from error
+    if types and plain["type"] not in types:
+        raise RuntimeConfigError(
+            f"{ROOT}/type", f"'{plain['type']}' is not for this runtime ({' or '.join(types)})"
+        )
+    return plain
+
+
+def wish(plain: Mapping[str, Any], *, may_share: bool) -> PortWish:
+    """The ports asked for by a checked transport.
+
+    Raises:
+        RuntimeConfigError: with the pointer to the member at fault.
+    """
+    endpoint: Mapping[str, Any] = plain.get("endpoint", {})
+    pointer = f"{ROOT}/endpoint"
+    try:
+        ports = port_range(endpoint["port"], f"{pointer}/port") if "port" in endpoint else None
+    except BusError as error:
+        raise RuntimeConfigError(f"{pointer}/port", error.detail) from error
+    low, high = ports or (DEFAULT_LOW, DEFAULT_HIGH)
+    shared = bool(endpoint.get("shared", False))
+    if shared and not may_share:
+        raise RuntimeConfigError(f"{pointer}/shared", "workers of this runtime can't share a port")
+    if shared and low != high:
+        raise RuntimeConfigError(f"{pointer}/shared", "only a single port can be shared, not a range")
+    return PortWish(
+        low, high, shared, _interface(endpoint.get("interface", LOOPBACK), f"{pointer}/interface")
+    )
+
+
+def options(plain: Mapping[str, Any], allowed: Mapping[str, type]) -> dict[str, Any]:
+    """The transport's `options`: only known ones, of the right type.
+
+    Raises:
+        RuntimeConfigError: with the pointer to the option at fault.
+    """
+    return known_options(plain.get("options", {}), allowed, f"{ROOT}/options")
+
+
+def known_options(given: Mapping[str, Any], allowed: Mapping[str, type], pointer: str) -> dict[str, Any]:
+    """As `options`, for any object at `pointer`."""
+    for name, value in given.items():
+        at = f"{pointer}/{escape(name)}"
+        if name not in allowed:
+            raise RuntimeConfigError(at, f"unknown option (known: {', '.join(sorted(allowed)) or 'none'})")
+        # A bool is an int to Python, and never to the reader of a configuration.
+        if not isinstance(value, allowed[name]) or (isinstance(value, bool) and allowed[name] is not bool):
+            raise RuntimeConfigError(at, f"must be of type {allowed[name].__name__}")
+    return dict(given)
+
+
+def below(root: Path | None, reference: str, pointer: str, setting: str) -> Path:
+    """The file or folder that a transport refers to: always below a folder the node's operator has named.
+
+    Raises:
+        RuntimeConfigError: it is elsewhere, climbs, or no such folder is configured.
+    """
+    if root is None:
+        raise RuntimeConfigError(pointer, f"this node's configuration names no '{setting}' to take it from")
+    if not reference or any(ord(char) < 32 or char == "\x7f" for char in reference):
+        raise RuntimeConfigError(pointer, "empty, or with control characters")
+    path = root / reference  # an absolute reference replaces the root: then it must lie below it by itself
+    if ".." in path.parts or not path.is_relative_to(root):
+        raise RuntimeConfigError(pointer, f"not below this node's '{setting}'")
+    return path
+
+
+def escape(name: str) -> str:
+    """A member's name within a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _interface(interface: str, pointer: str) -> str:
+    if interface == "localhost":
+        return LOOPBACK
+    try:
+        return str(ipaddress.ip_address(interface))
+    except ValueError:
+        raise RuntimeConfigError(pointer, f"'{interface}' is not an IP address") from None

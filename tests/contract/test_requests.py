@@ -1,0 +1,190 @@
+"""Requests as such: exactly-once effect, conditions, deadlines, and each kind of wrong input."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import Lab
+
+
+def test_same_id_same_reply_one_effect(lab: Lab) -> None:
+    name = lab.name()
+    request = {"id": f"once-{name}", "reply": "box", "params": {"routercluster": {"name": name}}}
+    first = lab.alice.send("create_routercluster", request)
+    again = lab.alice.send("create_routercluster", request)
+    assert first["ok"] and again["result"] == first["result"]
+    assert lab.alice.ok("list_routerclusters", {"return_names": True}).count(name) == 1
+    other = {**request, "params": {"routercluster": {"name": lab.name()}}}
+    assert lab.alice.send("create_routercluster", other)["error"]["code"] == "request_id_reused"
+    created = [e for e in lab.alice.events() if e["data"].get("request_id") == request["id"]]
+    assert len(created) == 1
+
+
+def test_ids_belong_to_their_caller(lab: Lab) -> None:
+    request_id = f"shared-{lab.name()}"
+    for client in (lab.alice, lab.bob):
+        params = {"routercluster": {"name": lab.name()}}
+        assert client.call("create_routercluster", params, id=request_id)["ok"]
+
+
+def test_a_refused_change_is_remembered_too(lab: Lab) -> None:
+    made = lab.cluster()
+    request_id = f"refused-{made['name']}"
+    params = {"routercluster": {"name": made["name"]}}
+    assert lab.alice.code("create_routercluster", params, id=request_id) == "already_exists"
+    lab.alice.ok("delete_routercluster", {"routercluster_oid": made["oid"]})
+    assert lab.alice.code("create_routercluster", params, id=request_id) == "already_exists"
+
+
+def test_without_an_id_the_manager_makes_one(lab: Lab) -> None:
+    reply = lab.alice.send("list_routerclusters", {"reply": "box"})
+    assert reply["ok"] and reply["id"]
+
+
+def test_without_an_inbox_the_reply_goes_to_default(lab: Lab) -> None:
+    reply = lab.alice.send("list_routerclusters", {"id": "d1"}, inbox="default")
+    assert reply["id"] == "d1"
+
+
+def test_expect_version(lab: Lab) -> None:
+    cluster = lab.cluster()
+    params = {"routercluster_oid": cluster["oid"]}
+    wrong = {"version": cluster["version"] + 1}
+    assert lab.alice.code("start_routercluster", params, expect=wrong) == "version_conflict"
+    started = lab.alice.call("start_routercluster", params, expect={"version": cluster["version"]})
+    assert started["ok"]
+
+
+def test_unknown_operation(lab: Lab) -> None:
+    error = lab.alice.call("explode")["error"]
+    assert (error["code"], error["status"]) == ("no_such_procedure", 404)
+
+
+MALFORMED = {
+    "empty": b"",
+    "not json": b"hello",
+    "array": b"[]",
+    "truncated utf-8": b'{"id": "\xc3',
+    "nan": b'{"id": "x", "params": {"a": NaN}}',
+    "twice": b'{"id": "x", "id": "y"}',
+    "deep": b'{"params":' * 10_000,
+    "digits": b'{"ttl_ms": ' + b"9" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("payload", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_requests_are_answered_in_the_default_inbox(lab: Lab, payload: bytes) -> None:
+    reply = lab.alice.send("list_routerclusters", payload, inbox="default")
+    assert (reply["ok"], reply["error"]["code"]) == (False, "malformed_request")
+    assert "Traceback" not in json.dumps(reply)
+    assert lab.alice.call("list_routerclusters")["ok"]
+
+
+def test_too_large(lab: Lab) -> None:
+    payload = b'{"id": "x", "params": {"a": "' + b"x" * (256 * 1024) + b'"}}'
+    reply = lab.alice.send("list_routerclusters", payload, inbox="default")
+    assert (reply["error"]["code"], reply["error"]["status"]) == ("payload_too_large", 413)
+
+
+@pytest.mark.parametrize(
+    ("envelope", "pointer"),
+    [
+        ({"id": 7}, "/id"),
+        ({"id": ""}, "/id"),
+        ({"id": "x" * 65}, "/id"),
+        ({"reply": "a/b"}, "/reply"),
+        ({"reply": "../x"}, "/reply"),
+        ({"reply": "#"}, "/reply"),
+        ({"params": []}, "/params"),
+        ({"ttl_ms": -1}, "/ttl_ms"),
+        ({"expect": {"version": "1"}}, "/expect/version"),
+    ],
+)
+def test_a_bad_envelope(lab: Lab, envelope: dict[str, Any], pointer: str) -> None:
+    inbox = "default"
+    reply = lab.alice.send("list_routerclusters", envelope, inbox=inbox)
+    assert reply["error"]["code"] == "invalid_argument"
+    assert reply["error"]["errors"] == [{"pointer": pointer}]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", "a/b", "a+", "a#", "$a", "a.b", "a\0", "a\n", "..", "x" * 10_000, 7, None, ["a"]]
+)
+def test_bad_names(lab: Lab, name: Any) -> None:
+    reply = lab.alice.call("create_routercluster", {"routercluster": {"name": name}})
+    assert reply["error"]["code"] == "invalid_argument"
+    assert reply["error"]["errors"] == [{"pointer": "/params/routercluster/name"}]
+
+
+def test_a_bad_transport(lab: Lab) -> None:
+    paths = {"x": {"type": "static", "directory": "../../etc"}}
+    transport = {"type": "web", "paths": paths}
+    reply = lab.alice.call(
+        "create_routercluster", {"routercluster": {"name": lab.name(), "transport": transport}}
+    )
+    assert (reply["error"]["code"], reply["error"]["status"]) == ("invalid_configuration", 422)
+    assert reply["error"]["errors"][0]["pointer"].startswith("/params/routercluster/transport/paths/x")
+
+
+def test_a_retained_request_does_not_run_at_a_reconnect(lab: Lab) -> None:
+    """A broker shows a live subscriber a retained message without the flag: so look at a later subscription."""
+    name = lab.name()
+    topic = lab.alice.topic("request", "alice", "create_routercluster")
+    body = {"id": f"kept-{name}", "reply": "box", "params": {"routercluster": {"name": name}}}
+    first = lab.alice.send("create_routercluster", body, retain=True)
+    try:
+        lab.alice.ok("delete_routercluster", {"routercluster_oid": first["result"]["oid"]})
+        lab.stack.kill("manager")
+        lab.stack.start_manager()
+        lab.alice.wait_retained(
+            lab.alice.topic("manager", "m1", "state"),
+            lambda value: value["state"] == "online" and value["epoch"] > first["epoch"],
+        )
+        assert name not in lab.alice.ok("list_routerclusters", {"return_names": True})
+    finally:
+        lab.alice.publish(topic, b"", retain=True)
+
+
+def test_a_request_on_anothers_topic_does_not_arrive(lab: Lab) -> None:
+    name = lab.name()
+    lab.bob.client.publish(
+        lab.bob.topic("request", "alice", "create_routercluster"),
+        json.dumps({"id": "forged", "params": {"routercluster": {"name": name}}}),
+        0,
+    )
+    bob = lab.stack.client("bob")
+    assert name not in bob.ok("list_routerclusters", {"return_names": True})
+
+
+def test_reports_from_strangers_change_nothing(lab: Lab) -> None:
+    stranger = lab.stack.client("n3")
+    body = {"state": "ready", "boot": "b-x", "conn": 1}
+    stranger.publish(stranger.topic("node", "n3", "state"), body, retain=True)
+    report = {"boot": "b-x", "conn": 1, "workers": [{"worker": "web-1", "state": "RUNNING"}], "digest": ""}
+    for payload in (report, b"", b"{", {"workers": 1}, b"\xff", b"[" * 10_000):
+        stranger.publish(stranger.topic("node", "n3", "reported"), payload)
+    assert "n3" not in lab.alice.ok("list_nodes", {"return_names": True})
+    lab.alice.status("_", "node", "n1", "online")
+
+
+def test_a_node_reports_for_itself_alone(lab: Lab) -> None:
+    cluster, _ = lab.running(scale=2)
+    workers = lab.alice.ok("stat_routercluster", {"routercluster_oid": cluster["oid"]})["workers"]
+    others = next(w for w in workers if w["node"] == "n2")
+    node = lab.nodes["n1"]
+    lie = {"worker": others["name"], "state": "BACKOFF", "reason": "a lie", "cluster": cluster["name"]}
+    body = {
+        "boot": node.boot,
+        "conn": node.conn,
+        "workers": [lie],
+        "digest": "lie",
+        "applied": node.applied(),
+    }
+    node.client.publish(node.client.topic("node", "n1", "reported"), body)
+    node.report()
+    assert lab.alice.ok("get_worker", {"worker_oid": others["oid"]})["state"] == "RUNNING"
+    lab.alice.status(cluster["name"], "routercluster", cluster["name"], "RUNNING")
+    lab.stop(cluster)

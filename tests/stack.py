@@ -1,0 +1,253 @@
+"""The whole system for a test: broker, manager and agents as processes of their own, and their clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bus.acl import render_mosquitto
+from bus.broker.accounts import ensure_account
+from tests.brokers import free_port, mosquitto, wait_for_port
+from tests.plain import Plain
+
+PERSONS = {"alice": "owner", "bob": "operator", "carol": "operator", "vic": "viewer", "nobody": None}
+NODES = ("n1", "n2", "n3")
+ROOT = Path(__file__).parent.parent
+
+
+class Stack:
+    """One realm `lab` on one broker. Use `stack(...)` to make it."""
+
+    def __init__(self, folder: Path, heartbeat: float) -> None:
+        self.folder = folder
+        self.heartbeat = heartbeat
+        self.port = 0
+        self.secrets = {name: secrets.token_urlsafe(12) for name in ("manager", *PERSONS, *NODES)}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.clients: list[Plain] = []
+        (folder / "secrets").mkdir(mode=0o700)
+        for name, secret in self.secrets.items():
+            file = folder / "secrets" / name
+            file.touch(mode=0o600)
+            file.write_text(secret)
+
+    def spawn(self, name: str, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a service of ours under a name; its output goes to a file in the folder."""
+        output = (self.folder / f"{name}.log").open("ab")
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments],
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            cwd=ROOT,
+            env={**clean, **env},
+        )
+        output.close()
+        return self.processes[name]
+
+    def connection(self, user: str) -> list[str]:
+        return [
+            "--realm", "lab", "--broker", f"mqtt://127.0.0.1:{self.port}", "--username", user,
+            "--password-file", str(self.folder / "secrets" / user),
+        ]  # fmt: skip
+
+    def start_manager(self, name: str = "manager") -> None:
+        seeds = [f"--principal={person}={role}" for person, role in PERSONS.items() if role]
+        state = ["--state", str(self.folder / "manager-state"), "--heartbeat", str(self.heartbeat)]
+        self.spawn(name, "manager", *state, *seeds, *self.connection("manager"))
+
+    def start_agent(self, node: str, *more: str) -> None:
+        self.spawn(
+            node, "agent", "--node", node, "--state", str(self.folder / f"agent-{node}"), *more,
+            *self.connection(node),
+        )  # fmt: skip
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to one of our own processes and wait for its end."""
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        process.wait(20)
+
+    def client(self, user: str = "alice") -> Plain:
+        """A connected plain client; closed with the stack."""
+        made = Plain(self.port, user, self.secrets[user])
+        self.clients.append(made)
+        return made
+
+    def wait_manager(self, client: Plain, timeout: float = 20.0) -> None:
+        """Wait until the manager answers."""
+        client.subscribe("manager", "+", "state")
+        client.wait_retained(
+            client.topic("manager", "m1", "state"), lambda value: value.get("state") == "online", timeout
+        )
+
+    def logs(self) -> str:
+        """The last lines that every service wrote."""
+        files = {file.name: file.read_text(errors="replace") for file in sorted(self.folder.glob("*.log"))}
+        return "\n".join(f"--- {name}\n" + "\n".join(t.splitlines()[-15:]) for name, t in files.items())
+
+    def close(self) -> None:
+        """End everything that was started here, workers included."""
+        for client in self.clients:
+            with contextlib.suppress(Exception):
+                client.__exit__()
+        for process in reversed(self.processes.values()):
+            process.terminate()
+        for process in reversed(self.processes.values()):
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+        kill_workers(self.folder)
+
+
+def kill_workers(folder: Path) -> None:
+    """SIGKILL the workers that still run from a folder of this test: it is their working folder."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            environment = (entry / "environ").read_bytes()
+            if (
+                b"BUSBAR_WORKER_TOKEN=" in environment
+                and str(folder).encode() in os.readlink(entry / "cwd").encode()
+            ):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+@contextmanager
+def stack(folder: Path, broker: str = "embedded", heartbeat: float = 1.0) -> Iterator[Stack]:
+    """A broker of this kind (embedded or mosquitto) with accounts for everybody, and nothing else yet."""
+    made = Stack(folder, heartbeat)
+    try:
+        with start_broker(made, broker):
+            yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def start_broker(made: Stack, broker: str) -> Iterator[None]:
+    if broker == "mosquitto":
+        with mosquitto(made.folder, *mosquitto_lines(made)) as made.port:
+            yield
+        return
+    made.port = free_port()
+    state = made.folder / "broker"
+    state.mkdir(mode=0o700)
+    kinds = {"manager": "manager", **dict.fromkeys(PERSONS, "person"), **dict.fromkeys(NODES, "node")}
+    for name, kind in kinds.items():
+        ensure_account(state / "accounts.json", name, kind, made.secrets[name])
+    start_embedded(made)
+    yield
+
+
+def start_embedded(made: Stack) -> None:
+    """Start (again) the embedded broker on the stack's port."""
+    process = made.spawn(
+        "broker",
+        "broker",
+        "--accounts",
+        str(made.folder / "broker" / "accounts.json"),
+        "--port",
+        str(made.port),
+    )
+    wait_for_port(made.port, process)
+
+
+def mosquitto_lines(made: Stack) -> list[str]:
+    """Passwords and the generated access list, as an operator would set them up."""
+    passwords = made.folder / "passwords"
+    passwords.touch(mode=0o600)
+    for name, secret in made.secrets.items():
+        subprocess.run(["mosquitto_passwd", "-b", passwords, name, secret], check=True, capture_output=True)
+    access = made.folder / "acl"
+    access.write_text(render_mosquitto("busbar", "lab", "manager", list(PERSONS)))
+    access.chmod(0o600)
+    return ["allow_anonymous false", f"password_file {passwords}", f"acl_file {access}"]
+
+
+class FakeNode:
+    """An agent made of plain MQTT: applies every assignment at once, reports, and sends heartbeats."""
+
+    def __init__(self, made: Stack, node: str, runtimes: list[str] | None = None) -> None:
+        self.node = node
+        self.runtimes = runtimes if runtimes is not None else ["amqtt", "crossbar", "mosquitto"]
+        self.client = made.client(node)
+        self.boot, self.conn = f"b-{secrets.token_hex(3)}", 1
+        self.assignment: dict[str, Any] | None = None
+        self.behave: Callable[[dict[str, Any]], dict[str, Any]] = lambda worker: {"state": "RUNNING"}
+        self.silent = False
+        self._stop = threading.Event()
+        self._beat = threading.Thread(target=self._heartbeats, args=(made.heartbeat,), daemon=True)
+        self.client.client.message_callback_add(self.client.topic("node", node, "assignment"), self._assigned)
+        self.client.client.message_callback_add(self.client.topic("node", node, "command"), self._command)
+
+    def start(self) -> FakeNode:
+        self.client.subscribe("node", self.node, "assignment")
+        self.client.subscribe("node", self.node, "command")
+        self.state("ready")
+        self.report()
+        self._beat.start()
+        return self
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def state(self, state: str, **more: Any) -> None:
+        body = {"state": state, "boot": self.boot, "conn": self.conn, **more}
+        self._publish("state", body, retain=True)
+
+    def report(self) -> None:
+        if self.silent:
+            return
+        workers = []
+        for worker in (self.assignment or {}).get("workers", []):
+            row = {"worker": worker["worker"], "generation": worker["generation"], "pid": 4711, "restarts": 0,
+                   "address": f"mqtt://{self.node}:1883", "reason": None, **self.behave(worker)}  # fmt: skip
+            workers.append(row)
+        self.digest = json.dumps(workers, sort_keys=True)[-64:]
+        body = {"boot": self.boot, "conn": self.conn, "store": (self.assignment or {}).get("store"),
+                "applied": self.applied(), "refused": None, "capacity": {"cpus": 2},
+                "runtimes": self.runtimes, "workers": workers, "digest": self.digest}  # fmt: skip
+        self._publish("reported", body, retain=True)
+
+    def applied(self) -> dict[str, int]:
+        held = self.assignment or {"epoch": 0, "version": 0}
+        return {"epoch": held["epoch"], "version": held["version"]}
+
+    def _publish(self, leaf: str, body: dict[str, Any], *, retain: bool = False, qos: int = 1) -> None:
+        self.client.client.publish(self.client.topic("node", self.node, leaf), json.dumps(body), qos, retain)
+
+    def _assigned(self, _client: Any, _data: Any, message: Any) -> None:
+        if message.payload:
+            new = json.loads(message.payload)
+            held = self.applied()
+            if (new["epoch"], new["version"]) > (held["epoch"], held["version"]):
+                self.assignment = new
+                self.report()
+
+    def _command(self, _client: Any, _data: Any, message: Any) -> None:
+        if json.loads(message.payload).get("resync"):
+            self.report()
+
+    def _heartbeats(self, interval: float) -> None:
+        number = 0
+        while not self._stop.wait(interval / 2):
+            number += 1
+            if not self.silent:
+                body = {"boot": self.boot, "conn": self.conn, "seq": number, "uptime_ms": number * 500,
+                        "applied": self.applied(), "digest": self.digest}  # fmt: skip
+                self._publish("heartbeat", body, qos=0)
