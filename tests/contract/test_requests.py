@@ -130,7 +130,7 @@ def test_a_bad_transport(lab: Lab) -> None:
 
 
 def test_a_retained_request_does_not_run_at_a_reconnect(lab: Lab) -> None:
-    """A broker shows a live subscriber a retained message without the flag: so look at a later subscription."""
+    """A live subscriber sees a retained message without the flag: so look at a later subscription."""
     name = lab.name()
     topic = lab.alice.topic("request", "alice", "create_routercluster")
     body = {"id": f"kept-{name}", "reply": "box", "params": {"routercluster": {"name": name}}}

@@ -1,0 +1,205 @@
+"""Who may write and read which topic: one table, from section 9 of the bus contract.
+
+The embedded broker asks it for every packet; `render_mosquitto` and `render_emqx` print it for an
+outside broker. Three kinds of account: `manager`, `person`, `node`. Wills and retained messages are
+publishes like any other. Pure: no clock, no I/O.
+
+An outside broker knows users, not kinds, so there the rules for `request`, `response` and `node` apply to
+every user as patterns. The embedded broker keeps the kinds apart: a person never writes below `node/`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from bus.topics import NAME_PATTERN, VERSION, Topics, is_name
+
+Access = Literal["read", "write", "readwrite"]
+
+KINDS: Final = ("manager", "person", "node")
+_ROOT: Final = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", re.ASCII)
+
+_USER: Final = "{user}"
+_ANY: Final = Topics("realm")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: these kinds of account have this access to topics matching `{root}/v1/{realm}/{tail}`."""
+
+    kinds: frozenset[str]
+    access: Access
+    tail: str
+
+    @property
+    def is_pattern(self) -> bool:
+        """True for the rules that an outside broker holds once, as patterns for every user."""
+        return "node" in self.kinds
+
+
+def _rule(kinds: str, access: Access, topic: str) -> Rule:
+    return Rule(frozenset(kinds.split()), access, topic.removeprefix(f"{_ANY.prefix}/"))
+
+
+RULES: Final = (
+    _rule("person node", "write", _ANY.request(_USER, "+")),
+    _rule("person node", "read", _ANY.response(_USER, "+")),
+    _rule("node", "write", _ANY.node(_USER, "state")),
+    _rule("node", "write", _ANY.node(_USER, "reported")),
+    _rule("node", "write", _ANY.node(_USER, "heartbeat")),
+    _rule("node", "write", _ANY.node_log(_USER, "+")),
+    _rule("node", "read", _ANY.node(_USER, "state")),
+    _rule("node", "read", _ANY.node(_USER, "assignment")),
+    _rule("node", "read", _ANY.node(_USER, "command")),
+    _rule("person node", "read", _ANY.all_managers()),
+    _rule("manager", "readwrite", "#"),
+    _rule("person", "read", _ANY.all_status()),
+    _rule("person", "read", _ANY.all_events()),
+    _rule("person", "read", _ANY.all_nodes("state")),
+    # An extension of the contract's list: whoever may operate may also follow worker output.
+    _rule("person", "read", _ANY.all_logs("+")),
+)
+"""The table. Whoever adds a topic to the contract adds its row here, and both brokers follow."""
+
+
+def is_root(root: str) -> bool:
+    """True for topic levels that mean nothing but themselves in a filter or an access file."""
+    return _ROOT.fullmatch(root) is not None
+
+
+def is_valid_filter(wanted: str) -> bool:
+    """True for a well-formed MQTT topic filter (MQTT 3.1.1, section 4.7)."""
+    levels = wanted.split("/")
+    hash_inside = any("#" in level for level in levels[:-1]) or ("#" in levels[-1] and levels[-1] != "#")
+    plus_inside = any("+" in level and level != "+" for level in levels)
+    return bool(wanted) and "\0" not in wanted and not hash_inside and not plus_inside
+
+
+def is_valid_topic(topic: str) -> bool:
+    """True for a topic that can be published to: not empty, no wildcard, no NUL (section 4.7)."""
+    return bool(topic) and not any(char in topic for char in "#+\0")
+
+
+def covers(allowed: str, wanted: str) -> bool:
+    """True when every topic that the filter `wanted` matches is also matched by `allowed`.
+
+    A topic is a filter without wildcards, so this decides publishing and reading as well. A wildcard in the
+    first level never reaches topics that begin with `$` (section 4.7.2). Malformed filters are never covered.
+    """
+    if not is_valid_filter(allowed) or not is_valid_filter(wanted):
+        return False
+    return _covers(tuple(allowed.split("/")), tuple(wanted.split("/")))
+
+
+def _covers(allowed: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    if wanted[0].startswith("$") and allowed[0] in ("+", "#"):
+        return False
+    for index, level in enumerate(allowed):
+        if level == "#":
+            return True  # also "a/#" over "a": the parent level is included
+        if index >= len(wanted) or not _level_covers(level, wanted[index]):
+            return False
+    return len(allowed) == len(wanted)
+
+
+def _level_covers(allowed: str, wanted: str) -> bool:
+    return allowed == wanted or (allowed == "+" and wanted != "#")
+
+
+@lru_cache(maxsize=4096)
+def _allowed(kind: str, user: str, access: Access, root: str) -> tuple[tuple[str, ...], ...]:
+    """The filters, split in levels, that this account may read or write; none for a malformed name."""
+    if not is_name(user) or not is_root(root):
+        return ()
+    return tuple(
+        tuple(f"{root}/{VERSION}/+/{rule.tail}".replace(_USER, user).split("/"))
+        for rule in RULES
+        if kind in rule.kinds and rule.access in (access, "readwrite")
+    )
+
+
+def may_publish(kind: str, user: str, topic: str, root: str = "busbar") -> bool:
+    """True when the account may publish to `topic`, be it live, retained or as its will."""
+    if not is_valid_topic(topic):
+        return False
+    levels = tuple(topic.split("/"))
+    return any(_covers(allowed, levels) for allowed in _allowed(kind, user, "write", root))
+
+
+def may_subscribe(kind: str, user: str, wanted: str, root: str = "busbar") -> bool:
+    """True when all that the filter `wanted` can ever match is readable by the account."""
+    if not is_valid_filter(wanted):
+        return False
+    levels = tuple(wanted.split("/"))
+    return any(_covers(allowed, levels) for allowed in _allowed(kind, user, "read", root))
+
+
+def may_read(kind: str, user: str, topic: str, root: str = "busbar") -> bool:
+    """True when the account may be sent a message published to `topic`."""
+    return is_valid_topic(topic) and may_subscribe(kind, user, topic, root)
+
+
+def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> str:
+    """The `acl_file` of mosquitto for one realm, its manager's user and the named persons.
+
+    Raises ValueError for a malformed root, realm or user name.
+    """
+    _check(root, realm, manager_user, persons)
+    lines = [f"# Access to realm {realm}, generated: change the table, not this file.", ""]
+    lines += [f"pattern {r.access:<5} {root}/{VERSION}/+/{r.tail.replace(_USER, '%u')}" for r in _personal()]
+    for user, kind in _users(manager_user, persons):
+        lines += ["", f"user {user}"]
+        lines += [f"topic {rule.access} {Topics(realm, root).prefix}/{rule.tail}" for rule in _shared(kind)]
+    return "\n".join(lines) + "\n"
+
+
+def render_emqx(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> str:
+    """EMQX's `acl.conf` (Erlang terms, first match wins) for the same rules; ends by denying the rest.
+
+    Raises ValueError for a malformed root, realm or user name.
+    """
+    _check(root, realm, manager_user, persons)
+    lines = [f"%% Access to realm {realm}, generated: change the table, not this file."]
+    for user, kind in _users(manager_user, persons):
+        tails = [(rule.access, f"{Topics(realm, root).prefix}/{rule.tail}") for rule in _shared(kind)]
+        lines += _emqx_terms(f'{{username, "{user}"}}', tails)
+    everyone = [
+        (rule.access, f"{root}/{VERSION}/+/{rule.tail.replace(_USER, '${username}')}") for rule in _personal()
+    ]
+    lines += _emqx_terms("all", everyone)
+    return "\n".join([*lines, "{deny, all}."]) + "\n"
+
+
+_EMQX_ACTIONS: Final[dict[Access, str]] = {"readwrite": "all", "write": "publish", "read": "subscribe"}
+
+
+def _emqx_terms(who: str, rows: Iterable[tuple[Access, str]]) -> list[str]:
+    grouped: dict[Access, list[str]] = {}
+    for access, topic in rows:
+        grouped.setdefault(access, []).append(f'"{topic}"')
+    return [
+        f"{{allow, {who}, {_EMQX_ACTIONS[access]}, [{', '.join(topics)}]}}."
+        for access, topics in grouped.items()
+    ]
+
+
+def _personal() -> list[Rule]:
+    return [rule for rule in RULES if rule.is_pattern]
+
+
+def _shared(kind: str) -> list[Rule]:
+    return [rule for rule in RULES if kind in rule.kinds and not rule.is_pattern]
+
+
+def _users(manager_user: str, persons: Sequence[str]) -> list[tuple[str, str]]:
+    return [(manager_user, "manager"), *((person, "person") for person in persons)]
+
+
+def _check(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> None:
+    if not is_root(root):
+        raise ValueError(f"topic root {root!r} must be plain levels of letters, digits, '_', '.' and '-'")
+    for name in (realm, manager_user, *persons):
+        if not is_name(name):
+            raise ValueError(f"name {name!r} must match {NAME_PATTERN}")

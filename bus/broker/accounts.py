@@ -1,0 +1,198 @@
+"""The accounts of the embedded broker: one JSON file of names, kinds and salted password hashes.
+
+The file is private (mode 0600, in a folder made with 0700), is replaced whole (temporary file, fsync,
+rename) so that a reader never sees half of it, and is changed only under a lock file, so that processes
+working at the same time don't lose each other's accounts. Secrets are never stored.
+"""
+
+import base64
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bus.acl import KINDS
+from bus.topics import NAME_PATTERN, is_name
+
+# scrypt's cost: a secret of 32 characters or more is taken for one made by `new_secret` (256 random bits),
+# which no cost makes harder to guess; 4 MiB and some 10 ms let a hundred agents reconnect to a restarted
+# broker within a second or two. A shorter one was thought of by somebody and gets 32 MiB.
+_MACHINE_MADE: Final = 32
+_COST_MACHINE: Final = 2**12
+_COST_HUMAN: Final = 2**15
+_BLOCK: Final = 8
+_MEMORY: Final = 64 * 1024 * 1024
+
+_LOCK_TRIES: Final = 500
+_LOCK_PAUSE_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One account as stored: `kind` of bus.acl, and salt and hash in base64."""
+
+    kind: str
+    salt: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """A snapshot of the accounts file. Immutable, so that threads may share it."""
+
+    table: Mapping[str, Account] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "Accounts":
+        """The accounts in `path`; none when there is no such file.
+
+        Raises ValueError for a file that this module didn't write, PermissionError for one others can read.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return cls()
+        with os.fdopen(descriptor, "rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise PermissionError(f"accounts file {path} can be read by others: chmod 600 it")
+            return cls(_parse(file.read(), path))
+
+    def verify(self, name: str, password: str) -> str | None:
+        """The account's kind when the password is right, else None. Costs 10 to 100 ms of CPU."""
+        account = self.table.get(name)
+        return account.kind if account is not None and _matches(account, password) else None
+
+
+def new_secret(token: Callable[[], str] = secrets.token_urlsafe) -> str:
+    """A fresh secret for an account: 256 random bits unless another source is given."""
+    return token()
+
+
+def ensure_account(path: Path, name: str, kind: str, secret: str) -> bool:
+    """Create the account or change its kind and secret; False when it already was exactly so.
+
+    An unchanged account keeps its hash, so nobody connected with it is cut off. Raises ValueError for a
+    malformed name, kind, secret or file, TimeoutError when another process holds the lock for 10 s.
+    """
+    if not is_name(name):
+        raise ValueError(f"account name {name!r} must match {NAME_PATTERN}")
+    if kind not in KINDS:
+        raise ValueError(f"account kind {kind!r} must be one of {', '.join(KINDS)}")
+    if not secret:
+        raise ValueError("an account's secret can't be empty: nobody is anonymous")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(path):
+        accounts = Accounts.load(path)
+        if accounts.verify(name, secret) == kind:
+            return False
+        _write(path, {**accounts.table, name: _make(kind, secret)})
+    return True
+
+
+def remove_account(path: Path, name: str) -> bool:
+    """Remove the account; False when there was none. Raises as `ensure_account` does."""
+    if not path.exists():
+        return False
+    with _locked(path):
+        table = dict(Accounts.load(path).table)
+        if table.pop(name, None) is None:
+            return False
+        _write(path, table)
+    return True
+
+
+def _make(kind: str, secret: str) -> Account:
+    salt = secrets.token_bytes(16)
+    cost = _COST_MACHINE if len(secret) >= _MACHINE_MADE else _COST_HUMAN
+    digest = _scrypt(secret, salt, cost)
+    return Account(kind, _text(salt), f"scrypt:{cost}:{_text(digest)}")
+
+
+def _matches(account: Account, password: str) -> bool:
+    _, cost, digest = account.hash.split(":")
+    found = _scrypt(password, base64.b64decode(account.salt), int(cost))
+    return hmac.compare_digest(found, base64.b64decode(digest))
+
+
+def _scrypt(secret: str, salt: bytes, cost: int) -> bytes:
+    raw = secret.encode("utf-8", "surrogatepass")
+    return hashlib.scrypt(raw, salt=salt, n=cost, r=_BLOCK, p=1, maxmem=_MEMORY, dklen=32)
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
+
+
+def _parse(raw: bytes, path: Path) -> dict[str, Account]:
+    try:
+        return {name: _account(name, row) for name, row in json.loads(raw).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"accounts file {path} is damaged ({error!r}): restore it or remove it") from error
+
+
+def _account(name: str, row: dict[str, Any]) -> Account:
+    account = Account(row["kind"], row["salt"], row["hash"])
+    scheme, cost, digest = account.hash.split(":")
+    base64.b64decode(account.salt, validate=True)
+    base64.b64decode(digest, validate=True)
+    known = scheme == "scrypt" and int(cost) in (_COST_MACHINE, _COST_HUMAN)
+    if not is_name(name) or account.kind not in KINDS or not known:
+        raise ValueError(f"account {name!r}")
+    return account
+
+
+def _write(path: Path, table: Mapping[str, Account]) -> None:
+    rows = {name: {"kind": row.kind, "salt": row.salt, "hash": row.hash} for name, row in table.items()}
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file beside `path`. It is never removed: a lock on a removed file protects nothing."""
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _take(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    pause = threading.Event()  # never set: a bounded wait between two tries
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pause.wait(_LOCK_PAUSE_S)
+        else:
+            return
+    raise TimeoutError(f"accounts file {path} is locked by another process")

@@ -1,0 +1,271 @@
+"""One client's conversation with the broker, from CONNECT to the end of the connection."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from amqtt.adapters import BufferReader
+from amqtt.contexts import Action
+from amqtt.errors import AMQTTError, CodecError, MQTTError, NoDataError
+from amqtt.mqtt.packet import (
+    CONNECT,
+    DISCONNECT,
+    PINGREQ,
+    PUBACK,
+    PUBCOMP,
+    PUBLISH,
+    PUBREC,
+    PUBREL,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    MQTTFixedHeader,
+    PacketIdVariableHeader,
+)
+from amqtt.mqtt.pingresp import PingRespPacket
+from amqtt.mqtt.puback import PubackPacket
+from amqtt.mqtt.pubcomp import PubcompPacket
+from amqtt.mqtt.publish import PublishPacket
+from amqtt.mqtt.pubrec import PubrecPacket
+from amqtt.mqtt.suback import SubackPacket
+from amqtt.mqtt.subscribe import SubscribePacket
+from amqtt.mqtt.unsuback import UnsubackPacket
+from amqtt.mqtt.unsubscribe import UnsubscribePacket
+
+from bus import acl
+from bus.broker.connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, Refused, Will, connack, read_connect
+from bus.broker.plugin import AccessPlugin, Peer
+from bus.broker.router import REFUSED, Router
+from bus.broker.session import Message, Session
+from bus.broker.wire import GONE, MAX_CONNECT, MAX_PACKET, Malformed, Wire
+from bus.clock import SystemClock
+
+CONNECT_WITHIN_S: Final = 10.0
+"""From the accepted socket to a whole CONNECT."""
+LOGIN_WITHIN_S: Final = 30.0
+"""From there to the CONNACK: the passwords of a thousand agents may be waiting for a thread."""
+KEEP_ALIVE_FACTOR: Final = 1.5
+"""MQTT 3.1.1, section 3.1.2.10."""
+_FLUSH_S: Final = 1.0
+_TURN: Final = 32  # packets handled before the other clients get their turn
+_CLOCK: Final = SystemClock()
+_MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
+_REQUIRED_FLAGS: Final = {PUBREL: 0x02, SUBSCRIBE: 0x02, UNSUBSCRIBE: 0x02}  # section 2.2.2
+ENDINGS: Final = (*GONE, Malformed, AMQTTError, MQTTError, NoDataError, CodecError)
+"""How a conversation ends that is the client's doing; anything else is a defect of ours."""
+_PINGRESP: Final = bytes(PingRespPacket.build().to_bytes())
+
+log = logging.getLogger(__name__)
+
+Authenticate = Callable[[Peer], Awaitable[bool]]
+Handler = Callable[[Session, MQTTFixedHeader, BufferReader], Awaitable[None]]
+AllowSubscribe = Callable[[Peer, str, Action], Awaitable[bool]]
+
+
+class Conversation:
+    """Reads, decides, answers. `run` never raises except when cancelled."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        router: Router,
+        access: AccessPlugin,
+        authenticate: Authenticate,
+        allow_subscribe: AllowSubscribe,
+    ) -> None:
+        self.wire = wire
+        self.peer = Peer("", "")
+        self._router = router
+        self._access = access
+        self._authenticate = authenticate
+        self._allow_subscribe = allow_subscribe
+        self._session: Session | None = None
+        self._will: Will | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._warned = False
+        self._handlers: dict[int, Handler] = {
+            PUBLISH: self._on_publish,
+            PUBACK: self._on_puback,
+            PUBREC: self._on_ignored,
+            PUBREL: self._on_pubrel,
+            PUBCOMP: self._on_ignored,
+            SUBSCRIBE: self._on_subscribe,
+            UNSUBSCRIBE: self._on_unsubscribe,
+            PINGREQ: self._on_ping,
+        }
+
+    async def run(self) -> None:
+        """Serve the client until it leaves, breaks the protocol, falls silent or is dropped."""
+        writing = asyncio.create_task(self.wire.write_queued())
+        self._serving = asyncio.create_task(self._serve())
+        try:
+            await asyncio.wait({self._serving})
+            self._explain(self._serving)
+        finally:
+            self._serving.cancel()
+            self._leave()
+            await self.wire.finish(writing, _FLUSH_S)
+
+    def drop(self, reason: str) -> None:
+        """End the connection now and keep its will to itself (taken over, revoked, broker ends)."""
+        self._will = None
+        self.wire.abort(reason)
+
+    def end(self) -> None:
+        """The broker ends: write what is queued, then hang up, without the will."""
+        self._will = None
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def send(self, data: bytes) -> None:
+        """Sink: queue a packet."""
+        self.wire.send(data)
+
+    def abort(self, reason: str) -> None:
+        """Sink: end the connection now; the will is published."""
+        self.wire.abort(reason)
+
+    def supersede(self) -> None:
+        """Sink: the same account came back with the same client id; it isn't gone, so no will."""
+        self.drop("taken over by a newer connection")
+
+    @property
+    def _client_id(self) -> str:
+        return self._session.client_id if self._session is not None else "?"
+
+    def _explain(self, serving: asyncio.Task[None]) -> None:
+        error = None if serving.cancelled() else serving.exception()
+        who = (self._client_id, self.peer.username)
+        if isinstance(error, ENDINGS):
+            log.info("client %r of %r: %s", *who, self.wire.reason or repr(error))
+        elif error is not None:
+            log.error("client %r of %r dropped", *who, exc_info=error)
+
+    async def _serve(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN_S):
+                connect = await read_connect(*await self.wire.packet(MAX_CONNECT, None, CONNECT))
+            async with asyncio.timeout(LOGIN_WITHIN_S):
+                session = await self._admit(connect)
+        except Refused as refused:
+            log.info("connection refused: %s", refused)
+            self.wire.send(connack(refused.code))
+            return
+        within = connect.keep_alive_s * KEEP_ALIVE_FACTOR or None
+        for count in itertools.count(1):
+            header, body = await self.wire.packet(MAX_PACKET, within)
+            if header.packet_type == DISCONNECT:
+                self._will = None
+                return
+            await self._handle(session, header, body)
+            if count % _TURN == 0:
+                await _CLOCK.sleep(0)
+
+    async def _admit(self, connect: Connect) -> Session:
+        """No session is looked up, and no other connection disturbed, before the password was right."""
+        self.peer = Peer(connect.username, connect.password)
+        if not await self._authenticate(self.peer):
+            raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
+        if connect.will is not None:
+            self._will = self._permitted_will(connect.will)
+        session, present = self._router.open(self.peer.username, connect.client_id, not connect.clean)
+        self._session = session
+        self.wire.send(connack(ACCEPTED, present))
+        session.attach(self)
+        return session
+
+    def _permitted_will(self, will: Will) -> Will | None:
+        if self._access.may_publish(self.peer, will.message.topic):
+            return will
+        log.warning("%s may not leave a will on %s: ignored", self.peer.username, will.message.topic)
+        return None
+
+    async def _handle(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        handler = self._handlers.get(header.packet_type)
+        if handler is None:
+            raise Malformed(f"unexpected packet of type {header.packet_type}")
+        if header.packet_type != PUBLISH and header.flags != _REQUIRED_FLAGS.get(header.packet_type, 0):
+            raise Malformed(f"reserved flags of packet type {header.packet_type}")
+        await handler(session, header, body)
+
+    async def _on_publish(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet = await PublishPacket.from_stream(body, fixed_header=header)
+        topic, qos, packet_id = packet.topic_name, packet.qos, packet.packet_id
+        if qos > 2 or (qos and not packet_id) or not acl.is_valid_topic(topic):
+            raise Malformed(f"PUBLISH with QoS {qos}, id {packet_id}, topic {topic[:80]!r}")
+        if qos < 2 or self._is_first(session, packet_id):
+            self._publish(Message(topic, packet.data, min(qos, 1)), packet.retain_flag)
+        if qos == 1:
+            self.wire.send(PubackPacket.build(packet_id).to_bytes())
+        elif qos == 2:
+            self.wire.send(PubrecPacket.build(packet_id).to_bytes())
+
+    def _publish(self, message: Message, retain: bool) -> None:
+        """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does it:
+        MQTT 3.1.1 has no way to say no (section 3.3.5), and a hung-up client would only come back."""
+        if self._access.may_publish(self.peer, message.topic):
+            self._router.publish(message, retain)
+        else:
+            level = logging.DEBUG if self._warned else logging.WARNING
+            log.log(level, "%s may not publish to %s: dropped", self.peer.username, message.topic[:200])
+            self._warned = True
+
+    def _is_first(self, session: Session, packet_id: int) -> bool:
+        if packet_id in session.received:
+            return False
+        if len(session.received) >= _MAX_RECEIVED:
+            raise Malformed("too many QoS 2 messages that are never released")
+        session.received.add(packet_id)
+        return True
+
+    async def _on_pubrel(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet_id = await _packet_id(header, body)
+        session.received.discard(packet_id)
+        self.wire.send(PubcompPacket.build(packet_id).to_bytes())
+
+    async def _on_puback(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        session.acknowledge(await _packet_id(header, body))
+
+    async def _on_subscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet = await SubscribePacket.from_stream(body, fixed_header=header)
+        wanted: list[tuple[str, int]] = packet.payload.topics
+        if not wanted or any(qos > 2 for _, qos in wanted):
+            raise Malformed("SUBSCRIBE without a filter or with a QoS above 2")
+        allowed = [await self._allow_subscribe(self.peer, topic, Action.SUBSCRIBE) for topic, _ in wanted]
+        if session.sink is not self:  # taken over while the question was asked: nothing may be added now
+            raise EOFError("superseded")
+        codes = [
+            self._router.subscribe(session, topic, qos) if ok else REFUSED
+            for (topic, qos), ok in zip(wanted, allowed, strict=True)
+        ]
+        self.wire.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
+        for (topic, _), code in zip(wanted, codes, strict=True):
+            if code != REFUSED:
+                self._router.send_retained(session, topic, code)
+
+    async def _on_unsubscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet = await UnsubscribePacket.from_stream(body, fixed_header=header)
+        for wanted in packet.payload.topics:
+            self._router.unsubscribe(session, wanted)
+        self.wire.send(UnsubackPacket.build(packet.variable_header.packet_id).to_bytes())
+
+    async def _on_ping(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        self.wire.send(_PINGRESP)
+
+    async def _on_ignored(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        """Answers in a QoS 2 exchange, which this broker never begins."""
+
+    def _leave(self) -> None:
+        """Give the session back, and speak the will of a client that vanished and still has its account."""
+        if self._session is not None and self._session.sink is self:
+            self._router.close(self._session)
+        will, self._will = self._will, None
+        if will is not None and self._session is not None and self._access.is_current(self.peer):
+            self._router.publish(will.message, will.retain)
+
+
+async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:
+    variable = await PacketIdVariableHeader.from_stream(body, header)
+    packet_id: int = variable.packet_id
+    return packet_id

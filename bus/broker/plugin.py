@@ -1,0 +1,159 @@
+"""The amqtt plugin that knows accounts and access: every answer comes from the accounts file and bus.acl."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from amqtt.contexts import Action
+from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+
+from bus import acl
+from bus.broker.accounts import Account, Accounts
+
+_THREADS: Final = 2
+_MAX_LOGINS: Final = 1024
+"""Passwords that may wait for a thread; a further client is refused and tries again."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """Who is at the other end of a connection; `account` is set once the password was right."""
+
+    username: str
+    password: str
+    account: Account | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of account, or a word that no rule knows."""
+        return self.account.kind if self.account is not None else "nobody"
+
+
+class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # amqtt ships no types
+    """Verifies passwords in threads of its own, remembers verified ones, and follows the accounts file."""
+
+    @dataclass
+    class Config:
+        """Path of the accounts file, and the first level of every topic."""
+
+        accounts: str
+        root: str = "busbar"
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._path = Path(self.config.accounts)
+        self._root: str = self.config.root
+        self._accounts = Accounts()
+        self._seen: tuple[int, ...] = ()
+        self._trouble = ""
+        self._reading = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="broker-login")
+        self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
+        # Verified passwords, as a hash under a key that lives as long as the process: a hundred agents
+        # that come back at once don't cost a hundred scrypts.
+        self._key = secrets.token_bytes(32)
+        self._verified: dict[str, tuple[Account, bytes]] = {}
+
+    async def authenticate(self, *, session: Peer) -> bool:
+        """True, and `session.account` set, when name and password are right."""
+        await self.refresh()
+        account = self._accounts.table.get(session.username)
+        if account is None:
+            return False
+        digest = self._digest(session.password)
+        if not self._remembers(session.username, account, digest):
+            if not await self._verify(session, digest):
+                return False
+            self._verified[session.username] = (account, digest)
+        session.account = account
+        session.password = ""
+        return self.is_current(session)
+
+    async def topic_filtering(
+        self, *, session: Peer | None = None, topic: str | None = None, action: Action | None = None
+    ) -> bool:
+        """amqtt's question for one topic or filter; what isn't known is refused."""
+        if session is None or topic is None:
+            return False
+        if action == Action.SUBSCRIBE:
+            return acl.may_subscribe(session.kind, session.username, topic, self._root)
+        if action == Action.PUBLISH:
+            return self.may_publish(session, topic)
+        return acl.may_read(session.kind, session.username, topic, self._root)
+
+    def may_publish(self, peer: Peer, topic: str) -> bool:
+        """The same without a task per message: publishing is the hot path."""
+        return acl.may_publish(peer.kind, peer.username, topic, self._root)
+
+    def is_current(self, peer: Peer) -> bool:
+        """False once the account was removed or got another password or kind."""
+        return peer.account is not None and self._accounts.table.get(peer.username) == peer.account
+
+    def has_account(self, name: str) -> bool:
+        """True while the file holds the name."""
+        return name in self._accounts.table
+
+    async def refresh(self) -> None:
+        """Read the accounts file again if it was replaced; a damaged one leaves the last good state."""
+        async with self._reading:
+            found = _signature(self._path)
+            if found == self._seen:
+                return
+            try:
+                loop = asyncio.get_running_loop()
+                self._accounts = await loop.run_in_executor(self._pool, Accounts.load, self._path)
+                self._seen, self._trouble = found, ""
+            except (OSError, ValueError) as error:
+                self._complain(str(error))
+            self._forget_changed()
+
+    async def close(self) -> None:
+        """Let the threads end; what they compute now, nobody waits for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _verify(self, peer: Peer, digest: bytes) -> bool:
+        """Hash in a thread; connections that offer the same password at the same time share one hash."""
+        login = (peer.username, digest)
+        if login not in self._logins:
+            if len(self._logins) >= _MAX_LOGINS:
+                return False
+            loop = asyncio.get_running_loop()
+            hashing = loop.run_in_executor(self._pool, self._accounts.verify, peer.username, peer.password)
+            hashing.add_done_callback(lambda _: self._logins.pop(login, None))
+            self._logins[login] = hashing
+        return await asyncio.shield(self._logins[login]) is not None
+
+    def _remembers(self, name: str, account: Account, digest: bytes) -> bool:
+        known = self._verified.get(name)
+        return known is not None and known[0] == account and hmac.compare_digest(known[1], digest)
+
+    def _digest(self, password: str) -> bytes:
+        return hashlib.blake2b(password.encode("utf-8", "surrogatepass"), key=self._key).digest()
+
+    def _complain(self, trouble: str) -> None:
+        """Once per trouble; the next look at the file tries again."""
+        if trouble != self._trouble:
+            log.error("the accounts stay as they were: %s", trouble)
+        self._trouble = trouble
+
+    def _forget_changed(self) -> None:
+        table = self._accounts.table
+        self._verified = {n: known for n, known in self._verified.items() if table.get(n) == known[0]}
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file is replaced. One stat: some microseconds, so on the loop."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)

@@ -1,0 +1,124 @@
+"""The heart of the embedded broker: sessions, subscriptions, retained messages, and who gets what.
+
+No socket and no clock in here. Access is decided before: whoever calls `publish` or `subscribe` has asked
+bus.acl. Retained messages live in memory only and are lost when the broker ends: every writer of this bus
+republishes its retained topics on every connect (contract, section 1), so the loss heals by itself, and a
+file of old states could only disagree with them.
+"""
+
+import logging
+from typing import Final
+
+from bus.broker.session import MAX_FILTERS, Encode, Message, Session
+from bus.broker.tree import SubscriptionTree, TopicTree
+
+MAX_RETAINED: Final = 100_000
+MAX_RETAINED_BYTES: Final = 128 * 1024 * 1024
+MAX_PERSISTENT: Final = 64
+"""Sessions kept for clients that are away; the one away longest goes first."""
+REFUSED: Final = 0x80
+"""The SUBACK code of a refused filter (MQTT 3.1.1, section 3.9.3)."""
+
+log = logging.getLogger(__name__)
+
+
+class Router:
+    """All state shared by the connections. Every method returns at once."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._tree: SubscriptionTree[Session] = SubscriptionTree()
+        self._retained: TopicTree[Message] = TopicTree()
+        self._retained_bytes = 0
+
+    def open(self, owner: str, client_id: str, persistent: bool) -> tuple[Session, bool]:
+        """The session for a new connection, and whether it was there before.
+
+        Sessions belong to an account: a client id is taken over only by the account that has it, and another
+        account using the same id neither disturbs nor blocks it.
+        """
+        old = self._sessions.get((owner, client_id))
+        if old is not None and old.sink is not None:
+            old.sink.supersede()
+            old.detach()
+        if old is not None and old.persistent and persistent:
+            return old, True
+        if old is not None:
+            self.forget(old)
+        if persistent:
+            self._make_room()
+        session = Session(owner, client_id, persistent, self._encode)
+        self._sessions[owner, client_id] = session
+        return session, False
+
+    def close(self, session: Session) -> None:
+        """The session's connection ended: a clean session ends with it."""
+        session.detach()
+        if not session.persistent:
+            self.forget(session)
+        elif self._sessions.pop((session.owner, session.client_id), None) is not None:
+            self._sessions[session.owner, session.client_id] = session  # now the last to have gone away
+
+    def forget(self, session: Session) -> None:
+        """Remove the session and its subscriptions."""
+        for wanted in session.filters:
+            self._tree.remove(wanted, session)
+        session.filters.clear()
+        if self._sessions.get((session.owner, session.client_id)) is session:
+            del self._sessions[session.owner, session.client_id]
+
+    def away(self) -> list[Session]:
+        """The persistent sessions without a connection."""
+        return [session for session in self._sessions.values() if session.sink is None]
+
+    def _make_room(self) -> None:
+        away = [session for session in self.away() if session.persistent]
+        for session in away[: max(0, len(away) - MAX_PERSISTENT + 1)]:
+            self.forget(session)
+
+    def subscribe(self, session: Session, wanted: str, qos: int) -> int:
+        """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK."""
+        if wanted not in session.filters and len(session.filters) >= MAX_FILTERS:
+            return REFUSED
+        granted = min(qos, 1)
+        session.filters[wanted] = granted
+        self._tree.add(wanted, session, granted)
+        return granted
+
+    def unsubscribe(self, session: Session, wanted: str) -> None:
+        """Drop the filter, if the session has it."""
+        if session.filters.pop(wanted, None) is not None:
+            self._tree.remove(wanted, session)
+
+    def send_retained(self, session: Session, wanted: str, qos: int) -> None:
+        """Send the session what is retained below a filter that it has just been granted."""
+        for message in self._retained.match(wanted):
+            session.deliver(message, min(qos, message.qos))
+
+    def publish(self, message: Message, retain: bool) -> None:
+        """Keep the message if it is to be retained, and hand it to everybody subscribed."""
+        if retain:
+            self._retain(message)
+        plain: bytes | None = None
+        for session, granted in self._tree.match(message.topic).items():
+            qos = min(granted, message.qos)
+            if plain is None and not qos:
+                plain = self._encode(message, None, False)
+            session.deliver(message, qos, plain)
+
+    def retained(self, topic: str) -> Message | None:
+        """What is retained on the topic."""
+        return self._retained.get(topic)
+
+    def _retain(self, message: Message) -> None:
+        old = self._retained.pop(message.topic)
+        self._retained_bytes -= old.cost if old is not None else 0
+        if not message.payload:
+            return
+        kept = Message(message.topic, message.payload, message.qos, retain=True)
+        if len(self._retained) >= MAX_RETAINED or self._retained_bytes + kept.cost > MAX_RETAINED_BYTES:
+            log.warning("retained store is full: %s is delivered but not kept", message.topic)
+            return
+        self._retained_bytes += kept.cost
+        self._retained.put(message.topic, kept)

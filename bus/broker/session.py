@@ -1,0 +1,124 @@
+"""What the broker keeps for one client: its filters and the QoS 1 messages it has not acknowledged.
+
+Messages that wait are bounded in number and bytes. A message stays in flight until its PUBACK, however long
+that takes; when the connection ends first, a persistent session repeats it with DUP at the next connection.
+Pure state: the connection is a `Sink`, and encoding is passed in.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+MAX_IN_FLIGHT: Final = 1000
+"""QoS 1 messages sent and not acknowledged; further ones wait in order."""
+MAX_HELD_BYTES: Final = 16 * 1024 * 1024
+"""In flight plus waiting, per client. Whoever lets more gather is cut off or, when away, loses the newest."""
+MAX_AWAY: Final = 1000
+"""Messages kept for a persistent session that is away (as mosquitto's `max_queued_messages`)."""
+MAX_FILTERS: Final = 1000
+"""Filters per client; a further one is refused in the SUBACK."""
+_PER_MESSAGE: Final = 200  # bytes of bookkeeping, so that many empty messages count too
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One application message; `qos` is the publisher's, `retain` marks one from the retained store."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+
+    @property
+    def cost(self) -> int:
+        """Bytes it is counted with."""
+        return len(self.topic) + len(self.payload) + _PER_MESSAGE
+
+
+class Sink(Protocol):
+    """The live connection of a session."""
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes for the client; never blocks."""
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection at once, as one that failed."""
+
+    def supersede(self) -> None:
+        """Drop the connection at once because its client came back on another one."""
+
+
+Encode = Callable[[Message, int | None, bool], bytes]
+"""message, packet id (None at QoS 0), dup -> packet"""
+
+
+@dataclass(eq=False)
+class Session:
+    """One client's state. `owner` is the account, `persistent` the opposite of MQTT's clean session."""
+
+    owner: str
+    client_id: str
+    persistent: bool
+    encode: Encode
+    sink: Sink | None = None
+    filters: dict[str, int] = field(default_factory=dict)
+    received: set[int] = field(default_factory=set)  # ids of incoming QoS 2 messages not yet released
+    _in_flight: dict[int, Message] = field(default_factory=dict)
+    _waiting: deque[Message] = field(default_factory=deque)
+    _held: int = 0
+    _last_id: int = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of QoS 1 messages in flight and waiting."""
+        return self._held
+
+    def attach(self, sink: Sink) -> None:
+        """A connection took the session up: repeat what is in flight, then send what waited."""
+        self.sink = sink
+        for packet_id, message in self._in_flight.items():
+            sink.send(self.encode(message, packet_id, True))
+        self._pump()
+
+    def detach(self) -> None:
+        """The connection is gone."""
+        self.sink = None
+
+    def deliver(self, message: Message, qos: int, plain: bytes | None = None) -> None:
+        """Send the message with this QoS; `plain` is its QoS 0 packet when the caller has it already."""
+        if qos:
+            self._hold(message)
+        elif self.sink is not None:
+            self.sink.send(plain if plain is not None else self.encode(message, None, False))
+
+    def acknowledge(self, packet_id: int) -> None:
+        """A PUBACK came. An unknown id is ignored."""
+        message = self._in_flight.pop(packet_id, None)
+        if message is not None:
+            self._held -= message.cost
+            self._pump()
+
+    def _hold(self, message: Message) -> None:
+        if self.sink is None and (not self.persistent or len(self._waiting) >= MAX_AWAY):
+            return
+        if self._held + message.cost > MAX_HELD_BYTES:
+            if self.sink is not None:
+                self.sink.abort("more than its share of messages waits for acknowledgement")
+            return
+        self._held += message.cost
+        self._waiting.append(message)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self.sink is not None and self._waiting and len(self._in_flight) < MAX_IN_FLIGHT:
+            message = self._waiting.popleft()
+            packet_id = self._next_id()
+            self._in_flight[packet_id] = message
+            self.sink.send(self.encode(message, packet_id, False))
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % 65535 + 1
+            if self._last_id not in self._in_flight:
+                return self._last_id
