@@ -128,6 +128,10 @@ class Topics:
             return None
         return RequestTopic(levels[1], levels[2])
 
+    def is_response(self, topic: str) -> bool:
+        """Tell whether this is a reply's topic."""
+        return topic.startswith(f"{self.prefix}/response/")
+
     def parse_node(self, topic: str) -> NodeTopic | None:
         """Take a node topic apart; None when it is none of this realm, or a log topic."""
         levels = self._below(topic)

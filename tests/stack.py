@@ -46,7 +46,7 @@ class Stack:
         output = (self.folder / f"{name}.log").open("ab")
         clean = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
         self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments],
+            [sys.executable, "-m", "cli.app", *arguments],
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
@@ -63,9 +63,8 @@ class Stack:
         ]  # fmt: skip
 
     def start_manager(self, name: str = "manager") -> None:
-        seeds = [f"--principal={person}={role}" for person, role in PERSONS.items() if role]
         state = ["--state", str(self.folder / "manager-state"), "--heartbeat", str(self.heartbeat)]
-        self.spawn(name, "manager", *state, *seeds, *self.connection("manager"))
+        self.spawn(name, "manager", "--owner", "alice", *state, *self.connection("manager"))
 
     def start_agent(self, node: str, *more: str) -> None:
         self.spawn(
@@ -84,6 +83,12 @@ class Stack:
         made = Plain(self.port, user, self.secrets[user])
         self.clients.append(made)
         return made
+
+    def add_principals(self, owner: Plain) -> None:
+        """Give every person its role."""
+        for person, role in PERSONS.items():
+            if role and person != owner.user:
+                owner.ok("add_principal", {"principal": {"name": person, "role": role}})
 
     def wait_manager(self, client: Plain, timeout: float = 20.0) -> None:
         """Wait until the manager answers."""
@@ -156,14 +161,7 @@ def start_broker(made: Stack, broker: str) -> Iterator[None]:
 
 def start_embedded(made: Stack) -> None:
     """Start (again) the embedded broker on the stack's port."""
-    process = made.spawn(
-        "broker",
-        "broker",
-        "--accounts",
-        str(made.folder / "broker" / "accounts.json"),
-        "--port",
-        str(made.port),
-    )
+    process = made.spawn("broker", "broker", "--state", str(made.folder), "--port", str(made.port))
     wait_for_port(made.port, process)
 
 

@@ -73,6 +73,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             made.wait_manager(alice)
         except AssertionError as error:
             raise AssertionError(made.logs()) from error
+        made.add_principals(alice)
         alice.subscribe("status", "#")
         alice.subscribe("event", "#")
         names = ("n1", "n2")

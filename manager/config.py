@@ -1,0 +1,55 @@
+"""What a manager is told by its command line. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bus.decode import MAX_PAYLOAD
+from bus.options import ConnectOptions
+from bus.topics import Topics, is_name
+
+
+@dataclass(frozen=True)
+class ManagerConfig:
+    """One manager. `state` is its own folder; `heartbeat_s` is what the agents are told; `rate`, `burst` and
+    `in_flight` bound each caller (requests per second, requests at once, changes not yet answered).
+    """
+
+    state: Path
+    realm: str
+    connect: ConnectOptions
+    root: str = "busbar"
+    manager_id: str = "m1"
+    heartbeat_s: float = 5.0
+    principals: Mapping[str, str] = field(default_factory=dict)
+    rate: float = 800.0
+    burst: int = 4000
+    in_flight: int = 256
+
+    def limits(self) -> dict[str, int]:
+        """What clients may know of the bounds."""
+        return {
+            "rate": int(self.rate),
+            "burst": self.burst,
+            "in_flight": self.in_flight,
+            "max_payload": MAX_PAYLOAD,
+        }
+
+
+def checked(config: ManagerConfig) -> Topics:
+    """The topics of a configuration that makes sense.
+
+    Raises:
+        ValueError: a name, a role or a number is none.
+    """
+    for name in (config.manager_id, *config.principals):
+        if not is_name(name):
+            raise ValueError(f"{name!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
+    unknown = set(config.principals.values()) - {"owner", "operator", "viewer"}
+    if unknown:
+        raise ValueError(f"unknown role {', '.join(sorted(unknown))}: use owner, operator or viewer")
+    if not 0.05 <= config.heartbeat_s <= 3600 or min(config.rate, config.burst, config.in_flight) <= 0:
+        raise ValueError("heartbeat_s is 0.05 to 3600 seconds; rate, burst and in_flight are above zero")
+    return Topics(config.realm, config.root)

@@ -1,0 +1,76 @@
+"""How much one caller may ask: a token bucket and a bound on what is in flight. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+MAX_CALLERS: Final = 1_024
+"""Callers remembered; the one idle for longest is forgotten first, and starts with a full bucket again."""
+IN_FLIGHT_RETRY_MS: Final = 50
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+    in_flight: int = 0
+
+
+class Limits:
+    """Admits requests. `rate` is requests per second and caller, `burst` the bucket's size; `now` seconds."""
+
+    def __init__(self, rate: float, burst: int, in_flight: int, max_callers: int = MAX_CALLERS) -> None:
+        self._rate = rate
+        self._burst = float(burst)
+        self._in_flight = in_flight
+        self._max_callers = max_callers
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def admit(self, caller: str, now: float) -> int | None:
+        """Take a token: None when the request may run, else the milliseconds after which to try again."""
+        bucket = self._bucket(caller, now)
+        if bucket is None:
+            return IN_FLIGHT_RETRY_MS
+        bucket.tokens = min(self._burst, bucket.tokens + max(0.0, now - bucket.at) * self._rate)
+        bucket.at = now
+        if bucket.in_flight >= self._in_flight:
+            return IN_FLIGHT_RETRY_MS
+        if bucket.tokens < 1.0:
+            return max(1, math.ceil((1.0 - bucket.tokens) / self._rate * 1000))
+        bucket.tokens -= 1.0
+        return None
+
+    def began(self, caller: str) -> None:
+        """A change of this caller is under way."""
+        bucket = self._buckets.get(caller)
+        if bucket is not None:
+            bucket.in_flight += 1
+
+    def ended(self, caller: str) -> None:
+        """It is answered."""
+        bucket = self._buckets.get(caller)
+        if bucket is not None:
+            bucket.in_flight = max(0, bucket.in_flight - 1)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def _bucket(self, caller: str, now: float) -> _Bucket | None:
+        """This caller's bucket, now the youngest; None when all remembered ones have something in flight."""
+        bucket = self._buckets.get(caller)
+        if bucket is None:
+            if len(self._buckets) >= self._max_callers and not self._forget():
+                return None
+            bucket = self._buckets[caller] = _Bucket(self._burst, now)
+        self._buckets.move_to_end(caller)
+        return bucket
+
+    def _forget(self) -> bool:
+        idle = next((name for name, bucket in self._buckets.items() if bucket.in_flight == 0), None)
+        if idle is None:
+            return False
+        del self._buckets[idle]
+        return True

@@ -1,0 +1,265 @@
+"""The only one that speaks state outward: replies and events from the outbox, statuses and assignments as
+they are now.
+
+Outbox rows come with the commit, are sent in order, and are deleted once the broker has them; what a broken
+connection swallows is read from the table again. Statuses and assignments are levels: only the newest counts,
+so they are rendered when there is room to send them, and all of them on every connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+from bus.clock import Clock
+from bus.errors import BusOfflineError
+from bus.link import Link, Properties
+from bus.topics import Kind
+from manager.mirror import properties_from_text
+from manager.outward import Key, Outward, Publication
+from manager.store import Changes, Store
+from manager.store.rows import OutboxRow
+
+log = logging.getLogger("busbar.publisher")
+
+WINDOW: Final = 256
+"""Publications in flight, beside replies (which the callers' own bounds limit)."""
+TURN: Final = 32
+"""Publications until the loop may do something else (some 5 ms): requests wait no longer than that."""
+QUEUE_LIMIT: Final = 5_000
+"""Outbox rows held in memory; the rest is read from the table."""
+PAGE: Final = 500
+FLUSH_S: Final = 1.0
+"""How long acknowledged rows may wait for a commit that takes them along."""
+RETRY_S: Final = 0.5
+
+
+class Publisher:
+    """Drains the outbox and keeps every retained topic true. `run` lasts until cancelled and never fails.
+
+    `published` holds what every retained topic should say: the last status or assignment that was sent.
+    """
+
+    def __init__(self, store: Store, link: Link, outward: Outward, clock: Clock) -> None:
+        self.published: dict[str, bytes] = {}
+        self._store = store
+        self._link = link
+        self._outward = outward
+        self._clock = clock
+        self._is_response = store.topics.is_response
+        self._wake = asyncio.Event()
+        self._queue: deque[OutboxRow] = deque()
+        self._cursor = 0
+        self._behind = False
+        self._open = False
+        self._sending: set[int] = set()
+        self._settled: set[int] = set()
+        self._statuses: dict[Key, None] = {}
+        self._assignments: dict[str, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flying = 0
+        self._turn = 0
+        store.on_commit(self._on_commit)
+
+    # --- what others tell it
+
+    def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
+        """Send a reply that no transaction holds; without a connection it is dropped, and asked for again."""
+        if not self._link.post(topic, payload, qos=1, properties=properties):
+            log.debug("a reply to %s was dropped", topic)
+
+    async def begin(self) -> None:
+        """A new connection: everything is said anew."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=RETRY_S)
+        self._queue.clear()
+        self._sending.clear()
+        self._cursor, self._behind, self._open = 0, True, True
+        self.published.clear()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Send every status and assignment anew."""
+        self._assignments.update(dict.fromkeys(self._outward.node_oids()))
+        self._statuses.update(dict.fromkeys(self._outward.keys()))
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Speak no more: a newer manager has taken over."""
+        self._open = False
+        self._queue.clear()
+        self._statuses.clear()
+        self._assignments.clear()
+
+    @property
+    def idle(self) -> bool:
+        """True when everything known has been handed to the broker and confirmed."""
+        waiting = self._queue or self._statuses or self._assignments or self._behind
+        return self._open and not waiting and not self._flying and not self._sending
+
+    # --- from the store
+
+    def _on_commit(self, changes: Changes) -> None:
+        self._settled -= changes.forgotten
+        self._assignments.update(dict.fromkeys(changes.assignments))
+        for kind, oids in _kinds(changes):
+            self._statuses.update({(kind, oid): None for oid in oids})
+        if self._open and self._link.connected:
+            for row in changes.outbox:
+                self._take(row)
+        self._wake.set()
+
+    def _take(self, row: OutboxRow) -> None:
+        """Replies go at once; the rest waits in order, in the table when memory has enough of it."""
+        if self._is_response(row.topic):
+            self._send_row(row)
+        elif not self._behind:
+            self._queue.append(row)
+            self._cursor = row.id
+            self._behind = len(self._queue) >= QUEUE_LIMIT
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Send whatever waits, in this order: outbox, assignments, statuses."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._flush_forever(), name="publisher-flush")
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                try:
+                    self._turn = TURN
+                    self._pump()
+                    await asyncio.sleep(0)
+                except Exception:
+                    log.exception("publishing failed; trying again")
+                    await self._clock.sleep(RETRY_S)
+                    self._wake.set()
+
+    def _pump(self) -> None:
+        """Send while there is room in the window; finished publications wake the loop again."""
+        if not self._open or not self._link.connected:
+            return
+        self._pump_outbox()
+        while self._assignments and self._room():
+            oid = next(iter(self._assignments))
+            del self._assignments[oid]
+            self._send_level(self._outward.assignment(oid), partial(self._assignments.setdefault, oid))
+        if not self._statuses or not self._room():
+            return
+        stamp = self._outward.stamp()
+        while self._statuses and self._room():
+            key = next(iter(self._statuses))
+            del self._statuses[key]
+            self._send_level(self._outward.status(key, stamp), partial(self._statuses.setdefault, key))
+
+    def _pump_outbox(self) -> None:
+        while self._room() and (self._queue or self._behind):
+            if not self._queue:
+                self._read_page()
+                continue
+            self._send_row(self._queue.popleft(), counted=True)
+
+    def _read_page(self) -> None:
+        """Rows from the table; those on their way or settled already are passed over."""
+        rows = self._store.reads.outbox(self._cursor, PAGE)
+        if not rows:
+            self._behind = False
+            return
+        self._cursor = rows[-1].id
+        known = self._sending | self._settled
+        self._queue.extend(row for row in rows if row.id not in known)
+
+    def _room(self) -> bool:
+        """Whether one more may be sent: not too many in flight, and the loop not held for too long."""
+        if self._turn <= 0:
+            self._wake.set()
+            return False
+        return self._flying < WINDOW
+
+    # --- sending
+
+    def _send_row(self, row: OutboxRow, counted: bool = False) -> None:
+        self._sending.add(row.id)
+        if row.retain:
+            self.published.pop(row.topic, None)
+        self._start(self._row(row), counted)
+
+    async def _row(self, row: OutboxRow) -> None:
+        properties = properties_from_text(row.properties)
+        try:
+            await self._link.publish(row.topic, row.payload, retain=row.retain, properties=properties)
+        except BusOfflineError:
+            self._retry_outbox()
+            return
+        finally:
+            self._sending.discard(row.id)
+        self._settled.add(row.id)
+        self._store.acknowledge((row.id,))
+
+    def _send_level(self, publication: Publication | None, again: Callable[[], object]) -> None:
+        if publication is None:
+            return
+        topic, payload = publication
+        self.published[topic] = payload
+        self._start(self._level(topic, payload, again), True)
+
+    async def _level(self, topic: str, payload: bytes, again: Callable[[], object]) -> None:
+        try:
+            await self._link.publish(topic, payload, retain=True)
+        except BusOfflineError:
+            again()
+            self._retry_later()
+
+    def _start(self, sending: Coroutine[Any, Any, None], counted: bool) -> None:
+        task = asyncio.ensure_future(sending)
+        self._tasks.add(task)
+        self._turn -= 1
+        if counted:
+            self._flying += 1
+            task.add_done_callback(self._landed)
+        else:
+            task.add_done_callback(self._tasks.discard)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._flying -= 1
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a publication failed", exc_info=task.exception())
+        self._wake.set()
+
+    def _retry_outbox(self) -> None:
+        """A row was not taken: read the table again from its beginning, so that order and rows are kept."""
+        self._queue.clear()
+        self._cursor, self._behind = 0, True
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        """With the connection gone, the next one begins anew; else the broker's bound was hit: soon."""
+        if self._link.connected:
+            asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
+
+    async def _flush_forever(self) -> None:
+        """Delete acknowledged rows even when nothing else is committed."""
+        while True:
+            await self._clock.sleep(FLUSH_S)
+            if self._store.acknowledged:
+                try:
+                    await self._store.write(lambda tx: None)
+                except Exception as error:
+                    log.debug("acknowledged rows stay for now: %s", error)
+
+
+def _kinds(changes: Changes) -> tuple[tuple[Kind, set[str]], ...]:
+    return (
+        ("node", changes.nodes),
+        ("routercluster", changes.clusters),
+        ("workergroup", changes.groups),
+        ("worker", changes.workers),
+    )

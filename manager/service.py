@@ -1,0 +1,330 @@
+"""The manager, put together: lock, store, link, dispatch, publisher, monitor; signals and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from bus.client import MqttLink
+from bus.clock import Clock, SystemClock, rfc3339
+from bus.decode import encode
+from bus.errors import BusError
+from bus.link import Link, Message, Will
+from bus.messages import Command, ManagerState
+from manager.config import ManagerConfig, checked
+from manager.dispatch import Desk, Dispatch
+from manager.fence import Fence, FencedError, Lock
+from manager.limits import Limits
+from manager.model import Timing
+from manager.monitor import Monitor
+from manager.observed import Observed
+from manager.operations.base import Office, View
+from manager.operations.principals import seed
+from manager.outward import Outward
+from manager.publisher import Publisher
+from manager.repair import Repair
+from manager.reports import Reports
+from manager.retention import Retention
+from manager.store import Store, StoreRefusedError, check, raise_epoch
+
+__all__ = [
+    "FencedError",
+    "Manager",
+    "ManagerConfig",
+    "StoreRefusedError",
+    "check",
+    "database",
+    "main",
+    "run",
+    "take_over",
+]
+
+log = logging.getLogger("busbar.manager")
+
+DATABASE: Final = "busbar.db"
+EXIT_REFUSED: Final = 2
+"""The state folder or its database can't be used; restarting does not help."""
+EXIT_FENCED: Final = 3
+"""A newer manager is at work; restarting does not help."""
+FENCE_WAIT_S: Final = 0.15
+"""After a connect, how long retained manager states are waited for before anything is said."""
+EARLY_LIMIT: Final = 1_000
+"""Requests kept meanwhile; callers resend what was too much."""
+SEED_TRIES: Final = 30
+GOODBYE_S: Final = 2.0
+CHECK_S: Final = 1.0
+
+MakeLink = Callable[[Callable[[int], Will]], Link]
+
+
+class Manager:
+    """One manager on an open store. `run` lasts until cancelled, or raises FencedError."""
+
+    def __init__(
+        self,
+        config: ManagerConfig,
+        store: Store,
+        make_link: MakeLink,
+        clock: Clock,
+        new_id: Callable[[], str],
+        timing: Timing | None = None,
+    ) -> None:
+        self.config, self.store, self.clock = config, store, clock
+        self.topics = store.topics
+        self.started = clock.monotonic()
+        self.link = make_link(self._will)
+        self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch)
+        self.observed = Observed(clock, timing or Timing(heartbeat=config.heartbeat_s))
+        outward = Outward(store, int(config.heartbeat_s * 1000))
+        self.publisher = Publisher(store, self.link, outward, clock)
+        self.repair = Repair(
+            self.link, self.topics, clock, lambda: self.publisher.published, lambda: self.publisher.idle
+        )
+        self.monitor = Monitor(store, self.observed, clock, manager_id=config.manager_id)
+        self.reports = Reports(
+            store, self.observed, self.monitor.world, clock, wake=self.monitor.wake, command=self._command
+        )
+        self._office = self._make_office()
+        desk = Desk(config.manager_id, store.epoch, self._view, mirror=config.connect.protocol == 5)
+        limits = Limits(config.rate, config.burst, config.in_flight)
+        self.dispatch = Dispatch(store, self.publisher, desk, limits, clock=clock, new_id=new_id)
+        self._ready: Callable[[], None] | None = None
+        self._early: deque[Message] | None = deque(maxlen=EARLY_LIMIT)
+
+    async def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Serve until cancelled. `ready` is called once, when requests are answered.
+
+        Raises:
+            FencedError: a newer manager works on a copy of this store.
+        """
+        self._ready = ready
+        await self._seed()
+        self.reports.attach(self.link)
+        self.link.subscribe(self.topics.all_requests(), self._on_request)
+        self.link.subscribe(self.topics.all_managers(), self.fence.handle)
+        self.link.on_connect(self._on_connect)
+        link = asyncio.create_task(self.link.run(), name="link")
+        try:
+            await self._work(link)
+        finally:
+            await self._goodbye()
+            link.cancel()
+            await asyncio.wait([link], timeout=GOODBYE_S)
+
+    async def _work(self, link: asyncio.Task[None]) -> None:
+        """Everything side by side: what ends one of them ends them all."""
+        loops: dict[str, Awaitable[None]] = {
+            "link": asyncio.shield(link),
+            "publisher": self.publisher.run(),
+            "repair": self.repair.run(),
+            "retention": Retention(self.store, self.clock).run(),
+            "monitor": self.monitor.run(),
+            "watch": self._watch(),
+        }
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, loop in loops.items():
+                    group.create_task(_await(loop), name=name)
+        except* FencedError as fenced:
+            raise FencedError(self.fence.reason) from fenced
+
+    async def _watch(self) -> None:
+        """End when fenced; contradict a will that came late."""
+        while not self.fence.raised.is_set():
+            if self.fence.contradicted and self.link.connected:
+                self.fence.contradicted = False
+                self._say("online")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_S):
+                    await self.fence.raised.wait()
+        self.publisher.stop()
+        raise FencedError(self.fence.reason)
+
+    def _on_request(self, message: Message) -> None:
+        """Requests wait until it is known that no newer manager is at work."""
+        if self._early is not None:
+            self._early.append(message)
+        elif not self.fence.raised.is_set():
+            self.dispatch.handle(message)
+
+    async def _seed(self) -> None:
+        """Raises StoreRefusedError when the database stays locked."""
+        for _ in range(SEED_TRIES):
+            try:
+                await self.store.write(partial(seed, wanted=dict(self.config.principals)))
+                return
+            except BusError as error:
+                log.warning("the first write waits: %s", error.detail)
+                await self.clock.sleep(CHECK_S)
+        raise StoreRefusedError(f"{self.store.path} stays locked by another program")
+
+    async def _on_connect(self) -> None:
+        await self.clock.sleep(FENCE_WAIT_S)
+        if self.fence.raised.is_set():
+            return
+        self.fence.contradicted = False
+        await self.link.publish(*self._state("online"), retain=True)
+        await self.publisher.begin()
+        self.repair.begin()
+        early, self._early = self._early, None
+        for message in early or ():
+            self.dispatch.handle(message)
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready()
+
+    async def _goodbye(self) -> None:
+        """Hand over what is committed, then say that we are going; a fenced manager says nothing."""
+        if not self.link.connected or self.fence.raised.is_set():
+            return
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(GOODBYE_S):
+                await self.link.publish(*self._state("offline"), retain=True)
+
+    # --- what it says of itself
+
+    def _state(self, state: str) -> tuple[str, bytes]:
+        config, store = self.config, self.store
+        message = ManagerState(
+            state=state,
+            manager=config.manager_id,
+            store=store.id,
+            epoch=store.epoch,
+            limits=config.limits(),
+            version=_version(),
+            started=rfc3339(self.clock.time_ns()),
+        )
+        return self.topics.manager_state(config.manager_id), encode(message)
+
+    def _will(self, _conn: int) -> Will:
+        return Will(*self._state("offline"))
+
+    def _say(self, state: str) -> None:
+        topic, payload = self._state(state)
+        self.link.post(topic, payload, retain=True)
+
+    def _command(self, node: str, command: Command) -> None:
+        self.link.post(self.topics.node(node, "command"), encode(command))
+
+    def _make_office(self) -> Office:
+        config, store = self.config, self.store
+        return Office(
+            manager=config.manager_id,
+            store=store.id,
+            epoch=store.epoch,
+            realm=config.realm,
+            version=_version(),
+            started=self.started,
+            limits=config.limits(),
+            conditions=self.conditions,
+        )
+
+    def conditions(self) -> list[str]:
+        """What a person should know about this manager."""
+        return [text for text in (self.store.trouble, self.fence.other, self.observed.brake) if text]
+
+    def _view(self) -> View:
+        clock = self.clock
+        return View(self.store.reads, self.observed, self._office, clock.monotonic(), clock.time_ns())
+
+
+async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) -> None:
+    """Be the manager until cancelled: first a silent standby while another one holds the state folder.
+
+    Raises:
+        ValueError: a name, a role or a number of the configuration is none.
+        StoreRefusedError: the database can't be used.
+        FencedError: a newer manager works on a copy of this store.
+    """
+    topics = checked(config)
+    clock, random = SystemClock(), Random()
+    lock = Lock(config.state / "lock")
+    await lock.wait(clock)
+    try:
+        opening = partial(Store.open, database(config.state), clock, _new_id, topics)
+        store = await asyncio.to_thread(opening)
+        try:
+            options = config.connect
+            if not options.client_id:
+                options = replace(options, client_id=f"busbar-{config.realm}-{config.manager_id}")
+            await Manager(
+                config,
+                store,
+                lambda will: MqttLink(options, clock=clock, random=random, will=will),
+                clock,
+                _new_id,
+            ).run(ready)
+        finally:
+            await asyncio.to_thread(store.close)
+    finally:
+        lock.release()
+
+
+def main(config: ManagerConfig) -> int:
+    """Run until SIGTERM or SIGINT and return the exit code: 0, 2 (refused) or 3 (fenced)."""
+    try:
+        asyncio.run(_main(config))
+    except (StoreRefusedError, ValueError, OSError) as error:
+        print(f"busbar manager: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except FencedError as error:
+        print(f"busbar manager: {error}", file=sys.stderr)
+        return EXIT_FENCED
+    return 0
+
+
+def take_over(state: Path, epoch: int) -> None:
+    """Let a store that was restored from a backup speak again: its next start gets an epoch above `epoch`,
+    the one that fences it (its log names it). The manager must be stopped.
+
+    Raises:
+        StoreRefusedError: the database can't be used, or a manager holds it.
+    """
+    lock = Lock(state / "lock")
+    try:
+        if not lock.take():
+            raise StoreRefusedError(f"a manager holds {state}: stop it first")
+        raise_epoch(database(state), epoch)
+    finally:
+        lock.release()
+
+
+def database(state: Path) -> Path:
+    """The database file in a manager's state folder."""
+    return state / DATABASE
+
+
+async def _main(config: ManagerConfig) -> None:
+    task = asyncio.ensure_future(run(config))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _await(loop: Awaitable[None]) -> None:
+    await loop
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _version() -> str:
+    try:
+        return metadata.version("busbar")
+    except metadata.PackageNotFoundError:
+        return "unknown"

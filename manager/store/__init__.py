@@ -1,0 +1,9 @@
+"""The manager's database: the only room with SQL."""
+
+from manager.store.changes import Cause, Changes
+from manager.store.engine import Store
+from manager.store.files import StoreRefusedError, check, raise_epoch
+from manager.store.reads import Reads
+from manager.store.tx import Tx
+
+__all__ = ["Cause", "Changes", "Reads", "Store", "StoreRefusedError", "Tx", "check", "raise_epoch"]

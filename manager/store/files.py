@@ -1,0 +1,188 @@
+"""The database file: made private, opened durably, checked, refused with a way out when it is damaged."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Final
+
+from sqlite_utils import Database
+
+from manager.migrations import migrations
+from manager.store import sql
+
+BUSY_MS: Final = 1_000
+"""How long the writer waits for another program's lock before its callers are told `busy`."""
+READ_BUSY_MS: Final = 50
+"""The same for reads, which run on the event loop's thread."""
+OPEN_BUSY_MS: Final = 15_000
+"""The same at start, when several processes may want to migrate at once."""
+WAL_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes to which the write-ahead log is cut back after a checkpoint."""
+
+
+class StoreRefusedError(Exception):
+    """The database can't be used as it is; the message says what is wrong and what to do."""
+
+
+def connect(path: Path, *, readonly: bool = False) -> Database:
+    """A connection with Busbar's settings: WAL, every commit synced, foreign keys enforced.
+
+    Transactions are begun explicitly. The connection is handed to one thread and used by that alone.
+    """
+    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    db = Database(conn)
+    db.execute(f"PRAGMA busy_timeout = {READ_BUSY_MS if readonly else OPEN_BUSY_MS}")
+    db.execute("PRAGMA foreign_keys = ON")
+    if readonly:
+        db.execute("PRAGMA query_only = ON")
+        return db
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+    return db
+
+
+def open_writer(path: Path) -> Database:
+    """Make or open the file, bring its schema up to date, and return the write connection.
+
+    Several processes may do so at once: the schema steps run under one write lock.
+
+    Raises:
+        StoreRefusedError: the file is damaged, of a newer Busbar, locked, or its folder is not private.
+    """
+    make_private(path)
+    db: Database | None = None
+    try:
+        db = connect(path)
+        _refuse_damage(db, path)
+        db.enable_wal()
+        migrate(db)
+        db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    except StoreRefusedError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise _refused(path, error) from error
+    return db
+
+
+def migrate(db: Database) -> None:
+    """Apply the pending schema steps in one transaction.
+
+    Raises:
+        StoreRefusedError: the file holds steps that this version does not know.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        unknown = _unknown_steps(db)
+        if unknown:
+            raise StoreRefusedError(f"the database is of a newer Busbar ({unknown}): update this one")
+        migrations.apply(db)
+    except BaseException:
+        db.rollback()
+        raise
+    db.execute("COMMIT")
+
+
+def make_private(path: Path) -> None:
+    """Make the folder (0700) and the file (0600); SQLite gives its side files the same mode.
+
+    Raises:
+        StoreRefusedError: the folder can't be made, or it is open to others and holds other things.
+    """
+    folder = path.parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+            _tighten(folder, path)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        for side in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+            if side.exists():
+                side.chmod(0o600)
+    except OSError as error:
+        raise StoreRefusedError(f"can't use {path}: {error.strerror or error}") from error
+
+
+def check(path: Path) -> list[str]:
+    """Verify a database file without changing it; the list of what is wrong is empty when all is well."""
+    if not path.is_file():
+        return [f"{path} does not exist"]
+    try:
+        db = connect(path, readonly=True)
+        try:
+            return _damage(db, "integrity_check") + _schema_faults(db)
+        finally:
+            db.close()
+    except sqlite3.DatabaseError as error:
+        return [f"{path}: {error}"]
+
+
+def raise_epoch(path: Path, at_least: int) -> None:
+    """Make the next opening's epoch greater than `at_least` (it is greater than the last one in any case).
+
+    Raises:
+        StoreRefusedError: the file can't be used.
+    """
+    db = open_writer(path)
+    try:
+        db.execute(sql.EPOCH_FLOOR, (str(at_least),))
+    finally:
+        db.close()
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether SQLite failed because another connection holds the lock."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and (code & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _tighten(folder: Path, path: Path) -> None:
+    strangers = [entry.name for entry in folder.iterdir() if not entry.name.startswith((path.name, "lock"))]
+    if strangers:
+        raise StoreRefusedError(
+            f"{folder} is open to other users and holds other things ({strangers[0]}): "
+            f"give the manager a folder of its own, or run chmod 700 {folder}"
+        )
+    folder.chmod(0o700)
+
+
+def _damage(db: Database, check_name: str) -> list[str]:
+    rows = [str(row[0]) for row in db.execute(f"PRAGMA {check_name}(10)").fetchall()]
+    return [] if rows == ["ok"] else rows
+
+
+def _refuse_damage(db: Database, path: Path) -> None:
+    faults = _damage(db, "quick_check")
+    if faults:
+        raise _refused(path, sqlite3.DatabaseError(faults[0]))
+
+
+def _schema_faults(db: Database) -> list[str]:
+    faults = [
+        f"table {row[0]}: row {row[1]} refers to a missing row of {row[2]}"
+        for row in db.execute("PRAGMA foreign_key_check").fetchmany(10)
+    ]
+    pending = [step.name for step in migrations.pending(db)]
+    unknown = _unknown_steps(db)
+    if pending:
+        faults.append(f"schema steps not applied: {', '.join(pending)} (the manager does it at its start)")
+    if unknown:
+        faults.append(f"schema steps of a newer Busbar: {unknown}")
+    return faults
+
+
+def _unknown_steps(db: Database) -> str:
+    """The applied schema steps that this version does not have, as text."""
+    known = {step.name for step in migrations.pending(Database(memory=True))}
+    return ", ".join(sorted({step.name for step in migrations.applied(db)} - known))
+
+
+def _refused(path: Path, error: sqlite3.DatabaseError) -> StoreRefusedError:
+    if is_locked(error):
+        return StoreRefusedError(f"{path} is locked by another program: {error}")
+    return StoreRefusedError(
+        f"{path} is damaged or no database ({error}). To restore: stop the manager, move {path.name}, "
+        f"{path.name}-wal and {path.name}-shm away, copy a backup to {path}, "
+        f"run 'busbar manager check', and start the manager again"
+    )

@@ -1,0 +1,188 @@
+"""Every question that the database answers, for transactions and for plain reading alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+from sqlite_utils import Database
+
+from manager.store import sql
+from manager.store.rows import (
+    AssignedRow,
+    ClusterRow,
+    GroupRow,
+    MemberRow,
+    NodeRow,
+    OutboxRow,
+    PrincipalRow,
+    WorkerRow,
+)
+from manager.store.sql import Table
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class Queries:
+    """Typed queries over one connection. Single look-ups return None for what does not exist; lists are
+    sorted by name (workers by ordinal within their group)."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    # --- nodes
+
+    def node(self, oid: str) -> NodeRow | None:
+        return self._one(sql.NODES, "WHERE oid = ?", oid)
+
+    def node_by_name(self, name: str) -> NodeRow | None:
+        return self._one(sql.NODES, "WHERE name = ?", name)
+
+    def nodes(self) -> list[NodeRow]:
+        return self._all(sql.NODES, "ORDER BY name")
+
+    # --- clusters
+
+    def cluster(self, oid: str) -> ClusterRow | None:
+        return self._one(sql.CLUSTERS, "WHERE oid = ?", oid)
+
+    def cluster_by_name(self, name: str) -> ClusterRow | None:
+        return self._one(sql.CLUSTERS, "WHERE name = ?", name)
+
+    def clusters(self) -> list[ClusterRow]:
+        return self._all(sql.CLUSTERS, "ORDER BY name")
+
+    def cluster_keys(self) -> list[tuple[str, str]]:
+        """(oid, name) of every cluster, by name."""
+        return self._rows("SELECT oid, name FROM clusters ORDER BY name")
+
+    def cluster_scale(self, oid: str) -> int:
+        """How many workers a cluster's groups ask for together."""
+        return int(self._rows(sql.CLUSTER_SCALE, oid)[0][0])
+
+    # --- members
+
+    def member(self, cluster_oid: str, node_oid: str) -> MemberRow | None:
+        return self._one(sql.MEMBERS, "WHERE cluster_oid = ? AND node_oid = ?", cluster_oid, node_oid)
+
+    def members(self, cluster_oid: str) -> list[MemberRow]:
+        return self._all(sql.MEMBERS, "WHERE cluster_oid = ? ORDER BY node_oid", cluster_oid)
+
+    def all_members(self) -> list[MemberRow]:
+        return self._all(sql.MEMBERS, "ORDER BY cluster_oid, node_oid")
+
+    def memberships(self, node_oid: str) -> list[MemberRow]:
+        """A node's memberships."""
+        return self._all(sql.MEMBERS, "WHERE node_oid = ? ORDER BY cluster_oid", node_oid)
+
+    # --- worker groups
+
+    def group(self, oid: str) -> GroupRow | None:
+        return self._one(sql.GROUPS, "WHERE oid = ?", oid)
+
+    def group_by_name(self, cluster_oid: str, name: str) -> GroupRow | None:
+        return self._one(sql.GROUPS, "WHERE cluster_oid = ? AND name = ?", cluster_oid, name)
+
+    def groups_of(self, cluster_oid: str) -> list[GroupRow]:
+        return self._all(sql.GROUPS, "WHERE cluster_oid = ? ORDER BY name", cluster_oid)
+
+    def groups(self) -> list[GroupRow]:
+        return self._all(sql.GROUPS, "ORDER BY cluster_oid, name")
+
+    # --- workers
+
+    def worker(self, oid: str) -> WorkerRow | None:
+        return self._one(sql.WORKERS, "WHERE oid = ?", oid)
+
+    def workers_of(self, group_oid: str) -> list[WorkerRow]:
+        return self._all(sql.WORKERS, "WHERE group_oid = ? ORDER BY ordinal", group_oid)
+
+    def workers_in(self, cluster_oid: str) -> list[WorkerRow]:
+        return self._all(sql.WORKERS, "WHERE cluster_oid = ? ORDER BY group_oid, ordinal", cluster_oid)
+
+    def workers_on(self, node_oid: str) -> list[WorkerRow]:
+        return self._all(sql.WORKERS, "WHERE node_oid = ? ORDER BY group_oid, ordinal", node_oid)
+
+    def workers(self) -> list[WorkerRow]:
+        return self._all(sql.WORKERS, "ORDER BY group_oid, ordinal")
+
+    def worker_count(self, node_oid: str) -> int:
+        """How many workers a node holds, those being stopped included."""
+        return int(self._rows(sql.WORKERS_PER_NODE, node_oid)[0][0])
+
+    def worker_states(self, member: str, oid: str) -> dict[str, int]:
+        """Workers per state; `member` is `group_oid` or `cluster_oid`."""
+        return dict(self._rows(sql.WORKER_STATES.format(member), oid))
+
+    def endpoints(self, group_oid: str, limit: int) -> list[tuple[str, str, str]]:
+        """(worker, node, address) of the ready workers of a group."""
+        return self._rows(sql.ENDPOINTS, group_oid, limit)
+
+    def troubled(self, member: str, oid: str, limit: int) -> list[tuple[str, str, str | None, str | None]]:
+        """(worker, state, reason, node) of workers that are wanted and not ready."""
+        return self._rows(sql.TROUBLED.format(member), oid, limit)
+
+    def assigned(self, node_oid: str) -> list[AssignedRow]:
+        """What a node's assignment holds."""
+        found = self._rows(sql.ASSIGNED, node_oid)
+        return [sql.assigned(row) for row in found]
+
+    # --- principals, events, outbox
+
+    def principal(self, name: str) -> PrincipalRow | None:
+        return self._one(sql.PRINCIPALS, "WHERE name = ?", name)
+
+    def principals(self) -> list[PrincipalRow]:
+        return self._all(sql.PRINCIPALS, "ORDER BY name")
+
+    def events(self, since: int, limit: int) -> list[bytes]:
+        """Stored events (JSON) after a sequence, oldest first."""
+        return [row[0] for row in self._rows(sql.EVENTS_SINCE, since, limit)]
+
+    def sequence(self) -> int:
+        """The sequence of the last event; 0 before the first."""
+        return int(self._rows(sql.LAST_SEQUENCE)[0][0])
+
+    def outbox(self, after: int, limit: int) -> list[OutboxRow]:
+        """Unpublished rows with an id above `after`, in order."""
+        return self._all(sql.OUTBOX, "WHERE id > ? ORDER BY id LIMIT ?", after, limit)
+
+    def outbox_count(self) -> int:
+        return int(self._rows(sql.OUTBOX_COUNT)[0][0])
+
+    def count_by(self, column: str, table: str) -> dict[str, int]:
+        """How many rows of a table have each value of a column."""
+        return dict(self._rows(sql.COUNT_BY.format(column, table)))
+
+    def meta(self, key: str) -> str | None:
+        """A fact about the store itself."""
+        found = self._rows(sql.META_GET, key)
+        return str(found[0][0]) if found else None
+
+    # --- how
+
+    def _one(self, table: Table[R], where: str, *values: Any) -> R | None:
+        row = self.db.execute(f"{table.select} {where}", values).fetchone()
+        return None if row is None else table.make(row)
+
+    def _all(self, table: Table[R], where: str, *values: Any) -> list[R]:
+        return [table.make(row) for row in self.db.execute(f"{table.select} {where}", values).fetchall()]
+
+    def _rows(self, statement: str, *values: Any) -> list[Any]:
+        rows: Sequence[Any] = self.db.execute(statement, values).fetchall()
+        return list(rows)
+
+
+class Reads(Queries):
+    """Queries on a connection of their own that can't write; for the event loop's thread."""
+
+    @contextmanager
+    def consistent(self) -> Iterator[Reads]:
+        """Several queries, one moment: none of them sees a later commit. Never hold it across an `await`."""
+        self.db.execute("BEGIN")
+        try:
+            yield self
+        finally:
+            self.db.execute("ROLLBACK")

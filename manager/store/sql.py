@@ -1,0 +1,166 @@
+"""Every statement by its name. Hot paths run these through `Database.execute`: the table methods of
+sqlite-utils look the schema up at each call and cost five times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from bus.states import ClusterState, NodeStatus, WorkerState
+from manager.store import rows
+
+R = TypeVar("R", bound=msgspec.Struct)
+_load = msgspec.json.decode
+_dump = msgspec.json.encode
+
+
+def to_json(value: Any) -> str | None:
+    """A JSON column's text; None stays NULL."""
+    return None if value is None else _dump(value).decode()
+
+
+class Table(Generic[R]):
+    """A table's row type and the statements that follow from it."""
+
+    def __init__(self, name: str, row: type[R], decoders: Mapping[str, Callable[[Any], Any]]) -> None:
+        self.name = name
+        self.columns: tuple[str, ...] = row.__struct_fields__
+        self._row = row
+        self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
+        self._json = frozenset(column for column, decode in decoders.items() if decode is _load)
+        self._updates: dict[tuple[str, ...], str] = {}
+        self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
+        marks = ", ".join("?" * len(self.columns))
+        self.insert = f"INSERT INTO {name} ({', '.join(self.columns)}) VALUES ({marks})"
+
+    def make(self, values: tuple[Any, ...]) -> R:
+        """A struct from one row of `select`."""
+        cells = list(values)
+        for index, decode in self._decoders:
+            if cells[index] is not None:
+                cells[index] = decode(cells[index])
+        return self._row(*cells)
+
+    def cells(self, row: R) -> tuple[Any, ...]:
+        """The parameters of `insert`."""
+        return tuple(self.cell(column, getattr(row, column)) for column in self.columns)
+
+    def cell(self, column: str, value: Any) -> Any:
+        """One value as SQLite keeps it."""
+        return to_json(value) if column in self._json else value
+
+    def update(self, columns: tuple[str, ...], returning: str) -> str:
+        """`UPDATE` of these columns of the row with an oid; bumps `version`, sets `changed`.
+
+        Raises:
+            KeyError: for a column that the table does not have.
+        """
+        if columns not in self._updates:
+            unknown = set(columns) - set(self.columns) | set(columns) & {"oid", "version", "changed"}
+            if unknown:
+                raise KeyError(f"{self.name} has no column {', '.join(sorted(unknown))} to set")
+            pairs = "".join(f"{column} = ?, " for column in columns)
+            self._updates[columns] = (
+                f"UPDATE {self.name} SET {pairs}changed = ?, version = version + 1 "
+                f"WHERE oid = ? RETURNING {returning}"
+            )
+        return self._updates[columns]
+
+
+NODES: Final = Table(
+    "nodes",
+    rows.NodeRow,
+    {
+        "labels": _load,
+        "status": NodeStatus,
+        "goodbye": bool,
+        "runtimes": _load,
+        "capacity": _load,
+        "conditions": _load,
+    },
+)
+CLUSTERS: Final = Table(
+    "clusters",
+    rows.ClusterRow,
+    {"tags": _load, "transport": _load, "status": ClusterState, "was_running": bool, "who": _load},
+)
+MEMBERS: Final = Table("members", rows.MemberRow, {})
+GROUPS: Final = Table(
+    "workergroups",
+    rows.GroupRow,
+    {"tags": _load, "transport": _load, "status": ClusterState, "was_running": bool},
+)
+WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
+PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {})
+OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
+
+
+def assigned(values: tuple[Any, ...]) -> rows.AssignedRow:
+    """A struct from one row of `ASSIGNED`."""
+    worker, oid, cluster, group, generation, runtime, transport = values
+    return rows.AssignedRow(
+        worker, oid, cluster, group, generation, runtime, _load(transport) if transport else None
+    )
+
+
+ASSIGNED: Final = """
+SELECT w.name, w.oid, c.name, g.name, w.generation, g.runtime, coalesce(g.transport, c.transport)
+FROM workers w JOIN workergroups g ON g.oid = w.group_oid JOIN clusters c ON c.oid = w.cluster_oid
+WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w.ordinal
+"""
+CLUSTER_SCALE: Final = "SELECT coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
+WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
+WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
+ENDPOINTS: Final = """
+SELECT w.name, coalesce(n.name, ''), w.address FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
+WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
+"""
+TROUBLED: Final = """
+SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
+WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?
+"""
+COUNT_BY: Final = "SELECT {}, count(*) FROM {} GROUP BY 1"
+
+META_GET: Final = "SELECT value FROM meta WHERE key = ?"
+META_SET: Final = (
+    "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
+EPOCH_FLOOR: Final = (
+    "INSERT INTO meta (key, value) VALUES ('epoch', ?1)"
+    " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    " WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)"
+)
+LAST_SEQUENCE: Final = "SELECT coalesce(max(sequence), 0) FROM events"
+EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
+EVENT_ADD: Final = "INSERT INTO events (sequence, time, topic, payload) VALUES (?, ?, ?, ?)"
+OUTBOX_ADD: Final = "INSERT INTO outbox (topic, payload, retain, properties) VALUES (?, ?, ?, ?)"
+OUTBOX_COUNT: Final = "SELECT count(*) FROM outbox"
+OUTBOX_DROP: Final = "DELETE FROM outbox WHERE id = ?"
+SEEN: Final = "SELECT digest, reply FROM requests WHERE caller = ? AND id = ?"
+SEEN_ADD: Final = "INSERT INTO requests (caller, id, digest, reply, created) VALUES (?, ?, ?, ?, ?)"
+AUDIT_ADD: Final = (
+    "INSERT INTO audit (time, caller, role, op, request_id, object, outcome, params)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+BUMP_ASSIGNMENT: Final = (
+    "UPDATE nodes SET assignment_version = assignment_version + 1 WHERE oid = ? RETURNING assignment_version"
+)
+
+PRUNE: Final[dict[str, str]] = {
+    "requests_age": "DELETE FROM requests WHERE (caller, id) IN"
+    " (SELECT caller, id FROM requests WHERE created < ? ORDER BY created LIMIT ?)",
+    "requests_rows": "DELETE FROM requests WHERE (caller, id) IN"
+    " (SELECT caller, id FROM requests ORDER BY created"
+    " LIMIT min(?2, max(0, (SELECT count(*) FROM requests) - ?1)))",
+    "events": "DELETE FROM events WHERE sequence IN"
+    " (SELECT sequence FROM events WHERE sequence <= (SELECT max(sequence) FROM events) - ?"
+    " ORDER BY 1 LIMIT ?)",
+    "audit": "DELETE FROM audit WHERE id IN"
+    " (SELECT id FROM audit WHERE id <= (SELECT max(id) FROM audit) - ? ORDER BY 1 LIMIT ?)",
+    "outbox": "DELETE FROM outbox WHERE id IN"
+    " (SELECT id FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ? ORDER BY 1 LIMIT ?)",
+}
+"""Each takes a bound (age in nanoseconds since 1970, or rows to keep) and the number of rows of one step."""

@@ -1,0 +1,307 @@
+"""What may be written: typed, versioned, and recorded so that it is published after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlite_utils import Database
+
+from bus import contract
+from bus.clock import rfc3339
+from bus.decode import encode
+from bus.messages import Event
+from bus.states import WorkerState
+from bus.topics import NO_CLUSTER, Topics
+from manager.store import sql
+from manager.store.changes import MONITOR, Cause, Changes
+from manager.store.reads import Queries
+from manager.store.rows import (
+    ClusterRow,
+    GroupRow,
+    MemberRow,
+    NodeRow,
+    OutboxRow,
+    PrincipalRow,
+    SeenRow,
+    WorkerRow,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Frame:
+    """What every transaction of one store shares. `sequence` is that of the last event, committed or not."""
+
+    store: str
+    epoch: int
+    topics: Topics
+    new_oid: Callable[[], str]
+    sequence: int = 0
+
+
+class Tx(Queries):
+    """One savepoint of a group commit: it happens whole or not at all.
+
+    Every `update_*` bumps the row's `version`, sets `changed` and marks the object's status for publishing (a
+    worker's group and cluster too); it returns False when the row is gone. `cause` names who is behind it.
+    """
+
+    def __init__(self, db: Database, frame: Frame, now_ns: int, cause: Cause = MONITOR) -> None:
+        super().__init__(db)
+        self.frame = frame
+        self.now_ns = now_ns
+        self.cause = cause
+        self.changes = Changes()
+
+    def attempt(self, fn: Callable[[], T]) -> T:
+        """Run `fn`; when it raises, undo only what it did, and let the exception through."""
+        outer, sequence = self.changes, self.frame.sequence
+        self.changes = Changes()
+        self.db.execute("SAVEPOINT attempt")
+        try:
+            result = fn()
+        except BaseException:
+            self.changes, self.frame.sequence = outer, sequence
+            if self.db.conn.in_transaction:
+                self.db.execute("ROLLBACK TO attempt")
+                self.db.execute("RELEASE attempt")
+            raise
+        self.db.execute("RELEASE attempt")
+        outer.merge(self.changes)
+        self.changes = outer
+        return result
+
+    # --- nodes
+
+    def insert_node(self, row: NodeRow) -> None:
+        self.db.execute(sql.NODES.insert, sql.NODES.cells(row))
+        self.changes.nodes.add(row.oid)
+
+    def update_node(self, oid: str, **columns: Any) -> bool:
+        found = self._update(sql.NODES, oid, columns, "oid")
+        self.changes.nodes.update(row[0] for row in found)
+        return bool(found)
+
+    def bump_assignment(self, node_oid: str) -> int:
+        """The node's next assignment version, which is published after the commit.
+
+        Raises:
+            LookupError: there is no such node.
+        """
+        found = self.db.execute(sql.BUMP_ASSIGNMENT, (node_oid,)).fetchall()
+        if not found:
+            raise LookupError(f"no node with oid {node_oid}")
+        self.changes.assignments.add(node_oid)
+        return int(found[0][0])
+
+    # --- clusters and members
+
+    def insert_cluster(self, row: ClusterRow) -> None:
+        self.db.execute(sql.CLUSTERS.insert, sql.CLUSTERS.cells(row))
+        self.changes.clusters.add(row.oid)
+
+    def update_cluster(self, oid: str, **columns: Any) -> bool:
+        found = self._update(sql.CLUSTERS, oid, columns, "oid")
+        self.changes.clusters.update(row[0] for row in found)
+        return bool(found)
+
+    def delete_cluster(self, cluster: ClusterRow) -> None:
+        """Delete a cluster with its groups, workers and memberships; their statuses are cleared."""
+        for group in self.groups_of(cluster.oid):
+            self.delete_group(group, cluster.name)
+        self.db.execute("DELETE FROM members WHERE cluster_oid = ?", (cluster.oid,))
+        self.db.execute("DELETE FROM clusters WHERE oid = ?", (cluster.oid,))
+        self.changes.clusters.add(cluster.oid)
+        self.clear_status(cluster.name, "routercluster", cluster.name)
+
+    def insert_member(self, row: MemberRow) -> None:
+        self.db.execute(sql.MEMBERS.insert, sql.MEMBERS.cells(row))
+        self._touch_member(row)
+
+    def delete_member(self, row: MemberRow) -> None:
+        keys = (row.cluster_oid, row.node_oid)
+        self.db.execute("DELETE FROM members WHERE cluster_oid = ? AND node_oid = ?", keys)
+        self._touch_member(row)
+
+    # --- worker groups
+
+    def insert_group(self, row: GroupRow) -> None:
+        self.db.execute(sql.GROUPS.insert, sql.GROUPS.cells(row))
+        self.changes.groups.add(row.oid)
+        self.changes.clusters.add(row.cluster_oid)
+
+    def update_group(self, oid: str, **columns: Any) -> bool:
+        found = self._update(sql.GROUPS, oid, columns, "cluster_oid")
+        if found:
+            self.changes.groups.add(oid)
+            self.changes.clusters.update(row[0] for row in found)
+        return bool(found)
+
+    def delete_group(self, group: GroupRow, cluster_name: str) -> None:
+        """Delete a group with its workers; their statuses are cleared."""
+        for worker in self.workers_of(group.oid):
+            self._delete_worker(worker, cluster_name)
+        self.db.execute("DELETE FROM workergroups WHERE oid = ?", (group.oid,))
+        self.clear_status(cluster_name, "workergroup", group.name)
+        self.changes.groups.add(group.oid)
+        self.changes.clusters.add(group.cluster_oid)
+
+    # --- workers
+
+    def insert_worker(self, group_oid: str, ordinal: int, state: WorkerState, reason: str | None) -> str:
+        """A new worker named after its group and ordinal; returns its oid.
+
+        Raises:
+            LookupError: there is no such group.
+        """
+        group = self.group(group_oid)
+        if group is None:
+            raise LookupError(f"no worker group with oid {group_oid}")
+        row = WorkerRow(
+            oid=self.frame.new_oid(),
+            group_oid=group_oid,
+            cluster_oid=group.cluster_oid,
+            name=f"{group.name}-{ordinal}",
+            ordinal=ordinal,
+            state=state,
+            reason=reason,
+            node_oid=None,
+            last_node_oid=None,
+            generation=0,
+            unassigned_version=None,
+            address=None,
+            pid=None,
+            restarts=0,
+            changed=self.now_ns,
+            version=1,
+        )
+        self.db.execute(sql.WORKERS.insert, sql.WORKERS.cells(row))
+        self._touch_worker(row.oid, row.group_oid, row.cluster_oid)
+        return row.oid
+
+    def update_worker(self, oid: str, **columns: Any) -> bool:
+        found = self._update(sql.WORKERS, oid, columns, "group_oid, cluster_oid")
+        for group_oid, cluster_oid in found:
+            self._touch_worker(oid, group_oid, cluster_oid)
+        return bool(found)
+
+    def delete_worker(self, oid: str) -> bool:
+        """Delete a worker and clear its status; False when it is gone already."""
+        worker = self.worker(oid)
+        if worker is None:
+            return False
+        cluster = self.cluster(worker.cluster_oid)
+        self._delete_worker(worker, cluster.name if cluster else NO_CLUSTER)
+        return True
+
+    # --- principals
+
+    def insert_principal(self, row: PrincipalRow) -> None:
+        self.db.execute(sql.PRINCIPALS.insert, sql.PRINCIPALS.cells(row))
+        self.changes.principals.add(row.oid)
+
+    def set_role(self, oid: str, role: str) -> None:
+        self.db.execute("UPDATE principals SET role = ?, changed = ? WHERE oid = ?", (role, self.now_ns, oid))
+        self.changes.principals.add(oid)
+
+    def delete_principal(self, oid: str) -> None:
+        self.db.execute("DELETE FROM principals WHERE oid = ?", (oid,))
+        self.changes.principals.add(oid)
+
+    # --- what is told
+
+    def event(
+        self, subject: str, verb: str, *, cluster: str | None, kind: str, name: str, data: dict[str, Any]
+    ) -> int:
+        """Record a lifecycle event (`bus.contract.EVENTS`) and return its sequence.
+
+        `data` gets name, epoch, request id and cause unless it holds them.
+
+        Raises:
+            KeyError: when the contract has no such event.
+        """
+        frame = self.frame
+        sequence = frame.sequence + 1
+        facts: dict[str, Any] = {"name": name, "epoch": frame.epoch, "who": self.cause.who}
+        if self.cause.request_id is not None:
+            facts["request_id"] = self.cause.request_id
+        event = Event(
+            id=f"{frame.store}-{sequence:010d}",
+            source=f"/busbar/{frame.topics.realm}/{frame.store}",
+            sequence=f"{sequence:010d}",
+            type=contract.event_type(subject, verb),
+            subject=f"{kind}/{name}",
+            time=rfc3339(self.now_ns),
+            data=facts | data,
+        )
+        payload = encode(event)
+        topic = frame.topics.event(cluster or NO_CLUSTER, kind, name, verb)
+        self.db.execute(sql.EVENT_ADD, (sequence, self.now_ns, topic, payload))
+        frame.sequence = sequence
+        self.send(topic, payload)
+        return sequence
+
+    def send(
+        self, topic: str, payload: bytes, *, retain: bool = False, properties: str | None = None
+    ) -> None:
+        """Have a message published after the commit, and again after a crash, until the broker has it."""
+        cursor = self.db.execute(sql.OUTBOX_ADD, (topic, payload, int(retain), properties))
+        self.changes.outbox.append(OutboxRow(cursor.lastrowid or 0, topic, payload, retain, properties))
+
+    def clear_status(self, cluster: str | None, kind: str, name: str) -> None:
+        """Delete a retained status: its object is gone."""
+        self.send(self.frame.topics.status(cluster or NO_CLUSTER, kind, name), b"", retain=True)
+
+    # --- requests
+
+    def seen(self, caller: str, request_id: str) -> SeenRow | None:
+        """The stored reply to a request, if it was answered before."""
+        row = self.db.execute(sql.SEEN, (caller, request_id)).fetchone()
+        return None if row is None else SeenRow(*row)
+
+    def remember(self, caller: str, request_id: str, digest: str, reply: bytes) -> None:
+        """Keep the reply to a request, so that the same request has one effect."""
+        self.db.execute(sql.SEEN_ADD, (caller, request_id, digest, reply, self.now_ns))
+
+    def audit(
+        self, role: str, op: str, request_id: str | None, oid: str | None, outcome: str, params: str
+    ) -> None:
+        """Record who asked for what, and what came of it."""
+        caller = self.cause.who.get("authid", "")
+        values = (self.now_ns, caller, role, op, request_id, oid, outcome, params)
+        self.db.execute(sql.AUDIT_ADD, values)
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a fact about the store itself."""
+        self.db.execute(sql.META_SET, (key, value))
+
+    def prune(self, name: str, bound: int, step: int) -> int:
+        """Delete at most `step` rows beyond a bound (see `sql.PRUNE`); returns how many went."""
+        return int(self.db.execute(sql.PRUNE[name], (bound, step)).rowcount)
+
+    # --- how
+
+    def _update(
+        self, table: sql.Table[Any], oid: str, columns: dict[str, Any], returning: str
+    ) -> Sequence[tuple[str, ...]]:
+        statement = table.update(tuple(columns), returning)
+        cells = [table.cell(column, value) for column, value in columns.items()]
+        found: Sequence[tuple[str, ...]] = self.db.execute(statement, [*cells, self.now_ns, oid]).fetchall()
+        return found
+
+    def _delete_worker(self, worker: WorkerRow, cluster_name: str) -> None:
+        self.db.execute("DELETE FROM workers WHERE oid = ?", (worker.oid,))
+        self._touch_worker(worker.oid, worker.group_oid, worker.cluster_oid)
+        self.clear_status(cluster_name, "worker", worker.name)
+
+    def _touch_worker(self, oid: str, group_oid: str, cluster_oid: str) -> None:
+        self.changes.workers.add(oid)
+        self.changes.groups.add(group_oid)
+        self.changes.clusters.add(cluster_oid)
+
+    def _touch_member(self, row: MemberRow) -> None:
+        self.changes.clusters.add(row.cluster_oid)
+        self.changes.nodes.add(row.node_oid)
