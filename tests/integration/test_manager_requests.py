@@ -140,9 +140,8 @@ async def test_an_unknown_operation(client: Client) -> None:
     assert reply["error"]["code"] == "no_such_procedure" and len(reply["op"]) == 64
 
 
-async def test_a_retained_request_and_a_callers_odd_name_are_dropped(rig: Rig) -> None:
+async def test_a_retained_request_and_one_of_nobody_are_dropped(rig: Rig) -> None:
     manager, client = rig
-    await client.link.publish(TOPICS.request("Mal Lory", "list_nodes"), b"{}")
     await client.link.publish(TOPICS.request("", "list_nodes"), b"{}")
     await client.link.publish(TOPICS.request("alice", "create_routercluster"), create("edge"), retain=True)
     # Live it is an ordinary request; the next connection is the one that gets it with the flag set.
@@ -150,7 +149,7 @@ async def test_a_retained_request_and_a_callers_odd_name_are_dropped(rig: Rig) -
     manager.link.reconnect("the test wants to see what is retained")
     await client.until(lambda: sum(m.topic == TOPICS.manager_state("m1") for m in client.seen) >= 3)
     assert await client.call("vera", "list_routerclusters", {"return_names": True}) == ["edge"]
-    assert len(client.replies("alice")) == 1 and client.replies("Mal Lory") == []
+    assert len(client.replies("alice")) == 1
 
 
 async def test_a_failure_inside_tells_a_correlation_and_no_traceback(

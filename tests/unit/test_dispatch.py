@@ -164,7 +164,6 @@ def test_a_full_queue_is_busy_and_takes_no_place_in_flight() -> None:
     ("topic", "retain"),
     [
         (TOPICS.request("alice", "list_nodes"), True),
-        (TOPICS.request("Alice", "list_nodes"), False),
         (TOPICS.request("", "list_nodes"), False),
         (TOPICS.request("alice", "a/b"), False),
         ("elsewhere/v1/lab/request/alice/list_nodes", False),
@@ -174,6 +173,11 @@ def test_what_is_dropped_without_an_answer(topic: str, retain: bool) -> None:
     bench = Bench()
     bench.dispatch.handle(Message(topic, b"{}", retain))
     assert bench.outlet.sent == [] and bench.store.reads.asked == 0
+
+
+def test_a_caller_whose_name_no_principal_can_have_is_told_so() -> None:
+    bench = Bench()
+    assert bench.code("Mal Lory", "list_nodes", b"{}") == "no_such_principal"
 
 
 def test_a_role_that_was_taken_away_is_gone_after_the_commit() -> None:
