@@ -1,0 +1,171 @@
+"""What an agent is told: its command line's part (`AgentConfig`) and its TOML file.
+
+[agent]
+host = "10.0.0.5"                # under which others reach this node's workers; default 127.0.0.1
+max_workers = 50
+static_roots = ["/srv/www"]      # folders that `static` paths may name, besides www in the state folder
+stop_workers = false             # whether a clean exit stops the workers
+[agent.labels]
+site = "ship-7"
+[runtimes.NAME]                  # see agent.runtimes.config
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bus.options import ConnectOptions
+
+MAX_LABELS: Final = 64
+_KEYS: Final = ("host", "labels", "max_workers", "static_roots", "stop_workers")
+
+
+class ConfigError(ValueError):
+    """A mistake in the agent's configuration: where, and what."""
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """One agent. What is given here goes before the file's `[agent]`; None, empty and False leave it to that.
+
+    `runtimes`: the TOML file. `host`: the advertised address. `stop_workers`: stop them at a clean exit.
+    `adopt_store`: let the next assignment of another store take this node over, once.
+    """
+
+    state: Path
+    node: str
+    realm: str
+    connect: ConnectOptions
+    root: str = "busbar"
+    runtimes: Path | None = None
+    host: str | None = None
+    max_workers: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stop_workers: bool = False
+    static_roots: tuple[Path, ...] = ()
+    adopt_store: bool = False
+
+
+@dataclass(frozen=True)
+class AgentFile:
+    """The TOML file, read and checked; `runtimes` is for `agent.runtimes.load_runtimes`."""
+
+    host: str | None = None
+    max_workers: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stop_workers: bool = False
+    static_roots: tuple[Path, ...] = ()
+    runtimes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(path: Path | None) -> AgentFile:
+    """Read the file; None gives the defaults.
+
+    Raises:
+        ConfigError: it can't be read, or holds a mistake: which key, and why.
+    """
+    if path is None:
+        return AgentFile()
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    try:
+        return parse(data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse(data: Mapping[str, Any]) -> AgentFile:
+    """Check a parsed file.
+
+    Raises:
+        ConfigError: the first mistake found.
+    """
+    for name in data:
+        if name not in ("agent", "runtimes"):
+            raise ConfigError(f"{name}: unknown table (known: agent, runtimes)")
+    agent, runtimes = _table(data, "agent"), _table(data, "runtimes")
+    for name in agent:
+        if name not in _KEYS:
+            raise ConfigError(f"agent.{name}: unknown key (known: {', '.join(_KEYS)})")
+    return AgentFile(
+        host=_host(agent.get("host")),
+        max_workers=_count(agent.get("max_workers")),
+        labels=_labels(agent.get("labels", {})),
+        stop_workers=_flag(agent.get("stop_workers", False)),
+        static_roots=_folders(agent.get("static_roots", [])),
+        runtimes=runtimes,
+    )
+
+
+def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
+    """The configuration with the file's values where it has none of its own."""
+    return AgentConfig(
+        state=config.state,
+        node=config.node,
+        realm=config.realm,
+        connect=config.connect,
+        root=config.root,
+        runtimes=config.runtimes,
+        host=config.host or file.host or "127.0.0.1",
+        max_workers=config.max_workers if config.max_workers is not None else file.max_workers,
+        labels={**file.labels, **config.labels},
+        stop_workers=config.stop_workers or file.stop_workers,
+        static_roots=(*config.static_roots, *file.static_roots),
+        adopt_store=config.adopt_store,
+    )
+
+
+def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = data.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name}: must be a table")
+    return table
+
+
+def _host(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or any(ord(c) <= 32 or c in "/@?#\x7f" for c in value):
+        raise ConfigError("agent.host: must be a host name or an IP address")
+    return value
+
+
+def _count(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError("agent.max_workers: must be a whole number, 0 or more")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("agent.stop_workers: must be true or false")
+    return value
+
+
+def _labels(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > MAX_LABELS:
+        raise ConfigError(f"agent.labels: must be a table of at most {MAX_LABELS} strings")
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise ConfigError(f"agent.labels.{name}: must be a string")
+    return value
+
+
+def _folders(value: Any) -> tuple[Path, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ConfigError("agent.static_roots: must be a list of strings")
+    folders = tuple(Path(each) for each in value)
+    for folder in folders:
+        if not folder.is_absolute() or ".." in folder.parts:
+            raise ConfigError(f"agent.static_roots: '{folder}' must be an absolute path without '..'")
+    return folders

@@ -1,0 +1,236 @@
+"""The agent's folder: lock, stored assignment, one record per worker. Survives a torn file, or its own loss.
+
+lock                held by the agent that uses the folder
+folder_id           random; tells the workers of this folder from those of another
+assignment.json     the last assignment that was applied
+records/OID.json    a worker's record, written before its process is forked
+workers/OID/        a worker's own folder; logs/OID.log its output
+www/                where `static` paths with a relative directory are taken from
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from bus.messages import Assignment, WorkerName
+
+log = logging.getLogger("busbar.agent.state")
+
+_OID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
+_FOLDER_ID: Final = re.compile(r"[0-9a-f]{8,64}")
+T = TypeVar("T")
+
+
+class StateError(Exception):
+    """The folder can't be used; the text says why and what to do."""
+
+
+class WorkerRecord(Struct, frozen=True, kw_only=True):
+    """What is kept of a worker's instance. `pid` is 0 from before the fork until after it;
+    `stopped`: it was stopped by its agent, so its end is no failure."""
+
+    oid: str
+    worker: WorkerName
+    cluster: str
+    generation: int
+    digest: str
+    token: str
+    pid: int = 0
+    boot_id: str = ""
+    start_ticks: int = 0
+    log_from: int = 0
+    port: int = 0
+    address: str = ""
+    restarts: int = 0
+    ready: bool = False
+    stopped: bool = False
+    stop_signal: int = 15
+    grace_s: float = 5.0
+
+
+class State:
+    """An agent's folder, locked for as long as this object is open."""
+
+    def __init__(self, folder: Path, lock_fd: int, folder_id: str) -> None:
+        self.folder = folder
+        self.folder_id = folder_id
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def open(cls, folder: Path, new_id: str) -> State:
+        """Make the folder (0700) where it is missing, and lock it. `new_id` is its id if it has none yet.
+
+        Raises:
+            StateError: another agent uses it, or it can't be written.
+        """
+        try:
+            folder = folder.absolute()
+            for part in (folder, folder / "records", folder / "workers", folder / "logs", folder / "www"):
+                part.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+            lock_fd = _lock(folder)
+        except OSError as error:
+            raise StateError(f"state folder {folder} can't be used: {error.strerror or error}") from error
+        try:
+            return cls(folder, lock_fd, _folder_id(folder / "folder_id", new_id))
+        except OSError as error:
+            os.close(lock_fd)
+            raise StateError(f"state folder {folder} can't be written: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Let another agent have the folder."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    @property
+    def www(self) -> Path:
+        """Where `static` paths with a relative directory are taken from."""
+        return self.folder / "www"
+
+    def worker_folder(self, oid: str) -> Path:
+        """A worker's own folder.
+
+        Raises:
+            ValueError: not an object id, so not a file name either.
+        """
+        return self.folder / "workers" / _checked(oid)
+
+    def log_path(self, oid: str) -> Path:
+        """A worker's output; raises as `worker_folder`."""
+        return self.folder / "logs" / f"{_checked(oid)}.log"
+
+    def assignment(self) -> Assignment | None:
+        """The stored assignment; None when there is none, or it is torn (then it is set aside)."""
+        return _read(self.folder / "assignment.json", Assignment)
+
+    def store_assignment(self, assignment: Assignment) -> None:
+        """Write it down durably: after a power loss, it or the one before is there, whole.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        _write(self.folder / "assignment.json", msgspec.json.encode(assignment), durable=True)
+
+    def records(self) -> list[WorkerRecord]:
+        """Every readable record; torn ones are set aside (their processes are found by token)."""
+        found = (_read(path, WorkerRecord) for path in sorted((self.folder / "records").glob("*.json")))
+        return [record for record in found if record is not None and _OID.fullmatch(record.oid)]
+
+    def write_record(self, record: WorkerRecord) -> None:
+        """Write a record whole or not at all. Not durably: a power loss takes its process along.
+
+        Raises:
+            OSError: it could not be written.
+            ValueError: not an object id.
+        """
+        _write(self._record_path(record.oid), msgspec.json.encode(record), durable=False)
+
+    def forget(self, oid: str) -> None:
+        """Remove what is kept of a worker: record, folder and logs. Never raises."""
+        with contextlib.suppress(OSError, ValueError):
+            self._record_path(oid).unlink(missing_ok=True)
+            shutil.rmtree(self.worker_folder(oid), ignore_errors=True)
+            for path in (self.folder / "logs").glob(f"{_checked(oid)}.log*"):
+                path.unlink(missing_ok=True)
+
+    def _record_path(self, oid: str) -> Path:
+        return self.folder / "records" / f"{_checked(oid)}.json"
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a living agent uses that folder."""
+    try:
+        fd = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _checked(oid: str) -> str:
+    if not _OID.fullmatch(oid):
+        raise ValueError(f"'{oid[:80]}' is not an object id")
+    return oid
+
+
+def _lock(folder: Path) -> int:
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise StateError(
+            f"state folder {folder} is in use by another agent (pid {holder}): "
+            "stop that one, or give this one a folder of its own"
+        ) from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _folder_id(path: Path, new_id: str) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        kept = path.read_text(errors="replace").strip()
+        if _FOLDER_ID.fullmatch(kept):
+            return kept
+        _set_aside(path, "not a folder id")
+    _write(path, new_id.encode(), durable=True)
+    return new_id
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        _set_aside(path, str(error))
+        return None
+
+
+def _set_aside(path: Path, why: str) -> None:
+    log.warning("%s is not readable and was set aside as .bad: %s", path, why)
+    with contextlib.suppress(OSError):
+        path.replace(path.with_name(f"{path.name}.bad"))
+
+
+def _write(path: Path, content: bytes, *, durable: bool) -> None:
+    new = path.with_name(f"{path.name}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
