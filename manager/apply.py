@@ -1,0 +1,338 @@
+"""Carries out what was planned: one function per action, each asking first whether it still makes sense.
+
+Between the snapshot and the transaction the world may have changed; an action whose ground is gone is left
+out quietly, for the next pass sees the world as it is then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
+from manager import model as m
+from manager.placement import max_workers
+from manager.scaling import PLACED
+from manager.store import sql
+from manager.store.rows import GroupRow, WorkerRow
+from manager.store.tx import Tx
+from manager.tell import Teller
+
+BRAKE_KEY: Final = "brake"
+"""The brake's key in the table `meta`: JSON with `reason` and `nodes`."""
+Failure = tuple[m.Action, Exception]
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: the actions that raised, and whether anything at all was changed."""
+
+    failures: list[Failure]
+    changed: bool
+
+
+_VERBS: Final = {
+    ClusterState.DEGRADED: "degraded",
+    ClusterState.ERROR: "failed",
+    ClusterState.STOPPED: "stopped",
+}
+
+
+def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str) -> Outcome:
+    """Apply actions in order; one that raises is undone alone and returned with its exception.
+
+    Raises:
+        Exception: the transaction itself was lost (a full disk): nothing of it holds.
+    """
+    batch = Batch(tx, manager_id)
+    failures: list[Failure] = []
+    for action in actions:
+        try:
+            tx.attempt(partial(batch.apply, action))
+        except Exception as error:
+            if not tx.db.conn.in_transaction:
+                raise
+            batch.forget()
+            failures.append((action, error))
+    return Outcome(failures, bool(tx.changes))
+
+
+class Batch:
+    """The actions of one transaction: a node's assignment is bumped once, look-ups are remembered."""
+
+    def __init__(self, tx: Tx, manager_id: str) -> None:
+        self._tx = tx
+        self._manager_id = manager_id
+        self._tell = Teller(tx)
+        self._doers: dict[type[Any], Callable[[Any], None]] = {
+            m.SetNode: self._set_node,
+            m.CreateWorker: self._create,
+            m.DropWorker: self._drop,
+            m.Pend: self._pend,
+            m.Place: self._place,
+            m.Unassign: self._unassign,
+            m.Displace: self._displace,
+            m.MarkUnknown: self._mark_unknown,
+            m.MarkStopped: self._mark_stopped,
+            m.SetGroup: self._set_group,
+            m.SetCluster: self._set_cluster,
+            m.Brake: self._brake,
+        }
+        self.forget()
+
+    def apply(self, action: m.Action) -> None:
+        self._doers[type(action)](action)
+
+    def forget(self) -> None:
+        """Drop what is remembered: an action was undone, and with it perhaps what was remembered of it."""
+        self._bumped: dict[str, int] = {}
+        self._ordinals: dict[str, set[int]] = {}
+        self._on_node: dict[str, Counter[str]] = {}
+        self._groups: dict[str, GroupRow | None] = {}
+        self._statuses: dict[str, ClusterState | None] = {}
+
+    # --- nodes and the brake
+
+    def _set_node(self, action: m.SetNode) -> None:
+        row = self._tx.node(action.node_oid)
+        if row is None or row.status is action.status or not may_advance(row.status, action.status):
+            return
+        if row.goodbye and action.status is not NodeStatus.OFFLINE:
+            return
+        self._tx.update_node(row.oid, status=action.status, reason=action.reason)
+        self._tell.node_status(row, action.status, action.reason)
+
+    def _brake(self, action: m.Brake) -> None:
+        found = self._tx.db.execute(sql.META_GET, (BRAKE_KEY,)).fetchone()
+        before = read_brake(found[0] if found else None)
+        value = json.dumps({"reason": action.reason, "nodes": sorted(action.nodes)})
+        self._tx.db.execute(sql.META_SET, (BRAKE_KEY, value))
+        if bool(before[0]) == bool(action.reason):
+            return
+        reason = action.reason or "enough nodes are heard again"
+        nodes = sorted(self._tell.node(oid) or oid for oid in action.nodes)
+        self._tx.event(
+            "manager",
+            "braked" if action.reason else "released",
+            cluster=None,
+            kind="manager",
+            name=self._manager_id,
+            data={"reason": reason, "nodes": nodes},
+        )
+
+    # --- slots
+
+    def _create(self, action: m.CreateWorker) -> None:
+        group = self._group(action.group_oid)
+        if group is None or action.ordinal > group.scale or not self._started(group.cluster_oid):
+            return
+        taken = self._ordinals.get(group.oid)
+        if taken is None:
+            taken = self._ordinals[group.oid] = {w.ordinal for w in self._tx.workers_of(group.oid)}
+        if action.ordinal in taken:
+            return
+        taken.add(action.ordinal)
+        oid = self._tx.insert_worker(group.oid, action.ordinal, WorkerState.PENDING, action.reason)
+        row = None if action.fits else self._tx.worker(oid)
+        if row is not None:
+            self._tell.worker(row, "pending", action.reason, version=row.version)
+
+    def _drop(self, action: m.DropWorker) -> None:
+        row = self._in(action.worker_oid, WorkerState.STOPPED, WorkerState.PENDING)
+        group = self._group(row.group_oid) if row else None
+        if row is None or (group is not None and row.ordinal <= group.scale):
+            return
+        self._tx.delete_worker(row.oid)
+        # The store speaks of the group alone; whoever mirrors the workers must hear of this one too.
+        self._tx.changes.workers.add(row.oid)
+
+    def _pend(self, action: m.Pend) -> None:
+        row = self._in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
+        if row is None or not self._started(row.cluster_oid):
+            return
+        if row.state is WorkerState.PENDING and row.reason == action.reason:
+            return
+        self._tx.update_worker(row.oid, state=WorkerState.PENDING, reason=action.reason)
+        self._tell.worker(row, "pending", action.reason)
+
+    # --- places
+
+    def _place(self, action: m.Place) -> None:
+        row = self._in(action.worker_oid, WorkerState.PENDING)
+        if row is None or not self._started(row.cluster_oid) or not self._has_room(row, action.node_oid):
+            return
+        self._load(action.node_oid)[row.cluster_oid] += 1
+        self._bump(action.node_oid)
+        self._tx.update_worker(
+            row.oid,
+            state=WorkerState.STARTING,
+            reason=action.reason,
+            node_oid=action.node_oid,
+            generation=row.generation + 1,
+            unassigned_version=None,
+            address=None,
+            pid=None,
+            restarts=0,
+        )
+        node, generation = self._tell.node(action.node_oid), row.generation + 1
+        if row.last_node_oid not in (None, action.node_oid):
+            where = {"from": self._tell.node(row.last_node_oid), "to": node}
+            self._tell.worker(row, "moved", action.reason, node=node, generation=generation, **where)
+        self._tell.worker(row, "starting", action.reason, node=node, generation=generation)
+
+    def _has_room(self, worker: WorkerRow, node_oid: str) -> bool:
+        node = self._tx.node(node_oid)
+        member = self._tx.member(worker.cluster_oid, node_oid)
+        group = self._group(worker.group_oid)
+        if node is None or member is None or group is None:
+            return False
+        if node.status is not NodeStatus.ONLINE or group.runtime not in node.runtimes:
+            return False
+        load = self._load(node_oid)
+        if member.hardlimit is not None and load[worker.cluster_oid] >= member.hardlimit:
+            return False
+        limit = max_workers(node.capacity)
+        return limit is None or load.total() < limit
+
+    def _unassign(self, action: m.Unassign) -> None:
+        row = self._in(action.worker_oid, *PLACED)
+        if row is None or row.node_oid is None:
+            return
+        self._tx.update_worker(
+            row.oid,
+            state=WorkerState.STOPPING,
+            reason=action.reason,
+            unassigned_version=self._bump(row.node_oid),
+        )
+
+    def _displace(self, action: m.Displace) -> None:
+        row = self._in(action.worker_oid, *PLACED)
+        if row is None or (row.node_oid is not None and self._serves(row.cluster_oid, row.node_oid)):
+            return
+        if row.node_oid is not None and self._tx.node(row.node_oid) is not None:
+            self._load(row.node_oid)[row.cluster_oid] -= 1
+            self._bump(row.node_oid)
+        self._tx.update_worker(
+            row.oid,
+            state=WorkerState.PENDING,
+            reason=action.reason,
+            node_oid=None,
+            last_node_oid=row.node_oid,
+            unassigned_version=None,
+            address=None,
+            pid=None,
+        )
+        self._tell.worker(row, "pending", action.reason)
+
+    def _mark_unknown(self, action: m.MarkUnknown) -> None:
+        row = self._in(action.worker_oid, *PLACED)
+        if row is None or row.node_oid is None or self._serves(row.cluster_oid, row.node_oid):
+            return
+        self._tx.update_worker(row.oid, state=WorkerState.UNKNOWN, reason=action.reason)
+        if row.state is not WorkerState.UNKNOWN:
+            self._tell.worker(row, "unknown", action.reason)
+
+    def _mark_stopped(self, action: m.MarkStopped) -> None:
+        row = self._in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
+        if row is None or (row.state is WorkerState.PENDING and self._started(row.cluster_oid)):
+            return
+        node = self._tx.node(row.node_oid) if row.node_oid else None
+        if node is not None and node.status in (NodeStatus.ONLINE, NodeStatus.LATE):
+            return
+        stopped(self._tx, self._tell, row, action.reason)
+
+    # --- groups and clusters
+
+    def _set_group(self, action: m.SetGroup) -> None:
+        row = self._group(action.group_oid)
+        if row is None or row.status is action.status or not may_advance(row.status, action.status):
+            return
+        columns: dict[str, Any] = {"status": action.status, "reason": action.reason}
+        self._tx.update_group(row.oid, **columns, **_was_running(action.status))
+        self._groups.pop(row.oid, None)
+
+    def _set_cluster(self, action: m.SetCluster) -> None:
+        row = self._tx.cluster(action.cluster_oid)
+        if row is None or row.status is action.status or not may_advance(row.status, action.status):
+            return
+        if action.status is ClusterState.STOPPED and self._living(row.oid):
+            return
+        columns: dict[str, Any] = {"status": action.status, "reason": action.reason}
+        self._tx.update_cluster(row.oid, **columns, **_was_running(action.status))
+        self._statuses.pop(row.oid, None)
+        verb = _VERBS.get(action.status) or ("recovered" if row.was_running else "started")
+        self._tell.cluster_status(row, verb, action.status, action.reason)
+
+    def _living(self, cluster_oid: str) -> bool:
+        return bool(set(self._tx.worker_states("cluster_oid", cluster_oid)) - {WorkerState.STOPPED.value})
+
+    # --- look-ups
+
+    def _in(self, worker_oid: str, *states: WorkerState) -> WorkerRow | None:
+        row = self._tx.worker(worker_oid)
+        return row if row is not None and row.state in states else None
+
+    def _group(self, oid: str) -> GroupRow | None:
+        if oid not in self._groups:
+            self._groups[oid] = self._tx.group(oid)
+        return self._groups[oid]
+
+    def _started(self, cluster_oid: str) -> bool:
+        if cluster_oid not in self._statuses:
+            row = self._tx.cluster(cluster_oid)
+            self._statuses[cluster_oid] = row.status if row else None
+        return self._statuses[cluster_oid] in STARTED
+
+    def _serves(self, cluster_oid: str, node_oid: str) -> bool:
+        """Whether the node is a member that can be heard: nothing is taken from such a one unasked."""
+        node = self._tx.node(node_oid)
+        if node is None or node.status is not NodeStatus.ONLINE:
+            return False
+        return self._tx.member(cluster_oid, node_oid) is not None
+
+    def _load(self, node_oid: str) -> Counter[str]:
+        if node_oid not in self._on_node:
+            held = self._tx.workers_on(node_oid)
+            self._on_node[node_oid] = Counter(worker.cluster_oid for worker in held)
+        return self._on_node[node_oid]
+
+    def _bump(self, node_oid: str) -> int:
+        if node_oid not in self._bumped:
+            self._bumped[node_oid] = self._tx.bump_assignment(node_oid)
+        return self._bumped[node_oid]
+
+
+def stopped(tx: Tx, tell: Teller, worker: WorkerRow, reason: str) -> None:
+    """A worker is gone: STOPPED, without a place, and told.
+
+    Its next place counts as a move only if its cluster goes on running.
+    """
+    cluster = tx.cluster(worker.cluster_oid)
+    moving = cluster is not None and cluster.status in STARTED
+    tx.update_worker(
+        worker.oid,
+        state=WorkerState.STOPPED,
+        reason=reason,
+        node_oid=None,
+        last_node_oid=worker.node_oid if moving else None,
+        unassigned_version=None,
+        address=None,
+        pid=None,
+    )
+    tell.worker(worker, "stopped", reason)
+
+
+def read_brake(value: str | None) -> tuple[str | None, frozenset[str]]:
+    """The brake's reason and nodes from `meta`."""
+    if not value:
+        return None, frozenset()
+    stored = json.loads(value)
+    return stored.get("reason"), frozenset(stored.get("nodes", ()))
+
+
+def _was_running(status: ClusterState) -> dict[str, bool]:
+    if status is ClusterState.RUNNING:
+        return {"was_running": True}
+    return {"was_running": False} if status in (ClusterState.STOPPED, ClusterState.STARTING) else {}

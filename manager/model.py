@@ -1,0 +1,240 @@
+"""What the manager knows (Snapshot) and what it may do about it (Action). Pure values.
+
+Times are seconds on the manager's monotonic clock; a moment that this process did not witness counts from the
+process's start. So a restart forgives, and never acts on a clock of another machine or boot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bus.states import ClusterState, NodeStatus, WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node, desired and observed. `heard_at` is the last sign of life."""
+
+    oid: str
+    name: str
+    status: NodeStatus
+    heard_at: float
+    runtimes: frozenset[str] = frozenset()
+    max_workers: int | None = None
+    will_at: float | None = None
+    """When a will that fits the last birth arrived after `heard_at`; None otherwise."""
+    goodbye: bool = False
+    """The last thing it said of itself was `disconnected`."""
+    heard_once: bool = False
+    """Whether this process has heard it since it began to listen (its start, or its last connect)."""
+    known: bool = False
+    """Whether any manager of this store ever heard it: its birth is on record."""
+    gone_before: bool = False
+    """It was lost already when this process began to listen, and has not been heard since."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """A node's membership in a cluster; limits count that cluster's workers on that node."""
+
+    node_oid: str
+    hardlimit: int | None = None
+    softlimit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker: a numbered slot of a group. `node_oid` is where it is placed (or still being stopped)."""
+
+    oid: str
+    name: str
+    ordinal: int
+    group_oid: str
+    cluster_oid: str
+    state: WorkerState
+    node_oid: str | None = None
+    last_node_oid: str | None = None
+    generation: int = 0
+    reason: str | None = None
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """A worker group. `since` is when it entered its present status."""
+
+    oid: str
+    name: str
+    cluster_oid: str
+    scale: int
+    status: ClusterState
+    since: float
+    runtime: str
+    lost_after: float
+    start_deadline: float
+    workers: tuple[WorkerView, ...] = ()
+    was_running: bool = False
+    """Whether it was RUNNING since the last start: then too few workers mean DEGRADED, not STARTING."""
+    none_ready_since: float | None = None
+    """Since when none of its workers has been ready; None while one is (or when it is not known)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """A router cluster with its members and groups."""
+
+    oid: str
+    name: str
+    status: ClusterState
+    since: float
+    members: tuple[MemberView, ...] = ()
+    groups: tuple[GroupView, ...] = ()
+    was_running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The manager's constants for liveness, in seconds (contract, section 7)."""
+
+    heartbeat: float = 5.0
+    late_after: int = 3
+    """Heartbeat intervals of silence until a node is late."""
+    lost_after: int = 6
+    """Heartbeat intervals of silence until a node is lost."""
+    grace_until: float = 0.0
+    """Until then (monotonic) both are doubled: the manager or the broker has just restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a plan may look at. `nodes` and `clusters` are keyed by oid."""
+
+    timing: Timing
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
+    clusters: Mapping[str, ClusterView] = field(default_factory=dict)
+    braked: str | None = None
+    """Why the brake is on; None when it is off."""
+    brake_nodes: frozenset[str] = frozenset()
+    """Oids of the nodes whose vanishing put it on; stored with it, so that a restart does not release it."""
+
+
+# --- actions: each carries its reason, which reaches the event, the status and the command line ------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetNode:
+    """Judge a node anew."""
+
+    node_oid: str
+    status: NodeStatus
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateWorker:
+    """Open a slot: a new worker, PENDING. It has to wait, for that reason, unless it `fits` somewhere."""
+
+    group_oid: str
+    ordinal: int
+    reason: str
+    fits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DropWorker:
+    """Close a slot: the stopped worker's row and status go away."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pend:
+    """Make a worker PENDING, or tell a pending one's new reason; it holds no place meanwhile."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Give a pending worker a node: it becomes STARTING and enters the node's assignment."""
+
+    worker_oid: str
+    node_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unassign:
+    """Take a worker out of its node's assignment: it becomes STOPPING until the node says it is gone."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Displace:
+    """Give up on a worker whose node can't be heard: out of that assignment and PENDING at once."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkUnknown:
+    """A worker whose node can't be heard."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkStopped:
+    """A worker that is known to be gone, or whose lost node no longer has it assigned."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetGroup:
+    """A worker group's new status."""
+
+    group_oid: str
+    status: ClusterState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetCluster:
+    """A cluster's new status."""
+
+    cluster_oid: str
+    status: ClusterState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """Hold still (with the reason, and the nodes that vanished) or go on (None)."""
+
+    reason: str | None
+    nodes: frozenset[str] = frozenset()
+
+
+Action = (
+    SetNode
+    | CreateWorker
+    | DropWorker
+    | Pend
+    | Place
+    | Unassign
+    | Displace
+    | MarkUnknown
+    | MarkStopped
+    | SetGroup
+    | SetCluster
+    | Brake
+)

@@ -1,0 +1,120 @@
+"""The loop that looks, plans and acts: at start, on every change, and every second. It can't die."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from bus.clock import Clock
+from bus.errors import BusError
+from manager.apply import Outcome, apply_all
+from manager.model import Action, ClusterView
+from manager.observed import Observed
+from manager.plan import plan
+from manager.quiet import Quiet
+from manager.snapshot import World
+from manager.store import Store
+from manager.store.changes import Changes
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 1.0
+"""The full pass that nothing has to ask for: events only hasten, correctness rests on it."""
+PASSES: Final = 20
+"""Passes per round; a plan that has not come to rest by then waits for the next second."""
+CHUNK: Final = 500
+"""Actions in one write: some 100 ms of the writer, so that requests are not kept waiting longer."""
+REST: Final = 4.0
+"""Rest after a pass, in lengths of that pass: the monitor takes a fifth of the loop at most."""
+
+
+class Monitor:
+    """Call `wake` when something may have changed; `run` until cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        observed: Observed,
+        clock: Clock,
+        *,
+        manager_id: str = "m1",
+        interval: float = INTERVAL_S,
+    ) -> None:
+        self.world = World(store.reads, observed, clock)
+        self._store, self._clock = store, clock
+        self._manager_id, self._interval = manager_id, interval
+        self._woken = asyncio.Event()
+        self._quiet = Quiet(clock)
+        store.on_commit(self._committed)
+
+    def wake(self) -> None:
+        """Have a pass run soon."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            try:
+                at_rest = await self._round()
+            except Exception as error:
+                self._complain("the monitor stumbled and goes on", error)
+                at_rest = False
+            if at_rest:
+                await self._wait()
+            else:
+                await self._clock.sleep(self._interval)
+
+    async def step(self) -> bool:
+        """One pass: look, plan, act. True when it changed anything, so that another look is due."""
+        actions = plan(self.world.snapshot(), self._clock.monotonic(), self._on_error)
+        changed = False
+        for start in range(0, len(actions), CHUNK):
+            outcome = await self._write(actions[start : start + CHUNK])
+            changed |= outcome.changed
+            for action, error in outcome.failures:
+                self._complain(f"{type(action).__name__} failed ({action.reason})", error)
+        return changed
+
+    async def _round(self) -> bool:
+        """Passes until there is nothing to do; False when it has to be tried again later."""
+        for _ in range(PASSES):
+            self._woken.clear()
+            began = self._clock.monotonic()
+            changed = await self.step()
+            await self._clock.sleep(min(self._interval, REST * (self._clock.monotonic() - began)))
+            if not changed:
+                return True
+        self._complain(f"the plan has not come to rest after {PASSES} passes")
+        return False
+
+    async def _write(self, actions: Sequence[Action]) -> Outcome:
+        try:
+            return await self._store.write(partial(apply_all, actions=actions, manager_id=self._manager_id))
+        except BusError as busy:
+            self._complain("nothing can be written for now", busy)
+            return Outcome([], changed=False)
+
+    async def _wait(self) -> None:
+        """Until woken, or the interval is over."""
+        timer = asyncio.ensure_future(self._clock.sleep(self._interval))
+        woken = asyncio.ensure_future(self._woken.wait())
+        try:
+            await asyncio.wait({timer, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            woken.cancel()
+
+    def _committed(self, changes: Changes) -> None:
+        self.world.note(changes)
+        if changes.nodes or changes.clusters or changes.groups or changes.workers:
+            self.wake()
+
+    def _on_error(self, cluster: ClusterView, error: Exception) -> None:
+        self._complain(f"planning cluster {cluster.name} failed; the others go on", error)
+
+    def _complain(self, what: str, error: Exception | None = None) -> None:
+        if self._quiet.may(f"{what}: {error!r}"):
+            log.error("%s: %s", what, error, exc_info=error) if error else log.warning("%s", what)

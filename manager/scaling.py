@@ -1,0 +1,210 @@
+"""What is to become of every worker of one cluster: slots, stops, moves and places. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from manager.liveness import Fleet
+from manager.model import (
+    Action,
+    ClusterView,
+    CreateWorker,
+    Displace,
+    DropWorker,
+    GroupView,
+    MarkStopped,
+    MarkUnknown,
+    Pend,
+    Place,
+    Unassign,
+    WorkerView,
+)
+from manager.placement import Load, Room, Seat
+
+_W = WorkerState
+PLACED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
+"""States of a worker that stands in its node's assignment."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """One group while its workers are looked at."""
+
+    fleet: Fleet
+    load: Load
+    cluster: ClusterView
+    view: GroupView
+    members: frozenset[str]
+    actions: list[Action] = field(default_factory=list)
+    waiting: list[WorkerView] = field(default_factory=list)
+    silent: list[WorkerView] = field(default_factory=list)
+    room: Room | None = None
+
+    def take(self) -> Seat | None:
+        """A place for one more worker; the room is measured once, and only when it is asked for."""
+        return self._room().take()
+
+    def why_not(self) -> str:
+        return self._room().reason()
+
+    def _room(self) -> Room:
+        if self.room is None:
+            self.room = Room(self.fleet, self.load, self.cluster, self.view)
+        return self.room
+
+
+def work(fleet: Fleet, load: Load, cluster: ClusterView) -> list[Action]:
+    """Actions for the workers of a cluster; `load` is kept up to date with the places given away.
+
+    A PAUSED cluster is left alone.
+    """
+    members = frozenset(member.node_oid for member in cluster.members)
+    actions: list[Action] = []
+    for view in sorted(cluster.groups, key=lambda group: group.name):
+        group = _Group(fleet, load, cluster, view, members)
+        if cluster.status in STARTED:
+            _keep(group)
+        elif cluster.status is not ClusterState.PAUSED:
+            _wind_down(group)
+        actions += group.actions
+    return actions
+
+
+def _wind_down(group: _Group) -> None:
+    """The cluster is to stop: every worker goes, and is STOPPED once it is known to be gone."""
+    reason = f"cluster {group.cluster.name} is to stop"
+    for worker in group.view.workers:
+        if worker.state in PLACED:
+            group.actions.append(Unassign(worker.oid, reason))
+        elif worker.state is _W.STOPPING:
+            _stopping(group, worker)
+        elif worker.ordinal > group.view.scale:
+            group.actions.append(DropWorker(worker.oid, _asked(group)))
+        elif worker.state is _W.PENDING:
+            group.actions.append(MarkStopped(worker.oid, reason))
+
+
+def _keep(group: _Group) -> None:
+    """The cluster is to run: as many workers as asked for, each on a node that can be heard."""
+    surplus = []
+    wanted = 0
+    for worker in group.view.workers:
+        if worker.ordinal > group.view.scale:
+            surplus.append(worker)
+            continue
+        wanted += 1
+        if worker.state in PLACED:
+            _placed(group, worker)
+        else:
+            _unplaced(group, worker)
+    for worker in sorted(surplus, key=lambda worker: -worker.ordinal):
+        _too_many(group, worker)
+    _give_places(group)
+    if wanted < group.view.scale:
+        _create(group)
+    _move_silent(group)
+
+
+def _create(group: _Group) -> None:
+    """New slots; their places are reserved now and given in the next pass."""
+    existing = {worker.ordinal for worker in group.view.workers}
+    for ordinal in range(1, group.view.scale + 1):
+        if ordinal not in existing:
+            fits = group.take() is not None
+            reason = _asked(group) if fits else group.why_not()
+            group.actions.append(CreateWorker(group.view.oid, ordinal, reason, fits))
+
+
+def _too_many(group: _Group, worker: WorkerView) -> None:
+    if worker.state in PLACED:
+        group.actions.append(Unassign(worker.oid, _asked(group)))
+    elif worker.state is _W.STOPPING:
+        _stopping(group, worker)
+    else:
+        group.actions.append(DropWorker(worker.oid, _asked(group)))
+
+
+def _unplaced(group: _Group, worker: WorkerView) -> None:
+    if worker.state is _W.STOPPING:
+        _stopping(group, worker)
+    elif worker.state is _W.STOPPED:
+        group.actions.append(Pend(worker.oid, f"cluster {group.cluster.name} is to run it"))
+    else:
+        group.waiting.append(worker)
+
+
+def _stopping(group: _Group, worker: WorkerView) -> None:
+    fleet = group.fleet
+    if fleet.gave_up(worker.node_oid):
+        reason = f"{_standing(fleet, worker.node_oid)}, and no longer has it assigned"
+        group.actions.append(MarkStopped(worker.oid, reason))
+
+
+def _placed(group: _Group, worker: WorkerView) -> None:
+    fleet, node_oid = group.fleet, worker.node_oid
+    if node_oid in group.members and fleet.status.get(node_oid) is NodeStatus.ONLINE:
+        return
+    if node_oid in group.members and node_oid in fleet.nodes and _counted_on(fleet, node_oid):
+        group.silent.append(worker)
+        return
+    reason = f"{fleet.name(node_oid)} is no longer a node of cluster {group.cluster.name}"
+    action = Unassign if fleet.hears(node_oid) else Displace
+    group.actions.append(action(worker.oid, reason))
+
+
+def _counted_on(fleet: Fleet, node_oid: str) -> bool:
+    """An unpaired node is a node of no cluster, whatever its memberships say."""
+    return fleet.status[node_oid] is not NodeStatus.UNPAIRED
+
+
+def _give_places(group: _Group) -> None:
+    for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
+        seat = group.take()
+        if seat is not None:
+            reason = f"{seat.name} has the least load of the nodes with room ({_load(seat)})"
+            group.actions.append(Place(worker.oid, seat.node_oid, reason))
+            continue
+        reason = group.why_not()
+        if worker.reason != reason:
+            group.actions.append(Pend(worker.oid, reason))
+
+
+def _move_silent(group: _Group) -> None:
+    """Workers of nodes that can't be heard: moved once that has lasted, if nothing speaks against it."""
+    for worker in sorted(group.silent, key=lambda worker: worker.ordinal):
+        against = _against_moving(group, worker)
+        if against is None:
+            reason = f"{_standing(group.fleet, worker.node_oid)} for over {group.view.lost_after:g} s"
+            group.actions.append(Displace(worker.oid, reason))
+            continue
+        reason = _standing(group.fleet, worker.node_oid) + against
+        if worker.state is not _W.UNKNOWN or worker.reason != reason:
+            group.actions.append(MarkUnknown(worker.oid, reason))
+
+
+def _against_moving(group: _Group, worker: WorkerView) -> str | None:
+    """What is to be said against moving it (may be empty: not yet); None when it is to be moved now."""
+    fleet, node_oid = group.fleet, worker.node_oid
+    assert node_oid is not None
+    if fleet.status[node_oid] is NodeStatus.LATE or fleet.silence(node_oid) < group.view.lost_after:
+        return ""
+    if fleet.braked:
+        return f"; it is not moved: {fleet.braked}"
+    if group.take() is None:
+        return f"; it stays there: {group.why_not()}"
+    return None
+
+
+def _standing(fleet: Fleet, node_oid: str | None) -> str:
+    status = fleet.status.get(node_oid or "")
+    return f"node {fleet.name(node_oid)} is {status}" if status else fleet.name(node_oid)
+
+
+def _asked(group: _Group) -> str:
+    return f"group {group.view.name} asks for {group.view.scale}"
+
+
+def _load(seat: Seat) -> str:
+    return "1 worker" if seat.total == 1 else f"{seat.total} workers"

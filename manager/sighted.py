@@ -1,0 +1,103 @@
+"""Writes what a node said: one transaction that changes only what differs, and tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bus.messages import Reported, ReportedWorker
+from bus.states import NodeStatus
+from manager.apply import stopped
+from manager.operations.base import WorkerStat
+from manager.sighting import conditions_of, match, see, trusted_version
+from manager.store.rows import NodeRow, WorkerRow
+from manager.store.tx import Tx
+from manager.tell import Teller
+
+
+class Sighting(NamedTuple):
+    """What one or several messages of a node amount to.
+
+    `columns` are the node's own; `live` says whether `report` is a proof of how things are now; `conditions`
+    come on top of the report's.
+    """
+
+    columns: dict[str, Any]
+    report: Reported | None = None
+    live: bool = False
+    conditions: tuple[str, ...] = ()
+
+    def then(self, later: Sighting) -> Sighting:
+        """Both, the later one winning."""
+        columns = self.columns | later.columns
+        last = later if later.report is not None else self
+        return Sighting(columns, last.report, last.live, last.conditions)
+
+
+def write_sighting(
+    tx: Tx, node_oid: str, sighting: Sighting, store: str, epoch: int
+) -> Mapping[str, WorkerStat]:
+    """Take a sighting in; returns the figures of the node's workers by oid.
+
+    An unpaired node is believed only when it says that workers are gone.
+    """
+    node = tx.node(node_oid)
+    if node is None:
+        return {}
+    paired = node.status is not NodeStatus.UNPAIRED
+    columns = dict(sighting.columns)
+    if sighting.report is not None and paired:
+        columns |= _facts(node, sighting.report, sighting.conditions, store, epoch)
+    changed = {name: value for name, value in columns.items() if getattr(node, name) != value}
+    if changed:
+        tx.update_node(node_oid, **changed)
+    if sighting.report is None:
+        return {}
+    return _workers(tx, node, sighting.report, sighting.live and paired, store, epoch)
+
+
+def _facts(
+    node: NodeRow, report: Reported, conditions: tuple[str, ...], store: str, epoch: int
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "runtimes": sorted(set(report.runtimes)),
+        "capacity": report.capacity,
+        "conditions": [*conditions_of(report, store, epoch), *conditions],
+    }
+    if trusted_version(report, store, epoch) >= 0:
+        facts |= {"applied_epoch": report.applied.epoch, "applied_version": report.applied.version}
+    if node.labels is None and report.labels:
+        facts["labels"] = dict(report.labels)
+    return facts
+
+
+def _workers(
+    tx: Tx, node: NodeRow, report: Reported, live: bool, store: str, epoch: int
+) -> dict[str, WorkerStat]:
+    rows = tx.workers_on(node.oid)
+    tell = Teller(tx)
+    clusters = {row.cluster_oid: tell.cluster(row.cluster_oid) for row in rows}
+    found = match(rows, report.workers, clusters)
+    applied = trusted_version(report, store, epoch)
+    for row in rows:
+        _worker(tx, tell, row, found.get(row.oid), applied, live)
+    return {
+        oid: WorkerStat(worker.uptime_ms, worker.cpu_s, worker.rss)
+        for oid, worker in found.items()
+        if live and (worker.uptime_ms, worker.cpu_s, worker.rss) != (None, None, None)
+    }
+
+
+def _worker(
+    tx: Tx, tell: Teller, row: WorkerRow, seen: ReportedWorker | None, applied: int, live: bool
+) -> None:
+    sight = see(row, seen, applied, live)
+    if sight is None:
+        return
+    if sight.gone:
+        stopped(tx, tell, row, sight.gone)
+        return
+    tx.update_worker(row.oid, **sight.columns)
+    facts = {name: sight.columns.get(name, getattr(row, name)) for name in ("address", "pid", "restarts")}
+    for verb, reason in sight.events:
+        tell.worker(row, verb, reason, **facts)

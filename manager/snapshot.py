@@ -1,0 +1,260 @@
+"""The snapshot that a plan looks at: the store's rows, mirrored in memory, and what was observed.
+
+The mirror re-reads only what a commit names. As a safety net it is read whole every 60 s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from bus.clock import Clock
+from bus.states import NodeStatus, WorkerState
+from manager.apply import BRAKE_KEY, read_brake
+from manager.model import ClusterView, GroupView, MemberView, NodeView, Snapshot, WorkerView
+from manager.observed import Observed
+from manager.placement import max_workers
+from manager.status import ready_of
+from manager.store import Reads, sql
+from manager.store.changes import Changes
+from manager.store.rows import ClusterRow, GroupRow, NodeRow, WorkerRow
+
+RELOAD_S: Final = 60.0
+"""The mirror is read anew this often, whatever the commits said."""
+BULK: Final = 500
+"""From so many changed workers on, reading everything is cheaper than reading them one by one."""
+
+
+class World:
+    """The mirror. All methods belong to the event loop's thread; pass `note` to `Store.on_commit`."""
+
+    def __init__(self, reads: Reads, observed: Observed, clock: Clock) -> None:
+        self._reads, self._observed, self._clock = reads, observed, clock
+        self._nodes: dict[str, NodeRow] = {}
+        self._names: dict[str, str] = {}
+        self._clusters: dict[str, ClusterRow] = {}
+        self._members: dict[str, tuple[MemberView, ...]] = {}
+        self._groups: dict[str, dict[str, GroupRow]] = {}
+        self._workers: dict[str, dict[str, WorkerView]] = {}
+        self._group_of: dict[str, str] = {}
+        self._views: dict[str, GroupView] = {}
+        self._unknown: dict[str, frozenset[str]] = {}
+        self._cluster_views: dict[str, ClusterView] = {}
+        self._dirty = Changes()
+        self._loaded_at: float | None = None
+        self._listening_since: float | None = None
+        self._gone_before: frozenset[str] = frozenset()
+
+    def note(self, changes: Changes) -> None:
+        """A commit changed these: they are read when they are next asked for."""
+        dirty = self._dirty
+        dirty.nodes |= changes.nodes
+        dirty.clusters |= changes.clusters
+        dirty.groups |= changes.groups
+        dirty.workers |= changes.workers
+
+    def snapshot(self) -> Snapshot:
+        """What is known now."""
+        try:
+            with self._reads.consistent():
+                self._refresh()
+                found = self._reads.db.execute(sql.META_GET, (BRAKE_KEY,)).fetchone()
+        except BaseException:
+            self._loaded_at = None  # half refreshed: read everything next time
+            raise
+        reason, nodes = read_brake(found[0] if found else None)
+        self._observed.brake = reason
+        self._note_listening()
+        return Snapshot(
+            timing=self._observed.timing,
+            nodes={oid: self._node_view(row) for oid, row in self._nodes.items()},
+            clusters=dict(self._cluster_views),
+            braked=reason,
+            brake_nodes=nodes,
+        )
+
+    def node_named(self, name: str) -> NodeRow | None:
+        """A node's row by its name."""
+        if self._loaded_at is None:
+            self.snapshot()
+        if self._dirty.nodes:
+            self._refresh_nodes()
+        return self._nodes.get(self._names.get(name, ""))
+
+    def has_unknown(self, node_oid: str) -> bool:
+        """Whether workers on this node were UNKNOWN when the mirror was last refreshed."""
+        return any(node_oid in nodes for nodes in self._unknown.values())
+
+    # --- reading
+
+    def _refresh(self) -> None:
+        now = self._clock.monotonic()
+        stale = self._loaded_at is None or now - self._loaded_at >= RELOAD_S
+        if stale or len(self._dirty.workers) > BULK:
+            self._load()
+            self._loaded_at = now
+            return
+        members_too = bool(self._dirty.nodes)
+        self._refresh_nodes()
+        self._refresh_workers()
+        clusters, self._dirty.clusters = self._dirty.clusters, set()
+        groups, self._dirty.groups = self._dirty.groups, set()
+        for oid in clusters:
+            self._refresh_cluster(oid, groups, members_too)
+
+    def _load(self) -> None:
+        self._dirty = Changes()
+        reads = self._reads
+        self._nodes = {row.oid: row for row in reads.nodes()}
+        self._names = {row.name: row.oid for row in self._nodes.values()}
+        gone = set(self._clusters)
+        self._clusters = {row.oid: row for row in reads.clusters()}
+        self._workers, self._group_of = {}, {}
+        for worker in reads.workers():
+            self._keep_worker(worker)
+        members: dict[str, list[MemberView]] = {}
+        for member in reads.all_members():
+            view = MemberView(member.node_oid, member.hardlimit, member.softlimit)
+            members.setdefault(member.cluster_oid, []).append(view)
+        self._members = {oid: tuple(found) for oid, found in members.items()}
+        groups: dict[str, dict[str, GroupRow]] = {}
+        for group in reads.groups():
+            groups.setdefault(group.cluster_oid, {})[group.oid] = group
+        for oid in gone - set(self._clusters):
+            self._drop_cluster(oid)
+        for oid in self._clusters:
+            self._set_groups(oid, groups.get(oid, {}), set(groups.get(oid, ())))
+
+    def _refresh_nodes(self) -> None:
+        oids, self._dirty.nodes = self._dirty.nodes, set()
+        for oid in oids:
+            row = self._reads.node(oid)
+            if row is not None:
+                self._nodes[oid] = row
+                self._names[row.name] = oid
+            elif (old := self._nodes.pop(oid, None)) is not None:
+                self._names.pop(old.name, None)
+                self._observed.forget_node(oid)
+
+    def _refresh_workers(self) -> None:
+        oids, self._dirty.workers = self._dirty.workers, set()
+        for oid in oids:
+            row = self._reads.worker(oid)
+            if row is not None:
+                self._keep_worker(row)
+            else:
+                self._workers.get(self._group_of.pop(oid, ""), {}).pop(oid, None)
+                self._observed.forget_worker(oid)
+
+    def _refresh_cluster(self, oid: str, dirty: set[str], members_too: bool) -> None:
+        row = self._reads.cluster(oid)
+        if row is None:
+            self._drop_cluster(oid)
+            return
+        if members_too or oid not in self._clusters:
+            found = self._reads.members(oid)
+            self._members[oid] = tuple(MemberView(m.node_oid, m.hardlimit, m.softlimit) for m in found)
+        self._clusters[oid] = row
+        groups = {group.oid: group for group in self._reads.groups_of(oid)}
+        self._set_groups(oid, groups, dirty)
+
+    # --- keeping
+
+    def _keep_worker(self, row: WorkerRow) -> None:
+        self._group_of[row.oid] = row.group_oid
+        self._workers.setdefault(row.group_oid, {})[row.oid] = WorkerView(
+            oid=row.oid,
+            name=row.name,
+            ordinal=row.ordinal,
+            group_oid=row.group_oid,
+            cluster_oid=row.cluster_oid,
+            state=row.state,
+            node_oid=row.node_oid,
+            last_node_oid=row.last_node_oid,
+            generation=row.generation,
+            reason=row.reason,
+            restarts=row.restarts,
+        )
+
+    def _set_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
+        """Take over a cluster's groups; those in `dirty` (or new) are viewed anew."""
+        for oid in set(self._groups.get(cluster_oid, ())) - set(groups):
+            self._drop_group(oid)
+        self._groups[cluster_oid] = groups
+        for oid, row in groups.items():
+            if oid in dirty or oid not in self._views:
+                self._view_group(row)
+        cluster = self._clusters[cluster_oid]
+        self._cluster_views[cluster_oid] = ClusterView(
+            oid=cluster.oid,
+            name=cluster.name,
+            status=cluster.status,
+            since=self._observed.entered(cluster.oid, cluster.status),
+            members=self._members.get(cluster.oid, ()),
+            groups=tuple(self._views[oid] for oid in groups),
+            was_running=cluster.was_running,
+        )
+
+    def _view_group(self, row: GroupRow) -> None:
+        workers = sorted(self._workers.get(row.oid, {}).values(), key=lambda worker: worker.ordinal)
+        view = GroupView(
+            oid=row.oid,
+            name=row.name,
+            cluster_oid=row.cluster_oid,
+            scale=row.scale,
+            status=row.status,
+            since=self._observed.entered(row.oid, row.status),
+            runtime=row.runtime,
+            lost_after=row.lost_after,
+            start_deadline=row.start_deadline,
+            workers=tuple(workers),
+            was_running=row.was_running,
+        )
+        since = self._observed.none_ready(row.oid, ready_of(view) == 0)
+        self._views[row.oid] = view if since is None else replace(view, none_ready_since=since)
+        unknown = frozenset(w.node_oid for w in workers if w.state is WorkerState.UNKNOWN and w.node_oid)
+        self._unknown.pop(row.oid, None)
+        if unknown:
+            self._unknown[row.oid] = unknown
+
+    def _drop_cluster(self, oid: str) -> None:
+        for group_oid in self._groups.pop(oid, {}):
+            self._drop_group(group_oid)
+        self._clusters.pop(oid, None)
+        self._members.pop(oid, None)
+        self._cluster_views.pop(oid, None)
+        self._observed.forget(oid)
+
+    def _drop_group(self, oid: str) -> None:
+        for worker_oid in self._workers.pop(oid, {}):
+            self._group_of.pop(worker_oid, None)
+            self._observed.forget_worker(worker_oid)
+        self._views.pop(oid, None)
+        self._unknown.pop(oid, None)
+        self._observed.forget(oid)
+
+    # --- nodes
+
+    def _note_listening(self) -> None:
+        """Remember who was lost already when listening began: those did not vanish now."""
+        if self._listening_since != self._observed.listening_since:
+            self._listening_since = self._observed.listening_since
+            lost = (row.oid for row in self._nodes.values() if row.status is NodeStatus.LOST)
+            self._gone_before = frozenset(lost)
+
+    def _node_view(self, row: NodeRow) -> NodeView:
+        observed = self._observed
+        heard_once = observed.heard_once(row.oid)
+        return NodeView(
+            oid=row.oid,
+            name=row.name,
+            status=row.status,
+            heard_at=observed.silent_since(row.oid),
+            runtimes=frozenset(row.runtimes),
+            max_workers=max_workers(row.capacity),
+            will_at=observed.will_at(row.oid),
+            goodbye=row.goodbye,
+            heard_once=heard_once,
+            known=row.boot is not None,
+            gone_before=row.oid in self._gone_before and not heard_once,
+        )
