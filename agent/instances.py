@@ -149,7 +149,10 @@ class Hands:
         if wanted is None:
             return None
         path = self.state.log_path(record.oid)
-        return await probe(wanted, launch.probe_host, launch.port, path, timeout_s, log_from=record.log_from)
+        why = await probe(wanted, launch.probe_host, launch.port, path, timeout_s, log_from=record.log_from)
+        if why is None and not live and launch.own_listener and launch.port:
+            return await asyncio.to_thread(_answered_by_another, recover.process_of(record), launch.port)
+        return why
 
     async def stop(self, instance: Instance) -> str | None:
         """Stop whatever there is of it; None when all is gone, else what is left.
@@ -198,6 +201,14 @@ class Hands:
             OSError: /proc can't be read.
         """
         return await asyncio.to_thread(self.processes.found)
+
+
+def _answered_by_another(process: ProcessRecord, port: int) -> str | None:
+    try:
+        own = procfs.listens(process, port)
+    except OSError:
+        return None
+    return f"port {port} is answered by another process" if own is False else None
 
 
 def _left(report: StopReport) -> str:

@@ -46,6 +46,10 @@ class Then(StrEnum):
     HOLD = "hold"
 
 
+PATIENCE: Final = 20
+"""Unanswered probes of a starting worker (some 2 s) after which its reason says what is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One worker. `generation` and `digest` are those of the instance it has, or had last.
@@ -258,6 +262,9 @@ def reason(worker: Worker) -> str | None:
         case Phase.WAITING:
             tail = f"next try in {worker.delay:.2g} s; " if worker.failures else ""
             return f"{tail}{worker.cause}"[:MAX_REASON] if worker.cause else "waits for its turn to start"
+        case Phase.STARTING if worker.misses >= PATIENCE:
+            before = f"; before: {worker.cause}" if worker.cause else ""
+            return f"not ready yet: {worker.missed}{before}"[:MAX_REASON]
         case Phase.STARTING:
             return f"restarting: {worker.cause}"[:MAX_REASON] if worker.cause else None
         case Phase.RUNNING if worker.misses:

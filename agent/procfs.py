@@ -19,6 +19,8 @@ TOKEN: Final = "BUSBAR_WORKER_TOKEN"
 WORKER: Final = "BUSBAR_WORKER"
 SCOPE: Final = "BUSBAR_NODE"
 """Names of the variables that mark a worker's process."""
+_LISTEN: Final = "0A"
+"""TCP_LISTEN as /proc/net/tcp has it."""
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -263,6 +265,47 @@ def _found(token: str, group: list[tuple[Stat, dict[str, str]]]) -> Found:
         leader = ProcessRecord(worker, first.pid, boot_id(), first.start_ticks, token)
     marks = {name: value for name, value in names.items() if name.startswith("BUSBAR_")}
     return Found(token, worker, leader, tuple(stat.pid for stat, _ in group), marks)
+
+
+def listens(record: ProcessRecord, port: int) -> bool | None:
+    """Whether one of a worker's processes holds a listening TCP socket on `port`; None when nobody's is seen.
+
+    A probe alone can't tell who answered: another worker on the host may have won the race for the port.
+
+    Raises:
+        OSError: /proc can't be read.
+    """
+    inodes = _listening(port)
+    if not inodes:
+        return None
+    return any(_holds_socket(member.pid, inodes) for member in members(record, {}))
+
+
+def _listening(port: int) -> set[str]:
+    """Inodes of the sockets that listen on a port, in this network namespace (proc_net(5), tcp)."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        path = PROC / "net" / table
+        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+            fields = line.split()
+            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _holds_socket(pid: int, inodes: Collection[str]) -> bool:
+    folder = PROC / str(pid) / "fd"
+    try:
+        return any(_link(folder / name) in inodes for name in os.listdir(folder))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def usage(records: Collection[ProcessRecord]) -> dict[str, Usage]:

@@ -37,7 +37,7 @@ print('worker', mode, 'began', flush=True)
 if mode == 'crash':
     print('boom: cannot go on', flush=True)
     sys.exit(3)
-if mode == 'slow':
+if mode in ('slow', 'deaf'):
     threading.Event().wait()
 if mode == 'flood':
     for _ in range(40000):
@@ -59,7 +59,7 @@ def toml_of(folder: Path) -> Path:
     program = folder / "server.py"
     program.write_text(SERVER)
     text = ""
-    for mode in ("serve", "crash", "slow", "stubborn", "flood"):
+    for mode in ("serve", "crash", "slow", "deaf", "stubborn", "flood"):
         argv = json.dumps([sys.executable, "-u", str(program), "{port}", mode])
         text += f'[runtimes.{mode}]\nargv = {argv}\nready = {{type = "http"}}\ngrace = 1\n'
         text += 'scheme = "http"\nstart_deadline = ' + ("1" if mode == "slow" else "20") + "\n"

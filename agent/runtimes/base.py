@@ -96,6 +96,8 @@ class Launch:
     grace_s: float = 5.0
     start_deadline_s: float = 30.0
     remove: tuple[str, ...] = ()
+    own_listener: bool = True
+    """Whether the worker's own processes hold the port (not so where it starts a container, say)."""
 
     @property
     def probe_host(self) -> str:

@@ -8,6 +8,7 @@ argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
 config_file = "echo.conf"
 config_template = "bind {host}:{port}"
 port = true                           # false: listens on none
+own_listener = true                   # false: others hold its port, such as a container's proxy
 scheme = "tcp"                        # of its address; path is appended
 types = ["tcp"]                       # transport types it accepts; none: any
 ready = {type = "log", pattern = "listening"}   # or tcp, http (path, expect), mqtt; log: regex = true
@@ -169,6 +170,7 @@ def _exec(name: str, table: _Table) -> ExecRuntime:
         config_file=config_file,
         config_template=template,
         listens=listens,
+        own_listener=table.flag("own_listener", True),
         scheme=_scheme(table),
         path=table.text("path", ""),
         types=tuple(table.items("types", str)),

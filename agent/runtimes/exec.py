@@ -37,6 +37,7 @@ class ExecRuntime:
     config_file: str | None = None
     config_template: str = ""
     listens: bool = True
+    own_listener: bool = True
     scheme: str = "tcp"
     path: str = ""
     types: tuple[str, ...] = ()
@@ -83,6 +84,7 @@ class ExecRuntime:
             stop_signal=self.stop_signal,
             grace_s=self.grace_s,
             start_deadline_s=self.start_deadline_s,
+            own_listener=self.own_listener,
         )
 
 

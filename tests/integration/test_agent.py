@@ -221,6 +221,25 @@ async def test_a_hung_worker_is_killed_and_started_again(node: Bench) -> None:
     assert node.living() == {again["pid"]}
 
 
+async def test_a_worker_is_not_ready_because_another_process_answers_on_its_port(
+    node: Bench, free_range: int
+) -> None:
+    """As when two agents of one host choose the same free port at the same time."""
+    await node.start()
+    transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": free_range}}
+    node.assign(worker(runtime="deaf", transport=transport))
+    await node.report(lambda last: last["workers"] and last["workers"][0]["pid"])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", free_range):
+        waiting = await node.report(lambda last: "another process" in (last["workers"][0]["reason"] or ""))
+    assert waiting["workers"][0]["state"] == "STARTING"
+
+
 async def test_ports_of_a_range_are_shared_out_and_the_rest_says_why(node: Bench, free_range: int) -> None:
     await node.start()
     transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": [free_range, free_range + 1]}}
