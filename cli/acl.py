@@ -1,0 +1,31 @@
+"""busbar acl: the contract's access rules for an outside broker."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+import typer
+
+from bus.acl import render_emqx, render_mosquitto
+from cli import noun as n
+from cli.context import given, settings
+from cli.errors import usage
+
+app = n.noun("Print the access rules for an outside broker.")
+
+
+@app.command(help="Print the access rules of the bus contract in the form an outside broker reads.")
+def acl(
+    broker: Annotated[Literal["mosquitto", "emqx"], typer.Option("--broker", help="mosquitto or emqx.")],
+    manager: Annotated[str, typer.Option(help="The manager's user name.")] = "manager",
+    person: Annotated[list[str] | None, typer.Option(help="A user who operates; may be repeated.")] = None,
+    root: Annotated[str | None, typer.Option(help="First topic level.")] = None,
+) -> None:
+    layer = settings(given(), os.environ)
+    render = render_mosquitto if broker == "mosquitto" else render_emqx
+    try:
+        text = render(root or layer.root or "busbar", layer.realm or "", manager, person or ["admin"])
+    except ValueError as error:
+        raise usage(str(error)) from None
+    typer.echo(text, nl=False)

@@ -1,0 +1,129 @@
+"""The command line's entry point. Imports typer and nothing heavier: every noun comes when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cli.context import Given, given, set_given
+from cli.errors import EXIT_HELP, CliError, as_object, exit_code, sentence, usage
+from cli.lazy import LazyGroup
+from cli.lightweight import lighten
+
+ContextOption = Annotated[str | None, typer.Option("--context", help="Use this context of the config file.")]
+BrokerOption = Annotated[str | None, typer.Option("--broker", help="Broker URL: mqtt(s)://, ws(s)://.")]
+RealmOption = Annotated[str | None, typer.Option("--realm", help="Management realm.")]
+UserOption = Annotated[str | None, typer.Option("--username", help="User at the broker.")]
+PasswordOption = Annotated[
+    str | None, typer.Option("--password-file", help="File (mode 0600) with the password.")
+]
+OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="table, json or yaml.")]
+
+HELP = (
+    "Clusters of routers, run over MQTT.\n\n"
+    "The options below may stand anywhere on the line; environment variables BUSBAR_CONTEXT, BUSBAR_BROKER, "
+    "BUSBAR_REALM, BUSBAR_USERNAME, BUSBAR_PASSWORD_FILE, BUSBAR_PASSWORD, BUSBAR_STATE, BUSBAR_TIMEOUT "
+    "say the same, then the context of the config file, then a local 'busbar up'.\n\n" + EXIT_HELP
+)
+
+FORMATS = ("table", "json", "yaml")
+
+app = typer.Typer(
+    cls=LazyGroup,
+    help=HELP,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def global_options(
+    context: ContextOption = None,
+    broker: BrokerOption = None,
+    realm: RealmOption = None,
+    username: UserOption = None,
+    password_file: PasswordOption = None,
+    output: OutputOption = None,
+) -> None:
+    """What every command understands."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"busbar {version('busbar')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    context: ContextOption = None,
+    broker: BrokerOption = None,
+    realm: RealmOption = None,
+    username: UserOption = None,
+    password_file: PasswordOption = None,
+    output: OutputOption = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    set_given(Given(context, broker, realm, username, password_file, output))
+
+
+def guard(action: Callable[[], Any]) -> Any:
+    """Run a command; any failure becomes one sentence on stderr and its exit code."""
+    try:
+        if given().output not in (None, *FORMATS):
+            raise usage(f"-o {given().output}: the formats are {', '.join(FORMATS)}")
+        return action()
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+        raise
+    except KeyboardInterrupt as error:
+        raise typer.Exit(report(error)) from None
+    except Exception as error:
+        if not _expected(error):
+            raise
+        raise typer.Exit(report(error)) from None
+
+
+def _expected(error: Exception) -> bool:
+    from bus.errors import BusError, BusOfflineError, CallTimeoutError
+
+    return isinstance(error, (CliError, BusError, BusOfflineError, CallTimeoutError, OSError))
+
+
+def report(error: BaseException) -> int:
+    """Print an error as the output format asks for; return its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        pass  # whoever pressed Ctrl-C knows
+    elif given().output in ("json", "yaml"):
+        import json
+
+        print(json.dumps({"error": as_object(error)}), file=sys.stderr)
+    else:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+    return int(exit_code(error))
+
+
+def command() -> Any:
+    """The whole command line as typer's command object."""
+    LazyGroup.guard = staticmethod(guard)
+    LazyGroup.global_options = staticmethod(global_options)
+    top = typer.main.get_command(app)
+    lighten(top)
+    return top
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    command()(prog_name="busbar")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""busbar broker: run the embedded broker; its accounts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli import noun as n
+from cli.context import state_path
+from cli.errors import CliError, ExitCode, usage
+
+app = n.noun("Run the embedded broker (loopback only); its accounts.", bare=True)
+
+State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
+Kind = Annotated[Literal["person", "node", "manager"], typer.Argument(help="person, node or manager.")]
+
+
+def _folder(state: Path | None) -> Path:
+    return (state or state_path(os.environ)).expanduser().absolute()
+
+
+@app.callback()
+def run(
+    ctx: typer.Context,
+    state: State = None,
+    host: Annotated[str, typer.Option("--host", help="A loopback address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 1883,
+    ws_port: Annotated[
+        int | None, typer.Option("--ws-port", min=0, max=65535, help="MQTT over WebSocket too.")
+    ] = None,
+    root: Annotated[str, typer.Option("--root", help="First topic level.")] = "busbar",
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the broker in the foreground. At its first start it makes the accounts admin and manager."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from cli import services, stack
+
+    services.log_to_stderr(log_level)
+    folder = _folder(state)
+    for user, kind in ((stack.ADMIN, "person"), (stack.MANAGER, "manager")):
+        stack.ensure_broker_account(folder, user, kind, stack.ensure_secret(folder, user))
+    spec = {
+        "accounts": str(folder / "broker" / "accounts.json"),
+        "host": host,
+        "port": port,
+        "ws_port": ws_port,
+        "root": root,
+    }
+    raise typer.Exit(services.serve("broker", spec))
+
+
+@app.command("add-account", help="Give a user an account; its secret lies in a file, whose name is printed.")
+def add_account(name: str, kind: Kind, state: State = None) -> None:
+    from bus.topics import is_name
+    from cli import stack
+    from cli.settings import SECRETS
+
+    if not is_name(name):
+        raise usage(f"user name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}")
+    folder = _folder(state)
+    stack.ensure_broker_account(folder, name, kind, stack.ensure_secret(folder, name))
+    print(folder / SECRETS / name)
+
+
+@app.command("remove-account", help="Take a user's account away; he is disconnected.")
+def remove_account(name: str, state: State = None) -> None:
+    from bus.broker.accounts import remove_account as remove
+    from cli.settings import SECRETS
+
+    folder = _folder(state)
+    if not remove(folder / "broker" / "accounts.json", name):
+        raise CliError(f"there is no account '{name}'", ExitCode.NOT_FOUND, "no_such_account")
+    (folder / SECRETS / name).unlink(missing_ok=True)
+    print(f"account '{name}' removed")

@@ -1,0 +1,256 @@
+"""Which broker, which realm, as whom: options, environment, contexts of a file, local `busbar up`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from cli.errors import CliError, ExitCode, usage
+
+DEFAULT_REALM: Final = "default"
+DEFAULT_ROOT: Final = "busbar"
+UP_FILE: Final = "up.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One source of settings; what it does not say is None. `password` only ever comes by environment."""
+
+    broker: str | None = None
+    realm: str | None = None
+    root: str | None = None
+    username: str | None = None
+    password_file: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+MEMBERS: Final = tuple(f.name for f in fields(Layer) if f.name != "password")
+"""What a context in the config file may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The config file: named contexts, and which is used when none is asked for."""
+
+    contexts: Mapping[str, Layer] = field(default_factory=dict)
+    current: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The global options of one command line."""
+
+    context: str | None = None
+    broker: str | None = None
+    realm: str | None = None
+    username: str | None = None
+    password_file: str | None = None
+    output: str | None = None
+
+    def merged(self, later: Mapping[str, str | None]) -> Given:
+        """These options with those given later on the line."""
+        return replace(self, **{name: value for name, value in later.items() if value is not None})
+
+
+# --- where things are --------------------------------------------------------------------------------------
+
+
+def config_path(env: Mapping[str, str]) -> Path:
+    """The config file: below XDG_CONFIG_HOME, else ~/.config."""
+    base = env.get("XDG_CONFIG_HOME") or str(_home(env) / ".config")
+    return Path(base) / "busbar" / "config.toml"
+
+
+def state_path(env: Mapping[str, str]) -> Path:
+    """The state folder of `busbar up`: BUSBAR_STATE, else below XDG_STATE_HOME, else ~/.local/state."""
+    if env.get("BUSBAR_STATE"):
+        return Path(env["BUSBAR_STATE"]).absolute()
+    base = env.get("XDG_STATE_HOME") or str(_home(env) / ".local" / "state")
+    return Path(base) / "busbar"
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    return Path(env["HOME"]) if env.get("HOME") else Path.home()
+
+
+# --- the config file ---------------------------------------------------------------------------------------
+
+
+def load_config(path: Path) -> Config:
+    """Read the config file; a missing one is empty.
+
+    Raises:
+        CliError: it is not TOML, or holds what no context has.
+    """
+    import tomllib
+
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Config()
+    except (OSError, ValueError) as error:
+        raise usage(f"config file {path} can't be read: {error}") from None
+    try:
+        contexts = {name: Layer(**_checked(row)) for name, row in table.get("contexts", {}).items()}
+    except (TypeError, AttributeError, ValueError) as error:
+        raise usage(f"config file {path}: {error}; a context holds {', '.join(MEMBERS)}") from None
+    current = table.get("current")
+    return Config(contexts, current if isinstance(current, str) else None)
+
+
+def _checked(row: Mapping[str, Any]) -> dict[str, str]:
+    for name, value in row.items():
+        if name not in MEMBERS or not isinstance(value, str):
+            raise ValueError(f"'{name}' is not a setting of a context, or not text")
+    return dict(row)
+
+
+def render_config(config: Config) -> str:
+    """The config file's text."""
+    lines = [f"current = {_text(config.current)}", ""] if config.current else []
+    for name, layer in sorted(config.contexts.items()):
+        lines.append(f"[contexts.{_text(name)}]")
+        lines += [f"{key} = {_text(value)}" for key in MEMBERS if (value := getattr(layer, key)) is not None]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _text(value: str) -> str:
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def save_config(path: Path, config: Config) -> None:
+    """Replace the config file whole, mode 0600."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(path, render_config(config))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600 so that a reader sees the old or the new one, never half."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def read_up(state: Path) -> dict[str, Any]:
+    """What the last `busbar up` of a state folder wrote down; empty when there was none, or it is damaged."""
+    try:
+        found = json.loads((state / UP_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# --- precedence --------------------------------------------------------------------------------------------
+
+
+def environment(env: Mapping[str, str]) -> Layer:
+    """The settings in the environment (BUSBAR_BROKER, BUSBAR_REALM …); an empty variable says nothing."""
+    found = {f.name: env.get(f"BUSBAR_{f.name.upper()}") or None for f in fields(Layer)}
+    return Layer(**found)
+
+
+def local(up: Mapping[str, Any]) -> Layer:
+    """The settings that `busbar up` left in its state folder."""
+    return Layer(**{name: up[name] for name in MEMBERS if isinstance(up.get(name), str)})
+
+
+def choose_context(given: Given, env: Mapping[str, str], config: Config, path: Path) -> Layer | None:
+    """The context in force, or None.
+
+    Raises:
+        CliError: it does not exist.
+    """
+    name = given.context or env.get("BUSBAR_CONTEXT") or config.current
+    if not name:
+        return None
+    if name not in config.contexts:
+        known = ", ".join(sorted(config.contexts)) or "none"
+        raise usage(f"there is no context '{name}' in {path} (known: {known})")
+    return config.contexts[name]
+
+
+def merge(given: Given, env: Layer, context: Layer | None, up: Layer) -> Layer:
+    """Options over environment over context over local state: the settings of this command.
+
+    Stored credentials go to the broker they are stored with and to no other, and a password is never taken
+    from a source below the one that names the user.
+    """
+    layers = [Layer(given.broker, given.realm, None, given.username, given.password_file), env]
+    stored = context or Layer()
+    broker = _first("broker", [*layers, stored, up])
+    if stored.broker not in (None, broker):
+        stored = replace(stored, username=None, password_file=None)
+    layers.append(stored)
+    if up.broker == broker:
+        layers.append(up)
+    plain = {name: _first(name, layers) for name in MEMBERS}
+    return replace(Layer(**plain), broker=broker, **_credentials(layers))
+
+
+def _first(name: str, layers: Sequence[Layer]) -> str | None:
+    return next((value for layer in layers if (value := getattr(layer, name))), None)
+
+
+def _credentials(layers: Sequence[Layer]) -> dict[str, str | None]:
+    named = next((i for i, layer in enumerate(layers) if layer.username), len(layers) - 1)
+    found = {"username": layers[named].username, "password_file": None, "password": None}
+    for layer in layers[: named + 1]:
+        if layer.password_file or layer.password:
+            secret = "password_file" if layer.password_file else "password"
+            return {**found, secret: getattr(layer, secret)}
+    return found
+
+
+def settings(given: Given, env: Mapping[str, str]) -> Layer:
+    """The settings in force, with defaults for realm and root; the broker may still be None."""
+    path = config_path(env)
+    chosen = choose_context(given, env, load_config(path), path)
+    found = merge(given, environment(env), chosen, local(read_up(state_path(env))))
+    return replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)
+
+
+def read_password(layer: Layer) -> str | None:
+    """The password: from its file, else from the environment.
+
+    Raises:
+        CliError: the file can't be read, or others can read it.
+    """
+    if not layer.password_file:
+        return layer.password
+    path = Path(layer.password_file).expanduser()
+    try:
+        if path.stat().st_mode & 0o077:
+            raise CliError(
+                f"password file {path} can be read by others: chmod 600 it", ExitCode.USAGE, "usage"
+            )
+        return path.read_text(encoding="utf-8").strip("\r\n")
+    except OSError as error:
+        raise CliError(f"password file {path}: {error.strerror}", ExitCode.USAGE, "usage") from None
+
+
+# --- the command line's own global options, of one run -----------------------------------------------------
+
+_given = Given()
+
+
+def given() -> Given:
+    """The global options of this run."""
+    return _given
+
+
+def set_given(value: Given) -> None:
+    """Set at the start of a run, and again when a command brings options of its own."""
+    global _given
+    _given = value

@@ -1,0 +1,90 @@
+"""Options that describe a cluster or a group, as the parameters of the contract."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.errors import usage
+
+
+def definition(**members: Any) -> dict[str, Any]:
+    """The members that were given."""
+    return {name: value for name, value in members.items() if value not in (None, [], ())}
+
+
+def transport(text: str | None, kind: str | None, port: str | None) -> dict[str, Any] | None:
+    """The transport of --transport, with --type and --port set in it; None when none was given.
+
+    Raises:
+        CliError: it can't be read, or a port comes without a type.
+    """
+    found = read_object(text, "--transport") if text is not None else {}
+    if kind is not None:
+        found["type"] = kind
+    if port is not None:
+        if "type" not in found:
+            raise usage(
+                "--port needs to know the transport: say --type mqtt or --type web, or give --transport"
+            )
+        endpoint = found.setdefault("endpoint", {"type": "tcp"})
+        endpoint["port"] = int(port) if port.isdecimal() else port
+    return found or None
+
+
+def read_object(text: str, option: str) -> dict[str, Any]:
+    """A JSON object given as itself, as a JSON or YAML file, or on stdin (`-`).
+
+    Raises:
+        CliError: it can't be read, or is no object.
+    """
+    try:
+        found = _parse(text)
+    except OSError as error:
+        raise usage(f"{option} {text}: {error.strerror}") from None
+    except ValueError as error:
+        raise usage(f"{option}: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise usage(f"{option} wants an object: '{{\"type\": …}}', a file, or - for stdin")
+    return found
+
+
+def _parse(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        return json.loads(text)
+    if text == "-":
+        return json.loads(sys.stdin.read())
+    content = Path(text).read_text(encoding="utf-8")
+    if not text.endswith((".yaml", ".yml")):
+        return json.loads(content)
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def pairs(items: Sequence[str] | None, option: str) -> dict[str, str] | None:
+    """`key=value` options as a mapping; None when there is none.
+
+    Raises:
+        CliError: an item has no `=`.
+    """
+    if not items:
+        return None
+    found = {}
+    for item in items:
+        key, mark, value = item.partition("=")
+        if not mark or not key:
+            raise usage(f"{option} {item}: write key=value")
+        found[key] = value
+    return found
+
+
+def limits(hard: int | None, soft: int | None) -> Mapping[str, int] | None:
+    """The `config` of a membership; None when no limit was given."""
+    return definition(hardlimit=hard, softlimit=soft) or None

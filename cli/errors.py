@@ -1,0 +1,103 @@
+"""What can go wrong in a command, as one sentence and an exit code that scripts can use. Light to import."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Final
+
+from bus.errors import BusError, BusOfflineError, CallTimeoutError
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command (also in `busbar --help`)."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    CONFLICT = 4
+    NOT_AUTHORIZED = 5
+    TIMEOUT = 6
+    UNREACHABLE = 7
+    INTERRUPTED = 130
+
+
+EXIT_HELP: Final = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or invalid argument, 3 not found, 4 refused by the present "
+    "state, 5 not authorised, 6 timed out, 7 broker unreachable, 130 interrupted."
+)
+
+BY_CODE: Final[dict[str, ExitCode]] = {
+    "malformed_request": ExitCode.USAGE,
+    "invalid_argument": ExitCode.USAGE,
+    "invalid_configuration": ExitCode.USAGE,
+    "payload_too_large": ExitCode.USAGE,
+    "not_authorized": ExitCode.NOT_AUTHORIZED,
+    "no_such_principal": ExitCode.NOT_AUTHORIZED,
+    "no_such_procedure": ExitCode.NOT_FOUND,
+    "no_such_object": ExitCode.NOT_FOUND,
+    "already_exists": ExitCode.CONFLICT,
+    "not_stopped": ExitCode.CONFLICT,
+    "cannot_start": ExitCode.CONFLICT,
+    "cannot_stop": ExitCode.CONFLICT,
+    "version_conflict": ExitCode.CONFLICT,
+    "request_id_reused": ExitCode.CONFLICT,
+    "expired": ExitCode.TIMEOUT,
+    "busy": ExitCode.FAILED,
+    "internal": ExitCode.FAILED,
+}
+"""The exit code for each error code of the contract."""
+
+
+class CliError(Exception):
+    """A failure the user sees as one sentence; `code` is a stable word for `-o json`."""
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED, code: str = "failed") -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code
+        self.code = code
+
+
+def usage(message: str) -> CliError:
+    """The command line itself is at fault."""
+    return CliError(message, ExitCode.USAGE, "usage")
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """Which exit code an error ends the command with."""
+    if isinstance(error, CliError):
+        return error.exit_code
+    if isinstance(error, BusError):
+        return BY_CODE.get(error.code, ExitCode.FAILED)
+    if isinstance(error, CallTimeoutError):
+        return ExitCode.TIMEOUT
+    if isinstance(error, BusOfflineError):
+        return ExitCode.UNREACHABLE
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED
+
+
+def sentence(error: BaseException) -> str:
+    """The error in one line for people."""
+    if isinstance(error, BusError):
+        at = f" at {', '.join(error.pointers)}" if error.pointers else ""
+        more = f", correlation {error.correlation}" if error.correlation else ""
+        return f"{error.detail or error.row.title} ({error.code}{at}{more})"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def as_object(error: BaseException) -> dict[str, Any]:
+    """The error for `-o json`: that of the wire where the manager sent one."""
+    if isinstance(error, BusError):
+        return {**error.to_wire(), "exit_code": int(exit_code(error))}
+    words = {
+        ExitCode.TIMEOUT: "timeout",
+        ExitCode.UNREACHABLE: "unreachable",
+        ExitCode.INTERRUPTED: "interrupted",
+    }
+    code = error.code if isinstance(error, CliError) else words.get(exit_code(error), "failed")
+    return {"code": code, "detail": sentence(error), "exit_code": int(exit_code(error))}

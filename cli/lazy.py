@@ -1,0 +1,96 @@
+"""Commands that are imported when they are called: `busbar --help` loads none of them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cli import context
+from cli.lightweight import lighten
+
+NOUNS: Final[dict[str, tuple[str, str]]] = {
+    "up": ("cli.up", "Run broker, manager and agents on this machine, supervised, in the foreground."),
+    "status": ("cli.status", "Show the whole realm on one screen, with what is wrong and why."),
+    "cluster": ("cli.cluster", "Clusters of routers: create, start, stop, watch, delete."),
+    "group": ("cli.group", "Worker groups of a cluster: add, scale, remove."),
+    "node": ("cli.node", "Nodes: pair, list, unpair."),
+    "worker": ("cli.worker", "Workers: where they run, how they are, what they print."),
+    "event": ("cli.event", "Lifecycle events: stored ones, or live."),
+    "principal": ("cli.principal", "Users and their roles."),
+    "context": ("cli.contexts", "Named settings: broker, realm, credentials."),
+    "call": ("cli.call", "Call any operation of the contract with JSON parameters."),
+    "manager": ("cli.manager", "Run the manager; check its file; ask how it is."),
+    "agent": ("cli.agent", "Run the agent of one node."),
+    "broker": ("cli.broker", "Run the embedded broker; its accounts."),
+    "acl": ("cli.acl", "Print the access rules for an outside broker."),
+}
+"""The first words of the command line: where each is, and its line of help."""
+
+GLOBAL: Final = ("context", "broker", "realm", "username", "password_file", "output")
+_VISIBLE: Final = frozenset({"output"})
+SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
+"""Nouns whose help shows all global options."""
+
+Run = Callable[[Callable[[], Any]], Any]
+
+
+class LazyGroup(TyperGroup):
+    """The top of the command line: stubs for help and completion, the real command when it is called."""
+
+    guard: ClassVar[Run]
+    global_options: ClassVar[Callable[..., None]]
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=help) for name, (_, help) in NOUNS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer's, with the stub replaced."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, None if stub is None else load(str(name), type(self)), rest
+
+
+def load(name: str, group: type[LazyGroup]) -> Any:
+    """Import one noun and return its command, with the global options on every leaf."""
+    command = typer.main.get_command(importlib.import_module(NOUNS[name][0]).app)
+    command.name = name
+    _prepare(command, group, frozenset(GLOBAL) if name in SERVICES else _VISIBLE)
+    return command
+
+
+def _prepare(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
+    for child in getattr(command, "commands", {}).values():
+        _prepare(child, group, visible)
+    is_leaf = command.callback is not None and not getattr(command, "commands", {})
+    if is_leaf or getattr(command, "invoke_without_command", False):
+        _add_globals(command, group, visible)
+    lighten(command)
+
+
+def _add_globals(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
+    """Let the global options stand behind the command too, unless it has one of that name itself."""
+    taken = {option for param in command.params for option in param.opts}
+    added = set()
+    for param in _templates(group.global_options):
+        if not taken.intersection(param.opts):
+            param.hidden = param.name not in visible
+            command.params.append(param)
+            added.add(param.name)
+    inner = command.callback
+
+    def run(**values: Any) -> Any:
+        later = {name: values.pop(name, None) for name in added}
+        context.set_given(context.given().merged(later))
+        return group.guard(lambda: inner(**values))
+
+    command.callback = run
+
+
+def _templates(options: Callable[..., None]) -> list[Any]:
+    template = typer.Typer(add_completion=False, rich_markup_mode=None)
+    template.command()(options)
+    return [param for param in typer.main.get_command(template).params if param.name in GLOBAL]

@@ -1,0 +1,172 @@
+"""Results on stdout, as table, JSON or YAML; what is going on, on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from cli.context import given
+
+COLOURS: Final[Mapping[str, str]] = {
+    "RUNNING": "green",
+    "online": "green",
+    "DEGRADED": "yellow",
+    "STARTING": "yellow",
+    "STOPPING": "yellow",
+    "late": "yellow",
+    "BACKOFF": "red",
+    "ERROR": "red",
+    "UNKNOWN": "red",
+    "PENDING": "red",
+    "lost": "red",
+    "STOPPED": "bright_black",
+    "offline": "bright_black",
+}
+"""How states look on a terminal."""
+
+Column = tuple[str, str | Callable[[Mapping[str, Any]], Any]]
+"""A heading, and the member (or a function of the row) below it."""
+
+
+def output_format() -> str:
+    """The format asked for: table, json or yaml (checked before the command runs)."""
+    return given().output or "table"
+
+
+def show_list(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], empty: str = "none") -> None:
+    """Print objects: as a table of these columns, or whole."""
+    if output_format() != "table":
+        return dump(list(rows))
+    if not rows:
+        return note(empty)
+    print_table([heading for heading, _ in columns], [[cell(row, get) for _, get in columns] for row in rows])
+
+
+def show_names(names: Sequence[str]) -> None:
+    """Print names, one a line."""
+    if output_format() != "table":
+        return dump(list(names))
+    for name in names:
+        print(name)
+
+
+def show_object(found: Mapping[str, Any], first: Sequence[str] = ("name", "status")) -> None:
+    """Print one object: the members named first, then the others, oids last."""
+    if output_format() != "table":
+        return dump(found)
+    keys = [key for key in first if key in found]
+    keys += sorted((key for key in found if key not in keys), key=lambda key: "oid" in key)
+    width = max(map(len, keys), default=0)
+    for key in keys:
+        text = as_text(found[key])
+        if text:
+            lines = text.split("\n")
+            print(f"{key:<{width}}  {paint(lines[0])}")
+            for line in lines[1:]:
+                print(f"{'':<{width}}  {line}")
+    return None
+
+
+def done(found: Mapping[str, Any], text: str) -> None:
+    """Print the result of a change: a sentence, or the object itself."""
+    if output_format() != "table":
+        return dump(found)
+    print(text)
+    return None
+
+
+def dump(value: Any) -> None:
+    """Print plain values as JSON or YAML."""
+    if output_format() == "yaml":
+        import yaml  # type: ignore[import-untyped]
+
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False)
+        return print(text, end="")
+    return print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """Tell something that is not the result."""
+    print(text, file=sys.stderr)
+
+
+def cell(row: Mapping[str, Any], get: str | Callable[[Mapping[str, Any]], Any]) -> str:
+    """One cell's text."""
+    return as_text(get(row) if callable(get) else row.get(get)).replace("\n", " ")
+
+
+def as_text(value: Any) -> str:
+    """A value for people; nothing for null. No control characters: data must not steer a terminal."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return "\n".join(as_text(item) for item in value)
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def paint(text: str) -> str:
+    """Colour a state where a terminal shows it."""
+    if text not in COLOURS or not sys.stdout.isatty():
+        return text
+    codes = {"green": 32, "yellow": 33, "red": 31, "bright_black": 90}
+    return f"\x1b[{codes[COLOURS[text]]}m{text}\x1b[0m"
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: by rich on a terminal; plain columns for scripts, which also starts faster."""
+    if sys.stdout.isatty():
+        return _rich_table(headings, rows)
+    for line in plain_table(headings, rows):
+        print(line)
+    return None
+
+
+def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of aligned columns, two spaces apart."""
+    table = [[heading.upper() for heading in headings], *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
+    return ["  ".join(text.ljust(widths[i]) for i, text in enumerate(row)).rstrip() for row in table]
+
+
+def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # A column that holds nothing goes; only the last one, which tells reasons, is wrapped.
+    kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    for i in kept:
+        table.add_column(headings[i], no_wrap=i != kept[-1])
+    for row in rows:
+        table.add_row(*(Text(row[i], style=COLOURS.get(row[i], "")) for i in kept))
+    width = sum(3 + max(len(headings[i]), *(len(row[i]) for row in rows)) for i in kept[:-1]) + 20
+    # On a narrow terminal a line that wraps is still better than cut states and addresses.
+    Console(width=max(Console().width, width)).print(table)
+
+
+# --- small units -------------------------------------------------------------------------------------------
+
+
+def duration(ms: int | float | None) -> str:
+    """Milliseconds as `840 ms`, `12 s`, `3 min`, `5 h`, `2 d`."""
+    if ms is None:
+        return ""
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if ms / 1000 < limit:
+            return f"{ms / 1000 / size:.0f} {unit}"
+    return f"{ms / 86_400_000:.0f} d"
+
+
+def size(count: int | None) -> str:
+    """Bytes as MiB."""
+    return "" if count is None else f"{count / 2**20:.1f} MiB"

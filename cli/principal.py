@@ -1,0 +1,41 @@
+"""busbar principal: users and their roles."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cli import noun as n
+from cli import output
+from cli.connect import run
+
+app = n.noun("Users and their roles. The broker proves who somebody is; the manager decides what he may do.")
+
+COLUMNS: list[output.Column] = [("name", "name"), ("role", "role"), ("oid", "oid")]
+Name = Annotated[str, typer.Argument(help="User name at the broker.")]
+Role = Annotated[Literal["owner", "operator", "viewer"], typer.Argument(help="owner, operator or viewer.")]
+
+
+@n.verb(app, "list", "list_principals")
+def list_() -> None:
+    found = run(lambda s: s.call("list_principals"))
+    output.show_list(sorted(found, key=lambda row: row["name"]), COLUMNS, "no principals")
+
+
+@n.verb(app, "add", "add_principal")
+def add(name: Name, role: Role) -> None:
+    made = run(lambda s: s.call("add_principal", principal={"name": name, "role": role}))
+    output.done(made, f"principal '{name}' is {made['role']}")
+
+
+@n.verb(app, "role", "set_principal_role")
+def role(name: Name, role: Role) -> None:
+    changed = run(lambda s: s.call("set_principal_role", principal_name=name, role=role))
+    output.done(changed, f"principal '{name}' is {changed['role']}")
+
+
+@n.verb(app, "remove", "remove_principal")
+def remove(name: Name) -> None:
+    gone = run(lambda s: s.call("remove_principal", principal_name=name))
+    output.done(gone, f"principal '{name}' removed")

@@ -1,0 +1,51 @@
+"""Settings of the services: never a person's stored credentials for a manager or an agent."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from cli.context import (
+    DEFAULT_REALM,
+    DEFAULT_ROOT,
+    Layer,
+    choose_context,
+    config_path,
+    environment,
+    given,
+    load_config,
+    local,
+    merge,
+    read_up,
+    state_path,
+)
+from cli.errors import CliError, ExitCode
+
+SECRETS = "secrets"
+
+
+def service_layer(username: str) -> Layer:
+    """The settings of a service whose user is `username` unless options or environment name another.
+
+    Its password is that of options or environment, else the file `secrets/{username}` of the state folder.
+    """
+    env, state = os.environ, state_path(os.environ)
+    path = config_path(env)
+    context = choose_context(given(), env, load_config(path), path)
+    nobody = {"username": None, "password_file": None}
+    stored = replace(context, **nobody) if context is not None else None
+    found = merge(given(), environment(env), stored, replace(local(read_up(state)), **nobody))
+    found = replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)
+    found = replace(found, username=found.username or username)
+    if found.broker is None:
+        raise CliError("no broker is known: say --broker URL", ExitCode.USAGE, "usage")
+    if found.password is None and found.password_file is None:
+        found = replace(found, password_file=secret_of(state, str(found.username)))
+    return found
+
+
+def secret_of(state: Path, username: str) -> str | None:
+    """The file with a user's secret in the state folder, where there is one."""
+    path = state / SECRETS / username
+    return str(path) if path.is_file() else None
