@@ -171,6 +171,14 @@ class WorkerRef(Params):
     worker_oid: Oid
 
 
+class FollowWorker(Params):
+    """`lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds."""
+
+    worker_oid: Oid
+    lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    lease_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 30_000
+
+
 class GetEvents(Params):
     """`since` is a sequence (number or its text form), excluded; `limit` counts events."""
 
@@ -338,6 +346,15 @@ class ManagerInfo(Struct, frozen=True):
     brake: str | None
     limits: dict[str, int]
     conditions: list[str] = msgspec.field(default_factory=list)
+
+
+class Following(Struct, frozen=True):
+    """Where a worker's output is published while the lease lasts."""
+
+    worker_oid: str
+    node: str
+    topic: str
+    lease_ms: int
 
 
 class Principal(Struct, frozen=True):

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cli.errors import usage
 
@@ -16,20 +16,21 @@ def definition(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value not in (None, [], ())}
 
 
+DEFAULT_TYPE: Final = "mqtt"
+"""Of a transport that is given by its port alone: the runtime `amqtt` is there on every node."""
+
+
 def transport(text: str | None, kind: str | None, port: str | None) -> dict[str, Any] | None:
     """The transport of --transport, with --type and --port set in it; None when none was given.
 
     Raises:
-        CliError: it can't be read, or a port comes without a type.
+        CliError: it can't be read.
     """
     found = read_object(text, "--transport") if text is not None else {}
     if kind is not None:
         found["type"] = kind
     if port is not None:
-        if "type" not in found:
-            raise usage(
-                "--port needs to know the transport: say --type mqtt or --type web, or give --transport"
-            )
+        found.setdefault("type", DEFAULT_TYPE)
         endpoint = found.setdefault("endpoint", {"type": "tcp"})
         endpoint["port"] = int(port) if port.isdecimal() else port
     return found or None

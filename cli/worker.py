@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from bus.contract import OPERATIONS
 from bus.decode import parse
 from bus.errors import BusError
 from bus.link import Message
@@ -18,7 +17,7 @@ from cli import noun as n
 from cli import output
 from cli.connect import Session, run
 from cli.context import state_path
-from cli.errors import CliError, ExitCode
+from cli.errors import CliError
 from cli.stats import WORKER_COLUMNS
 
 app = n.noun("Workers: the router processes.")
@@ -74,7 +73,7 @@ async def _get(s: Session, worker: str, cluster: str | None) -> dict[str, Any]:
 @n.verb(
     app,
     "logs",
-    *(name for name in (FOLLOW,) if name in OPERATIONS),
+    FOLLOW,
     more="Print a worker's last output lines.",
 )
 def logs(
@@ -93,14 +92,8 @@ async def _logs(s: Session, worker: str, cluster: str | None, follow: bool, line
     path = state_path(os.environ) / "agents" / found["node"] / "logs" / f"{found['oid']}.log"
     if path.exists():
         await _local(s, path, follow, lines)
-    elif FOLLOW in OPERATIONS:
-        await _remote(s, found, follow, lines)
     else:
-        raise CliError(
-            f"node '{found['node']}' is elsewhere: see logs/{found['oid']}.log in its agent's folder",
-            ExitCode.NOT_FOUND,
-            "no_such_object",
-        )
+        await _remote(s, found, follow, lines)
 
 
 async def _local(s: Session, path: Path, follow: bool, lines: int) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from bus import params as p
-from bus.errors import no_such
+from bus.decode import encode
+from bus.errors import BusError, no_such
+from bus.messages import Command
 from manager.operations.base import (
+    Change,
     ChangeHandler,
     ReadHandler,
     View,
@@ -105,5 +108,24 @@ def _wanted(view: View, params: p.ListWorkers) -> list[WorkerRow]:
     ]
 
 
+def follow_worker(change: Change, params: p.FollowWorker) -> p.Following:
+    """Nothing changes but that the node is told: it is a change so that the audit knows who read along."""
+    tx = change.tx
+    worker = need_worker(tx, params.worker_oid)
+    if worker.node_oid is None:
+        raise BusError("no_such_object", f"worker '{worker.name}' runs on no node", ["/params/worker_oid"])
+    node = need_node(tx, worker.node_oid)
+    cluster = tx.cluster(worker.cluster_oid)
+    command = Command(
+        follow=worker.name,
+        follow_cluster=cluster.name if cluster else None,
+        lines=params.lines,
+        lease_ms=params.lease_ms,
+    )
+    topics = tx.frame.topics
+    tx.send(topics.node(node.name, "command"), encode(command))
+    return p.Following(worker.oid, node.name, topics.node_log(node.name, worker.name), params.lease_ms)
+
+
 READS: Final[dict[str, ReadHandler]] = {"get_worker": get_worker, "list_workers": list_workers}
-CHANGES: Final[dict[str, ChangeHandler]] = {}
+CHANGES: Final[dict[str, ChangeHandler]] = {"follow_worker": follow_worker}

@@ -49,6 +49,14 @@ def test_a_cluster_from_its_creation_to_its_end(up: Stack) -> None:
     assert {row["status"] for row in up.ask("worker", "list", "-g", "life/web")} == {"RUNNING"}
     assert up.ok("worker", "show", "life/web-1").startswith("name")
     assert "listening" in up.ok("worker", "logs", "life/web-1")
+    away = {
+        "BUSBAR_STATE": str(up.folder / "elsewhere"),
+        "BUSBAR_BROKER": f"mqtt://127.0.0.1:{up.written()['port']}",
+        "BUSBAR_REALM": up.realm,
+        "BUSBAR_USERNAME": "admin",
+        "BUSBAR_PASSWORD_FILE": str(up.state / "secrets" / "admin"),
+    }
+    assert "listening" in up.ok("worker", "logs", "life/web-1", **away), "over the bus"
     up.ok("group", "scale", "web", "1", "-c", "life", "--wait")
     assert up.ok("worker", "list", "-c", "life", "-q").split() == ["life/web-1"]
     up.ok("cluster", "stop", "life", "--wait")

@@ -220,11 +220,15 @@ def test_a_transport_from_a_file(tmp_path: Any, suffix: str, text: str) -> None:
     assert transport(str(file), None, None) == {"type": "mqtt"}
 
 
-@pytest.mark.parametrize("given", [("{half", None, None), ("/no/such/file", None, None), (None, None, "80")])
+@pytest.mark.parametrize("given", [("{half", None, None), ("/no/such/file", None, None)])
 def test_a_transport_that_can_not_be_read_is_a_usage_error(given: tuple[Any, ...]) -> None:
     with pytest.raises(CliError) as caught:
         transport(*given)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_port_alone_means_mqtt() -> None:
+    assert transport(None, None, "80") == {"type": "mqtt", "endpoint": {"type": "tcp", "port": 80}}
 
 
 def test_definitions_hold_what_was_given_and_zero_counts() -> None:
@@ -271,7 +275,6 @@ def test_unknown_types_are_left_to_typer() -> None:
         ("principal", "add", "bob", "king"),
         ("cluster", "list", "-o", "xml"),
         ("cluster", "create"),
-        ("cluster", "create", "edge", "--port", "80"),
         ("context", "add", "x", "--broker", "gopher://x"),
         ("up", "--agents", "2", "--node", "x"),
         ("up", "--node", "admin"),
