@@ -142,23 +142,26 @@ class Reports:
             return
         if node.status is not NodeStatus.ONLINE:
             self._wake()
-        if node.status is NodeStatus.UNPAIRED:
-            return
         report = self._observed.report(node.oid)
         if report is None or report.digest != beat.digest:
             if self._observed.may_resync(node.oid):
                 self._command(node.name, Command(resync=True))
         elif self._needs(node, report):
             self._submit(node, Sighting(_birth_columns(birth), report, True, self._own_conditions(node)))
-        if node.boot is None:
+        if node.boot is None and node.status is not NodeStatus.UNPAIRED:
             self._submit(node, Sighting(_birth_columns(birth)))
 
     def _needs(self, node: NodeRow, report: Reported) -> bool:
         """Whether the last report, which still holds, is to be taken in once more.
 
-        It could not be written, its workers are UNKNOWN, or the node has just been paired (again).
+        It could not be written, its workers are UNKNOWN, or the node has just been paired (again). Of an
+        unpaired node it counts only that workers are gone, and that once.
         """
-        if self._observed.unapplied(node.oid) or self._world.has_unknown(node.oid) or node.boot is None:
+        if self._observed.unapplied(node.oid):
+            return True
+        if node.status is NodeStatus.UNPAIRED:
+            return False
+        if self._world.has_unknown(node.oid) or node.boot is None:
             return True
         return (CONFLICT in node.conditions) != self._observed.conflict(node.oid)
 

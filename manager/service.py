@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from random import Random
@@ -20,7 +20,6 @@ from typing import Final
 from bus.client import MqttLink
 from bus.clock import Clock, SystemClock, rfc3339
 from bus.decode import encode
-from bus.errors import BusError
 from bus.link import Link, Message, Will
 from bus.messages import Command, ManagerState
 from manager.config import ManagerConfig, checked
@@ -160,15 +159,15 @@ class Manager:
             self.dispatch.handle(message)
 
     async def _seed(self) -> None:
-        """Raises StoreRefusedError when the database stays locked."""
+        """Raises StoreRefusedError when the database can't be written for as long as it is tried."""
         for _ in range(SEED_TRIES):
             try:
                 await self.store.write(partial(seed, wanted=dict(self.config.principals)))
                 return
-            except BusError as error:
-                log.warning("the first write waits: %s", error.detail)
+            except Exception as error:
+                log.warning("the first write waits: %s", error)
                 await self.clock.sleep(CHECK_S)
-        raise StoreRefusedError(f"{self.store.path} stays locked by another program")
+        raise StoreRefusedError(f"{self.store.path}: {self.store.trouble}")
 
     async def _on_connect(self) -> None:
         await self.clock.sleep(FENCE_WAIT_S)
@@ -323,6 +322,7 @@ def _new_id() -> str:
     return str(uuid.uuid4())
 
 
+@cache
 def _version() -> str:
     try:
         return metadata.version("busbar")

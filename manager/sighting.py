@@ -137,11 +137,15 @@ def _reason(row: WorkerRow, seen: ReportedWorker, state: WorkerState) -> str | N
 def _events(
     row: WorkerRow, seen: ReportedWorker, state: WorkerState, reason: str | None
 ) -> tuple[tuple[str, str | None], ...]:
-    """BACKOFF, or a risen counter of restarts, is a failure; several steps may show up as one."""
+    """BACKOFF, or a risen counter of restarts, is a failure; several steps may show up as one.
+
+    The counter rises at the start after a BACKOFF: that failure has been told already.
+    """
     again = seen.restarts > row.restarts
     entered = state is not row.state
+    untold = seen.restarts - row.restarts - (row.state is _W.BACKOFF)
     events: list[tuple[str, str | None]] = []
-    if again or (state is _W.BACKOFF and entered):
+    if untold > 0 or (state is _W.BACKOFF and (entered or again)):
         events.append(("failed", reason or FAILED))
     if state is _W.RUNNING and (entered or again):
         events.append(("ready", seen.reason))

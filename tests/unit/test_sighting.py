@@ -52,7 +52,9 @@ def test_match(reported: ReportedWorker, meant: list[str]) -> None:
     [
         (row("STARTING"), seen(), "RUNNING", ["ready"]),
         (row("UNKNOWN"), seen(), "RUNNING", ["ready"]),
-        (row("BACKOFF"), seen(restarts=1), "RUNNING", ["failed", "ready"]),
+        (row("BACKOFF"), seen(restarts=1), "RUNNING", ["ready"]),
+        (row("BACKOFF"), seen(restarts=2), "RUNNING", ["failed", "ready"]),
+        (row("BACKOFF"), seen("STARTING", restarts=1), "STARTING", ["starting"]),
         (row(), seen(restarts=1), "RUNNING", ["failed", "ready"]),
         (row(), seen("BACKOFF"), "BACKOFF", ["failed"]),
         (row("BACKOFF"), seen("BACKOFF", restarts=1), "BACKOFF", ["failed"]),
