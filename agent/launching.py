@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.ports import choose, is_free
+from agent.ports import choose
 from agent.runtimes import Launch, Runtime, RuntimeConfigError, WorkerSpec
 from agent.runtimes.crossbar import CrossbarRuntime
+from agent.sockets import is_free
 from agent.state import State
 from bus.messages import AssignedWorker
 

@@ -189,7 +189,8 @@ def refusal(stored: Assignment | None, new: Assignment, *, adopt_store: bool) ->
     """Why an assignment is not to be applied, or None: the contract's rule (section 7).
 
     Applied is only what comes from the same store (any, when none is stored) with a greater (epoch, version).
-    The same assignment once more is refused in an empty sentence: there is nothing to say about it.
+    The same assignment once more, or an older one of the same manager that came late, is refused in an empty
+    sentence: there is nothing to say about it.
     """
     if stored is None:
         return None
@@ -202,7 +203,7 @@ def refusal(stored: Assignment | None, new: Assignment, *, adopt_store: bool) ->
         )
     if (new.epoch, new.version) > (stored.epoch, stored.version):
         return None
-    if new == stored:
+    if new == stored or (new.epoch == stored.epoch and new.version < stored.version):
         return ""
     have, got = f"{stored.epoch}/{stored.version}", f"{new.epoch}/{new.version}"
     return f"assignment {got} (epoch/version) refused: {have} is applied"

@@ -1,8 +1,7 @@
-"""Choose a worker's port: pure, but for the bind check at the end."""
+"""Choose a worker's port. Pure: whether a port can be bound is asked through an argument."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
@@ -77,19 +76,3 @@ def _none_left(wish: PortWish, taken: Collection[int]) -> str:
     if wish.low in taken and not wish.shared:
         return f"port {wish.low} is held by another worker of this node (a range or 'shared' allows several)"
     return f"port {wish.low} on {wish.interface} is in use by another program"
-
-
-def is_free(interface: str, port: int, *, shared: bool = False) -> bool:
-    """Whether a server could bind this port now; asked as servers ask, with SO_REUSEADDR."""
-    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((interface, port))
-            # bind alone succeeds beside a listener that set SO_REUSEADDR on a wildcard address.
-            sock.listen(1)
-    except OSError:
-        return False
-    return True

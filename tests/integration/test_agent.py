@@ -272,7 +272,7 @@ async def test_a_restart_takes_the_same_port_even_if_another_has_become_free(
 @pytest.fixture
 def free_range() -> int:
     """The first of two ports that are free now."""
-    from agent.ports import is_free
+    from agent.sockets import is_free
 
     low = random.randrange(15000, 18000, 2)
     pairs = range(low, low + 1000, 2)

@@ -23,10 +23,11 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import logs, procfs
-from agent.ports import NoPortError, choose, is_free
+from agent.ports import NoPortError, choose
 from agent.probes import probe
 from agent.process import Process, Processes, Start
 from agent.runtimes import HttpProbe, Launch, MqttProbe, Runtime, TcpProbe, WorkerSpec, load_runtimes, prepare
+from agent.sockets import is_free
 from tests.wamp import WampClient
 
 SCOPE = f"test/{uuid.uuid4().hex}"
