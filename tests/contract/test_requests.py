@@ -188,3 +188,14 @@ def test_a_node_reports_for_itself_alone(lab: Lab) -> None:
     assert lab.alice.ok("get_worker", {"worker_oid": others["oid"]})["state"] == "RUNNING"
     lab.alice.status(cluster["name"], "routercluster", cluster["name"], "RUNNING")
     lab.stop(cluster)
+
+
+def test_a_dashboard_may_ask_for_the_statuses_of_every_realm(lab: Lab) -> None:
+    """As `mosquitto_sub -t 'busbar/v1/+/status/#'` does; it gets the retained ones at once."""
+    cluster = lab.cluster()
+    late = lab.stack.client("vic")
+    late.client.subscribe("busbar/v1/+/status/#", 1)
+    found = late.status(cluster["name"], "routercluster", cluster["name"], "STOPPED")
+    assert found["name"] == cluster["name"]
+    topic = late.topic("status", cluster["name"], "routercluster", cluster["name"])
+    assert next(message for message in late.messages if message[0] == topic)[2], "it is retained"
