@@ -117,7 +117,7 @@ class ManagerState(Struct, frozen=True):
     started: str | UnsetType = UNSET
 
 
-class AssignedWorker(Struct, frozen=True, omit_defaults=True):
+class AssignedWorker(Struct, frozen=True):
     """One worker that a node is to run."""
 
     worker: WorkerName

@@ -13,6 +13,9 @@ from tests.contract.conftest import Lab
 CLUSTER = {"oid", "name", "label", "description", "tags", "status", "owner_oid", "changed", "version"}
 GROUP = {"changed", "cluster_oid", "description", "label", "name", "oid", "scale", "status", "tags"}
 MEMBER = {"cluster_oid", "node_oid", "hardlimit", "softlimit"}
+ASSIGNED = {
+    "worker", "oid", "cluster", "workergroup", "desired", "generation", "runtime", "transport", "digest"
+}  # fmt: skip
 ABSENT = str(uuid.uuid4())
 
 
@@ -62,6 +65,10 @@ def test_start_run_stop(lab: Lab) -> None:
     assert (status["scale"], status["ready"], len(status["endpoints"])) == (4, 4, 4)
     placed = [sum(w["cluster"] == name for w in node.assignment["workers"]) for node in lab.nodes.values()]
     assert placed == [2, 2]
+    held = lab.nodes["n1"].assignment
+    assert held is not None and set(held) == {"store", "epoch", "version", "heartbeat_ms", "workers"}
+    assert {w["desired"] for w in held["workers"]} == {"running"}
+    assert set(held["workers"][0]) == ASSIGNED
     stat = lab.alice.ok("stat_routercluster", {"routercluster_oid": cluster["oid"]})
     assert (stat["status"], stat["scale"], stat["ready"], len(stat["workers"])) == ("RUNNING", 4, 4, 4)
     assert {w["node"] for w in stat["workers"]} == {"n1", "n2"}
