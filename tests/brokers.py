@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -23,12 +24,17 @@ def free_port() -> int:
         return port
 
 
+def lacking(what: str) -> NoReturn:
+    """Skip a test for want of a program, and say so; in CI, where all is installed, it fails instead."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}; in CI it may not be missing")
+    pytest.skip(what)
+
+
 def need_mosquitto() -> str:
-    """The program's path; without it the test is skipped, except in CI, where it must be there."""
+    """The program's path."""
     if MOSQUITTO is None:
-        if os.environ.get("CI"):
-            pytest.fail("mosquitto is missing, and in CI it may not be")
-        pytest.skip("the program mosquitto is not installed")
+        lacking("the program mosquitto is not installed")
     return MOSQUITTO
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import need_mosquitto
+from tests.brokers import lacking, need_mosquitto
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -109,7 +109,7 @@ def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     if name == "README.md":
         need_mosquitto()
         if shutil.which("mosquitto_pub") is None:
-            pytest.skip("the programs mosquitto_pub and mosquitto_sub are not installed")
+            lacking("the programs mosquitto_pub and mosquitto_sub are not installed")
     with shell(tmp_path) as first, shell(tmp_path) as second:
         stage, terminal = Terminal(first), Terminal(second)
         try:

@@ -28,6 +28,7 @@ from agent.probes import probe
 from agent.process import Process, Processes, Start
 from agent.runtimes import HttpProbe, Launch, MqttProbe, Runtime, TcpProbe, WorkerSpec, load_runtimes, prepare
 from agent.sockets import is_free
+from tests.brokers import lacking
 from tests.wamp import WampClient
 
 SCOPE = f"test/{uuid.uuid4().hex}"
@@ -69,7 +70,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
     ) -> Worker:
         missing = runtime.missing()
         if missing:
-            pytest.skip(missing)
+            lacking(missing)
         folder = tmp_path / name
         wish = runtime.port_needed(transport)
         port = 0
@@ -169,7 +170,7 @@ async def test_amqtt_router_with_password_file(run: Run, tmp_path: Path) -> None
 async def test_mosquitto_with_password_file_and_persistence(run: Run, tmp_path: Path) -> None:
     mosquitto_passwd = shutil.which("mosquitto_passwd")
     if mosquitto_passwd is None:
-        pytest.skip("mosquitto_passwd is not installed")
+        lacking("mosquitto_passwd is not installed")
     command = [mosquitto_passwd, "-b", "-c", str(tmp_path / "users"), "alice", "wonder"]
     await asyncio.to_thread(subprocess.run, command, check=True, timeout=10)
     runtime = load_runtimes({"mosquitto": {"secrets_root": str(tmp_path)}})["mosquitto"]
@@ -192,7 +193,7 @@ async def test_taken_port_is_the_reason(run: Run, name: str) -> None:
         spec = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
         runtime = RUNTIMES[name]
         if runtime.missing():
-            pytest.skip(str(runtime.missing()))
+            lacking(str(runtime.missing()))
         with pytest.raises(NoPortError, match=f"port {port} on 127.0.0.1 is in use"):
             await run(runtime, spec)
 
