@@ -44,7 +44,8 @@ class Stack:
     def spawn(self, name: str, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a service of ours under a name; its output goes to a file in the folder."""
         output = (self.folder / f"{name}.log").open("ab")
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
+        kept = {key for key in os.environ if not key.startswith("BUSBAR_") or key == "BUSBAR_CROSSBAR"}
+        clean = {key: os.environ[key] for key in kept}
         self.processes[name] = subprocess.Popen(
             [sys.executable, "-m", "cli.app", *arguments],
             stdout=output,
