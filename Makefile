@@ -6,10 +6,13 @@ CROSSBAR ?= yes
 BIN := $(VENV)/bin
 EXTRAS = dev$(if $(filter yes,$(CROSSBAR)),$(comma)crossbar)
 comma := ,
-PYTEST ?= $(BIN)/python -m pytest
+# Tests wait more than they compute: two processes halve the time, and each file stays in one of them.
+PYTEST ?= $(BIN)/python -m pytest -n 2 --dist loadfile
+# `make soak MINUTES=60` looks for faults that long.
+MINUTES ?= 10
 STAMP := $(VENV)/.installed-$(CROSSBAR)
 
-.PHONY: help setup demo test unit lint reference bench clean
+.PHONY: help setup demo test unit lint reference bench soak clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers come up, heal and stop"
@@ -17,6 +20,7 @@ help:
 	@echo "make unit    the fast tests alone"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure, against yardsticks taken in the same run"
+	@echo "make soak    look for faults for MINUTES (10): simulation, kills, fuzzing"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -46,8 +50,15 @@ lint: setup
 bench: setup
 	@$(BIN)/python -m tests.bench
 
+soak: setup
+	@$(BIN)/python -m tests.simulation --minutes $(MINUTES) --keep-going
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --kills 10000
+	@$(BIN)/python -m tests.security.fuzz --inputs 10000000
+	@$(BIN)/python -m tests.security.flood
+
 reference: setup
 	@$(BIN)/python docs/generate.py --write
+	@$(BIN)/python -m tests.faults.page --write
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -179,6 +179,11 @@ def silent(worker: Worker, now: float, why: str, timing: Timing) -> Worker:
     return replace(worker, probing=False, probe_at=now + wait, misses=misses, missed=why)
 
 
+def slept(worker: Worker, seconds: float) -> Worker:
+    """Its agent was stopped for that long, and asked nothing: the worker is not to blame."""
+    return replace(worker, deadline=worker.deadline + seconds, misses=0)
+
+
 def unwatched(worker: Worker, now: float) -> Worker:
     """Nothing can be asked of it: its living process is all that there is to know."""
     return replace(answered(worker, now, Timing()), probe_at=NEVER)

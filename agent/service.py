@@ -159,13 +159,20 @@ class Agent:
         return View(
             workers=self.supervisor.workers.reported(),
             store=assignment.store if assignment else None,
-            applied=Applied(assignment.epoch, assignment.version) if assignment else Applied(),
+            applied=self._applied(),
             refused=self._refused,
             capacity=self._capacity(),
             runtimes=sorted(set(self.launcher.runtimes) - set(self._missing)),
             labels=dict(self.config.labels),
             conditions=self._conditions(),
         )
+
+    def _applied(self) -> Applied:
+        """Nothing is applied before it is known what runs: a worker not found yet would be taken for gone."""
+        assignment = self.supervisor.assignment
+        if assignment is None or not self.supervisor.scanned.is_set():
+            return Applied()
+        return Applied(assignment.epoch, assignment.version)
 
     def _capacity(self) -> dict[str, int | None]:
         return {

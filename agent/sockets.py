@@ -6,16 +6,20 @@ import socket
 
 
 def is_free(interface: str, port: int, *, shared: bool = False) -> bool:
-    """Whether a server could bind this port now; asked as servers ask, with SO_REUSEADDR."""
+    """Whether a server could bind this port now; asked as servers ask, with SO_REUSEADDR.
+
+    Raises:
+        OSError: nothing can be asked: the agent has no file descriptor left, say.
+    """
     family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((interface, port))
             # bind alone succeeds beside a listener that set SO_REUSEADDR on a wildcard address.
             sock.listen(1)
-    except OSError:
-        return False
+        except OSError:
+            return False
     return True

@@ -27,6 +27,8 @@ IDLE_S: Final = 1.0
 """Longest pause between two passes, seconds: the pass is what counts, not the event."""
 USAGE_S: Final = 10.0
 """How often CPU and memory are read, seconds."""
+ASLEEP_S: Final = 1.0
+"""By so much more than the longest pause two passes lie apart only when the agent itself was stopped."""
 _PAUSE_S: Final = 0.01
 _RETRY_S: Final = 1.0
 
@@ -51,6 +53,7 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._first = True
         self._halted = False
+        self._passed_at = clock.monotonic()
         self.workers = Workers(hands, clock, random, changed, self._wake.set, timing or Timing())
         self.adoption = Adoption(self.workers)
 
@@ -108,10 +111,14 @@ class Supervisor:
         self.adoption.equip(self._wanted)
         await self.adoption.first_look()
         self.scanned.set()
+        self.workers.tell()
 
     def _pass(self) -> float:
         assigned = None if self.assignment is None else self._wanted
         timing, now = self.workers.timing, self.workers.now()
+        gap, self._passed_at = now - self._passed_at - IDLE_S, now
+        if gap > ASLEEP_S:
+            self.workers.excuse(gap + IDLE_S)
         for step in plan.steps(assigned, self.workers.values(), now, timing):
             self._do(step)
         return plan.next_due(self.workers.values().values(), now) - now

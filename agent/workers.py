@@ -135,6 +135,13 @@ class Workers:
             instance.record = msgspec.structs.replace(instance.record, **changes)
             self.hands.keep(instance)
 
+    def excuse(self, seconds: float) -> None:
+        """The agent itself slept for so long: nobody's deadline ran meanwhile."""
+        log.warning("this agent was stopped for some %.1f s", seconds)
+        for instance in self.all():
+            if instance.worker.alive:
+                self.set(instance, lifecycle.slept(instance.worker, seconds))
+
     # --- the end of a process, wanted or not
 
     def _watch(self, instance: Instance) -> None:

@@ -45,9 +45,9 @@ class Fleet:
         node = self.nodes.get(node_oid or "")
         if node is None or self.status[node.oid] is _N.LOST:
             return True
-        if self.status[node.oid] is _N.OFFLINE:
-            return self.silence(node.oid) >= lost_limit(self.timing, self.now)
-        return self.status[node.oid] is _N.UNPAIRED and not self.hears(node_oid)
+        # A goodbye says nothing of its workers: they may well go on.
+        away = self.status[node.oid] in (_N.OFFLINE, _N.UNPAIRED)
+        return away and self.silence(node.oid) >= lost_limit(self.timing, self.now)
 
 
 def late_limit(timing: Timing, now: float) -> float:
@@ -83,7 +83,9 @@ def survey(snapshot: Snapshot, now: float) -> tuple[Fleet, list[Action]]:
     brake = judge_brake(snapshot, status)
     if (brake.reason, brake.nodes) != (snapshot.braked, snapshot.brake_nodes):
         actions.append(brake)
-    return Fleet(snapshot.nodes, status, timing, now, brake.reason), actions
+    # The look that releases the brake moves nothing yet: who is still missing gets its whole time again.
+    braked = brake.reason or snapshot.braked
+    return Fleet(snapshot.nodes, status, timing, now, braked), actions
 
 
 def judge_brake(snapshot: Snapshot, status: Mapping[str, NodeStatus]) -> Brake:

@@ -11,7 +11,7 @@ from typing import Final
 from bus.clock import Clock
 from bus.errors import BusError
 from manager.apply import Outcome, apply_all
-from manager.model import Action, ClusterView
+from manager.model import Action, ClusterView, Snapshot
 from manager.observed import Observed
 from manager.plan import plan
 from manager.quiet import Quiet
@@ -28,7 +28,7 @@ PASSES: Final = 20
 CHUNK: Final = 500
 """Actions in one write: some 100 ms of the writer, so that requests are not kept waiting longer."""
 REST: Final = 4.0
-"""Rest after a pass, in lengths of that pass: the monitor takes a fifth of the loop at most."""
+"""Rest after a pass, in lengths of its looking and planning: that takes a fifth of the loop at most."""
 
 
 class Monitor:
@@ -46,6 +46,8 @@ class Monitor:
         self.world = World(store.reads, observed, clock)
         self._store, self._clock = store, clock
         self._manager_id, self._interval = manager_id, interval
+        self._observed, self._looked_at = observed, clock.monotonic()
+        self._held = 0.0
         self._woken = asyncio.Event()
         self._quiet = Quiet(clock)
         store.on_commit(self._committed)
@@ -69,7 +71,11 @@ class Monitor:
 
     async def step(self) -> bool:
         """One pass: look, plan, act. True when it changed anything, so that another look is due."""
-        actions = plan(self.world.snapshot(), self._clock.monotonic(), self._on_error)
+        self._mind_gap()
+        began = self._clock.monotonic()
+        snapshot = self._look()
+        actions = plan(snapshot, self._clock.monotonic(), self._on_error)
+        self._held = self._clock.monotonic() - began
         changed = False
         for start in range(0, len(actions), CHUNK):
             outcome = await self._write(actions[start : start + CHUNK])
@@ -78,13 +84,30 @@ class Monitor:
                 self._complain(f"{type(action).__name__} failed ({action.reason})", error)
         return changed
 
+    def _look(self) -> Snapshot:
+        """What there is; when the brake was released, those still missing get their whole time again."""
+        braked = self._observed.brake
+        snapshot = self.world.snapshot()
+        if braked and not self._observed.brake:
+            self._observed.listen()
+            snapshot = self.world.snapshot()
+        return snapshot
+
+    def _mind_gap(self) -> None:
+        """Where this process stood still (paused, starved), no node is blamed for what it could not hear."""
+        before, self._looked_at = self._looked_at, self._clock.monotonic()
+        timing = self._observed.timing
+        gap = self._looked_at - before
+        if gap > self._interval + timing.late_after * timing.heartbeat / 2:
+            self._complain(f"the manager stood still for {gap:.0f} s: silence is counted anew")
+            self._observed.listen()
+
     async def _round(self) -> bool:
         """Passes until there is nothing to do; False when it has to be tried again later."""
         for _ in range(PASSES):
             self._woken.clear()
-            began = self._clock.monotonic()
             changed = await self.step()
-            await self._clock.sleep(min(self._interval, REST * (self._clock.monotonic() - began)))
+            await self._clock.sleep(min(self._interval, REST * self._held))
             if not changed:
                 return True
         self._complain(f"the plan has not come to rest after {PASSES} passes")

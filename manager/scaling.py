@@ -144,19 +144,23 @@ def _stopping(group: _Group, worker: WorkerView) -> None:
 
 def _placed(group: _Group, worker: WorkerView) -> None:
     fleet, node_oid = group.fleet, worker.node_oid
-    if node_oid in group.members and fleet.status.get(node_oid) is NodeStatus.ONLINE:
+    if _member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
         return
-    if node_oid in group.members and node_oid in fleet.nodes and _counted_on(fleet, node_oid):
+    if node_oid in fleet.nodes and (_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
         return
-    reason = f"{fleet.name(node_oid)} is no longer a node of cluster {group.cluster.name}"
     action = Unassign if fleet.hears(node_oid) else Displace
-    group.actions.append(action(worker.oid, reason))
+    group.actions.append(action(worker.oid, _removed(group, node_oid)))
 
 
-def _counted_on(fleet: Fleet, node_oid: str) -> bool:
+def _member(group: _Group, node_oid: str | None) -> bool:
     """An unpaired node is a node of no cluster, whatever its memberships say."""
-    return fleet.status[node_oid] is not NodeStatus.UNPAIRED
+    status = group.fleet.status.get(node_oid or "")
+    return node_oid in group.members and status not in (None, NodeStatus.UNPAIRED)
+
+
+def _removed(group: _Group, node_oid: str | None) -> str:
+    return f"{group.fleet.name(node_oid)} is no longer a node of cluster {group.cluster.name}"
 
 
 def _give_places(group: _Group) -> None:
@@ -176,10 +180,10 @@ def _move_silent(group: _Group) -> None:
     for worker in sorted(group.silent, key=lambda worker: worker.ordinal):
         against = _against_moving(group, worker)
         if against is None:
-            reason = f"{_standing(group.fleet, worker.node_oid)} for over {group.view.lost_after:g} s"
+            reason = f"{_where(group, worker)} for over {group.view.lost_after:g} s"
             group.actions.append(Displace(worker.oid, reason))
             continue
-        reason = _standing(group.fleet, worker.node_oid) + against
+        reason = _where(group, worker) + against
         if worker.state is not _W.UNKNOWN or worker.reason != reason:
             group.actions.append(MarkUnknown(worker.oid, reason))
 
@@ -190,11 +194,20 @@ def _against_moving(group: _Group, worker: WorkerView) -> str | None:
     assert node_oid is not None
     if fleet.status[node_oid] is NodeStatus.LATE or fleet.silence(node_oid) < group.view.lost_after:
         return ""
+    if not _member(group, node_oid):
+        return None
     if fleet.braked:
         return f"; it is not moved: {fleet.braked}"
     if group.take() is None:
         return f"; it stays there: {group.why_not()}"
     return None
+
+
+def _where(group: _Group, worker: WorkerView) -> str:
+    standing = _standing(group.fleet, worker.node_oid)
+    if _member(group, worker.node_oid):
+        return standing
+    return f"{_removed(group, worker.node_oid)}, and {standing.removeprefix('node ')}"
 
 
 def _standing(fleet: Fleet, node_oid: str | None) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bus.messages import Reported, ReportedWorker
 from bus.states import NodeStatus
@@ -13,6 +14,11 @@ from manager.sighting import conditions_of, match, see, trusted_version
 from manager.store.rows import NodeRow, WorkerRow
 from manager.store.tx import Tx
 from manager.tell import Teller
+
+log = logging.getLogger("busbar.manager")
+
+MAX_VERSION: Final = 2**53
+"""JSON's readers count exactly up to here; a version beyond it is nonsense, and is not followed."""
 
 
 class Sighting(NamedTuple):
@@ -39,13 +45,15 @@ def write_sighting(
 ) -> Mapping[str, WorkerStat]:
     """Take a sighting in; returns the figures of the node's workers by oid.
 
-    An unpaired node is believed only when it says that workers are gone.
+    An unpaired node is believed only in what it has applied, and when it says that workers are gone.
     """
     node = tx.node(node_oid)
     if node is None:
         return {}
     paired = node.status is not NodeStatus.UNPAIRED
     columns = dict(sighting.columns)
+    if sighting.report is not None:
+        columns |= _applied(sighting.report, store, epoch)
     if sighting.report is not None and paired:
         columns |= _facts(node, sighting.report, sighting.conditions, store, epoch)
     changed = {name: value for name, value in columns.items() if getattr(node, name) != value}
@@ -53,7 +61,14 @@ def write_sighting(
         tx.update_node(node_oid, **changed)
     if sighting.report is None:
         return {}
+    _outbid(tx, node, sighting.report, store, epoch)
     return _workers(tx, node, sighting.report, sighting.live and paired, store, epoch)
+
+
+def _applied(report: Reported, store: str, epoch: int) -> dict[str, Any]:
+    if trusted_version(report, store, epoch) < 0:
+        return {}
+    return {"applied_epoch": report.applied.epoch, "applied_version": report.applied.version}
 
 
 def _facts(
@@ -64,11 +79,19 @@ def _facts(
         "capacity": report.capacity,
         "conditions": [*conditions_of(report, store, epoch), *conditions],
     }
-    if trusted_version(report, store, epoch) >= 0:
-        facts |= {"applied_epoch": report.applied.epoch, "applied_version": report.applied.version}
     if node.labels is None and report.labels:
         facts["labels"] = dict(report.labels)
     return facts
+
+
+def _outbid(tx: Tx, node: NodeRow, report: Reported, store: str, epoch: int) -> None:
+    """An agent that is ahead of what we gave it follows a forgery, and refuses ours: give it a newer one."""
+    ahead = report.applied.version
+    ours = report.store == store and report.applied.epoch == epoch
+    if ours and node.assignment_version < ahead < MAX_VERSION:
+        log.warning("node '%s' follows assignment %d that was never given: forged", node.name, ahead)
+        tx.update_node(node.oid, assignment_version=ahead)
+        tx.bump_assignment(node.oid)
 
 
 def _workers(

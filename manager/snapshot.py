@@ -23,6 +23,8 @@ RELOAD_S: Final = 60.0
 """The mirror is read anew this often, whatever the commits said."""
 BULK: Final = 500
 """From so many changed workers on, reading everything is cheaper than reading them one by one."""
+_Seen = tuple[float, float | None, bool]
+"""What memory knows of a node: silent since, will at, heard once."""
 
 
 class World:
@@ -32,8 +34,10 @@ class World:
         self._reads, self._observed, self._clock = reads, observed, clock
         self._nodes: dict[str, NodeRow] = {}
         self._names: dict[str, str] = {}
+        self._node_views: dict[str, tuple[NodeRow, _Seen, NodeView]] = {}
         self._clusters: dict[str, ClusterRow] = {}
         self._members: dict[str, tuple[MemberView, ...]] = {}
+        self._nodes_moved = False
         self._groups: dict[str, dict[str, GroupRow]] = {}
         self._workers: dict[str, dict[str, WorkerView]] = {}
         self._group_of: dict[str, str] = {}
@@ -94,8 +98,8 @@ class World:
             self._load()
             self._loaded_at = now
             return
-        members_too = bool(self._dirty.nodes)
         self._refresh_nodes()
+        members_too, self._nodes_moved = self._nodes_moved, False
         self._refresh_workers()
         clusters, self._dirty.clusters = self._dirty.clusters, set()
         groups, self._dirty.groups = self._dirty.groups, set()
@@ -104,6 +108,7 @@ class World:
 
     def _load(self) -> None:
         self._dirty = Changes()
+        self._node_views.clear()
         reads = self._reads
         self._nodes = {row.oid: row for row in reads.nodes()}
         self._names = {row.name: row.oid for row in self._nodes.values()}
@@ -127,6 +132,8 @@ class World:
 
     def _refresh_nodes(self) -> None:
         oids, self._dirty.nodes = self._dirty.nodes, set()
+        # A message may have had the nodes refreshed before the next look: memberships are still to be read.
+        self._nodes_moved |= bool(oids)
         for oid in oids:
             row = self._reads.node(oid)
             if row is not None:
@@ -134,6 +141,7 @@ class World:
                 self._names[row.name] = oid
             elif (old := self._nodes.pop(oid, None)) is not None:
                 self._names.pop(old.name, None)
+                self._node_views.pop(oid, None)
                 self._observed.forget_node(oid)
 
     def _refresh_workers(self) -> None:
@@ -241,20 +249,28 @@ class World:
             self._listening_since = self._observed.listening_since
             lost = (row.oid for row in self._nodes.values() if row.status is NodeStatus.LOST)
             self._gone_before = frozenset(lost)
+            self._node_views.clear()
 
     def _node_view(self, row: NodeRow) -> NodeView:
-        observed = self._observed
-        heard_once = observed.heard_once(row.oid)
-        return NodeView(
-            oid=row.oid,
+        """A node as it is; the view of the last time, where nothing of it has changed."""
+        observed, oid = self._observed, row.oid
+        seen = (observed.silent_since(oid), observed.will_at(oid), observed.heard_once(oid))
+        known = self._node_views.get(oid)
+        if known is not None and known[0] is row and known[1] == seen:
+            return known[2]
+        heard_at, will_at, heard_once = seen
+        view = NodeView(
+            oid=oid,
             name=row.name,
             status=row.status,
-            heard_at=observed.silent_since(row.oid),
+            heard_at=heard_at,
             runtimes=frozenset(row.runtimes),
             max_workers=max_workers(row.capacity),
-            will_at=observed.will_at(row.oid),
+            will_at=will_at,
             goodbye=row.goodbye,
             heard_once=heard_once,
             known=row.boot is not None,
-            gone_before=row.oid in self._gone_before and not heard_once,
+            gone_before=oid in self._gone_before and not heard_once,
         )
+        self._node_views[oid] = (row, seen, view)
+        return view

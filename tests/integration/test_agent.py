@@ -58,6 +58,7 @@ async def test_a_worker_is_not_called_ready_before_it_answers(node: Bench) -> No
     assert found["pid"] is None
 
 
+@pytest.mark.fault(32, "C")
 async def test_a_killed_worker_is_ready_again_within_two_seconds(node: Bench) -> None:
     await node.start()
     node.assign(worker(), worker("web-2"))
@@ -73,6 +74,7 @@ async def test_a_killed_worker_is_ready_again_within_two_seconds(node: Bench) ->
     assert (await node.state("web-2", "RUNNING"))["pid"] == other["pid"]
 
 
+@pytest.mark.fault(35, "L")
 async def test_a_crash_loop_shows_its_reason_and_goes_on(node: Bench) -> None:
     await node.start()
     node.assign(worker(runtime="crash"), worker("web-2"))
@@ -143,13 +145,14 @@ async def test_a_new_definition_replaces_the_worker_never_two_at_once(
     assert node.living() == {new["pid"]}
 
 
-async def test_a_lower_version_is_refused_and_a_higher_one_clears_that(node: Bench) -> None:
+async def test_a_lower_epoch_is_refused_and_a_higher_one_clears_that(node: Bench) -> None:
     await node.start()
     node.assign(worker(), version=7)
     first = await node.state("web-1", "RUNNING")
     node.assign(version=6)
+    node.assign(version=8, epoch=0)
     last = await node.report(lambda last: last["refused"])
-    assert last["refused"] == "assignment 1/6 (epoch/version) refused: 1/7 is applied"
+    assert last["refused"] == "assignment 0/8 (epoch/version) refused: 1/7 is applied"
     assert last["workers"][0]["pid"] == first["pid"]
     node.assign(version=1, epoch=2)
     last = await node.report(lambda last: last["applied"] == {"epoch": 2, "version": 1})
@@ -172,6 +175,7 @@ async def test_a_foreign_store_is_refused_until_it_is_adopted(node: Bench) -> No
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b'{"store": "s1"}', b'{"workers": []}', b"\xff"])
+@pytest.mark.fault(0, "K L")
 async def test_an_unreadable_assignment_is_no_information(node: Bench, payload: bytes) -> None:
     await node.start()
     node.assign(worker())
@@ -187,6 +191,7 @@ async def test_an_unreadable_assignment_is_no_information(node: Bench, payload: 
     assert (await node.state("web-1", "RUNNING"))["pid"] == first["pid"]
 
 
+@pytest.mark.fault((33, 38, 40), "L B H")
 async def test_one_workers_faults_are_its_own(node: Bench) -> None:
     await node.start()
     node.assign(
@@ -211,6 +216,7 @@ def static(directory: str) -> dict[str, object]:
     return {"type": "web", "paths": {"/": {"type": "static", "directory": directory}}}
 
 
+@pytest.mark.fault(37, "H C")
 async def test_a_hung_worker_is_killed_and_started_again(node: Bench) -> None:
     await node.start(Timing(live_every=0.1))
     node.assign(worker())
@@ -279,6 +285,7 @@ def free_range() -> int:
     return next(port for port in pairs if all(is_free("127.0.0.1", port + step) for step in (0, 1)))
 
 
+@pytest.mark.fault(22, "B")
 async def test_a_second_agent_on_the_folder_is_refused(node: Bench) -> None:
     await node.start()
     with pytest.raises(StateError, match="in use by another agent"):
@@ -316,6 +323,7 @@ async def test_an_agent_told_so_stops_its_workers_and_starts_them_again_without_
     assert (again["restarts"], again["reason"], again["address"]) == (0, None, first["address"])
 
 
+@pytest.mark.fault(29, "C")
 async def test_a_stored_assignment_is_enough_to_start(node: Bench) -> None:
     node.store(worker())
     agent = await node.start(broker=False)
@@ -342,6 +350,7 @@ async def test_a_worker_that_died_while_the_agent_was_away_is_started_with_the_r
     assert again["address"] == first["address"]
 
 
+@pytest.mark.fault(29, "C")
 async def test_after_a_reboot_all_workers_start_without_blame(node: Bench) -> None:
     await node.start(stop_workers=True)
     node.assign(worker())
@@ -355,6 +364,7 @@ async def test_after_a_reboot_all_workers_start_without_blame(node: Bench) -> No
     assert (again["reason"], again["address"]) == (None, first["address"])
 
 
+@pytest.mark.fault(28, "O L")
 async def test_a_lost_state_folder_does_not_lose_the_workers(node: Bench) -> None:
     await node.start()
     node.assign(worker(), worker("web-2"))
@@ -370,6 +380,7 @@ async def test_a_lost_state_folder_does_not_lose_the_workers(node: Bench) -> Non
     assert node.living() == {kept["pid"]}
 
 
+@pytest.mark.fault(28, "O L")
 async def test_torn_files_do_not_lose_the_workers(node: Bench) -> None:
     await node.start()
     node.assign(worker())

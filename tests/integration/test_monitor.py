@@ -12,6 +12,7 @@ from bus.testing import FakeClock, MemoryBroker
 from manager import monitor as monitor_module
 from manager.apply import Batch
 from manager.model import Place
+from manager.store.rows import MemberRow
 from tests.integration.watching import Agent, Watch, fleet, watching
 from tests.unit.fleets import of_kind
 
@@ -101,6 +102,7 @@ async def test_a_node_is_late_then_lost_and_its_workers_move(tmp_path: Path) -> 
         assert watch.told("n1") == ["node_online", "node_late", "node_lost", "node_online"]
 
 
+@pytest.mark.fault(23, "K B")
 async def test_a_partition_shorter_than_lost_after_restarts_nothing(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2, lost_after=120.0)
@@ -179,6 +181,7 @@ async def test_a_goodbye_is_offline_at_once_and_moved_later(tmp_path: Path) -> N
         await watch.until(lambda: watch.node("n1").status == "online")
 
 
+@pytest.mark.fault(27, "H K")
 async def test_a_will_is_a_hint_and_a_stale_one_nothing(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
@@ -199,6 +202,7 @@ async def test_a_will_is_a_hint_and_a_stale_one_nothing(tmp_path: Path) -> None:
         assert watch.node("n1").status == "online"
 
 
+@pytest.mark.fault(49, "K H")
 async def test_the_brake(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3)
@@ -214,10 +218,13 @@ async def test_the_brake(tmp_path: Path) -> None:
         agents[1].beat()
         await watch.pass_time(2, agents[2])
         assert watch.observed.brake is None
+        assert watch.states()["web-1"] == "UNKNOWN n1", "who is still missing gets its whole time again"
+        await watch.pass_time(40, *agents[1:])
         assert watch.states()["web-1"] in ("STARTING n2", "STARTING n3")
         assert watch.told("m1") == ["manager_braked", "manager_released"]
 
 
+@pytest.mark.fault(49, "K")
 async def test_the_brake_outlives_a_restart_of_the_manager(tmp_path: Path) -> None:
     broker, clock = MemoryBroker(), FakeClock()
     async with watching(tmp_path, broker, clock) as watch:
@@ -311,12 +318,11 @@ async def test_an_unpaired_node_is_believed_only_about_what_is_gone(tmp_path: Pa
         agents = await fleet(watch, 2, scale=2)
         await watch.unpair("n1")
         assert watch.states()["web-1"] == "STOPPING n1"
-        version = watch.node("n1").version
         agents[0].runtimes = ["mosquitto"]
         agents[0].obey()
         await watch.until(lambda: watch.states()["web-1"] == "STARTING n2")
         assert watch.node("n1").runtimes == ["amqtt"]
-        assert watch.node("n1").version == version
+        assert watch.node("n1").applied_version == watch.node("n1").assignment_version
         assert watch.node("n1").status == "unpaired"
 
 
@@ -358,6 +364,7 @@ async def test_hardlimits_hold_and_room_is_used_when_it_comes(tmp_path: Path) ->
 # --- a monitor that can't die
 
 
+@pytest.mark.fault(15, "L")
 async def test_a_plan_that_raises_is_logged_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -377,6 +384,7 @@ async def test_a_plan_that_raises_is_logged_and_tried_again(
         await fleet(watch, 1, scale=1)
 
 
+@pytest.mark.fault(15, "L")
 async def test_an_action_that_raises_is_left_out_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -401,6 +409,7 @@ async def test_an_action_that_raises_is_left_out_and_the_others_go_on(
         await watch.until(lambda: watch.cluster().status == "RUNNING")
 
 
+@pytest.mark.fault(12, "L")
 async def test_a_store_that_can_not_commit_is_outlived(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -455,3 +464,17 @@ async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
         assert watch.worker("web-1").reason == "no node in the cluster"
         assert agent.assigned() == []
         assert watch.node("n1").assignment_version == 1
+
+
+@pytest.mark.fault(51, "C")
+async def test_a_membership_is_seen_even_if_a_message_came_first(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await fleet(watch, 1)
+        await watch.pair("n2")
+        await watch.rest()
+        node, cluster = watch.node("n2"), watch.cluster()
+        world = watch.monitor.world
+        await watch.store.write(lambda tx: tx.insert_member(MemberRow(cluster.oid, node.oid, None, None, 0)))
+        assert world.node_named("n2") is not None  # as any message of a node does
+        members = world.snapshot().clusters[cluster.oid].members
+        assert node.oid in {member.node_oid for member in members}

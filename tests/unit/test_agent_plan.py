@@ -72,6 +72,14 @@ def test_a_missed_start_deadline_stops_it_with_the_last_answer_as_reason() -> No
     assert stop.reason == "not ready within 30 s: nothing listens on 127.0.0.1:1"
 
 
+def test_no_deadline_runs_while_the_agent_itself_is_stopped() -> None:
+    late = worker(Phase.STARTING, since=NOW - 31, deadline=NOW - 1, deadline_s=30.0, misses=2)
+    assert isinstance(steps([assigned()], late)[0], plan.Stop)
+    excused = lifecycle.slept(late, 20.0)
+    assert not [step for step in steps([assigned()], excused) if isinstance(step, plan.Stop)]
+    assert (excused.deadline, excused.misses) == (NOW + 19, 0)
+
+
 def test_a_hung_worker_is_stopped_after_three_missed_probes() -> None:
     assert not [s for s in steps([assigned()], worker(Phase.RUNNING, misses=2)) if isinstance(s, plan.Stop)]
     (stop,) = steps([assigned()], worker(Phase.RUNNING, misses=3, missed="no answer within 2 s"))
@@ -137,7 +145,6 @@ def assignment(store: str = "s", epoch: int = 1, version: int = 1) -> Assignment
         (assignment(version=2), True),
         (assignment(epoch=2, version=0), True),
         (assignment(epoch=0, version=9), False),
-        (assignment(version=0), False),
         (assignment("t", 9, 9), False),
     ],
 )
@@ -145,6 +152,10 @@ def test_only_a_later_assignment_of_the_same_store_is_applied(new: Assignment, a
     why = plan.refusal(assignment(), new, adopt_store=False)
     assert (why is None) == applied
     assert applied or why
+
+
+def test_a_late_one_of_the_same_manager_is_passed_over_in_silence() -> None:
+    assert plan.refusal(assignment(version=2), assignment(version=1), adopt_store=False) == ""
 
 
 def test_the_same_assignment_again_is_no_news_but_a_forged_one_is_refused() -> None:

@@ -1,0 +1,126 @@
+"""The catalogue of faults: what may happen, what must hold, and which rows no test shows, and why."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+INVARIANTS: Final = {
+    "D": "no acknowledged operation is lost",
+    "A": "an operation happens whole or not at all; the same request id gets the same reply and one effect",
+    "B": "never more workers of a group than desired, one living instance per placement (a partition longer "
+    "than the group's `lost_after` is the stated exception)",
+    "K": "no worker is restarted or stopped by the absence of anything above it",
+    "O": "10 s after an ordered stop no process bears our token",
+    "C": "converged within the bound after the fault heals",
+    "M": "(epoch, version) never goes back",
+    "H": "what can't be heard is `UNKNOWN`, never `RUNNING`",
+    "L": "no input and no fault ends a loop",
+}
+
+
+class Row(NamedTuple):
+    """One fault."""
+
+    group: str
+    fault: str
+    must: str
+
+
+_ROWS = """
+Manager
+1|killed while idle|D C K
+2|killed before the commit|A
+3|killed after the commit, before the reply; the caller retries|D A
+4|killed after the reply, before the event|D
+5|killed in the middle of scaling|B C K
+6|killed at each step of a rolling update|B C
+7|killed during a schema migration|D
+8|paused, then resumed|M B K
+9|two managers on one store; two managers on two stores|M
+10|cut from the broker|H C K
+11|database locked by another program|L
+12|disk full; write error|D L
+13|database corrupt, or write-ahead log cut|D M
+14|wall clock jumps by an hour|B H
+15|an exception inside plan or an operation|L
+16|power loss|D
+17|restored from an older backup|M
+Agent
+18|killed with living workers, then started|K B
+19|killed between fork and recording the pid|B O
+20|killed in the middle of a stop|O
+21|a worker's pid reused by a stranger while the agent was down|O
+22|two agents with one name (same folder; two folders)|B
+23|partition shorter than `lost_after`|K B
+24|partition longer than `lost_after`|H
+25|half-open TCP|H
+26|the broker leaves the client deaf|C
+27|a stale will arrives after the reconnect|H K
+28|state folder lost; state file torn|O L
+29|host reboot with no network|C
+30|descriptor or process limit reached|L
+31|agent upgraded in place|K
+Worker
+32|SIGKILLed|C
+33|ignores SIGTERM|O
+34|forks a grandchild; double-forks with setsid|O
+35|crash loop|L
+36|exits 0 early|H
+37|hangs with a living pid|H
+38|port in use; program missing; no permission; broken configuration|H
+39|floods its output|L
+40|slow start past the deadline|B
+41|zombie|O
+Broker and network
+42|killed, comes back empty|C K
+43|killed, comes back with old retained state|M
+44|a retained assignment or status is deleted, or forged|C
+45|duplicated, reordered, delayed messages|A M
+46|slow broker (5 s)|L
+47|connection reset inside a packet|A
+48|100 agents reconnect at once|C
+49|most nodes vanish at once|K
+50|request flood by one caller|L
+Races
+51|delete during start; stop during scale; scale during a node's loss|B O
+52|node removed while offline, then returns|O
+53|rolling update while a node is lost; a newer update supersedes it|B C
+54|two callers change one cluster at once|A
+55|same request id, different body|A
+56|a node is drained while its agent is away|B C
+"""
+
+
+def _parse() -> dict[int, Row]:
+    rows: dict[int, Row] = {}
+    group = ""
+    for line in _ROWS.strip().splitlines():
+        number, bar, rest = line.partition("|")
+        if not bar:
+            group = line
+            continue
+        fault, _, must = rest.partition("|")
+        rows[int(number)] = Row(group, fault, must)
+    return rows
+
+
+ROWS: Final = _parse()
+BAD_INPUT: Final = 0
+"""The number under which tests of bad input are counted."""
+
+NOT_PROVEN: Final = {
+    6: "there are no rolling updates yet",
+    53: "there are no rolling updates yet",
+}
+"""Rows that no test shows, with the reason."""
+
+IN_PART: Final = {
+    8: "for 16 short heartbeats, more than twice what makes a node lost, and not for 30 s",
+    13: "a cut log can't take store or epoch back; operations in the part that is gone are lost unnoticed",
+    16: "by the order of the system calls (synced before it is told), not by cutting the power",
+    22: "two folders on one host; two hosts differ only in that neither sees the other's processes",
+    30: "descriptors; a limit on processes does not bind root, under which the tests may run",
+    31: "a restart with a record that holds more than this version knows",
+    56: "by taking the node out of the cluster: there is no drain of its own yet",
+}
+"""What the tests of a row leave out."""

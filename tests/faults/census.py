@@ -1,0 +1,174 @@
+"""Counts workers as the kernel knows them, many times a second: doubles, restarts, orphans."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EVERY_S = 0.05
+YOUNG_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One process that bears a worker's token. `leads`: it is the one the agent started."""
+
+    pid: int
+    start: int
+    leads: bool
+    oid: str
+    worker: str
+    cluster: str
+    node: str
+    token: str
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from every other process of this boot."""
+        return self.pid, self.start
+
+
+class Census:
+    """Looks at /proc from a thread of its own. Only workers of agents whose folder lies in `folder` count."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._known: dict[tuple[int, int], Life | None] = {}
+        self._first: dict[tuple[int, int], float] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.history: dict[tuple[int, int], Life] = {}
+        """Every leader that was ever seen."""
+        self.doubles: list[str] = []
+        self.most: dict[str, int] = {}
+        """The most leaders of a cluster that were seen at once."""
+        self.watch_doubles = True
+        self._thread = threading.Thread(target=self._forever, name="census", daemon=True)
+        self._thread.start()
+
+    def _forever(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            with contextlib.suppress(OSError):
+                self.look()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+    def look(self) -> list[Life]:
+        """All that lives now."""
+        with self._lock:
+            found = [life for pid in _pids() if (life := self._read(pid)) is not None]
+            self._judge([life for life in found if life.leads])
+            return found
+
+    def leaders(self, cluster: str | None = None) -> dict[str, Life]:
+        """The living workers by name (of a cluster, or cluster/name of all)."""
+        found = {}
+        for life in self.look():
+            if life.leads and cluster in (None, life.cluster):
+                found[life.worker if cluster else f"{life.cluster}/{life.worker}"] = life
+        return found
+
+    def keys(self, cluster: str) -> set[tuple[int, int]]:
+        """Pid and start time of every living worker of a cluster."""
+        return {life.key for life in self.look() if life.leads and life.cluster == cluster}
+
+    def ever(self, cluster: str) -> set[tuple[int, int]]:
+        """The same of all that ever lived."""
+        with self._lock:
+            return {key for key, life in self.history.items() if life.cluster == cluster}
+
+    def processes(self, cluster: str) -> list[Life]:
+        """Everything that bears a token of that cluster, descendants included."""
+        return [life for life in self.look() if life.cluster == cluster]
+
+    def kill(self, life: Life) -> None:
+        os.kill(life.pid, signal.SIGKILL)
+
+    def _judge(self, leaders: list[Life]) -> None:
+        by_oid: dict[str, list[Life]] = {}
+        counts: dict[str, int] = {}
+        for life in leaders:
+            self.history.setdefault(life.key, life)
+            by_oid.setdefault(life.oid, []).append(life)
+            counts[life.cluster] = counts.get(life.cluster, 0) + 1
+        for cluster, count in counts.items():
+            self.most[cluster] = max(count, self.most.get(cluster, 0))
+        if self.watch_doubles:
+            for lives in by_oid.values():
+                if len(lives) > 1:
+                    self.doubles.append(" and ".join(f"{x.worker} pid {x.pid} on {x.node}" for x in lives))
+
+    def _read(self, pid: int) -> Life | None:
+        try:
+            fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        if fields[0] in "ZX":
+            return None
+        key = pid, int(fields[19])
+        if key in self._known:
+            return self._known[key]
+        life = self._environment(pid, key[1], int(fields[3]))
+        first = self._first.setdefault(key, time.monotonic())
+        # A fork has its parent's environment until it has become the program.
+        if life is not None or time.monotonic() - first > YOUNG_S:
+            self._known[key] = life
+            self._first.pop(key, None)
+        return life
+
+    def _environment(self, pid: int, start: int, session: int) -> Life | None:
+        try:
+            raw = (Path("/proc") / str(pid) / "environ").read_bytes()
+        except OSError:
+            return None
+        if b"BUSBAR_WORKER_TOKEN=" not in raw:
+            return None
+        names = dict(item.partition("=")[::2] for item in raw.decode(errors="replace").split("\0"))
+        if not names.get("BUSBAR_STATE", "").startswith(self._folder):
+            return None
+        return Life(
+            pid=pid,
+            start=start,
+            leads=session == pid and not _has_ours(pid, names["BUSBAR_WORKER_TOKEN"]),
+            oid=names.get("BUSBAR_OID", ""),
+            worker=names.get("BUSBAR_WORKER", ""),
+            cluster=names.get("BUSBAR_CLUSTER", ""),
+            node=names.get("BUSBAR_NODE", "").rpartition("/")[2],
+            token=names["BUSBAR_WORKER_TOKEN"],
+        )
+
+
+def _has_ours(pid: int, token: str) -> bool:
+    """Whether an older process bears the same token: then this one has only made itself a session."""
+    for other in _pids():
+        if other != pid:
+            with contextlib.suppress(OSError, ValueError):
+                stat = (Path("/proc") / str(other) / "stat").read_text().rpartition(")")[2].split()
+                own = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+                raw = (Path("/proc") / str(other) / "environ").read_bytes()
+                if token.encode() in raw and int(stat[19]) < int(own[19]) and stat[0] not in "ZX":
+                    return True
+    return False
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def until(condition: Callable[[], Any], timeout: float, what: str) -> Any:
+    """Wait for what only the kernel or a question can tell."""
+    end = time.monotonic() + timeout
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.03)
+    return found

@@ -1,0 +1,134 @@
+"""Runs `busbar` with failpoints: `python -m tests.faults.failing POINT[:VALUE]… -- manager …`.
+
+The product has no failpoints to be left on by mistake: they are put in here, by replacing what is called
+at the point, in this process alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bus.errors import BusOfflineError
+from bus.link import Done
+
+BEFORE, AFTER, REPLY = "fp-before-", "fp-after-", "fp-reply-"
+"""A request with an id that begins so kills the manager before its commit, after it, or after its reply."""
+
+
+def die() -> None:
+    """As SIGKILL by anybody else."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def commits(_value: str) -> None:
+    """The manager dies around the commit of a request whose id asks for it."""
+    from manager.store import engine
+
+    original = engine.Store._commit_group
+
+    def commit_group(self: Any, jobs: list[Any]) -> None:
+        ids = [job.cause.request_id or "" for job in jobs]
+
+        def fault(point: str) -> None:
+            wanted = {"before_commit": BEFORE, "after_commit": AFTER}.get(point, "-")
+            if any(each.startswith(wanted) for each in ids):
+                die()
+
+        self.fault = fault
+        original(self, jobs)
+
+    engine.Store._commit_group = commit_group  # type: ignore[method-assign]
+
+
+def reply(_value: str) -> None:
+    """The manager dies when the broker has its reply, and before the event is sent."""
+    from bus.client import MqttLink
+
+    original = MqttLink.send
+
+    def send(self: Any, topic: str, payload: bytes, done: Done, **more: Any) -> None:
+        marked = REPLY.encode() in payload
+        if marked and "/event/" in topic:
+            return
+
+        def landed(error: BusOfflineError | None) -> None:
+            if marked and "/response/" in topic:
+                die()
+            done(error)
+
+        original(self, topic, payload, landed, **more)
+
+    MqttLink.send = send  # type: ignore[method-assign]
+
+
+def migration(_value: str) -> None:
+    """The manager knows one schema step more, and dies in its middle."""
+    from manager.migrations import migrations
+
+    @migrations()
+    def another_step(db: Any) -> None:
+        db.execute("ALTER TABLE clusters ADD COLUMN half TEXT")
+        db.execute("UPDATE clusters SET half = name")
+        die()
+
+
+def repair(value: str) -> None:
+    """The manager looks at the retained topics every so many seconds."""
+    from manager.repair import Repair
+
+    Repair.__init__.__defaults__ = (float(value),)  # type: ignore[misc]
+
+
+def clock(value: str) -> None:
+    """The wall clock is as many seconds off as a file says."""
+    from bus.clock import SystemClock
+
+    file = Path(value)
+    SystemClock.time_ns = lambda self: time.time_ns() + int(file.read_text()) * 10**9  # type: ignore[method-assign]
+
+
+def fork(value: str) -> None:
+    """The agent dies after the fork of a worker of that cluster, before its pid is written down."""
+    from agent.process import Processes
+
+    original = Processes.spawn
+
+    def spawn(self: Any, start: Any) -> Any:
+        process = original(self, start)
+        if start.marks.get("BUSBAR_CLUSTER") == value:
+            die()
+        return process
+
+    Processes.spawn = spawn  # type: ignore[method-assign]
+
+
+POINTS: dict[str, Callable[[str], None]] = {
+    each.__name__: each for each in (commits, reply, migration, repair, clock, fork)
+}
+
+
+def command(*points: str) -> list[str]:
+    """How a test starts it: the words that come before `busbar`'s own."""
+    return [sys.executable, "-m", "tests.faults.failing", *points, "--"]
+
+
+def main() -> None:
+    end = sys.argv.index("--")
+    for point in sys.argv[1:end]:
+        name, _, value = point.partition(":")
+        POINTS[name](value)
+    sys.argv = ["busbar", *sys.argv[end + 1 :]]
+    from cli.app import main as busbar
+
+    busbar()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""A node in a network namespace of its own, whose cable is pulled: a half-open connection as in life."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import free_port, mosquitto
+from tests.faults.census import until
+from tests.faults.conftest import needs_root
+from tests.faults.yard import Yard
+from tests.stack import Stack, mosquitto_lines
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.mosquitto, needs_root]
+
+SPACE, OUTER, INNER = "bbfault", "bbf0", "bbf1"
+HOST, GUEST = "198.51.100.1", "198.51.100.2"  # RFC 5737: addresses for documentation
+
+
+def _ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], check=check, capture_output=True)
+
+
+@pytest.fixture
+def cable() -> Iterator[str]:
+    """Two ends of a cable: one here, one in a namespace."""
+    _ip("netns", "del", SPACE, check=False)
+    try:
+        _ip("netns", "add", SPACE)
+        _ip("link", "add", OUTER, "type", "veth", "peer", "name", INNER, "netns", SPACE)
+        _ip("addr", "add", f"{HOST}/30", "dev", OUTER)
+        _ip("link", "set", OUTER, "up")
+        _ip("netns", "exec", SPACE, "ip", "addr", "add", f"{GUEST}/30", "dev", INNER)
+        _ip("netns", "exec", SPACE, "ip", "link", "set", INNER, "up")
+        _ip("netns", "exec", SPACE, "ip", "link", "set", "lo", "up")
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)!r}")
+    try:
+        yield OUTER
+    finally:
+        _ip("netns", "del", SPACE, check=False)
+        _ip("link", "del", OUTER, check=False)
+
+
+@pytest.mark.fault((23, 25), "H K C")
+def test_a_cable_that_is_pulled_is_noticed_and_nothing_restarts(cable: str, tmp_path: Path) -> None:
+    made = Stack(tmp_path, 0.4)
+    port = free_port()
+    lines = [*mosquitto_lines(made), f"listener {port} {HOST}"]
+    with mosquitto(tmp_path, *lines) as made.port:
+        here = Yard(made)
+        try:
+            here.start_manager()
+            here.manager_is_up()
+            here.alice.subscribe("status", "#")
+            here.oids["n1"] = here.alice.sure("pair_node", {"node": {"name": "n1"}})["oid"]
+            words = ["agent", "--node", "n1", "--state", str(tmp_path / "agent-n1")]
+            words += ["--runtimes", str(here.toml), *made.connection("n1")]
+            words[words.index("--broker") + 1] = f"mqtt://{HOST}:{port}"
+            here.spawn("n1", words, "ip", "netns", "exec", SPACE, sys.executable, "-m", "cli.app")
+            here.node("n1", "online")
+            cluster = here.cluster(2, nodes=("n1",))
+            before = cluster.running(2)
+            time.sleep(12 * made.heartbeat)  # past the grace that follows the manager's start
+            began, mark = time.monotonic(), here.log_mark("n1")
+            _ip("link", "set", cable, "down")
+            topic = here.alice.topic("status", "_", "node", "n1")
+            here.alice.wait_retained(topic, lambda value: value["status"] in ("late", "lost"), 10)
+            took = time.monotonic() - began
+            assert took < 4 * made.heartbeat + 1.0, f"late after {took:.2f} s"
+            until(lambda: "deaf" in here.log("n1")[mark:], 10, "the agent has noticed")
+            here.node("n1", "lost")
+            cluster.kept(before)
+            _ip("link", "set", cable, "up")
+            here.node("n1", "online")
+            cluster.running(2)
+            cluster.kept(before)
+            cluster.stop()
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{made.logs()}") from error
+        finally:
+            here.close()
+            made.close()

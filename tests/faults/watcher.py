@@ -1,0 +1,83 @@
+"""A client that outlives every fault: it comes back, subscribes again, and asks until it is answered."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from paho.mqtt import client as paho
+
+from tests.plain import Plain
+
+BOUND_S = 20.0
+"""Within this everything has converged; the machine may be busy."""
+
+
+class Watcher(Plain):
+    """A plain client that comes back by itself, with its subscriptions, and asks until it is answered."""
+
+    def __init__(self, port: int, user: str, password: str) -> None:
+        self._filters: list[str] = []
+        super().__init__(port, user, password)
+        self.client.reconnect_delay_set(0.1, 0.4)  # type: ignore[arg-type]
+
+    def subscribe(self, *levels: str) -> None:
+        self._filters.append(self.topic(*levels))
+        super().subscribe(*levels)
+
+    def _on_connect(self, client: paho.Client, data: Any, flags: Any, code: Any, props: Any) -> None:
+        super()._on_connect(client, data, flags, code, props)
+        if not code.is_failure:
+            for each in self._filters:
+                client.subscribe(each, 1)
+
+    def push(self, op: str, params: dict[str, Any], request_id: str, **more: Any) -> None:
+        """Send a request and wait for nothing."""
+        body = {"id": request_id, "reply": "box", "params": params, **more}
+        self.client.publish(self.topic("request", self.user, op), json.dumps(body), 1)
+
+    def reply(self, request_id: str, timeout: float) -> dict[str, Any] | None:
+        """The reply to a request, if it comes in time."""
+        topic = self.topic("response", self.user, "box")
+
+        def mine(message: tuple[str, bytes, bool]) -> bool:
+            return message[0] == topic and json.loads(message[1])["id"] == request_id
+
+        try:
+            found: dict[str, Any] = json.loads(self.wait(mine, timeout)[1])
+        except AssertionError:
+            return None
+        return found
+
+    def ask(
+        self, op: str, params: dict[str, Any] | None = None, *, timeout: float = BOUND_S, **more: Any
+    ) -> dict[str, Any]:
+        """One request, sent again with the same id until it is answered; the whole reply."""
+        request_id = more.pop("id", None) or next(self._ids)
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            mark = len(self.messages)
+            self.push(op, params or {}, request_id, **more)
+            reply = self._reply_since(request_id, mark, 0.7)
+            if reply is not None and not (not reply["ok"] and reply["error"]["code"] == "busy"):
+                return reply
+        raise AssertionError(f"{op} was not answered within {timeout:g} s")
+
+    def _reply_since(self, request_id: str, mark: int, timeout: float) -> dict[str, Any] | None:
+        topic = self.topic("response", self.user, "box")
+
+        def mine(message: tuple[str, bytes, bool]) -> bool:
+            return message[0] == topic and json.loads(message[1])["id"] == request_id
+
+        try:
+            found: dict[str, Any] = json.loads(self.wait(mine, timeout, mark)[1])
+        except AssertionError:
+            return None
+        return found
+
+    def sure(self, op: str, params: dict[str, Any] | None = None, **more: Any) -> Any:
+        """The result of a request that has to succeed, however often it must be sent."""
+        reply = self.ask(op, params, **more)
+        assert reply["ok"], reply
+        return reply["result"]

@@ -1,0 +1,306 @@
+"""The whole system with a proxy in front of every service, real agents, real workers, a census of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.faults.census import Census, Life, until
+from tests.faults.proxy import Proxy
+from tests.faults.watcher import BOUND_S, Watcher
+from tests.stack import ROOT, Stack, stack, start_embedded
+
+HEARTBEAT_S = 0.25
+WORKER = Path(__file__).with_name("worker.py")
+MODES = ("serve", "stubborn", "family", "crash", "early", "deaf", "flood")
+
+
+class Yard:
+    """Use `yard(...)` to make one: broker, manager, agents, proxies, an owner's client."""
+
+    def __init__(self, made: Stack) -> None:
+        self.stack = made
+        self.census = Census(made.folder)
+        self.proxies: dict[str, Proxy] = {}
+        self.oids: dict[str, str] = {}
+        self._names = itertools.count(1)
+        self.toml = write_runtimes(made.folder)
+        self.alice = self.watcher("alice")
+
+    # --- services
+
+    def proxy(self, name: str) -> Proxy:
+        """The proxy through which a service, or a client, reaches the broker."""
+        if name not in self.proxies:
+            self.proxies[name] = Proxy(self.stack.port)
+        return self.proxies[name]
+
+    def watcher(self, user: str, port: int | None = None) -> Watcher:
+        made = Watcher(port or self.stack.port, user, self.stack.secrets[user])
+        self.stack.clients.append(made)
+        return made
+
+    def spawn(self, name: str, arguments: list[str], *before: str) -> subprocess.Popen[bytes]:
+        """Start `busbar` with arguments, or `before` with them: a wrapper or a failing program."""
+        program = list(before) or [sys.executable, "-m", "cli.app"]
+        env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
+        with (self.stack.folder / f"{name}.log").open("ab") as output:
+            self.stack.processes[name] = subprocess.Popen(
+                [*program, *arguments],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env=env,
+            )
+        return self.stack.processes[name]
+
+    @staticmethod
+    def stack_command() -> list[str]:
+        """The words that start `busbar`, for a wrapper to put its own before."""
+        return [sys.executable, "-m", "cli.app"]
+
+    def connection(self, user: str, port: int) -> list[str]:
+        words = self.stack.connection(user)
+        words[words.index("--broker") + 1] = f"mqtt://127.0.0.1:{port}"
+        return words
+
+    def start_manager(self, *before: str, state: str = "manager-state", name: str = "manager") -> None:
+        words = ["manager", "--owner", "alice", "--state", str(self.stack.folder / state)]
+        words += ["--heartbeat", str(self.stack.heartbeat)]
+        self.spawn(name, [*words, *self.connection("manager", self.proxy("manager").port)], *before)
+
+    def start_agent(
+        self, node: str, *before: str, state: str | None = None, name: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        folder = self.stack.folder / (state or f"agent-{node}")
+        words = ["agent", "--node", node, "--state", str(folder), "--runtimes", str(self.toml)]
+        return self.spawn(name or node, [*words, *self.connection(node, self.proxy(node).port)], *before)
+
+    def start_broker(self) -> None:
+        start_embedded(self.stack)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a service and wait until the kernel says so."""
+        self.stack.kill(name)
+
+    def pid(self, name: str) -> int:
+        return self.stack.processes[name].pid
+
+    def log(self, name: str) -> str:
+        return (self.stack.folder / f"{name}.log").read_text(errors="replace")
+
+    def log_mark(self, name: str) -> int:
+        """Where a service's log ends now."""
+        return len(self.log(name))
+
+    @contextmanager
+    def paused(self, *names: str) -> Iterator[None]:
+        """SIGSTOP for the time of the block."""
+        pids = [self.pid(name) for name in names]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+    # --- what is asked for
+
+    def cluster(
+        self,
+        scale: int = 2,
+        runtime: str = "serve",
+        nodes: tuple[str, ...] = ("n1", "n2"),
+        start: bool = True,
+        transport: dict[str, Any] | None = None,
+        **group: Any,
+    ) -> Cluster:
+        """A cluster with one group `web`."""
+        name = f"c{next(self._names)}"
+        definition: dict[str, Any] = {"name": name}
+        if transport is not None:
+            definition["transport"] = transport
+        made = Cluster(
+            self, name, self.alice.sure("create_routercluster", {"routercluster": definition})["oid"]
+        )
+        for node in nodes:
+            self.alice.sure(
+                "add_routercluster_node", {"routercluster_oid": made.oid, "node_oid": self.oids[node]}
+            )
+        wish = {"name": "web", "scale": scale, "runtime": runtime, **group}
+        made.group = self.alice.sure(
+            "add_routercluster_workergroup", {"routercluster_oid": made.oid, "workergroup": wish}
+        )["oid"]
+        if start:
+            made.start()
+        return made
+
+    def node(self, name: str, *statuses: str, timeout: float = BOUND_S) -> dict[str, Any]:
+        """Wait until a node has one of these statuses, as the manager says when it is asked."""
+
+        def found() -> Any:
+            node = self.alice.sure("get_node", {"node_oid": self.oids[name]})
+            return node["status"] in statuses and node
+
+        answer: dict[str, Any] = until(found, timeout, f"node {name} is {' or '.join(statuses)}")
+        return answer
+
+    def manager_is_up(self, timeout: float = BOUND_S) -> None:
+        self.alice.sure("get_manager", timeout=timeout)
+
+    def all_online(self) -> None:
+        for node in self.oids:
+            self.node(node, "online")
+
+    def check(self) -> None:
+        """No worker was ever seen twice."""
+        assert not self.census.doubles, self.census.doubles[:3]
+
+    def close(self) -> None:
+        self.census.close()
+        for proxy in self.proxies.values():
+            proxy.close()
+
+
+class Cluster:
+    """One cluster of a yard."""
+
+    def __init__(self, made: Yard, name: str, oid: str) -> None:
+        self.yard, self.name, self.oid = made, name, oid
+        self.group = ""
+
+    def stat(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.yard.alice.sure("stat_routercluster", {"routercluster_oid": self.oid})
+        return found
+
+    def start(self) -> None:
+        self.yard.alice.sure("start_routercluster", {"routercluster_oid": self.oid})
+
+    def is_(self, *statuses: str, ready: int | None = None, timeout: float = BOUND_S) -> dict[str, Any]:
+        """Wait until it has one of these statuses (and so many ready workers), as the manager says."""
+        seen: dict[str, Any] = {}
+
+        def found() -> Any:
+            seen.update(self.stat())
+            right = seen["status"] in statuses and (ready is None or seen["ready"] == ready)
+            return dict(seen) if right else None
+
+        try:
+            answer: dict[str, Any] = until(found, timeout, f"{self.name} is {' or '.join(statuses)}")
+        except AssertionError as error:
+            rows = [(w["name"], w["state"], w["node"], w["reason"]) for w in seen.get("workers", [])]
+            raise AssertionError(f"{error}; it is {seen.get('status')}: {rows}") from None
+        return answer
+
+    def running(self, scale: int, timeout: float = BOUND_S) -> dict[str, Life]:
+        """Wait until so many are ready, and the kernel says the same; the living workers by name."""
+        self.is_("RUNNING", ready=scale, timeout=timeout)
+
+        def found() -> Any:
+            living = self.yard.census.leaders(self.name)
+            return living if len(living) == scale else None
+
+        living: dict[str, Life] = until(found, timeout, f"{scale} processes of {self.name}")
+        return living
+
+    def scale(self, scale: int, **more: Any) -> dict[str, Any]:
+        params = {"routercluster_oid": self.oid, "workergroup_oid": self.group, "scale": scale}
+        found: dict[str, Any] = self.yard.alice.sure("scale_routercluster_workergroup", params, **more)
+        return found
+
+    def stop(self, timeout: float = BOUND_S) -> None:
+        """Stop it and wait until nothing bears its token: no orphan."""
+        self.yard.alice.sure("stop_routercluster", {"routercluster_oid": self.oid})
+        self.gone(timeout)
+
+    def gone(self, timeout: float = BOUND_S) -> None:
+        self.is_("STOPPED", timeout=timeout)
+        until(lambda: not self.yard.census.processes(self.name), 10, f"nothing is left of {self.name}")
+
+    def pids(self) -> set[tuple[int, int]]:
+        return self.yard.census.keys(self.name)
+
+    def kept(self, before: dict[str, Life]) -> None:
+        """The very same processes live, and no other ever lived since."""
+        now = self.yard.census.leaders(self.name)
+        assert {n: x.key for n, x in now.items()} == {n: x.key for n, x in before.items()}, "K: restarted"
+        started = self.yard.census.ever(self.name)
+        assert started >= {x.key for x in before.values()}
+        self.yard.check()
+
+
+def write_runtimes(folder: Path) -> Path:
+    """One exec runtime for each way to behave, and some that can't work."""
+    text = ""
+    for mode in MODES:
+        argv = json.dumps([sys.executable, "-I", "-S", str(WORKER), "{port}", mode])
+        text += f'[runtimes.{mode}]\nargv = {argv}\nready = {{type = "http"}}\nscheme = "http"\ngrace = 1\n'
+        text += f"start_deadline = {2 if mode == 'deaf' else 20}\n"
+    locked = folder / "not-executable"
+    locked.write_text("nothing\n")
+    locked.chmod(0o644)
+    text += '[runtimes.nowhere]\nargv = ["/no/such/program"]\nready = {type = "tcp"}\n'
+    text += f'[runtimes.forbidden]\nargv = ["{locked}"]\nready = {{type = "tcp"}}\n'
+    path = folder / "agent.toml"
+    path.write_text(text)
+    return path
+
+
+@contextmanager
+def yard(
+    folder: Path,
+    nodes: tuple[str, ...] = ("n1", "n2"),
+    broker: str = "embedded",
+    heartbeat: float = HEARTBEAT_S,
+) -> Iterator[Yard]:
+    """A whole system at work, with every node online."""
+    with stack(folder, broker, heartbeat) as made:
+        here = Yard(made)
+        try:
+            here.start_manager()
+            here.manager_is_up()
+            here.alice.subscribe("status", "#")
+            here.alice.subscribe("event", "#")
+            for node in nodes:
+                here.oids[node] = here.alice.sure("pair_node", {"node": {"name": node}})["oid"]
+                here.start_agent(node)
+            here.all_online()
+            yield here
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{made.logs()}") from error
+        finally:
+            here.close()
+            for life in here.census.look():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(life.pid, signal.SIGKILL)
+
+
+def threads(work: list[Any]) -> None:
+    """Run each in a thread of its own; the first failure is raised."""
+    failed: list[BaseException] = []
+
+    def run(each: Any) -> None:
+        try:
+            each()
+        except BaseException as error:
+            failed.append(error)
+
+    running = [threading.Thread(target=run, args=(each,), daemon=True) for each in work]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(120)
+    if failed:
+        raise failed[0]
