@@ -1,0 +1,140 @@
+"""Runs schedules: `python -m tests.simulation --count 5000`, or one again: `--seed N --count 1 --trace`.
+
+Known failures of the past (`known.jsonl`) are run first. A failing schedule is printed with its shortened
+timeline, and with the line to add to that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from tests.simulation.faults import Schedule, schedule
+from tests.simulation.plants import PLANTS, planted
+from tests.simulation.runner import Result, describe, scratch, simulate
+from tests.simulation.shrink import shrink
+
+KNOWN = Path(__file__).with_name("known.jsonl")
+COLLECT = 10
+"""Schedules between two collections of garbage."""
+
+
+def main() -> int:
+    options = _options()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of sets of strings must not differ from run to run.
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder is cleared away all the same
+    sys.unraisablehook = lambda _: None  # what was killed unwinds when it is collected
+    logging.getLogger().addHandler(logging.NullHandler())
+    folder = scratch()
+    # What was killed is not to unwind in the middle of a schedule.
+    gc.freeze()
+    gc.disable()
+    try:
+        with planted(options.plant):
+            return _run(options, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--count", type=int, default=1000, help="schedules to run")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--minutes", type=float, default=0.0, help="run for so long instead of --count")
+    parser.add_argument("--trace", action="store_true", help="print what happened")
+    parser.add_argument("--twice", action="store_true", help="run each twice, and compare the traces")
+    parser.add_argument("--known", action="store_true", help="run the known failures alone")
+    parser.add_argument("--keep-going", action="store_true", help="do not end at the first failure")
+    parser.add_argument("--plant", choices=sorted(PLANTS), help="plant a bug, and run until it is caught")
+    return parser.parse_args()
+
+
+def known() -> list[Schedule]:
+    """Schedules that failed once."""
+    lines = KNOWN.read_text().splitlines() if KNOWN.exists() else []
+    return [Schedule.from_json(line) for line in lines if line.startswith("{")]
+
+
+def _schedules(options: argparse.Namespace) -> Iterator[Schedule]:
+    if not options.plant and options.seed == 1:
+        yield from known()
+    if options.known:
+        return
+    end = time.monotonic() + options.minutes * 60
+    for number in count(0):
+        if time.monotonic() >= end if options.minutes else number >= options.count:
+            return
+        yield schedule(options.seed + number)
+
+
+def _run(options: argparse.Namespace, folder: Path) -> int:
+    began, done, failed, steps = time.monotonic(), 0, 0, 0
+    times: list[float] = []
+    for each in _schedules(options):
+        result = simulate(each, folder, keep_trace=options.trace)
+        done, steps = done + 1, steps + result.steps
+        times.append(result.converged)
+        if options.trace:
+            print("\n".join(result.trace))
+        if options.twice and simulate(each, folder).digest != result.digest:
+            print(f"seed {each.seed}: two runs, two traces")
+            failed += 1
+        if result.violations:
+            failed += 1
+            if options.plant:
+                if any(found.invariant == options.plant for found in result.violations):
+                    return _caught(options.plant, result, done)
+            else:
+                _tell(result, folder)
+        if failed and not options.keep_going and not options.plant:
+            break
+        if done % COLLECT == 0:
+            gc.collect()
+    _sum_up(done, failed, steps, time.monotonic() - began, sorted(times))
+    return 1 if failed or options.plant else 0
+
+
+def _caught(plant: str, result: Result, done: int) -> int:
+    first = next(found for found in result.violations if found.invariant == plant)
+    print(f"caught by schedule {done} (seed {result.schedule.seed}): {first.invariant}: {first.text}")
+    return 0
+
+
+def _tell(result: Result, folder: Path) -> None:
+    """The failure, its shortest timeline, and how to keep it."""
+    print(describe(result), flush=True)
+    invariant = result.violations[0].invariant
+
+    def fails(shorter: Schedule) -> bool:
+        return any(found.invariant == invariant for found in simulate(shorter, folder).violations)
+
+    short = shrink(result.schedule, fails)
+    print("  shortened:")
+    print("\n".join(f"  {entry}" for entry in short.timeline))
+    print(f"  again: python -m tests.simulation --seed {result.schedule.seed} --count 1 --trace")
+    print(f"  for known.jsonl: {short.to_json()}", flush=True)
+
+
+def _sum_up(done: int, failed: int, steps: int, took: float, times: list[float]) -> None:
+    if not done:
+        return
+    print(
+        f"{done} schedules, {failed} failed, {steps} steps, {took:.1f} s ({1000 * took / done:.1f} ms each); "
+        f"converged after healing: median {times[done // 2]:.2f} s, p99 {times[int(done * 0.99)]:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Callers, and what they were told: the history that the final store is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bus.errors import BusError, BusOfflineError, CallTimeoutError
+from bus.rpc import Caller
+from tests.simulation.link import SimLink
+from tests.simulation.loop import Program, SimClock
+from tests.simulation.parts import TOPICS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+NOT_STORED = frozenset({"busy", "expired", "internal", "malformed_request", "request_id_reused"})
+
+
+@dataclass(slots=True)
+class Asked:
+    """One change that was asked for. `outcome`: `ok`, an error's code, or None when no answer came."""
+
+    caller: str
+    id: str
+    op: str
+    params: dict[str, Any]
+    sent: float
+    outcome: str | None = None
+    answered: float = 0.0
+    result: Any = None
+
+
+class Client:
+    """A person with a request: looks names up, asks, asks again with the same id while nothing comes."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.program = Program(f"client {name}")
+        self.link = SimLink(world.broker, name, self.program, world.random(f"link {name}"))
+        clock = SimClock(world.loop)
+        self.caller = Caller(self.link, TOPICS, name, "cli", clock, self.new_id)
+        self._ids = 0
+        self.busy = 0
+        self.program.context.copy().run(world.loop.create_task, self.link.run())
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"{self.name}-{self.world.schedule.seed}-{self._ids}"
+
+    def begin(self, op: str, *names: Any) -> None:
+        """Do one operation, named by words, as a task."""
+        self.busy += 1
+        self.program.context.copy().run(self.world.loop.create_task, self._do(op, *names))
+
+    async def _do(self, op: str, *names: Any) -> None:
+        try:
+            if op == "setup":
+                for step in names[0]:
+                    await self._one(step[0], *step[1:], timeout=60.0)
+            else:
+                await self._one(op, *names, timeout=12.0)
+        finally:
+            self.busy -= 1
+
+    async def _one(self, op: str, *names: Any, timeout: float) -> None:
+        try:
+            params = await self._params(op, names, timeout)
+        except (BusError, CallTimeoutError, BusOfflineError):
+            return  # it does not exist, or nobody says where it is
+        asked = Asked(self.name, self.new_id(), op, params, self.world.loop.now)
+        self.world.history.append(asked)
+        try:
+            asked.result = await self.caller.call(op, params, timeout=timeout, request_id=asked.id)
+            asked.outcome = "ok"
+        except BusError as error:
+            asked.outcome = error.code
+        except (CallTimeoutError, BusOfflineError):
+            return
+        asked.answered = self.world.loop.now
+        self.world.trace(f"{self.name} {op} {names} -> {asked.outcome}")
+
+    async def _params(self, op: str, names: tuple[Any, ...], timeout: float) -> dict[str, Any]:
+        """Words to parameters; oids are looked up."""
+        match op, names:
+            case "create_routercluster", (name,):
+                return {"routercluster": {"name": name}}
+            case "pair_node", (name,):
+                return {"node": {"name": name}}
+            case "unpair_node", (name,):
+                return {"node_oid": await self._node(name, timeout)}
+            case (("add_routercluster_node" | "remove_routercluster_node"), (cluster, node)):
+                oid = await self._node(node, timeout)
+                return {"routercluster_oid": await self._cluster(cluster, timeout), "node_oid": oid}
+            case "add_routercluster_workergroup", (cluster, name, scale, lost_after):
+                group = {"name": name, "scale": scale, "runtime": "sim", "lost_after": lost_after}
+                return {"routercluster_oid": await self._cluster(cluster, timeout), "workergroup": group}
+            case "remove_routercluster_workergroup", (cluster, group):
+                return await self._group(cluster, group, timeout)
+            case "scale_routercluster_workergroup", (cluster, group, scale):
+                return {**await self._group(cluster, group, timeout), "scale": scale}
+            case _, (cluster,):
+                return {"routercluster_oid": await self._cluster(cluster, timeout)}
+        raise AssertionError(op)
+
+    async def _cluster(self, name: str, timeout: float) -> str:
+        asked = {"routercluster_name": name}
+        found = await self.caller.call("get_routercluster_by_name", asked, timeout=timeout)
+        return str(found["oid"])
+
+    async def _node(self, name: str, timeout: float) -> str:
+        return str((await self.caller.call("get_node_by_name", {"node_name": name}, timeout=timeout))["oid"])
+
+    async def _group(self, cluster: str, group: str, timeout: float) -> dict[str, Any]:
+        asked = {"routercluster_name": cluster, "workergroup_name": group}
+        found = await self.caller.call("get_routercluster_workergroup_by_name", asked, timeout=timeout)
+        return {"routercluster_oid": found["cluster_oid"], "workergroup_oid": found["oid"]}

@@ -1,0 +1,281 @@
+"""The net: what must hold after every event. It has a memory of its own, and trusts no word of the code."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import msgspec
+
+from agent import plan as agent_plan
+from bus.link import Message
+from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from manager.store.changes import Changes
+from manager.store.rows import WorkerRow
+from tests.simulation.lasting import LOST_S, NOTICED_S, Lasting
+from tests.simulation.link import SimLink
+from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
+from tests.simulation.mirror import Mirror
+from tests.simulation.parts import TOPICS, AgentHost, ManagerHost
+
+_decode = msgspec.json.decode
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Watch(Lasting):
+    """Called at every event of the world, and every `STEP_S` for what lasts."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.mirror = Mirror()
+        self.quiet = False
+        self.old_retained: dict[str, bytes] = {}
+        self.heard: dict[str, float] = {}
+        self.contact: dict[str, float | None] = {}
+        self.applied: dict[tuple[str, int], tuple[str, int, int]] = {}
+        self.published: dict[str, tuple[int, int]] = {}
+        self.contents: dict[tuple[str, int, int], int] = {}
+        self.replies: dict[tuple[str, str], set[bytes]] = {}
+        self.events: set[str] = set()
+        self.released: dict[tuple[str, str], tuple[float, float]] = {}
+        self.wrong_since: dict[tuple[str, str], float] = {}
+        self.listening = 0.0
+
+    # --- helpers
+
+    def _silence(self, node_name: str) -> float:
+        return self.now - max(self.heard.get(node_name, 0.0), self.listening)
+
+    def _agent(self, name: str) -> AgentHost:
+        return self.world.agents[name]
+
+    # --- processes: B and K
+
+    def started(self, machine: Machine, process: SimProcess) -> None:
+        self.world.trace(
+            f"{machine.name} process {process.pid} {process.record.worker} g{process.generation}"
+        )
+        for host in self.world.agents.values():
+            for other in host.machine.living():
+                if other is process or other.oid != process.oid:
+                    continue
+                if host.machine is machine:
+                    self._violation("B", f"{process.record.worker}: a second instance on {machine.name}")
+                elif not (self._let_go(process.oid, host.name) or self._let_go(process.oid, machine.name)):
+                    text = f"{process.record.worker}: on {machine.name} while it lives on {host.name}"
+                    self._violation("B", f"{text}, which had not been lost")
+        if self.quiet:
+            self._violation("C", f"{process.record.worker} was started after all had converged")
+
+    def _let_go(self, oid: str, node_name: str) -> bool:
+        """Whether the manager gave the node up for lost before it let the worker go elsewhere."""
+        limit, silence = self.released.get((oid, node_name), (1.0, 0.0))
+        return silence >= limit
+
+    def ended(self, machine: Machine, process: SimProcess, why: str) -> None:
+        self.world.trace(f"{machine.name} process {process.pid} ended: {why}")
+
+    def killing(self, machine: Machine, process: SimProcess) -> None:
+        """An agent stops a living worker: only because it was told to, or because it is not well."""
+        agent = self._agent(machine.name).agent
+        wanted = agent_plan.wanted(agent.supervisor.assignment) if agent is not None else None
+        late = self.world.loop.now >= process.born + START_DEADLINE_S
+        if process.hung or (late and not process.answers(self.world.loop.now)):
+            return
+        definition = None if wanted is None else wanted.get(process.oid)
+        if wanted is not None and definition is None:
+            return
+        if definition is not None and definition.generation != process.generation:
+            return
+        self._violation("K", f"{machine.name} stops {process.record.worker}, which is wanted and well")
+
+    # --- commits: K, H, and what follows from them
+
+    def manager_opened(self, host: ManagerHost) -> None:
+        assert host.store is not None
+        if not self.mirror.by_name and self.world.warm:
+            told = (_decode(payload)["id"] for payload in host.store.reads.events(0, 10_000))
+            self.events.update(told)
+        before = dict(self.mirror.workers)
+        self.mirror.load(host.store.reads)
+        self._compare(before)
+        self.listening = self.now
+
+    def manager_gone(self) -> None:
+        self.old_retained = self.old_retained or dict(self.world.broker.retained)
+
+    def thawed(self, host: ManagerHost | AgentHost) -> None:
+        """A manager that was stopped for long must not take that time for silence of the nodes."""
+        if isinstance(host, ManagerHost) and self.now - host.frozen_at >= NOTICED_S:
+            self.listening = self.now
+
+    def committed(self, host: ManagerHost, changes: Changes) -> None:
+        assert host.store is not None
+        before = {oid: self.mirror.workers.get(oid) for oid in changes.workers}
+        self.mirror.update(host.store.reads, changes)
+        self._compare({oid: row for oid, row in before.items() if row is not None})
+
+    def _compare(self, before: dict[str, WorkerRow]) -> None:
+        for oid, old in before.items():
+            new = self.mirror.workers.get(oid)
+            if new is None:
+                self._deleted(old)
+            elif new is not old:
+                self._changed(old, new)
+
+    def _deleted(self, old: WorkerRow) -> None:
+        group = self.mirror.groups.get(old.group_oid)
+        if group is not None and old.ordinal <= group.scale:
+            self._violation("K", f"{old.name}: its slot was closed though the group asks for it")
+        if old.node_oid is not None and old.state is not WorkerState.STOPPED:
+            self._note_release(old)
+
+    def _changed(self, old: WorkerRow, new: WorkerRow) -> None:
+        if old.node_oid is not None and (new.node_oid != old.node_oid or new.generation != old.generation):
+            self._note_release(old)
+            if old.unassigned_version is None:
+                self._judge_displaced(old)
+        if new.state is WorkerState.STOPPING and old.state is not WorkerState.STOPPING:
+            self._judge_unassigned(old)
+
+    def _note_release(self, old: WorkerRow) -> None:
+        node = self.mirror.nodes.get(old.node_oid or "")
+        if node is not None:
+            group = self.mirror.groups.get(old.group_oid)
+            limit = group.lost_after if group is not None and node.goodbye else LOST_S
+            self.released[old.oid, node.name] = (limit - 0.01, self._silence(node.name))
+
+    def _may_stop(self, row: WorkerRow) -> bool:
+        """Whether somebody asked for that: stopped, scaled down, or the node taken out."""
+        cluster = self.mirror.clusters.get(row.cluster_oid)
+        group = self.mirror.groups.get(row.group_oid)
+        node = self.mirror.nodes.get(row.node_oid or "")
+        if cluster is None or group is None or node is None or node.status is NodeStatus.UNPAIRED:
+            return True
+        if cluster.status not in STARTED and cluster.status is not ClusterState.PAUSED:
+            return True
+        return row.ordinal > group.scale or (row.cluster_oid, row.node_oid) not in self.mirror.members
+
+    def _judge_displaced(self, old: WorkerRow) -> None:
+        if self._may_stop(old):
+            return
+        node, group = self.mirror.nodes[old.node_oid or ""], self.mirror.groups[old.group_oid]
+        silence = self._silence(node.name)
+        if silence < max(0.0 if node.goodbye else LOST_S, group.lost_after) - 0.01:
+            text = f"{old.name} was taken from {node.name}, heard {silence:.2f} s ago"
+            self._violation("K", f"{text} (lost_after {group.lost_after:g} s)")
+
+    def _judge_unassigned(self, old: WorkerRow) -> None:
+        if not self._may_stop(old):
+            self._violation("K", f"{old.name} is told to stop, and nobody asked for that")
+
+    # --- messages: M, A
+
+    def routed(self, client: str, topic: str, payload: bytes, retain: bool) -> None:
+        self.world.trace(f"{client} {topic} {len(payload)} {crc32(payload):08x}")
+        if client != "m1":
+            return
+        leaf = topic.removeprefix(TOPICS.prefix + "/")
+        if leaf.startswith("event/"):
+            self.events.add(_decode(payload)["id"])
+        elif leaf.startswith("response/"):
+            self._reply(leaf.split("/")[1], payload)
+        elif leaf.startswith("status/"):
+            self._level(topic, payload)
+        elif leaf.endswith("/assignment"):
+            self._level(topic, payload)
+            self._same_content(topic, payload)
+
+    def _reply(self, caller: str, payload: bytes) -> None:
+        reply = _decode(payload)
+        code = (reply.get("error") or {}).get("code")
+        if code in ("busy", "expired", "internal", "malformed_request", "request_id_reused"):
+            return
+        if reply["op"].startswith(("get_", "list_", "stat_")):
+            return
+        seen = self.replies.setdefault((caller, reply["id"]), set())
+        seen.add(payload)
+        if len(seen) > 1:
+            self._violation("A", f"request {reply['id']} of {caller} got two different replies")
+
+    def _level(self, topic: str, payload: bytes) -> None:
+        if not payload:
+            self.published.pop(topic, None)
+            return
+        told = _decode(payload)
+        stamp, last = (told["epoch"], told["version"]), self.published.get(topic, (0, 0))
+        # A node's assignments are ordered by both together; an object's version goes on from epoch to epoch.
+        together = topic.endswith("/assignment")
+        back = stamp < last if together else stamp[0] < last[0] or stamp[1] < last[1]
+        if back:
+            self._violation("M", f"{topic} goes back from {last} to {stamp}")
+        self.published[topic] = stamp
+
+    def _same_content(self, topic: str, payload: bytes) -> None:
+        told = _decode(payload)
+        key = (topic, told["epoch"], told["version"])
+        content = crc32(json.dumps(told["workers"], sort_keys=True).encode())
+        if self.contents.setdefault(key, content) != content:
+            self._violation("M", f"{topic}: two contents with one version {key[1:]}")
+
+    def delivering(self, link: SimLink, message: Message) -> None:
+        if link.client_id != "m1" or message.retain:
+            return
+        found = TOPICS.parse_node(message.topic)
+        if found is None or found.leaf not in ("heartbeat", "reported", "state"):
+            return
+        host = self.world.agents.get(found.node)
+        if host is None or host.agent is None or not message.payload:
+            return
+        told = _decode(message.payload)
+        current = (told.get("boot"), told.get("conn")) == (host.agent.boot, host.agent.link.conn)
+        if current and told.get("state") not in ("lost", "disconnected"):
+            self.heard[found.node] = self.now
+
+    def delivered(self, link: SimLink, message: Message) -> None:
+        if message.topic.endswith("/assignment") and link.client_id in self.world.agents:
+            self._check_applied(self._agent(link.client_id))
+
+    # --- agents: M
+
+    def agent_started(self, host: AgentHost) -> None:
+        self._check_applied(host)
+
+    def agent_gone(self, host: AgentHost) -> None: ...
+
+    def _check_applied(self, host: AgentHost) -> None:
+        assignment = host.agent.supervisor.assignment if host.agent is not None else None
+        if assignment is None:
+            return
+        torn = (host.folder / "assignment.json.bad").exists()
+        key = (host.name, host.folders * 2 + torn)
+        now = (assignment.store, assignment.epoch, assignment.version)
+        before = self.applied.get(key)
+        if before is not None and before[0] == now[0] and now < before:
+            self._violation("M", f"{host.name} went back from {before[1:]} to {now[1:]}")
+        self.applied[key] = now
+
+    def logged(self, record: logging.LogRecord) -> None:
+        """An exception that some loop had to catch: a defect, unless a broken disk explains it."""
+        if self.world.manager.disk_error is not None or self.world.manager.program.dead:
+            return
+        error = record.exc_info[1] if record.exc_info else None
+        if "disk" in str(error) or "locked" in str(error):
+            return
+        self._violation("L", f"{record.name}: {record.getMessage()}: {error!r}")
+
+    # --- the end
+
+    def unconverged(self) -> str | None:
+        from tests.simulation.ending import unconverged
+
+        return unconverged(self)
+
+    def final(self) -> None:
+        from tests.simulation.ending import final
+
+        final(self)

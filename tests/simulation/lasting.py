@@ -1,0 +1,151 @@
+"""What may be wrong for a moment, and not for longer: too many, orphans, a lie, a dead loop (B, O, H, L)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent import plan as agent_plan
+from bus.states import WorkerState
+from manager.model import Timing
+from tests.simulation.link import connected
+from tests.simulation.mirror import Mirror
+from tests.simulation.parts import HEARTBEAT_S
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+TIMING = Timing(heartbeat=HEARTBEAT_S)
+LATE_S = TIMING.late_after * HEARTBEAT_S
+LOST_S = TIMING.lost_after * HEARTBEAT_S
+MARGIN_S = 2.5
+"""A monitor's interval, a commit, a message, a beat."""
+NOTICED_S = 3.0
+"""A shorter stop of the manager is not told apart from a busy moment."""
+DOUBLE_S = 5.0
+"""How long there may be too many (invariant B), beside the grace of a stop."""
+STOP_S = 2.0
+ORPHAN_S = 10.0
+"""Invariant O."""
+
+
+class Lasting:
+    """The conditions that are looked at every `STEP_S`; `tests.simulation.invariants.Watch` fills them in."""
+
+    world: World
+    mirror: Mirror
+    heard: dict[str, float]
+    contact: dict[str, float | None]
+    wrong_since: dict[tuple[str, str], float]
+    listening: float
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start."""
+        return self.world.now
+
+    def _violation(self, invariant: str, text: str) -> None:
+        self.world.violation(invariant, text)
+
+    # --- what lasts: B, O, H, L
+
+    def look(self) -> None:
+        self._note_contact()
+        self._too_many()
+        self._orphans()
+        self._honest()
+        self._alive()
+
+    def _note_contact(self) -> None:
+        manager, world = self.world.manager, self.world
+        hears = (
+            manager.up and manager.disk_error is None and connected(manager.manager and manager.manager.link)
+        )
+        for name, host in world.agents.items():
+            touched = hears and host.up and connected(host.link) and world.broker.weather.fair
+            if not touched:
+                self.contact[name] = None
+            elif self.contact.get(name) is None:
+                self.contact[name] = self.now
+
+    def _touched(self, name: str) -> float:
+        """For how long a node has been in undisturbed contact with the manager."""
+        since = self.contact.get(name)
+        return 0.0 if since is None else self.now - since
+
+    def _lasts(self, key: tuple[str, str]) -> float:
+        return self.now - self.wrong_since.setdefault(key, self.now)
+
+    def _too_many(self) -> None:
+        places: dict[str, list[str]] = {}
+        for host in self.world.agents.values():
+            for process in host.machine.living():
+                places.setdefault(process.oid, []).append(host.name)
+        for oid, names in places.items():
+            if len(names) > 1 and all(self._touched(name) > DOUBLE_S + STOP_S for name in names):
+                self._violation("B", f"{oid} lives on {', '.join(names)} at once")
+
+    def _orphans(self) -> None:
+        """O: not assigned by the agent's own assignment, or by the store while in contact, for too long."""
+        seen: set[tuple[str, str]] = set()
+        for host in self.world.agents.values():
+            if not host.up or host.agent is None:
+                continue
+            wanted = agent_plan.wanted(host.agent.supervisor.assignment)
+            ordered = self.mirror.assigned(host.name) if self._touched(host.name) > ORPHAN_S else None
+            for process in host.machine.processes.values():
+                definition = None if wanted is None else wanted.get(process.oid)
+                fits = definition is not None and definition.generation == process.generation
+                fits &= ordered is None or ordered.get(process.oid) == process.generation
+                if wanted is None or (fits and process.alive):
+                    continue
+                key = ("orphan", f"{host.name} {process.token}")
+                seen.add(key)
+                since = self.now - host.started_at + self.world.start
+                if min(self._lasts(key), since) > ORPHAN_S + 0.5:
+                    self._violation(
+                        "O", f"{host.name}: {process.record.worker} ({process.pid}) is still there"
+                    )
+        self._forget("orphan", seen)
+
+    def _forget(self, kind: str, seen: set[tuple[str, str]]) -> None:
+        for key in [key for key in self.wrong_since if key[0] == kind and key not in seen]:
+            del self.wrong_since[key]
+
+    def _honest(self) -> None:
+        """H: running is only what is heard of, and what runs."""
+        manager = self.world.manager
+        seen: set[tuple[str, str]] = set()
+        link = manager.manager.link if manager.up and manager.manager else None
+        if link is not None and not connected(link):
+            self.listening = min(self.listening, self.now)
+        if link is None or manager.disk_error is not None:
+            self._forget("dishonest", seen)
+            return
+        for row in self.mirror.workers.values():
+            node = self.mirror.nodes.get(row.node_oid or "")
+            if row.state is not WorkerState.RUNNING or node is None:
+                continue
+            key = ("dishonest", row.oid)
+            host = self._agent(node.name)
+            deaf = self.now - max(self.heard.get(node.name, 0.0), self._began()) > 2 * LATE_S
+            lie = not any(each.oid == row.oid for each in host.machine.living())
+            if deaf or (lie and self._touched(node.name) > DOUBLE_S):
+                seen.add(key)
+                if self._lasts(key) > MARGIN_S + (DOUBLE_S if lie and not deaf else 0.0):
+                    what = "is not heard" if deaf else "does not run it"
+                    self._violation("H", f"{row.name} is called RUNNING, and {node.name} {what}")
+        self._forget("dishonest", seen)
+
+    def _began(self) -> float:
+        """Since when the manager hears: its start, its thaw, or its last connect."""
+        manager = self.world.manager
+        up = manager.manager.link.up_since if manager.manager is not None else None  # type: ignore[attr-defined]
+        return max(self.listening, 0.0 if up is None else up - self.world.start)
+
+    def _alive(self) -> None:
+        manager = self.world.manager
+        if manager.up and manager.task is not None and manager.task.done():
+            self._violation("L", f"the manager ended: {manager.task.exception()!r}")
+        for host in self.world.agents.values():
+            if host.up and host.task is not None and host.task.done():
+                self._violation("L", f"the agent of {host.name} ended")

@@ -1,0 +1,348 @@
+"""Hosts and their processes: what stands below `agent.process` and `agent.procfs` in the simulation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import agent.adoption
+import agent.instances
+import agent.launching
+import agent.service
+from agent.ports import PortWish
+from agent.process import Exit, SpawnError, Start, StopReport
+from agent.procfs import Found, ProcessRecord, Usage
+from agent.recover import GENERATION, OID, PORT
+from agent.runtimes import Launch, TcpProbe, WorkerSpec
+from tests.simulation.loop import SimLoop, owner
+
+GRACE_S = 1.0
+START_DEADLINE_S = 4.0
+PORTS = PortWish(20000, 20063)
+
+
+@dataclass(slots=True)
+class Habits:
+    """How the processes of a host behave: chances per start."""
+
+    fail_early: float = 0.0
+    never_ready: float = 0.0
+    stubborn: float = 0.1
+    grandchild: float = 0.1
+    refuse_spawn: float = 0.0
+    start_s: tuple[float, float] = (0.02, 0.4)
+
+
+@dataclass(eq=False)
+class SimProcess:
+    """One worker's process, with what it may have forked."""
+
+    pid: int
+    record: ProcessRecord
+    oid: str
+    generation: int
+    port: int
+    marks: Mapping[str, str]
+    born: float
+    ready_at: float
+    stubborn: bool
+    grandchild: bool
+    alive: bool = True
+    hung: bool = False
+    code: int = 0
+    watchers: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def token(self) -> str:
+        return self.record.token
+
+    def answers(self, now: float) -> bool:
+        return self.alive and not self.hung and now >= self.ready_at
+
+
+class Machine:
+    """One host. Its processes outlive its agent, and end with a reboot."""
+
+    def __init__(self, name: str, loop: SimLoop, random: Random) -> None:
+        self.name, self.loop, self.random = name, loop, random
+        self.habits = Habits()
+        self.boots = 1
+        self.processes: dict[int, SimProcess] = {}
+        self.crash_at: str | None = None
+        self._pid = 100
+        self.on_start: Callable[[Machine, SimProcess], None] = lambda machine, process: None
+        self.on_end: Callable[[Machine, SimProcess, str], None] = lambda machine, process, why: None
+        self.on_kill: Callable[[Machine, SimProcess], None] = lambda machine, process: None
+
+    @property
+    def boot_id(self) -> str:
+        return f"boot-{self.boots}"
+
+    def living(self) -> list[SimProcess]:
+        return [each for each in self.processes.values() if each.alive]
+
+    def bearing(self, token: str) -> list[SimProcess]:
+        """Processes with that token, also those of which only a grandchild is left."""
+        return [each for each in self.processes.values() if each.token == token]
+
+    def spawn(self, start: Start) -> SimProcess:
+        habits, random, now = self.habits, self.random, self.loop.now
+        if random.random() < habits.refuse_spawn:
+            raise SpawnError("the limit on processes is reached")
+        self._fail_point("before_fork")
+        self._pid += 1
+        ready = now + random.uniform(*habits.start_s)
+        record = ProcessRecord(start.worker, self._pid, self.boot_id, int(now * 100), start.token)
+        process = SimProcess(
+            pid=self._pid,
+            record=record,
+            oid=start.marks[OID],
+            generation=int(start.marks[GENERATION]),
+            port=int(start.marks[PORT]),
+            marks=dict(start.marks),
+            born=now,
+            ready_at=float("inf") if random.random() < habits.never_ready else ready,
+            stubborn=random.random() < habits.stubborn,
+            grandchild=random.random() < habits.grandchild,
+        )
+        self.processes[process.pid] = process
+        self.on_start(self, process)
+        if random.random() < habits.fail_early:
+            self.loop.call_later(random.uniform(0.0, 0.5), self.end, process, 1, "failed early")
+        self._fail_point("after_fork")
+        return process
+
+    def inherit(self, processes: Iterable[SimProcess]) -> None:
+        """Take over processes that were started long ago."""
+        for each in processes:
+            again = replace(each, born=self.loop.now - 100.0, ready_at=self.loop.now - 99.0, watchers=[])
+            self.processes[again.pid] = again
+            self._pid = max(self._pid, again.pid)
+
+    def _fail_point(self, name: str) -> None:
+        if self.crash_at == name:
+            self.crash_at = None
+            owner().crash()
+
+    def end(self, process: SimProcess, code: int, why: str) -> None:
+        """A process ends (its grandchild, if any, goes on)."""
+        if not process.alive:
+            return
+        process.alive = False
+        process.code = code
+        if not process.grandchild:
+            self.processes.pop(process.pid, None)
+        self.on_end(self, process, why)
+        for watcher in process.watchers:
+            watcher()
+
+    def reap(self, process: SimProcess, why: str) -> None:
+        """Kill a process with all that it forked."""
+        process.grandchild = False
+        self.processes.pop(process.pid, None)
+        self.end(process, -9, why)
+
+    def reboot(self) -> None:
+        for process in list(self.processes.values()):
+            self.reap(process, "reboot")
+        self.boots += 1
+
+
+class Watched:
+    """What `agent.process.Process` is to the agent."""
+
+    def __init__(self, machine: Machine, process: SimProcess, adopted: bool) -> None:
+        self.record = process.record
+        self.adopted = adopted
+        self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._program = owner()
+        self._machine, self._process = machine, process
+        process.watchers.append(self._ended)
+        if not process.alive:
+            self._ended()
+
+    def _ended(self) -> None:
+        later = self._machine.random.uniform(0.0, 0.01)
+        self._machine.loop.call_later(later, self._tell, context=self._program.context)
+
+    def _tell(self) -> None:
+        if not self.exited.done() and self._ended in self._process.watchers:
+            self.exited.set_result(Exit(None if self.adopted else self._process.code))
+
+    @property
+    def running(self) -> bool:
+        return not self.exited.done()
+
+    def close(self) -> None:
+        with contextlib.suppress(ValueError):
+            self._process.watchers.remove(self._ended)
+
+
+class SimProcesses:
+    """What `agent.process.Processes` is to the agent: the same promises, on a simulated host."""
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        self._machine: Machine = owner().machine  # type: ignore[attr-defined]
+
+    def spawn(self, start: Start) -> Watched:
+        return Watched(self._machine, self._machine.spawn(start), adopted=False)
+
+    def adopt(self, record: ProcessRecord) -> Watched | None:
+        process = _alive(self._machine, record)
+        return Watched(self._machine, process, adopted=True) if process else None
+
+    def found(self) -> list[Found]:
+        machine = self._machine
+        return [
+            Found(
+                each.token,
+                each.record.worker,
+                each.record if each.alive else None,
+                (each.pid,),
+                {**each.marks, "BUSBAR_WORKER_TOKEN": each.token},
+            )
+            for each in machine.processes.values()
+        ]
+
+    async def stop(self, target: Watched | ProcessRecord, signum: int, grace_s: float) -> StopReport:
+        machine = self._machine
+        record = target.record if isinstance(target, Watched) else target
+        await self._look()
+        process = _alive(machine, record)
+        asked = 0
+        if process is not None:
+            asked = 1
+            machine.on_kill(machine, process)
+            if not process.stubborn and not process.hung:
+                later = machine.random.uniform(0.0, 0.3)
+                machine.loop.call_later(later, machine.end, process, 0, "asked to stop")
+            await self._until_ended(process, grace_s)
+        return await self._kill(record.token, asked)
+
+    async def _until_ended(self, process: SimProcess, seconds: float) -> None:
+        notice = Watched(self._machine, process, adopted=True)
+        await asyncio.wait({notice.exited}, timeout=seconds)
+        notice.close()
+
+    async def sweep(self, record: ProcessRecord) -> StopReport:
+        return await self._kill(record.token, 0)
+
+    async def sweep_token(self, token: str) -> StopReport:
+        return await self._kill(token, 0)
+
+    async def usage(self, records: Iterable[ProcessRecord]) -> dict[str, Usage]:
+        await self._look()
+        return {record.token: Usage(1.5, 1_000_000, 1) for record in records}
+
+    async def _kill(self, token: str, asked: int) -> StopReport:
+        machine, killed = self._machine, 0
+        while True:
+            await self._look()
+            left = machine.bearing(token)
+            if not left:
+                return StopReport(asked, killed)
+            for process in left:
+                killed += 1
+                if process.alive:
+                    machine.on_kill(machine, process)
+                machine.reap(process, "killed")
+
+    async def _look(self) -> None:
+        await asyncio.sleep(self._machine.random.uniform(0.001, 0.01))
+
+
+def _alive(machine: Machine, record: ProcessRecord) -> SimProcess | None:
+    found = machine.processes.get(record.pid)
+    return found if found is not None and found.alive and found.record == record else None
+
+
+@dataclass(frozen=True)
+class SimRuntime:
+    """The one runtime of a simulated node."""
+
+    name: str = "sim"
+
+    def missing(self) -> str | None:
+        return None
+
+    def port_needed(self, transport: Any) -> PortWish | None:
+        return PORTS
+
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+        probe = TcpProbe()
+        return Launch(
+            argv=("sim",),
+            env={},
+            files={},
+            ready=probe,
+            live=probe,
+            address=f"tcp://{host}:{port}",
+            interface=host,
+            port=port,
+            grace_s=GRACE_S,
+            start_deadline_s=START_DEADLINE_S,
+        )
+
+
+def _machine() -> Machine:
+    return owner().machine  # type: ignore[attr-defined,no-any-return]
+
+
+async def _probe(
+    wanted: Any, host: str, port: int, log_path: Path, timeout_s: float = 2.0, *, log_from: int = 0
+) -> str | None:
+    machine = _machine()
+    await asyncio.sleep(machine.random.uniform(0.0005, 0.004))
+    there = [each for each in machine.living() if each.port == port]
+    if any(each.answers(machine.loop.now) for each in there):
+        return None
+    if any(each.hung for each in there):
+        await asyncio.sleep(timeout_s)
+        return f"no answer within {timeout_s:g} s"
+    return f"nothing listens on {host}:{port}"
+
+
+def _is_free(interface: str, port: int, *, shared: bool = False) -> bool:
+    return all(each.port != port for each in _machine().living())
+
+
+def _listens(record: ProcessRecord, port: int) -> bool | None:
+    there = [each for each in _machine().living() if each.port == port]
+    return any(each.record == record for each in there) if there else None
+
+
+_PROCFS = SimpleNamespace(
+    is_ours=lambda record: _alive(_machine(), record) is not None,
+    boot_id=lambda: _machine().boot_id,
+    read=lambda pid: _machine().processes.get(pid),
+    age_s=lambda process: _machine().loop.now - process.born,
+    listens=lambda record, port: _listens(record, port),
+)
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """Put the simulated hosts below the agent's code."""
+    wanted = (
+        (agent.service, "Processes", SimProcesses),
+        (agent.service, "load_runtimes", lambda table: {"sim": SimRuntime()}),
+        (agent.adoption, "procfs", _PROCFS),
+        (agent.instances, "procfs", _PROCFS),
+        (agent.instances, "probe", _probe),
+        (agent.launching, "is_free", _is_free),
+    )
+    before = [(module, name, getattr(module, name)) for module, name, _ in wanted]
+    try:
+        for module, name, value in wanted:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)

@@ -1,0 +1,115 @@
+"""Bugs planted on purpose, one for each invariant: the net must catch every one of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+from sqlite_utils import Database
+
+import agent.plan
+import agent.recover
+from agent.instances import Hands
+from bus.states import NodeStatus
+from manager import liveness, scaling
+from manager.apply import apply_all
+from manager.monitor import Monitor
+from manager.publisher import Publisher
+from manager.store.tx import Tx
+
+
+def _forget_a_commit() -> list[tuple[Any, str, Any]]:
+    """D: now and then a group of writes is answered, and was never committed."""
+    execute, commits = Database.execute, count(1)
+
+    def forgetful(self: Database, sql: str, *more: Any) -> Any:
+        if sql == "COMMIT" and next(commits) % 11 == 0:
+            sql = "ROLLBACK"
+        return execute(self, sql, *more)
+
+    return [(Database, "execute", forgetful)]
+
+
+def _forget_requests() -> list[tuple[Any, str, Any]]:
+    """A: a repeated request runs again."""
+    return [
+        (Tx, "seen", lambda self, caller, request_id: None),
+        (Tx, "remember", lambda self, *values: None),
+    ]
+
+
+def _adopt_nothing() -> list[tuple[Any, str, Any]]:
+    """B: an agent that starts again does not find its workers."""
+    return [(agent.recover, "recover", lambda *values: agent.recover.Recovered((), (), ()))]
+
+
+def _move_at_once() -> list[tuple[Any, str, Any]]:
+    """K: the workers of a silent node are moved without waiting."""
+    return [(scaling, "_against_moving", lambda group, worker: None)]
+
+
+def _stop_nothing() -> list[tuple[Any, str, Any]]:
+    """O: a stop is said to be done."""
+
+    async def stop(self: Hands, instance: Any) -> None:
+        instance.process = None
+
+    return [(Hands, "stop", stop)]
+
+
+def _say_nothing_again() -> list[tuple[Any, str, Any]]:
+    """C: a new connection does not have everything said anew."""
+    return [(Publisher, "refresh", lambda self: None)]
+
+
+def _apply_anything() -> list[tuple[Any, str, Any]]:
+    """M: an agent applies whatever comes."""
+    return [(agent.plan, "refusal", lambda stored, new, *, adopt_store: None)]
+
+
+def _trust_everybody() -> list[tuple[Any, str, Any]]:
+    """H: silence is taken for health."""
+    return [(liveness, "_target", lambda node, timing, now: NodeStatus.ONLINE)]
+
+
+def _die_of_an_error() -> list[tuple[Any, str, Any]]:
+    """L: the monitor does not catch what its writes raise."""
+
+    async def write(self: Monitor, actions: Any) -> Any:
+        return await self._store.write(lambda tx: apply_all(tx, actions, self._manager_id))
+
+    async def run(self: Monitor) -> None:
+        while True:
+            await self._round()
+            await self._wait()
+
+    return [(Monitor, "_write", write), (Monitor, "run", run)]
+
+
+PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
+    "D": _forget_a_commit,
+    "A": _forget_requests,
+    "B": _adopt_nothing,
+    "K": _move_at_once,
+    "O": _stop_nothing,
+    "C": _say_nothing_again,
+    "M": _apply_anything,
+    "H": _trust_everybody,
+    "L": _die_of_an_error,
+}
+
+
+@contextlib.contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """With the bug that breaks this invariant; None plants nothing."""
+    patches = PLANTS[name]() if name else []
+    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in patches]
+    try:
+        for owner, attribute, value in patches:
+            setattr(owner, attribute, value)
+        yield
+    finally:
+        for owner, attribute, value in before:
+            setattr(owner, attribute, value)

@@ -1,0 +1,154 @@
+"""Sets a world up, lets it run, and takes it down again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from manager.store import Store
+from tests.simulation.faults import Schedule
+from tests.simulation.loop import SimClock, SpinError
+from tests.simulation.machines import installed
+from tests.simulation.parts import TOPICS, without_threads
+from tests.simulation.world import Violation, World
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a schedule. `digest` is that of its trace; `converged` seconds after healing."""
+
+    schedule: Schedule
+    violations: tuple[Violation, ...]
+    digest: str
+    steps: int
+    converged: float
+    trace: tuple[str, ...]
+
+
+class Base:
+    """A fleet that was set up and runs: its database, its agents' folders, and the processes."""
+
+    def __init__(self, world: World) -> None:
+        folder = world.manager.folder.parent
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        self._folders = [path.relative_to(folder) for path in folder.rglob("*") if path.is_dir()]
+        self._files = {path.relative_to(folder): path.read_bytes() for path in paths}
+        self._processes = {name: host.machine.living() for name, host in world.agents.items()}
+
+    def put(self, world: World) -> None:
+        folder = world.manager.folder.parent
+        folder.mkdir(mode=0o700)
+        for path in self._folders:
+            (folder / path).mkdir(mode=0o700)
+        for path, content in self._files.items():
+            (folder / path).write_bytes(content)
+        for name, host in world.agents.items():
+            host.machine.inherit(self._processes[name])
+        world.warm = True
+
+
+_bases: dict[tuple[object, ...], Base | None] = {}
+_databases: list[bytes] = []
+
+
+def _base(schedule: Schedule, folder: Path) -> Base | None:
+    """What a warm schedule begins with; made once for each setup, by a schedule without faults.
+
+    None when not even that converges: then the setup is part of the schedule, and shows why.
+    """
+    key = (schedule.nodes, schedule.setup)
+    if key not in _bases:
+        world, took = _simulate(replace(schedule, seed=0, timeline=(), warm=False), folder, None, False)
+        _bases[key] = Base(world) if took >= 0 else None
+    return _bases[key]
+
+
+def _new_database(world: World) -> None:
+    """A fresh one, made once: its schema steps are not what is tested here."""
+    path = world.manager.folder / "busbar.db"
+    if not _databases:
+        store = Store.open(path, SimClock(world.loop), lambda: "51f00000-x", TOPICS)
+        store.close()
+        _databases.append(path.read_bytes())
+    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    path.write_bytes(_databases[0])
+
+
+def scratch() -> Path:
+    """A new folder in memory where there is one."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="busbar-sim-", dir=memory if memory.is_dir() else None))
+
+
+def simulate(schedule: Schedule, folder: Path, *, keep_trace: bool = False) -> Result:
+    """Carry out one schedule; `folder` is emptied before and after."""
+    base = _base(schedule, folder) if schedule.warm else None
+    world, took = _simulate(schedule, folder, base, keep_trace)
+    return Result(
+        schedule,
+        tuple(world.violations),
+        world.hash.hexdigest(),
+        world.loop.steps,
+        took,
+        tuple(world.lines or ()),
+    )
+
+
+def _simulate(schedule: Schedule, folder: Path, base: Base | None, keep_trace: bool) -> tuple[World, float]:
+    here = folder / "now"
+    shutil.rmtree(here, ignore_errors=True)
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers
+    root.setLevel(logging.ERROR)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with installed(), without_threads():
+            world = World(schedule, here, keep_trace)
+            root.handlers = [world.observer]
+            if base is not None:
+                base.put(world)
+            else:
+                _new_database(world)
+            took = _run(world)
+            _bury(world)
+    finally:
+        root.setLevel(level)
+        root.handlers = handlers
+        sys.unraisablehook = hook
+    return world, took
+
+
+def _run(world: World) -> float:
+    try:
+        asyncio._set_running_loop(world.loop)
+        return world.run()
+    except SpinError as error:
+        world.violation("L", str(error))
+        return -1.0
+    finally:
+        asyncio._set_running_loop(None)
+
+
+def _bury(world: World) -> None:
+    """Let go of everything without letting anything of it act again."""
+    world.loop.abandon()
+    world.manager.kill()
+    for host in world.agents.values():
+        host.kill()
+    for client in world.clients.values():
+        client.program.dead = True
+    world.loop.abandon()
+
+
+def describe(result: Result) -> str:
+    """What a person wants to see of a failing schedule."""
+    lines = [f"seed {result.schedule.seed}: {len(result.violations)} violation(s)"]
+    lines += [f"  {each.invariant} at {each.at:.3f}: {each.text}" for each in result.violations]
+    lines += [f"  setup  {' '.join(map(str, step))}" for step in result.schedule.setup]
+    lines += [f"  {entry}" for entry in result.schedule.timeline]
+    return "\n".join(lines)
