@@ -4,8 +4,9 @@ The embedded broker asks it for every packet; `render_mosquitto` and `render_emq
 outside broker. Three kinds of account: `manager`, `person`, `node`. Wills and retained messages are
 publishes like any other. Pure: no clock, no I/O.
 
-An outside broker knows users, not kinds, so there the rules for `request`, `response` and `node` apply to
-every user as patterns. The embedded broker keeps the kinds apart: a person never writes below `node/`.
+An outside broker knows users, not kinds, so the rules that name the user hold for everybody, as patterns. The
+embedded broker decides the same (docs/decisions/0007): that a person may write below `node/{himself}` is
+harmless, since no name is both a principal and a node.
 """
 
 import re
@@ -22,6 +23,8 @@ KINDS: Final = ("manager", "person", "node")
 _ROOT: Final = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", re.ASCII)
 
 _USER: Final = "{user}"
+_EVERYBODY: Final = frozenset(KINDS)
+_ANY_REALM: Final = "+"
 _ANY: Final = Topics("realm")
 
 
@@ -36,24 +39,28 @@ class Rule:
     @property
     def is_pattern(self) -> bool:
         """True for the rules that an outside broker holds once, as patterns for every user."""
-        return "node" in self.kinds
+        return self.kinds == _EVERYBODY
 
 
 def _rule(kinds: str, access: Access, topic: str) -> Rule:
     return Rule(frozenset(kinds.split()), access, topic.removeprefix(f"{_ANY.prefix}/"))
 
 
+def _everybody(access: Access, topic: str) -> Rule:
+    return _rule(" ".join(KINDS), access, topic)
+
+
 RULES: Final = (
-    _rule("person node", "write", _ANY.request(_USER, "+")),
-    _rule("person node", "read", _ANY.response(_USER, "+")),
-    _rule("node", "write", _ANY.node(_USER, "state")),
-    _rule("node", "write", _ANY.node(_USER, "reported")),
-    _rule("node", "write", _ANY.node(_USER, "heartbeat")),
-    _rule("node", "write", _ANY.node_log(_USER, "+")),
-    _rule("node", "read", _ANY.node(_USER, "state")),
-    _rule("node", "read", _ANY.node(_USER, "assignment")),
-    _rule("node", "read", _ANY.node(_USER, "command")),
-    _rule("person node", "read", _ANY.all_managers()),
+    _everybody("write", _ANY.request(_USER, "+")),
+    _everybody("read", _ANY.response(_USER, "+")),
+    _everybody("write", _ANY.node(_USER, "state")),
+    _everybody("write", _ANY.node(_USER, "reported")),
+    _everybody("write", _ANY.node(_USER, "heartbeat")),
+    _everybody("write", _ANY.node_log(_USER, "+")),
+    _everybody("read", _ANY.node(_USER, "state")),
+    _everybody("read", _ANY.node(_USER, "assignment")),
+    _everybody("read", _ANY.node(_USER, "command")),
+    _everybody("read", _ANY.all_managers()),
     _rule("manager", "readwrite", "#"),
     _rule("person", "read", _ANY.all_status()),
     _rule("person", "read", _ANY.all_events()),
@@ -109,36 +116,57 @@ def _level_covers(allowed: str, wanted: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _allowed(kind: str, user: str, access: Access, root: str) -> tuple[tuple[str, ...], ...]:
+def _allowed(kind: str, user: str, access: Access, root: str, realm: str) -> tuple[tuple[str, ...], ...]:
     """The filters, split in levels, that this account may read or write; none for a malformed name."""
     if not is_name(user) or not is_root(root):
         return ()
     return tuple(
-        tuple(f"{root}/{VERSION}/+/{rule.tail}".replace(_USER, user).split("/"))
+        tuple(
+            f"{root}/{VERSION}/{_ANY_REALM if rule.is_pattern else realm}/{rule.tail}".replace(
+                _USER, user
+            ).split("/")
+        )
         for rule in RULES
         if kind in rule.kinds and rule.access in (access, "readwrite")
     )
 
 
-def may_publish(kind: str, user: str, topic: str, root: str = "busbar") -> bool:
-    """True when the account may publish to `topic`, be it live, retained or as its will."""
+def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
+    """True when the account may publish to `topic`, be it live, retained or as its will.
+
+    `realm`: the one in which managers and persons have their rights; left out: any.
+    """
     if not is_valid_topic(topic):
         return False
     levels = tuple(topic.split("/"))
-    return any(_covers(allowed, levels) for allowed in _allowed(kind, user, "write", root))
+    return any(_covers(allowed, levels) for allowed in _allowed(kind, user, "write", root, realm))
 
 
-def may_subscribe(kind: str, user: str, wanted: str, root: str = "busbar") -> bool:
-    """True when all that the filter `wanted` can ever match is readable by the account."""
+def may_subscribe(kind: str, user: str, wanted: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
+    """True when all that the filter `wanted` (see `narrowed`) can match is readable by the account."""
+    return narrowed(kind, user, wanted, root, realm) is not None
+
+
+def narrowed(kind: str, user: str, wanted: str, root: str, realm: str) -> str | None:
+    """The filter to subscribe for an account that asks for `wanted`; None when it may not have it.
+
+    A `+` at the realm's level stands for the account's own realm where it has no rights in the others.
+    """
     if not is_valid_filter(wanted):
-        return False
-    levels = tuple(wanted.split("/"))
-    return any(_covers(allowed, levels) for allowed in _allowed(kind, user, "read", root))
+        return None
+    rights, levels = _allowed(kind, user, "read", root, realm), wanted.split("/")
+    if any(_covers(allowed, tuple(levels)) for allowed in rights):
+        return wanted
+    at = len(root.split("/")) + 1
+    if levels[at : at + 1] != [_ANY_REALM] or realm == _ANY_REALM:
+        return None
+    levels[at] = realm
+    return "/".join(levels) if any(_covers(allowed, tuple(levels)) for allowed in rights) else None
 
 
-def may_read(kind: str, user: str, topic: str, root: str = "busbar") -> bool:
+def may_read(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
     """True when the account may be sent a message published to `topic`."""
-    return is_valid_topic(topic) and may_subscribe(kind, user, topic, root)
+    return is_valid_topic(topic) and may_subscribe(kind, user, topic, root, realm)
 
 
 def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> str:

@@ -237,7 +237,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "workergroup": ("added", "removed", "scaled"),
     "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
     "node": ("paired", "unpaired", "online", "late", "lost", "offline"),
-    "manager": ("braked", "released"),
+    "manager": ("braked", "released", "restored"),
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""
 

@@ -37,6 +37,10 @@ def agent(
         bool,
         typer.Option("--adopt-store", help="Let the next assignment of another manager take over, once."),
     ] = False,
+    join: Annotated[
+        str | None,
+        typer.Option("--join", help="First exchange the token in this file (-: standard input)."),
+    ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     from bus.topics import is_name
@@ -49,6 +53,10 @@ def agent(
     if layer.username != node:
         raise usage(f"the agent of node '{node}' connects as user '{node}', not as '{layer.username}'")
     services.log_to_stderr(log_level)
+    if join is not None:
+        from cli.join import join as exchange
+
+        layer = exchange(layer, node, join)
     folder = (state or state_path(os.environ) / "agents" / node).expanduser().absolute()
     spec = {
         **connection(layer),

@@ -20,13 +20,17 @@ UserOption = Annotated[str | None, typer.Option("--username", help="User at the 
 PasswordOption = Annotated[
     str | None, typer.Option("--password-file", help="File (mode 0600) with the password.")
 ]
+TlsCaOption = Annotated[str | None, typer.Option("--tls-ca", help="Trusted authorities, a PEM file.")]
+TlsCertOption = Annotated[str | None, typer.Option("--tls-cert", help="Our certificate, a PEM file.")]
+TlsKeyOption = Annotated[str | None, typer.Option("--tls-key", help="Its private key, a PEM file.")]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="table, json or yaml.")]
 
 HELP = (
     "Clusters of routers, run over MQTT.\n\n"
     "The options below may stand anywhere on the line; environment variables BUSBAR_CONTEXT, BUSBAR_BROKER, "
-    "BUSBAR_REALM, BUSBAR_USERNAME, BUSBAR_PASSWORD_FILE, BUSBAR_PASSWORD, BUSBAR_STATE, BUSBAR_TIMEOUT "
-    "say the same, then the context of the config file, then a local 'busbar up'.\n\n" + EXIT_HELP
+    "BUSBAR_REALM, BUSBAR_USERNAME, BUSBAR_PASSWORD_FILE, BUSBAR_PASSWORD, BUSBAR_TLS_CA, BUSBAR_TLS_CERT, "
+    "BUSBAR_TLS_KEY, BUSBAR_STATE, BUSBAR_TIMEOUT say the same, then the context of the config file, then a "
+    "local 'busbar up'.\n\n" + EXIT_HELP
 )
 
 FORMATS = ("table", "json", "yaml")
@@ -48,6 +52,9 @@ def global_options(
     username: UserOption = None,
     password_file: PasswordOption = None,
     output: OutputOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
 ) -> None:
     """What every command understands."""
 
@@ -68,12 +75,15 @@ def _top(
     username: UserOption = None,
     password_file: PasswordOption = None,
     output: OutputOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    set_given(Given(context, broker, realm, username, password_file, output))
+    set_given(Given(context, broker, realm, username, password_file, output, tls_ca, tls_cert, tls_key))
 
 
 def guard(action: Callable[[], Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli import noun as n
-from cli.context import state_path
+from cli.context import given, state_path
 from cli.errors import CliError, ExitCode, usage
 
 app = n.noun("Run the embedded broker (loopback only); its accounts.", bare=True)
@@ -49,6 +49,7 @@ def run(
         "port": port,
         "ws_port": ws_port,
         "root": root,
+        "realm": given().realm,
     }
     raise typer.Exit(services.serve("broker", spec))
 

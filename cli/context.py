@@ -53,6 +53,9 @@ class Given:
     username: str | None = None
     password_file: str | None = None
     output: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
 
     def merged(self, later: Mapping[str, str | None]) -> Given:
         """These options with those given later on the line."""
@@ -187,16 +190,20 @@ def merge(given: Given, env: Layer, context: Layer | None, up: Layer) -> Layer:
     Stored credentials go to the broker they are stored with and to no other, and a password is never taken
     from a source below the one that names the user.
     """
-    layers = [Layer(given.broker, given.realm, None, given.username, given.password_file), env]
+    layers = [_asked(given), env]
     stored = context or Layer()
     broker = _first("broker", [*layers, stored, up])
     if stored.broker not in (None, broker):
-        stored = replace(stored, username=None, password_file=None)
+        stored = replace(stored, username=None, password_file=None, tls_cert=None, tls_key=None)
     layers.append(stored)
     if up.broker == broker:
         layers.append(up)
     plain = {name: _first(name, layers) for name in MEMBERS}
     return replace(Layer(**plain), broker=broker, **_credentials(layers))
+
+
+def _asked(given: Given) -> Layer:
+    return Layer(**{name: getattr(given, name) for name in MEMBERS if name != "root"})
 
 
 def _first(name: str, layers: Sequence[Layer]) -> str | None:

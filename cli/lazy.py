@@ -26,11 +26,15 @@ NOUNS: Final[dict[str, tuple[str, str]]] = {
     "manager": ("cli.manager", "Run the manager; check its file; ask how it is."),
     "agent": ("cli.agent", "Run the agent of one node."),
     "broker": ("cli.broker", "Run the embedded broker; its accounts."),
+    "backup": ("cli.backup", "Copy the manager's store into one file, also while it runs."),
+    "restore": ("cli.restore", "Put a backup in the place of the manager's store."),
     "acl": ("cli.acl", "Print the access rules for an outside broker."),
 }
 """The first words of the command line: where each is, and its line of help."""
 
-GLOBAL: Final = ("context", "broker", "realm", "username", "password_file", "output")
+GLOBAL: Final = (
+    "context", "broker", "realm", "username", "password_file", "output", "tls_ca", "tls_cert", "tls_key",
+)  # fmt: skip
 _VISIBLE: Final = frozenset({"output"})
 SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
 """Nouns whose help shows all global options."""

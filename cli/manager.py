@@ -91,3 +91,18 @@ def _show() -> None:
 
 _show.operations = ("get_manager",)  # type: ignore[attr-defined]
 app.command("show", help="Return the manager's own state.")(_show)
+
+
+@app.command("take-over", help="Let a store that was restored from a backup speak again.")
+def take_over(
+    state: State = None,
+    epoch: Annotated[
+        int | None,
+        typer.Option(
+            "--epoch", min=0, max=2**52, help="Go on above this epoch; default: the clock's seconds."
+        ),
+    ] = None,
+) -> None:
+    from cli.backup import take_over as tell
+
+    tell(state, epoch)

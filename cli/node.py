@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
+from cli import accounts, output
 from cli import definition as d
 from cli import noun as n
-from cli import output
 from cli.connect import Session, run
+from cli.errors import CliError, ExitCode
 
 app = n.noun("Nodes: the machines that run workers.")
 
@@ -23,6 +24,19 @@ COLUMNS: list[output.Column] = [
     ("conditions", lambda row: "; ".join(row.get("conditions") or [])),
 ]
 Name = Annotated[str, typer.Argument(help="Its name; the agent's user name at the broker.")]
+
+
+Valid = Annotated[
+    float, typer.Option("--valid", min=1.0, max=86_400.0, help="Seconds that the token is good.")
+]
+Keep = Annotated[
+    bool,
+    typer.Option("--keep-account", help="Let an absent agent come back once more, and stop its workers."),
+]
+VALID_S: Final = 900.0
+"""Seconds."""
+HEAR_S: Final = 1.0
+"""Seconds that an unpaired node has to confirm before it is shut out."""
 
 
 def _ago(ms: int | None) -> str:
@@ -49,20 +63,73 @@ def show(node: n.NodeArgument) -> None:
     output.show_object(run(lambda s: s.node(node)))
 
 
-@n.verb(app, "pair", "pair_node")
+@n.verb(app, "pair", "pair_node", more="With our own broker, print a token with which it can join.")
 def pair(
     node: Name,
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
+    valid: Valid = VALID_S,
 ) -> None:
+    state = accounts.local_state()
+    accounts.refuse_other(state, node, accounts.NODE)
     wanted = d.definition(name=node, labels=d.pairs(label, "--label"))
     made = run(lambda s: s.call("pair_node", node=wanted))
-    output.done(made, f"node '{node}' paired, {made['status']}")
+    if state is None or output.output_format() == "table":
+        output.done(made, f"node '{node}' paired, {made['status']}")
+    if state is None:
+        return accounts.outside(node, "add")
+    return accounts.tell_token(state, made, node, valid)
 
 
-@n.verb(app, "unpair", "unpair_node")
-def unpair(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+@n.verb(app, "token", "get_node_by_name", more="Then print a new token for it; an unused one is void.")
+def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
+    state = accounts.local_state()
+    if state is None:
+        raise CliError("this broker is not a local 'busbar up': its operator gives out credentials")
+    found = run(lambda s: s.node(node))
+    if found["status"] == "unpaired":
+        raise CliError(f"node '{found['name']}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
+    accounts.tell_token(state, {"name": found["name"]}, found["name"], valid)
+
+
+@app.command("join", help="On a new node: exchange a token for credentials, which are left in a file.")
+def join(
+    node: Name,
+    token: Annotated[str, typer.Option("--token", help="File with the token; -: standard input.")] = "-",
+) -> None:
+    from cli.join import join as exchange
+    from cli.settings import service_layer
+
+    joined = exchange(service_layer(node), node, token)
+    output.done({"name": node, "password_file": joined.password_file}, str(joined.password_file))
+
+
+@n.verb(app, "unpair", "unpair_node", more="With our own broker, its account goes too.")
+def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: Keep = False) -> None:
+    state = accounts.local_state()
+
     async def work(s: Session) -> Any:
-        return await s.call("unpair_node", node_oid=await s.node_oid(node), expect_version=expect_version)
+        found = await s.node(node)
+        if state is not None and found["status"] == "unpaired":
+            return found, True  # what is left to do is its account
+        gone = await s.call("unpair_node", node_oid=found["oid"], expect_version=expect_version)
+        return gone, await _has_heard(s, gone)
 
-    gone = run(work)
+    gone, heard = run(work)
     output.done(gone, f"node '{gone['name']}' unpaired")
+    if not heard:
+        output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
+    if state is None:
+        accounts.outside(gone["name"], "remove")
+    elif not keep_account:
+        accounts.remove(state, gone["name"], accounts.NODE)
+
+
+async def _has_heard(s: Session, gone: dict[str, Any]) -> bool:
+    """Give the node a moment to learn that it is to run nothing, before the broker shuts it out."""
+    end = s.clock.monotonic() + HEAR_S
+    while gone["status"] == "unpaired" and gone["boot"] and s.clock.monotonic() < end:
+        if (gone["applied"] or {}).get("version", 0) >= gone["assignment_version"]:
+            return True
+        await s.clock.sleep(0.05)
+        gone = await s.node(gone["oid"])
+    return not gone["boot"]

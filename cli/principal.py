@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli import accounts, output
 from cli import noun as n
-from cli import output
 from cli.connect import run
 
 app = n.noun("Users and their roles. The broker proves who somebody is; the manager decides what he may do.")
@@ -25,8 +25,15 @@ def list_() -> None:
 
 @n.verb(app, "add", "add_principal")
 def add(name: Name, role: Role) -> None:
+    state = accounts.local_state()
+    accounts.refuse_other(state, name, accounts.PERSON)
     made = run(lambda s: s.call("add_principal", principal={"name": name, "role": role}))
-    output.done(made, f"principal '{name}' is {made['role']}")
+    if state is None:
+        output.done(made, f"principal '{name}' is {made['role']}")
+        return accounts.outside(name, "add")
+    secret = str(accounts.add(state, name, accounts.PERSON))
+    text = f"principal '{name}' is {made['role']}; the password lies in {secret}"
+    return output.done({**made, "password_file": secret}, text)
 
 
 @n.verb(app, "role", "set_principal_role")
@@ -39,3 +46,8 @@ def role(name: Name, role: Role) -> None:
 def remove(name: Name) -> None:
     gone = run(lambda s: s.call("remove_principal", principal_name=name))
     output.done(gone, f"principal '{name}' removed")
+    state = accounts.local_state()
+    if state is None:
+        accounts.outside(name, "remove")
+    else:
+        accounts.remove(state, name, accounts.PERSON)

@@ -37,7 +37,12 @@ async def run_broker(spec: Spec, ready: Ready) -> None:
     from bus.broker import BrokerConfig, EmbeddedBroker
 
     config = BrokerConfig(
-        Path(spec["accounts"]), spec.get("host", "127.0.0.1"), spec["port"], spec.get("ws_port"), spec["root"]
+        Path(spec["accounts"]),
+        spec.get("host", "127.0.0.1"),
+        spec["port"],
+        spec.get("ws_port"),
+        spec["root"],
+        spec.get("realm"),
     )
     async with EmbeddedBroker(config) as broker:
         log.info("broker listens on mqtt://%s:%s", config.host, broker.port)

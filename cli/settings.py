@@ -33,7 +33,8 @@ def service_layer(username: str) -> Layer:
     env, state = os.environ, state_path(os.environ)
     path = config_path(env)
     context = choose_context(given(), env, load_config(path), path)
-    nobody = {"username": None, "password_file": None}
+    # A certificate is a credential too: that of a person's context would make a service that person.
+    nobody = {"username": None, "password_file": None, "tls_cert": None, "tls_key": None}
     stored = replace(context, **nobody) if context is not None else None
     found = merge(given(), environment(env), stored, replace(local(read_up(state)), **nobody))
     found = replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)

@@ -79,6 +79,7 @@ def _broker(plan: Plan) -> dict[str, Any]:
         "accounts": str(plan.state / "broker" / "accounts.json"),
         "port": plan.port,
         "root": plan.root,
+        "realm": plan.realm,
         "log_level": plan.log_level,
     }
 

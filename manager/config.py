@@ -24,7 +24,7 @@ class ManagerConfig:
     manager_id: str = "m1"
     heartbeat_s: float = 5.0
     principals: Mapping[str, str] = field(default_factory=dict)
-    rate: float = 800.0
+    rate: float = 400.0
     burst: int = 4000
     in_flight: int = 256
 

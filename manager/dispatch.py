@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -26,6 +27,7 @@ from manager.limits import Limits
 from manager.mirror import properties_to_text, reply_properties
 from manager.operations import CHANGES, READS
 from manager.operations.base import Change, View
+from manager.operations.kept import Kept
 from manager.store import Cause, Changes, Store, Tx, files
 from manager.store.rows import PrincipalRow
 
@@ -38,6 +40,10 @@ MAX_ECHO: Final = 64
 """Characters of an unknown operation's name that a reply repeats."""
 MAX_TEXT: Final = 1_024
 """Characters of an error's detail and of each pointer."""
+CHANGE_COST: Final = 2.0
+"""Requests that a change counts as: what it takes of the manager's time, with commit, event and status."""
+REPLY_BYTES: Final = 4_096
+"""Bytes of a read's reply that count as one request more: a long list costs what it takes to say."""
 AUDIT_LIMIT: Final = 4_096
 """Characters of the parameters that the audit keeps."""
 LOCKED_RETRY_MS: Final = 500
@@ -58,21 +64,30 @@ class _Address(msgspec.Struct):
 
 @dataclass(slots=True)
 class Ask:
-    """A request on its way. `id` is made by the manager until a legal one is read; `given` tells which."""
+    """A request on its way."""
 
     caller: str
     op: str
-    id: str
+    new_id: Callable[[], str]
     at: float
     properties: Properties
     inbox: str = DEFAULT_INBOX
     given: bool = False
+    """Whether the id is the caller's own."""
     expires: float | None = None
+    known_as: str = ""
+
+    @property
+    def id(self) -> str:
+        """The caller's id; the manager makes one where no legal one was read."""
+        if not self.known_as:
+            self.known_as = self.new_id()
+        return self.known_as
 
     def read_address(self, request_id: Any, inbox: Any) -> None:
         """Take over id and inbox as far as they are legal."""
         if isinstance(request_id, str) and 1 <= len(request_id) <= MAX_ID:
-            self.id, self.given = request_id, True
+            self.known_as, self.given = request_id, True
         if isinstance(inbox, str) and is_name(inbox):
             self.inbox = inbox
 
@@ -109,6 +124,7 @@ class Dispatch:
         self._clock = clock
         self._new_id = new_id
         self._principals: dict[str, PrincipalRow] = {}
+        self._kept = Kept(store.reads)
         store.on_commit(self._on_commit)
 
     def handle(self, message: Message) -> None:
@@ -130,7 +146,7 @@ class Dispatch:
 
     def _ask(self, route: RequestTopic, message: Message) -> Ask:
         now = self._clock.monotonic()
-        ask = Ask(route.caller, route.operation, self._new_id(), now, message.properties)
+        ask = Ask(route.caller, route.operation, self._new_id, now, message.properties)
         if message.properties.expiry_s is not None:
             ask.expires = now + message.properties.expiry_s
         return ask
@@ -139,7 +155,9 @@ class Dispatch:
         """Raises BusError `payload_too_large` or `busy`: before anything is parsed or looked up."""
         if len(payload) > MAX_PAYLOAD:
             raise BusError("payload_too_large", f"{len(payload)} bytes; the limit is {MAX_PAYLOAD}")
-        retry_ms = self._limits.admit(ask.caller, ask.at)
+        row = OPERATIONS.get(ask.op)
+        cost = CHANGE_COST if row is not None and row.change else 1.0
+        retry_ms = self._limits.admit(ask.caller, ask.at, cost)
         if retry_ms is not None:
             _peek(ask, payload)
             raise BusError("busy", f"too many requests of '{ask.caller}'", retry_after_ms=retry_ms)
@@ -162,7 +180,8 @@ class Dispatch:
             self._submit(ask, row, request, principal)
             return
         params = convert(request.params, row.params, "/params")
-        self._answer(ask, READS[row.name](self._desk.view(), params))
+        read = partial(READS[row.name], self._desk.view(), params)
+        self._answer(ask, self._kept.answer(row.name, params, read))
 
     def _use_response_topic(self, ask: Ask) -> None:
         """MQTT 5 (contract, section 8): the reply may be sent to the caller's own inboxes alone."""
@@ -240,7 +259,9 @@ class Dispatch:
         return self._clock.monotonic()
 
     def _answer(self, ask: Ask, result: Any) -> None:
-        self.send(ask, self.ok(ask, result))
+        reply = self.ok(ask, result)
+        self._limits.charge(ask.caller, len(reply) // REPLY_BYTES)
+        self.send(ask, reply)
 
     def _refuse(self, ask: Ask, error: Exception) -> None:
         told = error if isinstance(error, BusError) else self._hide(ask, error)

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from msgspec import UnsetType
+
 from bus.clock import Clock
 from bus.decode import read
 from bus.errors import BusError
@@ -66,7 +68,9 @@ class Lock:
 class Fence:
     """Listens to what managers say of themselves (`manager/+/state`)."""
 
-    def __init__(self, topics: Topics, manager: str, store: str, epoch: int) -> None:
+    def __init__(
+        self, topics: Topics, manager: str, store: str, epoch: int, started: str | None = None
+    ) -> None:
         self.raised = asyncio.Event()
         self.reason = ""
         self.other: str | None = None
@@ -76,6 +80,7 @@ class Fence:
         self._own = topics.manager_state(manager)
         self._store = store
         self._epoch = epoch
+        self._started = started
 
     def handle(self, message: Message) -> None:
         """Take one state in; what can't be read is logged and dropped."""
@@ -86,18 +91,24 @@ class Fence:
         except BusError as error:
             log.warning("an unreadable manager state on %.100s was dropped: %s", message.topic, error)
             return
-        if state.store == self._store and state.epoch > self._epoch:
+        if state.store == self._store and (state.epoch > self._epoch or self._is_twin(state)):
             self._raise(state)
         elif state.store != self._store:
             self._note(state)
         elif message.topic == self._own and state.state != "online":
             self.contradicted = True
 
+    def _is_twin(self, state: ManagerState) -> bool:
+        """Whether another process has had our epoch: each start raises it, so one of the two has a copy."""
+        others = not isinstance(state.started, UnsetType) and state.started != self._started
+        return state.epoch == self._epoch and self._started is not None and others
+
     def _raise(self, state: ManagerState) -> None:
         if not self.raised.is_set():
             self.reason = (
                 f"manager '{state.manager}' has epoch {state.epoch} of store {state.store}, this one only "
-                f"{self._epoch}: it was restored from an older backup or copied, and stops"
+                f"{self._epoch}: it was restored from an older backup or copied, and stops. If it is to go "
+                f"on: busbar manager take-over --epoch {state.epoch}"
             )
             log.error("%s", self.reason)
             self.raised.set()

@@ -29,8 +29,8 @@ class Limits:
         self._max_callers = max_callers
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def admit(self, caller: str, now: float) -> int | None:
-        """Take a token: None when the request may run, else the milliseconds after which to try again."""
+    def admit(self, caller: str, now: float, cost: float = 1.0) -> int | None:
+        """Take `cost` tokens: None when it may run, else the milliseconds after which to try again."""
         bucket = self._bucket(caller, now)
         if bucket is None:
             return IN_FLIGHT_RETRY_MS
@@ -38,10 +38,17 @@ class Limits:
         bucket.at = now
         if bucket.in_flight >= self._in_flight:
             return IN_FLIGHT_RETRY_MS
-        if bucket.tokens < 1.0:
-            return max(1, math.ceil((1.0 - bucket.tokens) / self._rate * 1000))
-        bucket.tokens -= 1.0
+        cost = min(cost, self._burst)
+        if bucket.tokens < cost:
+            return max(1, math.ceil((cost - bucket.tokens) / self._rate * 1000))
+        bucket.tokens -= cost
         return None
+
+    def charge(self, caller: str, cost: float) -> None:
+        """Take tokens for what an admitted request has turned out to cost; the bucket may owe some."""
+        bucket = self._buckets.get(caller)
+        if bucket is not None:
+            bucket.tokens = max(-self._burst, bucket.tokens - cost)
 
     def began(self, caller: str) -> None:
         """A change of this caller is under way."""

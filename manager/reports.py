@@ -18,6 +18,7 @@ from bus.link import Link, Message
 from bus.messages import Command, Heartbeat, NodeState, Reported
 from bus.states import NodeBirth, NodeStatus
 from bus.topics import NodeLeaf, Topics
+from manager.limits import Limits
 from manager.observed import Birth, Observed
 from manager.operations.base import WorkerStat
 from manager.quiet import Quiet
@@ -28,6 +29,12 @@ from manager.store.rows import NodeRow
 
 log = logging.getLogger(__name__)
 
+NODE_RATE: Final = 100.0
+"""Messages of one node per second, in the long run: an agent sends one or two. What is dropped is asked for
+again when the digest of the next heartbeat differs."""
+NODE_BURST: Final = 1_000
+NODE_BYTES: Final = 8_192
+"""Bytes that count as one message more: the largest report counts as 129."""
 SMALL: Final = 4_096
 """Bytes of a node state or a heartbeat; they have a few short members."""
 CONFLICT: Final = "conflict: two agents claim this node, their messages take turns"
@@ -55,6 +62,8 @@ class Reports:
         self._topics = topics or store.topics
         self._wake, self._command = wake, command
         self._quiet = Quiet(clock)
+        self._clock = clock
+        self._limits = Limits(NODE_RATE, NODE_BURST, in_flight=1)
         self._writing: set[str] = set()
         self._next: dict[str, Sighting] = {}
 
@@ -83,6 +92,10 @@ class Reports:
         node = self._world.node_named(topic.node)
         if node is None:
             self._complain(f"node '{topic.node}' is not paired: it is not listened to")
+            return
+        cost = 1.0 + len(message.payload) / NODE_BYTES
+        if self._limits.admit(node.oid, self._clock.monotonic(), cost) is not None:
+            self._complain(f"node '{topic.node}' says too much: some of it is dropped")
             return
         if topic.leaf == "state":
             self._on_state(node, read(message.payload, NodeState, SMALL), message.retain)
@@ -121,7 +134,9 @@ class Reports:
             self._submit(node, Sighting(_birth_columns(birth) | {"goodbye": False}))
         if not retained:
             self._alive(node, birth)
-            self._wake()
+            # Agents repeat themselves to hear their own echo: what is known already is no news.
+            if not known or node.status is not NodeStatus.ONLINE:
+                self._wake()
 
     # --- reports and heartbeats
 

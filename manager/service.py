@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
-from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -22,6 +21,7 @@ from bus.clock import Clock, SystemClock, rfc3339
 from bus.decode import encode
 from bus.link import Link, Message, Will
 from bus.messages import Command, ManagerState
+from manager.backup import database, take_over
 from manager.config import ManagerConfig, checked
 from manager.dispatch import Desk, Dispatch
 from manager.fence import Fence, FencedError, Lock
@@ -35,8 +35,10 @@ from manager.outward import Outward
 from manager.publisher import Publisher
 from manager.repair import Repair
 from manager.reports import Reports
+from manager.restored import tell_restored
 from manager.retention import Retention
-from manager.store import Store, StoreRefusedError, check, raise_epoch
+from manager.store import Store, StoreRefusedError, check
+from manager.store.backup import RESTORED
 
 __all__ = [
     "FencedError",
@@ -52,7 +54,6 @@ __all__ = [
 
 log = logging.getLogger("busbar.manager")
 
-DATABASE: Final = "busbar.db"
 EXIT_REFUSED: Final = 2
 """The state folder or its database can't be used; restarting does not help."""
 EXIT_FENCED: Final = 3
@@ -84,7 +85,8 @@ class Manager:
         self.topics = store.topics
         self.started = clock.monotonic()
         self.link = make_link(self._will)
-        self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch)
+        self._started = rfc3339(clock.time_ns())
+        self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, self._started)
         self.observed = Observed(clock, timing or Timing(heartbeat=config.heartbeat_s))
         outward = Outward(store, int(config.heartbeat_s * 1000))
         self.publisher = Publisher(store, self.link, outward, clock)
@@ -163,6 +165,8 @@ class Manager:
         for _ in range(SEED_TRIES):
             try:
                 await self.store.write(partial(seed, wanted=dict(self.config.principals)))
+                if self.store.reads.meta(RESTORED):
+                    await self.store.write(partial(tell_restored, manager_id=self.config.manager_id))
                 return
             except Exception as error:
                 log.warning("the first write waits: %s", error)
@@ -203,7 +207,7 @@ class Manager:
             epoch=store.epoch,
             limits=config.limits(),
             version=_version(),
-            started=rfc3339(self.clock.time_ns()),
+            started=self._started,
         )
         return self.topics.manager_state(config.manager_id), encode(message)
 
@@ -282,27 +286,6 @@ def main(config: ManagerConfig) -> int:
         print(f"busbar manager: {error}", file=sys.stderr)
         return EXIT_FENCED
     return 0
-
-
-def take_over(state: Path, epoch: int) -> None:
-    """Let a store that was restored from a backup speak again: its next start gets an epoch above `epoch`,
-    the one that fences it (its log names it). The manager must be stopped.
-
-    Raises:
-        StoreRefusedError: the database can't be used, or a manager holds it.
-    """
-    lock = Lock(state / "lock")
-    try:
-        if not lock.take():
-            raise StoreRefusedError(f"a manager holds {state}: stop it first")
-        raise_epoch(database(state), epoch)
-    finally:
-        lock.release()
-
-
-def database(state: Path) -> Path:
-    """The database file in a manager's state folder."""
-    return state / DATABASE
 
 
 async def _main(config: ManagerConfig) -> None:

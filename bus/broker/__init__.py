@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bus import acl
+from bus.topics import NAME_PATTERN, is_name
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +36,8 @@ class BrokerConfig:
     """Where the broker listens and who may connect.
 
     `accounts`: the file of bus.broker.accounts, followed while the broker runs. `port` and `ws_port`: 0
-    takes a free one; `ws_port` None means no WebSocket listener. `root`: the first topic level.
+    takes a free one; `ws_port` None means no WebSocket listener. `root`: the first topic level. `realm`: the
+    one in which managers and persons have their rights; None: in any.
     """
 
     accounts: Path
@@ -43,12 +45,14 @@ class BrokerConfig:
     port: int = 0
     ws_port: int | None = None
     root: str = "busbar"
+    realm: str | None = None
 
 
 class EmbeddedBroker:
     """`async with EmbeddedBroker(config) as broker:` and clients connect to `broker.port`.
 
-    Raises ValueError when `config.host` isn't a loopback address, or `config.root` no plain topic levels.
+    Raises ValueError when `config.host` isn't a loopback address, `config.root` no plain topic levels, or
+    `config.realm` no name.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -56,6 +60,8 @@ class EmbeddedBroker:
             raise ValueError(
                 f"topic root {config.root!r} must be plain levels of letters, digits, '_', '.', '-'"
             )
+        if config.realm is not None and not is_name(config.realm):
+            raise ValueError(f"realm {config.realm!r} must match {NAME_PATTERN}")
         self._config = config
         self._host = _loopback(config.host)
         self._broker: HardenedBroker | None = None
@@ -167,5 +173,6 @@ def _make(config: BrokerConfig, sockets: dict[str, socket.socket]) -> "HardenedB
 
     kinds = {"default": "tcp", "ws": "ws"}
     listeners: dict[str, Any] = {name: {"type": kinds[name], "bind": f"{config.host}:0"} for name in sockets}
-    plugins = {"bus.broker.plugin.AccessPlugin": {"accounts": str(config.accounts), "root": config.root}}
+    access = {"accounts": str(config.accounts), "root": config.root, "realm": config.realm or "+"}
+    plugins = {"bus.broker.plugin.AccessPlugin": access}
     return HardenedBroker(AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins}), sockets)

@@ -91,11 +91,16 @@ def ensure_account(path: Path, name: str, kind: str, secret: str) -> bool:
     if not secret:
         raise ValueError("an account's secret can't be empty: nobody is anonymous")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(path):
-        accounts = Accounts.load(path)
-        if accounts.verify(name, secret) == kind:
-            return False
-        _write(path, {**accounts.table, name: _make(kind, secret)})
+    with locked(path):
+        return put_account(path, name, kind, secret)
+
+
+def put_account(path: Path, name: str, kind: str, secret: str) -> bool:
+    """`ensure_account` for who holds the lock already and has checked the words."""
+    accounts = Accounts.load(path)
+    if accounts.verify(name, secret) == kind:
+        return False
+    _write(path, {**accounts.table, name: _make(kind, secret)})
     return True
 
 
@@ -103,7 +108,7 @@ def remove_account(path: Path, name: str) -> bool:
     """Remove the account; False when there was none. Raises as `ensure_account` does."""
     if not path.exists():
         return False
-    with _locked(path):
+    with locked(path):
         table = dict(Accounts.load(path).table)
         if table.pop(name, None) is None:
             return False
@@ -136,7 +141,7 @@ def _text(raw: bytes) -> str:
 def _parse(raw: bytes, path: Path) -> dict[str, Account]:
     try:
         return {name: _account(name, row) for name, row in json.loads(raw).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"accounts file {path} is damaged ({error!r}): restore it or remove it") from error
 
 
@@ -153,6 +158,11 @@ def _account(name: str, row: dict[str, Any]) -> Account:
 
 def _write(path: Path, table: Mapping[str, Account]) -> None:
     rows = {name: {"kind": row.kind, "salt": row.salt, "hash": row.hash} for name, row in table.items()}
+    replace_json(path, rows)
+
+
+def replace_json(path: Path, rows: Mapping[str, Any]) -> None:
+    """Replace a private file (0600) whole: a reader sees the old one or the new one, also after a crash."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -176,8 +186,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file beside `path`. It is never removed: a lock on a removed file protects nothing."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file beside `path`. It is never removed: a lock on a removed file protects nothing.
+
+    Raises TimeoutError when another process holds it for 10 s.
+    """
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _take(descriptor, path)

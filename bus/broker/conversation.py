@@ -235,6 +235,7 @@ class Conversation:
         allowed = [await self._allow_subscribe(self.peer, topic, Action.SUBSCRIBE) for topic, _ in wanted]
         if session.sink is not self:  # taken over while the question was asked: nothing may be added now
             raise EOFError("superseded")
+        wanted = [(self._access.narrowed(self.peer, topic), qos) for topic, qos in wanted]
         codes = [
             self._router.subscribe(session, topic, qos) if ok else REFUSED
             for (topic, qos), ok in zip(wanted, allowed, strict=True)

@@ -16,10 +16,14 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 from bus import acl
 from bus.broker.accounts import Account, Accounts
+from bus.broker.joining import parse_offer, redeem
+from bus.clock import SystemClock
 
 _THREADS: Final = 2
 _MAX_LOGINS: Final = 1024
 """Passwords that may wait for a thread; a further client is refused and tries again."""
+_MAX_JOINS: Final = 32
+_CLOCK: Final = SystemClock()
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +47,22 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     @dataclass
     class Config:
-        """Path of the accounts file, and the first level of every topic."""
+        """Path of the accounts file, first level of every topic, and the realm (`+`: any)."""
 
         accounts: str
         root: str = "busbar"
+        realm: str = "+"
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._path = Path(self.config.accounts)
-        self._root: str = self.config.root
+        self._where: tuple[str, str] = (self.config.root, self.config.realm)
         self._accounts = Accounts()
         self._seen: tuple[int, ...] = ()
         self._trouble = ""
         self._reading = asyncio.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="broker-login")
+        self._joining = 0
         self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
         # Verified passwords, as a hash under a key that lives as long as the process: a hundred agents
         # that come back at once don't cost a hundred scrypts.
@@ -66,6 +72,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
     async def authenticate(self, *, session: Peer) -> bool:
         """True, and `session.account` set, when name and password are right."""
         await self.refresh()
+        await self._join(session)
         account = self._accounts.table.get(session.username)
         if account is None:
             return False
@@ -85,14 +92,18 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         if session is None or topic is None:
             return False
         if action == Action.SUBSCRIBE:
-            return acl.may_subscribe(session.kind, session.username, topic, self._root)
+            return acl.may_subscribe(session.kind, session.username, topic, *self._where)
         if action == Action.PUBLISH:
             return self.may_publish(session, topic)
-        return acl.may_read(session.kind, session.username, topic, self._root)
+        return acl.may_read(session.kind, session.username, topic, *self._where)
 
     def may_publish(self, peer: Peer, topic: str) -> bool:
         """The same without a task per message: publishing is the hot path."""
-        return acl.may_publish(peer.kind, peer.username, topic, self._root)
+        return acl.may_publish(peer.kind, peer.username, topic, *self._where)
+
+    def narrowed(self, peer: Peer, wanted: str) -> str:
+        """The filter that is subscribed for one that was allowed (see bus.acl)."""
+        return acl.narrowed(peer.kind, peer.username, wanted, *self._where) or wanted
 
     def is_current(self, peer: Peer) -> bool:
         """False once the account was removed or got another password or kind."""
@@ -119,6 +130,29 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
     async def close(self) -> None:
         """Let the threads end; what they compute now, nobody waits for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _join(self, peer: Peer) -> None:
+        """A node that offers a token and a secret of its own gets its account, with that secret as password.
+
+        A password that is no such offer, or a token that is not good, is left to be judged as a password.
+        """
+        offer = parse_offer(peer.password)
+        if offer is None or self._joining >= _MAX_JOINS:
+            return
+        loop = asyncio.get_running_loop()
+        self._joining += 1
+        try:
+            now_s = _CLOCK.time_ns() / 1e9
+            made = await loop.run_in_executor(self._pool, redeem, self._path, peer.username, offer, now_s)
+        except (OSError, ValueError) as error:  # TimeoutError is an OSError
+            self._complain(f"a node could not join: {error}")
+            return
+        finally:
+            self._joining -= 1
+        if made:
+            log.info("%s joined with a token", peer.username)
+            peer.password = offer.secret
+            await self.refresh()
 
     async def _verify(self, peer: Peer, digest: bytes) -> bool:
         """Hash in a thread; connections that offer the same password at the same time share one hash."""

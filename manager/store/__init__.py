@@ -2,8 +2,8 @@
 
 from manager.store.changes import Cause, Changes
 from manager.store.engine import Store
-from manager.store.files import StoreRefusedError, check, raise_epoch
+from manager.store.files import StoreRefusedError, check
 from manager.store.reads import Reads
 from manager.store.tx import Tx
 
-__all__ = ["Cause", "Changes", "Reads", "Store", "StoreRefusedError", "Tx", "check", "raise_epoch"]
+__all__ = ["Cause", "Changes", "Reads", "Store", "StoreRefusedError", "Tx", "check"]

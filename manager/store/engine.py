@@ -20,6 +20,7 @@ from bus.clock import Clock
 from bus.errors import BusError
 from bus.topics import Topics
 from manager.store import files, sql
+from manager.store.backup import SEQUENCE, refuse_backup
 from manager.store.changes import MONITOR, Cause, Changes
 from manager.store.reads import Reads
 from manager.store.tx import Frame, Tx
@@ -81,12 +82,18 @@ class Store:
         """Open or make the database, bring its schema up to date and raise the epoch. Blocks.
 
         Raises:
-            StoreRefusedError: it is damaged, newer, locked or not private.
+            StoreRefusedError: it is damaged, newer, locked, not private, or a backup that may not speak yet.
         """
         db = files.open_writer(path)
         frame = Frame("", 0, topics or Topics("default"), new_oid)
         try:
+            refuse_backup(db, path)
             _take_office(db, frame)
+            # Into the file itself: were the log lost or cut, neither store nor epoch could go back.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except files.StoreRefusedError:
+            db.close()
+            raise
         except sqlite3.Error as error:
             db.close()
             raise files.StoreRefusedError(f"can't write to {path}: {error}") from error
@@ -285,7 +292,8 @@ def _take_office(db: Database, frame: Frame) -> None:
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         frame.store = meta.get("store") or "s" + frame.new_oid().replace("-", "")[:7]
         frame.epoch = int(meta.get("epoch", 0)) + 1
-        frame.sequence = int(db.execute(sql.LAST_SEQUENCE).fetchall()[0][0])
+        last = int(db.execute(sql.LAST_SEQUENCE).fetchall()[0][0])
+        frame.sequence = max(last, int(meta.get(SEQUENCE, 0)))
         for key, value in (("store", frame.store), ("epoch", str(frame.epoch))):
             db.execute(sql.META_SET, (key, value))
     except BaseException:

@@ -11,7 +11,6 @@ from typing import Final
 from sqlite_utils import Database
 
 from manager.migrations import migrations
-from manager.store import sql
 
 BUSY_MS: Final = 1_000
 """How long the writer waits for another program's lock before its callers are told `busy`."""
@@ -104,31 +103,21 @@ def make_private(path: Path) -> None:
         raise StoreRefusedError(f"can't use {path}: {error.strerror or error}") from error
 
 
-def check(path: Path) -> list[str]:
-    """Verify a database file without changing it; the list of what is wrong is empty when all is well."""
+def check(path: Path, *, pending_is_fault: bool = True) -> list[str]:
+    """Verify a database file without changing it; the list of what is wrong is empty when all is well.
+
+    `pending_is_fault`: whether schema steps that the manager applies at its start count.
+    """
     if not path.is_file():
         return [f"{path} does not exist"]
     try:
         db = connect(path, readonly=True)
         try:
-            return _damage(db, "integrity_check") + _schema_faults(db)
+            return _damage(db, "integrity_check") + _schema_faults(db, pending_is_fault)
         finally:
             db.close()
     except sqlite3.DatabaseError as error:
         return [f"{path}: {error}"]
-
-
-def raise_epoch(path: Path, at_least: int) -> None:
-    """Make the next opening's epoch greater than `at_least` (it is greater than the last one in any case).
-
-    Raises:
-        StoreRefusedError: the file can't be used.
-    """
-    db = open_writer(path)
-    try:
-        db.execute(sql.EPOCH_FLOOR, (str(at_least),))
-    finally:
-        db.close()
 
 
 def is_locked(error: BaseException) -> bool:
@@ -158,14 +147,14 @@ def _refuse_damage(db: Database, path: Path) -> None:
         raise _refused(path, sqlite3.DatabaseError(faults[0]))
 
 
-def _schema_faults(db: Database) -> list[str]:
+def _schema_faults(db: Database, pending_is_fault: bool) -> list[str]:
     faults = [
         f"table {row[0]}: row {row[1]} refers to a missing row of {row[2]}"
         for row in db.execute("PRAGMA foreign_key_check").fetchmany(10)
     ]
     pending = [step.name for step in migrations.pending(db)]
     unknown = _unknown_steps(db)
-    if pending:
+    if pending and pending_is_fault:
         faults.append(f"schema steps not applied: {', '.join(pending)} (the manager does it at its start)")
     if unknown:
         faults.append(f"schema steps of a newer Busbar: {unknown}")
@@ -182,7 +171,7 @@ def _refused(path: Path, error: sqlite3.DatabaseError) -> StoreRefusedError:
     if is_locked(error):
         return StoreRefusedError(f"{path} is locked by another program: {error}")
     return StoreRefusedError(
-        f"{path} is damaged or no database ({error}). To restore: stop the manager, move {path.name}, "
-        f"{path.name}-wal and {path.name}-shm away, copy a backup to {path}, "
-        f"run 'busbar manager check', and start the manager again"
+        f"{path} is damaged or no database ({error}). To restore: stop the manager, run "
+        f"'busbar restore FILE --state {path.parent}' with your last backup, which keeps the present file "
+        f"beside it, and then 'busbar manager take-over'"
     )

@@ -43,6 +43,10 @@ class Queries:
     def nodes(self) -> list[NodeRow]:
         return self._all(sql.NODES, "ORDER BY name")
 
+    def node_keys(self) -> list[tuple[str, str, str]]:
+        """(oid, name, status) of every node, by name."""
+        return self._rows("SELECT oid, name, status FROM nodes ORDER BY name")
+
     # --- clusters
 
     def cluster(self, oid: str) -> ClusterRow | None:
@@ -58,9 +62,10 @@ class Queries:
         """(oid, name) of every cluster, by name."""
         return self._rows("SELECT oid, name FROM clusters ORDER BY name")
 
-    def cluster_scale(self, oid: str) -> int:
-        """How many workers a cluster's groups ask for together."""
-        return int(self._rows(sql.CLUSTER_SCALE, oid)[0][0])
+    def cluster_scale(self, oid: str) -> tuple[int, int]:
+        """How many groups a cluster has, and how many workers they ask for together."""
+        groups, scale = self._rows(sql.CLUSTER_SCALE, oid)[0]
+        return int(groups), int(scale)
 
     # --- members
 
@@ -107,6 +112,10 @@ class Queries:
 
     def workers(self) -> list[WorkerRow]:
         return self._all(sql.WORKERS, "ORDER BY group_oid, ordinal")
+
+    def has_slot(self, group_oid: str, ordinal: int) -> bool:
+        """Whether a group has a worker of that number."""
+        return bool(self._rows(sql.SLOT, group_oid, ordinal))
 
     def worker_count(self, node_oid: str) -> int:
         """How many workers a node holds, those being stopped included."""
@@ -177,6 +186,10 @@ class Queries:
 
 class Reads(Queries):
     """Queries on a connection of their own that can't write; for the event loop's thread."""
+
+    def data_version(self) -> int:
+        """A number that differs from the last one when anything was committed since (SQLite's own count)."""
+        return int(self._rows("PRAGMA data_version")[0][0])
 
     @contextmanager
     def consistent(self) -> Iterator[Reads]:

@@ -111,7 +111,8 @@ SELECT w.name, w.oid, c.name, g.name, w.generation, g.runtime, coalesce(g.transp
 FROM workers w JOIN workergroups g ON g.oid = w.group_oid JOIN clusters c ON c.oid = w.cluster_oid
 WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w.ordinal
 """
-CLUSTER_SCALE: Final = "SELECT coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
+CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
+SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
 ENDPOINTS: Final = """
@@ -128,6 +129,7 @@ META_GET: Final = "SELECT value FROM meta WHERE key = ?"
 META_SET: Final = (
     "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
+META_DROP: Final = "DELETE FROM meta WHERE key = ?"
 EPOCH_FLOOR: Final = (
     "INSERT INTO meta (key, value) VALUES ('epoch', ?1)"
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
@@ -155,9 +157,10 @@ PRUNE: Final[dict[str, str]] = {
     "requests_rows": "DELETE FROM requests WHERE (caller, id) IN"
     " (SELECT caller, id FROM requests ORDER BY created"
     " LIMIT min(?2, max(0, (SELECT count(*) FROM requests) - ?1)))",
+    # By rows: after a take-over the numbers have a gap.
     "events": "DELETE FROM events WHERE sequence IN"
-    " (SELECT sequence FROM events WHERE sequence <= (SELECT max(sequence) FROM events) - ?"
-    " ORDER BY 1 LIMIT ?)",
+    " (SELECT sequence FROM events WHERE sequence <="
+    " (SELECT sequence FROM events ORDER BY 1 DESC LIMIT 1 OFFSET ?) ORDER BY 1 LIMIT ?)",
     "audit": "DELETE FROM audit WHERE id IN"
     " (SELECT id FROM audit WHERE id <= (SELECT max(id) FROM audit) - ? ORDER BY 1 LIMIT ?)",
     "outbox": "DELETE FROM outbox WHERE id IN"

@@ -141,7 +141,9 @@ def test_principals_and_their_roles(up: Stack) -> None:
     alice = ("--username", "alice", "--password-file", secret)
     assert up.ok("node", "list", "-q", *alice).split() == ["n1", "n2"]
     assert "not_authorized" in up.fails(5, "principal", "add", "eve", "owner", *alice)
-    up.ok("principal", "remove", "alice")
+    up.ok("principal", "remove", "alice")  # and the account with it
+    assert up.run("node", "list", *alice).returncode == 2, "its password file is gone"
+    up.ok("broker", "add-account", "alice", "person")
     assert up.run("node", "list", *alice).returncode == 5, "a user without a role may do nothing"
     up.ok("broker", "remove-account", "alice")
 

@@ -53,6 +53,20 @@ async def test_the_same_said_again_writes_nothing(tmp_path: Path) -> None:
         assert watch.told() == told
 
 
+async def test_a_birth_that_is_known_wakes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        woken: list[int] = []
+        monkeypatch.setattr(watch.reports, "_wake", lambda: woken.append(agent.conn))
+        agent.state("ready")
+        await watch.rest()
+        assert woken == []
+        agent.conn = 2
+        agent.state("ready")
+        await watch.rest()
+        assert woken == [2]
+
+
 BAD = [
     b"{", b"[]", b"null", b"\xff", b'{"a":1,"a":2}', b"[" * 10_000, b'{"boot":"b1"}', b"NaN",
     b'{"boot":1,"conn":1,"workers":[]}', b'{"boot":"b1","conn":-1,"workers":[]}',
@@ -63,6 +77,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("leaf", ["state", "reported", "heartbeat"])
+@pytest.mark.fault(0, "L")
 async def test_what_cant_be_read_is_dropped(
     tmp_path: Path, leaf: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,6 +96,7 @@ async def test_what_cant_be_read_is_dropped(
         await watch.until(lambda: watch.cluster().status == "RUNNING")
 
 
+@pytest.mark.fault(0, "L")
 async def test_an_unknown_node_is_not_listened_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with watching(tmp_path) as watch:
         await watch.pair("n1")
@@ -108,6 +124,7 @@ async def test_foreign_topics_are_ignored(tmp_path: Path) -> None:
         watch.reports.handle(Message(TOPICS.node("n1", "state"), b""))
 
 
+@pytest.mark.fault(0, "L")
 async def test_a_report_about_another_nodes_worker_is_ignored(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
@@ -376,3 +393,20 @@ async def test_an_unknown_state_word_changes_nothing(tmp_path: Path) -> None:
         await watch.rest()
         assert watch.node("n1").status == "online"
         assert watch.states() == {"web-1": "RUNNING n1"}
+
+
+@pytest.mark.fault(44, "C")
+async def test_a_node_that_follows_a_forged_assignment_is_given_a_newer_one(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1)
+        epoch, before = watch.store.epoch, watch.node("n1").assignment_version
+        agent.tell(applied=Applied(epoch + 1, before + 500))
+        agent.tell(store="another", applied=Applied(epoch, before + 500))
+        agent.beat()
+        await watch.rest()
+        assert watch.node("n1").assignment_version == before
+        agent.tell(applied=Applied(epoch, before + 1000))
+        await watch.until(lambda: watch.node("n1").assignment_version > before + 1000)
+        agent.tell(applied=Applied(epoch, 2**53))
+        await watch.rest()
+        assert watch.node("n1").assignment_version < before + 1010

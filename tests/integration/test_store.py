@@ -115,6 +115,7 @@ def names(store: Store) -> list[str]:
     return [name for _, name in store.reads.cluster_keys()]
 
 
+@pytest.mark.fault(16, "D")
 async def test_the_file_is_private_durable_and_strict(store: Store) -> None:
     await store.write(add("a"))
     for path in (store.path, Path(f"{store.path}-wal"), Path(f"{store.path}-shm")):
@@ -230,6 +231,7 @@ async def test_nothing_is_told_before_it_is_committed(store: Store) -> None:
     assert points == [("before_commit", 0), ("after_commit", 1)] and told == ["changes"]
 
 
+@pytest.mark.fault((2, 3), "D A")
 async def test_a_crash_before_the_commit_leaves_nothing_and_after_it_everything(tmp_path: Path) -> None:
     for point, survivors in (("before_commit", []), ("after_commit", ["a"])):
         folder = tmp_path / point
@@ -282,6 +284,7 @@ def _open_once(folder: Path, epochs: Any) -> None:
     store.close()
 
 
+@pytest.mark.fault(11, "L")
 async def test_a_locked_database_is_busy_and_then_works_again(store: Store) -> None:
     await store.write(lambda tx: tx.db.execute("PRAGMA busy_timeout = 50"))
     with sqlite3.connect(store.path, isolation_level=None) as other:
@@ -296,6 +299,7 @@ async def test_a_locked_database_is_busy_and_then_works_again(store: Store) -> N
     assert (store.trouble, names(store)) == (None, ["a"])
 
 
+@pytest.mark.fault(12, "D L")
 async def test_a_full_disk_fails_the_group_and_the_writer_lives_on(store: Store) -> None:
     pages = await store.write(lambda tx: tx.db.execute("PRAGMA page_count").fetchall()[0][0])
     await store.write(lambda tx: tx.db.execute(f"PRAGMA max_page_count = {pages}").fetchall())
@@ -311,6 +315,7 @@ async def test_a_full_disk_fails_the_group_and_the_writer_lives_on(store: Store)
     assert (store.trouble, store.reads.outbox_count()) == (None, 1)
 
 
+@pytest.mark.fault(12, "D L")
 async def test_a_failing_commit_fails_everybody_in_it_and_loses_no_acknowledgement(store: Store) -> None:
     await store.write(add("first"))
     store.acknowledge(row.id for row in store.reads.outbox(0, 10))
@@ -455,6 +460,7 @@ def test_a_good_file_passes_the_check_and_a_missing_one_does_not(tmp_path: Path)
 
 
 @pytest.mark.parametrize("damage", ["noise", "header", "torn"])
+@pytest.mark.fault(13, "D")
 def test_a_damaged_file_is_refused_with_the_way_to_restore(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "manager" / "busbar.db"
     open_store(path.parent).close()
@@ -465,7 +471,7 @@ def test_a_damaged_file_is_refused_with_the_way_to_restore(tmp_path: Path, damag
         "torn": whole[: len(whole) // 2],
     }
     path.write_bytes(broken[damage])
-    with pytest.raises(StoreRefusedError, match=r"copy a backup to .*busbar manager check"):
+    with pytest.raises(StoreRefusedError, match=r"busbar restore FILE .*busbar manager take-over"):
         open_store(path.parent)
     assert check(path) != []
     path.write_bytes(whole)

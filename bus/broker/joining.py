@@ -1,0 +1,123 @@
+"""How a new node gets its credentials from the embedded broker: a token, good once and for a short while.
+
+Whoever holds the accounts' folder issues a token for one name. The node makes a secret of its own and
+connects with `join_password(token, secret)`; the broker then forgets the token and keeps the secret's hash as
+the node's account. So the secret is known to the node alone, no secret ever goes into a topic, and the node,
+which has written its secret down before, can simply connect with it if it was cut off in between.
+
+Of a token only its SHA-256 is kept (256 random bits need no slower hash), in a private file beside the
+accounts, under the same lock.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bus.broker.accounts import Accounts, locked, put_account, replace_json
+from bus.topics import NAME_PATTERN, is_name
+
+NODE: Final = "node"
+VALID_S: Final = 900.0
+"""Seconds that a token is good for unless another time is asked for."""
+LONGEST_S: Final = 86_400.0
+_PREFIX: Final = "join:"
+_MIN_SECRET: Final = 32
+"""Characters of a secret that a node may choose: what `new_secret` makes has 43."""
+
+
+class Offer(NamedTuple):
+    """What a joining node sends as its password."""
+
+    token: str
+    secret: str
+
+
+def join_password(token: str, secret: str) -> str:
+    """The password with which a node exchanges its token for an account with this secret."""
+    return f"{_PREFIX}{token}:{secret}"
+
+
+def parse_offer(password: str) -> Offer | None:
+    """Token and secret of a `join_password`; None for every other password."""
+    if not password.startswith(_PREFIX):
+        return None
+    token, colon, secret = password.removeprefix(_PREFIX).partition(":")
+    return Offer(token, secret) if colon and token and len(secret) >= _MIN_SECRET else None
+
+
+def issue_token(accounts: Path, name: str, now_s: float, valid_s: float = VALID_S) -> str:
+    """A new token for the node `name`; an earlier one for it is void. `now_s` is seconds since 1970.
+
+    Raises ValueError for a malformed name, a time not above 0 and up to a day, or a name that is a person's
+    or a manager's; TimeoutError when another process holds the lock for 10 s.
+    """
+    if not is_name(name):
+        raise ValueError(f"node name {name!r} must match {NAME_PATTERN}")
+    if not 0 < valid_s <= LONGEST_S:
+        raise ValueError(f"a token is good for up to {LONGEST_S:.0f} seconds, not {valid_s:g}")
+    accounts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    token = secrets.token_urlsafe()
+    with locked(accounts):
+        account = Accounts.load(accounts).table.get(name)
+        if account is not None and account.kind != NODE:
+            raise ValueError(f"{name!r} is the account of a {account.kind}, not of a node")
+        row = {"hash": _hash(token), "until": now_s + valid_s}
+        replace_json(_file(accounts), {**_living(accounts, now_s), name: row})
+    return token
+
+
+def redeem(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
+    """Exchange a token for an account; False when it is not, or no longer, good. Costs some 20 ms of CPU.
+
+    The token is void before the account is made: a crash in between costs a new token, never gives two.
+    """
+    if not _fits(accounts, name, offer, now_s):  # asked first without the lock: strangers can't hold it up
+        return False
+    with locked(accounts):
+        if not _fits(accounts, name, offer, now_s):
+            return False
+        _void(accounts, name, now_s)
+        account = Accounts.load(accounts).table.get(name)
+        if account is not None and account.kind != NODE:
+            return False
+        put_account(accounts, name, NODE, offer.secret)
+    return True
+
+
+def void_token(accounts: Path, name: str, now_s: float) -> None:
+    """Make a token that was not used void; none is no error."""
+    if _file(accounts).exists():
+        with locked(accounts):
+            _void(accounts, name, now_s)
+
+
+def _void(accounts: Path, name: str, now_s: float) -> None:
+    rows = _living(accounts, now_s)
+    rows.pop(name, None)
+    replace_json(_file(accounts), rows)
+
+
+def _fits(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
+    row = _living(accounts, now_s).get(name)
+    return row is not None and hmac.compare_digest(str(row["hash"]), _hash(offer.token))
+
+
+def _living(accounts: Path, now_s: float) -> dict[str, Mapping[str, Any]]:
+    """The tokens that are still good; a file that can't be read holds none."""
+    try:
+        rows = json.loads(_file(accounts).read_bytes())
+        return {name: row for name, row in rows.items() if row["hash"] and now_s < float(row["until"])}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _file(accounts: Path) -> Path:
+    return accounts.with_name("tokens.json")
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

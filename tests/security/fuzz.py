@@ -1,0 +1,360 @@
+"""Every decoder that strangers can reach, as a function of bytes that may refuse but must not fail.
+
+The suite throws some thousands of inputs at them (test_fuzz). With atheris installed, this throws millions,
+led by coverage; without it, it mutates blindly:
+
+python -m tests.security.fuzz --inputs 10000000            all of them, in turns
+python -m tests.security.fuzz --inputs 100000 request      one of them
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from msgspec import UNSET
+
+from bus import acl, messages
+from bus.broker.accounts import Accounts
+from bus.broker.connect import Refused, read_connect
+from bus.broker.conversation import ENDINGS
+from bus.broker.joining import parse_offer
+from bus.contract import OPERATIONS
+from bus.decode import convert, parse, read
+from bus.errors import BusError
+from bus.link import Message
+from bus.options import parse_url
+from bus.topics import Topics, is_name
+from bus.transport import check_transport, port_range
+
+TOPICS = Topics("lab")
+Target = Callable[[bytes], None]
+PEER_MESSAGES = (
+    messages.Assignment, messages.Reported, messages.Heartbeat, messages.NodeState, messages.Command,
+    messages.ManagerState, messages.Event, messages.Status, messages.Response, messages.LogChunk,
+)  # fmt: skip
+PARAMS = [row.params for row in OPERATIONS.values()]
+
+
+def request(data: bytes) -> None:
+    """An operation's request: envelope, then the parameters of every operation."""
+    try:
+        body = parse(data)
+    except BusError as error:
+        assert error.code in ("malformed_request", "payload_too_large")
+        return
+    try:
+        params = convert(body, messages.Request).params
+    except BusError as error:
+        assert error.code == "invalid_argument" and error.pointers
+        return
+    for kind in PARAMS:
+        try:
+            convert(params, kind, "/params")
+        except BusError as error:
+            assert error.code == "invalid_argument" and error.pointers[0].startswith("/params")
+
+
+def peer(data: bytes) -> None:
+    """What managers, agents and clients read of each other."""
+    for kind in PEER_MESSAGES:
+        try:
+            read(data, kind)
+        except BusError as error:
+            error.to_wire()
+
+
+def transport(data: bytes) -> None:
+    """A transport's definition, nested and free-form."""
+    try:
+        value: Any = parse(data)
+    except BusError:
+        return
+    try:
+        plain = check_transport(value, "/transport")
+    except BusError as error:
+        assert error.code == "invalid_configuration" and error.pointers[0].startswith("/transport")
+        return
+    port_range(plain.get("endpoint", {}).get("port", UNSET))
+
+
+def words(data: bytes) -> None:
+    """Topics, filters, names, URLs, passwords: what comes as text."""
+    text = data.decode("utf-8", "surrogateescape")
+    for take in (TOPICS.parse_request, TOPICS.parse_node, TOPICS.parse_status, TOPICS.parse_manager):
+        take(TOPICS.prefix + "/" + text)
+        take(text)
+    for kind in (*acl.KINDS, text):
+        write = acl.may_publish(kind, "n1", text, "busbar", "lab")
+        assert not write or acl.is_valid_topic(text)
+        acl.may_subscribe(kind, text, text, "busbar", "lab")
+    assert not is_name(text) or text.isascii()
+    parse_offer(text)
+    try:
+        options = parse_url(text)
+        assert options.host and options.password is None
+    except ValueError:
+        pass
+
+
+def accounts(data: bytes) -> None:
+    """The accounts file, should somebody have damaged it."""
+    path = _folder() / "accounts.json"
+    path.touch(mode=0o600)
+    path.write_bytes(data)
+    try:
+        Accounts.load(path)
+    except ValueError as error:
+        assert "damaged" in str(error)
+
+
+def connect(data: bytes) -> None:
+    """The first packet of a connection to the embedded broker, before any password."""
+    from amqtt.adapters import BufferReader
+    from amqtt.mqtt.packet import CONNECT, MQTTFixedHeader
+
+    try:
+        _drive(read_connect(MQTTFixedHeader(CONNECT, 0, len(data)), BufferReader(data)))
+    except (Refused, *ENDINGS):
+        pass
+
+
+def agent(data: bytes) -> None:
+    """What an agent is handed on its own topics."""
+    from agent import plan
+
+    try:
+        assignment = read(data, messages.Assignment)
+    except BusError:
+        return
+    plan.refusal(None, assignment, adopt_store=False)
+    plan.refusal(assignment, assignment, adopt_store=False)
+    plan.wanted(assignment)
+
+
+def manager(data: bytes) -> None:
+    """A whole manager's doors: requests, node messages, manager states. They never raise."""
+    dispatch, reports, fence = _doors()
+    dispatch.handle(Message(TOPICS.request("alice", "create_routercluster"), data))
+    for leaf in ("state", "reported", "heartbeat"):
+        reports.handle(Message(TOPICS.node("n1", leaf), data))  # type: ignore[arg-type]
+    fence.handle(Message(TOPICS.manager_state("m2"), data))
+
+
+TARGETS: dict[str, Target] = {
+    target.__name__: target for target in (request, peer, transport, words, accounts, connect, agent, manager)
+}
+
+
+def _drive(coroutine: Any) -> Any:
+    """Run a coroutine that never has to wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits for something")
+
+
+@cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="busbar-fuzz-"))
+
+
+@cache
+def _doors() -> tuple[Any, Any, Any]:
+    """A manager's doors on a store of its own, whose writer is never handed anything."""
+    from bus.clock import SystemClock
+    from manager.dispatch import Desk, Dispatch
+    from manager.fence import Fence
+    from manager.limits import Limits
+    from manager.observed import Observed
+    from manager.reports import Reports
+
+    class Outlet:
+        def reply(self, topic: str, payload: bytes, properties: Any) -> None:
+            assert topic.startswith(TOPICS.response("alice", "")) and json.loads(payload)["op"]
+
+    clock = SystemClock()
+    store, world = _Store(), _World()
+    desk = Desk("m1", 1, lambda: None)  # type: ignore[arg-type,return-value]
+    limits = Limits(1e9, 10**9, 10**9)
+    dispatch = Dispatch(store, Outlet(), desk, limits, clock=clock, new_id=lambda: "made")  # type: ignore[arg-type]
+    quiet: Any = lambda *_: None  # noqa: E731
+    reports = Reports(store, Observed(clock, _timing()), world, clock, wake=quiet, command=quiet)  # type: ignore[arg-type]
+    return dispatch, reports, Fence(TOPICS, "m1", "s1", 1)
+
+
+def _timing() -> Any:
+    from manager.model import Timing
+
+    return Timing()
+
+
+class _Store:
+    """As much of a store as the doors touch before anything is written."""
+
+    id, epoch, topics = "s1", 1, TOPICS
+
+    @property
+    def reads(self) -> _Store:
+        return self
+
+    def principal(self, name: str) -> Any:
+        from manager.store.rows import PrincipalRow
+
+        return PrincipalRow("oid", name, "owner", 0)
+
+    def on_commit(self, listener: Any) -> None:
+        """Nothing is ever committed."""
+
+    def submit(self, fn: Any, done: Any, cause: Any = None) -> None:
+        """The write itself is the store's business."""
+
+
+class _World:
+    """One node is known."""
+
+    def node_named(self, name: str) -> Any:
+        from bus.states import NodeStatus
+        from manager.store.rows import NodeRow
+
+        return NodeRow(
+            "oid", name, None, NodeStatus.ONLINE, None, None, None, False, [], None, [], 0, 0, 0, 0, 1
+        )
+
+    def has_unknown(self, oid: str) -> bool:
+        return False
+
+
+# --- inputs ------------------------------------------------------------------------------------------------
+
+SEEDS: tuple[bytes, ...] = (
+    b"{}",
+    b'{"id":"r1","reply":"box","ttl_ms":1000,"expect":{"version":3},"params":{"routercluster":{"name":"edge",'
+    b'"tags":["a"],"transport":{"type":"web","endpoint":{"type":"tcp","port":8080,"shared":true},'
+    b'"paths":{"/":{"type":"static","directory":"x"},"ws":{"type":"websocket"}}}}}}',
+    b'{"params":{"routercluster_oid":"3eccb1fd-251b-4eda-bee9-06b3d24b1c5e","workergroup":{"scale":2}}}',
+    b'{"type":"mqtt","endpoint":{"type":"tcp","port":[25000,25099]}}',
+    b'{"store":"s9","epoch":7,"version":42,"heartbeat_ms":5000,"workers":[{"worker":"web-1","oid":"o",'
+    b'"cluster":"edge","workergroup":"web","generation":3,"runtime":"amqtt","digest":"sha256:9"}]}',
+    b'{"boot":"b-1","conn":2,"store":"s9","applied":{"epoch":7,"version":42},"workers":[{"worker":"web-1",'
+    b'"state":"RUNNING","generation":3,"pid":4,"address":"mqtt://n1:1","restarts":0}],"digest":"d"}',
+    b'{"boot":"b-1","conn":2,"seq":9,"uptime_ms":1,"applied":{"epoch":1,"version":1},"digest":"d"}',
+    b'{"state":"ready","boot":"b-1","conn":17}',
+    b'{"state":"online","manager":"m1","store":"s1","epoch":3,"limits":{"rate":1}}',
+    b'{"n1":{"kind":"node","salt":"AAAA","hash":"scrypt:4096:AAAA"}}',
+    b"busbar/v1/lab/node/n1/state",
+    b"mqtts://user@host:8883/path",
+    b"join:token:" + b"s" * 43,
+    b"\x00\x04MQTT\x04\xc6\x00\x3c\x00\x01c\x00\x01t\x00\x01w\x00\x01u\x00\x01p",
+)
+TOKENS: tuple[bytes, ...] = (
+    b"null", b"true", b"NaN", b"1e999", b"-0", b"9" * 400, b'"\\ud800"', b"[" * 40, b'{"a":' * 40, b"\x00",
+    b"\xff", b"\xc3\x28", b'"a":1,"a":2,', b"..", b"/", b"+", b"#", b"$", b"\n", b"1.5", b"-1", b"[]", b"{}",
+    struct.pack("!H", 65535), b"\xef\xbb\xbf", "é".encode(), b"18446744073709551616",
+)  # fmt: skip
+
+
+def mutate(random: Random, data: bytes) -> bytes:
+    """One to eight small changes."""
+    out = bytearray(data)
+    for _ in range(random.randint(1, 8)):
+        at = random.randrange(len(out) + 1)
+        match random.randrange(6):
+            case 0:
+                out[at:at] = random.choice(TOKENS)
+            case 1:
+                out[at : at + random.randint(1, 8)] = b""
+            case 2:
+                out[at : at + random.randint(0, 4)] = random.choice(TOKENS)
+            case 3 if at < len(out):
+                out[at] ^= 1 << random.randrange(8)
+            case 4:
+                end = at + random.randint(1, 40)
+                out[at:at] = out[at:end]
+            case _:
+                out[at:] = random.choice(SEEDS)[at:]
+    return bytes(out)
+
+
+def inputs(seed: int) -> Iterator[bytes]:
+    """Mutations of the seeds, and of mutations."""
+    random, pool = Random(seed), list(SEEDS)
+    while True:
+        data = mutate(random, random.choice(pool))
+        if len(pool) < 2_000:
+            pool.append(data)
+        elif len(data) < 4_000:
+            pool[random.randrange(len(SEEDS), len(pool))] = data
+        yield data
+
+
+def attack(target: Target, data: bytes) -> None:
+    """One input. Raises AssertionError, naming it, when the target fails or takes over two seconds of CPU."""
+    began = time.thread_time()
+    try:
+        target(data)
+    except Exception as error:
+        raise AssertionError(f"{target.__name__} failed on {data[:300]!r}: {error!r}") from error
+    if time.thread_time() - began > 2.0:
+        raise AssertionError(f"{target.__name__} took {time.thread_time() - began:.1f} s on {data[:300]!r}")
+
+
+def blind(names: list[str], count: int, seed: int) -> None:
+    """The same without atheris: mutations, in turns."""
+    source, began = inputs(seed), time.monotonic()
+    targets = [TARGETS[name] for name in names]
+    for number in range(count):
+        attack(targets[number % len(targets)], next(source))
+    rate = count / max(1e-9, time.monotonic() - began)
+    print(f"{count:,} inputs to {', '.join(names)}: none failed ({rate:,.0f}/s, seed {seed})")
+
+
+def guided(names: list[str], count: int) -> None:
+    """With atheris: led by coverage, and ended by the first failure."""
+    import atheris  # type: ignore[import-not-found]
+
+    targets = [TARGETS[name] for name in names]
+
+    def one(data: bytes) -> None:
+        if data:
+            attack(targets[data[0] % len(targets)], data[1:])
+
+    corpus = _folder() / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for number, seed in enumerate(SEEDS):
+        for first in range(len(targets)):
+            (corpus / f"{number}-{first}").write_bytes(bytes([first]) + seed)
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], str(corpus), f"-atheris_runs={count}", "-max_len=8192"], one)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Throw inputs at every decoder that strangers can reach.")
+    parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET")
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    unknown = set(asked.targets) - set(TARGETS)
+    if unknown:
+        parser.error(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    logging.disable(logging.CRITICAL)
+    try:
+        guided(asked.targets, asked.inputs)
+    except ImportError:
+        blind(asked.targets, asked.inputs, asked.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""One command is enough: people and nodes get in, and are put out, with `busbar up` and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_cli_harness import Stack, alive, stack, until
+
+pytestmark = pytest.mark.timeout(120)
+
+REVOKED_S = 4.0
+"""Seconds: two until the broker hangs up, and the agent's next try, which is refused aloud."""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack(tmp_path_factory.mktemp("enrol")) as found:
+        found.up("--agents", "1", "--port", "0", "--stop-workers")
+        found.ready()
+        yield found
+        found.signal(signal.SIGINT)
+        assert found.wait() == 0
+
+
+def person(up: Stack, name: str, file: str) -> dict[str, str]:
+    """The environment of a person who has nothing but a name and a password file."""
+    return {
+        "BUSBAR_STATE": str(up.folder / f"home-{name}"),
+        "BUSBAR_BROKER": up.written()["broker"],
+        "BUSBAR_REALM": up.realm,
+        "BUSBAR_USERNAME": name,
+        "BUSBAR_PASSWORD_FILE": file,
+    }
+
+
+@contextmanager
+def agent(
+    up: Stack, node: str, *more: str, token: str = ""
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """An agent as on a machine of its own: it knows the broker and what stands on its standard input."""
+    home = up.folder / f"machine-{node}"
+    home.mkdir(exist_ok=True)
+    log = home / "log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.app", "agent", "--node", node, "--realm", up.realm, "--broker",
+             up.written()["broker"], *more],
+            stdin=subprocess.PIPE, stdout=output, stderr=output,
+            env={**up.env, "BUSBAR_STATE": str(home)},
+        )  # fmt: skip
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(token.encode() + b"\n")
+        process.stdin.close()
+    try:
+        yield process, log
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+
+
+# --- people ------------------------------------------------------------------------------------------------
+
+
+def test_a_person_comes_and_goes_with_one_command(up: Stack) -> None:
+    made = up.ask("principal", "add", "bob", "operator")
+    assert made["role"] == "operator"
+    file = Path(made["password_file"])
+    assert file.stat().st_mode & 0o777 == 0o600
+    bob = person(up, "bob", str(file))
+    up.ok("cluster", "create", "bobs", **bob)
+    up.ok("principal", "role", "bob", "viewer")
+    assert "needs the role" in up.fails(5, "cluster", "create", "more", **bob)
+    assert "needs the role" in up.fails(5, "principal", "add", "eve", "owner", **bob)
+    assert "bobs" in up.ok("cluster", "list", **bob)
+    kept = up.folder / "kept"
+    kept.write_bytes(file.read_bytes())
+    kept.chmod(0o600)
+    up.ok("principal", "remove", "bob")
+    assert not file.exists()
+    assert "does not let user 'bob' in" in up.fails(5, "cluster", "list", **person(up, "bob", str(kept)))
+    assert [row["name"] for row in up.ask("principal", "list")] == ["admin"]
+
+
+def test_the_last_owner_stays(up: Stack) -> None:
+    assert "last owner" in up.fails(5, "principal", "remove", "admin")
+    assert "last owner" in up.fails(5, "principal", "role", "admin", "viewer")
+    assert [(row["name"], row["role"]) for row in up.ask("principal", "list")] == [("admin", "owner")]
+    up.ok("principal", "add", "second", "owner")
+    up.ok("principal", "role", "second", "viewer")
+    up.ok("principal", "remove", "second")
+
+
+def test_no_account_changes_its_kind_by_the_way(up: Stack) -> None:
+    assert "account of a manager" in up.fails(4, "principal", "add", "manager", "viewer")
+    assert "account of a node" in up.fails(4, "principal", "add", "n1", "viewer")
+    assert "account of a person" in up.fails(4, "node", "pair", "admin")
+    assert up.ask("node", "show", "n1")["status"] == "online"
+
+
+# --- nodes -------------------------------------------------------------------------------------------------
+
+
+def test_a_node_joins_with_its_token_and_is_put_out(up: Stack) -> None:
+    made = up.ask("node", "pair", "n9")
+    token, home = made["token"], up.folder / "machine-n9"
+    assert made["status"] == "offline"
+    with agent(up, "n9", "--join", "-", token=token) as (process, log):
+        until(lambda: up.ask("node", "show", "n9")["status"] == "online", "n9 is online")
+        secret = home / "secrets" / "n9"
+        assert secret.stat().st_mode & 0o777 == 0o600
+        assert token not in secret.read_text()
+        with agent(up, "n9", "--join", "-", token=token) as (second, again):
+            assert second.wait(20) == 5
+            assert "did not take the token" in again.read_text()
+        up.ok("cluster", "create", "gone", "--type", "mqtt", "--port", "25100-25199")
+        up.ok("cluster", "add-node", "gone", "n9")
+        up.ok("group", "add", "gone/web")
+        up.ok("cluster", "start", "gone", "--wait")
+        worker = up.pids("gone")["web-1"]
+        assert alive(worker)
+        up.ok("node", "unpair", "n9")
+        until(lambda: "authori" in log.read_text().lower(), "the broker refuses n9", REVOKED_S)
+        until(lambda: not alive(worker), "its worker is stopped: it was told before it was put out")
+        assert process.poll() is None, "the agent lives on, shut out"
+        assert "n9" not in up.ok("node", "list", "-q").split()
+    assert "does not let user 'n9' in" in up.fails(5, "cluster", "list", **person(up, "n9", str(secret)))
+    up.ok("cluster", "delete", "gone", "--stop")
+
+
+def test_a_node_that_is_away_may_be_heard_once_more(up: Stack) -> None:
+    token = up.ask("node", "pair", "n7")["token"]
+    with agent(up, "n7", "--join", "-", token=token):
+        until(lambda: up.ask("node", "show", "n7")["status"] == "online", "n7 is online")
+    until(lambda: up.ask("node", "show", "n7")["status"] == "offline", "n7 said goodbye")
+    said = up.run("node", "unpair", "n7", "--keep-account")
+    assert said.returncode == 0 and "has not confirmed" in said.stderr
+    with agent(up, "n7"):
+        row = up.ask("node", "show", "n7")
+        version = row["assignment_version"]
+        until(lambda: up.ask("node", "show", "n7")["applied"]["version"] == version, "n7 has learned of it")
+    up.ok("node", "unpair", "n7")
+    assert "n7" not in (up.state / "broker" / "accounts.json").read_text()
+
+
+def test_a_token_can_be_given_again_and_the_old_one_is_void(up: Stack) -> None:
+    first = up.ask("node", "pair", "n8")["token"]
+    second = up.ask("node", "token", "n8", "--valid", "600")["token"]
+    home = up.folder / "machine-n8"
+    env = {"BUSBAR_STATE": str(home), "BUSBAR_BROKER": up.written()["broker"], "BUSBAR_REALM": up.realm}
+    file = up.folder / "token"
+    file.write_text(first)
+    assert "did not take the token" in up.fails(5, "node", "join", "n8", "--token", str(file), **env)
+    assert list((home / "secrets").iterdir()) == []
+    file.write_text(second)
+    assert up.ok("node", "join", "n8", "--token", str(file), **env).strip() == str(home / "secrets" / "n8")
+    assert "no token" in up.fails(2, "node", "join", "n8", "--token", os.devnull, **env)
+    up.ok("node", "unpair", "n8")
+    assert "not paired" in up.fails(3, "node", "token", "n8")
+
+
+def test_a_secret_of_an_exchange_that_was_cut_off_is_used(up: Stack) -> None:
+    """The broker had taken the token, but the node never heard so: it comes back with what it wrote down."""
+    token = up.ask("node", "pair", "n6")["token"]
+    home = up.folder / "machine-n6"
+    env = {"BUSBAR_STATE": str(home), "BUSBAR_BROKER": up.written()["broker"], "BUSBAR_REALM": up.realm}
+    file = up.folder / "token6"
+    file.write_text(token)
+    up.ok("node", "join", "n6", "--token", str(file), **env)
+    (home / "secrets" / "n6").rename(home / "secrets" / ".n6.joining")
+    up.ok("node", "join", "n6", "--token", str(file), **env)
+    assert (home / "secrets" / "n6").is_file()
+    up.ok("node", "unpair", "n6")

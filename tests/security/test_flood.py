@@ -1,0 +1,71 @@
+"""One caller floods: it is told `busy`, and everybody else is answered. Figures: tests.security.flood."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.plain import Plain
+from tests.stack import ROOT, stack
+
+pytestmark = pytest.mark.timeout(60)
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from bus.options import ConnectOptions
+from manager.service import ManagerConfig, main
+port, state, secret = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]).read_text()
+options = ConnectOptions(port=port, username="manager", password=secret, client_id="m-flood")
+sys.exit(main(ManagerConfig(state, "lab", options, principals={"alice": "owner"}, rate=50, burst=100)))
+"""
+FLOOD = 1_000
+
+
+def answers(client: Plain) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for topic, payload, _ in list(client.messages):
+        if topic.endswith("/flood"):
+            reply = json.loads(payload)
+            found["ok" if reply["ok"] else reply["error"]["code"]] += 1
+            assert reply["ok"] or reply["error"]["retry_after_ms"] > 0
+    return found
+
+
+@pytest.mark.parametrize("broker", ["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
+@pytest.mark.parametrize("operation", ["list_nodes", "create_routercluster"])
+def test_the_flooder_is_told_busy_and_others_are_answered(
+    tmp_path: Path, broker: str, operation: str
+) -> None:
+    with stack(tmp_path, broker) as made:
+        arguments = [str(made.port), str(tmp_path / "manager-state"), str(tmp_path / "secrets" / "manager")]
+        with (tmp_path / "manager.log").open("wb") as log:
+            made.processes["manager"] = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, stdout=log, stderr=log
+            )
+        alice = made.client("alice")
+        made.wait_manager(alice)
+        alice.ok("add_principal", {"principal": {"name": "bob", "role": "operator"}})
+        bob = made.client("bob")
+        topic = bob.topic("request", "bob", operation)
+        for number in range(FLOOD):
+            params = {"routercluster": {"name": f"f{number}"}} if operation.startswith("create") else {}
+            body = json.dumps({"id": f"f{number}", "reply": "flood", "params": params})
+            bob.client.publish(topic, body, 1)
+        # While that is under way, somebody else's requests are answered, each in time.
+        for number in range(5):
+            alice.ok("create_routercluster", {"routercluster": {"name": f"calm{number}"}}, timeout=5)
+        end = time.monotonic() + 30
+        while sum(topic.endswith("/flood") for topic, _, _ in list(bob.messages)) < FLOOD:
+            assert time.monotonic() < end, answers(bob)
+            time.sleep(0.05)
+        found = answers(bob)
+        assert set(found) == {"ok", "busy"} and sum(found.values()) == FLOOD
+        assert found["busy"] > FLOOD / 2
+        assert alice.ok("get_manager")["conditions"] == []
