@@ -12,8 +12,8 @@ import contextlib
 import logging
 import re
 import socket
-import ssl
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -26,7 +26,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from bus.backoff import Backoff
 from bus.clock import Clock
 from bus.errors import BusOfflineError
-from bus.link import NO_PROPERTIES, ConnectHook, Handler, Message, Properties, Will
+from bus.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
+from bus.links import compiled, reason, settle, tell, tls_context
 from bus.options import ConnectOptions
 
 log = logging.getLogger("busbar.bus")
@@ -78,7 +79,7 @@ class MqttLink:
         return self._conn
 
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
-        self._subscriptions[pattern] = (_compile(pattern), handler, qos)
+        self._subscriptions[pattern] = (compiled(pattern), handler, qos)
         if self._session and self.connected:
             self._session.subscribe([(pattern, qos)])
 
@@ -102,8 +103,25 @@ class MqttLink:
         if session is None or not self.connected:
             raise BusOfflineError(self.last_error)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        session.send(topic, payload, qos, retain, properties, done)
+        session.send(topic, payload, qos, retain, properties, partial(settle, done))
         await done
+
+    def send(
+        self,
+        topic: str,
+        payload: bytes,
+        done: Done,
+        *,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
+        session = self._session
+        try:
+            if session is None or not self.connected:
+                raise BusOfflineError(self.last_error)
+            session.send(topic, payload, 1, retain, properties, done)
+        except BusOfflineError as error:
+            asyncio.get_running_loop().call_soon(done, error)
 
     def post(
         self,
@@ -142,7 +160,7 @@ class MqttLink:
             try:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
-                self.last_error = _reason(error)
+                self.last_error = reason(error)
             if self._clock.monotonic() - began > STABLE:
                 failures = 0
             failures += 1
@@ -197,8 +215,8 @@ class MqttLink:
                 session.close("a connect hook failed")
 
     def _deliver(self, message: Message) -> None:
-        for compiled, handler, _ in tuple(self._subscriptions.values()):
-            if compiled.match(message.topic):
+        for pattern, handler, _ in tuple(self._subscriptions.values()):
+            if pattern.match(message.topic):
                 try:
                     handler(message)
                 except Exception:
@@ -213,10 +231,11 @@ class _Session:
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
-        self._reading = False
+        self._reading = self._writing = False
+        self._flush_due = False
         self._opening = True
         self._connack: asyncio.Future[None] = self._loop.create_future()
-        self._acks: dict[int, asyncio.Future[None] | None] = {}
+        self._acks: dict[int, Done | None] = {}
         self._subacks: dict[int, asyncio.Future[None]] = {}
         self._misc: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
@@ -242,7 +261,7 @@ class _Session:
         if options.username is not None:
             client.username_pw_set(options.username, options.password)
         if options.tls is not None:
-            client.tls_set_context(_tls(options))
+            client.tls_set_context(tls_context(options))
         if will is not None:
             client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.on_connect = self._on_connect
@@ -252,7 +271,7 @@ class _Session:
         client.on_subscribe = self._on_subscribe
         client.on_socket_open = self._on_socket_open
         client.on_socket_close = self._on_socket_close
-        client.on_socket_register_write = self._on_register_write
+        client.on_socket_register_write = self._flush_soon
         client.on_socket_unregister_write = self._on_unregister_write
         return client
 
@@ -296,9 +315,9 @@ class _Session:
         qos: int,
         retain: bool,
         properties: Properties,
-        done: asyncio.Future[None] | None,
+        done: Done | None,
     ) -> None:
-        """Hand one message to paho; `done` ends with its acknowledgement.
+        """Hand one message to paho; `done` is told of its acknowledgement (QoS 0: at once).
 
         Raises:
             BusOfflineError: the connection is broken or too much is pending.
@@ -311,7 +330,7 @@ class _Session:
             raise BusOfflineError(paho.error_string(info.rc))
         if qos == 0:
             if done:
-                done.set_result(None)
+                done(None)
         else:
             self._acks[info.mid] = done
 
@@ -343,11 +362,11 @@ class _Session:
 
     def _fail_waiters(self) -> None:
         error = BusOfflineError(self.why)
-        for future in (*self._acks.values(), *self._subacks.values(), self._connack):
-            if future is not None and not future.done():
-                future.set_exception(error)
-                future.exception()
-        self._acks.clear()
+        acks, self._acks = self._acks, {}
+        for done in acks.values():
+            tell(done, error)
+        for future in (*self._subacks.values(), self._connack):
+            settle(future, error)
         self._subacks.clear()
 
     # --- the socket on the event loop
@@ -364,12 +383,11 @@ class _Session:
         if self._socket is not None and self._socket.fileno() >= 0 and not self._reading:
             self._loop.add_reader(self._socket, self._readable)
             self._reading = True
-            if self.client.want_write():
-                self._loop.add_writer(self._socket, self._writable)
+            self._flush_soon()
 
     def _unwatch(self) -> None:
         if self._socket is not None and self._reading:
-            self._reading = False
+            self._reading = self._writing = False
             if self._socket.fileno() >= 0:
                 self._loop.remove_reader(self._socket)
                 self._loop.remove_writer(self._socket)
@@ -378,13 +396,27 @@ class _Session:
         if not self._opening:
             self._unwatch()
 
-    def _on_register_write(self, _client: paho.Client, _data: Any, sock: Any) -> None:
-        if self._reading and sock.fileno() >= 0:
-            self._loop.add_writer(sock, self._writable)
-
     def _on_unregister_write(self, _client: paho.Client, _data: Any, sock: Any) -> None:
-        if self._reading and sock.fileno() >= 0:
+        if self._writing and sock.fileno() >= 0:
             self._loop.remove_writer(sock)
+        self._writing = False
+
+    def _flush_soon(self, *_: Any) -> None:
+        """Write what has gathered in this turn of the loop with one call."""
+        if self._reading and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Sockets are writable nearly always: only what does not fit has the event loop watch for it."""
+        self._flush_due = False
+        if not self._reading:
+            return
+        self.client.loop_write()
+        sock = self._socket
+        if self._reading and sock is not None and sock.fileno() >= 0 and self.client.want_write():
+            self._writing = True
+            self._loop.add_writer(sock, self._flush)
 
     def _readable(self) -> None:
         self.client.loop_read()
@@ -395,9 +427,6 @@ class _Session:
     def _pending(self) -> int:
         pending = getattr(self._socket, "pending", None)
         return int(pending()) if pending else 0
-
-    def _writable(self) -> None:
-        self.client.loop_write()
 
     def _tick(self) -> None:
         if not self.ended.is_set():
@@ -431,9 +460,7 @@ class _Session:
         self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _code: Any, _props: Any) -> None:
-        done = self._acks.pop(mid, None)
-        if done is not None and not done.done():
-            done.set_result(None)
+        tell(self._acks.pop(mid, None), None)
 
     def _on_subscribe(self, _client: paho.Client, _data: Any, mid: int, codes: Any, _props: Any) -> None:
         done = self._subacks.pop(mid, None)
@@ -444,23 +471,6 @@ class _Session:
             done.set_exception(BusOfflineError(f"the broker refused a subscription: {refused[0]}"))
         else:
             done.set_result(None)
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    wild = {"+": "[^/]*", "#": ".*"}
-    text = "/".join(wild.get(level) or re.escape(level) for level in pattern.split("/"))
-    if text.endswith("/.*"):
-        text = text[: -len("/.*")] + "(?:/.*)?"
-    return re.compile(text + r"\Z", re.DOTALL)
-
-
-def _tls(options: ConnectOptions) -> ssl.SSLContext:
-    assert options.tls is not None
-    context = ssl.create_default_context(cafile=str(options.tls.ca) if options.tls.ca else None)
-    context.check_hostname = options.tls.check_hostname
-    if options.tls.cert:
-        context.load_cert_chain(options.tls.cert, options.tls.key)
-    return context
 
 
 def _to_paho(properties: Properties) -> PahoProperties | None:
@@ -488,13 +498,3 @@ def _from_paho(raw: PahoProperties) -> Properties:
         content_type=getattr(raw, "ContentType", None),
         user=tuple(tuple(pair) for pair in getattr(raw, "UserProperty", ())),
     )
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or error}"
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    return str(error) or type(error).__name__

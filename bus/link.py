@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bus.errors import BusOfflineError
+
 
 @dataclass(frozen=True, slots=True)
 class Properties:
@@ -44,6 +46,8 @@ class Will:
 
 Handler = Callable[[Message], None]
 ConnectHook = Callable[[], Awaitable[None]]
+Done = Callable[[BusOfflineError | None], None]
+"""What became of a publication: None once the broker has taken it over. Must neither block nor raise."""
 
 
 class Link(Protocol):
@@ -90,6 +94,19 @@ class Link(Protocol):
         Raises:
             BusOfflineError: there is no connection, it broke before the acknowledgement, or a bound was hit.
         """
+        ...
+
+    def send(
+        self,
+        topic: str,
+        payload: bytes,
+        done: Done,
+        *,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
+        """As `publish` at QoS 1, for those who send much: no task, no future. `done` is called on the loop,
+        never from within this call, with the error that `publish` would raise."""
         ...
 
     def post(

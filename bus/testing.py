@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from bus.errors import BusOfflineError
-from bus.link import NO_PROPERTIES, ConnectHook, Handler, Message, Properties, Will
+from bus.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
 from bus.topics import matches
 
 log = logging.getLogger("busbar.testing")
@@ -147,6 +147,18 @@ class MemoryLink:
         if not self.post(topic, payload, qos=qos, retain=retain, properties=properties):
             raise BusOfflineError()
         await asyncio.sleep(0)
+
+    def send(
+        self,
+        topic: str,
+        payload: bytes,
+        done: Done,
+        *,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
+        taken = self.post(topic, payload, retain=retain, properties=properties)
+        asyncio.get_running_loop().call_soon(done, None if taken else BusOfflineError())
 
     def post(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
@@ -17,7 +16,7 @@ from manager import model as m
 from manager.placement import max_workers
 from manager.scaling import PLACED
 from manager.store import sql
-from manager.store.rows import GroupRow, WorkerRow
+from manager.store.rows import GroupRow, MemberRow, NodeRow, WorkerRow
 from manager.store.tx import Tx
 from manager.tell import Teller
 
@@ -48,15 +47,25 @@ def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str) -> Outcome:
     """
     batch = Batch(tx, manager_id)
     failures: list[Failure] = []
-    for action in actions:
-        try:
-            tx.attempt(partial(batch.apply, action))
-        except Exception as error:
-            if not tx.db.conn.in_transaction:
-                raise
-            batch.forget()
-            failures.append((action, error))
+    if _attempt(tx, batch, actions) is not None:
+        # One of them raised, and with it all were undone: once more, each by itself.
+        for action in actions:
+            error = _attempt(tx, batch, [action])
+            if error is not None:
+                failures.append((action, error))
     return Outcome(failures, bool(tx.changes))
+
+
+def _attempt(tx: Tx, batch: Batch, actions: Sequence[m.Action]) -> Exception | None:
+    """Apply all of these, or none; returns what was raised."""
+    try:
+        tx.attempt(lambda: batch.apply(actions))
+    except Exception as error:
+        if not tx.db.conn.in_transaction:
+            raise
+        batch.forget()
+        return error
+    return None
 
 
 class Batch:
@@ -82,13 +91,15 @@ class Batch:
         }
         self.forget()
 
-    def apply(self, action: m.Action) -> None:
-        self._doers[type(action)](action)
+    def apply(self, actions: Sequence[m.Action]) -> None:
+        for action in actions:
+            self._doers[type(action)](action)
 
     def forget(self) -> None:
         """Drop what is remembered: an action was undone, and with it perhaps what was remembered of it."""
         self._bumped: dict[str, int] = {}
-        self._ordinals: dict[str, set[int]] = {}
+        self._nodes: dict[str, NodeRow | None] = {}
+        self._members: dict[tuple[str, str], MemberRow | None] = {}
         self._on_node: dict[str, Counter[str]] = {}
         self._groups: dict[str, GroupRow | None] = {}
         self._statuses: dict[str, ClusterState | None] = {}
@@ -102,6 +113,7 @@ class Batch:
         if row.goodbye and action.status is not NodeStatus.OFFLINE:
             return
         self._tx.update_node(row.oid, status=action.status, reason=action.reason)
+        self._nodes.pop(row.oid, None)
         self._tell.node_status(row, action.status, action.reason)
 
     def _brake(self, action: m.Brake) -> None:
@@ -128,12 +140,8 @@ class Batch:
         group = self._group(action.group_oid)
         if group is None or action.ordinal > group.scale or not self._started(group.cluster_oid):
             return
-        taken = self._ordinals.get(group.oid)
-        if taken is None:
-            taken = self._ordinals[group.oid] = {w.ordinal for w in self._tx.workers_of(group.oid)}
-        if action.ordinal in taken:
+        if self._tx.has_slot(group.oid, action.ordinal):
             return
-        taken.add(action.ordinal)
         oid = self._tx.insert_worker(group.oid, action.ordinal, WorkerState.PENDING, action.reason)
         row = None if action.fits else self._tx.worker(oid)
         if row is not None:
@@ -183,8 +191,8 @@ class Batch:
         self._tell.worker(row, "starting", action.reason, node=node, generation=generation)
 
     def _has_room(self, worker: WorkerRow, node_oid: str) -> bool:
-        node = self._tx.node(node_oid)
-        member = self._tx.member(worker.cluster_oid, node_oid)
+        node = self._node(node_oid)
+        member = self._member(worker.cluster_oid, node_oid)
         group = self._group(worker.group_oid)
         if node is None or member is None or group is None:
             return False
@@ -274,6 +282,18 @@ class Batch:
         row = self._tx.worker(worker_oid)
         return row if row is not None and row.state in states else None
 
+    def _node(self, oid: str) -> NodeRow | None:
+        """A node's row; its assignment's version may be an older one."""
+        if oid not in self._nodes:
+            self._nodes[oid] = self._tx.node(oid)
+        return self._nodes[oid]
+
+    def _member(self, cluster_oid: str, node_oid: str) -> MemberRow | None:
+        key = (cluster_oid, node_oid)
+        if key not in self._members:
+            self._members[key] = self._tx.member(cluster_oid, node_oid)
+        return self._members[key]
+
     def _group(self, oid: str) -> GroupRow | None:
         if oid not in self._groups:
             self._groups[oid] = self._tx.group(oid)
@@ -287,10 +307,10 @@ class Batch:
 
     def _serves(self, cluster_oid: str, node_oid: str) -> bool:
         """Whether the node is a member that can be heard: nothing is taken from such a one unasked."""
-        node = self._tx.node(node_oid)
+        node = self._node(node_oid)
         if node is None or node.status is not NodeStatus.ONLINE:
             return False
-        return self._tx.member(cluster_oid, node_oid) is not None
+        return self._member(cluster_oid, node_oid) is not None
 
     def _load(self, node_oid: str) -> Counter[str]:
         if node_oid not in self._on_node:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bus.decode import encode
 from bus.messages import Status
 from bus.states import NodeStatus
@@ -72,9 +74,9 @@ class Outward:
         row = reads.cluster(oid)
         if row is None:
             return None
-        scale = reads.cluster_scale(oid)
-        states = reads.worker_states("cluster_oid", oid)
-        troubled = reads.troubled("cluster_oid", oid, render.MAX_CONDITIONS + 1)
+        groups, scale = reads.cluster_scale(oid)
+        states = reads.worker_states("cluster_oid", oid) if groups else {}
+        troubled = self._troubled("cluster_oid", oid, states)
         status = render.cluster_status(row, scale, states, troubled, stamp)
         return self._publication(row.name, "routercluster", status)
 
@@ -85,7 +87,7 @@ class Outward:
         if row is None or cluster is None:
             return None
         states = reads.worker_states("group_oid", oid)
-        troubled = reads.troubled("group_oid", oid, render.MAX_CONDITIONS + 1)
+        troubled = self._troubled("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
         status = render.group_status(row, cluster.name, states, troubled, endpoints, stamp)
         return self._publication(cluster.name, "workergroup", status)
@@ -100,6 +102,12 @@ class Outward:
         node = reads.node(row.node_oid) if row.node_oid else None
         status = render.worker_status(row, cluster.name, group.name, node.name if node else None, stamp)
         return self._publication(cluster.name, "worker", status)
+
+    def _troubled(self, member: str, oid: str, states: Mapping[str, int]) -> list[render.Trouble]:
+        """The workers that conditions name; not asked for where every worker is as it should be."""
+        if render.WANTED.isdisjoint(states):
+            return []
+        return self._reads.troubled(member, oid, render.MAX_CONDITIONS + 1)
 
     def _publication(self, cluster: str, kind: Kind, status: Status) -> Publication:
         return self._topics.status(cluster, kind, status.name), encode(status)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bus.states import ClusterState, WorkerState
 from manager.liveness import Fleet, survey
-from manager.model import Action, ClusterView, Snapshot
+from manager.model import Action, ClusterView, GroupView, Snapshot
 from manager.placement import Load
 from manager.scaling import work
 from manager.status import judge_statuses
@@ -25,7 +26,8 @@ def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> lis
     """
     fleet, actions = survey(snapshot, now)
     load = Load(snapshot)
-    for cluster in sorted(snapshot.clusters.values(), key=lambda cluster: cluster.name):
+    awake = [cluster for cluster in snapshot.clusters.values() if not at_rest(cluster)]
+    for cluster in sorted(awake, key=lambda cluster: cluster.name):
         try:
             actions += plan_cluster(fleet, load, cluster, now)
         except Exception as error:
@@ -33,6 +35,17 @@ def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> lis
                 raise
             on_error(cluster, error)
     return actions
+
+
+def at_rest(cluster: ClusterView) -> bool:
+    """Whether a cluster is stopped with all that it has: then nothing is to be done, come what may."""
+    return cluster.status is ClusterState.STOPPED and all(_group_at_rest(group) for group in cluster.groups)
+
+
+def _group_at_rest(group: GroupView) -> bool:
+    return group.status is ClusterState.STOPPED and all(
+        worker.state is WorkerState.STOPPED and worker.ordinal <= group.scale for worker in group.workers
+    )
 
 
 def plan_cluster(fleet: Fleet, load: Load, cluster: ClusterView, now: float) -> list[Action]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from bus.clock import Clock
 from bus.errors import BusOfflineError
-from bus.link import Link, Properties
+from bus.link import Done, Link, Properties
 from bus.topics import Kind
 from manager.mirror import properties_from_text
 from manager.outward import Key, Outward, Publication
@@ -36,6 +36,10 @@ PAGE: Final = 500
 FLUSH_S: Final = 1.0
 """How long acknowledged rows may wait for a commit that takes them along."""
 RETRY_S: Final = 0.5
+BUSY: Final = 16
+"""So many waiting writes make events and statuses give way to them …"""
+HOLD_S: Final = 0.1
+"""… for so long at most, until all that was held back has been sent."""
 
 
 class Publisher:
@@ -60,9 +64,10 @@ class Publisher:
         self._settled: set[int] = set()
         self._statuses: dict[Key, None] = {}
         self._assignments: dict[str, None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._round = 0
         self._flying = 0
         self._turn = 0
+        self._held_since: float | None = None
         store.on_commit(self._on_commit)
 
     # --- what others tell it
@@ -74,10 +79,8 @@ class Publisher:
 
     async def begin(self) -> None:
         """A new connection: everything is said anew."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=RETRY_S)
+        self._round += 1
+        self._flying = 0
         self._queue.clear()
         self._sending.clear()
         self._cursor, self._behind, self._open = 0, True, True
@@ -127,7 +130,7 @@ class Publisher:
     # --- the loop
 
     async def run(self) -> None:
-        """Send whatever waits, in this order: outbox, assignments, statuses."""
+        """Send whatever waits, in this order: assignments, events, statuses."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._flush_forever(), name="publisher-flush")
             while True:
@@ -146,11 +149,13 @@ class Publisher:
         """Send while there is room in the window; finished publications wake the loop again."""
         if not self._open or not self._link.connected:
             return
-        self._pump_outbox()
         while self._assignments and self._room():
             oid = next(iter(self._assignments))
             del self._assignments[oid]
             self._send_level(self._outward.assignment(oid), partial(self._assignments.setdefault, oid))
+        if self._gives_way():
+            return
+        self._pump_outbox()
         if not self._statuses or not self._room():
             return
         stamp = self._outward.stamp()
@@ -158,6 +163,22 @@ class Publisher:
             key = next(iter(self._statuses))
             del self._statuses[key]
             self._send_level(self._outward.status(key, stamp), partial(self._statuses.setdefault, key))
+
+    def _gives_way(self) -> bool:
+        """Whether events and statuses leave the loop to waiting writes for now; replies never do.
+
+        The statuses of an object that changes on meanwhile are folded into one.
+        """
+        if self._store.waiting < BUSY or not (self._queue or self._statuses or self._behind):
+            self._held_since = None
+            return False
+        now = self._clock.monotonic()
+        if self._held_since is None:
+            self._held_since = now
+        left = self._held_since + HOLD_S - now
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._wake.set)
+        return left > 0
 
     def _pump_outbox(self) -> None:
         while self._room() and (self._queue or self._behind):
@@ -189,50 +210,56 @@ class Publisher:
         self._sending.add(row.id)
         if row.retain:
             self.published.pop(row.topic, None)
-        self._start(self._row(row), counted)
+        landed = partial(self._row_landed, self._round, row.id, counted)
+        self._start(row.topic, row.payload, landed, counted, row.retain, row.properties)
 
-    async def _row(self, row: OutboxRow) -> None:
-        properties = properties_from_text(row.properties)
-        try:
-            await self._link.publish(row.topic, row.payload, retain=row.retain, properties=properties)
-        except BusOfflineError:
+    def _row_landed(self, began: int, row_id: int, counted: bool, error: BusOfflineError | None) -> None:
+        if not self._landed(began, counted):
+            return
+        self._sending.discard(row_id)
+        if error is not None:
             self._retry_outbox()
             return
-        finally:
-            self._sending.discard(row.id)
-        self._settled.add(row.id)
-        self._store.acknowledge((row.id,))
+        self._settled.add(row_id)
+        self._store.acknowledge((row_id,))
 
     def _send_level(self, publication: Publication | None, again: Callable[[], object]) -> None:
         if publication is None:
             return
         topic, payload = publication
         self.published[topic] = payload
-        self._start(self._level(topic, payload, again), True)
+        self._start(topic, payload, partial(self._level_landed, self._round, again), True, True)
 
-    async def _level(self, topic: str, payload: bytes, again: Callable[[], object]) -> None:
-        try:
-            await self._link.publish(topic, payload, retain=True)
-        except BusOfflineError:
+    def _level_landed(self, began: int, again: Callable[[], object], error: BusOfflineError | None) -> None:
+        if self._landed(began, True) and error is not None:
             again()
             self._retry_later()
 
-    def _start(self, sending: Coroutine[Any, Any, None], counted: bool) -> None:
-        task = asyncio.ensure_future(sending)
-        self._tasks.add(task)
+    def _start(
+        self,
+        topic: str,
+        payload: bytes,
+        done: Done,
+        counted: bool,
+        retain: bool,
+        properties: str | None = None,
+    ) -> None:
         self._turn -= 1
-        if counted:
-            self._flying += 1
-            task.add_done_callback(self._landed)
-        else:
-            task.add_done_callback(self._tasks.discard)
+        try:
+            extra = properties_from_text(properties)
+            self._link.send(topic, payload, done, retain=retain, properties=extra)
+            self._flying += counted
+        except Exception:
+            log.exception("a publication failed")
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._flying -= 1
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a publication failed", exc_info=task.exception())
-        self._wake.set()
+    def _landed(self, began: int, counted: bool) -> bool:
+        """False for what belonged to a connection that is gone: all of that is said anew."""
+        if began != self._round:
+            return False
+        if counted:
+            self._flying -= 1
+            self._wake.set()
+        return True
 
     def _retry_outbox(self) -> None:
         """A row was not taken: read the table again from its beginning, so that order and rows are kept."""

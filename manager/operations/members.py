@@ -57,9 +57,9 @@ def list_routercluster_nodes(view: View, params: p.ListMembers) -> list[str]:
     need_cluster(view.reads, params.routercluster_oid)
     member_oids = {row.node_oid for row in view.reads.members(params.routercluster_oid)}
     return [
-        node.name if params.return_names else node.oid
-        for node in view.reads.nodes()
-        if node.oid in member_oids and params.filter_by_status in (None, node.status)
+        name if params.return_names else oid
+        for oid, name, status in view.reads.node_keys()
+        if oid in member_oids and params.filter_by_status in (None, status)
     ]
 
 

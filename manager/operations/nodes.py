@@ -49,9 +49,9 @@ def list_nodes(view: View, params: p.ListNodes) -> list[str]:
     """Names, or oids in the order of the names; unpaired nodes only when filtered for."""
     wanted = params.filter_by_status
     return [
-        node.name if params.return_names else node.oid
-        for node in view.reads.nodes()
-        if (node.status == wanted if wanted else node.status is not NodeStatus.UNPAIRED)
+        name if params.return_names else oid
+        for oid, name, status in view.reads.node_keys()
+        if (status == wanted if wanted else status != NodeStatus.UNPAIRED)
     ]
 
 

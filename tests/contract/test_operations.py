@@ -292,6 +292,7 @@ def test_roles(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("op", sorted(OPERATIONS))
+@pytest.mark.fault(0, "L")
 def test_unknown_members_are_refused_everywhere(lab: Lab, op: str) -> None:
     reply = lab.alice.call(op, {"surprise": 1})
     assert reply["error"]["code"] == "invalid_argument", reply

@@ -10,6 +10,7 @@ import pytest
 from tests.contract.conftest import Lab
 
 
+@pytest.mark.fault(55, "A")
 def test_same_id_same_reply_one_effect(lab: Lab) -> None:
     name = lab.name()
     request = {"id": f"once-{name}", "reply": "box", "params": {"routercluster": {"name": name}}}
@@ -49,6 +50,7 @@ def test_without_an_inbox_the_reply_goes_to_default(lab: Lab) -> None:
     assert reply["id"] == "d1"
 
 
+@pytest.mark.fault(54, "A")
 def test_expect_version(lab: Lab) -> None:
     cluster = lab.cluster()
     params = {"routercluster_oid": cluster["oid"]}
@@ -76,6 +78,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("payload", MALFORMED.values(), ids=MALFORMED.keys())
+@pytest.mark.fault(0, "L")
 def test_malformed_requests_are_answered_in_the_default_inbox(lab: Lab, payload: bytes) -> None:
     reply = lab.alice.send("list_routerclusters", payload, inbox="default")
     assert (reply["ok"], reply["error"]["code"]) == (False, "malformed_request")
@@ -83,6 +86,7 @@ def test_malformed_requests_are_answered_in_the_default_inbox(lab: Lab, payload:
     assert lab.alice.call("list_routerclusters")["ok"]
 
 
+@pytest.mark.fault(0, "L")
 def test_too_large(lab: Lab) -> None:
     payload = b'{"id": "x", "params": {"a": "' + b"x" * (256 * 1024) + b'"}}'
     reply = lab.alice.send("list_routerclusters", payload, inbox="default")
@@ -103,6 +107,7 @@ def test_too_large(lab: Lab) -> None:
         ({"expect": {"version": "1"}}, "/expect/version"),
     ],
 )
+@pytest.mark.fault(0, "L")
 def test_a_bad_envelope(lab: Lab, envelope: dict[str, Any], pointer: str) -> None:
     inbox = "default"
     reply = lab.alice.send("list_routerclusters", envelope, inbox=inbox)
@@ -113,12 +118,14 @@ def test_a_bad_envelope(lab: Lab, envelope: dict[str, Any], pointer: str) -> Non
 @pytest.mark.parametrize(
     "name", ["", "A", "a/b", "a+", "a#", "$a", "a.b", "a\0", "a\n", "..", "x" * 10_000, 7, None, ["a"]]
 )
+@pytest.mark.fault(0, "L")
 def test_bad_names(lab: Lab, name: Any) -> None:
     reply = lab.alice.call("create_routercluster", {"routercluster": {"name": name}})
     assert reply["error"]["code"] == "invalid_argument"
     assert reply["error"]["errors"] == [{"pointer": "/params/routercluster/name"}]
 
 
+@pytest.mark.fault(0, "L")
 def test_a_bad_transport(lab: Lab) -> None:
     paths = {"x": {"type": "static", "directory": "../../etc"}}
     transport = {"type": "web", "paths": paths}
@@ -129,6 +136,7 @@ def test_a_bad_transport(lab: Lab) -> None:
     assert reply["error"]["errors"][0]["pointer"].startswith("/params/routercluster/transport/paths/x")
 
 
+@pytest.mark.fault(0, "A")
 def test_a_retained_request_does_not_run_at_a_reconnect(lab: Lab) -> None:
     """A live subscriber sees a retained message without the flag: so look at a later subscription."""
     name = lab.name()
@@ -148,6 +156,7 @@ def test_a_retained_request_does_not_run_at_a_reconnect(lab: Lab) -> None:
         lab.alice.publish(topic, b"", retain=True)
 
 
+@pytest.mark.fault(0, "A")
 def test_a_request_on_anothers_topic_does_not_arrive(lab: Lab) -> None:
     name = lab.name()
     lab.bob.client.publish(
@@ -170,6 +179,7 @@ def test_reports_from_strangers_change_nothing(lab: Lab) -> None:
     lab.alice.status("_", "node", "n1", "online")
 
 
+@pytest.mark.fault(0, "A")
 def test_a_node_reports_for_itself_alone(lab: Lab) -> None:
     cluster, _ = lab.running(scale=2)
     workers = lab.alice.ok("stat_routercluster", {"routercluster_oid": cluster["oid"]})["workers"]

@@ -70,6 +70,7 @@ async def test_everything_is_said_again_on_a_new_connection(node: Bench) -> None
     assert json.loads(node.broker.retained[node.topics.node("n1", "state")])["boot"] == agent.boot
 
 
+@pytest.mark.fault(27, "H")
 async def test_a_will_that_comes_late_is_corrected(node: Bench) -> None:
     agent = await node.start()
     await node.message(state(node, state="ready"))
@@ -88,6 +89,7 @@ async def test_nonsense_on_its_own_state_topic_is_corrected(node: Bench) -> None
     assert json.loads(node.broker.retained[topic])["state"] == "ready"
 
 
+@pytest.mark.fault(22, "B")
 async def test_another_agent_of_this_name_is_a_conflict_and_no_storm(node: Bench) -> None:
     await node.start()
     node.assign(heartbeat_ms=300)
@@ -118,6 +120,7 @@ async def test_heartbeats_carry_what_is_applied_and_the_digest_of_the_last_repor
     assert (heartbeat.qos, heartbeat.retain) == (0, False)
 
 
+@pytest.mark.fault(26, "C")
 async def test_a_deaf_link_is_noticed_and_made_anew(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker(), heartbeat_ms=100)
@@ -212,6 +215,7 @@ def test_lines_beyond_the_rate_are_dropped_and_counted(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "none", 0) == ([], 0, 0)
 
 
+@pytest.mark.fault(39, "L")
 async def test_a_flood_of_output_stays_bounded(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker(runtime="flood"))
@@ -224,6 +228,7 @@ async def test_a_flood_of_output_stays_bounded(node: Bench) -> None:
     assert sum(each.stat().st_size for each in path.parent.iterdir()) <= 2 * logs.MAX_BYTES + 1000
 
 
+@pytest.mark.fault(30, "B L")
 async def test_nothing_is_started_while_it_cannot_be_told_what_runs(
     node: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +253,7 @@ async def test_nothing_is_started_while_it_cannot_be_told_what_runs(
     assert (again["pid"], again["restarts"]) == (first["pid"], 0)
 
 
+@pytest.mark.fault(15, "L")
 async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for_good(
     node: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +275,7 @@ async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for
     assert len(node.living()) == 2
 
 
+@pytest.mark.fault(21, "O")
 async def test_a_pid_that_now_is_a_strangers_is_not_touched(node: Bench) -> None:
     await node.start()
     node.assign(worker())
@@ -291,6 +298,7 @@ async def test_a_pid_that_now_is_a_strangers_is_not_touched(node: Bench) -> None
         await stranger.wait()
 
 
+@pytest.mark.fault(19, "B O")
 async def test_a_fork_that_was_never_written_down_is_adopted(node: Bench) -> None:
     await node.start()
     node.assign(worker())
@@ -306,6 +314,7 @@ async def test_a_fork_that_was_never_written_down_is_adopted(node: Bench) -> Non
     assert node.living() == {first["pid"]}
 
 
+@pytest.mark.fault(22, "B")
 async def test_two_agents_of_one_node_on_one_host_never_run_a_worker_twice(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

@@ -95,6 +95,7 @@ async def ready(node: Bench) -> int:
     return pid
 
 
+@pytest.mark.fault(18, "K B")
 async def test_a_killed_agent_leaves_its_worker_and_the_next_one_adopts_it(node: Bench) -> None:
     node.store(worker())
     nowhere = free_port()
@@ -112,6 +113,7 @@ async def test_a_killed_agent_leaves_its_worker_and_the_next_one_adopts_it(node:
         assert after["port"] == before["port"]
 
 
+@pytest.mark.fault(20, "O")
 async def test_an_agent_killed_in_the_middle_of_a_stop_ends_it_when_it_is_back(node: Bench) -> None:
     node.store(worker(runtime="stubborn"))
     nowhere = free_port()
@@ -129,6 +131,7 @@ async def test_an_agent_killed_in_the_middle_of_a_stop_ends_it_when_it_is_back(n
         await until(lambda: not node.living(), 10)
 
 
+@pytest.mark.fault(31, "K")
 async def test_sigterm_keeps_or_stops_the_workers_as_configured(node: Bench) -> None:
     node.store(worker())
     nowhere = free_port()
@@ -144,6 +147,7 @@ async def test_sigterm_keeps_or_stops_the_workers_as_configured(node: Bench) -> 
     assert node.living() == set()
 
 
+@pytest.mark.fault(22, "B")
 async def test_a_second_agent_says_in_one_line_why_it_does_not_begin(node: Bench) -> None:
     nowhere = free_port()
     async with agent(node, nowhere) as first:
@@ -206,6 +210,7 @@ class Manager:
 
 
 @pytest.mark.mosquitto
+@pytest.mark.fault(18, "K")
 async def test_over_mosquitto_a_killed_agent_is_lost_and_back_with_the_same_worker(node: Bench) -> None:
     with mosquitto(node.folder) as port:
         async with Manager(node, port) as manager:
@@ -229,6 +234,7 @@ async def test_over_mosquitto_a_killed_agent_is_lost_and_back_with_the_same_work
 
 
 @pytest.mark.mosquitto
+@pytest.mark.fault(42, "C K")
 async def test_over_mosquitto_a_broker_that_forgot_everything_is_told_everything(node: Bench) -> None:
     port = free_port()
     async with agent(node, port):
@@ -263,6 +269,7 @@ async def test_the_agent_stays_light() -> None:
     assert int(kilobytes) < 45_000
 
 
+@pytest.mark.fault(31, "K")
 async def test_records_are_read_by_the_next_version_that_knows_more(tmp_path: Path) -> None:
     state = State.open(tmp_path / "state", "0" * 16)
     path = tmp_path / "state" / "records" / "o1.json"

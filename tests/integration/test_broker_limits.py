@@ -131,6 +131,7 @@ async def test_too_many_filters_are_refused_one_by_one(broker: EmbeddedBroker) -
     assert await manager.subscribe(filters[0]) == [1]
 
 
+@pytest.mark.fault(48, "C")
 async def test_many_agents_reconnect_at_once(
     broker: EmbeddedBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,6 +57,36 @@ async def test_tcp(mosquitto_port: int) -> None:
     assert (message.topic, message.payload, message.retain) == ("t/x", b"hello", False)
 
 
+async def test_what_is_sent_with_a_callback_is_told_once_the_broker_has_it(mosquitto_port: int) -> None:
+    link = make(ConnectOptions(port=mosquitto_port))
+    told: asyncio.Queue[tuple[int, BusOfflineError | None]] = asyncio.Queue()
+
+    def send(number: int) -> None:
+        link.send("t/x", bytes(100_000), lambda error: told.put_nowait((number, error)))
+
+    send(0)
+    assert told.empty(), "never from within the call"
+    assert isinstance((await asyncio.wait_for(told.get(), 5))[1], BusOfflineError)
+    async with running(link):
+        for number in range(1, 101):
+            send(number)
+        assert [await asyncio.wait_for(told.get(), 10) for _ in range(100)] == [
+            (number, None) for number in range(1, 101)
+        ]
+        send(101)
+        link.reconnect("a test")
+        number, error = await asyncio.wait_for(told.get(), 5)
+        assert (number, type(error)) == (101, BusOfflineError)
+
+
+async def test_a_callback_that_raises_harms_nobody(mosquitto_port: int) -> None:
+    link = make(ConnectOptions(port=mosquitto_port))
+    async with running(link):
+        link.send("t/x", b"", lambda _: int("no number"))  # type: ignore[arg-type]
+        await link.publish("t/x", b"")
+        assert link.connected and link.conn == 1
+
+
 async def test_websocket(tmp_path: Path) -> None:
     # Against the embedded broker: mosquitto's WebSocket listener of Debian 12 does not start.
     accounts = tmp_path / "accounts.json"

@@ -49,6 +49,7 @@ def _state(client: Client) -> tuple[str, int]:
     return facts["state"], facts["epoch"]
 
 
+@pytest.mark.fault((1, 3), "D A")
 async def test_nothing_acknowledged_is_lost_when_it_is_killed(mosquitto_port: int, tmp_path: Path) -> None:
     state = tmp_path / "manager"
     async with client_on(mqtt_net(mosquitto_port)) as client:
@@ -75,6 +76,7 @@ def _sequences(client: Client) -> list[int]:
     return sorted({int(event["sequence"]) for event in client.events()})
 
 
+@pytest.mark.fault(9, "M")
 async def test_a_second_manager_stands_by_and_takes_over(mosquitto_port: int, tmp_path: Path) -> None:
     state = tmp_path / "manager"
     async with (
@@ -106,6 +108,7 @@ async def test_sigterm_ends_it_with_a_goodbye_and_zero(mosquitto_port: int, tmp_
         await client.until(lambda: _state(client) == ("offline", 1))
 
 
+@pytest.mark.fault(13, "D")
 async def test_a_damaged_database_is_refused_with_one_sentence(mosquitto_port: int, tmp_path: Path) -> None:
     state = tmp_path / "manager"
     state.mkdir(mode=0o700)

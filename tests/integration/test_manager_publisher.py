@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from bus.decode import encode
 from bus.link import Message
 from bus.messages import ManagerState
 from bus.testing import MemoryBroker
+from bus.topics import NO_CLUSTER
 from manager import publisher as publishing
 from manager import repair
 from manager.fence import FencedError
@@ -152,6 +154,44 @@ async def test_what_does_not_fit_in_memory_is_read_from_the_table(
     await until(lambda: manager.store.reads.outbox_count() == 0)
 
 
+@pytest.mark.parametrize("patience", [60.0, 0.05])
+async def test_statuses_give_way_to_writes_for_a_while_and_assignments_do_not(
+    rig: tuple[Manager, Client], monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(publishing, "BUSY", 1)
+    monkeypatch.setattr(publishing, "HOLD_S", patience)
+    manager, client = rig
+    oid = (await client.node("n1"))["oid"]
+    await until(lambda: manager.publisher.idle)
+    before, busy = client.assignment("n1")["version"], threading.Event()
+
+    def change(tx: Tx) -> None:
+        tx.bump_assignment(oid)
+        tx.update_node(oid, reason="first")
+
+    def last(tx: Tx) -> None:
+        busy.wait(10)
+        tx.update_node(oid, reason="last")
+
+    def flood(_: object) -> None:
+        manager.store.submit(last, lambda _: None)
+
+    def reason() -> str:
+        return str((client.status(NO_CLUSTER, "node", "n1") or {})["reason"])
+
+    try:
+        manager.store.submit(change, flood)
+        await client.until(lambda: client.assignment("n1")["version"] > before)
+        if patience < 1:
+            await client.until(lambda: reason() == "first")
+        await client.call("vera", "list_nodes")
+        assert (reason() == "first") == (patience < 1)
+    finally:
+        busy.set()
+    await client.until(lambda: reason() == "last")
+
+
+@pytest.mark.fault(47, "D A")
 async def test_rows_that_a_broken_connection_swallowed_are_sent_again(
     rig: tuple[Manager, Client], broker: MemoryBroker
 ) -> None:
@@ -170,6 +210,7 @@ async def test_rows_that_a_broken_connection_swallowed_are_sent_again(
 # --- repair
 
 
+@pytest.mark.fault(44, "C")
 async def test_forged_deleted_and_foreign_retained_topics_are_mended(
     quick: None, rig: tuple[Manager, Client], broker: MemoryBroker
 ) -> None:
@@ -206,6 +247,7 @@ async def test_a_left_over_status_is_cleared_from_a_real_broker(quick: None, tmp
 
 
 @pytest.mark.mosquitto
+@pytest.mark.fault(42, "C")
 async def test_a_broker_that_is_killed_and_comes_back_empty(tmp_path: Path) -> None:
     port = free_port()
     net = mqtt_net(port)
@@ -238,6 +280,7 @@ async def test_a_broker_that_is_killed_and_comes_back_empty(tmp_path: Path) -> N
 # --- fences
 
 
+@pytest.mark.fault(9, "M")
 async def test_a_higher_epoch_of_the_same_store_fences_a_manager(net: Net, tmp_path: Path) -> None:
     async with client_on(net) as client:
         store = open_store(tmp_path / "manager")
@@ -254,6 +297,7 @@ async def test_a_higher_epoch_of_the_same_store_fences_a_manager(net: Net, tmp_p
         assert [m for m in client.seen[start:] if "/manager/m1/" not in m.topic] == []
 
 
+@pytest.mark.fault(17, "M")
 async def test_a_manager_restored_from_an_older_backup_says_nothing(net: Net, tmp_path: Path) -> None:
     async with client_on(net) as client:
         store = open_store(tmp_path / "manager")
@@ -266,6 +310,7 @@ async def test_a_manager_restored_from_an_older_backup_says_nothing(net: Net, tm
         assert [m for m in said if m.topic == TOPICS.manager_state("m1") and m.payload != newer] == []
 
 
+@pytest.mark.fault(17, "M")
 async def test_a_restored_store_takes_over_when_told_to(net: Net, tmp_path: Path) -> None:
     folder = tmp_path / "manager"
     open_store(folder).close()
@@ -292,6 +337,7 @@ async def test_requests_that_come_before_the_manager_may_speak_are_answered_then
             assert client.seen[0].topic == TOPICS.manager_state("m1")
 
 
+@pytest.mark.fault(9, "M")
 async def test_a_manager_of_another_store_is_a_condition(rig: tuple[Manager, Client]) -> None:
     manager, client = rig
     other = encode(ManagerState("online", "m9", "sother", 3))
@@ -304,6 +350,7 @@ async def test_a_manager_of_another_store_is_a_condition(rig: tuple[Manager, Cli
     await until(lambda: not manager.conditions())
 
 
+@pytest.mark.fault(0, "L")
 async def test_nonsense_on_the_managers_topics_ends_nothing(rig: tuple[Manager, Client]) -> None:
     _, client = rig
     for payload in (b"", b"x", b"[]", b'{"state": 5}', b"\xff" * 100, b"[" * 100_000):

@@ -65,6 +65,7 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", sorted(MALFORMED))
+@pytest.mark.fault(0, "L")
 async def test_what_can_not_be_parsed_is_answered_in_the_default_inbox(client: Client, kind: str) -> None:
     reply = await client.send("alice", "list_routerclusters", MALFORMED[kind])
     assert reply["error"]["code"] == "malformed_request" and reply["inbox"] == "default"
@@ -78,6 +79,7 @@ async def test_what_can_not_be_parsed_is_answered_in_the_default_inbox(client: C
 
 
 @pytest.mark.parametrize("size", [MAX_PAYLOAD + 1, 3_000_000])
+@pytest.mark.fault(0, "L")
 async def test_too_long_requests_are_refused_before_they_are_parsed(client: Client, size: int) -> None:
     reply = await client.send("alice", "list_routerclusters", b"x" * size)
     assert reply["error"]["code"] == "payload_too_large" and reply["error"]["status"] == 413
@@ -152,6 +154,7 @@ async def test_a_retained_request_and_one_of_nobody_are_dropped(rig: Rig) -> Non
     assert len(client.replies("alice")) == 1
 
 
+@pytest.mark.fault(15, "L")
 async def test_a_failure_inside_tells_a_correlation_and_no_traceback(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -175,6 +178,7 @@ async def test_a_failure_inside_tells_a_correlation_and_no_traceback(
 # --- exactly once
 
 
+@pytest.mark.fault(55, "A")
 async def test_the_same_id_has_one_effect_and_the_same_reply(client: Client) -> None:
     first = await client.send("alice", "create_routercluster", create("edge", id="r1"))
     await client.until(client.events)
@@ -196,6 +200,7 @@ async def test_members_in_another_order_are_the_same_request(client: Client) -> 
 
 
 @pytest.mark.parametrize("changed", ["params", "expect", "op"])
+@pytest.mark.fault(55, "A")
 async def test_the_same_id_for_another_request_is_refused(client: Client, changed: str) -> None:
     cluster = await client.cluster("edge")
     params = {"routercluster_oid": cluster["oid"]}
@@ -254,6 +259,7 @@ def _hold() -> None:
     time.sleep(0.2)
 
 
+@pytest.mark.fault(3, "D A")
 async def test_a_reply_that_was_committed_and_not_sent_comes_after_a_restart(tmp_path: Path) -> None:
     net = memory_net()
     folder = tmp_path / "manager"
@@ -298,6 +304,7 @@ async def test_what_the_broker_has_taken_over_is_deleted_from_the_outbox(rig: Ri
 # --- floods and a database that can't be written
 
 
+@pytest.mark.fault(50, "L")
 async def test_a_noisy_caller_is_told_busy_and_others_are_served(tmp_path: Path) -> None:
     async with rig_on(memory_net(), tmp_path / "manager", rate=1.0, burst=5) as (manager, client):
         for number in range(30):
@@ -325,6 +332,7 @@ async def test_changes_in_flight_are_bounded_per_caller(tmp_path: Path) -> None:
         assert await client.cluster("later", who="bob")
 
 
+@pytest.mark.fault(11, "L")
 async def test_a_locked_database_answers_busy_to_changes_and_serves_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +352,7 @@ async def test_a_locked_database_answers_busy_to_changes_and_serves_reads(
         assert manager.conditions() == []
 
 
+@pytest.mark.fault(12, "L")
 async def test_a_failing_disk_is_internal_to_callers_and_a_condition_of_the_manager(rig: Rig) -> None:
     manager, client = rig
 

@@ -133,6 +133,7 @@ async def test_stop_by_signal_needs_no_kill(processes: Processes, tmp_path: Path
     assert procfs.read(process.record.pid) is None
 
 
+@pytest.mark.fault(33, "O")
 async def test_ignored_sigterm_is_followed_by_sigkill(processes: Processes, tmp_path: Path) -> None:
     text = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(60)"
     start = script(tmp_path, text)
@@ -166,6 +167,7 @@ os.wait()
 """
 
 
+@pytest.mark.fault(34, "O")
 async def test_double_forked_grandchild_is_killed_by_token(processes: Processes, tmp_path: Path) -> None:
     start = script(tmp_path, DAEMON.format(then="time.sleep(60)"))
     process = processes.spawn(start)
@@ -264,6 +266,7 @@ async def test_process_of_a_killed_agent_is_found_by_its_token(processes: Proces
 
 
 @pytest.mark.parametrize("forgery", ["start_ticks", "token", "boot_id"])
+@pytest.mark.fault(21, "O")
 async def test_reused_pid_is_never_adopted_nor_signalled(
     processes: Processes, stranger: subprocess.Popen[bytes], forgery: str
 ) -> None:
@@ -327,6 +330,7 @@ time.sleep(60)
     assert processes.adopt(dataclasses.replace(process.record, start_ticks=1)) is None
 
 
+@pytest.mark.fault(41, "O")
 async def test_zombie_counts_as_dead(processes: Processes, tmp_path: Path) -> None:
     child = subprocess.Popen(  # noqa: ASYNC220
         ["sleep", "60"], start_new_session=True, env={"BUSBAR_WORKER_TOKEN": "t1", "PATH": "/usr/bin:/bin"}
@@ -395,6 +399,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.fault(30, "L")
 async def test_descriptor_limit_is_a_reason_and_leaks_nothing(processes: Processes, tmp_path: Path) -> None:
     token = uuid.uuid4().hex
     command = [PYTHON, "-c", LIMITED, str(tmp_path), token]
@@ -464,6 +469,7 @@ time.sleep(60)
     assert (await processes.usage([process.record]))[start.token].processes == 0
 
 
+@pytest.mark.fault(39, "L")
 async def test_flood_is_bounded_by_rotation(processes: Processes, tmp_path: Path) -> None:
     start = start_of(tmp_path, "yes", "flood")
     process = processes.spawn(start)

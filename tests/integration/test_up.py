@@ -59,6 +59,7 @@ def test_it_is_ready_keeps_its_secrets_and_ends_cleanly(up: Stack) -> None:
     assert up.written()["pids"] == {}
 
 
+@pytest.mark.fault((1, 18, 32, 42), "C K")
 def test_each_service_may_be_killed_and_no_worker_notices(up: Stack) -> None:
     up.up("--agents", "2", "--port", "0", "--stop-workers")
     up.ready()

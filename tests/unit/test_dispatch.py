@@ -23,6 +23,7 @@ from manager import authorize
 from manager.dispatch import Desk, Dispatch
 from manager.limits import Limits
 from manager.mirror import properties_from_text, properties_to_text, reply_properties
+from manager.operations import kept
 from manager.store.rows import PrincipalRow
 
 TOPICS = Topics("lab")
@@ -31,6 +32,8 @@ TOPICS = Topics("lab")
 @dataclass
 class Reads:
     principals: dict[str, str] = field(default_factory=lambda: {"alice": "owner", "vera": "viewer"})
+    clusters: list[str] = field(default_factory=lambda: ["edge"])
+    version: int = 1
     asked: int = 0
 
     def principal(self, name: str) -> PrincipalRow | None:
@@ -40,7 +43,10 @@ class Reads:
 
     def cluster_keys(self) -> list[tuple[str, str]]:
         self.asked += 1
-        return [("oid-1", "edge")]
+        return [(f"oid-{number}", name) for number, name in enumerate(self.clusters, 1)]
+
+    def data_version(self) -> int:
+        return self.version
 
 
 @dataclass
@@ -99,6 +105,33 @@ class Bench:
         (_, reply, _), *rest = self.ask(caller, op, payload, **more)
         assert rest == []
         return str(reply["error"]["code"]) if not reply["ok"] else "ok"
+
+
+def test_a_list_is_read_again_only_after_a_commit() -> None:
+    bench = Bench()
+    reads = bench.store.reads
+
+    def names() -> Any:
+        return bench.ask("vera", "list_routerclusters", b'{"params": {"return_names": true}}')[0][1]["result"]
+
+    assert names() == ["edge"]
+    asked = reads.asked
+    assert names() == ["edge"]
+    assert reads.asked == asked
+    assert bench.ask("vera", "list_routerclusters", b"{}")[0][1]["result"] == ["oid-1"]
+    reads.clusters.append("hall")
+    reads.version += 1
+    assert names() == ["edge", "hall"]
+
+
+def test_what_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MAX_BYTES", 4)
+    bench = Bench()
+    asked = []
+    for _ in range(2):
+        bench.ask("vera", "list_routerclusters", b"{}")
+        asked.append(bench.store.reads.asked)
+    assert asked[1] > asked[0]
 
 
 def test_a_read_is_answered_in_the_same_breath() -> None:

@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 from manager import model as m
-from manager.plan import plan
+from manager.liveness import survey
+from manager.placement import Load
+from manager.plan import at_rest, plan, plan_cluster
 from tests.unit.fleets import NOW, Simulator, cluster, group, node, snapshot, worker
 
 PLACED = (WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF, WorkerState.UNKNOWN)
@@ -205,6 +207,30 @@ def test_any_fleet_comes_to_rest_and_keeps_the_rules(state: m.Snapshot) -> None:
             break
     assert plan(sim.snapshot, sim.now) == [], "the plan does not come to rest"
     check_rest(sim.snapshot)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(some_fleet())
+def test_a_cluster_is_passed_over_only_where_nothing_is_to_be_done(state: m.Snapshot) -> None:
+    fleet, _ = survey(state, NOW)
+    for of in state.clusters.values():
+        if at_rest(of):
+            assert plan_cluster(fleet, Load(state), of, NOW) == []
+        still = stopped(of)
+        assert at_rest(still) == (plan_cluster(fleet, Load(state), still, NOW) == [])
+
+
+def stopped(of: m.ClusterView) -> m.ClusterView:
+    """The cluster with every group and worker stopped; some workers may be above the scale."""
+    groups = (
+        replace(
+            group,
+            status=ClusterState.STOPPED,
+            workers=tuple(replace(w, state=WorkerState.STOPPED, node_oid=None) for w in group.workers),
+        )
+        for group in of.groups
+    )
+    return replace(of, status=ClusterState.STOPPED, groups=tuple(groups))
 
 
 @settings(max_examples=300, deadline=None)
