@@ -234,6 +234,7 @@ class AgentHost:
         self.stop_event: asyncio.Event | None = None
         self.started_at = self.frozen_at = 0.0
         self.folders = 0
+        self.next = False
         self._ids = world.random(f"ids {name}")
 
     @property
@@ -246,7 +247,10 @@ class AgentHost:
 
     def start(self) -> None:
         if not self.program.dead:
+            # A goodbye takes its time: whoever starts it meanwhile means the next one.
+            self.next = self.stop_event is not None and self.stop_event.is_set()
             return
+        self.next = False
         self.program = AgentProgram(f"agent {self.name}")
         self.program.machine = self.machine
         self.program.on_crash = self.kill
@@ -302,6 +306,8 @@ class AgentHost:
             self.world.violation("L", f"agent {self.name} ended: {error!r}")
         self.program.dead = True
         self._release()
+        if self.next:
+            self.start()
 
     # --- what happens to the host
 
