@@ -13,6 +13,7 @@ import pytest
 
 from cli.demo_clients import processes_with
 from tests.integration.test_cli_harness import until
+from tests.test_docs import missing_line
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -40,6 +41,10 @@ def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
         assert fact in text
     assert re.search(r"worker_failed +worker edge/web-2", text)
     assert "Crossbar.io is not installed" in text
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = readme.partition("<!-- demo -->\n```\n")[2].partition("```")[0].splitlines()
+    assert len(shown) > 10
+    assert missing_line(shown, text.splitlines()) is None, "the README shows something else"
     assert processes_with(str(tmp_path).encode()) == []
     assert list(tmp_path.iterdir()) == []
 
