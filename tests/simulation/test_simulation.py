@@ -19,8 +19,9 @@ from tests.simulation.shrink import shrink
 
 ROOT = Path(__file__).parent.parent.parent
 COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "1500"))
-"""Schedules in all, in as many processes as there are cores: what fits beside the rest in ten minutes."""
-JOBS = max(1, min(4, len(os.sched_getaffinity(0))))
+"""Schedules in all: what fits beside the rest in ten minutes. In as many processes as there are cores, unless
+other tests run beside it."""
+JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else max(1, min(4, len(os.sched_getaffinity(0))))
 FIRST = {"A": 170, "M": 125, "H": 30, "L": 35}
 """Where the search for a planted bug begins, to save time: these take a rarer mishap to show."""
 Started = subprocess.Popen[str]
