@@ -18,7 +18,7 @@ from tests.simulation.plants import PLANTS
 from tests.simulation.shrink import shrink
 
 ROOT = Path(__file__).parent.parent.parent
-COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "1500"))
+COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "1200"))
 """Schedules in all: what fits beside the rest in ten minutes. In as many processes as there are cores, unless
 other tests run beside it."""
 JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else max(1, min(4, len(os.sched_getaffinity(0))))
