@@ -71,7 +71,7 @@ TRANSITIONS: Final[dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]]] = {
         _W.BACKOFF: frozenset({_W.STARTING, _W.RUNNING, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
         _W.UNKNOWN: frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.PENDING, _W.STOPPING, _W.STOPPED}),
         _W.STOPPING: frozenset({_W.PENDING, _W.STOPPED}),
-        _W.STOPPED: frozenset({_W.PENDING}),
+        _W.STOPPED: frozenset({_W.PENDING, _W.STARTING}),
     },
     NodeStatus: {
         _N.ONLINE: frozenset({_N.LATE, _N.LOST, _N.OFFLINE, _N.UNPAIRED}),

@@ -142,10 +142,16 @@ class Batch:
             return
         if self._tx.has_slot(group.oid, action.ordinal):
             return
-        oid = self._tx.insert_worker(group.oid, action.ordinal, WorkerState.PENDING, action.reason)
-        row = None if action.fits else self._tx.worker(oid)
-        if row is not None:
-            self._tell.worker(row, "pending", action.reason, version=row.version)
+        node_oid = action.node_oid
+        if node_oid is not None and not self._has_room(group, node_oid):
+            return
+        row = self._tx.insert_worker(group, action.ordinal, action.reason, node_oid)
+        told = {"version": row.version, "generation": row.generation}
+        if node_oid is None:
+            self._tell.worker(row, "pending", action.reason, **told)
+            return
+        self._take_seat(group.cluster_oid, node_oid)
+        self._tell.worker(row, "starting", action.reason, **told)
 
     def _drop(self, action: m.DropWorker) -> None:
         row = self._in(action.worker_oid, WorkerState.STOPPED, WorkerState.PENDING)
@@ -168,11 +174,13 @@ class Batch:
     # --- places
 
     def _place(self, action: m.Place) -> None:
-        row = self._in(action.worker_oid, WorkerState.PENDING)
-        if row is None or not self._started(row.cluster_oid) or not self._has_room(row, action.node_oid):
+        row = self._in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
+        group = self._group(row.group_oid) if row else None
+        if row is None or group is None or not self._started(row.cluster_oid):
             return
-        self._load(action.node_oid)[row.cluster_oid] += 1
-        self._bump(action.node_oid)
+        if row.ordinal > group.scale or not self._has_room(group, action.node_oid):
+            return
+        self._take_seat(row.cluster_oid, action.node_oid)
         self._tx.update_worker(
             row.oid,
             state=WorkerState.STARTING,
@@ -190,16 +198,19 @@ class Batch:
             self._tell.worker(row, "moved", action.reason, node=node, generation=generation, **where)
         self._tell.worker(row, "starting", action.reason, node=node, generation=generation)
 
-    def _has_room(self, worker: WorkerRow, node_oid: str) -> bool:
+    def _take_seat(self, cluster_oid: str, node_oid: str) -> None:
+        self._load(node_oid)[cluster_oid] += 1
+        self._bump(node_oid)
+
+    def _has_room(self, group: GroupRow, node_oid: str) -> bool:
         node = self._node(node_oid)
-        member = self._member(worker.cluster_oid, node_oid)
-        group = self._group(worker.group_oid)
-        if node is None or member is None or group is None:
+        member = self._member(group.cluster_oid, node_oid)
+        if node is None or member is None:
             return False
         if node.status is not NodeStatus.ONLINE or group.runtime not in node.runtimes:
             return False
         load = self._load(node_oid)
-        if member.hardlimit is not None and load[worker.cluster_oid] >= member.hardlimit:
+        if member.hardlimit is not None and load[group.cluster_oid] >= member.hardlimit:
             return False
         limit = max_workers(node.capacity)
         return limit is None or load.total() < limit

@@ -108,7 +108,8 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a plan may look at. `nodes` and `clusters` are keyed by oid."""
+    """Everything that a plan may look at. `nodes` and `clusters` are keyed by oid; a cluster at rest
+    (`manager.plan.at_rest`) may be missing."""
 
     timing: Timing
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
@@ -133,12 +134,12 @@ class SetNode:
 
 @dataclass(frozen=True, slots=True)
 class CreateWorker:
-    """Open a slot: a new worker, PENDING. It has to wait, for that reason, unless it `fits` somewhere."""
+    """Open a slot: a new worker, STARTING on that node, or PENDING without one; the reason says why there."""
 
     group_oid: str
     ordinal: int
     reason: str
-    fits: bool = True
+    node_oid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Pend:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Give a pending worker a node: it becomes STARTING and enters the node's assignment."""
+    """Give a pending or stopped worker a node: it becomes STARTING and enters the node's assignment."""
 
     worker_oid: str
     node_oid: str

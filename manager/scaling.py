@@ -108,13 +108,14 @@ def _keep(group: _Group) -> None:
 
 
 def _create(group: _Group) -> None:
-    """New slots; their places are reserved now and given in the next pass."""
+    """New slots, each with a place if there is one."""
     existing = {worker.ordinal for worker in group.view.workers}
     for ordinal in range(1, group.view.scale + 1):
         if ordinal not in existing:
-            fits = group.take() is not None
-            reason = _asked(group) if fits else group.why_not()
-            group.actions.append(CreateWorker(group.view.oid, ordinal, reason, fits))
+            seat = group.take()
+            reason = _seated(seat) if seat else group.why_not()
+            node_oid = seat.node_oid if seat else None
+            group.actions.append(CreateWorker(group.view.oid, ordinal, reason, node_oid))
 
 
 def _too_many(group: _Group, worker: WorkerView) -> None:
@@ -129,8 +130,6 @@ def _too_many(group: _Group, worker: WorkerView) -> None:
 def _unplaced(group: _Group, worker: WorkerView) -> None:
     if worker.state is _W.STOPPING:
         _stopping(group, worker)
-    elif worker.state is _W.STOPPED:
-        group.actions.append(Pend(worker.oid, f"cluster {group.cluster.name} is to run it"))
     else:
         group.waiting.append(worker)
 
@@ -167,11 +166,10 @@ def _give_places(group: _Group) -> None:
     for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
         seat = group.take()
         if seat is not None:
-            reason = f"{seat.name} has the least load of the nodes with room ({_load(seat)})"
-            group.actions.append(Place(worker.oid, seat.node_oid, reason))
+            group.actions.append(Place(worker.oid, seat.node_oid, _seated(seat)))
             continue
         reason = group.why_not()
-        if worker.reason != reason:
+        if worker.state is _W.STOPPED or worker.reason != reason:
             group.actions.append(Pend(worker.oid, reason))
 
 
@@ -219,5 +217,6 @@ def _asked(group: _Group) -> str:
     return f"group {group.view.name} asks for {group.view.scale}"
 
 
-def _load(seat: Seat) -> str:
-    return "1 worker" if seat.total == 1 else f"{seat.total} workers"
+def _seated(seat: Seat) -> str:
+    held = "1 worker" if seat.total == 1 else f"{seat.total} workers"
+    return f"{seat.name} has the least load of the nodes with room ({held})"

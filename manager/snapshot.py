@@ -14,6 +14,7 @@ from manager.apply import BRAKE_KEY, read_brake
 from manager.model import ClusterView, GroupView, MemberView, NodeView, Snapshot, WorkerView
 from manager.observed import Observed
 from manager.placement import max_workers
+from manager.plan import at_rest
 from manager.status import ready_of
 from manager.store import Reads, sql
 from manager.store.changes import Changes
@@ -43,7 +44,7 @@ class World:
         self._group_of: dict[str, str] = {}
         self._views: dict[str, GroupView] = {}
         self._unknown: dict[str, frozenset[str]] = {}
-        self._cluster_views: dict[str, ClusterView] = {}
+        self._awake: dict[str, ClusterView] = {}
         self._dirty = Changes()
         self._loaded_at: float | None = None
         self._listening_since: float | None = None
@@ -58,7 +59,7 @@ class World:
         dirty.workers |= changes.workers
 
     def snapshot(self) -> Snapshot:
-        """What is known now."""
+        """What is known now; clusters at rest are left out, so that a thousand of them cost nothing."""
         try:
             with self._reads.consistent():
                 self._refresh()
@@ -72,7 +73,7 @@ class World:
         return Snapshot(
             timing=self._observed.timing,
             nodes={oid: self._node_view(row) for oid, row in self._nodes.items()},
-            clusters=dict(self._cluster_views),
+            clusters=dict(self._awake),
             braked=reason,
             brake_nodes=nodes,
         )
@@ -193,7 +194,7 @@ class World:
             if oid in dirty or oid not in self._views:
                 self._view_group(row)
         cluster = self._clusters[cluster_oid]
-        self._cluster_views[cluster_oid] = ClusterView(
+        view = ClusterView(
             oid=cluster.oid,
             name=cluster.name,
             status=cluster.status,
@@ -202,6 +203,10 @@ class World:
             groups=tuple(self._views[oid] for oid in groups),
             was_running=cluster.was_running,
         )
+        if at_rest(view):
+            self._awake.pop(cluster_oid, None)
+        else:
+            self._awake[cluster_oid] = view
 
     def _view_group(self, row: GroupRow) -> None:
         workers = sorted(self._workers.get(row.oid, {}).values(), key=lambda worker: worker.ordinal)
@@ -230,7 +235,7 @@ class World:
             self._drop_group(group_oid)
         self._clusters.pop(oid, None)
         self._members.pop(oid, None)
-        self._cluster_views.pop(oid, None)
+        self._awake.pop(oid, None)
         self._observed.forget(oid)
 
     def _drop_group(self, oid: str) -> None:

@@ -23,7 +23,7 @@ from manager.store import files, sql
 from manager.store.backup import SEQUENCE, refuse_backup
 from manager.store.changes import MONITOR, Cause, Changes
 from manager.store.reads import Reads
-from manager.store.tx import Frame, Tx
+from manager.store.tx import SAVEPOINT, Frame, Tx
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -203,38 +203,40 @@ class Store:
 
     def _commit_group(self, jobs: list[_Job]) -> None:
         """One transaction for all: each outcome is told after the commit, or the failure to everybody."""
-        sequence, forgetting = self._frame.sequence, self._to_forget()
-        changes = Changes(forgotten=set(forgetting))
+        added, forgetting = self._frame.added, self._to_forget()
+        mark, changes = added.mark(), Changes(forgotten=set(forgetting))
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.conn.executemany(sql.OUTBOX_DROP, [(row,) for row in forgetting])
             outcomes = [self._run(job, changes) for job in jobs]
+            added.flush(self._db)
             self.fault("before_commit")
             self._db.execute("COMMIT")
             self.trouble = None
         except Exception as error:
-            self._frame.sequence = sequence
+            added.cut(mark)
             self._acknowledged.extendleft(reversed(forgetting))
             failure = self._failed(error)
             outcomes, changes = [failure] * len(jobs), Changes()
+        added.clear()
         self.fault("after_commit")
         self._tell(jobs, outcomes, changes)
 
     def _run(self, job: _Job, changes: Changes) -> Any:
         """One write in its savepoint: its result, or the exception that undid it (it alone)."""
         tx = Tx(self._db, self._frame, self._clock.time_ns(), job.cause)
-        sequence = self._frame.sequence
-        self._db.execute("SAVEPOINT job")
+        mark = self._frame.added.mark()
+        self._db.execute(f"SAVEPOINT {SAVEPOINT}")
         try:
             result = job.fn(tx)
         except Exception as error:
             if not self._db.conn.in_transaction:
                 raise  # a full disk or an I/O error has undone the whole group
-            self._frame.sequence = sequence
-            self._db.execute("ROLLBACK TO job")
-            self._db.execute("RELEASE job")
+            self._frame.added.cut(mark)
+            self._db.execute(f"ROLLBACK TO {SAVEPOINT}")
+            self._db.execute(f"RELEASE {SAVEPOINT}")
             return error
-        self._db.execute("RELEASE job")
+        self._db.execute(f"RELEASE {SAVEPOINT}")
         changes.merge(tx.changes)
         return result
 
@@ -293,7 +295,8 @@ def _take_office(db: Database, frame: Frame) -> None:
         frame.store = meta.get("store") or "s" + frame.new_oid().replace("-", "")[:7]
         frame.epoch = int(meta.get("epoch", 0)) + 1
         last = int(db.execute(sql.LAST_SEQUENCE).fetchall()[0][0])
-        frame.sequence = max(last, int(meta.get(SEQUENCE, 0)))
+        frame.added.sequence = max(last, int(meta.get(SEQUENCE, 0)))
+        frame.added.outbox_id = int(db.execute(sql.OUTBOX_LAST).fetchall()[0][0])
         for key, value in (("store", frame.store), ("epoch", str(frame.epoch))):
             db.execute(sql.META_SET, (key, value))
     except BaseException:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 from sqlite_utils import Database
 
@@ -15,6 +15,7 @@ from bus.messages import Event
 from bus.states import WorkerState
 from bus.topics import NO_CLUSTER, Topics
 from manager.store import sql
+from manager.store.appended import Appended
 from manager.store.changes import MONITOR, Cause, Changes
 from manager.store.reads import Queries
 from manager.store.rows import (
@@ -22,24 +23,25 @@ from manager.store.rows import (
     GroupRow,
     MemberRow,
     NodeRow,
-    OutboxRow,
     PrincipalRow,
     SeenRow,
     WorkerRow,
 )
 
 T = TypeVar("T")
+SAVEPOINT: Final = "job"
+"""The savepoint that the engine opens for each transaction."""
 
 
 @dataclass(slots=True)
 class Frame:
-    """What every transaction of one store shares. `sequence` is that of the last event, committed or not."""
+    """What every transaction of one store shares."""
 
     store: str
     epoch: int
     topics: Topics
     new_oid: Callable[[], str]
-    sequence: int = 0
+    added: Appended = field(default_factory=Appended)
 
 
 class Tx(Queries):
@@ -55,21 +57,29 @@ class Tx(Queries):
         self.now_ns = now_ns
         self.cause = cause
         self.changes = Changes()
+        self._begun = db.conn.total_changes
 
     def attempt(self, fn: Callable[[], T]) -> T:
         """Run `fn`; when it raises, undo only what it did, and let the exception through."""
-        outer, sequence = self.changes, self.frame.sequence
+        outer, mark = self.changes, self.frame.added.mark()
         self.changes = Changes()
-        self.db.execute("SAVEPOINT attempt")
+        # While no row has been changed, the savepoint with which the engine began does as well.
+        own = self.db.conn.total_changes != self._begun
+        savepoint = "attempt" if own else SAVEPOINT
+        if own:
+            self.db.execute(f"SAVEPOINT {savepoint}")
         try:
             result = fn()
         except BaseException:
-            self.changes, self.frame.sequence = outer, sequence
+            self.changes = outer
+            self.frame.added.cut(mark)
             if self.db.conn.in_transaction:
-                self.db.execute("ROLLBACK TO attempt")
-                self.db.execute("RELEASE attempt")
+                self.db.execute(f"ROLLBACK TO {savepoint}")
+                if own:
+                    self.db.execute(f"RELEASE {savepoint}")
             raise
-        self.db.execute("RELEASE attempt")
+        if own:
+            self.db.execute(f"RELEASE {savepoint}")
         outer.merge(self.changes)
         self.changes = outer
         return result
@@ -151,26 +161,21 @@ class Tx(Queries):
 
     # --- workers
 
-    def insert_worker(self, group_oid: str, ordinal: int, state: WorkerState, reason: str | None) -> str:
-        """A new worker named after its group and ordinal; returns its oid.
-
-        Raises:
-            LookupError: there is no such group.
-        """
-        group = self.group(group_oid)
-        if group is None:
-            raise LookupError(f"no worker group with oid {group_oid}")
+    def insert_worker(
+        self, group: GroupRow, ordinal: int, reason: str | None, node_oid: str | None = None
+    ) -> WorkerRow:
+        """A new worker named after its group and ordinal: STARTING on a node, or PENDING without one."""
         row = WorkerRow(
             oid=self.frame.new_oid(),
-            group_oid=group_oid,
+            group_oid=group.oid,
             cluster_oid=group.cluster_oid,
             name=f"{group.name}-{ordinal}",
             ordinal=ordinal,
-            state=state,
+            state=WorkerState.STARTING if node_oid else WorkerState.PENDING,
             reason=reason,
-            node_oid=None,
+            node_oid=node_oid,
             last_node_oid=None,
-            generation=0,
+            generation=1 if node_oid else 0,
             unassigned_version=None,
             address=None,
             pid=None,
@@ -180,7 +185,7 @@ class Tx(Queries):
         )
         self.db.execute(sql.WORKERS.insert, sql.WORKERS.cells(row))
         self._touch_worker(row.oid, row.group_oid, row.cluster_oid)
-        return row.oid
+        return row
 
     def update_worker(self, oid: str, **columns: Any) -> bool:
         found = self._update(sql.WORKERS, oid, columns, "group_oid, cluster_oid")
@@ -223,8 +228,8 @@ class Tx(Queries):
         Raises:
             KeyError: when the contract has no such event.
         """
-        frame = self.frame
-        sequence = frame.sequence + 1
+        frame, added = self.frame, self.frame.added
+        added.sequence = sequence = added.sequence + 1
         facts: dict[str, Any] = {"name": name, "epoch": frame.epoch, "who": self.cause.who}
         if self.cause.request_id is not None:
             facts["request_id"] = self.cause.request_id
@@ -239,8 +244,7 @@ class Tx(Queries):
         )
         payload = encode(event)
         topic = frame.topics.event(cluster or NO_CLUSTER, kind, name, verb)
-        self.db.execute(sql.EVENT_ADD, (sequence, self.now_ns, topic, payload))
-        frame.sequence = sequence
+        added.event(self.now_ns, topic, payload)
         self.send(topic, payload)
         return sequence
 
@@ -248,8 +252,7 @@ class Tx(Queries):
         self, topic: str, payload: bytes, *, retain: bool = False, properties: str | None = None
     ) -> None:
         """Have a message published after the commit, and again after a crash, until the broker has it."""
-        cursor = self.db.execute(sql.OUTBOX_ADD, (topic, payload, int(retain), properties))
-        self.changes.outbox.append(OutboxRow(cursor.lastrowid or 0, topic, payload, retain, properties))
+        self.changes.outbox.append(self.frame.added.send(topic, payload, retain, properties))
 
     def clear_status(self, cluster: str | None, kind: str, name: str) -> None:
         """Delete a retained status: its object is gone."""
@@ -259,12 +262,15 @@ class Tx(Queries):
 
     def seen(self, caller: str, request_id: str) -> SeenRow | None:
         """The stored reply to a request, if it was answered before."""
+        just_now = self.frame.added.seen.get((caller, request_id))
+        if just_now is not None:
+            return just_now
         row = self.db.execute(sql.SEEN, (caller, request_id)).fetchone()
         return None if row is None else SeenRow(*row)
 
     def remember(self, caller: str, request_id: str, digest: str, reply: bytes) -> None:
         """Keep the reply to a request, so that the same request has one effect."""
-        self.db.execute(sql.SEEN_ADD, (caller, request_id, digest, reply, self.now_ns))
+        self.frame.added.remember(caller, request_id, digest, reply, self.now_ns)
 
     def audit(
         self, role: str, op: str, request_id: str | None, oid: str | None, outcome: str, params: str
@@ -272,7 +278,7 @@ class Tx(Queries):
         """Record who asked for what, and what came of it."""
         caller = self.cause.who.get("authid", "")
         values = (self.now_ns, caller, role, op, request_id, oid, outcome, params)
-        self.db.execute(sql.AUDIT_ADD, values)
+        self.frame.added.audit.append(values)
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a fact about the store itself."""

@@ -138,6 +138,7 @@ def _member(tx: Tx, fleet: Fleet, number: int) -> None:
 def _worker(tx: Tx, fleet: Fleet, number: int) -> None:
     turn, group = divmod(number, len(fleet.groups))
     share = len(fleet.node_oids) // len(fleet.groups)
-    oid = tx.insert_worker(fleet.groups[group], turn + 1, WorkerState.RUNNING, None)
-    node = fleet.node_oids[group * share + turn % share]
-    tx.update_worker(oid, node_oid=node, generation=1, pid=4711, address="mqtt://10.0.0.1:1883")
+    node, of = fleet.node_oids[group * share + turn % share], tx.group(fleet.groups[group])
+    assert of is not None
+    oid = tx.insert_worker(of, turn + 1, None, node).oid
+    tx.update_worker(oid, state=WorkerState.RUNNING, pid=4711, address="mqtt://10.0.0.1:1883")

@@ -11,7 +11,7 @@ import pytest
 from bus.testing import FakeClock, MemoryBroker
 from manager import monitor as monitor_module
 from manager.apply import Batch
-from manager.model import Place
+from manager.model import CreateWorker
 from manager.store.rows import MemberRow
 from tests.integration.watching import Agent, Watch, fleet, watching
 from tests.unit.fleets import of_kind
@@ -307,7 +307,6 @@ async def test_a_member_that_is_removed_is_emptied_first(tmp_path: Path) -> None
         await watch.until(lambda: watch.states()["web-1"] == "STARTING n2")
         assert watch.told("web-1")[2:] == [
             "worker_stopped",
-            "worker_pending",
             "worker_moved",
             "worker_starting",
         ]
@@ -388,21 +387,20 @@ async def test_a_plan_that_raises_is_logged_and_tried_again(
 async def test_an_action_that_raises_is_left_out_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = Batch._place
+    real = Batch._create
 
-    def picky(self: Batch, action: Any) -> None:
+    def picky(self: Batch, action: CreateWorker) -> None:
         real(self, action)
-        worker = self._tx.worker(action.worker_oid)
-        if worker is not None and worker.name == "web-2":
+        if action.ordinal == 2:
             raise RuntimeError("not this one")
 
-    monkeypatch.setattr(Batch, "_place", picky)
+    monkeypatch.setattr(Batch, "_create", picky)
     async with watching(tmp_path) as watch:
         with caplog.at_level(logging.ERROR):
             agents = await fleet(watch, 2, scale=3, obey=False)
-        assert watch.states() == {"web-1": "STARTING n1", "web-2": "PENDING", "web-3": "STARTING n1"}
+        assert watch.states() == {"web-1": "STARTING n1", "web-3": "STARTING n1"}
         assert "not this one" in caplog.text
-        monkeypatch.setattr(Batch, "_place", real)
+        monkeypatch.setattr(Batch, "_create", real)
         await watch.pass_time(2)
         for agent in agents:
             agent.obey()
@@ -452,7 +450,7 @@ async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
         real = watch.monitor._write
 
         async def late(actions: Any) -> Any:
-            if of_kind(actions, Place):
+            if of_kind(actions, CreateWorker):
                 monkeypatch.setattr(watch.monitor, "_write", real)
                 await watch.remove_member("n1")
             return await real(actions)

@@ -210,6 +210,53 @@ async def test_an_attempt_undoes_what_it_did_and_no_more(store: Store) -> None:
     assert [_sequence(payload) for payload in store.reads.events(0, 10)] == [1, 2]
 
 
+async def test_an_attempt_that_comes_first_undoes_itself_and_the_rest_goes_on(store: Store) -> None:
+    def fn(tx: Tx) -> None:
+        with pytest.raises(ValueError, match="inner"):
+            tx.attempt(lambda: _add_and_fail(tx))
+        with pytest.raises(ValueError, match="inner"):
+            tx.attempt(lambda: _add_and_fail(tx))
+        tx.attempt(lambda: add("kept")(tx))
+
+    await asyncio.gather(store.write(add("before")), store.write(fn), store.write(add("after")))
+    assert names(store) == ["after", "before", "kept"]
+    assert [_sequence(payload) for payload in store.reads.events(0, 10)] == [1, 2, 3]
+    assert len(store.reads.outbox(0, 10)) == 3
+
+
+async def test_a_reply_is_found_again_within_the_same_group_and_after_it(store: Store) -> None:
+    def remember(tx: Tx) -> None:
+        tx.remember("alice", "r1", "sha256:1", b"reply")
+
+    def lost(tx: Tx) -> None:
+        tx.remember("alice", "r2", "sha256:2", b"lost")
+        raise ValueError("no")
+
+    def seen(tx: Tx) -> list[bytes | None]:
+        found = (tx.seen("alice", request_id) for request_id in ("r1", "r2"))
+        return [row.reply if row else None for row in found]
+
+    group = (store.write(remember), store.write(lost), store.write(seen))
+    found = await asyncio.gather(*group, return_exceptions=True)
+    assert found[2] == [b"reply", None]
+    assert await store.write(seen) == [b"reply", None]
+
+
+async def test_no_outbox_id_is_given_twice(store: Store) -> None:
+    await store.write(add("a"))
+    (first,) = store.reads.outbox(0, 10)
+    store.acknowledge([first.id])
+    await store.write(lambda tx: None)
+    assert store.reads.outbox(0, 10) == []
+    store.close()
+    again = Store.open(store.path, SystemClock(), lambda: "x")
+    try:
+        await again.write(add("b"))
+        assert [row.id for row in again.reads.outbox(0, 10)] == [first.id + 1]
+    finally:
+        again.close()
+
+
 def _add_and_fail(tx: Tx) -> None:
     add("lost")(tx)
     raise ValueError("inner")
@@ -369,7 +416,7 @@ async def test_rows_come_back_as_they_went_in(store: Store) -> None:
         tx.insert_node(node)
         tx.insert_group(group)
         tx.insert_member(member)
-        return tx.insert_worker(group.oid, 1, WorkerState.PENDING, "why")
+        return tx.insert_worker(group, 1, "why").oid
 
     oid = await store.write(fn)
     reads = store.reads
@@ -393,7 +440,7 @@ async def test_updates_bump_versions_and_mark_what_must_be_published(store: Stor
         tx.insert_cluster(cluster)
         tx.insert_node(node)
         tx.insert_group(group)
-        return tx.insert_worker(group.oid, 1, WorkerState.PENDING, None)
+        return tx.insert_worker(group, 1, None).oid
 
     worker_oid = await store.write(make)
     store.on_commit(changes.append)
@@ -423,7 +470,7 @@ async def test_deleting_a_cluster_clears_every_status_below_it(store: Store) -> 
     def make(tx: Tx) -> None:
         tx.insert_cluster(cluster)
         tx.insert_group(group)
-        tx.insert_worker(group.oid, 1, WorkerState.STOPPED, None)
+        tx.insert_worker(group, 1, None)
 
     await store.write(make)
     await store.write(lambda tx: tx.delete_cluster(cluster))

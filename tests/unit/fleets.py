@@ -133,8 +133,9 @@ class Simulator:
                 self._group(self._find_group(action.group_oid), status=action.status)
             case m.CreateWorker():
                 of_group = self._find_group(action.group_oid)
+                state = "STARTING" if action.node_oid else "PENDING"
                 more = {"cluster_oid": of_group.cluster_oid, "reason": action.reason}
-                new_worker = worker(of_group.oid, action.ordinal, "PENDING", **more)
+                new_worker = worker(of_group.oid, action.ordinal, state, on=action.node_oid, **more)
                 assert new_worker.oid not in {each.oid for each in of_group.workers}
                 self._group(of_group, workers=(*of_group.workers, new_worker))
             case _:
@@ -156,7 +157,7 @@ class Simulator:
         away = {"node_oid": None, "last_node_oid": of.node_oid, "reason": action.reason}
         match action:
             case m.Place():
-                assert of.state is WorkerState.PENDING, "only a pending worker may be placed"
+                assert of.state in (WorkerState.PENDING, WorkerState.STOPPED), "only one without a place"
                 return replace(
                     of,
                     state=WorkerState.STARTING,

@@ -127,11 +127,14 @@ def check_step(before: m.Snapshot, actions: list[m.Action], now: float) -> None:
             assert 1 <= action.ordinal <= of_group.scale
             assert action.ordinal not in {w.ordinal for w in of_group.workers}
             assert before.clusters[of_group.cluster_oid].status in STARTED
+            if action.node_oid is not None:
+                check_place(before, status, of_group, action.node_oid, held, held_of)
         else:
             of = workers[action.worker_oid]
             touched[of.oid] += 1
             if isinstance(action, m.Place):
-                check_place(before, status, of, action, held, held_of)
+                assert of.state in (WorkerState.PENDING, WorkerState.STOPPED) and of.node_oid is None
+                check_place(before, status, groups[of.group_oid], action.node_oid, held, held_of)
             elif isinstance(action, m.Displace):
                 check_displace(before, status, of, braked, now)
             elif isinstance(action, m.MarkUnknown):
@@ -146,25 +149,23 @@ def check_step(before: m.Snapshot, actions: list[m.Action], now: float) -> None:
 def check_place(
     before: m.Snapshot,
     status: dict[str, NodeStatus],
-    of: m.WorkerView,
-    action: m.Place,
+    of: m.GroupView,
+    node_oid: str,
     held: Counter[str | None],
     held_of: Counter[tuple[str, str | None]],
 ) -> None:
     home = before.clusters[of.cluster_oid]
     assert home.status in STARTED
-    assert of.state is WorkerState.PENDING and of.node_oid is None, "a second live place"
-    assert status[action.node_oid] is NodeStatus.ONLINE
-    (member,) = [each for each in home.members if each.node_oid == action.node_oid]
-    runtime = next(g.runtime for g in home.groups if g.oid == of.group_oid)
-    target = before.nodes[action.node_oid]
-    assert runtime in target.runtimes
-    held[action.node_oid] += 1
-    held_of[of.cluster_oid, action.node_oid] += 1
+    assert status[node_oid] is NodeStatus.ONLINE
+    (member,) = [each for each in home.members if each.node_oid == node_oid]
+    target = before.nodes[node_oid]
+    assert of.runtime in target.runtimes
+    held[node_oid] += 1
+    held_of[of.cluster_oid, node_oid] += 1
     if member.hardlimit is not None:
-        assert held_of[of.cluster_oid, action.node_oid] <= member.hardlimit
+        assert held_of[of.cluster_oid, node_oid] <= member.hardlimit
     if target.max_workers is not None:
-        assert held[action.node_oid] <= target.max_workers
+        assert held[node_oid] <= target.max_workers
 
 
 def check_displace(

@@ -38,11 +38,11 @@ def about(
 def test_missing_slots_are_created_in_a_started_cluster_only() -> None:
     made = about([worker("web", 2, on="n1")], scale=3)
     assert [(a.ordinal, a.reason) for a in made if isinstance(a, m.CreateWorker)] == [
-        (1, "group web asks for 3"),
-        (3, "group web asks for 3"),
+        (1, "n2 has the least load of the nodes with room (0 workers)"),
+        (3, "n1 has the least load of the nodes with room (1 worker)"),
     ]
     (stuck,) = about([], scale=1, members=[])
-    assert stuck == m.CreateWorker("web", 1, "no node in the cluster", fits=False)
+    assert stuck == m.CreateWorker("web", 1, "no node in the cluster")
     assert about([], scale=3, status="STOPPED") == []
     assert about([], scale=3, status="STOPPING") == []
     assert about([], scale=3, status="PAUSED") == []
@@ -81,8 +81,10 @@ def test_a_stopped_slot_above_the_scale_goes_even_while_the_cluster_is_stopped()
 
 
 def test_a_stopped_worker_of_a_started_cluster_waits_for_a_place_again() -> None:
-    (action,) = about([worker("web", 1, "STOPPED")])
-    assert isinstance(action, m.Pend) and "is to run it" in action.reason
+    assert about([worker("web", 1, "STOPPED")]) == [
+        m.Place("web-1", "n1", "n1 has the least load of the nodes with room (0 workers)")
+    ]
+    assert about([worker("web", 1, "STOPPED")], members=[]) == [m.Pend("web-1", "no node in the cluster")]
 
 
 # --- stopping
