@@ -1,4 +1,4 @@
-"""The MQTT connection on paho-mqtt inside asyncio; the only file that imports the MQTT library.
+"""The MQTT connection on paho-mqtt inside asyncio; with `bus.acks` the only file that imports that library.
 
 paho does the protocol; its socket is watched by the event loop, so no thread runs per client or call (the
 blocking TCP and TLS handshake alone is handed to a helper thread). Every connection is a new paho client:
@@ -23,6 +23,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from bus.acks import Client
 from bus.backoff import Backoff
 from bus.clock import Clock
 from bus.errors import BusOfflineError
@@ -245,7 +246,7 @@ class _Session:
     def _make(self, will: Will | None) -> paho.Client:
         options = self._options
         v5 = options.protocol == 5
-        client = paho.Client(
+        client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=options.client_id,
             clean_session=None if v5 else True,

@@ -124,7 +124,7 @@ class Dispatch:
         self._clock = clock
         self._new_id = new_id
         self._principals: dict[str, PrincipalRow] = {}
-        self._kept = Kept(store.reads)
+        self._kept = Kept(lambda: store.commits)
         store.on_commit(self._on_commit)
 
     def handle(self, message: Message) -> None:

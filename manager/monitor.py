@@ -25,8 +25,8 @@ INTERVAL_S: Final = 1.0
 """The full pass that nothing has to ask for: events only hasten, correctness rests on it."""
 PASSES: Final = 20
 """Passes per round; a plan that has not come to rest by then waits for the next second."""
-CHUNK: Final = 500
-"""Actions in one write: some 100 ms of the writer, so that requests are not kept waiting longer."""
+CHUNK: Final = 100
+"""Actions in one write: some 10 ms of the loop, so that requests are not kept waiting longer."""
 REST: Final = 4.0
 """Rest after a pass, in lengths of its looking and planning: that takes a fifth of the loop at most."""
 

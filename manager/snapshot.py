@@ -5,6 +5,7 @@ The mirror re-reads only what a commit names. As a safety net it is read whole e
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +19,7 @@ from manager.plan import at_rest
 from manager.status import ready_of
 from manager.store import Reads, sql
 from manager.store.changes import Changes
-from manager.store.rows import ClusterRow, GroupRow, NodeRow, WorkerRow
+from manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
 
 RELOAD_S: Final = 60.0
 """The mirror is read anew this often, whatever the commits said."""
@@ -104,8 +105,7 @@ class World:
         self._refresh_workers()
         clusters, self._dirty.clusters = self._dirty.clusters, set()
         groups, self._dirty.groups = self._dirty.groups, set()
-        for oid in clusters:
-            self._refresh_cluster(oid, groups, members_too)
+        self._refresh_clusters(clusters, groups, members_too)
 
     def _load(self) -> None:
         self._dirty = Changes()
@@ -118,14 +118,8 @@ class World:
         self._workers, self._group_of = {}, {}
         for worker in reads.workers():
             self._keep_worker(worker)
-        members: dict[str, list[MemberView]] = {}
-        for member in reads.all_members():
-            view = MemberView(member.node_oid, member.hardlimit, member.softlimit)
-            members.setdefault(member.cluster_oid, []).append(view)
-        self._members = {oid: tuple(found) for oid, found in members.items()}
-        groups: dict[str, dict[str, GroupRow]] = {}
-        for group in reads.groups():
-            groups.setdefault(group.cluster_oid, {})[group.oid] = group
+        self._members = _by_cluster(reads.all_members())
+        groups = _grouped(reads.groups())
         for oid in gone - set(self._clusters):
             self._drop_cluster(oid)
         for oid in self._clusters:
@@ -135,37 +129,36 @@ class World:
         oids, self._dirty.nodes = self._dirty.nodes, set()
         # A message may have had the nodes refreshed before the next look: memberships are still to be read.
         self._nodes_moved |= bool(oids)
-        for oid in oids:
-            row = self._reads.node(oid)
-            if row is not None:
-                self._nodes[oid] = row
-                self._names[row.name] = oid
-            elif (old := self._nodes.pop(oid, None)) is not None:
-                self._names.pop(old.name, None)
-                self._node_views.pop(oid, None)
-                self._observed.forget_node(oid)
+        for row in self._reads.nodes_of_any(oids):
+            oids.discard(row.oid)
+            self._nodes[row.oid] = row
+            self._names[row.name] = row.oid
+        for oid in oids & set(self._nodes):
+            self._names.pop(self._nodes.pop(oid).name, None)
+            self._node_views.pop(oid, None)
+            self._observed.forget_node(oid)
 
     def _refresh_workers(self) -> None:
         oids, self._dirty.workers = self._dirty.workers, set()
+        for row in self._reads.workers_of_any(oids):
+            oids.discard(row.oid)
+            self._keep_worker(row)
         for oid in oids:
-            row = self._reads.worker(oid)
-            if row is not None:
-                self._keep_worker(row)
-            else:
-                self._workers.get(self._group_of.pop(oid, ""), {}).pop(oid, None)
-                self._observed.forget_worker(oid)
+            self._workers.get(self._group_of.pop(oid, ""), {}).pop(oid, None)
+            self._observed.forget_worker(oid)
 
-    def _refresh_cluster(self, oid: str, dirty: set[str], members_too: bool) -> None:
-        row = self._reads.cluster(oid)
-        if row is None:
+    def _refresh_clusters(self, oids: set[str], dirty: set[str], members_too: bool) -> None:
+        reads = self._reads
+        rows = {row.oid: row for row in reads.clusters_of_any(oids)}
+        for oid in oids - set(rows):
             self._drop_cluster(oid)
-            return
-        if members_too or oid not in self._clusters:
-            found = self._reads.members(oid)
-            self._members[oid] = tuple(MemberView(m.node_oid, m.hardlimit, m.softlimit) for m in found)
-        self._clusters[oid] = row
-        groups = {group.oid: group for group in self._reads.groups_of(oid)}
-        self._set_groups(oid, groups, dirty)
+        fresh = set(rows) if members_too else set(rows) - set(self._clusters)
+        members = _by_cluster(reads.members_of_any(fresh))
+        self._members.update({oid: members.get(oid, ()) for oid in fresh})
+        groups = _grouped(reads.groups_of_any(rows))
+        self._clusters.update(rows)
+        for oid in rows:
+            self._set_groups(oid, groups.get(oid, {}), dirty)
 
     # --- keeping
 
@@ -279,3 +272,17 @@ class World:
         )
         self._node_views[oid] = (row, seen, view)
         return view
+
+
+def _by_cluster(rows: Iterable[MemberRow]) -> dict[str, tuple[MemberView, ...]]:
+    members: dict[str, list[MemberView]] = {}
+    for row in sorted(rows, key=lambda row: row.node_oid):
+        members.setdefault(row.cluster_oid, []).append(MemberView(row.node_oid, row.hardlimit, row.softlimit))
+    return {oid: tuple(found) for oid, found in members.items()}
+
+
+def _grouped(rows: Iterable[GroupRow]) -> dict[str, dict[str, GroupRow]]:
+    groups: dict[str, dict[str, GroupRow]] = {}
+    for row in sorted(rows, key=lambda row: row.name):
+        groups.setdefault(row.cluster_oid, {})[row.oid] = row
+    return groups

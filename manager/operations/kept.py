@@ -9,7 +9,6 @@ from msgspec import Raw
 
 from bus.decode import encode
 from bus.params import Params
-from manager.store import Reads
 
 KEPT: Final = frozenset(
     {
@@ -27,10 +26,11 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 
 
 class Kept:
-    """Asks the store before every answer whether it has changed: what was kept is never older than it."""
+    """Asks the store before every answer how often it has committed: what was kept is never older than the
+    last change that was answered."""
 
-    def __init__(self, reads: Reads) -> None:
-        self._reads = reads
+    def __init__(self, commits: Callable[[], int]) -> None:
+        self._commits = commits
         self._version = -1
         self._room = MAX_BYTES
         self._answers: dict[tuple[str, bytes], Raw] = {}
@@ -39,7 +39,7 @@ class Kept:
         """The result of `make`, or the encoded one of the last time."""
         if op not in KEPT:
             return make()
-        version = self._reads.data_version()
+        version = self._commits()
         if version != self._version or self._room < 0:
             self._answers.clear()
             self._version, self._room = version, MAX_BYTES

@@ -1,16 +1,21 @@
-"""One thread owns the write connection. Requests waiting together share one durable commit; each has its own
-savepoint, and each is answered only after the commit.
+"""Writes that wait together share one durable commit; each has its own savepoint, and each is answered only
+after the commit.
+
+The statements run on the event loop, the waiting (for the disk, and for another program's lock) in a thread:
+a writer that runs its statements beside the loop hands the interpreter's lock to and fro at each of them,
+which cost more than the statements (docs/decisions/0012).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -20,6 +25,7 @@ from bus.clock import Clock
 from bus.errors import BusError
 from bus.topics import Topics
 from manager.store import files, sql
+from manager.store.appended import Mark
 from manager.store.backup import SEQUENCE, refuse_backup
 from manager.store.changes import MONITOR, Cause, Changes
 from manager.store.reads import Reads
@@ -31,7 +37,9 @@ log = logging.getLogger(__name__)
 QUEUE_LIMIT: Final = 4_096
 """Waiting writes; beyond it callers are told `busy`."""
 GROUP_LIMIT: Final = 128
-"""Writes that share one commit: some 20 ms of work, so that nobody waits long for the commit."""
+"""Writes that share one commit …"""
+GROUP_S: Final = 0.01
+"""… and when to stop taking more of them along: so long is the loop held at most, but for a single write."""
 FORGET_LIMIT: Final = 2_000
 """Acknowledged outbox rows deleted in one commit."""
 RETRY_MS: Final = 500
@@ -44,6 +52,17 @@ class _Job(NamedTuple):
     cause: Cause
 
 
+@dataclass(slots=True)
+class _Group:
+    """Writes that share one commit, and what becomes of them. `forgetting` are acknowledged outbox rows."""
+
+    mark: Mark
+    forgetting: list[int]
+    changes: Changes
+    jobs: list[_Job] = field(default_factory=list)
+    outcomes: list[Any] = field(default_factory=list)
+
+
 def _no_fault(point: str) -> None:
     """Where tests let the writer die or fail: `before_commit`, `after_commit`."""
 
@@ -51,25 +70,29 @@ def _no_fault(point: str) -> None:
 class Store:
     """The manager's state: `submit` and `write` change it, `reads` asks it, `on_commit` tells what changed.
 
-    All methods belong to the event loop's thread. `trouble` says why the last commit failed, if it did.
+    All methods belong to the event loop's thread. `trouble` says why the last commit failed, if it did;
+    `commits` counts them, before anybody is answered.
     """
 
     def __init__(self, db: Database, path: Path, clock: Clock, frame: Frame) -> None:
         self.path = path
         self.reads = Reads(files.connect(path, readonly=True))
         self.trouble: str | None = None
+        self.commits = 0
         self.fault: Callable[[str], None] = _no_fault
         self._db = db
         self._clock = clock
         self._frame = frame
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._closed = False
+        self._due = False
+        self._office = threading.Lock()
+        """Held from a group's first statement to the end of its commit; never across a turn of the loop."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: list[Callable[[Changes], None]] = []
         self._acknowledged: deque[int] = deque()
-        self._thread = threading.Thread(target=self._write_forever, name="busbar-store", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, "busbar-store")
 
     @classmethod
     def open(
@@ -125,9 +148,9 @@ class Store:
     def submit(
         self, fn: Callable[[Tx], T], done: Callable[[T | Exception], None], cause: Cause = MONITOR
     ) -> None:
-        """Run `fn` in the writer's thread; `done` gets its result or exception on the loop, after the commit.
+        """Run `fn` soon; `done` gets its result or exception on the loop, after the commit.
 
-        `fn` must depend on nothing but its transaction and values: it runs in another thread. Another
+        `fn` must depend on nothing but its transaction and values: it may run in another thread. Another
         program's lock comes back as BusError `busy`; any other failure of the commit as the sqlite3.Error.
 
         Raises:
@@ -138,7 +161,8 @@ class Store:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._waiting += 1
-        self._queue.put(_Job(fn, done, cause))
+        self._jobs.append(_Job(fn, done, cause))
+        self._kick()
 
     async def write(self, fn: Callable[[Tx], T], cause: Cause = MONITOR) -> T:
         """As `submit`, returning the result or raising the exception."""
@@ -169,58 +193,122 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
-        self._thread.join(CLOSE_S)
-        self.reads.db.close()
-
-    # --- the writer's thread
-
-    def _write_forever(self) -> None:
-        while jobs := self._next_group():
-            self._commit_group(jobs)
         try:
-            if self._acknowledged:
-                self._commit_group([])
-            self._db.close()
+            if self._office.acquire(timeout=CLOSE_S):
+                while self._jobs or self._acknowledged:
+                    group = self._new_group()
+                    self._whole(group)
+                    if self.trouble is not None:
+                        break
+                self._db.close()
         except sqlite3.Error:
             log.exception("closing the database failed")
+        self._thread.shutdown(wait=False)
+        self.reads.db.close()
 
-    def _next_group(self) -> list[_Job]:
-        """Wait for one write, and take along those that wait behind it; empty when it is time to end."""
-        job = self._queue.get()
-        jobs: list[_Job] = []
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) >= GROUP_LIMIT:
-                return jobs
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                return jobs
-        if jobs:
-            self._queue.put(None)
-        return jobs
+    # --- a group, from its first statement to its commit
 
-    def _commit_group(self, jobs: list[_Job]) -> None:
-        """One transaction for all: each outcome is told after the commit, or the failure to everybody."""
-        added, forgetting = self._frame.added, self._to_forget()
-        mark, changes = added.mark(), Changes(forgotten=set(forgetting))
+    def _kick(self) -> None:
+        """Have the next group begin in the next turn of the loop, with all that comes in until then."""
+        if self._jobs and not self._due and not self._office.locked() and self._loop is not None:
+            self._due = True
+            self._loop.call_soon(self._next_group)
+
+    def _next_group(self) -> None:
+        self._due = False
+        if self._closed or not self._jobs or not self._office.acquire(blocking=False):
+            return
+        self._write_group(self._new_group())
+
+    def _new_group(self) -> _Group:
+        forgetting = self._to_forget()
+        return _Group(self._frame.added.mark(), forgetting, Changes(forgotten=set(forgetting)))
+
+    def _write_group(self, group: _Group) -> None:
+        """Run the statements here and commit in the thread; all in the thread while others hold the lock."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.conn.executemany(sql.OUTBOX_DROP, [(row,) for row in forgetting])
-            outcomes = [self._run(job, changes) for job in jobs]
-            added.flush(self._db)
+        except sqlite3.Error:
+            self._aside(lambda: self._locked_out(group), group)
+            return
+        try:
+            self._perform(group)
+        except Exception as error:
+            self._end(group, error)
+            self._office.release()
+            self._settle(group)
+            return
+        self._aside(lambda: self._finish(group), group)
+
+    def _aside(self, work: Callable[[], None], group: _Group) -> None:
+        """Do what waits in the thread, then tell."""
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                self._office.release()
+            try:
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._settle, group)
+            except RuntimeError:
+                log.info("%d answers have no loop to go to", len(group.jobs))
+
+        self._thread.submit(run)
+
+    def _locked_out(self, group: _Group) -> None:
+        self._db.execute(f"PRAGMA busy_timeout = {files.BUSY_MS}")
+        self._whole(group)
+        self._db.execute("PRAGMA busy_timeout = 0")
+
+    def _whole(self, group: _Group) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._perform(group)
+        except Exception as error:
+            self._take_along(group)
+            self._end(group, error)
+            return
+        self._finish(group)
+
+    def _perform(self, group: _Group) -> None:
+        """All statements of the group; what a write raises is its outcome, a lost transaction is raised."""
+        end = self._clock.monotonic() + GROUP_S
+        self._db.conn.executemany(sql.OUTBOX_DROP, [(row,) for row in group.forgetting])
+        while self._jobs and len(group.jobs) < GROUP_LIMIT:
+            job = self._jobs.popleft()
+            group.jobs.append(job)
+            group.outcomes.append(self._run(job, group.changes))
+            if self._clock.monotonic() > end:
+                break
+        self._frame.added.flush(self._db)
+
+    def _take_along(self, group: _Group) -> None:
+        """Those that would have been in the group share its failure."""
+        while self._jobs and len(group.jobs) < GROUP_LIMIT:
+            group.jobs.append(self._jobs.popleft())
+
+    def _finish(self, group: _Group) -> None:
+        """Commit: what lasts while the disk writes."""
+        error: Exception | None = None
+        try:
             self.fault("before_commit")
             self._db.execute("COMMIT")
+            self.commits += 1
             self.trouble = None
-        except Exception as error:
-            added.cut(mark)
-            self._acknowledged.extendleft(reversed(forgetting))
-            failure = self._failed(error)
-            outcomes, changes = [failure] * len(jobs), Changes()
-        added.clear()
+        except Exception as raised:
+            error = raised
         self.fault("after_commit")
-        self._tell(jobs, outcomes, changes)
+        self._end(group, error)
+
+    def _end(self, group: _Group, error: Exception | None) -> None:
+        """Undo the group where it failed."""
+        if error is not None:
+            self._frame.added.cut(group.mark)
+            self._acknowledged.extendleft(reversed(group.forgetting))
+            failure = self._failed(error)
+            group.outcomes, group.changes = [failure] * len(group.jobs), Changes()
+        self._frame.added.clear()
 
     def _run(self, job: _Job, changes: Changes) -> Any:
         """One write in its savepoint: its result, or the exception that undid it (it alone)."""
@@ -257,22 +345,15 @@ class Store:
         log.error("a group of writes failed", exc_info=error)
         return error
 
-    def _tell(self, jobs: list[_Job], outcomes: list[Any], changes: Changes) -> None:
-        if self._loop is None:
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, jobs, outcomes, changes)
-        except RuntimeError:
-            log.info("%d answers have no loop to go to", len(jobs))
+    # --- what became of it
 
-    # --- the loop's thread
-
-    def _deliver(self, jobs: list[_Job], outcomes: list[Any], changes: Changes) -> None:
-        self._waiting -= len(jobs)
-        if changes:
+    def _settle(self, group: _Group) -> None:
+        self._waiting -= len(group.jobs)
+        self._kick()
+        if group.changes:
             for listener in self._listeners:
-                _call(listener, changes)
-        for job, outcome in zip(jobs, outcomes, strict=True):
+                _call(listener, group.changes)
+        for job, outcome in zip(group.jobs, group.outcomes, strict=True):
             _call(job.done, outcome)
 
 

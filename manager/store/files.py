@@ -13,7 +13,7 @@ from sqlite_utils import Database
 from manager.migrations import migrations
 
 BUSY_MS: Final = 1_000
-"""How long the writer waits for another program's lock before its callers are told `busy`."""
+"""How long writes wait, in the store's thread, for another program's lock before callers are told `busy`."""
 READ_BUSY_MS: Final = 50
 """The same for reads, which run on the event loop's thread."""
 OPEN_BUSY_MS: Final = 15_000
@@ -58,7 +58,7 @@ def open_writer(path: Path) -> Database:
         _refuse_damage(db, path)
         db.enable_wal()
         migrate(db)
-        db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        db.execute("PRAGMA busy_timeout = 0")
     except StoreRefusedError:
         raise
     except sqlite3.DatabaseError as error:

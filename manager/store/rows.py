@@ -1,4 +1,7 @@
-"""One frozen struct per table, its fields in the order of the columns read. Pure."""
+"""One frozen struct per table, its fields in the order of the columns read. Pure.
+
+They hold plain values only, never each other: the collector of cycles need not look at them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from msgspec import Struct
 from bus.states import ClusterState, NodeStatus, WorkerState
 
 
-class NodeRow(Struct, frozen=True):
+class NodeRow(Struct, frozen=True, gc=False):
     """A paired (or once paired) node, as the manager judges it and as it last reported itself."""
 
     oid: str
@@ -30,7 +33,7 @@ class NodeRow(Struct, frozen=True):
     version: int
 
 
-class ClusterRow(Struct, frozen=True):
+class ClusterRow(Struct, frozen=True, gc=False):
     """A router cluster. `who` and `request_id` are those of the last start or stop."""
 
     oid: str
@@ -49,7 +52,7 @@ class ClusterRow(Struct, frozen=True):
     version: int
 
 
-class MemberRow(Struct, frozen=True):
+class MemberRow(Struct, frozen=True, gc=False):
     """A node's membership in a cluster."""
 
     cluster_oid: str
@@ -59,7 +62,7 @@ class MemberRow(Struct, frozen=True):
     changed: int
 
 
-class GroupRow(Struct, frozen=True):
+class GroupRow(Struct, frozen=True, gc=False):
     """A worker group. `lost_after` and `start_deadline` are seconds."""
 
     oid: str
@@ -80,7 +83,7 @@ class GroupRow(Struct, frozen=True):
     version: int
 
 
-class WorkerRow(Struct, frozen=True):
+class WorkerRow(Struct, frozen=True, gc=False):
     """A numbered slot of a group. It stands in its node's assignment while `unassigned_version` is None;
     otherwise that is the first assignment version that no longer holds it."""
 
@@ -102,7 +105,7 @@ class WorkerRow(Struct, frozen=True):
     version: int
 
 
-class PrincipalRow(Struct, frozen=True):
+class PrincipalRow(Struct, frozen=True, gc=False):
     """A user of the bus and its role: owner, operator or viewer."""
 
     oid: str
@@ -111,7 +114,7 @@ class PrincipalRow(Struct, frozen=True):
     changed: int
 
 
-class OutboxRow(Struct, frozen=True):
+class OutboxRow(Struct, frozen=True, gc=False):
     """A message that the broker has not acknowledged. `properties` is JSON (see `bus.link.Properties`)."""
 
     id: int
@@ -121,7 +124,7 @@ class OutboxRow(Struct, frozen=True):
     properties: str | None = None
 
 
-class AssignedRow(Struct, frozen=True):
+class AssignedRow(Struct, frozen=True, gc=False):
     """A worker as its node's assignment holds it."""
 
     worker: str
@@ -133,7 +136,7 @@ class AssignedRow(Struct, frozen=True):
     transport: dict[str, Any] | None
 
 
-class SeenRow(Struct, frozen=True):
+class SeenRow(Struct, frozen=True, gc=False):
     """A request that was answered before."""
 
     digest: str

@@ -123,6 +123,7 @@ TROUBLED: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?
 """
+ANY_OF: Final = "WHERE {} IN (SELECT value FROM json_each(?))"
 COUNT_BY: Final = "SELECT {}, count(*) FROM {} GROUP BY 1"
 
 META_GET: Final = "SELECT value FROM meta WHERE key = ?"

@@ -31,10 +31,10 @@ def commits(_value: str) -> None:
     """The manager dies around the commit of a request whose id asks for it."""
     from manager.store import engine
 
-    original = engine.Store._commit_group
+    original = engine.Store._finish
 
-    def commit_group(self: Any, jobs: list[Any]) -> None:
-        ids = [job.cause.request_id or "" for job in jobs]
+    def finish(self: Any, group: Any) -> None:
+        ids = [job.cause.request_id or "" for job in group.jobs]
 
         def fault(point: str) -> None:
             wanted = {"before_commit": BEFORE, "after_commit": AFTER}.get(point, "-")
@@ -42,9 +42,9 @@ def commits(_value: str) -> None:
                 die()
 
         self.fault = fault
-        original(self, jobs)
+        original(self, group)
 
-    engine.Store._commit_group = commit_group  # type: ignore[method-assign]
+    engine.Store._finish = finish  # type: ignore[method-assign]
 
 
 def reply(_value: str) -> None:

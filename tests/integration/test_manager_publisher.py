@@ -170,10 +170,10 @@ async def test_statuses_give_way_to_writes_for_a_while_and_assignments_do_not(
         tx.update_node(oid, reason="first")
 
     def last(tx: Tx) -> None:
-        busy.wait(10)
         tx.update_node(oid, reason="last")
 
     def flood(_: object) -> None:
+        manager.store.fault = lambda point: busy.wait(10) and None
         manager.store.submit(last, lambda _: None)
 
     def reason() -> str:

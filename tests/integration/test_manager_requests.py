@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,8 @@ async def test_a_request_without_an_id_runs_each_time(client: Client) -> None:
 async def test_expired_requests_never_run_and_may_be_tried_again(rig: Rig) -> None:
     manager, client = rig
     gate = asyncio.get_running_loop().create_future()
-    manager.store.submit(lambda tx: _hold(), gate.set_result)
+    _hold(manager)
+    manager.store.submit(lambda tx: None, gate.set_result)
     reply = await client.send("alice", "create_routercluster", create("edge", id="r1", ttl_ms=20))
     assert (reply["error"]["code"], reply["error"]["retryable"]) == ("expired", True)
     await gate
@@ -253,10 +255,14 @@ async def test_expired_requests_never_run_and_may_be_tried_again(rig: Rig) -> No
     assert (await client.send("alice", "create_routercluster", create("edge", id="r1", ttl_ms=5000)))["ok"]
 
 
-def _hold() -> None:
-    import time
+def _hold(manager: Manager) -> None:
+    """The next commit takes a while."""
 
-    time.sleep(0.2)
+    def slow(point: str) -> None:
+        manager.store.fault = lambda point: None
+        time.sleep(0.2)
+
+    manager.store.fault = slow
 
 
 @pytest.mark.fault(3, "D A")
@@ -322,7 +328,8 @@ async def test_a_noisy_caller_is_told_busy_and_others_are_served(tmp_path: Path)
 
 async def test_changes_in_flight_are_bounded_per_caller(tmp_path: Path) -> None:
     async with rig_on(memory_net(), tmp_path / "manager", in_flight=3) as (manager, client):
-        manager.store.submit(lambda tx: _hold(), lambda outcome: None)
+        _hold(manager)
+        manager.store.submit(lambda tx: None, lambda outcome: None)
         for number in range(10):
             payload = create(f"c{number}", id=f"r{number}")
             await client.link.publish(TOPICS.request("bob", "create_routercluster"), payload)

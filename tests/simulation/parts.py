@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import queue
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import manager.store.engine as engine
 from agent.config import AgentConfig
 from agent.lifecycle import Timing
 from agent.service import Agent
@@ -24,7 +20,6 @@ from bus.topics import Topics
 from manager.fence import FencedError, Lock
 from manager.service import Manager, ManagerConfig
 from manager.store import Store, StoreRefusedError
-from manager.store.changes import Changes
 from tests.simulation.link import SimLink
 from tests.simulation.loop import Program, SimClock
 from tests.simulation.machines import Machine
@@ -39,62 +34,27 @@ REPAIR_S = 5.0
 TOPICS = Topics(REALM)
 
 
-class _NoThread:
-    """The writer's work is done by the loop."""
-
-    def __init__(self, **_: Any) -> None: ...
-
-    def start(self) -> None: ...
-
-    def join(self, timeout: float) -> None: ...
-
-
-@contextlib.contextmanager
-def without_threads() -> Iterator[None]:
-    before = engine.threading
-    engine.threading = SimpleNamespace(Thread=_NoThread)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        engine.threading = before
-
-
 class SimStore(Store):
     """The real store, whose group commits run on the loop, and may be where the manager dies."""
 
     host: ManagerHost
-    _armed = False
 
-    def submit(self, fn: Any, done: Any, cause: Any = engine.MONITOR) -> None:
-        super().submit(fn, done, cause)
-        self._arm()
-
-    def _arm(self) -> None:
-        if not self._armed:
-            self._armed = True
+    def _kick(self) -> None:
+        if self._jobs and not self._due:
+            self._due = True
             world = self.host.world
             delay = world.random("disk").uniform(0.0002, 0.005)
             world.loop.call_later(delay, self._drain, context=self.host.program.context)
 
     def _drain(self) -> None:
-        self._armed = False
-        jobs: list[Any] = []
-        while len(jobs) < engine.GROUP_LIMIT:
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if job is not None:
-                jobs.append(job)
-        if jobs:
-            self._commit_group(jobs)
-        if not self._queue.empty():
-            self._arm()
-
-    def _tell(self, jobs: list[Any], outcomes: list[Any], changes: Changes) -> None:
+        self._due = False
+        if self._closed or not self._jobs:
+            return
+        group = self._new_group()
+        self._whole(group)
         if self.trouble is None:
-            self.host.world.committed(self.host, changes)
-        super()._tell(jobs, outcomes, changes)
+            self.host.world.committed(self.host, group.changes)
+        self._settle(group)
 
     def close(self) -> None:
         """As a process's end does it: what is not committed is gone."""

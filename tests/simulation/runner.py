@@ -14,7 +14,7 @@ from manager.store import Store
 from tests.simulation.faults import Schedule
 from tests.simulation.loop import SimClock, SpinError
 from tests.simulation.machines import installed
-from tests.simulation.parts import TOPICS, without_threads
+from tests.simulation.parts import TOPICS
 from tests.simulation.world import Violation, World
 
 
@@ -107,7 +107,7 @@ def _simulate(schedule: Schedule, folder: Path, base: Base | None, keep_trace: b
     root.setLevel(logging.ERROR)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        with installed(), without_threads():
+        with installed():
             world = World(schedule, here, keep_trace)
             root.handlers = [world.observer]
             if base is not None:

@@ -33,7 +33,6 @@ TOPICS = Topics("lab")
 class Reads:
     principals: dict[str, str] = field(default_factory=lambda: {"alice": "owner", "vera": "viewer"})
     clusters: list[str] = field(default_factory=lambda: ["edge"])
-    version: int = 1
     asked: int = 0
 
     def principal(self, name: str) -> PrincipalRow | None:
@@ -45,15 +44,13 @@ class Reads:
         self.asked += 1
         return [(f"oid-{number}", name) for number, name in enumerate(self.clusters, 1)]
 
-    def data_version(self) -> int:
-        return self.version
-
 
 @dataclass
 class FakeStore:
     """Takes changes and never answers; counts what touches the database."""
 
     reads: Reads = field(default_factory=Reads)
+    commits: int = 1
     topics: Topics = TOPICS
     submitted: list[Any] = field(default_factory=list)
     full: bool = False
@@ -120,7 +117,7 @@ def test_a_list_is_read_again_only_after_a_commit() -> None:
     assert reads.asked == asked
     assert bench.ask("vera", "list_routerclusters", b"{}")[0][1]["result"] == ["oid-1"]
     reads.clusters.append("hall")
-    reads.version += 1
+    bench.store.commits += 1
     assert names() == ["edge", "hall"]
 
 
