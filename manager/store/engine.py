@@ -54,9 +54,11 @@ class Store:
     All methods belong to the event loop's thread. `trouble` says why the last commit failed, if it did.
     """
 
-    def __init__(self, db: Database, path: Path, clock: Clock, frame: Frame) -> None:
+    def __init__(
+        self, db: Database, path: Path, clock: Clock, frame: Frame, reads: Reads | None = None
+    ) -> None:
         self.path = path
-        self.reads = Reads(files.connect(path, readonly=True))
+        self.reads = reads or Reads(files.connect(path, readonly=True))
         self.trouble: str | None = None
         self.fault: Callable[[str], None] = _no_fault
         self._db = db
@@ -68,8 +70,7 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: list[Callable[[Changes], None]] = []
         self._acknowledged: deque[int] = deque()
-        self._thread = threading.Thread(target=self._write_forever, name="busbar-store", daemon=True)
-        self._thread.start()
+        self._thread = self._start()
 
     @classmethod
     def open(
@@ -174,6 +175,11 @@ class Store:
         self.reads.db.close()
 
     # --- the writer's thread
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._write_forever, name="busbar-store", daemon=True)
+        thread.start()
+        return thread
 
     def _write_forever(self) -> None:
         while jobs := self._next_group():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
 import shutil
 import sqlite3
+import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import manager.store.engine as engine
@@ -39,31 +38,14 @@ REPAIR_S = 5.0
 TOPICS = Topics(REALM)
 
 
-class _NoThread:
-    """The writer's work is done by the loop."""
-
-    def __init__(self, **_: Any) -> None: ...
-
-    def start(self) -> None: ...
-
-    def join(self, timeout: float) -> None: ...
-
-
-@contextlib.contextmanager
-def without_threads() -> Iterator[None]:
-    before = engine.threading
-    engine.threading = SimpleNamespace(Thread=_NoThread)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        engine.threading = before
-
-
 class SimStore(Store):
     """The real store, whose group commits run on the loop, and may be where the manager dies."""
 
     host: ManagerHost
     _armed = False
+
+    def _start(self) -> threading.Thread:
+        return threading.Thread()  # never started: the loop does the writer's work
 
     def submit(self, fn: Any, done: Any, cause: Any = engine.MONITOR) -> None:
         super().submit(fn, done, cause)
@@ -98,8 +80,13 @@ class SimStore(Store):
 
     def close(self) -> None:
         """As a process's end does it: what is not committed is gone."""
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
+        disk = self.host.world.disk
+        if disk is not None:
+            disk.crash()
+        else:
             self._db.close()
             self.reads.db.close()
 
@@ -146,10 +133,7 @@ class ManagerHost:
         )
         self.lock = Lock(self.folder / "lock")
         await self.lock.wait(self.clock)
-        self.store = store = SimStore.open(self.folder / "busbar.db", self.clock, self.new_id, TOPICS)  # type: ignore[assignment]
-        store.host = self
-        store._db.execute("PRAGMA busy_timeout = 0")
-        store.fault = self._fault
+        self.store = store = self._open()
         self.manager = Manager(config, store, self._link, self.clock, self.new_id)
         self.manager.repair._every = REPAIR_S
         self.world.manager_opened(self)
@@ -161,6 +145,18 @@ class ManagerHost:
             if self.disk_error is None:
                 raise
             self._stopped()  # it says why, and whoever watches it starts it again
+
+    def _open(self) -> SimStore:
+        path, disk = self.folder / "busbar.db", self.world.disk
+        if disk is not None:
+            store = disk.open(SimStore, path, self.clock, self.new_id, TOPICS)
+        else:
+            store = SimStore.open(path, self.clock, self.new_id, TOPICS)
+            store._db.execute("PRAGMA busy_timeout = 0")
+        assert isinstance(store, SimStore)
+        store.host = self
+        store.fault = self._fault
+        return store
 
     def _link(self, will: Callable[[int], Will]) -> SimLink:
         return SimLink(self.world.broker, "m1", self.program, self.world.random("manager link"), will)
