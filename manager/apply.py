@@ -23,6 +23,7 @@ from manager.tell import Teller
 BRAKE_KEY: Final = "brake"
 """The brake's key in the table `meta`: JSON with `reason` and `nodes`."""
 Failure = tuple[m.Action, Exception]
+Heard = Callable[[str], bool]
 
 
 class Outcome(NamedTuple):
@@ -39,13 +40,15 @@ _VERBS: Final = {
 }
 
 
-def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str) -> Outcome:
+def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str, heard_since: Heard) -> Outcome:
     """Apply actions in order; one that raises is undone alone and returned with its exception.
+
+    `heard_since(node_oid)` tells whether the node gave a sign of life after the actions were planned.
 
     Raises:
         Exception: the transaction itself was lost (a full disk): nothing of it holds.
     """
-    batch = Batch(tx, manager_id)
+    batch = Batch(tx, manager_id, heard_since)
     failures: list[Failure] = []
     if _attempt(tx, batch, actions) is not None:
         # One of them raised, and with it all were undone: once more, each by itself.
@@ -71,9 +74,10 @@ def _attempt(tx: Tx, batch: Batch, actions: Sequence[m.Action]) -> Exception | N
 class Batch:
     """The actions of one transaction: a node's assignment is bumped once, look-ups are remembered."""
 
-    def __init__(self, tx: Tx, manager_id: str) -> None:
+    def __init__(self, tx: Tx, manager_id: str, heard_since: Heard) -> None:
         self._tx = tx
         self._manager_id = manager_id
+        self._heard_since = heard_since
         self._tell = Teller(tx)
         self._doers: dict[type[Any], Callable[[Any], None]] = {
             m.SetNode: self._set_node,
@@ -111,6 +115,8 @@ class Batch:
         if row is None or row.status is action.status or not may_advance(row.status, action.status):
             return
         if row.goodbye and action.status is not NodeStatus.OFFLINE:
+            return
+        if action.status is not NodeStatus.ONLINE and self._heard_since(row.oid):
             return
         self._tx.update_node(row.oid, status=action.status, reason=action.reason)
         self._nodes.pop(row.oid, None)
@@ -230,6 +236,8 @@ class Batch:
         row = self._in(action.worker_oid, *PLACED)
         if row is None or (row.node_oid is not None and self._serves(row.cluster_oid, row.node_oid)):
             return
+        if self._speaks(row):
+            return
         if row.node_oid is not None and self._tx.node(row.node_oid) is not None:
             self._load(row.node_oid)[row.cluster_oid] -= 1
             self._bump(row.node_oid)
@@ -249,6 +257,8 @@ class Batch:
         row = self._in(action.worker_oid, *PLACED)
         if row is None or row.node_oid is None or self._serves(row.cluster_oid, row.node_oid):
             return
+        if self._speaks(row):
+            return
         self._tx.update_worker(row.oid, state=WorkerState.UNKNOWN, reason=action.reason)
         if row.state is not WorkerState.UNKNOWN:
             self._tell.worker(row, "unknown", action.reason)
@@ -256,6 +266,8 @@ class Batch:
     def _mark_stopped(self, action: m.MarkStopped) -> None:
         row = self._in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
         if row is None or (row.state is WorkerState.PENDING and self._started(row.cluster_oid)):
+            return
+        if self._speaks(row):
             return
         node = self._tx.node(row.node_oid) if row.node_oid else None
         if node is not None and node.status in (NodeStatus.ONLINE, NodeStatus.LATE):
@@ -322,6 +334,10 @@ class Batch:
         if node is None or node.status is not NodeStatus.ONLINE:
             return False
         return self._member(cluster_oid, node_oid) is not None
+
+    def _speaks(self, worker: WorkerRow) -> bool:
+        """Whether its node, which was silent when this was planned, has been heard since."""
+        return worker.node_oid is not None and self._heard_since(worker.node_oid)
 
     def _load(self, node_oid: str) -> Counter[str]:
         if node_oid not in self._on_node:

@@ -78,7 +78,7 @@ class Monitor:
         self._held = self._clock.monotonic() - began
         changed = False
         for start in range(0, len(actions), CHUNK):
-            outcome = await self._write(actions[start : start + CHUNK])
+            outcome = await self._write(actions[start : start + CHUNK], snapshot)
             changed |= outcome.changed
             for action, error in outcome.failures:
                 self._complain(f"{type(action).__name__} failed ({action.reason})", error)
@@ -113,12 +113,26 @@ class Monitor:
         self._complain(f"the plan has not come to rest after {PASSES} passes")
         return False
 
-    async def _write(self, actions: Sequence[Action]) -> Outcome:
+    async def _write(self, actions: Sequence[Action], snapshot: Snapshot) -> Outcome:
+        apply = partial(
+            apply_all,
+            actions=actions,
+            manager_id=self._manager_id,
+            heard_since=partial(self._heard_since, snapshot),
+        )
         try:
-            return await self._store.write(partial(apply_all, actions=actions, manager_id=self._manager_id))
+            return await self._store.write(apply)
         except BusError as busy:
             self._complain("nothing can be written for now", busy)
             return Outcome([], changed=False)
+
+    def _heard_since(self, snapshot: Snapshot, node_oid: str) -> bool:
+        """Whether a plan of this snapshot is older than the node's last sign of life.
+
+        Asked by the writer's thread: what is seen there are two numbers, each replaced whole by the loop's.
+        """
+        node = snapshot.nodes.get(node_oid)
+        return node is not None and self._observed.silent_since(node_oid) > node.heard_at
 
     async def _wait(self) -> None:
         """Until woken, or the interval is over."""

@@ -110,9 +110,9 @@ class Publisher:
 
     def _on_commit(self, changes: Changes) -> None:
         self._settled -= changes.forgotten
-        self._assignments.update(dict.fromkeys(changes.assignments))
+        self._assignments.update(dict.fromkeys(sorted(changes.assignments)))
         for kind, oids in _kinds(changes):
-            self._statuses.update({(kind, oid): None for oid in oids})
+            self._statuses.update({(kind, oid): None for oid in sorted(oids)})
         if self._open and self._link.connected:
             for row in changes.outbox:
                 self._take(row)

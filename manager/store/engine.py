@@ -74,9 +74,11 @@ class Store:
     `commits` counts them, before anybody is answered.
     """
 
-    def __init__(self, db: Database, path: Path, clock: Clock, frame: Frame) -> None:
+    def __init__(
+        self, db: Database, path: Path, clock: Clock, frame: Frame, reads: Reads | None = None
+    ) -> None:
         self.path = path
-        self.reads = Reads(files.connect(path, readonly=True))
+        self.reads = reads or Reads(files.connect(path, readonly=True))
         self.trouble: str | None = None
         self.commits = 0
         self.fault: Callable[[str], None] = _no_fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -163,8 +164,16 @@ def _schema_faults(db: Database, pending_is_fault: bool) -> list[str]:
 
 def _unknown_steps(db: Database) -> str:
     """The applied schema steps that this version does not have, as text."""
-    known = {step.name for step in migrations.pending(Database(memory=True))}
-    return ", ".join(sorted({step.name for step in migrations.applied(db)} - known))
+    return ", ".join(sorted({step.name for step in migrations.applied(db)} - _known_steps()))
+
+
+@cache
+def _known_steps() -> frozenset[str]:
+    empty = Database(memory=True)
+    try:
+        return frozenset(step.name for step in migrations.pending(empty))
+    finally:
+        empty.close()
 
 
 def _refused(path: Path, error: sqlite3.DatabaseError) -> StoreRefusedError:

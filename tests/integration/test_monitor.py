@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bus.testing import FakeClock, MemoryBroker
+from bus.testing import FakeClock, MemoryBroker, settle
 from manager import monitor as monitor_module
 from manager.apply import Batch
-from manager.model import CreateWorker
+from manager.model import CreateWorker, Displace, MarkStopped, MarkUnknown
 from manager.store.rows import MemberRow
 from tests.integration.watching import Agent, Watch, fleet, watching
 from tests.unit.fleets import of_kind
@@ -449,11 +449,11 @@ async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
         await watch.rest()
         real = watch.monitor._write
 
-        async def late(actions: Any) -> Any:
+        async def late(actions: Any, *more: Any) -> Any:
             if of_kind(actions, CreateWorker):
                 monkeypatch.setattr(watch.monitor, "_write", real)
                 await watch.remove_member("n1")
-            return await real(actions)
+            return await real(actions, *more)
 
         monkeypatch.setattr(watch.monitor, "_write", late)
         await watch.create(["n1"], scale=1)
@@ -462,6 +462,41 @@ async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
         assert watch.worker("web-1").reason == "no node in the cluster"
         assert agent.assigned() == []
         assert watch.node("n1").assignment_version == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (MarkUnknown, ["worker_starting", "worker_ready"]),
+        (Displace, ["worker_starting", "worker_ready", "worker_unknown", "worker_ready"]),
+        (MarkStopped, ["worker_starting", "worker_ready"]),
+    ],
+)
+async def test_a_sign_of_life_between_plan_and_write_is_heeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, told: list[str]
+) -> None:
+    """n1 is silent, and is heard in the very moment in which its worker would be given up."""
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 3, scale=1)
+        await watch.pass_time(60, *agents)
+        real, spoken = watch.monitor._write, list[Agent]()
+
+        async def late(actions: Any, *more: Any) -> Any:
+            if of_kind(actions, kind) and not spoken:
+                spoken.append(agents[0])
+                agents[0].beat()
+                await settle()
+            return await real(actions, *more)
+
+        monkeypatch.setattr(watch.monitor, "_write", late)
+        if kind is MarkStopped:
+            await watch.turn("STOPPING")
+        for _ in range(40):
+            await watch.pass_time(1, *spoken, *agents[1:])
+        assert spoken
+        assert watch.told("web-1") == told
+        assert watch.worker("web-1").node_oid == watch.node("n1").oid
+        assert watch.node("n1").status == "online"
 
 
 @pytest.mark.fault(51, "C")

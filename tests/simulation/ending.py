@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from tests.simulation.clients import NOT_STORED
@@ -14,6 +15,7 @@ from tests.simulation.parts import TOPICS
 if TYPE_CHECKING:
     from tests.simulation.invariants import Watch
 
+_decode = msgspec.json.decode
 AFTER_STORM_S = 3.5
 """The longest delay of a message, and how long an agent waits for an echo."""
 _PRIMARY = {
@@ -126,7 +128,7 @@ def _told(watch: Watch) -> str | None:
     for topic, facts in _levels(watch).items():
         payload = retained.pop(topic, None)
         try:
-            told = json.loads(payload or b"{}")
+            told = _decode(payload or b"{}")
         except ValueError:
             return f"{topic} holds garbage"
         if any(told.get(name) != value for name, value in facts.items()):
@@ -173,7 +175,7 @@ def final(watch: Watch) -> None:
     store = watch.world.manager.store
     if store is None:
         return
-    events = [json.loads(payload) for payload in store.reads.events(0, 10_000)]
+    events = [_decode(payload) for payload in store.reads.events(0, 10_000)]
     _gapless(watch, events)
     effects = _effects(events)
     order: list[tuple[float, float, int, str]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -20,7 +19,7 @@ from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
 from tests.simulation.mirror import Mirror
 from tests.simulation.parts import TOPICS, AgentHost, ManagerHost
 
-_decode = msgspec.json.decode
+_decode, _encode = msgspec.json.decode, msgspec.json.encode
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -218,7 +217,7 @@ class Watch(Lasting):
     def _same_content(self, topic: str, payload: bytes) -> None:
         told = _decode(payload)
         key = (topic, told["epoch"], told["version"])
-        content = crc32(json.dumps(told["workers"], sort_keys=True).encode())
+        content = crc32(_encode(told["workers"], order="sorted"))
         if self.contents.setdefault(key, content) != content:
             self._violation("M", f"{topic}: two contents with one version {key[1:]}")
 

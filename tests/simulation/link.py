@@ -40,7 +40,6 @@ class SimLink:
         self._up = asyncio.Event()
         self._conn = 0
         self._backoff = Backoff()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def connected(self) -> bool:
@@ -94,17 +93,14 @@ class SimLink:
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        async def sending() -> None:
-            try:
-                await self.publish(topic, payload, retain=retain, properties=properties)
-            except BusOfflineError as error:
-                done(error)
-            else:
-                done(None)
-
-        task = self._loop.create_task(sending())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        session = self.session
+        if session is None or not self.connected or not session.at_client:
+            self._loop.call_soon(done, BusOfflineError("no connection"))
+            return
+        taken: asyncio.Future[None] = self._loop.create_future()
+        taken.add_done_callback(lambda future: done(future.exception()))
+        session.waiting[taken] = None
+        self._broker.send(session, Message(topic, payload, False, 1, properties), retain, taken)
 
     def post(
         self,

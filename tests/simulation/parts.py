@@ -58,8 +58,13 @@ class SimStore(Store):
 
     def close(self) -> None:
         """As a process's end does it: what is not committed is gone."""
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
+        disk = self.host.world.disk
+        if disk is not None:
+            disk.crash()
+        else:
             self._db.close()
             self.reads.db.close()
 
@@ -106,10 +111,7 @@ class ManagerHost:
         )
         self.lock = Lock(self.folder / "lock")
         await self.lock.wait(self.clock)
-        self.store = store = SimStore.open(self.folder / "busbar.db", self.clock, self.new_id, TOPICS)  # type: ignore[assignment]
-        store.host = self
-        store._db.execute("PRAGMA busy_timeout = 0")
-        store.fault = self._fault
+        self.store = store = self._open()
         self.manager = Manager(config, store, self._link, self.clock, self.new_id)
         self.manager.repair._every = REPAIR_S
         self.world.manager_opened(self)
@@ -121,6 +123,18 @@ class ManagerHost:
             if self.disk_error is None:
                 raise
             self._stopped()  # it says why, and whoever watches it starts it again
+
+    def _open(self) -> SimStore:
+        path, disk = self.folder / "busbar.db", self.world.disk
+        if disk is not None:
+            store = disk.open(SimStore, path, self.clock, self.new_id, TOPICS)
+        else:
+            store = SimStore.open(path, self.clock, self.new_id, TOPICS)
+            store._db.execute("PRAGMA busy_timeout = 0")
+        assert isinstance(store, SimStore)
+        store.host = self
+        store.fault = self._fault
+        return store
 
     def _link(self, will: Callable[[int], Will]) -> SimLink:
         return SimLink(self.world.broker, "m1", self.program, self.world.random("manager link"), will)

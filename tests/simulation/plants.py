@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -77,8 +78,9 @@ def _trust_everybody() -> list[tuple[Any, str, Any]]:
 def _die_of_an_error() -> list[tuple[Any, str, Any]]:
     """L: the monitor does not catch what its writes raise."""
 
-    async def write(self: Monitor, actions: Any) -> Any:
-        return await self._store.write(lambda tx: apply_all(tx, actions, self._manager_id))
+    async def write(self: Monitor, actions: Any, snapshot: Any) -> Any:
+        heard = partial(self._heard_since, snapshot)
+        return await self._store.write(lambda tx: apply_all(tx, actions, self._manager_id, heard))
 
     async def run(self: Monitor) -> None:
         while True:

@@ -10,11 +10,10 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from manager.store import Store
+from tests.simulation.disk import Disk
 from tests.simulation.faults import Schedule
-from tests.simulation.loop import SimClock, SpinError
+from tests.simulation.loop import SpinError
 from tests.simulation.machines import installed
-from tests.simulation.parts import TOPICS
 from tests.simulation.world import Violation, World
 
 
@@ -34,49 +33,48 @@ class Base:
     """A fleet that was set up and runs: its database, its agents' folders, and the processes."""
 
     def __init__(self, world: World) -> None:
-        folder = world.manager.folder.parent
+        folder = world.folder
         paths = [path for path in folder.rglob("*") if path.is_file()]
         self._folders = [path.relative_to(folder) for path in folder.rglob("*") if path.is_dir()]
         self._files = {path.relative_to(folder): path.read_bytes() for path in paths}
+        self._database = world.disk.dump() if world.disk is not None else None
         self._processes = {name: host.machine.living() for name, host in world.agents.items()}
 
     def put(self, world: World) -> None:
-        folder = world.manager.folder.parent
+        folder = world.folder
         folder.mkdir(mode=0o700)
         for path in self._folders:
             (folder / path).mkdir(mode=0o700)
         for path, content in self._files.items():
             (folder / path).write_bytes(content)
+        if world.disk is not None and self._database is not None:
+            world.disk.load(self._database)
         for name, host in world.agents.items():
             host.machine.inherit(self._processes[name])
         world.warm = True
 
 
 _bases: dict[tuple[object, ...], Base | None] = {}
-_databases: list[bytes] = []
+_disk: list[Disk] = []
 
 
-def _base(schedule: Schedule, folder: Path) -> Base | None:
+def _base(schedule: Schedule, folder: Path, files: bool) -> Base | None:
     """What a warm schedule begins with; made once for each setup, by a schedule without faults.
 
     None when not even that converges: then the setup is part of the schedule, and shows why.
     """
-    key = (schedule.nodes, schedule.setup)
+    key = (schedule.nodes, schedule.setup, files)
     if key not in _bases:
-        world, took = _simulate(replace(schedule, seed=0, timeline=(), warm=False), folder, None, False)
+        quiet = replace(schedule, seed=0, timeline=(), warm=False)
+        world, took = _simulate(quiet, folder, None, files, False)
         _bases[key] = Base(world) if took >= 0 else None
     return _bases[key]
 
 
-def _new_database(world: World) -> None:
-    """A fresh one, made once: its schema steps are not what is tested here."""
-    path = world.manager.folder / "busbar.db"
-    if not _databases:
-        store = Store.open(path, SimClock(world.loop), lambda: "51f00000-x", TOPICS)
-        store.close()
-        _databases.append(path.read_bytes())
-    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    path.write_bytes(_databases[0])
+def _memory() -> Disk:
+    if not _disk:
+        _disk.append(Disk())
+    return _disk[0]
 
 
 def scratch() -> Path:
@@ -85,10 +83,13 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="busbar-sim-", dir=memory if memory.is_dir() else None))
 
 
-def simulate(schedule: Schedule, folder: Path, *, keep_trace: bool = False) -> Result:
-    """Carry out one schedule; `folder` is emptied before and after."""
-    base = _base(schedule, folder) if schedule.warm else None
-    world, took = _simulate(schedule, folder, base, keep_trace)
+def simulate(schedule: Schedule, folder: Path, *, files: bool = False, keep_trace: bool = False) -> Result:
+    """Carry out one schedule; `folder` is emptied before and after.
+
+    `files`: with the manager's database in a file, as it is in earnest; else in memory, which is faster.
+    """
+    base = _base(schedule, folder, files) if schedule.warm else None
+    world, took = _simulate(schedule, folder, base, files, keep_trace)
     return Result(
         schedule,
         tuple(world.violations),
@@ -99,7 +100,9 @@ def simulate(schedule: Schedule, folder: Path, *, keep_trace: bool = False) -> R
     )
 
 
-def _simulate(schedule: Schedule, folder: Path, base: Base | None, keep_trace: bool) -> tuple[World, float]:
+def _simulate(
+    schedule: Schedule, folder: Path, base: Base | None, files: bool, keep_trace: bool
+) -> tuple[World, float]:
     here = folder / "now"
     shutil.rmtree(here, ignore_errors=True)
     root = logging.getLogger()
@@ -108,12 +111,12 @@ def _simulate(schedule: Schedule, folder: Path, base: Base | None, keep_trace: b
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         with installed():
-            world = World(schedule, here, keep_trace)
+            world = World(schedule, here, None if files else _memory(), keep_trace)
             root.handlers = [world.observer]
             if base is not None:
                 base.put(world)
             else:
-                _new_database(world)
+                _begin(world)
             took = _run(world)
             _bury(world)
     finally:
@@ -121,6 +124,13 @@ def _simulate(schedule: Schedule, folder: Path, base: Base | None, keep_trace: b
         root.handlers = handlers
         sys.unraisablehook = hook
     return world, took
+
+
+def _begin(world: World) -> None:
+    """With nothing."""
+    world.manager.folder.mkdir(parents=True, mode=0o700)
+    if world.disk is not None:
+        world.disk.load(world.disk.empty)
 
 
 def _run(world: World) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from manager.store.changes import Changes
 from tests.simulation.clients import Asked, Client
+from tests.simulation.disk import Disk
 from tests.simulation.faults import Entry, Schedule
 from tests.simulation.happenings import Happenings
 from tests.simulation.invariants import Watch
@@ -39,9 +40,9 @@ class Violation:
 class World(Happenings):
     """Everything there is in one schedule."""
 
-    def __init__(self, schedule: Schedule, folder: Path, keep_trace: bool) -> None:
+    def __init__(self, schedule: Schedule, folder: Path, disk: Disk | None, keep_trace: bool) -> None:
         super().__init__()
-        self.schedule = schedule
+        self.schedule, self.folder, self.disk = schedule, folder, disk
         self.loop = SimLoop(self.random("loop"), self._loop_failed)
         self.hash = hashlib.sha256()
         self.lines: list[str] | None = [] if keep_trace else None
