@@ -13,7 +13,7 @@ from bus.errors import BusError
 from manager.apply import Outcome, apply_all
 from manager.model import Action, ClusterView, Snapshot
 from manager.observed import Observed
-from manager.plan import plan
+from manager.plan import by_node, plan
 from manager.quiet import Quiet
 from manager.snapshot import World
 from manager.store import Store
@@ -74,7 +74,7 @@ class Monitor:
         self._mind_gap()
         began = self._clock.monotonic()
         snapshot = self._look()
-        actions = plan(snapshot, self._clock.monotonic(), self._on_error)
+        actions = by_node(plan(snapshot, self._clock.monotonic(), self._on_error))
         self._held = self._clock.monotonic() - began
         changed = False
         for start in range(0, len(actions), CHUNK):

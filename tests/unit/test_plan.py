@@ -9,7 +9,7 @@ import pytest
 
 from bus.states import WorkerState
 from manager import model as m
-from manager.plan import plan
+from manager.plan import by_node, plan
 from tests.unit.fleets import NOW, Simulator, cluster, group, node, of_kind, snapshot, worker
 
 
@@ -380,3 +380,12 @@ def test_room_for_a_pending_worker_is_used_when_it_comes() -> None:
     sim.change_cluster(members=(*sim.cluster().members, m.MemberView("n2")))
     sim.settle()
     assert states(sim)["web-2"] == "STARTING n2"
+
+
+def test_the_places_of_a_node_are_given_together() -> None:
+    nodes = [node(f"n{number}") for number in range(1, 4)]
+    of = cluster(group("web", 9, [], "STARTING"), members=["n1", "n2", "n3"], status="STARTING")
+    planned = plan(snapshot(nodes, of), NOW)
+    written = by_node(planned)
+    assert [a.node_oid for a in of_kind(written, m.CreateWorker)] == ["n1"] * 3 + ["n2"] * 3 + ["n3"] * 3
+    assert sorted(map(repr, written)) == sorted(map(repr, planned))
