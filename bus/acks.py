@@ -1,8 +1,8 @@
-"""paho's client with a shorter way for the acknowledgements of MQTT 3.1.1.
+"""paho's client with a shorter way for plain acknowledgements.
 
-paho 2 makes a ReasonCode and a Properties for every PUBACK, which only MQTT 5 fills: a fifth of what a
-manager under load did (docs/decisions/0013). This reaches into paho's insides, so its version is bounded in
-pyproject.toml, and whatever is not a plain 3.1.1 PUBACK goes paho's own way.
+paho 2 makes a ReasonCode and a Properties for every PUBACK: a fifth of what a manager under load did
+(docs/decisions/0014). This reaches into paho's insides, so its version is bounded in pyproject.toml, and an
+acknowledgement that says more than "taken" goes paho's own way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from paho.mqtt import client as paho
-from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -18,7 +18,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 _TAKEN: Final = ReasonCode(PacketTypes.PUBACK)
 _NOTHING: Final = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 _PLAIN: Final = 2
-"""Bytes of a 3.1.1 PUBACK after its fixed header: the packet id."""
+"""Bytes of a PUBACK after its fixed header when it holds the packet id alone: always in MQTT 3.1.1, and in
+MQTT 5 when it was taken and nothing is to be said about it (section 3.4.2.1)."""
 
 
 class Client(paho.Client):
@@ -26,7 +27,7 @@ class Client(paho.Client):
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         packet = self._in_packet["packet"]
-        if cmd != "PUBACK" or len(packet) != _PLAIN or self._protocol == MQTTProtocolVersion.MQTTv5:
+        if cmd != "PUBACK" or len(packet) != _PLAIN:
             return super()._handle_pubackcomp(cmd)
         mid = int.from_bytes(packet, "big")
         with self._out_message_mutex:

@@ -283,7 +283,7 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """One change on its way through the store: `run` in the writer's thread, `done` on the loop."""
+    """One change on its way through the store: `run` with its group, `done` after the commit."""
 
     dispatch: Dispatch
     ask: Ask

@@ -129,7 +129,7 @@ class Monitor:
     def _heard_since(self, snapshot: Snapshot, node_oid: str) -> bool:
         """Whether a plan of this snapshot is older than the node's last sign of life.
 
-        Asked by the writer's thread: what is seen there are two numbers, each replaced whole by the loop's.
+        It may be asked in the store's thread, which sees two numbers, each replaced whole by the loop's.
         """
         node = snapshot.nodes.get(node_oid)
         return node is not None and self._observed.silent_since(node_oid) > node.heard_at

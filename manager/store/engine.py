@@ -3,7 +3,7 @@ after the commit.
 
 The statements run on the event loop, the waiting (for the disk, and for another program's lock) in a thread:
 a writer that runs its statements beside the loop hands the interpreter's lock to and fro at each of them,
-which cost more than the statements (docs/decisions/0012).
+which cost more than the statements (docs/decisions/0013).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class StoreRefusedError(Exception):
 def connect(path: Path, *, readonly: bool = False) -> Database:
     """A connection with Busbar's settings: WAL, every commit synced, foreign keys enforced.
 
-    Transactions are begun explicitly. The connection is handed to one thread and used by that alone.
+    Transactions are begun explicitly. The connection is used by one thread at a time.
     """
     conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     db = Database(conn)

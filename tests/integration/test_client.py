@@ -57,6 +57,19 @@ async def test_tcp(mosquitto_port: int) -> None:
     assert (message.topic, message.payload, message.retain) == ("t/x", b"hello", False)
 
 
+@pytest.mark.parametrize("protocol", [4, 5])
+async def test_every_acknowledgement_is_heard_plain_or_with_a_reason(
+    mosquitto_port: int, protocol: int
+) -> None:
+    """MQTT 5 brokers add a reason where nobody has subscribed."""
+    link = make(ConnectOptions(port=mosquitto_port, protocol=protocol))
+    link.subscribe("t/heard", lambda message: None)
+    async with running(link):
+        async with asyncio.timeout(5):
+            for topic in ("t/heard", "t/unheard"):
+                await asyncio.gather(*(link.publish(topic, b"x") for _ in range(100)))
+
+
 async def test_what_is_sent_with_a_callback_is_told_once_the_broker_has_it(mosquitto_port: int) -> None:
     link = make(ConnectOptions(port=mosquitto_port))
     told: asyncio.Queue[tuple[int, BusOfflineError | None]] = asyncio.Queue()
