@@ -11,7 +11,7 @@ import pytest
 from tests.integration.watching import Agent, Watch, fleet, watching
 
 BEAT = 0.5
-"""Heartbeat interval, seconds: a tenth of the usual, where the second between two looks would be two of them."""
+"""Heartbeat interval in seconds: so short that the second between two looks would be two of them."""
 STEP = 0.01
 
 

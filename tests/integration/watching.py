@@ -33,9 +33,7 @@ REAL_S = 10.0
 class Watch:
     """One manager's life: everything between the bus and the store, without requests and publisher."""
 
-    def __init__(
-        self, store: Store, broker: MemoryBroker, clock: FakeClock, heartbeat: float = 5.0
-    ) -> None:
+    def __init__(self, store: Store, broker: MemoryBroker, clock: FakeClock, heartbeat: float = 5.0) -> None:
         self.store, self.broker, self.clock = store, broker, clock
         self.link = broker.link("manager")
         self.observed = Observed(clock, Timing(heartbeat=heartbeat))
