@@ -170,7 +170,7 @@ def test_a_node_that_is_removed_while_it_is_away_drops_its_workers_at_its_return
     before = cluster.running(2)
     here.kill("n1")
     here.node("n1", "late", "lost")
-    here.alice.sure("unpair_node", {"node_oid": here.oids["n1"]})
+    here.alice.sure("unpair_node", {"node_oid": here.oids["n1"], "keep_account": True})
     here.census.watch_doubles = False  # it can't be told while it is away
     cluster.is_("RUNNING", ready=2)
     here.start_agent("n1")
