@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from agent.lifecycle import NEVER, Phase, Then, Timing, Worker
 from agent.restart import STABLE_S
 from bus.messages import AssignedWorker, Assignment
+
+LEAP: Final = 2**32
+"""Starts of a manager, or assignments of one, that a node may have missed. A leap beyond it is a forgery that
+would bring the numbers to the end of what can be counted, where no manager could put it right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +206,16 @@ def refusal(stored: Assignment | None, new: Assignment, *, adopt_store: bool) ->
             f"assignment of store '{new.store}' refused: this node belongs to store '{stored.store}' "
             "(start the agent once with --adopt-store to move it)"
         )
-    if (new.epoch, new.version) > (stored.epoch, stored.version):
+    if (new.epoch, new.version) > (stored.epoch, stored.version) and _leap(stored, new) <= LEAP:
         return None
     if new == stored or (new.epoch == stored.epoch and new.version < stored.version):
         return ""
     have, got = f"{stored.epoch}/{stored.version}", f"{new.epoch}/{new.version}"
+    if _leap(stored, new) > LEAP:
+        return f"assignment {got} (epoch/version) refused: no manager leaps so far from {have}"
     return f"assignment {got} (epoch/version) refused: {have} is applied"
+
+
+def _leap(stored: Assignment, new: Assignment) -> int:
+    """How far an assignment is ahead of the stored one."""
+    return new.epoch - stored.epoch or new.version - stored.version

@@ -195,9 +195,9 @@ _ROWS = (
     _change("pair_node", p.PairNode, p.Node, "Make a node known.", "already_exists", owned=False),
     _admin(
         "unpair_node",
-        p.NodeRef,
+        p.UnpairNode,
         p.Node,
-        "Forget a node: it leaves its clusters and stops its workers.",
+        "Forget a node: it leaves its clusters, stops its workers, and loses its account at our own broker.",
         "no_such_object",
     ),
     _read("list_workers", p.ListWorkers, list[str], "List workers.", "no_such_object"),
@@ -215,7 +215,13 @@ _ROWS = (
     _read("list_principals", p.NoParams, list[p.Principal], "List the principals and their roles."),
     _admin("add_principal", p.AddPrincipal, p.Principal, "Give a user a role.", "already_exists"),
     _admin("set_principal_role", p.SetRole, p.Principal, "Change a principal's role.", "no_such_object"),
-    _admin("remove_principal", p.PrincipalByName, p.Principal, "Take a user's role away.", "no_such_object"),
+    _admin(
+        "remove_principal",
+        p.PrincipalByName,
+        p.Principal,
+        "Take a user's role away, and his account at our own broker.",
+        "no_such_object",
+    ),
 )
 
 OPERATIONS: Final[dict[str, Operation]] = {row.name: row for row in _ROWS}
@@ -237,6 +243,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "workergroup": ("added", "removed", "scaled"),
     "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
     "node": ("paired", "unpaired", "online", "late", "lost", "offline"),
+    "principal": ("added", "changed", "removed"),
     "manager": ("braked", "released", "restored"),
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""

@@ -149,6 +149,11 @@ class NodeRef(Params):
     node_oid: Oid
 
 
+class UnpairNode(NodeRef):
+    keep_account: bool = False
+    """Leave the node its account at the embedded broker, so that it can come back and learn of it."""
+
+
 class NodeByName(Params):
     node_name: Name
 

@@ -15,7 +15,7 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}(?![\s\S])"
 """A name (contract, section 1). The look-ahead stands for `$`, which in Python would let a newline pass."""
 _NAME = re.compile(NAME_PATTERN)
 
-Kind = Literal["routercluster", "node", "workergroup", "worker"]
+Kind = Literal["routercluster", "node", "workergroup", "worker", "principal"]
 NodeLeaf = Literal["assignment", "command", "state", "reported", "heartbeat"]
 NODE_LEAVES: Final = frozenset({"assignment", "command", "state", "reported", "heartbeat"})
 
@@ -35,6 +35,16 @@ class StatusTopic(NamedTuple):
     name: str
 
 
+class EventTopic(NamedTuple):
+    """What an event tells of, and in which realm."""
+
+    realm: str
+    cluster: str
+    kind: str
+    name: str
+    verb: str
+
+
 class NodeTopic(NamedTuple):
     """Which node a topic belongs to, and its last level."""
 
@@ -45,6 +55,15 @@ class NodeTopic(NamedTuple):
 def is_name(text: str) -> bool:
     """Tell whether `text` is a legal name: realm, cluster, worker group, node, principal or inbox."""
     return _NAME.match(text) is not None
+
+
+def parse_event(topic: str, root: str) -> EventTopic | None:
+    """Take an event's topic apart, of whatever realm below `root`; None when it is none."""
+    prefix = f"{root}/{VERSION}/"
+    levels = topic[len(prefix) :].split("/") if topic.startswith(prefix) else []
+    if len(levels) != 6 or levels[1] != "event" or not is_name(levels[0]):
+        return None
+    return EventTopic(levels[0], *levels[2:])
 
 
 def matches(pattern: str, topic: str) -> bool:

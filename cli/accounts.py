@@ -60,20 +60,24 @@ def add(state: Path, name: str, kind: str) -> Path:
     """Make an account with a secret of its own; returns the file that the secret lies in."""
     from cli import stack
 
+    if kind_of(state, name) is None:
+        # Whoever had the name before may still know the secret that was left behind.
+        (state / SECRETS / name).unlink(missing_ok=True)
     stack.ensure_broker_account(state, name, kind, stack.ensure_secret(state, name))
     return state / SECRETS / name
 
 
 def remove(state: Path, name: str, kind: str) -> bool:
-    """Remove an account of this kind, its secret and its token; who uses it is cut off within 2 seconds."""
-    from bus.broker.accounts import remove_account
-    from bus.broker.joining import void_token
+    """Remove an account of this kind, its secret and its token; who uses it is cut off within 2 seconds.
+
+    The broker may have done so already: it follows what the manager says.
+    """
+    from bus.broker.joining import revoke
     from bus.clock import SystemClock
 
-    void_token(accounts_file(state), name, SystemClock().time_ns() / 1e9)
-    if kind_of(state, name) != kind:
+    revoke(accounts_file(state), name, kind, SystemClock().time_ns() / 1e9)
+    if kind_of(state, name) is not None:
         return False
-    remove_account(accounts_file(state), name)
     (state / SECRETS / name).unlink(missing_ok=True)
     return True
 

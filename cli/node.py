@@ -111,7 +111,8 @@ def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: 
         found = await s.node(node)
         if state is not None and found["status"] == "unpaired":
             return found, True  # what is left to do is its account
-        gone = await s.call("unpair_node", node_oid=found["oid"], expect_version=expect_version)
+        kept = {"keep_account": True} if keep_account else {}
+        gone = await s.call("unpair_node", node_oid=found["oid"], expect_version=expect_version, **kept)
         return gone, await _has_heard(s, gone)
 
     gone, heard = run(work)

@@ -74,3 +74,9 @@ def first_schema(db: Database) -> None:
     for statement in _SCHEMA.split(";"):
         if statement.strip():
             db.execute(statement)
+
+
+@migrations()
+def assignment_epoch(db: Database) -> None:
+    """A node that was given a forged assignment is led from above its epoch on."""
+    db.execute("ALTER TABLE nodes ADD COLUMN assignment_epoch INTEGER NOT NULL DEFAULT 0")

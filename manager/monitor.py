@@ -1,9 +1,13 @@
-"""The loop that looks, plans and acts: at start, on every change, and every second. It can't die."""
+"""The loop that looks, plans and acts: at start, on every change, when a limit falls due, and every second.
+
+It can't die.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -11,6 +15,7 @@ from typing import Final
 from bus.clock import Clock
 from bus.errors import BusError
 from manager.apply import Outcome, apply_all
+from manager.due import next_due
 from manager.model import Action, ClusterView, Snapshot
 from manager.observed import Observed
 from manager.plan import by_node, plan
@@ -29,6 +34,8 @@ CHUNK: Final = 100
 """Actions in one write: some 10 ms of the loop, so that requests are not kept waiting longer."""
 REST: Final = 4.0
 """Rest after a pass, in lengths of its looking and planning: that takes a fifth of the loop at most."""
+GRAIN: Final = 0.001
+"""Seconds by which it wakes after a limit: neither a timer's grain nor rounding has it look too early."""
 
 
 class Monitor:
@@ -47,7 +54,7 @@ class Monitor:
         self._store, self._clock = store, clock
         self._manager_id, self._interval = manager_id, interval
         self._observed, self._looked_at = observed, clock.monotonic()
-        self._held = 0.0
+        self._held, self._due = 0.0, math.inf
         self._woken = asyncio.Event()
         self._quiet = Quiet(clock)
         store.on_commit(self._committed)
@@ -74,7 +81,9 @@ class Monitor:
         self._mind_gap()
         began = self._clock.monotonic()
         snapshot = self._look()
-        actions = by_node(plan(snapshot, self._clock.monotonic(), self._on_error))
+        now = self._clock.monotonic()
+        actions = by_node(plan(snapshot, now, self._on_error))
+        self._due = math.inf if actions else next_due(snapshot, now)
         self._held = self._clock.monotonic() - began
         changed = False
         for start in range(0, len(actions), CHUNK):
@@ -135,8 +144,9 @@ class Monitor:
         return node is not None and self._observed.silent_since(node_oid) > node.heard_at
 
     async def _wait(self) -> None:
-        """Until woken, or the interval is over."""
-        timer = asyncio.ensure_future(self._clock.sleep(self._interval))
+        """Until woken, the interval is over, or the next limit falls due."""
+        due = self._due - self._clock.monotonic() + GRAIN
+        timer = asyncio.ensure_future(self._clock.sleep(min(self._interval, due)))
         woken = asyncio.ensure_future(self._woken.wait())
         try:
             await asyncio.wait({timer, woken}, return_when=asyncio.FIRST_COMPLETED)

@@ -37,6 +37,7 @@ class _Node:
     goodbye: Birth | None = None
     report: Reported | None = None
     unapplied: bool = False
+    led: bool = False
     resync: float | None = None
     boots: list[str] = field(default_factory=list)
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=TURNS))
@@ -143,6 +144,19 @@ class Observed:
 
     def set_unapplied(self, node_oid: str, value: bool) -> None:
         self._node(node_oid).unapplied = value
+
+    def led(self, node_oid: str) -> None:
+        """It follows an assignment of this manager, or an older one of its store."""
+        self._node(node_oid).led = True
+
+    def led_once(self, node_oid: str) -> bool:
+        """Whether it did so since the last connect."""
+        return self._node(node_oid).led
+
+    def doubt(self) -> None:
+        """A new connection: while there was none, a newer manager may have come and gone."""
+        for node in self._nodes.values():
+            node.led = False
 
     def may_resync(self, node_oid: str) -> bool:
         """True at most once per heartbeat interval and node."""

@@ -130,7 +130,7 @@ def assignment(
 ) -> Assignment:
     """A node's whole desired state; an unpaired node is to run nothing."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
-    return Assignment(store, epoch, node.assignment_version, wanted, heartbeat_ms)
+    return Assignment(store, max(epoch, node.assignment_epoch), node.assignment_version, wanted, heartbeat_ms)
 
 
 def node_conditions(row: NodeRow) -> list[str]:

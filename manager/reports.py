@@ -15,7 +15,7 @@ from bus.clock import Clock
 from bus.decode import read
 from bus.errors import BusError
 from bus.link import Link, Message
-from bus.messages import Command, Heartbeat, NodeState, Reported
+from bus.messages import Applied, Command, Heartbeat, NodeState, Reported
 from bus.states import NodeBirth, NodeStatus
 from bus.topics import NodeLeaf, Topics
 from manager.limits import Limits
@@ -23,6 +23,7 @@ from manager.observed import Birth, Observed
 from manager.operations.base import WorkerStat
 from manager.quiet import Quiet
 from manager.sighted import Sighting, write_sighting
+from manager.sighting import is_ahead
 from manager.snapshot import World
 from manager.store import Store
 from manager.store.rows import NodeRow
@@ -76,6 +77,7 @@ class Reports:
     async def connected(self) -> None:
         """The broker is (again) in reach: nobody is blamed for what could not be heard before."""
         self._observed.listen()
+        self._observed.doubt()
         self._wake()
 
     def handle(self, message: Message) -> None:
@@ -149,7 +151,8 @@ class Reports:
         # What the broker had kept is taken in for good once a heartbeat says that it still holds.
         self._observed.set_unapplied(node.oid, not live)
         columns = _birth_columns(birth) if live else {}
-        self._submit(node, Sighting(columns, report, live, self._own_conditions(node)))
+        strayed = live and self._strayed(node, report.applied, report.store)
+        self._submit(node, Sighting(columns, report, live, self._own_conditions(node), strayed))
 
     def _on_heartbeat(self, node: NodeRow, beat: Heartbeat) -> None:
         birth = (beat.boot, beat.conn)
@@ -158,11 +161,13 @@ class Reports:
         if node.status is not NodeStatus.ONLINE:
             self._wake()
         report = self._observed.report(node.oid)
+        strayed = report is not None and self._strayed(node, beat.applied, report.store)
         if report is None or report.digest != beat.digest:
             if self._observed.may_resync(node.oid):
                 self._command(node.name, Command(resync=True))
         elif self._needs(node, report):
-            self._submit(node, Sighting(_birth_columns(birth), report, True, self._own_conditions(node)))
+            sighting = Sighting(_birth_columns(birth), report, True, self._own_conditions(node), strayed)
+            self._submit(node, sighting)
         if node.boot is None and node.status is not NodeStatus.UNPAIRED:
             self._submit(node, Sighting(_birth_columns(birth)))
 
@@ -190,6 +195,14 @@ class Reports:
         self._observed.heard(node.oid)
         self._observed.saw_boot(node.oid, birth[0])
         return True
+
+    def _strayed(self, node: NodeRow, applied: Applied, store: str | None) -> bool:
+        """Whether the node has left this manager for a later epoch while the manager was listening."""
+        if is_ahead(applied, self._store.epoch, node.assignment_epoch):
+            return self._observed.led_once(node.oid)
+        if store == self._store.id and applied.epoch:  # 0: an agent that has just begun follows nothing yet
+            self._observed.led(node.oid)
+        return False
 
     def _own_conditions(self, node: NodeRow) -> tuple[str, ...]:
         return (CONFLICT,) if self._observed.conflict(node.oid) else ()

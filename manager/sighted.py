@@ -18,26 +18,27 @@ from manager.tell import Teller
 log = logging.getLogger("busbar.manager")
 
 MAX_VERSION: Final = 2**53
-"""JSON's readers count exactly up to here; a version beyond it is nonsense, and is not followed."""
+"""JSON's readers count exactly up to here: no epoch or version goes beyond."""
 
 
 class Sighting(NamedTuple):
     """What one or several messages of a node amount to.
 
     `columns` are the node's own; `live` says whether `report` is a proof of how things are now; `conditions`
-    come on top of the report's.
+    come on top of the report's. `strayed`: this manager has led the node before it followed a later epoch.
     """
 
     columns: dict[str, Any]
     report: Reported | None = None
     live: bool = False
     conditions: tuple[str, ...] = ()
+    strayed: bool = False
 
     def then(self, later: Sighting) -> Sighting:
         """Both, the later one winning."""
         columns = self.columns | later.columns
         last = later if later.report is not None else self
-        return Sighting(columns, last.report, last.live, last.conditions)
+        return Sighting(columns, last.report, last.live, last.conditions, last.strayed)
 
 
 def write_sighting(
@@ -53,7 +54,7 @@ def write_sighting(
     paired = node.status is not NodeStatus.UNPAIRED
     columns = dict(sighting.columns)
     if sighting.report is not None:
-        columns |= _applied(sighting.report, store, epoch)
+        columns |= _applied(node, sighting.report, store, epoch)
     if sighting.report is not None and paired:
         columns |= _facts(node, sighting.report, sighting.conditions, store, epoch)
     changed = {name: value for name, value in columns.items() if getattr(node, name) != value}
@@ -61,12 +62,12 @@ def write_sighting(
         tx.update_node(node_oid, **changed)
     if sighting.report is None:
         return {}
-    _outbid(tx, node, sighting.report, store, epoch)
+    _outbid(tx, node, sighting, store, epoch)
     return _workers(tx, node, sighting.report, sighting.live and paired, store, epoch)
 
 
-def _applied(report: Reported, store: str, epoch: int) -> dict[str, Any]:
-    if trusted_version(report, store, epoch) < 0:
+def _applied(node: NodeRow, report: Reported, store: str, epoch: int) -> dict[str, Any]:
+    if trusted_version(report, store, epoch, node.assignment_epoch) < 0:
         return {}
     return {"applied_epoch": report.applied.epoch, "applied_version": report.applied.version}
 
@@ -77,21 +78,34 @@ def _facts(
     facts: dict[str, Any] = {
         "runtimes": sorted(set(report.runtimes)),
         "capacity": report.capacity,
-        "conditions": [*conditions_of(report, store, epoch), *conditions],
+        "conditions": [*conditions_of(report, store, epoch, node.assignment_epoch), *conditions],
     }
     if node.labels is None and report.labels:
         facts["labels"] = dict(report.labels)
     return facts
 
 
-def _outbid(tx: Tx, node: NodeRow, report: Reported, store: str, epoch: int) -> None:
-    """An agent that is ahead of what we gave it follows a forgery, and refuses ours: give it a newer one."""
-    ahead = report.applied.version
-    ours = report.store == store and report.applied.epoch == epoch
-    if ours and node.assignment_version < ahead < MAX_VERSION:
-        log.warning("node '%s' follows assignment %d that was never given: forged", node.name, ahead)
-        tx.update_node(node.oid, assignment_version=ahead)
-        tx.bump_assignment(node.oid)
+def _outbid(tx: Tx, node: NodeRow, sighting: Sighting, store: str, epoch: int) -> None:
+    """An agent that is ahead of what we gave it follows a forgery, and refuses ours: give it a newer one.
+
+    A later epoch might be a newer manager's: it is outbid only where this one had led the node until then,
+    for a newer manager would have fenced it before (`manager/{id}/state` comes first). The epoch is raised
+    for that node alone: one that lies about what it follows moves nobody else.
+    """
+    report, ours = sighting.report, max(epoch, node.assignment_epoch)
+    if report is None or report.store != store:
+        return
+    held = (report.applied.epoch, report.applied.version)
+    if held <= (ours, node.assignment_version) or not (held[0] == ours or sighting.strayed):
+        return
+    if held[0] == ours and held[1] < MAX_VERSION:
+        tx.update_node(node.oid, assignment_version=held[1])
+    elif held[0] < MAX_VERSION:
+        tx.update_node(node.oid, assignment_epoch=held[0] + 1)
+    else:
+        return  # An agent does not leap so far: this one lies, or was new when it was deceived.
+    log.warning("node '%s' follows assignment %d/%d that was never given: forged", node.name, *held)
+    tx.bump_assignment(node.oid)
 
 
 def _workers(
@@ -101,7 +115,7 @@ def _workers(
     tell = Teller(tx)
     clusters = {row.cluster_oid: tell.cluster(row.cluster_oid) for row in rows}
     found = match(rows, report.workers, clusters)
-    applied = trusted_version(report, store, epoch)
+    applied = trusted_version(report, store, epoch, node.assignment_epoch)
     for row in rows:
         _worker(tx, tell, row, found.get(row.oid), applied, live)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from bus.messages import Reported, ReportedWorker
+from bus.messages import Applied, Reported, ReportedWorker
 from bus.states import WorkerState, may_advance
 from manager.store.rows import WorkerRow
 
@@ -57,22 +57,31 @@ def match(
     return found
 
 
-def trusted_version(report: Reported, store: str, epoch: int) -> int:
+def is_ahead(applied: Applied, epoch: int, least: int) -> bool:
+    """Whether the node follows an epoch that this manager never gave it; `least` is its assignment's own."""
+    return applied.epoch > epoch and applied.epoch != least
+
+
+def trusted_version(report: Reported, store: str, epoch: int, least: int) -> int:
     """The assignment version that the node has applied; -1 when it follows another store or manager."""
-    if report.store not in (None, store) or report.applied.epoch > epoch:
+    if report.store not in (None, store) or is_ahead(report.applied, epoch, least):
         return -1
     return report.applied.version
 
 
-def conditions_of(report: Reported, store: str, epoch: int) -> list[str]:
+def conditions_of(report: Reported, store: str, epoch: int, least: int) -> list[str]:
     """What a person should know about this node, from its report."""
     found = list(report.conditions)
     if report.refused:
         found.append(f"it refused the assignment: {report.refused}")
     if report.store not in (None, store):
         found.append(f"it follows another manager's store ({report.store}, not {store})")
-    elif report.applied.epoch > epoch:
-        found.append(f"it follows a newer manager (epoch {report.applied.epoch}, this one has {epoch})")
+    elif is_ahead(report.applied, epoch, least):
+        of = report.applied.epoch
+        found.append(
+            f"it follows epoch {of}, newer than this manager's {epoch}: of a newer manager, or forged;"
+            f" if there is no other: busbar manager take-over --epoch {of}"
+        )
     return found
 
 

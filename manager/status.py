@@ -75,14 +75,14 @@ def _going_up(group: GroupView, now: float) -> tuple[ClusterState, str]:
     if ready >= group.scale:
         return _C.RUNNING, _all_ready(group.scale)
     reason = f"{_ready(ready, group.scale)}{_worst(group)}"
-    if ready == 0 and now - _hopeless_since(group) >= group.start_deadline:
+    if ready == 0 and now - hopeless_since(group) >= group.start_deadline:
         return _C.ERROR, f"{_ready(0, group.scale)} after {group.start_deadline:g} s{_worst(group)}"
     if group.status is _C.RUNNING or (group.status is _C.ERROR and ready):
         return _C.DEGRADED, reason
     return group.status, reason
 
 
-def _hopeless_since(group: GroupView) -> float:
+def hopeless_since(group: GroupView) -> float:
     """Since when the start deadline counts: neither an older status nor an older failure is to be blamed."""
     if group.none_ready_since is None:
         return group.since

@@ -100,7 +100,7 @@ def put_account(path: Path, name: str, kind: str, secret: str) -> bool:
     accounts = Accounts.load(path)
     if accounts.verify(name, secret) == kind:
         return False
-    _write(path, {**accounts.table, name: _make(kind, secret)})
+    write_accounts(path, {**accounts.table, name: _make(kind, secret)})
     return True
 
 
@@ -112,7 +112,7 @@ def remove_account(path: Path, name: str) -> bool:
         table = dict(Accounts.load(path).table)
         if table.pop(name, None) is None:
             return False
-        _write(path, table)
+        write_accounts(path, table)
     return True
 
 
@@ -156,7 +156,8 @@ def _account(name: str, row: dict[str, Any]) -> Account:
     return account
 
 
-def _write(path: Path, table: Mapping[str, Account]) -> None:
+def write_accounts(path: Path, table: Mapping[str, Account]) -> None:
+    """Replace the accounts, for who holds the lock."""
     rows = {name: {"kind": row.kind, "salt": row.salt, "hash": row.hash} for name, row in table.items()}
     replace_json(path, rows)
 

@@ -47,6 +47,8 @@ LOGIN_WITHIN_S: Final = 30.0
 """From there to the CONNACK: the passwords of a thousand agents may be waiting for a thread."""
 KEEP_ALIVE_FACTOR: Final = 1.5
 """MQTT 3.1.1, section 3.1.2.10."""
+MANAGER: Final = "manager"
+"""The kind of account whose events may take other accounts away (bus.broker.revoking)."""
 _FLUSH_S: Final = 1.0
 _TURN: Final = 32  # packets handled before the other clients get their turn
 _CLOCK: Final = SystemClock()
@@ -61,6 +63,7 @@ log = logging.getLogger(__name__)
 Authenticate = Callable[[Peer], Awaitable[bool]]
 Handler = Callable[[Session, MQTTFixedHeader, BufferReader], Awaitable[None]]
 AllowSubscribe = Callable[[Peer, str, Action], Awaitable[bool]]
+Heed = Callable[[Message], Awaitable[None]]
 
 
 class Conversation:
@@ -73,6 +76,7 @@ class Conversation:
         access: AccessPlugin,
         authenticate: Authenticate,
         allow_subscribe: AllowSubscribe,
+        heed: Heed,
     ) -> None:
         self.wire = wire
         self.peer = Peer("", "")
@@ -80,6 +84,7 @@ class Conversation:
         self._access = access
         self._authenticate = authenticate
         self._allow_subscribe = allow_subscribe
+        self._heed = heed
         self._session: Session | None = None
         self._will: Will | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -195,17 +200,19 @@ class Conversation:
         if qos > 2 or (qos and not packet_id) or not acl.is_valid_topic(topic):
             raise Malformed(f"PUBLISH with QoS {qos}, id {packet_id}, topic {topic[:80]!r}")
         if qos < 2 or self._is_first(session, packet_id):
-            self._publish(Message(topic, packet.data, min(qos, 1)), packet.retain_flag)
+            await self._publish(Message(topic, packet.data, min(qos, 1)), packet.retain_flag)
         if qos == 1:
             self.wire.send(PubackPacket.build(packet_id).to_bytes())
         elif qos == 2:
             self.wire.send(PubrecPacket.build(packet_id).to_bytes())
 
-    def _publish(self, message: Message, retain: bool) -> None:
+    async def _publish(self, message: Message, retain: bool) -> None:
         """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does it:
         MQTT 3.1.1 has no way to say no (section 3.3.5), and a hung-up client would only come back."""
         if self._access.may_publish(self.peer, message.topic):
             self._router.publish(message, retain)
+            if self.peer.kind == MANAGER:
+                await self._heed(message)
         else:
             level = logging.DEBUG if self._warned else logging.WARNING
             log.log(level, "%s may not publish to %s: dropped", self.peer.username, message.topic[:200])

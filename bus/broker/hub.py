@@ -19,7 +19,9 @@ from amqtt.contexts import ListenerType
 
 from bus.broker.conversation import Conversation
 from bus.broker.plugin import AccessPlugin
+from bus.broker.revoking import revoked
 from bus.broker.router import Router
+from bus.broker.session import Message
 from bus.broker.wire import MAX_PACKET, Wire, encode, tcp_read, websocket_read
 
 MAX_CONNECTIONS: Final = 4096
@@ -73,7 +75,12 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             wire.abort("too many connections")
             return
         talk = Conversation(
-            wire, self._router, self._access, authenticate=self._login, allow_subscribe=self._topic_filtering
+            wire,
+            self._router,
+            self._access,
+            authenticate=self._login,
+            allow_subscribe=self._topic_filtering,
+            heed=self._heed,
         )
         self._talks[talk] = cast("asyncio.Task[Any]", asyncio.current_task())
         try:
@@ -83,6 +90,13 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 raise
         finally:
             del self._talks[talk]
+
+    async def _heed(self, message: Message) -> None:
+        """A manager has published this: some of its events take an account away."""
+        gone = revoked(message.topic, message.payload, self._access.root)
+        if gone is not None:
+            await self._access.revoke(gone)
+            self._revoke()
 
     async def _login(self, peer: Any) -> bool:
         return cast(bool, await self._authenticate(peer, None))
@@ -114,6 +128,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             try:
                 await self._access.refresh()
                 self._revoke()
+                self._access.enforce()
             except Exception:
                 log.exception("the accounts could not be followed; trying again")
             try:
@@ -124,7 +139,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
 
     def _revoke(self) -> None:
         for talk in list(self._talks):
-            if talk.peer.account is not None and not self._access.is_current(talk.peer):
+            if talk.peer.account is not None and not self._access.may_stay(talk.peer):
                 talk.drop("the account was removed or changed")
         for session in self._router.away():
             if not self._access.has_account(session.owner):

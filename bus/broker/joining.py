@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bus.broker.accounts import Accounts, locked, put_account, replace_json
+from bus.broker.accounts import Accounts, locked, put_account, replace_json, write_accounts
 from bus.topics import NAME_PATTERN, is_name
 
 NODE: Final = "node"
@@ -93,6 +93,25 @@ def void_token(accounts: Path, name: str, now_s: float) -> None:
     if _file(accounts).exists():
         with locked(accounts):
             _void(accounts, name, now_s)
+
+
+def revoke(accounts: Path, name: str, kind: str, now_s: float) -> bool:
+    """Remove an account of this kind, and a node's token; False when there was no such account.
+
+    Raises ValueError for a damaged file, OSError when it can't be written or the lock is held for 10 s.
+    """
+    if not accounts.exists() and not _file(accounts).exists():
+        return False
+    with locked(accounts):
+        if kind == NODE and _file(accounts).exists():
+            _void(accounts, name, now_s)
+        table = dict(Accounts.load(accounts).table)
+        account = table.get(name)
+        if account is None or account.kind != kind:
+            return False
+        del table[name]
+        write_accounts(accounts, table)
+    return True
 
 
 def _void(accounts: Path, name: str, now_s: float) -> None:

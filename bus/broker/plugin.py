@@ -16,13 +16,18 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 from bus import acl
 from bus.broker.accounts import Account, Accounts
-from bus.broker.joining import parse_offer, redeem
+from bus.broker.joining import NODE, parse_offer, redeem, revoke
+from bus.broker.revoking import Revoked
 from bus.clock import SystemClock
 
 _THREADS: Final = 2
 _MAX_LOGINS: Final = 1024
 """Passwords that may wait for a thread; a further client is refused and tries again."""
 _MAX_JOINS: Final = 32
+_WRITE_WITHIN_S: Final = 1.0
+"""How long a revocation, in force already, is waited for until it is on disk."""
+_LEARN_S: Final = 1.0
+"""How long an unpaired node that is connected may stay, to hear its last assignment and tell what stopped."""
 _CLOCK: Final = SystemClock()
 
 log = logging.getLogger(__name__)
@@ -56,7 +61,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._path = Path(self.config.accounts)
-        self._where: tuple[str, str] = (self.config.root, self.config.realm)
+        self.root: str = self.config.root
+        self._where = (self.root, str(self.config.realm))
         self._accounts = Accounts()
         self._seen: tuple[int, ...] = ()
         self._trouble = ""
@@ -68,12 +74,16 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         # that come back at once don't cost a hundred scrypts.
         self._key = secrets.token_bytes(32)
         self._verified: dict[str, tuple[Account, bytes]] = {}
+        # In force though the file does not say so yet.
+        self._revoked: dict[str, str] = {}
+        self._writing: asyncio.Task[None] | None = None
+        self._leaving: dict[str, float] = {}
 
     async def authenticate(self, *, session: Peer) -> bool:
         """True, and `session.account` set, when name and password are right."""
         await self.refresh()
         await self._join(session)
-        account = self._accounts.table.get(session.username)
+        account = self._account(session.username)
         if account is None:
             return False
         digest = self._digest(session.password)
@@ -107,11 +117,51 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     def is_current(self, peer: Peer) -> bool:
         """False once the account was removed or got another password or kind."""
-        return peer.account is not None and self._accounts.table.get(peer.username) == peer.account
+        return peer.account is not None and self._account(peer.username) == peer.account
 
     def has_account(self, name: str) -> bool:
-        """True while the file holds the name."""
-        return name in self._accounts.table
+        """True while the name has an account."""
+        return self._account(name) is not None
+
+    def may_stay(self, peer: Peer) -> bool:
+        """True for a connection whose account is good, and for a short while for an unpaired node's."""
+        if self.is_current(peer):
+            return True
+        until = self._leaving.get(peer.username)
+        if until is not None and _CLOCK.monotonic() >= until:
+            self._leaving.pop(peer.username)
+            return False
+        return until is not None
+
+    async def revoke(self, gone: Revoked) -> None:
+        """Take an account away: at once, and for good as soon as the file can be written."""
+        account = self._account(gone.name)
+        if account is not None and account.kind != gone.kind:
+            return
+        if gone.kind == NODE and account is not None:
+            self._leaving[gone.name] = _CLOCK.monotonic() + _LEARN_S
+        self._revoked[gone.name] = gone.kind
+        log.info("%s loses its account: the manager says so", gone.name)
+        await asyncio.wait({self.enforce()}, timeout=_WRITE_WITHIN_S)
+
+    def enforce(self) -> "asyncio.Task[None]":
+        """Write the revocations that are not on disk yet; one such task at a time."""
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_revoked(), name="revocations")
+        return self._writing
+
+    async def _write_revoked(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._revoked:
+            name, kind = next(iter(self._revoked.items()))
+            try:
+                now_s = _CLOCK.time_ns() / 1e9
+                await loop.run_in_executor(self._pool, revoke, self._path, name, kind, now_s)
+            except (OSError, ValueError) as error:  # TimeoutError is an OSError
+                self._complain(f"the account of {name} is revoked, but still in the file: {error}")
+                return
+            await self.refresh()
+            self._revoked.pop(name, None)
 
     async def refresh(self) -> None:
         """Read the accounts file again if it was replaced; a damaged one leaves the last good state."""
@@ -127,6 +177,10 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
                 self._complain(str(error))
             self._forget_changed()
 
+    def _account(self, name: str) -> Account | None:
+        account = self._accounts.table.get(name)
+        return None if account is not None and self._revoked.get(name) == account.kind else account
+
     async def close(self) -> None:
         """Let the threads end; what they compute now, nobody waits for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -137,7 +191,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         A password that is no such offer, or a token that is not good, is left to be judged as a password.
         """
         offer = parse_offer(peer.password)
-        if offer is None or self._joining >= _MAX_JOINS:
+        if offer is None or self._joining >= _MAX_JOINS or peer.username in self._revoked:
             return
         loop = asyncio.get_running_loop()
         self._joining += 1

@@ -81,8 +81,11 @@ def pair_node(change: Change, params: p.PairNode) -> p.Node:
     return result(row)
 
 
-def unpair_node(change: Change, params: p.NodeRef) -> p.Node:
-    """The monitor takes its workers elsewhere; its assignment is empty from now on, and is kept."""
+def unpair_node(change: Change, params: p.UnpairNode) -> p.Node:
+    """The monitor takes its workers elsewhere; its assignment is empty from now on, and is kept.
+
+    The embedded broker follows the event and takes the node's account away, unless it is to be kept.
+    """
     tx = change.tx
     node = need_node(tx, params.node_oid, paired=True)
     for member in tx.memberships(node.oid):
@@ -93,7 +96,7 @@ def unpair_node(change: Change, params: p.NodeRef) -> p.Node:
     tx.bump_assignment(node.oid)
     tx.clear_status(None, "node", node.name)
     row = need_node(tx, node.oid)
-    _tell(change, "unpaired", row, reason)
+    _tell(change, "unpaired", row, reason, keep_account=params.keep_account)
     return result(row, tx.worker_count(node.oid))
 
 
@@ -141,9 +144,9 @@ def _seen(view: View, row: NodeRow) -> p.Node:
     return result(row, view.reads.worker_count(row.oid), ago)
 
 
-def _tell(change: Change, verb: str, row: NodeRow, reason: str) -> None:
-    data = {"oid": row.oid, "version": row.version, "status": row.status, "reason": reason}
-    change.tx.event("node", verb, cluster=None, kind="node", name=row.name, data=dict(data))
+def _tell(change: Change, verb: str, row: NodeRow, reason: str, **more: object) -> None:
+    data = {"oid": row.oid, "version": row.version, "status": row.status, "reason": reason, **more}
+    change.tx.event("node", verb, cluster=None, kind="node", name=row.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

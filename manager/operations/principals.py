@@ -29,6 +29,7 @@ def add_principal(change: Change, params: p.AddPrincipal) -> p.Principal:
         raise exists(f"a node named '{wish.name}' (brokers know both as users)", "/params/principal/name")
     row = PrincipalRow(change.new_oid(), wish.name, wish.role, change.tx.now_ns)
     change.tx.insert_principal(row)
+    _tell(change.tx, "added", row)
     return result(row)
 
 
@@ -37,13 +38,17 @@ def set_principal_role(change: Change, params: p.SetRole) -> p.Principal:
     if params.role != "owner":
         _spare_last_owner(change.tx, row)
     change.tx.set_role(row.oid, params.role)
-    return result(_need(change.tx, row.name))
+    changed = _need(change.tx, row.name)
+    _tell(change.tx, "changed", changed)
+    return result(changed)
 
 
 def remove_principal(change: Change, params: p.PrincipalByName) -> p.Principal:
+    """The embedded broker follows the event and takes the user's account away."""
     row = _need(change.tx, params.principal_name)
     _spare_last_owner(change.tx, row)
     change.tx.delete_principal(row.oid)
+    _tell(change.tx, "removed", row)
     return result(row)
 
 
@@ -57,6 +62,11 @@ def seed(tx: Tx, wanted: dict[str, str]) -> None:
             tx.insert_principal(PrincipalRow(tx.frame.new_oid(), name, role, tx.now_ns))
         elif row.role != role:
             tx.set_role(row.oid, role)
+
+
+def _tell(tx: Tx, verb: str, row: PrincipalRow) -> None:
+    data = {"oid": row.oid, "role": row.role}
+    tx.event("principal", verb, cluster=None, kind="principal", name=row.name, data=dict(data))
 
 
 def _need(tx: Tx, name: str) -> PrincipalRow:

@@ -31,6 +31,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     applied_version: int
     changed: int
     version: int
+    assignment_epoch: int = 0
+    """The least epoch of its assignment: above that of a forged one which its agent had taken over."""
 
 
 class ClusterRow(Struct, frozen=True, gc=False):

@@ -15,9 +15,8 @@ from tests.faults.census import until
 from tests.faults.yard import Cluster, Yard, yard
 
 BEAT_S = 0.5
-CRASHES = 100
-CHANGES = 100
-CUTS = 8
+ROUNDS = 100
+"""How often each is measured, unless told otherwise; the slow starts of a real router less often."""
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -26,17 +25,19 @@ def quantile(values: list[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """Everything, in one system."""
     with yard(folder, heartbeat=BEAT_S) as here:
         found: dict[str, Any] = {"heartbeat_s": BEAT_S}
-        found["crash_light"] = _summary(_crashes(here, "serve", CRASHES, 10))
-        found["crash_amqtt"] = _summary(_crashes(here, "amqtt", 8, 4))
+        found["crash_light"] = _summary(_crashes(here, "serve", rounds, 10))
+        found["crash_amqtt"] = _summary(_crashes(here, "amqtt", max(4, rounds // 10), 4))
         found["start_amqtt"] = _summary(_starts(here, "amqtt", 5))
         found["start_light"] = _summary(_starts(here, "serve", 5))
-        found["change"] = _summary(_changes(here, CHANGES))
-        found["late_beats"] = _summary([took / BEAT_S for took in _cuts(here, CUTS)])
-        found["healed"] = _summary(_heals(here, CUTS))
+        found["change"] = _summary(_changes(here, rounds))
+        cuts = _cuts(here, rounds)
+        found["late_beats"] = _summary([after_cut / BEAT_S for after_cut, _ in cuts])
+        found["silent_beats"] = _summary([after_word / BEAT_S for _, after_word in cuts])
+        found["healed"] = _summary(_heals(here, rounds))
         return found
 
 
@@ -130,20 +131,34 @@ def _changes(here: Yard, count: int) -> list[float]:
     return found
 
 
-def _cuts(here: Yard, count: int) -> list[float]:
-    """A node's link swallows everything, until its status is `late`."""
+def _cuts(here: Yard, count: int) -> list[tuple[float, float]]:
+    """A node's link swallows everything, at every phase of its heartbeats, until its status is `late`.
+
+    Seconds since the cut, and since the last message of that node that was let through.
+    """
     topic, found = here.alice.topic("status", "_", "node", "n1"), []
     time.sleep(13 * BEAT_S)  # past the grace that follows a start
-    for _ in range(count):
+    proxy = here.proxies["n1"]
+    for number in range(count):
         here.alice.wait_retained(topic, lambda value: value["status"] == "online")
-        time.sleep(BEAT_S * 0.37)
-        began = time.monotonic()
-        here.proxies["n1"].blackhole()
-        here.alice.wait_retained(topic, lambda value: value["status"] in ("late", "lost"))
-        found.append(time.monotonic() - began)
-        here.proxies["n1"].heal()
+        time.sleep(BEAT_S * (1 + number / count))
+        began, mark = time.monotonic(), len(here.alice.messages)
+        proxy.blackhole()
+        _said(here, topic, mark, "late")
+        ended = time.monotonic()
+        found.append((ended - began, ended - proxy.spoke))
+        proxy.heal()
         here.node("n1", "online")
     return found
+
+
+def _said(here: Yard, topic: str, mark: int, status: str, timeout: float = 30.0) -> None:
+    """Wait for a status published after the mark."""
+
+    def right(message: tuple[str, bytes, bool]) -> bool:
+        return message[0] == topic and bool(message[1]) and json.loads(message[1])["status"] == status
+
+    here.alice.wait(right, timeout, mark)
 
 
 def _heals(here: Yard, count: int) -> list[float]:

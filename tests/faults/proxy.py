@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,8 @@ class Proxy:
 
     `delay`: seconds for every packet. `drop`, `twice`, `tear`, `hold`: which packets vanish, come twice, are
     cut in their middle by a reset, or are overtaken by all that come within `hold_s`. `hole`: nothing passes
-    and nobody is told. `shut`: connections are refused.
+    and nobody is told. `shut`: connections are refused. `spoke` is when the last PUBLISH passed on its way up
+    (monotonic seconds).
     """
 
     def __init__(self, upstream: int) -> None:
@@ -72,6 +74,7 @@ class Proxy:
         self.twice: Choice = nothing
         self.tear: Choice = nothing
         self.hold: Choice = nothing
+        self.spoke = 0.0
         self.torn = self.doubled = self.dropped = self.held = 0
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -181,6 +184,8 @@ class _Link:
                 packet = Packet(up, await _packet(reader))
                 if self.proxy.hole or self._chosen("drop", "dropped", packet):
                     continue
+                if up and packet.kind == PUBLISH:
+                    self.proxy.spoke = time.monotonic()
                 if self._chosen("tear", "torn", packet):
                     writer.write(packet.raw[: max(1, len(packet.raw) // 2)])
                     await writer.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bus.errors import BusError
 from bus.link import Message
 from bus.messages import Applied, NodeState
 from bus.states import NodeStatus
+from manager.outward import Outward
 from manager.reports import CONFLICT
 from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
 
@@ -207,7 +209,7 @@ async def test_a_node_of_another_store_or_a_newer_manager_says_so(tmp_path: Path
         await watch.until(lambda: watch.node("n1").conditions)
         assert "another manager's store (s9f2" in watch.node("n1").conditions[0]
         agent.tell(agent.running("web-1"), applied=Applied(9, 1))
-        await watch.until(lambda: "newer manager (epoch 9" in watch.node("n1").conditions[0])
+        await watch.until(lambda: "epoch 9, newer than" in watch.node("n1").conditions[0])
         agent.obey()
         await watch.until(lambda: not watch.node("n1").conditions)
 
@@ -400,7 +402,6 @@ async def test_a_node_that_follows_a_forged_assignment_is_given_a_newer_one(tmp_
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1)
         epoch, before = watch.store.epoch, watch.node("n1").assignment_version
-        agent.tell(applied=Applied(epoch + 1, before + 500))
         agent.tell(store="another", applied=Applied(epoch, before + 500))
         agent.beat()
         await watch.rest()
@@ -408,5 +409,72 @@ async def test_a_node_that_follows_a_forged_assignment_is_given_a_newer_one(tmp_
         agent.tell(applied=Applied(epoch, before + 1000))
         await watch.until(lambda: watch.node("n1").assignment_version > before + 1000)
         agent.tell(applied=Applied(epoch, 2**53))
-        await watch.rest()
+        await watch.until(lambda: watch.node("n1").assignment_epoch == epoch + 1)
         assert watch.node("n1").assignment_version < before + 1010
+
+
+def _given(watch: Watch, name: str) -> dict[str, Any]:
+    """The assignment that the manager publishes for a node."""
+    found = Outward(watch.store, 5000).assignment(watch.node(name).oid)
+    assert found is not None
+    given: dict[str, Any] = json.loads(found[1])
+    return given
+
+
+@pytest.mark.fault(44, "C M")
+async def test_a_forged_epoch_is_outbid_on_that_node_alone(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        agent, _ = await fleet(watch, 2, scale=2)
+        epoch, before = watch.store.epoch, watch.node("n1").assignment_version
+        agent.tell(applied=Applied(epoch + 1000, 2**53))
+        await watch.until(lambda: watch.node("n1").assignment_epoch == epoch + 1001)
+        given = _given(watch, "n1")
+        assert (given["epoch"], given["version"]) == (epoch + 1001, before + 1)
+        assert _given(watch, "n2")["epoch"] == epoch, "a node that lies moves nobody but itself"
+        assert watch.node("n1").applied_version == before, "what was never given is not taken for applied"
+        assert f"epoch {epoch + 1000}" in watch.node("n1").conditions[0]
+        agent.tell(applied=Applied(epoch + 1000, 2**53), digest="again")
+        await watch.rest()
+        assert watch.node("n1").assignment_version == before + 1, "it is outbid once"
+        agent.tell(agent.running("web-1"), applied=Applied(epoch + 1001, before + 1))
+        await watch.until(lambda: not watch.node("n1").conditions)
+        row = watch.node("n1")
+        assert (row.applied_epoch, row.applied_version) == (epoch + 1001, before + 1)
+        assert watch.states() == {"web-1": "RUNNING n1", "web-2": "RUNNING n2"}
+
+
+@pytest.mark.fault(17, "M")
+async def test_a_node_that_was_ahead_when_it_was_first_heard_is_not_fought_over(tmp_path: Path) -> None:
+    """This store may be an old copy: it has never led this node, so it says so and waits for a word."""
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1")
+        agent = Agent(watch, "n1")
+        agent.state("ready")
+        agent.tell(applied=Applied())  # an agent that has just begun knows its store, and follows nothing yet
+        agent.beat()
+        for number in range(3):
+            agent.tell(applied=Applied(9, 4), digest=str(number))
+            await watch.clock.advance(60.0)
+        await watch.until(lambda: watch.node("n1").conditions)
+        assert "busbar manager take-over --epoch 9" in watch.node("n1").conditions[0]
+        assert (watch.node("n1").assignment_epoch, watch.node("n1").assignment_version) == (0, 1)
+        # Nor after the broker was away: a newer manager may have spoken meanwhile.
+        agent.obey()
+        await watch.until(lambda: not watch.node("n1").conditions)
+        await watch.reports.connected()
+        agent.tell(applied=Applied(9, 4))
+        await watch.until(lambda: watch.node("n1").conditions)
+        assert watch.node("n1").assignment_epoch == 0
+
+
+async def test_an_outbid_node_keeps_its_lead_over_a_restart_of_the_manager(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        epoch = watch.store.epoch
+        agent.tell(applied=Applied(epoch + 50, 7))
+        await watch.until(lambda: watch.node("n1").assignment_epoch == epoch + 51)
+        version = watch.node("n1").assignment_version
+    async with watching(tmp_path) as again:
+        given = _given(again, "n1")
+        assert again.store.epoch == epoch + 1
+        assert (given["epoch"], given["version"]) == (epoch + 51, version)

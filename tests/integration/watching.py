@@ -33,10 +33,10 @@ REAL_S = 10.0
 class Watch:
     """One manager's life: everything between the bus and the store, without requests and publisher."""
 
-    def __init__(self, store: Store, broker: MemoryBroker, clock: FakeClock) -> None:
+    def __init__(self, store: Store, broker: MemoryBroker, clock: FakeClock, heartbeat: float = 5.0) -> None:
         self.store, self.broker, self.clock = store, broker, clock
         self.link = broker.link("manager")
-        self.observed = Observed(clock, Timing(heartbeat=5.0))
+        self.observed = Observed(clock, Timing(heartbeat=heartbeat))
         self.monitor = Monitor(store, self.observed, clock)
         self.commands: list[tuple[str, Command]] = []
         self.reports = Reports(
@@ -238,12 +238,15 @@ class Agent:
 
 @asynccontextmanager
 async def watching(
-    folder: Path, broker: MemoryBroker | None = None, clock: FakeClock | None = None
+    folder: Path,
+    broker: MemoryBroker | None = None,
+    clock: FakeClock | None = None,
+    heartbeat: float = 5.0,
 ) -> AsyncIterator[Watch]:
     """A manager at work on the store in `folder`, until the end of the block."""
     broker, clock = broker or MemoryBroker(), clock or FakeClock()
     store = Store.open(folder / "busbar.db", clock, lambda: str(uuid.uuid4()), TOPICS)
-    watch = Watch(store, broker, clock)
+    watch = Watch(store, broker, clock, heartbeat)
     tasks = [asyncio.create_task(watch.link.run()), asyncio.create_task(watch.monitor.run())]
     try:
         await watch.link.wait_connected(1)

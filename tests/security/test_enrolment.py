@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_cli_harness import Stack, alive, stack, until
+from tests.plain import Plain
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -95,6 +96,34 @@ def test_a_person_comes_and_goes_with_one_command(up: Stack) -> None:
     assert [row["name"] for row in up.ask("principal", "list")] == ["admin"]
 
 
+def plain(up: Stack) -> Plain:
+    """The administrator's own MQTT client, which knows nothing of the command line."""
+    written = up.written()
+    secret = Path(written["password_file"]).read_text().strip()
+    return Plain(written["port"], written["username"], secret, up.realm)
+
+
+def test_a_person_removed_by_a_plain_client_is_out_and_his_old_password_stays_so(up: Stack) -> None:
+    file = Path(up.ask("principal", "add", "dave", "viewer")["password_file"])
+    dave = person(up, "dave", str(file))
+    up.ok("cluster", "list", **dave)
+    with plain(up) as admin:
+        admin.ok("remove_principal", {"principal_name": "dave"})
+        until(lambda: "dave" not in _accounts(up), "dave's account is gone")
+    assert "does not let user 'dave' in" in up.fails(5, "cluster", "list", **dave)
+    kept = up.folder / "daves"
+    kept.write_bytes(file.read_bytes())
+    kept.chmod(0o600)
+    up.ok("principal", "add", "dave", "viewer")
+    up.ok("cluster", "list", **dave)
+    assert "does not let user 'dave' in" in up.fails(5, "cluster", "list", **person(up, "dave", str(kept)))
+    up.ok("principal", "remove", "dave")
+
+
+def _accounts(up: Stack) -> str:
+    return (up.state / "broker" / "accounts.json").read_text()
+
+
 def test_the_last_owner_stays(up: Stack) -> None:
     assert "last owner" in up.fails(5, "principal", "remove", "admin")
     assert "last owner" in up.fails(5, "principal", "role", "admin", "viewer")
@@ -139,6 +168,22 @@ def test_a_node_joins_with_its_token_and_is_put_out(up: Stack) -> None:
         assert "n9" not in up.ok("node", "list", "-q").split()
     assert "does not let user 'n9' in" in up.fails(5, "cluster", "list", **person(up, "n9", str(secret)))
     up.ok("cluster", "delete", "gone", "--stop")
+
+
+def test_a_node_unpaired_by_a_plain_client_stops_its_workers_and_is_out(up: Stack) -> None:
+    token = up.ask("node", "pair", "n5")["token"]
+    with agent(up, "n5", "--join", "-", token=token) as (process, log), plain(up) as admin:
+        until(lambda: up.ask("node", "show", "n5")["status"] == "online", "n5 is online")
+        up.ok("cluster", "create", "left", "--type", "mqtt", "--port", "25200-25299")
+        up.ok("cluster", "add-node", "left", "n5")
+        up.ok("group", "add", "left/web")
+        up.ok("cluster", "start", "left", "--wait")
+        worker = up.pids("left")["web-1"]
+        admin.ok("unpair_node", {"node_oid": up.ask("node", "show", "n5")["oid"]})
+        until(lambda: "authori" in log.read_text().lower(), "the broker refuses n5")
+        until(lambda: not alive(worker), "its worker is stopped: it was told before it was put out")
+        assert process.poll() is None and '"n5"' not in _accounts(up)
+    up.ok("cluster", "delete", "left", "--stop")
 
 
 def test_a_node_that_is_away_may_be_heard_once_more(up: Stack) -> None:

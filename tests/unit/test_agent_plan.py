@@ -146,6 +146,9 @@ def assignment(store: str = "s", epoch: int = 1, version: int = 1) -> Assignment
         (assignment(epoch=2, version=0), True),
         (assignment(epoch=0, version=9), False),
         (assignment("t", 9, 9), False),
+        (assignment(epoch=1 + plan.LEAP), True),
+        (assignment(epoch=2 + plan.LEAP), False),
+        (assignment(version=2 + plan.LEAP), False),
     ],
 )
 def test_only_a_later_assignment_of_the_same_store_is_applied(new: Assignment, applied: bool) -> None:

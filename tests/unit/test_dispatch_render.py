@@ -18,7 +18,9 @@ STAMP = render.Stamp(7, 1050)
 def node(**more: Any) -> NodeRow:
     facts: dict[str, Any] = dict.fromkeys(NodeRow.__struct_fields__)
     facts |= {"oid": "o", "name": "n1", "status": NodeStatus.ONLINE, "conditions": [], "runtimes": []}
-    return NodeRow(**facts | {"assignment_version": 42, "changed": 0, "version": 3} | more)
+    return NodeRow(
+        **facts | {"assignment_version": 42, "assignment_epoch": 0, "changed": 0, "version": 3} | more
+    )
 
 
 def worker(**more: Any) -> WorkerRow:

@@ -127,7 +127,9 @@ def test_a_reason_does_not_outlive_its_state() -> None:
         ("s1", Applied(3, 8), 8, None),
         (None, Applied(0, 0), 0, None),
         ("s1", Applied(2, 8), 8, None),
-        ("s1", Applied(4, 8), -1, "newer manager (epoch 4, this one has 3)"),
+        ("s1", Applied(4, 8), -1, "epoch 4, newer than this manager's 3"),
+        ("s1", Applied(9, 8), 8, None),
+        ("s1", Applied(8, 8), -1, "newer than this manager's 3"),
         ("s2", Applied(3, 8), -1, "another manager's store (s2, not s1)"),
     ],
 )
@@ -135,6 +137,6 @@ def test_whose_assignment_was_applied(
     store: str | None, applied: Applied, version: int, words: str | None
 ) -> None:
     report = Reported(boot="b", conn=1, workers=[], store=store, applied=applied)
-    assert trusted_version(report, "s1", 3) == version
-    found = conditions_of(report, "s1", 3)
+    assert trusted_version(report, "s1", 3, 9) == version
+    found = conditions_of(report, "s1", 3, 9)
     assert (words in found[0]) if words else not found

@@ -1,0 +1,44 @@
+"""What the embedded broker takes from the manager's events: an unpaired node, or a removed principal, loses
+its account as the operation commits. Pure.
+
+Only a manager may publish events (bus.acl), and it says each of them again until the broker has acknowledged
+it, so no request, no second channel and no shared file is needed between the two (docs/decisions/0011).
+"""
+
+from typing import Final, NamedTuple
+
+from bus.decode import parse
+from bus.errors import BusError
+from bus.topics import parse_event
+
+_KINDS: Final = {("node", "unpaired"): "node", ("principal", "removed"): "person"}
+_ENDINGS: Final = tuple(f"/{verb}" for _, verb in _KINDS)
+
+
+class Revoked(NamedTuple):
+    """Whose account goes: its name, and the kind that it must have."""
+
+    name: str
+    kind: str
+
+
+def revoked(topic: str, payload: bytes, root: str) -> Revoked | None:
+    """Whose account an event takes away; None for everything else.
+
+    The topic alone decides; of the payload it is read whether the node is to keep its account for a while.
+    """
+    if not topic.endswith(_ENDINGS):
+        return None
+    event = parse_event(topic, root)
+    kind = _KINDS.get((event.kind, event.verb)) if event is not None else None
+    if event is None or kind is None or _is_kept(payload):
+        return None
+    return Revoked(event.name, kind)
+
+
+def _is_kept(payload: bytes) -> bool:
+    try:
+        data = parse(payload).get("data")
+    except BusError:
+        return False
+    return isinstance(data, dict) and data.get("keep_account") is True
