@@ -59,6 +59,7 @@ def connection(layer: Any) -> dict[str, Any]:
 
 @app.command(help="Verify the manager's SQLite file: integrity, references, schema version. Read-only.")
 def check(
+    ctx: typer.Context,
     path: Annotated[Path | None, typer.Argument(help="The file; default: that of the state folder.")] = None,
     state: State = None,
 ) -> None:
@@ -66,7 +67,7 @@ def check(
     from cli.errors import CliError, ExitCode
     from manager.service import check as verify
 
-    file = path or _folder(state) / DATABASE
+    file = path or _folder(n.folder_of(ctx, state)) / DATABASE
     if not file.is_file():
         raise CliError(f"there is no file {file}", ExitCode.NOT_FOUND, "no_such_file")
     problems = verify(file)
@@ -95,6 +96,7 @@ app.command("show", help="Return the manager's own state.")(_show)
 
 @app.command("take-over", help="Let a store that was restored from a backup speak again.")
 def take_over(
+    ctx: typer.Context,
     state: State = None,
     epoch: Annotated[
         int | None,
@@ -105,4 +107,4 @@ def take_over(
 ) -> None:
     from cli.backup import take_over as tell
 
-    tell(state, epoch)
+    tell(n.folder_of(ctx, state), epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
@@ -58,6 +59,12 @@ def verb(app: typer.Typer, name: str, *operations: str, more: str = "") -> Calla
         return function
 
     return add
+
+
+def folder_of(ctx: typer.Context, state: Path | None) -> Path | None:
+    """The --state of a verb, or of its noun: `busbar manager --state X check` means X too."""
+    before: Path | None = ctx.parent.params.get("state") if ctx.parent else None
+    return state or before
 
 
 # --- completion of names: a quick question to the manager, nothing when it does not answer -----------------
