@@ -13,7 +13,8 @@ import logging
 import re
 import socket
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from random import Random
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from bus.backoff import Backoff
 from bus.clock import Clock
 from bus.errors import BusOfflineError
 from bus.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from bus.links import compiled, reason, settle, tell, tls_context
+from bus.links import PROPERTY_NAMES, Packed, compiled, reason, settle, tell, tls_context
 from bus.options import ConnectOptions
 
 log = logging.getLogger("busbar.bus")
@@ -68,6 +69,7 @@ class MqttLink:
         self._session: _Session | None = None
         self._up = asyncio.Event()
         self._conn = 0
+        self._plain = False  # the broker did not understand MQTT 5: the next connection tries 3.1.1
         self.last_error = "not connected yet"
 
     @property
@@ -176,11 +178,17 @@ class MqttLink:
         """
         self._conn += 1
         will = self._will(self._conn) if self._will else None
-        session = _Session(self._options, will, self._deliver)
+        options = replace(self._options, protocol=4) if self._plain else self._options
+        session = _Session(options, will, self._deliver)
         self._session = session
         hooks: asyncio.Task[None] | None = None
         try:
-            await session.open()
+            try:
+                await session.open()
+            except BusOfflineError:
+                # Brokers without MQTT 5 say so, hang up, or keep silent; a broken network looks the same.
+                self._plain = options.falls_back and options.protocol == 5
+                raise
             await self._subscribe_all(session)
             self._up.set()
             log.info("connected to %s", self._options.url)
@@ -299,7 +307,8 @@ class _Session:
         done: asyncio.Future[None] = self._loop.create_future()
         filters: Any = wanted
         if self._options.protocol == 5:
-            filters = [(pattern, SubscribeOptions(qos=qos)) for pattern, qos in wanted]
+            shown = self._options.as_published
+            filters = [(p, SubscribeOptions(qos, retainAsPublished=p in shown)) for p, qos in wanted]
         code, mid = self.client.subscribe(filters)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             done.set_exception(BusOfflineError(paho.error_string(code)))
@@ -473,28 +482,19 @@ class _Session:
             done.set_result(None)
 
 
-def _to_paho(properties: Properties) -> PahoProperties | None:
+@lru_cache(maxsize=256)  # replies without correlation data are alike
+def _to_paho(properties: Properties) -> Any:
     if properties is NO_PROPERTIES:
         return None
     out = PahoProperties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if properties.response_topic is not None:
-        out.ResponseTopic = properties.response_topic
-    if properties.correlation is not None:
-        out.CorrelationData = properties.correlation
-    if properties.expiry_s is not None:
-        out.MessageExpiryInterval = properties.expiry_s
-    if properties.content_type is not None:
-        out.ContentType = properties.content_type
+    for ours, theirs in PROPERTY_NAMES.items():
+        if (value := getattr(properties, ours)) is not None:
+            setattr(out, theirs, value)
     if properties.user:
         out.UserProperty = list(properties.user)
-    return out
+    return Packed(out.pack())  # type: ignore[no-untyped-call]
 
 
 def _from_paho(raw: PahoProperties) -> Properties:
-    return Properties(
-        response_topic=getattr(raw, "ResponseTopic", None),
-        correlation=getattr(raw, "CorrelationData", None),
-        expiry_s=getattr(raw, "MessageExpiryInterval", None),
-        content_type=getattr(raw, "ContentType", None),
-        user=tuple(tuple(pair) for pair in getattr(raw, "UserProperty", ())),
-    )
+    known = {ours: getattr(raw, theirs, None) for ours, theirs in PROPERTY_NAMES.items()}
+    return Properties(**known, user=tuple(tuple(pair) for pair in getattr(raw, "UserProperty", ())))

@@ -6,12 +6,28 @@ import asyncio
 import logging
 import re
 import ssl
+from typing import Final
 
 from bus.errors import BusOfflineError
 from bus.link import Done
 from bus.options import ConnectOptions
 
 log = logging.getLogger("busbar.bus")
+
+PROPERTY_NAMES: Final = {
+    "response_topic": "ResponseTopic",
+    "correlation": "CorrelationData",
+    "expiry_s": "MessageExpiryInterval",
+    "content_type": "ContentType",
+}
+"""Fields of `bus.link.Properties`, as MQTT 5 calls them."""
+
+
+class Packed:
+    """MQTT 5 properties in the form in which they are sent; paho asks for no more than `pack`."""
+
+    def __init__(self, packed: bytes) -> None:
+        self.pack = lambda: packed
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ def run(
     owner: Annotated[
         list[str] | None, typer.Option(help="A user with role owner in a new database; default: admin.")
     ] = None,
+    mqtt: Annotated[
+        Literal["auto", "5", "3.1.1"],
+        typer.Option("--mqtt", help="Version; auto: 5, or 3.1.1 where the broker has no 5."),
+    ] = "auto",
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the manager in the foreground, against the broker of the options."""
@@ -46,6 +50,7 @@ def run(
         "state": str(_folder(state)),
         "manager_id": manager_id,
         "heartbeat_s": heartbeat,
+        "mqtt": mqtt,
         "principals": dict.fromkeys(owner or ["admin"], "owner"),
     }
     raise typer.Exit(services.serve("manager", spec))

@@ -102,7 +102,7 @@ def directories(found: Launcher, worker: AssignedWorker) -> set[str]:
 def test_the_pointer_to_a_path_is_escaped(state: State) -> None:
     static = {"type": "static", "directory": "/etc"}
     worker = msgspec.structs.replace(crossbar("x"), transport={"type": "web", "paths": {"/": static}})
-    with pytest.raises(RuntimeConfigError, match="^/transport/paths/~1/directory: "):
+    with pytest.raises(RuntimeConfigError, match=r"^/transport/paths/~1/directory: "):
         launcher(state).launch(worker, (), None)
 
 
