@@ -11,6 +11,7 @@ from typing import Any
 from agent.ports import choose
 from agent.runtimes import Launch, Runtime, RuntimeConfigError, WorkerSpec
 from agent.runtimes.crossbar import CrossbarRuntime
+from agent.runtimes.transport import escape
 from agent.sockets import is_free
 from agent.state import State
 from bus.messages import AssignedWorker
@@ -94,7 +95,7 @@ class Launcher:
         return {**worker.transport, "paths": paths}
 
     def _paths(self, paths: Mapping[str, Any], pointer: str) -> dict[str, Any]:
-        return {name: self._path(service, f"{pointer}/{name}") for name, service in paths.items()}
+        return {name: self._path(service, f"{pointer}/{escape(name)}") for name, service in paths.items()}
 
     def _path(self, service: Any, pointer: str) -> Any:
         if not isinstance(service, dict):

@@ -1,4 +1,4 @@
-"""The MQTT connection on paho-mqtt inside asyncio; with `bus.acks` the only file that imports that library.
+"""The MQTT connection on paho-mqtt inside asyncio; with `bus.mqtt` the only file that imports that library.
 
 paho does the protocol; its socket is watched by the event loop, so no thread runs per client or call (the
 blocking TCP and TLS handshake alone is handed to a helper thread). Every connection is a new paho client:
@@ -13,22 +13,21 @@ import logging
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any, Final
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from bus.acks import Client
 from bus.backoff import Backoff
 from bus.clock import Clock
 from bus.errors import BusOfflineError
 from bus.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
 from bus.links import compiled, reason, settle, tell, tls_context
+from bus.mqtt import Client, from_paho, to_paho
 from bus.options import ConnectOptions
 
 log = logging.getLogger("busbar.bus")
@@ -69,6 +68,7 @@ class MqttLink:
         self._session: _Session | None = None
         self._up = asyncio.Event()
         self._conn = 0
+        self._plain = False  # the broker did not understand MQTT 5: the next connection tries 3.1.1
         self.last_error = "not connected yet"
 
     @property
@@ -177,11 +177,17 @@ class MqttLink:
         """
         self._conn += 1
         will = self._will(self._conn) if self._will else None
-        session = _Session(self._options, will, self._deliver)
+        options = replace(self._options, protocol=4) if self._plain else self._options
+        session = _Session(options, will, self._deliver)
         self._session = session
         hooks: asyncio.Task[None] | None = None
         try:
-            await session.open()
+            try:
+                await session.open()
+            except BusOfflineError:
+                # Brokers without MQTT 5 say so, hang up, or keep silent; a broken network looks the same.
+                self._plain = options.falls_back and options.protocol == 5
+                raise
             await self._subscribe_all(session)
             self._up.set()
             log.info("connected to %s", self._options.url)
@@ -300,7 +306,8 @@ class _Session:
         done: asyncio.Future[None] = self._loop.create_future()
         filters: Any = wanted
         if self._options.protocol == 5:
-            filters = [(pattern, SubscribeOptions(qos=qos)) for pattern, qos in wanted]
+            shown = self._options.as_published
+            filters = [(p, SubscribeOptions(qos, retainAsPublished=p in shown)) for p, qos in wanted]
         code, mid = self.client.subscribe(filters)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             done.set_exception(BusOfflineError(paho.error_string(code)))
@@ -325,7 +332,7 @@ class _Session:
         """
         if len(self._acks) >= MAX_PENDING:
             raise BusOfflineError("too many unacknowledged messages")
-        extra = _to_paho(properties) if self._options.protocol == 5 else None
+        extra = to_paho(properties) if self._options.protocol == 5 else None
         info = self.client.publish(topic, payload, qos, retain, extra)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise BusOfflineError(paho.error_string(info.rc))
@@ -457,7 +464,7 @@ class _Session:
         except UnicodeDecodeError:
             log.warning("a message with an undecodable topic was dropped")
             return
-        properties = _from_paho(raw.properties) if raw.properties is not None else NO_PROPERTIES
+        properties = from_paho(raw.properties) if raw.properties is not None else NO_PROPERTIES
         self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _code: Any, _props: Any) -> None:
@@ -472,30 +479,3 @@ class _Session:
             done.set_exception(BusOfflineError(f"the broker refused a subscription: {refused[0]}"))
         else:
             done.set_result(None)
-
-
-def _to_paho(properties: Properties) -> PahoProperties | None:
-    if properties is NO_PROPERTIES:
-        return None
-    out = PahoProperties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if properties.response_topic is not None:
-        out.ResponseTopic = properties.response_topic
-    if properties.correlation is not None:
-        out.CorrelationData = properties.correlation
-    if properties.expiry_s is not None:
-        out.MessageExpiryInterval = properties.expiry_s
-    if properties.content_type is not None:
-        out.ContentType = properties.content_type
-    if properties.user:
-        out.UserProperty = list(properties.user)
-    return out
-
-
-def _from_paho(raw: PahoProperties) -> Properties:
-    return Properties(
-        response_topic=getattr(raw, "ResponseTopic", None),
-        correlation=getattr(raw, "CorrelationData", None),
-        expiry_s=getattr(raw, "MessageExpiryInterval", None),
-        content_type=getattr(raw, "ContentType", None),
-        user=tuple(tuple(pair) for pair in getattr(raw, "UserProperty", ())),
-    )

@@ -26,6 +26,7 @@ _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AT = re.compile(r" - at `(.+)`$")
 _MEMBER = re.compile(r"(?:unknown|required) field `(.+?)`")
+_PATTERN = re.compile(r"Expected 'str' matching regex '(.+)'$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -94,7 +95,15 @@ def explain(message: str) -> tuple[str, str]:
     if member:
         pointer += f"/{_escape(member.group(1))}"
     plain = detail.replace("`", "'").replace("Object", "object").replace(r"(?![\\s\\S])", "$")
-    return plain, pointer
+    return _PATTERN.sub(_in_words, plain), pointer
+
+
+def _in_words(found: re.Match[str]) -> str:
+    """What a text was to look like, for people: names and object ids are what they get wrong."""
+    pattern = found.group(1)
+    if pattern.startswith("^[0-9a-f]{8}-"):
+        return "not an object id: a UUID in lower case"
+    return f"not of the form {pattern.removeprefix('^').removesuffix('$')}"
 
 
 def digest(*parts: Any) -> str:

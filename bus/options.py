@@ -29,7 +29,11 @@ class TlsOptions:
 
 @dataclass(frozen=True, slots=True)
 class ConnectOptions:
-    """One broker and who we are there. `keepalive` is seconds; `protocol` 4 is MQTT 3.1.1, 5 is MQTT 5."""
+    """One broker and who we are there. `keepalive` is seconds; `protocol` 4 is MQTT 3.1.1, 5 is MQTT 5.
+
+    `falls_back`: 3.1.1 is spoken after all with a broker that does not understand 5.
+    `as_published`: filters whose messages show the publisher's RETAIN flag also live (MQTT 5 alone can).
+    """
 
     host: str = "127.0.0.1"
     port: int = 1883
@@ -41,6 +45,8 @@ class ConnectOptions:
     client_id: str = ""
     keepalive: int = 30
     protocol: Literal[4, 5] = 4
+    falls_back: bool = False
+    as_published: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:

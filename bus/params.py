@@ -48,7 +48,7 @@ class ClusterDefinition(Params):
 class GroupDefinition(Params):
     """`lost_after` and `start_deadline` are seconds; `runtime` follows from the transport when left out."""
 
-    scale: Scale = 1
+    scale: Scale
     name: Name | None = None
     runtime: Name | None = None
     transport: dict[str, Any] | None = None

@@ -66,6 +66,12 @@ def parse_event(topic: str, root: str) -> EventTopic | None:
     return EventTopic(levels[0], *levels[2:])
 
 
+def is_request(topic: str, root: str) -> bool:
+    """Tell whether this is a request's topic, in whatever realm below `root`."""
+    prefix = f"{root}/{VERSION}/"
+    return topic.startswith(prefix) and topic[len(prefix) :].split("/", 2)[1:2] == ["request"]
+
+
 def matches(pattern: str, topic: str) -> bool:
     """Tell whether an MQTT topic filter matches a topic (MQTT 3.1.1, section 4.7)."""
     wanted, levels = pattern.split("/"), topic.split("/")

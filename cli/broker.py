@@ -55,24 +55,24 @@ def run(
 
 
 @app.command("add-account", help="Give a user an account; its secret lies in a file, whose name is printed.")
-def add_account(name: str, kind: Kind, state: State = None) -> None:
+def add_account(ctx: typer.Context, name: str, kind: Kind, state: State = None) -> None:
     from bus.topics import is_name
     from cli import stack
     from cli.settings import SECRETS
 
     if not is_name(name):
         raise usage(f"user name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}")
-    folder = _folder(state)
+    folder = _folder(n.folder_of(ctx, state))
     stack.ensure_broker_account(folder, name, kind, stack.ensure_secret(folder, name))
     print(folder / SECRETS / name)
 
 
 @app.command("remove-account", help="Take a user's account away; he is disconnected.")
-def remove_account(name: str, state: State = None) -> None:
+def remove_account(ctx: typer.Context, name: str, state: State = None) -> None:
     from bus.broker.accounts import remove_account as remove
     from cli.settings import SECRETS
 
-    folder = _folder(state)
+    folder = _folder(n.folder_of(ctx, state))
     if not remove(folder / "broker" / "accounts.json", name):
         raise CliError(f"there is no account '{name}'", ExitCode.NOT_FOUND, "no_such_account")
     (folder / SECRETS / name).unlink(missing_ok=True)

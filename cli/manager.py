@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ def run(
     owner: Annotated[
         list[str] | None, typer.Option(help="A user with role owner in a new database; default: admin.")
     ] = None,
+    mqtt: Annotated[
+        Literal["auto", "5", "3.1.1"],
+        typer.Option("--mqtt", help="Version; auto: 5, or 3.1.1 where the broker has no 5."),
+    ] = "auto",
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the manager in the foreground, against the broker of the options."""
@@ -46,6 +50,7 @@ def run(
         "state": str(_folder(state)),
         "manager_id": manager_id,
         "heartbeat_s": heartbeat,
+        "mqtt": mqtt,
         "principals": dict.fromkeys(owner or ["admin"], "owner"),
     }
     raise typer.Exit(services.serve("manager", spec))
@@ -59,6 +64,7 @@ def connection(layer: Any) -> dict[str, Any]:
 
 @app.command(help="Verify the manager's SQLite file: integrity, references, schema version. Read-only.")
 def check(
+    ctx: typer.Context,
     path: Annotated[Path | None, typer.Argument(help="The file; default: that of the state folder.")] = None,
     state: State = None,
 ) -> None:
@@ -66,7 +72,7 @@ def check(
     from cli.errors import CliError, ExitCode
     from manager.service import check as verify
 
-    file = path or _folder(state) / DATABASE
+    file = path or _folder(n.folder_of(ctx, state)) / DATABASE
     if not file.is_file():
         raise CliError(f"there is no file {file}", ExitCode.NOT_FOUND, "no_such_file")
     problems = verify(file)
@@ -95,6 +101,7 @@ app.command("show", help="Return the manager's own state.")(_show)
 
 @app.command("take-over", help="Let a store that was restored from a backup speak again.")
 def take_over(
+    ctx: typer.Context,
     state: State = None,
     epoch: Annotated[
         int | None,
@@ -105,4 +112,4 @@ def take_over(
 ) -> None:
     from cli.backup import take_over as tell
 
-    tell(state, epoch)
+    tell(n.folder_of(ctx, state), epoch)

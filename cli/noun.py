@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
@@ -45,19 +46,27 @@ def noun(help: str, *, bare: bool = False) -> typer.Typer:
     )
 
 
-def verb(app: typer.Typer, name: str, *operations: str, more: str = "") -> Callable[[Function], Function]:
-    """Add a command that stands for these operations; its help is that of the first, and `more`."""
+def verb(
+    app: typer.Typer, name: str, *operations: str, more: str = "", instead: str = ""
+) -> Callable[[Function], Function]:
+    """Add a command that stands for these operations; its help is the first's and `more`, or `instead`."""
     from bus.contract import OPERATIONS
 
     rows = [OPERATIONS[operation] for operation in operations]
 
     def add(function: Function) -> Function:
         function.__dict__["operations"] = operations
-        text = f"{rows[0].help} {more}".strip() if rows else more or function.__doc__
+        text = instead or (f"{rows[0].help} {more}".strip() if rows else more or function.__doc__)
         app.command(name, help=text)(function)
         return function
 
     return add
+
+
+def folder_of(ctx: typer.Context, state: Path | None) -> Path | None:
+    """The --state of a verb, or of its noun: `busbar manager --state X check` means X too."""
+    before: Path | None = ctx.parent.params.get("state") if ctx.parent else None
+    return state or before
 
 
 # --- completion of names: a quick question to the manager, nothing when it does not answer -----------------

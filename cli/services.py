@@ -52,6 +52,14 @@ async def run_broker(spec: Spec, ready: Ready) -> None:
         await asyncio.get_running_loop().create_future()
 
 
+_SPOKEN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "auto": {"protocol": 5, "falls_back": True},
+    "5": {"protocol": 5},
+    "3.1.1": {"protocol": 4},
+}
+"""What `busbar manager --mqtt` means."""
+
+
 async def run_manager(spec: Spec, ready: Ready) -> None:
     """The manager, until cancelled."""
     from manager.service import ManagerConfig, run
@@ -59,7 +67,7 @@ async def run_manager(spec: Spec, ready: Ready) -> None:
     config = ManagerConfig(
         state=Path(spec["state"]),
         realm=spec["realm"],
-        connect=connect_options(spec),
+        connect=replace(connect_options(spec), **_SPOKEN[spec.get("mqtt", "auto")]),
         root=spec["root"],
         manager_id=spec.get("manager_id", "m1"),
         heartbeat_s=spec["heartbeat_s"],

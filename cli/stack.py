@@ -88,6 +88,7 @@ def _manager(plan: Plan) -> dict[str, Any]:
     return {
         **_common(plan, MANAGER),
         "state": str(plan.state / "manager"),
+        "mqtt": "3.1.1" if plan.outside is None else "auto",
         "heartbeat_s": plan.heartbeat,
         "principals": {ADMIN: "owner"},
     }

@@ -76,7 +76,7 @@ class Fence:
         self.other: str | None = None
         """A manager of another store that is online in this realm, in words; None when there is none."""
         self.contradicted = False
-        """Our own state topic says that we are offline: an old will has come late."""
+        """Our own state topic does not say that we are online: a late old will, or it was deleted."""
         self._own = topics.manager_state(manager)
         self._store = store
         self._epoch = epoch
@@ -85,11 +85,13 @@ class Fence:
     def handle(self, message: Message) -> None:
         """Take one state in; what can't be read is logged and dropped."""
         if not message.payload:
+            self.contradicted |= message.topic == self._own
             return
         try:
             state = read(message.payload, ManagerState, MAX_STATE)
         except BusError as error:
             log.warning("an unreadable manager state on %.100s was dropped: %s", message.topic, error)
+            self.contradicted |= message.topic == self._own
             return
         if state.store == self._store and (state.epoch > self._epoch or self._is_twin(state)):
             self._raise(state)

@@ -18,6 +18,11 @@ from bus.topics import Topics
 log = logging.getLogger("busbar.repair")
 
 EVERY_S: Final = 60.0
+"""The longest pause between two looks."""
+SOON_S: Final = 10.0
+"""The shortest."""
+PER_TOPIC_S: Final = 0.02
+"""Pause for each retained topic: a look costs broker and manager some 0.1 ms for each."""
 QUIET_S: Final = 0.5
 """No retained message for so long: the broker has sent them all (MQTT does not say when it has)."""
 LOOK_S: Final = 10.0
@@ -81,7 +86,7 @@ class Repair:
                 log.debug("a look at the broker was cut short: %s", error)
             except Exception:
                 log.exception("a look at the broker failed")
-            waiting = asyncio.ensure_future(self._clock.sleep(self._every))
+            waiting = asyncio.ensure_future(self._clock.sleep(self._pause()))
             hurry = asyncio.ensure_future(self._wake.wait())
             try:
                 await asyncio.wait((waiting, hurry), return_when=asyncio.FIRST_COMPLETED)
@@ -89,6 +94,10 @@ class Repair:
                 waiting.cancel()
                 hurry.cancel()
             self._wake.clear()
+
+    def _pause(self) -> float:
+        """Often while that costs next to nothing."""
+        return min(self._every, max(SOON_S, PER_TOPIC_S * len(self._said())))
 
     async def _once(self) -> None:
         deadline = self._clock.monotonic() + LOOK_S

@@ -267,6 +267,8 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
             options = config.connect
             if not options.client_id:
                 options = replace(options, client_id=f"busbar-{config.realm}-{config.manager_id}")
+            # Only so can a retained request be told from another one while it is live.
+            options = replace(options, as_published=(topics.all_requests(),))
             await Manager(
                 config,
                 store,

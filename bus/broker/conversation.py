@@ -181,7 +181,7 @@ class Conversation:
         return session
 
     def _permitted_will(self, will: Will) -> Will | None:
-        if self._access.may_publish(self.peer, will.message.topic):
+        if self._access.may_publish(self.peer, will.message.topic, will.retain):
             return will
         log.warning("%s may not leave a will on %s: ignored", self.peer.username, will.message.topic)
         return None
@@ -209,13 +209,14 @@ class Conversation:
     async def _publish(self, message: Message, retain: bool) -> None:
         """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does it:
         MQTT 3.1.1 has no way to say no (section 3.3.5), and a hung-up client would only come back."""
-        if self._access.may_publish(self.peer, message.topic):
+        if self._access.may_publish(self.peer, message.topic, retain):
             self._router.publish(message, retain)
             if self.peer.kind == MANAGER:
                 await self._heed(message)
         else:
             level = logging.DEBUG if self._warned else logging.WARNING
-            log.log(level, "%s may not publish to %s: dropped", self.peer.username, message.topic[:200])
+            what = "publish retained" if retain else "publish"
+            log.log(level, "%s may not %s to %s: dropped", self.peer.username, what, message.topic[:200])
             self._warned = True
 
     def _is_first(self, session: Session, packet_id: int) -> bool:

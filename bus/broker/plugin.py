@@ -19,6 +19,7 @@ from bus.broker.accounts import Account, Accounts
 from bus.broker.joining import NODE, parse_offer, redeem, revoke
 from bus.broker.revoking import Revoked
 from bus.clock import SystemClock
+from bus.topics import is_request
 
 _THREADS: Final = 2
 _MAX_LOGINS: Final = 1024
@@ -107,8 +108,14 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             return self.may_publish(session, topic)
         return acl.may_read(session.kind, session.username, topic, *self._where)
 
-    def may_publish(self, peer: Peer, topic: str) -> bool:
-        """The same without a task per message: publishing is the hot path."""
+    def may_publish(self, peer: Peer, topic: str, retain: bool = False) -> bool:
+        """The same without a task per message: publishing is the hot path.
+
+        A request is never retained: the manager would see the flag only of what was there before it, and so
+        run it once.
+        """
+        if retain and is_request(topic, self._where[0]):
+            return False
         return acl.may_publish(peer.kind, peer.username, topic, *self._where)
 
     def narrowed(self, peer: Peer, wanted: str) -> str:

@@ -164,7 +164,7 @@ def test_groups(lab: Lab) -> None:
     of = {"routercluster_oid": cluster["oid"]}
     both = {**of, "workergroup_oid": group["oid"]}
     assert (
-        lab.alice.code("add_routercluster_workergroup", {**of, "workergroup": {"name": "web"}})
+        lab.alice.code("add_routercluster_workergroup", {**of, "workergroup": {"name": "web", "scale": 1}})
         == "already_exists"
     )
     assert lab.alice.ok("get_routercluster_workergroup", both) == group
@@ -176,10 +176,13 @@ def test_groups(lab: Lab) -> None:
         group["oid"]
     ]
     assert lab.alice.ok("list_routercluster_workergroups", {**of, "filter_by_status": "RUNNING"}) == []
+    error = lab.alice.call("add_routercluster_workergroup", {**of, "workergroup": {"name": "x"}})["error"]
+    assert (error["code"], error["errors"]) == (
+        "invalid_argument", [{"pointer": "/params/workergroup/scale"}])  # fmt: skip
     other = lab.cluster()
     foreign = {"routercluster_oid": other["oid"], "workergroup_oid": group["oid"]}
     assert lab.alice.code("get_routercluster_workergroup", foreign) == "no_such_object"
-    mismatch = {**of, "workergroup": {"runtime": "crossbar", "transport": {"type": "mqtt"}}}
+    mismatch = {**of, "workergroup": {"scale": 1, "runtime": "crossbar", "transport": {"type": "mqtt"}}}
     assert lab.alice.code("add_routercluster_workergroup", mismatch) == "invalid_configuration"
 
 

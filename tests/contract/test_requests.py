@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import queue
 from typing import Any
 
 import pytest
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from tests.contract.conftest import Lab
 
@@ -137,23 +142,56 @@ def test_a_bad_transport(lab: Lab) -> None:
 
 
 @pytest.mark.fault(0, "A")
-def test_a_retained_request_does_not_run_at_a_reconnect(lab: Lab) -> None:
-    """A live subscriber sees a retained message without the flag: so look at a later subscription."""
+def test_a_retained_request_never_runs(lab: Lab) -> None:
+    """Neither while it is live nor when the manager comes back."""
     name = lab.name()
     topic = lab.alice.topic("request", "alice", "create_routercluster")
     body = {"id": f"kept-{name}", "reply": "box", "params": {"routercluster": {"name": name}}}
-    first = lab.alice.send("create_routercluster", body, retain=True)
     try:
-        lab.alice.ok("delete_routercluster", {"routercluster_oid": first["result"]["oid"]})
+        lab.alice.publish(topic, body, retain=True)
+        # The manager takes requests in order: what follows is answered after it.
+        assert name not in lab.alice.ok("list_routerclusters", {"return_names": True})
+        epoch = lab.alice.call("list_nodes", {})["epoch"]
         lab.stack.kill("manager")
         lab.stack.start_manager()
         lab.alice.wait_retained(
             lab.alice.topic("manager", "m1", "state"),
-            lambda value: value["state"] == "online" and value["epoch"] > first["epoch"],
+            lambda value: value["state"] == "online" and value["epoch"] > epoch,
         )
         assert name not in lab.alice.ok("list_routerclusters", {"return_names": True})
     finally:
         lab.alice.publish(topic, b"", retain=True)
+
+
+def test_the_mqtt_5_mirror(lab: Lab) -> None:
+    """A client that reads properties alone, towards the manager as it is started by default."""
+    own = lab.alice.topic("response", "alice", "five")
+    asked = Properties(PacketTypes.PUBLISH)
+    asked.ResponseTopic, asked.CorrelationData = own, b"\x00\xff"
+    got: queue.Queue[Any] = queue.Queue()
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, reconnect_on_failure=False)
+    client.username_pw_set("alice", lab.stack.secrets["alice"])
+    client.on_connect = lambda *found: got.put(str(found[3]))
+    client.on_subscribe = lambda *_: got.put("subscribed")
+    client.on_message = lambda *found: got.put(found[2].properties)
+    client.connect("127.0.0.1", lab.stack.port, 30)
+    client.loop_start()
+    try:
+        if (said := got.get(timeout=10)) == "Unsupported protocol version":
+            pytest.skip("this broker speaks MQTT 3.1.1 alone")
+        assert said == "Success"
+        client.subscribe(own, 1)
+        assert got.get(timeout=10) == "subscribed"
+        body = b'{"params": {"routercluster_name": "absent"}}'
+        client.publish(
+            lab.alice.topic("request", "alice", "get_routercluster_by_name"), body, 1, False, asked
+        )
+        told = got.get(timeout=10)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    assert (told.CorrelationData, told.ContentType) == (b"\x00\xff", "application/json")
+    assert dict(told.UserProperty) == {"status": "404", "code": "no_such_object"}
 
 
 @pytest.mark.fault(0, "A")

@@ -127,7 +127,7 @@ class Client:
         return await self.call("alice", "pair_node", {"node": {"name": name}})
 
     async def group(self, cluster: dict[str, Any], who: str = "alice", **wish: Any) -> dict[str, Any]:
-        params = {"routercluster_oid": cluster["oid"], "workergroup": wish}
+        params = {"routercluster_oid": cluster["oid"], "workergroup": {"scale": 1} | wish}
         return await self.call(who, "add_routercluster_workergroup", params)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.config import AgentConfig, AgentFile, ConfigError, load, merged, parse
@@ -96,6 +97,13 @@ def directories(found: Launcher, worker: AssignedWorker) -> set[str]:
     config = json.loads(found.launch(worker, (), None).files[".crossbar/config.json"])
     paths = config["workers"][0]["transports"][0]["paths"]
     return {paths["s"]["directory"], paths["p"]["paths"]["in"]["directory"]}
+
+
+def test_the_pointer_to_a_path_is_escaped(state: State) -> None:
+    static = {"type": "static", "directory": "/etc"}
+    worker = msgspec.structs.replace(crossbar("x"), transport={"type": "web", "paths": {"/": static}})
+    with pytest.raises(RuntimeConfigError, match=r"^/transport/paths/~1/directory: "):
+        launcher(state).launch(worker, (), None)
 
 
 def test_a_static_folder_lies_in_www_or_in_one_of_the_roots(state: State, tmp_path: Path) -> None:

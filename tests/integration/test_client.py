@@ -164,6 +164,58 @@ async def test_mqtt5_properties(mosquitto_port: int) -> None:
     assert message.properties.user == (("code", "busy"),)
 
 
+async def test_mqtt5_shows_the_retain_flag_of_a_live_message_where_it_is_asked_for(
+    mosquitto_port: int,
+) -> None:
+    for shown in ((), ("t/+",)):
+        link = make(ConnectOptions(port=mosquitto_port, protocol=5, as_published=shown))
+        got: asyncio.Queue[Message] = asyncio.Queue()
+        link.subscribe("t/+", got.put_nowait)
+        async with running(link):
+            await link.publish("t/r", b"hello", retain=True)
+            assert (await asyncio.wait_for(got.get(), 5)).retain is bool(shown)
+            await link.publish("t/r", b"", retain=True)
+
+
+async def test_a_broker_without_mqtt5_is_spoken_to_in_3_1_1(tmp_path: Path) -> None:
+    """It refuses the version, hangs up, or says nothing."""
+    with mosquitto(tmp_path) as port:
+        for answer in (b"\x20\x02\x00\x01", b""):
+            async with _only_3_1_1(port, answer) as front:
+                link = make(ConnectOptions(port=front, protocol=5, falls_back=True))
+                got: asyncio.Queue[Message] = asyncio.Queue()
+                link.subscribe("t/x", got.put_nowait)
+                async with running(link):
+                    await link.publish("t/x", b"hello", properties=Properties(correlation=b"1"))
+                    assert (await asyncio.wait_for(got.get(), 5)).payload == b"hello"
+
+
+@asynccontextmanager
+async def _only_3_1_1(port: int, answer: bytes) -> AsyncIterator[int]:
+    """A broker in front of another one: it gives MQTT 5 this answer and hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = await reader.readexactly(9)
+        if hello[8] == 5:
+            writer.write(answer)
+            await writer.drain()
+            writer.close()
+            return
+        inner, outer = await asyncio.open_connection("127.0.0.1", port)
+        outer.write(hello)
+        await asyncio.gather(_copy(reader, outer), _copy(inner, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(65_536):
+        sink.write(data)
+        await sink.drain()
+    sink.close()
+
+
 async def test_reconnects_resubscribes_and_runs_the_hooks_again(tmp_path: Path) -> None:
     port = free_port()
     hooks: asyncio.Queue[int] = asyncio.Queue()

@@ -251,7 +251,7 @@ async def test_a_group_is_refused(tmp_path: Path, wish: dict[str, Any], code: st
     async with rig_on(memory_net(), tmp_path / "manager") as (_, client):
         cluster = await client.cluster()
         await client.group(cluster, name="web")
-        params = {"routercluster_oid": cluster["oid"], "workergroup": wish}
+        params = {"routercluster_oid": cluster["oid"], "workergroup": {"scale": 1} | wish}
         error = await client.refused("alice", "add_routercluster_workergroup", params)
         assert (error.code, error.pointers) == (code, (pointer,))
 
@@ -340,7 +340,7 @@ async def test_roles_and_ownership(client: Client) -> None:
         "delete_routercluster": {},
         "add_routercluster_node": {"node_oid": node["oid"]},
         "remove_routercluster_node": {"node_oid": node["oid"]},
-        "add_routercluster_workergroup": {"workergroup": {}},
+        "add_routercluster_workergroup": {"workergroup": {"scale": 1}},
         "remove_routercluster_workergroup": {"workergroup_oid": new_id()},
         "scale_routercluster_workergroup": {"workergroup_oid": new_id(), "scale": 1},
     }

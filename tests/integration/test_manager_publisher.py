@@ -24,6 +24,7 @@ from manager.service import Manager, run, take_over
 from manager.store import Tx
 from tests.brokers import free_port, mosquitto, until
 from tests.integration.manager_fixtures import (
+    CLOCK,
     TOPICS,
     Client,
     Net,
@@ -228,6 +229,25 @@ async def test_forged_deleted_and_foreign_retained_topics_are_mended(
     assert _state_of_all(broker) != before
     manager.repair.begin()
     await until(lambda: _state_of_all(broker) == before)
+
+
+@pytest.mark.fault(44, "C")
+async def test_the_managers_own_state_is_mended(rig: tuple[Manager, Client], broker: MemoryBroker) -> None:
+    topic = TOPICS.manager_state("m1")
+    true = broker.retained[topic]
+    for payload in (b"", b"nonsense", true.replace(b"online", b"offline")):
+        await rig[1].link.publish(topic, payload, retain=True)
+        await until(lambda: broker.retained.get(topic) == true)
+
+
+async def test_the_broker_is_looked_at_often_while_it_holds_little() -> None:
+    said: dict[str, bytes] = {}
+    look = repair.Repair(MemoryBroker().link("m"), TOPICS, CLOCK, lambda: said, lambda: True)
+    assert look._pause() == repair.SOON_S
+    said.update({f"t/{number}": b"" for number in range(1_000)})
+    assert look._pause() == 20.0
+    said.update({f"t/{number}": b"" for number in range(100_000)})
+    assert look._pause() == repair.EVERY_S
 
 
 @pytest.mark.mosquitto

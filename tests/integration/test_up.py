@@ -162,6 +162,15 @@ def test_manager_check_says_that_a_file_is_sound(up: Stack) -> None:
     assert "no file" in up.fails(3, "manager", "check", "/no/such/file")
 
 
+def test_a_state_folder_may_be_named_before_the_verb(up: Stack, tmp_path: Path) -> None:
+    """It once meant the default folder then: take-over would have been told to another store."""
+    other = tmp_path / "other"
+    assert str(other) in up.fails(3, "manager", "--state", str(other), "check")
+    assert str(other) in up.fails(1, "manager", "--state", str(other), "take-over")
+    assert str(other) in up.ok("broker", "--state", str(other), "add-account", "alice", "person")
+    assert "removed" in up.ok("broker", "--state", str(other), "remove-account", "alice")
+
+
 def test_a_signal_during_the_start_ends_everything(up: Stack) -> None:
     up.up("--agents", "3", "--port", "0")
     until(lambda: len(up.left()) >= 4, "the first children are there")

@@ -311,7 +311,7 @@ def test_another_operators_cluster_is_not_to_be_touched(lab: Lab) -> None:
         "stop_routercluster": ref,
         "add_routercluster_node": {**ref, "node_oid": lab.oids["n2"]},
         "remove_routercluster_node": {**ref, "node_oid": lab.oids["n2"]},
-        "add_routercluster_workergroup": {**ref, "workergroup": {"name": "x"}},
+        "add_routercluster_workergroup": {**ref, "workergroup": {"name": "x", "scale": 1}},
         "scale_routercluster_workergroup": {**of_group, "scale": 3},
         "remove_routercluster_workergroup": of_group,
         "delete_routercluster": ref,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bus.decode import MAX_DEPTH, MAX_PAYLOAD, convert, digest, encode, parse
 from bus.errors import BusError
 from bus.messages import Request
-from bus.params import AddNode, CreateCluster
+from bus.params import AddNode, CreateCluster, NodeByName, NodeRef
 
 DEEP = b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1)
 MALFORMED = {
@@ -119,7 +119,7 @@ def test_limits_are_whole_numbers(limit: object) -> None:
     "oid", ["", "x", "3eccb1fd251b4edabee906b3d24b1c5e", "3eccb1fd-251b-4eda-bee9-06b3d24b1c5e\n"]
 )
 def test_an_oid_is_a_uuid(oid: str) -> None:
-    with pytest.raises(BusError, match="regex"):
+    with pytest.raises(BusError, match="not an object id"):
         convert({"routercluster_oid": oid, "node_oid": oid}, AddNode)
 
 
@@ -129,3 +129,12 @@ def test_the_envelope_ignores_unknown_members_but_not_wrong_types() -> None:
         with pytest.raises(BusError) as caught:
             convert(bad, Request)
         assert caught.value.pointers == (f"/{next(iter(bad))}",)
+
+
+def test_what_a_text_should_look_like_is_said_in_words() -> None:
+    with pytest.raises(BusError) as name:
+        convert({"node_name": "A b"}, NodeByName)
+    assert name.value.detail == "not of the form [a-z0-9][a-z0-9_-]{0,63}"
+    with pytest.raises(BusError) as oid:
+        convert({"node_oid": "n1"}, NodeRef)
+    assert oid.value.detail == "not an object id: a UUID in lower case"
