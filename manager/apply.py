@@ -85,6 +85,9 @@ class Batch:
             m.Displace: self._displace,
             m.MarkUnknown: self._mark_unknown,
             m.MarkStopped: self._mark_stopped,
+            m.Renew: self._renew,
+            m.HoldBack: self._hold_back,
+            m.Settle: self._settle,
             m.SetGroup: self._set_group,
             m.SetCluster: self._set_cluster,
             m.Brake: self._brake,
@@ -138,7 +141,9 @@ class Batch:
 
     def _create(self, action: m.CreateWorker) -> None:
         group = self._group(action.group_oid)
-        if group is None or action.ordinal > group.scale or not self._started(group.cluster_oid):
+        if group is None or not self._started(group.cluster_oid):
+            return
+        if action.ordinal > group.scale + (group.max_surge if group.updating else 0):
             return
         if self._tx.has_slot(group.oid, action.ordinal):
             return
@@ -169,7 +174,10 @@ class Batch:
 
     def _place(self, action: m.Place) -> None:
         row = self._in(action.worker_oid, WorkerState.PENDING)
-        if row is None or not self._started(row.cluster_oid) or not self._has_room(row, action.node_oid):
+        group = self._group(row.group_oid) if row else None
+        if row is None or group is None:
+            return
+        if not self._started(row.cluster_oid) or not self._has_room(row, action.node_oid):
             return
         self._load(action.node_oid)[row.cluster_oid] += 1
         self._bump(action.node_oid)
@@ -179,6 +187,7 @@ class Batch:
             reason=action.reason,
             node_oid=action.node_oid,
             generation=row.generation + 1,
+            revision=group.revision,
             unassigned_version=None,
             address=None,
             pid=None,
@@ -214,6 +223,35 @@ class Batch:
             reason=action.reason,
             unassigned_version=self._bump(row.node_oid),
         )
+
+    def _renew(self, action: m.Renew) -> None:
+        row = self._in(action.worker_oid, WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)
+        group = self._group(row.group_oid) if row else None
+        if row is None or group is None or row.node_oid is None or row.revision == group.revision:
+            return
+        if not self._started(row.cluster_oid) or not self._serves(row.cluster_oid, row.node_oid):
+            return
+        if row.state is WorkerState.RUNNING and not self._can_spare_one(group):
+            return
+        self._bump(row.node_oid)
+        generation = row.generation + 1
+        self._tx.update_worker(
+            row.oid,
+            state=WorkerState.STARTING,
+            reason=action.reason,
+            generation=generation,
+            revision=group.revision,
+            address=None,
+            pid=None,
+            restarts=0,
+        )
+        more = {"generation": generation, "revision": group.revision}
+        self._tell.worker(row, "starting", action.reason, **more)
+
+    def _can_spare_one(self, group: GroupRow) -> bool:
+        """Whether enough stay ready as it is now: another may have failed since the plan was made."""
+        ready = self._tx.worker_states("group_oid", group.oid).get(WorkerState.RUNNING, 0)
+        return ready > group.scale - group.max_unavailable
 
     def _displace(self, action: m.Displace) -> None:
         row = self._in(action.worker_oid, *PLACED)
@@ -252,6 +290,21 @@ class Batch:
         stopped(self._tx, self._tell, row, action.reason)
 
     # --- groups and clusters
+
+    def _hold_back(self, action: m.HoldBack) -> None:
+        row = self._group(action.group_oid)
+        if row is not None and row.updating and row.held_back != action.why:
+            self._tx.update_group(row.oid, held_back=action.why)
+            self._groups.pop(row.oid, None)
+
+    def _settle(self, action: m.Settle) -> None:
+        row = self._group(action.group_oid)
+        if row is None or not row.updating or row.revision != action.revision:
+            return
+        self._tx.update_group(row.oid, settled=row.revision, held_back=None)
+        self._tx.drop_revisions(row.oid)
+        self._groups.pop(row.oid, None)
+        self._tell.group_updated(row, action.reason)
 
     def _set_group(self, action: m.SetGroup) -> None:
         row = self._group(action.group_oid)

@@ -58,6 +58,7 @@ class WorkerView:
     generation: int = 0
     reason: str | None = None
     restarts: int = 0
+    revision: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,13 @@ class GroupView:
     """Whether it was RUNNING since the last start: then too few workers mean DEGRADED, not STARTING."""
     none_ready_since: float | None = None
     """Since when none of its workers has been ready; None while one is (or when it is not known)."""
+    revision: int = 1
+    settled: int = 1
+    """The last revision that all its workers have been ready with."""
+    max_unavailable: int = 1
+    max_surge: int = 0
+    held_back: str | None = None
+    """Why outdated workers can't be renewed, as it is told now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,32 @@ class MarkStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Have a worker run its group's present revision, where it is: STARTING again, as a new generation."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBack:
+    """Tell why no more of a group's workers can be renewed, or that nothing is in the way (None)."""
+
+    group_oid: str
+    why: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Every worker of a group is ready with that revision: the update is over."""
+
+    group_oid: str
+    revision: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetGroup:
     """A worker group's new status."""
 
@@ -234,6 +268,9 @@ Action = (
     | Displace
     | MarkUnknown
     | MarkStopped
+    | Renew
+    | HoldBack
+    | Settle
     | SetGroup
     | SetCluster
     | Brake

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import UNSET
+
 from bus.clock import rfc3339
 from bus.decode import digest
 from bus.messages import AssignedWorker, Assignment, Endpoint, Status
 from bus.states import NodeStatus, WorkerState
+from manager.rolling import progress
 from manager.store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
@@ -68,8 +71,10 @@ def group_status(
     troubled: Sequence[Trouble],
     endpoints: Iterable[tuple[str, str, str]],
     stamp: Stamp,
+    updated: int | None = None,
 ) -> Status:
-    """A worker group's retained status."""
+    """A worker group's retained status; `updated` is given while an update is under way."""
+    update = None if updated is None else update_condition(row, updated, troubled)
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -77,13 +82,15 @@ def group_status(
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=worker_conditions(troubled),
+        conditions=([update] if update else []) + worker_conditions(troubled),
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
         ready=states.get(WorkerState.RUNNING, 0),
         endpoints=[Endpoint(*found) for found in endpoints],
-        reason=row.reason,
+        reason=update or row.reason,
+        revision=row.revision,
+        updated=UNSET if updated is None else updated,
     )
 
 
@@ -107,6 +114,7 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
         restarts=row.restarts,
         generation=row.generation,
         reason=row.reason,
+        revision=row.revision,
     )
 
 
@@ -145,6 +153,17 @@ def worker_conditions(troubled: Sequence[Trouble]) -> list[str]:
     if len(told) > MAX_CONDITIONS:
         told[MAX_CONDITIONS - 1 :] = ["more workers are not ready"]
     return told
+
+
+def update_condition(row: GroupRow, updated: int, troubled: Sequence[Trouble]) -> str:
+    """Such as: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
+    about = progress(row.revision, updated, row.scale)
+    if row.held_back:
+        return f"{about}; {row.held_back}"
+    if not troubled:
+        return about
+    name, state, reason, _ = troubled[0]
+    return f"{about}; {name} is {state}: {reason}" if reason else f"{about}; {name} is {state}"
 
 
 def worker_condition(trouble: Trouble) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from manager import rolling
 from manager.liveness import Fleet
 from manager.model import (
     Action,
@@ -14,17 +15,20 @@ from manager.model import (
     Displace,
     DropWorker,
     GroupView,
+    HoldBack,
     MarkStopped,
     MarkUnknown,
     Pend,
     Place,
+    Renew,
+    Settle,
     Unassign,
     WorkerView,
 )
 from manager.placement import Load, Room, Seat
 
 _W = WorkerState
-PLACED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
+PLACED: Final = rolling.ASSIGNED
 """States of a worker that stands in its node's assignment."""
 
 
@@ -40,6 +44,10 @@ class _Group:
     actions: list[Action] = field(default_factory=list)
     waiting: list[WorkerView] = field(default_factory=list)
     silent: list[WorkerView] = field(default_factory=list)
+    steady: list[WorkerView] = field(default_factory=list)
+    """Placed on members that can be heard."""
+    homeless: list[WorkerView] = field(default_factory=list)
+    """Waiting, and no node has room."""
     room: Room | None = None
 
     def take(self) -> Seat | None:
@@ -89,9 +97,9 @@ def _wind_down(group: _Group) -> None:
 def _keep(group: _Group) -> None:
     """The cluster is to run: as many workers as asked for, each on a node that can be heard."""
     surplus = []
-    wanted = 0
+    wanted, slots = 0, rolling.slots(group.view)
     for worker in group.view.workers:
-        if worker.ordinal > group.view.scale:
+        if worker.ordinal > slots:
             surplus.append(worker)
             continue
         wanted += 1
@@ -102,18 +110,20 @@ def _keep(group: _Group) -> None:
     for worker in sorted(surplus, key=lambda worker: -worker.ordinal):
         _too_many(group, worker)
     _give_places(group)
-    if wanted < group.view.scale:
-        _create(group)
+    if wanted < slots:
+        _create(group, slots)
     _move_silent(group)
+    if rolling.updating(group.view):
+        _roll(group)
 
 
-def _create(group: _Group) -> None:
+def _create(group: _Group, slots: int) -> None:
     """New slots; their places are reserved now and given in the next pass."""
     existing = {worker.ordinal for worker in group.view.workers}
-    for ordinal in range(1, group.view.scale + 1):
+    for ordinal in range(1, slots + 1):
         if ordinal not in existing:
             fits = group.take() is not None
-            reason = _asked(group) if fits else group.why_not()
+            reason = _opened(group, ordinal) if fits else group.why_not()
             group.actions.append(CreateWorker(group.view.oid, ordinal, reason, fits))
 
 
@@ -145,6 +155,7 @@ def _stopping(group: _Group, worker: WorkerView) -> None:
 def _placed(group: _Group, worker: WorkerView) -> None:
     fleet, node_oid = group.fleet, worker.node_oid
     if _member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
+        group.steady.append(worker)
         return
     if node_oid in fleet.nodes and (_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
@@ -170,6 +181,7 @@ def _give_places(group: _Group) -> None:
             reason = f"{seat.name} has the least load of the nodes with room ({_load(seat)})"
             group.actions.append(Place(worker.oid, seat.node_oid, reason))
             continue
+        group.homeless.append(worker)
         reason = group.why_not()
         if worker.reason != reason:
             group.actions.append(Pend(worker.oid, reason))
@@ -186,6 +198,43 @@ def _move_silent(group: _Group) -> None:
         reason = _where(group, worker) + against
         if worker.state is not _W.UNKNOWN or worker.reason != reason:
             group.actions.append(MarkUnknown(worker.oid, reason))
+
+
+def _roll(group: _Group) -> None:
+    """An update is under way: renew what can be spared, say what is in the way, notice when it is over."""
+    view = group.view
+    if rolling.settled(view, group.steady):
+        reason = f"every worker is ready with revision {view.revision}"
+        group.actions.append(Settle(view.oid, view.revision, reason))
+        return
+    balance = rolling.balance(view, group.steady)
+    held_back = None
+    for worker in rolling.order(view, group.steady):
+        if not balance.spares(worker):
+            break
+        held_back = _renew(group, worker)
+        if held_back is None:
+            balance.spend(worker)
+    surge = rolling.yields(view, group.homeless, balance)
+    if surge is not None:
+        group.actions.append(Unassign(surge.oid, f"{surge.name} makes room for a worker that is asked for"))
+    if held_back != view.held_back:
+        group.actions.append(HoldBack(view.oid, held_back, held_back or "nothing is in the way"))
+
+
+def _renew(group: _Group, worker: WorkerView) -> str | None:
+    """Renew a worker where it is, or elsewhere if its node does not offer the runtime; else say why not."""
+    if group.fleet.braked:
+        return f"{worker.name} is not renewed: {group.fleet.braked}"
+    reason = f"update to revision {group.view.revision}"
+    if group.view.runtime in group.fleet.nodes[worker.node_oid or ""].runtimes:
+        group.actions.append(Renew(worker.oid, reason))
+    elif group.take() is not None:
+        where = group.fleet.name(worker.node_oid)
+        group.actions.append(Unassign(worker.oid, f"{reason}, whose runtime {where} does not offer"))
+    else:
+        return f"{worker.name} stays as it is: {group.why_not()}"
+    return None
 
 
 def _against_moving(group: _Group, worker: WorkerView) -> str | None:
@@ -217,6 +266,12 @@ def _standing(fleet: Fleet, node_oid: str | None) -> str:
 
 def _asked(group: _Group) -> str:
     return f"group {group.view.name} asks for {group.view.scale}"
+
+
+def _opened(group: _Group, ordinal: int) -> str:
+    if ordinal <= group.view.scale:
+        return _asked(group)
+    return f"surge of the update to revision {group.view.revision}"
 
 
 def _load(seat: Seat) -> str:

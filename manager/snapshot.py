@@ -14,7 +14,7 @@ from manager.apply import BRAKE_KEY, read_brake
 from manager.model import ClusterView, GroupView, MemberView, NodeView, Snapshot, WorkerView
 from manager.observed import Observed
 from manager.placement import max_workers
-from manager.status import ready_of
+from manager.rolling import ready_of
 from manager.store import Reads, sql
 from manager.store.changes import Changes
 from manager.store.rows import ClusterRow, GroupRow, NodeRow, WorkerRow
@@ -182,6 +182,7 @@ class World:
             generation=row.generation,
             reason=row.reason,
             restarts=row.restarts,
+            revision=row.revision,
         )
 
     def _set_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
@@ -217,6 +218,11 @@ class World:
             start_deadline=row.start_deadline,
             workers=tuple(workers),
             was_running=row.was_running,
+            revision=row.revision,
+            settled=row.settled,
+            max_unavailable=row.max_unavailable,
+            max_surge=row.max_surge,
+            held_back=row.held_back,
         )
         since = self._observed.none_ready(row.oid, ready_of(view) == 0)
         self._views[row.oid] = view if since is None else replace(view, none_ready_since=since)

@@ -60,7 +60,11 @@ class MemberRow(Struct, frozen=True):
 
 
 class GroupRow(Struct, frozen=True):
-    """A worker group. `lost_after` and `start_deadline` are seconds."""
+    """A worker group. `lost_after` and `start_deadline` are seconds.
+
+    `settled` is the last revision that all its workers have been ready with; `held_back` says why no more of
+    them can be renewed.
+    """
 
     oid: str
     cluster_oid: str
@@ -78,11 +82,22 @@ class GroupRow(Struct, frozen=True):
     was_running: bool
     changed: int
     version: int
+    revision: int = 1
+    settled: int = 1
+    max_unavailable: int = 1
+    max_surge: int = 0
+    held_back: str | None = None
+
+    @property
+    def updating(self) -> bool:
+        """Whether not all of its workers have been ready with its revision yet."""
+        return self.settled != self.revision
 
 
 class WorkerRow(Struct, frozen=True):
     """A numbered slot of a group. It stands in its node's assignment while `unassigned_version` is None;
-    otherwise that is the first assignment version that no longer holds it."""
+    otherwise that is the first assignment version that no longer holds it. `revision` is that of its group
+    when it was last placed or renewed."""
 
     oid: str
     group_oid: str
@@ -100,6 +115,7 @@ class WorkerRow(Struct, frozen=True):
     restarts: int
     changed: int
     version: int
+    revision: int = 1
 
 
 class PrincipalRow(Struct, frozen=True):
@@ -129,6 +145,15 @@ class AssignedRow(Struct, frozen=True):
     cluster: str
     workergroup: str
     generation: int
+    runtime: str
+    transport: dict[str, Any] | None
+
+
+class RevisionRow(Struct, frozen=True):
+    """What the workers of one revision of a group run; the transport is resolved."""
+
+    group_oid: str
+    revision: int
     runtime: str
     transport: dict[str, Any] | None
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -65,6 +66,35 @@ def test_a_cluster_from_its_creation_to_its_end(up: Stack) -> None:
     assert up.ok("cluster", "nodes", "life", "-q").split() == ["n1"]
     up.ok("cluster", "delete", "life", "--wait")
     assert "no router cluster" in up.fails(3, "cluster", "show", "life")
+
+
+def test_a_group_is_updated_with_its_workers_in_turn(up: Stack) -> None:
+    up.ok("cluster", "create", "roll", "--type", "mqtt", "--port", "26100-26149")
+    for node in ("n1", "n2"):
+        up.ok("cluster", "add-node", "roll", node)
+    up.ok("group", "add", "roll/web", "--scale", "2")
+    up.ok("cluster", "start", "roll", "--wait")
+    before = {w["name"]: w["pid"] for w in up.ask("worker", "list", "-g", "roll/web")}
+    result = up.run("group", "update", "roll/web", "--port", "26150-26199", "--wait", "-o", "json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["revision"], told["status"], told["ready"]) == (2, "RUNNING", 2)
+    assert "2 ready, 1 updated" in result.stderr, result.stderr
+    after = up.ask("worker", "list", "-g", "roll/web")
+    assert {w["revision"] for w in after} == {2} and not {w["pid"] for w in after} & set(before.values())
+    assert all(26150 <= int(w["address"].rpartition(":")[2]) <= 26199 for w in after)
+    assert up.ask("group", "update", "roll/web", "--label", "new")["revision"] == 2
+    said = up.fails(2, "group", "update", "roll/web", "--runtime", "mosquitto", "--max-unavailable", "0")
+    assert "invalid_argument at /params/max_unavailable" in said
+    up.ok("group", "update", "roll/web", "--runtime", "nonesuch")
+    stat = until(lambda: _held_back(up), "the update says why it waits")
+    assert (stat["ready"], stat["status"]) == (2, "RUNNING"), "what can't be run anywhere stops nothing"
+    up.ok("cluster", "delete", "roll", "--stop")
+
+
+def _held_back(up: Stack) -> Any:
+    stat = up.ask("group", "stat", "roll/web")
+    return stat if any("no node offers runtime 'nonesuch'" in text for text in stat["conditions"]) else None
 
 
 def test_names_and_oids_are_both_accepted(up: Stack) -> None:

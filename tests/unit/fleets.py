@@ -131,9 +131,15 @@ class Simulator:
                 self._put(replace(of, status=advance(of.status, action.status), since=self.now))
             case m.SetGroup():
                 self._group(self._find_group(action.group_oid), status=action.status)
+            case m.HoldBack():
+                self._group(self._find_group(action.group_oid), held_back=action.why)
+            case m.Settle():
+                assert self._find_group(action.group_oid).revision == action.revision
+                self._group(self._find_group(action.group_oid), settled=action.revision, held_back=None)
             case m.CreateWorker():
                 of_group = self._find_group(action.group_oid)
                 more = {"cluster_oid": of_group.cluster_oid, "reason": action.reason}
+                more |= {"revision": of_group.revision}
                 new_worker = worker(of_group.oid, action.ordinal, "PENDING", **more)
                 assert new_worker.oid not in {each.oid for each in of_group.workers}
                 self._group(of_group, workers=(*of_group.workers, new_worker))
@@ -162,8 +168,15 @@ class Simulator:
                     state=WorkerState.STARTING,
                     node_oid=action.node_oid,
                     generation=of.generation + 1,
+                    revision=self._find_group(of.group_oid).revision,
                     reason=action.reason,
                 )
+            case m.Renew():
+                assert of.node_oid is not None
+                revision = self._find_group(of.group_oid).revision
+                assert of.revision != revision
+                generation = of.generation + 1
+                return replace(of, state=WorkerState.STARTING, generation=generation, revision=revision)
             case m.Unassign():
                 assert of.node_oid is not None
                 return replace(of, state=WorkerState.STOPPING, reason=action.reason)

@@ -100,6 +100,20 @@ def test_stopped_and_deleted() -> None:
     assert not wait.deleted().reached({"status": "STOPPED", "version": 9})
 
 
+def test_waiting_for_an_update_ends_with_the_last_worker_or_a_newer_update() -> None:
+    goal = wait.updated(7, 3)
+    running = {"status": "RUNNING", "version": 9, "revision": 3, "scale": 2, "ready": 2}
+    assert goal.reached(running)
+    assert not goal.reached({**running, "updated": 1})
+    assert not goal.reached({**running, "version": 6})
+    assert not goal.reached({**running, "status": "DEGRADED"})
+    assert goal.reached({**running, "status": "STOPPED", "updated": 0}), "it takes it with its next start"
+    assert goal.spoiled({**running, "updated": 1}) is None
+    assert "revision 4 was asked for" in str(goal.spoiled({**running, "revision": 4}))
+    assert goal.spoiled(None) == "it was deleted meanwhile"
+    assert wait.describe({**running, "updated": 1}) == "RUNNING, 2 of 2 ready, 1 updated"
+
+
 def test_scaled_wants_as_many_ready_workers_or_a_stopped_group() -> None:
     goal = wait.scaled(3, 4)
     assert goal.reached({"status": "RUNNING", "version": 4, "scale": 4, "ready": 4})

@@ -35,6 +35,7 @@ MORE = [
     "get_node_by_name",
     "pair_node",
     "unpair_node",
+    "update_routercluster_workergroup",
     "list_workers",
     "get_worker",
     "get_events",
