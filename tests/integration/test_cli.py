@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from cli.connect import is_oid
+from tests import serving
 from tests.integration.test_cli_harness import Stack, stack, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -69,20 +70,23 @@ def test_a_cluster_from_its_creation_to_its_end(up: Stack) -> None:
 
 
 def test_a_group_is_updated_with_its_workers_in_turn(up: Stack) -> None:
-    up.ok("cluster", "create", "roll", "--type", "mqtt", "--port", "26100-26149")
+    up.ok("cluster", "create", "roll", "--type", "mqtt", "--port", "26100-26103")
     for node in ("n1", "n2"):
         up.ok("cluster", "add-node", "roll", node)
     up.ok("group", "add", "roll/web", "--scale", "2")
     up.ok("cluster", "start", "roll", "--wait")
     before = {w["name"]: w["pid"] for w in up.ask("worker", "list", "-g", "roll/web")}
-    result = up.run("group", "update", "roll/web", "--port", "26150-26199", "--wait", "-o", "json")
+    both = [*range(26100, 26104), *range(26150, 26154)]
+    with serving.watching(lambda: both, serving.answers_mqtt) as asked:
+        result = up.run("group", "update", "roll/web", "--port", "26150-26153", "--wait", "-o", "json")
+    assert asked.least == 1 and asked.looks > 20, "one router answers at all times, while the other starts"
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
     assert (told["revision"], told["status"], told["ready"]) == (2, "RUNNING", 2)
     assert "2 ready, 1 updated" in result.stderr, result.stderr
     after = up.ask("worker", "list", "-g", "roll/web")
     assert {w["revision"] for w in after} == {2} and not {w["pid"] for w in after} & set(before.values())
-    assert all(26150 <= int(w["address"].rpartition(":")[2]) <= 26199 for w in after)
+    assert all(26150 <= int(w["address"].rpartition(":")[2]) < 26154 for w in after)
     assert up.ask("group", "update", "roll/web", "--label", "new")["revision"] == 2
     said = up.fails(2, "group", "update", "roll/web", "--runtime", "mosquitto", "--max-unavailable", "0")
     assert "invalid_argument at /params/max_unavailable" in said
