@@ -201,6 +201,17 @@ _ROWS = (
     _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
     _change("pair_node", p.PairNode, p.Node, "Make a node known.", "already_exists", owned=False),
+    _change(
+        "drain_node",
+        p.DrainNode,
+        p.Node,
+        "Move a node's workers away, one of each group at a time; it takes no new ones.",
+        "no_such_object",
+        owned=False,
+    ),
+    _change(
+        "undrain_node", p.NodeRef, p.Node, "Let a node take workers again.", "no_such_object", owned=False
+    ),
     _admin(
         "unpair_node",
         p.NodeRef,
@@ -244,7 +255,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "routercluster_node": ("added", "removed"),
     "workergroup": ("added", "removed", "scaled", "updating", "updated"),
     "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
-    "node": ("paired", "unpaired", "online", "late", "lost", "offline"),
+    "node": ("paired", "unpaired", "online", "late", "lost", "offline", "draining", "drained", "undrained"),
     "manager": ("braked", "released", "restored"),
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""

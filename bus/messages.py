@@ -85,6 +85,7 @@ class Status(Struct, frozen=True):
     """The retained status of one object. Members that make no sense for its kind are left out.
 
     `updated` is there while a group's workers are being renewed: how many are assigned its `revision`.
+    `draining` (why) and `drained` are there while a node is drained.
     """
 
     version: int
@@ -108,6 +109,8 @@ class Status(Struct, frozen=True):
     reason: str | None | UnsetType = UNSET
     revision: int | UnsetType = UNSET
     updated: int | UnsetType = UNSET
+    draining: str | UnsetType = UNSET
+    drained: bool | UnsetType = UNSET
 
 
 class ManagerState(Struct, frozen=True):

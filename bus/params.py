@@ -175,6 +175,13 @@ class NodeRef(Params):
     node_oid: Oid
 
 
+class DrainNode(Params):
+    """`reason` is for people: it stands in the node's status while it is drained."""
+
+    node_oid: Oid
+    reason: Label | None = None
+
+
 class NodeByName(Params):
     node_name: Name
 
@@ -294,7 +301,10 @@ class Group(Struct, frozen=True):
 
 
 class Node(Struct, frozen=True):
-    """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start."""
+    """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
+
+    `draining` says why its workers are to go, null when they are not; `drained` that none is left.
+    """
 
     oid: str
     name: str
@@ -310,6 +320,8 @@ class Node(Struct, frozen=True):
     workers: int = 0
     conditions: list[str] = msgspec.field(default_factory=list)
     heard_ms_ago: int | None = None
+    draining: str | None = None
+    drained: bool = False
 
 
 class Worker(Struct, frozen=True):

@@ -82,6 +82,24 @@ def updated(version: int, revision: int) -> Goal:
     return Goal(f"RUNNING with revision {revision}", version, reached, spoiled)
 
 
+def drained(version: int) -> Goal:
+    """Nothing is left on the node."""
+    return Goal(
+        "drained",
+        version,
+        lambda s: s is not None and s["version"] >= version and bool(s.get("drained")),
+        lambda s: _undrained(s, version),
+    )
+
+
+def _undrained(status: Status | None, version: int) -> str | None:
+    if status is None:
+        return "it was unpaired meanwhile"
+    if status["version"] > version and "draining" not in status:
+        return "somebody else has let it take workers again"
+    return None
+
+
 def deleted() -> Goal:
     """The object's status is taken away."""
     return Goal("gone", 0, lambda s: s is None)
@@ -99,6 +117,8 @@ def describe(status: Status | None) -> str:
     """A status in a few words."""
     if status is None:
         return "no status was published yet"
+    if "draining" in status:
+        return f"{status['status']}, {'drained' if status.get('drained') else 'draining'}"
     if status.get("scale") is None:
         return str(status["status"])
     text = f"{status['status']}, {status.get('ready', 0)} of {status['scale']} ready"

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 from manager import model as m
+from manager.draining import DRAINED
 from manager.placement import max_workers
 from manager.scaling import PLACED
 from manager.store import sql
@@ -77,6 +78,7 @@ class Batch:
         self._tell = Teller(tx)
         self._doers: dict[type[Any], Callable[[Any], None]] = {
             m.SetNode: self._set_node,
+            m.NoteDrain: self._note_drain,
             m.CreateWorker: self._create,
             m.DropWorker: self._drop,
             m.Pend: self._pend,
@@ -118,6 +120,14 @@ class Batch:
         self._tx.update_node(row.oid, status=action.status, reason=action.reason)
         self._nodes.pop(row.oid, None)
         self._tell.node_status(row, action.status, action.reason)
+
+    def _note_drain(self, action: m.NoteDrain) -> None:
+        row = self._tx.node(action.node_oid)
+        if row is None or row.draining is None or row.drain_note == action.note:
+            return
+        self._tx.update_node(row.oid, drain_note=action.note)
+        if action.note == DRAINED:
+            self._tell.drained(row)
 
     def _brake(self, action: m.Brake) -> None:
         found = self._tx.db.execute(sql.META_GET, (BRAKE_KEY,)).fetchone()
@@ -205,7 +215,9 @@ class Batch:
         group = self._group(worker.group_oid)
         if node is None or member is None or group is None:
             return False
-        if node.status is not NodeStatus.ONLINE or group.runtime not in node.runtimes:
+        if node.status is not NodeStatus.ONLINE or node.draining is not None:
+            return False
+        if group.runtime not in node.runtimes:
             return False
         load = self._load(node_oid)
         if member.hardlimit is not None and load[worker.cluster_oid] >= member.hardlimit:

@@ -85,6 +85,12 @@ INSERT INTO group_revisions
 """
 
 
+_DRAINING = """
+ALTER TABLE nodes ADD COLUMN draining TEXT;
+ALTER TABLE nodes ADD COLUMN drain_note TEXT;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -101,3 +107,9 @@ def first_schema(db: Database) -> None:
 def group_revisions(db: Database) -> None:
     """What each revision of a group runs; what is there becomes revision 1."""
     _run(db, _REVISIONS)
+
+
+@migrations()
+def node_draining(db: Database) -> None:
+    """Why a node's workers are to leave it, and how far that is."""
+    _run(db, _DRAINING)

@@ -32,6 +32,11 @@ class NodeView:
     """Whether any manager of this store ever heard it: its birth is on record."""
     gone_before: bool = False
     """It was lost already when this process began to listen, and has not been heard since."""
+    draining: bool = False
+    drain_note: str | None = None
+    """How far the drain is, as it is told now."""
+    applied: bool = True
+    """It has confirmed its present assignment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,15 @@ class SetNode:
 
     node_oid: str
     status: NodeStatus
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteDrain:
+    """Tell how far the drain of a node is."""
+
+    node_oid: str
+    note: str
     reason: str
 
 
@@ -260,6 +274,7 @@ class Brake:
 
 Action = (
     SetNode
+    | NoteDrain
     | CreateWorker
     | DropWorker
     | Pend

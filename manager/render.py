@@ -12,6 +12,7 @@ from bus.clock import rfc3339
 from bus.decode import digest
 from bus.messages import AssignedWorker, Assignment, Endpoint, Status
 from bus.states import NodeStatus, WorkerState
+from manager.draining import DRAINED
 from manager.rolling import progress
 from manager.store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
@@ -130,6 +131,8 @@ def node_status(row: NodeRow, stamp: Stamp) -> Status:
         conditions=node_conditions(row),
         oid=row.oid,
         reason=row.reason,
+        draining=row.draining or UNSET,
+        drained=UNSET if row.draining is None else row.drain_note == DRAINED,
     )
 
 
@@ -144,7 +147,15 @@ def assignment(
 def node_conditions(row: NodeRow) -> list[str]:
     """What a person should know about a node."""
     about = [] if row.status is NodeStatus.ONLINE or not row.reason else [f"{row.status}: {row.reason}"]
+    if row.draining is not None:
+        about.append(_draining(row))
     return about + list(row.conditions)
+
+
+def _draining(row: NodeRow) -> str:
+    if row.drain_note == DRAINED:
+        return f"drained: {row.draining}"
+    return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
 
 
 def worker_conditions(troubled: Sequence[Trouble]) -> list[str]:

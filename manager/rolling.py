@@ -107,14 +107,16 @@ def _in_flight(group: GroupView, worker: WorkerView) -> bool:
     return worker.state in ASSIGNED and worker.revision == group.revision
 
 
-def yields(group: GroupView, waiting: Iterable[WorkerView], spare: Balance) -> WorkerView | None:
+def yields(
+    group: GroupView, steady: Iterable[WorkerView], waiting: Iterable[WorkerView], spare: Balance
+) -> WorkerView | None:
     """The surge worker that makes room for one asked for, which no node can take; None where there is none.
 
-    Only when nothing is left to be renewed: before that, the surge is needed.
+    Only when nothing is left to be renewed: before that, the surge is needed. `steady` as in `balance`.
     """
     if not any(w.ordinal <= group.scale for w in waiting) or any(outdated(group, w) for w in group.workers):
         return None
-    surge = [w for w in group.workers if w.ordinal > group.scale and w.state in ASSIGNED]
+    surge = (w for w in steady if w.ordinal > group.scale)
     return next((w for w in surge if w.state is not _W.RUNNING or spare.ready > spare.least), None)
 
 

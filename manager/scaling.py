@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
-from manager import rolling
+from manager import draining, rolling
 from manager.liveness import Fleet
 from manager.model import (
     Action,
@@ -113,8 +113,9 @@ def _keep(group: _Group) -> None:
     if wanted < slots:
         _create(group, slots)
     _move_silent(group)
-    if rolling.updating(group.view):
-        _roll(group)
+    if rolling.updating(group.view) and _roll(group):
+        return
+    _drain(group)
 
 
 def _create(group: _Group, slots: int) -> None:
@@ -200,14 +201,18 @@ def _move_silent(group: _Group) -> None:
             group.actions.append(MarkUnknown(worker.oid, reason))
 
 
-def _roll(group: _Group) -> None:
-    """An update is under way: renew what can be spared, say what is in the way, notice when it is over."""
+def _roll(group: _Group) -> bool:
+    """An update is under way: renew what can be spared, say what is in the way, notice when it is over.
+
+    True when it took a worker down: nothing else may do so in this pass.
+    """
     view = group.view
     if rolling.settled(view, group.steady):
         reason = f"every worker is ready with revision {view.revision}"
         group.actions.append(Settle(view.oid, view.revision, reason))
-        return
+        return False
     balance = rolling.balance(view, group.steady)
+    before = balance.in_flight
     held_back = None
     for worker in rolling.order(view, group.steady):
         if not balance.spares(worker):
@@ -215,11 +220,12 @@ def _roll(group: _Group) -> None:
         held_back = _renew(group, worker)
         if held_back is None:
             balance.spend(worker)
-    surge = rolling.yields(view, group.homeless, balance)
+    surge = rolling.yields(view, group.steady, group.homeless, balance)
     if surge is not None:
         group.actions.append(Unassign(surge.oid, f"{surge.name} makes room for a worker that is asked for"))
     if held_back != view.held_back:
         group.actions.append(HoldBack(view.oid, held_back, held_back or "nothing is in the way"))
+    return surge is not None or balance.in_flight > before
 
 
 def _renew(group: _Group, worker: WorkerView) -> str | None:
@@ -227,14 +233,40 @@ def _renew(group: _Group, worker: WorkerView) -> str | None:
     if group.fleet.braked:
         return f"{worker.name} is not renewed: {group.fleet.braked}"
     reason = f"update to revision {group.view.revision}"
-    if group.view.runtime in group.fleet.nodes[worker.node_oid or ""].runtimes:
+    node = group.fleet.nodes[worker.node_oid or ""]
+    if node.draining and group.take() is not None:
+        group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining"))
+    elif group.view.runtime in node.runtimes:
         group.actions.append(Renew(worker.oid, reason))
     elif group.take() is not None:
-        where = group.fleet.name(worker.node_oid)
-        group.actions.append(Unassign(worker.oid, f"{reason}, whose runtime {where} does not offer"))
+        why = f"{reason}, whose runtime {node.name} does not offer"
+        group.actions.append(Unassign(worker.oid, why))
     else:
         return f"{worker.name} stays as it is: {group.why_not()}"
     return None
+
+
+def _drain(group: _Group) -> None:
+    """One worker leaves its draining node, if its group can spare it and another node has room."""
+    gone = False
+    for worker in draining.leaving(group.fleet, group.steady):
+        why = f"{worker.name} is on its way" if gone else _against_leaving(group, worker)
+        node = group.fleet.nodes[worker.node_oid or ""]
+        if why is None:
+            gone = True
+            group.actions.append(Unassign(worker.oid, f"{node.name} is draining"))
+        elif not gone:
+            group.load.stays[node.oid].append(f"{group.cluster.name}/{worker.name} stays: {why}")
+
+
+def _against_leaving(group: _Group, worker: WorkerView) -> str | None:
+    """Why it stays for now; None when it is to leave, for a place that is kept for it."""
+    if group.fleet.braked:
+        return group.fleet.braked
+    why = draining.against(group.view, group.steady, worker)
+    if why is None and group.take() is None:
+        why = group.why_not()
+    return why
 
 
 def _against_moving(group: _Group, worker: WorkerView) -> str | None:

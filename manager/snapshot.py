@@ -277,6 +277,9 @@ class World:
             heard_once=heard_once,
             known=row.boot is not None,
             gone_before=oid in self._gone_before and not heard_once,
+            draining=row.draining is not None,
+            drain_note=row.drain_note,
+            applied=row.applied_version >= row.assignment_version,
         )
         self._node_views[oid] = (row, seen, view)
         return view

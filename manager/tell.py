@@ -64,6 +64,11 @@ class Teller:
         data = {"oid": node.oid, "version": node.version + 1, "status": status, "reason": reason}
         self._tx.event("node", status.value, cluster=None, kind="node", name=node.name, data=data)
 
+    def drained(self, node: NodeRow) -> None:
+        """`on_node_drained`: nothing is left on it."""
+        data = {"oid": node.oid, "version": node.version + 1, "reason": node.draining}
+        self._tx.event("node", "drained", cluster=None, kind="node", name=node.name, data=data)
+
     def cluster_status(self, cluster: ClusterRow, verb: str, status: str, reason: str) -> None:
         """`on_routercluster_{verb}`; what a request set going names who sent that request."""
         data: dict[str, Any] = {

@@ -10,7 +10,10 @@ from bus.states import ClusterState, NodeStatus, WorkerState
 
 
 class NodeRow(Struct, frozen=True):
-    """A paired (or once paired) node, as the manager judges it and as it last reported itself."""
+    """A paired (or once paired) node, as the manager judges it and as it last reported itself.
+
+    `draining` says why its workers are to leave (None: they are not), `drain_note` how far that is.
+    """
 
     oid: str
     name: str
@@ -28,6 +31,8 @@ class NodeRow(Struct, frozen=True):
     applied_version: int
     changed: int
     version: int
+    draining: str | None = None
+    drain_note: str | None = None
 
 
 class ClusterRow(Struct, frozen=True):

@@ -131,6 +131,10 @@ class Simulator:
                 self._put(replace(of, status=advance(of.status, action.status), since=self.now))
             case m.SetGroup():
                 self._group(self._find_group(action.group_oid), status=action.status)
+            case m.NoteDrain():
+                of_node = self.snapshot.nodes[action.node_oid]
+                assert of_node.draining
+                self.change_node(of_node.oid, drain_note=action.note)
             case m.HoldBack():
                 self._group(self._find_group(action.group_oid), held_back=action.why)
             case m.Settle():
@@ -237,6 +241,10 @@ class Simulator:
 
     def change_group(self, oid: str, **facts: object) -> None:
         self._group(self._find_group(oid), **facts)
+
+    def change_node(self, oid: str, **facts: object) -> None:
+        new = replace(self.snapshot.nodes[oid], **facts)  # type: ignore[arg-type]
+        self.snapshot = replace(self.snapshot, nodes={**self.snapshot.nodes, oid: new})
 
     def _find_group(self, oid: str) -> m.GroupView:
         return next(g for c in self.snapshot.clusters.values() for g in c.groups if g.oid == oid)
