@@ -78,9 +78,9 @@ def step(value: str) -> None:
     applied: list[bool] = []
 
     def apply(self: Any, planned: Any) -> None:
-        before = len(self._tx.changes.outbox)
+        before = _size(self._tx.changes)
         original(self, planned)
-        if len(self._tx.changes.outbox) > before:
+        if _size(self._tx.changes) > before:
             applied.append(True)
 
     def commit(self: Any, jobs: list[Any]) -> None:
@@ -89,6 +89,10 @@ def step(value: str) -> None:
 
     setattr(Batch, f"_{action}", apply)
     engine.Store._commit_group = commit  # type: ignore[method-assign]
+
+
+def _size(changes: Any) -> int:
+    return len(changes.workers) + len(changes.groups) + len(changes.outbox)
 
 
 def migration(_value: str) -> None:

@@ -96,6 +96,27 @@ def test_a_group_is_updated_with_its_workers_in_turn(up: Stack) -> None:
     up.ok("cluster", "delete", "roll", "--stop")
 
 
+def test_a_node_is_drained_for_maintenance_and_comes_back(up: Stack) -> None:
+    up.ok("cluster", "create", "move", "--type", "mqtt", "--port", "26200-26249")
+    for node in ("n1", "n2"):
+        up.ok("cluster", "add-node", "move", node)
+    up.ok("group", "add", "move/web", "--scale", "2")
+    up.ok("cluster", "start", "move", "--wait")
+    done = up.ask("node", "drain", "n1", "--reason", "new disk", "--wait")
+    assert (done["drained"], done["draining"]) == (True, "new disk")
+    assert {w["node"] for w in up.ask("worker", "list", "-g", "move/web")} == {"n2"}
+    assert "drained: new disk" in up.ok("node", "list")
+    assert "drained" in up.ok("node", "drain", "n1"), "once more is no error"
+    up.fails(6, "node", "drain", "n2", "--wait", "--timeout", "1.5")
+    assert "move/web-1 stays: n1 is draining; n2 is draining" in up.ok("status")
+    up.ok("cluster", "stat", "move")
+    up.ok("node", "undrain", "n1")
+    up.ok("node", "drain", "n2", "--wait")
+    assert {w["node"] for w in up.ask("worker", "list", "-g", "move/web")} == {"n1"}
+    assert "takes workers again" in up.ok("node", "undrain", "n2")
+    up.ok("cluster", "delete", "move", "--stop")
+
+
 def _held_back(up: Stack) -> Any:
     stat = up.ask("group", "stat", "roll/web")
     return stat if any("no node offers runtime 'nonesuch'" in text for text in stat["conditions"]) else None

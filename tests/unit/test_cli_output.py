@@ -100,6 +100,18 @@ def test_stopped_and_deleted() -> None:
     assert not wait.deleted().reached({"status": "STOPPED", "version": 9})
 
 
+def test_waiting_for_a_drain_ends_when_nothing_is_left_or_it_is_called_off() -> None:
+    goal = wait.drained(4)
+    node = {"status": "online", "version": 5, "draining": "new disk", "drained": False}
+    assert not goal.reached(node) and goal.reached({**node, "drained": True})
+    assert not goal.reached({**node, "version": 3, "drained": True})
+    assert goal.spoiled(node) is None
+    assert "take workers again" in str(goal.spoiled({"status": "online", "version": 6}))
+    assert goal.spoiled(None) == "it was unpaired meanwhile"
+    assert wait.describe(node) == "online, draining"
+    assert wait.describe({**node, "drained": True}) == "online, drained"
+
+
 def test_waiting_for_an_update_ends_with_the_last_worker_or_a_newer_update() -> None:
     goal = wait.updated(7, 3)
     running = {"status": "RUNNING", "version": 9, "revision": 3, "scale": 2, "ready": 2}

@@ -36,6 +36,8 @@ MORE = [
     "pair_node",
     "unpair_node",
     "update_routercluster_workergroup",
+    "drain_node",
+    "undrain_node",
     "list_workers",
     "get_worker",
     "get_events",
