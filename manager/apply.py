@@ -227,7 +227,7 @@ class Batch:
 
     def _unassign(self, action: m.Unassign) -> None:
         row = self._in(action.worker_oid, *PLACED)
-        if row is None or row.node_oid is None:
+        if row is None or row.node_oid is None or not self._holds(action.ground, row, row.node_oid):
             return
         self._tx.update_worker(
             row.oid,
@@ -235,6 +235,21 @@ class Batch:
             reason=action.reason,
             unassigned_version=self._bump(row.node_oid),
         )
+
+    def _holds(self, ground: m.Ground, row: WorkerRow, node_oid: str) -> bool:
+        """Whether a worker is still to go: what is asked for may have changed since the plan was made."""
+        node = self._node(node_oid)
+        if node is None or not self._started(row.cluster_oid):
+            return True
+        if ground is m.Ground.SURPLUS:
+            group = self._group(row.group_oid)
+            return group is None or row.ordinal > group.scale
+        if ground is m.Ground.DRAINING:
+            return node.draining is not None
+        if ground is m.Ground.REMOVED:
+            member = self._member(row.cluster_oid, node_oid)
+            return member is None or node.status is NodeStatus.UNPAIRED
+        return True
 
     def _renew(self, action: m.Renew) -> None:
         row = self._in(action.worker_oid, WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)

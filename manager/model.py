@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from bus.states import ClusterState, NodeStatus, WorkerState
 
@@ -135,6 +136,17 @@ class Snapshot:
 # --- actions: each carries its reason, which reaches the event, the status and the command line ------------
 
 
+class Ground(Enum):
+    """Why a worker is to go; an operation may take that back before it is carried out."""
+
+    ANY = "any"
+    SURPLUS = "surplus"
+    """Its group asks for fewer."""
+    REMOVED = "removed"
+    """Its node is no longer one of its cluster."""
+    DRAINING = "draining"
+
+
 @dataclass(frozen=True, slots=True)
 class SetNode:
     """Judge a node anew."""
@@ -190,10 +202,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Unassign:
-    """Take a worker out of its node's assignment: it becomes STOPPING until the node says it is gone."""
+    """Take a worker out of its node's assignment: it becomes STOPPING until the node says it is gone.
+
+    `ground` is what has to hold still when it is carried out, beside its being placed.
+    """
 
     worker_oid: str
     reason: str
+    ground: Ground = Ground.ANY
 
 
 @dataclass(frozen=True, slots=True)

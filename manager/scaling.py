@@ -14,6 +14,7 @@ from manager.model import (
     CreateWorker,
     Displace,
     DropWorker,
+    Ground,
     GroupView,
     HoldBack,
     MarkStopped,
@@ -130,7 +131,7 @@ def _create(group: _Group, slots: int) -> None:
 
 def _too_many(group: _Group, worker: WorkerView) -> None:
     if worker.state in PLACED:
-        group.actions.append(Unassign(worker.oid, _asked(group)))
+        group.actions.append(Unassign(worker.oid, _asked(group), Ground.SURPLUS))
     elif worker.state is _W.STOPPING:
         _stopping(group, worker)
     else:
@@ -161,8 +162,11 @@ def _placed(group: _Group, worker: WorkerView) -> None:
     if node_oid in fleet.nodes and (_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
         return
-    action = Unassign if fleet.hears(node_oid) else Displace
-    group.actions.append(action(worker.oid, _removed(group, node_oid)))
+    reason = _removed(group, node_oid)
+    hears = fleet.hears(node_oid)
+    group.actions.append(
+        Unassign(worker.oid, reason, Ground.REMOVED) if hears else Displace(worker.oid, reason)
+    )
 
 
 def _member(group: _Group, node_oid: str | None) -> bool:
@@ -222,7 +226,8 @@ def _roll(group: _Group) -> bool:
             balance.spend(worker)
     surge = rolling.yields(view, group.steady, group.homeless, balance)
     if surge is not None:
-        group.actions.append(Unassign(surge.oid, f"{surge.name} makes room for a worker that is asked for"))
+        reason = f"{surge.name} makes room for a worker that is asked for"
+        group.actions.append(Unassign(surge.oid, reason, Ground.SURPLUS))
     if held_back != view.held_back:
         group.actions.append(HoldBack(view.oid, held_back, held_back or "nothing is in the way"))
     return surge is not None or balance.in_flight > before
@@ -235,7 +240,7 @@ def _renew(group: _Group, worker: WorkerView) -> str | None:
     reason = f"update to revision {group.view.revision}"
     node = group.fleet.nodes[worker.node_oid or ""]
     if node.draining and group.take() is not None:
-        group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining"))
+        group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", Ground.DRAINING))
     elif group.view.runtime in node.runtimes:
         group.actions.append(Renew(worker.oid, reason))
     elif group.take() is not None:
@@ -254,7 +259,7 @@ def _drain(group: _Group) -> None:
         node = group.fleet.nodes[worker.node_oid or ""]
         if why is None:
             gone = True
-            group.actions.append(Unassign(worker.oid, f"{node.name} is draining"))
+            group.actions.append(Unassign(worker.oid, f"{node.name} is draining", Ground.DRAINING))
         elif not gone:
             group.load.stays[node.oid].append(f"{group.cluster.name}/{worker.name} stays: {why}")
 

@@ -13,6 +13,8 @@ from bus import params as p
 from bus.decode import digest
 from bus.errors import BusError
 from bus.messages import Who
+from manager import model as m
+from manager.apply import apply_all
 from manager.migrations import migrations
 from manager.operations.base import Change
 from manager.operations.workergroups import update_routercluster_workergroup
@@ -207,6 +209,40 @@ async def test_a_removed_transport_is_that_of_the_cluster(tmp_path: Path) -> Non
         assert ports(watch, agents) == {"web-1": 1000}
         made = await update(watch, transport=None)
         assert made.transport is None and ports(watch, agents) == {"web-1": 2000}
+
+
+async def test_what_was_taken_back_meanwhile_stops_no_worker(tmp_path: Path) -> None:
+    """Between a plan and its being carried out, an operation may have asked for the opposite."""
+    async with watching(tmp_path) as watch:
+        await fleet(watch, 1, scale=1)
+        worker = watch.worker("web-1")
+        grounds = (m.Ground.SURPLUS, m.Ground.DRAINING, m.Ground.REMOVED)
+        stops = [m.Unassign(worker.oid, "an older plan", ground) for ground in grounds]
+        outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1"))
+        assert not outcome.changed and not outcome.failures
+        assert watch.states() == {"web-1": "RUNNING n1"}
+        node = watch.node("n1")
+        await watch.store.write(lambda tx: tx.update_node(node.oid, draining="why"))
+        outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1"))
+        assert outcome.changed and watch.worker("web-1").state == "STOPPING"
+
+
+async def test_a_renewal_is_left_out_where_another_worker_has_failed_meanwhile(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 2, scale=2)
+        agents[1].obey(web_2={"state": "BACKOFF"})
+        await watch.rest()
+        group, worker = watch.group(), watch.worker("web-1")
+
+        def late(tx: Tx) -> Any:
+            tx.update_group(group.oid, revision=2)
+            tx.add_revision(group.oid)
+            outcome = apply_all(tx, [m.Renew(worker.oid, "an older plan")], "m1")
+            tx.update_group(group.oid, revision=1)
+            return outcome, tx.worker(worker.oid)
+
+        outcome, after = await watch.store.write(late)
+        assert not outcome.failures and (after.state, after.generation) == ("RUNNING", 1)
 
 
 # --- an older database

@@ -44,6 +44,8 @@ class Watch(Lasting):
         self.released: dict[tuple[str, str], tuple[float, float]] = {}
         self.wrong_since: dict[tuple[str, str], float] = {}
         self.listening = 0.0
+        self.groups: dict[str, GroupRow] = {}
+        """Worker groups as they were before the last commit."""
 
     # --- helpers
 
@@ -116,11 +118,11 @@ class Watch(Lasting):
     def committed(self, host: ManagerHost, changes: Changes) -> None:
         assert host.store is not None
         before = {oid: self.mirror.workers.get(oid) for oid in changes.workers}
-        groups, workers = dict(self.mirror.groups), dict(self.mirror.workers)
+        self.groups, workers = dict(self.mirror.groups), dict(self.mirror.workers)
         self.mirror.update(host.store.reads, changes)
         self._compare({oid: row for oid, row in before.items() if row is not None})
-        for oid in changes.groups & groups.keys() & self.mirror.groups.keys():
-            self._judge_update(groups[oid], self.mirror.groups[oid], workers)
+        for oid in changes.groups & self.groups.keys() & self.mirror.groups.keys():
+            self._judge_update(self.groups[oid], self.mirror.groups[oid], workers)
 
     def _compare(self, before: dict[str, WorkerRow]) -> None:
         for oid, old in before.items():
@@ -192,7 +194,9 @@ class Watch(Lasting):
             return True
         if cluster.status not in STARTED and cluster.status is not ClusterState.PAUSED:
             return True
-        return row.ordinal > group.scale or (row.cluster_oid, row.node_oid) not in self.mirror.members
+        # A commit may hold the stop and, after it, what asks for more again.
+        asked = min(group.scale, self.groups.get(group.oid, group).scale)
+        return row.ordinal > asked or (row.cluster_oid, row.node_oid) not in self.mirror.members
 
     def _judge_displaced(self, old: WorkerRow) -> None:
         if self._may_stop(old):
