@@ -189,10 +189,29 @@ _ROWS = (
         "Change how many workers a group asks for.",
         "no_such_object",
     ),
+    _change(
+        "update_routercluster_workergroup",
+        p.UpdateGroup,
+        p.Group,
+        "Change what a group's workers run; they are renewed a few at a time.",
+        "no_such_object",
+        "invalid_configuration",
+    ),
     _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only when asked for)."),
     _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
     _change("pair_node", p.PairNode, p.Node, "Make a node known.", "already_exists", owned=False),
+    _change(
+        "drain_node",
+        p.DrainNode,
+        p.Node,
+        "Move a node's workers away, one of each group at a time; it takes no new ones.",
+        "no_such_object",
+        owned=False,
+    ),
+    _change(
+        "undrain_node", p.NodeRef, p.Node, "Let a node take workers again.", "no_such_object", owned=False
+    ),
     _admin(
         "unpair_node",
         p.UnpairNode,
@@ -240,9 +259,9 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
         "failed",
     ),
     "routercluster_node": ("added", "removed"),
-    "workergroup": ("added", "removed", "scaled"),
+    "workergroup": ("added", "removed", "scaled", "updating", "updated"),
     "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
-    "node": ("paired", "unpaired", "online", "late", "lost", "offline"),
+    "node": ("paired", "unpaired", "online", "late", "lost", "offline", "draining", "drained", "undrained"),
     "principal": ("added", "changed", "removed"),
     "manager": ("braked", "released", "restored"),
 }

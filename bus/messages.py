@@ -82,7 +82,11 @@ class Endpoint(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """The retained status of one object. Members that make no sense for its kind are left out."""
+    """The retained status of one object. Members that make no sense for its kind are left out.
+
+    `updated` is there while a group's workers are being renewed: how many are assigned its `revision`.
+    `draining` (why) and `drained` are there while a node is drained.
+    """
 
     version: int
     epoch: int
@@ -103,6 +107,10 @@ class Status(Struct, frozen=True):
     restarts: int | UnsetType = UNSET
     generation: int | UnsetType = UNSET
     reason: str | None | UnsetType = UNSET
+    revision: int | UnsetType = UNSET
+    updated: int | UnsetType = UNSET
+    draining: str | UnsetType = UNSET
+    drained: bool | UnsetType = UNSET
 
 
 class ManagerState(Struct, frozen=True):

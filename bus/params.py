@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bus.messages import Count, Endpoint, Name, Who
 
@@ -21,6 +21,7 @@ Tags = Annotated[list[Tag], Meta(max_length=64)]
 Scale = Annotated[int, Meta(ge=0, le=10_000)]
 Limit = Annotated[int, Meta(ge=0, le=10_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Deadline = Annotated[float, Meta(gt=0, le=86_400)]
 Role = Literal["owner", "operator", "viewer"]
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
@@ -56,7 +57,19 @@ class GroupDefinition(Params):
     description: Description | None = None
     tags: Tags | None = None
     lost_after: Seconds | None = None
-    start_deadline: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    start_deadline: Deadline | None = None
+
+
+class GroupUpdate(Params):
+    """What is left out stays as it is; null takes it away (the transport is then that of the cluster)."""
+
+    runtime: Name | UnsetType = UNSET
+    transport: dict[str, Any] | None | UnsetType = UNSET
+    label: Label | None | UnsetType = UNSET
+    description: Description | None | UnsetType = UNSET
+    tags: Tags | None | UnsetType = UNSET
+    lost_after: Seconds | UnsetType = UNSET
+    start_deadline: Deadline | UnsetType = UNSET
 
 
 class MembershipConfig(Params):
@@ -129,6 +142,19 @@ class ScaleGroup(Params):
     scale: Scale
 
 
+class UpdateGroup(Params):
+    """At most `max_unavailable` workers below the scale are ready, at most `max_surge` above it are there.
+
+    Left out, they are 1 and 0 where what the workers run changes, and stay as they are otherwise.
+    """
+
+    routercluster_oid: Oid
+    workergroup_oid: Oid
+    workergroup: GroupUpdate
+    max_unavailable: Limit | None = None
+    max_surge: Limit | None = None
+
+
 class GroupByName(Params):
     routercluster_name: Name
     workergroup_name: Name
@@ -152,6 +178,13 @@ class NodeRef(Params):
 class UnpairNode(NodeRef):
     keep_account: bool = False
     """Leave the node its account at the embedded broker, so that it can come back and learn of it."""
+
+
+class DrainNode(Params):
+    """`reason` is for people: it stands in the node's status while it is drained."""
+
+    node_oid: Oid
+    reason: Label | None = None
 
 
 class NodeByName(Params):
@@ -247,7 +280,10 @@ class Membership(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """A worker group. `lost_after` and `start_deadline` are seconds."""
+    """A worker group. `lost_after` and `start_deadline` are seconds.
+
+    `revision` counts the definitions of what its workers run; `updated` of them are assigned the present one.
+    """
 
     changed: int
     cluster_oid: str
@@ -263,10 +299,17 @@ class Group(Struct, frozen=True):
     lost_after: float
     start_deadline: float
     version: int
+    revision: int = 1
+    updated: int = 0
+    max_unavailable: int = 1
+    max_surge: int = 0
 
 
 class Node(Struct, frozen=True):
-    """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start."""
+    """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
+
+    `draining` says why its workers are to go, null when they are not; `drained` that none is left.
+    """
 
     oid: str
     name: str
@@ -282,6 +325,8 @@ class Node(Struct, frozen=True):
     workers: int = 0
     conditions: list[str] = msgspec.field(default_factory=list)
     heard_ms_ago: int | None = None
+    draining: str | None = None
+    drained: bool = False
 
 
 class Worker(Struct, frozen=True):
@@ -306,6 +351,7 @@ class Worker(Struct, frozen=True):
     uptime_ms: int | None = None
     cpu_s: float | None = None
     rss: int | None = None
+    revision: int = 1
 
 
 class Stat(Struct, frozen=True):

@@ -20,11 +20,15 @@ COLUMNS: list[output.Column] = [
     ("status", "status"),
     ("scale", "scale"),
     ("runtime", "runtime"),
+    ("revision", "revision"),
     ("label", "label"),
     ("tags", lambda g: ", ".join(g.get("tags") or [])),
     ("version", "version"),
 ]
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
+Runtime = Annotated[str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")]
+LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
+StartDeadline = Annotated[float | None, typer.Option(help="Seconds a start may take.")]
 
 
 @n.verb(app, "add", "add_routercluster_workergroup", more="GROUP may be left out with -c: it gets a name.")
@@ -32,19 +36,15 @@ def add(
     group: Annotated[str | None, typer.Argument(help="cluster/group, or its name with -c.")] = None,
     cluster: n.ClusterOption = None,
     scale: Scale = 1,
-    runtime: Annotated[
-        str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")
-    ] = None,
+    runtime: Runtime = None,
     transport: n.Transport = None,
     type: n.TransportType = None,
     port: n.Port = None,
     label: n.LabelText = None,
     description: n.Description = None,
     tag: n.Tag = None,
-    lost_after: Annotated[
-        float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")
-    ] = None,
-    start_deadline: Annotated[float | None, typer.Option(help="Seconds a start may take.")] = None,
+    lost_after: LostAfter = None,
+    start_deadline: StartDeadline = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
@@ -170,6 +170,59 @@ async def _scale(
             goal = wait.scaled(changed["version"], scale)
             changed = {**changed, **(await follow.until(goal, title, timeout) or {})}
     output.done(changed, f"{title} scaled to {scale}, {changed['status']}")
+
+
+@n.verb(app, "update", "update_routercluster_workergroup")
+def update(
+    group: n.GroupArgument,
+    cluster: n.ClusterOption = None,
+    runtime: Runtime = None,
+    transport: n.Transport = None,
+    type: n.TransportType = None,
+    port: n.Port = None,
+    label: n.LabelText = None,
+    description: n.Description = None,
+    tag: n.Tag = None,
+    lost_after: LostAfter = None,
+    start_deadline: StartDeadline = None,
+    max_unavailable: Annotated[
+        int | None, typer.Option(min=0, help="So many workers fewer may be ready meanwhile; 1 if not said.")
+    ] = None,
+    max_surge: Annotated[
+        int | None, typer.Option(min=0, help="So many workers more may run meanwhile; 0 if not said.")
+    ] = None,
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    wanted = d.definition(
+        runtime=runtime,
+        transport=d.transport(transport, type, port),
+        label=label,
+        description=description,
+        tags=tag,
+        lost_after=lost_after,
+        start_deadline=start_deadline,
+    )
+    limits = d.definition(max_unavailable=max_unavailable, max_surge=max_surge)
+    if not wanted and not limits:
+        raise usage("what is to change? Say --transport, --runtime, --port or another option")
+    whole = {"workergroup": wanted, **limits, "expect_version": expect_version}
+    run(lambda s: _update(s, group, cluster, whole, wait, timeout))
+
+
+async def _update(
+    s: Session, group: str, cluster: str | None, whole: dict[str, Any], waits: bool, timeout: float
+) -> None:
+    found = await s.group(group, cluster)
+    name = (await s.cluster(found["cluster_oid"]))["name"]
+    title = f"group '{name}/{found['name']}'"
+    async with wait.Follow(s, s.topics.status(name, "workergroup", found["name"])) as follow:
+        changed = await s.call("update_routercluster_workergroup", **_ref(found), **whole)
+        if waits:
+            goal = wait.updated(changed["version"], changed["revision"])
+            changed = {**changed, **(await follow.until(goal, title, timeout) or {})}
+    output.done(changed, f"{title} has revision {changed['revision']}, {changed['status']}")
 
 
 @n.verb(app, "remove", "remove_routercluster_workergroup")

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from cli import accounts, output
+from bus.topics import NO_CLUSTER
+from cli import accounts, output, wait
 from cli import definition as d
 from cli import noun as n
 from cli.connect import Session, run
@@ -106,6 +107,42 @@ def join(
 
     joined = exchange(service_layer(node), node, token)
     output.done({"name": node, "password_file": joined.password_file}, str(joined.password_file))
+
+
+@n.verb(app, "drain", "drain_node")
+def drain(
+    node: n.NodeArgument,
+    reason: Annotated[str | None, typer.Option(help="Why, for whoever looks at the node.")] = None,
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    run(lambda s: _drain(s, node, reason, wait, timeout, expect_version))
+
+
+async def _drain(
+    s: Session, node: str, reason: str | None, waits: bool, timeout: float, expect_version: int | None
+) -> None:
+    found = await s.node(node)
+    title = f"node '{found['name']}'"
+    async with wait.Follow(s, s.topics.status(NO_CLUSTER, "node", found["name"])) as follow:
+        changed = await s.call(
+            "drain_node", node_oid=found["oid"], reason=reason, expect_version=expect_version
+        )
+        if waits:
+            goal = wait.drained(changed["version"])
+            changed = {**changed, **(await follow.until(goal, title, timeout) or {})}
+    output.done(changed, f"{title} is drained" if changed["drained"] else f"{title} is draining")
+
+
+@n.verb(app, "undrain", "undrain_node")
+def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+    async def work(s: Session) -> Any:
+        oid = (await s.node(node))["oid"]
+        return await s.call("undrain_node", node_oid=oid, expect_version=expect_version)
+
+    changed = run(work)
+    output.done(changed, f"node '{changed['name']}' takes workers again")
 
 
 @n.verb(app, "unpair", "unpair_node", more="With our own broker, its account goes too.")

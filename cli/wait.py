@@ -66,6 +66,40 @@ def scaled(version: int, scale: int) -> Goal:
     return Goal(f"RUNNING with {scale}", version, reached, lambda s: _lost(s, version))
 
 
+def updated(version: int, revision: int) -> Goal:
+    """Every worker of the group is ready with that revision, or the group is stopped anyway."""
+
+    def reached(s: Status | None) -> bool:
+        if s is None or s["version"] < version or s.get("revision") != revision:
+            return False
+        return s["status"] == "STOPPED" or (s["status"] == "RUNNING" and "updated" not in s)
+
+    def spoiled(s: Status | None) -> str | None:
+        if s is not None and s.get("revision", 0) > revision:
+            return f"revision {s['revision']} was asked for meanwhile"
+        return _lost(s, version)
+
+    return Goal(f"RUNNING with revision {revision}", version, reached, spoiled)
+
+
+def drained(version: int) -> Goal:
+    """Nothing is left on the node."""
+    return Goal(
+        "drained",
+        version,
+        lambda s: s is not None and s["version"] >= version and bool(s.get("drained")),
+        lambda s: _undrained(s, version),
+    )
+
+
+def _undrained(status: Status | None, version: int) -> str | None:
+    if status is None:
+        return "it was unpaired meanwhile"
+    if status["version"] > version and "draining" not in status:
+        return "somebody else has let it take workers again"
+    return None
+
+
 def deleted() -> Goal:
     """The object's status is taken away."""
     return Goal("gone", 0, lambda s: s is None)
@@ -83,9 +117,12 @@ def describe(status: Status | None) -> str:
     """A status in a few words."""
     if status is None:
         return "no status was published yet"
+    if "draining" in status:
+        return f"{status['status']}, {'drained' if status.get('drained') else 'draining'}"
     if status.get("scale") is None:
         return str(status["status"])
-    return f"{status['status']}, {status.get('ready', 0)} of {status['scale']} ready"
+    text = f"{status['status']}, {status.get('ready', 0)} of {status['scale']} ready"
+    return f"{text}, {status['updated']} updated" if "updated" in status else text
 
 
 def reasons(status: Status | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 from manager import model as m
+from manager.draining import DRAINED
 from manager.placement import max_workers
 from manager.scaling import PLACED
 from manager.store import sql
@@ -81,6 +82,7 @@ class Batch:
         self._tell = Teller(tx)
         self._doers: dict[type[Any], Callable[[Any], None]] = {
             m.SetNode: self._set_node,
+            m.NoteDrain: self._note_drain,
             m.CreateWorker: self._create,
             m.DropWorker: self._drop,
             m.Pend: self._pend,
@@ -89,6 +91,9 @@ class Batch:
             m.Displace: self._displace,
             m.MarkUnknown: self._mark_unknown,
             m.MarkStopped: self._mark_stopped,
+            m.Renew: self._renew,
+            m.HoldBack: self._hold_back,
+            m.Settle: self._settle,
             m.SetGroup: self._set_group,
             m.SetCluster: self._set_cluster,
             m.Brake: self._brake,
@@ -122,6 +127,14 @@ class Batch:
         self._nodes.pop(row.oid, None)
         self._tell.node_status(row, action.status, action.reason)
 
+    def _note_drain(self, action: m.NoteDrain) -> None:
+        row = self._tx.node(action.node_oid)
+        if row is None or row.draining is None or row.drain_note == action.note:
+            return
+        self._tx.update_node(row.oid, drain_note=action.note)
+        if action.note == DRAINED:
+            self._tell.drained(row)
+
     def _brake(self, action: m.Brake) -> None:
         found = self._tx.db.execute(sql.META_GET, (BRAKE_KEY,)).fetchone()
         before = read_brake(found[0] if found else None)
@@ -144,9 +157,9 @@ class Batch:
 
     def _create(self, action: m.CreateWorker) -> None:
         group = self._group(action.group_oid)
-        if group is None or action.ordinal > group.scale or not self._started(group.cluster_oid):
+        if group is None or not self._started(group.cluster_oid):
             return
-        if self._tx.has_slot(group.oid, action.ordinal):
+        if action.ordinal > _slots(group) or self._tx.has_slot(group.oid, action.ordinal):
             return
         node_oid = action.node_oid
         if node_oid is not None and not self._has_room(group, node_oid):
@@ -184,7 +197,7 @@ class Batch:
         group = self._group(row.group_oid) if row else None
         if row is None or group is None or not self._started(row.cluster_oid):
             return
-        if row.ordinal > group.scale or not self._has_room(group, action.node_oid):
+        if row.ordinal > _slots(group) or not self._has_room(group, action.node_oid):
             return
         self._take_seat(row.cluster_oid, action.node_oid)
         self._tx.update_worker(
@@ -193,6 +206,7 @@ class Batch:
             reason=action.reason,
             node_oid=action.node_oid,
             generation=row.generation + 1,
+            revision=group.revision,
             unassigned_version=None,
             address=None,
             pid=None,
@@ -213,7 +227,9 @@ class Batch:
         member = self._member(group.cluster_oid, node_oid)
         if node is None or member is None:
             return False
-        if node.status is not NodeStatus.ONLINE or group.runtime not in node.runtimes:
+        if node.status is not NodeStatus.ONLINE or node.draining is not None:
+            return False
+        if group.runtime not in node.runtimes:
             return False
         load = self._load(node_oid)
         if member.hardlimit is not None and load[group.cluster_oid] >= member.hardlimit:
@@ -223,7 +239,7 @@ class Batch:
 
     def _unassign(self, action: m.Unassign) -> None:
         row = self._in(action.worker_oid, *PLACED)
-        if row is None or row.node_oid is None:
+        if row is None or row.node_oid is None or not self._holds(action.ground, row, row.node_oid):
             return
         self._tx.update_worker(
             row.oid,
@@ -231,6 +247,50 @@ class Batch:
             reason=action.reason,
             unassigned_version=self._bump(row.node_oid),
         )
+
+    def _holds(self, ground: m.Ground, row: WorkerRow, node_oid: str) -> bool:
+        """Whether a worker is still to go: what is asked for may have changed since the plan was made."""
+        node = self._node(node_oid)
+        if node is None or not self._started(row.cluster_oid):
+            return True
+        if ground is m.Ground.SURPLUS:
+            group = self._group(row.group_oid)
+            return group is None or row.ordinal > group.scale
+        if ground is m.Ground.DRAINING:
+            return node.draining is not None
+        if ground is m.Ground.REMOVED:
+            member = self._member(row.cluster_oid, node_oid)
+            return member is None or node.status is NodeStatus.UNPAIRED
+        return True
+
+    def _renew(self, action: m.Renew) -> None:
+        row = self._in(action.worker_oid, WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)
+        group = self._group(row.group_oid) if row else None
+        if row is None or group is None or row.node_oid is None or row.revision == group.revision:
+            return
+        if not self._started(row.cluster_oid) or not self._serves(row.cluster_oid, row.node_oid):
+            return
+        if row.state is WorkerState.RUNNING and not self._can_spare_one(group):
+            return
+        self._bump(row.node_oid)
+        generation = row.generation + 1
+        self._tx.update_worker(
+            row.oid,
+            state=WorkerState.STARTING,
+            reason=action.reason,
+            generation=generation,
+            revision=group.revision,
+            address=None,
+            pid=None,
+            restarts=0,
+        )
+        more = {"generation": generation, "revision": group.revision}
+        self._tell.worker(row, "starting", action.reason, **more)
+
+    def _can_spare_one(self, group: GroupRow) -> bool:
+        """Whether enough stay ready as it is now: another may have failed since the plan was made."""
+        ready = self._tx.worker_states("group_oid", group.oid).get(WorkerState.RUNNING, 0)
+        return ready > group.scale - group.max_unavailable
 
     def _displace(self, action: m.Displace) -> None:
         row = self._in(action.worker_oid, *PLACED)
@@ -275,6 +335,21 @@ class Batch:
         stopped(self._tx, self._tell, row, action.reason)
 
     # --- groups and clusters
+
+    def _hold_back(self, action: m.HoldBack) -> None:
+        row = self._group(action.group_oid)
+        if row is not None and row.updating and row.held_back != action.why:
+            self._tx.update_group(row.oid, held_back=action.why)
+            self._groups.pop(row.oid, None)
+
+    def _settle(self, action: m.Settle) -> None:
+        row = self._group(action.group_oid)
+        if row is None or not row.updating or row.revision != action.revision:
+            return
+        self._tx.update_group(row.oid, settled=row.revision, held_back=None)
+        self._tx.drop_revisions(row.oid)
+        self._groups.pop(row.oid, None)
+        self._tell.group_updated(row, action.reason)
 
     def _set_group(self, action: m.SetGroup) -> None:
         row = self._group(action.group_oid)
@@ -369,6 +444,11 @@ def stopped(tx: Tx, tell: Teller, worker: WorkerRow, reason: str) -> None:
         pid=None,
     )
     tell.worker(worker, "stopped", reason)
+
+
+def _slots(group: GroupRow) -> int:
+    """The highest ordinal that the group has a use for."""
+    return group.scale + (group.max_surge if group.updating else 0)
 
 
 def read_brake(value: str | None) -> tuple[str | None, frozenset[str]]:

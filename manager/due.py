@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from bus.states import STARTED, ClusterState, NodeStatus
 from manager.liveness import late_limit, lost_limit
 from manager.model import ClusterView, GroupView, NodeView, Snapshot, Timing
-from manager.status import hopeless_since, ready_of
+from manager.rolling import ready_of
+from manager.status import hopeless_since
 
 _N = NodeStatus
 _GONE = frozenset({_N.LOST, _N.OFFLINE, _N.UNPAIRED})

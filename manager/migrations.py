@@ -68,15 +68,54 @@ CREATE TABLE outbox (
 """
 
 
+_REVISIONS = """
+ALTER TABLE workergroups ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE workergroups ADD COLUMN settled INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE workergroups ADD COLUMN max_unavailable INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE workergroups ADD COLUMN max_surge INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE workergroups ADD COLUMN held_back TEXT;
+ALTER TABLE workers ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE group_revisions (
+  group_oid TEXT NOT NULL REFERENCES workergroups(oid) ON DELETE CASCADE,
+  revision INTEGER NOT NULL, runtime TEXT NOT NULL, transport TEXT, PRIMARY KEY (group_oid, revision)
+) STRICT, WITHOUT ROWID;
+INSERT INTO group_revisions
+  SELECT g.oid, 1, g.runtime, coalesce(g.transport, c.transport)
+  FROM workergroups g JOIN clusters c ON c.oid = g.cluster_oid;
+"""
+
+
+_DRAINING = """
+ALTER TABLE nodes ADD COLUMN draining TEXT;
+ALTER TABLE nodes ADD COLUMN drain_note TEXT;
+"""
+
+
+def _run(db: Database, script: str) -> None:
+    for statement in script.split(";"):
+        if statement.strip():
+            db.execute(statement)
+
+
 @migrations()
 def first_schema(db: Database) -> None:
     """Objects, requests seen, audit, events and the outbox."""
-    for statement in _SCHEMA.split(";"):
-        if statement.strip():
-            db.execute(statement)
+    _run(db, _SCHEMA)
 
 
 @migrations()
 def assignment_epoch(db: Database) -> None:
     """A node that was given a forged assignment is led from above its epoch on."""
     db.execute("ALTER TABLE nodes ADD COLUMN assignment_epoch INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def group_revisions(db: Database) -> None:
+    """What each revision of a group runs; what is there becomes revision 1."""
+    _run(db, _REVISIONS)
+
+
+@migrations()
+def node_draining(db: Database) -> None:
+    """Why a node's workers are to leave it, and how far that is."""
+    _run(db, _DRAINING)

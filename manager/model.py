@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from bus.states import ClusterState, NodeStatus, WorkerState
 
@@ -32,6 +33,11 @@ class NodeView:
     """Whether any manager of this store ever heard it: its birth is on record."""
     gone_before: bool = False
     """It was lost already when this process began to listen, and has not been heard since."""
+    draining: bool = False
+    drain_note: str | None = None
+    """How far the drain is, as it is told now."""
+    applied: bool = True
+    """It has confirmed its present assignment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class WorkerView:
     generation: int = 0
     reason: str | None = None
     restarts: int = 0
+    revision: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,13 @@ class GroupView:
     """Whether it was RUNNING since the last start: then too few workers mean DEGRADED, not STARTING."""
     none_ready_since: float | None = None
     """Since when none of its workers has been ready; None while one is (or when it is not known)."""
+    revision: int = 1
+    settled: int = 1
+    """The last revision that all its workers have been ready with."""
+    max_unavailable: int = 1
+    max_surge: int = 0
+    held_back: str | None = None
+    """Why outdated workers can't be renewed, as it is told now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +137,32 @@ class Snapshot:
 # --- actions: each carries its reason, which reaches the event, the status and the command line ------------
 
 
+class Ground(Enum):
+    """Why a worker is to go; an operation may take that back before it is carried out."""
+
+    ANY = "any"
+    SURPLUS = "surplus"
+    """Its group asks for fewer."""
+    REMOVED = "removed"
+    """Its node is no longer one of its cluster."""
+    DRAINING = "draining"
+
+
 @dataclass(frozen=True, slots=True)
 class SetNode:
     """Judge a node anew."""
 
     node_oid: str
     status: NodeStatus
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteDrain:
+    """Tell how far the drain of a node is."""
+
+    node_oid: str
+    note: str
     reason: str
 
 
@@ -169,10 +203,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Unassign:
-    """Take a worker out of its node's assignment: it becomes STOPPING until the node says it is gone."""
+    """Take a worker out of its node's assignment: it becomes STOPPING until the node says it is gone.
+
+    `ground` is what has to hold still when it is carried out, beside its being placed.
+    """
 
     worker_oid: str
     reason: str
+    ground: Ground = Ground.ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +234,32 @@ class MarkStopped:
     """A worker that is known to be gone, or whose lost node no longer has it assigned."""
 
     worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Have a worker run its group's present revision, where it is: STARTING again, as a new generation."""
+
+    worker_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBack:
+    """Tell why no more of a group's workers can be renewed, or that nothing is in the way (None)."""
+
+    group_oid: str
+    why: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Every worker of a group is ready with that revision: the update is over."""
+
+    group_oid: str
+    revision: int
     reason: str
 
 
@@ -227,6 +291,7 @@ class Brake:
 
 Action = (
     SetNode
+    | NoteDrain
     | CreateWorker
     | DropWorker
     | Pend
@@ -235,6 +300,9 @@ Action = (
     | Displace
     | MarkUnknown
     | MarkStopped
+    | Renew
+    | HoldBack
+    | Settle
     | SetGroup
     | SetCluster
     | Brake

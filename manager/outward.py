@@ -89,7 +89,8 @@ class Outward:
         states = reads.worker_states("group_oid", oid)
         troubled = self._troubled("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
-        status = render.group_status(row, cluster.name, states, troubled, endpoints, stamp)
+        updated = reads.updated(oid) if row.updating else None
+        status = render.group_status(row, cluster.name, states, troubled, endpoints, stamp, updated)
         return self._publication(cluster.name, "workergroup", status)
 
     def _worker(self, oid: str, stamp: render.Stamp) -> Publication | None:

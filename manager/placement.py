@@ -31,6 +31,8 @@ class Load:
         self.total: Counts = defaultdict(int)
         self.cluster: dict[str, Counts] = defaultdict(lambda: defaultdict(int))
         self.group: dict[str, Counts] = defaultdict(lambda: defaultdict(int))
+        self.stays: dict[str, list[str]] = defaultdict(list)
+        """By draining node: why workers are still there."""
         for cluster in snapshot.clusters.values():
             for group in cluster.groups:
                 self._count(cluster.oid, group)
@@ -103,6 +105,8 @@ class Room:
         status = self._fleet.status[node.oid]
         if status is not NodeStatus.ONLINE:
             return f"is {status}"
+        if node.draining:
+            return "is draining"
         if self._group.runtime not in node.runtimes:
             return f"does not offer runtime '{self._group.runtime}'"
         count, total = self._load.cluster[self._cluster.oid][node.oid], self._load.total[node.oid]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bus.states import ClusterState, WorkerState
+from manager.draining import notes
 from manager.liveness import Fleet, survey
 from manager.model import Action, ClusterView, CreateWorker, GroupView, Place, Snapshot
 from manager.placement import Load
@@ -34,7 +35,7 @@ def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> lis
             if on_error is None:
                 raise
             on_error(cluster, error)
-    return actions
+    return actions + notes(fleet, load.total, load.stays)
 
 
 def by_node(actions: Iterable[Action]) -> list[Action]:

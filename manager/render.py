@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import UNSET
+
 from bus.clock import rfc3339
 from bus.decode import digest
 from bus.messages import AssignedWorker, Assignment, Endpoint, Status
 from bus.states import NodeStatus, WorkerState
+from manager.draining import DRAINED
+from manager.rolling import progress
 from manager.store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
@@ -68,8 +72,10 @@ def group_status(
     troubled: Sequence[Trouble],
     endpoints: Iterable[tuple[str, str, str]],
     stamp: Stamp,
+    updated: int | None = None,
 ) -> Status:
-    """A worker group's retained status."""
+    """A worker group's retained status; `updated` is given while an update is under way."""
+    update = None if updated is None else update_condition(row, updated, troubled)
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -77,13 +83,15 @@ def group_status(
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=worker_conditions(troubled),
+        conditions=([update] if update else []) + worker_conditions(troubled),
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
         ready=states.get(WorkerState.RUNNING, 0),
         endpoints=[Endpoint(*found) for found in endpoints],
-        reason=row.reason,
+        reason=update or row.reason,
+        revision=row.revision,
+        updated=UNSET if updated is None else updated,
     )
 
 
@@ -107,6 +115,7 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
         restarts=row.restarts,
         generation=row.generation,
         reason=row.reason,
+        revision=row.revision,
     )
 
 
@@ -122,6 +131,8 @@ def node_status(row: NodeRow, stamp: Stamp) -> Status:
         conditions=node_conditions(row),
         oid=row.oid,
         reason=row.reason,
+        draining=row.draining or UNSET,
+        drained=UNSET if row.draining is None else row.drain_note == DRAINED,
     )
 
 
@@ -136,7 +147,15 @@ def assignment(
 def node_conditions(row: NodeRow) -> list[str]:
     """What a person should know about a node."""
     about = [] if row.status is NodeStatus.ONLINE or not row.reason else [f"{row.status}: {row.reason}"]
+    if row.draining is not None:
+        about.append(_draining(row))
     return about + list(row.conditions)
+
+
+def _draining(row: NodeRow) -> str:
+    if row.drain_note == DRAINED:
+        return f"drained: {row.draining}"
+    return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
 
 
 def worker_conditions(troubled: Sequence[Trouble]) -> list[str]:
@@ -145,6 +164,17 @@ def worker_conditions(troubled: Sequence[Trouble]) -> list[str]:
     if len(told) > MAX_CONDITIONS:
         told[MAX_CONDITIONS - 1 :] = ["more workers are not ready"]
     return told
+
+
+def update_condition(row: GroupRow, updated: int, troubled: Sequence[Trouble]) -> str:
+    """Such as: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
+    about = progress(row.revision, updated, row.scale)
+    if row.held_back:
+        return f"{about}; {row.held_back}"
+    if not troubled:
+        return about
+    name, state, reason, _ = troubled[0]
+    return f"{about}; {name} is {state}: {reason}" if reason else f"{about}; {name} is {state}"
 
 
 def worker_condition(trouble: Trouble) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from manager import draining, rolling
 from manager.liveness import Fleet
 from manager.model import (
     Action,
@@ -13,18 +14,22 @@ from manager.model import (
     CreateWorker,
     Displace,
     DropWorker,
+    Ground,
     GroupView,
+    HoldBack,
     MarkStopped,
     MarkUnknown,
     Pend,
     Place,
+    Renew,
+    Settle,
     Unassign,
     WorkerView,
 )
 from manager.placement import Load, Room, Seat
 
 _W = WorkerState
-PLACED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
+PLACED: Final = rolling.ASSIGNED
 """States of a worker that stands in its node's assignment."""
 
 
@@ -40,6 +45,10 @@ class _Group:
     actions: list[Action] = field(default_factory=list)
     waiting: list[WorkerView] = field(default_factory=list)
     silent: list[WorkerView] = field(default_factory=list)
+    steady: list[WorkerView] = field(default_factory=list)
+    """Placed on members that can be heard."""
+    homeless: list[WorkerView] = field(default_factory=list)
+    """Waiting, and no node has room."""
     room: Room | None = None
 
     def take(self) -> Seat | None:
@@ -89,9 +98,9 @@ def _wind_down(group: _Group) -> None:
 def _keep(group: _Group) -> None:
     """The cluster is to run: as many workers as asked for, each on a node that can be heard."""
     surplus = []
-    wanted = 0
+    wanted, slots = 0, rolling.slots(group.view)
     for worker in group.view.workers:
-        if worker.ordinal > group.view.scale:
+        if worker.ordinal > slots:
             surplus.append(worker)
             continue
         wanted += 1
@@ -102,25 +111,28 @@ def _keep(group: _Group) -> None:
     for worker in sorted(surplus, key=lambda worker: -worker.ordinal):
         _too_many(group, worker)
     _give_places(group)
-    if wanted < group.view.scale:
-        _create(group)
+    if wanted < slots:
+        _create(group, slots)
     _move_silent(group)
+    if rolling.updating(group.view) and _roll(group):
+        return
+    _drain(group)
 
 
-def _create(group: _Group) -> None:
+def _create(group: _Group, slots: int) -> None:
     """New slots, each with a place if there is one."""
     existing = {worker.ordinal for worker in group.view.workers}
-    for ordinal in range(1, group.view.scale + 1):
+    for ordinal in range(1, slots + 1):
         if ordinal not in existing:
             seat = group.take()
-            reason = _seated(seat) if seat else group.why_not()
+            reason = _opened(group, ordinal, seat) if seat else group.why_not()
             node_oid = seat.node_oid if seat else None
             group.actions.append(CreateWorker(group.view.oid, ordinal, reason, node_oid))
 
 
 def _too_many(group: _Group, worker: WorkerView) -> None:
     if worker.state in PLACED:
-        group.actions.append(Unassign(worker.oid, _asked(group)))
+        group.actions.append(Unassign(worker.oid, _asked(group), Ground.SURPLUS))
     elif worker.state is _W.STOPPING:
         _stopping(group, worker)
     else:
@@ -144,12 +156,16 @@ def _stopping(group: _Group, worker: WorkerView) -> None:
 def _placed(group: _Group, worker: WorkerView) -> None:
     fleet, node_oid = group.fleet, worker.node_oid
     if _member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
+        group.steady.append(worker)
         return
     if node_oid in fleet.nodes and (_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
         return
-    action = Unassign if fleet.hears(node_oid) else Displace
-    group.actions.append(action(worker.oid, _removed(group, node_oid)))
+    reason = _removed(group, node_oid)
+    hears = fleet.hears(node_oid)
+    group.actions.append(
+        Unassign(worker.oid, reason, Ground.REMOVED) if hears else Displace(worker.oid, reason)
+    )
 
 
 def _member(group: _Group, node_oid: str | None) -> bool:
@@ -168,6 +184,7 @@ def _give_places(group: _Group) -> None:
         if seat is not None:
             group.actions.append(Place(worker.oid, seat.node_oid, _seated(seat)))
             continue
+        group.homeless.append(worker)
         reason = group.why_not()
         if worker.state is _W.STOPPED or worker.reason != reason:
             group.actions.append(Pend(worker.oid, reason))
@@ -184,6 +201,75 @@ def _move_silent(group: _Group) -> None:
         reason = _where(group, worker) + against
         if worker.state is not _W.UNKNOWN or worker.reason != reason:
             group.actions.append(MarkUnknown(worker.oid, reason))
+
+
+def _roll(group: _Group) -> bool:
+    """An update is under way: renew what can be spared, say what is in the way, notice when it is over.
+
+    True when it took a worker down: nothing else may do so in this pass.
+    """
+    view = group.view
+    if rolling.settled(view, group.steady):
+        reason = f"every worker is ready with revision {view.revision}"
+        group.actions.append(Settle(view.oid, view.revision, reason))
+        return False
+    balance = rolling.balance(view, group.steady)
+    before = balance.in_flight
+    held_back = None
+    for worker in rolling.order(view, group.steady):
+        if not balance.spares(worker):
+            break
+        held_back = _renew(group, worker)
+        if held_back is None:
+            balance.spend(worker)
+    surge = rolling.yields(view, group.steady, group.homeless, balance)
+    if surge is not None:
+        reason = f"{surge.name} makes room for a worker that is asked for"
+        group.actions.append(Unassign(surge.oid, reason, Ground.SURPLUS))
+    if held_back != view.held_back:
+        group.actions.append(HoldBack(view.oid, held_back, held_back or "nothing is in the way"))
+    return surge is not None or balance.in_flight > before
+
+
+def _renew(group: _Group, worker: WorkerView) -> str | None:
+    """Renew a worker where it is, or elsewhere if its node does not offer the runtime; else say why not."""
+    if group.fleet.braked:
+        return f"{worker.name} is not renewed: {group.fleet.braked}"
+    reason = f"update to revision {group.view.revision}"
+    node = group.fleet.nodes[worker.node_oid or ""]
+    if node.draining and group.take() is not None:
+        group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", Ground.DRAINING))
+    elif group.view.runtime in node.runtimes:
+        group.actions.append(Renew(worker.oid, reason))
+    elif group.take() is not None:
+        why = f"{reason}, whose runtime {node.name} does not offer"
+        group.actions.append(Unassign(worker.oid, why))
+    else:
+        return f"{worker.name} stays as it is: {group.why_not()}"
+    return None
+
+
+def _drain(group: _Group) -> None:
+    """One worker leaves its draining node, if its group can spare it and another node has room."""
+    gone = False
+    for worker in draining.leaving(group.fleet, group.steady):
+        why = f"{worker.name} is on its way" if gone else _against_leaving(group, worker)
+        node = group.fleet.nodes[worker.node_oid or ""]
+        if why is None:
+            gone = True
+            group.actions.append(Unassign(worker.oid, f"{node.name} is draining", Ground.DRAINING))
+        elif not gone:
+            group.load.stays[node.oid].append(f"{group.cluster.name}/{worker.name} stays: {why}")
+
+
+def _against_leaving(group: _Group, worker: WorkerView) -> str | None:
+    """Why it stays for now; None when it is to leave, for a place that is kept for it."""
+    if group.fleet.braked:
+        return group.fleet.braked
+    why = draining.against(group.view, group.steady, worker)
+    if why is None and group.take() is None:
+        why = group.why_not()
+    return why
 
 
 def _against_moving(group: _Group, worker: WorkerView) -> str | None:
@@ -220,3 +306,9 @@ def _asked(group: _Group) -> str:
 def _seated(seat: Seat) -> str:
     held = "1 worker" if seat.total == 1 else f"{seat.total} workers"
     return f"{seat.name} has the least load of the nodes with room ({held})"
+
+
+def _opened(group: _Group, ordinal: int, seat: Seat) -> str:
+    if ordinal <= group.view.scale:
+        return _seated(seat)
+    return f"surge of the update to revision {group.view.revision}; {_seated(seat)}"

@@ -16,7 +16,7 @@ from manager.model import ClusterView, GroupView, MemberView, NodeView, Snapshot
 from manager.observed import Observed
 from manager.placement import max_workers
 from manager.plan import at_rest
-from manager.status import ready_of
+from manager.rolling import ready_of
 from manager.store import Reads, sql
 from manager.store.changes import Changes
 from manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
@@ -176,6 +176,7 @@ class World:
             generation=row.generation,
             reason=row.reason,
             restarts=row.restarts,
+            revision=row.revision,
         )
 
     def _set_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
@@ -215,6 +216,11 @@ class World:
             start_deadline=row.start_deadline,
             workers=tuple(workers),
             was_running=row.was_running,
+            revision=row.revision,
+            settled=row.settled,
+            max_unavailable=row.max_unavailable,
+            max_surge=row.max_surge,
+            held_back=row.held_back,
         )
         since = self._observed.none_ready(row.oid, ready_of(view) == 0)
         self._views[row.oid] = view if since is None else replace(view, none_ready_since=since)
@@ -269,6 +275,9 @@ class World:
             heard_once=heard_once,
             known=row.boot is not None,
             gone_before=oid in self._gone_before and not heard_once,
+            draining=row.draining is not None,
+            drain_note=row.drain_note,
+            applied=row.applied_version >= row.assignment_version,
         )
         self._node_views[oid] = (row, seen, view)
         return view

@@ -6,6 +6,7 @@ from typing import Final
 
 from bus.states import STARTED, ClusterState, WorkerState, may_advance
 from manager.model import Action, ClusterView, GroupView, SetCluster, SetGroup, WorkerView
+from manager.rolling import progress, ready_of, slots, updated, updating
 
 _C = ClusterState
 _DOWN: Final = frozenset({_C.STOPPED, _C.STOPPING})
@@ -24,11 +25,6 @@ def judge_statuses(cluster: ClusterView, now: float) -> list[Action]:
     if status is not cluster.status:
         actions.append(SetCluster(cluster.oid, status, reason))
     return actions
-
-
-def ready_of(group: GroupView) -> int:
-    """How many of the workers asked for are ready; surplus ones do not count."""
-    return sum(1 for w in group.workers if w.state is WorkerState.RUNNING and w.ordinal <= group.scale)
 
 
 def judge_group(group: GroupView, cluster: ClusterView, now: float) -> tuple[ClusterState, str]:
@@ -74,12 +70,16 @@ def _going_up(group: GroupView, now: float) -> tuple[ClusterState, str]:
     ready = ready_of(group)
     if ready >= group.scale:
         return _C.RUNNING, _all_ready(group.scale)
-    reason = f"{_ready(ready, group.scale)}{_worst(group)}"
+    reason = f"{_update(group)}{_ready(ready, group.scale)}{_worst(group)}"
     if ready == 0 and now - hopeless_since(group) >= group.start_deadline:
         return _C.ERROR, f"{_ready(0, group.scale)} after {group.start_deadline:g} s{_worst(group)}"
     if group.status is _C.RUNNING or (group.status is _C.ERROR and ready):
         return _C.DEGRADED, reason
     return group.status, reason
+
+
+def _update(group: GroupView) -> str:
+    return f"{progress(group.revision, updated(group), group.scale)}; " if updating(group) else ""
 
 
 def hopeless_since(group: GroupView) -> float:
@@ -91,7 +91,7 @@ def hopeless_since(group: GroupView) -> float:
 
 def _cluster_up(cluster: ClusterView, groups: dict[str, ClusterState]) -> tuple[ClusterState, str]:
     asked = sum(group.scale for group in cluster.groups)
-    ready = sum(ready_of(group) for group in cluster.groups)
+    ready = sum(min(ready_of(group), group.scale) for group in cluster.groups)
     lagging = [group for group in cluster.groups if groups[group.oid] is not _C.RUNNING]
     if not lagging:
         return _C.RUNNING, _all_ready(asked)
@@ -124,7 +124,7 @@ def _worst(*groups: GroupView) -> str:
     """The first worker that is not ready, and what is known about it."""
     for group in groups:
         for worker in sorted(group.workers, key=lambda worker: worker.ordinal):
-            if worker.state is not WorkerState.RUNNING and worker.ordinal <= group.scale:
+            if worker.state is not WorkerState.RUNNING and worker.ordinal <= slots(group):
                 return f"; {_about(worker)}"
     return ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bus.states import NodeStatus
-from manager.store.rows import ClusterRow, NodeRow, WorkerRow
+from manager.store.rows import ClusterRow, GroupRow, NodeRow, WorkerRow
 from manager.store.tx import Tx
 
 
@@ -44,10 +44,30 @@ class Teller:
         }
         self._tx.event("worker", verb, cluster=cluster, kind="worker", name=worker.name, data=data | more)
 
+    def group_updated(self, group: GroupRow, reason: str) -> None:
+        """`on_workergroup_updated`: all its workers are ready with its revision."""
+        cluster = self.cluster(group.cluster_oid)
+        data = {
+            "oid": group.oid,
+            "version": group.version + 1,
+            "cluster_oid": group.cluster_oid,
+            "revision": group.revision,
+            "scale": group.scale,
+            "reason": reason,
+        }
+        self._tx.event(
+            "workergroup", "updated", cluster=cluster, kind="workergroup", name=group.name, data=data
+        )
+
     def node_status(self, node: NodeRow, status: NodeStatus, reason: str) -> None:
         """`on_node_{status}`."""
         data = {"oid": node.oid, "version": node.version + 1, "status": status, "reason": reason}
         self._tx.event("node", status.value, cluster=None, kind="node", name=node.name, data=data)
+
+    def drained(self, node: NodeRow) -> None:
+        """`on_node_drained`: nothing is left on it."""
+        data = {"oid": node.oid, "version": node.version + 1, "reason": node.draining}
+        self._tx.event("node", "drained", cluster=None, kind="node", name=node.name, data=data)
 
     def cluster_status(self, cluster: ClusterRow, verb: str, status: str, reason: str) -> None:
         """`on_routercluster_{verb}`; what a request set going names who sent that request."""

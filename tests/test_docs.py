@@ -104,7 +104,7 @@ class Terminal:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md", "docs/howto/rolling-updates.md"])
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     if name == "README.md":
         need_mosquitto()

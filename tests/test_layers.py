@@ -13,7 +13,7 @@ ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
         "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl")),
-    *(f"manager/{name}.py" for name in ("model", "plan", "placement", "render", "limits")),
+    *(f"manager/{name}.py" for name in ("model", "plan", "placement", "rolling", "render", "limits")),
     "agent/plan.py",
     "agent/restart.py",
 }  # fmt: skip

@@ -9,6 +9,7 @@ from bus.decode import encode
 from bus.errors import BusError
 from bus.messages import Command
 from bus.states import NodeStatus, advance
+from manager.draining import DRAINED
 from manager.operations import members
 from manager.operations.base import (
     Change,
@@ -42,6 +43,8 @@ def result(row: NodeRow, workers: int = 0, heard_ms_ago: int | None = None) -> p
         workers=workers,
         conditions=node_conditions(row),
         heard_ms_ago=heard_ms_ago,
+        draining=row.draining,
+        drained=row.drain_note == DRAINED,
     )
 
 
@@ -92,12 +95,43 @@ def unpair_node(change: Change, params: p.UnpairNode) -> p.Node:
         tx.delete_member(member)
         members.tell(tx, "removed", need_cluster(tx, member.cluster_oid), node)
     reason = f"unpaired by {change.who.authid}"
-    tx.update_node(node.oid, status=advance(node.status, NodeStatus.UNPAIRED), reason=reason)
+    tx.update_node(
+        node.oid,
+        status=advance(node.status, NodeStatus.UNPAIRED),
+        reason=reason,
+        draining=None,
+        drain_note=None,
+    )
     tx.bump_assignment(node.oid)
     tx.clear_status(None, "node", node.name)
     row = need_node(tx, node.oid)
     _tell(change, "unpaired", row, reason, keep_account=params.keep_account)
     return result(row, tx.worker_count(node.oid))
+
+
+def drain_node(change: Change, params: p.DrainNode) -> p.Node:
+    """The monitor moves its workers; a node that is drained already stays so, with the newer reason."""
+    tx = change.tx
+    node = need_node(tx, params.node_oid, paired=True)
+    why = params.reason or node.draining or f"asked for by {change.who.authid}"
+    if why != node.draining:
+        tx.update_node(node.oid, draining=why)
+    row = need_node(tx, node.oid)
+    if node.draining is None:
+        _tell(change, "draining", row, why)
+    return result(row, tx.worker_count(row.oid))
+
+
+def undrain_node(change: Change, params: p.NodeRef) -> p.Node:
+    """Workers that have left do not come back by themselves: only new ones are placed here again."""
+    tx = change.tx
+    node = need_node(tx, params.node_oid, paired=True)
+    if node.draining is not None:
+        tx.update_node(node.oid, draining=None, drain_note=None)
+    row = need_node(tx, node.oid)
+    if node.draining is not None:
+        _tell(change, "undrained", row, f"asked for by {change.who.authid}")
+    return result(row, tx.worker_count(row.oid))
 
 
 def _insert(change: Change, wish: p.NodeDefinition) -> str:
@@ -154,4 +188,9 @@ READS: Final[dict[str, ReadHandler]] = {
     "get_node": get_node,
     "get_node_by_name": get_node_by_name,
 }
-CHANGES: Final[dict[str, ChangeHandler]] = {"pair_node": pair_node, "unpair_node": unpair_node}
+CHANGES: Final[dict[str, ChangeHandler]] = {
+    "pair_node": pair_node,
+    "drain_node": drain_node,
+    "undrain_node": undrain_node,
+    "unpair_node": unpair_node,
+}

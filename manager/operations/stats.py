@@ -11,7 +11,7 @@ from bus.messages import Endpoint
 from bus.states import WorkerState
 from manager.operations import workers
 from manager.operations.base import ChangeHandler, ReadHandler, View, need_cluster, need_group
-from manager.render import WANTED, worker_conditions
+from manager.render import WANTED, update_condition, worker_conditions
 from manager.store.rows import ClusterRow, GroupRow, WorkerRow
 
 
@@ -51,7 +51,7 @@ def _stat(
         cpu_s=round(sum(worker.cpu_s or 0.0 for worker in found), 3),
         rss=sum(worker.rss or 0 for worker in found),
         since_ms=view.since_ms(row.oid, row.changed),
-        conditions=_conditions(row, rows),
+        conditions=_conditions(view, row, rows),
         endpoints=_endpoints(found),
         workers=found,
         workergroups=[_group(group, rows) for group in groups],
@@ -60,9 +60,12 @@ def _stat(
     )
 
 
-def _conditions(row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
+def _conditions(view: View, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
     troubled = [(worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in WANTED]
-    return ([row.reason] if row.reason else []) + worker_conditions(troubled)
+    reason = row.reason
+    if isinstance(row, GroupRow) and row.updating:
+        reason = update_condition(row, view.reads.updated(row.oid), troubled)
+    return ([reason] if reason else []) + worker_conditions(troubled)
 
 
 def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
@@ -83,6 +86,7 @@ def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> dict[str, Any]:
         "scale": group.scale,
         "ready": ready,
         "runtime": group.runtime,
+        "revision": group.revision,
     }
 
 

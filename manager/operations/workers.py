@@ -64,6 +64,7 @@ def _result(
         uptime_ms=stat.uptime_ms,
         cpu_s=stat.cpu_s,
         rss=stat.rss,
+        revision=row.revision,
     )
 
 

@@ -18,6 +18,7 @@ from manager.store.rows import (
     NodeRow,
     OutboxRow,
     PrincipalRow,
+    RevisionRow,
     WorkerRow,
 )
 from manager.store.sql import Table
@@ -95,6 +96,14 @@ class Queries:
 
     def groups(self) -> list[GroupRow]:
         return self._all(sql.GROUPS, "ORDER BY cluster_oid, name")
+
+    def revisions(self, group_oid: str) -> list[RevisionRow]:
+        """The revisions of a group that are kept: its present one, and those that workers still run."""
+        return self._all(sql.REVISIONS, "WHERE group_oid = ? ORDER BY revision", group_oid)
+
+    def updated(self, group_oid: str) -> int:
+        """How many of the workers that a group asks for are assigned its present revision."""
+        return int(self._rows(sql.UPDATED, group_oid)[0][0])
 
     # --- workers
 

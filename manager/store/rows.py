@@ -13,7 +13,10 @@ from bus.states import ClusterState, NodeStatus, WorkerState
 
 
 class NodeRow(Struct, frozen=True, gc=False):
-    """A paired (or once paired) node, as the manager judges it and as it last reported itself."""
+    """A paired (or once paired) node, as the manager judges it and as it last reported itself.
+
+    `draining` says why its workers are to leave (None: they are not), `drain_note` how far that is.
+    """
 
     oid: str
     name: str
@@ -33,6 +36,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     version: int
     assignment_epoch: int = 0
     """The least epoch of its assignment: above that of a forged one which its agent had taken over."""
+    draining: str | None = None
+    drain_note: str | None = None
 
 
 class ClusterRow(Struct, frozen=True, gc=False):
@@ -65,7 +70,11 @@ class MemberRow(Struct, frozen=True, gc=False):
 
 
 class GroupRow(Struct, frozen=True, gc=False):
-    """A worker group. `lost_after` and `start_deadline` are seconds."""
+    """A worker group. `lost_after` and `start_deadline` are seconds.
+
+    `settled` is the last revision that all its workers have been ready with; `held_back` says why no more of
+    them can be renewed.
+    """
 
     oid: str
     cluster_oid: str
@@ -83,11 +92,22 @@ class GroupRow(Struct, frozen=True, gc=False):
     was_running: bool
     changed: int
     version: int
+    revision: int = 1
+    settled: int = 1
+    max_unavailable: int = 1
+    max_surge: int = 0
+    held_back: str | None = None
+
+    @property
+    def updating(self) -> bool:
+        """Whether not all of its workers have been ready with its revision yet."""
+        return self.settled != self.revision
 
 
 class WorkerRow(Struct, frozen=True, gc=False):
     """A numbered slot of a group. It stands in its node's assignment while `unassigned_version` is None;
-    otherwise that is the first assignment version that no longer holds it."""
+    otherwise that is the first assignment version that no longer holds it. `revision` is that of its group
+    when it was last placed or renewed."""
 
     oid: str
     group_oid: str
@@ -105,6 +125,7 @@ class WorkerRow(Struct, frozen=True, gc=False):
     restarts: int
     changed: int
     version: int
+    revision: int = 1
 
 
 class PrincipalRow(Struct, frozen=True, gc=False):
@@ -134,6 +155,15 @@ class AssignedRow(Struct, frozen=True, gc=False):
     cluster: str
     workergroup: str
     generation: int
+    runtime: str
+    transport: dict[str, Any] | None
+
+
+class RevisionRow(Struct, frozen=True, gc=False):
+    """What the workers of one revision of a group run; the transport is resolved."""
+
+    group_oid: str
+    revision: int
     runtime: str
     transport: dict[str, Any] | None
 

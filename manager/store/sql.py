@@ -95,6 +95,7 @@ GROUPS: Final = Table(
 )
 WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
 PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {})
+REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
 
@@ -107,9 +108,26 @@ def assigned(values: tuple[Any, ...]) -> rows.AssignedRow:
 
 
 ASSIGNED: Final = """
-SELECT w.name, w.oid, c.name, g.name, w.generation, g.runtime, coalesce(g.transport, c.transport)
+SELECT w.name, w.oid, c.name, g.name, w.generation, r.runtime, r.transport
 FROM workers w JOIN workergroups g ON g.oid = w.group_oid JOIN clusters c ON c.oid = w.cluster_oid
+JOIN group_revisions r ON r.group_oid = w.group_oid AND r.revision = w.revision
 WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w.ordinal
+"""
+REVISION_ADD: Final = """
+INSERT INTO group_revisions (group_oid, revision, runtime, transport)
+SELECT g.oid, g.revision, g.runtime, coalesce(g.transport, c.transport)
+FROM workergroups g JOIN clusters c ON c.oid = g.cluster_oid WHERE g.oid = ?
+"""
+"""What the group's row says now, kept as that of its present revision."""
+REVISIONS_DROP: Final = """
+DELETE FROM group_revisions WHERE group_oid = ?1
+AND revision <> (SELECT revision FROM workergroups WHERE oid = ?1)
+AND revision NOT IN (SELECT revision FROM workers WHERE group_oid = ?1)
+"""
+UPDATED: Final = """
+SELECT count(*) FROM workers w JOIN workergroups g ON g.oid = w.group_oid
+WHERE g.oid = ? AND w.revision = g.revision AND w.ordinal <= g.scale
+AND w.state IN ('STARTING', 'RUNNING', 'BACKOFF', 'UNKNOWN')
 """
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"

@@ -140,6 +140,7 @@ class Tx(Queries):
 
     def insert_group(self, row: GroupRow) -> None:
         self.db.execute(sql.GROUPS.insert, sql.GROUPS.cells(row))
+        self.db.execute(sql.REVISION_ADD, (row.oid,))
         self.changes.groups.add(row.oid)
         self.changes.clusters.add(row.cluster_oid)
 
@@ -149,6 +150,15 @@ class Tx(Queries):
             self.changes.groups.add(oid)
             self.changes.clusters.update(row[0] for row in found)
         return bool(found)
+
+    def add_revision(self, group_oid: str) -> None:
+        """Keep what the group's row says now as that of its (new) revision; drop what nothing runs."""
+        self.db.execute(sql.REVISION_ADD, (group_oid,))
+        self.drop_revisions(group_oid)
+
+    def drop_revisions(self, group_oid: str) -> None:
+        """Forget the revisions that neither the group nor any of its workers has."""
+        self.db.execute(sql.REVISIONS_DROP, (group_oid,))
 
     def delete_group(self, group: GroupRow, cluster_name: str) -> None:
         """Delete a group with its workers; their statuses are cleared."""
@@ -182,6 +192,7 @@ class Tx(Queries):
             restarts=0,
             changed=self.now_ns,
             version=1,
+            revision=group.revision,
         )
         self.db.execute(sql.WORKERS.insert, sql.WORKERS.cells(row))
         self._touch_worker(row.oid, row.group_oid, row.cluster_oid)

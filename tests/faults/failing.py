@@ -68,6 +68,33 @@ def reply(_value: str) -> None:
     MqttLink.send = send  # type: ignore[method-assign]
 
 
+def step(value: str) -> None:
+    """The manager dies at the commit that carries such an action of the plan: `renew:before_commit`."""
+    from manager.apply import Batch
+    from manager.store import engine
+
+    action, _, wanted = value.partition(":")
+    original, commit_group = getattr(Batch, f"_{action}"), engine.Store._commit_group
+    applied: list[bool] = []
+
+    def apply(self: Any, planned: Any) -> None:
+        before = _size(self._tx.changes)
+        original(self, planned)
+        if _size(self._tx.changes) > before:
+            applied.append(True)
+
+    def commit(self: Any, jobs: list[Any]) -> None:
+        self.fault = lambda point: die() if applied and point == wanted else None
+        commit_group(self, jobs)
+
+    setattr(Batch, f"_{action}", apply)
+    engine.Store._commit_group = commit  # type: ignore[method-assign]
+
+
+def _size(changes: Any) -> int:
+    return len(changes.workers) + len(changes.groups) + len(changes.outbox)
+
+
 def migration(_value: str) -> None:
     """The manager knows one schema step more, and dies in its middle."""
     from manager.migrations import migrations
@@ -110,7 +137,7 @@ def fork(value: str) -> None:
 
 
 POINTS: dict[str, Callable[[str], None]] = {
-    each.__name__: each for each in (commits, reply, migration, repair, clock, fork)
+    each.__name__: each for each in (commits, reply, step, migration, repair, clock, fork)
 }
 
 

@@ -220,6 +220,31 @@ class Cluster:
         found: dict[str, Any] = self.yard.alice.sure("scale_routercluster_workergroup", params, **more)
         return found
 
+    def update(self, port: int, max_unavailable: int = 1, max_surge: int = 0, **more: Any) -> dict[str, Any]:
+        """Have the workers listen on one of the 20 ports from this one on; the group as it is answered."""
+        transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": f"{port}-{port + 19}"}}
+        params = {"routercluster_oid": self.oid, "workergroup_oid": self.group}
+        params |= {"workergroup": {"transport": transport}}
+        params |= {"max_unavailable": max_unavailable, "max_surge": max_surge}
+        found: dict[str, Any] = self.yard.alice.sure("update_routercluster_workergroup", params, **more)
+        return found
+
+    def updated(self, revision: int, timeout: float = BOUND_S) -> dict[str, Life]:
+        """Wait until that revision's update is over; the living workers by name."""
+        topic = self.yard.alice.topic("status", self.name, "workergroup", "web")
+        status = self.yard.alice.wait_retained(
+            topic, lambda value: value.get("revision") == revision and "updated" not in value, timeout
+        )
+        return self.running(status["scale"], timeout)
+
+    def ports(self) -> dict[str, int]:
+        """Where each living worker listens, as its command line says."""
+        found = {}
+        for name, life in self.yard.census.leaders(self.name).items():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                found[name] = int(Path(f"/proc/{life.pid}/cmdline").read_bytes().split(b"\0")[4])
+        return found
+
     def stop(self, timeout: float = BOUND_S) -> None:
         """Stop it and wait until nothing bears its token: no orphan."""
         self.yard.alice.sure("stop_routercluster", {"routercluster_oid": self.oid})

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cli.connect import is_oid
+from tests import serving
 from tests.integration.test_cli_harness import Stack, stack, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,6 +67,59 @@ def test_a_cluster_from_its_creation_to_its_end(up: Stack) -> None:
     assert up.ok("cluster", "nodes", "life", "-q").split() == ["n1"]
     up.ok("cluster", "delete", "life", "--wait")
     assert "no router cluster" in up.fails(3, "cluster", "show", "life")
+
+
+def test_a_group_is_updated_with_its_workers_in_turn(up: Stack) -> None:
+    up.ok("cluster", "create", "roll", "--type", "mqtt", "--port", "26100-26103")
+    for node in ("n1", "n2"):
+        up.ok("cluster", "add-node", "roll", node)
+    up.ok("group", "add", "roll/web", "--scale", "2")
+    up.ok("cluster", "start", "roll", "--wait")
+    before = {w["name"]: w["pid"] for w in up.ask("worker", "list", "-g", "roll/web")}
+    both = [*range(26100, 26104), *range(26150, 26154)]
+    with serving.watching(lambda: both, serving.answers_mqtt) as asked:
+        result = up.run("group", "update", "roll/web", "--port", "26150-26153", "--wait", "-o", "json")
+    assert asked.least == 1 and asked.looks > 20, "one router answers at all times, while the other starts"
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["revision"], told["status"], told["ready"]) == (2, "RUNNING", 2)
+    assert "2 ready, 1 updated" in result.stderr, result.stderr
+    after = up.ask("worker", "list", "-g", "roll/web")
+    assert {w["revision"] for w in after} == {2} and not {w["pid"] for w in after} & set(before.values())
+    assert all(26150 <= int(w["address"].rpartition(":")[2]) < 26154 for w in after)
+    assert up.ask("group", "update", "roll/web", "--label", "new")["revision"] == 2
+    said = up.fails(2, "group", "update", "roll/web", "--runtime", "mosquitto", "--max-unavailable", "0")
+    assert "invalid_argument at /params/max_unavailable" in said
+    up.ok("group", "update", "roll/web", "--runtime", "nonesuch")
+    stat = until(lambda: _held_back(up), "the update says why it waits")
+    assert (stat["ready"], stat["status"]) == (2, "RUNNING"), "what can't be run anywhere stops nothing"
+    up.ok("cluster", "delete", "roll", "--stop")
+
+
+def test_a_node_is_drained_for_maintenance_and_comes_back(up: Stack) -> None:
+    up.ok("cluster", "create", "move", "--type", "mqtt", "--port", "26200-26249")
+    for node in ("n1", "n2"):
+        up.ok("cluster", "add-node", "move", node)
+    up.ok("group", "add", "move/web", "--scale", "2")
+    up.ok("cluster", "start", "move", "--wait")
+    done = up.ask("node", "drain", "n1", "--reason", "new disk", "--wait")
+    assert (done["drained"], done["draining"]) == (True, "new disk")
+    assert {w["node"] for w in up.ask("worker", "list", "-g", "move/web")} == {"n2"}
+    assert "drained: new disk" in up.ok("node", "list")
+    assert "drained" in up.ok("node", "drain", "n1"), "once more is no error"
+    up.fails(6, "node", "drain", "n2", "--wait", "--timeout", "1.5")
+    assert "move/web-1 stays: n1 is draining; n2 is draining" in up.ok("status")
+    up.ok("cluster", "stat", "move")
+    up.ok("node", "undrain", "n1")
+    up.ok("node", "drain", "n2", "--wait")
+    assert {w["node"] for w in up.ask("worker", "list", "-g", "move/web")} == {"n1"}
+    assert "takes workers again" in up.ok("node", "undrain", "n2")
+    up.ok("cluster", "delete", "move", "--stop")
+
+
+def _held_back(up: Stack) -> Any:
+    stat = up.ask("group", "stat", "roll/web")
+    return stat if any("no node offers runtime 'nonesuch'" in text for text in stat["conditions"]) else None
 
 
 def test_names_and_oids_are_both_accepted(up: Stack) -> None:

@@ -112,6 +112,7 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
     params |= {
         "add_routercluster_workergroup": {"workergroup": {"scale": 1}},
         "scale_routercluster_workergroup": {"scale": 1},
+        "update_routercluster_workergroup": {"workergroup": {}},
         "set_principal_role": {"role": "viewer"},
     }.get(op, {})
     error = await client.refused("alice", op, params)
@@ -343,6 +344,7 @@ async def test_roles_and_ownership(client: Client) -> None:
         "add_routercluster_workergroup": {"workergroup": {"scale": 1}},
         "remove_routercluster_workergroup": {"workergroup_oid": new_id()},
         "scale_routercluster_workergroup": {"workergroup_oid": new_id(), "scale": 1},
+        "update_routercluster_workergroup": {"workergroup_oid": new_id(), "workergroup": {}},
     }
     assert set(foreign) == {name for name, row in OPERATIONS.items() if row.owned}
     for op, more in foreign.items():

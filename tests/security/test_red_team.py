@@ -313,6 +313,7 @@ def test_another_operators_cluster_is_not_to_be_touched(lab: Lab) -> None:
         "remove_routercluster_node": {**ref, "node_oid": lab.oids["n2"]},
         "add_routercluster_workergroup": {**ref, "workergroup": {"name": "x", "scale": 1}},
         "scale_routercluster_workergroup": {**of_group, "scale": 3},
+        "update_routercluster_workergroup": {**of_group, "workergroup": {"runtime": "mosquitto"}},
         "remove_routercluster_workergroup": of_group,
         "delete_routercluster": ref,
     }

@@ -87,8 +87,12 @@ class Client:
                 return {"routercluster": {"name": name}}
             case "pair_node", (name,):
                 return {"node": {"name": name}}
-            case "unpair_node", (name,):
+            case (("unpair_node" | "drain_node" | "undrain_node"), (name,)):
                 return {"node_oid": await self._node(name, timeout)}
+            case "update_routercluster_workergroup", (cluster, group, port, unavailable, surge):
+                wish = {"transport": {"type": "tcp", "endpoint": {"type": "tcp", "port": port}}}
+                limits = {"max_unavailable": unavailable, "max_surge": surge}
+                return {**await self._group(cluster, group, timeout), "workergroup": wish, **limits}
             case (("add_routercluster_node" | "remove_routercluster_node"), (cluster, node)):
                 oid = await self._node(node, timeout)
                 return {"routercluster_oid": await self._cluster(cluster, timeout), "node_oid": oid}

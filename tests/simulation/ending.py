@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from manager.draining import DRAINED
+from manager.store.rows import NodeRow
 from tests.simulation.clients import NOT_STORED
 from tests.simulation.link import connected
 from tests.simulation.parts import TOPICS
@@ -30,8 +32,13 @@ _PRIMARY = {
     "scale_routercluster_workergroup": "busbar.on_workergroup_scaled",
     "pair_node": "busbar.on_node_paired",
     "unpair_node": "busbar.on_node_unpaired",
+    "update_routercluster_workergroup": "busbar.on_workergroup_updating",
+    "drain_node": "busbar.on_node_draining",
+    "undrain_node": "busbar.on_node_undrained",
 }
 """The event that each change brings, once."""
+_PERHAPS = {"update_routercluster_workergroup", "drain_node", "undrain_node"}
+"""Asked for what is so already, these change nothing, and bring none."""
 
 
 # --- C
@@ -59,6 +66,8 @@ def _nodes(watch: Watch) -> str | None:
             continue
         if row.status is not NodeStatus.ONLINE:
             return f"node {name} is {row.status}"
+        if row.draining is not None and (why := _undrained(watch, row)):
+            return f"{name} is draining: {why}"
         applied = host.agent.view().applied
         if (row.applied_epoch, row.applied_version) != (applied.epoch, applied.version):
             return f"{name}: stored applied {row.applied_epoch}/{row.applied_version}, it has {applied}"
@@ -70,12 +79,28 @@ def _nodes(watch: Watch) -> str | None:
     return None
 
 
+def _undrained(watch: Watch, node: NodeRow) -> str | None:
+    """A worker that is still there though another member would take it; or an untrue note."""
+    mirror = watch.mirror
+    there = [row for row in mirror.workers.values() if row.node_oid == node.oid]
+    for row in there:
+        members = [mirror.nodes[oid] for of, oid in mirror.members if of == row.cluster_oid]
+        if any(member.draining is None for member in members):
+            return f"{row.name} is still there"
+    return None if bool(there) != (node.drain_note == DRAINED) else f"its note is {node.drain_note}"
+
+
 def _clusters(watch: Watch) -> str | None:
     mirror = watch.mirror
     for cluster in mirror.clusters.values():
         members = [node for of, node in mirror.members if of == cluster.oid]
         groups = [group for group in mirror.groups.values() if group.cluster_oid == cluster.oid]
         started = cluster.status in STARTED
+        if started and members and all(mirror.nodes[node].draining is not None for node in members):
+            why = _all_draining(groups, list(mirror.workers.values()))
+            if why:
+                return f"{cluster.name} {cluster.status}, all of its nodes are draining: {why}"
+            continue
         for group in groups:
             rows = [row for row in mirror.workers.values() if row.group_oid == group.oid]
             why = _group(group, rows, started, bool(members))
@@ -90,6 +115,18 @@ def _clusters(watch: Watch) -> str | None:
     return None
 
 
+def _all_draining(groups: list[Any], workers: list[Any]) -> str | None:
+    """What runs there stays, and is updated as long as all are there; what does not finds no place."""
+    for group in groups:
+        rows = [row for row in workers if row.group_oid == group.oid]
+        moving = [row.name for row in rows if row.state not in (WorkerState.RUNNING, WorkerState.PENDING)]
+        if moving:
+            return f"{moving} not at rest"
+        if group.updating and all(row.state is WorkerState.RUNNING for row in rows):
+            return f"revision {group.revision} is not everywhere"
+    return None
+
+
 def _group(group: Any, rows: list[Any], started: bool, members: bool) -> str | None:
     if not started:
         wrong = [row.name for row in rows if row.state is not WorkerState.STOPPED]
@@ -98,6 +135,8 @@ def _group(group: Any, rows: list[Any], started: bool, members: bool) -> str | N
     wrong = [f"{row.name} {row.state}: {row.reason}" for row in rows if row.state is not wanted]
     if wrong:
         return ", ".join(wrong)
+    if members and (group.updating or {row.revision for row in rows} - {group.revision}):
+        return f"revision {group.revision} is not everywhere"
     if {row.ordinal for row in rows} != set(range(1, group.scale + 1)):
         return f"{len(rows)} workers of {group.scale}"
     if members and group.status is not ClusterState.RUNNING:
@@ -182,6 +221,9 @@ def final(watch: Watch) -> None:
     for asked in watch.world.history:
         found = effects.get((asked.caller, asked.id, _PRIMARY[asked.op]), [])
         if asked.outcome == "ok":
+            if asked.op in _PERHAPS and not found:
+                _remembered(watch, asked)
+                continue
             if len(found) != 1:
                 watch._violation("D", f"{asked.op} {asked.id} was acknowledged, and has {len(found)} effects")
                 continue
@@ -238,6 +280,8 @@ def _folded(watch: Watch, events: list[Any]) -> None:
     members: Counter[tuple[str, str]] = Counter()
     nodes: set[str] = set()
     names: dict[str, str] = {}
+    revisions: dict[str, int] = {}
+    draining: set[str] = set()
     for event in events:
         kind, data, name = event["type"].removeprefix("busbar.on_"), event["data"], event["data"]["name"]
         of = names.get(data.get("cluster_oid", ""), "")
@@ -261,7 +305,20 @@ def _folded(watch: Watch, events: list[Any]) -> None:
                 nodes.add(name)
             case "node_unpaired":
                 nodes.discard(name)
+                draining.discard(name)
+            case "workergroup_updating":
+                revisions[data["oid"]] = data["revision"]
+            case "node_draining":
+                draining.add(name)
+            case "node_undrained":
+                draining.discard(name)
     _compare(watch, clusters, groups, members, nodes)
+    mirror = watch.mirror
+    stored = {row.oid: row.revision for row in mirror.groups.values()}
+    told = {oid: revisions.get(oid, 1) for oid in stored}
+    drained = {row.name for row in mirror.nodes.values() if row.draining is not None}
+    if (stored, drained) != (told, draining):
+        watch._violation("A", f"the events make {told} and {draining}, the store has {stored} and {drained}")
 
 
 def _compare(

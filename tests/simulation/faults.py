@@ -66,6 +66,7 @@ def schedule(seed: int) -> Schedule:
         setup.append(("add_routercluster_workergroup", cluster, "g1", scale, lost_after))
         setup.append(("start_routercluster", cluster))
     entries = [_op(random, nodes, clusters) for _ in range(random.choice((0, 1, 2, 4)))]
+    entries += _later_ops(Random(f"{seed} later"), nodes, clusters)
     kinds = random.sample(sorted(FAULTS), random.choice((1, 2, 3, 4, 6)))
     for _ in range(random.choice((1, 2, 3, 5, 8))):
         entries += FAULTS[random.choice(kinds)](random, nodes)
@@ -106,6 +107,20 @@ def _op(random: Random, nodes: int, clusters: int) -> Entry:
             ("pair_node", node),
         )
     )
+    return Entry(_at(random), "op", (who, *op))
+
+
+def _later_ops(random: Random, nodes: int, clusters: int) -> list[Entry]:
+    """Updates and drains, from a source of their own: what else a seed does stays what it was."""
+    return [_later_op(random, nodes, clusters) for _ in range(random.choice((0, 0, 1, 2, 3)))]
+
+
+def _later_op(random: Random, nodes: int, clusters: int) -> Entry:
+    who = random.choice(("alice", "bob"))
+    cluster, node = f"c{random.randint(1, clusters)}", _node(random, nodes)
+    limits = random.choice(((1, 0), (1, 0), (0, 1), (2, 1)))
+    update = ("update_routercluster_workergroup", cluster, "g1", random.randint(1, 4), *limits)
+    op = random.choice((update, update, ("drain_node", node), ("drain_node", node), ("undrain_node", node)))
     return Entry(_at(random), "op", (who, *op))
 
 

@@ -12,7 +12,7 @@ from agent import plan as agent_plan
 from bus.link import Message
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from manager.store.changes import Changes
-from manager.store.rows import WorkerRow
+from manager.store.rows import GroupRow, WorkerRow
 from tests.simulation.lasting import LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
 from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
@@ -43,6 +43,8 @@ class Watch(Lasting):
         self.released: dict[tuple[str, str], tuple[float, float]] = {}
         self.wrong_since: dict[tuple[str, str], float] = {}
         self.listening = 0.0
+        self.groups: dict[str, GroupRow] = {}
+        """Worker groups as they were before the last commit."""
 
     # --- helpers
 
@@ -115,8 +117,11 @@ class Watch(Lasting):
     def committed(self, host: ManagerHost, changes: Changes) -> None:
         assert host.store is not None
         before = {oid: self.mirror.workers.get(oid) for oid in changes.workers}
+        self.groups, workers = dict(self.mirror.groups), dict(self.mirror.workers)
         self.mirror.update(host.store.reads, changes)
         self._compare({oid: row for oid, row in before.items() if row is not None})
+        for oid in changes.groups & self.groups.keys() & self.mirror.groups.keys():
+            self._judge_update(self.groups[oid], self.mirror.groups[oid], workers)
 
     def _compare(self, before: dict[str, WorkerRow]) -> None:
         for oid, old in before.items():
@@ -134,12 +139,41 @@ class Watch(Lasting):
             self._note_release(old)
 
     def _changed(self, old: WorkerRow, new: WorkerRow) -> None:
+        if new.node_oid == old.node_oid and new.generation > old.generation and self._renewed(old, new):
+            return
         if old.node_oid is not None and (new.node_oid != old.node_oid or new.generation != old.generation):
             self._note_release(old)
             if old.unassigned_version is None:
                 self._judge_displaced(old)
         if new.state is WorkerState.STOPPING and old.state is not WorkerState.STOPPING:
             self._judge_unassigned(old)
+
+    def _renewed(self, old: WorkerRow, new: WorkerRow) -> bool:
+        """Whether it was told to run its group's newer revision in its place."""
+        group = self.mirror.groups.get(old.group_oid)
+        in_place = old.node_oid is not None and old.unassigned_version is None
+        return in_place and old.revision < new.revision and group is not None
+
+    def _judge_update(self, old: GroupRow, new: GroupRow, before: dict[str, WorkerRow]) -> None:
+        """An update leaves as many ready as it has to; what fails in the same moment is not its doing."""
+        now = [row for row in self.mirror.workers.values() if row.group_oid == new.oid]
+        was = {row.oid: row.state for row in before.values() if row.group_oid == new.oid}
+        taken = sum(
+            row.oid in before
+            and was[row.oid] is WorkerState.RUNNING
+            and row.generation > before[row.oid].generation
+            and self._renewed(before[row.oid], row)
+            for row in now
+        )
+        ready = sum(state is WorkerState.RUNNING for state in was.values()) - taken
+        left = max(ready, sum(row.state is WorkerState.RUNNING for row in now))
+        least = min(group.scale - group.max_unavailable for group in (old, new))
+        if taken and left < least:
+            self._violation("K", f"an update of {new.name} leaves {left} workers ready, not {least}")
+        most = max(group.scale + (group.max_surge if group.updating else 0) for group in (old, new))
+        added = sum(row.node_oid is not None and row.oid not in was for row in now)
+        if added and sum(row.node_oid is not None for row in now) > most:
+            self._violation("B", f"{new.name} has more than {most} workers placed")
 
     def _note_release(self, old: WorkerRow) -> None:
         node = self.mirror.nodes.get(old.node_oid or "")
@@ -155,9 +189,13 @@ class Watch(Lasting):
         node = self.mirror.nodes.get(row.node_oid or "")
         if cluster is None or group is None or node is None or node.status is NodeStatus.UNPAIRED:
             return True
+        if node.draining is not None:
+            return True
         if cluster.status not in STARTED and cluster.status is not ClusterState.PAUSED:
             return True
-        return row.ordinal > group.scale or (row.cluster_oid, row.node_oid) not in self.mirror.members
+        # A commit may hold the stop and, after it, what asks for more again.
+        asked = min(group.scale, self.groups.get(group.oid, group).scale)
+        return row.ordinal > asked or (row.cluster_oid, row.node_oid) not in self.mirror.members
 
     def _judge_displaced(self, old: WorkerRow) -> None:
         if self._may_stop(old):

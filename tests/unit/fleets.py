@@ -131,10 +131,20 @@ class Simulator:
                 self._put(replace(of, status=advance(of.status, action.status), since=self.now))
             case m.SetGroup():
                 self._group(self._find_group(action.group_oid), status=action.status)
+            case m.NoteDrain():
+                of_node = self.snapshot.nodes[action.node_oid]
+                assert of_node.draining
+                self.change_node(of_node.oid, drain_note=action.note)
+            case m.HoldBack():
+                self._group(self._find_group(action.group_oid), held_back=action.why)
+            case m.Settle():
+                assert self._find_group(action.group_oid).revision == action.revision
+                self._group(self._find_group(action.group_oid), settled=action.revision, held_back=None)
             case m.CreateWorker():
                 of_group = self._find_group(action.group_oid)
                 state = "STARTING" if action.node_oid else "PENDING"
                 more = {"cluster_oid": of_group.cluster_oid, "reason": action.reason}
+                more |= {"revision": of_group.revision}
                 new_worker = worker(of_group.oid, action.ordinal, state, on=action.node_oid, **more)
                 assert new_worker.oid not in {each.oid for each in of_group.workers}
                 self._group(of_group, workers=(*of_group.workers, new_worker))
@@ -163,8 +173,15 @@ class Simulator:
                     state=WorkerState.STARTING,
                     node_oid=action.node_oid,
                     generation=of.generation + 1,
+                    revision=self._find_group(of.group_oid).revision,
                     reason=action.reason,
                 )
+            case m.Renew():
+                assert of.node_oid is not None
+                revision = self._find_group(of.group_oid).revision
+                assert of.revision != revision
+                generation = of.generation + 1
+                return replace(of, state=WorkerState.STARTING, generation=generation, revision=revision)
             case m.Unassign():
                 assert of.node_oid is not None
                 return replace(of, state=WorkerState.STOPPING, reason=action.reason)
@@ -225,6 +242,10 @@ class Simulator:
 
     def change_group(self, oid: str, **facts: object) -> None:
         self._group(self._find_group(oid), **facts)
+
+    def change_node(self, oid: str, **facts: object) -> None:
+        new = replace(self.snapshot.nodes[oid], **facts)  # type: ignore[arg-type]
+        self.snapshot = replace(self.snapshot, nodes={**self.snapshot.nodes, oid: new})
 
     def _find_group(self, oid: str) -> m.GroupView:
         return next(g for c in self.snapshot.clusters.values() for g in c.groups if g.oid == oid)

@@ -278,6 +278,8 @@ def test_unknown_types_are_left_to_typer() -> None:
     [
         ("group", "scale", "edge/web", "many"),
         ("group", "scale", "edge/web", "-1"),
+        ("group", "update", "edge/web"),
+        ("group", "update", "edge/web", "--max-surge", "-1"),
         ("principal", "add", "bob", "king"),
         ("cluster", "list", "-o", "xml"),
         ("cluster", "create"),

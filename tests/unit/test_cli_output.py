@@ -100,6 +100,32 @@ def test_stopped_and_deleted() -> None:
     assert not wait.deleted().reached({"status": "STOPPED", "version": 9})
 
 
+def test_waiting_for_a_drain_ends_when_nothing_is_left_or_it_is_called_off() -> None:
+    goal = wait.drained(4)
+    node = {"status": "online", "version": 5, "draining": "new disk", "drained": False}
+    assert not goal.reached(node) and goal.reached({**node, "drained": True})
+    assert not goal.reached({**node, "version": 3, "drained": True})
+    assert goal.spoiled(node) is None
+    assert "take workers again" in str(goal.spoiled({"status": "online", "version": 6}))
+    assert goal.spoiled(None) == "it was unpaired meanwhile"
+    assert wait.describe(node) == "online, draining"
+    assert wait.describe({**node, "drained": True}) == "online, drained"
+
+
+def test_waiting_for_an_update_ends_with_the_last_worker_or_a_newer_update() -> None:
+    goal = wait.updated(7, 3)
+    running = {"status": "RUNNING", "version": 9, "revision": 3, "scale": 2, "ready": 2}
+    assert goal.reached(running)
+    assert not goal.reached({**running, "updated": 1})
+    assert not goal.reached({**running, "version": 6})
+    assert not goal.reached({**running, "status": "DEGRADED"})
+    assert goal.reached({**running, "status": "STOPPED", "updated": 0}), "it takes it with its next start"
+    assert goal.spoiled({**running, "updated": 1}) is None
+    assert "revision 4 was asked for" in str(goal.spoiled({**running, "revision": 4}))
+    assert goal.spoiled(None) == "it was deleted meanwhile"
+    assert wait.describe({**running, "updated": 1}) == "RUNNING, 2 of 2 ready, 1 updated"
+
+
 def test_scaled_wants_as_many_ready_workers_or_a_stopped_group() -> None:
     goal = wait.scaled(3, 4)
     assert goal.reached({"status": "RUNNING", "version": 4, "scale": 4, "ready": 4})

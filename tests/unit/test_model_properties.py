@@ -48,6 +48,7 @@ def some_nodes(draw: st.DrawFn) -> list[m.NodeView]:
             known=draw(st.booleans()),
             gone_before=draw(st.sampled_from([False, False, True])),
             will_at=draw(st.sampled_from([None, None, NOW])),
+            draining=draw(st.sampled_from([False, False, False, True])),
         )
         for name in NODES
     ]
@@ -60,7 +61,8 @@ def some_group(draw: st.DrawFn, name: str, of: str) -> m.GroupView:
         state = draw(st.sampled_from(list(WorkerState)))
         held = state in PLACED or state is WorkerState.STOPPING
         place = draw(st.sampled_from(NODES)) if held else None
-        workers.append(worker(name, ordinal, state, on=place, cluster_oid=of))
+        revision = draw(st.sampled_from([1, 1, 2]))
+        workers.append(worker(name, ordinal, state, on=place, cluster_oid=of, revision=revision))
     return group(
         name,
         draw(st.integers(0, 5)),
@@ -69,6 +71,10 @@ def some_group(draw: st.DrawFn, name: str, of: str) -> m.GroupView:
         runtime=draw(st.sampled_from(["amqtt", "mosquitto"])),
         lost_after=draw(st.sampled_from([0.0, 30.0, 100.0])),
         none_ready_since=draw(st.sampled_from([None, NOW - 300, NOW])),
+        revision=2,
+        settled=draw(st.sampled_from([1, 2])),
+        max_unavailable=draw(st.integers(1, 3)),
+        max_surge=draw(st.sampled_from([0, 0, 1, 2])),
     )
 
 
@@ -118,13 +124,17 @@ def check_step(before: m.Snapshot, actions: list[m.Action], now: float) -> None:
             status[action.node_oid] = action.status
         elif isinstance(action, m.Brake):
             braked = action.reason
+        elif isinstance(action, m.NoteDrain):
+            assert before.nodes[action.node_oid].draining and action.note
+        elif isinstance(action, m.HoldBack | m.Settle):
+            assert groups[action.group_oid].revision != groups[action.group_oid].settled
         elif isinstance(action, m.SetGroup):
             assert may_advance(groups[action.group_oid].status, action.status), action
         elif isinstance(action, m.SetCluster):
             assert may_advance(before.clusters[action.cluster_oid].status, action.status), action
         elif isinstance(action, m.CreateWorker):
             of_group = groups[action.group_oid]
-            assert 1 <= action.ordinal <= of_group.scale
+            assert 1 <= action.ordinal <= most(of_group)
             assert action.ordinal not in {w.ordinal for w in of_group.workers}
             assert before.clusters[of_group.cluster_oid].status in STARTED
             if action.node_oid is not None:
@@ -143,7 +153,17 @@ def check_step(before: m.Snapshot, actions: list[m.Action], now: float) -> None:
                 assert of.state in (WorkerState.PENDING, WorkerState.STOPPING)
             elif isinstance(action, m.Unassign):
                 assert of.state in PLACED
+            elif isinstance(action, m.Renew):
+                of_group = groups[of.group_oid]
+                assert of.state in PLACED and of.revision != of_group.revision and braked is None
+                assert status[of.node_oid or ""] is NodeStatus.ONLINE
+                assert of_group.runtime in before.nodes[of.node_oid or ""].runtimes
     assert not touched or max(touched.values()) == 1, "two decisions about one worker in one pass"
+
+
+def most(of: m.GroupView) -> int:
+    """The highest ordinal that a group may have."""
+    return of.scale + (of.max_surge if of.revision != of.settled else 0)
 
 
 def check_place(
@@ -159,6 +179,7 @@ def check_place(
     assert status[node_oid] is NodeStatus.ONLINE
     (member,) = [each for each in home.members if each.node_oid == node_oid]
     target = before.nodes[node_oid]
+    assert not target.draining
     assert of.runtime in target.runtimes
     held[node_oid] += 1
     held_of[of.cluster_oid, node_oid] += 1
@@ -263,7 +284,7 @@ def check_rest(state: m.Snapshot) -> None:
                 continue
             ordinals = sorted(w.ordinal for w in of_group.workers if w.state is not WorkerState.STOPPING)
             assert set(range(1, of_group.scale + 1)) <= {w.ordinal for w in of_group.workers}
-            assert not ordinals or ordinals[-1] <= of_group.scale
+            assert not ordinals or ordinals[-1] <= most(of_group)
             for each in of_group.workers:
                 at = state.nodes.get(each.node_oid or "")
                 if each.state is WorkerState.RUNNING:
@@ -350,6 +371,20 @@ class Fleet(RuleBasedStateMachine):
     def scale(self, name: str, scale: int) -> None:
         self.sim.change_group(f"{name}-web", scale=scale)
 
+    @rule(name=st.sampled_from(["east", "west"]), limits=st.sampled_from([(1, 0), (0, 1), (2, 1)]))
+    def update(self, name: str, limits: tuple[int, int]) -> None:
+        of_group = self.sim.cluster(name).groups[0]
+        facts = {"revision": of_group.revision + 1, "max_unavailable": limits[0], "max_surge": limits[1]}
+        self.sim.change_group(of_group.oid, **facts)
+
+    @rule(name=st.sampled_from(NODES))
+    def drain(self, name: str) -> None:
+        self._node(name, draining=True)
+
+    @rule(name=st.sampled_from(NODES))
+    def undrain(self, name: str) -> None:
+        self._node(name, draining=False, drain_note=None)
+
     @rule(name=st.sampled_from(["east", "west"]), found=members)
     def members_change(self, name: str, found: Any) -> None:
         self.sim.change_cluster(name, members=found)
@@ -375,10 +410,11 @@ class Fleet(RuleBasedStateMachine):
             return
         for name in NODES:
             self.returns(name)
+            self.undrain(name)
             self._node(name, runtimes=frozenset({"amqtt"}))
         for name in ("east", "west"):
             self.sim.change_cluster(name, members=tuple(m.MemberView(each) for each in NODES))
-        for _ in range(6):
+        for _ in range(15):
             self.sim.pass_time(1)
             self.sim.settle()
             self.sim.obey()
@@ -387,6 +423,9 @@ class Fleet(RuleBasedStateMachine):
                     self.stop_or_start(name)
         self.sim.settle()
         assert {of.status for of in self.sim.snapshot.clusters.values()} == {ClusterState.RUNNING}
+        for of_group in (g for of in self.sim.snapshot.clusters.values() for g in of.groups):
+            assert of_group.settled == of_group.revision, "an update has not ended"
+            assert {w.revision for w in of_group.workers} <= {of_group.revision}
 
     def _placed(self) -> list[str]:
         """Workers whose node can speak of them."""

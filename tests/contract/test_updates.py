@@ -1,0 +1,110 @@
+"""Rolling updates from a plain MQTT client: requests, events, statuses, and what the nodes are assigned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.contract.conftest import Lab
+
+
+def transport(port: int) -> dict[str, Any]:
+    return {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
+
+
+def assigned(lab: Lab, cluster: str) -> dict[str, Any]:
+    """The workers of a cluster as the nodes' assignments hold them, by name."""
+    held = (node.assignment["workers"] for node in lab.nodes.values() if node.assignment)
+    return {w["worker"]: w for workers in held for w in workers if w["cluster"] == cluster}
+
+
+def test_a_group_is_updated_worker_by_worker(lab: Lab) -> None:
+    cluster, group = lab.running(scale=4)
+    name = cluster["name"]
+    before = assigned(lab, name)
+    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+    mark = len(lab.alice.messages)
+    made = lab.alice.ok(
+        "update_routercluster_workergroup", {**both, "workergroup": {"transport": transport(5000)}}
+    )
+    assert (made["revision"], made["updated"], made["name"]) == (2, 0, "web")
+    assert (made["max_unavailable"], made["max_surge"]) == (1, 0)
+    begun = lab.alice.wait_event("on_workergroup_updating", since=mark, oid=group["oid"])
+    assert begun["data"]["revision"] == 2 and begun["data"]["who"]["authid"] == "alice"
+    done = lab.alice.wait_event("on_workergroup_updated", since=mark, oid=group["oid"])
+    assert (done["data"]["revision"], done["data"]["scale"]) == (2, 4)
+    assert done["data"]["who"]["authid"] == "manager" and done["data"]["reason"]
+    status = lab.alice.wait_retained(
+        lab.alice.topic("status", name, "workergroup", "web"),
+        lambda value: value["status"] == "RUNNING" and "updated" not in value,
+    )
+    assert (status["revision"], status["ready"], status["scale"]) == (2, 4, 4)
+    after = assigned(lab, name)
+    assert set(after) == set(before)
+    for worker, held in after.items():
+        assert held["transport"]["endpoint"]["port"] == 5000
+        assert held["generation"] == before[worker]["generation"] + 1
+        assert held["digest"] != before[worker]["digest"] and held["oid"] == before[worker]["oid"]
+    found = lab.alice.ok("get_routercluster_workergroup", both)
+    assert (found["revision"], found["updated"], found["transport"]["endpoint"]["port"]) == (2, 4, 5000)
+    lab.stop(cluster)
+
+
+def test_an_update_that_fails_halts_with_its_reason_and_can_be_taken_back(lab: Lab) -> None:
+    cluster, group = lab.running(scale=2)
+    name = cluster["name"]
+    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+
+    def behave(worker: dict[str, Any]) -> dict[str, Any]:
+        broken = worker["cluster"] == name and (worker["transport"] or {}).get("endpoint", {}).get("port")
+        return {"state": "BACKOFF", "reason": "exit code 1"} if broken == 6666 else {"state": "RUNNING"}
+
+    for node in lab.nodes.values():
+        node.behave = behave
+    before = assigned(lab, name)
+    lab.alice.ok("update_routercluster_workergroup", {**both, "workergroup": {"transport": transport(6666)}})
+    halted = lab.alice.wait_retained(
+        lab.alice.topic("status", name, "workergroup", "web"),
+        lambda value: "web-1 is BACKOFF" in (value.get("reason") or ""),
+    )
+    assert halted["reason"] == "update to revision 2: 1 of 2 workers; web-1 is BACKOFF: exit code 1"
+    assert halted["conditions"][0] == halted["reason"] and (halted["revision"], halted["updated"]) == (2, 1)
+    assert (halted["status"], halted["ready"]) == ("DEGRADED", 1)
+    stat = lab.alice.ok("stat_routercluster_workergroup", both)
+    assert stat["conditions"][0] == halted["reason"]
+    assert assigned(lab, name)["web-2"] == before["web-2"], "the other one is left as it is"
+    back = lab.alice.ok("update_routercluster_workergroup", {**both, "workergroup": {"transport": None}})
+    assert back["revision"] == 3
+    lab.alice.wait_event("on_workergroup_updated", oid=group["oid"], revision=3)
+    after = assigned(lab, name)
+    assert after["web-2"] == before["web-2"] and after["web-1"]["digest"] == before["web-1"]["digest"]
+    assert after["web-1"]["generation"] == before["web-1"]["generation"] + 2
+    lab.alice.status(name, "workergroup", "web", "RUNNING")
+    lab.stop(cluster)
+
+
+def test_what_an_update_refuses(lab: Lab) -> None:
+    cluster = lab.cluster(lab.bob)
+    group = lab.bob.ok(
+        "add_routercluster_workergroup", {"routercluster_oid": cluster["oid"], "workergroup": {"scale": 1}}
+    )
+    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+    op = "update_routercluster_workergroup"
+
+    def error(params: dict[str, Any], **more: Any) -> tuple[str, list[str]]:
+        reply = lab.bob.call(op, {**both, "workergroup": {}, **params}, **more)
+        found = reply["error"]
+        return found["code"], [each["pointer"] for each in found.get("errors", [])]
+
+    at = "/params/workergroup"
+    assert error({"max_unavailable": 0, "max_surge": 0}) == ("invalid_argument", ["/params/max_unavailable"])
+    assert error({"max_unavailable": -1}) == ("invalid_argument", ["/params/max_unavailable"])
+    assert error({"workergroup": {"scale": 3}})[0] == "invalid_argument", "that is another operation"
+    assert error({"workergroup": {"runtime": None}}) == ("invalid_argument", [f"{at}/runtime"])
+    assert error({"workergroup": {"runtime": "crossbar"}}) == ("invalid_configuration", [f"{at}/runtime"])
+    assert error({"workergroup": {"transport": {"type": "web"}}})[0] == "invalid_configuration"
+    assert error({"workergroup": {"label": "x"}}, expect={"version": 99})[0] == "version_conflict"
+    assert lab.carol.code(op, {**both, "workergroup": {"label": "x"}}) == "not_authorized"
+    assert lab.vic.code(op, {**both, "workergroup": {"label": "x"}}) == "not_authorized"
+    params = {**both, "workergroup": {"label": "x", "tags": ["a"]}}
+    made = lab.bob.ok(op, params, expect={"version": group["version"]})
+    assert (made["label"], made["tags"], made["revision"], made["status"]) == ("x", ["a"], 1, "STOPPED")
