@@ -80,7 +80,12 @@ def pair(
     return accounts.tell_token(state, made, node, valid)
 
 
-@n.verb(app, "token", "get_node_by_name", more="Then print a new token for it; an unused one is void.")
+@n.verb(
+    app,
+    "token",
+    "get_node_by_name",
+    instead="Print a new token with which a node can join; an unused one is void.",
+)
 def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
     state = accounts.local_state()
     if state is None:

@@ -46,15 +46,17 @@ def noun(help: str, *, bare: bool = False) -> typer.Typer:
     )
 
 
-def verb(app: typer.Typer, name: str, *operations: str, more: str = "") -> Callable[[Function], Function]:
-    """Add a command that stands for these operations; its help is that of the first, and `more`."""
+def verb(
+    app: typer.Typer, name: str, *operations: str, more: str = "", instead: str = ""
+) -> Callable[[Function], Function]:
+    """Add a command for these operations; its help is the first one's (and `more`) or `instead`."""
     from bus.contract import OPERATIONS
 
     rows = [OPERATIONS[operation] for operation in operations]
 
     def add(function: Function) -> Function:
         function.__dict__["operations"] = operations
-        text = f"{rows[0].help} {more}".strip() if rows else more or function.__doc__
+        text = instead or (f"{rows[0].help} {more}".strip() if rows else more or function.__doc__)
         app.command(name, help=text)(function)
         return function
 

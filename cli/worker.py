@@ -74,7 +74,7 @@ async def _get(s: Session, worker: str, cluster: str | None) -> dict[str, Any]:
     app,
     "logs",
     FOLLOW,
-    more="Print a worker's last output lines.",
+    instead="Print a worker's last output lines, or follow them.",
 )
 def logs(
     worker: WorkerArgument,

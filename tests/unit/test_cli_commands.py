@@ -57,6 +57,12 @@ def operations_of() -> dict[str, set[str]]:
     return found
 
 
+def test_help_speaks_of_the_command_not_of_the_operations_behind_it() -> None:
+    known = commands()
+    assert known["worker logs"].help.startswith("Print a worker's last output lines")
+    assert known["node token"].help.startswith("Print a new token")
+
+
 def test_every_operation_of_the_contract_has_a_command() -> None:
     found = operations_of()
     assert set(found) == set(OPERATIONS)
