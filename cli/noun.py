@@ -49,7 +49,7 @@ def noun(help: str, *, bare: bool = False) -> typer.Typer:
 def verb(
     app: typer.Typer, name: str, *operations: str, more: str = "", instead: str = ""
 ) -> Callable[[Function], Function]:
-    """Add a command that stands for these operations; its help is the first's and `more`, or `instead`."""
+    """Add a command for these operations; its help is the first one's (and `more`) or `instead`."""
     from bus.contract import OPERATIONS
 
     rows = [OPERATIONS[operation] for operation in operations]
