@@ -29,7 +29,7 @@ def test_each_invariant_has_its_planted_bug() -> None:
     assert set(PLANTS) == set("DABKOCMHL")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_failure_tells_its_seed_and_a_shorter_timeline_that_fails_again(runs: Runs, tmp_path: Path) -> None:
     code, text = outcome(runs.start("--plant", "K", "--shorten", "--seed", 2))
     assert code == 0, text

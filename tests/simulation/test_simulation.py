@@ -8,18 +8,19 @@ from tests.simulation.faults import Entry, schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.slices import Runs, outcome
 
-SOME = ("--digests", "--count", 40, "--seed", 700)
+COUNT = 25
+SOME = ("--digests", "--count", COUNT, "--seed", 700)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_seed_gives_one_trace_in_every_process_and_on_every_disk(runs: Runs) -> None:
     """In memory or in a file, and however sets of strings are ordered."""
     running = [runs.start(*SOME), runs.start(*SOME, hash_seed=4321), runs.start(*SOME, "--files")]
     codes, texts = zip(*map(outcome, running), strict=True)
     assert codes == (0, 0, 0), texts
-    traces = {tuple(text.splitlines()[:40]) for text in texts}
+    traces = {tuple(text.splitlines()[:COUNT]) for text in texts}
     assert len(traces) == 1
-    assert len(set(traces.pop())) == 40
+    assert len(set(traces.pop())) == COUNT
 
 
 def test_the_schedule_of_a_seed_is_always_the_same_and_survives_json() -> None:
