@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from agent import lifecycle, procfs, recover
-from agent.instances import Instance, age_s
+from agent import lifecycle, recover
+from agent.instances import Instance
 from agent.lifecycle import Phase, Worker
 from agent.process import Exit
 from agent.procfs import Found, ProcessRecord
@@ -28,6 +28,7 @@ class Adoption:
         self.strangers = 0
         self._workers = workers
         self._state = workers.hands.state
+        self._ground = workers.hands.ground
 
     async def scan(self, records: list[WorkerRecord], store: str | None) -> None:
         """Adopt what lives and is ours; kill what is ours and belongs to no worker; leave the rest alone.
@@ -37,7 +38,7 @@ class Adoption:
         """
         known = {each.token for each in self._workers.all() if each.process is not None}
         found = [each for each in await self._workers.hands.found() if each.token not in known]
-        living = {each.token for each in records if procfs.is_ours(recover.process_of(each))}
+        living = {each.token for each in records if self._ground.is_ours(recover.process_of(each))}
         held = {each.token for each in found if self._held_elsewhere(each)}
         result = recover.recover(records, living, found, self._state.folder_id, store, held)
         for record, process in result.known:
@@ -77,7 +78,7 @@ class Adoption:
         adopted = process is not None and self._workers.hands.adopt(instance, process)
         if process is not None and adopted:
             log.info("worker %s: adopted, pid %d", record.worker, process.pid)
-            instance.started = now - age_s(process)
+            instance.started = now - self._ground.age_s(process)
             # Nothing can be asked, and nothing missed, before its definition is known: see `equip`.
             blind = lifecycle.adopted(new, now, lifecycle.NEVER, record.ready)
             instance.worker = replace(blind, probe_at=lifecycle.NEVER)
@@ -86,7 +87,7 @@ class Adoption:
             self._died(instance, record)
 
     def _died(self, instance: Instance, record: WorkerRecord) -> None:
-        if record.boot_id == procfs.boot_id():
+        if record.boot_id == self._ground.boot_id():
             words = self._workers.hands.last_words(instance, Exit(None))
             self._workers.fail(instance, f"while the agent was away: {words}")
         self._workers.sweep(instance)

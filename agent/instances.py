@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from agent import logs, procfs, recover
+from agent import logs, recover
+from agent.ground import Ground
 from agent.launching import Launcher
 from agent.lifecycle import Worker
-from agent.probes import probe
 from agent.process import Exit, Process, Processes, Start, StopReport
 from agent.procfs import Found, ProcessRecord, Usage
 from agent.runtimes import Launch, prepare
@@ -47,8 +47,14 @@ class Hands:
     """Carries out. Everything it raises is a reason in words."""
 
     def __init__(
-        self, state: State, launcher: Launcher, processes: Processes, new_id: Callable[[], str]
+        self,
+        state: State,
+        launcher: Launcher,
+        processes: Processes,
+        new_id: Callable[[], str],
+        ground: Ground,
     ) -> None:
+        self.ground = ground
         self.state = state
         self.launcher = launcher
         self.processes = processes
@@ -149,10 +155,13 @@ class Hands:
         if wanted is None:
             return None
         path = self.state.log_path(record.oid)
-        why = await probe(wanted, launch.probe_host, launch.port, path, timeout_s, log_from=record.log_from)
-        if why is None and not live and launch.own_listener and launch.port:
-            return await asyncio.to_thread(_answered_by_another, recover.process_of(record), launch.port)
-        return why
+        why = await self.ground.probe(
+            wanted, launch.probe_host, launch.port, path, timeout_s, log_from=record.log_from
+        )
+        if why is not None or live or not launch.own_listener or not launch.port:
+            return why
+        own = await asyncio.to_thread(self.ground.listens, recover.process_of(record), launch.port)
+        return f"port {launch.port} is answered by another process" if own is False else None
 
     async def stop(self, instance: Instance) -> str | None:
         """Stop whatever there is of it; None when all is gone, else what is left.
@@ -203,22 +212,5 @@ class Hands:
         return await asyncio.to_thread(self.processes.found)
 
 
-def _answered_by_another(process: ProcessRecord, port: int) -> str | None:
-    try:
-        own = procfs.listens(process, port)
-    except OSError:
-        return None
-    return f"port {port} is answered by another process" if own is False else None
-
-
 def _left(report: StopReport) -> str:
     return f"processes {', '.join(map(str, report.left))} can't be killed"
-
-
-def age_s(process: ProcessRecord) -> float:
-    """How long a process has been there, seconds; 0 when it can't be told."""
-    try:
-        stat = procfs.read(process.pid)
-        return procfs.age_s(stat) if stat is not None else 0.0
-    except OSError:
-        return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Launcher:
     host: str
     labels: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[Path, ...] = ()
+    is_free: Callable[..., bool] = is_free
 
     def launch(self, worker: AssignedWorker, taken: Collection[int], prefer: int | None) -> Launch:
         """Choose a port and render the start; `prefer` is the port it had before.
@@ -45,7 +46,7 @@ class Launcher:
             low = wish
 
             def free(candidate: int) -> bool:
-                return is_free(low.interface, candidate, shared=low.shared)
+                return self.is_free(low.interface, candidate, shared=low.shared)
 
             offset = zlib.crc32(worker.oid.encode())
             port = choose(wish, taken, free, offset=offset, prefer=prefer or None)

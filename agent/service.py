@@ -17,12 +17,12 @@ from agent import config as configuration
 from agent import plan
 from agent.config import AgentConfig, ConfigError
 from agent.follow import Follower
+from agent.ground import Ground
 from agent.instances import Hands
 from agent.launching import Launcher, with_roots
 from agent.lifecycle import Timing
-from agent.process import Processes
 from agent.reporter import Reporter, View, will_of
-from agent.runtimes import RuntimesError, load_runtimes
+from agent.runtimes import RuntimesError
 from agent.state import State, StateError
 from agent.supervisor import Supervisor
 from bus.clock import Clock, SystemClock
@@ -59,17 +59,21 @@ class Agent:
         random: Random,
         new_id: Callable[[], str],
         timing: Timing | None = None,
+        ground: Ground | None = None,
     ) -> None:
+        ground = ground or Ground()
         file = configuration.load(config.runtimes)
         self.config = config = configuration.merged(config, file)
         if not is_name(config.node):
             raise ConfigError(f"node {config.node!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
         topics = Topics(config.realm, config.root)
-        runtimes, roots = with_roots(load_runtimes(file.runtimes), config.static_roots)
+        runtimes, roots = with_roots(ground.runtimes(file.runtimes), config.static_roots)
         self.boot = f"b-{new_id()[:8]}"
         self.state = State.open(config.state, new_id())
-        self.launcher = Launcher(self.state, runtimes, config.host or "127.0.0.1", dict(config.labels), roots)
-        hands = Hands(self.state, self.launcher, Processes(f"{config.realm}/{config.node}"), new_id)
+        host, labels = config.host or "127.0.0.1", dict(config.labels)
+        self.launcher = Launcher(self.state, runtimes, host, labels, roots, ground.is_free)
+        processes = ground.processes(f"{config.realm}/{config.node}")
+        hands = Hands(self.state, self.launcher, processes, new_id, ground)
         self.supervisor = Supervisor(hands, clock, random, self._changed, self._on_stats, timing)
         self.link = make_link(will_of(topics, config.node, self.boot))
         self.reporter = Reporter(self.link, topics, config.node, self.boot, clock, random, self.view)

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -29,6 +30,7 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder is cleared away all the same
     sys.unraisablehook = lambda _: None  # what was killed unwinds when it is collected
+    warnings.simplefilter("ignore", RuntimeWarning)  # … or was never awaited
     logging.getLogger().addHandler(logging.NullHandler())
     folder = scratch()
     # What was killed is not to unwind in the middle of a schedule.
@@ -50,19 +52,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--digests", action="store_true", help="print the digest of each trace")
     parser.add_argument("--files", action="store_true", help="with the database in a file, not in memory")
     parser.add_argument("--known", action="store_true", help="run the known failures alone")
+    parser.add_argument("--from", dest="source", type=Path, help="run the schedules of such a file alone")
+    parser.add_argument("--shorten", action="store_true", help="shorten also what a planted bug breaks")
     parser.add_argument("--keep-going", action="store_true", help="do not end at the first failure")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="plant a bug, and run until it is caught")
     return parser.parse_args()
 
 
-def known() -> list[Schedule]:
+def known(path: Path = KNOWN) -> list[Schedule]:
     """Schedules that failed once."""
-    lines = KNOWN.read_text().splitlines() if KNOWN.exists() else []
-    return [Schedule.from_json(line) for line in lines if line.startswith("{")]
+    return [Schedule.from_json(line) for line in path.read_text().splitlines() if line.startswith("{")]
 
 
 def _schedules(options: argparse.Namespace) -> Iterator[Schedule]:
-    if not options.plant and options.seed == 1:
+    if options.source:
+        yield from known(options.source)
+        return
+    if options.known or (not options.plant and options.seed == 1):
         yield from known()
     if options.known:
         return
@@ -88,6 +94,8 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             failed += 1
             if options.plant:
                 if any(found.invariant == options.plant for found in result.violations):
+                    if options.shorten:
+                        _tell(result, folder, options.plant)
                     return _caught(options.plant, result, done)
             else:
                 _tell(result, folder)
@@ -104,10 +112,10 @@ def _caught(plant: str, result: Result, done: int) -> int:
     return 0
 
 
-def _tell(result: Result, folder: Path) -> None:
+def _tell(result: Result, folder: Path, invariant: str | None = None) -> None:
     """The failure, its shortest timeline, and how to keep it."""
     print(describe(result), flush=True)
-    invariant = result.violations[0].invariant
+    invariant = invariant or result.violations[0].invariant
 
     def fails(shorter: Schedule) -> bool:
         return any(found.invariant == invariant for found in simulate(shorter, folder).violations)

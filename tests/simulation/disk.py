@@ -1,4 +1,4 @@
-"""The manager's database in memory: it outlives each manager of a schedule, and loses what was not committed.
+"""The manager's database in memory: it outlives every manager, and loses what was not committed.
 
 One connection serves all schedules of this process, one after the other, so that its statements are prepared
 once; writer and readers share it, since no one reads while a transaction is open.

@@ -34,6 +34,7 @@ class Watch(Lasting):
         self.quiet = False
         self.old_retained: dict[str, bytes] = {}
         self.heard: dict[str, float] = {}
+        self.births: dict[str, tuple[str, int]] = {}
         self.contact: dict[str, float | None] = {}
         self.applied: dict[tuple[str, int], tuple[str, int, int]] = {}
         self.published: dict[str, tuple[int, int]] = {}
@@ -260,7 +261,7 @@ class Watch(Lasting):
             self._violation("M", f"{topic}: two contents with one version {key[1:]}")
 
     def delivering(self, link: SimLink, message: Message) -> None:
-        if link.client_id != "m1" or message.retain:
+        if link.client_id != "m1":
             return
         found = TOPICS.parse_node(message.topic)
         if found is None or found.leaf not in ("heartbeat", "reported", "state"):
@@ -269,9 +270,21 @@ class Watch(Lasting):
         if host is None or host.agent is None or not message.payload:
             return
         told = _decode(message.payload)
-        current = (told.get("boot"), told.get("conn")) == (host.agent.boot, host.agent.link.conn)
-        if current and told.get("state") not in ("lost", "disconnected"):
+        if told.get("boot") != host.agent.boot or told.get("state") in ("lost", "disconnected"):
+            return
+        if self._is_latest(found.node, told["boot"], told["conn"]) and not message.retain:
             self.heard[found.node] = self.now
+
+    def _is_latest(self, node: str, boot: str, conn: int) -> bool:
+        """Whether no later connection of that agent has spoken to the manager.
+
+        The agent itself may be at its next connection already: what is on its way is a sign of life still.
+        """
+        last = self.births.get(node)
+        if last is not None and last[0] == boot and last[1] > conn:
+            return False
+        self.births[node] = (boot, conn)
+        return True
 
     def delivered(self, link: SimLink, message: Message) -> None:
         if message.topic.endswith("/assignment") and link.client_id in self.world.agents:

@@ -1,25 +1,21 @@
-"""Hosts and their processes: what stands below `agent.process` and `agent.procfs` in the simulation."""
+"""Hosts and their processes: what an agent stands on (`agent.ground`) in the simulation."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
-import agent.adoption
-import agent.instances
-import agent.launching
-import agent.service
+from agent.ground import Ground
 from agent.ports import PortWish
-from agent.process import Exit, SpawnError, Start, StopReport
+from agent.process import Exit, Processes, SpawnError, Start, StopReport
 from agent.procfs import Found, ProcessRecord, Usage
 from agent.recover import GENERATION, OID, PORT
-from agent.runtimes import Launch, TcpProbe, WorkerSpec
+from agent.runtimes import Launch, Probe, Runtime, TcpProbe, WorkerSpec
 from tests.simulation.loop import SimLoop, owner
 
 GRACE_S = 1.0
@@ -187,9 +183,8 @@ class Watched:
 class SimProcesses:
     """What `agent.process.Processes` is to the agent: the same promises, on a simulated host."""
 
-    def __init__(self, scope: str) -> None:
-        self.scope = scope
-        self._machine: Machine = owner().machine  # type: ignore[attr-defined]
+    def __init__(self, scope: str, machine: Machine) -> None:
+        self.scope, self._machine = scope, machine
 
     def spawn(self, start: Start) -> Watched:
         return Watched(self._machine, self._machine.spawn(start), adopted=False)
@@ -291,58 +286,44 @@ class SimRuntime:
         )
 
 
-def _machine() -> Machine:
-    return owner().machine  # type: ignore[attr-defined,no-any-return]
+class SimGround(Ground):
+    """A simulated host below the agent's code."""
 
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
 
-async def _probe(
-    wanted: Any, host: str, port: int, log_path: Path, timeout_s: float = 2.0, *, log_from: int = 0
-) -> str | None:
-    machine = _machine()
-    await asyncio.sleep(machine.random.uniform(0.0005, 0.004))
-    there = [each for each in machine.living() if each.port == port]
-    if any(each.answers(machine.loop.now) for each in there):
-        return None
-    if any(each.hung for each in there):
-        await asyncio.sleep(timeout_s)
-        return f"no answer within {timeout_s:g} s"
-    return f"nothing listens on {host}:{port}"
+    def processes(self, scope: str) -> Processes:
+        return SimProcesses(scope, self._machine)  # type: ignore[return-value]
 
+    def runtimes(self, table: Mapping[str, Any]) -> Mapping[str, Runtime]:
+        return {"sim": SimRuntime()}
 
-def _is_free(interface: str, port: int, *, shared: bool = False) -> bool:
-    return all(each.port != port for each in _machine().living())
+    async def probe(
+        self, wanted: Probe, host: str, port: int, log_path: Path, timeout_s: float, *, log_from: int
+    ) -> str | None:
+        machine = self._machine
+        await asyncio.sleep(machine.random.uniform(0.0005, 0.004))
+        there = [each for each in machine.living() if each.port == port]
+        if any(each.answers(machine.loop.now) for each in there):
+            return None
+        if any(each.hung for each in there):
+            await asyncio.sleep(timeout_s)
+            return f"no answer within {timeout_s:g} s"
+        return f"nothing listens on {host}:{port}"
 
+    def is_free(self, interface: str, port: int, *, shared: bool) -> bool:
+        return all(each.port != port for each in self._machine.living())
 
-def _listens(record: ProcessRecord, port: int) -> bool | None:
-    there = [each for each in _machine().living() if each.port == port]
-    return any(each.record == record for each in there) if there else None
+    def boot_id(self) -> str:
+        return self._machine.boot_id
 
+    def is_ours(self, record: ProcessRecord) -> bool:
+        return _alive(self._machine, record) is not None
 
-_PROCFS = SimpleNamespace(
-    is_ours=lambda record: _alive(_machine(), record) is not None,
-    boot_id=lambda: _machine().boot_id,
-    read=lambda pid: _machine().processes.get(pid),
-    age_s=lambda process: _machine().loop.now - process.born,
-    listens=lambda record, port: _listens(record, port),
-)
+    def listens(self, record: ProcessRecord, port: int) -> bool | None:
+        there = [each for each in self._machine.living() if each.port == port]
+        return any(each.record == record for each in there) if there else None
 
-
-@contextlib.contextmanager
-def installed() -> Iterator[None]:
-    """Put the simulated hosts below the agent's code."""
-    wanted = (
-        (agent.service, "Processes", SimProcesses),
-        (agent.service, "load_runtimes", lambda table: {"sim": SimRuntime()}),
-        (agent.adoption, "procfs", _PROCFS),
-        (agent.instances, "procfs", _PROCFS),
-        (agent.instances, "probe", _probe),
-        (agent.launching, "is_free", _is_free),
-    )
-    before = [(module, name, getattr(module, name)) for module, name, _ in wanted]
-    try:
-        for module, name, value in wanted:
-            setattr(module, name, value)
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+    def age_s(self, record: ProcessRecord) -> float:
+        process = self._machine.processes.get(record.pid)
+        return self._machine.loop.now - process.born if process is not None else 0.0

@@ -22,7 +22,7 @@ from manager.service import Manager, ManagerConfig
 from manager.store import Store, StoreRefusedError
 from tests.simulation.link import SimLink
 from tests.simulation.loop import Program, SimClock
-from tests.simulation.machines import Machine
+from tests.simulation.machines import Machine, SimGround
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -235,8 +235,8 @@ class AgentHost:
     def _start(self) -> None:
         random = self.world.random(f"agent {self.name}")
         config = AgentConfig(self.folder, self.name, REALM, ConnectOptions())
-        timing = Timing(live_every=1.5, live_misses=2)
-        self.agent = Agent(config, self._link, self.clock, random, self._new_id, timing)
+        timing, ground = Timing(live_every=1.5, live_misses=2), SimGround(self.machine)
+        self.agent = Agent(config, self._link, self.clock, random, self._new_id, timing, ground)
         self.stop_event = asyncio.Event()
         self.task = self.world.loop.create_task(self.agent.run(self.stop_event))
         self.task.add_done_callback(self._ended)

@@ -13,7 +13,6 @@ from pathlib import Path
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Schedule
 from tests.simulation.loop import SpinError
-from tests.simulation.machines import installed
 from tests.simulation.world import Violation, World
 
 
@@ -110,15 +109,14 @@ def _simulate(
     root.setLevel(logging.ERROR)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        with installed():
-            world = World(schedule, here, None if files else _memory(), keep_trace)
-            root.handlers = [world.observer]
-            if base is not None:
-                base.put(world)
-            else:
-                _begin(world)
-            took = _run(world)
-            _bury(world)
+        world = World(schedule, here, None if files else _memory(), keep_trace)
+        root.handlers = [world.observer]
+        if base is not None:
+            base.put(world)
+        else:
+            _begin(world)
+        took = _run(world)
+        _bury(world)
     finally:
         root.setLevel(level)
         root.handlers = handlers
