@@ -189,6 +189,20 @@ def _gaps(here: Yard) -> int:
 BAD = ("lost", "undone", "gaps", "restarted", "doubles", "orphans")
 
 
+def _counted(found: dict[str, Any]) -> str:
+    if "kills" not in found:
+        return ""
+    return (
+        f"{found['kills']} SIGKILLs and {found['cuts']} dead links in {found['minutes']} minutes, "
+        f"{found['acknowledged']} operations acknowledged (seed {found['seed']})"
+    )
+
+
+def _measured(found: dict[str, Any]) -> str:
+    beats = found.get("late_beats")
+    return f"late {beats['p50']} heartbeats after a cut, at most {beats['p99']}" if beats else ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
@@ -215,7 +229,8 @@ def main() -> int:
     if options.write:
         figures.write(found)
     failed = [name for name in BAD if found.get(name)] + found.get("problems", [])
-    print("found: " + "; ".join(failed) if failed else "nothing found", flush=True)
+    told = "; ".join(text for text in (_counted(found), _measured(found)) if text)
+    print(f"faults: {told}: " + ("FOUND " + "; ".join(failed) if failed else "nothing found"), flush=True)
     return 1 if failed else 0
 
 

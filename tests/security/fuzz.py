@@ -10,15 +10,17 @@ python -m tests.security.fuzz --inputs 100000 request      one of them
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
+import os
+import signal
 import struct
+import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -34,8 +36,9 @@ from bus.decode import convert, parse, read
 from bus.errors import BusError
 from bus.link import Message
 from bus.options import parse_url
-from bus.topics import Topics, is_name
+from bus.topics import Topics, is_name, matches, parse_event
 from bus.transport import check_transport, port_range
+from tests.security.decoders import FOLDER, agent_file, drive, folder, packets
 
 TOPICS = Topics("lab")
 Target = Callable[[bytes], None]
@@ -94,6 +97,9 @@ def words(data: bytes) -> None:
     for take in (TOPICS.parse_request, TOPICS.parse_node, TOPICS.parse_status, TOPICS.parse_manager):
         take(TOPICS.prefix + "/" + text)
         take(text)
+    parse_event(text, "busbar")
+    parse_event(f"{TOPICS.prefix}/event/{text}", "busbar")
+    matches(text, text)
     for kind in (*acl.KINDS, text):
         write = acl.may_publish(kind, "n1", text, "busbar", "lab")
         assert not write or acl.is_valid_topic(text)
@@ -109,7 +115,7 @@ def words(data: bytes) -> None:
 
 def accounts(data: bytes) -> None:
     """The accounts file, should somebody have damaged it."""
-    path = _folder() / "accounts.json"
+    path = folder() / "accounts.json"
     path.touch(mode=0o600)
     path.write_bytes(data)
     try:
@@ -124,7 +130,7 @@ def connect(data: bytes) -> None:
     from amqtt.mqtt.packet import CONNECT, MQTTFixedHeader
 
     try:
-        _drive(read_connect(MQTTFixedHeader(CONNECT, 0, len(data)), BufferReader(data)))
+        drive(read_connect(MQTTFixedHeader(CONNECT, 0, len(data)), BufferReader(data)))
     except (Refused, *ENDINGS):
         pass
 
@@ -152,22 +158,11 @@ def manager(data: bytes) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    target.__name__: target for target in (request, peer, transport, words, accounts, connect, agent, manager)
-}
-
-
-def _drive(coroutine: Any) -> Any:
-    """Run a coroutine that never has to wait."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value
-    raise AssertionError("it waits for something")
-
-
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="busbar-fuzz-"))
+    target.__name__: target
+    for target in (
+        request, peer, transport, words, accounts, connect, packets, agent, agent_file, manager
+    )
+}  # fmt: skip
 
 
 @cache
@@ -256,6 +251,10 @@ SEEDS: tuple[bytes, ...] = (
     b"busbar/v1/lab/node/n1/state",
     b"mqtts://user@host:8883/path",
     b"join:token:" + b"s" * 43,
+    b"\x02\x82\x10\x00\x01\x00\x0bbusbar/v1/#\x01\x32\x12\x00\x0cbusbar/v1/lab\x00\x02{}\x40\x02\x00\x01\xc0\x00",
+    b"\x00\xa2\x0f\x00\x03\x00\x0bbusbar/v1/#\x34\x08\x00\x02ab\x00\x05xx\x62\x02\x00\x05\xe0\x00",
+    b'[agent]\nhost = "n1"\nmax_workers = 4\nstatic_roots = ["/srv"]\n[agent.labels]\nzone = "a"\n'
+    b'[runtimes.web]\nargv = ["/bin/x", "{port}"]\nready = {type = "http", path = "/"}\ngrace = 1\n',
     b"\x00\x04MQTT\x04\xc6\x00\x3c\x00\x01c\x00\x01t\x00\x01w\x00\x01u\x00\x01p",
 )
 TOKENS: tuple[bytes, ...] = (
@@ -310,18 +309,26 @@ def attack(target: Target, data: bytes) -> None:
         raise AssertionError(f"{target.__name__} took {time.thread_time() - began:.1f} s on {data[:300]!r}")
 
 
-def blind(names: list[str], count: int, seed: int) -> None:
+def blind(names: list[str], count: int, seed: int, seconds: float) -> int:
     """The same without atheris: mutations, in turns."""
     source, began = inputs(seed), time.monotonic()
     targets = [TARGETS[name] for name in names]
-    for number in range(count):
-        attack(targets[number % len(targets)], next(source))
-    rate = count / max(1e-9, time.monotonic() - began)
-    print(f"{count:,} inputs to {', '.join(names)}: none failed ({rate:,.0f}/s, seed {seed})")
+    done = 0
+    while done < count and time.monotonic() - began < seconds:
+        try:
+            attack(targets[done % len(targets)], next(source))
+        except AssertionError as error:
+            print(f"fuzzing: FOUND by input {done:,} (seed {seed}): {error}")
+            return 1
+        done += 1
+    took = time.monotonic() - began
+    told = f"{done:,} blind inputs to {len(names)} decoders in {took:.0f} s (seed {seed})"
+    print(f"fuzzing: {told}: nothing found")
+    return 0
 
 
-def guided(names: list[str], count: int) -> None:
-    """With atheris: led by coverage, and ended by the first failure."""
+def fuzz_once(names: list[str], arguments: list[str]) -> None:
+    """One process of atheris, which ends itself: led by coverage, until a failure or its bound."""
     import atheris  # type: ignore[import-not-found]
 
     targets = [TARGETS[name] for name in names]
@@ -330,31 +337,65 @@ def guided(names: list[str], count: int) -> None:
         if data:
             attack(targets[data[0] % len(targets)], data[1:])
 
-    corpus = _folder() / "corpus"
-    corpus.mkdir(exist_ok=True)
-    for number, seed in enumerate(SEEDS):
-        for first in range(len(targets)):
-            (corpus / f"{number}-{first}").write_bytes(bytes([first]) + seed)
+    for target in targets:  # what they import late is to be instrumented too
+        for seed in SEEDS:
+            target(seed)
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], str(corpus), f"-atheris_runs={count}", "-max_len=8192"], one)
+    atheris.Setup([sys.argv[0], *arguments], one)
     atheris.Fuzz()
 
 
-def main() -> None:
+def guided(names: list[str], count: int, seed: int, seconds: float) -> int:
+    """With atheris, in a process of its own, whose end and last words are judged here."""
+    corpus = folder() / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for number, data in enumerate(SEEDS):
+        for first in range(len(names)):
+            (corpus / f"{number}-{first}").write_bytes(bytes([first]) + data)
+    options = [f"-atheris_runs={count}", f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-max_len=8192"]
+    options += ["-rss_limit_mb=1024", "-timeout=30", f"-artifact_prefix={folder()}/", str(corpus)]
+    command = [sys.executable, "-m", "tests.security.fuzz", *names, "--guided", json.dumps(options)]
+    env = {**os.environ, FOLDER: str(folder())}
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds + 300, check=False, env=env
+    )
+    said = (ended.stdout + ended.stderr).strip().splitlines()
+    done = [line.removeprefix("INFO: ") for line in said if line.startswith(("Done ", "INFO: Done "))]
+    if ended.returncode or not done:
+        print("\n".join(line[:2_000] for line in said[-40:]))
+        print(f"fuzzing: FOUND, exit code {ended.returncode}: the input stands above")
+        return 1
+    told = f"{done[-1]}, led by coverage, to {len(names)} decoders ({_coverage(said)})"
+    print(f"fuzzing: {told}: nothing found")
+    return 0
+
+
+def _coverage(said: list[str]) -> str:
+    """Edges and features that the inputs reached, as libFuzzer counts them."""
+    last = next((line for line in reversed(said) if " cov: " in line), "")
+    return " ".join(last.partition("cov: ")[2].split()[:3]).replace("ft:", "edges,") + " features"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description="Throw inputs at every decoder that strangers can reach.")
     parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET")
     parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no longer than this")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--blind", action="store_true", help="mutate blindly, even with atheris installed")
+    parser.add_argument("--guided", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     unknown = set(asked.targets) - set(TARGETS)
     if unknown:
         parser.error(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     logging.disable(logging.CRITICAL)
-    try:
-        guided(asked.targets, asked.inputs)
-    except ImportError:
-        blind(asked.targets, asked.inputs, asked.seed)
+    if asked.guided:
+        fuzz_once(asked.targets, json.loads(asked.guided))
+    by_coverage = not asked.blind and importlib.util.find_spec("atheris") is not None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    search = guided if by_coverage else blind
+    return search(asked.targets, asked.inputs, asked.seed, asked.minutes * 60)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -131,7 +131,8 @@ def _sum_up(done: int, failed: int, steps: int, took: float, times: list[float])
     if not done:
         return
     print(
-        f"{done} schedules, {failed} failed, {steps} steps, {took:.1f} s ({1000 * took / done:.1f} ms each); "
+        f"simulation: {done} schedules, {failed} failed, {steps} steps, "
+        f"{took:.1f} s ({1000 * took / done:.1f} ms each); "
         f"converged after healing: median {times[done // 2]:.2f} s, p99 {times[int(done * 0.99)]:.2f} s"
     )
 

@@ -1,0 +1,131 @@
+"""Targets of the fuzzing that need a stage: the embedded broker's packets, the agent's own file.
+
+Each is a function of bytes that may refuse but must not fail (see fuzz.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = "BUSBAR_FUZZ_FOLDER"
+KINDS = ("manager", "person", "node")
+
+
+@cache
+def folder() -> Path:
+    """A folder for what has to lie in a file, in memory where that is possible; removed at the end."""
+    given = os.environ.get(FOLDER)
+    if given:
+        return Path(given)
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    made = Path(tempfile.mkdtemp(prefix="busbar-fuzz-", dir=memory))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def drive(coroutine: Any) -> Any:
+    """Run a coroutine that never has to wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits for something")
+
+
+def packets(data: bytes) -> None:
+    """What a client says to the embedded broker once it is let in: packet after packet, in its own pieces.
+
+    The first byte chooses the kind of account, and where the stream is cut in two.
+    """
+    from bus.broker.conversation import ENDINGS
+
+    if not data:
+        return
+    talk, wire = _conversation(KINDS[data[0] % len(KINDS)])
+    cut = 1 + data[0] % len(data)
+    try:
+        for piece in (data[1:cut], data[cut:]):
+            wire._buffer += piece
+            while (found := wire._take(1024 * 1024, None)) is not None:
+                drive(talk._handle(talk._session, *found))
+    except ENDINGS:
+        pass
+    finally:
+        talk._leave()
+
+
+def agent_file(data: bytes) -> None:
+    """The agent's TOML, runtimes included: every mistake in it is said, none ends in a traceback."""
+    from agent.config import ConfigError, load
+    from agent.runtimes import load_runtimes
+    from agent.runtimes.config import RuntimesError
+
+    path = folder() / "agent.toml"
+    path.write_bytes(data)
+    with contextlib.suppress(ConfigError, RuntimesError):
+        load_runtimes(load(path).runtimes, {})
+
+
+class _Transport(asyncio.Transport):
+    """Nothing at the other end."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return None
+
+    def abort(self) -> None:
+        """Nothing to end."""
+
+
+class _Access:
+    """Accounts are right; access is judged by the product's own rules."""
+
+    def may_publish(self, peer: Any, topic: str) -> bool:
+        from bus import acl
+
+        return acl.may_publish(peer.kind, peer.username, topic, "busbar", "lab")
+
+    def narrowed(self, peer: Any, wanted: str) -> str:
+        from bus import acl
+
+        return acl.narrowed(peer.kind, peer.username, wanted, "busbar", "lab") or wanted
+
+    def is_current(self, peer: Any) -> bool:
+        return True
+
+
+async def _may_subscribe(peer: Any, topic: str, action: Any) -> bool:
+    from bus import acl
+
+    return acl.may_subscribe(peer.kind, peer.username, topic, "busbar", "lab")
+
+
+async def _heed(message: Any) -> None:
+    from bus.broker.revoking import revoked
+
+    revoked(message.topic, message.payload, "busbar")
+
+
+def _conversation(kind: str) -> tuple[Any, Any]:
+    """A conversation that has come past its CONNECT, on a broker of its own."""
+    from bus.broker.accounts import Account
+    from bus.broker.conversation import Conversation
+    from bus.broker.plugin import Peer
+    from bus.broker.router import Router
+    from bus.broker.wire import Wire, encode
+
+    nobody: Any = None
+    router, wire = Router(encode), Wire(nobody, nobody, _Transport())
+    access: Any = _Access()
+    talk = Conversation(wire, router, access, authenticate=nobody, allow_subscribe=_may_subscribe, heed=_heed)
+    talk.peer = Peer("n1", "", Account(kind, "", ""))
+    talk._session, _ = router.open("n1", "c", True)
+    talk._session.attach(talk)
+    return talk, wire

@@ -1,0 +1,54 @@
+"""Looks for faults by every way there is, one after the other, and sums up: one line each.
+
+python -m tests.soak --minutes 10    the simulation, real kills and fuzzing for so long each; a flood for 60 s
+
+A part that finds something does not end the others; the exit code is 1 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+KILLS, INPUTS = 10_000, 10_000_000
+FLOOD_S = 60.0
+
+
+def parts(minutes: float) -> Iterator[list[str]]:
+    """The modules with their arguments; each says in its last line what it found."""
+    bound = ["--minutes", f"{minutes:g}"]
+    yield ["tests.simulation", *bound, "--keep-going"]
+    yield ["tests.faults.soak", *bound, "--kills", str(KILLS)]
+    yield ["tests.security.fuzz", *bound, "--inputs", str(INPUTS)]
+    yield ["tests.security.flood", "--seconds", f"{min(FLOOD_S, minutes * 60):g}", "--rate", "1000"]
+
+
+def run(part: list[str]) -> tuple[int, str]:
+    """Run one, its output passed on; its exit code and last line."""
+    last = ""
+    with subprocess.Popen(
+        [sys.executable, "-m", *part], cwd=ROOT, stdout=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return process.returncode, last or f"{part[0]}: it said nothing"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="the bound of each part")
+    ended = [run(part) for part in parts(parser.parse_args().minutes)]
+    print("\nsummary", flush=True)
+    for code, line in ended:
+        print(f"  {'FAILED' if code else 'ok':<6} {line}", flush=True)
+    return 1 if any(code for code, _ in ended) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
