@@ -37,7 +37,11 @@ class Base:
         self._folders = [path.relative_to(folder) for path in folder.rglob("*") if path.is_dir()]
         self._files = {path.relative_to(folder): path.read_bytes() for path in paths}
         self._database = world.disk.dump() if world.disk is not None else None
-        self._processes = {name: host.machine.living() for name, host in world.agents.items()}
+        # Who watched them would keep the whole world with all its tasks.
+        self._processes = {
+            name: [replace(each, watchers=[]) for each in host.machine.living()]
+            for name, host in world.agents.items()
+        }
 
     def put(self, world: World) -> None:
         folder = world.folder
