@@ -64,7 +64,7 @@ def test_an_update_that_fails_halts_with_its_reason_and_can_be_taken_back(lab: L
     lab.alice.ok("update_routercluster_workergroup", {**both, "workergroup": {"transport": transport(6666)}})
     halted = lab.alice.wait_retained(
         lab.alice.topic("status", name, "workergroup", "web"),
-        lambda value: "web-1 is BACKOFF" in (value.get("reason") or ""),
+        lambda value: "web-1 is BACKOFF" in (value.get("reason") or "") and value["status"] == "DEGRADED",
     )
     assert halted["reason"] == "update to revision 2: 1 of 2 workers; web-1 is BACKOFF: exit code 1"
     assert halted["conditions"][0] == halted["reason"] and (halted["revision"], halted["updated"]) == (2, 1)
