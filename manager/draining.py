@@ -5,7 +5,7 @@ As with updates there is no memory: a draining node takes no new worker, and wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from bus.states import NodeStatus, WorkerState
@@ -17,13 +17,13 @@ DRAINED: Final = "drained"
 """The note of a node on which nothing is left."""
 
 
-def leaving(fleet: Fleet, steady: Iterable[WorkerView]) -> list[WorkerView]:
-    """The workers that are to go, those that serve nobody first; `steady` are those whose nodes are heard.
+def leaving(nodes: Collection[str], steady: Iterable[WorkerView]) -> list[WorkerView]:
+    """The workers that are to leave these nodes, those that serve nobody first.
 
-    One that is UNKNOWN is left alone until its node has said how it is.
+    `steady` are those whose nodes can be heard. One that is UNKNOWN is left alone until its node has said how
+    it is.
     """
-    on_draining = (w for w in steady if fleet.nodes[w.node_oid or ""].draining)
-    found = (w for w in on_draining if w.state is not WorkerState.UNKNOWN)
+    found = (w for w in steady if w.node_oid in nodes and w.state is not WorkerState.UNKNOWN)
     return sorted(found, key=lambda w: (w.state is WorkerState.RUNNING, w.ordinal))
 
 
@@ -45,9 +45,8 @@ def against(group: GroupView, steady: Iterable[WorkerView], worker: WorkerView) 
 def notes(fleet: Fleet, left: Mapping[str, int], stays: Mapping[str, Sequence[str]]) -> list[Action]:
     """What is to be told anew of the draining nodes: how many workers are `left`, and why the first stays."""
     actions: list[Action] = []
-    for node in sorted(fleet.nodes.values(), key=lambda node: node.name):
-        if not node.draining:
-            continue
+    draining = (node for node in fleet.nodes.values() if node.draining)
+    for node in sorted(draining, key=lambda node: node.name):
         note = _note(left.get(node.oid, 0), stays.get(node.oid, ()))
         if note == DRAINED and not (node.applied and fleet.status[node.oid] is NodeStatus.ONLINE):
             note = "nothing is assigned to it; it has not confirmed that"

@@ -31,6 +31,7 @@ class Load:
         self.total: Counts = defaultdict(int)
         self.cluster: dict[str, Counts] = defaultdict(lambda: defaultdict(int))
         self.group: dict[str, Counts] = defaultdict(lambda: defaultdict(int))
+        self.draining = frozenset(oid for oid, node in snapshot.nodes.items() if node.draining)
         self.stays: dict[str, list[str]] = defaultdict(list)
         """By draining node: why workers are still there."""
         for cluster in snapshot.clusters.values():

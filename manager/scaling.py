@@ -251,8 +251,10 @@ def _renew(group: _Group, worker: WorkerView) -> str | None:
 
 def _drain(group: _Group) -> None:
     """One worker leaves its draining node, if its group can spare it and another node has room."""
+    if not group.load.draining:
+        return
     gone = False
-    for worker in draining.leaving(group.fleet, group.steady):
+    for worker in draining.leaving(group.load.draining, group.steady):
         why = f"{worker.name} is on its way" if gone else _against_leaving(group, worker)
         node = group.fleet.nodes[worker.node_oid or ""]
         if why is None:

@@ -35,7 +35,7 @@ def test_a_node_is_drained_and_let_in_again(lab: Lab) -> None:
     oid = lab.oids["n1"]
     topic = lab.alice.topic("status", "_", "node", "n1")
     mark = len(lab.alice.messages)
-    node = lab.bob.ok("drain_node", {"node_oid": oid, "reason": "new disk"})
+    node = lab.stack.client("bob").ok("drain_node", {"node_oid": oid, "reason": "new disk"})
     assert (node["draining"], node["drained"], node["status"]) == ("new disk", False, "online")
     begun = lab.alice.wait_event("on_node_draining", since=mark, oid=oid)
     assert (begun["data"]["reason"], begun["data"]["who"]["authid"]) == ("new disk", "bob")
