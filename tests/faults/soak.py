@@ -214,7 +214,7 @@ def main() -> int:
     options = parser.parse_args()
     found: dict[str, Any] = {
         "seed": options.seed,
-        "asked": {"minutes": options.minutes, "kills": options.kills},
+        "asked": vars(options),
     }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="busbar-soak-") as folder:
