@@ -36,7 +36,7 @@ class Realm:
         return words
 
     def start_manager(self) -> None:
-        words = ["manager", "--owner", self.owner, "--state", str(self.state), "--heartbeat", "1"]
+        words = ["manager", "--owner", self.owner, "--state", str(self.state), "--heartbeat", "3"]
         self.whole.stack.spawn(self.manager, *words, *self.connection(self.manager))
 
     def start_agent(self) -> None:
