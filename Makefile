@@ -12,7 +12,10 @@ PYTEST ?= $(BIN)/python -m pytest -n 2 --dist loadfile
 MINUTES ?= 10
 STAMP := $(VENV)/.installed-$(CROSSBAR)
 
-.PHONY: help setup demo test unit lint reference bench soak clean
+# Where `make scale` puts aedes (npm), which the suite itself never asks for.
+AEDES := $(abspath $(VENV))/aedes
+
+.PHONY: help setup demo test unit lint reference bench soak scale clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers come up, heal and stop"
@@ -21,6 +24,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure, against yardsticks taken in the same run"
 	@echo "make soak    look for faults: simulation, kills and fuzzing for MINUTES (10) each, a flood for one"
+	@echo "make scale   the contract and the loss of nodes on clusters of brokers (NATS, aedes with Redis); measure"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -54,6 +58,17 @@ soak: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[soak]" || \
 	  echo "atheris can't be installed here: the fuzzing will mutate blindly"
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+# What is not installed is skipped with its reason: nats-server, redis-server, node with npm.
+scale: setup
+	@mkdir -p $(AEDES) && cp tests/clusters/package.json $(AEDES)/
+	@if command -v npm >/dev/null; then \
+	  npm install --prefix $(AEDES) --no-package-lock --no-audit --no-fund --silent; \
+	else echo "npm is not installed: aedes is left out"; fi
+	@BUSBAR_AEDES=$(AEDES) BUSBAR_BROKERS=bridge,nats,aedes $(BIN)/python -m pytest tests/contract
+	@BUSBAR_AEDES=$(AEDES) BUSBAR_CLUSTERS=bridge,nats,aedes BUSBAR_REALMS_ON=aedes \
+	  $(BIN)/python -m pytest tests/clusters
+	@BUSBAR_AEDES=$(AEDES) $(BIN)/python -m tests.clusters
 
 reference: setup
 	@$(BIN)/python docs/generate.py --write

@@ -1,8 +1,8 @@
 """Who may write and read which topic: one table, from section 9 of the bus contract.
 
-The embedded broker asks it for every packet; `render_mosquitto` and `render_emqx` print it for an
-outside broker. Three kinds of account: `manager`, `person`, `node`. Wills and retained messages are
-publishes like any other. Pure: no clock, no I/O.
+The embedded broker asks it for every packet; `render_mosquitto`, `render_emqx` and `render_nats` print it
+for an outside broker, and `filters` gives it to any other. Three kinds of account: `manager`, `person`,
+`node`. Wills and retained messages are publishes like any other. Pure: no clock, no I/O.
 
 An outside broker knows users, not kinds, so the rules that name the user hold for everybody, as patterns. The
 embedded broker decides the same (docs/decisions/0007): that a person may write below `node/{himself}` is
@@ -131,6 +131,13 @@ def _allowed(kind: str, user: str, access: Access, root: str, realm: str) -> tup
     )
 
 
+def filters(
+    kind: str, user: str, access: Literal["read", "write"], root: str = "busbar", realm: str = _ANY_REALM
+) -> list[str]:
+    """The topic filters that an account may read or write, for a broker that holds a list per user."""
+    return ["/".join(levels) for levels in _allowed(kind, user, access, root, realm)]
+
+
 def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
     """True when the account may publish to `topic`, be it live, retained or as its will.
 
@@ -198,6 +205,35 @@ def render_emqx(root: str, realm: str, manager_user: str, persons: Sequence[str]
     ]
     lines += _emqx_terms("all", everyone)
     return "\n".join([*lines, "{deny, all}."]) + "\n"
+
+
+def render_nats(
+    root: str, realm: str, manager_user: str, persons: Sequence[str], nodes: Sequence[str]
+) -> str:
+    """Permissions for NATS, which has no patterns: a variable `busbar_USER` for each, nodes included.
+
+    To be included by the server's configuration, whose users name them: `permissions: $busbar_alice`.
+    Raises ValueError for a malformed root, realm or user name.
+    """
+    _check(root, realm, manager_user, [*persons, *nodes])
+    lines = [f"# Access to realm {realm}, generated: change the table, not this file."]
+    for user, kind in [*_users(manager_user, persons), *((node, "node") for node in nodes)]:
+        write, read = (filters(kind, user, access, root, realm) for access in ("write", "read"))
+        lines += [f"busbar_{user} = {{", f"  publish = {_nats(write)}"]
+        lines += [f"  subscribe = {_nats(read, _NATS_DELIVERY)}", "}"]
+    return "\n".join(lines) + "\n"
+
+
+_NATS_DELIVERY: Final = "$MQTT.sub.>"
+"""Where NATS delivers QoS 1 messages to a client; without it such subscriptions are refused."""
+
+
+def _nats(topics: Iterable[str], *more: str) -> str:
+    wild = {"+": "*", "#": ">"}
+    subjects = [".".join(wild.get(level, level) for level in topic.split("/")) for topic in topics]
+    # To NATS a subscription to `a/#` is two, since `a.>` is not `a`; both have to be allowed.
+    parents = [subject.removesuffix(".>") for subject in subjects if subject.endswith(".>")]
+    return "[" + ", ".join(f'"{subject}"' for subject in (*subjects, *parents, *more)) + "]"
 
 
 _EMQX_ACTIONS: Final[dict[Access, str]] = {"readwrite": "all", "write": "publish", "read": "subscribe"}

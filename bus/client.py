@@ -29,17 +29,14 @@ from bus.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Propert
 from bus.links import compiled, reason, settle, tell, tls_context
 from bus.mqtt import Client, from_paho, to_paho
 from bus.options import ConnectOptions
+from bus.rota import Rota
 
 log = logging.getLogger("busbar.bus")
 
-CONNECT_TIMEOUT: Final = 5.0
-"""Seconds for TCP, TLS and CONNACK each."""
 SUBSCRIBE_TIMEOUT: Final = 15.0
 """Seconds until all subscriptions of a new connection must be confirmed (brokers are slow in a stampede)."""
 MAX_PENDING: Final = 20_000
 """Publications waiting for their acknowledgement (packet ids end at 65,535)."""
-STABLE: Final = 5.0
-"""Seconds after which a connection counts as good and the backoff starts anew."""
 REFUSED: Final = 128
 """SUBACK codes from here on are failures (MQTT 3.1.1, section 3.9.3)."""
 
@@ -58,18 +55,16 @@ class MqttLink:
         will: WillFactory | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        self._options = options
+        self.rota = Rota(options, backoff or Backoff())
         self._clock = clock
         self._random = random
         self._will = will
-        self._backoff = backoff or Backoff()
         self._subscriptions: dict[str, tuple[re.Pattern[str], Handler, int]] = {}
         self._hooks: list[ConnectHook] = []
         self._session: _Session | None = None
         self._up = asyncio.Event()
         self._conn = 0
         self._plain = False  # the broker did not understand MQTT 5: the next connection tries 3.1.1
-        self.last_error = "not connected yet"
 
     @property
     def connected(self) -> bool:
@@ -102,7 +97,7 @@ class MqttLink:
     ) -> None:
         session = self._session
         if session is None or not self.connected:
-            raise BusOfflineError(self.last_error)
+            raise BusOfflineError(self.rota.last_error)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         session.send(topic, payload, qos, retain, properties, partial(settle, done))
         await done
@@ -119,7 +114,7 @@ class MqttLink:
         session = self._session
         try:
             if session is None or not self.connected:
-                raise BusOfflineError(self.last_error)
+                raise BusOfflineError(self.rota.last_error)
             session.send(topic, payload, 1, retain, properties, done)
         except BusOfflineError as error:
             asyncio.get_running_loop().call_soon(done, error)
@@ -147,27 +142,25 @@ class MqttLink:
             async with asyncio.timeout(timeout):
                 await self._up.wait()
         except TimeoutError:
-            raise BusOfflineError(f"{self._options.url}: {self.last_error}") from None
+            raise BusOfflineError(f"no connection to a broker: {self.rota.last_error}") from None
 
     def reconnect(self, reason: str) -> None:
-        log.warning("connection to %s given up: %s", self._options.url, reason)
+        log.warning("connection to %s given up: %s", self.rota.current.url, reason)
         if self._session:
             self._session.close(reason)
 
     async def run(self) -> None:
-        failures = 0
+        rota = self.rota
         while True:
-            began = self._clock.monotonic()
+            began, url, why = self._clock.monotonic(), rota.current.url, "connection closed"
             try:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
-                self.last_error = reason(error)
-            if self._clock.monotonic() - began > STABLE:
-                failures = 0
-            failures += 1
-            level = logging.WARNING if failures <= 3 else logging.DEBUG
-            log.log(level, "no connection to %s: %s", self._options.url, self.last_error)
-            await self._clock.sleep(self._backoff.delay(failures, self._random.random()))
+                why = reason(error)
+            rota.failed(why, self._clock.monotonic() - began)
+            level = logging.WARNING if rota.failures <= 3 else logging.DEBUG
+            log.log(level, "no connection to %s: %s", url, why)
+            await self._clock.sleep(rota.delay(self._random.random()))
 
     async def _connect_once(self) -> None:
         """One connection from its beginning to its end.
@@ -177,7 +170,7 @@ class MqttLink:
         """
         self._conn += 1
         will = self._will(self._conn) if self._will else None
-        options = replace(self._options, protocol=4) if self._plain else self._options
+        options = replace(self.rota.current, protocol=4) if self._plain else self.rota.current
         session = _Session(options, will, self._deliver)
         self._session = session
         hooks: asyncio.Task[None] | None = None
@@ -190,7 +183,7 @@ class MqttLink:
                 raise
             await self._subscribe_all(session)
             self._up.set()
-            log.info("connected to %s", self._options.url)
+            log.info("connected to %s", self.rota.current.url)
             hooks = asyncio.create_task(self._run_hooks(session), name="connect-hooks")
             await session.ended.wait()
             raise BusOfflineError(session.why)
@@ -260,7 +253,7 @@ class _Session:
             transport=options.transport,
             reconnect_on_failure=False,
         )
-        client.connect_timeout = CONNECT_TIMEOUT
+        client.connect_timeout = options.connect_s
         client.max_inflight_messages_set(0)
         client.max_queued_messages_set(MAX_PENDING)
         if options.transport == "websockets":
@@ -292,7 +285,7 @@ class _Session:
             ),
         )
         try:
-            async with asyncio.timeout(3 * CONNECT_TIMEOUT):
+            async with asyncio.timeout(3 * self._options.connect_s):
                 await connecting
                 self._opening = False
                 self._watch()

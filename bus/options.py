@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
@@ -15,6 +15,9 @@ _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
     "ws": ("websockets", False, 80),
     "wss": ("websockets", True, 443),
 }
+
+MAX_BROKERS: Final = 32
+"""Addresses of one cluster in a list: each is tried in a round, and a longer list is a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,23 @@ class TlsOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """Where one node of a broker cluster listens; `path` counts for WebSockets alone."""
+
+    host: str
+    port: int
+    transport: Literal["tcp", "websockets"] = "tcp"
+    path: str = "/mqtt"
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectOptions:
     """One broker and who we are there. `keepalive` is seconds; `protocol` 4 is MQTT 3.1.1, 5 is MQTT 5.
 
     `falls_back`: 3.1.1 is spoken after all with a broker that does not understand 5.
     `as_published`: filters whose messages show the publisher's RETAIN flag also live (MQTT 5 alone can).
+    `connect_s`: seconds for TCP, and three times as many until the CONNACK; then the next broker is tried.
+    `others`: further nodes of the same broker cluster, for when the first can't be reached (`brokers`).
     """
 
     host: str = "127.0.0.1"
@@ -47,10 +62,25 @@ class ConnectOptions:
     protocol: Literal[4, 5] = 4
     falls_back: bool = False
     as_published: tuple[str, ...] = ()
+    connect_s: float = 5.0
+    others: tuple[Address, ...] = ()
+
+    @property
+    def brokers(self) -> tuple[ConnectOptions, ...]:
+        """Each broker's own options, in the order in which they are tried."""
+        return (
+            replace(self, others=()),
+            *(
+                replace(self, others=(), host=a.host, port=a.port, transport=a.transport, path=a.path)
+                for a in self.others
+            ),
+        )
 
     @property
     def url(self) -> str:
-        """The broker's address for people, without credentials."""
+        """The broker's address for people, without credentials; of several, separated by commas."""
+        if self.others:
+            return ",".join(broker.url for broker in self.brokers)
         secure = "s" if self.tls else ""
         scheme = f"mqtt{secure}" if self.transport == "tcp" else f"ws{secure}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -83,3 +113,29 @@ def parse_url(url: str) -> ConnectOptions:
         tls=TlsOptions() if secure else None,
         username=parts.username,
     )
+
+
+def split_urls(urls: str) -> list[str]:
+    """The URLs of a list with commas, without spaces around them; an empty place stays empty."""
+    return [url.strip() for url in urls.split(",")]
+
+
+def parse_urls(urls: str) -> ConnectOptions:
+    """Read one broker URL or several nodes of one cluster, separated by commas (see `parse_url`).
+
+    Raises:
+        ValueError: one is malformed or stands twice, they are too many, or they differ in the user, or in
+            TLS (a password must not go in the clear because another node is down).
+    """
+    found = [parse_url(url) for url in split_urls(urls)]
+    first = found[0]
+    if len({(one.host, one.port, one.transport) for one in found}) < len(found):
+        raise ValueError(f"broker URLs {urls!r}: one stands twice")
+    if len(found) > MAX_BROKERS:
+        raise ValueError(f"{len(found)} broker URLs: at most {MAX_BROKERS}")
+    if len({one.tls is None for one in found}) > 1:
+        raise ValueError(f"broker URLs {urls!r}: all with TLS, or none")
+    if len({one.username for one in found}) > 1:
+        raise ValueError(f"broker URLs {urls!r}: they name different users; say --username")
+    others = (Address(one.host, one.port, one.transport, one.path) for one in found[1:])
+    return replace(first, others=tuple(others))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bus.acl import render_emqx, render_mosquitto
+from bus.acl import render_emqx, render_mosquitto, render_nats
 from cli import noun as n
 from cli.context import given, settings
 from cli.errors import usage
@@ -17,15 +17,22 @@ app = n.noun("Print the access rules for an outside broker.")
 
 @app.command(help="Print the access rules of the bus contract in the form an outside broker reads.")
 def acl(
-    broker: Annotated[Literal["mosquitto", "emqx"], typer.Option("--broker", help="mosquitto or emqx.")],
+    broker: Annotated[
+        Literal["mosquitto", "emqx", "nats"], typer.Option("--broker", help="mosquitto, emqx or nats.")
+    ],
     manager: Annotated[str, typer.Option(help="The manager's user name.")] = "manager",
     person: Annotated[list[str] | None, typer.Option(help="A user who operates; may be repeated.")] = None,
+    node: Annotated[list[str] | None, typer.Option(help="A node (nats only); may be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="First topic level.")] = None,
 ) -> None:
     layer = settings(given(), os.environ)
-    render = render_mosquitto if broker == "mosquitto" else render_emqx
+    realm, first, persons = layer.realm or "", root or layer.root or "busbar", person or ["admin"]
     try:
-        text = render(root or layer.root or "busbar", layer.realm or "", manager, person or ["admin"])
+        if broker == "nats":
+            text = render_nats(first, realm, manager, persons, node or [])
+        else:
+            render = render_mosquitto if broker == "mosquitto" else render_emqx
+            text = render(first, realm, manager, persons)
     except ValueError as error:
         raise usage(str(error)) from None
     typer.echo(text, nl=False)

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.context import Given, given, set_given
+from cli.context import BROKER_HELP, Given, given, set_given
 from cli.errors import EXIT_HELP, CliError, as_object, exit_code, sentence, usage
 from cli.lazy import LazyGroup
 from cli.lightweight import lighten
 
 ContextOption = Annotated[str | None, typer.Option("--context", help="Use this context of the config file.")]
-BrokerOption = Annotated[str | None, typer.Option("--broker", help="Broker URL: mqtt(s)://, ws(s)://.")]
+BrokerOption = Annotated[str | None, typer.Option("--broker", help=BROKER_HELP)]
 RealmOption = Annotated[str | None, typer.Option("--realm", help="Management realm.")]
 UserOption = Annotated[str | None, typer.Option("--username", help="User at the broker.")]
 PasswordOption = Annotated[

@@ -19,7 +19,7 @@ from bus.clock import Clock, SystemClock
 from bus.decode import parse
 from bus.errors import BusError, BusOfflineError, CallTimeoutError
 from bus.link import Link, Message
-from bus.options import ConnectOptions, TlsOptions, parse_url
+from bus.options import ConnectOptions, TlsOptions, parse_urls
 from bus.rpc import Caller
 from bus.topics import Topics, is_name
 from cli.context import Layer, given, read_password, settings
@@ -48,7 +48,7 @@ def options_of(layer: Layer) -> ConnectOptions:
             "no_broker",
         )
     try:
-        options = parse_url(layer.broker)
+        options = parse_urls(layer.broker)
     except ValueError as error:
         raise usage(str(error)) from None
     options = replace(options, tls=_tls(options, layer), username=layer.username or options.username)
@@ -233,16 +233,23 @@ async def connected(layer: Layer, timeout: float) -> AsyncIterator[Session]:
             else "no user name is set: say --username, BUSBAR_USERNAME, or use a context"
         )
     clock = SystemClock()
-    options = replace(options, client_id=f"busbar-{username}-{secrets.token_hex(4)}")
+    options = replace(_hasty(options), client_id=f"busbar-{username}-{secrets.token_hex(4)}")
     link = MqttLink(options, clock=clock, random=Random())
     session = Session(link, _topics(layer), username, clock, timeout)
     running = asyncio.create_task(link.run(), name="link")
     try:
-        await _come_up(link, options, clock, min(timeout, CONNECT_S))
+        await _come_up(link, options, clock, min(timeout, CONNECT_S if not options.others else CALL_S))
         yield session
     finally:
         running.cancel()
         await asyncio.wait([running], timeout=2.0)
+
+
+def _hasty(options: ConnectOptions) -> ConnectOptions:
+    """With several brokers, as little patience with each as lets a command try them all."""
+    if not options.others:
+        return options
+    return replace(options, connect_s=max(1.0, CALL_S / 3 / len(options.brokers)))
 
 
 def _topics(layer: Layer) -> Topics:
@@ -257,22 +264,23 @@ async def _come_up(link: Any, options: ConnectOptions, clock: Clock, timeout: fl
     while not link.connected:
         with contextlib.suppress(BusOfflineError):
             await link.wait_connected(0.02)
-        # A refusal is final for a command: nobody wants to wait for a broker that isn't there.
-        failed = link.last_error != "not connected yet"
-        if not link.connected and (failed or clock.monotonic() >= end):
-            raise unreachable(options, link.last_error)
+        # A refusal by each is final for a command: nobody wants to wait for a broker that isn't there.
+        if not link.connected and (link.rota.exhausted or clock.monotonic() >= end):
+            raise unreachable(options, link.rota.last_error)
 
 
 def unreachable(options: ConnectOptions, why: str) -> CliError:
-    """The error for a broker that can't be reached, or does not let us in."""
+    """The error for brokers that can't be reached, or do not let us in."""
+    name = f"none of the brokers {options.url}" if options.others else f"the broker {options.url}"
+    can, does = ("can", "lets") if options.others else ("can't", "does not let")
     if _UNAUTHORISED.search(why):
         who = f"user '{options.username}'"
         return CliError(
-            f"the broker {options.url} does not let {who} in: {why}",
+            f"{name} {does} {who} in: {why}",
             ExitCode.NOT_AUTHORIZED,
             "not_authorized",
         )
-    return CliError(f"the broker {options.url} can't be reached: {why}", ExitCode.UNREACHABLE, "unreachable")
+    return CliError(f"{name} {can} be reached: {why}", ExitCode.UNREACHABLE, "unreachable")
 
 
 def run(work: Callable[[Session], Awaitable[T]]) -> T:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from bus.options import split_urls
 from cli.errors import CliError, ExitCode, usage
 
 DEFAULT_REALM: Final = "default"
 DEFAULT_ROOT: Final = "busbar"
 UP_FILE: Final = "up.json"
+BROKER_HELP: Final = "Broker URL: mqtt(s)://, ws(s)://; of a cluster, several with commas."
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,19 +189,24 @@ def choose_context(given: Given, env: Mapping[str, str], config: Config, path: P
 def merge(given: Given, env: Layer, context: Layer | None, up: Layer) -> Layer:
     """Options over environment over context over local state: the settings of this command.
 
-    Stored credentials go to the broker they are stored with and to no other, and a password is never taken
+    Stored credentials go to the brokers they are stored with and to no other, and a password is never taken
     from a source below the one that names the user.
     """
     layers = [_asked(given), env]
     stored = context or Layer()
     broker = _first("broker", [*layers, stored, up])
-    if stored.broker not in (None, broker):
+    if stored.broker is not None and not _among(broker, stored.broker):
         stored = replace(stored, username=None, password_file=None, tls_cert=None, tls_key=None)
     layers.append(stored)
     if up.broker == broker:
         layers.append(up)
     plain = {name: _first(name, layers) for name in MEMBERS}
     return replace(Layer(**plain), broker=broker, **_credentials(layers))
+
+
+def _among(asked: str | None, known: str) -> bool:
+    """Whether each broker that is asked for is one of a known list."""
+    return asked is not None and set(split_urls(asked)) <= set(split_urls(known))
 
 
 def _asked(given: Given) -> Layer:

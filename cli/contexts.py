@@ -12,7 +12,17 @@ import typer
 
 from cli import noun as n
 from cli import output
-from cli.context import MEMBERS, Config, Layer, config_path, given, load_config, save_config, settings
+from cli.context import (
+    BROKER_HELP,
+    MEMBERS,
+    Config,
+    Layer,
+    config_path,
+    given,
+    load_config,
+    save_config,
+    settings,
+)
 from cli.errors import CliError, ExitCode, usage
 
 app = n.noun("Contexts: named settings of broker, realm and credentials, in the config file.")
@@ -78,7 +88,7 @@ def use(name: Name) -> None:
 @app.command(help="Add a context, or change one with --replace; the first becomes the current one.")
 def add(
     name: Name,
-    broker: Annotated[str, typer.Option("--broker", help="Broker URL: mqtt(s)://, ws(s)://.")],
+    broker: Annotated[str, typer.Option("--broker", help=BROKER_HELP)],
     realm: Annotated[str | None, typer.Option("--realm")] = None,
     root: Annotated[str | None, typer.Option("--root", help="First topic level.")] = None,
     username: Annotated[str | None, typer.Option("--username")] = None,
@@ -88,13 +98,13 @@ def add(
     tls_key: File = None,
     replace_: Annotated[bool, typer.Option("--replace", help="Overwrite one of this name.")] = False,
 ) -> None:
-    from bus.options import parse_url
+    from bus.options import parse_urls
 
     path, config = _load()
     if name in config.contexts and not replace_:
         raise CliError(f"context '{name}' exists: use --replace", ExitCode.CONFLICT, "already_exists")
     try:
-        parse_url(broker)
+        parse_urls(broker)
     except ValueError as error:
         raise usage(str(error)) from None
     files = {"password_file": password_file, "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}

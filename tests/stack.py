@@ -13,15 +13,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bus.acl import render_mosquitto
 from bus.broker.accounts import ensure_account
 from tests.brokers import free_port, mosquitto, wait_for_port
 from tests.plain import Plain
 
+if TYPE_CHECKING:
+    from tests.clusters.engines import Engine
+
 PERSONS = {"alice": "owner", "bob": "operator", "carol": "operator", "vic": "viewer", "nobody": None}
 NODES = ("n1", "n2", "n3")
+KINDS = {"manager": "manager", **dict.fromkeys(PERSONS, "person"), **dict.fromkeys(NODES, "node")}
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,7 +35,12 @@ class Stack:
     def __init__(self, folder: Path, heartbeat: float) -> None:
         self.folder = folder
         self.heartbeat = heartbeat
+        self.broker = "embedded"
         self.port = 0
+        self.ports: list[int] = []
+        """The nodes' ports where the broker is a cluster."""
+        self.at: dict[str, int] = {}
+        """Which of them a user connects to first; the first of all unless it stands here."""
         self.secrets = {name: secrets.token_urlsafe(12) for name in ("manager", *PERSONS, *NODES)}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.clients: list[Plain] = []
@@ -57,9 +66,19 @@ class Stack:
         output.close()
         return self.processes[name]
 
+    def port_of(self, user: str) -> int:
+        """The port that a user connects to first."""
+        return self.ports[self.at.get(user, 0)] if self.ports else self.port
+
+    def urls(self, user: str) -> str:
+        """The brokers as a user is told of them: his own first, then the next in turn."""
+        first = self.at.get(user, 0)
+        ports = [*self.ports[first:], *self.ports[:first]] if self.ports else [self.port]
+        return ",".join(f"mqtt://127.0.0.1:{port}" for port in ports)
+
     def connection(self, user: str) -> list[str]:
         return [
-            "--realm", "lab", "--broker", f"mqtt://127.0.0.1:{self.port}", "--username", user,
+            "--realm", "lab", "--broker", self.urls(user), "--username", user,
             "--password-file", str(self.folder / "secrets" / user),
         ]  # fmt: skip
 
@@ -81,7 +100,7 @@ class Stack:
 
     def client(self, user: str = "alice") -> Plain:
         """A connected plain client; closed with the stack."""
-        made = Plain(self.port, user, self.secrets[user])
+        made = Plain(self.port_of(user), user, self.secrets[user])
         self.clients.append(made)
         return made
 
@@ -135,8 +154,10 @@ def kill_workers(folder: Path) -> None:
 
 @contextmanager
 def stack(folder: Path, broker: str = "embedded", heartbeat: float = 1.0) -> Iterator[Stack]:
-    """A broker of this kind (embedded or mosquitto) with accounts for everybody, and nothing else yet."""
+    """A broker of this kind (embedded, mosquitto, or a cluster: see tests.clusters.engines) with accounts for
+    everybody, and nothing else yet."""
     made = Stack(folder, heartbeat)
+    made.broker = broker
     try:
         with start_broker(made, broker):
             yield made
@@ -150,14 +171,30 @@ def start_broker(made: Stack, broker: str) -> Iterator[None]:
         with mosquitto(made.folder, *mosquitto_lines(made)) as made.port:
             yield
         return
+    if broker != "embedded":
+        with cluster(made, broker):
+            yield
+        return
     made.port = free_port()
     state = made.folder / "broker"
     state.mkdir(mode=0o700)
-    kinds = {"manager": "manager", **dict.fromkeys(PERSONS, "person"), **dict.fromkeys(NODES, "node")}
-    for name, kind in kinds.items():
+    for name, kind in KINDS.items():
         ensure_account(state / "accounts.json", name, kind, made.secrets[name])
     start_embedded(made)
     yield
+
+
+@contextmanager
+def cluster(made: Stack, kind: str) -> Iterator[Engine]:
+    """A cluster of brokers: the manager on the first node, persons on the second, agents on the last."""
+    from tests.clusters.engines import Account, engine
+
+    accounts = {name: Account(kind, made.secrets[name]) for name, kind in KINDS.items()}
+    with engine(kind, made.folder / "brokers", accounts) as running:
+        made.ports = running.ports
+        made.port = made.ports[0]
+        made.at = {**dict.fromkeys(PERSONS, 1), **dict.fromkeys(NODES, len(made.ports) - 1)}
+        yield running
 
 
 def start_embedded(made: Stack) -> None:

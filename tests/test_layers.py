@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
-        "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl")),
+        "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl",
+        "options", "rota")),
     *(f"manager/{name}.py" for name in ("model", "plan", "placement", "rolling", "render", "limits")),
     "agent/plan.py",
     "agent/restart.py",

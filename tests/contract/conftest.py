@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,9 +64,13 @@ class Lab:
         self.alice.status(cluster["name"], "routercluster", cluster["name"], "STOPPED")
 
 
-@pytest.fixture(scope="session", params=["embedded", "mosquitto"])
+BROKERS = os.environ.get("BUSBAR_BROKERS", "embedded,mosquitto").split(",")
+"""`make scale` names clusters of brokers here."""
+
+
+@pytest.fixture(scope="session", params=BROKERS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The system on the embedded broker and on mosquitto with the generated access list."""
+    """The system on the embedded broker and on mosquitto with the generated access list, or on a cluster."""
     with stack(tmp_path_factory.mktemp(request.param), request.param) as made:
         made.start_manager()
         alice = made.client("alice")

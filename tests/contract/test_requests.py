@@ -240,6 +240,8 @@ def test_a_node_reports_for_itself_alone(lab: Lab) -> None:
 
 def test_a_dashboard_may_ask_for_the_statuses_of_every_realm(lab: Lab) -> None:
     """As `mosquitto_sub -t 'busbar/v1/+/status/#'` does; it gets the retained ones at once."""
+    if lab.stack.broker == "nats":
+        pytest.skip("NATS refuses a filter that is wider than the user's rights; a dashboard names its realm")
     cluster = lab.cluster()
     late = lab.stack.client("vic")
     late.client.subscribe("busbar/v1/+/status/#", 1)

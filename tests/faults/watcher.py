@@ -17,9 +17,9 @@ BOUND_S = 20.0
 class Watcher(Plain):
     """A plain client that comes back by itself, with its subscriptions, and asks until it is answered."""
 
-    def __init__(self, port: int, user: str, password: str) -> None:
+    def __init__(self, port: int, user: str, password: str, realm: str = "lab") -> None:
         self._filters: list[str] = []
-        super().__init__(port, user, password)
+        super().__init__(port, user, password, realm)
         self.client.reconnect_delay_set(0.1, 0.4)  # type: ignore[arg-type]
 
     def subscribe(self, *levels: str) -> None:

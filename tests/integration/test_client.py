@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -19,7 +22,7 @@ from bus.client import MqttLink
 from bus.clock import SystemClock
 from bus.errors import BusError, BusOfflineError, CallTimeoutError
 from bus.link import Message, Properties, Will
-from bus.options import ConnectOptions, TlsOptions
+from bus.options import Address, ConnectOptions, TlsOptions
 from bus.rpc import Caller
 from bus.topics import Topics
 from tests.brokers import free_port, mosquitto, until
@@ -241,6 +244,47 @@ async def test_reconnects_resubscribes_and_runs_the_hooks_again(tmp_path: Path) 
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_goes_to_the_next_broker_when_one_is_lost_and_back_when_that_one_is(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    hooks: asyncio.Queue[int] = asyncio.Queue()
+    got: asyncio.Queue[Message] = asyncio.Queue()
+    link = make(ConnectOptions(port=ports[0], others=(Address("127.0.0.1", ports[1]),)))
+
+    async def hook() -> None:
+        hooks.put_nowait(link.rota.current.port)
+        await link.publish("t/state", b"here", retain=True)
+
+    link.on_connect(hook)
+    link.subscribe("t/#", got.put_nowait)
+    task = asyncio.create_task(link.run())
+    brokers = [mosquitto(tmp_path, port=port) for port in (ports[0], ports[1], ports[0])]
+    try:
+        brokers[0].__enter__()
+        for at, (broker, after) in enumerate(pairwise([*brokers, None])):
+            assert await asyncio.wait_for(hooks.get(), 10) == ports[at % 2]
+            assert (await asyncio.wait_for(got.get(), 5)).payload == b"here"
+            if after is not None:
+                after.__enter__()
+            assert broker is not None
+            await asyncio.to_thread(broker.__exit__, None, None, None)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for broker in brokers:
+            with contextlib.suppress(Exception):
+                broker.__exit__(None, None, None)
+
+
+async def test_a_broker_that_says_nothing_is_left_for_the_next(mosquitto_port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mute = ConnectOptions(port=silent.getsockname()[1], connect_s=0.1)
+        link = make(replace(mute, others=(Address("127.0.0.1", mosquitto_port),)))
+        async with running(link):
+            await link.publish("t/x", b"hello")
+            assert link.rota.current.port == mosquitto_port and link.conn == 2
+            assert "does not answer the CONNECT" in link.rota.last_error
 
 
 async def wait_down(link: MqttLink) -> None:

@@ -35,7 +35,7 @@ from bus.contract import OPERATIONS
 from bus.decode import convert, parse, read
 from bus.errors import BusError
 from bus.link import Message
-from bus.options import parse_url
+from bus.options import parse_urls
 from bus.topics import Topics, is_name, matches, parse_event
 from bus.transport import check_transport, port_range
 from tests.security.decoders import FOLDER, agent_file, drive, folder, packets
@@ -107,8 +107,8 @@ def words(data: bytes) -> None:
     assert not is_name(text) or text.isascii()
     parse_offer(text)
     try:
-        options = parse_url(text)
-        assert options.host and options.password is None
+        options = parse_urls(text)
+        assert all(broker.host and broker.password is None for broker in options.brokers)
     except ValueError:
         pass
 

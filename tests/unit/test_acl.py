@@ -1,5 +1,6 @@
 """The table of access: what each kind may do, that coverage is sound, and what the generators print."""
 
+import json
 import re
 
 import pytest
@@ -181,7 +182,30 @@ def test_emqx_gets_the_same_rules_and_denies_the_rest() -> None:
     assert lines[-1] == "{deny, all}."
 
 
-@pytest.mark.parametrize("render", [acl.render_mosquitto, acl.render_emqx])
+def test_nats_gets_a_list_for_each_user() -> None:
+    printed = acl.render_nats("busbar", "lab", "manager", ["alice"], ["n1"])
+    variables = dict(re.findall(r"^busbar_(\S+) = \{\n(.*?)^\}", printed, re.MULTILINE | re.DOTALL))
+    assert list(variables) == ["manager", "alice", "n1"]
+    lists = {
+        (user, name): json.loads(found)
+        for user, body in variables.items()
+        for name, found in re.findall(r"(\w+) = (\[.*\])", body)
+    }
+    assert "busbar.v1.*.request.alice.*" in lists["alice", "publish"]
+    assert {"busbar.v1.lab.>", "busbar.v1.lab"} <= set(lists["manager", "publish"])
+    assert {"busbar.v1.lab.status.>", "busbar.v1.lab.status"} <= set(lists["alice", "subscribe"])
+    assert "busbar.v1.*.node.n1.assignment" in lists["n1", "subscribe"]
+    assert not [subject for subject in lists["n1", "publish"] if ".assignment" in subject]
+    for (user, name), subjects in lists.items():
+        assert all("/" not in subject and "#" not in subject for subject in subjects)
+        assert ("$MQTT.sub.>" in subjects) == (name == "subscribe"), (user, name)
+
+
+def nats_without_nodes(root: str, realm: str, manager: str, persons: list[str]) -> str:
+    return acl.render_nats(root, realm, manager, [], persons)
+
+
+@pytest.mark.parametrize("render", [acl.render_mosquitto, acl.render_emqx, nats_without_nodes])
 @pytest.mark.parametrize(
     ("root", "realm", "manager", "persons"),
     [

@@ -57,6 +57,21 @@ def test_the_same_broker_named_again_keeps_its_credentials() -> None:
     assert merge(Given(broker=UP.broker), NOTHING, None, UP).password_file == UP.password_file
 
 
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("mqtts://b", True),
+        ("mqtts://b, mqtts://a", True),
+        ("mqtts://a,mqtts://elsewhere", False),
+        ("mqtts://elsewhere", False),
+    ],
+)
+def test_credentials_of_a_cluster_go_to_its_brokers_alone(asked: str, kept: bool) -> None:
+    stored = Layer("mqtts://a,mqtts://b", "lab", None, "alice", "/secret/alice")
+    found = merge(Given(broker=asked), NOTHING, stored, UP)
+    assert found.password_file == ("/secret/alice" if kept else None)
+
+
 def test_a_password_is_never_taken_from_below_the_user() -> None:
     found = merge(Given(username="bob"), NOTHING, LAB, UP)
     assert (found.username, found.password_file) == ("bob", None)
