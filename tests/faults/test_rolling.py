@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -128,5 +129,45 @@ def test_an_update_that_does_not_become_ready_halts_and_a_newer_one_mends_it(her
     assert asked.least == 2
     kept = {name for name in before if before[name].key == after[name].key}
     assert len(kept) == 2, "those that had not been renewed are as they were"
+    here.check()
+    cluster.stop()
+
+
+def test_a_surge_keeps_as_many_serving_as_are_asked_for(here: Yard) -> None:
+    cluster = here.cluster(3)
+    before = cluster.running(3)
+    mark = len(here.alice.messages)
+    with serving.watching(lambda: cluster.ports().values()) as asked:
+        cluster.update(27500, max_unavailable=0, max_surge=1)
+        after = cluster.updated(2)
+    assert asked.least == 3 and asked.looks > 20, "not one fewer at any moment"
+    assert here.census.most[cluster.name] == 4 and _on(cluster, 27500) == 3
+    assert set(after) == set(before) and not {x.key for x in after.values()} & {
+        x.key for x in before.values()
+    }
+    since = {e["type"] for e in _events(here, mark) if e["data"].get("name") == cluster.name}
+    assert "busbar.on_routercluster_degraded" not in since
+    here.check()
+    cluster.stop()
+
+
+def _events(here: Yard, mark: int) -> list[dict[str, Any]]:
+    return [json.loads(body) for topic, body, _ in here.alice.messages[mark:] if "/event/" in topic]
+
+
+@pytest.mark.fault(20, "B O C")
+def test_an_agent_killed_while_it_stops_what_is_to_be_renewed(here: Yard) -> None:
+    """The old process ignores SIGTERM: it lives on, is found again, and goes before the new one starts."""
+    cluster = here.cluster(1, "stubborn", nodes=("n1",))
+    (old,) = cluster.running(1).values()
+    mark = here.log_mark("n1")
+    cluster.update(27600)
+    until(lambda: "new definition" in here.log("n1")[mark:], 10, "the stop has begun")
+    here.kill("n1")
+    assert cluster.pids() == {old.key}, "the stop was over before the agent could be killed"
+    here.start_agent("n1")
+    (new,) = cluster.updated(2).values()
+    assert new.key != old.key and _on(cluster, 27600) == 1
+    assert here.census.most[cluster.name] == 1
     here.check()
     cluster.stop()
