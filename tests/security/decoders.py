@@ -87,7 +87,7 @@ class _Transport(asyncio.Transport):
 class _Access:
     """Accounts are right; access is judged by the product's own rules."""
 
-    def may_publish(self, peer: Any, topic: str) -> bool:
+    def may_publish(self, peer: Any, topic: str, retain: bool) -> bool:
         from bus import acl
 
         return acl.may_publish(peer.kind, peer.username, topic, "busbar", "lab")

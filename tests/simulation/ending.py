@@ -137,7 +137,10 @@ def _group(group: Any, rows: list[Any], started: bool, members: bool) -> str | N
         return ", ".join(wrong)
     if members and (group.updating or {row.revision for row in rows} - {group.revision}):
         return f"revision {group.revision} is not everywhere"
-    if {row.ordinal for row in rows} != set(range(1, group.scale + 1)):
+    # The surge of an update that finds no node stays open until it is through.
+    most = group.scale + (group.max_surge if group.updating and not members else 0)
+    ordinals = {row.ordinal for row in rows}
+    if not set(range(1, group.scale + 1)) <= ordinals <= set(range(1, most + 1)):
         return f"{len(rows)} workers of {group.scale}"
     if members and group.status is not ClusterState.RUNNING:
         return "its workers run"

@@ -12,7 +12,7 @@ from agent import plan as agent_plan
 from bus.link import Message
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from manager.store.changes import Changes
-from manager.store.rows import GroupRow, WorkerRow
+from manager.store.rows import GroupRow, NodeRow, WorkerRow
 from tests.simulation.lasting import LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
 from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
@@ -45,7 +45,8 @@ class Watch(Lasting):
         self.wrong_since: dict[tuple[str, str], float] = {}
         self.listening = 0.0
         self.groups: dict[str, GroupRow] = {}
-        """Worker groups as they were before the last commit."""
+        self.nodes: dict[str, NodeRow] = {}
+        """These and the worker groups as they were before the last commit."""
 
     # --- helpers
 
@@ -119,6 +120,7 @@ class Watch(Lasting):
         assert host.store is not None
         before = {oid: self.mirror.workers.get(oid) for oid in changes.workers}
         self.groups, workers = dict(self.mirror.groups), dict(self.mirror.workers)
+        self.nodes = dict(self.mirror.nodes)
         self.mirror.update(host.store.reads, changes)
         self._compare({oid: row for oid, row in before.items() if row is not None})
         for oid in changes.groups & self.groups.keys() & self.mirror.groups.keys():
@@ -190,7 +192,8 @@ class Watch(Lasting):
         node = self.mirror.nodes.get(row.node_oid or "")
         if cluster is None or group is None or node is None or node.status is NodeStatus.UNPAIRED:
             return True
-        if node.draining is not None:
+        # A commit may hold the stop and, after it, what takes the drain back.
+        if node.draining is not None or self.nodes.get(node.oid, node).draining is not None:
             return True
         if cluster.status not in STARTED and cluster.status is not ClusterState.PAUSED:
             return True
