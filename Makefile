@@ -6,8 +6,9 @@ CROSSBAR ?= yes
 BIN := $(VENV)/bin
 EXTRAS = dev$(if $(filter yes,$(CROSSBAR)),$(comma)crossbar)
 comma := ,
-# Tests wait more than they compute: two processes halve the time, and each file stays in one of them.
-PYTEST ?= $(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests wait more than they compute, so two cores carry three processes; each file stays in one of them, and they
+# begin in their order, so that the simulation computes while others wait.
+PYTEST ?= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # `make soak MINUTES=60` looks for faults that long, by each of three ways.
 MINUTES ?= 10
 STAMP := $(VENV)/.installed-$(CROSSBAR)

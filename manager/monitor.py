@@ -32,6 +32,8 @@ PASSES: Final = 20
 """Passes per round; a plan that has not come to rest by then waits for the next second."""
 CHUNK: Final = 100
 """Actions in one write: some 10 ms of the loop, so that requests are not kept waiting longer."""
+AHEAD: Final = 5
+"""Writes handed to the store at once: a large plan is not to wait for its turn after every one of them."""
 REST: Final = 4.0
 """Rest after a pass, in lengths of its looking and planning: that takes a fifth of the loop at most."""
 GRAIN: Final = 0.001
@@ -86,11 +88,13 @@ class Monitor:
         self._due = math.inf if actions else next_due(snapshot, now)
         self._held = self._clock.monotonic() - began
         changed = False
-        for start in range(0, len(actions), CHUNK):
-            outcome = await self._write(actions[start : start + CHUNK], snapshot)
-            changed |= outcome.changed
-            for action, error in outcome.failures:
-                self._complain(f"{type(action).__name__} failed ({action.reason})", error)
+        chunks = [actions[start : start + CHUNK] for start in range(0, len(actions), CHUNK)]
+        for start in range(0, len(chunks), AHEAD):
+            writes = (self._write(chunk, snapshot) for chunk in chunks[start : start + AHEAD])
+            for outcome in await asyncio.gather(*writes):
+                changed |= outcome.changed
+                for action, error in outcome.failures:
+                    self._complain(f"{type(action).__name__} failed ({action.reason})", error)
         return changed
 
     def _look(self) -> Snapshot:
