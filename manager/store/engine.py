@@ -248,8 +248,9 @@ class Store:
         def run() -> None:
             try:
                 work()
-            finally:
-                self._office.release()
+            except Exception:
+                log.exception("a group of writes was cut off")
+            self._office.release()
             try:
                 assert self._loop is not None
                 self._loop.call_soon_threadsafe(self._settle, group)

@@ -29,6 +29,8 @@ manager in a process of its own with its flood limits raised, the load from anot
 client library. SQLite with `synchronous=FULL` on a disk. Figures are medians, with the least and the greatest
 in brackets; the column "runs" says of how many. Points of growth curves that no goal judges may be of fewer.
 Broker, responder and client share the machine's cores, in the yardsticks as in the measurements.
+
+Why a goal is missed, and what would have to change: [limits](performance-limits.md).
 """
 
 

@@ -83,8 +83,9 @@ def test_an_update_while_a_node_is_lost_is_superseded_and_the_node_comes_back(he
         after = cluster.updated(4)
     assert asked.least >= 1 and asked.looks > 3
     assert _on(cluster, 27300) == 4 and {x.node for x in after.values()} == {"n1", "n2"}
-    # Four at first, two of the first update and two of the second there, and those of n1 once.
-    assert len(here.census.ever(cluster.name)) == 4 + 2 + 2 + 2
+    # At most four at first, two of the first update and two of the second there, and those of n1 once; one
+    # that was superseded at once may have come and gone between two looks.
+    assert 4 + 2 + 2 < len(here.census.ever(cluster.name)) <= 4 + 2 + 2 + 2
     assert here.census.most[cluster.name] == 4
     here.check()
     cluster.stop()
