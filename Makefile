@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 EXTRAS = dev$(if $(filter yes,$(CROSSBAR)),$(comma)crossbar)
 comma := ,
 # Tests wait more than they compute, so two cores carry three processes; each file stays in one of them, and they
-# begin in their order, so that the simulation computes while others wait.
+# begin in the order of tests/conftest.py, so that the simulation computes while others wait.
 PYTEST ?= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # `make soak MINUTES=60` looks for faults that long, by each of three ways.
 MINUTES ?= 10

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 # A shell starts background jobs with SIGINT ignored, and children inherit that: then no Ctrl-C would reach a
 # process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The simulated schedules begin first: they compute, one process after the other, while others wait."""
+    items.sort(key=lambda item: "test_schedules" not in item.nodeid)

@@ -1,5 +1,4 @@
-"""The schedules that run with the suite, in parts: each test file stays in one of its processes, so that both
-cores share them."""
+"""The schedules that run with the suite, in parts, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "5000"))
 """Schedules in all."""
 PARTS = 5
-"""Files `test_schedules_N.py`."""
+"""Tests that share them: so a failure is told soon."""
 JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else max(1, min(4, len(os.sched_getaffinity(0))))
 """Processes for one part: as many as there are cores, unless other tests run beside it."""
 Run = subprocess.Popen[str]
@@ -25,7 +24,8 @@ class Runs:
         self._processes: list[Run] = []
 
     def start(self, *arguments: object, hash_seed: int = 0) -> Run:
-        command = [sys.executable, "-m", "tests.simulation", *map(str, arguments)]
+        # They compute all the time; tests that wait for something in time come first.
+        command = ["nice", "-n", "5", sys.executable, "-m", "tests.simulation", *map(str, arguments)]
         environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
