@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 from agent.config import AgentConfig
 from agent.lifecycle import Timing
@@ -207,12 +208,19 @@ class Bench:
                 os.kill(pid, signal.SIGKILL)
 
 
+def _own_ports() -> Any:
+    """A range of ports for each process of the suite: the oids, which spread them, are alike in all."""
+    low = 20_000 + 3_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    return mock.patch.multiple("agent.runtimes.transport", DEFAULT_LOW=low, DEFAULT_HIGH=low + 2_999)
+
+
 @contextlib.asynccontextmanager
 async def bench(folder: Path) -> AsyncIterator[Bench]:
     """A bench whose processes are gone at the end."""
     made = Bench(folder)
-    await made.open()
-    try:
-        yield made
-    finally:
-        await made.close()
+    with _own_ports():
+        await made.open()
+        try:
+            yield made
+        finally:
+            await made.close()
