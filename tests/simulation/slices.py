@@ -24,8 +24,7 @@ class Runs:
         self._processes: list[Run] = []
 
     def start(self, *arguments: object, hash_seed: int = 0) -> Run:
-        # They compute all the time; tests that wait for something in time come first.
-        command = ["nice", "-n", "5", sys.executable, "-m", "tests.simulation", *map(str, arguments)]
+        command = [sys.executable, "-m", "tests.simulation", *map(str, arguments)]
         environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
