@@ -175,7 +175,9 @@ class Watch(Lasting):
             self._violation("K", f"an update of {new.name} leaves {left} workers ready, not {least}")
         most = max(group.scale + (group.max_surge if group.updating else 0) for group in (old, new))
         added = sum(row.node_oid is not None and row.oid not in was for row in now)
-        if added and sum(row.node_oid is not None for row in now) > most:
+        # One that is being stopped may overlap for a moment (B allows 5 s, which `lasting` holds).
+        placed = sum(row.node_oid is not None and row.state is not WorkerState.STOPPING for row in now)
+        if added and placed > most:
             self._violation("B", f"{new.name} has more than {most} workers placed")
 
     def _note_release(self, old: WorkerRow) -> None:
