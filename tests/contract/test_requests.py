@@ -144,6 +144,10 @@ def test_a_bad_transport(lab: Lab) -> None:
 @pytest.mark.fault(0, "A")
 def test_a_retained_request_never_runs(lab: Lab) -> None:
     """Neither while it is live nor when the manager comes back."""
+    if lab.stack.broker in ("nats", "aedes"):
+        pytest.skip(
+            "only MQTT 5 shows the RETAIN flag of a live message (decision 15); this cluster has 3.1.1"
+        )
     name = lab.name()
     topic = lab.alice.topic("request", "alice", "create_routercluster")
     body = {"id": f"kept-{name}", "reply": "box", "params": {"routercluster": {"name": name}}}
