@@ -199,7 +199,7 @@ class Store:
             if self._office.acquire(timeout=CLOSE_S):
                 while self._jobs or self._acknowledged:
                     group = self._new_group()
-                    self._whole(group)
+                    self._locked_out(group)
                     if self.trouble is not None:
                         break
                 self._db.close()
