@@ -376,6 +376,11 @@ _REASONS: Final = {
 }
 
 
+def said(error: OSError) -> str:
+    """An error of the system in words that tell an operator what is short."""
+    return _REASONS.get(error.errno or 0, error.strerror or str(error))
+
+
 def _reason(error: OSError | ValueError, start: Start) -> str:
     program = start.argv[0] if start.argv else "(no program)"
     if isinstance(error, ValueError):
@@ -385,4 +390,4 @@ def _reason(error: OSError | ValueError, start: Start) -> str:
         return f"not found: {os.fspath(about)}"
     if isinstance(error, PermissionError):
         return f"no permission: {os.fspath(about)}"
-    return f"can't start {program}: {_REASONS.get(error.errno or 0, error.strerror or str(error))}"
+    return f"can't start {program}: {said(error)}"

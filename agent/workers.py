@@ -19,7 +19,7 @@ import msgspec
 from agent import lifecycle, logs
 from agent.instances import Hands, Instance
 from agent.lifecycle import Phase, Then, Timing, Worker
-from agent.process import Exit
+from agent.process import Exit, said
 from bus.clock import Clock
 from bus.messages import AssignedWorker, ReportedWorker
 
@@ -97,7 +97,7 @@ class Workers:
         except Exception as error:
             if instance.process is not None:
                 raise
-            self.fail(instance, str(error) or type(error).__name__)
+            self.fail(instance, _why(error))
             return
         assert instance.launch is not None
         instance.started = self.now()
@@ -311,6 +311,14 @@ class Workers:
     def now(self) -> float:
         """Monotonic seconds."""
         return self._clock.monotonic()
+
+
+def _why(error: Exception) -> str:
+    """Wherever the start failed: what is short is said in the same words."""
+    if isinstance(error, OSError):
+        about = f": {error.filename}" if error.filename else ""
+        return f"can't start it: {said(error)}{about}"
+    return str(error) or type(error).__name__
 
 
 def _told(worker: Worker) -> tuple[object, ...]:

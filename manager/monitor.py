@@ -151,12 +151,15 @@ class Monitor:
         """Until woken, the interval is over, or the next limit falls due."""
         due = self._due - self._clock.monotonic() + GRAIN
         timer = asyncio.ensure_future(self._clock.sleep(min(self._interval, due)))
-        woken = asyncio.ensure_future(self._woken.wait())
+        timer.add_done_callback(self._ring)
         try:
-            await asyncio.wait({timer, woken}, return_when=asyncio.FIRST_COMPLETED)
+            await self._woken.wait()
         finally:
+            timer.remove_done_callback(self._ring)
             timer.cancel()
-            woken.cancel()
+
+    def _ring(self, _: object) -> None:
+        self.wake()
 
     def _committed(self, changes: Changes) -> None:
         self.world.note(changes)

@@ -103,8 +103,7 @@ class Publisher:
     @property
     def idle(self) -> bool:
         """True when everything known has been handed to the broker and confirmed."""
-        waiting = self._queue or self._statuses or self._assignments or self._behind
-        return self._open and not waiting and not self._flying and not self._sending
+        return self._open and not self._waits and not self._flying and not self._sending
 
     # --- from the store
 
@@ -258,8 +257,14 @@ class Publisher:
             return False
         if counted:
             self._flying -= 1
-            self._wake.set()
+            if self._waits:
+                self._wake.set()
         return True
+
+    @property
+    def _waits(self) -> bool:
+        """Whether there is anything that more room would have sent."""
+        return bool(self._queue or self._statuses or self._assignments or self._behind)
 
     def _retry_outbox(self) -> None:
         """A row was not taken: read the table again from its beginning, so that order and rows are kept."""

@@ -113,7 +113,8 @@ def _workers(
 ) -> dict[str, WorkerStat]:
     rows = tx.workers_on(node.oid)
     tell = Teller(tx)
-    clusters = {row.cluster_oid: tell.cluster(row.cluster_oid) for row in rows}
+    by_name = any(worker.oid is None for worker in report.workers)  # our own agents say the oid
+    clusters = {row.cluster_oid: tell.cluster(row.cluster_oid) for row in rows} if by_name else {}
     found = match(rows, report.workers, clusters)
     applied = trusted_version(report, store, epoch, node.assignment_epoch)
     for row in rows:

@@ -17,7 +17,7 @@ from manager.observed import Observed
 from manager.placement import max_workers
 from manager.plan import at_rest
 from manager.rolling import ready_of
-from manager.store import Reads, sql
+from manager.store import Reads
 from manager.store.changes import Changes
 from manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
 
@@ -62,13 +62,11 @@ class World:
     def snapshot(self) -> Snapshot:
         """What is known now; clusters at rest are left out, so that a thousand of them cost nothing."""
         try:
-            with self._reads.consistent():
-                self._refresh()
-                found = self._reads.db.execute(sql.META_GET, (BRAKE_KEY,)).fetchone()
+            brake = self._catch_up() if self._behind() else self._reads.meta(BRAKE_KEY)
         except BaseException:
             self._loaded_at = None  # half refreshed: read everything next time
             raise
-        reason, nodes = read_brake(found[0] if found else None)
+        reason, nodes = read_brake(brake)
         self._observed.brake = reason
         self._note_listening()
         return Snapshot(
@@ -93,12 +91,19 @@ class World:
 
     # --- reading
 
+    def _behind(self) -> bool:
+        return bool(self._stale() or self._dirty or self._nodes_moved)
+
+    def _catch_up(self) -> str | None:
+        """Read what changed; returns the brake of the same moment."""
+        with self._reads.consistent():
+            self._refresh()
+            return self._reads.meta(BRAKE_KEY)
+
     def _refresh(self) -> None:
-        now = self._clock.monotonic()
-        stale = self._loaded_at is None or now - self._loaded_at >= RELOAD_S
-        if stale or len(self._dirty.workers) > BULK:
+        if self._stale() or len(self._dirty.workers) > BULK:
             self._load()
-            self._loaded_at = now
+            self._loaded_at = self._clock.monotonic()
             return
         self._refresh_nodes()
         members_too, self._nodes_moved = self._nodes_moved, False
@@ -106,6 +111,9 @@ class World:
         clusters, self._dirty.clusters = self._dirty.clusters, set()
         groups, self._dirty.groups = self._dirty.groups, set()
         self._refresh_clusters(clusters, groups, members_too)
+
+    def _stale(self) -> bool:
+        return self._loaded_at is None or self._clock.monotonic() - self._loaded_at >= RELOAD_S
 
     def _load(self) -> None:
         self._dirty = Changes()

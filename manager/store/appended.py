@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlite_utils import Database
-
+from manager.sqlite import Database
 from manager.store import sql
 from manager.store.rows import OutboxRow, SeenRow
 

@@ -11,8 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from sqlite_utils import Database
-
+from manager.sqlite import Database
 from manager.store import files, sql
 from manager.store.files import StoreRefusedError
 

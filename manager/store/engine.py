@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlite_utils import Database
-
 from bus.clock import Clock
 from bus.errors import BusError
 from bus.topics import Topics
+from manager.sqlite import Database
 from manager.store import files, sql
 from manager.store.appended import Mark
 from manager.store.backup import SEQUENCE, refuse_backup
@@ -277,7 +276,8 @@ class Store:
     def _perform(self, group: _Group) -> None:
         """All statements of the group; what a write raises is its outcome, a lost transaction is raised."""
         end = self._clock.monotonic() + GROUP_S
-        self._db.conn.executemany(sql.OUTBOX_DROP, [(row,) for row in group.forgetting])
+        if group.forgetting:
+            self._db.conn.executemany(sql.OUTBOX_DROP, [(row,) for row in group.forgetting])
         while self._jobs and len(group.jobs) < GROUP_LIMIT:
             job = self._jobs.popleft()
             group.jobs.append(job)

@@ -9,9 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from sqlite_utils import Database
-
 from manager.migrations import migrations
+from manager.sqlite import Database
 
 BUSY_MS: Final = 1_000
 """How long writes wait, in the store's thread, for another program's lock before callers are told `busy`."""

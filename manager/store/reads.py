@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
-from sqlite_utils import Database
 
+from manager.sqlite import Database
 from manager.store import sql
 from manager.store.rows import (
     AssignedRow,

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from sqlite_utils import Database
-
 from bus import contract
 from bus.clock import rfc3339
 from bus.decode import encode
 from bus.messages import Event
 from bus.states import WorkerState
 from bus.topics import NO_CLUSTER, Topics
+from manager.sqlite import Database
 from manager.store import sql
 from manager.store.appended import Appended
 from manager.store.changes import MONITOR, Cause, Changes

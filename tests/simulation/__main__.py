@@ -25,6 +25,9 @@ from tests.simulation.shrink import shrink
 
 KNOWN = Path(__file__).with_name("known.jsonl")
 
+TOLD = "schedules done: "
+"""Begins the line of `--tell`."""
+
 
 def main() -> int:
     options = _options()
@@ -51,6 +54,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--digests", action="store_true", help="print the digest of each trace")
     parser.add_argument("--files", action="store_true", help="with the database in a file, not in memory")
+    parser.add_argument("--tell", type=int, default=0, help="print a line after so many schedules")
     parser.add_argument("--known", action="store_true", help="run the known failures alone")
     parser.add_argument("--from", dest="source", type=Path, help="run the schedules of such a file alone")
     parser.add_argument("--shorten", action="store_true", help="shorten also what a planted bug breaks")
@@ -101,6 +105,8 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
                 _tell(result, folder)
         if failed and not options.keep_going and not options.plant:
             break
+        if options.tell and done % options.tell == 0:
+            print(f"{TOLD}{done}", flush=True)
         gc.collect()  # each time: memory that is used again is quicker than new memory
     _sum_up(done, failed, steps, time.monotonic() - began, sorted(times))
     return 1 if failed or options.plant else 0

@@ -106,7 +106,6 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._ready: deque[Handle] = deque()
         self._timers: list[tuple[float, int, Handle]] = []
         self._count = 0
-        self._spin = 0
         self._stop = False
 
     # --- what asyncio asks of a loop
@@ -180,9 +179,15 @@ class SimLoop(asyncio.AbstractEventLoop):
             SpinError: time stands still though there is always something to do.
         """
         asyncio._set_running_loop(self)
+        ready, step = self._ready, self._step
         try:
             while self._next(end):
-                self._step(self._ready.popleft())
+                for _ in range(SPIN_LIMIT):
+                    step(ready.popleft())
+                    if not ready:
+                        break
+                else:
+                    raise SpinError(f"{SPIN_LIMIT} steps at one instant")
         finally:
             asyncio._set_running_loop(None)
 
@@ -195,11 +200,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def _next(self, end: float) -> bool:
         """Whether there is a step to do before `end`; moves time to it."""
         if self._ready:
-            self._spin += 1
-            if self._spin > SPIN_LIMIT:
-                raise SpinError(f"{SPIN_LIMIT} steps at one instant")
             return True
-        self._spin = 0
         timers = self._timers
         while timers and timers[0][2].gone:
             heapq.heappop(timers)

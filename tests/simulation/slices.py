@@ -1,4 +1,4 @@
-"""The schedules that run with the suite, in parts, each in a process of its own."""
+"""The schedules that run with the suite, told of in parts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.simulation.__main__ import TOLD
+
 ROOT = Path(__file__).parent.parent.parent
 COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "5000"))
 """Schedules in all."""
 PARTS = 5
-"""Tests that share them: so a failure is told soon."""
+"""Tests that share them: so it is told how far they are."""
 JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else max(1, min(4, len(os.sched_getaffinity(0))))
-"""Processes for one part: as many as there are cores, unless other tests run beside it."""
+"""Processes: as many as there are cores, unless other tests run beside; each sets up every fleet."""
 Run = subprocess.Popen[str]
 
 
@@ -46,11 +48,36 @@ def outcome(process: Run) -> tuple[int, str]:
     return process.returncode, text
 
 
-def hold(runs: Runs, part: int) -> None:
-    """Run one part; known failures of the past come first, in the first."""
-    share = -(-COUNT // (PARTS * JOBS))
-    first = 1 + part * JOBS * share
-    running = [runs.start("--count", share, "--seed", first + job * share) for job in range(JOBS)]
-    for process in running:
-        code, text = outcome(process)
-        assert code == 0, text
+class Slices:
+    """The schedules of the suite, shared among `JOBS` processes that live as long as it asks."""
+
+    def __init__(self) -> None:
+        self._runs = Runs()
+        self._share = -(-COUNT // JOBS)
+        self._running: list[Run] = []
+
+    def hold(self, part: int) -> None:
+        """Wait until one of the parts is through; known failures of the past come first, in the first."""
+        if not self._running:
+            told = ("--count", self._share, "--tell", self.step)
+            self._running = [self._runs.start(*told, "--seed", 1 + job * self._share) for job in range(JOBS)]
+        for process in self._running:
+            self._await(process, (part + 1) * self.step if part < PARTS - 1 else None)
+
+    @property
+    def step(self) -> int:
+        """Schedules of a part, in each process."""
+        return -(-self._share // PARTS)
+
+    def _await(self, process: Run, count: int | None) -> None:
+        """Until it is so far (to its end for None), or has failed."""
+        assert process.stdout is not None
+        text = ""
+        for line in process.stdout:
+            text += line
+            if count is not None and line.startswith(TOLD) and int(line.removeprefix(TOLD)) >= count:
+                return
+        assert process.wait(20) == 0, text or "it failed in an earlier part"
+
+    def end(self) -> None:
+        self._runs.end()

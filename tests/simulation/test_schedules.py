@@ -1,13 +1,13 @@
-"""Thousands of schedules (`tests.simulation.slices`), in one file: one process of the suite runs them."""
+"""Thousands of schedules (`slices.py`), in one file: one of the suite's processes waits for them."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.simulation.slices import PARTS, Runs, hold
+from tests.simulation.slices import PARTS, Slices
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_schedules_break_no_invariant(runs: Runs, part: int) -> None:
-    hold(runs, part)
+def test_schedules_break_no_invariant(slices: Slices, part: int) -> None:
+    slices.hold(part)

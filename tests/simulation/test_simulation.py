@@ -8,7 +8,7 @@ from tests.simulation.faults import Entry, schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.slices import Runs, outcome
 
-COUNT = 25
+COUNT = 12
 SOME = ("--digests", "--count", COUNT, "--seed", 700)
 
 
