@@ -6,9 +6,9 @@ CROSSBAR ?= yes
 BIN := $(VENV)/bin
 EXTRAS = dev$(if $(filter yes,$(CROSSBAR)),$(comma)crossbar)
 comma := ,
-# Tests wait more than they compute, so two cores carry three processes; each file stays in one of them, and they
-# begin in the order of tests/conftest.py, so that the simulation computes while others wait.
-PYTEST ?= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Tests wait more than they compute, so two cores carry four processes; each file stays in one of them. The first
+# (tests/conftest.py) waits for the simulation, which computes with what the others leave.
+PYTEST ?= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 # `make soak MINUTES=60` looks for faults that long, by each of three ways.
 MINUTES ?= 10
 STAMP := $(VENV)/.installed-$(CROSSBAR)

@@ -32,6 +32,7 @@ CALL_S: Final = 10.0
 ABREAST: Final = 32
 """Calls under way at once when many objects are fetched; the manager allows far more per caller."""
 _OID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_HERE: Final = ("127.0.0.1", "localhost", "::1")
 _UNAUTHORISED = re.compile(r"not authori[sz]ed|bad user ?name", re.IGNORECASE)
 
 
@@ -280,7 +281,8 @@ def unreachable(options: ConnectOptions, why: str) -> CliError:
             ExitCode.NOT_AUTHORIZED,
             "not_authorized",
         )
-    return CliError(f"{name} {can} be reached: {why}", ExitCode.UNREACHABLE, "unreachable")
+    hint = ": is 'busbar up' running?" if options.host in _HERE and "refused" in why else ""
+    return CliError(f"{name} {can} be reached: {why}{hint}", ExitCode.UNREACHABLE, "unreachable")
 
 
 def run(work: Callable[[Session], Awaitable[T]]) -> T:

@@ -251,7 +251,7 @@ def test_any_operation_can_be_called(up: Stack) -> None:
 
 def test_nobody_there_is_said_clearly(up: Stack) -> None:
     said = up.fails(7, "cluster", "list", "--broker", "mqtt://127.0.0.1:1", "--username", "admin")
-    assert "can't be reached: connection refused" in said
+    assert "can't be reached: connection refused: is 'busbar up' running?" in said
     said = up.fails(6, "cluster", "list", "--realm", "elsewhere", BUSBAR_TIMEOUT="1")
     assert "no manager answered" in said
     assert "'elsewhere'" in said

@@ -14,19 +14,22 @@ COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "5000"))
 """Schedules in all."""
 PARTS = 5
 """Tests that share them: so it is told how far they are."""
-JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else max(1, min(4, len(os.sched_getaffinity(0))))
-"""Processes: as many as there are cores, unless other tests run beside; each sets up every fleet."""
+JOBS = max(1, min(4, len(os.sched_getaffinity(0))))
+"""Processes: as many as there are cores; each sets up every fleet once."""
+NICE = 10 if "PYTEST_XDIST_WORKER" in os.environ else 0
+"""They compute what the tests beside them leave, and have all cores when those are through."""
 Run = subprocess.Popen[str]
 
 
 class Runs:
     """Processes of `python -m tests.simulation`."""
 
-    def __init__(self) -> None:
+    def __init__(self, nice: int = 0) -> None:
+        self._before = ["nice", "-n", str(nice)] if nice else []
         self._processes: list[Run] = []
 
     def start(self, *arguments: object, hash_seed: int = 0) -> Run:
-        command = [sys.executable, "-m", "tests.simulation", *map(str, arguments)]
+        command = [*self._before, sys.executable, "-m", "tests.simulation", *map(str, arguments)]
         environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -52,7 +55,7 @@ class Slices:
     """The schedules of the suite, shared among `JOBS` processes that live as long as it asks."""
 
     def __init__(self) -> None:
-        self._runs = Runs()
+        self._runs = Runs(NICE)
         self._share = -(-COUNT // JOBS)
         self._running: list[Run] = []
 
