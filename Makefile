@@ -9,8 +9,9 @@ comma := ,
 # Tests wait more than they compute, so two cores carry four processes; each file stays in one of them. The first
 # (tests/conftest.py) waits for the simulation, which computes with what the others leave.
 PYTEST ?= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
-# `make soak MINUTES=60` looks for faults that long, by each of three ways.
+# `make soak MINUTES=60 SEED=100000` looks for faults that long, by each of three ways; SEED is the first schedule's.
 MINUTES ?= 10
+SEED ?= 5001
 STAMP := $(VENV)/.installed-$(CROSSBAR)
 
 # Where `make scale` puts aedes (npm), which the suite itself never asks for.
@@ -59,7 +60,7 @@ bench: setup
 soak: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[soak]" || \
 	  echo "atheris can't be installed here: the fuzzing will mutate blindly"
-	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 # What is not installed is skipped with its reason: nats-server, redis-server, node with npm.
 scale: setup

@@ -53,7 +53,7 @@ class Observed:
         self._stats: dict[str, tuple[WorkerStat, float]] = {}
         self._since: dict[str, tuple[str, float]] = {}
         self._none_ready: dict[str, float] = {}
-        self.listening_since = 0.0
+        self.listening_since = self.last_heard = 0.0
         self.brake: str | None = None
         """Why nothing is moved, as last read from the store; None when the brake is off."""
         self.listen()
@@ -74,7 +74,8 @@ class Observed:
     def heard(self, node_oid: str) -> None:
         """A sign of life: whatever will came before it no longer counts."""
         node = self._node(node_oid)
-        node.heard, node.will = self._clock.monotonic(), None
+        self.last_heard = node.heard = self._clock.monotonic()
+        node.will = None
 
     def heard_at(self, node_oid: str) -> float | None:
         """The last sign of life; None when this process has heard none."""

@@ -25,6 +25,7 @@ from bus.messages import Command, ManagerState
 from manager.backup import database, take_over
 from manager.config import ManagerConfig, checked
 from manager.dispatch import Desk, Dispatch
+from manager.echo import Echo, Step
 from manager.fence import Fence, FencedError, Lock
 from manager.limits import Limits
 from manager.model import Timing
@@ -92,6 +93,7 @@ class Manager:
         self._started = rfc3339(clock.time_ns())
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, self._started)
         self.observed = Observed(clock, timing or Timing(heartbeat=config.heartbeat_s))
+        self.echo = Echo(config.heartbeat_s, clock.monotonic())
         outward = Outward(store, int(config.heartbeat_s * 1000))
         self.publisher = Publisher(store, self.link, outward, clock)
         self.repair = Repair(
@@ -118,7 +120,7 @@ class Manager:
         await self._seed()
         self.reports.attach(self.link)
         self.link.subscribe(self.topics.all_requests(), self._on_request)
-        self.link.subscribe(self.topics.all_managers(), self.fence.handle)
+        self.link.subscribe(self.topics.all_managers(), self._on_manager)
         self.link.on_connect(self._on_connect)
         link = asyncio.create_task(self.link.run(), name="link")
         try:
@@ -146,9 +148,13 @@ class Manager:
             raise FencedError(self.fence.reason) from fenced
 
     async def _watch(self) -> None:
-        """End when fenced; contradict a will that came late."""
+        """End when fenced; contradict a will that came late; notice when nothing is heard any more."""
         while not self.fence.raised.is_set():
-            if self.fence.contradicted and self.link.connected:
+            self.echo.heard(self.observed.last_heard)
+            step = self.echo.look(self.clock.monotonic(), self.link.connected)
+            if step is Step.RECONNECT:
+                self.link.reconnect("deaf: what it says does not come back")
+            elif (self.fence.contradicted and self.link.connected) or step is Step.ASK:
                 self.fence.contradicted = False
                 self._say("online")
             with contextlib.suppress(TimeoutError):
@@ -157,8 +163,13 @@ class Manager:
         self.publisher.stop()
         raise FencedError(self.fence.reason)
 
+    def _on_manager(self, message: Message) -> None:
+        self.echo.heard(self.clock.monotonic())
+        self.fence.handle(message)
+
     def _on_request(self, message: Message) -> None:
         """Requests wait until it is known that no newer manager is at work."""
+        self.echo.heard(self.clock.monotonic())
         if self._early is not None:
             self._early.append(message)
         elif not self.fence.raised.is_set():
