@@ -54,7 +54,7 @@ def read_object(text: str, option: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    if text.lstrip().startswith("{"):
+    if text.lstrip().startswith(("{", "[", '"')):  # a list or a string is told to be none, not to be no file
         return json.loads(text)
     if text == "-":
         return json.loads(sys.stdin.read())

@@ -15,7 +15,7 @@ from bus.errors import ERRORS, BusError, BusOfflineError, CallTimeoutError
 from cli import app, lazy
 from cli.connect import is_oid, split_reference
 from cli.context import Given, set_given
-from cli.definition import definition, pairs, transport
+from cli.definition import definition, pairs, read_object, transport
 from cli.errors import BY_CODE, CliError, ExitCode, as_object, exit_code, sentence
 from cli.lightweight import PlainParam, converter
 
@@ -231,6 +231,12 @@ def test_a_transport_that_can_not_be_read_is_a_usage_error(given: tuple[Any, ...
     with pytest.raises(CliError) as caught:
         transport(*given)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("text", ["[]", ' ["a"]', '"{}"'])
+def test_json_that_is_no_object_is_told_so_and_not_looked_for_as_a_file(text: str) -> None:
+    with pytest.raises(CliError, match="PARAMS wants an object"):
+        read_object(text, "PARAMS")
 
 
 def test_a_port_alone_means_mqtt() -> None:
