@@ -452,7 +452,7 @@ async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
         async def late(actions: Any, *more: Any) -> Any:
             if of_kind(actions, CreateWorker):
                 monkeypatch.setattr(watch.monitor, "_write", real)
-                await watch.remove_member("n1")
+                await watch.drop_member("n1")
             return await real(actions, *more)
 
         monkeypatch.setattr(watch.monitor, "_write", late)

@@ -153,10 +153,14 @@ class Watch:
         await self.store.write(partial(_update_group, oid=self.group().oid, columns={"scale": scale}))
         await self.rest()
 
-    async def remove_member(self, name: str) -> None:
+    async def drop_member(self, name: str) -> None:
+        """Take a node out, without waiting for what follows: for what is itself a part of a pass."""
         member = self.store.reads.member(self.cluster().oid, self.node(name).oid)
         assert member is not None
         await self.store.write(lambda tx: tx.delete_member(member))
+
+    async def remove_member(self, name: str) -> None:
+        await self.drop_member(name)
         await self.rest()
 
     async def unpair(self, name: str) -> None:
