@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from bus.states import STARTED, ClusterState, NodeStatus
-from manager.liveness import late_limit, lost_limit
+from manager.liveness import late_limit, lost_limit, move_limit
 from manager.model import ClusterView, GroupView, NodeView, Snapshot, Timing
 from manager.rolling import ready_of
 from manager.status import hopeless_since
@@ -35,7 +35,7 @@ def next_due(snapshot: Snapshot, now: float) -> float:
     silent = {node.oid: node for node in nodes if node.status in _GONE}
     for cluster in snapshot.clusters.values():
         if cluster.status in STARTED:
-            soonest = min(soonest, min(_of_cluster(cluster, silent, now), default=math.inf))
+            soonest = min(soonest, min(_of_cluster(cluster, silent, timing, now), default=math.inf))
     return soonest
 
 
@@ -47,21 +47,19 @@ def _limit(heard: Iterable[float], passed: float, intervals: int, timing: Timing
     return doubled if doubled < timing.grace_until else max(oldest + plain, timing.grace_until)
 
 
-def _of_cluster(cluster: ClusterView, silent: dict[str, NodeView], now: float) -> Iterator[float]:
+def _of_cluster(
+    cluster: ClusterView, silent: dict[str, NodeView], timing: Timing, now: float
+) -> Iterator[float]:
     for group in cluster.groups:
         deadline = hopeless_since(group) + group.start_deadline
         if deadline > now and group.status is not ClusterState.ERROR and ready_of(group) == 0:
             yield deadline
-        yield from _moves(group, silent, now)
+        yield from _moves(group, silent, timing, now)
 
 
-def _moves(group: GroupView, silent: dict[str, NodeView], now: float) -> Iterator[float]:
+def _moves(group: GroupView, silent: dict[str, NodeView], timing: Timing, now: float) -> Iterator[float]:
     """When workers of nodes that can't be heard may be moved."""
-    since = now - group.lost_after
-    waiting = {oid: node.heard_at for oid, node in silent.items() if node.heard_at > since}
+    limits = {oid: node.heard_at + move_limit(node, group.lost_after, timing) for oid, node in silent.items()}
+    waiting = {oid: at for oid, at in limits.items() if at > now}
     if waiting:
-        yield from (
-            waiting[worker.node_oid] + group.lost_after
-            for worker in group.workers
-            if worker.node_oid in waiting
-        )
+        yield from (waiting[worker.node_oid] for worker in group.workers if worker.node_oid in waiting)

@@ -60,6 +60,15 @@ def lost_limit(timing: Timing, now: float) -> float:
     return timing.lost_after * timing.heartbeat * (2 if now < timing.grace_until else 1)
 
 
+def move_limit(node: NodeView, lost_after: float, timing: Timing) -> float:
+    """Seconds of silence after which a node's workers may be moved.
+
+    Never less than it takes to call a node lost, unless it said goodbye: where an earlier manager called it
+    that, this one, which has listened for a moment, would take its own deafness for the node's silence.
+    """
+    return lost_after if node.goodbye else max(lost_after, timing.lost_after * timing.heartbeat)
+
+
 def judge(node: NodeView, timing: Timing, now: float) -> NodeStatus:
     """A node's status from its signs of life; its present one where the table of states allows no other.
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from manager import draining, rolling
-from manager.liveness import Fleet
+from manager.liveness import Fleet, move_limit
 from manager.model import (
     Action,
     ClusterView,
@@ -195,7 +195,7 @@ def _move_silent(group: _Group) -> None:
     for worker in sorted(group.silent, key=lambda worker: worker.ordinal):
         against = _against_moving(group, worker)
         if against is None:
-            reason = f"{_where(group, worker)} for over {group.view.lost_after:g} s"
+            reason = f"{_where(group, worker)} for over {_limit(group, worker.node_oid):g} s"
             group.actions.append(Displace(worker.oid, reason))
             continue
         reason = _where(group, worker) + against
@@ -278,7 +278,7 @@ def _against_moving(group: _Group, worker: WorkerView) -> str | None:
     """What is to be said against moving it (may be empty: not yet); None when it is to be moved now."""
     fleet, node_oid = group.fleet, worker.node_oid
     assert node_oid is not None
-    if fleet.status[node_oid] is NodeStatus.LATE or fleet.silence(node_oid) < group.view.lost_after:
+    if fleet.status[node_oid] is NodeStatus.LATE or fleet.silence(node_oid) < _limit(group, node_oid):
         return ""
     if not _member(group, node_oid):
         return None
@@ -287,6 +287,11 @@ def _against_moving(group: _Group, worker: WorkerView) -> str | None:
     if group.take() is None:
         return f"; it stays there: {group.why_not()}"
     return None
+
+
+def _limit(group: _Group, node_oid: str | None) -> float:
+    """Seconds of silence after which this group's workers leave a node."""
+    return move_limit(group.fleet.nodes[node_oid or ""], group.view.lost_after, group.fleet.timing)
 
 
 def _where(group: _Group, worker: WorkerView) -> str:

@@ -343,6 +343,7 @@ async def test_a_worker_that_died_while_the_agent_was_away_is_started_with_the_r
     first = await node.state("web-1", "RUNNING")
     await node.stop()
     os.kill(first["pid"], signal.SIGKILL)
+    await asyncio.to_thread(os.waitpid, first["pid"], 0)  # dead for good: the kernel takes a moment
     node.reports.clear()
     await node.start()
     again = await node.state("web-1", "RUNNING", restarts=1)

@@ -70,6 +70,9 @@ def test_a_worker_of_a_lost_node_falls_due_for_moving() -> None:
     nodes = [node("n1", "lost", silence=40), node("n2")]
     moved_at_50 = _web(worker("web", 1, "UNKNOWN", on="n1"), worker("web", 2, on="n2"), lost_after=50.0)
     assert next_due(snapshot(nodes, moved_at_50), NOW) - NOW == pytest.approx(10)
+    soon = [node("n1", "lost", silence=20), node("n2", silence=0)]
+    at_30 = _web(worker("web", 1, "UNKNOWN", on="n1"), worker("web", 2, on="n2"), lost_after=1.0)
+    assert next_due(snapshot(soon, at_30), NOW) - NOW == pytest.approx(10)
     elsewhere = _web(worker("web", 1, on="n2"), lost_after=50.0)
     assert next_due(snapshot(nodes, elsewhere), NOW) - NOW == pytest.approx(15)
 

@@ -199,7 +199,8 @@ def check_displace(
         return
     assert where in (NodeStatus.LOST, NodeStatus.OFFLINE)
     lost_after = next(g.lost_after for g in home.groups if g.oid == of.group_oid)
-    assert now - before.nodes[of.node_oid or ""].heard_at >= lost_after
+    node_view, lost = before.nodes[of.node_oid or ""], before.timing.lost_after * before.timing.heartbeat
+    assert now - node_view.heard_at >= (lost_after if node_view.goodbye else max(lost_after, lost))
     assert braked is None, "moved under the brake"
 
 

@@ -173,6 +173,11 @@ def test_unknown_is_said_again_only_with_another_reason() -> None:
         (node("n1", silence=31, goodbye=True), 30.0, True),
         (node("n1", silence=29, goodbye=True), 30.0, False),
         (node("n1", silence=1), 0.0, False),
+        # Called lost by a manager before this one, which has listened for five seconds only.
+        (node("n1", "lost", silence=5, heard_once=False), 0.0, False),
+        (node("n1", "lost", silence=29), 10.0, False),
+        (node("n1", "lost", silence=31), 10.0, True),
+        (node("n1", "offline", silence=11, goodbye=True), 10.0, True),
     ],
 )
 def test_moved_when_silent_for_longer_than_the_groups_lost_after(
