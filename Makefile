@@ -25,7 +25,7 @@ help:
 	@echo "make unit    the fast tests alone"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure, against yardsticks taken in the same run"
-	@echo "make soak    look for faults: simulation, kills and fuzzing for MINUTES (10) each, a flood for one"
+	@echo "make soak    look for faults: simulation and fuzzing, then kills, for MINUTES (10) each; a flood"
 	@echo "make scale   the contract and the loss of nodes on clusters of brokers (NATS, aedes with Redis); measure"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
