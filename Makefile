@@ -9,7 +9,7 @@ comma := ,
 # Tests wait more than they compute, so two cores carry four processes; each file stays in one of them. The first
 # (tests/conftest.py) waits for the simulation, which computes with what the others leave.
 PYTEST ?= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
-# `make soak MINUTES=60 SEED=100000` looks for faults that long, by each of three ways; SEED is the first schedule's.
+# `make soak MINUTES=60 SEED=100000` looks for faults that long, by three ways at once; SEED is the first schedule's.
 MINUTES ?= 10
 SEED ?= 5001
 STAMP := $(VENV)/.installed-$(CROSSBAR)
@@ -25,7 +25,7 @@ help:
 	@echo "make unit    the fast tests alone"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure, against yardsticks taken in the same run"
-	@echo "make soak    look for faults: simulation and fuzzing, then kills, for MINUTES (10) each; a flood"
+	@echo "make soak    look for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
 	@echo "make scale   the contract and the loss of nodes on clusters of brokers (NATS, aedes with Redis); measure"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"

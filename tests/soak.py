@@ -1,9 +1,9 @@
 """Looks for faults by every way there is, and sums up: one line each.
 
-python -m tests.soak --minutes 10    the simulation, fuzzing and real kills for so long each; a flood for 60 s
+python -m tests.soak --minutes 10    the simulation, fuzzing and real kills for so long, then a flood for 60 s
 
-The simulation and the fuzzing compute side by side: no clock matters to them. What goes by one has the
-machine to itself. A part that finds something does not end the others; the exit code is 1 then.
+The three go side by side: the first two compute with what the third, which goes by real time, leaves them. A
+part that finds something does not end the others; the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 KILLS, INPUTS = 10_000, 10_000_000
 FLOOD_S = 60.0
+COMPUTE = ("tests.simulation", "tests.security.fuzz")
+"""No clock matters to these."""
 SEED = 5_001
 """The first schedule that the suite has not run."""
 
@@ -26,18 +28,19 @@ def parts(minutes: float, seed: int) -> Iterator[list[list[str]]]:
     """The modules with their arguments, by what may run at once; each says in its last line what it found."""
     bound = ["--minutes", f"{minutes:g}"]
     yield [
+        ["tests.faults.soak", *bound, "--kills", str(KILLS)],
         ["tests.simulation", *bound, "--seed", str(seed), "--keep-going"],
         ["tests.security.fuzz", *bound, "--inputs", str(INPUTS)],
     ]
-    yield [["tests.faults.soak", *bound, "--kills", str(KILLS)]]
     yield [["tests.security.flood", "--seconds", f"{min(FLOOD_S, minutes * 60):g}", "--rate", "1000"]]
 
 
 def run(part: list[str]) -> tuple[int, str]:
     """Run one, its output passed on; its exit code and last line."""
     last = ""
+    before = ["nice", "-n", "10"] if part[0] in COMPUTE else []
     with subprocess.Popen(
-        [sys.executable, "-m", *part], cwd=ROOT, stdout=subprocess.PIPE, text=True, errors="replace"
+        [*before, sys.executable, "-m", *part], cwd=ROOT, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -303,7 +303,7 @@ def attack(target: Target, data: bytes) -> None:
     began = time.thread_time()
     try:
         target(data)
-    except Exception as error:
+    except BaseException as error:  # SystemExit and the like would end atheris without a word
         raise AssertionError(f"{target.__name__} failed on {data[:300]!r}: {error!r}") from error
     if time.thread_time() - began > 2.0:
         raise AssertionError(f"{target.__name__} took {time.thread_time() - began:.1f} s on {data[:300]!r}")
@@ -363,6 +363,8 @@ def guided(names: list[str], count: int, seed: int, seconds: float) -> int:
     done = [line.removeprefix("INFO: ") for line in said if line.startswith(("Done ", "INFO: Done "))]
     if ended.returncode or not done:
         print("\n".join(line[:2_000] for line in said[-40:]))
+        for path in (*folder().glob("crash-*"), *folder().glob("timeout-*")):
+            print(f"the input: {path.read_bytes()!r}")
         print(f"fuzzing: FOUND, exit code {ended.returncode}: the input stands above")
         return 1
     told = f"{done[-1]}, led by coverage, to {len(names)} decoders ({_coverage(said)})"

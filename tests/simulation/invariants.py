@@ -13,7 +13,7 @@ from bus.link import Message
 from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from manager.store.changes import Changes
 from manager.store.rows import GroupRow, NodeRow, WorkerRow
-from tests.simulation.lasting import LOST_S, NOTICED_S, Lasting
+from tests.simulation.lasting import DOUBTED_S, LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
 from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
 from tests.simulation.mirror import Mirror
@@ -43,7 +43,7 @@ class Watch(Lasting):
         self.events: set[str] = set()
         self.released: dict[tuple[str, str], tuple[float, float]] = {}
         self.wrong_since: dict[tuple[str, str], float] = {}
-        self.listening = 0.0
+        self.listening = self.excused = 0.0
         self.groups: dict[str, GroupRow] = {}
         self.nodes: dict[str, NodeRow] = {}
         """These and the worker groups as they were before the last commit."""
@@ -113,8 +113,12 @@ class Watch(Lasting):
 
     def thawed(self, host: ManagerHost | AgentHost) -> None:
         """A manager that was stopped for long must not take that time for silence of the nodes."""
-        if isinstance(host, ManagerHost) and self.now - host.frozen_at >= NOTICED_S:
+        if not isinstance(host, ManagerHost):
+            return
+        if self.now - host.frozen_at >= NOTICED_S:
             self.listening = self.now
+        if self.now - host.frozen_at >= DOUBTED_S:
+            self.excused = self.now
 
     def committed(self, host: ManagerHost, changes: Changes) -> None:
         assert host.store is not None

@@ -21,6 +21,8 @@ MARGIN_S = 2.5
 """A monitor's interval, a commit, a message, a beat."""
 NOTICED_S = 3.0
 """A shorter stop of the manager is not told apart from a busy moment."""
+DOUBTED_S = 0.75
+"""From here on it may be: the manager counts silence anew when two of its looks lie 1.75 s apart."""
 DOUBLE_S = 5.0
 """How long there may be too many (invariant B), beside the grace of a stop."""
 STOP_S = 2.0
@@ -37,6 +39,8 @@ class Lasting:
     contact: dict[str, float | None]
     wrong_since: dict[tuple[str, str], float]
     listening: float
+    excused: float
+    """Since when the manager may hold that it listens: it may have noticed that it stood still."""
 
     @property
     def now(self) -> float:
@@ -140,7 +144,7 @@ class Lasting:
         """Since when the manager hears: its start, its thaw, or its last connect."""
         manager = self.world.manager
         up = manager.manager.link.up_since if manager.manager is not None else None  # type: ignore[attr-defined]
-        return max(self.listening, 0.0 if up is None else up - self.world.start)
+        return max(self.listening, self.excused, 0.0 if up is None else up - self.world.start)
 
     def _alive(self) -> None:
         manager = self.world.manager
