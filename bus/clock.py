@@ -38,6 +38,21 @@ class SystemClock:
         await asyncio.sleep(max(0.0, seconds))
 
 
+async def wait_or_sleep(clock: Clock, event: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, at most so many seconds: after them it is set here."""
+
+    def over(_: object) -> None:
+        event.set()
+
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    timer.add_done_callback(over)
+    try:
+        await event.wait()
+    finally:
+        timer.remove_done_callback(over)
+        timer.cancel()
+
+
 def rfc3339(time_ns: int) -> str:
     """Nanoseconds since 1970 as RFC 3339 in UTC, to the millisecond."""
     seconds, rest = divmod(time_ns, 1_000_000_000)

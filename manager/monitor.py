@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from bus.clock import Clock
+from bus.clock import Clock, wait_or_sleep
 from bus.errors import BusError
 from manager.apply import Outcome, apply_all
 from manager.due import next_due
@@ -150,16 +150,7 @@ class Monitor:
     async def _wait(self) -> None:
         """Until woken, the interval is over, or the next limit falls due."""
         due = self._due - self._clock.monotonic() + GRAIN
-        timer = asyncio.ensure_future(self._clock.sleep(min(self._interval, due)))
-        timer.add_done_callback(self._ring)
-        try:
-            await self._woken.wait()
-        finally:
-            timer.remove_done_callback(self._ring)
-            timer.cancel()
-
-    def _ring(self, _: object) -> None:
-        self.wake()
+        await wait_or_sleep(self._clock, self._woken, min(self._interval, due))
 
     def _committed(self, changes: Changes) -> None:
         self.world.note(changes)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from bus.clock import Clock
+from bus.clock import Clock, wait_or_sleep
 from bus.errors import BusOfflineError
 from bus.link import Link, Message
 from bus.topics import Topics
@@ -86,13 +86,7 @@ class Repair:
                 log.debug("a look at the broker was cut short: %s", error)
             except Exception:
                 log.exception("a look at the broker failed")
-            waiting = asyncio.ensure_future(self._clock.sleep(self._pause()))
-            hurry = asyncio.ensure_future(self._wake.wait())
-            try:
-                await asyncio.wait((waiting, hurry), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
-                hurry.cancel()
+            await wait_or_sleep(self._clock, self._wake, self._pause())
             self._wake.clear()
 
     def _pause(self) -> float:

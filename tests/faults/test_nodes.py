@@ -79,15 +79,16 @@ def test_a_half_open_link_is_noticed_by_both_sides_within_three_heartbeats(here:
 
 
 @pytest.mark.fault(26, "C K")
-def test_a_link_that_has_gone_deaf_is_made_anew(here: Yard) -> None:
+@pytest.mark.parametrize("name", ["n1", "manager"])
+def test_a_link_that_has_gone_deaf_is_made_anew(here: Yard, name: str) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
-    mark = here.log_mark("n1")
-    here.proxies["n1"].drop = lambda packet: not packet.up and packet.kind == PUBLISH
-    until(lambda: "deaf" in here.log("n1")[mark:], 10, "the agent has noticed")
-    here.proxies["n1"].heal()
+    mark = here.log_mark(name)
+    here.proxies[name].drop = lambda packet: not packet.up and packet.kind == PUBLISH
+    until(lambda: "deaf" in here.log(name)[mark:], 15, f"{name} has noticed")
+    here.proxies[name].heal()
     cluster.scale(4)
-    after = cluster.running(4)
+    after = cluster.running(4, timeout=20)
     assert before.items() <= after.items()
     cluster.stop()
 
