@@ -228,6 +228,19 @@ def stopping(worker: Worker, now: float, then: Then, reason: str) -> Worker:
     )
 
 
+def wanted_again(worker: Worker) -> Worker:
+    """It was to be forgotten after its stop, and is assigned anew: it will start with a clean record.
+
+    Its stop goes on: there are never two of it.
+    """
+    if worker.phase is not Phase.STOPPING or worker.then is not Then.FORGET:
+        return worker
+    reason = "assigned again: what is being stopped gives way to a new start"
+    return replace(
+        worker, then=Then.REPLACE, stop_reason=reason, failures=0, starts=0, restarts=0, cause=None
+    )
+
+
 def not_gone(worker: Worker, now: float, why: str, timing: Timing) -> Worker:
     """Something of it is still there after a stop: it is tried again."""
     return replace(worker, busy=False, next_start=now + timing.stop_again, missed=why)

@@ -72,14 +72,17 @@ class Workers:
         self.tell()
 
     def admit(self, assigned: Collection[AssignedWorker]) -> None:
-        """Take in those that are new."""
+        """Take in those that are new, and those that were about to be forgotten."""
         for each in assigned:
-            if each.oid not in self._by_oid:
-                new = lifecycle.admitted(
-                    each.oid, each.worker, each.cluster, each.generation, each.digest, self.now()
-                )
-                self._by_oid[each.oid] = Instance(new)
-                self.tell()
+            known = self._by_oid.get(each.oid)
+            if known is not None:
+                self.set(known, lifecycle.wanted_again(known.worker))
+                continue
+            new = lifecycle.admitted(
+                each.oid, each.worker, each.cluster, each.generation, each.digest, self.now()
+            )
+            self._by_oid[each.oid] = Instance(new)
+            self.tell()
 
     # --- start
 
@@ -199,8 +202,16 @@ class Workers:
             self._keep(instance, stopped=instance.worker.then is not Then.BACKOFF)
             self.set(instance, left)
             return
+        await self._forget(instance)
+
+    async def _forget(self, instance: Instance) -> None:
+        """Keep nothing of it; what was assigned again meanwhile is never missing from a report."""
         await asyncio.to_thread(self.hands.state.forget, instance.worker.oid)
-        self._by_oid.pop(instance.worker.oid, None)
+        was = instance.worker
+        self._by_oid.pop(was.oid, None)
+        if was.then is not Then.FORGET:
+            new = lifecycle.admitted(was.oid, was.name, was.cluster, was.generation, was.digest, self.now())
+            self._by_oid[was.oid] = Instance(new)
         self.tell()
 
     def fail(self, instance: Instance, cause: str) -> None:

@@ -8,11 +8,13 @@ import os
 import random
 import signal
 import socket
+import threading
 import time
 import urllib.request
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -126,6 +128,39 @@ async def test_every_report_that_says_applied_holds_the_workers_of_that_assignme
         await node.report(lambda last, at=at: last["applied"]["version"] == at)
         same = [each for each in node.reports if each["applied"]["version"] == at]
         assert all(names <= {found["worker"] for found in each["workers"]} for each in same)
+
+
+async def test_a_worker_assigned_again_while_it_is_forgotten_is_in_every_report_and_starts_anew(
+    node: Bench,
+) -> None:
+    """At no instant is it missing: whenever a report is made, it holds what is assigned."""
+    agent = await node.start()
+    node.assign(worker())
+    old = await node.state("web-1", "RUNNING")
+    forgetting, go_on, told = asyncio.Event(), threading.Event(), list[set[str]]()
+    loop, forget, changed = asyncio.get_running_loop(), agent.state.forget, agent.reporter.changed
+
+    def slow_forget(oid: str) -> None:
+        loop.call_soon_threadsafe(forgetting.set)
+        assert go_on.wait(10)
+        forget(oid)
+
+    def seen() -> None:
+        told.append({each.worker for each in agent.view().workers})
+        changed()
+
+    with mock.patch.object(agent.state, "forget", slow_forget):
+        node.assign()
+        await asyncio.wait_for(forgetting.wait(), 10)
+        node.assign(worker())
+        await node.report(lambda last: last["applied"]["version"] == node.version)
+        with mock.patch.object(agent.reporter, "changed", seen):
+            go_on.set()
+            new = await node.state("web-1", "RUNNING")
+    assert new["pid"] != old["pid"]
+    assert new["restarts"] == 0, "it was stopped in good order"
+    assert told and all(names == {"web-1"} for names in told)
+    assert node.living() == {new["pid"]}
 
 
 @pytest.mark.parametrize("change", [{"generation": 2}, {"digest": "d2"}])

@@ -112,6 +112,25 @@ def test_a_stop_that_left_something_is_tried_again() -> None:
     assert lifecycle.reason(left) == "why; processes 7 can't be killed"
 
 
+def test_what_is_assigned_again_while_it_is_stopped_starts_anew_after_it_with_a_clean_record() -> None:
+    crashed = worker(Phase.RUNNING, failures=3, starts=4, restarts=3, cause="exit code 1")
+    forgotten = lifecycle.stopping(crashed, NOW, Then.FORGET, "no longer assigned")
+    again = lifecycle.wanted_again(forgotten)
+    assert again.phase is Phase.STOPPING and again.busy, "never two at once"
+    left = lifecycle.gone(again, NOW + 1, 0.5)
+    assert left is not None and (left.phase, left.next_start) == (Phase.WAITING, NOW + 1)
+    assert (left.failures, left.starts, left.restarts, left.cause) == (0, 0, 0, None)
+    assert steps([assigned()], left, now=NOW + 1) == [plan.Start("o1", "assigned")]
+
+
+@pytest.mark.parametrize("then", [Then.REPLACE, Then.BACKOFF, Then.HOLD])
+def test_only_what_was_to_be_forgotten_is_wanted_again(then: Then) -> None:
+    stopping = lifecycle.stopping(worker(Phase.RUNNING), NOW, then, "why")
+    assert lifecycle.wanted_again(stopping) is stopping
+    running = worker(Phase.RUNNING)
+    assert lifecycle.wanted_again(running) is running
+
+
 def test_only_so_many_start_at_once_and_those_waiting_longest_first() -> None:
     wanted = [assigned(f"o{n}") for n in range(20)]
     known = [replace(worker(), oid=f"o{n}", next_start=NOW - n) for n in range(20)]
