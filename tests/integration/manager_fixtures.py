@@ -6,7 +6,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -20,6 +20,7 @@ from bus.options import ConnectOptions
 from bus.rpc import Caller
 from bus.testing import MemoryBroker
 from bus.topics import Topics
+from manager.fence import FencedError
 from manager.service import Manager, ManagerConfig, database
 from manager.store import Store
 
@@ -189,6 +190,8 @@ async def manager_on(
         running.cancel()
         await asyncio.wait([running], timeout=8)
         store.close()
+        with suppress(asyncio.CancelledError, FencedError):  # what else ended it fails the test
+            running.result()
 
 
 @asynccontextmanager
