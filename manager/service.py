@@ -140,11 +140,14 @@ class Manager:
             "monitor": self.monitor.run(),
             "watch": self._watch(),
         }
+        fenced: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for name, loop in loops.items():
                     group.create_task(_await(loop), name=name)
-        except* FencedError as fenced:
+        except* FencedError as found:
+            fenced = found
+        if fenced is not None:  # raised out here: before 3.11.4 Python wraps what `except*` raises in a group
             raise FencedError(self.fence.reason) from fenced
 
     async def _watch(self) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from manager.service import EXIT_REFUSED, database
+from bus.decode import encode
+from bus.messages import ManagerState
+from manager.service import EXIT_FENCED, EXIT_REFUSED, database
 from tests.integration.manager_fixtures import TOPICS, Client, client_on, mqtt_net
 
 pytestmark = pytest.mark.mosquitto
@@ -106,6 +108,24 @@ async def test_sigterm_ends_it_with_a_goodbye_and_zero(mosquitto_port: int, tmp_
         async with asyncio.timeout(10):
             assert await child.wait() == 0
         await client.until(lambda: _state(client) == ("offline", 1))
+
+
+@pytest.mark.fault(9, "M")
+async def test_a_fenced_manager_ends_with_one_sentence_and_its_own_code(
+    mosquitto_port: int, tmp_path: Path
+) -> None:
+    async with (
+        client_on(mqtt_net(mosquitto_port)) as client,
+        process(mosquitto_port, tmp_path / "m") as child,
+    ):
+        await client.until(lambda: _state(client) == ("online", 1), timeout=20)
+        store = json.loads(client.retained[TOPICS.manager_state("m1")])["store"]
+        higher = encode(ManagerState("online", "m2", store, 6))
+        await client.link.publish(TOPICS.manager_state("m2"), higher, retain=True)
+        async with asyncio.timeout(20):
+            _, stderr = await child.communicate()
+        assert child.returncode == EXIT_FENCED
+        assert b"busbar manager: manager 'm2' has epoch 6" in stderr and b"Traceback" not in stderr
 
 
 @pytest.mark.fault(13, "D")
