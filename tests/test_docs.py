@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
-from tests.security.test_tls import certificates
+from tests.certificates import certificates
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ from bus.options import Address, ConnectOptions, TlsOptions
 from bus.rpc import Caller
 from bus.topics import Topics
 from tests.brokers import free_port, mosquitto, until
+from tests.certificates import certificates
 
 pytestmark = pytest.mark.mosquitto
 
@@ -116,22 +116,8 @@ async def test_websocket(tmp_path: Path) -> None:
     assert message.payload == b"hello"
 
 
-def certificates(folder: Path) -> None:
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt",
-            "-days", "2", "-subj", "/CN=test authority")  # fmt: skip
-    for name in ("server", "alice"):
-        (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\n")
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
-                "-subj", f"/CN={name}")  # fmt: skip
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-                "-out", f"{name}.crt", "-days", "2", "-extfile", f"{name}.ext")  # fmt: skip
-
-
 async def test_tls_with_client_certificate(tmp_path: Path) -> None:
-    certificates(tmp_path)
+    certificates(tmp_path, "ca", "server", "alice")
     lines = (
         f"cafile {tmp_path}/ca.crt",
         f"certfile {tmp_path}/server.crt",

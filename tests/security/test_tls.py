@@ -14,31 +14,12 @@ import pytest
 from bus.acl import render_mosquitto
 from cli.settings import service_layer
 from tests.brokers import mosquitto
+from tests.certificates import certificates
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.timeout(90)]
 USERS = ("manager", "n1", "alice", "vic")
 HEARTBEAT_S = 0.5
-
-
-def openssl(folder: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-
-def certificates(folder: Path, authority: str, *names: str) -> None:
-    """A certificate authority, and a certificate of it for each name."""
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl(folder, "req", "-x509", *curve, "-keyout", f"{authority}.key", "-out", f"{authority}.crt",
-            "-days", "2", "-subj", f"/CN={authority}")  # fmt: skip
-    for name in names:
-        (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\n")
-        openssl(
-            folder, "req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"
-        )
-        openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.crt", "-CAkey",
-                f"{authority}.key", "-CAcreateserial", "-out", f"{name}.crt", "-days", "2", "-extfile",
-                f"{name}.ext")  # fmt: skip
-        (folder / f"{name}.key").chmod(0o600)
 
 
 class Secure(Stack):
@@ -134,6 +115,7 @@ def test_strangers_do_not_get_in(lab: Secure, what: str, tmp_path: Path) -> None
     }[what]
     result = lab.busbar("cluster", "list", *where, *tls, HOME=str(tmp_path))
     assert result.returncode == 7 and "can't be reached" in result.stderr, result.stderr
+    assert ("certificate verify failed: " in result.stderr) is (what == "an unknown server"), result.stderr
     assert "Traceback" not in result.stderr
 
 
