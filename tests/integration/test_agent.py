@@ -410,9 +410,9 @@ async def test_a_lost_state_folder_does_not_lose_the_workers(node: Bench) -> Non
     node.reports.clear()
     node.assign(worker())
     await node.start()
-    await node.report(lambda last: [each["worker"] for each in last["workers"]] == ["web-1"])
-    kept = await node.state("web-1", "RUNNING")
+    kept = await node.state("web-1", "RUNNING")  # so both were found; before that web-1 alone is known of
     assert kept["pid"] == before["web-1"]
+    await node.report(lambda last: [each["worker"] for each in last["workers"]] == ["web-1"])
     assert node.living() == {kept["pid"]}
 
 
