@@ -35,8 +35,8 @@ def test_a_node_is_drained_while_its_agent_is_away(here: Yard) -> None:
     cluster = here.cluster(4, lost_after=60)
     before = cluster.running(4)
     here.kill("n1")
+    here.node("n1", "lost")  # before that its first worker would be told to leave
     _drain(here)
-    here.node("n1", "lost")
 
     def told() -> bool:
         node = here.alice.sure("get_node", {"node_oid": here.oids["n1"]})
