@@ -67,7 +67,9 @@ async def _master(crossbar: Path, at: Path) -> AsyncIterator[tuple[int, float]]:
     node = at / "node"
     node.mkdir()
     (node / "config.json").write_text(json.dumps(_config(port)))
-    env = clean_env(CROSSBAR_FABRIC_SUPERUSER=str(at / "user" / "default.pub"), HOME=str(at))
+    key = str(at / "user" / "default.pub")
+    # Unbuffered, or the line that says it is ready waits in a block for the next ones.
+    env = clean_env(CROSSBAR_FABRIC_SUPERUSER=key, HOME=str(at), PYTHONUNBUFFERED="1")
     await _run(crossbar, "shell", "--dotdir", str(at / "user"), "init", "--yes", env=env)
     began = time.monotonic()
     with (at / "master.log").open("wb") as output:
