@@ -187,6 +187,14 @@ def test_public_things_have_a_docstring(path: Path) -> None:
             assert not (public and long) or ast.get_docstring(node), node.name
 
 
+def test_nothing_is_raised_within_except_star() -> None:
+    """Before Python 3.11.4 (Debian 12 has 3.11.2) it would come out in a group, which no `except` awaits."""
+    for path in files():
+        for handler in (h for node in nodes_of(path) if isinstance(node, ast.TryStar) for h in node.handlers):
+            raised = [n.lineno for n in ast.walk(handler) if isinstance(n, ast.Raise) and n.exc is not None]
+            assert not raised, f"{name_of(path)}: remember it, and raise it after the statement"
+
+
 def test_the_manager_starts_without_numpy() -> None:
     """The crossbar extra brings it, and sqlite-utils would import it: a third of its imports, 13 MB."""
     if importlib.util.find_spec("numpy") is None:
