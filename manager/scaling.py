@@ -140,10 +140,22 @@ def _too_many(group: _Group, worker: WorkerView) -> None:
 
 
 def _unplaced(group: _Group, worker: WorkerView) -> None:
-    if worker.state is _W.STOPPING:
-        _stopping(group, worker)
-    else:
+    if worker.state is not _W.STOPPING:
         group.waiting.append(worker)
+    elif _may_return(group, worker):
+        _stopping(group, worker)
+
+
+def _may_return(group: _Group, worker: WorkerView) -> bool:
+    """Whether its slot, which is wanted, may come up elsewhere without a word of its node that it is gone.
+
+    The node may not have heard that it was to leave: that is a move, and bound like any other.
+    """
+    fleet, node_oid = group.fleet, worker.node_oid
+    if node_oid is None or node_oid not in fleet.nodes:
+        return True
+    held = fleet.braked is not None and _member(group, node_oid)
+    return not held and fleet.silence(node_oid) >= _limit(group, node_oid)
 
 
 def _stopping(group: _Group, worker: WorkerView) -> None:

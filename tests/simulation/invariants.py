@@ -187,9 +187,14 @@ class Watch(Lasting):
     def _note_release(self, old: WorkerRow) -> None:
         node = self.mirror.nodes.get(old.node_oid or "")
         if node is not None:
-            group = self.mirror.groups.get(old.group_oid)
-            limit = group.lost_after if group is not None and node.goodbye else LOST_S
-            self.released[old.oid, node.name] = (limit - 0.01, self._silence(node.name))
+            self.released[old.oid, node.name] = (self._patience(old, node) - 0.01, self._silence(node.name))
+
+    def _patience(self, row: WorkerRow, node: NodeRow) -> float:
+        """Seconds of silence after which a worker may be taken for gone; of a wanted slot that is a move."""
+        group, cluster = self.mirror.groups.get(row.group_oid), self.mirror.clusters.get(row.cluster_oid)
+        if group is None or cluster is None or cluster.status not in STARTED or row.ordinal > group.scale:
+            return LOST_S
+        return group.lost_after if node.goodbye else max(LOST_S, group.lost_after)
 
     def _may_stop(self, row: WorkerRow) -> bool:
         """Whether somebody asked for that: stopped, scaled down, or the node taken out."""

@@ -131,6 +131,35 @@ def test_a_stopping_worker_is_given_up_with_its_node(n1: m.NodeView, given_up: b
     assert all("n1" in a.reason and "no longer has it assigned" in a.reason for a in found)
 
 
+@pytest.mark.parametrize(
+    ("n1", "moved"),
+    [
+        (node("n1", "lost", silence=59), False),
+        (node("n1", "lost", silence=61), True),
+        (node("n1", "offline", silence=59, goodbye=True), False),
+        (node("n1", "offline", silence=61, goodbye=True), True),
+        (node("n1", "unpaired", silence=59), False),
+        (node("n1", "unpaired", silence=61), True),
+    ],
+)
+def test_a_slot_that_is_wanted_comes_up_elsewhere_after_the_groups_lost_after(
+    n1: m.NodeView, moved: bool
+) -> None:
+    """Its node may not have heard that it was to leave: it may well live on there."""
+    of = group("web", 1, [worker("web", 1, "STOPPING", on="n1")], lost_after=60.0)
+    found = actions_of([n1, node("n2")], cluster(of, members=["n1", "n2"]), kinds=WORKER_KINDS)
+    assert [type(a) for a in found] == ([m.MarkStopped] if moved else [])
+
+
+def test_the_brake_holds_what_was_told_to_leave_too() -> None:
+    nodes = [node("n1", silence=31), node("n2", silence=31), node("n3")]
+    workers = [worker("web", 1, "STOPPING", on="n1"), worker("web", 2, "STOPPING", on="n2")]
+    of = group("web", 1, workers)
+    found = actions_of(nodes, cluster(of, members=["n1", "n2", "n3"]), kinds=WORKER_KINDS)
+    given_up = [action.worker_oid for action in found if isinstance(action, m.MarkStopped)]
+    assert given_up == ["web-2"], "that one is asked for no more: nothing comes up in its place"
+
+
 # --- what can't be heard
 
 
