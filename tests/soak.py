@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.ending import end_on_sigterm
+
 ROOT = Path(__file__).parents[1]
 KILLS, INPUTS = 10_000, 10_000_000
 FLOOD_S = 60.0
@@ -35,13 +37,14 @@ def parts(minutes: float, seed: int) -> Iterator[list[list[str]]]:
     yield [["tests.security.flood", "--seconds", f"{min(FLOOD_S, minutes * 60):g}", "--rate", "1000"]]
 
 
-def run(part: list[str]) -> tuple[int, str]:
+def run(part: list[str], running: list[subprocess.Popen[str]]) -> tuple[int, str]:
     """Run one, its output passed on; its exit code and last line."""
     last = ""
     before = ["nice", "-n", "10"] if part[0] in COMPUTE else []
     with subprocess.Popen(
         [*before, sys.executable, "-m", *part], cwd=ROOT, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as process:
+        running.append(process)
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -55,9 +58,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED, help="of the first simulated schedule")
     options = parser.parse_args()
     ended: list[tuple[int, str]] = []
+    running: list[subprocess.Popen[str]] = []
+    end_on_sigterm()
     for together in parts(options.minutes, options.seed):
         with ThreadPoolExecutor(len(together)) as threads:
-            ended += threads.map(run, together)
+            try:
+                ended += threads.map(lambda part: run(part, running), together)
+            except BaseException:
+                for process in running:
+                    process.terminate()
+                raise
     print("\nsummary", flush=True)
     for code, line in ended:
         print(f"  {'FAILED' if code else 'ok':<6} {line}", flush=True)

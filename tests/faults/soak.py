@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import threading
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.ending import end_on_sigterm
 from tests.faults import figures
 from tests.faults.measure import ROUNDS, measure
 from tests.faults.yard import Cluster, Watcher, Yard, yard
@@ -216,7 +216,7 @@ def main() -> int:
         "seed": options.seed,
         "asked": vars(options),
     }
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="busbar-soak-") as folder:
         for name in ("kills", "measure"):
             (Path(folder) / name).mkdir(mode=0o700)

@@ -14,7 +14,6 @@ import importlib.util
 import json
 import logging
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from bus.link import Message
 from bus.options import parse_urls
 from bus.topics import Topics, is_name, matches, parse_event
 from bus.transport import check_transport, port_range
+from tests.ending import end_on_sigterm
 from tests.security.decoders import FOLDER, agent_file, drive, folder, packets
 
 TOPICS = Topics("lab")
@@ -394,7 +394,7 @@ def main() -> int:
     if asked.guided:
         fuzz_once(asked.targets, json.loads(asked.guided))
     by_coverage = not asked.blind and importlib.util.find_spec("atheris") is not None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_on_sigterm()
     search = guided if by_coverage else blind
     return search(asked.targets, asked.inputs, asked.seed, asked.minutes * 60)
 

@@ -10,7 +10,6 @@ import argparse
 import gc
 import logging
 import shutil
-import signal
 import sys
 import time
 import warnings
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from tests.ending import end_on_sigterm
 from tests.simulation.faults import Schedule, schedule
 from tests.simulation.plants import PLANTS, planted
 from tests.simulation.runner import Result, describe, scratch, simulate
@@ -31,7 +31,7 @@ TOLD = "schedules done: "
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder is cleared away all the same
+    end_on_sigterm()
     sys.unraisablehook = lambda _: None  # what was killed unwinds when it is collected
     warnings.simplefilter("ignore", RuntimeWarning)  # … or was never awaited
     logging.getLogger().addHandler(logging.NullHandler())
