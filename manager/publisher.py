@@ -59,7 +59,7 @@ class Publisher:
         self._queue: deque[OutboxRow] = deque()
         self._cursor = 0
         self._behind = False
-        self._open = False
+        self._begun: int | None = None
         self._sending: set[int] = set()
         self._settled: set[int] = set()
         self._statuses: dict[Key, None] = {}
@@ -83,7 +83,7 @@ class Publisher:
         self._flying = 0
         self._queue.clear()
         self._sending.clear()
-        self._cursor, self._behind, self._open = 0, True, True
+        self._cursor, self._behind, self._begun = 0, True, self._link.conn
         self.published.clear()
         self.refresh()
 
@@ -95,15 +95,23 @@ class Publisher:
 
     def stop(self) -> None:
         """Speak no more: a newer manager has taken over."""
-        self._open = False
+        self._begun = None
         self._queue.clear()
         self._statuses.clear()
         self._assignments.clear()
 
     @property
+    def speaks(self) -> bool:
+        """Whether this connection was begun: before that a newer manager may be at work, unheard yet.
+
+        What is said sooner would also overtake what the last connection did not get to the broker.
+        """
+        return self._link.connected and self._begun == self._link.conn
+
+    @property
     def idle(self) -> bool:
         """True when everything known has been handed to the broker and confirmed."""
-        return self._open and not self._waits and not self._flying and not self._sending
+        return self.speaks and not self._waits and not self._flying and not self._sending
 
     # --- from the store
 
@@ -112,7 +120,7 @@ class Publisher:
         self._assignments.update(dict.fromkeys(sorted(changes.assignments)))
         for kind, oids in _kinds(changes):
             self._statuses.update({(kind, oid): None for oid in sorted(oids)})
-        if self._open and self._link.connected:
+        if self.speaks:
             for row in changes.outbox:
                 self._take(row)
         self._wake.set()
@@ -146,7 +154,7 @@ class Publisher:
 
     def _pump(self) -> None:
         """Send while there is room in the window; finished publications wake the loop again."""
-        if not self._open or not self._link.connected:
+        if not self.speaks:
             return
         while self._assignments and self._room():
             oid = next(iter(self._assignments))

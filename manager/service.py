@@ -108,7 +108,7 @@ class Manager:
         limits = Limits(config.rate, config.burst, config.in_flight)
         self.dispatch = Dispatch(store, self.publisher, desk, limits, clock=clock, new_id=new_id)
         self._ready: Callable[[], None] | None = None
-        self._early: deque[Message] | None = deque(maxlen=EARLY_LIMIT)
+        self._early: deque[Message] = deque(maxlen=EARLY_LIMIT)
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Serve until cancelled. `ready` is called once, when requests are answered.
@@ -173,7 +173,7 @@ class Manager:
     def _on_request(self, message: Message) -> None:
         """Requests wait until it is known that no newer manager is at work."""
         self.echo.heard(self.clock.monotonic())
-        if self._early is not None:
+        if not self.publisher.speaks:
             self._early.append(message)
         elif not self.fence.raised.is_set():
             self.dispatch.handle(message)
@@ -199,9 +199,8 @@ class Manager:
         await self.link.publish(*self._state("online"), retain=True)
         await self.publisher.begin()
         self.repair.begin()
-        early, self._early = self._early, None
-        for message in early or ():
-            self.dispatch.handle(message)
+        while self._early:
+            self.dispatch.handle(self._early.popleft())
         ready, self._ready = self._ready, None
         if ready is not None:
             ready()

@@ -18,7 +18,7 @@ from bus.messages import ManagerState
 from bus.testing import MemoryBroker
 from bus.topics import NO_CLUSTER
 from manager import publisher as publishing
-from manager import repair
+from manager import repair, service
 from manager.fence import FencedError
 from manager.service import Manager, run, take_over
 from manager.store import Tx
@@ -298,6 +298,36 @@ async def test_a_broker_that_is_killed_and_comes_back_empty(tmp_path: Path) -> N
 
 
 # --- fences
+
+
+@pytest.mark.fault(9, "M")
+async def test_on_a_new_connection_it_listens_before_it_speaks(
+    rig: tuple[Manager, Client], broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says begins with its own state, and events keep their order, whatever happens meanwhile."""
+    manager, client = rig
+    await client.cluster("one")
+    monkeypatch.setattr(service, "FENCE_WAIT_S", 0.5)
+    link: Any = manager.link
+    link.reachable.clear()
+    broker.drop("manager", will=False)
+    await until(lambda: not link.connected)
+    start = len(client.seen)
+
+    def create(name: str) -> None:
+        payload = json.dumps({"id": name, "params": {"routercluster": {"name": name}}}).encode()
+        manager.dispatch.handle(Message(TOPICS.request("alice", "create_routercluster"), payload))
+
+    create("two")
+    await until(lambda: len(manager.store.reads.outbox(0, 10)) == 2)
+    link.reachable.set()
+    await until(lambda: link.connected)
+    create("three")
+    await client.link.publish(TOPICS.request("vera", "list_routerclusters"), b'{"params": {}}')
+    await client.until(lambda: client.events(start)[1:] and client.replies("vera", start))
+    assert [event["data"]["name"] for event in client.events(start)] == ["two", "three"]
+    said = [m.topic for m in client.seen[start:] if "/request/" not in m.topic]
+    assert said[0] == TOPICS.manager_state("m1")
 
 
 @pytest.mark.fault(9, "M")
