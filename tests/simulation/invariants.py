@@ -192,9 +192,11 @@ class Watch(Lasting):
     def _patience(self, row: WorkerRow, node: NodeRow) -> float:
         """Seconds of silence after which a worker may be taken for gone; of a wanted slot that is a move."""
         group, cluster = self.mirror.groups.get(row.group_oid), self.mirror.clusters.get(row.cluster_oid)
-        if group is None or cluster is None or cluster.status not in STARTED or row.ordinal > group.scale:
+        if group is None or cluster is None:
             return LOST_S
-        return group.lost_after if node.goodbye else max(LOST_S, group.lost_after)
+        moves = group.lost_after if node.goodbye else max(LOST_S, group.lost_after)
+        wanted = cluster.status in STARTED and row.ordinal <= group.scale
+        return moves if wanted else min(LOST_S, moves)
 
     def _may_stop(self, row: WorkerRow) -> bool:
         """Whether somebody asked for that: stopped, scaled down, or the node taken out."""
