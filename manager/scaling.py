@@ -149,13 +149,13 @@ def _unplaced(group: _Group, worker: WorkerView) -> None:
 def _may_return(group: _Group, worker: WorkerView) -> bool:
     """Whether its slot, which is wanted, may come up elsewhere without a word of its node that it is gone.
 
-    The node may not have heard that it was to leave: that is a move, and bound like any other.
+    The node may not have heard that it was to leave: that is a move, and bound like any other, unless the
+    operator has taken the node out.
     """
     fleet, node_oid = group.fleet, worker.node_oid
-    if node_oid is None or node_oid not in fleet.nodes:
+    if node_oid is None or not _member(group, node_oid):
         return True
-    held = fleet.braked is not None and _member(group, node_oid)
-    return not held and fleet.silence(node_oid) >= _limit(group, node_oid)
+    return not fleet.braked and fleet.silence(node_oid) >= _limit(group, node_oid)
 
 
 def _stopping(group: _Group, worker: WorkerView) -> None:

@@ -195,7 +195,8 @@ class Watch(Lasting):
         if group is None or cluster is None:
             return LOST_S
         moves = group.lost_after if node.goodbye else max(LOST_S, group.lost_after)
-        wanted = cluster.status in STARTED and row.ordinal <= group.scale
+        member = node.status is not NodeStatus.UNPAIRED and (cluster.oid, node.oid) in self.mirror.members
+        wanted = cluster.status in STARTED and row.ordinal <= group.scale and member
         return moves if wanted else min(LOST_S, moves)
 
     def _may_stop(self, row: WorkerRow) -> bool:

@@ -138,8 +138,9 @@ def test_a_stopping_worker_is_given_up_with_its_node(n1: m.NodeView, given_up: b
         (node("n1", "lost", silence=61), True),
         (node("n1", "offline", silence=59, goodbye=True), False),
         (node("n1", "offline", silence=61, goodbye=True), True),
-        (node("n1", "unpaired", silence=59), False),
-        (node("n1", "unpaired", silence=61), True),
+        # What the operator has taken out waits for the lost node alone.
+        (node("n1", "unpaired", silence=29), False),
+        (node("n1", "unpaired", silence=31), True),
     ],
 )
 def test_a_slot_that_is_wanted_comes_up_elsewhere_after_the_groups_lost_after(
