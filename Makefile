@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml
 setup: $(STAMP)
 
 demo: setup
-	@$(BIN)/python -m cli.demo
+	@$(BIN)/python -m busbar.cli.demo
 
 test: setup lint
 	@$(PYTEST)

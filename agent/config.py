@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bus.options import ConnectOptions
+from busbar.bus.options import ConnectOptions
 
 MAX_LABELS: Final = 64
 _KEYS: Final = ("host", "labels", "max_workers", "static_roots", "stop_workers")

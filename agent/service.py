@@ -1,4 +1,4 @@
-"""The node agent, put together: `python -m agent.service` does not exist, `busbar agent` runs `main`."""
+"""The node agent, put together: what `busbar agent` runs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final
 
-from agent import config as configuration
-from agent import plan
-from agent.config import AgentConfig, ConfigError
-from agent.follow import Follower
-from agent.ground import Ground
-from agent.instances import Hands
-from agent.launching import Launcher, with_roots
-from agent.lifecycle import Timing
-from agent.reporter import Reporter, View, will_of
-from agent.runtimes import RuntimesError
-from agent.state import State, StateError
-from agent.supervisor import Supervisor
-from bus.clock import Clock, SystemClock
-from bus.decode import read
-from bus.errors import BusError
-from bus.link import Link, Message, Will
-from bus.messages import Applied, Assignment, Command
-from bus.topics import Topics, is_name
+from busbar.bus.clock import Clock, SystemClock
+from busbar.bus.connection.link import Link, Message, Will
+from busbar.bus.decode import read
+from busbar.bus.errors import BusError
+from busbar.bus.messages import Applied, Assignment, Command
+from busbar.bus.topics import Topics, is_name
+
+from . import config as configuration
+from .config import AgentConfig, ConfigError
+from .planner import plan
+from .planner.lifecycle import Timing
+from .reporting.log_follow import Follower
+from .reporting.reporter import Reporter, View, will_of
+from .runtimes import RuntimesError
+from .state import State, StateError
+from .supervisor import Supervisor
+from .workers.host import Ground
+from .workers.instances import Hands
+from .workers.launching import Launcher, with_roots
 
 __all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "main", "run"]
 
@@ -261,7 +262,7 @@ async def run(config: AgentConfig, ready: Callable[[], None] | None = None) -> N
 
 async def _serve(config: AgentConfig, stop: asyncio.Event, ready: Callable[[], None] | None) -> None:
     # The MQTT library takes a tenth of a second to import: not for whoever only wants `AgentConfig`.
-    from bus.client import MqttLink
+    from busbar.bus.connection.mqtt_link import MqttLink
 
     clock, random = SystemClock(), Random()
 

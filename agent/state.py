@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+from busbar.bus.messages import Assignment, WorkerName
 from msgspec import Struct
-
-from bus.messages import Assignment, WorkerName
 
 log = logging.getLogger("busbar.agent.state")
 

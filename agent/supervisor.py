@@ -1,4 +1,4 @@
-"""Brings the workers to where the assignment wants them: asks `agent.plan`, and has its steps carried out.
+"""Brings the workers to where the assignment wants them: asks `planner.plan` and has its steps carried out.
 
 One loop, woken by every event and by time, makes a full pass each time: events only hasten.
 """
@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final
 
-from agent import plan
-from agent.adoption import Adoption
-from agent.instances import Hands
-from agent.lifecycle import Timing
-from agent.state import is_locked
-from agent.workers import Workers
-from bus.clock import Clock
-from bus.messages import AssignedWorker, Assignment
+from busbar.bus.clock import Clock
+from busbar.bus.messages import AssignedWorker, Assignment
+
+from .planner import plan
+from .planner.lifecycle import Timing
+from .state import is_locked
+from .workers.adoption import Adoption
+from .workers.instances import Hands
+from .workers.table import Workers
 
 log = logging.getLogger("busbar.agent")
 

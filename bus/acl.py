@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
-from bus.topics import NAME_PATTERN, VERSION, Topics, is_name
+from .topics import NAME_PATTERN, VERSION, Topics, is_name
 
 Access = Literal["read", "write", "readwrite"]
 

@@ -1,6 +1,6 @@
 """The table of operations: one row each, read by validation, dispatch, command line and reference page. Pure.
 
-A new operation is one row here and one handler in `manager/operations`.
+A new operation is one row here and one handler in `manager/api/operations`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bus import params as p
+from . import params as p
 
 READ_ROLES: Final = frozenset({"owner", "operator", "viewer"})
 CHANGE_ROLES: Final = frozenset({"owner", "operator"})

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from bus.errors import BusError
+from .errors import BusError
 
 MAX_PAYLOAD: Final = 256 * 1024
 """Bytes; checked before parsing (contract, section 3)."""

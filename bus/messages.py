@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bus.topics import NAME_PATTERN
+from .topics import NAME_PATTERN
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="[a-z0-9][a-z0-9_-]{0,63}")]
 RequestId = Annotated[str, Meta(min_length=1, max_length=64)]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bus.messages import Count, Endpoint, Name, Who
+from .messages import Count, Endpoint, Name, Who
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![\s\S])"
 Oid = Annotated[str, Meta(pattern=UUID_PATTERN, description="object id: a UUID in lower case")]

@@ -7,9 +7,9 @@ import heapq
 import logging
 from collections.abc import Callable
 
-from bus.errors import BusOfflineError
-from bus.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from bus.topics import matches
+from .connection.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
+from .errors import BusOfflineError
+from .topics import matches
 
 log = logging.getLogger("busbar.testing")
 
@@ -99,7 +99,7 @@ class MemoryBroker:
 
 
 class MemoryLink:
-    """A `bus.link.Link` to a MemoryBroker. Delivery goes through the event loop, in order."""
+    """A `bus.connection.link.Link` to a MemoryBroker. Delivery goes through the event loop, in order."""
 
     def __init__(
         self, broker: MemoryBroker, client_id: str, will: Callable[[int], Will | None] | None

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
-from bus.decode import convert
-from bus.errors import BusError
-from bus.messages import Name
+from .decode import convert
+from .errors import BusError
+from .messages import Name
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PathText = Annotated[str, Meta(max_length=1024)]

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.context import BROKER_HELP, Given, given, set_given
-from cli.errors import EXIT_HELP, CliError, as_object, exit_code, sentence, usage
-from cli.lazy import LazyGroup
-from cli.lightweight import lighten
+from .context import BROKER_HELP, Given, given, set_given
+from .errors import EXIT_HELP, CliError, as_object, exit_code, sentence, usage
+from .lazy import LazyGroup
+from .typer_fastparse import lighten
 
 ContextOption = Annotated[str | None, typer.Option("--context", help="Use this context of the config file.")]
 BrokerOption = Annotated[str | None, typer.Option("--broker", help=BROKER_HELP)]
@@ -61,9 +61,9 @@ def global_options(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from busbar.bus.version import version
 
-        typer.echo(f"busbar {version('busbar')}")
+        typer.echo(f"busbar {version()}")
         raise typer.Exit
 
 
@@ -103,7 +103,7 @@ def guard(action: Callable[[], Any]) -> Any:
 
 
 def _expected(error: Exception) -> bool:
-    from bus.errors import BusError, BusOfflineError, CallTimeoutError
+    from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 
     return isinstance(error, (CliError, BusError, BusOfflineError, CallTimeoutError, OSError))
 

@@ -15,15 +15,16 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
 
-from bus.clock import Clock, SystemClock
-from bus.decode import parse
-from bus.errors import BusError, BusOfflineError, CallTimeoutError
-from bus.link import Link, Message
-from bus.options import ConnectOptions, TlsOptions, parse_urls
-from bus.rpc import Caller
-from bus.topics import Topics, is_name
-from cli.context import Layer, given, read_password, settings
-from cli.errors import CliError, ExitCode, usage
+from busbar.bus.clock import Clock, SystemClock
+from busbar.bus.connection.link import Link, Message
+from busbar.bus.connection.rpc import Caller
+from busbar.bus.decode import parse
+from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
+from busbar.bus.options import ConnectOptions, TlsOptions, parse_urls
+from busbar.bus.topics import Topics, is_name
+
+from .context import Layer, given, read_password, settings
+from .errors import CliError, ExitCode, usage
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ class Session:
         """Call an operation; parameters that are None are left out.
 
         Raises:
-            BusError, CallTimeoutError, BusOfflineError: as `bus.rpc.Caller.call`.
+            BusError, CallTimeoutError, BusOfflineError: as `bus.connection.rpc.Caller.call`.
         """
         sent = {name: value for name, value in params.items() if value is not None}
         try:
@@ -221,7 +222,7 @@ async def connected(layer: Layer, timeout: float) -> AsyncIterator[Session]:
     Raises:
         CliError: the broker can't be reached, or refuses.
     """
-    from bus.client import MqttLink
+    from busbar.bus.connection.mqtt_link import MqttLink
 
     logging.getLogger("busbar").addHandler(logging.NullHandler())
     logging.getLogger("busbar").propagate = False

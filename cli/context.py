@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from bus.options import split_urls
-from cli.errors import CliError, ExitCode, usage
+from busbar.bus.options import split_urls
+
+from .errors import CliError, ExitCode, usage
 
 DEFAULT_REALM: Final = "default"
 DEFAULT_ROOT: Final = "busbar"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cli.errors import usage
+from .errors import usage
 
 
 def definition(**members: Any) -> dict[str, Any]:

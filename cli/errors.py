@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, Final
 
-from bus.errors import BusError, BusOfflineError, CallTimeoutError
+from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 
 
 class ExitCode(IntEnum):

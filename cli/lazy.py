@@ -9,26 +9,32 @@ from typing import Any, ClassVar, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cli import context
-from cli.lightweight import lighten
+from . import context
+from .typer_fastparse import lighten
 
 NOUNS: Final[dict[str, tuple[str, str]]] = {
-    "up": ("cli.up", "Run broker, manager and agents on this machine, supervised, in the foreground."),
-    "status": ("cli.status", "Show the whole realm on one screen, with what is wrong and why."),
-    "cluster": ("cli.cluster", "Clusters of routers: create, start, stop, watch, delete."),
-    "group": ("cli.group", "Worker groups of a cluster: add, scale, remove."),
-    "node": ("cli.node", "Nodes: pair, list, unpair."),
-    "worker": ("cli.worker", "Workers: where they run, how they are, what they print."),
-    "event": ("cli.event", "Lifecycle events: stored ones, or live."),
-    "principal": ("cli.principal", "Users and their roles."),
-    "context": ("cli.contexts", "Named settings: broker, realm, credentials."),
-    "call": ("cli.call", "Call any operation of the contract with JSON parameters."),
-    "manager": ("cli.manager", "Run the manager; check its file; ask how it is."),
-    "agent": ("cli.agent", "Run the agent of one node."),
-    "broker": ("cli.broker", "Run the embedded broker; its accounts."),
-    "backup": ("cli.backup", "Copy the manager's store into one file, also while it runs."),
-    "restore": ("cli.restore", "Put a backup in the place of the manager's store."),
-    "acl": ("cli.acl", "Print the access rules for an outside broker."),
+    "up": (
+        "busbar.cli.commands.up",
+        "Run broker, manager and agents on this machine, supervised, in the foreground.",
+    ),
+    "status": (
+        "busbar.cli.commands.status",
+        "Show the whole realm on one screen, with what is wrong and why.",
+    ),
+    "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
+    "group": ("busbar.cli.commands.group", "Worker groups of a cluster: add, scale, remove."),
+    "node": ("busbar.cli.commands.node", "Nodes: pair, list, unpair."),
+    "worker": ("busbar.cli.commands.worker", "Workers: where they run, how they are, what they print."),
+    "event": ("busbar.cli.commands.event", "Lifecycle events: stored ones, or live."),
+    "principal": ("busbar.cli.commands.principal", "Users and their roles."),
+    "context": ("busbar.cli.commands.context", "Named settings: broker, realm, credentials."),
+    "call": ("busbar.cli.commands.call", "Call any operation of the contract with JSON parameters."),
+    "manager": ("busbar.cli.commands.manager", "Run the manager; check its file; ask how it is."),
+    "agent": ("busbar.cli.commands.agent", "Run the agent of one node."),
+    "broker": ("busbar.cli.commands.broker", "Run the embedded broker; its accounts."),
+    "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, also while it runs."),
+    "restore": ("busbar.cli.commands.restore", "Put a backup in the place of the manager's store."),
+    "acl": ("busbar.cli.commands.acl", "Print the access rules for an outside broker."),
 }
 """The first words of the command line: where each is, and its line of help."""
 

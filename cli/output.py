@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from cli.context import given
+from .context import given
 
 COLOURS: Final[Mapping[str, str]] = {
     "RUNNING": "green",

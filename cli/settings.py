@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from cli.context import (
+from .context import (
     DEFAULT_REALM,
     DEFAULT_ROOT,
     Layer,
@@ -20,7 +20,7 @@ from cli.context import (
     read_up,
     state_path,
 )
-from cli.errors import CliError, ExitCode
+from .errors import CliError, ExitCode
 
 SECRETS = "secrets"
 

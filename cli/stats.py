@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cli import output
+from . import output
 
 WORKER_COLUMNS: list[output.Column] = [
     ("worker", lambda w: f"{w.get('cluster')}/{w.get('name')}"),

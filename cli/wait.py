@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from bus.decode import MAX_REPORT, parse
-from bus.errors import BusError
-from bus.link import Message
-from cli.connect import Session
-from cli.errors import CliError, ExitCode
+from busbar.bus.connection.link import Message
+from busbar.bus.decode import MAX_REPORT, parse
+from busbar.bus.errors import BusError
+
+from .connect import Session
+from .errors import CliError, ExitCode
 
 Status = Mapping[str, Any]
 SHOWN: Final = 5

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
-from bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS, Operation
-from bus.errors import ERRORS
-from bus.states import TRANSITIONS
+from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS, Operation
+from busbar.bus.errors import ERRORS
+from busbar.bus.states import TRANSITIONS
 
 HERE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; change that instead. -->"
@@ -123,7 +122,7 @@ def events() -> Iterator[str]:
 def states() -> Iterator[str]:
     """The page of states and transitions."""
     yield from ("# States", "", NOTE, "")
-    yield "One table; one function, `bus.states.advance`, refuses everything that is not in it."
+    yield "One table; one function, `busbar.bus.states.advance`, refuses everything that is not in it."
     for kind, table in TRANSITIONS.items():
         yield from ("", f"## {kind.__name__}", "", (kind.__doc__ or "").strip(), "")
         yield from ("| from | to |", "|---|---|")

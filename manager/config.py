@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bus.decode import MAX_PAYLOAD
-from bus.options import ConnectOptions
-from bus.topics import Topics, is_name
+from busbar.bus.decode import MAX_PAYLOAD
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics, is_name
 
 
 @dataclass(frozen=True)

@@ -12,35 +12,36 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import cache, partial
-from importlib import metadata
+from functools import partial
 from random import Random
 from typing import Final
 
-from bus.client import MqttLink
-from bus.clock import Clock, SystemClock, rfc3339
-from bus.decode import encode
-from bus.link import Link, Message, Will
-from bus.messages import Command, ManagerState
-from manager.backup import database, take_over
-from manager.config import ManagerConfig, checked
-from manager.dispatch import Desk, Dispatch
-from manager.echo import Echo, Step
-from manager.fence import Fence, FencedError, Lock
-from manager.limits import Limits
-from manager.model import Timing
-from manager.monitor import Monitor
-from manager.observed import Observed
-from manager.operations.base import Office, View
-from manager.operations.principals import seed
-from manager.outward import Outward
-from manager.publisher import Publisher
-from manager.repair import Repair
-from manager.reports import Reports
-from manager.restored import tell_restored
-from manager.retention import Retention
-from manager.store import Store, StoreRefusedError, check
-from manager.store.backup import RESTORED
+from busbar.bus.clock import Clock, SystemClock, rfc3339
+from busbar.bus.connection.link import Link, Message, Will
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.decode import encode
+from busbar.bus.messages import Command, ManagerState
+from busbar.bus.version import version
+
+from .api.operations.base import Office, View
+from .api.operations.principals import seed
+from .api.requests import Desk, Dispatch
+from .config import ManagerConfig, checked
+from .control.monitor import Monitor
+from .ingest.reports import Reports
+from .leader.fencing import Fence, FencedError, Lock
+from .leader.link_watchdog import Echo, Step
+from .leader.state_folder import database, take_over
+from .planner.model import Timing
+from .publish.publisher import Publisher
+from .publish.retained_audit import Repair
+from .publish.statuses import Outward
+from .rate_limit import Limits
+from .state.node_memory import Observed
+from .store import Store, StoreRefusedError, check
+from .store.backup import RESTORED
+from .store.meta import tell_restored
+from .store.retention import Retention
 
 __all__ = [
     "FencedError",
@@ -223,7 +224,7 @@ class Manager:
             store=store.id,
             epoch=store.epoch,
             limits=config.limits(),
-            version=_version(),
+            version=version(),
             started=self._started,
         )
         return self.topics.manager_state(config.manager_id), encode(message)
@@ -245,7 +246,7 @@ class Manager:
             store=store.id,
             epoch=store.epoch,
             realm=config.realm,
-            version=_version(),
+            version=version(),
             started=self.started,
             limits=config.limits(),
             conditions=self.conditions,
@@ -323,11 +324,3 @@ async def _await(loop: Awaitable[None]) -> None:
 
 def _new_id() -> str:
     return str(uuid.uuid4())
-
-
-@cache
-def _version() -> str:
-    try:
-        return metadata.version("busbar")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -15,18 +15,18 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from agent.config import AgentConfig
-from agent.lifecycle import Timing
-from agent.procfs import found
-from agent.service import Agent
-from agent.state import State
-from bus.clock import SystemClock
-from bus.decode import encode
-from bus.link import Message
-from bus.messages import AssignedWorker, Assignment, Command
-from bus.options import ConnectOptions
-from bus.testing import MemoryBroker
-from bus.topics import Topics
+from busbar.agent.config import AgentConfig
+from busbar.agent.planner.lifecycle import Timing
+from busbar.agent.processes.procfs import found
+from busbar.agent.service import Agent
+from busbar.agent.state import State
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection.link import Message
+from busbar.bus.decode import encode
+from busbar.bus.messages import AssignedWorker, Assignment, Command
+from busbar.bus.options import ConnectOptions
+from busbar.bus.testing import MemoryBroker
+from busbar.bus.topics import Topics
 
 QUICK = Timing(live_every=0.2)
 """Live probes each 0.2 s; an unanswered one still takes 2 s."""
@@ -211,7 +211,7 @@ class Bench:
 def _own_ports() -> Any:
     """A range of ports for each process of the suite: the oids, which spread them, are alike in all."""
     low = 20_000 + 3_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    return mock.patch.multiple("agent.runtimes.transport", DEFAULT_LOW=low, DEFAULT_HIGH=low + 2_999)
+    return mock.patch.multiple("busbar.agent.runtimes.transport", DEFAULT_LOW=low, DEFAULT_HIGH=low + 2_999)
 
 
 @contextlib.asynccontextmanager

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bus.acl import render_mosquitto
-from bus.broker.accounts import ensure_account
+from busbar.bus.acl import render_mosquitto
+from busbar.bus.broker.accounts import ensure_account
+
 from tests.brokers import free_port, mosquitto, wait_for_port
 from tests.plain import Plain
 
@@ -56,7 +57,7 @@ class Stack:
         kept = {key for key in os.environ if not key.startswith("BUSBAR_") or key == "BUSBAR_CROSSBAR"}
         clean = {key: os.environ[key] for key in kept}
         self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "cli.app", *arguments],
+            [sys.executable, "-m", "busbar.cli.app", *arguments],
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,

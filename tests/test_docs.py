@@ -252,7 +252,7 @@ NESTED = {
 @pytest.mark.parametrize("command", sorted(busbar_commands()))
 def test_the_commands_of_the_how_tos_exist_with_their_options(command: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
-    asked = [sys.executable, "-m", "cli.app", *command.split(), "--help"]
+    asked = [sys.executable, "-m", "busbar.cli.app", *command.split(), "--help"]
     done = subprocess.run(asked, capture_output=True, text=True, env={**env, "COLUMNS": "200"}, timeout=30)
     assert done.returncode == 0, done.stderr
     missing = {option for option in busbar_commands()[command] if option not in done.stdout}

@@ -1,4 +1,4 @@
-"""A plain MQTT router for users' traffic, of amqtt: `python -m agent.routers.amqtt_router --config FILE`.
+"""A plain MQTT router for users' traffic: `python -m busbar.agent.routers.amqtt_router --config FILE`.
 
 The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path}`. It knows
 nothing of Busbar's bus. Exit codes: 0 after SIGTERM or SIGINT, 1 when it can't listen, 2 for a wrong
@@ -40,7 +40,7 @@ def broker_config(options: dict[str, Any]) -> dict[str, Any]:
     """The router's options as amqtt's configuration."""
     auth: dict[str, Any] = {f"{__name__}.Anyone": {}}
     if options.get("password_file"):
-        auth = {"agent.routers.amqtt_users.Users": {"password_file": options["password_file"]}}
+        auth = {"busbar.agent.routers.amqtt_users.Users": {"password_file": options["password_file"]}}
     return {"listeners": {"default": {"type": options["type"], "bind": options["bind"]}}, "plugins": auth}
 
 
@@ -92,5 +92,5 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     # amqtt loads the plugin by its module's name: let that be this module, not a second copy.
-    sys.modules["agent.routers.amqtt_router"] = sys.modules["__main__"]
+    sys.modules["busbar.agent.routers.amqtt_router"] = sys.modules["__main__"]
     sys.exit(main(sys.argv[1:]))

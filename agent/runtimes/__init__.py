@@ -1,6 +1,6 @@
 """Runtimes: the kinds of program that workers run. Configuration in, argument list and readiness out."""
 
-from agent.runtimes.base import (
+from .base import (
     AllProbes,
     HttpProbe,
     Launch,
@@ -13,8 +13,8 @@ from agent.runtimes.base import (
     Transport,
     WorkerSpec,
 )
-from agent.runtimes.config import RuntimesError, load_runtimes
-from agent.runtimes.programs import prepare
+from .config import RuntimesError, load_runtimes
+from .programs import prepare
 
 __all__ = [
     "AllProbes",

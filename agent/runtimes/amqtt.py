@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.ports import PortWish
-from agent.runtimes.base import Launch, MqttProbe, Transport, WorkerSpec, address, bind_address, check_worker
-from agent.runtimes.transport import ROOT, below, checked, options, wish
+from ..processes.ports import PortWish
+from .base import Launch, MqttProbe, Transport, WorkerSpec, address, bind_address, check_worker
+from .transport import ROOT, below, checked, options, wish
 
 TYPES = ("mqtt", "websocket")
 """Transport types of the MQTT routers: MQTT over TCP, or over WebSocket."""
@@ -49,7 +49,14 @@ class AmqttRuntime:
         probe = MqttProbe(websocket)
         return Launch(
             # -P: a file in the worker's folder must not stand in for a module.
-            argv=(self.python, "-P", "-m", "agent.routers.amqtt_router", "--config", str(folder / CONFIG)),
+            argv=(
+                self.python,
+                "-P",
+                "-m",
+                "busbar.agent.routers.amqtt_router",
+                "--config",
+                str(folder / CONFIG),
+            ),
             env={"PYTHONUNBUFFERED": "1"},
             files={CONFIG: json.dumps(config, indent=1)},
             ready=probe,

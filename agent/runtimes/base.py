@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from agent.ports import PortWish
+from ..processes.ports import PortWish
 
 Transport = Mapping[str, Any]
 """The contract's shared `transport` (section 7) in plain form."""

@@ -29,11 +29,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from agent.runtimes.amqtt import AmqttRuntime
-from agent.runtimes.base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
-from agent.runtimes.crossbar import CrossbarRuntime
-from agent.runtimes.exec import FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields
-from agent.runtimes.mosquitto import MosquittoRuntime
+from .amqtt import AmqttRuntime
+from .base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
+from .crossbar import CrossbarRuntime
+from .exec import FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields
+from .mosquitto import MosquittoRuntime
 
 CROSSBAR_VARIABLE: Final = "BUSBAR_CROSSBAR"
 """Environment variable naming the crossbar program where the configuration does not."""

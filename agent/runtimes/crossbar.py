@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agent.ports import PortWish
-from agent.runtimes.base import (
+from ..processes.ports import PortWish
+from .base import (
     AllProbes,
     HttpProbe,
     Launch,
@@ -25,8 +25,8 @@ from agent.runtimes.base import (
     address,
     check_worker,
 )
-from agent.runtimes.programs import find_program, missing_program
-from agent.runtimes.transport import ROOT, below, checked, escape, known_options, options, wish
+from .programs import find_program, missing_program
+from .transport import ROOT, below, checked, escape, known_options, options, wish
 
 TYPES = ("web",)
 FOLDER = ".crossbar"

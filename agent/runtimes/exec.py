@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from agent.ports import PortWish
-from agent.runtimes.base import Launch, Probe, Transport, WorkerSpec, address, check_worker
-from agent.runtimes.programs import find_program, missing_program
-from agent.runtimes.transport import checked, wish
+from ..processes.ports import PortWish
+from .base import Launch, Probe, Transport, WorkerSpec, address, check_worker
+from .programs import find_program, missing_program
+from .transport import checked, wish
 
 FIELDS: Final = ("port", "host", "folder", "worker", "cluster", "workergroup", "oid")
 """What argv, env and the configuration's template may hold in braces; `{host}`: the interface to bind."""

@@ -5,19 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.ports import PortWish
-from agent.runtimes.amqtt import PASSWORD_POINTER
-from agent.runtimes.base import (
-    Launch,
-    MqttProbe,
-    RuntimeConfigError,
-    Transport,
-    WorkerSpec,
-    address,
-    check_worker,
-)
-from agent.runtimes.programs import find_program, missing_program
-from agent.runtimes.transport import ROOT, below, checked, options, wish
+from ..processes.ports import PortWish
+from .amqtt import PASSWORD_POINTER
+from .base import Launch, MqttProbe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
+from .programs import find_program, missing_program
+from .transport import ROOT, below, checked, options, wish
 
 TYPES = ("mqtt",)
 """No `websocket`: Debian's mosquitto 2.0.11 does not start when that is its only listener."""

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from agent.runtimes.base import Launch
+from .base import Launch
 
 _SBIN: Final = ("/usr/sbin", "/usr/local/sbin")
 """Where Debian puts mosquitto; not on every user's PATH."""

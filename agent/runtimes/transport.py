@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortWish
-from agent.runtimes.base import RuntimeConfigError, Transport
-from bus.errors import BusError
-from bus.transport import check_transport, port_range
+from busbar.bus.errors import BusError
+from busbar.bus.transport import check_transport, port_range
+
+from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortWish
+from .base import RuntimeConfigError, Transport
 
 ROOT = "/transport"
 

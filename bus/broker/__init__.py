@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bus import acl
-from bus.topics import NAME_PATTERN, is_name
+from .. import acl
+from ..topics import NAME_PATTERN, is_name
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from bus.broker.hub import HardenedBroker
+    from .hub import HardenedBroker
 
 __all__ = ["BrokerConfig", "EmbeddedBroker"]
 
@@ -169,10 +169,10 @@ def _make(config: BrokerConfig, sockets: dict[str, socket.socket]) -> "HardenedB
         logging.getLogger(name).setLevel(level)
     from amqtt.contexts import BrokerConfig as AmqttConfig
 
-    from bus.broker.hub import HardenedBroker
+    from .hub import HardenedBroker
 
     kinds = {"default": "tcp", "ws": "ws"}
     listeners: dict[str, Any] = {name: {"type": kinds[name], "bind": f"{config.host}:0"} for name in sockets}
     access = {"accounts": str(config.accounts), "root": config.root, "realm": config.realm or "+"}
-    plugins = {"bus.broker.plugin.AccessPlugin": access}
+    plugins = {"busbar.bus.broker.plugin.AccessPlugin": access}
     return HardenedBroker(AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins}), sockets)

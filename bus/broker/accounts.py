@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bus.acl import KINDS
-from bus.topics import NAME_PATTERN, is_name
+from ..acl import KINDS
+from ..topics import NAME_PATTERN, is_name
 
 # scrypt's cost: a secret of 32 characters or more is taken for one made by `new_secret` (256 random bits),
 # which no cost makes harder to guess; 4 MiB and some 10 ms let a hundred agents reconnect to a restarted

@@ -14,8 +14,8 @@ from amqtt.mqtt.connack import (
 from amqtt.mqtt.connect import ConnectPayload, ConnectVariableHeader
 from amqtt.mqtt.packet import CONNECT, MQTTFixedHeader
 
-from bus.broker.session import Message
-from bus.broker.wire import Malformed
+from .session import Message
+from .wire import Malformed
 
 ACCEPTED: Final = 0
 NOT_AUTHORIZED_CODE: Final[int] = NOT_AUTHORIZED

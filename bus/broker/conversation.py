@@ -33,13 +33,13 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
-from bus import acl
-from bus.broker.connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, Refused, Will, connack, read_connect
-from bus.broker.plugin import AccessPlugin, Peer
-from bus.broker.router import REFUSED, Router
-from bus.broker.session import Message, Session
-from bus.broker.wire import GONE, MAX_CONNECT, MAX_PACKET, Malformed, Wire
-from bus.clock import SystemClock
+from .. import acl
+from ..clock import SystemClock
+from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, Refused, Will, connack, read_connect
+from .plugin import AccessPlugin, Peer
+from .router import REFUSED, Router
+from .session import Message, Session
+from .wire import GONE, MAX_CONNECT, MAX_PACKET, Malformed, Wire
 
 CONNECT_WITHIN_S: Final = 10.0
 """From the accepted socket to a whole CONNECT."""

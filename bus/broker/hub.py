@@ -17,12 +17,12 @@ from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig as AmqttConfig
 from amqtt.contexts import ListenerType
 
-from bus.broker.conversation import Conversation
-from bus.broker.plugin import AccessPlugin
-from bus.broker.revoking import revoked
-from bus.broker.router import Router
-from bus.broker.session import Message
-from bus.broker.wire import MAX_PACKET, Wire, encode, tcp_read, websocket_read
+from .conversation import Conversation
+from .plugin import AccessPlugin
+from .revoking import revoked
+from .router import Router
+from .session import Message
+from .wire import MAX_PACKET, Wire, encode, tcp_read, websocket_read
 
 MAX_CONNECTIONS: Final = 4096
 """A further connection is closed at once."""

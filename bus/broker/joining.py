@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bus.broker.accounts import Accounts, locked, put_account, replace_json, write_accounts
-from bus.topics import NAME_PATTERN, is_name
+from ..topics import NAME_PATTERN, is_name
+from .accounts import Accounts, locked, put_account, replace_json, write_accounts
 
 NODE: Final = "node"
 VALID_S: Final = 900.0

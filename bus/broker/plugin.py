@@ -14,12 +14,12 @@ from typing import Any, Final
 from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
-from bus import acl
-from bus.broker.accounts import Account, Accounts
-from bus.broker.joining import NODE, parse_offer, redeem, revoke
-from bus.broker.revoking import Revoked
-from bus.clock import SystemClock
-from bus.topics import is_request
+from .. import acl
+from ..clock import SystemClock
+from ..topics import is_request
+from .accounts import Account, Accounts
+from .joining import NODE, parse_offer, redeem, revoke
+from .revoking import Revoked
 
 _THREADS: Final = 2
 _MAX_LOGINS: Final = 1024

@@ -7,9 +7,9 @@ it, so no request, no second channel and no shared file is needed between the tw
 
 from typing import Final, NamedTuple
 
-from bus.decode import parse
-from bus.errors import BusError
-from bus.topics import parse_event
+from ..decode import parse
+from ..errors import BusError
+from ..topics import parse_event
 
 _KINDS: Final = {("node", "unpaired"): "node", ("principal", "removed"): "person"}
 _ENDINGS: Final = tuple(f"/{verb}" for _, verb in _KINDS)

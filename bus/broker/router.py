@@ -9,8 +9,8 @@ file of old states could only disagree with them.
 import logging
 from typing import Final
 
-from bus.broker.session import MAX_FILTERS, Encode, Message, Session
-from bus.broker.tree import SubscriptionTree, TopicTree
+from .session import MAX_FILTERS, Encode, Message, Session
+from .tree import SubscriptionTree, TopicTree
 
 MAX_RETAINED: Final = 100_000
 MAX_RETAINED_BYTES: Final = 128 * 1024 * 1024

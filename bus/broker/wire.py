@@ -15,7 +15,7 @@ from amqtt.adapters import BufferReader, WriterAdapter
 from amqtt.mqtt.packet import MQTTFixedHeader
 from amqtt.mqtt.publish import PublishPacket
 
-from bus.broker.session import Message
+from .session import Message
 
 MAX_PACKET: Final = 1024 * 1024
 """Bytes after the fixed header. The bus allows payloads of 256 KiB."""

@@ -1,9 +1,9 @@
 """The manager's database: the only room with SQL."""
 
-from manager.store.changes import Cause, Changes
-from manager.store.engine import Store
-from manager.store.files import StoreRefusedError, check
-from manager.store.reads import Reads
-from manager.store.tx import Tx
+from .changes import Cause, Changes
+from .engine import Store
+from .files import StoreRefusedError, check
+from .reads import Reads
+from .tx import Tx
 
 __all__ = ["Cause", "Changes", "Reads", "Store", "StoreRefusedError", "Tx", "check"]

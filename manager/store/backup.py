@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from manager.sqlite import Database
-from manager.store import files, sql
-from manager.store.files import StoreRefusedError
+from . import files, sql
+from .files import StoreRefusedError
+from .sqlite import Database
 
 BACKUP: Final = "backup"
 """`meta` key: when this copy was made, in words. A store that has it is a backup, and does not speak."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from manager.store.rows import OutboxRow
+from .rows import OutboxRow
 
 
 @dataclass(frozen=True, slots=True)

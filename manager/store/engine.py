@@ -19,16 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from bus.clock import Clock
-from bus.errors import BusError
-from bus.topics import Topics
-from manager.sqlite import Database
-from manager.store import files, sql
-from manager.store.appended import Mark
-from manager.store.backup import SEQUENCE, refuse_backup
-from manager.store.changes import MONITOR, Cause, Changes
-from manager.store.reads import Reads
-from manager.store.tx import SAVEPOINT, Frame, Tx
+from busbar.bus.clock import Clock
+from busbar.bus.errors import BusError
+from busbar.bus.topics import Topics
+
+from . import files, sql
+from .append_buffer import Mark
+from .backup import SEQUENCE, refuse_backup
+from .changes import MONITOR, Cause, Changes
+from .reads import Reads
+from .sqlite import Database
+from .tx import SAVEPOINT, Frame, Tx
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

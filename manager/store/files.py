@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from manager.migrations import migrations
-from manager.sqlite import Database
+from .migrations import migrations
+from .sqlite import Database
 
 BUSY_MS: Final = 1_000
 """How long writes wait, in the store's thread, for another program's lock before callers are told `busy`."""

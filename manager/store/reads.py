@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from manager.sqlite import Database
-from manager.store import sql
-from manager.store.rows import (
+from . import sql
+from .rows import (
     AssignedRow,
     ClusterRow,
     GroupRow,
@@ -21,7 +20,8 @@ from manager.store.rows import (
     RevisionRow,
     WorkerRow,
 )
-from manager.store.sql import Table
+from .sql import Table
+from .sqlite import Database
 
 R = TypeVar("R", bound=msgspec.Struct)
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 from msgspec import Struct
-
-from bus.states import ClusterState, NodeStatus, WorkerState
 
 
 class NodeRow(Struct, frozen=True, gc=False):
@@ -138,7 +137,7 @@ class PrincipalRow(Struct, frozen=True, gc=False):
 
 
 class OutboxRow(Struct, frozen=True, gc=False):
-    """A message that the broker has not acknowledged. `properties` is JSON (see `bus.link.Properties`)."""
+    """A message that the broker has not acknowledged. `properties` is JSON (see `bus.connection.link`)."""
 
     id: int
     topic: str

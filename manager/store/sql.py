@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 
-from bus.states import ClusterState, NodeStatus, WorkerState
-from manager.store import rows
+from . import rows
 
 R = TypeVar("R", bound=msgspec.Struct)
 _load = msgspec.json.decode

@@ -6,26 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from bus import contract
-from bus.clock import rfc3339
-from bus.decode import encode
-from bus.messages import Event
-from bus.states import WorkerState
-from bus.topics import NO_CLUSTER, Topics
-from manager.sqlite import Database
-from manager.store import sql
-from manager.store.appended import Appended
-from manager.store.changes import MONITOR, Cause, Changes
-from manager.store.reads import Queries
-from manager.store.rows import (
-    ClusterRow,
-    GroupRow,
-    MemberRow,
-    NodeRow,
-    PrincipalRow,
-    SeenRow,
-    WorkerRow,
-)
+from busbar.bus import contract
+from busbar.bus.clock import rfc3339
+from busbar.bus.decode import encode
+from busbar.bus.messages import Event
+from busbar.bus.states import WorkerState
+from busbar.bus.topics import NO_CLUSTER, Topics
+
+from . import sql
+from .append_buffer import Appended
+from .changes import MONITOR, Cause, Changes
+from .reads import Queries
+from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, SeenRow, WorkerRow
+from .sqlite import Database
 
 T = TypeVar("T")
 SAVEPOINT: Final = "job"

@@ -7,8 +7,9 @@ import json
 import time
 from pathlib import Path
 
-from bus.client import MqttLink
-from bus.link import Message
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+
 from tests.bench import seed
 from tests.bench.report import Curve, Row
 from tests.bench.setting import (

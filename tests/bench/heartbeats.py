@@ -6,18 +6,7 @@ from pathlib import Path
 
 from tests.bench import seed
 from tests.bench.report import Curve, Row
-from tests.bench.setting import (
-    REALM,
-    Bench,
-    broker,
-    calm,
-    child,
-    cpu_share,
-    folder,
-    manager,
-    median,
-    spread,
-)
+from tests.bench.setting import REALM, Bench, broker, calm, child, cpu_share, folder, manager, median, spread
 from tests.bench.svg import Series
 
 INTERVAL_S = 5.0

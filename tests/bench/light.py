@@ -9,16 +9,16 @@ import time
 from random import Random
 from typing import Any
 
-from agent import plan
-from agent.reporter import Reporter, View, report_of, view_digest, will_of
-from bus.client import MqttLink
-from bus.clock import SystemClock
-from bus.decode import encode, read
-from bus.link import Message
-from bus.messages import Applied, Assignment, Command, Heartbeat, NodeState, ReportedWorker
-from bus.options import ConnectOptions
-from bus.states import NodeBirth
-from bus.topics import Topics
+from busbar.agent.planner import plan
+from busbar.agent.reporting.reporter import Reporter, View, report_of, view_digest, will_of
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.decode import encode, read
+from busbar.bus.messages import Applied, Assignment, Command, Heartbeat, NodeState, ReportedWorker
+from busbar.bus.options import ConnectOptions
+from busbar.bus.states import NodeBirth
+from busbar.bus.topics import Topics
 
 RUNTIMES = ["mosquitto"]
 

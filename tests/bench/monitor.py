@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bus.states import WorkerState
-from manager.model import Place, Snapshot
-from manager.observed import Observed
-from manager.plan import plan
-from manager.service import database
-from manager.snapshot import World
-from manager.store import Changes, Store
+from busbar.bus.states import WorkerState
+from busbar.manager.planner.model import Place, Snapshot
+from busbar.manager.planner.plan import plan
+from busbar.manager.service import database
+from busbar.manager.state.mirror import World
+from busbar.manager.state.node_memory import Observed
+from busbar.manager.store import Changes, Store
+
 from tests.bench import seed
 from tests.bench.report import Curve, Row
 from tests.bench.setting import CLOCK, TOPICS, Bench, folder, median, spread

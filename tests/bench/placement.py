@@ -8,9 +8,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bus.client import MqttLink
-from bus.link import Message
-from bus.rpc import Caller
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.connection.rpc import Caller
+
 from tests.bench import seed
 from tests.bench.connecting import Watch
 from tests.bench.report import Curve, Row

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bus.link import Link, Message
-from bus.topics import Topics
+from busbar.bus.connection.link import Link, Message
+from busbar.bus.topics import Topics
+
 from tests.bench.setting import USER
 
 INBOX = "pump"

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bus.states import ClusterState, NodeStatus, WorkerState
-from manager.service import database
-from manager.store import Store, Tx
-from manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow
+from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.manager.service import database
+from busbar.manager.store import Store, Tx
+from busbar.manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow
+
 from tests.bench.setting import CLOCK, TOPICS
 
 CHUNK = 1_000

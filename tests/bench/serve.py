@@ -17,10 +17,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bus.client import MqttLink
-from bus.link import Message
-from bus.options import ConnectOptions
-from bus.topics import Topics
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics
 
 Words = asyncio.Queue[str]
 Service = Callable[[dict[str, Any], Words], Awaitable[None]]
@@ -33,7 +33,7 @@ def tell(value: Any) -> None:
 
 async def echo(spec: dict[str, Any], words: Words) -> None:
     """The bare responder: sends every request's bytes back, padded to `size` bytes."""
-    from bus.clock import SystemClock
+    from busbar.bus.clock import SystemClock
 
     topics = Topics(spec["realm"])
     options = ConnectOptions(port=spec["port"], client_id="echo")
@@ -52,7 +52,7 @@ async def echo(spec: dict[str, Any], words: Words) -> None:
 
 async def manager(spec: dict[str, Any], words: Words) -> None:
     """The manager as it is, with the flood limits raised."""
-    from manager.service import ManagerConfig, run
+    from busbar.manager.service import ManagerConfig, run
 
     config = ManagerConfig(
         state=Path(spec["state"]),

@@ -18,10 +18,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bus.client import MqttLink
-from bus.clock import SystemClock
-from bus.options import ConnectOptions
-from bus.topics import Topics
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics
+
 from tests.bench.report import Results
 from tests.brokers import MOSQUITTO, mosquitto
 

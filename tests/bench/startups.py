@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.probes import probe
-from agent.runtimes import Launch, load_runtimes, prepare
-from agent.runtimes.base import WorkerSpec
+from busbar.agent.runtimes import Launch, load_runtimes, prepare
+from busbar.agent.runtimes.base import WorkerSpec
+from busbar.agent.workers.probes import probe
+
 from tests.bench.report import Row
 from tests.bench.setting import CLOCK, ROOT, Bench, clean_env, folder, median, spread
 from tests.brokers import free_port
@@ -32,7 +33,7 @@ PROBE_EVERY_S = 0.005
 def busbar() -> list[str]:
     """The installed command, else the module."""
     beside = Path(sys.executable).parent / "busbar"
-    return [str(beside)] if beside.exists() else [sys.executable, "-m", "cli.app"]
+    return [str(beside)] if beside.exists() else [sys.executable, "-m", "busbar.cli.app"]
 
 
 @asynccontextmanager
@@ -142,10 +143,11 @@ async def _client(state: Path) -> AsyncIterator[Any]:
     """`call(op, params)` as the administrator of a running `busbar up`, and what it has seen of statuses."""
     from random import Random
 
-    from bus.client import MqttLink
-    from bus.options import ConnectOptions
-    from bus.rpc import Caller
-    from bus.topics import Topics
+    from busbar.bus.connection.mqtt_link import MqttLink
+    from busbar.bus.connection.rpc import Caller
+    from busbar.bus.options import ConnectOptions
+    from busbar.bus.topics import Topics
+
     from tests.bench.seed import new_oid
 
     told = json.loads((state / "up.json").read_text())

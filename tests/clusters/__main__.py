@@ -20,12 +20,12 @@ from random import Random
 from typing import Final
 
 import pytest
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.errors import BusOfflineError
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics
+from busbar.manager.leader.state_folder import backup, restore
 
-from bus.client import MqttLink
-from bus.errors import BusOfflineError
-from bus.options import ConnectOptions
-from bus.topics import Topics
-from manager.backup import backup, restore
 from tests.bench import seed
 from tests.bench.pump import Make, Pump
 from tests.bench.report import machine

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bus.acl import filters, render_mosquitto, render_nats
+from busbar.bus.acl import filters, render_mosquitto, render_nats
+
 from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
 
 BRIDGE: Final = "bridge"

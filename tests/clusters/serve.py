@@ -12,11 +12,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bus.client import MqttLink
-from bus.clock import SystemClock
-from bus.link import Message
-from bus.options import ConnectOptions
-from bus.topics import Topics
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics
+
 from tests.bench import serve
 from tests.bench.serve import Words, tell
 from tests.bench.setting import ROOT, Child
@@ -46,7 +47,7 @@ async def echo(spec: dict[str, Any], words: Words) -> None:
 
 async def manager(spec: dict[str, Any], words: Words) -> None:
     """The manager as it is, with the flood limits raised."""
-    from manager.service import ManagerConfig, run
+    from busbar.manager.service import ManagerConfig, run
 
     bounds: dict[str, Any] = {"rate": 1e6, "burst": 1_000_000, "in_flight": 10_000}
     config = ManagerConfig(

@@ -32,7 +32,7 @@ def busbar(lab: Stack, urls: list[str], *words: str) -> subprocess.CompletedProc
     env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     env |= {"HOME": str(lab.folder), "BUSBAR_BROKER": ",".join(urls), "BUSBAR_REALM": "lab"}
     return subprocess.run(
-        [sys.executable, "-m", "cli.app", "--username", "alice", "--password-file", secret, *words],
+        [sys.executable, "-m", "busbar.cli.app", "--username", "alice", "--password-file", secret, *words],
         cwd=ROOT,
         env=env,
         capture_output=True,

@@ -52,7 +52,11 @@ class Machines:
         env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
         env |= {"HOME": str(self.here.stack.folder)}
         done = subprocess.run(
-            [sys.executable, "-m", "cli.app", *words[1:]], cwd=ROOT, env=env, capture_output=True, text=True
+            [sys.executable, "-m", "busbar.cli.app", *words[1:]],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, f"{machine}$ {command}\n{done.stdout}{done.stderr}"
 

@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 import pytest
+from busbar.bus.contract import OPERATIONS
 
-from bus.contract import OPERATIONS
 from tests.contract.conftest import Lab
 
 CLUSTER = {"oid", "name", "label", "description", "tags", "status", "owner_oid", "changed", "version"}

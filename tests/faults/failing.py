@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bus.errors import BusOfflineError
-from bus.link import Done
+from busbar.bus.connection.link import Done
+from busbar.bus.errors import BusOfflineError
 
 BEFORE, AFTER, REPLY = "fp-before-", "fp-after-", "fp-reply-"
 """A request with an id that begins so kills the manager before its commit, after it, or after its reply."""
@@ -29,7 +29,7 @@ def die() -> None:
 
 def commits(_value: str) -> None:
     """The manager dies around the commit of a request whose id asks for it."""
-    from manager.store import engine
+    from busbar.manager.store import engine
 
     original = engine.Store._finish
 
@@ -49,7 +49,7 @@ def commits(_value: str) -> None:
 
 def reply(_value: str) -> None:
     """The manager dies when the broker has its reply, and before the event is sent."""
-    from bus.client import MqttLink
+    from busbar.bus.connection.mqtt_link import MqttLink
 
     original = MqttLink.send
 
@@ -70,8 +70,8 @@ def reply(_value: str) -> None:
 
 def step(value: str) -> None:
     """The manager dies at the commit that carries such an action of the plan: `renew:before_commit`."""
-    from manager.apply import Batch
-    from manager.store import engine
+    from busbar.manager.control.apply import Batch
+    from busbar.manager.store import engine
 
     action, _, wanted = value.partition(":")
     original, finish = getattr(Batch, f"_{action}"), engine.Store._finish
@@ -97,7 +97,7 @@ def _size(changes: Any) -> int:
 
 def migration(_value: str) -> None:
     """The manager knows one schema step more, and dies in its middle."""
-    from manager.migrations import migrations
+    from busbar.manager.store.migrations import migrations
 
     @migrations()
     def another_step(db: Any) -> None:
@@ -108,14 +108,14 @@ def migration(_value: str) -> None:
 
 def repair(value: str) -> None:
     """The manager looks at the retained topics every so many seconds."""
-    from manager.repair import Repair
+    from busbar.manager.publish.retained_audit import Repair
 
     Repair.__init__.__defaults__ = (float(value),)  # type: ignore[misc]
 
 
 def clock(value: str) -> None:
     """The wall clock is as many seconds off as a file says."""
-    from bus.clock import SystemClock
+    from busbar.bus.clock import SystemClock
 
     file = Path(value)
     SystemClock.time_ns = lambda self: time.time_ns() + int(file.read_text()) * 10**9  # type: ignore[method-assign]
@@ -123,7 +123,7 @@ def clock(value: str) -> None:
 
 def fork(value: str) -> None:
     """The agent dies after the fork of a worker of that cluster, before its pid is written down."""
-    from agent.process import Processes
+    from busbar.agent.processes.process import Processes
 
     original = Processes.spawn
 
@@ -152,7 +152,7 @@ def main() -> None:
         name, _, value = point.partition(":")
         POINTS[name](value)
     sys.argv = ["busbar", *sys.argv[end + 1 :]]
-    from cli.app import main as busbar
+    from busbar.cli.app import main as busbar
 
     busbar()
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from busbar.agent.reporting.reporter import Reporter, View, will_of
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.decode import read
+from busbar.bus.messages import Applied, Assignment
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics
 
-from agent.reporter import Reporter, View, will_of
-from bus.client import MqttLink
-from bus.clock import SystemClock
-from bus.decode import read
-from bus.link import Message
-from bus.messages import Applied, Assignment
-from bus.options import ConnectOptions
-from bus.topics import Topics
 from tests.brokers import free_port, need_mosquitto, wait_for_port
 from tests.faults.census import until
 from tests.faults.yard import Yard

@@ -62,7 +62,7 @@ def test_a_cable_that_is_pulled_is_noticed_and_nothing_restarts(cable: str, tmp_
             words = ["agent", "--node", "n1", "--state", str(tmp_path / "agent-n1")]
             words += ["--runtimes", str(here.toml), *made.connection("n1")]
             words[words.index("--broker") + 1] = f"mqtt://{HOST}:{port}"
-            here.spawn("n1", words, "ip", "netns", "exec", SPACE, sys.executable, "-m", "cli.app")
+            here.spawn("n1", words, "ip", "netns", "exec", SPACE, sys.executable, "-m", "busbar.cli.app")
             here.node("n1", "online")
             cluster = here.cluster(2, nodes=("n1",))
             before = cluster.running(2)

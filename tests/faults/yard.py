@@ -52,7 +52,7 @@ class Yard:
 
     def spawn(self, name: str, arguments: list[str], *before: str) -> subprocess.Popen[bytes]:
         """Start `busbar` with arguments, or `before` with them: a wrapper or a failing program."""
-        program = list(before) or [sys.executable, "-m", "cli.app"]
+        program = list(before) or [sys.executable, "-m", "busbar.cli.app"]
         env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
         with (self.stack.folder / f"{name}.log").open("ab") as output:
             self.stack.processes[name] = subprocess.Popen(
@@ -68,7 +68,7 @@ class Yard:
     @staticmethod
     def stack_command() -> list[str]:
         """The words that start `busbar`, for a wrapper to put its own before."""
-        return [sys.executable, "-m", "cli.app"]
+        return [sys.executable, "-m", "busbar.cli.app"]
 
     def connection(self, user: str, port: int) -> list[str]:
         words = self.stack.connection(user)

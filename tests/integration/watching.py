@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bus.decode import digest, encode
-from bus.link import Message
-from bus.messages import Applied, Command, Heartbeat, NodeState, Reported, ReportedWorker
-from bus.states import ClusterState, NodeStatus
-from bus.testing import FakeClock, MemoryBroker, settle
-from bus.topics import Topics
-from manager.model import Timing
-from manager.monitor import Monitor
-from manager.observed import Observed
-from manager.reports import Reports
-from manager.store import Store, Tx
-from manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
+from busbar.bus.connection.link import Message
+from busbar.bus.decode import digest, encode
+from busbar.bus.messages import Applied, Command, Heartbeat, NodeState, Reported, ReportedWorker
+from busbar.bus.states import ClusterState, NodeStatus
+from busbar.bus.testing import FakeClock, MemoryBroker, settle
+from busbar.bus.topics import Topics
+from busbar.manager.control.monitor import Monitor
+from busbar.manager.ingest.reports import Reports
+from busbar.manager.planner.model import Timing
+from busbar.manager.state.node_memory import Observed
+from busbar.manager.store import Store, Tx
+from busbar.manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
 
 TOPICS = Topics("lab")
 OWNER = "00000000-0000-0000-0000-000000000001"

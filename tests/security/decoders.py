@@ -45,7 +45,7 @@ def packets(data: bytes) -> None:
 
     The first byte chooses the kind of account, and where the stream is cut in two.
     """
-    from bus.broker.conversation import ENDINGS
+    from busbar.bus.broker.conversation import ENDINGS
 
     if not data:
         return
@@ -64,9 +64,9 @@ def packets(data: bytes) -> None:
 
 def agent_file(data: bytes) -> None:
     """The agent's TOML, runtimes included: every mistake in it is said, none ends in a traceback."""
-    from agent.config import ConfigError, load
-    from agent.runtimes import load_runtimes
-    from agent.runtimes.config import RuntimesError
+    from busbar.agent.config import ConfigError, load
+    from busbar.agent.runtimes import load_runtimes
+    from busbar.agent.runtimes.config import RuntimesError
 
     path = folder() / "agent.toml"
     path.write_bytes(data)
@@ -88,12 +88,12 @@ class _Access:
     """Accounts are right; access is judged by the product's own rules."""
 
     def may_publish(self, peer: Any, topic: str, retain: bool) -> bool:
-        from bus import acl
+        from busbar.bus import acl
 
         return acl.may_publish(peer.kind, peer.username, topic, "busbar", "lab")
 
     def narrowed(self, peer: Any, wanted: str) -> str:
-        from bus import acl
+        from busbar.bus import acl
 
         return acl.narrowed(peer.kind, peer.username, wanted, "busbar", "lab") or wanted
 
@@ -102,24 +102,24 @@ class _Access:
 
 
 async def _may_subscribe(peer: Any, topic: str, action: Any) -> bool:
-    from bus import acl
+    from busbar.bus import acl
 
     return acl.may_subscribe(peer.kind, peer.username, topic, "busbar", "lab")
 
 
 async def _heed(message: Any) -> None:
-    from bus.broker.revoking import revoked
+    from busbar.bus.broker.revoking import revoked
 
     revoked(message.topic, message.payload, "busbar")
 
 
 def _conversation(kind: str) -> tuple[Any, Any]:
     """A conversation that has come past its CONNECT, on a broker of its own."""
-    from bus.broker.accounts import Account
-    from bus.broker.conversation import Conversation
-    from bus.broker.plugin import Peer
-    from bus.broker.router import Router
-    from bus.broker.wire import Wire, encode
+    from busbar.bus.broker.accounts import Account
+    from busbar.bus.broker.conversation import Conversation
+    from busbar.bus.broker.plugin import Peer
+    from busbar.bus.broker.router import Router
+    from busbar.bus.broker.wire import Wire, encode
 
     nobody: Any = None
     router, wire = Router(encode), Wire(nobody, nobody, _Transport())

@@ -20,12 +20,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bus.client import MqttLink
-from bus.clock import SystemClock
-from bus.link import Message
-from bus.options import ConnectOptions
-from bus.rpc import Caller
-from bus.topics import Topics
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.connection.rpc import Caller
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics
+
 from tests.stack import ROOT, Stack, stack
 
 TOPICS = Topics("lab")

@@ -23,20 +23,20 @@ from functools import cache
 from random import Random
 from typing import Any
 
+from busbar.bus import acl, messages
+from busbar.bus.broker.accounts import Accounts
+from busbar.bus.broker.connect import Refused, read_connect
+from busbar.bus.broker.conversation import ENDINGS
+from busbar.bus.broker.joining import parse_offer
+from busbar.bus.connection.link import Message
+from busbar.bus.contract import OPERATIONS
+from busbar.bus.decode import convert, parse, read
+from busbar.bus.errors import BusError
+from busbar.bus.options import parse_urls
+from busbar.bus.topics import Topics, is_name, matches, parse_event
+from busbar.bus.transport import check_transport, port_range
 from msgspec import UNSET
 
-from bus import acl, messages
-from bus.broker.accounts import Accounts
-from bus.broker.connect import Refused, read_connect
-from bus.broker.conversation import ENDINGS
-from bus.broker.joining import parse_offer
-from bus.contract import OPERATIONS
-from bus.decode import convert, parse, read
-from bus.errors import BusError
-from bus.link import Message
-from bus.options import parse_urls
-from bus.topics import Topics, is_name, matches, parse_event
-from bus.transport import check_transport, port_range
 from tests.ending import end_on_sigterm
 from tests.security.decoders import FOLDER, agent_file, drive, folder, packets
 
@@ -137,7 +137,7 @@ def connect(data: bytes) -> None:
 
 def agent(data: bytes) -> None:
     """What an agent is handed on its own topics."""
-    from agent import plan
+    from busbar.agent.planner import plan
 
     try:
         assignment = read(data, messages.Assignment)
@@ -168,12 +168,12 @@ TARGETS: dict[str, Target] = {
 @cache
 def _doors() -> tuple[Any, Any, Any]:
     """A manager's doors on a store of its own, whose writer is never handed anything."""
-    from bus.clock import SystemClock
-    from manager.dispatch import Desk, Dispatch
-    from manager.fence import Fence
-    from manager.limits import Limits
-    from manager.observed import Observed
-    from manager.reports import Reports
+    from busbar.bus.clock import SystemClock
+    from busbar.manager.api.requests import Desk, Dispatch
+    from busbar.manager.ingest.reports import Reports
+    from busbar.manager.leader.fencing import Fence
+    from busbar.manager.rate_limit import Limits
+    from busbar.manager.state.node_memory import Observed
 
     class Outlet:
         def reply(self, topic: str, payload: bytes, properties: Any) -> None:
@@ -190,7 +190,7 @@ def _doors() -> tuple[Any, Any, Any]:
 
 
 def _timing() -> Any:
-    from manager.model import Timing
+    from busbar.manager.planner.model import Timing
 
     return Timing()
 
@@ -205,7 +205,7 @@ class _Store:
         return self
 
     def principal(self, name: str) -> Any:
-        from manager.store.rows import PrincipalRow
+        from busbar.manager.store.rows import PrincipalRow
 
         return PrincipalRow("oid", name, "owner", 0)
 
@@ -220,8 +220,8 @@ class _World:
     """One node is known."""
 
     def node_named(self, name: str) -> Any:
-        from bus.states import NodeStatus
-        from manager.store.rows import NodeRow
+        from busbar.bus.states import NodeStatus
+        from busbar.manager.store.rows import NodeRow
 
         return NodeRow(
             "oid", name, None, NodeStatus.ONLINE, None, None, None, False, [], None, [], 0, 0, 0, 0, 1

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.manager.leader.fencing import Lock
+from busbar.manager.leader.state_folder import backup, database, restore, take_over
+from busbar.manager.store import Store, StoreRefusedError, Tx, check
+from busbar.manager.store.backup import marked
+from busbar.manager.store.rows import PrincipalRow
 
-from manager.backup import backup, database, restore, take_over
-from manager.fence import Lock
-from manager.store import Store, StoreRefusedError, Tx, check
-from manager.store.backup import marked
-from manager.store.rows import PrincipalRow
-from tests.integration.manager_fixtures import open_store
+from tests.integration.manager.fixtures import open_store
 from tests.plain import Plain
 from tests.stack import Stack, stack
 
@@ -232,7 +232,7 @@ def test_there_is_nothing_to_take_over(tmp_path: Path) -> None:
 def busbar(made: Stack, *arguments: str, code: int = 0) -> str:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     result = subprocess.run(
-        [sys.executable, "-m", "cli.app", *arguments],
+        [sys.executable, "-m", "busbar.cli.app", *arguments],
         env={**clean, "HOME": str(made.folder)}, capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert result.returncode == code, (arguments, result.returncode, result.stdout, result.stderr)
@@ -337,8 +337,8 @@ def until_gone(pid: int) -> None:
 @pytest.mark.timeout(60)
 async def test_without_the_brokers_memory_the_agents_themselves_refuse(tmp_path: Path) -> None:
     """The rule of (epoch, version): an agent follows no store that goes back, whatever the broker forgot."""
-    from agent.plan import refusal
-    from bus.messages import Assignment
+    from busbar.agent.planner.plan import refusal
+    from busbar.bus.messages import Assignment
 
     state, copy = tmp_path / "manager", tmp_path / "copy"
     store = open_store(state)

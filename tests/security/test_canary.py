@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_cli_harness import Stack, until
+from tests.integration.cli.harness import Stack, until
 from tests.plain import Plain
 
 pytestmark = pytest.mark.timeout(120)
@@ -64,8 +64,8 @@ def test_no_secret_is_anywhere_but_in_its_file(tmp_path: Path) -> None:
         home = tmp_path / "machine"
         with (tmp_path / "agent.log").open("wb") as log:
             agent = subprocess.Popen(
-                [sys.executable, "-m", "cli.app", "agent", "--node", "n9", "--realm", up.realm, "--broker",
-                 where["broker"], "--join", "-", "--log-level", "debug"],
+                [sys.executable, "-m", "busbar.cli.app", "agent", "--node", "n9", "--realm", up.realm,
+                 "--broker", where["broker"], "--join", "-", "--log-level", "debug"],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env={**up.env, "BUSBAR_STATE": str(home)},
             )  # fmt: skip
         assert agent.stdin is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_cli_harness import Stack, alive, stack, until
+from tests.integration.cli.harness import Stack, alive, stack, until
 from tests.plain import Plain
 
 pytestmark = pytest.mark.timeout(120)
@@ -53,7 +53,7 @@ def agent(
     log = home / "log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.app", "agent", "--node", node, "--realm", up.realm, "--broker",
+            [sys.executable, "-m", "busbar.cli.app", "agent", "--node", node, "--realm", up.realm, "--broker",
              up.written()["broker"], *more],
             stdin=subprocess.PIPE, stdout=output, stderr=output,
             env={**up.env, "BUSBAR_STATE": str(home)},

@@ -74,8 +74,8 @@ def test_inputs_known_to_hurt(name: str) -> None:
 
 def test_the_seeds_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the fuzzing would scratch at the door alone: each kind of message has a seed that passes it."""
-    from bus.decode import read
-    from bus.errors import BusError
+    from busbar.bus.decode import read
+    from busbar.bus.errors import BusError
 
     def takes(kind: type, seed: bytes) -> bool:
         try:
@@ -84,7 +84,7 @@ def test_the_seeds_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             return False
         return True
 
-    from bus.messages import Assignment, Heartbeat, ManagerState, NodeState, Reported, Request
+    from busbar.bus.messages import Assignment, Heartbeat, ManagerState, NodeState, Reported, Request
 
     for kind in (Assignment, Heartbeat, ManagerState, NodeState, Reported, Request):
         assert any(takes(kind, seed) for seed in fuzz.SEEDS), kind

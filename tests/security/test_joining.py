@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from busbar.bus.broker import BrokerConfig, EmbeddedBroker
+from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret
+from busbar.bus.broker.joining import Offer, issue_token, join_password, parse_offer, redeem, void_token
+from busbar.bus.clock import SystemClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.broker import BrokerConfig, EmbeddedBroker
-from bus.broker.accounts import Accounts, ensure_account, new_secret
-from bus.broker.joining import Offer, issue_token, join_password, parse_offer, redeem, void_token
-from bus.clock import SystemClock
-from tests.integration.test_broker_kit import R, Raw, secret
+from tests.integration.bus.broker.kit import R, Raw, secret
 
 NOW = 1_000_000.0
 SECRET = "s" * 43

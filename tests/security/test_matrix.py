@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from busbar.bus import acl
+from busbar.bus.acl import render_mosquitto
+from busbar.bus.broker import BrokerConfig, EmbeddedBroker
+from busbar.bus.broker.accounts import ensure_account
+from busbar.bus.topics import matches
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus import acl
-from bus.acl import render_mosquitto
-from bus.broker import BrokerConfig, EmbeddedBroker
-from bus.broker.accounts import ensure_account
-from bus.topics import matches
 from tests.brokers import mosquitto
-from tests.integration.test_broker_kit import R, Raw, Will, packet, secret, text
+from tests.integration.bus.broker.kit import R, Raw, Will, packet, secret, text
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from busbar.bus.contract import OPERATIONS
 
-from bus.contract import OPERATIONS
 from tests.plain import Plain
 from tests.stack import FakeNode, Stack, stack
 

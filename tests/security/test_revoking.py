@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from busbar.bus.broker import BrokerConfig, EmbeddedBroker
+from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret
+from busbar.bus.broker.joining import issue_token, join_password
+from busbar.bus.broker.revoking import Revoked, revoked
+from busbar.bus.clock import SystemClock
+from busbar.bus.topics import Topics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.broker import BrokerConfig, EmbeddedBroker
-from bus.broker.accounts import Accounts, ensure_account, new_secret
-from bus.broker.joining import issue_token, join_password
-from bus.broker.revoking import Revoked, revoked
-from bus.clock import SystemClock
-from bus.topics import Topics
 from tests.faults.census import until
 from tests.faults.watcher import Watcher
-from tests.integration.test_broker_kit import R, Raw, broker_in, secret
+from tests.integration.bus.broker.kit import R, Raw, broker_in, secret
 from tests.stack import FakeNode, Stack, stack
 
 pytestmark = pytest.mark.timeout(120)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from busbar.bus.acl import render_mosquitto
+from busbar.cli.settings import service_layer
 
-from bus.acl import render_mosquitto
-from cli.settings import service_layer
 from tests.brokers import mosquitto
 from tests.certificates import certificates
 from tests.stack import Stack
@@ -36,7 +36,7 @@ class Secure(Stack):
     def busbar(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
         return subprocess.run(
-            [sys.executable, "-m", "cli.app", *arguments], capture_output=True, text=True, timeout=30,
+            [sys.executable, "-m", "busbar.cli.app", *arguments], capture_output=True, text=True, timeout=30,
             stdin=subprocess.DEVNULL, env={**clean, "HOME": str(self.folder), **env},
         )  # fmt: skip
 

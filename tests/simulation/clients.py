@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bus.errors import BusError, BusOfflineError, CallTimeoutError
-from bus.rpc import Caller
+from busbar.bus.connection.rpc import Caller
+from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
+
 from tests.simulation.link import SimLink
 from tests.simulation.loop import Program, SimClock
 from tests.simulation.parts import TOPICS

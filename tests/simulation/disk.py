@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from busbar.bus.clock import Clock
+from busbar.bus.topics import Topics
+from busbar.manager.store import Reads, Store
+from busbar.manager.store.engine import _take_office
+from busbar.manager.store.files import migrate
+from busbar.manager.store.tx import Frame
 from sqlite_utils import Database
-
-from bus.clock import Clock
-from bus.topics import Topics
-from manager.store import Reads, Store
-from manager.store.engine import _take_office
-from manager.store.files import migrate
-from manager.store.tx import Frame
 
 Content = dict[str, list[Any]]
 """The rows of every table."""

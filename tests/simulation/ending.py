@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from busbar.manager.planner.draining import DRAINED
+from busbar.manager.store.rows import NodeRow
 
-from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
-from manager.draining import DRAINED
-from manager.store.rows import NodeRow
 from tests.simulation.clients import NOT_STORED
 from tests.simulation.link import connected
 from tests.simulation.parts import TOPICS

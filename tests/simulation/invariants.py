@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 import msgspec
+from busbar.agent.planner import plan as agent_plan
+from busbar.bus.connection.link import Message
+from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from busbar.manager.store.changes import Changes
+from busbar.manager.store.rows import GroupRow, NodeRow, WorkerRow
 
-from agent import plan as agent_plan
-from bus.link import Message
-from bus.states import STARTED, ClusterState, NodeStatus, WorkerState
-from manager.store.changes import Changes
-from manager.store.rows import GroupRow, NodeRow, WorkerRow
 from tests.simulation.lasting import DOUBTED_S, LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
 from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess

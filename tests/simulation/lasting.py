@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent import plan as agent_plan
-from bus.states import WorkerState
-from manager.model import Timing
+from busbar.agent.planner import plan as agent_plan
+from busbar.bus.states import WorkerState
+from busbar.manager.planner.model import Timing
+
 from tests.simulation.link import connected
 from tests.simulation.mirror import Mirror
 from tests.simulation.parts import HEARTBEAT_S

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from bus.backoff import Backoff
-from bus.errors import BusOfflineError
-from bus.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
+from busbar.bus.backoff import Backoff
+from busbar.bus.connection.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
+from busbar.bus.errors import BusOfflineError
+
 from tests.simulation.loop import Program
 from tests.simulation.net import CONNECT_S, EMPTY, KEEPALIVE_S, Broker, Session, matches
 
@@ -19,7 +20,7 @@ log = logging.getLogger("busbar.bus")
 
 
 class SimLink:
-    """A `bus.link.Link` that behaves as `bus.client.MqttLink` does, over the simulated network."""
+    """A `Link` that behaves as `bus.connection.mqtt_link.MqttLink` does, over the simulated network."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Hosts and their processes: what an agent stands on (`agent.ground`) in the simulation."""
+"""Hosts and their processes: what an agent stands on (`agent.workers.host`) in the simulation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent.ground import Ground
-from agent.ports import PortWish
-from agent.process import Exit, Processes, SpawnError, Start, StopReport
-from agent.procfs import Found, ProcessRecord, Usage
-from agent.recover import GENERATION, OID, PORT
-from agent.runtimes import Launch, Probe, Runtime, TcpProbe, WorkerSpec
+from busbar.agent.processes.ports import PortWish
+from busbar.agent.processes.process import Exit, Processes, SpawnError, Start, StopReport
+from busbar.agent.processes.procfs import Found, ProcessRecord, Usage
+from busbar.agent.runtimes import Launch, Probe, Runtime, TcpProbe, WorkerSpec
+from busbar.agent.workers.host import Ground
+from busbar.agent.workers.recover import GENERATION, OID, PORT
+
 from tests.simulation.loop import SimLoop, owner
 
 GRACE_S = 1.0
@@ -151,7 +152,7 @@ class Machine:
 
 
 class Watched:
-    """What `agent.process.Process` is to the agent."""
+    """What `agent.processes.process.Process` is to the agent."""
 
     def __init__(self, machine: Machine, process: SimProcess, adopted: bool) -> None:
         self.record = process.record
@@ -181,7 +182,7 @@ class Watched:
 
 
 class SimProcesses:
-    """What `agent.process.Processes` is to the agent: the same promises, on a simulated host."""
+    """What `agent.processes.process.Processes` is to the agent: the same promises, on a simulated host."""
 
     def __init__(self, scope: str, machine: Machine) -> None:
         self.scope, self._machine = scope, machine

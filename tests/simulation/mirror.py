@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from manager.store.changes import Changes
-from manager.store.rows import WorkerRow
+from busbar.manager.store.changes import Changes
+from busbar.manager.store.rows import WorkerRow
 
 
 class Mirror:

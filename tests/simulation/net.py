@@ -10,9 +10,10 @@ from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING
 
-from bus.errors import BusOfflineError
-from bus.link import Message, Will
-from bus.topics import matches as _matches
+from busbar.bus.connection.link import Message, Will
+from busbar.bus.errors import BusOfflineError
+from busbar.bus.topics import matches as _matches
+
 from tests.simulation.loop import SimLoop
 
 if TYPE_CHECKING:

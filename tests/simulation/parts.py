@@ -11,15 +11,16 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from agent.config import AgentConfig
-from agent.lifecycle import Timing
-from agent.service import Agent
-from bus.link import Will
-from bus.options import ConnectOptions
-from bus.topics import Topics
-from manager.fence import FencedError, Lock
-from manager.service import Manager, ManagerConfig
-from manager.store import Store, StoreRefusedError
+from busbar.agent.config import AgentConfig
+from busbar.agent.planner.lifecycle import Timing
+from busbar.agent.service import Agent
+from busbar.bus.connection.link import Will
+from busbar.bus.options import ConnectOptions
+from busbar.bus.topics import Topics
+from busbar.manager.leader.fencing import FencedError, Lock
+from busbar.manager.service import Manager, ManagerConfig
+from busbar.manager.store import Store, StoreRefusedError
+
 from tests.simulation.link import SimLink
 from tests.simulation.loop import Program, SimClock
 from tests.simulation.machines import Machine, SimGround

@@ -8,17 +8,16 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from busbar.agent.planner import plan as agent_plan
+from busbar.agent.workers import recover
+from busbar.agent.workers.instances import Hands
+from busbar.bus.states import NodeStatus
+from busbar.manager.control.apply import apply_all
+from busbar.manager.control.monitor import Monitor
+from busbar.manager.planner import liveness, scaling
+from busbar.manager.publish.publisher import Publisher
+from busbar.manager.store.tx import Tx
 from sqlite_utils import Database
-
-import agent.plan
-import agent.recover
-from agent.instances import Hands
-from bus.states import NodeStatus
-from manager import liveness, scaling
-from manager.apply import apply_all
-from manager.monitor import Monitor
-from manager.publisher import Publisher
-from manager.store.tx import Tx
 
 
 def _forget_a_commit() -> list[tuple[Any, str, Any]]:
@@ -43,7 +42,7 @@ def _forget_requests() -> list[tuple[Any, str, Any]]:
 
 def _adopt_nothing() -> list[tuple[Any, str, Any]]:
     """B: an agent that starts again does not find its workers."""
-    return [(agent.recover, "recover", lambda *values: agent.recover.Recovered((), (), ()))]
+    return [(recover, "recover", lambda *values: recover.Recovered((), (), ()))]
 
 
 def _move_at_once() -> list[tuple[Any, str, Any]]:
@@ -67,7 +66,7 @@ def _say_nothing_again() -> list[tuple[Any, str, Any]]:
 
 def _apply_anything() -> list[tuple[Any, str, Any]]:
     """M: an agent applies whatever comes."""
-    return [(agent.plan, "refusal", lambda stored, new, *, adopt_store: None)]
+    return [(agent_plan, "refusal", lambda stored, new, *, adopt_store: None)]
 
 
 def _trust_everybody() -> list[tuple[Any, str, Any]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from manager.store.changes import Changes
+from busbar.manager.store.changes import Changes
+
 from tests.simulation.clients import Asked, Client
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Entry, Schedule

@@ -1,0 +1,1 @@
+"""Busbar: clusters of routers, run over MQTT."""

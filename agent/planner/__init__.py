@@ -1,0 +1,1 @@
+"""Pure decisions: assignment, workers and a time in, steps out. Imports no other wing."""

@@ -1,0 +1,1 @@
+"""What goes out: reports, heartbeats, workers' output."""

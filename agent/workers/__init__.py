@@ -1,0 +1,1 @@
+"""One worker's life: launch, adopt, probe, stop, recover."""

@@ -1,0 +1,133 @@
+"""From an assigned worker to a launch: its runtime, its port, the folders its transport may name."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from busbar.bus.messages import AssignedWorker
+
+from ..processes.ports import choose
+from ..processes.sockets import is_free
+from ..runtimes import Launch, Runtime, RuntimeConfigError, WorkerSpec
+from ..runtimes.crossbar import CrossbarRuntime
+from ..runtimes.transport import escape
+from ..state import State
+
+
+class RefusedError(Exception):
+    """This node can't run that worker; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """`roots` are the operator's folders that `static` paths may name besides the state folder's `www`."""
+
+    state: State
+    runtimes: Mapping[str, Runtime]
+    host: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    roots: tuple[Path, ...] = ()
+    is_free: Callable[..., bool] = is_free
+
+    def launch(self, worker: AssignedWorker, taken: Collection[int], prefer: int | None) -> Launch:
+        """Choose a port and render the start; `prefer` is the port it had before.
+
+        Raises:
+            RefusedError, RuntimeConfigError, NoPortError, ValueError: why it can't be started here.
+        """
+        runtime = self._runtime(worker)
+        transport = self._transport(worker)
+        wish = runtime.port_needed(transport)
+        port = 0
+        if wish is not None:
+            low = wish
+
+            def free(candidate: int) -> bool:
+                return self.is_free(low.interface, candidate, shared=low.shared)
+
+            offset = zlib.crc32(worker.oid.encode())
+            port = choose(wish, taken, free, offset=offset, prefer=prefer or None)
+        return self._render(runtime, worker, transport, port)
+
+    def same(self, worker: AssignedWorker, port: int) -> Launch:
+        """The launch of a worker that runs already: how to ask whether it is well.
+
+        Raises:
+            RefusedError, RuntimeConfigError, ValueError: its definition can't be rendered (any more).
+        """
+        return self._render(self._runtime(worker, check=False), worker, self._transport(worker), port)
+
+    def missing(self) -> dict[str, str]:
+        """Runtimes that can't run here, with the reason."""
+        found = {name: runtime.missing() for name, runtime in self.runtimes.items()}
+        return {name: reason for name, reason in found.items() if reason}
+
+    def _render(
+        self, runtime: Runtime, worker: AssignedWorker, transport: dict[str, Any] | None, port: int
+    ) -> Launch:
+        spec = WorkerSpec(
+            worker.worker,
+            worker.oid,
+            worker.cluster,
+            worker.workergroup,
+            worker.generation,
+            transport,
+            self.labels,
+        )
+        return runtime.render(spec, self.host, port, self.state.worker_folder(worker.oid))
+
+    def _runtime(self, worker: AssignedWorker, *, check: bool = True) -> Runtime:
+        runtime = self.runtimes.get(worker.runtime)
+        if runtime is None:
+            known = ", ".join(sorted(self.runtimes))
+            raise RefusedError(f"this node has no runtime '{worker.runtime}' (it has: {known})")
+        reason = runtime.missing() if check else None
+        if reason:
+            raise RefusedError(f"runtime '{worker.runtime}' can't run on this node: {reason}")
+        return runtime
+
+    def _transport(self, worker: AssignedWorker) -> dict[str, Any] | None:
+        if worker.transport is None or not isinstance(worker.transport.get("paths"), dict):
+            return worker.transport
+        paths = self._paths(worker.transport["paths"], "/transport/paths")
+        return {**worker.transport, "paths": paths}
+
+    def _paths(self, paths: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+        return {name: self._path(service, f"{pointer}/{escape(name)}") for name, service in paths.items()}
+
+    def _path(self, service: Any, pointer: str) -> Any:
+        if not isinstance(service, dict):
+            return service
+        if service.get("type") == "static" and isinstance(service.get("directory"), str):
+            return {**service, "directory": str(self._static(service["directory"], f"{pointer}/directory"))}
+        if service.get("type") == "path" and isinstance(service.get("paths"), dict):
+            return {**service, "paths": self._paths(service["paths"], f"{pointer}/paths")}
+        return service
+
+    def _static(self, directory: str, pointer: str) -> Path:
+        """Links are followed first: a name inside must not lead outside."""
+        path = (self.state.www / directory).resolve()
+        if not any(path.is_relative_to(root.resolve()) for root in (self.state.www, *self.roots)):
+            raise RuntimeConfigError(
+                pointer, f"'{directory[:200]}' lies neither in the agent's www folder nor in its static_roots"
+            )
+        if not path.is_dir():
+            raise RuntimeConfigError(pointer, f"there is no folder '{directory[:200]}' on this node")
+        return path
+
+
+def with_roots(
+    runtimes: Mapping[str, Runtime], roots: tuple[Path, ...]
+) -> tuple[dict[str, Runtime], tuple[Path, ...]]:
+    """Let the launcher alone judge static folders: the crossbar runtime's own root joins the others."""
+    out, allowed = dict(runtimes), list(roots)
+    for name, runtime in runtimes.items():
+        if isinstance(runtime, CrossbarRuntime):
+            if runtime.static_root is not None:
+                allowed.append(runtime.static_root)
+            out[name] = replace(runtime, static_root=Path("/"))
+    return out, tuple(allowed)

@@ -1,0 +1,474 @@
+"""The MQTT connection on paho-mqtt inside asyncio; only `paho_client` imports that library beside it.
+
+paho does the protocol; its socket is watched by the event loop, so no thread runs per client or call (the
+blocking TCP and TLS handshake alone is handed to a helper thread). Every connection is a new paho client:
+what the old one had queued fails its waiter and is never sent late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from ..backoff import Backoff
+from ..clock import Clock
+from ..errors import BusOfflineError
+from ..options import ConnectOptions
+from .broker_rotation import Rota
+from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
+from .mqtt_util import compiled, reason, settle, tell, tls_context
+from .paho_client import Client, from_paho, to_paho
+
+log = logging.getLogger("busbar.bus")
+
+SUBSCRIBE_TIMEOUT: Final = 15.0
+"""Seconds until all subscriptions of a new connection must be confirmed (brokers are slow in a stampede)."""
+MAX_PENDING: Final = 20_000
+"""Publications waiting for their acknowledgement (packet ids end at 65,535)."""
+REFUSED: Final = 128
+"""SUBACK codes from here on are failures (MQTT 3.1.1, section 3.9.3)."""
+
+WillFactory = Callable[[int], Will | None]
+
+
+class MqttLink:
+    """A `bus.connection.link.Link` over paho-mqtt: TCP, TLS or WebSocket, MQTT 3.1.1 or 5."""
+
+    def __init__(
+        self,
+        options: ConnectOptions,
+        *,
+        clock: Clock,
+        random: Random,
+        will: WillFactory | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.rota = Rota(options, backoff or Backoff())
+        self._clock = clock
+        self._random = random
+        self._will = will
+        self._subscriptions: dict[str, tuple[re.Pattern[str], Handler, int]] = {}
+        self._hooks: list[ConnectHook] = []
+        self._session: _Session | None = None
+        self._up = asyncio.Event()
+        self._conn = 0
+        self._plain = False  # the broker did not understand MQTT 5: the next connection tries 3.1.1
+
+    @property
+    def connected(self) -> bool:
+        return self._up.is_set()
+
+    @property
+    def conn(self) -> int:
+        return self._conn
+
+    def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
+        self._subscriptions[pattern] = (compiled(pattern), handler, qos)
+        if self._session and self.connected:
+            self._session.subscribe([(pattern, qos)])
+
+    def unsubscribe(self, pattern: str) -> None:
+        if self._subscriptions.pop(pattern, None) and self._session and self.connected:
+            self._session.client.unsubscribe(pattern)
+
+    def on_connect(self, hook: ConnectHook) -> None:
+        self._hooks.append(hook)
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
+        session = self._session
+        if session is None or not self.connected:
+            raise BusOfflineError(self.rota.last_error)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        session.send(topic, payload, qos, retain, properties, partial(settle, done))
+        await done
+
+    def send(
+        self,
+        topic: str,
+        payload: bytes,
+        done: Done,
+        *,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
+        session = self._session
+        try:
+            if session is None or not self.connected:
+                raise BusOfflineError(self.rota.last_error)
+            session.send(topic, payload, 1, retain, properties, done)
+        except BusOfflineError as error:
+            asyncio.get_running_loop().call_soon(done, error)
+
+    def post(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> bool:
+        session = self._session
+        if session is None or not self.connected:
+            return False
+        try:
+            session.send(topic, payload, qos, retain, properties, None)
+        except BusOfflineError:
+            return False
+        return True
+
+    async def wait_connected(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._up.wait()
+        except TimeoutError:
+            raise BusOfflineError(f"no connection to a broker: {self.rota.last_error}") from None
+
+    def reconnect(self, reason: str) -> None:
+        log.warning("connection to %s given up: %s", self.rota.current.url, reason)
+        if self._session:
+            self._session.close(reason)
+
+    async def run(self) -> None:
+        rota = self.rota
+        while True:
+            began, url, why = self._clock.monotonic(), rota.current.url, "connection closed"
+            try:
+                await self._connect_once()
+            except (OSError, BusOfflineError, ValueError) as error:
+                why = reason(error)
+            rota.failed(why, self._clock.monotonic() - began)
+            level = logging.WARNING if rota.failures <= 3 else logging.DEBUG
+            log.log(level, "no connection to %s: %s", url, why)
+            await self._clock.sleep(rota.delay(self._random.random()))
+
+    async def _connect_once(self) -> None:
+        """One connection from its beginning to its end.
+
+        Raises:
+            OSError, BusOfflineError: why it ended.
+        """
+        self._conn += 1
+        will = self._will(self._conn) if self._will else None
+        options = replace(self.rota.current, protocol=4) if self._plain else self.rota.current
+        session = _Session(options, will, self._deliver)
+        self._session = session
+        hooks: asyncio.Task[None] | None = None
+        try:
+            try:
+                await session.open()
+            except BusOfflineError:
+                # Brokers without MQTT 5 say so, hang up, or keep silent; a broken network looks the same.
+                self._plain = options.falls_back and options.protocol == 5
+                raise
+            await self._subscribe_all(session)
+            self._up.set()
+            log.info("connected to %s", self.rota.current.url)
+            hooks = asyncio.create_task(self._run_hooks(session), name="connect-hooks")
+            await session.ended.wait()
+            raise BusOfflineError(session.why)
+        finally:
+            self._up.clear()
+            if hooks:
+                hooks.cancel()
+            await session.goodbye()
+
+    async def _subscribe_all(self, session: _Session) -> None:
+        wanted = [(pattern, qos) for pattern, (_, _, qos) in self._subscriptions.items()]
+        if not wanted:
+            return
+        waiting = session.subscribe(wanted)
+        try:
+            async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
+                await waiting
+        except TimeoutError:
+            raise BusOfflineError("the broker does not confirm subscriptions") from None
+
+    async def _run_hooks(self, session: _Session) -> None:
+        for hook in self._hooks:
+            try:
+                await hook()
+            except BusOfflineError:
+                return
+            except Exception:
+                log.exception("a connect hook failed")
+                session.close("a connect hook failed")
+
+    def _deliver(self, message: Message) -> None:
+        for pattern, handler, _ in tuple(self._subscriptions.values()):
+            if pattern.match(message.topic):
+                try:
+                    handler(message)
+                except Exception:
+                    log.exception("handling a message on %s failed", message.topic)
+
+
+class _Session:
+    """One connection: a paho client and its socket on the event loop."""
+
+    def __init__(self, options: ConnectOptions, will: Will | None, deliver: Handler) -> None:
+        self._options = options
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
+        self._reading = self._writing = False
+        self._flush_due = False
+        self._opening = True
+        self._connack: asyncio.Future[None] = self._loop.create_future()
+        self._acks: dict[int, Done | None] = {}
+        self._subacks: dict[int, asyncio.Future[None]] = {}
+        self._misc: asyncio.TimerHandle | None = None
+        self.ended = asyncio.Event()
+        self.why = "connection closed"
+        self.client = self._make(will)
+
+    def _make(self, will: Will | None) -> paho.Client:
+        options = self._options
+        v5 = options.protocol == 5
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=options.client_id,
+            clean_session=None if v5 else True,
+            protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
+            transport=options.transport,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = options.connect_s
+        client.max_inflight_messages_set(0)
+        client.max_queued_messages_set(MAX_PENDING)
+        if options.transport == "websockets":
+            client.ws_set_options(path=options.path)
+        if options.username is not None:
+            client.username_pw_set(options.username, options.password)
+        if options.tls is not None:
+            client.tls_set_context(tls_context(options))
+        if will is not None:
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_socket_open = self._on_socket_open
+        client.on_socket_close = self._on_socket_close
+        client.on_socket_register_write = self._flush_soon
+        client.on_socket_unregister_write = self._on_unregister_write
+        return client
+
+    async def open(self) -> None:
+        """TCP, TLS, CONNECT, CONNACK."""
+        arguments: dict[str, Any] = {"clean_start": True} if self._options.protocol == 5 else {}
+        connecting = self._loop.run_in_executor(
+            None,
+            lambda: self.client.connect(
+                self._options.host, self._options.port, self._options.keepalive, **arguments
+            ),
+        )
+        try:
+            async with asyncio.timeout(3 * self._options.connect_s):
+                await connecting
+                self._opening = False
+                self._watch()
+                await self._connack
+        except TimeoutError:
+            raise BusOfflineError("the broker does not answer the CONNECT") from None
+        self._tick()
+
+    def subscribe(self, wanted: list[tuple[str, int]]) -> asyncio.Future[None]:
+        """Ask for several filters in one packet; the future ends with the SUBACK."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        filters: Any = wanted
+        if self._options.protocol == 5:
+            shown = self._options.as_published
+            filters = [(p, SubscribeOptions(qos, retainAsPublished=p in shown)) for p, qos in wanted]
+        code, mid = self.client.subscribe(filters)
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            done.set_exception(BusOfflineError(paho.error_string(code)))
+            done.exception()
+        else:
+            self._subacks[mid] = done
+        return done
+
+    def send(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int,
+        retain: bool,
+        properties: Properties,
+        done: Done | None,
+    ) -> None:
+        """Hand one message to paho; `done` is told of its acknowledgement (QoS 0: at once).
+
+        Raises:
+            BusOfflineError: the connection is broken or too much is pending.
+        """
+        if len(self._acks) >= MAX_PENDING:
+            raise BusOfflineError("too many unacknowledged messages")
+        extra = to_paho(properties) if self._options.protocol == 5 else None
+        info = self.client.publish(topic, payload, qos, retain, extra)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise BusOfflineError(paho.error_string(info.rc))
+        if qos == 0:
+            if done:
+                done(None)
+        else:
+            self._acks[info.mid] = done
+
+    def close(self, why: str) -> None:
+        """End this connection without a goodbye."""
+        if not self.ended.is_set():
+            self.why = why
+            self.ended.set()
+            self._fail_waiters()
+
+    async def goodbye(self) -> None:
+        """Say DISCONNECT where possible, free everything, fail whoever still waits."""
+        if self._misc:
+            self._misc.cancel()
+        polite = not self.ended.is_set() and self._connack.done() and self.client.is_connected()
+        self.ended.set()
+        if polite:
+            self.client.disconnect()
+            for _ in range(50):
+                if not self.client.want_write():
+                    break
+                await asyncio.sleep(0.01)
+                self.client.loop_write()
+        self._unwatch()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.close()
+        self._fail_waiters()
+
+    def _fail_waiters(self) -> None:
+        error = BusOfflineError(self.why)
+        acks, self._acks = self._acks, {}
+        for done in acks.values():
+            tell(done, error)
+        for future in (*self._subacks.values(), self._connack):
+            settle(future, error)
+        self._subacks.clear()
+
+    # --- the socket on the event loop
+
+    def _on_socket_open(self, _client: paho.Client, _data: Any, sock: Any) -> None:
+        self._socket = sock
+        with contextlib.suppress(OSError, AttributeError):
+            # Without it Nagle's algorithm holds a QoS 1 round trip back for 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._opening:
+            self._watch()
+
+    def _watch(self) -> None:
+        if self._socket is not None and self._socket.fileno() >= 0 and not self._reading:
+            self._loop.add_reader(self._socket, self._readable)
+            self._reading = True
+            self._flush_soon()
+
+    def _unwatch(self) -> None:
+        if self._socket is not None and self._reading:
+            self._reading = self._writing = False
+            if self._socket.fileno() >= 0:
+                self._loop.remove_reader(self._socket)
+                self._loop.remove_writer(self._socket)
+
+    def _on_socket_close(self, _client: paho.Client, _data: Any, _sock: Any) -> None:
+        if not self._opening:
+            self._unwatch()
+
+    def _on_unregister_write(self, _client: paho.Client, _data: Any, sock: Any) -> None:
+        if self._writing and sock.fileno() >= 0:
+            self._loop.remove_writer(sock)
+        self._writing = False
+
+    def _flush_soon(self, *_: Any) -> None:
+        """Write what has gathered in this turn of the loop with one call."""
+        if self._reading and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Sockets are writable nearly always: only what does not fit has the event loop watch for it."""
+        self._flush_due = False
+        if not self._reading:
+            return
+        self.client.loop_write()
+        sock = self._socket
+        if self._reading and sock is not None and sock.fileno() >= 0 and self.client.want_write():
+            self._writing = True
+            self._loop.add_writer(sock, self._flush)
+
+    def _readable(self) -> None:
+        self.client.loop_read()
+        # Bytes that TLS has decrypted already don't wake the event loop again.
+        while self._reading and self._socket is not None and self._pending() > 0:
+            self.client.loop_read()
+
+    def _pending(self) -> int:
+        pending = getattr(self._socket, "pending", None)
+        return int(pending()) if pending else 0
+
+    def _tick(self) -> None:
+        if not self.ended.is_set():
+            self.client.loop_misc()
+            self._misc = self._loop.call_later(1.0, self._tick)
+
+    # --- what paho tells
+
+    def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+        if self._connack.done():
+            return
+        if code.is_failure:
+            self._connack.set_exception(BusOfflineError(f"the broker refused: {code}"))
+        else:
+            self._connack.set_result(None)
+
+    def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+        if self._opening:
+            return
+        self.close(f"connection lost: {code}")
+        if not self._connack.done():
+            self._connack.set_exception(BusOfflineError(self.why))
+
+    def _on_message(self, _client: paho.Client, _data: Any, raw: paho.MQTTMessage) -> None:
+        try:
+            topic = raw.topic
+        except UnicodeDecodeError:
+            log.warning("a message with an undecodable topic was dropped")
+            return
+        properties = from_paho(raw.properties) if raw.properties is not None else NO_PROPERTIES
+        self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
+
+    def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _code: Any, _props: Any) -> None:
+        tell(self._acks.pop(mid, None), None)
+
+    def _on_subscribe(self, _client: paho.Client, _data: Any, mid: int, codes: Any, _props: Any) -> None:
+        done = self._subacks.pop(mid, None)
+        refused = [code for code in codes if code.value >= REFUSED]
+        if done is None or done.done():
+            return
+        if refused:
+            done.set_exception(BusOfflineError(f"the broker refused a subscription: {refused[0]}"))
+        else:
+            done.set_result(None)

@@ -1,0 +1,38 @@
+"""busbar acl: the contract's access rules for an outside broker."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+import typer
+from busbar.bus.acl import render_emqx, render_mosquitto, render_nats
+
+from .. import common_options as n
+from ..context import given, settings
+from ..errors import usage
+
+app = n.noun("Print the access rules for an outside broker.")
+
+
+@app.command(help="Print the access rules of the bus contract in the form an outside broker reads.")
+def acl(
+    broker: Annotated[
+        Literal["mosquitto", "emqx", "nats"], typer.Option("--broker", help="mosquitto, emqx or nats.")
+    ],
+    manager: Annotated[str, typer.Option(help="The manager's user name.")] = "manager",
+    person: Annotated[list[str] | None, typer.Option(help="A user who operates; may be repeated.")] = None,
+    node: Annotated[list[str] | None, typer.Option(help="A node (nats only); may be repeated.")] = None,
+    root: Annotated[str | None, typer.Option(help="First topic level.")] = None,
+) -> None:
+    layer = settings(given(), os.environ)
+    realm, first, persons = layer.realm or "", root or layer.root or "busbar", person or ["admin"]
+    try:
+        if broker == "nats":
+            text = render_nats(first, realm, manager, persons, node or [])
+        else:
+            render = render_mosquitto if broker == "mosquitto" else render_emqx
+            text = render(first, realm, manager, persons)
+    except ValueError as error:
+        raise usage(str(error)) from None
+    typer.echo(text, nl=False)

@@ -1,0 +1,75 @@
+"""busbar agent: run the agent of one node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..context import state_path
+from ..errors import usage
+from .manager import connection
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(help="Run the agent of one node in the foreground, against the broker of the options.")
+def agent(
+    node: Annotated[str, typer.Option("--node", help="The node's name; also its user name at the broker.")],
+    state: Annotated[Path | None, typer.Option("--state", help="The agent's folder.")] = None,
+    runtimes: Annotated[Path | None, typer.Option("--runtimes", help="This node's runtimes, TOML.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="The address its workers are reached at.")
+    ] = None,
+    max_workers: Annotated[
+        int | None, typer.Option("--max-workers", min=0, help="Never more than these.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
+    static_root: Annotated[
+        list[Path] | None, typer.Option("--static-root", help="Folder of static paths.")
+    ] = None,
+    stop_workers: Annotated[
+        bool, typer.Option("--stop-workers/--keep-workers", help="What happens to them at the end.")
+    ] = False,
+    adopt_store: Annotated[
+        bool,
+        typer.Option("--adopt-store", help="Let the next assignment of another manager take over, once."),
+    ] = False,
+    join: Annotated[
+        str | None,
+        typer.Option("--join", help="First exchange the token in this file (-: standard input)."),
+    ] = None,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    from busbar.bus.topics import is_name
+
+    from .. import definition
+    from ..services import run
+    from ..settings import service_layer
+
+    if not is_name(node):
+        raise usage(f"node name '{node}': use [a-z0-9][a-z0-9_-]{{0,63}}")
+    layer = service_layer(node)
+    if layer.username != node:
+        raise usage(f"the agent of node '{node}' connects as user '{node}', not as '{layer.username}'")
+    run.log_to_stderr(log_level)
+    if join is not None:
+        from ..services.join import join as exchange
+
+        layer = exchange(layer, node, join)
+    folder = (state or state_path(os.environ) / "agents" / node).expanduser().absolute()
+    spec = {
+        **connection(layer),
+        "state": str(folder),
+        "node": node,
+        "runtimes": str(runtimes.expanduser().absolute()) if runtimes else None,
+        "host": host,
+        "max_workers": max_workers,
+        "labels": definition.pairs(label, "--label") or {},
+        "static_roots": [str(path.expanduser().absolute()) for path in static_root or ()],
+        "stop_workers": stop_workers,
+        "adopt_store": adopt_store,
+    }
+    raise typer.Exit(run.serve("agent", spec))

@@ -1,0 +1,103 @@
+"""busbar backup, busbar restore, busbar manager take-over: the manager's store, saved and brought back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import common_options as n
+from .. import output
+from ..context import state_path
+from ..errors import CliError, ExitCode
+
+app = n.noun("Copy the manager's store into one file, also while it runs.")
+restore_app = n.noun("Put a backup in the place of the manager's store.")
+
+State = Annotated[Path | None, typer.Option("--state", help="Folder of the manager's SQLite file.")]
+Epoch = Annotated[
+    int | None,
+    typer.Option("--epoch", min=0, max=2**52, help="Go on above this epoch; default: the clock, in seconds."),
+]
+
+
+@app.command(help="Copy the manager's store into one verified file of mode 0600, also while it runs.")
+def backup(
+    file: Annotated[Path, typer.Argument(help="The copy.")],
+    state: State = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a file of this name.")] = False,
+) -> None:
+    from busbar.manager.leader.state_folder import backup as copy
+    from busbar.manager.store import StoreRefusedError
+
+    target = file.expanduser().absolute()
+    if target.exists() and not replace:
+        raise CliError(f"{target} exists: use --replace", ExitCode.CONFLICT, "already_exists")
+    try:
+        copy(_folder(state), target, _now())
+    except StoreRefusedError as error:
+        raise CliError(str(error)) from None
+    output.done({"file": str(target), "bytes": target.stat().st_size}, f"{target} is a sound copy")
+
+
+@restore_app.command(help="Put a backup in the place of the manager's store; the manager must be stopped.")
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that 'busbar backup' made.")],
+    state: State = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Let it speak at once: see 'busbar manager take-over'.")
+    ] = False,
+    epoch: Epoch = None,
+) -> None:
+    from busbar.manager.leader.state_folder import restore as put
+    from busbar.manager.store import StoreRefusedError
+
+    folder = _folder(state)
+    try:
+        aside = put(folder, file.expanduser().absolute(), _now())
+    except StoreRefusedError as error:
+        raise CliError(str(error)) from None
+    kept = f"; the store that was there is kept as {aside}" if aside else ""
+    text = f"restored into {folder}{kept}"
+    if take_over:
+        next_epoch = _take_over(folder, epoch)
+        text += f"; it speaks with epoch {next_epoch} when the manager is started"
+    else:
+        text += "; it says nothing until 'busbar manager take-over'"
+    output.done({"state": str(folder), "kept": str(aside) if aside else None, "speaks": take_over}, text)
+
+
+def take_over(state: State = None, epoch: Epoch = None) -> None:
+    """Let a store that was restored from a backup speak from the manager's next start on."""
+    folder = _folder(state)
+    next_epoch = _take_over(folder, epoch)
+    output.done(
+        {"state": str(folder), "epoch": next_epoch},
+        f"{folder} takes over with epoch {next_epoch}: agents follow, and an original that still runs stops",
+    )
+
+
+def _take_over(folder: Path, epoch: int | None) -> int:
+    """Without an epoch that is known to be enough: the clock, which no counter of starts has overtaken."""
+    from busbar.bus.clock import SystemClock
+    from busbar.manager.leader.state_folder import take_over as tell
+    from busbar.manager.store import StoreRefusedError
+
+    now = SystemClock().time_ns() // 1_000_000_000
+    try:
+        told = f"restored from a backup, told to take over on {_now()}"
+        return tell(folder, now if epoch is None else epoch, now, told)
+    except StoreRefusedError as error:
+        raise CliError(str(error)) from None
+
+
+def _folder(state: Path | None) -> Path:
+    return (state or state_path(os.environ) / "manager").expanduser().absolute()
+
+
+def _now() -> str:
+    from busbar.bus.clock import SystemClock, rfc3339
+
+    return rfc3339(SystemClock().time_ns())

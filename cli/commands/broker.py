@@ -1,0 +1,81 @@
+"""busbar broker: run the embedded broker; its accounts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .. import common_options as n
+from ..context import given, state_path
+from ..errors import CliError, ExitCode, usage
+
+app = n.noun("Run the embedded broker (loopback only); its accounts.", bare=True)
+
+State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
+Kind = Annotated[Literal["person", "node", "manager"], typer.Argument(help="person, node or manager.")]
+
+
+def _folder(state: Path | None) -> Path:
+    return (state or state_path(os.environ)).expanduser().absolute()
+
+
+@app.callback()
+def run(
+    ctx: typer.Context,
+    state: State = None,
+    host: Annotated[str, typer.Option("--host", help="A loopback address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 1883,
+    ws_port: Annotated[
+        int | None, typer.Option("--ws-port", min=0, max=65535, help="MQTT over WebSocket too.")
+    ] = None,
+    root: Annotated[str, typer.Option("--root", help="First topic level.")] = "busbar",
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the broker in the foreground. At its first start it makes the accounts admin and manager."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from ..services import run, up_plan
+
+    run.log_to_stderr(log_level)
+    folder = _folder(state)
+    for user, kind in ((up_plan.ADMIN, "person"), (up_plan.MANAGER, "manager")):
+        up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
+    spec = {
+        "accounts": str(folder / "broker" / "accounts.json"),
+        "host": host,
+        "port": port,
+        "ws_port": ws_port,
+        "root": root,
+        "realm": given().realm,
+    }
+    raise typer.Exit(run.serve("broker", spec))
+
+
+@app.command("add-account", help="Give a user an account; its secret lies in a file, whose name is printed.")
+def add_account(ctx: typer.Context, name: str, kind: Kind, state: State = None) -> None:
+    from busbar.bus.topics import is_name
+
+    from ..services import up_plan
+    from ..settings import SECRETS
+
+    if not is_name(name):
+        raise usage(f"user name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}")
+    folder = _folder(n.folder_of(ctx, state))
+    up_plan.ensure_broker_account(folder, name, kind, up_plan.ensure_secret(folder, name))
+    print(folder / SECRETS / name)
+
+
+@app.command("remove-account", help="Take a user's account away; he is disconnected.")
+def remove_account(ctx: typer.Context, name: str, state: State = None) -> None:
+    from busbar.bus.broker.accounts import remove_account as remove
+
+    from ..settings import SECRETS
+
+    folder = _folder(n.folder_of(ctx, state))
+    if not remove(folder / "broker" / "accounts.json", name):
+        raise CliError(f"there is no account '{name}'", ExitCode.NOT_FOUND, "no_such_account")
+    (folder / SECRETS / name).unlink(missing_ok=True)
+    print(f"account '{name}' removed")

@@ -1,0 +1,129 @@
+"""busbar context: named settings in the config file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import common_options as n
+from .. import output
+from ..context import (
+    BROKER_HELP,
+    MEMBERS,
+    Config,
+    Layer,
+    config_path,
+    given,
+    load_config,
+    save_config,
+    settings,
+)
+from ..errors import CliError, ExitCode, usage
+
+app = n.noun("Contexts: named settings of broker, realm and credentials, in the config file.")
+
+COLUMNS: list[output.Column] = [
+    ("", lambda row: "*" if row["current"] else ""),
+    ("name", "name"),
+    ("broker", "broker"),
+    ("realm", "realm"),
+    ("username", "username"),
+]
+File = Annotated[Path | None, typer.Option(help="A PEM file.")]
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [name for name in _load()[1].contexts if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(help="The context's name.", autocompletion=_complete)]
+
+
+def _load() -> tuple[Path, Config]:
+    path = config_path(os.environ)
+    return path, load_config(path)
+
+
+def _plain(layer: Layer) -> dict[str, Any]:
+    return {name: value for name in MEMBERS if (value := getattr(layer, name)) is not None}
+
+
+def _known(config: Config, name: str) -> Layer:
+    if name not in config.contexts:
+        raise CliError(f"there is no context '{name}'", ExitCode.NOT_FOUND, "no_such_context")
+    return config.contexts[name]
+
+
+@app.command("list", help="List the contexts; the current one bears a star.")
+def list_() -> None:
+    _, config = _load()
+    rows = [
+        {"name": name, "current": name == config.current, **_plain(layer)}
+        for name, layer in sorted(config.contexts.items())
+    ]
+    output.show_list(rows, COLUMNS, "no contexts")
+
+
+@app.command(help="Show a context, or the settings in force.")
+def show(name: Annotated[str | None, typer.Argument(help="Left out: what is in force.")] = None) -> None:
+    if name is None:
+        output.show_object(_plain(settings(given(), os.environ)), MEMBERS)
+    else:
+        output.show_object({"name": name, **_plain(_known(_load()[1], name))}, ("name", *MEMBERS))
+
+
+@app.command(help="Make a context the current one.")
+def use(name: Name) -> None:
+    path, config = _load()
+    _known(config, name)
+    save_config(path, replace(config, current=name))
+    output.note(f"context '{name}' is current")
+
+
+@app.command(help="Add a context, or change one with --replace; the first becomes the current one.")
+def add(
+    name: Name,
+    broker: Annotated[str, typer.Option("--broker", help=BROKER_HELP)],
+    realm: Annotated[str | None, typer.Option("--realm")] = None,
+    root: Annotated[str | None, typer.Option("--root", help="First topic level.")] = None,
+    username: Annotated[str | None, typer.Option("--username")] = None,
+    password_file: Annotated[Path | None, typer.Option("--password-file", help="File of mode 0600.")] = None,
+    tls_ca: File = None,
+    tls_cert: File = None,
+    tls_key: File = None,
+    replace_: Annotated[bool, typer.Option("--replace", help="Overwrite one of this name.")] = False,
+) -> None:
+    from busbar.bus.options import parse_urls
+
+    path, config = _load()
+    if name in config.contexts and not replace_:
+        raise CliError(f"context '{name}' exists: use --replace", ExitCode.CONFLICT, "already_exists")
+    try:
+        parse_urls(broker)
+    except ValueError as error:
+        raise usage(str(error)) from None
+    files = {"password_file": password_file, "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
+    layer = Layer(broker, realm, root, username, **{key: _absolute(file) for key, file in files.items()})
+    _save(path, config, {**config.contexts, name: layer}, config.current or name)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.expanduser().absolute())
+
+
+def _save(path: Path, config: Config, contexts: Mapping[str, Layer], current: str | None) -> None:
+    save_config(path, Config(contexts, current))
+
+
+@app.command(help="Remove a context.")
+def remove(name: Name) -> None:
+    path, config = _load()
+    _known(config, name)
+    rest = {key: layer for key, layer in config.contexts.items() if key != name}
+    _save(path, config, rest, None if config.current == name else config.current)
+    output.note(f"context '{name}' removed")

@@ -1,0 +1,116 @@
+"""busbar manager: run it, check its file, ask how it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from .. import common_options as n
+from ..context import state_path
+
+app = n.noun("Run the manager; check its file; ask how it is.", bare=True)
+
+DATABASE: Final = "busbar.db"
+State = Annotated[Path | None, typer.Option("--state", help="Folder of its SQLite file.")]
+
+
+def _folder(state: Path | None) -> Path:
+    return (state or state_path(os.environ) / "manager").expanduser().absolute()
+
+
+@app.callback()
+def run(
+    ctx: typer.Context,
+    state: State = None,
+    manager_id: Annotated[str, typer.Option("--id", help="Its id, a level of its topics.")] = "m1",
+    heartbeat: Annotated[float, typer.Option(min=0.1, help="Seconds between heartbeats of nodes.")] = 5.0,
+    owner: Annotated[
+        list[str] | None, typer.Option(help="A user with role owner in a new database; default: admin.")
+    ] = None,
+    mqtt: Annotated[
+        Literal["auto", "5", "3.1.1"],
+        typer.Option("--mqtt", help="Version; auto: 5, or 3.1.1 where the broker has no 5."),
+    ] = "auto",
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the manager in the foreground, against the broker of the options."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from ..services import run
+    from ..settings import service_layer
+
+    layer = service_layer("manager")
+    run.log_to_stderr(log_level)
+    spec = {
+        **connection(layer),
+        "state": str(_folder(state)),
+        "manager_id": manager_id,
+        "heartbeat_s": heartbeat,
+        "mqtt": mqtt,
+        "principals": dict.fromkeys(owner or ["admin"], "owner"),
+    }
+    raise typer.Exit(run.serve("manager", spec))
+
+
+def connection(layer: Any) -> dict[str, Any]:
+    """The part of a specification that says how to connect. A password in the environment stays there."""
+    known = {name: value for name, value in asdict(layer).items() if value is not None and name != "password"}
+    return {"realm": layer.realm, "root": layer.root, "connect": known}
+
+
+@app.command(help="Verify the manager's SQLite file: integrity, references, schema version. Read-only.")
+def check(
+    ctx: typer.Context,
+    path: Annotated[Path | None, typer.Argument(help="The file; default: that of the state folder.")] = None,
+    state: State = None,
+) -> None:
+    from busbar.manager.service import check as verify
+
+    from .. import output
+    from ..errors import CliError, ExitCode
+
+    file = path or _folder(n.folder_of(ctx, state)) / DATABASE
+    if not file.is_file():
+        raise CliError(f"there is no file {file}", ExitCode.NOT_FOUND, "no_such_file")
+    problems = verify(file)
+    if output.output_format() != "table":
+        output.dump({"file": str(file), "ok": not problems, "problems": problems})
+    elif not problems:
+        print(f"{file} is sound")
+    for problem in problems if output.output_format() == "table" else ():
+        print(problem)
+    if problems:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _show() -> None:
+    """Show the manager's own state."""
+    from .. import output
+    from ..connect import run as connect
+
+    found = connect(lambda s: s.call("get_manager"))
+    output.show_object(found, ("manager", "state", "realm", "version", "epoch", "store"))
+
+
+_show.operations = ("get_manager",)  # type: ignore[attr-defined]
+app.command("show", help="Return the manager's own state.")(_show)
+
+
+@app.command("take-over", help="Let a store that was restored from a backup speak again.")
+def take_over(
+    ctx: typer.Context,
+    state: State = None,
+    epoch: Annotated[
+        int | None,
+        typer.Option(
+            "--epoch", min=0, max=2**52, help="Go on above this epoch; default: the clock's seconds."
+        ),
+    ] = None,
+) -> None:
+    from .backup import take_over as tell
+
+    tell(n.folder_of(ctx, state), epoch)

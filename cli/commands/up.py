@@ -1,0 +1,211 @@
+"""busbar up: broker, manager and agents on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, Layer, given, settings, state_path
+from ..errors import CliError, ExitCode
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+READY_S: Final = 60.0
+"""Seconds until everything must be up."""
+ONLINE_S: Final = 15.0
+
+log = logging.getLogger("busbar.up")
+
+
+Agents = Annotated[int | None, typer.Option("--agents", "-a", min=0, help="That many nodes: n1, n2 ...")]
+Node = Annotated[list[str] | None, typer.Option("--node", help="A node of this name; may be repeated.")]
+State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", min=0, max=65535, help="The broker's; none: the last, 1883, or a free one."),
+]
+Realm = Annotated[str | None, typer.Option("--realm", help="Management realm.")]
+Broker = Annotated[str | None, typer.Option("--broker", help="An outside broker instead of our own.")]
+StopWorkers = Annotated[
+    bool, typer.Option("--stop-workers/--keep-workers", help="What happens to the workers at the end.")
+]
+Heartbeat = Annotated[float | None, typer.Option("--heartbeat", min=0.1, help="Seconds; default 5.")]
+Runtimes = Annotated[Path | None, typer.Option("--runtimes", help="The nodes' runtimes, TOML.")]
+StaticRoot = Annotated[list[Path] | None, typer.Option("--static-root", help="Folder of static paths.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="The services' logs here too.")]
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+
+
+@app.command(help="Run broker, manager and agents on this machine, each a process of its own, supervised.")
+def up(
+    agents: Agents = None,
+    node: Node = None,
+    state: State = None,
+    port: Port = None,
+    realm: Realm = None,
+    broker: Broker = None,
+    stop_workers: StopWorkers = False,
+    heartbeat: Heartbeat = None,
+    runtimes: Runtimes = None,
+    static_root: StaticRoot = None,
+    verbose: Verbose = False,
+    log_level: LogLevel = "info",
+) -> None:
+    from busbar.bus.clock import SystemClock
+
+    from ..services import run, up_plan
+
+    run.log_to_stderr(log_level)
+    began, env = SystemClock().monotonic(), os.environ
+    folder = (state or state_path(env)).expanduser().absolute()
+    with up_plan.locked(folder):
+        before = up_plan.last_time(folder)
+        plan = up_plan.Plan(
+            state=folder,
+            nodes=up_plan.choose_nodes(agents, node or (), before) if agents != 0 else (),
+            realm=realm or given().realm or env.get("BUSBAR_REALM") or before.get("realm") or DEFAULT_REALM,
+            root=env.get("BUSBAR_ROOT") or before.get("root") or DEFAULT_ROOT,
+            outside=_outside(broker or given().broker),
+            heartbeat=heartbeat or before.get("heartbeat") or 5.0,
+            stop_workers=stop_workers,
+            runtimes=_absolute(runtimes),
+            static_roots=tuple(path.expanduser().absolute() for path in static_root or ()),
+            log_level=log_level,
+        )
+        if plan.outside is None:
+            plan = replace(plan, port=up_plan.choose_port(port, before))
+        code = asyncio.run(Up(plan, began, verbose).run())
+    raise typer.Exit(code)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()
+
+
+def _outside(broker: str | None) -> Layer | None:
+    """The outside broker: as asked for, else that of a context or the environment asked for by name."""
+    if broker is None and not given().context and not os.environ.get("BUSBAR_BROKER"):
+        return None
+    return settings(given().merged({"broker": broker}), os.environ)
+
+
+class Up:
+    """One run: start, tell, wait for a signal, stop."""
+
+    def __init__(self, plan: Any, began: float, verbose: bool) -> None:
+        from busbar.bus.clock import SystemClock
+
+        self._plan, self._began, self._verbose = plan, began, verbose
+        self._clock = SystemClock()
+        self._stop = asyncio.Event()
+        self._announced = False
+
+    async def run(self) -> int:
+        """Until SIGINT or SIGTERM; return the exit code."""
+        from random import Random
+
+        from ..services import up_plan
+        from ..services.supervise import Supervisor
+
+        up_plan.prepare(self._plan)
+        self._supervisor = Supervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays in force
+                loop.add_signal_handler(signum, self._on_signal)
+        self._supervisor.start()
+        try:
+            code = await self._serve()
+        finally:
+            if self._announced:
+                say("stopping" + (", with the workers" if self._plan.stop_workers else "; workers are kept"))
+            await self._supervisor.stop()
+            self._write({})
+        return code
+
+    async def _serve(self) -> int:
+        starting = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+            return ExitCode.INTERRUPTED
+        try:
+            starting.result()
+            await stopping
+        finally:
+            stopping.cancel()
+        return ExitCode.OK
+
+    def _on_signal(self) -> None:
+        """The first asks for an orderly end, the next for a quick one."""
+        if self._stop.is_set():
+            self._supervisor.hurry.set()
+        self._stop.set()
+
+    def _changed(self) -> None:
+        self._write({"up": os.getpid(), **self._supervisor.pids})
+
+    def _write(self, pids: dict[str, int]) -> None:
+        from ..services import up_plan
+
+        try:
+            if self._announced:
+                up_plan.write_up(self._plan, pids)
+        except OSError as error:
+            # A full disk: the services run on.
+            log.warning("up.json was not written: %s", error)
+
+    async def _start(self) -> None:
+        """Wait until all is up, pair the nodes, say so.
+
+        Raises:
+            CliError: it takes too long.
+        """
+        try:
+            async with asyncio.timeout(READY_S):
+                # Imported while the children start, not after.
+                from ..services import pairing
+
+                await self._supervisor.ready()
+                states = await pairing.pair(self._plan, self._clock, ONLINE_S)
+        except TimeoutError:
+            late = "; ".join(self._supervisor.not_ready()) or "the nodes"
+            raise CliError(f"not up after {READY_S:g} s: {late}", ExitCode.TIMEOUT, "timeout") from None
+        self._announced = True
+        self._changed()
+        announce(self._plan, states, self._clock.monotonic() - self._began)
+
+
+def say(text: str) -> None:
+    """A line for whoever looks; nobody there is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def announce(plan: Any, states: dict[str, str], seconds: float) -> None:
+    """The short table when all is up."""
+    kind = "outside" if plan.outside else "embedded"
+    nodes = ", ".join(f"{name} {state}" for name, state in states.items()) or "none"
+    rows = {
+        "broker": f"{plan.url} ({kind})",
+        "realm": plan.realm,
+        "nodes": nodes,
+        "state": str(plan.state),
+        "workers": "stopped at the end"
+        if plan.stop_workers
+        else "kept at the end (--stop-workers stops them)",
+    }
+    say(f"ready in {seconds:.1f} s")
+    for name, value in rows.items():
+        say(f"  {name:<8} {value}")
+    say("Ctrl-C ends it. In another terminal: busbar status")

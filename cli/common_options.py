@@ -1,0 +1,111 @@
+"""What the nouns share: their typer app, their options, and which operations a command stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+Expect = Annotated[int | None, typer.Option("--expect-version", min=0, help="Refuse unless at this version.")]
+Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait until it is done, showing the progress.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds that --wait waits at most.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the names alone.")]
+Tag = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
+LabelText = Annotated[str | None, typer.Option("--label", help="A short text for people.")]
+Description = Annotated[str | None, typer.Option("--description", help="A longer text for people.")]
+Transport = Annotated[
+    str | None,
+    typer.Option(
+        "--transport", help="Definition of what the workers listen on: JSON, a JSON or YAML file, or -."
+    ),
+]
+TransportType = Annotated[
+    str | None, typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp.")
+]
+Port = Annotated[
+    str | None, typer.Option("--port", help="Port of the workers, or a range such as 8080-8090.")
+]
+
+DEFAULT_WAIT: Final = 60.0
+"""Seconds: a Crossbar.io worker takes 6 to 8 to start, several on one core much longer."""
+
+
+def noun(help: str, *, bare: bool = False) -> typer.Typer:
+    """The typer app of one noun; `bare`: it may be called without a verb."""
+    return typer.Typer(
+        help=help,
+        add_completion=False,
+        rich_markup_mode=None,
+        no_args_is_help=not bare,
+        invoke_without_command=bare,
+        pretty_exceptions_enable=False,
+    )
+
+
+def verb(
+    app: typer.Typer, name: str, *operations: str, more: str = "", instead: str = ""
+) -> Callable[[Function], Function]:
+    """Add a command for these operations; its help is the first one's (and `more`) or `instead`."""
+    from busbar.bus.contract import OPERATIONS
+
+    rows = [OPERATIONS[operation] for operation in operations]
+
+    def add(function: Function) -> Function:
+        function.__dict__["operations"] = operations
+        text = instead or (f"{rows[0].help} {more}".strip() if rows else more or function.__doc__)
+        app.command(name, help=text)(function)
+        return function
+
+    return add
+
+
+def folder_of(ctx: typer.Context, state: Path | None) -> Path | None:
+    """The --state of a verb, or of its noun: `busbar manager --state X check` means X too."""
+    before: Path | None = ctx.parent.params.get("state") if ctx.parent else None
+    return state or before
+
+
+# --- completion of names: a quick question to the manager, nothing when it does not answer -----------------
+
+
+def complete_cluster(incomplete: str) -> list[str]:
+    """Names of clusters."""
+    return _complete("list_routerclusters", incomplete)
+
+
+def complete_node(incomplete: str) -> list[str]:
+    """Names of nodes."""
+    return _complete("list_nodes", incomplete)
+
+
+def complete_group(incomplete: str) -> list[str]:
+    """Names of groups, as cluster/group."""
+    if "/" not in incomplete:
+        return [f"{name}/" for name in complete_cluster(incomplete)]
+    from .connect import quick
+
+    cluster = incomplete.partition("/")[0]
+    names = quick(lambda s: s.names_of_groups(cluster)) or []
+    return [name for group in names if (name := f"{cluster}/{group}").startswith(incomplete)]
+
+
+def _complete(operation: str, incomplete: str) -> list[str]:
+    from .connect import quick
+
+    names = quick(lambda session: session.call(operation, return_names=True)) or []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+ClusterArgument = Annotated[str, typer.Argument(help="Name or oid.", autocompletion=complete_cluster)]
+NodeArgument = Annotated[str, typer.Argument(help="Name or oid.", autocompletion=complete_node)]
+GroupArgument = Annotated[
+    str, typer.Argument(help="cluster/group, or its name with -c.", autocompletion=complete_group)
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", "-c", help="The cluster, name or oid.", autocompletion=complete_cluster),
+]

@@ -1,0 +1,131 @@
+"""What a user's own programs would do with the workers: MQTT, HTTP, WAMP. For the demonstration."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import struct
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from busbar.bus.clock import Clock
+from busbar.bus.connection.link import Message
+from busbar.bus.options import parse_url
+
+ANSWER_S: Final = 10.0
+"""Bound of every wait for a worker's answer."""
+
+
+async def mqtt_echo(url: str, count: int, clock: Clock) -> int:
+    """Subscribe and publish through an MQTT router; return how many messages came back."""
+    from busbar.bus.connection.mqtt_link import MqttLink
+
+    link = MqttLink(parse_url(url), clock=clock, random=Random())
+    came: set[bytes] = set()
+    all_there = asyncio.Event()
+
+    def note(message: Message) -> None:
+        came.add(message.payload)
+        if len(came) == count:
+            all_there.set()
+
+    link.subscribe("demo/echo", note)
+    running = asyncio.create_task(link.run())
+    try:
+        await link.wait_connected(ANSWER_S)
+        for number in range(count):
+            await link.publish("demo/echo", f"message {number}".encode())
+        async with asyncio.timeout(ANSWER_S):
+            await all_there.wait()
+    except TimeoutError:
+        pass
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    return len(came)
+
+
+async def http_text(url: str) -> str:
+    """GET, as text."""
+    from urllib.request import urlopen
+
+    def get() -> str:
+        with urlopen(url, timeout=ANSWER_S) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    return await asyncio.to_thread(get)
+
+
+async def http_json(url: str) -> Any:
+    """GET, as JSON."""
+    return json.loads(await http_text(url))
+
+
+async def wamp_hello(url: str, realm: str) -> list[Any]:
+    """Join a realm over WebSocket, written by hand; return the router's first message (2 is WELCOME)."""
+    parts = urlsplit(url)
+    async with asyncio.timeout(ANSWER_S):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        try:
+            writer.write(_upgrade(parts.netloc, parts.path))
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            if " 101 " not in head.splitlines()[0]:
+                return [head.splitlines()[0]]
+            hello = [1, realm, {"roles": {"subscriber": {}}, "authmethods": ["anonymous"]}]
+            writer.write(_frame(json.dumps(hello).encode()))
+            message: list[Any] = json.loads(await _read_frame(reader))
+            return message
+        finally:
+            writer.close()
+
+
+def _upgrade(host: str, path: str) -> bytes:
+    lines = [
+        f"GET {path or '/'} HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Protocol: wamp.2.json",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def _frame(payload: bytes) -> bytes:
+    """One text frame, masked, as a client must (RFC 6455, section 5.2)."""
+    mask = os.urandom(4)
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack(">H", len(payload))
+    return b"\x81" + size + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
+    _, size = await reader.readexactly(2)
+    if size == 126:
+        size = struct.unpack(">H", await reader.readexactly(2))[0]
+    elif size == 127:
+        size = struct.unpack(">Q", await reader.readexactly(8))[0]
+    return await reader.readexactly(size)
+
+
+def processes_with(*marks: bytes) -> list[str]:
+    """Command lines of other living processes whose environment or arguments hold one of the marks."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or int(folder.name) == os.getpid():
+            continue
+        try:
+            arguments = (folder / "cmdline").read_bytes()
+            text = arguments + (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if any(mark in text for mark in marks):
+            found.append(
+                f"{folder.name} {arguments.replace(bytes(1), b' ').decode(errors='replace').strip()}"
+            )
+    return found

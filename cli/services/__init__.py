@@ -1,0 +1,1 @@
+"""What `busbar up`, `manager`, `agent` and `broker` run, and what they need first."""

@@ -1,0 +1,122 @@
+"""Accounts of the embedded broker, made and removed with what the manager knows: one command is enough.
+
+Only where the broker in use is that of a `busbar up` on this machine; everywhere else accounts are the
+business of whoever runs the broker, and `outside` says in words what to do there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from .. import output
+from ..context import Layer, given, read_up, settings, state_path
+from ..errors import CliError, ExitCode
+from ..settings import SECRETS
+
+PERSON: Final = "person"
+NODE: Final = "node"
+
+
+def local_state() -> Path | None:
+    """The state folder whose embedded broker this command talks to; None when it talks to another broker."""
+    state = state_path(os.environ).absolute()
+    up = read_up(state)
+    embedded = bool(up.get("embedded")) and settings(given(), os.environ).broker == up.get("broker")
+    return state if embedded and os.access(state / "broker", os.W_OK) else None
+
+
+def accounts_file(state: Path) -> Path:
+    """The embedded broker's accounts."""
+    return state / "broker" / "accounts.json"
+
+
+def kind_of(state: Path, name: str) -> str | None:
+    """The kind of an account; None when there is none.
+
+    Raises:
+        CliError: the file can't be read.
+    """
+    from busbar.bus.broker.accounts import Accounts
+
+    try:
+        account = Accounts.load(accounts_file(state)).table.get(name)
+    except (OSError, ValueError) as error:
+        raise CliError(str(error)) from None
+    return account.kind if account is not None else None
+
+
+def refuse_other(state: Path | None, name: str, kind: str) -> None:
+    """Raises CliError when the name is an account of another kind: it would lose its rights."""
+    found = kind_of(state, name) if state is not None else None
+    if found not in (None, kind):
+        raise CliError(
+            f"'{name}' is the account of a {found} at the broker", ExitCode.CONFLICT, "already_exists"
+        )
+
+
+def add(state: Path, name: str, kind: str) -> Path:
+    """Make an account with a secret of its own; returns the file that the secret lies in."""
+    from . import up_plan
+
+    if kind_of(state, name) is None:
+        # Whoever had the name before may still know the secret that was left behind.
+        (state / SECRETS / name).unlink(missing_ok=True)
+    up_plan.ensure_broker_account(state, name, kind, up_plan.ensure_secret(state, name))
+    return state / SECRETS / name
+
+
+def remove(state: Path, name: str, kind: str) -> bool:
+    """Remove an account of this kind, its secret and its token; who uses it is cut off within 2 seconds.
+
+    The broker may have done so already: it follows what the manager says.
+    """
+    from busbar.bus.broker.joining import revoke
+    from busbar.bus.clock import SystemClock
+
+    revoke(accounts_file(state), name, kind, SystemClock().time_ns() / 1e9)
+    if kind_of(state, name) is not None:
+        return False
+    (state / SECRETS / name).unlink(missing_ok=True)
+    return True
+
+
+def token(state: Path, node: str, valid_s: float) -> str:
+    """A token with which a node can get credentials of its own, once.
+
+    Raises:
+        CliError: the name or the time can't be, or the name is that of another kind of account.
+    """
+    from busbar.bus.broker.joining import issue_token
+    from busbar.bus.clock import SystemClock
+
+    try:
+        return issue_token(accounts_file(state), node, SystemClock().time_ns() / 1e9, valid_s)
+    except (ValueError, OSError) as error:
+        raise CliError(str(error), ExitCode.USAGE, "usage") from None
+
+
+def outside(name: str, what: str) -> None:
+    """Tell what an outside broker still needs."""
+    layer: Layer = settings(given(), os.environ)
+    flag = "-D " if what == "remove" else ""
+    output.note(
+        f"the broker {layer.broker} keeps its own accounts: {what} user '{name}' there"
+        f" (mosquitto: mosquitto_passwd {flag}PASSWORDFILE {name}, then reload it;"
+        f" with client certificates the CN is '{name}'); see docs/howto/security.md"
+    )
+
+
+def tell_token(state: Path, made: dict[str, Any], node: str, valid_s: float) -> None:
+    """Print a node's token, this once, and what to do with it."""
+    text, broker = token(state, node, valid_s), settings(given(), os.environ).broker
+    if output.output_format() != "table":
+        return output.dump({**made, "token": text, "token_valid_s": valid_s})
+    print(f"token, good once and for {output.duration(valid_s * 1000)}:")
+    print(text)
+    output.note(
+        f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
+        f" --realm {settings(given(), os.environ).realm} --join -"
+    )
+    return None

@@ -1,0 +1,94 @@
+"""A node exchanges its token for credentials of its own, which nobody else ever sees."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ..connect import connected
+from ..context import Layer, state_path, write_private
+from ..errors import CliError, ExitCode, usage
+from ..settings import SECRETS
+
+MAX_TOKEN: Final = 256
+"""Characters."""
+TIMEOUT_S: Final = 10.0
+
+
+def join(layer: Layer, node: str, source: str) -> Layer:
+    """Exchange the token in the file `source` (`-`: standard input); the node's settings from now on.
+
+    The secret lies in the password file of the settings, else in `secrets/NODE` of the state folder.
+
+    Raises:
+        CliError: the token is not, or no longer, good; or the broker can't be reached.
+    """
+    path = Path(layer.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.joining")
+    joined = replace(layer, username=node, password=None, password_file=str(path))
+    # A secret of an exchange that was cut off may be good already: then the token is spent.
+    if not (fresh.exists() and _lets_in(replace(joined, password_file=str(fresh)))):
+        _exchange(joined, fresh, read_token(source))
+    fresh.replace(path)
+    return joined
+
+
+def read_token(source: str) -> str:
+    """The token in a file, or from standard input: never from an argument, which everybody could read.
+
+    Raises:
+        CliError: there is none.
+    """
+    try:
+        if source != "-":
+            text = Path(source).expanduser().read_text(encoding="utf-8")
+        elif sys.stdin.isatty():
+            from getpass import getpass
+
+            text = getpass("token: ")
+        else:
+            text = sys.stdin.readline(MAX_TOKEN)
+    except (OSError, ValueError) as error:
+        raise usage(f"token file {source}: {error}") from None
+    token = text.strip()
+    if not token or len(token) > MAX_TOKEN or ":" in token or not token.isprintable():
+        raise usage("that is no token: 'busbar node pair' prints one")
+    return token
+
+
+def _exchange(joined: Layer, fresh: Path, token: str) -> None:
+    from busbar.bus.broker.accounts import new_secret
+    from busbar.bus.broker.joining import join_password
+
+    secret = new_secret()
+    write_private(fresh, secret + "\n")  # first: once the token is spent, nothing else lets us in
+    if not _lets_in(replace(joined, password_file=None, password=join_password(token, secret))):
+        fresh.unlink()
+        raise CliError(
+            f"the broker {joined.broker} did not take the token of node '{joined.username}': it was used, has"
+            " expired, is another node's, or the broker is none of Busbar's own",
+            ExitCode.NOT_AUTHORIZED,
+            "not_authorized",
+        )
+
+
+def _lets_in(layer: Layer) -> bool:
+    async def knock() -> None:
+        async with connected(layer, TIMEOUT_S):
+            pass
+
+    try:
+        asyncio.run(knock())
+    except CliError as error:
+        if error.exit_code != ExitCode.NOT_AUTHORIZED:
+            raise
+        return False
+    finally:
+        logging.getLogger("busbar").propagate = True  # `connected` silences it, for commands
+    return True

@@ -1,0 +1,1 @@
+"""Requests in: decode, authorise, run one operation, reply."""

@@ -1,0 +1,77 @@
+"""Who may do what, decided in one place from the contract's row; the store is only asked."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from busbar.bus.contract import Operation
+from busbar.bus.errors import BusError
+from busbar.bus.messages import Expect
+from busbar.bus.params import Params
+
+from ..store.reads import Queries
+from ..store.rows import ClusterRow, PrincipalRow
+
+ADMIN: Final = "owner"
+"""The role that may change what belongs to others."""
+_TARGETS: Final = ("workergroup_oid", "routercluster_oid", "node_oid")
+"""Parameters that name what a change is about, the narrowest first."""
+
+
+def check_role(row: Operation, principal: PrincipalRow) -> None:
+    """Raises BusError `not_authorized` when the principal's role may not call this operation."""
+    if principal.role not in row.roles:
+        allowed = " or ".join(sorted(row.roles))
+        detail = f"{row.name} needs the role {allowed}; '{principal.name}' is {principal.role}"
+        raise BusError("not_authorized", detail)
+
+
+def check_owner(row: Operation, principal: PrincipalRow, params: Params, store: Queries) -> None:
+    """Raises BusError `not_authorized` when the cluster to be changed belongs to somebody else.
+
+    A cluster that does not exist is left to the operation, which says so.
+    """
+    if not row.owned or principal.role == ADMIN:
+        return
+    oid: str = getattr(params, "routercluster_oid", "")
+    cluster: ClusterRow | None = store.cluster(oid)
+    if cluster is not None and cluster.owner_oid != principal.oid:
+        detail = f"router cluster '{cluster.name}' belongs to somebody else"
+        raise BusError("not_authorized", detail, ["/params/routercluster_oid"])
+
+
+def target(params: Params) -> str | None:
+    """The oid of what an operation is about; None when it names none."""
+    for member in _TARGETS:
+        oid: str | None = getattr(params, member, None)
+        if oid is not None:
+            return oid
+    return None
+
+
+def check_version(expect: Expect | None, params: Params, store: Queries) -> None:
+    """Compare the version expected with that of what the operation changes: the worker group where one is
+    named, else the cluster, else the node.
+
+    Raises:
+        BusError: `version_conflict`; or `invalid_argument` when the operation names nothing with a version.
+    """
+    if expect is None:
+        return
+    version = _version(params, store)
+    if version is None:
+        raise BusError("invalid_argument", "this operation names nothing with a version", ["/expect"])
+    if version not in (expect.version, -1):
+        detail = f"the object is at version {version}, not {expect.version}"
+        raise BusError("version_conflict", detail, ["/expect/version"])
+
+
+def _version(params: Params, store: Queries) -> int | None:
+    """The present version; -1 when the object does not exist (the operation says so)."""
+    looks = (store.group, store.cluster, store.node)
+    for member, look in zip(_TARGETS, looks, strict=True):
+        oid: str | None = getattr(params, member, None)
+        if oid is not None:
+            row = look(oid)
+            return row.version if row is not None else -1
+    return None

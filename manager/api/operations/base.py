@@ -1,0 +1,149 @@
+"""What handlers are given, and the look-ups they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from busbar.bus.errors import BusError, no_such
+from busbar.bus.messages import Who
+from busbar.bus.states import NodeStatus
+
+from ...state.node_memory import WorkerStat
+from ...store import Reads, Tx
+from ...store.reads import Queries
+from ...store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
+
+
+class Observations(Protocol):
+    """What the manager holds in memory about nodes and workers; times are monotonic seconds."""
+
+    def stat(self, worker_oid: str) -> WorkerStat:
+        """A worker's last figures; empty when there are none."""
+        ...
+
+    def since(self, oid: str) -> float | None:
+        """When an object entered its present status, as far as this process knows."""
+        ...
+
+    def heard_at(self, node_oid: str) -> float | None:
+        """A node's last sign of life; None when it was not heard since this process began."""
+        ...
+
+    @property
+    def brake(self) -> str | None:
+        """Why the monitor holds still; None when it does not."""
+        ...
+
+
+class Unobserved:
+    """No observations: for a manager without a monitor."""
+
+    brake: str | None = None
+
+    def stat(self, worker_oid: str) -> WorkerStat:
+        return WorkerStat()
+
+    def since(self, oid: str) -> float | None:
+        return None
+
+    def heard_at(self, node_oid: str) -> float | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """The manager's own facts, for `get_manager`."""
+
+    manager: str
+    store: str
+    epoch: int
+    realm: str
+    version: str
+    started: float
+    limits: Mapping[str, int]
+    conditions: Callable[[], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a read may look at. `now` is monotonic seconds, `now_ns` the wall clock."""
+
+    reads: Reads
+    observed: Observations
+    office: Office
+    now: float
+    now_ns: int
+
+    def since_ms(self, oid: str, changed_ns: int) -> int:
+        """Milliseconds in the present status; if this process did not see it begin, since the last change."""
+        since = self.observed.since(oid)
+        if since is not None:
+            return max(0, int((self.now - since) * 1000))
+        return max(0, (self.now_ns - changed_ns) // 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change may use: its transaction and who asks for it."""
+
+    tx: Tx
+    who: Who
+    principal_oid: str
+    request_id: str
+
+    def new_oid(self) -> str:
+        return self.tx.frame.new_oid()
+
+
+ReadHandler = Callable[[View, Any], Any]
+ChangeHandler = Callable[[Change, Any], Any]
+
+
+def need_cluster(store: Queries, oid: str) -> ClusterRow:
+    """Raises BusError `no_such_object` when there is no such cluster."""
+    row = store.cluster(oid)
+    if row is None:
+        raise no_such("router cluster", oid, "routercluster_oid")
+    return row
+
+
+def need_group(store: Queries, cluster_oid: str, oid: str) -> GroupRow:
+    """Raises BusError `no_such_object` when the cluster or the group in it does not exist."""
+    need_cluster(store, cluster_oid)
+    row = store.group(oid)
+    if row is None or row.cluster_oid != cluster_oid:
+        raise no_such("worker group in this cluster", oid, "workergroup_oid")
+    return row
+
+
+def need_node(store: Queries, oid: str, *, paired: bool = False) -> NodeRow:
+    """Raises BusError `no_such_object` when there is no such node (or, with `paired`, it was unpaired)."""
+    row = store.node(oid)
+    if row is None or (paired and row.status is NodeStatus.UNPAIRED):
+        raise no_such("node", oid, "node_oid")
+    return row
+
+
+def need_member(store: Queries, cluster_oid: str, node_oid: str) -> MemberRow:
+    """Raises BusError `no_such_object` when cluster, node or membership does not exist."""
+    need_cluster(store, cluster_oid)
+    need_node(store, node_oid)
+    row = store.member(cluster_oid, node_oid)
+    if row is None:
+        raise no_such("member node of this cluster", node_oid, "node_oid")
+    return row
+
+
+def need_worker(store: Queries, oid: str) -> WorkerRow:
+    """Raises BusError `no_such_object` when there is no such worker."""
+    row = store.worker(oid)
+    if row is None:
+        raise no_such("worker", oid, "worker_oid")
+    return row
+
+
+def exists(what: str, pointer: str) -> BusError:
+    """`already_exists`, pointing at the member that names it."""
+    return BusError("already_exists", f"{what} exists", [pointer])

@@ -1,0 +1,98 @@
+"""Statistics of clusters and worker groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+from busbar.bus import params as p
+from busbar.bus.messages import Endpoint
+from busbar.bus.states import WorkerState
+
+from ...publish.render import WANTED, update_condition, worker_conditions
+from ...store.rows import ClusterRow, GroupRow, WorkerRow
+from . import workers
+from .base import ChangeHandler, ReadHandler, View, need_cluster, need_group
+
+
+def stat_routercluster(view: View, params: p.ClusterRef) -> p.Stat:
+    with view.reads.consistent():
+        row = need_cluster(view.reads, params.routercluster_oid)
+        groups = view.reads.groups_of(row.oid)
+        names = {group.oid: group.name for group in groups}
+        rows = view.reads.workers_in(row.oid)
+        rows.sort(key=lambda worker: (names.get(worker.group_oid, ""), worker.ordinal))
+        return _stat(view, row, sum(group.scale for group in groups), rows, groups)
+
+
+def stat_routercluster_workergroup(view: View, params: p.GroupRef) -> p.Stat:
+    with view.reads.consistent():
+        row = need_group(view.reads, params.routercluster_oid, params.workergroup_oid)
+        return _stat(view, row, row.scale, view.reads.workers_of(row.oid), ())
+
+
+def _stat(
+    view: View, row: ClusterRow | GroupRow, scale: int, rows: Sequence[WorkerRow], groups: Sequence[GroupRow]
+) -> p.Stat:
+    found = workers.results(view, rows)
+    states = Counter(worker.state for worker in rows)
+    return p.Stat(
+        oid=row.oid,
+        name=row.name,
+        status=row.status,
+        scale=scale,
+        ready=states[WorkerState.RUNNING],
+        starting=states[WorkerState.STARTING],
+        backoff=states[WorkerState.BACKOFF],
+        pending=states[WorkerState.PENDING],
+        unknown=states[WorkerState.UNKNOWN],
+        stopping=states[WorkerState.STOPPING],
+        restarts=sum(worker.restarts for worker in rows),
+        cpu_s=round(sum(worker.cpu_s or 0.0 for worker in found), 3),
+        rss=sum(worker.rss or 0 for worker in found),
+        since_ms=view.since_ms(row.oid, row.changed),
+        conditions=_conditions(view, row, rows),
+        endpoints=_endpoints(found),
+        workers=found,
+        workergroups=[_group(group, rows) for group in groups],
+        version=row.version,
+        changed=row.changed,
+    )
+
+
+def _conditions(view: View, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
+    troubled = [(worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in WANTED]
+    reason = row.reason
+    if isinstance(row, GroupRow) and row.updating:
+        reason = update_condition(row, view.reads.updated(row.oid), troubled)
+    return ([reason] if reason else []) + worker_conditions(troubled)
+
+
+def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
+    return [
+        Endpoint(worker.name, worker.node or "", worker.address)
+        for worker in found
+        if worker.state == WorkerState.RUNNING and worker.address
+    ]
+
+
+def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> dict[str, Any]:
+    mine = [worker for worker in rows if worker.group_oid == group.oid]
+    ready = sum(worker.state is WorkerState.RUNNING for worker in mine)
+    return {
+        "oid": group.oid,
+        "name": group.name,
+        "status": group.status,
+        "scale": group.scale,
+        "ready": ready,
+        "runtime": group.runtime,
+        "revision": group.revision,
+    }
+
+
+READS: Final[dict[str, ReadHandler]] = {
+    "stat_routercluster": stat_routercluster,
+    "stat_routercluster_workergroup": stat_routercluster_workergroup,
+}
+CHANGES: Final[dict[str, ChangeHandler]] = {}

@@ -1,0 +1,125 @@
+"""Workers: looked at by callers, changed by the monitor alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from busbar.bus import params as p
+from busbar.bus.decode import encode
+from busbar.bus.errors import BusError, no_such
+from busbar.bus.messages import Command
+
+from ...store.rows import ClusterRow, GroupRow, WorkerRow
+from .base import Change, ChangeHandler, ReadHandler, View, need_cluster, need_node, need_worker
+
+
+def results(view: View, rows: Iterable[WorkerRow]) -> list[p.Worker]:
+    """Workers as callers see them, with the names of what they belong to."""
+    clusters: dict[str, ClusterRow | None] = {}
+    groups: dict[str, GroupRow | None] = {}
+    nodes: dict[str, str | None] = {}
+    found = []
+    for row in rows:
+        if row.group_oid not in groups:
+            groups[row.group_oid] = view.reads.group(row.group_oid)
+        if row.cluster_oid not in clusters:
+            clusters[row.cluster_oid] = view.reads.cluster(row.cluster_oid)
+        if row.node_oid is not None and row.node_oid not in nodes:
+            node = view.reads.node(row.node_oid)
+            nodes[row.node_oid] = node.name if node else None
+        node_name = nodes.get(row.node_oid) if row.node_oid else None
+        found.append(_result(view, row, clusters[row.cluster_oid], groups[row.group_oid], node_name))
+    return found
+
+
+def _result(
+    view: View, row: WorkerRow, cluster: ClusterRow | None, group: GroupRow | None, node: str | None
+) -> p.Worker:
+    stat = view.observed.stat(row.oid)
+    return p.Worker(
+        oid=row.oid,
+        name=row.name,
+        cluster_oid=row.cluster_oid,
+        cluster=cluster.name if cluster else "",
+        workergroup_oid=row.group_oid,
+        workergroup=group.name if group else "",
+        node_oid=row.node_oid,
+        node=node,
+        state=row.state,
+        status=row.state,
+        generation=row.generation,
+        address=row.address,
+        pid=row.pid,
+        restarts=row.restarts,
+        reason=row.reason,
+        since_ms=view.since_ms(row.oid, row.changed),
+        uptime_ms=stat.uptime_ms,
+        cpu_s=stat.cpu_s,
+        rss=stat.rss,
+        revision=row.revision,
+    )
+
+
+def get_worker(view: View, params: p.WorkerRef) -> p.Worker:
+    return results(view, [need_worker(view.reads, params.worker_oid)])[0]
+
+
+def list_workers(view: View, params: p.ListWorkers) -> list[str]:
+    """Names, or oids in the same order: by cluster name, group name, ordinal."""
+    groups = {group.oid: group.name for group in view.reads.groups()}
+    clusters = dict(view.reads.cluster_keys())
+    rows = [row for row in _wanted(view, params) if params.filter_by_status in (None, row.state)]
+    rows.sort(key=lambda row: (clusters.get(row.cluster_oid, ""), groups.get(row.group_oid, ""), row.ordinal))
+    return [row.name if params.return_names else row.oid for row in rows]
+
+
+def _wanted(view: View, params: p.ListWorkers) -> list[WorkerRow]:
+    """The workers of the narrowest thing named, further narrowed by the others.
+
+    Raises:
+        BusError: `no_such_object` when something named does not exist.
+    """
+    reads = view.reads
+    if params.routercluster_oid is not None:
+        need_cluster(reads, params.routercluster_oid)
+    if params.node_oid is not None:
+        need_node(reads, params.node_oid)
+    if params.workergroup_oid is not None:
+        if reads.group(params.workergroup_oid) is None:
+            raise no_such("worker group", params.workergroup_oid, "workergroup_oid")
+        rows = reads.workers_of(params.workergroup_oid)
+    elif params.node_oid is not None:
+        rows = reads.workers_on(params.node_oid)
+    elif params.routercluster_oid is not None:
+        rows = reads.workers_in(params.routercluster_oid)
+    else:
+        rows = reads.workers()
+    return [
+        row
+        for row in rows
+        if params.routercluster_oid in (None, row.cluster_oid) and params.node_oid in (None, row.node_oid)
+    ]
+
+
+def follow_worker(change: Change, params: p.FollowWorker) -> p.Following:
+    """Nothing changes but that the node is told: it is a change so that the audit knows who read along."""
+    tx = change.tx
+    worker = need_worker(tx, params.worker_oid)
+    if worker.node_oid is None:
+        raise BusError("no_such_object", f"worker '{worker.name}' runs on no node", ["/params/worker_oid"])
+    node = need_node(tx, worker.node_oid)
+    cluster = tx.cluster(worker.cluster_oid)
+    command = Command(
+        follow=worker.name,
+        follow_cluster=cluster.name if cluster else None,
+        lines=params.lines,
+        lease_ms=params.lease_ms,
+    )
+    topics = tx.frame.topics
+    tx.send(topics.node(node.name, "command"), encode(command))
+    return p.Following(worker.oid, node.name, topics.node_log(node.name, worker.name), params.lease_ms)
+
+
+READS: Final[dict[str, ReadHandler]] = {"get_worker": get_worker, "list_workers": list_workers}
+CHANGES: Final[dict[str, ChangeHandler]] = {"follow_worker": follow_worker}

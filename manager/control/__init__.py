@@ -1,0 +1,1 @@
+"""The control loop: take a snapshot, plan, apply."""

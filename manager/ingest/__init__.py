@@ -1,0 +1,1 @@
+"""Reports in: what nodes say, turned into changes of the store."""

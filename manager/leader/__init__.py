@@ -1,0 +1,1 @@
+"""One manager at a time: file lock, epochs, and a watchdog for the manager's own connection."""

@@ -1,0 +1,122 @@
+"""One manager speaks per store: a file lock on this machine, epochs between machines."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+from busbar.bus.clock import Clock
+from busbar.bus.connection.link import Message
+from busbar.bus.decode import read
+from busbar.bus.errors import BusError
+from busbar.bus.messages import ManagerState
+from busbar.bus.topics import Topics
+from msgspec import UnsetType
+
+log = logging.getLogger("busbar.manager")
+
+LOCK_POLL_S: Final = 0.25
+MAX_STATE: Final = 65_536
+
+
+class FencedError(Exception):
+    """A manager with a higher epoch works on a copy of this store: this one may not speak any more."""
+
+
+class Lock:
+    """The lock file beside the database: whoever holds it is the manager, the others wait in silence."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def take(self) -> bool:
+        """Take the lock if it is free. The kernel frees it when the process ends, however it ends.
+
+        Raises:
+            OSError: the file can't be made.
+        """
+        if self._file is None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    async def wait(self, clock: Clock) -> None:
+        """Stand by until the lock is free."""
+        if self.take():
+            return
+        log.warning("another manager holds %s: standing by", self._path)
+        while not self.take():
+            await clock.sleep(LOCK_POLL_S)
+        log.warning("the other manager is gone: taking over")
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Fence:
+    """Listens to what managers say of themselves (`manager/+/state`)."""
+
+    def __init__(
+        self, topics: Topics, manager: str, store: str, epoch: int, started: str | None = None
+    ) -> None:
+        self.raised = asyncio.Event()
+        self.reason = ""
+        self.other: str | None = None
+        """A manager of another store that is online in this realm, in words; None when there is none."""
+        self.contradicted = False
+        """Our own state topic does not say that we are online: a late old will, or it was deleted."""
+        self._own = topics.manager_state(manager)
+        self._store = store
+        self._epoch = epoch
+        self._started = started
+
+    def handle(self, message: Message) -> None:
+        """Take one state in; what can't be read is logged and dropped."""
+        if not message.payload:
+            self.contradicted |= message.topic == self._own
+            return
+        try:
+            state = read(message.payload, ManagerState, MAX_STATE)
+        except BusError as error:
+            log.warning("an unreadable manager state on %.100s was dropped: %s", message.topic, error)
+            self.contradicted |= message.topic == self._own
+            return
+        if state.store == self._store and (state.epoch > self._epoch or self._is_twin(state)):
+            self._raise(state)
+        elif state.store != self._store:
+            self._note(state)
+        elif message.topic == self._own and state.state != "online":
+            self.contradicted = True
+
+    def _is_twin(self, state: ManagerState) -> bool:
+        """Whether another process has had our epoch: each start raises it, so one of the two has a copy."""
+        others = not isinstance(state.started, UnsetType) and state.started != self._started
+        return state.epoch == self._epoch and self._started is not None and others
+
+    def _raise(self, state: ManagerState) -> None:
+        if not self.raised.is_set():
+            self.reason = (
+                f"manager '{state.manager}' has epoch {state.epoch} of store {state.store}, this one only "
+                f"{self._epoch}: it was restored from an older backup or copied, and stops. If it is to go "
+                f"on: busbar manager take-over --epoch {state.epoch}"
+            )
+            log.error("%s", self.reason)
+            self.raised.set()
+
+    def _note(self, state: ManagerState) -> None:
+        if state.state != "online":
+            self.other = None
+            return
+        self.other = f"manager '{state.manager}' with another store ({state.store}) is online in this realm"
+        log.error("%s", self.other)

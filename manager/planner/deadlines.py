@@ -1,0 +1,66 @@
+"""When the soonest judgement that time alone brings about falls due. Pure.
+
+The monitor sleeps until then: a node is called late at its limit, and not at the next look after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from busbar.bus.states import STARTED, ClusterState, NodeStatus
+
+from .liveness import late_limit, lost_limit, move_limit
+from .model import ClusterView, GroupView, NodeView, Snapshot, Timing
+from .rolling import ready_of
+from .status import hopeless_since
+
+_N = NodeStatus
+_GONE = frozenset({_N.LOST, _N.OFFLINE, _N.UNPAIRED})
+
+
+def next_due(snapshot: Snapshot, now: float) -> float:
+    """When a plan at rest at `now` may next have something to say, if nothing is heard meanwhile.
+
+    On the clock of `now`, and after it; infinity when time changes nothing any more. One look at each node;
+    at workers only where a group's own limit is still to come.
+    """
+    nodes, timing = snapshot.nodes.values(), snapshot.timing
+    late, lost = late_limit(timing, now), lost_limit(timing, now)
+    online = (node.heard_at for node in nodes if node.status is _N.ONLINE)
+    others = (node.heard_at for node in nodes if node.status not in (_N.ONLINE, _N.LOST))
+    soonest = min(
+        _limit(online, now - late, timing.late_after, timing),
+        _limit(others, now - lost, timing.lost_after, timing),
+    )
+    silent = {node.oid: node for node in nodes if node.status in _GONE}
+    for cluster in snapshot.clusters.values():
+        if cluster.status in STARTED:
+            soonest = min(soonest, min(_of_cluster(cluster, silent, timing, now), default=math.inf))
+    return soonest
+
+
+def _limit(heard: Iterable[float], passed: float, intervals: int, timing: Timing) -> float:
+    """When the one silent for longest reaches so many intervals; who has passed them already is left out."""
+    oldest = min((at for at in heard if at > passed), default=math.inf)
+    plain = intervals * timing.heartbeat
+    doubled = oldest + 2 * plain
+    return doubled if doubled < timing.grace_until else max(oldest + plain, timing.grace_until)
+
+
+def _of_cluster(
+    cluster: ClusterView, silent: dict[str, NodeView], timing: Timing, now: float
+) -> Iterator[float]:
+    for group in cluster.groups:
+        deadline = hopeless_since(group) + group.start_deadline
+        if deadline > now and group.status is not ClusterState.ERROR and ready_of(group) == 0:
+            yield deadline
+        yield from _moves(group, silent, timing, now)
+
+
+def _moves(group: GroupView, silent: dict[str, NodeView], timing: Timing, now: float) -> Iterator[float]:
+    """When workers of nodes that can't be heard may be moved."""
+    limits = {oid: node.heard_at + move_limit(node, group.lost_after, timing) for oid, node in silent.items()}
+    waiting = {oid: at for oid, at in limits.items() if at > now}
+    if waiting:
+        yield from (waiting[worker.node_oid] for worker in group.workers if worker.node_oid in waiting)

@@ -1,0 +1,166 @@
+"""Which nodes are alive, and when so many are not that nothing may be moved (contract, section 7). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from busbar.bus.states import NodeStatus, may_advance
+
+from .model import Action, Brake, NodeView, SetNode, Snapshot, Timing
+
+_N = NodeStatus
+_RANK = {_N.ONLINE: 0, _N.LATE: 1, _N.LOST: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The nodes as judged now: what the rest of a plan goes by."""
+
+    nodes: Mapping[str, NodeView]
+    status: Mapping[str, NodeStatus]
+    timing: Timing
+    now: float
+    braked: str | None = None
+
+    def name(self, node_oid: str | None) -> str:
+        """The node's name, for people."""
+        node = self.nodes.get(node_oid or "")
+        return node.name if node else "a node that is no longer known"
+
+    def silence(self, node_oid: str) -> float:
+        """Seconds since the last sign of life."""
+        return self.now - self.nodes[node_oid].heard_at
+
+    def hears(self, node_oid: str | None) -> bool:
+        """Whether the node can be told to stop a worker and be expected to answer."""
+        node = self.nodes.get(node_oid or "")
+        if node is None:
+            return False
+        if self.status[node.oid] is _N.UNPAIRED:
+            return not node.goodbye and self.silence(node.oid) < lost_limit(self.timing, self.now)
+        return self.status[node.oid] in (_N.ONLINE, _N.LATE)
+
+    def gave_up(self, node_oid: str | None) -> bool:
+        """Whether no word is to be expected any more from the node about what it was told to stop."""
+        node = self.nodes.get(node_oid or "")
+        if node is None or self.status[node.oid] is _N.LOST:
+            return True
+        # A goodbye says nothing of its workers: they may well go on.
+        away = self.status[node.oid] in (_N.OFFLINE, _N.UNPAIRED)
+        return away and self.silence(node.oid) >= lost_limit(self.timing, self.now)
+
+
+def late_limit(timing: Timing, now: float) -> float:
+    """Seconds of silence that make a node late."""
+    return timing.late_after * timing.heartbeat * (2 if now < timing.grace_until else 1)
+
+
+def lost_limit(timing: Timing, now: float) -> float:
+    """Seconds of silence that make a node lost."""
+    return timing.lost_after * timing.heartbeat * (2 if now < timing.grace_until else 1)
+
+
+def move_limit(node: NodeView, lost_after: float, timing: Timing) -> float:
+    """Seconds of silence after which a node's workers may be moved.
+
+    Never less than it takes to call a node lost, unless it said goodbye: where an earlier manager called it
+    that, this one, which has listened for a moment, would take its own deafness for the node's silence.
+    """
+    return lost_after if node.goodbye else max(lost_after, timing.lost_after * timing.heartbeat)
+
+
+def judge(node: NodeView, timing: Timing, now: float) -> NodeStatus:
+    """A node's status from its signs of life; its present one where the table of states allows no other.
+
+    A node that this process has not heard itself is never judged better than it was on record.
+    """
+    if node.status is _N.UNPAIRED:
+        return _N.UNPAIRED
+    target = _target(node, timing, now)
+    return target if may_advance(node.status, target) else node.status
+
+
+def survey(snapshot: Snapshot, now: float) -> tuple[Fleet, list[Action]]:
+    """Judge all nodes and the brake; return the fleet as it is now, and what has changed."""
+    timing = snapshot.timing
+    status = {oid: judge(node, timing, now) for oid, node in snapshot.nodes.items()}
+    actions: list[Action] = [
+        SetNode(node.oid, status[node.oid], _why(node, status[node.oid], timing, now))
+        for node in sorted(snapshot.nodes.values(), key=lambda node: node.name)
+        if status[node.oid] is not node.status
+    ]
+    brake = judge_brake(snapshot, status)
+    if (brake.reason, brake.nodes) != (snapshot.braked, snapshot.brake_nodes):
+        actions.append(brake)
+    # The look that releases the brake moves nothing yet: who is still missing gets its whole time again.
+    braked = brake.reason or snapshot.braked
+    return Fleet(snapshot.nodes, status, timing, now, braked), actions
+
+
+def judge_brake(snapshot: Snapshot, status: Mapping[str, NodeStatus]) -> Brake:
+    """Whether most nodes vanished at once: then the fault is likelier here, or in the network, than there.
+
+    Counted are the nodes that fell silent within twice the lost threshold of each other, against those and
+    all that are still heard. At least one must be lost; the late ones count with it, for they fell silent
+    together and differ by the phase of their heartbeats. Nodes that were lost before are no part of the fleet
+    that is judged, nor are those that said goodbye.
+    """
+    window = 2.0 * snapshot.timing.lost_after * snapshot.timing.heartbeat
+    marked = snapshot.brake_nodes
+    silent = [node for node in snapshot.nodes.values() if _counts(node, status[node.oid], marked)]
+    together = _together(silent, window)
+    lost = sum(1 for node in together if status[node.oid] is _N.LOST)
+    oids = frozenset(node.oid for node in together)
+    heard = sum(1 for oid, of in status.items() if of in (_N.ONLINE, _N.LATE) and oid not in oids)
+    if not lost or len(together) < 2 or 2 * len(together) <= len(together) + heard:
+        return Brake(None)
+    word = "lost" if lost == len(together) else "lost or late"
+    total = len(together) + heard
+    reason = f"{len(together)} of {total} nodes {word} within {window:g} s: nothing is moved"
+    return Brake(reason, oids)
+
+
+def _target(node: NodeView, timing: Timing, now: float) -> NodeStatus:
+    if node.goodbye:
+        return _N.OFFLINE
+    silence = now - node.heard_at
+    target = _N.ONLINE
+    if silence >= lost_limit(timing, now):
+        target = _N.LOST
+    elif silence >= late_limit(timing, now) or node.will_at is not None:
+        target = _N.LATE
+    if node.heard_once:
+        return target
+    if node.status not in _RANK:
+        return node.status
+    return max(target, node.status, key=_RANK.__getitem__)
+
+
+def _why(node: NodeView, status: NodeStatus, timing: Timing, now: float) -> str:
+    silence = now - node.heard_at
+    if status is _N.OFFLINE:
+        return "it said goodbye"
+    if status is _N.ONLINE:
+        return "it was heard again" if node.known else "it was heard"
+    if status is _N.LATE and silence < late_limit(timing, now):
+        return "its connection broke without a goodbye"
+    return f"silent for {silence:.0f} s (a heartbeat is due every {timing.heartbeat:g} s)"
+
+
+def _counts(node: NodeView, status: NodeStatus, brake_nodes: frozenset[str]) -> bool:
+    if status not in (_N.LATE, _N.LOST) or not (node.known or node.heard_once):
+        return False
+    return not node.gone_before or node.oid in brake_nodes
+
+
+def _together(nodes: Iterable[NodeView], window: float) -> list[NodeView]:
+    """The largest set of nodes whose last signs of life lie within `window` seconds; the latest of equals."""
+    ordered = sorted(nodes, key=lambda node: (node.heard_at, node.name))
+    best, first = (0, 0), 0
+    for last, node in enumerate(ordered):
+        while node.heard_at - ordered[first].heard_at > window:
+            first += 1
+        if last + 1 - first >= best[1] - best[0]:
+            best = (first, last + 1)
+    return ordered[best[0] : best[1]]

@@ -1,0 +1,1 @@
+"""All that goes out: replies, events, statuses and assignments."""

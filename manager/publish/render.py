@@ -1,0 +1,197 @@
+"""Rows in, outward messages out: statuses and assignments as the contract shows them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from busbar.bus.clock import rfc3339
+from busbar.bus.decode import digest
+from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
+from busbar.bus.states import NodeStatus, WorkerState
+from msgspec import UNSET
+
+from ..planner.draining import DRAINED
+from ..planner.rolling import progress
+from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
+
+MAX_CONDITIONS: Final = 20
+"""Sentences in one status; more are counted, so that a status stays far below the brokers' limits."""
+MAX_ENDPOINTS: Final = 500
+"""Endpoints in one status, for the same reason; `stat_*` and `list_workers` have them all."""
+
+Trouble = tuple[str, str, str | None, str | None]
+"""A worker that is wanted and not ready: its name, state, reason and node."""
+
+_WORDS: Final = {
+    WorkerState.PENDING: "pending",
+    WorkerState.STARTING: "starting",
+    WorkerState.BACKOFF: "restarting",
+    WorkerState.UNKNOWN: "unknown",
+}
+WANTED: Final = frozenset(_WORDS)
+"""States of workers that are wanted and not ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which store says so: its epoch and the sequence of its last event."""
+
+    epoch: int
+    sequence: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.sequence:010d}"
+
+
+def cluster_status(
+    row: ClusterRow, scale: int, states: Mapping[str, int], troubled: Sequence[Trouble], stamp: Stamp
+) -> Status:
+    """A cluster's retained status; `scale` is the sum of its groups'."""
+    return Status(
+        version=row.version,
+        epoch=stamp.epoch,
+        sequence=stamp.text,
+        status=row.status,
+        name=row.name,
+        time=rfc3339(row.changed),
+        conditions=worker_conditions(troubled),
+        oid=row.oid,
+        scale=scale,
+        ready=states.get(WorkerState.RUNNING, 0),
+        reason=row.reason,
+    )
+
+
+def group_status(
+    row: GroupRow,
+    cluster: str,
+    states: Mapping[str, int],
+    troubled: Sequence[Trouble],
+    endpoints: Iterable[tuple[str, str, str]],
+    stamp: Stamp,
+    updated: int | None = None,
+) -> Status:
+    """A worker group's retained status; `updated` is given while an update is under way."""
+    update = None if updated is None else update_condition(row, updated, troubled)
+    return Status(
+        version=row.version,
+        epoch=stamp.epoch,
+        sequence=stamp.text,
+        status=row.status,
+        name=row.name,
+        time=rfc3339(row.changed),
+        conditions=([update] if update else []) + worker_conditions(troubled),
+        oid=row.oid,
+        cluster=cluster,
+        scale=row.scale,
+        ready=states.get(WorkerState.RUNNING, 0),
+        endpoints=[Endpoint(*found) for found in endpoints],
+        reason=update or row.reason,
+        revision=row.revision,
+        updated=UNSET if updated is None else updated,
+    )
+
+
+def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, stamp: Stamp) -> Status:
+    """A worker's retained status; address and pid only while they mean something."""
+    wanted = row.state in _WORDS and row.state is not WorkerState.STARTING
+    return Status(
+        version=row.version,
+        epoch=stamp.epoch,
+        sequence=stamp.text,
+        status=row.state,
+        name=row.name,
+        time=rfc3339(row.changed),
+        conditions=[worker_condition((row.name, row.state, row.reason, node))] if wanted else [],
+        oid=row.oid,
+        cluster=cluster,
+        workergroup=group,
+        node=node,
+        address=row.address,
+        pid=row.pid,
+        restarts=row.restarts,
+        generation=row.generation,
+        reason=row.reason,
+        revision=row.revision,
+    )
+
+
+def node_status(row: NodeRow, stamp: Stamp) -> Status:
+    """A node's retained status."""
+    return Status(
+        version=row.version,
+        epoch=stamp.epoch,
+        sequence=stamp.text,
+        status=row.status,
+        name=row.name,
+        time=rfc3339(row.changed),
+        conditions=node_conditions(row),
+        oid=row.oid,
+        reason=row.reason,
+        draining=row.draining or UNSET,
+        drained=UNSET if row.draining is None else row.drain_note == DRAINED,
+    )
+
+
+def assignment(
+    node: NodeRow, rows: Iterable[AssignedRow], store: str, epoch: int, heartbeat_ms: int
+) -> Assignment:
+    """A node's whole desired state; an unpaired node is to run nothing."""
+    wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
+    return Assignment(store, max(epoch, node.assignment_epoch), node.assignment_version, wanted, heartbeat_ms)
+
+
+def node_conditions(row: NodeRow) -> list[str]:
+    """What a person should know about a node."""
+    about = [] if row.status is NodeStatus.ONLINE or not row.reason else [f"{row.status}: {row.reason}"]
+    if row.draining is not None:
+        about.append(_draining(row))
+    return about + list(row.conditions)
+
+
+def _draining(row: NodeRow) -> str:
+    if row.drain_note == DRAINED:
+        return f"drained: {row.draining}"
+    return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
+
+
+def worker_conditions(troubled: Sequence[Trouble]) -> list[str]:
+    """One sentence per worker that is wanted and not ready (a first start without a reason is no news)."""
+    told = [worker_condition(row) for row in troubled if row[2] or row[1] != WorkerState.STARTING]
+    if len(told) > MAX_CONDITIONS:
+        told[MAX_CONDITIONS - 1 :] = ["more workers are not ready"]
+    return told
+
+
+def update_condition(row: GroupRow, updated: int, troubled: Sequence[Trouble]) -> str:
+    """Such as: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
+    about = progress(row.revision, updated, row.scale)
+    if row.held_back:
+        return f"{about}; {row.held_back}"
+    if not troubled:
+        return about
+    name, state, reason, _ = troubled[0]
+    return f"{about}; {name} is {state}: {reason}" if reason else f"{about}; {name} is {state}"
+
+
+def worker_condition(trouble: Trouble) -> str:
+    """Such as: worker web-4: restarting, exit code 1."""
+    name, state, reason, _ = trouble
+    word = _WORDS.get(WorkerState(state), state.lower())
+    return f"worker {name}: {word}, {reason}" if reason else f"worker {name}: {word}"
+
+
+def _assigned(row: AssignedRow) -> AssignedWorker:
+    return AssignedWorker(
+        worker=row.worker,
+        oid=row.oid,
+        cluster=row.cluster,
+        workergroup=row.workergroup,
+        generation=row.generation,
+        runtime=row.runtime,
+        digest=digest(row.runtime, row.transport),
+        transport=row.transport,
+    )

@@ -1,0 +1,115 @@
+"""Looks up what a status or an assignment needs and renders it: (topic, payload), ready to be published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from busbar.bus.decode import encode
+from busbar.bus.messages import Status
+from busbar.bus.states import NodeStatus
+from busbar.bus.topics import NO_CLUSTER, Kind, Topics
+
+from ..store import Store
+from . import render
+
+Key = tuple[Kind, str]
+"""An object: its kind and oid."""
+Publication = tuple[str, bytes]
+
+
+class Outward:
+    """The present outward face of every object. None stands for an object that has no face (any more)."""
+
+    def __init__(self, store: Store, heartbeat_ms: int) -> None:
+        self._store = store
+        self._reads = store.reads
+        self._topics: Topics = store.topics
+        self._heartbeat_ms = heartbeat_ms
+
+    def stamp(self) -> render.Stamp:
+        """Epoch and last sequence, for the statuses rendered together."""
+        return render.Stamp(self._store.epoch, self._reads.sequence())
+
+    def keys(self) -> list[Key]:
+        """Every object that has a status, parents first."""
+        reads = self._reads
+        found: list[Key] = [("node", row.oid) for row in reads.nodes()]
+        found += [("routercluster", oid) for oid, _ in reads.cluster_keys()]
+        found += [("workergroup", row.oid) for row in reads.groups()]
+        found += [("worker", row.oid) for row in reads.workers()]
+        return found
+
+    def node_oids(self) -> list[str]:
+        """Every node that has an assignment, unpaired ones included: theirs says that nothing is to run."""
+        return [row.oid for row in self._reads.nodes()]
+
+    def status(self, key: Key, stamp: render.Stamp) -> Publication | None:
+        """An object's retained status."""
+        kind, oid = key
+        if kind == "worker":
+            return self._worker(oid, stamp)
+        if kind == "workergroup":
+            return self._group(oid, stamp)
+        if kind == "routercluster":
+            return self._cluster(oid, stamp)
+        return self._node(oid, stamp)
+
+    def assignment(self, node_oid: str) -> Publication | None:
+        """A node's whole desired state."""
+        node = self._reads.node(node_oid)
+        if node is None:
+            return None
+        store = self._store
+        rows = self._reads.assigned(node_oid)
+        wanted = render.assignment(node, rows, store.id, store.epoch, self._heartbeat_ms)
+        return self._topics.node(node.name, "assignment"), encode(wanted)
+
+    def _node(self, oid: str, stamp: render.Stamp) -> Publication | None:
+        row = self._reads.node(oid)
+        if row is None or row.status is NodeStatus.UNPAIRED:
+            return None
+        return self._publication(NO_CLUSTER, "node", render.node_status(row, stamp))
+
+    def _cluster(self, oid: str, stamp: render.Stamp) -> Publication | None:
+        reads = self._reads
+        row = reads.cluster(oid)
+        if row is None:
+            return None
+        groups, scale = reads.cluster_scale(oid)
+        states = reads.worker_states("cluster_oid", oid) if groups else {}
+        troubled = self._troubled("cluster_oid", oid, states)
+        status = render.cluster_status(row, scale, states, troubled, stamp)
+        return self._publication(row.name, "routercluster", status)
+
+    def _group(self, oid: str, stamp: render.Stamp) -> Publication | None:
+        reads = self._reads
+        row = reads.group(oid)
+        cluster = reads.cluster(row.cluster_oid) if row else None
+        if row is None or cluster is None:
+            return None
+        states = reads.worker_states("group_oid", oid)
+        troubled = self._troubled("group_oid", oid, states)
+        endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
+        updated = reads.updated(oid) if row.updating else None
+        status = render.group_status(row, cluster.name, states, troubled, endpoints, stamp, updated)
+        return self._publication(cluster.name, "workergroup", status)
+
+    def _worker(self, oid: str, stamp: render.Stamp) -> Publication | None:
+        reads = self._reads
+        row = reads.worker(oid)
+        group = reads.group(row.group_oid) if row else None
+        cluster = reads.cluster(row.cluster_oid) if row else None
+        if row is None or group is None or cluster is None:
+            return None
+        node = reads.node(row.node_oid) if row.node_oid else None
+        status = render.worker_status(row, cluster.name, group.name, node.name if node else None, stamp)
+        return self._publication(cluster.name, "worker", status)
+
+    def _troubled(self, member: str, oid: str, states: Mapping[str, int]) -> list[render.Trouble]:
+        """The workers that conditions name; not asked for where every worker is as it should be."""
+        if render.WANTED.isdisjoint(states):
+            return []
+        return self._reads.troubled(member, oid, render.MAX_CONDITIONS + 1)
+
+    def _publication(self, cluster: str, kind: Kind, status: Status) -> Publication:
+        return self._topics.status(cluster, kind, status.name), encode(status)

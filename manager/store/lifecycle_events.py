@@ -1,0 +1,104 @@
+"""Events about nodes, workers and clusters: one wording for the monitor and the reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from busbar.bus.states import STARTED, NodeStatus, WorkerState
+
+from .rows import ClusterRow, GroupRow, NodeRow, WorkerRow
+from .tx import Tx
+
+
+class Teller:
+    """Events within one transaction; names are looked up once."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self._clusters: dict[str, str] = {}
+        self._nodes: dict[str | None, str | None] = {None: None}
+
+    def cluster(self, oid: str) -> str:
+        """The name of a cluster."""
+        if oid not in self._clusters:
+            row = self._tx.cluster(oid)
+            self._clusters[oid] = row.name if row else oid
+        return self._clusters[oid]
+
+    def node(self, oid: str | None) -> str | None:
+        """The name of a node."""
+        if oid not in self._nodes:
+            row = self._tx.node(oid or "")
+            self._nodes[oid] = row.name if row else oid
+        return self._nodes[oid]
+
+    def worker(self, worker: WorkerRow, verb: str, reason: str | None, **more: Any) -> None:
+        """`on_worker_{verb}`; `worker` is the row as it was before the change."""
+        cluster = self.cluster(worker.cluster_oid)
+        data = {
+            "oid": worker.oid,
+            "cluster": cluster,
+            "node": self.node(worker.node_oid),
+            "generation": worker.generation,
+            "version": worker.version + 1,
+            "reason": reason,
+        }
+        self._tx.event("worker", verb, cluster=cluster, kind="worker", name=worker.name, data=data | more)
+
+    def group_updated(self, group: GroupRow, reason: str) -> None:
+        """`on_workergroup_updated`: all its workers are ready with its revision."""
+        cluster = self.cluster(group.cluster_oid)
+        data = {
+            "oid": group.oid,
+            "version": group.version + 1,
+            "cluster_oid": group.cluster_oid,
+            "revision": group.revision,
+            "scale": group.scale,
+            "reason": reason,
+        }
+        self._tx.event(
+            "workergroup", "updated", cluster=cluster, kind="workergroup", name=group.name, data=data
+        )
+
+    def node_status(self, node: NodeRow, status: NodeStatus, reason: str) -> None:
+        """`on_node_{status}`."""
+        data = {"oid": node.oid, "version": node.version + 1, "status": status, "reason": reason}
+        self._tx.event("node", status.value, cluster=None, kind="node", name=node.name, data=data)
+
+    def drained(self, node: NodeRow) -> None:
+        """`on_node_drained`: nothing is left on it."""
+        data = {"oid": node.oid, "version": node.version + 1, "reason": node.draining}
+        self._tx.event("node", "drained", cluster=None, kind="node", name=node.name, data=data)
+
+    def cluster_status(self, cluster: ClusterRow, verb: str, status: str, reason: str) -> None:
+        """`on_routercluster_{verb}`; what a request set going names who sent that request."""
+        data: dict[str, Any] = {
+            "oid": cluster.oid,
+            "version": cluster.version + 1,
+            "status": status,
+            "reason": reason,
+        }
+        if verb in ("started", "stopped") and cluster.who:
+            data |= {"who": cluster.who, "request_id": cluster.request_id}
+        name = cluster.name
+        self._tx.event("routercluster", verb, cluster=name, kind="routercluster", name=name, data=data)
+
+
+def record_stopped(tx: Tx, tell: Teller, worker: WorkerRow, reason: str) -> None:
+    """A worker is gone: STOPPED, without a place, and told.
+
+    Its next place counts as a move only if its cluster goes on running.
+    """
+    cluster = tx.cluster(worker.cluster_oid)
+    moving = cluster is not None and cluster.status in STARTED
+    tx.update_worker(
+        worker.oid,
+        state=WorkerState.STOPPED,
+        reason=reason,
+        node_oid=None,
+        last_node_oid=worker.node_oid if moving else None,
+        unassigned_version=None,
+        address=None,
+        pid=None,
+    )
+    tell.worker(worker, "stopped", reason)

@@ -1,0 +1,121 @@
+"""Numbered schema steps. A step that has been released is never changed: add another."""
+
+from __future__ import annotations
+
+from .sqlite import Database, Migrations
+
+migrations = Migrations("busbar")
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE principals (
+  oid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+  role TEXT NOT NULL CHECK (role IN ('owner','operator','viewer')), changed INTEGER NOT NULL
+) STRICT;
+CREATE TABLE nodes (
+  oid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, labels TEXT, status TEXT NOT NULL, reason TEXT,
+  boot TEXT, conn INTEGER, goodbye INTEGER NOT NULL DEFAULT 0, runtimes TEXT NOT NULL DEFAULT '[]',
+  capacity TEXT, conditions TEXT NOT NULL DEFAULT '[]',
+  assignment_version INTEGER NOT NULL DEFAULT 0, applied_epoch INTEGER NOT NULL DEFAULT 0,
+  applied_version INTEGER NOT NULL DEFAULT 0,
+  changed INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1
+) STRICT;
+CREATE TABLE clusters (
+  oid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, label TEXT, description TEXT, tags TEXT, transport TEXT,
+  owner_oid TEXT NOT NULL, status TEXT NOT NULL, reason TEXT, was_running INTEGER NOT NULL DEFAULT 0,
+  who TEXT, request_id TEXT,
+  changed INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1
+) STRICT;
+CREATE TABLE members (
+  cluster_oid TEXT NOT NULL REFERENCES clusters(oid) ON DELETE CASCADE,
+  node_oid TEXT NOT NULL REFERENCES nodes(oid), hardlimit INTEGER, softlimit INTEGER,
+  changed INTEGER NOT NULL, PRIMARY KEY (cluster_oid, node_oid)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX members_node ON members(node_oid);
+CREATE TABLE workergroups (
+  oid TEXT PRIMARY KEY, cluster_oid TEXT NOT NULL REFERENCES clusters(oid) ON DELETE CASCADE,
+  name TEXT NOT NULL, label TEXT, description TEXT, tags TEXT, transport TEXT, scale INTEGER NOT NULL,
+  runtime TEXT NOT NULL, lost_after REAL NOT NULL, start_deadline REAL NOT NULL,
+  status TEXT NOT NULL, reason TEXT, was_running INTEGER NOT NULL DEFAULT 0,
+  changed INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1, UNIQUE (cluster_oid, name)
+) STRICT;
+CREATE TABLE workers (
+  oid TEXT PRIMARY KEY, group_oid TEXT NOT NULL REFERENCES workergroups(oid) ON DELETE CASCADE,
+  cluster_oid TEXT NOT NULL, name TEXT NOT NULL, ordinal INTEGER NOT NULL,
+  state TEXT NOT NULL, reason TEXT, node_oid TEXT REFERENCES nodes(oid), last_node_oid TEXT,
+  generation INTEGER NOT NULL DEFAULT 0, unassigned_version INTEGER,
+  address TEXT, pid INTEGER, restarts INTEGER NOT NULL DEFAULT 0,
+  changed INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1, UNIQUE (group_oid, ordinal)
+) STRICT;
+CREATE INDEX workers_node ON workers(node_oid);
+CREATE INDEX workers_cluster ON workers(cluster_oid);
+CREATE TABLE requests (
+  caller TEXT NOT NULL, id TEXT NOT NULL, digest TEXT NOT NULL, reply BLOB NOT NULL, created INTEGER NOT NULL,
+  PRIMARY KEY (caller, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_created ON requests(created);
+CREATE TABLE audit (
+  id INTEGER PRIMARY KEY, time INTEGER NOT NULL, caller TEXT NOT NULL, role TEXT NOT NULL, op TEXT NOT NULL,
+  request_id TEXT, object TEXT, outcome TEXT NOT NULL, params TEXT NOT NULL
+) STRICT;
+CREATE TABLE events (
+  sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL
+) STRICT;
+CREATE TABLE outbox (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, retain INTEGER NOT NULL,
+  properties TEXT
+) STRICT;
+"""
+
+
+_REVISIONS = """
+ALTER TABLE workergroups ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE workergroups ADD COLUMN settled INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE workergroups ADD COLUMN max_unavailable INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE workergroups ADD COLUMN max_surge INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE workergroups ADD COLUMN held_back TEXT;
+ALTER TABLE workers ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE group_revisions (
+  group_oid TEXT NOT NULL REFERENCES workergroups(oid) ON DELETE CASCADE,
+  revision INTEGER NOT NULL, runtime TEXT NOT NULL, transport TEXT, PRIMARY KEY (group_oid, revision)
+) STRICT, WITHOUT ROWID;
+INSERT INTO group_revisions
+  SELECT g.oid, 1, g.runtime, coalesce(g.transport, c.transport)
+  FROM workergroups g JOIN clusters c ON c.oid = g.cluster_oid;
+"""
+
+
+_DRAINING = """
+ALTER TABLE nodes ADD COLUMN draining TEXT;
+ALTER TABLE nodes ADD COLUMN drain_note TEXT;
+"""
+
+
+def _run(db: Database, script: str) -> None:
+    for statement in script.split(";"):
+        if statement.strip():
+            db.execute(statement)
+
+
+@migrations()
+def first_schema(db: Database) -> None:
+    """Objects, requests seen, audit, events and the outbox."""
+    _run(db, _SCHEMA)
+
+
+@migrations()
+def assignment_epoch(db: Database) -> None:
+    """A node that was given a forged assignment is led from above its epoch on."""
+    db.execute("ALTER TABLE nodes ADD COLUMN assignment_epoch INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def group_revisions(db: Database) -> None:
+    """What each revision of a group runs; what is there becomes revision 1."""
+    _run(db, _REVISIONS)
+
+
+@migrations()
+def node_draining(db: Database) -> None:
+    """Why a node's workers are to leave it, and how far that is."""
+    _run(db, _DRAINING)

@@ -1,0 +1,504 @@
+"""Processes for real: started, recognised, watched and stopped, and no stranger ever touched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from busbar.agent.processes import logs, procfs
+from busbar.agent.processes import process as process_module
+from busbar.agent.processes.process import Process, Processes, ProcessRecord, SpawnError, Start
+
+PYTHON = sys.executable
+SCOPE = f"test/{uuid.uuid4().hex}"
+READY_S = 10.0
+
+
+def start_of(tmp_path: Path, *argv: str, token: str | None = None, **more: object) -> Start:
+    return Start(
+        worker="web-1",
+        token=token or uuid.uuid4().hex,
+        argv=argv,
+        folder=tmp_path,
+        log_path=tmp_path / "worker.log",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def script(tmp_path: Path, text: str, token: str | None = None, **more: object) -> Start:
+    return start_of(tmp_path, PYTHON, "-u", "-c", text, token=token, **more)
+
+
+async def until(condition: Callable[[], object], timeout_s: float = READY_S) -> None:
+    """Wait for what only /proc or a file can tell; there is nothing to await on."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def said(start: Start, text: str) -> Callable[[], bool]:
+    return lambda: start.log_path.exists() and text in start.log_path.read_text()
+
+
+def bearing(token: str) -> list[int]:
+    """Living processes with this token, found without the code under test."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            alive = entry.name.isdigit() and "\nState:\tZ" not in (entry / "status").read_text()
+            if alive and f"={token}".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    stat = procfs.read(pid)
+    return stat is not None and not stat.dead
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[Processes]:
+    made = Processes(SCOPE)
+    yield made
+    for found in made.found():
+        await made.sweep_token(found.token)
+    assert made.found() == []
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a session, as ours do, and is not ours."""
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    yield child
+    child.kill()
+    child.wait()
+
+
+async def test_spawned_process_leads_a_session_and_gets_a_clean_environment(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUSBAR_PASSWORD", "hunter2")
+    text = "import os, json; print(json.dumps([dict(os.environ), os.getsid(0), os.getpid(), os.getcwd()]))"
+    start = script(tmp_path, text, env={"MODE": "quiet"}, marks={"BUSBAR_WORKER_DIGEST": "d1"})
+    process = processes.spawn(start)
+    assert (await process.wait()).code == 0
+    environ, sid, pid, cwd = json.loads(start.log_path.read_text())
+    assert sid == pid == process.record.pid
+    assert cwd == str(tmp_path) == environ["HOME"]
+    assert environ["BUSBAR_WORKER_TOKEN"] == start.token
+    assert environ["BUSBAR_WORKER"] == "web-1"
+    assert environ["BUSBAR_WORKER_DIGEST"] == "d1"
+    assert environ["MODE"] == "quiet"
+    assert "BUSBAR_PASSWORD" not in environ
+    assert set(environ) - {"LC_CTYPE"} == {
+        *("PATH", "HOME", "LANG", "SPT_NOENV", "MODE"),
+        *("BUSBAR_WORKER_TOKEN", "BUSBAR_WORKER", "BUSBAR_NODE", "BUSBAR_WORKER_DIGEST"),
+    }
+
+
+async def test_runtime_variables_cannot_replace_the_marks(processes: Processes, tmp_path: Path) -> None:
+    start = script(tmp_path, "import time; time.sleep(60)", env={"BUSBAR_WORKER_TOKEN": "forged"})
+    process = processes.spawn(start)
+    assert bearing(start.token) == [process.record.pid]
+    await processes.stop(process, signal.SIGTERM, 5)
+
+
+async def test_exit_codes_are_told(processes: Processes, tmp_path: Path) -> None:
+    three = await processes.spawn(script(tmp_path, "raise SystemExit(3)")).wait()
+    assert (three.code, three.reason) == (3, "exit code 3")
+    killed = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    os.kill(killed.record.pid, signal.SIGKILL)
+    assert (await killed.wait()).reason == "killed by SIGKILL"
+
+
+async def test_stop_by_signal_needs_no_kill(processes: Processes, tmp_path: Path) -> None:
+    process = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    report = await processes.stop(process, signal.SIGTERM, 5)
+    assert (report.asked, report.killed, report.gone) == (1, 0, True)
+    assert not process.running
+    assert process.exited.result().code == -signal.SIGTERM
+    # Reaped: no zombie is left behind.
+    assert procfs.read(process.record.pid) is None
+
+
+@pytest.mark.fault(33, "O")
+async def test_ignored_sigterm_is_followed_by_sigkill(processes: Processes, tmp_path: Path) -> None:
+    text = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(60)"
+    start = script(tmp_path, text)
+    process = processes.spawn(start)
+    await until(said(start, "deaf"))
+    report = await processes.stop(process, signal.SIGTERM, 0.2)
+    assert (report.asked, report.killed, report.gone) == (1, 1, True)
+    assert process.exited.result().reason == "killed by SIGKILL"
+    assert bearing(start.token) == []
+
+
+async def test_stopped_process_still_gets_its_grace(processes: Processes, tmp_path: Path) -> None:
+    process = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    os.kill(process.record.pid, signal.SIGSTOP)
+    await until(lambda: (stat := procfs.read(process.record.pid)) is not None and stat.state == "T")
+    report = await processes.stop(process, signal.SIGTERM, 5)
+    assert (report.killed, report.gone) == (0, True)
+
+
+DAEMON = """
+import os, sys, time, signal
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("grandchild", os.getpid(), flush=True)
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+{then}
+"""
+
+
+@pytest.mark.fault(34, "O")
+async def test_double_forked_grandchild_is_killed_by_token(processes: Processes, tmp_path: Path) -> None:
+    start = script(tmp_path, DAEMON.format(then="time.sleep(60)"))
+    process = processes.spawn(start)
+    await until(said(start, "grandchild"))
+    assert len(bearing(start.token)) == 2
+    report = await processes.stop(process, signal.SIGTERM, 5)
+    assert report.gone and report.killed == 1
+    assert bearing(start.token) == []
+
+
+async def test_sweep_kills_what_a_dead_leader_left(processes: Processes, tmp_path: Path) -> None:
+    start = script(tmp_path, DAEMON.format(then="os._exit(1)"))
+    process = processes.spawn(start)
+    await process.wait()
+    await until(said(start, "grandchild"))
+    assert len(bearing(start.token)) == 1
+    found = [each for each in processes.found() if each.token == start.token]
+    report = await processes.sweep(process.record)
+    assert (report.killed, report.gone) == (1, True)
+    assert bearing(start.token) == []
+    # A descendant that leads a session of its own is as old as can be told: sweep is right either way.
+    assert [len(each.pids) for each in found] == [1]
+
+
+async def test_session_member_without_token_is_killed_with_its_leader(
+    processes: Processes, tmp_path: Path
+) -> None:
+    text = """
+import subprocess, time
+child = subprocess.Popen(["env", "-i", "sleep", "60"])
+print("child", child.pid, flush=True)
+time.sleep(60)
+"""
+    start = script(tmp_path, text)
+    process = processes.spawn(start)
+    await until(said(start, "child"))
+    child = int(start.log_path.read_text().split()[1])
+    report = await processes.stop(process, signal.SIGTERM, 0.5)
+    assert report.gone
+    assert not alive(child)
+
+
+STARTER = """
+import asyncio, json, os, signal, sys
+from pathlib import Path
+from agent.processes.process import Processes, Start
+async def main():
+    folder = Path(sys.argv[1])
+    start = Start("web-1", sys.argv[2], ("sleep", "60"), folder, folder / "worker.log")
+    process = Processes(sys.argv[3]).spawn(start)
+    print(json.dumps(process.record.to_dict()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+def record_of_killed_starter(tmp_path: Path, token: str) -> ProcessRecord:
+    done = subprocess.run(
+        [PYTHON, "-c", STARTER, str(tmp_path), token, SCOPE], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return ProcessRecord.from_dict(json.loads(done.stdout))
+
+
+async def test_adopted_after_the_starter_was_killed(processes: Processes, tmp_path: Path) -> None:
+    record = record_of_killed_starter(tmp_path, uuid.uuid4().hex)
+    process = processes.adopt(record)
+    assert process is not None and process.adopted and process.running
+    report = await processes.stop(process, signal.SIGTERM, 5)
+    assert report.gone and report.killed == 0
+    assert process.exited.result().code is None
+    assert bearing(record.token) == []
+    assert processes.adopt(record) is None
+
+
+async def test_end_of_an_adopted_process_is_noticed(processes: Processes, tmp_path: Path) -> None:
+    record = record_of_killed_starter(tmp_path, uuid.uuid4().hex)
+    process = processes.adopt(record)
+    assert process is not None
+    os.kill(record.pid, signal.SIGKILL)
+    async with asyncio.timeout(5):
+        assert (await process.wait()).reason == "ended, exit code unknown"
+
+
+async def test_process_of_a_killed_agent_is_found_by_its_token(processes: Processes, tmp_path: Path) -> None:
+    token = uuid.uuid4().hex
+    record = record_of_killed_starter(tmp_path, token)
+    # The record is lost (the agent died between fork and note); the token was written down before.
+    found = {each.token: each for each in processes.found()}[token]
+    assert found.leader is not None
+    assert (found.worker, found.pids, found.leader.pid) == ("web-1", (record.pid,), record.pid)
+    process = processes.adopt(found.leader)
+    assert process is not None
+    assert Processes("test/another-node").found() == []
+    await processes.stop(process, signal.SIGTERM, 5)
+
+
+@pytest.mark.parametrize("forgery", ["start_ticks", "token", "boot_id"])
+@pytest.mark.fault(21, "O")
+async def test_reused_pid_is_never_adopted_nor_signalled(
+    processes: Processes, stranger: subprocess.Popen[bytes], forgery: str
+) -> None:
+    stat = procfs.read(stranger.pid)
+    assert stat is not None
+    truth = ProcessRecord("web-1", stranger.pid, procfs.boot_id(), stat.start_ticks, uuid.uuid4().hex)
+    lies = {"start_ticks": stat.start_ticks - 1, "token": truth.token, "boot_id": "another-boot"}
+    record = dataclasses.replace(truth, **{forgery: lies[forgery]})
+    assert processes.adopt(record) is None
+    report = await processes.stop(record, signal.SIGTERM, 0.2)
+    assert (report.asked, report.killed, report.gone) == (0, 0, True)
+    await processes.sweep(record)
+    assert stranger.poll() is None and alive(stranger.pid)
+
+
+@pytest.mark.parametrize("forgery", [{"start_ticks": 1}, {"boot_id": "another-boot"}, {"pid": 0}])
+async def test_token_alone_is_not_enough_to_adopt(
+    processes: Processes, tmp_path: Path, forgery: dict[str, int | str]
+) -> None:
+    process = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    forged = dataclasses.replace(process.record, **forgery)  # type: ignore[arg-type]
+    assert processes.adopt(forged) is None
+    assert procfs.is_ours(process.record)
+    await processes.stop(process, signal.SIGTERM, 5)
+
+
+async def test_pid_reused_while_a_token_bearer_lives_kills_the_bearer_alone(
+    processes: Processes, stranger: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    start = start_of(tmp_path, "sleep", "60")
+    process = processes.spawn(start)
+    forged = dataclasses.replace(process.record, pid=stranger.pid)
+    report = await processes.stop(forged, signal.SIGTERM, 0.2)
+    assert (report.asked, report.killed) == (0, 1)
+    assert stranger.poll() is None
+    assert bearing(start.token) == []
+
+
+async def test_process_that_overwrites_its_environment_is_still_ours(
+    processes: Processes, tmp_path: Path
+) -> None:
+    # As programs do that set their title: the environment's memory is overwritten.
+    text = """
+import ctypes, time
+stat = open("/proc/self/stat").read().rpartition(")")[2].split()
+begin, end = int(stat[47]), int(stat[48])
+ctypes.memset(begin, 120, end - begin)
+print("wiped", flush=True)
+time.sleep(60)
+"""
+    start = script(tmp_path, text)
+    process = processes.spawn(start)
+    await until(said(start, "wiped"))
+    assert bearing(start.token) == []
+    process.close()
+    adopted = processes.adopt(process.record)
+    assert adopted is not None
+    report = await processes.stop(adopted, signal.SIGTERM, 5)
+    assert report.asked == 1 and report.gone
+    assert not alive(process.record.pid)
+    assert processes.adopt(dataclasses.replace(process.record, start_ticks=1)) is None
+
+
+@pytest.mark.fault(41, "O")
+async def test_zombie_counts_as_dead(processes: Processes, tmp_path: Path) -> None:
+    child = subprocess.Popen(  # noqa: ASYNC220
+        ["sleep", "60"], start_new_session=True, env={"BUSBAR_WORKER_TOKEN": "t1", "PATH": "/usr/bin:/bin"}
+    )
+    stat = procfs.read(child.pid)
+    assert stat is not None
+    record = ProcessRecord("web-1", child.pid, procfs.boot_id(), stat.start_ticks, "t1")
+    assert procfs.is_ours(record)
+    child.kill()
+    await until(lambda: (now := procfs.read(child.pid)) is not None and now.dead)
+    assert not procfs.is_ours(record)
+    assert processes.adopt(record) is None
+    report = await processes.stop(record, signal.SIGTERM, 5)
+    assert report.gone
+    child.wait()
+
+
+async def test_exits_are_noticed_without_pidfd(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_pid: int) -> int:
+        raise OSError(errno.ENOSYS, "no pidfd")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    ended = processes.spawn(script(tmp_path, "raise SystemExit(4)"))
+    async with asyncio.timeout(5):
+        assert (await ended.wait()).code == 4
+    process = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    report = await processes.stop(process, signal.SIGTERM, 5)
+    assert (report.asked, report.killed, report.gone) == (1, 0, True)
+
+
+async def test_spawn_errors_name_the_reason(processes: Processes, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.txt"
+    plain.write_text("#!/bin/sh\n")
+    cases = {
+        ("/no/such/program",): "not found: /no/such/program",
+        (str(plain),): f"no permission: {plain}",
+        ("sleep", "a\0b"): "can't start sleep: embedded null byte",
+    }
+    for argv, reason in cases.items():
+        with pytest.raises(SpawnError) as caught:
+            processes.spawn(start_of(tmp_path, *argv))
+        assert str(caught.value) == reason
+    with pytest.raises(SpawnError, match=r"not found: .*/gone"):
+        processes.spawn(start_of(tmp_path / "gone", "sleep", "1"))
+
+
+LIMITED = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from agent.processes.process import Processes, SpawnError, Start
+async def main():
+    folder = Path(sys.argv[1])
+    open_now = len(os.listdir("/proc/self/fd")) - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 1, 4096))
+    for round in range(20):
+        try:
+            start = Start("w", sys.argv[2], ("sleep", "60"), folder, folder / "w.log")
+            Processes("test/limited").spawn(start)
+        except SpawnError as error:
+            print(error)
+        else:
+            print("started")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.fault(30, "L")
+async def test_descriptor_limit_is_a_reason_and_leaks_nothing(processes: Processes, tmp_path: Path) -> None:
+    token = uuid.uuid4().hex
+    command = [PYTHON, "-c", LIMITED, str(tmp_path), token]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+    try:
+        expected = "can't start sleep: the agent has no file descriptor left"
+        assert done.stdout.splitlines() == [expected] * 20, done.stderr
+        assert bearing(token) == []
+    finally:
+        await processes.sweep_token(token)
+
+
+async def test_cancelled_wait_leaves_the_process_alone(processes: Processes, tmp_path: Path) -> None:
+    process = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await process.wait()
+    assert process.running and alive(process.record.pid)
+    await processes.stop(process, signal.SIGTERM, 5)
+
+
+async def test_stop_of_many_is_prompt_and_complete(processes: Processes, tmp_path: Path) -> None:
+    started: list[Process] = [processes.spawn(start_of(tmp_path, "sleep", "60")) for _ in range(8)]
+    reports = await asyncio.gather(*(processes.stop(each, signal.SIGTERM, 5) for each in started))
+    assert all(report.gone and report.killed == 0 for report in reports)
+    assert not any(alive(each.record.pid) for each in started)
+
+
+async def test_forking_worker_is_stopped_within_bounds(processes: Processes, tmp_path: Path) -> None:
+    # Each keeps replacing itself by a fork in a new session that ignores SIGTERM.
+    text = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("running", flush=True)
+while True:
+    if os.fork():
+        time.sleep(0.05)
+        os._exit(0)
+    os.setsid()
+"""
+    start = script(tmp_path, text)
+    process = processes.spawn(start)
+    await until(said(start, "running"))
+    async with asyncio.timeout(10):
+        report = await processes.stop(process, signal.SIGTERM, 0.1)
+    assert report.gone
+    assert bearing(start.token) == []
+
+
+async def test_usage_sums_a_whole_worker(processes: Processes, tmp_path: Path) -> None:
+    text = """
+import os, time
+if os.fork() == 0:
+    end = time.process_time() + 0.3
+    while time.process_time() < end: pass
+    print("burnt", flush=True)
+time.sleep(60)
+"""
+    start = script(tmp_path, text)
+    process = processes.spawn(start)
+    await until(said(start, "burnt"))
+    usage = (await processes.usage([process.record]))[start.token]
+    assert usage.processes == 2
+    assert 0.25 <= usage.cpu_s < 10
+    assert usage.rss_bytes > 4 << 20
+    await processes.stop(process, signal.SIGTERM, 5)
+    assert (await processes.usage([process.record]))[start.token].processes == 0
+
+
+@pytest.mark.fault(39, "L")
+async def test_flood_is_bounded_by_rotation(processes: Processes, tmp_path: Path) -> None:
+    start = start_of(tmp_path, "yes", "flood")
+    process = processes.spawn(start)
+    limit = 200_000
+    rotations = 0
+    async with asyncio.timeout(20):
+        while rotations < 5:
+            rotations += logs.rotate_if_needed(start.log_path, max_bytes=limit, keep=2)
+            await asyncio.sleep(0)
+    await processes.stop(process, signal.SIGTERM, 5)
+    logs.rotate_if_needed(start.log_path, max_bytes=limit, keep=2)
+    sizes = {name: os.stat(tmp_path / name).st_size for name in os.listdir(tmp_path)}
+    assert sorted(sizes) == ["worker.log", "worker.log.1", "worker.log.2"]
+    assert max(sizes.values()) <= limit
+    # It wrote on at the new end, with no hole before it.
+    assert b"\0" not in start.log_path.with_name("worker.log.1").read_bytes()
+
+
+async def test_worker_outlives_a_closed_watch(processes: Processes, tmp_path: Path) -> None:
+    process = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    process.close()
+    assert alive(process.record.pid)
+    adopted = processes.adopt(process.record)
+    assert adopted is not None
+    assert (await processes.stop(adopted, signal.SIGTERM, 5)).gone
+
+
+def test_log_is_never_opened_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "worker.log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError):
+        logs.open_append(tmp_path / "worker.log")
+    assert not (tmp_path / "elsewhere").exists()
+    assert process_module.POLL_S <= 0.2

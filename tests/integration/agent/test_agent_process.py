@@ -1,0 +1,279 @@
+"""The agent as a process of its own, on a real broker: killed, stopped, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from busbar.agent.state import State
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection.link import Message
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.decode import encode
+from busbar.bus.messages import AssignedWorker, Assignment
+from busbar.bus.options import ConnectOptions
+
+from tests.agents import Bench, bench, worker
+from tests.brokers import free_port, mosquitto
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from agent.service import AgentConfig, main
+from bus.options import ConnectOptions
+state, toml, realm, port, stop = sys.argv[1:]
+config = AgentConfig(Path(state), "n1", realm, ConnectOptions(port=int(port), client_id=f"agent-{realm}"),
+                     runtimes=Path(toml), stop_workers=stop == "stop")
+sys.exit(main(config))
+"""
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(tmp_path) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def agent(node: Bench, port: int, *, stop: bool = False) -> AsyncIterator[Process]:
+    arguments = [
+        str(node.folder / "state"),
+        str(node.toml),
+        node.realm,
+        str(port),
+        "stop" if stop else "keep",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, *arguments, stderr=PIPE, cwd=Path(__file__).parents[3]
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
+    """Wait for what only /proc or a file can tell."""
+    async with asyncio.timeout(timeout):
+        while not (found := condition()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return found
+
+
+async def logged(process: Process, text: str) -> None:
+    """Wait for a line of an agent's log."""
+    assert process.stderr is not None
+    async with asyncio.timeout(15):
+        while text not in (line := (await process.stderr.readline()).decode()):
+            assert line, f"the agent ended without '{text}'"
+
+
+def record(node: Bench) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(
+            (node.folder / "state" / "records" / "oid-web-1.json").read_bytes()
+        )
+        return found
+    except OSError:
+        return {}
+
+
+async def ready(node: Bench) -> int:
+    pid: int = await until(lambda: record(node).get("ready") and record(node)["pid"])
+    return pid
+
+
+@pytest.mark.fault(18, "K B")
+async def test_a_killed_agent_leaves_its_worker_and_the_next_one_adopts_it(node: Bench) -> None:
+    node.store(worker())
+    nowhere = free_port()
+    async with agent(node, nowhere) as first:
+        pid = await ready(node)
+        first.kill()
+        await first.wait()
+    assert node.living() == {pid}
+    before = record(node)
+    async with agent(node, nowhere) as second:
+        await logged(second, "adopted")
+        os.kill(pid, signal.SIGKILL)
+        after = await until(lambda: record(node).get("restarts") == 1 and record(node))
+        assert after["token"] != before["token"]
+        assert after["port"] == before["port"]
+
+
+@pytest.mark.fault(20, "O")
+async def test_an_agent_killed_in_the_middle_of_a_stop_ends_it_when_it_is_back(node: Bench) -> None:
+    node.store(worker(runtime="stubborn"))
+    nowhere = free_port()
+    async with agent(node, nowhere) as first:
+        await ready(node)
+        first.kill()
+        await first.wait()
+    node.store()
+    async with agent(node, nowhere) as second:
+        await logged(second, "stop: no longer assigned")
+        second.kill()
+        await second.wait()
+    assert node.living(), "the stop was over before the agent could be killed"
+    async with agent(node, nowhere):
+        await until(lambda: not node.living(), 10)
+
+
+@pytest.mark.fault(31, "K")
+async def test_sigterm_keeps_or_stops_the_workers_as_configured(node: Bench) -> None:
+    node.store(worker())
+    nowhere = free_port()
+    async with agent(node, nowhere) as first:
+        pid = await ready(node)
+        first.terminate()
+        assert await asyncio.wait_for(first.wait(), 10) == 0
+    assert node.living() == {pid}
+    async with agent(node, nowhere, stop=True) as second:
+        await logged(second, "adopted")
+        second.terminate()
+        assert await asyncio.wait_for(second.wait(), 15) == 0
+    assert node.living() == set()
+
+
+@pytest.mark.fault(22, "B")
+async def test_a_second_agent_says_in_one_line_why_it_does_not_begin(node: Bench) -> None:
+    nowhere = free_port()
+    async with agent(node, nowhere) as first:
+        lock = node.folder / "state" / "lock"
+        await until(lambda: lock.exists() and lock.read_text().strip() == str(first.pid))
+        async with agent(node, nowhere) as second:
+            _, stderr = await asyncio.wait_for(second.communicate(), 10)
+            assert second.returncode == 2
+            text = stderr.decode()
+            assert text.startswith("busbar agent: state folder ")
+            assert f"(pid {first.pid})" in text
+            assert "Traceback" not in text
+    node.toml.write_text("[agent]\nhots = 1\n")
+    async with agent(node, nowhere) as third:
+        _, stderr = await asyncio.wait_for(third.communicate(), 10)
+        assert third.returncode == 2
+        assert "agent.hots: unknown key" in stderr.decode()
+
+
+class Manager:
+    """What the manager's side of a real broker sees and says."""
+
+    def __init__(self, node: Bench, port: int) -> None:
+        self.node = node
+        self.link = MqttLink(ConnectOptions(port=port), clock=SystemClock(), random=Random(1))
+        self.latest: dict[str, dict[str, Any]] = {}
+        self.states: list[dict[str, Any]] = []
+        self.link.subscribe(f"{node.topics.prefix}/node/#", self._on_message)
+        self._run: asyncio.Task[None] | None = None
+
+    def _on_message(self, message: Message) -> None:
+        leaf = message.topic.rsplit("/", 1)[1]
+        if message.payload:
+            self.latest[leaf] = json.loads(message.payload)
+            if leaf == "state":
+                self.states.append(self.latest[leaf])
+
+    async def __aenter__(self) -> Manager:
+        self._run = asyncio.create_task(self.link.run())
+        await self.link.wait_connected(10)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._run is not None
+        self._run.cancel()
+        await asyncio.wait({self._run})
+
+    async def assign(self, *workers: AssignedWorker) -> None:
+        self.node.version += 1
+        new = Assignment("s1", 1, self.node.version, list(workers), heartbeat_ms=300)
+        await self.link.publish(self.node.topics.node("n1", "assignment"), encode(new), retain=True)
+
+    async def running(self) -> dict[str, Any]:
+        def found() -> Any:
+            workers = self.latest.get("reported", {}).get("workers", [])
+            return workers and workers[0]["state"] == "RUNNING" and workers[0]
+
+        found_: dict[str, Any] = await until(found)
+        return found_
+
+
+@pytest.mark.mosquitto
+@pytest.mark.fault(18, "K")
+async def test_over_mosquitto_a_killed_agent_is_lost_and_back_with_the_same_worker(node: Bench) -> None:
+    with mosquitto(node.folder) as port:
+        async with Manager(node, port) as manager:
+            async with agent(node, port) as first:
+                await manager.assign(worker())
+                found = await manager.running()
+                birth = manager.states[-1]
+                assert birth["state"] == "ready"
+                first.kill()
+                await until(lambda: manager.states[-1]["state"] == "lost")
+                assert manager.states[-1] == {**birth, "state": "lost"}
+            manager.latest.clear()
+            async with agent(node, port) as second:
+                again = await manager.running()
+                assert (again["pid"], again["restarts"]) == (found["pid"], 0)
+                assert manager.states[-1]["boot"] != birth["boot"]
+                second.terminate()
+                await asyncio.wait_for(second.wait(), 10)
+                await until(lambda: manager.states[-1]["state"] == "disconnected")
+            assert node.living() == {found["pid"]}
+
+
+@pytest.mark.mosquitto
+@pytest.mark.fault(42, "C K")
+async def test_over_mosquitto_a_broker_that_forgot_everything_is_told_everything(node: Bench) -> None:
+    port = free_port()
+    async with agent(node, port):
+        with mosquitto(node.folder, port=port):
+            async with Manager(node, port) as manager:
+                await manager.assign(worker())
+                found = await manager.running()
+        assert node.living() == {found["pid"]}
+        with mosquitto(node.folder, port=port):
+            async with Manager(node, port) as manager:
+                again = await manager.running()
+                assert (again["pid"], again["restarts"]) == (found["pid"], 0)
+                assert manager.latest["state"]["state"] == "ready"
+                assert manager.latest["state"]["conn"] == manager.latest["reported"]["conn"]
+
+
+HEAVY = ("amqtt", "sqlite3", "sqlite_utils", "rich", "typer", "pydantic", "manager", "cli")
+
+
+async def test_the_agent_stays_light() -> None:
+    code = (
+        "import sys, busbar.agent.service, busbar.bus.connection.mqtt_link\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\n"
+        "print(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1])"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=PIPE, cwd=Path(__file__).parents[3]
+    )
+    stdout, _ = await asyncio.wait_for(process.communicate(), 20)
+    heavy, kilobytes = stdout.decode().split("\n")[:2]
+    assert heavy == "[]"
+    assert int(kilobytes) < 45_000
+
+
+@pytest.mark.fault(31, "K")
+async def test_records_are_read_by_the_next_version_that_knows_more(tmp_path: Path) -> None:
+    state = State.open(tmp_path / "state", "0" * 16)
+    path = tmp_path / "state" / "records" / "o1.json"
+    known = {"oid": "o1", "worker": "w-1", "cluster": "c", "generation": 1, "digest": "d", "token": "t"}
+    path.write_text(json.dumps({**known, "later": True}))
+    assert [each.oid for each in state.records()] == ["o1"]
+    state.close()

@@ -1,0 +1,147 @@
+"""The agent's configuration, and what a transport may name on this node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from busbar.agent.config import AgentConfig, AgentFile, ConfigError, load, merged, parse
+from busbar.agent.processes.ports import NoPortError
+from busbar.agent.runtimes import RuntimeConfigError, load_runtimes
+from busbar.agent.state import State
+from busbar.agent.workers.launching import Launcher, RefusedError, with_roots
+from busbar.bus.messages import AssignedWorker
+from busbar.bus.options import ConnectOptions
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        '[agent]\nhost = "10.0.0.5"\nmax_workers = 5\nstatic_roots = ["/srv/www"]\nstop_workers = true\n'
+        '[agent.labels]\nsite = "ship"\n[runtimes.amqtt]\n'
+    )
+    expected = AgentFile("10.0.0.5", 5, {"site": "ship"}, True, (Path("/srv/www"),), {"amqtt": {}})
+    assert load(path) == expected
+    assert load(None) == AgentFile()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"agents": {}}, "agents: unknown table"),
+        ({"agent": 1}, "agent: must be a table"),
+        ({"runtimes": []}, "runtimes: must be a table"),
+        ({"agent": {"hots": "x"}}, "agent.hots: unknown key"),
+        ({"agent": {"host": "a b"}}, "agent.host: "),
+        ({"agent": {"host": 1}}, "agent.host: "),
+        ({"agent": {"max_workers": -1}}, "agent.max_workers: "),
+        ({"agent": {"max_workers": True}}, "agent.max_workers: "),
+        ({"agent": {"stop_workers": "yes"}}, "agent.stop_workers: "),
+        ({"agent": {"labels": []}}, "agent.labels: "),
+        ({"agent": {"labels": {"site": 1}}}, "agent.labels.site: "),
+        ({"agent": {"static_roots": "/srv"}}, "agent.static_roots: "),
+        ({"agent": {"static_roots": ["srv"]}}, "agent.static_roots: 'srv'"),
+        ({"agent": {"static_roots": ["/srv/../etc"]}}, "agent.static_roots: "),
+    ],
+)
+def test_each_mistake_is_named(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match="^" + message):
+        parse(data)
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"agent\.toml: No such file"):
+        load(tmp_path / "agent.toml")
+    (tmp_path / "agent.toml").write_bytes(b"[agent")
+    with pytest.raises(ConfigError, match=r"agent\.toml: not TOML"):
+        load(tmp_path / "agent.toml")
+
+
+def test_what_the_command_line_says_goes_before_the_file(tmp_path: Path) -> None:
+    given = AgentConfig(tmp_path, "n1", "lab", ConnectOptions(), host="b", max_workers=0, labels={"a": "1"})
+    file = AgentFile("c", 7, {"a": "2", "b": "2"}, True, (Path("/srv"),))
+    both = merged(given, file)
+    assert (both.host, both.max_workers, both.labels) == ("b", 0, {"a": "1", "b": "2"})
+    assert (both.stop_workers, both.static_roots) == (True, (Path("/srv"),))
+    neither = merged(AgentConfig(tmp_path, "n1", "lab", ConnectOptions()), AgentFile())
+    assert (neither.host, neither.max_workers, neither.stop_workers) == ("127.0.0.1", None, False)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = State.open(tmp_path / "state", "0" * 16)
+    yield opened
+    opened.close()
+
+
+def launcher(state: State, *roots: Path, table: dict[str, Any] | None = None) -> Launcher:
+    runtimes, allowed = with_roots(
+        load_runtimes({"crossbar": {"program": "/bin/true", **(table or {})}}), roots
+    )
+    return Launcher(state, runtimes, "127.0.0.1", {}, allowed)
+
+
+def crossbar(directory: str) -> AssignedWorker:
+    inner = {"in": {"type": "static", "directory": directory}}
+    paths = {"s": {"type": "static", "directory": directory}, "p": {"type": "path", "paths": inner}}
+    transport = {"type": "web", "paths": paths}
+    return AssignedWorker("web-1", "o1", "edge", "web", 1, "crossbar", "d", transport=transport)
+
+
+def directories(found: Launcher, worker: AssignedWorker) -> set[str]:
+    config = json.loads(found.launch(worker, (), None).files[".crossbar/config.json"])
+    paths = config["workers"][0]["transports"][0]["paths"]
+    return {paths["s"]["directory"], paths["p"]["paths"]["in"]["directory"]}
+
+
+def test_the_pointer_to_a_path_is_escaped(state: State) -> None:
+    static = {"type": "static", "directory": "/etc"}
+    worker = msgspec.structs.replace(crossbar("x"), transport={"type": "web", "paths": {"/": static}})
+    with pytest.raises(RuntimeConfigError, match=r"^/transport/paths/~1/directory: "):
+        launcher(state).launch(worker, (), None)
+
+
+def test_a_static_folder_lies_in_www_or_in_one_of_the_roots(state: State, tmp_path: Path) -> None:
+    (state.www / "site").mkdir()
+    root, other = tmp_path / "root", tmp_path / "other"
+    (root / "app").mkdir(parents=True)
+    other.mkdir()
+    found = launcher(state, root, table={"static_root": str(other)})
+    assert directories(found, crossbar("site")) == {str(state.www / "site")}
+    assert directories(found, crossbar(str(root / "app"))) == {str(root / "app")}
+    assert directories(found, crossbar(str(other))) == {str(other)}
+
+
+@pytest.mark.parametrize(
+    "directory", ["/etc", "../records", "link", "absent", "site/../../records", "/", "a\0b"]
+)
+def test_any_other_folder_is_refused(state: State, directory: str) -> None:
+    (state.www / "site").mkdir()
+    (state.www / "link").symlink_to("/etc")
+    with pytest.raises((RuntimeConfigError, ValueError)):
+        launcher(state).launch(crossbar(directory), (), None)
+
+
+def test_what_this_node_cannot_run_is_refused_with_the_reason(state: State) -> None:
+    found = launcher(state, table={"program": "/nowhere/crossbar"})
+    with pytest.raises(RefusedError, match="'crossbar' can't run on this node: program not found: /nowhere"):
+        found.launch(crossbar("site"), (), None)
+    assert "crossbar" in found.missing()
+
+
+def mqtt(port: object) -> AssignedWorker:
+    transport = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
+    return AssignedWorker("web-1", "o1", "edge", "web", 1, "amqtt", "d", transport=transport)
+
+
+def test_the_port_it_had_is_taken_again_unless_another_has_it(state: State) -> None:
+    found = launcher(state)
+    assert found.launch(mqtt("14000-14999"), (), 14321).port == 14321
+    assert found.launch(mqtt("14000-14999"), {14321}, 14321).port != 14321
+    assert found.launch(mqtt("14000-14999"), (), 9).port >= 14000
+    with pytest.raises(NoPortError, match="held by another worker"):
+        found.launch(mqtt(14321), {14321}, None)

@@ -1,0 +1,189 @@
+"""Bounds of the embedded broker: sizes, queues, times, and many clients at once."""
+
+import asyncio
+import logging
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import websockets
+from busbar.bus.broker import EmbeddedBroker
+from busbar.bus.broker.wire import MAX_CONNECT, MAX_PACKET, MAX_QUEUED
+
+from tests.integration.bus.broker.kit import R, Raw, Will, broker_in, connect_bytes, packet, text
+
+AGENTS = 200
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[EmbeddedBroker]:
+    async with broker_in(tmp_path, ws_port=0) as running:
+        yield running
+
+
+async def test_an_oversize_packet_is_refused_from_its_header(broker: EmbeddedBroker) -> None:
+    raw = await Raw.connect(broker.port, "alice")
+    whole = packet(0x30, bytes(MAX_PACKET + 1))
+    raw.say(whole[:5])  # nothing of the body was sent, so it can't have been read
+    await raw.closed(within=1)
+
+
+async def test_the_largest_packet_passes(broker: EmbeddedBroker) -> None:
+    manager = await Raw.connect(broker.port, "manager")
+    await manager.subscribe(f"{R}/request/+/+")
+    alice = await Raw.connect(broker.port, "alice")
+    topic = f"{R}/request/alice/op"
+    payload = os.urandom(MAX_PACKET - len(text(topic)) - 2)
+    await alice.publish(topic, payload)
+    assert (await manager.message())[1] == payload
+
+
+async def test_a_connect_is_bounded_more_tightly(broker: EmbeddedBroker) -> None:
+    raw = await Raw.open(broker.port)
+    raw.say(packet(0x10, bytes(MAX_CONNECT + 1))[:4])
+    await raw.closed(within=1)
+
+
+async def test_silence_before_connect_is_bounded(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("busbar.bus.broker.conversation.CONNECT_WITHIN_S", 0.2)
+    raw = await Raw.open(broker.port)
+    raw.say(connect_bytes("alice")[:9])
+    await raw.closed(within=1)
+
+
+async def flood(broker: EmbeddedBroker, total: int) -> None:
+    """Publish so many bytes of events at QoS 1, one after the other."""
+    manager = await Raw.connect(broker.port, "manager", client_id="flood")
+    for _ in range(total // 250_000 + 1):
+        await manager.publish(f"{R}/event/x", bytes(250_000))
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_consumer_that_does_not_read_is_cut_off_and_memory_stays_bounded(
+    broker: EmbeddedBroker, qos: int
+) -> None:
+    deaf = await Raw.connect(broker.port, "alice", will=Will(f"{R}/request/alice/gone"))
+    await deaf.subscribe(f"{R}/event/#", qos=qos)
+    deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    manager = await Raw.connect(broker.port, "manager")
+    await manager.subscribe(f"{R}/request/+/+")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    await flood(broker, 4 * MAX_QUEUED)
+    assert (await manager.message())[0] == f"{R}/request/alice/gone"
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < 3 * MAX_QUEUED
+
+
+async def test_a_consumer_that_never_acknowledges_is_cut_off(broker: EmbeddedBroker) -> None:
+    mute = await Raw.connect(broker.port, "alice")
+    await mute.subscribe(f"{R}/event/#")
+    reading = asyncio.create_task(mute.closed(within=20))
+    await flood(broker, 2 * MAX_QUEUED)
+    await reading
+
+
+async def test_a_slow_consumer_does_not_hold_up_others(broker: EmbeddedBroker) -> None:
+    deaf = await Raw.connect(broker.port, "alice")
+    await deaf.subscribe(f"{R}/event/#", qos=0)
+    deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    quick = await Raw.connect(broker.port, "bob")
+    await quick.subscribe(f"{R}/event/#", qos=0)
+    sending = asyncio.create_task(flood(broker, MAX_QUEUED // 2))
+    for _ in range(MAX_QUEUED // 2 // 250_000):
+        await quick.message(within=2)
+    await sending
+
+
+async def test_stop_is_bounded_with_a_slow_consumer(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with broker_in(tmp_path, ws_port=0) as broker:
+        deaf = await Raw.connect(broker.port, "alice")
+        await deaf.subscribe(f"{R}/event/#")
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await Raw.open(broker.port)  # and one that never says anything
+        await flood(broker, MAX_QUEUED // 2)
+        began = loop.time()
+        await broker.stop()
+        assert loop.time() - began < 3
+    assert not [task for task in asyncio.all_tasks() if "Conversation" in repr(task)]
+
+
+async def test_stop_sends_no_wills_and_hangs_up(tmp_path: Path) -> None:
+    async with broker_in(tmp_path) as broker:
+        manager = await Raw.connect(broker.port, "manager")
+        await manager.subscribe(f"{R}/#")
+        await Raw.connect(broker.port, "n1", will=Will(f"{R}/node/n1/state"))
+        await broker.stop()
+        await manager.closed(within=1)
+        assert manager.got == []
+
+
+async def test_too_many_filters_are_refused_one_by_one(broker: EmbeddedBroker) -> None:
+    manager = await Raw.connect(broker.port, "manager")
+    filters = [f"{R}/status/x/worker/w{n}" for n in range(1001)]
+    assert await manager.subscribe(*filters) == [1] * 1000 + [0x80]
+    assert await manager.subscribe(filters[0]) == [1]
+
+
+@pytest.mark.fault(48, "C")
+async def test_many_agents_reconnect_at_once(
+    broker: EmbeddedBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each with its own filters, a retained assignment to fetch, a retained state, and a takeover."""
+    manager = await Raw.connect(broker.port, "manager")
+    for n in range(AGENTS):
+        await manager.publish(f"{R}/node/n1/log/w{n}", b"1", retain=True)
+    await manager.publish(f"{R}/node/n1/assignment", b"all", retain=True)
+
+    async def agent(n: int) -> Raw:
+        raw = await Raw.connect(broker.port, "n1", client_id=f"agent-{n}")
+        await raw.subscribe(f"{R}/node/n1/assignment", f"{R}/node/n1/command", f"{R}/manager/+/state")
+        await raw.publish(f"{R}/node/n1/log/a{n}", b"ready", retain=True)
+        assert (await raw.message())[1] == b"all"
+        return raw
+
+    loop = asyncio.get_running_loop()
+    old = await asyncio.gather(*(agent(n) for n in range(AGENTS)))
+    began = loop.time()
+    new = await asyncio.gather(*(agent(n) for n in range(AGENTS)))
+    took = loop.time() - began
+    logging.getLogger(__name__).info("%s agents reconnected in %.2f s", AGENTS, took)
+    assert took < 10
+    await asyncio.gather(*(raw.closed(within=1) for raw in old))
+    await asyncio.gather(*(raw.ping() for raw in new))
+
+
+async def test_websocket_clients_talk_to_tcp_clients(broker: EmbeddedBroker) -> None:
+    manager = await Raw.connect(broker.port, "manager")
+    await manager.subscribe(f"{R}/#")
+    url = f"ws://127.0.0.1:{broker.ws_port}/mqtt"
+    async with websockets.connect(url, subprotocols=[websockets.Subprotocol("mqtt")]) as websocket:
+        assert websocket.subprotocol == "mqtt"
+        hello = connect_bytes("n1", will=Will(f"{R}/node/n1/state"))
+        await websocket.send(hello[:7])  # a packet may be cut anywhere
+        await websocket.send(hello[7:] + packet(0x30, text(f"{R}/node/n1/heartbeat") + b"beat"))
+        assert await websocket.recv() == b"\x20\x02\0\0"
+        assert (await manager.message())[1] == b"beat"
+    assert (await manager.message())[1] == b"lost"
+
+
+async def test_an_oversize_websocket_message_ends_the_link(broker: EmbeddedBroker) -> None:
+    url = f"ws://127.0.0.1:{broker.ws_port}"
+    async with websockets.connect(url, subprotocols=[websockets.Subprotocol("mqtt")]) as websocket:
+        await websocket.send(connect_bytes("alice"))
+        await websocket.recv()
+        await websocket.send(packet(0x30, bytes(MAX_PACKET + 1)))
+        with pytest.raises(websockets.ConnectionClosed):
+            await asyncio.wait_for(websocket.recv(), 2)
+
+
+def test_importing_the_package_does_not_import_amqtt() -> None:
+    loads = "busbar.bus.broker, busbar.bus.broker.accounts, busbar.bus.acl"
+    code = f"import sys, {loads}; sys.exit('amqtt' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,64 @@
+"""The demonstration runs whole, in its time, and leaves nothing; interrupted, it leaves nothing either."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from busbar.cli.demo.clients import processes_with
+
+from tests.integration.cli.harness import until
+from tests.test_docs import missing_line
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def start(tmp_path: Path) -> subprocess.Popen[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("BUSBAR_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "busbar.cli.demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**env, "TMPDIR": str(tmp_path), "BUSBAR_CROSSBAR": "/nowhere/crossbar"},
+    )
+
+
+def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
+    demo = start(tmp_path)
+    try:
+        text = demo.communicate(timeout=150)[0]
+    finally:
+        demo.kill()
+        demo.wait()
+    assert demo.returncode == 0, text[-4000:]
+    for fact in ("100 of 100 came back", "0 workers restarted", "no process left", "all of it was checked"):
+        assert fact in text
+    assert re.search(r"worker_failed +worker edge/web-2", text)
+    assert "Crossbar.io is not installed" in text
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    shown = readme.partition("<!-- demo -->\n```\n")[2].partition("```")[0].splitlines()
+    assert len(shown) > 10
+    assert missing_line(shown, text.splitlines()) is None, "the README shows something else"
+    assert processes_with(str(tmp_path).encode()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_demonstration_leaves_nothing(tmp_path: Path) -> None:
+    demo = start(tmp_path)
+    try:
+        until(
+            lambda: any("routers" in line for line in processes_with(str(tmp_path).encode())), "workers run"
+        )
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(90) == 130
+    finally:
+        demo.kill()
+        demo.communicate()
+    assert processes_with(str(tmp_path).encode()) == []
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,480 @@
+"""What nodes say, with a real store behind: what is believed, what is ignored, what is written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from busbar.bus.connection.link import Message
+from busbar.bus.errors import BusError
+from busbar.bus.messages import Applied, NodeState
+from busbar.bus.states import NodeStatus
+from busbar.manager.ingest.reports import CONFLICT
+from busbar.manager.publish.statuses import Outward
+
+from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
+
+
+def versions(watch: Watch) -> list[int]:
+    reads = watch.store.reads
+    return [
+        row.version
+        for table in (reads.nodes(), reads.clusters(), reads.groups(), reads.workers())
+        for row in table
+    ]
+
+
+async def test_a_birth_and_a_report_make_a_node_known(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1")
+        agent = Agent(watch, "n1", boot="b7", conn=3)
+        agent.state("ready")
+        agent.tell(capacity={"max_workers": 4}, conditions=["disk is slow"], refused="runtime x is unknown")
+        await watch.until(lambda: watch.node("n1").status == "online")
+        await watch.rest()
+        row = watch.node("n1")
+        assert (row.boot, row.conn, row.goodbye) == ("b7", 3, False)
+        assert (row.runtimes, row.capacity) == (["amqtt"], {"max_workers": 4})
+        assert row.conditions == ["disk is slow", "it refused the assignment: runtime x is unknown"]
+        assert (row.applied_epoch, row.applied_version) == (1, 1)
+
+
+async def test_the_same_said_again_writes_nothing(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 2)
+        before, told = versions(watch), watch.told()
+        for agent in agents:
+            agent.state("ready")
+            agent.say("reported", agent.report)
+            agent.beat()
+        await watch.rest()
+        assert versions(watch) == before
+        assert watch.told() == told
+
+
+async def test_a_birth_that_is_known_wakes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        woken: list[int] = []
+        monkeypatch.setattr(watch.reports, "_wake", lambda: woken.append(agent.conn))
+        agent.state("ready")
+        await watch.rest()
+        assert woken == []
+        agent.conn = 2
+        agent.state("ready")
+        await watch.rest()
+        assert woken == [2]
+
+
+BAD = [
+    b"{", b"[]", b"null", b"\xff", b'{"a":1,"a":2}', b"[" * 10_000, b'{"boot":"b1"}', b"NaN",
+    b'{"boot":1,"conn":1,"workers":[]}', b'{"boot":"b1","conn":-1,"workers":[]}',
+    b'{"boot":"b1","conn":1,"workers":[{"worker":"../x","state":"RUNNING"}]}',
+    b'{"boot":"b1","conn":1,"workers":{},"state":5}', b"x" * 2_000_000,
+    b'{"boot":"b1","conn":1,"state":"dancing","workers":[]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("leaf", ["state", "reported", "heartbeat"])
+@pytest.mark.fault(0, "L")
+async def test_what_cant_be_read_is_dropped(
+    tmp_path: Path, leaf: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        before = watch.states(), watch.node("n1").boot
+        with caplog.at_level(logging.WARNING):
+            for payload in BAD:
+                agent.say(leaf, payload)
+                await watch.rest()
+        if leaf == "reported":  # the last of them is a fair report of no workers
+            before = {"web-1": "STARTING n1"}, "b1"
+        assert (watch.states(), watch.node("n1").boot) == before
+        assert len([r for r in caplog.records if "dropped a message" in r.getMessage()]) <= 1
+        agent.obey()
+        await watch.until(lambda: watch.cluster().status == "RUNNING")
+
+
+@pytest.mark.fault(0, "L")
+async def test_an_unknown_node_is_not_listened_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1")
+        stranger = Agent(watch, "n1")
+        stranger.name = "n2"
+        with caplog.at_level(logging.WARNING):
+            for _ in range(50):
+                stranger.state("ready")
+                stranger.beat()
+            await watch.rest()
+        assert [row.name for row in watch.store.reads.nodes()] == ["n1"]
+        assert len([r for r in caplog.records if "not paired" in r.getMessage()]) == 1
+        assert watch.commands == []
+
+
+async def test_foreign_topics_are_ignored(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        for topic in (
+            "busbar/v1/other/node/n1/state",
+            TOPICS.node("n1", "assignment"),
+            "x",
+            "busbar/v1/lab/node",
+        ):
+            watch.reports.handle(Message(topic, b'{"state":"ready"}'))
+        watch.reports.handle(Message(TOPICS.node("n1", "state"), b""))
+
+
+@pytest.mark.fault(0, "L")
+async def test_a_report_about_another_nodes_worker_is_ignored(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 2, scale=2)
+        agents[0].tell(
+            agents[0].running("web-1"), agents[0].running("web-2", state="BACKOFF", pid=1, reason="forged")
+        )
+        await watch.rest()
+        assert watch.states() == {"web-1": "RUNNING n1", "web-2": "RUNNING n2"}
+        assert watch.worker("web-2").pid == 102
+
+
+@pytest.mark.parametrize(
+    "known", [{}, {"oid": None}, {"oid": None, "cluster": None}], ids=["by oid", "by cluster", "by name"]
+)
+@pytest.mark.parametrize("state", ["RUNNING", "running", "Running"])
+async def test_a_worker_is_recognised(tmp_path: Path, known: dict[str, Any], state: str) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1, obey=False)
+        agent.tell(agent.running("web-1", state=state, **known))
+        await watch.until(lambda: watch.states() == {"web-1": "RUNNING n1"})
+
+
+@pytest.mark.parametrize("wrong", [{"oid": "x"}, {"oid": None, "cluster": "other"}, {"generation": 1}])
+async def test_a_stranger_or_an_older_incarnation_is_not_taken_for_it(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 2, scale=1)
+        await watch.pass_time(60, *agents)
+        await watch.pass_time(40, agents[1])
+        assert watch.states() == {"web-1": "STARTING n2"}
+        agents[1].tell(agents[1].running("web-1", **wrong))
+        await watch.rest()
+        assert watch.states() == {"web-1": "STARTING n2"}
+        agents[1].tell(agents[1].running("web-1", generation=0))
+        await watch.until(lambda: watch.states() == {"web-1": "RUNNING n2"})
+
+
+async def test_a_worker_that_the_report_lacks_is_not_running(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=2)
+        agent.tell(agent.running("web-1"))
+        await watch.until(lambda: watch.cluster().status == "DEGRADED")
+        assert watch.states() == {"web-1": "RUNNING n1", "web-2": "STARTING n1"}
+        assert watch.worker("web-2").pid is None
+
+
+async def test_a_restart_that_was_missed_is_told(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        agent.obey(web_1={"restarts": 1, "pid": 777})
+        await watch.until(lambda: watch.worker("web-1").restarts == 1)
+        assert watch.told("web-1")[-2:] == ["worker_failed", "worker_ready"]
+        assert watch.worker("web-1").pid == 777
+        assert watch.cluster().status == "RUNNING"
+
+
+async def test_a_stopping_worker_is_gone_only_under_the_new_assignment(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        running = agent.running("web-1")
+        await watch.turn("STOPPING")
+        unassigned = watch.worker("web-1").unassigned_version
+        assert unassigned == watch.node("n1").assignment_version
+        epoch = watch.store.epoch
+        agent.tell(applied=Applied(epoch, unassigned - 1))
+        agent.tell(applied=Applied(epoch + 1, unassigned))
+        agent.tell(store="another", applied=Applied(epoch, unassigned))
+        agent.tell(running, applied=Applied(epoch, unassigned))
+        await watch.rest()
+        assert watch.states() == {"web-1": "STOPPING n1"}
+        agent.tell(agent.running("web-1", state="stopped"), applied=Applied(epoch, unassigned))
+        await watch.until(lambda: watch.states() == {"web-1": "STOPPED"})
+
+
+async def test_a_node_of_another_store_or_a_newer_manager_says_so(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        agent.tell(agent.running("web-1"), store="s9f2")
+        await watch.until(lambda: watch.node("n1").conditions)
+        assert "another manager's store (s9f2" in watch.node("n1").conditions[0]
+        agent.tell(agent.running("web-1"), applied=Applied(9, 1))
+        await watch.until(lambda: "epoch 9, newer than" in watch.node("n1").conditions[0])
+        agent.obey()
+        await watch.until(lambda: not watch.node("n1").conditions)
+
+
+# --- retained messages
+
+
+async def test_retained_messages_are_no_signs_of_life(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1")
+        agent = Agent(watch, "n1")
+        watch.link.unsubscribe(TOPICS.all_nodes("state"))
+        watch.link.unsubscribe(TOPICS.all_nodes("reported"))
+        agent.state("ready")
+        agent.tell()
+        await watch.rest()
+        watch.reports.attach(watch.link)
+        await watch.until(lambda: watch.node("n1").runtimes == ["amqtt"])
+        await watch.rest()
+        assert watch.node("n1").status == "offline"
+        assert not watch.observed.heard_once(watch.node("n1").oid)
+        agent.beat()
+        await watch.until(lambda: watch.node("n1").status == "online")
+
+
+async def test_a_retained_report_counts_once_a_heartbeat_confirms_it(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        watch.link.reachable.clear()
+        watch.broker.drop("manager")
+        agent.obey(web_1={"state": "BACKOFF", "reason": "exit code 1"})
+        watch.link.reachable.set()
+        await watch.rest()
+        assert watch.states() == {"web-1": "RUNNING n1"}
+        agent.beat()
+        await watch.until(lambda: watch.states() == {"web-1": "BACKOFF n1"})
+
+
+async def test_a_retained_heartbeat_is_nothing(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1")
+        agent = Agent(watch, "n1")
+        payload = b'{"boot":"b1","conn":1}'
+        watch.reports.handle(Message(TOPICS.node("n1", "heartbeat"), payload, retain=True))
+        await watch.rest()
+        assert watch.node("n1").status == "offline"
+        assert agent.watch.commands == []
+
+
+async def test_a_message_of_an_earlier_connection_is_outdated(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        agent.conn = 5
+        agent.born()
+        await watch.rest()
+        agent.state("disconnected", conn=4)
+        agent.tell(conn=4)
+        await watch.rest()
+        assert watch.node("n1").status == "online"
+        assert watch.states() == {"web-1": "RUNNING n1"}
+
+
+# --- heartbeats
+
+
+async def test_a_heartbeat_with_another_digest_asks_for_a_resync_now_and_then(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        assert watch.commands == []
+        before = versions(watch)
+        for _ in range(5):
+            agent.beat(digest="sha256:other")
+        await watch.rest()
+        assert [(node, command.resync) for node, command in watch.commands] == [("n1", True)]
+        await watch.clock.advance(5)
+        agent.beat(digest="sha256:other")
+        await watch.rest()
+        assert len(watch.commands) == 2
+        assert versions(watch) == before
+
+
+async def test_a_heartbeat_without_a_known_report_asks_for_one(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1")
+        agent = Agent(watch, "n1", boot="b4", conn=9)
+        agent.beat()
+        await watch.until(lambda: watch.node("n1").status == "online")
+        assert [node for node, _ in watch.commands] == ["n1"]
+        assert (watch.node("n1").boot, watch.node("n1").conn) == ("b4", 9)
+        agent.state("lost")
+        await watch.until(lambda: watch.node("n1").status == "late")
+
+
+async def test_a_node_that_is_paired_again_is_believed_again(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        await watch.unpair("n1")
+        agent.runtimes = ["amqtt", "mosquitto"]
+        agent.tell()
+        await watch.rest()
+        assert watch.node("n1").runtimes == ["amqtt"]
+        oid = watch.node("n1").oid
+        again = {"status": NodeStatus.OFFLINE, "boot": None, "conn": None, "goodbye": False}
+        await watch.store.write(lambda tx: tx.update_node(oid, **again))
+        agent.beat()
+        await watch.until(lambda: watch.node("n1").runtimes == ["amqtt", "mosquitto"])
+        await watch.rest()
+        assert (watch.node("n1").boot, watch.node("n1").status) == ("b1", "online")
+
+
+async def test_figures_stay_in_memory(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        before = versions(watch)
+        agent.obey(web_1={"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096})
+        await watch.rest()
+        oid = watch.worker("web-1").oid
+        assert watch.observed.stat(oid) == (5000, 1.5, 4096)
+        await watch.clock.advance(2)
+        assert watch.observed.stat(oid).uptime_ms == 7000
+        assert versions(watch) == before
+
+
+# --- two agents with one name
+
+
+async def test_two_agents_in_turns_are_a_conflict_until_one_goes(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        other = Agent(watch, "n1", boot="b2")
+        other.report = agent.report
+        await watch.pass_time(15, agent)
+        agent.boot = "b3"  # one restart is no conflict
+        await watch.pass_time(15, agent)
+        assert watch.node("n1").conditions == []
+        await watch.pass_time(20, agent, other)
+        assert watch.node("n1").conditions == [CONFLICT]
+        await watch.pass_time(70, agent)
+        assert watch.node("n1").conditions == []
+
+
+# --- trouble with the store
+
+
+async def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        real, refusals = watch.store.submit, []
+
+        def busy(*args: Any, **more: Any) -> None:
+            refusals.append(1)
+            raise BusError("busy", "too many changes are waiting")
+
+        watch.store.submit = busy  # type: ignore[method-assign]
+        agent.conn = 2
+        agent.state("ready")
+        agent.obey(web_1={"state": "BACKOFF", "reason": "exit code 1"})
+        await watch.clock.advance(1)
+        assert refusals
+        watch.store.submit = real  # type: ignore[method-assign]
+        agent.beat()
+        await watch.until(lambda: watch.states() == {"web-1": "BACKOFF n1"})
+        assert watch.node("n1").conn == 2
+
+
+async def test_a_talkative_node_has_one_write_under_way(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        most = 0
+        for number in range(200):
+            agent.obey(web_1={"reason": f"reason {number}"})
+            await watch.clock.sleep(0)
+            most = max(most, watch.store.waiting)
+        await watch.until(lambda: watch.worker("web-1").reason == "reason 199")
+        assert most <= 3  # this node's, and the monitor's
+
+
+async def test_an_unknown_state_word_changes_nothing(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        agent.say("state", NodeState("resting", "b1", 1))
+        agent.obey(web_1={"state": "DREAMING"})
+        await watch.rest()
+        assert watch.node("n1").status == "online"
+        assert watch.states() == {"web-1": "RUNNING n1"}
+
+
+@pytest.mark.fault(44, "C")
+async def test_a_node_that_follows_a_forged_assignment_is_given_a_newer_one(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1)
+        epoch, before = watch.store.epoch, watch.node("n1").assignment_version
+        agent.tell(store="another", applied=Applied(epoch, before + 500))
+        agent.beat()
+        await watch.rest()
+        assert watch.node("n1").assignment_version == before
+        agent.tell(applied=Applied(epoch, before + 1000))
+        await watch.until(lambda: watch.node("n1").assignment_version > before + 1000)
+        agent.tell(applied=Applied(epoch, 2**53))
+        await watch.until(lambda: watch.node("n1").assignment_epoch == epoch + 1)
+        assert watch.node("n1").assignment_version < before + 1010
+
+
+def _given(watch: Watch, name: str) -> dict[str, Any]:
+    """The assignment that the manager publishes for a node."""
+    found = Outward(watch.store, 5000).assignment(watch.node(name).oid)
+    assert found is not None
+    given: dict[str, Any] = json.loads(found[1])
+    return given
+
+
+@pytest.mark.fault(44, "C M")
+async def test_a_forged_epoch_is_outbid_on_that_node_alone(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        agent, _ = await fleet(watch, 2, scale=2)
+        epoch, before = watch.store.epoch, watch.node("n1").assignment_version
+        agent.tell(applied=Applied(epoch + 1000, 2**53))
+        await watch.until(lambda: watch.node("n1").assignment_epoch == epoch + 1001)
+        given = _given(watch, "n1")
+        assert (given["epoch"], given["version"]) == (epoch + 1001, before + 1)
+        assert _given(watch, "n2")["epoch"] == epoch, "a node that lies moves nobody but itself"
+        assert watch.node("n1").applied_version == before, "what was never given is not taken for applied"
+        assert f"epoch {epoch + 1000}" in watch.node("n1").conditions[0]
+        agent.tell(applied=Applied(epoch + 1000, 2**53), digest="again")
+        await watch.rest()
+        assert watch.node("n1").assignment_version == before + 1, "it is outbid once"
+        agent.tell(agent.running("web-1"), applied=Applied(epoch + 1001, before + 1))
+        await watch.until(lambda: not watch.node("n1").conditions)
+        row = watch.node("n1")
+        assert (row.applied_epoch, row.applied_version) == (epoch + 1001, before + 1)
+        assert watch.states() == {"web-1": "RUNNING n1", "web-2": "RUNNING n2"}
+
+
+@pytest.mark.fault(17, "M")
+async def test_a_node_that_was_ahead_when_it_was_first_heard_is_not_fought_over(tmp_path: Path) -> None:
+    """This store may be an old copy: it has never led this node, so it says so and waits for a word."""
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1")
+        agent = Agent(watch, "n1")
+        agent.state("ready")
+        agent.tell(applied=Applied())  # an agent that has just begun knows its store, and follows nothing yet
+        agent.beat()
+        for number in range(3):
+            agent.tell(applied=Applied(9, 4), digest=str(number))
+            await watch.clock.advance(60.0)
+        await watch.until(lambda: watch.node("n1").conditions)
+        assert "busbar manager take-over --epoch 9" in watch.node("n1").conditions[0]
+        assert (watch.node("n1").assignment_epoch, watch.node("n1").assignment_version) == (0, 1)
+        # Nor after the broker was away: a newer manager may have spoken meanwhile.
+        agent.obey()
+        await watch.until(lambda: not watch.node("n1").conditions)
+        await watch.reports.connected()
+        agent.tell(applied=Applied(9, 4))
+        await watch.until(lambda: watch.node("n1").conditions)
+        assert watch.node("n1").assignment_epoch == 0
+
+
+async def test_an_outbid_node_keeps_its_lead_over_a_restart_of_the_manager(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        epoch = watch.store.epoch
+        agent.tell(applied=Applied(epoch + 50, 7))
+        await watch.until(lambda: watch.node("n1").assignment_epoch == epoch + 51)
+        version = watch.node("n1").assignment_version
+    async with watching(tmp_path) as again:
+        given = _given(again, "n1")
+        assert again.store.epoch == epoch + 1
+        assert (given["epoch"], given["version"]) == (epoch + 51, version)

@@ -1,0 +1,180 @@
+"""What holds of every schedule: a small world of workers, driven by the plan and by chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from busbar.agent.planner import lifecycle, plan
+from busbar.agent.planner.lifecycle import Phase, Then, Timing, Worker
+from busbar.bus.messages import AssignedWorker
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+OIDS = ("a", "b", "c")
+T = Timing(starting_limit=2)
+Wanted = dict[str, AssignedWorker] | None
+
+
+def definition(oid: str, generation: int) -> AssignedWorker:
+    return AssignedWorker(
+        worker=f"w-{oid}",
+        oid=oid,
+        cluster="c",
+        workergroup="w",
+        generation=generation,
+        runtime="r",
+        digest=f"d{generation}",
+    )
+
+
+@dataclass
+class World:
+    """Processes as they are, beside what the agent knows; every rule is checked where it could be broken."""
+
+    wanted: Wanted = None
+    now: float = 0.0
+    workers: dict[str, Worker] = field(default_factory=dict)
+    processes: dict[str, int] = field(default_factory=dict)
+
+    def turn(self) -> None:
+        for step in plan.steps(self.wanted, self.workers, self.now, T):
+            self.apply(step)
+
+    def apply(self, step: plan.Step) -> None:
+        worker = self.workers.get(step.oid)
+        assert step.reason
+        match step:
+            case plan.Admit():
+                assert worker is None
+                assert self.wanted is not None
+                each = self.wanted[step.oid]
+                self.workers[step.oid] = lifecycle.admitted(
+                    each.oid, each.worker, each.cluster, each.generation, each.digest, self.now
+                )
+            case plan.Start():
+                assert worker is not None
+                assert self.wanted is not None
+                assert step.oid not in self.processes, "a second instance"
+                each = self.wanted[step.oid]
+                begun = lifecycle.begun(worker, each.generation, each.digest, self.now)
+                self.processes[step.oid] = each.generation
+                self.workers[step.oid] = lifecycle.spawned(begun, self.now, 30.0)
+                starting = [each for each in self.workers.values() if each.phase is Phase.STARTING]
+                assert len(starting) <= T.starting_limit
+            case plan.Stop():
+                assert worker is not None
+                self.check_stop(worker, step)
+                self.workers[step.oid] = lifecycle.stopping(worker, self.now, step.then, step.reason)
+            case plan.Probe():
+                assert worker is not None
+                assert step.oid in self.processes
+                self.workers[step.oid] = lifecycle.probing(worker)
+            case plan.Forgive():
+                assert worker is not None
+                self.workers[step.oid] = lifecycle.stable(worker)
+
+    def check_stop(self, worker: Worker, step: plan.Stop) -> None:
+        assert self.wanted is not None, "stopped for want of an assignment"
+        each = self.wanted.get(worker.oid)
+        if each is not None and worker.is_defined_as(each.generation, each.digest):
+            unwell = worker.misses >= T.live_misses or self.now >= worker.deadline
+            assert worker.phase is Phase.STOPPING or (step.then is Then.BACKOFF and unwell)
+
+    def happen(self, what: str, oid: str) -> None:
+        worker = self.workers.get(oid)
+        if worker is None:
+            return
+        running = worker.phase in (Phase.STARTING, Phase.RUNNING)
+        if what == "exit" and running:
+            self.processes.pop(oid)
+            self.workers[oid] = lifecycle.failed(worker, self.now, "exit code 1", 0.5)
+        elif what == "well" and worker.probing and running:
+            self.workers[oid] = lifecycle.answered(worker, self.now, T)
+        elif what == "silent" and worker.probing and running:
+            self.workers[oid] = lifecycle.silent(worker, self.now, "no answer", T)
+        elif what == "stopped" and worker.phase is Phase.STOPPING and worker.busy:
+            self.processes.pop(oid, None)
+            self.replace(oid, lifecycle.gone(worker, self.now, 0.5))
+        elif what == "left" and worker.phase is Phase.STOPPING and worker.busy:
+            self.workers[oid] = lifecycle.not_gone(worker, self.now, "processes 1", T)
+
+    def replace(self, oid: str, worker: Worker | None) -> None:
+        if worker is None:
+            del self.workers[oid]
+        else:
+            self.workers[oid] = worker
+
+
+assignments = st.dictionaries(st.sampled_from(OIDS), st.integers(1, 3)).map(
+    lambda found: {oid: definition(oid, generation) for oid, generation in found.items()}
+)
+events = st.one_of(
+    st.tuples(st.just("assign"), assignments),
+    st.tuples(st.just("wait"), st.floats(0.01, 40.0)),
+    st.tuples(st.sampled_from(["exit", "well", "silent", "stopped", "left"]), st.sampled_from(OIDS)),
+)
+
+
+def play(schedule: list[tuple[str, object]]) -> World:
+    world = World()
+    for what, value in schedule:
+        if what == "assign":
+            world.wanted = value  # type: ignore[assignment]
+        elif what == "wait":
+            world.now += value  # type: ignore[operator]
+        else:
+            world.happen(what, str(value))
+        world.turn()
+        check(world)
+    return world
+
+
+def check(world: World) -> None:
+    for oid in world.processes:
+        assert world.workers[oid].alive, "a process that the agent takes for gone"
+    for worker in world.workers.values():
+        assert (worker.oid in world.processes) or worker.phase not in (Phase.STARTING, Phase.RUNNING)
+        assert replace(worker).oid == worker.oid
+        lifecycle.shown(worker)
+        assert len(lifecycle.reason(worker) or "") <= lifecycle.MAX_REASON
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(events, max_size=60))
+def test_never_two_instances_and_never_a_stop_without_an_order(schedule: list[tuple[str, object]]) -> None:
+    play(schedule)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(events, max_size=40), assignments)
+def test_whatever_happened_the_agent_converges(
+    schedule: list[tuple[str, object]], last: dict[str, AssignedWorker]
+) -> None:
+    world = play(schedule)
+    world.wanted = last
+    for _ in range(40):
+        world.turn()
+        for oid in OIDS:
+            world.happen("stopped", oid)
+            world.happen("well", oid)
+        world.turn()
+        world.now += 2.0
+    assert world.processes == {oid: each.generation for oid, each in last.items()}
+    assert {oid: each.phase for oid, each in world.workers.items()} == dict.fromkeys(last, Phase.RUNNING)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(events.filter(lambda event: event[0] != "assign"), max_size=40))
+def test_silence_stops_nothing(schedule: list[tuple[str, object]]) -> None:
+    """Workers found alive by an agent without an assignment go on, whatever they answer."""
+    world = World()
+    for oid in OIDS:
+        world.workers[oid] = lifecycle.adopted(Worker(oid, f"w-{oid}", "c", 1, "d1"), 0.0, 30.0, True)
+        world.processes[oid] = 1
+    for what, value in schedule:
+        if what == "wait":
+            world.now += value  # type: ignore[operator]
+        elif what != "exit":
+            world.happen(what, str(value))
+        world.turn()
+    assert set(world.processes) == set(OIDS)

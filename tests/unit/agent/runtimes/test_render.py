@@ -1,0 +1,248 @@
+"""What each runtime renders, and what it refuses, with the pointer to the member at fault."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from busbar.agent.processes.ports import PortWish
+from busbar.agent.runtimes import (
+    AllProbes,
+    HttpProbe,
+    Launch,
+    LogProbe,
+    MqttProbe,
+    RuntimeConfigError,
+    TcpProbe,
+    WorkerSpec,
+    load_runtimes,
+)
+from busbar.agent.runtimes.exec import fill
+from hypothesis import given
+from hypothesis import strategies as st
+
+FOLDER = Path("/var/lib/busbar/web-1")
+OID = "3eccb1fd-251b-4eda-bee9-06b3d24b1c5e"
+RUNTIMES = load_runtimes(
+    {
+        "amqtt": {"secrets_root": "/etc/busbar/secrets"},
+        "mosquitto": {"secrets_root": "/etc/busbar/secrets"},
+        "crossbar": {"static_root": "/srv/www", "program": "/opt/crossbar"},
+        "tool": {"argv": ["/bin/tool", "--port={port}", "{folder}/x"], "types": ["tcp"]},
+    },
+    environ={},
+)
+
+
+def worker(transport: Any = None, **more: Any) -> WorkerSpec:
+    return WorkerSpec(
+        **{"name": "web-1", "oid": OID, "cluster": "edge", "workergroup": "web", **more}, transport=transport
+    )
+
+
+def render(runtime: str, transport: Any = None, port: int = 4711, **more: Any) -> Launch:
+    return RUNTIMES[runtime].render(worker(transport, **more), "n1.example", port, FOLDER)
+
+
+def refused(runtime: str, transport: Any) -> str:
+    with pytest.raises(RuntimeConfigError) as caught:
+        render(runtime, transport)
+    assert caught.value.detail
+    return caught.value.pointer
+
+
+def endpoint(**members: Any) -> dict[str, Any]:
+    return {"type": "mqtt", "endpoint": {"type": "tcp", **members}}
+
+
+def web(path: Any, name: str = "x", **more: Any) -> dict[str, Any]:
+    return {"type": "web", "paths": {name: path}, **more}
+
+
+def test_missing_transport_gets_a_free_port_on_loopback() -> None:
+    for name in ("amqtt", "mosquitto", "crossbar", "tool"):
+        assert RUNTIMES[name].port_needed(None) == PortWish(20000, 29999, False, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("port", "low", "high"), [(1883, 1883, 1883), ([1, 9], 1, 9), ("1883-1890", 1883, 1890)]
+)
+def test_port_wishes(port: Any, low: int, high: int) -> None:
+    assert RUNTIMES["amqtt"].port_needed(endpoint(port=port)) == PortWish(low, high)
+
+
+def test_shared_port_is_for_crossbar() -> None:
+    shared = {"type": "web", "endpoint": {"type": "tcp", "port": 8080, "shared": True}}
+    assert RUNTIMES["crossbar"].port_needed(shared) == PortWish(8080, 8080, shared=True)
+    assert refused("amqtt", endpoint(port=1, shared=True)) == "/transport/endpoint/shared"
+    shared["endpoint"] = {"type": "tcp", "port": [8080, 8090], "shared": True}
+    assert refused("crossbar", shared) == "/transport/endpoint/shared"
+
+
+@pytest.mark.parametrize("name", ["amqtt", "mosquitto"])
+def test_mqtt_router_refusals(name: str) -> None:
+    assert refused(name, {"type": "web"}) == "/transport/type"
+    assert refused(name, {"type": "web", "paths": {}}) == "/transport/type"
+    assert refused(name, endpoint(port=70000)).startswith("/transport/endpoint/port")
+    assert refused(name, endpoint(port=[9, 1])) == "/transport/endpoint/port"
+    assert refused(name, endpoint(port="1-2-3")) == "/transport/endpoint/port"
+    assert refused(name, endpoint(port=True)).startswith("/transport/endpoint/port")
+    assert refused(name, endpoint(interface="eth0")) == "/transport/endpoint/interface"
+    assert refused(name, endpoint(interface="127.0.0.1\nallow_anonymous true")).startswith(
+        "/transport/endpoint"
+    )
+    assert refused(name, endpoint(tls={})).startswith("/transport/endpoint")
+    assert refused(name, {"type": "mqtt", "options": {"conf": "x"}}) == "/transport/options/conf"
+    assert (
+        refused(name, {"type": "mqtt", "options": {"password_file": 7}}) == "/transport/options/password_file"
+    )
+
+
+@pytest.mark.parametrize("name", ["amqtt", "mosquitto"])
+@pytest.mark.parametrize(
+    "path", ["../shadow", "/etc/shadow", "a/../../b", "a\nuser root", "/etc/busbar/secrets-not/x"]
+)
+def test_password_file_stays_in_the_operators_folder(name: str, path: str) -> None:
+    options = {"type": "mqtt", "options": {"password_file": path}}
+    assert refused(name, options) == "/transport/options/password_file"
+    bare = load_runtimes({}, environ={})[name]
+    with pytest.raises(RuntimeConfigError, match="names no 'secrets_root'"):
+        bare.render(worker({"type": "mqtt", "options": {"password_file": "users"}}), "h", 1, FOLDER)
+
+
+def test_amqtt_render() -> None:
+    launch = render("amqtt")
+    assert launch.argv[1:] == (
+        "-P",
+        "-m",
+        "busbar.agent.routers.amqtt_router",
+        "--config",
+        f"{FOLDER}/router.json",
+    )
+    assert json.loads(launch.files["router.json"]) == {
+        "type": "tcp",
+        "bind": "127.0.0.1:4711",
+        "password_file": None,
+    }
+    assert launch.ready == launch.live == MqttProbe()
+    launch = render("amqtt", {"type": "websocket", "endpoint": {"type": "tcp", "interface": "::1"}})
+    assert json.loads(launch.files["router.json"])["bind"] == "[::1]:4711"
+    assert (launch.address, launch.ready) == ("ws://[::1]:4711", MqttProbe(websocket=True))
+
+
+def test_mosquitto_render() -> None:
+    lines = render("mosquitto").files["mosquitto.conf"].splitlines()
+    assert lines[:3] == ["listener 4711 127.0.0.1", "allow_anonymous true", "persistence false"]
+    assert "set_tcp_nodelay true" in lines and "max_queued_messages 100000" in lines
+    lines = render("mosquitto", {"type": "mqtt", "options": {"password_file": "users"}}).files[
+        "mosquitto.conf"
+    ]
+    assert "allow_anonymous false\npassword_file /etc/busbar/secrets/users\n" in lines
+    assert refused("mosquitto", {"type": "websocket"}) == "/transport/type"
+
+
+def test_address_names_the_node_when_listening_everywhere() -> None:
+    everywhere = render("mosquitto", endpoint(interface="0.0.0.0"))
+    assert everywhere.address == "mqtt://n1.example:4711"
+    assert (everywhere.interface, everywhere.probe_host) == ("0.0.0.0", "127.0.0.1")
+    assert render("mosquitto", endpoint(interface="10.0.0.5")).address == "mqtt://10.0.0.5:4711"
+    assert render("mosquitto", endpoint(interface="localhost")).address == "mqtt://127.0.0.1:4711"
+
+
+def test_crossbar_render() -> None:
+    launch = render("crossbar", name="web-12", transport=None)
+    config = json.loads(launch.files[".crossbar/config.json"])
+    assert config["controller"]["id"] == "w_web_12"
+    (router,) = config["workers"]
+    assert [realm["name"] for realm in router["realms"]] == ["realm1"]
+    (transport,) = router["transports"]
+    assert transport["endpoint"] == {"type": "tcp", "port": 4711, "interface": "127.0.0.1", "backlog": 1024}
+    assert transport["paths"]["/"] == {"type": "static", "directory": f"{FOLDER}/web"}
+    assert set(transport["paths"]) == {"/", "ws", "info"}
+    assert launch.address == "ws://127.0.0.1:4711/ws"
+    assert isinstance(launch.ready, AllProbes)
+    assert launch.ready.probes[0] == LogProbe("NODE_BOOT_COMPLETE")
+    assert isinstance(launch.live, HttpProbe) and launch.live.path == "/info"
+    assert 404 not in launch.live.expect
+    shared = render("crossbar", {"type": "web", "endpoint": {"type": "tcp", "port": 80, "shared": True}})
+    assert '"shared": true' in shared.files[".crossbar/config.json"]
+
+
+@pytest.mark.parametrize(
+    ("transport", "pointer"),
+    [
+        ({"type": "mqtt"}, "/transport/type"),
+        ({"type": "web", "realms": ["ab"]}, "/transport/realms/0"),
+        ({"type": "web", "realms": ["realm1", "realm1"]}, "/transport/realms"),
+        ({"type": "web", "options": {"x": 1}}, "/transport/options/x"),
+        (web({"type": "static", "directory": "/etc"}), "/transport/paths/x/directory"),
+        (web({"type": "static", "directory": "a/../../etc"}), "/transport/paths/x/directory"),
+        (web({"type": "static", "directory": "/srv/www-private"}), "/transport/paths/x/directory"),
+        (web({"type": "static", "directory": "a\x01"}), "/transport/paths/x/directory"),
+        (web({"type": "static", "directory": "a", "options": {"default_file": "../x"}}),
+         "/transport/paths/x/options/default_file"),
+        (web({"type": "static", "directory": "a", "options": {"mime_types": {}}}),
+         "/transport/paths/x/options/mime_types"),
+        (web({"type": "json", "value": 1, "options": {"prettify": 1}}),
+         "/transport/paths/x/options/prettify"),
+        (web({"type": "websocket", "options": {"max_frame_size": True}}),
+         "/transport/paths/x/options/max_frame_size"),
+        (web({"type": "websocket", "options": {"allowed_origins": [1]}}),
+         "/transport/paths/x/options/allowed_origins"),
+        (web({"type": "redirect", "url": "/a\r\nX: y"}), "/transport/paths/x/url"),
+        (web({"type": "path", "paths": {"y": {"type": "static", "directory": "/etc"}}}),
+         "/transport/paths/x/paths/y/directory"),
+        (web({"type": "nodeinfo"}, name="a.b"), "/transport/paths/a.b"),
+        ({"type": "web", "paths": {"/": {"type": "nodeinfo"}, "ws": {"type": "websocket"}}},
+         "/transport/paths/~1"),
+    ],
+)  # fmt: skip
+def test_crossbar_refusals(transport: Any, pointer: str) -> None:
+    assert refused("crossbar", transport) == pointer
+
+
+@pytest.mark.parametrize("kind", ["cgi", "wsgi", "resource", "reverseproxy", "caller", "upload", "nonsense"])
+def test_crossbar_refuses_services_that_reach_further(kind: str) -> None:
+    assert refused("crossbar", web({"type": kind})).startswith("/transport/paths/x")
+    assert refused("crossbar", web({"type": "static", "package": "os", "resource": "x"})).startswith(
+        "/transport/paths/x"
+    )
+
+
+@pytest.mark.parametrize("name", ["--help", "a/b", "..", "a\nb", "", "a" * 100, "{folder}"])
+def test_names_that_could_be_something_else_are_refused(name: str) -> None:
+    for runtime in RUNTIMES:
+        with pytest.raises(RuntimeConfigError) as caught:
+            render(runtime, name=name)
+        assert caught.value.pointer == "/name"
+
+
+def test_exec_render() -> None:
+    launch = render("tool", {"type": "tcp", "endpoint": {"type": "tcp", "interface": "0.0.0.0"}})
+    assert launch.argv == ("/bin/tool", "--port=4711", f"{FOLDER}/x")
+    assert launch.address == "tcp://n1.example:4711"
+    assert launch.ready == launch.live == TcpProbe()
+    assert refused("tool", {"type": "mqtt"}) == "/transport/type"
+
+
+@given(st.text(), st.dictionaries(st.text(), st.text() | st.integers(), max_size=4))
+def test_text_from_the_bus_stays_one_json_line_and_out_of_argv(text: str, options: dict[str, Any]) -> None:
+    table = {"argv": ["/bin/x", "{worker}"], "env": {"W": "{worker}"}, "config_file": "x.conf"}
+    runtime = load_runtimes({"x": {**table, "config_template": "{transport}"}}, environ={})["x"]
+    spec = worker({"type": "tcp", "options": {**options, "key": text}})
+    launch = runtime.render(spec, "h", 1, FOLDER)
+    assert launch.argv == ("/bin/x", "web-1") and launch.env == {"W": "web-1"}
+    assert "\n" not in launch.files["x.conf"] and launch.files["x.conf"].isascii()
+    assert json.loads(launch.files["x.conf"])["options"]["key"] == text
+
+
+def test_fields_are_filled_once() -> None:
+    values = {"worker": "{port}", "port": "1"}
+    assert fill("{worker} {{port}} {port} {} { port } {x-y}", values) == "{port} {port} 1 {} { port } {x-y}"
+
+
+def test_render_is_a_function_of_its_arguments() -> None:
+    for name in RUNTIMES:
+        assert render(name) == render(name)

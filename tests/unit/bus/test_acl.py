@@ -1,0 +1,224 @@
+"""The table of access: what each kind may do, that coverage is sound, and what the generators print."""
+
+import json
+import re
+
+import pytest
+from busbar.bus import acl
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+R = "busbar/v1/lab"
+
+LEVELS = st.sampled_from(["a", "b", "$s", ""])
+TOPICS = st.lists(LEVELS, min_size=1, max_size=4).map("/".join).filter(bool)
+FILTERS = st.builds(
+    lambda levels, tail: "/".join([*levels, *tail]),
+    st.lists(st.sampled_from(["a", "b", "$s", "+", ""]), max_size=4),
+    st.sampled_from([["#"], ["a"], ["+"]]),
+)
+
+
+def matches(wanted: str, topic: str) -> bool:
+    """MQTT 3.1.1, section 4.7, said another way than the code: as a regular expression."""
+    if topic.startswith("$") and wanted[0] in "+#":
+        return False
+    levels = [r"[^/]*" if level == "+" else re.escape(level) for level in wanted.split("/")]
+    if levels[-1] != re.escape("#"):
+        return re.fullmatch("/".join(levels), topic) is not None
+    head = "/".join(levels[:-1])
+    return re.fullmatch(f"{head}(/.*)?" if len(levels) > 1 else ".*", topic) is not None
+
+
+@given(FILTERS, FILTERS, TOPICS)
+@example("+/#", "+", "$s")
+@example("a/+", "a/#", "a")
+@example("a/#", "a", "a")
+def test_what_a_covered_filter_matches_is_matched_by_the_covering_one(a: str, f: str, topic: str) -> None:
+    if acl.covers(a, f) and matches(f, topic):
+        assert matches(a, topic)
+
+
+@given(FILTERS, TOPICS)
+def test_covering_a_topic_is_matching_it(a: str, topic: str) -> None:
+    assert acl.covers(a, topic) == matches(a, topic)
+
+
+@given(FILTERS)
+def test_a_filter_covers_itself(a: str) -> None:
+    assert acl.covers(a, a)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "wanted", "expected"),
+    [
+        ("a/+", "a/#", False),
+        ("a/x", "+/x", False),
+        ("a/#", "a/+", True),
+        ("a/#", "a", True),
+        ("a/#", "a/#", True),
+        ("a/+", "a/b/c", False),
+        ("a/+/c", "a/+/c", True),
+        ("#", "+/+", True),
+        ("#", "$SYS/broker", False),
+        ("+/broker", "$SYS/broker", False),
+        ("a/#", "a#", False),
+        ("a/#", "a/#/b", False),
+        ("a/#", "a/b+", False),
+        ("a/#", "", False),
+        ("a/#", "a/\0", False),
+    ],
+)
+def test_covers(allowed: str, wanted: str, expected: bool) -> None:
+    assert acl.covers(allowed, wanted) is expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "topic", "allowed"),
+    [
+        ("person", "alice", f"{R}/request/alice/create_routercluster", True),
+        ("person", "alice", f"{R}/request/bob/create_routercluster", False),
+        ("person", "alice", f"{R}/request/alice", False),
+        ("person", "alice", f"{R}/request/alice/a/b", False),
+        ("person", "alice", f"{R}/response/alice/cli", False),
+        ("person", "alice", f"{R}/node/alice/state", True),
+        ("person", "alice", f"{R}/node/alice/assignment", False),
+        ("person", "alice", f"{R}/node/n1/state", False),
+        ("person", "alice", f"{R}/status/edge/worker/w", False),
+        ("node", "n1", f"{R}/node/n1/state", True),
+        ("node", "n1", f"{R}/node/n1/log/web-1", True),
+        ("node", "n1", f"{R}/node/n1/assignment", False),
+        ("node", "n1", f"{R}/node/n2/state", False),
+        ("node", "n1", f"{R}/request/n1/x", True),
+        ("manager", "m", f"{R}/node/n1/assignment", True),
+        ("manager", "m", "busbar/v2/lab/x", False),
+        ("manager", "m", "$SYS/x", False),
+        ("manager", "m", f"{R}/#", False),
+        ("manager", "m", "", False),
+        ("nobody", "alice", f"{R}/request/alice/x", False),
+        ("node", "+", f"{R}/node/+/state", False),
+        ("node", "N1", f"{R}/node/N1/state", False),
+        ("node", "n1\n", f"{R}/node/n1\n/state", False),
+        ("manager", "../m", f"{R}/x", False),
+    ],
+)
+def test_may_publish(kind: str, user: str, topic: str, allowed: bool) -> None:
+    assert acl.may_publish(kind, user, topic) is allowed
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "wanted", "allowed"),
+    [
+        ("person", "alice", f"{R}/response/alice/+", True),
+        ("person", "alice", f"{R}/response/alice/#", False),
+        ("person", "alice", f"{R}/response/+/cli", False),
+        ("person", "alice", f"{R}/status/#", True),
+        ("person", "alice", "busbar/v1/+/event/+/worker/+/+", True),
+        ("person", "alice", f"{R}/node/+/state", True),
+        ("person", "alice", f"{R}/node/n1/log/web-1", True),
+        ("person", "alice", f"{R}/node/+/reported", False),
+        ("person", "alice", f"{R}/#", False),
+        ("person", "alice", "#", False),
+        ("node", "n1", f"{R}/node/n1/assignment", True),
+        ("node", "n1", f"{R}/node/n1/+", False),
+        ("node", "n1", f"{R}/node/n2/assignment", False),
+        ("node", "n1", f"{R}/status/#", False),
+        ("node", "n1", f"{R}/manager/+/state", True),
+        ("manager", "m", f"{R}/#", True),
+        ("manager", "m", "#", False),
+        ("manager", "m", "$SYS/#", False),
+    ],
+)
+def test_may_subscribe(kind: str, user: str, wanted: str, allowed: bool) -> None:
+    assert acl.may_subscribe(kind, user, wanted) is allowed
+
+
+def test_reading_asks_for_one_topic() -> None:
+    assert acl.may_read("person", "alice", f"{R}/status/edge/worker/w")
+    assert not acl.may_read("person", "alice", f"{R}/status/#")
+    assert not acl.may_read("node", "n1", f"{R}/response/alice/cli")
+
+
+def test_the_root_is_configurable_and_plain() -> None:
+    assert acl.may_publish("node", "n1", "plant/v1/lab/node/n1/state", "plant")
+    assert not acl.may_publish("node", "n1", f"{R}/node/n1/state", "plant")
+    assert acl.may_publish("node", "n1", "a/b/v1/lab/node/n1/state", "a/b")
+    assert not acl.may_publish("node", "n1", f"{R}/node/n1/state", "+")
+
+
+def test_mosquitto_gets_the_patterns_of_the_contract() -> None:
+    printed = acl.render_mosquitto("busbar", "lab", "manager", ["alice"])
+    patterns = [line.split() for line in printed.splitlines() if line.startswith("pattern")]
+    assert patterns == [
+        ["pattern", access, f"busbar/v1/+/{tail}"]
+        for access, tail in [
+            ("write", "request/%u/+"),
+            ("read", "response/%u/+"),
+            ("write", "node/%u/state"),
+            ("write", "node/%u/reported"),
+            ("write", "node/%u/heartbeat"),
+            ("write", "node/%u/log/+"),
+            ("read", "node/%u/state"),
+            ("read", "node/%u/assignment"),
+            ("read", "node/%u/command"),
+            ("read", "manager/+/state"),
+        ]
+    ]
+    assert f"user manager\ntopic readwrite {R}/#\n" in printed
+    reads = "".join(f"topic read {R}/{t}\n" for t in ("status/#", "event/#", "node/+/state", "node/+/log/+"))
+    assert f"user alice\n{reads}" in printed
+
+
+def test_emqx_gets_the_same_rules_and_denies_the_rest() -> None:
+    lines = acl.render_emqx("busbar", "lab", "manager", ["alice"]).splitlines()
+    assert f'{{allow, {{username, "manager"}}, all, ["{R}/#"]}}.' in lines
+    assert any(
+        line.startswith('{allow, {username, "alice"}, subscribe, ["busbar/v1/lab/status/#"') for line in lines
+    )
+    assert any(
+        line.startswith('{allow, all, publish, ["busbar/v1/+/request/${username}/+"') for line in lines
+    )
+    assert lines[-1] == "{deny, all}."
+
+
+def test_nats_gets_a_list_for_each_user() -> None:
+    printed = acl.render_nats("busbar", "lab", "manager", ["alice"], ["n1"])
+    variables = dict(re.findall(r"^busbar_(\S+) = \{\n(.*?)^\}", printed, re.MULTILINE | re.DOTALL))
+    assert list(variables) == ["manager", "alice", "n1"]
+    lists = {
+        (user, name): json.loads(found)
+        for user, body in variables.items()
+        for name, found in re.findall(r"(\w+) = (\[.*\])", body)
+    }
+    assert "busbar.v1.*.request.alice.*" in lists["alice", "publish"]
+    assert {"busbar.v1.lab.>", "busbar.v1.lab"} <= set(lists["manager", "publish"])
+    assert {"busbar.v1.lab.status.>", "busbar.v1.lab.status"} <= set(lists["alice", "subscribe"])
+    assert "busbar.v1.*.node.n1.assignment" in lists["n1", "subscribe"]
+    assert not [subject for subject in lists["n1", "publish"] if ".assignment" in subject]
+    for (user, name), subjects in lists.items():
+        assert all("/" not in subject and "#" not in subject for subject in subjects)
+        assert ("$MQTT.sub.>" in subjects) == (name == "subscribe"), (user, name)
+
+
+def nats_without_nodes(root: str, realm: str, manager: str, persons: list[str]) -> str:
+    return acl.render_nats(root, realm, manager, [], persons)
+
+
+@pytest.mark.parametrize("render", [acl.render_mosquitto, acl.render_emqx, nats_without_nodes])
+@pytest.mark.parametrize(
+    ("root", "realm", "manager", "persons"),
+    [
+        ("bus bar", "lab", "m", []),
+        ("busbar/", "lab", "m", []),
+        ('b"', "lab", "m", []),
+        ("#", "lab", "m", []),
+        ("busbar", "+", "m", []),
+        ("busbar", "lab", 'm"}', []),
+        ("busbar", "lab", "m", ["alice\ntopic readwrite #"]),
+    ],
+)
+def test_generators_refuse_names_that_could_say_more(
+    render: object, root: str, realm: str, manager: str, persons: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="must"):
+        render(root, realm, manager, persons)  # type: ignore[operator]

@@ -1,0 +1,96 @@
+"""The contract's tables: complete, consistent, and as the promise spells them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from busbar.bus.contract import COMMON_ERRORS, EVENTS, OPERATIONS, event_type
+from busbar.bus.errors import ERRORS, BusError
+from busbar.bus.topics import is_name
+
+ANCESTOR = [
+    "list_routerclusters",
+    "get_routercluster",
+    "get_routercluster_by_name",
+    "create_routercluster",
+    "delete_routercluster",
+    "start_routercluster",
+    "stop_routercluster",
+    "stat_routercluster",
+    "add_routercluster_node",
+    "remove_routercluster_node",
+    "get_routercluster_node",
+    "list_routercluster_nodes",
+    "add_routercluster_workergroup",
+    "remove_routercluster_workergroup",
+    "get_routercluster_workergroup",
+    "get_routercluster_workergroup_by_name",
+    "list_routercluster_workergroups",
+    "stat_routercluster_workergroup",
+]
+MORE = [
+    "list_nodes",
+    "get_node",
+    "get_node_by_name",
+    "pair_node",
+    "unpair_node",
+    "update_routercluster_workergroup",
+    "drain_node",
+    "undrain_node",
+    "list_workers",
+    "get_worker",
+    "get_events",
+    "get_manager",
+]
+
+
+def test_every_procedure_of_the_ancestor_is_there() -> None:
+    assert len(ANCESTOR) == 18
+    assert set(ANCESTOR) | set(MORE) <= set(OPERATIONS)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_row_is_whole(name: str) -> None:
+    row = OPERATIONS[name]
+    assert row.name == name and is_name(name)
+    assert row.help.endswith(".") and row.roles
+    assert set(row.errors) <= set(ERRORS) and not set(row.errors) & set(COMMON_ERRORS)
+    assert msgspec.json.schema(row.params)["$defs"]
+    assert msgspec.json.schema(row.result)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_reads_are_open_to_viewers_and_changes_are_not(name: str) -> None:
+    row = OPERATIONS[name]
+    assert ("viewer" in row.roles) is not row.change
+    assert row.change is (name.split("_")[0] not in {"list", "get", "stat"})
+
+
+@pytest.mark.parametrize("name", [n for n, row in OPERATIONS.items() if row.owned])
+def test_owned_rows_name_their_cluster(name: str) -> None:
+    assert "routercluster_oid" in OPERATIONS[name].params.__struct_fields__
+
+
+def test_changes_to_a_cluster_can_not_forget_ownership() -> None:
+    naming = {
+        name
+        for name, row in OPERATIONS.items()
+        if row.change and "routercluster_oid" in row.params.__struct_fields__
+    }
+    assert naming == {name for name, row in OPERATIONS.items() if row.owned}
+
+
+def test_event_types() -> None:
+    assert event_type("routercluster", "created") == "busbar.on_routercluster_created"
+    assert event_type("routercluster_node", "added") == "busbar.on_routercluster_node_added"
+    with pytest.raises(KeyError):
+        event_type("routercluster", "exploded")
+    assert all(is_name(verb) for verbs in EVENTS.values() for verb in verbs)
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_an_error_survives_the_wire(code: str) -> None:
+    error = BusError(code, "why", ["/params/x"], retry_after_ms=5)
+    again = BusError.from_wire(error.to_wire())
+    assert again.to_wire() == error.to_wire()
+    assert again.row.status in {400, 403, 404, 408, 409, 413, 422, 429, 500}

@@ -1,0 +1,113 @@
+"""Broker URLs, one or several, and the order in which several brokers are tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from busbar.bus.backoff import Backoff
+from busbar.bus.connection.broker_rotation import STABLE, UNTRIED, Rota
+from busbar.bus.options import MAX_BROKERS, Address, ConnectOptions, TlsOptions, parse_url, parse_urls
+
+THREE = parse_urls("mqtt://a,mqtt://b:1884, mqtt://c")
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("h", ConnectOptions("h")),
+        ("h:7", ConnectOptions("h", 7)),
+        ("mqtt://u@h", ConnectOptions("h", username="u")),
+        ("mqtts://h", ConnectOptions("h", 8883, tls=TlsOptions())),
+        ("ws://h/x", ConnectOptions("h", 80, "websockets", "/x")),
+        ("wss://[::1]:7", ConnectOptions("::1", 7, "websockets", tls=TlsOptions())),
+    ],
+)
+def test_a_url_is_read(url: str, wanted: ConnectOptions) -> None:
+    assert parse_url(url) == parse_urls(url) == wanted
+    assert parse_url(wanted.url) == replace(wanted, username=None), "and written"
+
+
+@pytest.mark.parametrize("url", ["", "http://h", "mqtt://", "mqtt://u:secret@h", "mqtt://h:99999"])
+def test_anything_else_is_refused(url: str) -> None:
+    for urls in (url, f"mqtt://other,{url}"):
+        with pytest.raises(ValueError, match="broker URL"):
+            parse_urls(urls)
+
+
+def test_several_urls_are_brokers_of_one_cluster() -> None:
+    assert THREE.others == (Address("b", 1884), Address("c", 1883))
+    assert [broker.url for broker in THREE.brokers] == ["mqtt://a:1883", "mqtt://b:1884", "mqtt://c:1883"]
+    assert THREE.url == "mqtt://a:1883,mqtt://b:1884,mqtt://c:1883"
+    assert parse_urls(THREE.url) == THREE
+
+
+def test_every_broker_gets_the_same_identity_and_trust() -> None:
+    tls = TlsOptions(Path("/ca"), Path("/cert"), Path("/key"))
+    known = replace(parse_urls("mqtts://a,wss://b/x"), tls=tls, username="n1", password="p", client_id="c")
+    for broker in known.brokers:
+        assert (broker.tls, broker.username, broker.password, broker.client_id) == (tls, "n1", "p", "c")
+    assert (known.brokers[1].transport, known.brokers[1].path) == ("websockets", "/x")
+
+
+@pytest.mark.parametrize(
+    ("urls", "why"),
+    [
+        ("mqtts://a,mqtt://b", "all with TLS, or none"),
+        ("mqtt://u@a,mqtt://v@b", "different users"),
+        ("mqtt://a,mqtt://a:1883", "stands twice"),
+        (",".join(f"h{number}" for number in range(MAX_BROKERS + 1)), "at most"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused(urls: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_urls(urls)
+
+
+def hosts(rota: Rota, lasted: list[float]) -> list[str]:
+    """The host of each attempt when the attempts end after so many seconds."""
+    found = []
+    for seconds in lasted:
+        found.append(rota.current.host)
+        rota.failed("gone", seconds)
+    return found
+
+
+def test_whichever_fails_or_is_lost_the_next_has_its_turn() -> None:
+    assert hosts(Rota(THREE, Backoff()), [0, 0, 0, 0]) == ["a", "b", "c", "a"]
+    assert hosts(Rota(THREE, Backoff()), [0, 3600, 3600]) == ["a", "b", "c"]
+    assert hosts(Rota(parse_url("h"), Backoff()), [0, 3600]) == ["h", "h"]
+
+
+def test_the_wait_grows_with_each_round_and_begins_anew_after_a_good_connection() -> None:
+    rota, waits = Rota(THREE, Backoff(base=1, cap=8, jitter=0.5)), []
+    for lasted in (0.0, 0.0, 0.0, 0.0, STABLE / 2, STABLE * 2, 0.0):
+        rota.failed("gone", lasted)
+        waits.append(rota.delay(0.0))
+    assert waits == [1, 1, 1, 2, 2, 1, 1]
+    assert rota.delay(1.0) == 0.5
+
+
+def test_a_single_broker_waits_as_ever() -> None:
+    rota, waits = Rota(parse_url("h"), Backoff(base=1, cap=8)), []
+    for _ in range(5):
+        rota.failed("gone", 0)
+        waits.append(rota.delay(0.0))
+    assert waits == [1, 2, 4, 8, 8]
+
+
+def test_the_error_tells_of_every_broker_and_whether_all_have_failed() -> None:
+    rota = Rota(THREE, Backoff())
+    assert rota.last_error == UNTRIED and not rota.exhausted
+    rota.failed("connection refused", 0)
+    rota.failed("timed out", 0)
+    assert rota.last_error == "mqtt://a:1883: connection refused; mqtt://b:1884: timed out"
+    assert not rota.exhausted
+    rota.failed("not authorised", 0)
+    assert rota.exhausted
+    rota.failed("connection lost", STABLE * 2)
+    assert not rota.exhausted and rota.last_error == "mqtt://a:1883: connection lost"
+    alone = Rota(parse_url("h"), Backoff())
+    alone.failed("connection refused", 0)
+    assert (alone.last_error, alone.exhausted) == ("connection refused", True)

@@ -1,0 +1,62 @@
+"""The shared transport: what is accepted, and what is refused with a pointer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from busbar.bus.errors import BusError
+from busbar.bus.transport import check_transport, port_range
+
+WEB: dict[str, Any] = {
+    "type": "web",
+    "endpoint": {"type": "tcp", "port": 8080, "shared": True},
+    "paths": {
+        "/": {"type": "static", "directory": "www"},
+        "ws": {"type": "websocket"},
+        "info": {"type": "nodeinfo"},
+        "data": {"type": "json", "value": {"a": 1}},
+        "old": {"type": "redirect", "url": "/new"},
+        "deep": {"type": "path", "paths": {"x": {"type": "nodeinfo"}}},
+    },
+}
+
+
+def test_a_whole_web_transport_comes_back_as_given() -> None:
+    assert check_transport(WEB, "/t") == WEB
+    assert check_transport({"type": "mqtt", "endpoint": {"port": "20000-20010"}}, "/t")
+
+
+@pytest.mark.parametrize(
+    ("transport", "pointer"),
+    [
+        ({}, "/t/type"),
+        ({"type": "shell"}, "/t/type"),
+        ({"type": "web", "argv": ["sh"]}, "/t/argv"),
+        ({"type": "web", "endpoint": {"port": 0}}, "/t/endpoint/port"),
+        ({"type": "web", "endpoint": {"port": 70000}}, "/t/endpoint/port"),
+        ({"type": "web", "endpoint": {"port": "9-1"}}, "/t/endpoint/port"),
+        ({"type": "web", "endpoint": {"port": [1, 2, 3]}}, "/t/endpoint/port"),
+        ({"type": "web", "endpoint": {"port": "; rm"}}, "/t/endpoint/port"),
+        ({"type": "web", "endpoint": {"interface": "127.0.0.1\nuser root"}}, "/t/endpoint/interface"),
+        ({"type": "mqtt", "paths": {}}, "/t/paths"),
+        ({"type": "web", "paths": {"a": {"type": "cgi"}}}, "/t/paths/a/type"),
+        ({"type": "web", "paths": {"a": {"type": "static"}}}, "/t/paths/a/directory"),
+        ({"type": "web", "paths": {"a": {"type": "websocket", "url": "/"}}}, "/t/paths/a/url"),
+        ({"type": "web", "paths": {"a": {"type": "static", "directory": "../etc"}}}, "/t/paths/a/directory"),
+        ({"type": "web", "paths": {"a": {"type": "static", "directory": "a\0"}}}, "/t/paths/a/directory"),
+        ({"type": "web", "paths": {"..": {"type": "nodeinfo"}}}, "/t/paths/.."),
+        ({"type": "web", "paths": {"a/b": {"type": "nodeinfo"}}}, "/t/paths/a~1b"),
+        ({"type": "web", "paths": {"a": {"type": "redirect", "url": "javascript:1"}}}, "/t/paths/a/url"),
+    ],
+)
+def test_refused_with_a_pointer(transport: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(BusError) as caught:
+        check_transport(transport, "/t")
+    assert (caught.value.code, caught.value.pointers) == ("invalid_configuration", (pointer,))
+
+
+def test_port_wishes() -> None:
+    assert port_range(8080) == (8080, 8080)
+    assert port_range([1, 9]) == (1, 9)
+    assert port_range("20-30") == (20, 30)

@@ -1,0 +1,298 @@
+"""The order in which requests are refused, and that nothing that comes in ever ends the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from busbar.bus.connection.link import NO_PROPERTIES, Message, Properties
+from busbar.bus.contract import OPERATIONS
+from busbar.bus.decode import MAX_PAYLOAD, encode
+from busbar.bus.errors import BusError
+from busbar.bus.messages import Expect
+from busbar.bus.testing import FakeClock
+from busbar.bus.topics import Topics
+from busbar.manager.api import authorize, read_cache
+from busbar.manager.api.requests import Desk, Dispatch
+from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
+from busbar.manager.rate_limit import Limits
+from busbar.manager.store.rows import PrincipalRow
+from hypothesis import given
+from hypothesis import strategies as st
+
+TOPICS = Topics("lab")
+
+
+@dataclass
+class Reads:
+    principals: dict[str, str] = field(default_factory=lambda: {"alice": "owner", "vera": "viewer"})
+    clusters: list[str] = field(default_factory=lambda: ["edge"])
+    asked: int = 0
+
+    def principal(self, name: str) -> PrincipalRow | None:
+        self.asked += 1
+        role = self.principals.get(name)
+        return PrincipalRow(f"oid-{name}", name, role, 1) if role else None
+
+    def cluster_keys(self) -> list[tuple[str, str]]:
+        self.asked += 1
+        return [(f"oid-{number}", name) for number, name in enumerate(self.clusters, 1)]
+
+
+@dataclass
+class FakeStore:
+    """Takes changes and never answers; counts what touches the database."""
+
+    reads: Reads = field(default_factory=Reads)
+    commits: int = 1
+    topics: Topics = TOPICS
+    submitted: list[Any] = field(default_factory=list)
+    full: bool = False
+
+    def on_commit(self, listener: Callable[[Any], None]) -> None:
+        pass
+
+    def submit(self, fn: Any, done: Any, cause: Any) -> None:
+        if self.full:
+            raise BusError("busy", "full", retry_after_ms=500)
+        self.submitted.append((fn, done, cause))
+
+
+@dataclass
+class Outlet:
+    sent: list[tuple[str, dict[str, Any], Properties]] = field(default_factory=list)
+
+    def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
+        self.sent.append((topic.removeprefix(TOPICS.prefix), json.loads(payload), properties))
+
+
+@dataclass
+class View:
+    reads: Reads
+
+
+class Bench:
+    def __init__(self, *, burst: int = 1000, in_flight: int = 100, mirror: bool = False) -> None:
+        self.store, self.outlet, self.clock = FakeStore(), Outlet(), FakeClock()
+        ids = iter(range(1_000_000))
+        desk = Desk("m1", 7, lambda: View(self.store.reads), mirror)  # type: ignore[arg-type, return-value]
+        self.dispatch = Dispatch(
+            self.store,  # type: ignore[arg-type]
+            self.outlet,
+            desk,
+            Limits(1.0, burst, in_flight),
+            clock=self.clock,
+            new_id=lambda: f"made-{next(ids)}",
+        )
+
+    def ask(
+        self, caller: str, op: str, payload: bytes, **more: Any
+    ) -> list[tuple[str, dict[str, Any], Properties]]:
+        self.outlet.sent.clear()
+        self.dispatch.handle(Message(TOPICS.request(caller, op), payload, **more))
+        return list(self.outlet.sent)
+
+    def code(self, caller: str, op: str, payload: bytes, **more: Any) -> str:
+        (_, reply, _), *rest = self.ask(caller, op, payload, **more)
+        assert rest == []
+        return str(reply["error"]["code"]) if not reply["ok"] else "ok"
+
+
+def test_a_list_is_read_again_only_after_a_commit() -> None:
+    bench = Bench()
+    reads = bench.store.reads
+
+    def names() -> Any:
+        return bench.ask("vera", "list_routerclusters", b'{"params": {"return_names": true}}')[0][1]["result"]
+
+    assert names() == ["edge"]
+    asked = reads.asked
+    assert names() == ["edge"]
+    assert reads.asked == asked
+    assert bench.ask("vera", "list_routerclusters", b"{}")[0][1]["result"] == ["oid-1"]
+    reads.clusters.append("hall")
+    bench.store.commits += 1
+    assert names() == ["edge", "hall"]
+
+
+def test_what_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_cache, "MAX_BYTES", 4)
+    bench = Bench()
+    asked = []
+    for _ in range(2):
+        bench.ask("vera", "list_routerclusters", b"{}")
+        asked.append(bench.store.reads.asked)
+    assert asked[1] > asked[0]
+
+
+def test_a_read_is_answered_in_the_same_breath() -> None:
+    bench = Bench()
+    sent = bench.ask(
+        "vera", "list_routerclusters", b'{"id": "r1", "reply": "box", "params": {"return_names": true}}'
+    )
+    reply = {
+        "id": "r1",
+        "op": "list_routerclusters",
+        "ok": True,
+        "manager": "m1",
+        "epoch": 7,
+        "result": ["edge"],
+    }
+    assert sent == [("/response/vera/box", reply, NO_PROPERTIES)]
+
+
+def test_the_order_of_refusals() -> None:
+    """Each request has every later fault too: the first rule that is broken is the one that answers."""
+    long = b"{" + b" " * MAX_PAYLOAD
+    odd_envelope = b'{"id": 5, "params": {"x": 1}}'
+    odd_params = b'{"params": {"x": 1}}'
+    bench = Bench()
+    assert bench.code("nobody", "no_op", long) == "payload_too_large"
+    assert bench.code("nobody", "no_op", b"{") == "malformed_request"
+    assert bench.code("nobody", "no_op", odd_envelope) == "invalid_argument"
+    assert bench.code("nobody", "no_op", odd_params) == "no_such_procedure"
+    assert bench.code("nobody", "create_routercluster", odd_params) == "no_such_principal"
+    assert bench.code("vera", "create_routercluster", odd_params) == "not_authorized"
+    assert bench.code("alice", "create_routercluster", odd_params) == "invalid_argument"
+    assert bench.store.submitted == []
+
+
+def test_busy_touches_no_database_and_carries_the_id() -> None:
+    bench = Bench(burst=1)
+    bench.ask("vera", "list_routerclusters", b"{}")
+    bench.store.reads.asked = 0
+    (topic, reply, _), *_ = bench.ask(
+        "vera", "list_routerclusters", b'{"id": "r2", "reply": "box", "params": 5}'
+    )
+    assert topic == "/response/vera/box" and reply["id"] == "r2"
+    assert reply["error"]["code"] == "busy" and reply["error"]["retry_after_ms"] == 1000
+    assert bench.code("vera", "list_routerclusters", b"\xff[") == "busy"
+    assert bench.store.reads.asked == 0
+
+
+def test_a_full_queue_is_busy_and_takes_no_place_in_flight() -> None:
+    bench = Bench(in_flight=1)
+    bench.store.full = True
+    payload = b'{"id": "r1", "params": {"routercluster": {"name": "edge"}}}'
+    assert [bench.code("alice", "create_routercluster", payload) for _ in range(3)] == ["busy"] * 3
+    bench.store.full = False
+    assert bench.ask("alice", "create_routercluster", payload) == [] and len(bench.store.submitted) == 1
+    assert bench.code("alice", "create_routercluster", payload) == "busy"
+    _, done, _ = bench.store.submitted[0]
+    done(b'{"stored": true}')
+    assert bench.outlet.sent[-1][1] == {"stored": True}
+    assert bench.ask("alice", "create_routercluster", payload) == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "retain"),
+    [
+        (TOPICS.request("alice", "list_nodes"), True),
+        (TOPICS.request("", "list_nodes"), False),
+        (TOPICS.request("alice", "a/b"), False),
+        ("elsewhere/v1/lab/request/alice/list_nodes", False),
+    ],
+)
+def test_what_is_dropped_without_an_answer(topic: str, retain: bool) -> None:
+    bench = Bench()
+    bench.dispatch.handle(Message(topic, b"{}", retain))
+    assert bench.outlet.sent == [] and bench.store.reads.asked == 0
+
+
+def test_a_caller_whose_name_no_principal_can_have_is_told_so() -> None:
+    bench = Bench()
+    assert bench.code("Mal Lory", "list_nodes", b"{}") == "no_such_principal"
+
+
+def test_a_role_that_was_taken_away_is_gone_after_the_commit() -> None:
+    bench = Bench()
+    assert bench.code("vera", "list_routerclusters", b"{}") == "ok"
+    bench.store.reads.principals.clear()
+    from busbar.manager.store import Changes
+
+    bench.dispatch._on_commit(Changes(clusters={"x"}))
+    assert bench.code("vera", "list_routerclusters", b"{}") == "ok", (
+        "kept in memory until a principal changes"
+    )
+    bench.dispatch._on_commit(Changes(principals={"x"}))
+    assert bench.code("vera", "list_routerclusters", b"{}") == "no_such_principal"
+
+
+_MEMBERS = st.sampled_from(["id", "reply", "params", "ttl_ms", "expect", "version", "name"]) | st.text()
+_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_MEMBERS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    payload=st.binary(max_size=200) | _VALUES.map(lambda value: json.dumps(value).encode()),
+    op=st.sampled_from(sorted(OPERATIONS)),
+)
+def test_whatever_comes_in_has_at_most_one_answer(payload: bytes, op: str) -> None:
+    bench = Bench()
+    sent = bench.ask("vera", op, payload)
+    assert len(sent) == 1
+    topic, reply, _ = sent[0]
+    assert topic.startswith("/response/vera/") and topic.count("/") == 3
+    if not reply["ok"]:
+        row = OPERATIONS[op]
+        common = {"malformed_request", "invalid_argument", "not_authorized", "internal"}
+        # The fake database answers but two questions: any other read fails inside, and must say so politely.
+        assert reply["error"]["code"] in common | set(row.errors)
+
+
+# --- who may do what
+
+
+def test_roles_follow_from_the_row_alone() -> None:
+    for row in OPERATIONS.values():
+        for role in ("owner", "operator", "viewer"):
+            principal = PrincipalRow("oid", "p", role, 1)
+            if role in row.roles:
+                authorize.check_role(row, principal)
+            else:
+                with pytest.raises(BusError, match="not_authorized"):
+                    authorize.check_role(row, principal)
+
+
+def test_every_owned_operation_names_its_cluster() -> None:
+    for row in OPERATIONS.values():
+        assert not row.owned or "routercluster_oid" in row.params.__struct_fields__, row.name
+        assert not row.owned or row.change
+
+
+def test_an_expected_version_needs_an_object() -> None:
+    params = OPERATIONS["get_manager"].params()
+    authorize.check_version(None, params, None)  # type: ignore[arg-type]
+    with pytest.raises(BusError, match="invalid_argument"):
+        store = SimpleNamespace(group=None, cluster=None, node=None)
+        authorize.check_version(Expect(1), params, store)  # type: ignore[arg-type]
+
+
+# --- the MQTT 5 mirror
+
+
+@given(correlation=st.none() | st.binary(max_size=50), code=st.none() | st.sampled_from(["busy", "expired"]))
+def test_properties_survive_the_outbox(correlation: bytes | None, code: str | None) -> None:
+    error = BusError(code, "x") if code else None
+    told = reply_properties(Properties(correlation=correlation), error)
+    assert properties_from_text(properties_to_text(told)) == told
+    assert dict(told.user)["code"] == (code or "ok")
+
+
+def test_no_properties_are_no_text() -> None:
+    assert properties_to_text(NO_PROPERTIES) is None and properties_from_text(None) is NO_PROPERTIES
+
+
+def test_message_expiry_counts_like_a_ttl() -> None:
+    bench = Bench(mirror=True)
+    payload = encode({"id": "r1", "ttl_ms": 60_000, "params": {"routercluster": {"name": "edge"}}})
+    bench.ask("alice", "create_routercluster", payload, properties=Properties(expiry_s=2))
+    order = bench.store.submitted[0][0].__self__
+    assert order.ask.expires == bench.clock.monotonic() + 2

@@ -1,0 +1,299 @@
+"""Rolling updates, decided from snapshots: who is renewed when, what halts them, when they are over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from busbar.bus.states import ClusterState, WorkerState
+from busbar.manager.planner import model as m
+from busbar.manager.planner import rolling
+from busbar.manager.planner.plan import plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.manager.planner.fleets import NOW, Simulator, cluster, group, node, of_kind, snapshot, worker
+
+
+def updating(scale: int = 4, revision: int = 2, nodes: int = 2, **more: Any) -> Simulator:
+    """A running group over some nodes, told to run a newer revision."""
+    names = [f"n{number + 1}" for number in range(nodes)]
+    workers = [worker("web", i + 1, on=names[i % nodes]) for i in range(scale)]
+    made = group("web", scale, workers, revision=revision, **more)
+    return Simulator(snapshot([node(name) for name in names], cluster(made, members=names)))
+
+
+def of(sim: Simulator) -> m.GroupView:
+    return sim.cluster().groups[0]
+
+
+def ready(sim: Simulator) -> int:
+    return sum(1 for w in sim.workers() if w.state is WorkerState.RUNNING)
+
+
+def renewed(actions: list[m.Action]) -> list[str]:
+    return [action.worker_oid for action in actions if isinstance(action, m.Renew)]
+
+
+def test_one_worker_at_a_time_is_renewed_where_it_is_and_the_end_is_noticed() -> None:
+    sim = updating(3)
+    homes = {w.oid: w.node_oid for w in sim.workers()}
+    seen = []
+    for number in (1, 2, 3):
+        actions = sim.settle()
+        seen += renewed(actions)
+        assert renewed(actions) == [f"web-{number}"] and ready(sim) == 2
+        one = sim.worker(f"web-{number}")
+        assert (one.state, one.generation, one.revision) == (WorkerState.STARTING, 2, 2)
+        sim.obey()
+    actions = sim.settle()
+    assert [action.revision for action in of_kind(actions, m.Settle)] == [2]  # type: ignore[union-attr]
+    assert of(sim).settled == 2 and sim.step() == []
+    assert {w.oid: w.node_oid for w in sim.workers()} == homes
+
+
+def test_as_many_as_may_be_unavailable_are_renewed_together() -> None:
+    sim = updating(5, max_unavailable=3)
+    assert len(renewed(sim.settle())) == 3 and ready(sim) == 2
+
+
+def test_a_surge_keeps_every_worker_asked_for_ready() -> None:
+    sim = updating(2, max_unavailable=0, max_surge=1)
+    actions = sim.settle()
+    assert [a.ordinal for a in of_kind(actions, m.CreateWorker)] == [3]  # type: ignore[union-attr]
+    assert not renewed(actions), "before the surge is ready nothing can be spared"
+    for oid in ("web-1", "web-2"):
+        sim.obey()
+        assert renewed(sim.settle()) == [oid]
+        assert ready(sim) == 2 and sim.cluster().status is ClusterState.RUNNING
+    sim.obey()
+    assert "web-3" in [a.worker_oid for a in of_kind(sim.settle(), m.Unassign)]  # type: ignore[union-attr]
+    sim.obey()
+    sim.settle()
+    assert {w.oid for w in sim.workers()} == {"web-1", "web-2"} and of(sim).settled == 2
+
+
+def test_a_worker_that_does_not_become_ready_halts_the_update_and_the_reason_names_it() -> None:
+    sim = updating(3)
+    sim.settle()
+    sim.report("web-1", "BACKOFF")
+    for _ in range(3):
+        assert not renewed(sim.settle())
+    assert ready(sim) == 2 and of(sim).settled == 1
+    (told,) = [a for a in plan(_with_status(sim, "RUNNING"), sim.now) if isinstance(a, m.SetGroup)]
+    assert told.reason.startswith(
+        "update to revision 2: 1 of 3 workers; 2 of 3 workers are ready; web-1 is BACK"
+    )
+
+
+def _with_status(sim: Simulator, status: str) -> m.Snapshot:
+    again = Simulator(sim.snapshot)
+    again.change_group("web", status=ClusterState(status))
+    return again.snapshot
+
+
+def test_a_crashed_old_worker_is_not_sacrificed_to_a_halted_update() -> None:
+    """It would come back by itself; the new revision would not."""
+    sim = updating(3)
+    sim.settle()
+    sim.report("web-1", "BACKOFF")
+    sim.settle()
+    sim.report("web-3", "BACKOFF")
+    assert not renewed(sim.settle())
+
+
+def test_what_serves_nobody_is_renewed_first() -> None:
+    sim = updating(3)
+    sim.report("web-2", "BACKOFF")
+    assert renewed(sim.settle()) == ["web-2"], "the ready ones wait: two of three are ready already"
+    sim.obey()
+    assert renewed(sim.settle()) == ["web-1"]
+
+
+def test_a_newer_update_supersedes_one_that_halted() -> None:
+    sim = updating(3)
+    sim.settle()
+    sim.report("web-1", "BACKOFF")
+    sim.settle()
+    sim.change_group("web", revision=3)
+    assert renewed(sim.settle()) == ["web-1"], "the broken one first"
+    for oid in ("web-2", "web-3"):
+        sim.obey()
+        assert renewed(sim.settle()) == [oid]
+    sim.obey()
+    sim.settle()
+    assert {w.revision for w in sim.workers()} == {3} and of(sim).settled == 3
+
+
+def test_workers_of_a_node_that_can_not_be_heard_wait_and_those_that_move_get_the_newest() -> None:
+    sim = updating(3, nodes=3)
+    sim.pass_time(16, silent=["n3"])
+    assert not renewed(sim.settle()), "one is missing already"
+    assert sim.worker("web-3").state is WorkerState.UNKNOWN
+    sim.pass_time(40, silent=["n3"])
+    sim.settle()
+    moved = sim.worker("web-3")
+    assert (moved.node_oid in ("n1", "n2"), moved.revision) == (True, 2)
+    for _ in range(3):
+        sim.obey()
+        sim.pass_time(1, silent=["n3"])
+        sim.settle()
+    assert of(sim).settled == 2 and {w.revision for w in sim.workers()} == {2}
+
+
+def test_a_worker_just_heard_again_is_not_renewed_before_it_is_known_how_it_is() -> None:
+    sim = updating(2, max_unavailable=2)
+    sim.change_group("web", workers=tuple(worker("web", i, "UNKNOWN", on="n1") for i in (1, 2)))
+    assert not renewed(sim.settle())
+
+
+def test_a_runtime_that_its_node_does_not_offer_moves_a_worker() -> None:
+    offers = [node("n1"), node("n2", runtimes=frozenset({"amqtt", "mosquitto"}))]
+    made = group("web", 1, [worker("web", 1, on="n1")], revision=2, runtime="mosquitto")
+    sim = Simulator(snapshot(offers, cluster(made, members=["n1", "n2"])))
+    (moved,) = of_kind(sim.settle(), m.Unassign)
+    assert "n1 does not offer" in moved.reason
+    sim.obey()
+    sim.settle()
+    assert (sim.worker("web-1").node_oid, sim.worker("web-1").revision) == ("n2", 2)
+
+
+def test_a_runtime_that_nobody_offers_holds_the_update_back_until_somebody_does() -> None:
+    sim = updating(2, runtime="mosquitto")
+    (held,) = of_kind(sim.settle(), m.HoldBack)
+    assert "no node offers runtime 'mosquitto'" in (of(sim).held_back or "") and held.reason
+    assert ready(sim) == 2
+    for name in ("n1", "n2"):
+        offered = node(name, runtimes=frozenset({"mosquitto"}))
+        sim.snapshot = snapshot([*sim.snapshot.nodes.values(), offered], sim.cluster())
+    assert len(renewed(sim.settle())) == 1 and of(sim).held_back is None
+
+
+def test_nothing_is_renewed_under_the_brake() -> None:
+    made = group("web", 3, [worker("web", 1, on="n1")], revision=2)
+    nodes = [node("n1"), node("n2", "lost", 40), node("n3", "lost", 40)]
+    sim = Simulator(snapshot(nodes, cluster(made, members=["n1"])))
+    sim.change_group("web", scale=1)
+    assert not renewed(sim.settle())
+    assert "nothing is moved" in (of(sim).held_back or "")
+
+
+def test_a_stopped_cluster_takes_the_new_revision_with_its_next_start() -> None:
+    stopped = [worker("web", 1, "STOPPED", revision=1), worker("web", 2, "STOPPED", revision=1)]
+    made = group("web", 2, stopped, "STOPPED", revision=2, max_surge=2)
+    sim = Simulator(snapshot([node("n1")], cluster(made, members=["n1"], status="STOPPED")))
+    assert sim.step() == []
+    sim.change_cluster(status=ClusterState.STARTING)
+    sim.settle()
+    assert [w.revision for w in sim.workers()] == [2, 2], "and nothing above the scale: nobody serves yet"
+    sim.obey()
+    sim.settle()
+    assert of(sim).settled == 2
+
+
+def test_the_surge_gives_its_place_to_a_worker_that_has_none() -> None:
+    """A node is gone for good: what is left holds the scale, but not the surge beside it."""
+    room = [m.MemberView("n1", hardlimit=2)]
+    workers = [
+        worker("web", 1, on="n1", revision=2),
+        worker("web", 2, "PENDING", revision=2, reason="no room"),
+        worker("web", 3, on="n1", revision=2),
+    ]
+    made = group("web", 2, workers, revision=2, max_surge=1)
+    sim = Simulator(snapshot([node("n1")], cluster(made, members=room)))
+    for _ in range(4):
+        sim.settle()
+        sim.obey()
+    sim.settle()
+    assert {w.oid for w in sim.workers()} == {"web-1", "web-2"} and of(sim).settled == 2
+
+
+# --- whatever happens
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[Simulator, list[Any]]:
+    """A group with some workers ready, and what befalls it while it is updated."""
+    scale = draw(st.integers(1, 6))
+    unavailable, surge = draw(
+        st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), (0, 3), (3, 2), (10, 0), (0, 10)])
+    )
+    sim = updating(scale, nodes=draw(st.integers(1, 3)), max_unavailable=unavailable, max_surge=surge)
+    befall = st.one_of(
+        st.tuples(st.just("obey"), st.integers(0, 15)),
+        st.tuples(st.sampled_from(["fails", "ready", "gone"]), st.integers(0, 15)),
+        st.tuples(st.just("update"), st.just(0)),
+        st.tuples(st.just("scale"), st.integers(0, 6)),
+    )
+    return sim, draw(st.lists(befall, max_size=12))
+
+
+def befalls(sim: Simulator, what: str, number: int) -> None:
+    placed = [w for w in sim.workers() if w.state in rolling.ASSIGNED]
+    if what == "obey":
+        sim.obey()
+    elif what == "update":
+        sim.change_group("web", revision=of(sim).revision + 1)
+    elif what == "scale":
+        sim.change_group("web", scale=number)
+    elif what == "gone":
+        for each in [w for w in sim.workers() if w.state is WorkerState.STOPPING]:
+            sim.report(each.oid, "STOPPED")
+    elif placed:
+        sim.report(placed[number % len(placed)].oid, "BACKOFF" if what == "fails" else "RUNNING")
+
+
+def check_pass(before: m.Snapshot, actions: list[m.Action]) -> None:
+    """One pass takes no more away than it may, counted anew from the snapshot."""
+    view = before.clusters["edge"].groups[0]
+    by_oid = {w.oid: w for w in view.workers}
+    serving = {w.oid for w in view.workers if w.state is WorkerState.RUNNING}
+    taken = {a.worker_oid for a in actions if isinstance(a, m.Renew)}
+    surplus = {
+        a.worker_oid
+        for a in actions
+        if isinstance(a, m.Unassign) and by_oid[a.worker_oid].ordinal > view.scale
+    }
+    left = serving - taken - surplus
+    if taken & serving:
+        assert len(left) >= view.scale - view.max_unavailable, "more were taken than can be spared"
+    assert all(by_oid[oid].revision != view.revision for oid in taken)
+    living = [w for w in view.workers if w.state in rolling.ASSIGNED]
+    made = [a for a in actions if isinstance(a, m.Place | m.CreateWorker)]
+    if made:
+        new = {a.ordinal for a in made if isinstance(a, m.CreateWorker)}
+        new |= {by_oid[a.worker_oid].ordinal for a in made if isinstance(a, m.Place)}
+        assert max(new) <= view.scale + view.max_surge
+        assert len({w.ordinal for w in living if w.oid not in surplus} | new) <= view.scale + view.max_surge
+
+
+@settings(max_examples=250, deadline=None)
+@given(lives())
+def test_never_too_few_by_its_own_doing_nor_too_many_and_it_ends(life: tuple[Simulator, list[Any]]) -> None:
+    sim, befallen = life
+    for what, number in befallen:
+        for _ in range(12):
+            before = sim.snapshot
+            actions = sim.step()
+            check_pass(before, actions)
+            if not actions:
+                break
+        assert plan(sim.snapshot, sim.now) == [], "the plan does not come to rest"
+        befalls(sim, what, number)
+    for _ in range(30):  # all goes well from now on
+        before = sim.snapshot
+        actions = sim.step()
+        check_pass(before, actions)
+        sim.obey()
+    sim.settle()
+    view = of(sim)
+    assert view.settled == view.revision and {w.revision for w in view.workers} <= {view.revision}
+    assert [w.ordinal for w in view.workers] == list(range(1, view.scale + 1))
+    assert sim.cluster().status is ClusterState.RUNNING and sim.now >= NOW
+
+
+@pytest.mark.parametrize("status", ["STOPPING", "PAUSED"])
+def test_only_a_started_cluster_is_updated(status: str) -> None:
+    sim = updating(2)
+    sim.change_cluster(status=ClusterState(status))
+    assert not renewed(sim.settle())

@@ -1,0 +1,113 @@
+"""Rows in, statuses and assignments out; and what is mended on the broker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from busbar.bus.decode import encode, read
+from busbar.bus.messages import Assignment
+from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.manager.publish import render
+from busbar.manager.publish.retained_audit import compare
+from busbar.manager.store.retention import Bounds
+from busbar.manager.store.rows import AssignedRow, GroupRow, NodeRow, WorkerRow
+
+STAMP = render.Stamp(7, 1050)
+
+
+def node(**more: Any) -> NodeRow:
+    facts: dict[str, Any] = dict.fromkeys(NodeRow.__struct_fields__)
+    facts |= {"oid": "o", "name": "n1", "status": NodeStatus.ONLINE, "conditions": [], "runtimes": []}
+    return NodeRow(
+        **facts | {"assignment_version": 42, "assignment_epoch": 0, "changed": 0, "version": 3} | more
+    )
+
+
+def worker(**more: Any) -> WorkerRow:
+    facts: dict[str, Any] = dict.fromkeys(WorkerRow.__struct_fields__)
+    facts |= {"oid": "w", "name": "web-1", "state": WorkerState.RUNNING, "restarts": 0, "generation": 3}
+    return WorkerRow(**facts | {"changed": 1_600_000_000_000_000_000, "version": 9} | more)
+
+
+def group(**more: Any) -> GroupRow:
+    facts: dict[str, Any] = dict.fromkeys(GroupRow.__struct_fields__)
+    facts |= {
+        "oid": "g",
+        "name": "web",
+        "scale": 4,
+        "status": ClusterState.DEGRADED,
+        "reason": "3 of 4 are ready",
+    }
+    return GroupRow(**facts | {"changed": 0, "version": 9} | more)
+
+
+def test_a_group_s_status_has_the_contract_s_members() -> None:
+    troubled = [("web-4", "BACKOFF", "exit code 1, next try in 4 s", "n1")]
+    endpoints = [("web-1", "n1", "ws://10.0.0.5:8080/ws")]
+    status = render.group_status(group(), "edge", {"RUNNING": 3, "BACKOFF": 1}, troubled, endpoints, STAMP)
+    assert (status.version, status.epoch, status.sequence) == (9, 7, "0000001050")
+    assert (status.status, status.name, status.scale, status.ready) == ("DEGRADED", "web", 4, 3)
+    assert status.conditions == ["worker web-4: restarting, exit code 1, next try in 4 s"]
+    found = read(encode(status), dict)
+    assert found["endpoints"] == [{"worker": "web-1", "node": "n1", "url": "ws://10.0.0.5:8080/ws"}]
+
+
+def test_conditions_are_few_and_a_plain_start_is_none() -> None:
+    plain = [("web-1", "STARTING", None, None), ("web-2", "STARTING", "port 80 is taken", None)]
+    assert render.worker_conditions(plain) == ["worker web-2: starting, port 80 is taken"]
+    many = [(f"web-{n}", "PENDING", "no node has room", None) for n in range(500)]
+    told = render.worker_conditions(many)
+    assert len(told) == render.MAX_CONDITIONS and told[-1] == "more workers are not ready"
+
+
+def test_a_worker_s_status() -> None:
+    status = render.worker_status(worker(pid=7, address="mqtt://h:1"), "edge", "web", "n1", STAMP)
+    assert (status.status, status.conditions, status.node, status.pid) == ("RUNNING", [], "n1", 7)
+    assert status.time == "2020-09-13T12:26:40.000Z"
+    lost = render.worker_status(
+        worker(state=WorkerState.UNKNOWN, reason="node n1 is lost"), "e", "w", None, STAMP
+    )
+    assert lost.conditions == ["worker web-1: unknown, node n1 is lost"]
+
+
+def test_a_node_says_why_it_is_not_online() -> None:
+    late = node(status=NodeStatus.LATE, reason="3 heartbeats missed", conditions=["disk almost full"])
+    assert render.node_status(late, STAMP).conditions == ["late: 3 heartbeats missed", "disk almost full"]
+    assert render.node_status(node(reason="heard"), STAMP).conditions == []
+
+
+def test_an_assignment_is_what_an_agent_reads() -> None:
+    rows = [AssignedRow("web-1", "o1", "edge", "web", 3, "crossbar", {"type": "web"})]
+    wanted = render.assignment(node(), rows, "s1", 7, 5000)
+    assert read(encode(wanted), Assignment) == wanted
+    assert (wanted.store, wanted.epoch, wanted.version, wanted.heartbeat_ms) == ("s1", 7, 42, 5000)
+    assert wanted.workers[0].digest.startswith("sha256:") and wanted.workers[0].desired == "running"
+    other = [
+        AssignedRow("web-1", "o1", "edge", "web", 3, "crossbar", {"type": "web", "endpoint": {"port": 1}})
+    ]
+    assert render.assignment(node(), other, "s1", 7, 5000).workers[0].digest != wanted.workers[0].digest
+
+
+def test_an_unpaired_node_is_to_run_nothing_and_is_told_so() -> None:
+    rows = [AssignedRow("web-1", "o1", "edge", "web", 3, "amqtt", None)]
+    wanted = render.assignment(node(status=NodeStatus.UNPAIRED), rows, "s1", 7, 5000)
+    assert b'"workers":[]' in encode(wanted)
+
+
+def test_what_is_mended_on_the_broker() -> None:
+    said = {"a": b"1", "b": b"2", "c": b"3"}
+    assert compare(said, said, said) == compare({}, {}, {})
+    wrong = compare({"a": b"1", "b": b"forged", "x": b"?"}, said, said)
+    assert (wrong.foreign, wrong.untrue) == (("x",), ("b", "c"))
+
+
+def test_what_changed_during_the_look_is_left_alone() -> None:
+    before, now = {"a": b"1", "gone": b"1"}, {"a": b"2", "new": b"1"}
+    wrong = compare({"a": b"1", "gone": b"1", "new": b"1"}, before, now)
+    assert (wrong.foreign, wrong.untrue) == ((), ())
+
+
+def test_replies_are_kept_for_a_day() -> None:
+    steps = dict(Bounds().plan(now_ns=10**18))
+    assert steps["requests_age"] == 10**18 - 86_400 * 10**9
+    assert all(bound > 0 for bound in steps.values())
