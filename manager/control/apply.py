@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
+from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 
 from ..planner import model as m
+from ..planner.admission import Refusal, Target, max_workers, occupies, refusal
 from ..planner.draining import DRAINED
-from ..planner.placement import max_workers
-from ..planner.scaling import PLACED
+from ..planner.rolling import least_ready, max_slots, outdated, updating
 from ..store.lifecycle_events import Teller, record_stopped
 from ..store.meta import BRAKE_KEY, read_brake
 from ..store.rows import GroupRow, MemberRow, NodeRow, WorkerRow
@@ -157,17 +157,17 @@ class Batch:
         group = self._group(action.group_oid)
         if group is None or not self._started(group.cluster_oid):
             return
-        if action.ordinal > _slots(group) or self._tx.has_slot(group.oid, action.ordinal):
+        if action.ordinal > max_slots(group) or self._tx.has_slot(group.oid, action.ordinal):
             return
         node_oid = action.node_oid
-        if node_oid is not None and not self._has_room(group, node_oid):
+        if node_oid is not None and self.refusal(group, node_oid):
             return
         row = self._tx.insert_worker(group, action.ordinal, action.reason, node_oid)
         told = {"version": row.version, "generation": row.generation}
         if node_oid is None:
             self._tell.worker(row, "pending", action.reason, **told)
             return
-        self._take_seat(group.cluster_oid, node_oid)
+        self._count(group.cluster_oid, node_oid)
         self._tell.worker(row, "starting", action.reason, **told)
 
     def _drop(self, action: m.DropWorker) -> None:
@@ -195,9 +195,9 @@ class Batch:
         group = self._group(row.group_oid) if row else None
         if row is None or group is None or not self._started(row.cluster_oid):
             return
-        if row.ordinal > _slots(group) or not self._has_room(group, action.node_oid):
+        if row.ordinal > max_slots(group) or self.refusal(group, action.node_oid):
             return
-        self._take_seat(row.cluster_oid, action.node_oid)
+        self._count(row.cluster_oid, action.node_oid)
         self._tx.update_worker(
             row.oid,
             state=WorkerState.STARTING,
@@ -216,27 +216,33 @@ class Batch:
             self._tell.worker(row, "moved", action.reason, node=node, generation=generation, **where)
         self._tell.worker(row, "starting", action.reason, node=node, generation=generation)
 
-    def _take_seat(self, cluster_oid: str, node_oid: str) -> None:
+    def _count(self, cluster_oid: str, node_oid: str) -> None:
+        """One more worker is assigned to that node."""
         self._load(node_oid)[cluster_oid] += 1
         self._bump(node_oid)
 
-    def _has_room(self, group: GroupRow, node_oid: str) -> bool:
-        node = self._node(node_oid)
-        member = self._member(group.cluster_oid, node_oid)
-        if node is None or member is None:
-            return False
-        if node.status is not NodeStatus.ONLINE or node.draining is not None:
-            return False
-        if group.runtime not in node.runtimes:
-            return False
+    def refusal(self, group: GroupRow, node_oid: str) -> Refusal | None:
+        """Why the node, as it is in this transaction, takes no more workers of the group; None if it does."""
+        return refusal(self._target(group.cluster_oid, node_oid), group.runtime)
+
+    def _target(self, cluster_oid: str, node_oid: str) -> Target | None:
+        node, member = self._node(node_oid), self._member(cluster_oid, node_oid)
+        if node is None:
+            return None
         load = self._load(node_oid)
-        if member.hardlimit is not None and load[group.cluster_oid] >= member.hardlimit:
-            return False
-        limit = max_workers(node.capacity)
-        return limit is None or load.total() < limit
+        return Target(
+            status=node.status,
+            draining=node.draining is not None,
+            runtimes=node.runtimes,
+            max_workers=max_workers(node.capacity),
+            member=member is not None,
+            hardlimit=member.hardlimit if member else None,
+            in_cluster=load[cluster_oid],
+            total=load.total(),
+        )
 
     def _unassign(self, action: m.Unassign) -> None:
-        row = self._in(action.worker_oid, *PLACED)
+        row = self._in(action.worker_oid, *ASSIGNED)
         if row is None or row.node_oid is None or not self._holds(action.ground, row, row.node_oid):
             return
         self._tx.update_worker(
@@ -264,7 +270,7 @@ class Batch:
     def _renew(self, action: m.Renew) -> None:
         row = self._in(action.worker_oid, WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)
         group = self._group(row.group_oid) if row else None
-        if row is None or group is None or row.node_oid is None or row.revision == group.revision:
+        if row is None or group is None or row.node_oid is None or not outdated(group, row):
             return
         if not self._started(row.cluster_oid) or not self._serves(row.cluster_oid, row.node_oid):
             return
@@ -288,10 +294,10 @@ class Batch:
     def _can_spare_one(self, group: GroupRow) -> bool:
         """Whether enough stay ready as it is now: another may have failed since the plan was made."""
         ready = self._tx.worker_states("group_oid", group.oid).get(WorkerState.RUNNING, 0)
-        return ready > group.scale - group.max_unavailable
+        return ready > least_ready(group)
 
     def _displace(self, action: m.Displace) -> None:
-        row = self._in(action.worker_oid, *PLACED)
+        row = self._in(action.worker_oid, *ASSIGNED)
         if row is None or (row.node_oid is not None and self._serves(row.cluster_oid, row.node_oid)):
             return
         if self._speaks(row):
@@ -312,7 +318,7 @@ class Batch:
         self._tell.worker(row, "pending", action.reason)
 
     def _mark_unknown(self, action: m.MarkUnknown) -> None:
-        row = self._in(action.worker_oid, *PLACED)
+        row = self._in(action.worker_oid, *ASSIGNED)
         if row is None or row.node_oid is None or self._serves(row.cluster_oid, row.node_oid):
             return
         if self._speaks(row):
@@ -336,13 +342,13 @@ class Batch:
 
     def _hold_back(self, action: m.HoldBack) -> None:
         row = self._group(action.group_oid)
-        if row is not None and row.updating and row.held_back != action.why:
+        if row is not None and updating(row) and row.held_back != action.why:
             self._tx.update_group(row.oid, held_back=action.why)
             self._groups.pop(row.oid, None)
 
     def _settle(self, action: m.Settle) -> None:
         row = self._group(action.group_oid)
-        if row is None or not row.updating or row.revision != action.revision:
+        if row is None or not updating(row) or row.revision != action.revision:
             return
         self._tx.update_group(row.oid, settled=row.revision, held_back=None)
         self._tx.drop_revisions(row.oid)
@@ -415,18 +421,14 @@ class Batch:
     def _load(self, node_oid: str) -> Counter[str]:
         if node_oid not in self._on_node:
             held = self._tx.workers_on(node_oid)
-            self._on_node[node_oid] = Counter(worker.cluster_oid for worker in held)
+            occupying = (worker.cluster_oid for worker in held if occupies(worker.state))
+            self._on_node[node_oid] = Counter(occupying)
         return self._on_node[node_oid]
 
     def _bump(self, node_oid: str) -> int:
         if node_oid not in self._bumped:
             self._bumped[node_oid] = self._tx.bump_assignment(node_oid)
         return self._bumped[node_oid]
-
-
-def _slots(group: GroupRow) -> int:
-    """The highest ordinal that the group has a use for."""
-    return group.scale + (group.max_surge if group.updating else 0)
 
 
 def _was_running(status: ClusterState) -> dict[str, bool]:

@@ -8,25 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Protocol
 
-from busbar.bus.states import WorkerState
+from busbar.bus.states import ASSIGNED, WorkerState
 
 from .model import GroupView, WorkerView
 
 _W = WorkerState
-ASSIGNED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
-"""States of a worker that stands in its node's assignment."""
 
 
-def updating(group: GroupView) -> bool:
+class Revised(Protocol):
+    """A group, as a view or as a row of the store: how many workers it has, and which revision they run."""
+
+    @property
+    def scale(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def settled(self) -> int: ...
+    @property
+    def max_unavailable(self) -> int: ...
+    @property
+    def max_surge(self) -> int: ...
+
+
+class Assignable(Protocol):
+    """A worker, as a view or as a row of the store."""
+
+    @property
+    def state(self) -> WorkerState: ...
+    @property
+    def revision(self) -> int: ...
+
+
+def updating(group: Revised) -> bool:
     """Whether its workers have not all been ready with its present revision yet."""
     return group.revision != group.settled
 
 
-def outdated(group: GroupView, worker: WorkerView) -> bool:
+def outdated(group: Revised, worker: Assignable) -> bool:
     """Whether it is assigned an older revision of what its group runs."""
     return worker.state in ASSIGNED and worker.revision != group.revision
+
+
+def max_slots(group: Revised) -> int:
+    """The highest ordinal that a worker of the group may have: the scale and, during an update, the surge."""
+    return group.scale + (group.max_surge if updating(group) else 0)
+
+
+def least_ready(group: Revised) -> int:
+    """How many workers are to stay ready during an update."""
+    return max(0, group.scale - group.max_unavailable)
 
 
 def slots(group: GroupView) -> int:
@@ -34,9 +66,9 @@ def slots(group: GroupView) -> int:
 
     The surge is opened only beside outdated workers, and what was opened stays until all others are ready.
     """
-    if not updating(group) or not group.max_surge:
-        return group.scale
-    most = group.scale + group.max_surge
+    most = max_slots(group)
+    if most == group.scale:
+        return most
     old = sum(1 for w in group.workers if w.ordinal <= group.scale and outdated(group, w))
     opened = (w.ordinal for w in group.workers if w.ordinal <= most and w.state is not _W.STOPPED)
     return max(group.scale + min(group.max_surge, old), *opened, group.scale)
@@ -98,8 +130,7 @@ def balance(group: GroupView, steady: Iterable[WorkerView]) -> Balance:
     ready = {w.oid for w in steady if w.state is _W.RUNNING and w.ordinal <= counted}
     others = [w for w in group.workers if w.ordinal <= counted and w.oid not in ready]
     in_flight = sum(1 for w in others if _in_flight(group, w))
-    least = max(0, group.scale - group.max_unavailable)
-    return Balance(len(ready), least, in_flight, group.max_unavailable + group.max_surge)
+    return Balance(len(ready), least_ready(group), in_flight, group.max_unavailable + group.max_surge)
 
 
 def _in_flight(group: GroupView, worker: WorkerView) -> bool:

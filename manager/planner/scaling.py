@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
-from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 
 from . import draining, rolling
 from .liveness import Fleet, move_limit
@@ -27,11 +26,9 @@ from .model import (
     Unassign,
     WorkerView,
 )
-from .placement import Load, Room, Seat
+from .placement import Candidate, Candidates, Load
 
 _W = WorkerState
-PLACED: Final = rolling.ASSIGNED
-"""States of a worker that stands in its node's assignment."""
 
 
 @dataclass(slots=True)
@@ -50,19 +47,20 @@ class _Group:
     """Placed on members that can be heard."""
     homeless: list[WorkerView] = field(default_factory=list)
     """Waiting, and no node has room."""
-    room: Room | None = None
+    candidates: Candidates | None = None
 
-    def take(self) -> Seat | None:
-        """A place for one more worker; the room is measured once, and only when it is asked for."""
-        return self._room().take()
+    def reserve(self) -> Candidate | None:
+        """A node for one more worker; candidates are collected once, and only when they are asked for."""
+        return self._candidates().reserve()
 
     def why_not(self) -> str:
-        return self._room().reason()
+        """Why `reserve` found none."""
+        return self._candidates().reason()
 
-    def _room(self) -> Room:
-        if self.room is None:
-            self.room = Room(self.fleet, self.load, self.cluster, self.view)
-        return self.room
+    def _candidates(self) -> Candidates:
+        if self.candidates is None:
+            self.candidates = Candidates(self.fleet, self.load, self.cluster, self.view)
+        return self.candidates
 
 
 def work(fleet: Fleet, load: Load, cluster: ClusterView) -> list[Action]:
@@ -86,7 +84,7 @@ def _wind_down(group: _Group) -> None:
     """The cluster is to stop: every worker goes, and is STOPPED once it is known to be gone."""
     reason = f"cluster {group.cluster.name} is to stop"
     for worker in group.view.workers:
-        if worker.state in PLACED:
+        if worker.state in ASSIGNED:
             group.actions.append(Unassign(worker.oid, reason))
         elif worker.state is _W.STOPPING:
             _stopping(group, worker)
@@ -105,7 +103,7 @@ def _keep(group: _Group) -> None:
             surplus.append(worker)
             continue
         wanted += 1
-        if worker.state in PLACED:
+        if worker.state in ASSIGNED:
             _placed(group, worker)
         else:
             _unplaced(group, worker)
@@ -125,14 +123,14 @@ def _create(group: _Group, slots: int) -> None:
     existing = {worker.ordinal for worker in group.view.workers}
     for ordinal in range(1, slots + 1):
         if ordinal not in existing:
-            seat = group.take()
-            reason = _opened(group, ordinal, seat) if seat else group.why_not()
-            node_oid = seat.node_oid if seat else None
+            node = group.reserve()
+            reason = _opened(group, ordinal, node) if node else group.why_not()
+            node_oid = node.node_oid if node else None
             group.actions.append(CreateWorker(group.view.oid, ordinal, reason, node_oid))
 
 
 def _too_many(group: _Group, worker: WorkerView) -> None:
-    if worker.state in PLACED:
+    if worker.state in ASSIGNED:
         group.actions.append(Unassign(worker.oid, _asked(group), Ground.SURPLUS))
     elif worker.state is _W.STOPPING:
         _stopping(group, worker)
@@ -193,9 +191,9 @@ def _removed(group: _Group, node_oid: str | None) -> str:
 
 def _give_places(group: _Group) -> None:
     for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
-        seat = group.take()
-        if seat is not None:
-            group.actions.append(Place(worker.oid, seat.node_oid, _seated(seat)))
+        node = group.reserve()
+        if node is not None:
+            group.actions.append(Place(worker.oid, node.node_oid, _chosen(node)))
             continue
         group.homeless.append(worker)
         reason = group.why_not()
@@ -250,11 +248,11 @@ def _renew(group: _Group, worker: WorkerView) -> str | None:
         return f"{worker.name} is not renewed: {group.fleet.braked}"
     reason = f"update to revision {group.view.revision}"
     node = group.fleet.nodes[worker.node_oid or ""]
-    if node.draining and group.take() is not None:
+    if node.draining and group.reserve() is not None:
         group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", Ground.DRAINING))
     elif group.view.runtime in node.runtimes:
         group.actions.append(Renew(worker.oid, reason))
-    elif group.take() is not None:
+    elif group.reserve() is not None:
         why = f"{reason}, whose runtime {node.name} does not offer"
         group.actions.append(Unassign(worker.oid, why))
     else:
@@ -282,7 +280,7 @@ def _against_leaving(group: _Group, worker: WorkerView) -> str | None:
     if group.fleet.braked:
         return group.fleet.braked
     why = draining.against(group.view, group.steady, worker)
-    if why is None and group.take() is None:
+    if why is None and group.reserve() is None:
         why = group.why_not()
     return why
 
@@ -297,7 +295,7 @@ def _against_moving(group: _Group, worker: WorkerView) -> str | None:
         return None
     if fleet.braked:
         return f"; it is not moved: {fleet.braked}"
-    if group.take() is None:
+    if group.reserve() is None:
         return f"; it stays there: {group.why_not()}"
     return None
 
@@ -323,12 +321,12 @@ def _asked(group: _Group) -> str:
     return f"group {group.view.name} asks for {group.view.scale}"
 
 
-def _seated(seat: Seat) -> str:
-    held = "1 worker" if seat.total == 1 else f"{seat.total} workers"
-    return f"{seat.name} has the least load of the nodes with room ({held})"
+def _chosen(node: Candidate) -> str:
+    held = "1 worker" if node.total == 1 else f"{node.total} workers"
+    return f"{node.name} has the least load of the nodes with room ({held})"
 
 
-def _opened(group: _Group, ordinal: int, seat: Seat) -> str:
+def _opened(group: _Group, ordinal: int, node: Candidate) -> str:
     if ordinal <= group.view.scale:
-        return _seated(seat)
-    return f"surge of the update to revision {group.view.revision}; {_seated(seat)}"
+        return _chosen(node)
+    return f"surge of the update to revision {group.view.revision}; {_chosen(node)}"

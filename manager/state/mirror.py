@@ -12,8 +12,8 @@ from typing import Final
 from busbar.bus.clock import Clock
 from busbar.bus.states import NodeStatus, WorkerState
 
+from ..planner.admission import max_workers
 from ..planner.model import ClusterView, GroupView, MemberView, NodeView, Snapshot, WorkerView
-from ..planner.placement import max_workers
 from ..planner.plan import at_rest
 from ..planner.rolling import ready_of
 from ..store import Reads

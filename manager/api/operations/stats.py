@@ -10,6 +10,7 @@ from busbar.bus import params as p
 from busbar.bus.messages import Endpoint
 from busbar.bus.states import WorkerState
 
+from ...planner.rolling import updating
 from ...publish.render import WANTED, update_condition, worker_conditions
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
@@ -64,7 +65,7 @@ def _stat(
 def _conditions(view: View, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
     troubled = [(worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in WANTED]
     reason = row.reason
-    if isinstance(row, GroupRow) and row.updating:
+    if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, view.reads.updated(row.oid), troubled)
     return ([reason] if reason else []) + worker_conditions(troubled)
 

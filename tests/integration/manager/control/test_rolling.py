@@ -15,6 +15,7 @@ from busbar.manager.api.operations.base import Change
 from busbar.manager.api.operations.workergroups import update_routercluster_workergroup
 from busbar.manager.control.apply import apply_all
 from busbar.manager.planner import model as m
+from busbar.manager.planner.rolling import updating
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.migrations import migrations
 from sqlite_utils import Database
@@ -69,7 +70,7 @@ async def through(watch: Watch, agents: list[Agent]) -> None:
         for agent in agents:
             agent.obey()
         await watch.rest()
-        if not watch.group().updating:
+        if not updating(watch.group()):
             return
     raise AssertionError(watch.states())
 
@@ -151,7 +152,7 @@ async def test_labels_alone_touch_no_worker(tmp_path: Path) -> None:
         before = watch.node("n1").assignment_version
         made = await update(watch, label=None, description="text", lost_after=5.0)
         assert (made.label, made.description, made.tags, made.lost_after) == (None, "text", ["a"], 5.0)
-        assert (made.revision, made.updated, watch.group().updating) == (1, 2, False)
+        assert (made.revision, made.updated, updating(watch.group())) == (1, 2, False)
         await update(watch, runtime="amqtt")
         assert watch.node("n1").assignment_version == before and watch.group().revision == 1
         assert watch.told("web") == []
@@ -293,7 +294,7 @@ def test_an_older_database_gets_its_revisions_and_no_worker_is_told_anything_new
         ]
         assert digest(rows[0].runtime, rows[0].transport) == digest("amqtt", WEB)
         for group in store.reads.groups():
-            assert (group.revision, group.settled, group.updating) == (1, 1, False)
+            assert (group.revision, group.settled, updating(group)) == (1, 1, False)
             assert [each.revision for each in store.reads.revisions(group.oid)] == [1]
         assert {worker.revision for worker in store.reads.workers()} == {1}
     finally:
