@@ -5,7 +5,7 @@ The mirror re-reads only what a commit names. As a safety net it is read whole e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -51,6 +51,11 @@ class World:
         self._loaded_at: float | None = None
         self._listening_since: float | None = None
         self._gone_before: frozenset[str] = frozenset()
+        self._on_node_removed: list[Callable[[str], None]] = []
+
+    def on_node_removed(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the oid of every node whose row is gone."""
+        self._on_node_removed.append(listener)
 
     def note(self, changes: Changes) -> None:
         """A commit changed these: they are read when they are next asked for."""
@@ -88,7 +93,7 @@ class World:
 
     def has_unknown(self, node_oid: str) -> bool:
         """Whether workers on this node were UNKNOWN when the mirror was last refreshed."""
-        return any(node_oid in nodes for nodes in self._unknown.values())
+        return bool(self._unknown) and any(node_oid in nodes for nodes in self._unknown.values())
 
     # --- reading
 
@@ -146,6 +151,8 @@ class World:
             self._names.pop(self._nodes.pop(oid).name, None)
             self._node_views.pop(oid, None)
             self._observed.forget_node(oid)
+            for listener in self._on_node_removed:
+                listener(oid)
 
     def _refresh_workers(self) -> None:
         oids, self._dirty.workers = self._dirty.workers, set()

@@ -1,4 +1,5 @@
-"""What the manager has heard, in memory only: signs of life, reports, and since when things are as they are.
+"""What the monitor reads of what was heard, in memory only: signs of life, figures, and since when things are
+as they are.
 
 A restart forgets all of it. What this process did not witness counts from the moment it began to listen, so a
 restart, or a broker that was away, makes nobody late at once.
@@ -6,25 +7,16 @@ restart, or a broker that was away, makes nobody late at once.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from busbar.bus.clock import Clock
-from busbar.bus.messages import Reported
 
 from ..planner.model import Timing
 
 GRACE: Final = 2
 """How many times the lost threshold lasts the grace after a (re)start of manager or broker."""
-CONFLICT: Final = 12
-"""Heartbeat intervals in which boots that take turns tell of two agents."""
-TURNS: Final = 2
-"""How often within that time a former boot must come back; once may be a message that came late."""
-
-Birth = tuple[str, int]
-"""(boot, conn): the agent's process and its connection number."""
 
 
 class WorkerStat(NamedTuple):
@@ -41,14 +33,6 @@ class _Node:
 
     heard: float | None = None
     will: float | None = None
-    birth: Birth | None = None
-    goodbye: Birth | None = None
-    report: Reported | None = None
-    unapplied: bool = False
-    led: bool = False
-    resync: float | None = None
-    boots: list[str] = field(default_factory=list)
-    returns: deque[float] = field(default_factory=lambda: deque(maxlen=TURNS))
 
 
 class Observed:
@@ -106,74 +90,6 @@ class Observed:
 
     def will_at(self, node_oid: str) -> float | None:
         return self._node(node_oid).will
-
-    def birth(self, node_oid: str) -> Birth | None:
-        """The last birth that this process saw."""
-        return self._node(node_oid).birth
-
-    def born(self, node_oid: str, birth: Birth) -> None:
-        node = self._node(node_oid)
-        node.birth, node.goodbye = birth, None
-
-    def said_goodbye(self, node_oid: str, birth: Birth) -> None:
-        node = self._node(node_oid)
-        node.birth = node.goodbye = birth
-
-    def goodbye(self, node_oid: str) -> Birth | None:
-        """The connection that ended with a goodbye, while no other followed."""
-        return self._node(node_oid).goodbye
-
-    def saw_boot(self, node_oid: str, boot: str) -> None:
-        """Remember which agent process spoke; a former one that speaks again is a hint of two agents."""
-        node = self._node(node_oid)
-        if node.boots and node.boots[-1] == boot:
-            return
-        if boot in node.boots:
-            node.boots.remove(boot)
-            node.returns.append(self._clock.monotonic())
-        node.boots.append(boot)
-        del node.boots[:-4]
-
-    def conflict(self, node_oid: str) -> bool:
-        """Whether two agents have just been speaking in this node's name, in turns."""
-        returns = self._node(node_oid).returns
-        oldest = self._clock.monotonic() - CONFLICT * self._timing.heartbeat
-        return len(returns) == TURNS and returns[0] >= oldest
-
-    def report(self, node_oid: str) -> Reported | None:
-        """The node's last report."""
-        return self._node(node_oid).report
-
-    def reported(self, node_oid: str, report: Reported) -> None:
-        self._node(node_oid).report = report
-
-    def unapplied(self, node_oid: str) -> bool:
-        """Whether the last report could not be written yet."""
-        return self._node(node_oid).unapplied
-
-    def set_unapplied(self, node_oid: str, value: bool) -> None:
-        self._node(node_oid).unapplied = value
-
-    def led(self, node_oid: str) -> None:
-        """It follows an assignment of this manager, or an older one of its store."""
-        self._node(node_oid).led = True
-
-    def led_once(self, node_oid: str) -> bool:
-        """Whether it did so since the last connect."""
-        return self._node(node_oid).led
-
-    def doubt(self) -> None:
-        """A new connection: while there was none, a newer manager may have come and gone."""
-        for node in self._nodes.values():
-            node.led = False
-
-    def may_resync(self, node_oid: str) -> bool:
-        """True at most once per heartbeat interval and node."""
-        node, now = self._node(node_oid), self._clock.monotonic()
-        if node.resync is not None and now - node.resync < self._timing.heartbeat:
-            return False
-        node.resync = now
-        return True
 
     def forget_node(self, node_oid: str) -> None:
         self._nodes.pop(node_oid, None)

@@ -219,6 +219,9 @@ class _Store:
 class _World:
     """One node is known."""
 
+    def on_node_removed(self, listener: Any) -> None:
+        pass
+
     def node_named(self, name: str) -> Any:
         from busbar.bus.states import NodeStatus
         from busbar.manager.store.rows import NodeRow

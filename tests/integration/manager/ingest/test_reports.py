@@ -12,8 +12,9 @@ from busbar.bus.connection.link import Message
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Applied, NodeState
 from busbar.bus.states import NodeStatus
-from busbar.manager.ingest.reports import CONFLICT
+from busbar.manager.ingest.node_session import CONFLICT
 from busbar.manager.publish.statuses import Outward
+from busbar.manager.store import Tx
 
 from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
 
@@ -331,6 +332,24 @@ async def test_figures_stay_in_memory(tmp_path: Path) -> None:
         await watch.clock.advance(2)
         assert watch.observed.stat(oid).uptime_ms == 7000
         assert versions(watch) == before
+
+
+async def test_a_node_whose_row_is_gone_is_forgotten(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1", "n2")
+        for name in ("n1", "n2"):
+            Agent(watch, name).state("ready")
+        await watch.rest()
+        kept, gone = watch.node("n1").oid, watch.node("n2").oid
+        assert set(watch.reports.sessions) == {kept, gone}
+
+        def delete(tx: Tx) -> None:
+            tx.db.execute("DELETE FROM nodes WHERE oid = ?", (gone,))
+            tx.changes.nodes.add(gone)
+
+        await watch.store.write(delete)
+        await watch.rest()
+        assert set(watch.reports.sessions) == {kept}
 
 
 # --- two agents with one name
