@@ -17,7 +17,7 @@ ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
         "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl",
-        "options", "connection/broker_rotation")),
+        "options", "backoff", "roles", "connection/broker_rotation")),
     "manager/rate_limit.py",
     "manager/ingest/report_diff.py",
     "manager/publish/render.py",

@@ -33,8 +33,8 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
-from .. import acl
 from ..clock import SystemClock
+from ..topics import is_valid_topic
 from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, Refused, Will, connack, read_connect
 from .plugin import AccessPlugin, Peer
 from .router import REFUSED, Router
@@ -197,7 +197,7 @@ class Conversation:
     async def _on_publish(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await PublishPacket.from_stream(body, fixed_header=header)
         topic, qos, packet_id = packet.topic_name, packet.qos, packet.packet_id
-        if qos > 2 or (qos and not packet_id) or not acl.is_valid_topic(topic):
+        if qos > 2 or (qos and not packet_id) or not is_valid_topic(topic):
             raise Malformed(f"PUBLISH with QoS {qos}, id {packet_id}, topic {topic[:80]!r}")
         if qos < 2 or self._is_first(session, packet_id):
             await self._publish(Message(topic, packet.data, min(qos, 1)), packet.retain_flag)

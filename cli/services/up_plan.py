@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from busbar.bus.files import FileLock, write_atomically
+from busbar.bus.roles import OWNER
 
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Layer, read_up
 from ..errors import CliError, ExitCode, usage
@@ -90,7 +91,7 @@ def _manager(plan: Plan) -> dict[str, Any]:
         "state": str(plan.state / "manager"),
         "mqtt": "3.1.1" if plan.outside is None else "auto",
         "heartbeat_s": plan.heartbeat,
-        "principals": {ADMIN: "owner"},
+        "principals": {ADMIN: OWNER},
     }
 
 
