@@ -212,7 +212,7 @@ time.sleep(60)
 STARTER = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from agent.processes.process import Processes, Start
+from busbar.agent.processes.process import Processes, Start
 async def main():
     folder = Path(sys.argv[1])
     start = Start("web-1", sys.argv[2], ("sleep", "60"), folder, folder / "worker.log")
@@ -381,7 +381,7 @@ async def test_spawn_errors_name_the_reason(processes: Processes, tmp_path: Path
 LIMITED = """
 import asyncio, os, resource, sys
 from pathlib import Path
-from agent.processes.process import Processes, SpawnError, Start
+from busbar.agent.processes.process import Processes, SpawnError, Start
 async def main():
     folder = Path(sys.argv[1])
     open_now = len(os.listdir("/proc/self/fd")) - 1
