@@ -66,7 +66,7 @@ def read_token(source: str) -> str:
 
 def _exchange(joined: Layer, fresh: Path, token: str) -> None:
     from busbar.bus.broker.accounts import new_secret
-    from busbar.bus.broker.joining import join_password
+    from busbar.bus.broker.join_tokens import join_password
 
     secret = new_secret()
     write_atomically(fresh, secret + "\n")  # first: once the token is spent, nothing else lets us in

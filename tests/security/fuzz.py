@@ -25,9 +25,9 @@ from typing import Any
 
 from busbar.bus import acl, messages
 from busbar.bus.broker.accounts import Accounts
+from busbar.bus.broker.client_connection import ENDINGS
 from busbar.bus.broker.connect import Refused, read_connect
-from busbar.bus.broker.conversation import ENDINGS
-from busbar.bus.broker.joining import parse_offer
+from busbar.bus.broker.join_tokens import parse_offer
 from busbar.bus.connection.link import Message
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import convert, parse, read
