@@ -1,12 +1,14 @@
-"""Write docs/reference from the code's own tables; with no argument, tell whether it is up to date.
+"""Write docs/reference from the code's own tables, and docs/package-index.md from the README.
 
-python docs/generate.py            exits 1 when a page differs
+python docs/generate.py            exits 1 when a page is out of date
 python docs/generate.py --write    writes the pages
 """
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS
 from busbar.bus.errors import ERRORS
 from busbar.bus.states import TRANSITIONS
 
-HERE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parent.parent
 NOTE = "<!-- Written by docs/generate.py from the code; change that instead. -->"
 
 
@@ -25,8 +27,8 @@ def operations() -> Iterator[str]:
     yield from ("# Operations", "", NOTE, "")
     yield "A request goes to `busbar/v1/{realm}/request/{caller}/{operation}`, its reply to"
     yield "`busbar/v1/{realm}/response/{caller}/{inbox}`. A member followed by `?` may be left out."
-    yield "Every operation may also answer with " + _codes(COMMON_ERRORS) + ";"
-    yield "every change also with " + _codes(CHANGE_ERRORS) + "."
+    yield "Every operation may also return " + _codes(COMMON_ERRORS) + ";"
+    yield "every change also " + _codes(CHANGE_ERRORS) + "."
     yield from ("", "| operation | what it does |", "|---|---|")
     for row in OPERATIONS.values():
         yield f"| [`{row.name}`](#{row.name}) | {row.help} |"
@@ -36,9 +38,9 @@ def operations() -> Iterator[str]:
 
 def _operation(row: Operation) -> Iterator[str]:
     yield from ("", f"## {row.name}", "", row.help, "")
-    who = ", ".join(sorted(row.roles)) + (" (an operator: of its own clusters only)" if row.owned else "")
+    who = ", ".join(sorted(row.roles)) + (" (an operator: own clusters only)" if row.owned else "")
     yield f"- Kind: {'change' if row.change else 'read'}; roles: {who}."
-    yield f"- Errors: {_codes(row.errors) if row.errors else 'none of its own'}."
+    yield f"- Errors: {_codes(row.errors) if row.errors else 'none specific'}."
     schema = msgspec.json.schema(row.params)
     defs = schema["$defs"]
     members = list(_members(schema, defs, ""))
@@ -103,8 +105,8 @@ def errors() -> Iterator[str]:
     """The page of error codes."""
     yield from ("# Errors", "", NOTE, "")
     yield "The `error` member of a reply has RFC 9457's `title`, `detail` and `status`, a stable `code`, the"
-    yield "ancestor's `uri`, and `errors`: JSON pointers to the members at fault."
-    yield from ("", "| code | uri | status | worth a retry |", "|---|---|---|---|")
+    yield "`uri` that Crossbar.io uses where it has one, and `errors`: JSON pointers to the members at fault."
+    yield from ("", "| code | uri | status | retryable |", "|---|---|---|---|")
     for code, row in ERRORS.items():
         yield f"| `{code}` | `{row.uri}` | {row.status} | {'yes' if row.retryable else 'no'} |"
 
@@ -122,7 +124,7 @@ def events() -> Iterator[str]:
 def states() -> Iterator[str]:
     """The page of states and transitions."""
     yield from ("# States", "", NOTE, "")
-    yield "One table; one function, `busbar.bus.states.advance`, refuses everything that is not in it."
+    yield "`busbar.bus.states.advance` refuses every transition that is not in these tables."
     for kind, table in TRANSITIONS.items():
         yield from ("", f"## {kind.__name__}", "", (kind.__doc__ or "").strip(), "")
         yield from ("| from | to |", "|---|---|")
@@ -134,7 +136,31 @@ def _codes(codes: tuple[str, ...]) -> str:
     return ", ".join(f"`{code}`" for code in codes)
 
 
-PAGES = {"operations.md": operations, "errors.md": errors, "events.md": events, "states.md": states}
+def package_index() -> Iterator[str]:
+    """The README as a package index shows it: a link into the repository would lead nowhere there.
+
+    It becomes absolute where pyproject.toml knows the repository, and its text alone where it does not.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    repository = project.get("urls", {}).get("Repository")
+    text = re.sub(
+        r"\[([^]]+)\]\((?!\w+:)([^)]+)\)",
+        rf"[\1]({repository.rstrip('/')}/blob/main/\2)" if repository else r"\1",
+        (ROOT / "README.md").read_text(),
+    )
+    if not repository:
+        text = text.replace("## Documentation\n", "## Documentation\n\nIn the folder `docs` of the source:\n")
+    yield NOTE.replace("the code", "README.md")
+    yield text.rstrip("\n")
+
+
+PAGES = {
+    "reference/operations.md": operations,
+    "reference/errors.md": errors,
+    "reference/events.md": events,
+    "reference/states.md": states,
+    "package-index.md": package_index,
+}
 
 
 def render() -> dict[str, str]:
@@ -147,16 +173,15 @@ def main() -> int:
     stale = [
         name
         for name, text in render().items()
-        if not (HERE / name).exists() or (HERE / name).read_text() != text
+        if not (ROOT / "docs" / name).exists() or (ROOT / "docs" / name).read_text() != text
     ]
     if "--write" in sys.argv:
-        HERE.mkdir(exist_ok=True)
         for name, text in render().items():
-            (HERE / name).write_text(text)
+            (ROOT / "docs" / name).write_text(text)
         print(f"wrote {len(stale)} of {len(PAGES)} pages")
         return 0
     for name in stale:
-        print(f"docs/reference/{name} is stale: run make reference")
+        print(f"docs/{name} is stale: run make reference")
     return 1 if stale else 0
 
 

@@ -13,17 +13,19 @@ from .. import output
 from ..context import state_path
 from ..errors import CliError, ExitCode
 
-app = n.noun("Copy the manager's store into one file, also while it runs.")
-restore_app = n.noun("Put a backup in the place of the manager's store.")
+app = n.noun("Copy the manager's store into one file, even while it runs.")
+restore_app = n.noun("Replace the manager's store with a backup.")
 
 State = Annotated[Path | None, typer.Option("--state", help="Folder of the manager's SQLite file.")]
 Epoch = Annotated[
     int | None,
-    typer.Option("--epoch", min=0, max=2**52, help="Go on above this epoch; default: the clock, in seconds."),
+    typer.Option(
+        "--epoch", min=0, max=2**52, help="Continue above this epoch; default: the clock, in seconds."
+    ),
 ]
 
 
-@app.command(help="Copy the manager's store into one verified file of mode 0600, also while it runs.")
+@app.command(help="Copy the manager's store into one verified file of mode 0600, even while it runs.")
 def backup(
     file: Annotated[Path, typer.Argument(help="The copy.")],
     state: State = None,
@@ -42,12 +44,12 @@ def backup(
     output.done({"file": str(target), "bytes": target.stat().st_size}, f"{target} is a sound copy")
 
 
-@restore_app.command(help="Put a backup in the place of the manager's store; the manager must be stopped.")
+@restore_app.command(help="Replace the manager's store with a backup; the manager must be stopped.")
 def restore(
     file: Annotated[Path, typer.Argument(help="A file that 'busbar backup' made.")],
     state: State = None,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Let it speak at once: see 'busbar manager take-over'.")
+        bool, typer.Option("--take-over", help="Also do 'busbar manager take-over'.")
     ] = False,
     epoch: Epoch = None,
 ) -> None:

@@ -11,7 +11,7 @@ from .. import output
 from ..connect import run
 from ..services import accounts
 
-app = n.noun("Users and their roles. The broker proves who somebody is; the manager decides what he may do.")
+app = n.noun("Users and their roles. The broker authenticates; the manager authorises by role.")
 
 COLUMNS: list[output.Column] = [("name", "name"), ("role", "role"), ("oid", "oid")]
 Name = Annotated[str, typer.Argument(help="User name at the broker.")]
