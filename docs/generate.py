@@ -1,14 +1,12 @@
-"""Write docs/reference from the code's own tables, and docs/package-index.md from the README.
+"""Write docs/reference from the code's own tables; with no argument, tell whether it is up to date.
 
-python docs/generate.py            exits 1 when a page is out of date
+python docs/generate.py            exits 1 when a page differs
 python docs/generate.py --write    writes the pages
 """
 
 from __future__ import annotations
 
-import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS
 from busbar.bus.errors import ERRORS
 from busbar.bus.states import TRANSITIONS
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; change that instead. -->"
 
 
@@ -136,31 +134,7 @@ def _codes(codes: tuple[str, ...]) -> str:
     return ", ".join(f"`{code}`" for code in codes)
 
 
-def package_index() -> Iterator[str]:
-    """The README as a package index shows it: a link into the repository would lead nowhere there.
-
-    It becomes absolute where pyproject.toml knows the repository, and its text alone where it does not.
-    """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    repository = project.get("urls", {}).get("Repository")
-    text = re.sub(
-        r"\[([^]]+)\]\((?!\w+:)([^)]+)\)",
-        rf"[\1]({repository.rstrip('/')}/blob/main/\2)" if repository else r"\1",
-        (ROOT / "README.md").read_text(),
-    )
-    if not repository:
-        text = text.replace("## Documentation\n", "## Documentation\n\nIn the folder `docs` of the source:\n")
-    yield NOTE.replace("the code", "README.md")
-    yield text.rstrip("\n")
-
-
-PAGES = {
-    "reference/operations.md": operations,
-    "reference/errors.md": errors,
-    "reference/events.md": events,
-    "reference/states.md": states,
-    "package-index.md": package_index,
-}
+PAGES = {"operations.md": operations, "errors.md": errors, "events.md": events, "states.md": states}
 
 
 def render() -> dict[str, str]:
@@ -173,15 +147,16 @@ def main() -> int:
     stale = [
         name
         for name, text in render().items()
-        if not (ROOT / "docs" / name).exists() or (ROOT / "docs" / name).read_text() != text
+        if not (HERE / name).exists() or (HERE / name).read_text() != text
     ]
     if "--write" in sys.argv:
+        HERE.mkdir(exist_ok=True)
         for name, text in render().items():
-            (ROOT / "docs" / name).write_text(text)
+            (HERE / name).write_text(text)
         print(f"wrote {len(stale)} of {len(PAGES)} pages")
         return 0
     for name in stale:
-        print(f"docs/{name} is stale: run make reference")
+        print(f"docs/reference/{name} is stale: run make reference")
     return 1 if stale else 0
 
 

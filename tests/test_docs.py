@@ -81,13 +81,6 @@ def test_a_word_of_the_glossary_is_used(word: str) -> None:
     assert any(used.search(path.read_text()) for path in texts)
 
 
-def test_the_page_for_the_package_index_needs_no_repository_around_it() -> None:
-    text = (ROOT / "docs" / "package-index.md").read_text()
-    assert "](" in (ROOT / "README.md").read_text(), "then there is nothing to show"
-    links = re.findall(r"\]\(([^)]+)\)", text)
-    assert not [link for link in links if not link.startswith("https://")]
-
-
 def plain(line: str) -> str:
     """A line without what differs from run to run: numbers and the width of columns."""
     return " ".join(re.sub(r"\d+(?:\.\d+)?", "#", line).split())
