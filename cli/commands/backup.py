@@ -41,7 +41,7 @@ def backup(
         copy(_folder(state), target, _now())
     except StoreRefusedError as error:
         raise CliError(str(error)) from None
-    output.done({"file": str(target), "bytes": target.stat().st_size}, f"{target} is a sound copy")
+    output.done({"file": str(target), "bytes": target.stat().st_size}, f"{target} is a verified copy")
 
 
 @restore_app.command(help="Replace the manager's store with a backup; the manager must be stopped.")
@@ -61,13 +61,13 @@ def restore(
         aside = put(folder, file.expanduser().absolute(), _now())
     except StoreRefusedError as error:
         raise CliError(str(error)) from None
-    kept = f"; the store that was there is kept as {aside}" if aside else ""
+    kept = f"; the previous store is kept as {aside}" if aside else ""
     text = f"restored into {folder}{kept}"
     if take_over:
         next_epoch = _take_over(folder, epoch)
-        text += f"; it speaks with epoch {next_epoch} when the manager is started"
+        text += f"; the manager publishes with epoch {next_epoch} from its next start"
     else:
-        text += "; it says nothing until 'busbar manager take-over'"
+        text += "; it publishes nothing before 'busbar manager take-over'"
     output.done({"state": str(folder), "kept": str(aside) if aside else None, "speaks": take_over}, text)
 
 
@@ -77,7 +77,7 @@ def take_over(state: State = None, epoch: Epoch = None) -> None:
     next_epoch = _take_over(folder, epoch)
     output.done(
         {"state": str(folder), "epoch": next_epoch},
-        f"{folder} takes over with epoch {next_epoch}: agents follow, and an original that still runs stops",
+        f"{folder} takes over with epoch {next_epoch}: agents follow it, an original that still runs exits",
     )
 
 

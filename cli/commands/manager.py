@@ -82,7 +82,7 @@ def check(
     if output.output_format() != "table":
         output.dump({"file": str(file), "ok": not problems, "problems": problems})
     elif not problems:
-        print(f"{file} is sound")
+        print(f"{file} is intact")
     for problem in problems if output.output_format() == "table" else ():
         print(problem)
     if problems:

@@ -33,7 +33,7 @@ def add(name: Name, role: Role) -> None:
         output.done(made, f"principal '{name}' is {made['role']}")
         return accounts.outside(name, "add")
     secret = str(accounts.add(state, name, accounts.PERSON))
-    text = f"principal '{name}' is {made['role']}; the password lies in {secret}"
+    text = f"principal '{name}' is {made['role']}; its password is in {secret}"
     return output.done({**made, "password_file": secret}, text)
 
 

@@ -51,7 +51,7 @@ def screen(found: Mapping[str, Any]) -> list[str]:
         "",
         *_table("CLUSTER", found["clusters"], summary),
         "",
-        *_table("NODE", found["nodes"], lambda row: f"{row['workers']} workers"),
+        *_table("NODE", found["nodes"], lambda row: f"{row['workers']} worker{'s'[row['workers'] == 1 :]}"),
         "",
         *_problems(found),
     ]
