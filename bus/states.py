@@ -89,8 +89,6 @@ STARTABLE: Final = frozenset({_C.STOPPED, _C.PAUSED})
 """States in which start is accepted."""
 ASSIGNED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
 """States of a worker that stands in its node's assignment."""
-HEARD: Final = frozenset({_N.ONLINE, _N.LATE})
-"""A node in one of these is believed to be alive."""
 
 
 class IllegalTransitionError(Exception):
