@@ -32,12 +32,12 @@ from .ingest.reports import Reports
 from .leader.fencing import Fence, FencedError, Lock
 from .leader.link_watchdog import Echo, Step
 from .leader.state_folder import database, take_over
-from .planner.model import Timing
+from .planner.model import LivenessTiming
 from .publish.publisher import Publisher
 from .publish.retained_audit import Repair
 from .publish.statuses import Outward
 from .rate_limit import Limits
-from .state.node_memory import Observed
+from .state.node_memory import NodeMemory
 from .store import Store, StoreRefusedError, check
 from .store.backup import RESTORED
 from .store.meta import tell_restored
@@ -85,7 +85,7 @@ class Manager:
         make_link: MakeLink,
         clock: Clock,
         new_id: Callable[[], str],
-        timing: Timing | None = None,
+        timing: LivenessTiming | None = None,
     ) -> None:
         self.config, self.store, self.clock = config, store, clock
         self.topics = store.topics
@@ -93,16 +93,16 @@ class Manager:
         self.link = make_link(self._will)
         self._started = rfc3339(clock.time_ns())
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, self._started)
-        self.observed = Observed(clock, timing or Timing(heartbeat=config.heartbeat_s))
+        self.memory = NodeMemory(clock, timing or LivenessTiming(heartbeat=config.heartbeat_s))
         self.echo = Echo(config.heartbeat_s, clock.monotonic())
         outward = Outward(store, int(config.heartbeat_s * 1000))
         self.publisher = Publisher(store, self.link, outward, clock)
         self.repair = Repair(
             self.link, self.topics, clock, lambda: self.publisher.published, lambda: self.publisher.idle
         )
-        self.monitor = Monitor(store, self.observed, clock, manager_id=config.manager_id)
+        self.monitor = Monitor(store, self.memory, clock, manager_id=config.manager_id)
         self.reports = Reports(
-            store, self.observed, self.monitor.world, clock, wake=self.monitor.wake, command=self._command
+            store, self.memory, self.monitor.cache, clock, wake=self.monitor.wake, command=self._command
         )
         self._office = self._make_office()
         desk = Desk(config.manager_id, store.epoch, self._view, mirror=config.connect.protocol == 5)
@@ -154,7 +154,7 @@ class Manager:
     async def _watch(self) -> None:
         """End when fenced; contradict a will that came late; notice when nothing is heard any more."""
         while not self.fence.raised.is_set():
-            self.echo.heard(self.observed.last_heard)
+            self.echo.heard(self.memory.last_heard)
             step = self.echo.look(self.clock.monotonic(), self.link.connected)
             if step is Step.RECONNECT:
                 self.link.reconnect("deaf: what it says does not come back")
@@ -254,11 +254,11 @@ class Manager:
 
     def conditions(self) -> list[str]:
         """What a person should know about this manager."""
-        return [text for text in (self.store.trouble, self.fence.other, self.observed.brake) if text]
+        return [text for text in (self.store.trouble, self.fence.other, self.memory.hold) if text]
 
     def _view(self) -> View:
         clock = self.clock
-        return View(self.store.reads, self.observed, self._office, clock.monotonic(), clock.time_ns())
+        return View(self.store.reads, self.memory, self._office, clock.monotonic(), clock.time_ns())
 
 
 async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) -> None:

@@ -19,10 +19,10 @@ from busbar.bus.errors import BusError
 from busbar.bus.messages import Command, Heartbeat, NodeState, Reported
 from busbar.bus.topics import NodeLeaf, Topics
 
-from ..log_throttle import Quiet
+from ..log_throttle import LogThrottle
 from ..rate_limit import Limits
-from ..state.mirror import World
-from ..state.node_memory import Observed, WorkerStat
+from ..state.mirror import StateCache
+from ..state.node_memory import NodeMemory, WorkerStat
 from ..store import Store
 from ..store.rows import NodeRow
 from .node_session import Effect, Facts, NodeMessage, NodeSession, Signal
@@ -52,27 +52,27 @@ class Reports:
     def __init__(
         self,
         store: Store,
-        observed: Observed,
-        world: World,
+        memory: NodeMemory,
+        cache: StateCache,
         clock: Clock,
         *,
         wake: Callable[[], None],
         command: Callable[[str, Command], None],
         topics: Topics | None = None,
     ) -> None:
-        self._store, self._observed, self._world = store, observed, world
+        self._store, self._memory, self._cache = store, memory, cache
         self._topics = topics or store.topics
         self._wake, self._command = wake, command
         self._origin = Origin(store.id, store.epoch)
-        self._heartbeat = observed.timing.heartbeat
-        self._quiet = Quiet(clock)
+        self._heartbeat = memory.timing.heartbeat
+        self._throttle = LogThrottle(clock)
         self._clock = clock
         self._limits = Limits(NODE_RATE, NODE_BURST, in_flight=1)
         self._writing: set[str] = set()
         self._next: dict[str, NodeUpdate] = {}
         self.sessions: dict[str, NodeSession] = {}
         """By node oid."""
-        world.on_node_removed(self._forget)
+        cache.on_node_removed(self._forget)
 
     def attach(self, link: Link) -> None:
         """Subscribe to the nodes, and count silence anew after every connect."""
@@ -82,7 +82,7 @@ class Reports:
 
     async def connected(self) -> None:
         """The broker is (again) in reach: nobody is blamed for what could not be heard before."""
-        self._observed.listen()
+        self._memory.start_listening()
         self.sessions = {oid: session.reconnected() for oid, session in self.sessions.items()}
         self._wake()
 
@@ -100,7 +100,7 @@ class Reports:
         topic = self._topics.parse_node(message.topic)
         if topic is None or not message.payload:
             return
-        node = self._world.node_named(topic.node)
+        node = self._cache.node_named(topic.node)
         if node is None:
             self._complain(f"node '{topic.node}' is not paired: it is not listened to")
             return
@@ -117,7 +117,7 @@ class Reports:
             now,
             self._heartbeat,
             self._origin,
-            self._world.has_unknown(node.oid),
+            self._cache.has_unknown(node.oid),
             node.oid in self._writing,
         )
         session, effects = self._session(node.oid).on(decoded, facts, retained=message.retain)
@@ -130,9 +130,9 @@ class Reports:
 
     def _carry_out(self, node: NodeRow, effect: Effect) -> None:
         if effect is Signal.HEARD:
-            self._observed.heard(node.oid)
+            self._memory.record_heard(node.oid)
         elif effect is Signal.CONNECTION_LOST:
-            self._observed.will(node.oid)
+            self._memory.record_will(node.oid)
         elif effect is Signal.WAKE_MONITOR:
             self._wake()
         elif effect is Signal.REQUEST_RESYNC:
@@ -171,7 +171,7 @@ class Reports:
             self._put_back(node, update, outcome)
             return
         self.sessions[node.oid] = self._session(node.oid).written(update)
-        self._observed.set_stats(outcome)
+        self._memory.set_stats(outcome)
         following = self._next.pop(node.oid, None)
         if following is not None:
             self._submit(node, following)
@@ -184,7 +184,7 @@ class Reports:
         self.sessions[node.oid] = self._session(node.oid).not_written()
 
     def _complain(self, what: str, error: Exception | None = None) -> None:
-        if self._quiet.may(what):
+        if self._throttle.allows(what):
             log.warning("%s%s", what, f": {error!r}" if error else "")
 
 

@@ -15,14 +15,14 @@ from .liveness import Fleet
 from .model import ClusterView, GroupView, MemberView, Snapshot
 
 NAMED: Final = 8
-"""How many nodes a reason names before it counts the rest: a reason is read by a person."""
+"""How many nodes a reason names; the rest are counted."""
 _NONE: Final = "nothing"
 
 Counts = defaultdict[str, int]
 
 
 class Load:
-    """Workers per node: in all, per cluster and per group. Built once per plan, which keeps it up to date."""
+    """Workers per node: in all, per cluster and per group. Built once per plan and kept up to date by it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.total: Counts = defaultdict(int)
@@ -30,7 +30,7 @@ class Load:
         self.group: dict[str, Counts] = defaultdict(lambda: defaultdict(int))
         self.draining = frozenset(oid for oid, node in snapshot.nodes.items() if node.draining)
         self.stays: dict[str, list[str]] = defaultdict(list)
-        """By draining node: why workers are still there."""
+        """By draining node: why workers stay for now."""
         for cluster in snapshot.clusters.values():
             for group in cluster.groups:
                 self._count(cluster.oid, group)
@@ -86,7 +86,7 @@ class Candidates:
         return refusal(self._target(node_oid), self._group.runtime)
 
     def reason(self) -> str:
-        """Why no node will do, node by node where they differ."""
+        """Why no node admits a worker, node by node where they differ."""
         members = self._cluster.members
         if not members:
             return "no node in the cluster"

@@ -1,8 +1,7 @@
-"""What the monitor reads of what was heard, in memory only: signs of life, figures, and since when things are
-as they are.
+"""What the monitor and the reads need beside the store: liveness times, worker figures, times of statuses.
 
-A restart forgets all of it. What this process did not witness counts from the moment it began to listen, so a
-restart, or a broker that was away, makes nobody late at once.
+It is in memory only. Silence counts from the moment this process began to listen at the earliest, so neither
+a restart nor an outage of the broker makes a node late at once.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from typing import Final, NamedTuple
 
 from busbar.bus.clock import Clock
 
-from ..planner.model import Timing
+from ..planner.model import LivenessTiming
 
 GRACE: Final = 2
-"""How many times the lost threshold lasts the grace after a (re)start of manager or broker."""
+"""Length of the grace period after a (re)start of manager or broker, in lost thresholds."""
 
 
 class WorkerStat(NamedTuple):
@@ -29,33 +28,33 @@ class WorkerStat(NamedTuple):
 
 @dataclass(slots=True)
 class _Node:
-    """Memory of one node. Times are monotonic seconds."""
+    """Times of one node, in monotonic seconds."""
 
     heard: float | None = None
     will: float | None = None
 
 
-class Observed:
-    """The memory. `timing` are the constants; its grace moves with `listen`."""
+class NodeMemory:
+    """The memory. `timing.grace_until` moves with `start_listening`; all times are monotonic seconds."""
 
-    def __init__(self, clock: Clock, timing: Timing | None = None) -> None:
+    def __init__(self, clock: Clock, timing: LivenessTiming | None = None) -> None:
         self._clock = clock
-        self._timing = timing or Timing()
+        self._timing = timing or LivenessTiming()
         self._nodes: dict[str, _Node] = {}
         self._stats: dict[str, tuple[WorkerStat, float]] = {}
         self._since: dict[str, tuple[str, float]] = {}
         self._none_ready: dict[str, float] = {}
         self.listening_since = self.last_heard = 0.0
-        self.brake: str | None = None
-        """Why nothing is moved, as last read from the store; None when the brake is off."""
-        self.listen()
+        self.hold: str | None = None
+        """The reason of the mass failure hold, as last read from the store; None when there is none."""
+        self.start_listening()
 
     @property
-    def timing(self) -> Timing:
+    def timing(self) -> LivenessTiming:
         return self._timing
 
-    def listen(self) -> None:
-        """The manager hears the broker from now on: silence is counted anew, and leniently for a while."""
+    def start_listening(self) -> None:
+        """The manager can hear nodes from now on: silence counts from here, with a grace period."""
         now = self._clock.monotonic()
         self.listening_since = now
         grace = GRACE * self._timing.lost_after * self._timing.heartbeat
@@ -63,8 +62,8 @@ class Observed:
 
     # --- nodes
 
-    def heard(self, node_oid: str) -> None:
-        """A sign of life: whatever will came before it no longer counts."""
+    def record_heard(self, node_oid: str) -> None:
+        """A sign of life: a will that arrived before it no longer counts."""
         node = self._node(node_oid)
         self.last_heard = node.heard = self._clock.monotonic()
         node.will = None
@@ -84,8 +83,8 @@ class Observed:
         heard = self.heard_at(node_oid)
         return heard is not None and heard >= self.listening_since
 
-    def will(self, node_oid: str) -> None:
-        """The node's will arrived."""
+    def record_will(self, node_oid: str) -> None:
+        """The will of the node's present connection arrived."""
         self._node(node_oid).will = self._clock.monotonic()
 
     def will_at(self, node_oid: str) -> float | None:
@@ -97,7 +96,7 @@ class Observed:
     # --- workers
 
     def stat(self, worker_oid: str) -> WorkerStat:
-        """Uptime (ms, counted on since the report), CPU seconds and resident bytes of a worker."""
+        """A worker's last figures; its uptime is extrapolated to now."""
         stat, at = self._stats.get(worker_oid, (WorkerStat(), 0.0))
         if stat.uptime_ms is None:
             return stat
@@ -114,19 +113,19 @@ class Observed:
     # --- groups and clusters
 
     def since(self, oid: str) -> float | None:
-        """Since when a group or cluster has had its status, as far as this process saw."""
+        """Since when a group or cluster has had its status; None when this process has not seen it."""
         known = self._since.get(oid)
         return None if known is None else known[1]
 
     def entered(self, oid: str, status: str) -> float:
-        """Note the status that a group or cluster has; return since when it has had it."""
+        """Record the status of a group or cluster; returns since when it has had it."""
         known = self._since.get(oid)
         if known is None or known[0] != status:
             known = self._since[oid] = (status, self._clock.monotonic())
         return known[1]
 
     def none_ready(self, group_oid: str, none: bool) -> float | None:
-        """Note whether none of a group's workers is ready; return since when that has been so."""
+        """Record whether none of a group's workers is ready; returns since when, None while one is."""
         if not none:
             self._none_ready.pop(group_oid, None)
             return None

@@ -32,7 +32,7 @@ class Observations(Protocol):
         ...
 
     @property
-    def brake(self) -> str | None:
+    def hold(self) -> str | None:
         """Why the monitor holds still; None when it does not."""
         ...
 
@@ -40,7 +40,7 @@ class Observations(Protocol):
 class Unobserved:
     """No observations: for a manager without a monitor."""
 
-    brake: str | None = None
+    hold: str | None = None
 
     def stat(self, worker_oid: str) -> WorkerStat:
         return WorkerStat()

@@ -24,7 +24,7 @@ def get_manager(view: View, params: p.NoParams) -> p.ManagerInfo:
         clusters=reads.count_by("status", "clusters"),
         workers=reads.count_by("state", "workers"),
         outbox=reads.outbox_count(),
-        brake=view.observed.brake,
+        brake=view.observed.hold,
         limits=dict(office.limits),
         conditions=office.conditions(),
     )

@@ -10,7 +10,7 @@ import pytest
 from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.manager.control import monitor as monitor_module
 from busbar.manager.control.apply import Batch
-from busbar.manager.planner.model import CreateWorker, Displace, MarkStopped, MarkUnknown
+from busbar.manager.planner.model import CreateWorker, Evict, MarkStopped, MarkUnknown
 from busbar.manager.store.rows import MemberRow
 
 from tests.integration.watching import Agent, Watch, fleet, watching
@@ -209,7 +209,7 @@ async def test_the_brake(tmp_path: Path) -> None:
         await watch.pass_time(60, *agents)
         await watch.pass_time(90, agents[2])
         reason = "2 of 3 nodes lost within 60 s: nothing is moved"
-        assert watch.observed.brake == reason
+        assert watch.memory.hold == reason
         assert watch.states() == {"web-1": "UNKNOWN n1", "web-2": "UNKNOWN n2", "web-3": "RUNNING n3"}
         assert watch.worker("web-1").reason == f"node n1 is lost; it is not moved: {reason}"
         await watch.scale(4)
@@ -217,7 +217,7 @@ async def test_the_brake(tmp_path: Path) -> None:
         assert "manager_braked" in watch.told("m1")
         agents[1].beat()
         await watch.pass_time(2, agents[2])
-        assert watch.observed.brake is None
+        assert watch.memory.hold is None
         assert watch.states()["web-1"] == "UNKNOWN n1", "who is still missing gets its whole time again"
         await watch.pass_time(40, *agents[1:])
         assert watch.states()["web-1"] in ("STARTING n2", "STARTING n3")
@@ -231,11 +231,11 @@ async def test_the_brake_outlives_a_restart_of_the_manager(tmp_path: Path) -> No
         agents = await fleet(watch, 3)
         await watch.pass_time(60, *agents)
         await watch.pass_time(40, agents[2])
-        assert watch.observed.brake
+        assert watch.memory.hold
     async with watching(tmp_path, broker, clock) as watch:
         living = successor(watch, agents[2])
         await watch.pass_time(120, living)
-        assert watch.observed.brake
+        assert watch.memory.hold
         assert watch.states() == {"web-1": "UNKNOWN n1", "web-2": "UNKNOWN n2", "web-3": "RUNNING n3"}
 
 
@@ -290,7 +290,7 @@ async def test_a_broker_that_was_away_makes_nobody_lost_at_its_return(tmp_path: 
         agents[1].beat()
         await watch.rest()
         # n3 was not heard yet; the brake is off, and still it is given its time.
-        assert watch.observed.brake is None
+        assert watch.memory.hold is None
         assert watch.states() == {"web-1": "RUNNING n1", "web-2": "RUNNING n2", "web-3": "UNKNOWN n3"}
         await watch.pass_time(3)
         agents[2].beat()
@@ -468,7 +468,7 @@ async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
     ("kind", "told"),
     [
         (MarkUnknown, ["worker_starting", "worker_ready"]),
-        (Displace, ["worker_starting", "worker_ready", "worker_unknown", "worker_ready"]),
+        (Evict, ["worker_starting", "worker_ready", "worker_unknown", "worker_ready"]),
         (MarkStopped, ["worker_starting", "worker_ready"]),
     ],
 )
@@ -506,7 +506,7 @@ async def test_a_membership_is_seen_even_if_a_message_came_first(tmp_path: Path)
         await watch.pair("n2")
         await watch.rest()
         node, cluster = watch.node("n2"), watch.cluster()
-        world = watch.monitor.world
+        world = watch.monitor.cache
         await watch.store.write(lambda tx: tx.insert_member(MemberRow(cluster.oid, node.oid, None, None, 0)))
         assert world.node_named("n2") is not None  # as any message of a node does
         members = world.snapshot().clusters[cluster.oid].members

@@ -222,7 +222,7 @@ async def test_what_was_taken_back_meanwhile_stops_no_worker(tmp_path: Path) -> 
     async with watching(tmp_path) as watch:
         await fleet(watch, 1, scale=1)
         worker = watch.worker("web-1")
-        grounds = (m.Ground.SURPLUS, m.Ground.DRAINING, m.Ground.REMOVED)
+        grounds = (m.StopCause.SURPLUS, m.StopCause.DRAINING, m.StopCause.REMOVED)
         stops = [m.Unassign(worker.oid, "an older plan", ground) for ground in grounds]
         outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1", _unheard))
         assert not outcome.changed and not outcome.failures
@@ -243,7 +243,7 @@ async def test_a_renewal_is_left_out_where_another_worker_has_failed_meanwhile(t
         def late(tx: Tx) -> Any:
             tx.update_group(group.oid, revision=2)
             tx.add_revision(group.oid)
-            outcome = apply_all(tx, [m.Renew(worker.oid, "an older plan")], "m1", _unheard)
+            outcome = apply_all(tx, [m.Replace(worker.oid, "an older plan")], "m1", _unheard)
             tx.update_group(group.oid, revision=1)
             return outcome, tx.worker(worker.oid)
 

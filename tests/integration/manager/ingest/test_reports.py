@@ -231,7 +231,7 @@ async def test_retained_messages_are_no_signs_of_life(tmp_path: Path) -> None:
         await watch.until(lambda: watch.node("n1").runtimes == ["amqtt"])
         await watch.rest()
         assert watch.node("n1").status == "offline"
-        assert not watch.observed.heard_once(watch.node("n1").oid)
+        assert not watch.memory.heard_once(watch.node("n1").oid)
         agent.beat()
         await watch.until(lambda: watch.node("n1").status == "online")
 
@@ -328,9 +328,9 @@ async def test_figures_stay_in_memory(tmp_path: Path) -> None:
         agent.obey(web_1={"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096})
         await watch.rest()
         oid = watch.worker("web-1").oid
-        assert watch.observed.stat(oid) == (5000, 1.5, 4096)
+        assert watch.memory.stat(oid) == (5000, 1.5, 4096)
         await watch.clock.advance(2)
-        assert watch.observed.stat(oid).uptime_ms == 7000
+        assert watch.memory.stat(oid).uptime_ms == 7000
         assert versions(watch) == before
 
 

@@ -20,7 +20,7 @@ GRAIN = 1e-6
 GRACE = replace(TIMING, grace_until=NOW + 20)
 
 
-def _due(*nodes: m.NodeView, timing: m.Timing = TIMING) -> float:
+def _due(*nodes: m.NodeView, timing: m.LivenessTiming = TIMING) -> float:
     return next_due(snapshot(nodes, timing=timing), NOW) - NOW
 
 
@@ -41,7 +41,7 @@ def _due(*nodes: m.NodeView, timing: m.Timing = TIMING) -> float:
         (node("n1"), replace(TIMING, grace_until=NOW + 2), 15),
     ],
 )
-def test_a_node_falls_due_at_its_limit(view: m.NodeView, timing: m.Timing, expected: float) -> None:
+def test_a_node_falls_due_at_its_limit(view: m.NodeView, timing: m.LivenessTiming, expected: float) -> None:
     assert _due(view, timing=timing) == pytest.approx(expected)
 
 

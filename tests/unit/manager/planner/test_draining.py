@@ -122,7 +122,7 @@ def test_a_lost_nodes_workers_are_moved_and_it_is_called_drained_only_when_it_ag
 def test_an_update_takes_the_workers_of_a_draining_node_elsewhere() -> None:
     sim = fleet("12", revision=2)
     actions = sim.settle()
-    assert left(actions) == ["web-1"] and not of_kind(actions, m.Renew)
+    assert left(actions) == ["web-1"] and not of_kind(actions, m.Replace)
     for _ in range(6):
         sim.obey()
         sim.settle()
@@ -132,7 +132,7 @@ def test_an_update_takes_the_workers_of_a_draining_node_elsewhere() -> None:
 
 def test_an_update_renews_a_worker_on_a_draining_node_that_can_not_leave() -> None:
     sim = fleet("1", revision=2, members=["n1"])
-    assert [action.worker_oid for action in sim.settle() if isinstance(action, m.Renew)] == ["web-1"]
+    assert [action.worker_oid for action in sim.settle() if isinstance(action, m.Replace)] == ["web-1"]
     sim.obey()
     sim.settle()
     assert sim.cluster().groups[0].settled == 2 and "edge/web-1 stays" in note(sim)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from busbar.bus.states import NodeStatus
-from busbar.manager.planner.liveness import judge, survey
-from busbar.manager.planner.model import Brake, NodeView, SetNode, Timing
+from busbar.manager.planner.liveness import judge, judge_nodes
+from busbar.manager.planner.model import LivenessTiming, MassFailureHold, NodeView, SetNode
 from busbar.manager.planner.plan import plan
 
 from tests.unit.manager.planner.fleets import NOW, TIMING, node, of_kind, snapshot
@@ -44,7 +44,7 @@ GRACE = replace(TIMING, grace_until=NOW + 1)
         (node("n1", "online", silence=31, heard_once=False), TIMING, "lost"),
     ],
 )
-def test_judge(view: NodeView, timing: Timing, expected: str) -> None:
+def test_judge(view: NodeView, timing: LivenessTiming, expected: str) -> None:
     assert judge(view, timing, NOW) is NodeStatus(expected)
 
 
@@ -68,14 +68,14 @@ def test_an_unchanged_fleet_needs_nothing() -> None:
 
 
 def brake_of(*nodes: NodeView, **more: object) -> str | None:
-    return survey(snapshot(nodes, **more), NOW)[0].braked
+    return judge_nodes(snapshot(nodes, **more), NOW)[0].hold
 
 
 def test_brake_when_most_nodes_are_lost_at_once() -> None:
     nodes = [node("n1", silence=31), node("n2", silence=35), node("n3")]
-    fleet, actions = survey(snapshot(nodes), NOW)
-    assert fleet.braked == "2 of 3 nodes lost within 60 s: nothing is moved"
-    assert of_kind(actions, Brake) == [Brake(fleet.braked, frozenset({"n1", "n2"}))]
+    fleet, actions = judge_nodes(snapshot(nodes), NOW)
+    assert fleet.hold == "2 of 3 nodes lost within 60 s: nothing is moved"
+    assert of_kind(actions, MassFailureHold) == [MassFailureHold(fleet.hold, frozenset({"n1", "n2"}))]
 
 
 @pytest.mark.parametrize(
@@ -108,26 +108,26 @@ def test_late_nodes_count_with_the_first_lost_one() -> None:
 
 
 def test_nodes_lost_long_ago_do_not_brake_after_a_restart() -> None:
-    old = {"heard_once": False, "gone_before": True}
+    old = {"heard_once": False, "lost_before": True}
     nodes = [node(f"old{i}", "lost", silence=31, **old) for i in range(6)]
     assert brake_of(*nodes, node("n1"), node("n2", silence=31)) is None
     assert brake_of(*nodes, node("n1", silence=31), node("n2", silence=31), node("n3")) is not None
 
 
 def test_a_brake_survives_a_restart_of_the_manager() -> None:
-    old = {"heard_once": False, "gone_before": True}
+    old = {"heard_once": False, "lost_before": True}
     nodes = [node("n1", "lost", silence=1, **old), node("n2", "lost", silence=1, **old), node("n3")]
     reason = "2 of 3 nodes lost within 60 s: nothing is moved"
-    assert brake_of(*nodes, braked=reason, brake_nodes=frozenset({"n1", "n2"})) == reason
+    assert brake_of(*nodes, hold=reason, hold_nodes=frozenset({"n1", "n2"})) == reason
 
 
 def test_the_brake_is_released_when_enough_are_heard() -> None:
     nodes = [node("n1", "lost", silence=99), node("n2", "lost", silence=1), node("n3")]
-    actions = plan(snapshot(nodes, braked="most are gone", brake_nodes=frozenset({"n1", "n2"})), NOW)
-    assert of_kind(actions, Brake) == [Brake(None)]
+    actions = plan(snapshot(nodes, hold="most are gone", hold_nodes=frozenset({"n1", "n2"})), NOW)
+    assert of_kind(actions, MassFailureHold) == [MassFailureHold(None)]
 
 
 def test_a_standing_brake_is_not_repeated() -> None:
     nodes = [node("n1", "lost", silence=31), node("n2", "lost", silence=35), node("n3")]
     reason, oids = brake_of(*nodes), frozenset({"n1", "n2"})
-    assert plan(snapshot(nodes, braked=reason, brake_nodes=oids), NOW) == []
+    assert plan(snapshot(nodes, hold=reason, hold_nodes=oids), NOW) == []

@@ -18,7 +18,7 @@ def actions_of(*args: Any, kinds: tuple[type, ...], **more: object) -> list[m.Ac
 
 
 WORKER_KINDS = (
-    m.CreateWorker, m.DropWorker, m.Pend, m.Place, m.Unassign, m.Displace, m.MarkUnknown, m.MarkStopped,
+    m.CreateWorker, m.DropWorker, m.MarkPending, m.Place, m.Unassign, m.Evict, m.MarkUnknown, m.MarkStopped,
 )  # fmt: skip
 
 
@@ -84,7 +84,9 @@ def test_a_stopped_worker_of_a_started_cluster_waits_for_a_place_again() -> None
     assert about([worker("web", 1, "STOPPED")]) == [
         m.Place("web-1", "n1", "n1 has the least load of the nodes with room (0 workers)")
     ]
-    assert about([worker("web", 1, "STOPPED")], members=[]) == [m.Pend("web-1", "no node in the cluster")]
+    assert about([worker("web", 1, "STOPPED")], members=[]) == [
+        m.MarkPending("web-1", "no node in the cluster")
+    ]
 
 
 # --- stopping
@@ -215,8 +217,8 @@ def test_moved_when_silent_for_longer_than_the_groups_lost_after(
 ) -> None:
     of = group("web", 1, [worker("web", 1, on="n1")], lost_after=lost_after)
     nodes = [n1, node("n2"), node("n3")]
-    found = actions_of(nodes, cluster(of, members=["n1", "n2"]), kinds=(m.Displace,))
-    assert [a.worker_oid for a in found if isinstance(a, m.Displace)] == (["web-1"] if moved else [])
+    found = actions_of(nodes, cluster(of, members=["n1", "n2"]), kinds=(m.Evict,))
+    assert [a.worker_oid for a in found if isinstance(a, m.Evict)] == (["web-1"] if moved else [])
 
 
 LOST = node("n1", "lost", silence=99)
@@ -237,7 +239,7 @@ def test_a_worker_keeps_its_place_when_no_other_node_could_take_it(members: list
 def test_only_as_many_are_moved_as_find_a_place() -> None:
     workers = [worker("web", i, on="n1") for i in (1, 2, 3)]
     found = about(workers, scale=3, n1=LOST, members=["n1", m.MemberView("n2", hardlimit=2)])
-    assert [type(a) for a in found] == [m.Displace, m.Displace, m.MarkUnknown]
+    assert [type(a) for a in found] == [m.Evict, m.Evict, m.MarkUnknown]
     assert found[2].reason.endswith("n2 is at its hardlimit (2/2)")
 
 
@@ -268,12 +270,12 @@ def test_the_brake_holds_what_was_placed_and_lets_new_workers_be_placed() -> Non
     [
         (node("n1"), m.Unassign),
         (node("n1", "late", silence=16), m.Unassign),
-        (node("n1", "lost", silence=31), m.Displace),
+        (node("n1", "lost", silence=31), m.Evict),
         (node("n1", "offline", silence=1, goodbye=True), m.MarkUnknown),
-        (node("n1", "offline", silence=31, goodbye=True), m.Displace),
+        (node("n1", "offline", silence=31, goodbye=True), m.Evict),
         (node("n1", "unpaired", silence=1, goodbye=True), m.MarkUnknown),
         (node("n1", "unpaired", silence=1), m.Unassign),
-        (node("n1", "unpaired", silence=31), m.Displace),
+        (node("n1", "unpaired", silence=31), m.Evict),
     ],
 )
 def test_a_node_that_left_the_cluster(n1: m.NodeView, kind: type) -> None:
@@ -285,14 +287,14 @@ def test_a_node_that_left_the_cluster(n1: m.NodeView, kind: type) -> None:
 
 def test_an_unpaired_node_is_a_member_of_nothing() -> None:
     (found,) = about([worker("web", 1, on="n1")], n1=node("n1", "unpaired", silence=31))
-    assert isinstance(found, m.Displace)
+    assert isinstance(found, m.Evict)
 
 
 def test_what_the_operator_removes_is_moved_even_under_the_brake() -> None:
     nodes = [node("n1", silence=31), node("n2", silence=31), node("n3")]
     of = cluster(group("web", 1, [worker("web", 1, on="n1")]), members=["n3"])
     found = actions_of(nodes, of, kinds=WORKER_KINDS)
-    assert [type(a) for a in found] == [m.Displace]
+    assert [type(a) for a in found] == [m.Evict]
 
 
 # --- places
@@ -306,7 +308,7 @@ def test_a_pending_worker_is_placed_and_told_why() -> None:
 
 def test_a_pending_reason_is_said_once() -> None:
     (found,) = about([worker("web", 1, "PENDING")], members=[])
-    assert found == m.Pend("web-1", "no node in the cluster")
+    assert found == m.MarkPending("web-1", "no node in the cluster")
     assert about([worker("web", 1, "PENDING", reason="no node in the cluster")], members=[]) == []
 
 
@@ -315,8 +317,8 @@ def test_two_clusters_share_what_a_node_can_carry() -> None:
     two = cluster(
         group("api", 1, [worker("api", 1, "PENDING", cluster_oid="other")]), members=["n1"], name="other"
     )
-    found = actions_of([node("n1", max_workers=1)], one, two, kinds=(m.Place, m.Pend))
-    assert [type(a) for a in found] == [m.Place, m.Pend]
+    found = actions_of([node("n1", max_workers=1)], one, two, kinds=(m.Place, m.MarkPending))
+    assert [type(a) for a in found] == [m.Place, m.MarkPending]
     assert found[1].reason == "n1 is full (1/1 workers)"
 
 

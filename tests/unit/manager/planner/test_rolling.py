@@ -32,7 +32,7 @@ def ready(sim: Simulator) -> int:
 
 
 def renewed(actions: list[m.Action]) -> list[str]:
-    return [action.worker_oid for action in actions if isinstance(action, m.Renew)]
+    return [action.worker_oid for action in actions if isinstance(action, m.Replace)]
 
 
 def test_one_worker_at_a_time_is_renewed_where_it_is_and_the_end_is_noticed() -> None:
@@ -47,7 +47,7 @@ def test_one_worker_at_a_time_is_renewed_where_it_is_and_the_end_is_noticed() ->
         assert (one.state, one.generation, one.revision) == (WorkerState.STARTING, 2, 2)
         sim.obey()
     actions = sim.settle()
-    assert [action.revision for action in of_kind(actions, m.Settle)] == [2]  # type: ignore[union-attr]
+    assert [action.revision for action in of_kind(actions, m.CompleteRollout)] == [2]  # type: ignore[union-attr]
     assert of(sim).settled == 2 and sim.step() == []
     assert {w.oid: w.node_oid for w in sim.workers()} == homes
 
@@ -160,7 +160,7 @@ def test_a_runtime_that_its_node_does_not_offer_moves_a_worker() -> None:
 
 def test_a_runtime_that_nobody_offers_holds_the_update_back_until_somebody_does() -> None:
     sim = updating(2, runtime="mosquitto")
-    (held,) = of_kind(sim.settle(), m.HoldBack)
+    (held,) = of_kind(sim.settle(), m.BlockRollout)
     assert "no node offers runtime 'mosquitto'" in (of(sim).held_back or "") and held.reason
     assert ready(sim) == 2
     for name in ("n1", "n2"):
@@ -248,7 +248,7 @@ def check_pass(before: m.Snapshot, actions: list[m.Action]) -> None:
     view = before.clusters["edge"].groups[0]
     by_oid = {w.oid: w for w in view.workers}
     serving = {w.oid for w in view.workers if w.state is WorkerState.RUNNING}
-    taken = {a.worker_oid for a in actions if isinstance(a, m.Renew)}
+    taken = {a.worker_oid for a in actions if isinstance(a, m.Replace)}
     surplus = {
         a.worker_oid
         for a in actions
