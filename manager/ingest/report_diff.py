@@ -11,15 +11,15 @@ from busbar.bus.states import NodeStatus, WorkerState, may_advance
 from ..store.rows import NodeRow, WorkerRow
 
 _W = WorkerState
-_SEEN_AS: Final = {
+_STATE_OF: Final = {
     "STARTING": _W.STARTING,
     "RUNNING": _W.RUNNING,
     "BACKOFF": _W.BACKOFF,
-    # Not what the assignment asks for: the agent is between two processes of this worker.
+    # Its assignment says running: the agent is between two processes of this worker.
     "STOPPING": _W.STARTING,
     "STOPPED": _W.STARTING,
 }
-"""A worker that is to run, as its agent sees it."""
+"""The state of a worker that is to run, by the state that its agent reports."""
 FAILED: Final = "its process ended"
 MAX_VERSION: Final = 2**53
 """JSON readers count exactly up to here: no epoch or version goes beyond."""
@@ -143,10 +143,10 @@ def _facts(node: NodeRow, report: Reported, conditions: tuple[str, ...], origin:
 def match(
     rows: Sequence[WorkerRow], seen: Iterable[ReportedWorker], clusters: Mapping[str, str]
 ) -> dict[str, ReportedWorker]:
-    """Reported workers by the oid of the row they speak of; those that are not placed there are left out.
+    """Reported workers by the oid of their row; those without a row on this node are left out.
 
-    By oid when given, else by (cluster, name), else by name where that is unique among the rows. `clusters`
-    are the names of the rows' clusters by oid.
+    Matched by oid when given, else by (cluster, name), else by name where it is unique among the rows.
+    `clusters` are the names of the rows' clusters by oid.
     """
     by_oid = {row.oid: row for row in rows}
     by_cluster = {(clusters.get(row.cluster_oid), row.name): row for row in rows}
@@ -167,19 +167,22 @@ def match(
 
 
 def is_ahead(applied: Applied, epoch: int, least: int) -> bool:
-    """Whether the node follows an epoch that this manager never gave it; `least` is its assignment's own."""
+    """Whether the node follows an epoch that this manager never gave it; `least` as in `trusted_version`."""
     return applied.epoch > epoch and applied.epoch != least
 
 
 def trusted_version(report: Reported, origin: Origin, least: int) -> int:
-    """The assignment version that the node has applied; -1 when it follows another store or manager."""
+    """The assignment version that the node has applied; -1 when it follows another store or manager.
+
+    `least` is the epoch of the node's own assignment.
+    """
     if report.store not in (None, origin.store) or is_ahead(report.applied, origin.epoch, least):
         return -1
     return report.applied.version
 
 
 def conditions_of(report: Reported, origin: Origin, least: int) -> list[str]:
-    """What a person should know about this node, from its report."""
+    """The node's conditions, from its report."""
     found = list(report.conditions)
     if report.refused:
         found.append(f"it refused the assignment: {report.refused}")
@@ -195,10 +198,10 @@ def conditions_of(report: Reported, origin: Origin, least: int) -> list[str]:
 
 
 def diff_worker(row: WorkerRow, seen: ReportedWorker | None, applied: int, live: bool) -> WorkerDiff | None:
-    """What a report changes about a placed worker; None when nothing.
+    """What a report changes about an assigned worker; None when nothing.
 
-    `applied` is the version from `trusted_version`. A report that is not `live` (stored by the broker, or of
-    a node that can't be heard) proves only that a stopped worker was gone, not that one runs now.
+    `applied` is the version from `trusted_version`. A report that is not `live` (retained, or of an unpaired
+    node) proves only that a stopped worker is gone, not that one runs now.
     """
     if row.state is _W.STOPPING:
         return _stopping(row, seen, applied)
@@ -218,7 +221,7 @@ def _stopping(row: WorkerRow, seen: ReportedWorker | None, applied: int) -> Work
 
 
 def _absent(row: WorkerRow) -> WorkerDiff | None:
-    """Its node is heard and does not run it (yet): whatever it was, it is not ready."""
+    """The node does not run it (yet), so it is not ready."""
     if row.state is _W.STARTING or not may_advance(row.state, _W.STARTING):
         return None
     reason = "its node has not started it yet"
@@ -227,7 +230,7 @@ def _absent(row: WorkerRow) -> WorkerDiff | None:
 
 
 def _wanted(row: WorkerRow, seen: ReportedWorker) -> WorkerDiff | None:
-    state = _SEEN_AS.get(seen.state.upper())
+    state = _STATE_OF.get(seen.state.upper())
     if state is None or not may_advance(row.state, state):
         return None
     reason = _reason(row, seen, state)
@@ -255,15 +258,15 @@ def _reason(row: WorkerRow, seen: ReportedWorker, state: WorkerState) -> str | N
 def _events(
     row: WorkerRow, seen: ReportedWorker, state: WorkerState, reason: str | None
 ) -> tuple[tuple[str, str | None], ...]:
-    """BACKOFF, or a risen counter of restarts, is a failure; several steps may show up as one.
+    """BACKOFF, or an increased restart counter, is a failure; a report may skip several steps.
 
-    The counter rises at the start after a BACKOFF: that failure has been told already.
+    The counter increases at the start after a BACKOFF, whose failure has its event already.
     """
     again = seen.restarts > row.restarts
     entered = state is not row.state
-    untold = seen.restarts - row.restarts - (row.state is _W.BACKOFF)
+    unreported = seen.restarts - row.restarts - (row.state is _W.BACKOFF)
     events: list[tuple[str, str | None]] = []
-    if untold > 0 or (state is _W.BACKOFF and (entered or again)):
+    if unreported > 0 or (state is _W.BACKOFF and (entered or again)):
         events.append(("failed", reason or FAILED))
     if state is _W.RUNNING and (entered or again):
         events.append(("ready", seen.reason))

@@ -32,13 +32,13 @@ from .report_writer import write_report
 log = logging.getLogger(__name__)
 
 NODE_RATE: Final = 100.0
-"""Messages of one node per second, in the long run: an agent sends one or two. What is dropped is asked for
+"""Sustained messages per second of one node: an agent sends one or two. A report that is dropped is requested
 again when the digest of the next heartbeat differs."""
 NODE_BURST: Final = 1_000
 NODE_BYTES: Final = 8_192
-"""Bytes that count as one message more: the largest report counts as 129."""
+"""Bytes that count as one more message: the largest report counts as 129."""
 SMALL: Final = 4_096
-"""Bytes of a node state or a heartbeat; they have a few short members."""
+"""Most bytes of a node state or a heartbeat, which have a few short members."""
 _NEW: Final = NodeSession()
 QOS: Final[Mapping[NodeLeaf, int]] = {"state": 1, "reported": 1, "heartbeat": 0}
 
@@ -46,7 +46,7 @@ QOS: Final[Mapping[NodeLeaf, int]] = {"state": 1, "reported": 1, "heartbeat": 0}
 class Reports:
     """`handle` takes every message of `node/+/state`, `node/+/reported` and `node/+/heartbeat`.
 
-    `wake` is called when the monitor should look again; `command(node_name, command)` sends an impulse.
+    `wake` triggers a pass of the monitor; `command(node_name, command)` sends a command to an agent.
     """
 
     def __init__(
@@ -75,26 +75,27 @@ class Reports:
         cache.on_node_removed(self._forget)
 
     def attach(self, link: Link) -> None:
-        """Subscribe to the nodes, and count silence anew after every connect."""
+        """Subscribe to the nodes' topics; silence counts anew after every connect."""
         for leaf, qos in QOS.items():
             link.subscribe(self._topics.all_nodes(leaf), self.handle, qos)
         link.on_connect(self.connected)
 
     async def connected(self) -> None:
-        """The broker is (again) in reach: nobody is blamed for what could not be heard before."""
+        """Connected to the broker (again): nodes could not be heard before."""
         self._memory.start_listening()
         self.sessions = {oid: session.reconnected() for oid, session in self.sessions.items()}
         self._wake()
 
     def _forget(self, node_oid: str) -> None:
         self.sessions.pop(node_oid, None)
+        self._next.pop(node_oid, None)
 
     def handle(self, message: Message) -> None:
-        """Take one message in. Never raises: what can't be read is logged and dropped."""
+        """Take in one message. Never raises: a message that can't be decoded is logged and dropped."""
         try:
             self._handle(message)
         except Exception as error:
-            self._complain(f"dropped a message on {message.topic[:200]!r}", error)
+            self._warn(f"dropped a message on {message.topic[:200]!r}", error)
 
     def _handle(self, message: Message) -> None:
         topic = self._topics.parse_node(message.topic)
@@ -102,12 +103,12 @@ class Reports:
             return
         node = self._cache.node_named(topic.node)
         if node is None:
-            self._complain(f"node '{topic.node}' is not paired: it is not listened to")
+            self._warn(f"node '{topic.node}' is not paired: its messages are ignored")
             return
         now = self._clock.monotonic()
         cost = 1.0 + len(message.payload) / NODE_BYTES
         if self._limits.admit(node.oid, now, cost) is not None:
-            self._complain(f"node '{topic.node}' says too much: some of it is dropped")
+            self._warn(f"node '{topic.node}' exceeds its message rate: some messages are dropped")
             return
         decoded = _decode(topic.leaf, message.payload)
         if decoded is None:
@@ -127,6 +128,11 @@ class Reports:
 
     def _session(self, node_oid: str) -> NodeSession:
         return self.sessions.get(node_oid, _NEW)
+
+    def _keep(self, node_oid: str, session: NodeSession) -> None:
+        """After a write; the node may have been removed meanwhile."""
+        if node_oid in self.sessions:
+            self.sessions[node_oid] = session
 
     def _carry_out(self, node: NodeRow, effect: Effect) -> None:
         if effect is Signal.HEARD:
@@ -170,20 +176,20 @@ class Reports:
         if isinstance(outcome, Exception):
             self._put_back(node, update, outcome)
             return
-        self.sessions[node.oid] = self._session(node.oid).written(update)
+        self._keep(node.oid, self._session(node.oid).written(update))
         self._memory.set_stats(outcome)
         following = self._next.pop(node.oid, None)
         if following is not None:
             self._submit(node, following)
 
     def _put_back(self, node: NodeRow, update: NodeUpdate, error: Exception) -> None:
-        """It could not be written: the next heartbeat brings the report again, and the columns with it."""
-        self._complain(f"what node '{node.name}' said could not be written yet", error)
+        """Keep an update that the store refused for the next write, which the next heartbeat triggers."""
+        self._warn(f"an update of node '{node.name}' could not be written yet", error)
         later = self._next.get(node.oid)
         self._next[node.oid] = update.merge(later) if later else update
-        self.sessions[node.oid] = self._session(node.oid).not_written()
+        self._keep(node.oid, self._session(node.oid).not_written())
 
-    def _complain(self, what: str, error: Exception | None = None) -> None:
+    def _warn(self, what: str, error: Exception | None = None) -> None:
         if self._throttle.allows(what):
             log.warning("%s%s", what, f": {error!r}" if error else "")
 

@@ -242,7 +242,7 @@ def _roll_out(group: _GroupPlan) -> bool:
 def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
     """Replace a worker in place, or elsewhere if its node drains or lacks the runtime; None or a blocker."""
     if group.fleet.hold:
-        return f"{worker.name} is not renewed: {group.fleet.hold}"
+        return f"{worker.name} is not replaced: {group.fleet.hold}"
     reason = f"update to revision {group.view.revision}"
     node = group.fleet.nodes[worker.node_oid or ""]
     if node.draining and group.reserve() is not None:

@@ -72,7 +72,7 @@ class GroupRow(Struct, frozen=True, gc=False):
     """A worker group. `lost_after` and `start_deadline` are seconds.
 
     `settled` is the last revision that all its workers have been ready with; `held_back` says why no more of
-    them can be renewed.
+    them can be replaced.
     """
 
     oid: str
@@ -101,7 +101,7 @@ class GroupRow(Struct, frozen=True, gc=False):
 class WorkerRow(Struct, frozen=True, gc=False):
     """A numbered slot of a group. It stands in its node's assignment while `unassigned_version` is None;
     otherwise that is the first assignment version that no longer holds it. `revision` is that of its group
-    when it was last placed or renewed."""
+    when it was last placed or replaced."""
 
     oid: str
     group_oid: str

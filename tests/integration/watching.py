@@ -1,4 +1,4 @@
-"""A store, a monitor and the reports' door on an in-memory broker and a fake clock; agents in name only."""
+"""A store, a monitor and the reports on an in-memory broker and a fake clock; agents in name only."""
 
 from __future__ import annotations
 

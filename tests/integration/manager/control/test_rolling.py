@@ -75,7 +75,7 @@ async def through(watch: Watch, agents: list[Agent]) -> None:
     raise AssertionError(watch.states())
 
 
-async def test_each_worker_is_assigned_its_own_revision_until_it_is_renewed(tmp_path: Path) -> None:
+async def test_each_worker_is_assigned_its_own_revision_until_it_is_replaced(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3)
         made = await update(watch, transport=transport(5000))
@@ -98,7 +98,7 @@ async def test_each_worker_is_assigned_its_own_revision_until_it_is_renewed(tmp_
             assert watch.told(name)[-2:] == ["worker_starting", "worker_ready"]
 
 
-async def test_an_older_report_does_not_make_a_renewed_worker_ready(tmp_path: Path) -> None:
+async def test_an_older_report_does_not_make_a_replaced_worker_ready(tmp_path: Path) -> None:
     """The agent still runs the old process when it hears of the new definition: that is not readiness."""
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
@@ -110,7 +110,7 @@ async def test_an_older_report_does_not_make_a_renewed_worker_ready(tmp_path: Pa
         await watch.until(lambda: watch.worker("web-1").state == "RUNNING")
 
 
-async def test_a_halted_update_says_so_and_its_predecessor_brought_back_restarts_only_what_is_broken(
+async def test_a_blocked_rollout_says_so_and_rolling_back_restarts_only_failed_workers(
     tmp_path: Path,
 ) -> None:
     async with watching(tmp_path) as watch:
@@ -131,7 +131,7 @@ async def test_a_halted_update_says_so_and_its_predecessor_brought_back_restarts
         assert ports(watch, agents) == {"web-1": 1000, "web-2": 1000, "web-3": 1000}
 
 
-async def test_a_newer_update_supersedes_and_what_nothing_runs_is_forgotten(tmp_path: Path) -> None:
+async def test_a_newer_revision_supersedes_and_unused_revisions_are_deleted(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3)
         await update(watch, transport=transport(5000))
@@ -146,7 +146,7 @@ async def test_a_newer_update_supersedes_and_what_nothing_runs_is_forgotten(tmp_
         assert watch.told("web").count("workergroup_updated") == 1
 
 
-async def test_labels_alone_touch_no_worker(tmp_path: Path) -> None:
+async def test_a_change_of_labels_alone_replaces_no_worker(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         await fleet(watch, 2, scale=2, label="old", tags=["a"])
         before = watch.node("n1").assignment_version
@@ -217,7 +217,7 @@ async def test_a_removed_transport_is_that_of_the_cluster(tmp_path: Path) -> Non
         assert made.transport is None and ports(watch, agents) == {"web-1": 2000}
 
 
-async def test_what_was_taken_back_meanwhile_stops_no_worker(tmp_path: Path) -> None:
+async def test_an_unassign_whose_cause_was_undone_is_skipped(tmp_path: Path) -> None:
     """Between a plan and its being carried out, an operation may have asked for the opposite."""
     async with watching(tmp_path) as watch:
         await fleet(watch, 1, scale=1)
@@ -233,7 +233,7 @@ async def test_what_was_taken_back_meanwhile_stops_no_worker(tmp_path: Path) -> 
         assert outcome.changed and watch.worker("web-1").state == "STOPPING"
 
 
-async def test_a_renewal_is_left_out_where_another_worker_has_failed_meanwhile(tmp_path: Path) -> None:
+async def test_a_replacement_is_skipped_where_another_worker_has_failed_meanwhile(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
         agents[1].obey(web_2={"state": "BACKOFF"})

@@ -366,7 +366,7 @@ histories = st.lists(some_message(), max_size=25)
 
 
 @given(histories, st.data())
-def test_a_message_twice_is_as_good_as_once(history: Any, data: st.DataObject) -> None:
+def test_messages_are_idempotent(history: Any, data: st.DataObject) -> None:
     once, twice = Node(), Node()
     for message, retained, seconds in history:
         once.now = twice.now = once.now + seconds
@@ -379,7 +379,7 @@ def test_a_message_twice_is_as_good_as_once(history: Any, data: st.DataObject) -
 
 
 @given(histories)
-def test_what_was_retained_is_never_a_sign_of_life(history: Any) -> None:
+def test_a_retained_message_is_never_a_sign_of_life(history: Any) -> None:
     node = Node()
     for message, _, seconds in history:
         node.now += seconds

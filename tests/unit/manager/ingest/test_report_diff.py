@@ -1,4 +1,4 @@
-"""What a report says about placed workers: who is meant, what changes, what is told."""
+"""What a report changes about assigned workers: matching, columns, events."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_reason_does_not_outlive_its_state() -> None:
         ("s2", Applied(3, 8), -1, "another manager's store (s2, not s1)"),
     ],
 )
-def test_whose_assignment_was_applied(
+def test_trusted_version_and_conditions(
     store: str | None, applied: Applied, version: int, words: str | None
 ) -> None:
     report = Reported(boot="b", conn=1, workers=[], store=store, applied=applied)

@@ -146,7 +146,7 @@ def check_step(before: m.Snapshot, actions: list[m.Action], now: float) -> None:
                 assert of.state in (WorkerState.PENDING, WorkerState.STOPPED) and of.node_oid is None
                 check_place(before, status, groups[of.group_oid], action.node_oid, held, held_of)
             elif isinstance(action, m.Evict):
-                check_displace(before, status, of, hold, now)
+                check_evict(before, status, of, hold, now)
             elif isinstance(action, m.MarkUnknown):
                 assert status[of.node_oid or ""] is not NodeStatus.ONLINE
             elif isinstance(action, m.MarkStopped):
@@ -189,7 +189,7 @@ def check_place(
         assert held[node_oid] <= target.max_workers
 
 
-def check_displace(
+def check_evict(
     before: m.Snapshot, status: dict[str, NodeStatus], of: m.WorkerView, hold: str | None, now: float
 ) -> None:
     home = before.clusters[of.cluster_oid]
@@ -218,7 +218,7 @@ def overfull(state: m.Snapshot) -> set[tuple[str, str]]:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some_fleet())
-def test_any_fleet_comes_to_rest_and_keeps_the_rules(state: m.Snapshot) -> None:
+def test_every_fleet_converges_and_keeps_the_invariants(state: m.Snapshot) -> None:
     sim = Simulator(state)
     over = overfull(state)
     for _ in range(12):
@@ -234,7 +234,7 @@ def test_any_fleet_comes_to_rest_and_keeps_the_rules(state: m.Snapshot) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some_fleet())
-def test_a_cluster_is_passed_over_only_where_nothing_is_to_be_done(state: m.Snapshot) -> None:
+def test_a_cluster_is_at_rest_only_where_a_plan_has_no_actions(state: m.Snapshot) -> None:
     fleet, _ = judge_nodes(state, NOW)
     for of in state.clusters.values():
         if at_rest(of):
@@ -258,17 +258,17 @@ def stopped(of: m.ClusterView) -> m.ClusterView:
 
 @settings(max_examples=300, deadline=None)
 @given(troubled_fleet())
-def test_nothing_is_moved_too_early_nor_under_the_brake_nor_for_nothing(state: m.Snapshot) -> None:
+def test_no_eviction_is_early_under_the_hold_or_without_a_new_place(state: m.Snapshot) -> None:
     sim = Simulator(state)
     actions = sim.step()
     check_step(state, actions, sim.now)
-    check_braked(state, actions)
+    check_hold(state, actions)
     moved = [action.worker_oid for action in actions if isinstance(action, m.Evict)]
     sim.settle()
     assert all(sim.worker(oid).node_oid for oid in moved), "moved without a place to go to"
 
 
-def check_braked(state: m.Snapshot, actions: list[m.Action]) -> None:
+def check_hold(state: m.Snapshot, actions: list[m.Action]) -> None:
     """The rule of the brake, counted the plain way: more than half lost within a minute of each other."""
     lost = [n for n in state.nodes.values() if NOW - n.heard_at >= 30 and not n.goodbye]
     alive = [n for n in state.nodes.values() if NOW - n.heard_at < 30 and not n.goodbye]

@@ -72,7 +72,7 @@ def test_hardlimit_counts_this_cluster_and_max_workers_all() -> None:
 
 
 @pytest.mark.parametrize("status", ["late", "lost", "offline", "unpaired"])
-def test_only_nodes_that_are_heard(status: str) -> None:
+def test_only_online_nodes_are_candidates(status: str) -> None:
     of = cluster(group("web", 1), members=["n1"])
     found = candidates([node("n1", status)], of)
     assert reserved(found, 1) == [None]
