@@ -16,7 +16,7 @@ from .errors import CliError, ExitCode, usage
 DEFAULT_REALM: Final = "default"
 DEFAULT_ROOT: Final = "busbar"
 UP_FILE: Final = "up.json"
-BROKER_HELP: Final = "Broker URL: mqtt(s)://, ws(s)://; of a cluster, several with commas."
+BROKER_HELP: Final = "Broker URL: mqtt(s)://, ws(s)://; several, comma-separated, for a cluster."
 
 
 @dataclass(frozen=True, slots=True)

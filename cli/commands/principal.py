@@ -12,7 +12,7 @@ from .. import output
 from ..connect import run
 from ..services import accounts
 
-app = n.noun("Users and their roles. The broker proves who somebody is; the manager decides what he may do.")
+app = n.noun("Users and their roles. The broker authenticates; the manager authorises by role.")
 
 COLUMNS: list[output.Column] = [("name", "name"), ("role", "role"), ("oid", "oid")]
 Name = Annotated[str, typer.Argument(help="User name at the broker.")]
@@ -34,7 +34,7 @@ def add(name: Name, role: RoleArgument) -> None:
         output.done(made, f"principal '{name}' is {made['role']}")
         return accounts.outside(name, "add")
     secret = str(accounts.add(state, name, accounts.PERSON))
-    text = f"principal '{name}' is {made['role']}; the password lies in {secret}"
+    text = f"principal '{name}' is {made['role']}; its password is in {secret}"
     return output.done({**made, "password_file": secret}, text)
 
 

@@ -113,7 +113,7 @@ def tell_token(state: Path, made: dict[str, Any], node: str, valid_s: float) -> 
     text, broker = token(state, node, valid_s), settings(given(), os.environ).broker
     if output.output_format() != "table":
         return output.dump({**made, "token": text, "token_valid_s": valid_s})
-    print(f"token, good once and for {output.duration(valid_s * 1000)}:")
+    print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
     print(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
