@@ -1,4 +1,4 @@
-"""Events about nodes, workers and clusters: one wording for the monitor and the reports."""
+"""Lifecycle events of nodes, workers and clusters, recorded alike by the monitor and by reports."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .rows import ClusterRow, GroupRow, NodeRow, WorkerRow
 from .tx import Tx
 
 
-class Teller:
-    """Events within one transaction; names are looked up once."""
+class EventRecorder:
+    """Records events in one transaction; each name is looked up once."""
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
@@ -33,7 +33,7 @@ class Teller:
         return self._nodes[oid]
 
     def worker(self, worker: WorkerRow, verb: str, reason: str | None, **more: Any) -> None:
-        """`on_worker_{verb}`; `worker` is the row as it was before the change."""
+        """`on_worker_{verb}`; `worker` is the row before the change."""
         cluster = self.cluster(worker.cluster_oid)
         data = {
             "oid": worker.oid,
@@ -66,12 +66,12 @@ class Teller:
         self._tx.event("node", status.value, cluster=None, kind="node", name=node.name, data=data)
 
     def drained(self, node: NodeRow) -> None:
-        """`on_node_drained`: nothing is left on it."""
+        """`on_node_drained`: it has no workers left."""
         data = {"oid": node.oid, "version": node.version + 1, "reason": node.draining}
         self._tx.event("node", "drained", cluster=None, kind="node", name=node.name, data=data)
 
     def cluster_status(self, cluster: ClusterRow, verb: str, status: str, reason: str) -> None:
-        """`on_routercluster_{verb}`; what a request set going names who sent that request."""
+        """`on_routercluster_{verb}`; `started` and `stopped` name the request that caused them."""
         data: dict[str, Any] = {
             "oid": cluster.oid,
             "version": cluster.version + 1,
@@ -84,10 +84,10 @@ class Teller:
         self._tx.event("routercluster", verb, cluster=name, kind="routercluster", name=name, data=data)
 
 
-def record_stopped(tx: Tx, tell: Teller, worker: WorkerRow, reason: str) -> None:
-    """A worker is gone: STOPPED, without a place, and told.
+def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str) -> None:
+    """Set a worker STOPPED and unassigned, and record the event.
 
-    Its next place counts as a move only if its cluster goes on running.
+    Its next placement counts as a move only if its cluster keeps running.
     """
     cluster = tx.cluster(worker.cluster_oid)
     moving = cluster is not None and cluster.status in STARTED
@@ -101,4 +101,4 @@ def record_stopped(tx: Tx, tell: Teller, worker: WorkerRow, reason: str) -> None
         address=None,
         pid=None,
     )
-    tell.worker(worker, "stopped", reason)
+    events.worker(worker, "stopped", reason)
