@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import signal
-import sys
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -50,17 +48,12 @@ __all__ = [
     "StoreRefusedError",
     "check",
     "database",
-    "main",
     "run",
     "take_over",
 ]
 
 log = logging.getLogger("busbar.manager")
 
-EXIT_REFUSED: Final = 2
-"""The state folder or its database can't be used; restarting does not help."""
-EXIT_FENCED: Final = 3
-"""A newer manager is at work; restarting does not help."""
 FENCE_WAIT_S: Final = 0.15
 """After a connect, how long to wait for retained manager states before publishing."""
 EARLY_LIMIT: Final = 1_000
@@ -286,28 +279,6 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
             await asyncio.to_thread(store.close)
     finally:
         lock.release()
-
-
-def main(config: ManagerConfig) -> int:
-    """Run until SIGTERM or SIGINT and return the exit code: 0, 2 (refused) or 3 (fenced)."""
-    try:
-        asyncio.run(_main(config))
-    except (StoreRefusedError, ValueError, OSError) as error:
-        print(f"busbar manager: {error}", file=sys.stderr)
-        return EXIT_REFUSED
-    except FencedError as error:
-        print(f"busbar manager: {error}", file=sys.stderr)
-        return EXIT_FENCED
-    return 0
-
-
-async def _main(config: ManagerConfig) -> None:
-    task = asyncio.ensure_future(run(config))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 async def _await(loop: Awaitable[None]) -> None:
