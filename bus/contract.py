@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import params as p
+from .topics import StatusKind
 
 READ_ROLES: Final = frozenset({"owner", "operator", "viewer"})
 CHANGE_ROLES: Final = frozenset({"owner", "operator"})
@@ -266,6 +267,11 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "manager": ("braked", "released", "restored"),
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""
+
+STATUS_KINDS: Final[tuple[StatusKind, ...]] = ("routercluster", "node", "workergroup", "worker")
+"""The kinds of objects that have a retained status."""
+EVENT_KINDS: Final = {subject: subject for subject in EVENTS} | {"routercluster_node": "node"}
+"""The kind of object that the events of each subject name."""
 
 
 def event_type(subject: str, verb: str) -> str:

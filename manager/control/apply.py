@@ -146,7 +146,6 @@ class Batch:
             "manager",
             "braked" if action.reason else "released",
             cluster=None,
-            kind="manager",
             name=self._manager_id,
             data={"reason": reason, "nodes": nodes},
         )

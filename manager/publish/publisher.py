@@ -19,7 +19,7 @@ from busbar.bus.connection.link import Done, Link, Properties
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusOfflineError
 from busbar.bus.messages import Command
-from busbar.bus.topics import Kind
+from busbar.bus.topics import StatusKind
 
 from ..store import Changes, Store
 from ..store.rows import OutboxRow
@@ -330,7 +330,7 @@ class Publisher:
                     log.debug("deleting acknowledged rows failed; trying again: %s", error)
 
 
-def _kinds(changes: Changes) -> tuple[tuple[Kind, set[str]], ...]:
+def _kinds(changes: Changes) -> tuple[tuple[StatusKind, set[str]], ...]:
     return (
         ("node", changes.nodes),
         ("routercluster", changes.clusters),

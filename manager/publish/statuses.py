@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from busbar.bus.decode import encode
 from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
-from busbar.bus.topics import NO_CLUSTER, Kind, Topics
+from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
 
 from ..store import Store
 from . import render
 
-Key = tuple[Kind, str]
+Key = tuple[StatusKind, str]
 """An object: its kind and oid."""
 Publication = tuple[str, bytes]
 
@@ -111,5 +111,5 @@ class StatusBuilder:
             return []
         return self._reads.not_ready(member, oid, render.MAX_CONDITIONS + 1)
 
-    def _publication(self, cluster: str, kind: Kind, status: Status) -> Publication:
+    def _publication(self, cluster: str, kind: StatusKind, status: Status) -> Publication:
         return self._topics.status(cluster, kind, status.name), encode(status)

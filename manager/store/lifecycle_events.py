@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from busbar.bus.states import STARTED, NodeStatus, WorkerState
 
 from .rows import ClusterRow, GroupRow, NodeRow, WorkerRow
@@ -32,7 +30,7 @@ class EventRecorder:
             self._nodes[oid] = row.name if row else oid
         return self._nodes[oid]
 
-    def worker(self, worker: WorkerRow, verb: str, reason: str | None, **more: Any) -> None:
+    def worker(self, worker: WorkerRow, verb: str, reason: str | None, **more: object) -> None:
         """`on_worker_{verb}`; `worker` is the row before the change."""
         cluster = self.cluster(worker.cluster_oid)
         data = {
@@ -43,7 +41,7 @@ class EventRecorder:
             "version": worker.version + 1,
             "reason": reason,
         }
-        self._tx.event("worker", verb, cluster=cluster, kind="worker", name=worker.name, data=data | more)
+        self._tx.event("worker", verb, cluster=cluster, name=worker.name, data=data | more)
 
     def group_updated(self, group: GroupRow, reason: str) -> None:
         """`on_workergroup_updated`: all its workers are ready with its revision."""
@@ -56,23 +54,21 @@ class EventRecorder:
             "scale": group.scale,
             "reason": reason,
         }
-        self._tx.event(
-            "workergroup", "updated", cluster=cluster, kind="workergroup", name=group.name, data=data
-        )
+        self._tx.event("workergroup", "updated", cluster=cluster, name=group.name, data=data)
 
     def node_status(self, node: NodeRow, status: NodeStatus, reason: str) -> None:
         """`on_node_{status}`."""
         data = {"oid": node.oid, "version": node.version + 1, "status": status, "reason": reason}
-        self._tx.event("node", status.value, cluster=None, kind="node", name=node.name, data=data)
+        self._tx.event("node", status.value, cluster=None, name=node.name, data=data)
 
     def drained(self, node: NodeRow) -> None:
         """`on_node_drained`: it has no workers left."""
         data = {"oid": node.oid, "version": node.version + 1, "reason": node.draining}
-        self._tx.event("node", "drained", cluster=None, kind="node", name=node.name, data=data)
+        self._tx.event("node", "drained", cluster=None, name=node.name, data=data)
 
     def cluster_status(self, cluster: ClusterRow, verb: str, status: str, reason: str) -> None:
         """`on_routercluster_{verb}`; `started` and `stopped` name the request that caused them."""
-        data: dict[str, Any] = {
+        data: dict[str, object] = {
             "oid": cluster.oid,
             "version": cluster.version + 1,
             "status": status,
@@ -81,7 +77,7 @@ class EventRecorder:
         if verb in ("started", "stopped") and cluster.who:
             data |= {"who": cluster.who, "request_id": cluster.request_id}
         name = cluster.name
-        self._tx.event("routercluster", verb, cluster=name, kind="routercluster", name=name, data=data)
+        self._tx.event("routercluster", verb, cluster=name, name=name, data=data)
 
 
 def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str) -> None:

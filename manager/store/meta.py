@@ -26,4 +26,4 @@ def record_restored(tx: Tx, manager_id: str) -> None:
     if reason:
         tx.set_meta(RESTORED, "")
         facts = {"reason": reason, "store": tx.context.store}
-        tx.event("manager", "restored", cluster=None, kind="manager", name=manager_id, data=facts)
+        tx.event("manager", "restored", cluster=None, name=manager_id, data=facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -222,7 +222,7 @@ class Tx(Queries):
     # --- events and messages
 
     def event(
-        self, subject: str, verb: str, *, cluster: str | None, kind: str, name: str, data: dict[str, Any]
+        self, subject: str, verb: str, *, cluster: str | None, name: str, data: Mapping[str, object]
     ) -> int:
         """Record a lifecycle event (`bus.contract.EVENTS`) and return its sequence.
 
@@ -232,6 +232,7 @@ class Tx(Queries):
             KeyError: when the contract has no such event.
         """
         context, appends = self.context, self.context.appends
+        kind = contract.EVENT_KINDS[subject]
         appends.sequence = sequence = appends.sequence + 1
         facts: dict[str, Any] = {"name": name, "epoch": context.epoch, "who": self.cause.who}
         if self.cause.request_id is not None:
@@ -243,7 +244,7 @@ class Tx(Queries):
             type=contract.event_type(subject, verb),
             subject=f"{kind}/{name}",
             time=rfc3339(self.now_ns),
-            data=facts | data,
+            data={**facts, **data},
         )
         payload = encode(event)
         topic = context.topics.event(cluster or NO_CLUSTER, kind, name, verb)

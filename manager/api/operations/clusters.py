@@ -120,9 +120,7 @@ def _record_event(ctx: ChangeContext, row: ClusterRow, verb: str, reason: str | 
     data = {"oid": row.oid, "version": row.version, "status": row.status}
     if reason is not None:
         data["reason"] = reason
-    ctx.tx.event(
-        "routercluster", verb, cluster=row.name, kind="routercluster", name=row.name, data=dict(data)
-    )
+    ctx.tx.event("routercluster", verb, cluster=row.name, name=row.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

@@ -67,7 +67,7 @@ def list_routercluster_nodes(ctx: ReadContext, params: p.ListMembers) -> list[st
 def record_event(tx: Tx, verb: str, cluster: ClusterRow, node: NodeRow) -> None:
     """`on_routercluster_node_{verb}`: a node joined or left a cluster."""
     data = {"oid": node.oid, "version": node.version, "cluster_oid": cluster.oid, "cluster": cluster.name}
-    tx.event("routercluster_node", verb, cluster=cluster.name, kind="node", name=node.name, data=dict(data))
+    tx.event("routercluster_node", verb, cluster=cluster.name, name=node.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

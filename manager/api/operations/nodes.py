@@ -182,7 +182,7 @@ def _with_liveness(ctx: ReadContext, row: NodeRow) -> p.Node:
 
 def _record_event(ctx: ChangeContext, verb: str, row: NodeRow, reason: str, **more: object) -> None:
     data = {"oid": row.oid, "version": row.version, "status": row.status, "reason": reason, **more}
-    ctx.tx.event("node", verb, cluster=None, kind="node", name=row.name, data=data)
+    ctx.tx.event("node", verb, cluster=None, name=row.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

@@ -68,7 +68,7 @@ def seed(tx: Tx, wanted: dict[str, str]) -> None:
 
 def _record_event(tx: Tx, verb: str, row: PrincipalRow) -> None:
     data = {"oid": row.oid, "role": row.role}
-    tx.event("principal", verb, cluster=None, kind="principal", name=row.name, data=dict(data))
+    tx.event("principal", verb, cluster=None, name=row.name, data=data)
 
 
 def _need_principal(tx: Tx, name: str) -> PrincipalRow:

@@ -228,10 +228,10 @@ def _free_name(store: Queries, cluster_oid: str) -> str:
 
 
 def _record_event(
-    ctx: ChangeContext, verb: str, cluster: ClusterRow, row: GroupRow, more: Mapping[str, Any]
+    ctx: ChangeContext, verb: str, cluster: ClusterRow, row: GroupRow, more: Mapping[str, object]
 ) -> None:
     data = {"oid": row.oid, "version": row.version, "cluster_oid": cluster.oid, **more}
-    ctx.tx.event("workergroup", verb, cluster=cluster.name, kind="workergroup", name=row.name, data=data)
+    ctx.tx.event("workergroup", verb, cluster=cluster.name, name=row.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

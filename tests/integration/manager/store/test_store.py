@@ -103,9 +103,7 @@ def add(name: str) -> Any:
     def fn(tx: Tx) -> str:
         row = cluster_row(name)
         tx.insert_cluster(row)
-        tx.event(
-            "routercluster", "created", cluster=name, kind="routercluster", name=name, data={"oid": row.oid}
-        )
+        tx.event("routercluster", "created", cluster=name, name=name, data={"oid": row.oid})
         return row.oid
 
     return fn
