@@ -6,6 +6,7 @@ from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.errors import BusError
+from busbar.bus.roles import OWNER
 
 from ...store import Tx
 from ...store.rows import PrincipalRow
@@ -37,7 +38,7 @@ def add_principal(ctx: ChangeContext, params: p.AddPrincipal) -> p.Principal:
 
 def set_principal_role(ctx: ChangeContext, params: p.SetRole) -> p.Principal:
     row = _need_principal(ctx.tx, params.principal_name)
-    if params.role != "owner":
+    if params.role != OWNER:
         _refuse_last_owner(ctx.tx, row)
     ctx.tx.set_role(row.oid, params.role)
     changed = _need_principal(ctx.tx, row.name)
@@ -56,7 +57,7 @@ def remove_principal(ctx: ChangeContext, params: p.PrincipalByName) -> p.Princip
 
 def seed(tx: Tx, wanted: dict[str, str]) -> None:
     """Assign the configured roles to a store without an owner; later changes of roles are kept."""
-    if any(row.role == "owner" for row in tx.principals()):
+    if any(row.role == OWNER for row in tx.principals()):
         return
     for name, role in wanted.items():
         row = tx.principal(name)
@@ -80,7 +81,7 @@ def _need_principal(tx: Tx, name: str) -> PrincipalRow:
 
 def _refuse_last_owner(tx: Tx, row: PrincipalRow) -> None:
     """Raises BusError `not_authorized` for the last owner: only owners can assign roles."""
-    owners = [other for other in tx.principals() if other.role == "owner"]
+    owners = [other for other in tx.principals() if other.role == OWNER]
     if owners == [row]:
         raise BusError("not_authorized", f"'{row.name}' is the last owner", ["/params/principal_name"])
 
