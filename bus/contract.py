@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from . import params as p
 from .roles import CHANGE_ROLES, OWNER_ROLES, READ_ROLES
-from .topics import StatusKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +266,6 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""
 
-STATUS_KINDS: Final[tuple[StatusKind, ...]] = ("routercluster", "node", "workergroup", "worker")
-"""The kinds of objects that have a retained status."""
 EVENT_KINDS: Final = {subject: subject for subject in EVENTS} | {"routercluster_node": "node"}
 """The kind of object that the events of each subject name."""
 

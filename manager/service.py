@@ -28,7 +28,7 @@ from .control.monitor import Monitor
 from .ingest.reports import Reports
 from .leader.fencing import Fence, FencedError, Lock
 from .leader.link_watchdog import LinkWatchdog, Step
-from .leader.state_folder import database, take_over
+from .leader.state_folder import database
 from .planner.model import Timing
 from .publish.presence import Presence
 from .publish.publisher import Publisher
@@ -36,7 +36,7 @@ from .publish.retained_audit import RetainedAudit
 from .publish.statuses import StatusBuilder
 from .rate_limit import Limits
 from .state.node_memory import Observed
-from .store import Store, StoreRefusedError, check
+from .store import Store, StoreRefusedError
 from .store.backup import RESTORED
 from .store.meta import record_restored
 from .store.retention import Retention
@@ -46,10 +46,7 @@ __all__ = [
     "Manager",
     "ManagerConfig",
     "StoreRefusedError",
-    "check",
-    "database",
     "run",
-    "take_over",
 ]
 
 log = logging.getLogger("busbar.manager")

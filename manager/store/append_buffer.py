@@ -7,13 +7,13 @@ cost of single statements.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from . import sql
 from .rows import OutboxRow, StoredReply
 from .sqlite import Database
 
-Cells = tuple[Any, ...]
+Cells = tuple[object, ...]
 
 
 class Position(NamedTuple):
@@ -35,7 +35,7 @@ class AppendBuffer:
     outbox_id: int = 0
     events: list[Cells] = field(default_factory=list)
     outbox: list[Cells] = field(default_factory=list)
-    requests: list[Cells] = field(default_factory=list)
+    requests: list[tuple[str, str, str, bytes, int]] = field(default_factory=list)
     audit: list[Cells] = field(default_factory=list)
     replies: dict[tuple[str, str], StoredReply] = field(default_factory=dict)
     """The replies in `requests`, by caller and id."""

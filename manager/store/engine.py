@@ -47,7 +47,7 @@ CLOSE_S: Final = 10.0
 
 
 class _Job(NamedTuple):
-    fn: Callable[[Tx], Any]
+    fn: Callable[[Tx], object]
     done: Callable[[Any], None]
     cause: Cause
 
@@ -60,7 +60,7 @@ class _CommitGroup:
     deleted_outbox: list[int]
     changes: Changes
     jobs: list[_Job] = field(default_factory=list)
-    outcomes: list[Any] = field(default_factory=list)
+    outcomes: list[object] = field(default_factory=list)
 
 
 def _no_fault(point: str) -> None:
@@ -314,7 +314,7 @@ class Store:
             group.outcomes, group.changes = [failure] * len(group.jobs), Changes()
         self._context.appends.clear()
 
-    def _run(self, job: _Job, changes: Changes) -> Any:
+    def _run(self, job: _Job, changes: Changes) -> object:
         """One write in its savepoint: its result, or the exception that rolled back this write alone."""
         tx = Tx(self._db, self._context, self._clock.time_ns(), job.cause)
         start = self._context.appends.position()
@@ -361,7 +361,7 @@ class Store:
             _call(job.done, outcome)
 
 
-def _call(fn: Callable[[Any], None], value: Any) -> None:
+def _call(fn: Callable[[T], None], value: T) -> None:
     try:
         fn(value)
     except Exception:

@@ -181,11 +181,11 @@ class Queries:
 
     # --- helpers
 
-    def _one(self, table: Table[R], where: str, *values: Any) -> R | None:
+    def _one(self, table: Table[R], where: str, *values: object) -> R | None:
         row = self.db.execute(f"{table.select} {where}", values).fetchone()
         return None if row is None else table.make(row)
 
-    def _all(self, table: Table[R], where: str, *values: Any) -> list[R]:
+    def _all(self, table: Table[R], where: str, *values: object) -> list[R]:
         return [table.make(row) for row in self.db.execute(f"{table.select} {where}", values).fetchall()]
 
     def _many(self, table: Table[R], column: str, values: Collection[str]) -> list[R]:
@@ -194,7 +194,7 @@ class Queries:
             return []
         return self._all(table, sql.ANY_OF.format(column), sql.to_json(list(values)))
 
-    def _rows(self, statement: str, *values: Any) -> list[Any]:
+    def _rows(self, statement: str, *values: object) -> list[Any]:
         rows: Sequence[Any] = self.db.execute(statement, values).fetchall()
         return list(rows)
 

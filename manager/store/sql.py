@@ -17,7 +17,7 @@ _load = msgspec.json.decode
 _dump = msgspec.json.encode
 
 
-def to_json(value: Any) -> str | None:
+def to_json(value: object) -> str | None:
     """A JSON column's text; None stays NULL."""
     return None if value is None else _dump(value).decode()
 
@@ -44,11 +44,11 @@ class Table(Generic[R]):
                 cells[index] = decode(cells[index])
         return self._row(*cells)
 
-    def cells(self, row: R) -> tuple[Any, ...]:
+    def cells(self, row: R) -> tuple[object, ...]:
         """The parameters of `insert`."""
         return tuple(self.cell(column, getattr(row, column)) for column in self.columns)
 
-    def cell(self, column: str, value: Any) -> Any:
+    def cell(self, column: str, value: object) -> object:
         """A value as SQLite stores it."""
         return to_json(value) if column in self._json else value
 

@@ -82,7 +82,7 @@ class Tx(Queries):
         self.db.execute(sql.NODES.insert, sql.NODES.cells(row))
         self.changes.nodes.add(row.oid)
 
-    def update_node(self, oid: str, **columns: Any) -> bool:
+    def update_node(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.NODES, oid, columns, "oid")
         self.changes.nodes.update(row[0] for row in found)
         return bool(found)
@@ -105,7 +105,7 @@ class Tx(Queries):
         self.db.execute(sql.CLUSTERS.insert, sql.CLUSTERS.cells(row))
         self.changes.clusters.add(row.oid)
 
-    def update_cluster(self, oid: str, **columns: Any) -> bool:
+    def update_cluster(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.CLUSTERS, oid, columns, "oid")
         self.changes.clusters.update(row[0] for row in found)
         return bool(found)
@@ -136,7 +136,7 @@ class Tx(Queries):
         self.changes.groups.add(row.oid)
         self.changes.clusters.add(row.cluster_oid)
 
-    def update_group(self, oid: str, **columns: Any) -> bool:
+    def update_group(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.GROUPS, oid, columns, "cluster_oid")
         if found:
             self.changes.groups.add(oid)
@@ -190,7 +190,7 @@ class Tx(Queries):
         self._touch_worker(row.oid, row.group_oid, row.cluster_oid)
         return row
 
-    def update_worker(self, oid: str, **columns: Any) -> bool:
+    def update_worker(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.WORKERS, oid, columns, "group_oid, cluster_oid")
         for group_oid, cluster_oid in found:
             self._touch_worker(oid, group_oid, cluster_oid)
@@ -234,7 +234,7 @@ class Tx(Queries):
         context, appends = self.context, self.context.appends
         kind = contract.EVENT_KINDS[subject]
         appends.sequence = sequence = appends.sequence + 1
-        facts: dict[str, Any] = {"name": name, "epoch": context.epoch, "who": self.cause.who}
+        facts: dict[str, object] = {"name": name, "epoch": context.epoch, "who": self.cause.who}
         if self.cause.request_id is not None:
             facts["request_id"] = self.cause.request_id
         event = Event(
@@ -295,7 +295,7 @@ class Tx(Queries):
     # --- helpers
 
     def _update(
-        self, table: sql.Table[Any], oid: str, columns: dict[str, Any], returning: str
+        self, table: sql.Table[Any], oid: str, columns: dict[str, object], returning: str
     ) -> Sequence[tuple[str, ...]]:
         statement = table.update(tuple(columns), returning)
         cells = [table.cell(column, value) for column, value in columns.items()]

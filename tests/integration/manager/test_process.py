@@ -15,7 +15,7 @@ import pytest
 from busbar.bus.decode import encode
 from busbar.bus.messages import ManagerState
 from busbar.cli.services.run import REFUSED
-from busbar.manager.service import database
+from busbar.manager.leader.state_folder import database
 
 from tests.integration.manager.fixtures import REALM, TOPICS, Client, client_on, mqtt_net
 

@@ -18,9 +18,10 @@ from busbar.bus.testing import MemoryBroker
 from busbar.bus.topics import NO_CLUSTER
 from busbar.manager import service
 from busbar.manager.leader.fencing import FencedError
+from busbar.manager.leader.state_folder import take_over
 from busbar.manager.publish import publisher as publishing
 from busbar.manager.publish import retained_audit
-from busbar.manager.service import Manager, run, take_over
+from busbar.manager.service import Manager, run
 from busbar.manager.store import Tx
 
 from tests.brokers import free_port, mosquitto, until
