@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import params as p
-
-READ_ROLES: Final = frozenset({"owner", "operator", "viewer"})
-CHANGE_ROLES: Final = frozenset({"owner", "operator"})
-OWNER_ROLES: Final = frozenset({"owner"})
+from .roles import CHANGE_ROLES, OWNER_ROLES, READ_ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +17,7 @@ class Operation:
     """One row of the contract.
 
     `roles` may call it; with `owned`, the cluster named by `routercluster_oid` must belong to the caller too,
-    unless its role is `owner`. `errors` come on top of those that any operation can answer with.
+    unless its role is OWNER. `errors` come on top of those that any operation can answer with.
     """
 
     name: str

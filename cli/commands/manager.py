@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import typer
+from busbar.bus.roles import OWNER
 
 from .. import common_options as n
 from ..context import state_path
@@ -53,7 +54,7 @@ def run(
         "manager_id": manager_id,
         "heartbeat_s": heartbeat,
         "mqtt": mqtt,
-        "principals": dict.fromkeys(owner or ["admin"], "owner"),
+        "principals": dict.fromkeys(owner or ["admin"], OWNER),
     }
     raise typer.Exit(run.serve("manager", spec))
 

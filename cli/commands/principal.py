@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+from busbar.bus.roles import Role, in_words
 
 from .. import common_options as n
 from .. import output
@@ -15,7 +16,7 @@ app = n.noun("Users and their roles. The broker authenticates; the manager autho
 
 COLUMNS: list[output.Column] = [("name", "name"), ("role", "role"), ("oid", "oid")]
 Name = Annotated[str, typer.Argument(help="User name at the broker.")]
-Role = Annotated[Literal["owner", "operator", "viewer"], typer.Argument(help="owner, operator or viewer.")]
+RoleArgument = Annotated[Role, typer.Argument(help=f"{in_words()}.")]
 
 
 @n.verb(app, "list", "list_principals")
@@ -25,7 +26,7 @@ def list_() -> None:
 
 
 @n.verb(app, "add", "add_principal")
-def add(name: Name, role: Role) -> None:
+def add(name: Name, role: RoleArgument) -> None:
     state = accounts.local_state()
     accounts.refuse_other(state, name, accounts.PERSON)
     made = run(lambda s: s.call("add_principal", principal={"name": name, "role": role}))
@@ -38,7 +39,7 @@ def add(name: Name, role: Role) -> None:
 
 
 @n.verb(app, "role", "set_principal_role")
-def role(name: Name, role: Role) -> None:
+def role(name: Name, role: RoleArgument) -> None:
     changed = run(lambda s: s.call("set_principal_role", principal_name=name, role=role))
     output.done(changed, f"principal '{name}' is {changed['role']}")
 

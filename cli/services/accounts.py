@@ -72,7 +72,7 @@ def remove(state: Path, name: str, kind: str) -> bool:
 
     The broker may have done so already: it follows what the manager says.
     """
-    from busbar.bus.broker.joining import revoke
+    from busbar.bus.broker.join_tokens import revoke
     from busbar.bus.clock import SystemClock
 
     revoke(accounts_file(state), name, kind, SystemClock().time_ns() / 1e9)
@@ -88,7 +88,7 @@ def token(state: Path, node: str, valid_s: float) -> str:
     Raises:
         CliError: the name or the time can't be, or the name is that of another kind of account.
     """
-    from busbar.bus.broker.joining import issue_token
+    from busbar.bus.broker.join_tokens import issue_token
     from busbar.bus.clock import SystemClock
 
     try:
