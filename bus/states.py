@@ -31,7 +31,7 @@ class WorkerState(StrEnum):
 
 
 class NodeStatus(StrEnum):
-    """States of a node in the manager's view: an `offline` node's agent said goodbye, a `lost` one's did not."""
+    """States of a node in the manager's view. The agent of an `offline` node said goodbye."""
 
     ONLINE = "online"
     LATE = "late"
