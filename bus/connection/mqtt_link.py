@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ..backoff import Backoff
@@ -375,7 +376,7 @@ class _Connection:
 
     # --- the socket on the event loop
 
-    def _on_socket_open(self, _client: paho.Client, _data: Any, sock: Any) -> None:
+    def _on_socket_open(self, _c: object, _d: object, sock: Any) -> None:
         self._socket = sock
         with contextlib.suppress(OSError, AttributeError):
             # Nagle's algorithm would delay a QoS 1 round trip by 40 ms.
@@ -396,16 +397,16 @@ class _Connection:
                 self._loop.remove_reader(self._socket)
                 self._loop.remove_writer(self._socket)
 
-    def _on_socket_close(self, _client: paho.Client, _data: Any, _sock: Any) -> None:
+    def _on_socket_close(self, *_: object) -> None:
         if not self._opening:
             self._unwatch()
 
-    def _on_unregister_write(self, _client: paho.Client, _data: Any, sock: Any) -> None:
-        if self._writing and sock.fileno() >= 0:
-            self._loop.remove_writer(sock)
+    def _on_unregister_write(self, *_: object) -> None:
+        if self._writing and self._socket is not None and self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket)
         self._writing = False
 
-    def _flush_soon(self, *_: Any) -> None:
+    def _flush_soon(self, *_: object) -> None:
         """Write what one iteration of the event loop has queued with one call."""
         if self._reading and not self._flush_due:
             self._flush_due = True
@@ -439,7 +440,9 @@ class _Connection:
 
     # --- paho's callbacks
 
-    def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+    def _on_connect(
+        self, _client: object, _data: object, _flags: object, code: ReasonCode, _props: object
+    ) -> None:
         if self._connack.done():
             return
         if code.is_failure:
@@ -447,14 +450,16 @@ class _Connection:
         else:
             self._connack.set_result(None)
 
-    def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+    def _on_disconnect(
+        self, _client: object, _data: object, _flags: object, code: ReasonCode, _props: object
+    ) -> None:
         if self._opening:
             return
         self.close(f"connection lost: {code}")
         if not self._connack.done():
             self._connack.set_exception(BusOfflineError(self.why))
 
-    def _on_message(self, _client: paho.Client, _data: Any, raw: paho.MQTTMessage) -> None:
+    def _on_message(self, _c: object, _d: object, raw: paho.MQTTMessage) -> None:
         try:
             topic = raw.topic
         except UnicodeDecodeError:
@@ -463,10 +468,12 @@ class _Connection:
         properties = from_paho(raw.properties) if raw.properties is not None else NO_PROPERTIES
         self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
 
-    def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _code: Any, _props: Any) -> None:
+    def _on_publish(self, _client: object, _data: object, mid: int, _code: object, _props: object) -> None:
         notify(self._acks.pop(mid, None), None)
 
-    def _on_subscribe(self, _client: paho.Client, _data: Any, mid: int, codes: Any, _props: Any) -> None:
+    def _on_subscribe(
+        self, _client: object, _data: object, mid: int, codes: list[ReasonCode], _props: object
+    ) -> None:
         done = self._subacks.pop(mid, None)
         refused = [code for code in codes if code.value >= SUBACK_FAILURE]
         if done is None or done.done():
