@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from busbar.bus.messages import Reported
 
 from ..state.node_memory import WorkerStat
-from ..store.lifecycle_events import Teller, record_stopped
+from ..store.lifecycle_events import EventRecorder, record_stopped
 from ..store.rows import WorkerRow
 from ..store.tx import Tx
 from .report_diff import NodeUpdate, Origin, WorkerDiff, diff_report
@@ -21,7 +21,7 @@ def write_report(tx: Tx, node_oid: str, update: NodeUpdate, origin: Origin) -> M
     node = tx.node(node_oid)
     if node is None:
         return {}
-    tell, report = Teller(tx), update.report
+    tell, report = EventRecorder(tx), update.report
     workers = tx.workers_on(node_oid) if report is not None else []
     diff = diff_report(node, workers, _names(tell, workers, report), update, origin)
     if diff.columns:
@@ -41,14 +41,14 @@ def write_report(tx: Tx, node_oid: str, update: NodeUpdate, origin: Origin) -> M
     }
 
 
-def _names(tell: Teller, workers: list[WorkerRow], report: Reported | None) -> dict[str, str]:
+def _names(tell: EventRecorder, workers: list[WorkerRow], report: Reported | None) -> dict[str, str]:
     """Names of the workers' clusters by oid, where the report does without oids (our own agents say them)."""
     if report is None or all(worker.oid is not None for worker in report.workers):
         return {}
     return {row.cluster_oid: tell.cluster(row.cluster_oid) for row in workers}
 
 
-def _write_worker(tx: Tx, tell: Teller, row: WorkerRow, change: WorkerDiff) -> None:
+def _write_worker(tx: Tx, tell: EventRecorder, row: WorkerRow, change: WorkerDiff) -> None:
     if change.gone:
         record_stopped(tx, tell, row, change.gone)
         return
