@@ -17,7 +17,7 @@ from busbar.manager.planner.plan import plan
 from busbar.manager.store import Tx, sql
 from busbar.manager.store.migrations import migrations
 from busbar.manager.store.rows import MemberRow, NodeRow, WorkerRow
-from busbar.manager.store.tx import Frame
+from busbar.manager.store.tx import StoreContext
 from hypothesis import HealthCheck, given, settings
 from sqlite_utils import Database
 
@@ -41,7 +41,7 @@ def rows_of(state: m.Snapshot) -> Iterator[Tx]:
         migrations.apply(db)
         db.conn.isolation_level = None
         db.execute("BEGIN")
-        tx = Tx(db, Frame("s1", 1, Topics("lab"), lambda: str(uuid.uuid4())), 1)
+        tx = Tx(db, StoreContext("s1", 1, Topics("lab"), lambda: str(uuid.uuid4())), 1)
         db.execute("SAVEPOINT job")
         for node in state.nodes.values():
             tx.insert_node(_node(node))
