@@ -240,9 +240,7 @@ def test_only_one_file_renames_flushes_and_locks() -> None:
 
 CLOCK_READERS = {
     "bus/clock.py",
-    # To be mended: they take no clock yet.
-    "agent/processes/process.py",
-    "bus/connection/mqtt_link.py",
+    "agent/processes/process.py",  # polls for a process's end where the kernel has no pidfd
 }
 """Files that may read time or set timers; all others are given a clock (`asyncio.timeout` is fine)."""
 CLOCK_MAKERS = {

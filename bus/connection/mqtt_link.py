@@ -171,7 +171,7 @@ class MqttLink:
         self._conn += 1
         will = self._will(self._conn) if self._will else None
         options = replace(self.rota.current, protocol=4) if self._plain else self.rota.current
-        session = _Session(options, will, self._deliver)
+        session = _Session(options, self._clock, will, self._deliver)
         self._session = session
         hooks: asyncio.Task[None] | None = None
         try:
@@ -226,8 +226,8 @@ class MqttLink:
 class _Session:
     """One connection: a paho client and its socket on the event loop."""
 
-    def __init__(self, options: ConnectOptions, will: Will | None, deliver: Handler) -> None:
-        self._options = options
+    def __init__(self, options: ConnectOptions, clock: Clock, will: Will | None, deliver: Handler) -> None:
+        self._options, self._clock = options, clock
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
@@ -237,7 +237,7 @@ class _Session:
         self._connack: asyncio.Future[None] = self._loop.create_future()
         self._acks: dict[int, Done | None] = {}
         self._subacks: dict[int, asyncio.Future[None]] = {}
-        self._misc: asyncio.TimerHandle | None = None
+        self._misc: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.why = "connection closed"
         self.client = self._make(will)
@@ -292,7 +292,7 @@ class _Session:
                 await self._connack
         except TimeoutError:
             raise BusOfflineError("the broker does not answer the CONNECT") from None
-        self._tick()
+        self._misc = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
 
     def subscribe(self, wanted: list[tuple[str, int]]) -> asyncio.Future[None]:
         """Ask for several filters in one packet; the future ends with the SUBACK."""
@@ -353,7 +353,7 @@ class _Session:
             for _ in range(50):
                 if not self.client.want_write():
                     break
-                await asyncio.sleep(0.01)
+                await self._clock.sleep(0.01)
                 self.client.loop_write()
         self._unwatch()
         if self._socket is not None:
@@ -429,10 +429,11 @@ class _Session:
         pending = getattr(self._socket, "pending", None)
         return int(pending()) if pending else 0
 
-    def _tick(self) -> None:
-        if not self.ended.is_set():
+    async def _keep_alive(self) -> None:
+        """Have paho send pings and notice that they are not answered."""
+        while not self.ended.is_set():
             self.client.loop_misc()
-            self._misc = self._loop.call_later(1.0, self._tick)
+            await self._clock.sleep(1.0)
 
     # --- what paho tells
 
