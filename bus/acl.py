@@ -19,7 +19,11 @@ from .topics import NAME_PATTERN, VERSION, Topics, is_name, is_valid_filter, is_
 
 Access = Literal["read", "write", "readwrite"]
 
-KINDS: Final = ("manager", "person", "node")
+Kind = Literal["manager", "person", "node"]
+MANAGER: Final[Kind] = "manager"
+PERSON: Final[Kind] = "person"
+NODE: Final[Kind] = "node"
+KINDS: Final[tuple[Kind, ...]] = (MANAGER, PERSON, NODE)
 _ROOT: Final = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", re.ASCII)
 
 _USER: Final = "{user}"
@@ -61,12 +65,12 @@ RULES: Final = (
     _everybody("read", _ANY.node(_USER, "assignment")),
     _everybody("read", _ANY.node(_USER, "command")),
     _everybody("read", _ANY.all_managers()),
-    _rule("manager", "readwrite", "#"),
-    _rule("person", "read", _ANY.all_status()),
-    _rule("person", "read", _ANY.all_events()),
-    _rule("person", "read", _ANY.all_nodes("state")),
+    _rule(MANAGER, "readwrite", "#"),
+    _rule(PERSON, "read", _ANY.all_status()),
+    _rule(PERSON, "read", _ANY.all_events()),
+    _rule(PERSON, "read", _ANY.all_nodes("state")),
     # Beyond the contract's list: who may operate may also follow worker output.
-    _rule("person", "read", _ANY.all_logs("+")),
+    _rule(PERSON, "read", _ANY.all_logs("+")),
 )
 """The table. A new topic of the contract needs a row here; all brokers follow it."""
 
@@ -174,7 +178,7 @@ def render_nats(
     """
     _check(root, realm, manager_user, [*persons, *nodes])
     lines = [f"# Access to realm {realm}, generated: change the table, not this file."]
-    for user, kind in [*_users(manager_user, persons), *((node, "node") for node in nodes)]:
+    for user, kind in [*_users(manager_user, persons), *((node, NODE) for node in nodes)]:
         write, read = (filters(kind, user, access, root, realm) for access in ("write", "read"))
         lines += [f"busbar_{user} = {{", f"  publish = {_nats(write)}"]
         lines += [f"  subscribe = {_nats(read, _NATS_DELIVERY)}", "}"]
@@ -215,7 +219,7 @@ def _shared(kind: str) -> list[Rule]:
 
 
 def _users(manager_user: str, persons: Sequence[str]) -> list[tuple[str, str]]:
-    return [(manager_user, "manager"), *((person, "person") for person in persons)]
+    return [(manager_user, MANAGER), *((person, PERSON) for person in persons)]
 
 
 def _check(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> None:

@@ -15,10 +15,11 @@ from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 from .. import acl
+from ..acl import NODE
 from ..clock import Clock
 from ..topics import is_request
 from .accounts import Account, Accounts
-from .join_tokens import NODE, parse_offer, redeem, revoke
+from .join_tokens import parse_offer, redeem, revoke
 from .revocation import Revocation
 
 _THREADS: Final = 2

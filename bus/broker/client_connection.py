@@ -32,6 +32,7 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
+from ..acl import MANAGER
 from ..clock import Clock
 from ..topics import is_valid_topic
 from .access_plugin import AccessPlugin, Peer
@@ -46,8 +47,6 @@ LOGIN_WITHIN_S: Final = 30.0
 """From there to the CONNACK: the passwords of a thousand agents may wait for a thread."""
 KEEP_ALIVE_FACTOR: Final = 1.5
 """MQTT 3.1.1, section 3.1.2.10."""
-MANAGER: Final = "manager"
-"""The kind of account whose events may revoke other accounts (bus.broker.revocation)."""
 _FLUSH_S: Final = 1.0
 _TURN: Final = 32  # packets handled before other clients get their turn
 _MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
@@ -212,7 +211,7 @@ class ClientConnection:
         can't be refused (MQTT 3.1.1, section 3.3.5), and a disconnected client would only come back."""
         if self._access.may_publish(self.peer, publication.topic, retain):
             self._router.publish(publication, retain)
-            if self.peer.kind == MANAGER:
+            if self.peer.kind == MANAGER:  # its events may revoke accounts (bus.broker.revocation)
                 await self._on_manager_event(publication)
         else:
             level = logging.DEBUG if self._warned else logging.WARNING

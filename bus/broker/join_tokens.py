@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ..acl import NODE
 from ..topics import NAME_PATTERN, is_name
 from .accounts import Accounts, locked, put_account, replace_json, write_accounts
 
-NODE: Final = "node"
 VALID_S: Final = 900.0
 """Default validity of a token, in seconds."""
 LONGEST_S: Final = 86_400.0
