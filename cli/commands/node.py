@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import typer
+from busbar.bus.acl import NODE
 from busbar.bus.topics import NO_CLUSTER
 
 from .. import common_options as n
@@ -72,7 +73,7 @@ def pair(
     valid: Valid = VALID_S,
 ) -> None:
     state = accounts.local_state()
-    accounts.refuse_other(state, node, accounts.NODE)
+    accounts.refuse_other(state, node, NODE)
     wanted = d.definition(name=node, labels=d.pairs(label, "--label"))
     made = run(lambda s: s.call("pair_node", node=wanted))
     if state is None or output.output_format() == "table":
@@ -165,7 +166,7 @@ def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: 
     if state is None:
         accounts.outside(gone["name"], "remove")
     elif not keep_account:
-        accounts.remove(state, gone["name"], accounts.NODE)
+        accounts.remove(state, gone["name"], NODE)
 
 
 async def _has_heard(s: Session, gone: dict[str, Any]) -> bool:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from .. import output
 from ..context import Layer, given, read_up, settings, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
-
-PERSON: Final = "person"
-NODE: Final = "node"
 
 
 def local_state() -> Path | None:

@@ -138,7 +138,7 @@ ENDPOINTS: Final = """
 SELECT w.name, coalesce(n.name, ''), w.address FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
 """
-NOT_READY: Final = """
+NOT_READY_WORKERS: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?
 """

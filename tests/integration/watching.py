@@ -24,6 +24,8 @@ from busbar.manager.state.node_memory import NodeMemory
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
 
+from tests.pace import bound
+
 TOPICS = Topics("lab")
 OWNER = "00000000-0000-0000-0000-000000000001"
 REAL_S = 10.0
@@ -55,7 +57,7 @@ class Watch:
 
     async def until(self, true: Callable[[], Any]) -> None:
         """Wait for something that a commit brings about; the clock stands still meanwhile."""
-        async with asyncio.timeout(REAL_S):
+        async with asyncio.timeout(bound(REAL_S)):
             while not true():
                 self._committed.clear()
                 await settle()
@@ -66,7 +68,7 @@ class Watch:
     async def rest(self) -> None:
         """Wait until whatever is under way is written and the monitor has nothing left to do."""
         quiet = 0
-        async with asyncio.timeout(REAL_S):
+        async with asyncio.timeout(bound(REAL_S)):
             while quiet < 2:
                 await settle()
                 await self.store.write(lambda tx: None)
@@ -219,25 +221,28 @@ class Agent:
 
     def obey(self, **of: dict[str, Any]) -> None:
         """Report everything assigned as running; `web_1={...}` changes what is said of one worker."""
-        self.tell(
-            *(self.running(row.worker, **of.get(row.worker.replace("-", "_"), {})) for row in self.assigned())
-        )
+        rows = {row.name: row for row in self.watch.store.reads.workers()}
+        names = [row.worker for row in self.assigned()]
+        self.tell(*(_running(self.name, rows[name], of.get(name.replace("-", "_"), {})) for name in names))
 
     def assigned(self) -> list[Any]:
         return self.watch.store.reads.assigned(self.watch.node(self.name).oid)
 
     def running(self, worker: str, **more: Any) -> ReportedWorker:
-        row = self.watch.worker(worker)
-        facts: dict[str, Any] = {
-            "worker": worker,
-            "oid": row.oid,
-            "cluster": "edge",
-            "state": "RUNNING",
-            "generation": row.generation,
-            "pid": 100 + row.ordinal,
-            "address": f"mqtt://{self.name}:{1000 + row.ordinal}",
-        }
-        return ReportedWorker(**(facts | more))
+        return _running(self.name, self.watch.worker(worker), more)
+
+
+def _running(node: str, row: WorkerRow, more: dict[str, Any]) -> ReportedWorker:
+    facts: dict[str, Any] = {
+        "worker": row.name,
+        "oid": row.oid,
+        "cluster": "edge",
+        "state": "RUNNING",
+        "generation": row.generation,
+        "pid": 100 + row.ordinal,
+        "address": f"mqtt://{node}:{1000 + row.ordinal}",
+    }
+    return ReportedWorker(**(facts | more))
 
 
 @asynccontextmanager
@@ -253,7 +258,7 @@ async def watching(
     watch = Watch(store, broker, clock, heartbeat)
     tasks = [asyncio.create_task(watch.link.run()), asyncio.create_task(watch.monitor.run())]
     try:
-        await watch.link.wait_connected(1)
+        await watch.link.wait_connected(bound(1))
         await watch.rest()
         yield watch
         for task in tasks:

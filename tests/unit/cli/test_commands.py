@@ -18,6 +18,8 @@ from busbar.cli.definition import definition, pairs, read_object, transport
 from busbar.cli.errors import BY_CODE, CliError, ExitCode, as_object, exit_code, sentence
 from busbar.cli.typer_fastparse import PlainParam, converter
 
+from tests.pace import bound
+
 HEAVY = ("paho", "amqtt", "sqlite_utils", "msgspec", "pydantic", "asyncio", "rich", "yaml", "ssl")
 HEAVY_OF_OURS = ("busbar.manager.", "busbar.agent.", "busbar.bus.connection.mqtt_link")
 
@@ -99,7 +101,7 @@ def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
         [sys.executable, "-m", "busbar.cli.app", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=bound(30),
         env=env,
     )
 
@@ -111,7 +113,7 @@ def loaded_by(*arguments: str) -> set[str]:
         f"sys.argv = ['busbar', *{list(arguments)!r}]\n"
         "from busbar.cli.app import main\nmain()"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=bound(30))
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stdout.splitlines()[-1]))
 
