@@ -22,6 +22,7 @@ MUST_BE_PURE = {
         "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl",
         "options", "backoff", "roles", "connection/broker_rotation")),
     "manager/rate_limit.py",
+    "manager/ingest/node_session.py",
     "manager/ingest/report_diff.py",
     "manager/publish/render.py",
     "manager/leader/link_watchdog.py",

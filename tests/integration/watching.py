@@ -1,4 +1,4 @@
-"""A store, a monitor and the reports' door on an in-memory broker and a fake clock; agents in name only."""
+"""A store, a monitor and the reports on an in-memory broker and a fake clock; agents in name only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.bus.topics import Topics
 from busbar.manager.control.monitor import Monitor
 from busbar.manager.ingest.reports import Reports
-from busbar.manager.planner.model import Timing
-from busbar.manager.state.node_memory import Observed
+from busbar.manager.planner.model import LivenessTiming
+from busbar.manager.state.node_memory import NodeMemory
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
 
@@ -38,13 +38,13 @@ class Watch:
     def __init__(self, store: Store, broker: MemoryBroker, clock: FakeClock, heartbeat: float = 5.0) -> None:
         self.store, self.broker, self.clock = store, broker, clock
         self.link = broker.link("manager")
-        self.observed = Observed(clock, Timing(heartbeat=heartbeat))
-        self.monitor = Monitor(store, self.observed, clock)
+        self.memory = NodeMemory(clock, LivenessTiming(heartbeat=heartbeat))
+        self.monitor = Monitor(store, self.memory, clock)
         self.commands: list[tuple[str, Command]] = []
         self.reports = Reports(
             store,
-            self.observed,
-            self.monitor.world,
+            self.memory,
+            self.monitor.cache,
             clock,
             wake=self.monitor.wake,
             command=lambda node, command: self.commands.append((node, command)),
