@@ -68,6 +68,7 @@ class Candidates:
     def __init__(self, fleet: Fleet, load: Load, cluster: ClusterView, group: GroupView) -> None:
         self._fleet, self._load, self._cluster, self._group = fleet, load, cluster, group
         self._members = {member.node_oid: member for member in cluster.members}
+        self._in_cluster, self._in_group = load.cluster[cluster.oid], load.group[group.oid]
         self._heap = [self._candidate(oid) for oid in self._members if not self.refusal(oid)]
         heapify(self._heap)
 
@@ -104,23 +105,22 @@ class Candidates:
         node, member = self._fleet.nodes.get(node_oid), self._members.get(node_oid)
         if node is None:
             return None
-        return Target(
-            status=self._fleet.status[node_oid],
-            draining=node.draining,
-            runtimes=node.runtimes,
-            max_workers=node.max_workers,
-            member=member is not None,
-            hardlimit=member.hardlimit if member else None,
-            in_cluster=self._load.cluster[self._cluster.oid][node_oid],
-            total=self._load.total[node_oid],
+        return Target(  # positional: this runs once per member and placement
+            self._fleet.status[node_oid],
+            node.draining,
+            node.runtimes,
+            node.max_workers,
+            member is not None,
+            member.hardlimit if member else None,
+            self._in_cluster[node_oid],
+            self._load.total[node_oid],
         )
 
     def _candidate(self, node_oid: str) -> Candidate:
-        member, load = self._members[node_oid], self._load
-        count = load.cluster[self._cluster.oid][node_oid]
-        beyond = member.softlimit is not None and count >= member.softlimit
-        of_group, total = load.group[self._group.oid][node_oid], load.total[node_oid]
-        return Candidate(beyond, of_group, count, total, self._fleet.nodes[node_oid].name, node_oid)
+        count, softlimit = self._in_cluster[node_oid], self._members[node_oid].softlimit
+        beyond = softlimit is not None and count >= softlimit
+        total, name = self._load.total[node_oid], self._fleet.nodes[node_oid].name
+        return Candidate(beyond, self._in_group[node_oid], count, total, name, node_oid)
 
     def _offers(self) -> str:
         """`n1, n2 offer amqtt, mosquitto; n3 offers nothing`."""
