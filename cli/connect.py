@@ -80,7 +80,9 @@ class Session:
         self.link, self.topics, self.clock, self.timeout = link, topics, clock, timeout
         self.username = username
         inbox = f"cli-{secrets.token_hex(4)}"
-        self._caller = Caller(link, topics, username, inbox, clock, lambda: secrets.token_urlsafe(12))
+        self._caller = Caller(
+            link, topics, username, inbox, clock, lambda: secrets.token_urlsafe(12), Random()
+        )
 
     async def call(self, operation: str, *, expect_version: int | None = None, **params: Any) -> Any:
         """Call an operation; parameters that are None are left out.
