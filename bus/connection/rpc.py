@@ -90,20 +90,21 @@ class Caller:
             if reply is None:
                 if attempts.deadline <= self._clock.monotonic():
                     raise attempts.failure(op, request_id)
-                pause = await self._attempt(topic, attempts)
+                pause = await self._attempt(topic, request_id, attempts)
             elif reply.get("ok"):
                 return reply.get("result")
             else:
                 pause = self._pause_if_busy(reply.get("error"), attempts)
                 self._waiting[request_id] = asyncio.get_running_loop().create_future()
 
-    async def _attempt(self, topic: str, attempts: _Attempts) -> float:
+    async def _attempt(self, topic: str, request_id: str, attempts: _Attempts) -> float:
         """Publish once; return how many seconds to wait for an answer before the next attempt.
 
         Raises:
             BusOfflineError: there was no connection until the deadline.
         """
-        await self._link.wait_connected(attempts.deadline - self._clock.monotonic())
+        if not self._link.connected and await self._answered_before_connected(request_id, attempts):
+            return 0.0
         try:
             async with asyncio.timeout(attempts.deadline - self._clock.monotonic()):
                 await self._link.publish(topic, attempts.payload)
@@ -117,6 +118,20 @@ class Caller:
         attempts.refusals = 0
         attempts.may_have_run = True
         return RESEND_AFTER * (1.0 - RESEND_JITTER * self._random.random())
+
+    async def _answered_before_connected(self, request_id: str, attempts: _Attempts) -> bool:
+        """Wait for a connection; an earlier attempt may be answered as the connection goes."""
+        waiting = self._waiting[request_id]
+        left = attempts.deadline - self._clock.monotonic()
+        connecting = asyncio.ensure_future(self._link.wait_connected(left))
+        try:
+            await asyncio.wait({connecting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            failure = connecting.exception() if connecting.done() else None
+        finally:
+            connecting.cancel()
+        if failure is not None and not waiting.done():
+            raise failure
+        return waiting.done()
 
     def _pause_if_busy(self, wire: Any, attempts: _Attempts) -> float:
         error = BusError.from_wire(wire if isinstance(wire, Mapping) else {})

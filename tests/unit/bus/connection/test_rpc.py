@@ -192,7 +192,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(STEP, min_size=1, max_size=6), st.sampled_from([0.05, 1.0, 5.0, 10.0]), st.integers(0, 99))
 def test_no_schedule_makes_a_call_spin_or_miss_its_deadline(
     script: list[tuple[Any, ...]], timeout: float, seed: int
