@@ -354,6 +354,18 @@ class Worker(Struct, frozen=True):
     revision: int = 1
 
 
+class GroupStat(Struct, frozen=True):
+    """A worker group within the statistics of its cluster."""
+
+    oid: str
+    name: str
+    status: str
+    scale: int
+    ready: int
+    runtime: str
+    revision: int
+
+
 class Stat(Struct, frozen=True):
     """Status and statistics of a cluster or of one worker group."""
 
@@ -374,7 +386,7 @@ class Stat(Struct, frozen=True):
     conditions: list[str]
     endpoints: list[Endpoint]
     workers: list[Worker]
-    workergroups: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    workergroups: list[GroupStat] = msgspec.field(default_factory=list)
     version: int = 0
     changed: int = 0
 

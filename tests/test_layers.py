@@ -44,7 +44,7 @@ WINGS = {
         "workers": {"planner", "processes", "runtimes"},
     },
     "cli": {"commands": {"services"}, "services": set(), "demo": {"commands"}},
-    "bus": {"connection": set(), "broker": set()},
+    "bus": {"connection": set(), "broker": set(), "client": {"connection"}},
 }
 """Which wing of a room imports which others; a new folder takes its place here."""
 COMPOSITION_ROOTS = {

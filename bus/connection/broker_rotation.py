@@ -12,7 +12,7 @@ STABLE: Final = 5.0
 UNTRIED: Final = "not connected yet"
 
 
-class Rota:
+class BrokerRotation:
     """The brokers of one connection in turn: whichever fails, or is lost, the next one is tried.
 
     The wait grows with each whole round, not with each broker: the way past one that is down is short. A

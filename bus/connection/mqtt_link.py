@@ -26,7 +26,7 @@ from ..backoff import Backoff
 from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
-from .broker_rotation import Rota
+from .broker_rotation import BrokerRotation
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
 from .mqtt_util import compiled, reason, settle, tell, tls_context
 from .paho_client import Client, from_paho, to_paho
@@ -55,7 +55,7 @@ class MqttLink:
         will: WillFactory | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        self.rota = Rota(options, backoff or Backoff())
+        self.rotation = BrokerRotation(options, backoff or Backoff())
         self._clock = clock
         self._random = random
         self._will = will
@@ -97,7 +97,7 @@ class MqttLink:
     ) -> None:
         session = self._session
         if session is None or not self.connected:
-            raise BusOfflineError(self.rota.last_error)
+            raise BusOfflineError(self.rotation.last_error)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         session.send(topic, payload, qos, retain, properties, partial(settle, done))
         await done
@@ -114,7 +114,7 @@ class MqttLink:
         session = self._session
         try:
             if session is None or not self.connected:
-                raise BusOfflineError(self.rota.last_error)
+                raise BusOfflineError(self.rotation.last_error)
             session.send(topic, payload, 1, retain, properties, done)
         except BusOfflineError as error:
             asyncio.get_running_loop().call_soon(done, error)
@@ -142,25 +142,25 @@ class MqttLink:
             async with asyncio.timeout(timeout):
                 await self._up.wait()
         except TimeoutError:
-            raise BusOfflineError(f"no connection to a broker: {self.rota.last_error}") from None
+            raise BusOfflineError(f"no connection to a broker: {self.rotation.last_error}") from None
 
     def reconnect(self, reason: str) -> None:
-        log.warning("connection to %s given up: %s", self.rota.current.url, reason)
+        log.warning("connection to %s given up: %s", self.rotation.current.url, reason)
         if self._session:
             self._session.close(reason)
 
     async def run(self) -> None:
-        rota = self.rota
+        rotation = self.rotation
         while True:
-            began, url, why = self._clock.monotonic(), rota.current.url, "connection closed"
+            began, url, why = self._clock.monotonic(), rotation.current.url, "connection closed"
             try:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
                 why = reason(error)
-            rota.failed(why, self._clock.monotonic() - began)
-            level = logging.WARNING if rota.failures <= 3 else logging.DEBUG
+            rotation.failed(why, self._clock.monotonic() - began)
+            level = logging.WARNING if rotation.failures <= 3 else logging.DEBUG
             log.log(level, "no connection to %s: %s", url, why)
-            await self._clock.sleep(rota.delay(self._random.random()))
+            await self._clock.sleep(rotation.delay(self._random.random()))
 
     async def _connect_once(self) -> None:
         """One connection from its beginning to its end.
@@ -170,7 +170,7 @@ class MqttLink:
         """
         self._conn += 1
         will = self._will(self._conn) if self._will else None
-        options = replace(self.rota.current, protocol=4) if self._plain else self.rota.current
+        options = replace(self.rotation.current, protocol=4) if self._plain else self.rotation.current
         session = _Session(options, will, self._deliver)
         self._session = session
         hooks: asyncio.Task[None] | None = None
@@ -183,7 +183,7 @@ class MqttLink:
                 raise
             await self._subscribe_all(session)
             self._up.set()
-            log.info("connected to %s", self.rota.current.url)
+            log.info("connected to %s", self.rotation.current.url)
             hooks = asyncio.create_task(self._run_hooks(session), name="connect-hooks")
             await session.ended.wait()
             raise BusOfflineError(session.why)

@@ -124,8 +124,9 @@ class Caller:
         waiting = self._waiting[request_id]
         left = attempts.deadline - self._clock.monotonic()
         connecting = asyncio.ensure_future(self._link.wait_connected(left))
+        either: set[asyncio.Future[Any]] = {connecting, waiting}
         try:
-            await asyncio.wait({connecting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             failure = connecting.exception() if connecting.done() else None
         finally:
             connecting.cancel()

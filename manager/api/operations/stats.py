@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.messages import Endpoint
@@ -77,18 +77,17 @@ def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     ]
 
 
-def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> dict[str, Any]:
+def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> p.GroupStat:
     mine = [worker for worker in rows if worker.group_oid == group.oid]
-    ready = sum(worker.state is WorkerState.RUNNING for worker in mine)
-    return {
-        "oid": group.oid,
-        "name": group.name,
-        "status": group.status,
-        "scale": group.scale,
-        "ready": ready,
-        "runtime": group.runtime,
-        "revision": group.revision,
-    }
+    return p.GroupStat(
+        oid=group.oid,
+        name=group.name,
+        status=group.status,
+        scale=group.scale,
+        ready=sum(worker.state is WorkerState.RUNNING for worker in mine),
+        runtime=group.runtime,
+        revision=group.revision,
+    )
 
 
 READS: Final[dict[str, ReadHandler]] = {
