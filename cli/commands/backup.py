@@ -13,8 +13,8 @@ from .. import output
 from ..context import state_path
 from ..errors import CliError, ExitCode
 
-app = n.noun("Copy the manager's store into one file, also while it runs.")
-restore_app = n.noun("Put a backup in the place of the manager's store.")
+app = n.command_group("Copy the manager's store into one file, also while it runs.")
+restore_app = n.command_group("Put a backup in the place of the manager's store.")
 
 State = Annotated[Path | None, typer.Option("--state", help="Folder of the manager's SQLite file.")]
 Epoch = Annotated[

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from .. import common_options as n
-from ..context import given, state_path
+from ..context import global_options, state_path
 from ..errors import CliError, ExitCode, usage
 
-app = n.noun("Run the embedded broker (loopback only); its accounts.", bare=True)
+app = n.command_group("Run the embedded broker (loopback only); its accounts.", bare=True)
 
 State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
 Kind = Annotated[Literal["person", "node", "manager"], typer.Argument(help="person, node or manager.")]
@@ -41,7 +41,7 @@ def run(
 
     run.log_to_stderr(log_level)
     folder = _folder(state)
-    for user, kind in ((up_plan.ADMIN, "person"), (up_plan.MANAGER, "manager")):
+    for user, kind in ((up_plan.ADMIN_USER, "person"), (up_plan.MANAGER_USER, "manager")):
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
     spec = {
         "accounts": str(folder / "broker" / "accounts.json"),
@@ -49,7 +49,7 @@ def run(
         "port": port,
         "ws_port": ws_port,
         "root": root,
-        "realm": given().realm,
+        "realm": global_options().realm,
     }
     raise typer.Exit(run.serve("broker", spec))
 

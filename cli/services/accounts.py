@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from .. import output
-from ..context import Layer, given, read_up, settings, state_path
+from ..context import Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
 
@@ -23,7 +23,9 @@ def local_state() -> Path | None:
     """The state folder whose embedded broker this command talks to; None when it talks to another broker."""
     state = state_path(os.environ).absolute()
     up = read_up(state)
-    embedded = bool(up.get("embedded")) and settings(given(), os.environ).broker == up.get("broker")
+    embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
+        "broker"
+    )
     return state if embedded and os.access(state / "broker", os.W_OK) else None
 
 
@@ -99,24 +101,24 @@ def token(state: Path, node: str, valid_s: float) -> str:
 
 def outside(name: str, what: str) -> None:
     """Tell what an outside broker still needs."""
-    layer: Layer = settings(given(), os.environ)
+    settings: Settings = settings_in_force(global_options(), os.environ)
     flag = "-D " if what == "remove" else ""
     output.note(
-        f"the broker {layer.broker} keeps its own accounts: {what} user '{name}' there"
+        f"the broker {settings.broker} keeps its own accounts: {what} user '{name}' there"
         f" (mosquitto: mosquitto_passwd {flag}PASSWORDFILE {name}, then reload it;"
         f" with client certificates the CN is '{name}'); see docs/howto/security.md"
     )
 
 
-def tell_token(state: Path, made: dict[str, Any], node: str, valid_s: float) -> None:
+def tell_token(state: Path, made: object, node: str, valid_s: float) -> None:
     """Print a node's token, this once, and what to do with it."""
-    text, broker = token(state, node, valid_s), settings(given(), os.environ).broker
+    text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
-        return output.dump({**made, "token": text, "token_valid_s": valid_s})
+        return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
     print(f"token, good once and for {output.duration(valid_s * 1000)}:")
     print(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
-        f" --realm {settings(given(), os.environ).realm} --join -"
+        f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"
     )
     return None

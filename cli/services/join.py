@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ..connect import connected
-from ..context import Layer, state_path, write_private
+from ..context import Settings, state_path, write_private
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 
@@ -20,7 +20,7 @@ MAX_TOKEN: Final = 256
 TIMEOUT_S: Final = 10.0
 
 
-def join(layer: Layer, node: str, source: str) -> Layer:
+def join(settings: Settings, node: str, source: str) -> Settings:
     """Exchange the token in the file `source` (`-`: standard input); the node's settings from now on.
 
     The secret lies in the password file of the settings, else in `secrets/NODE` of the state folder.
@@ -28,10 +28,10 @@ def join(layer: Layer, node: str, source: str) -> Layer:
     Raises:
         CliError: the token is not, or no longer, good; or the broker can't be reached.
     """
-    path = Path(layer.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
+    path = Path(settings.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.joining")
-    joined = replace(layer, username=node, password=None, password_file=str(path))
+    joined = replace(settings, username=node, password=None, password_file=str(path))
     # A secret of an exchange that was cut off may be good already: then the token is spent.
     if not (fresh.exists() and _lets_in(replace(joined, password_file=str(fresh)))):
         _exchange(joined, fresh, read_token(source))
@@ -62,7 +62,7 @@ def read_token(source: str) -> str:
     return token
 
 
-def _exchange(joined: Layer, fresh: Path, token: str) -> None:
+def _exchange(joined: Settings, fresh: Path, token: str) -> None:
     from busbar.bus.broker.accounts import new_secret
     from busbar.bus.broker.joining import join_password
 
@@ -78,9 +78,9 @@ def _exchange(joined: Layer, fresh: Path, token: str) -> None:
         )
 
 
-def _lets_in(layer: Layer) -> bool:
+def _lets_in(settings: Settings) -> bool:
     async def knock() -> None:
-        async with connected(layer, TIMEOUT_S):
+        async with connected(settings, TIMEOUT_S):
             pass
 
     try:

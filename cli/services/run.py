@@ -107,10 +107,10 @@ def connect_options(spec: Spec) -> Any:
         CliError: the password file can't be read, or others can read it.
     """
     from ..connect import options_of
-    from ..context import Layer
+    from ..context import Settings
 
-    layer = Layer(**spec["connect"], password=os.environ.get("BUSBAR_PASSWORD"))
-    options = options_of(layer)
+    settings = Settings(**spec["connect"], password=os.environ.get("BUSBAR_PASSWORD"))
+    options = options_of(settings)
     return replace(options, client_id=f"busbar-{options.username}-{os.urandom(4).hex()}")
 
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Layer, read_up, write_private
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up, write_private
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 
-ADMIN: Final = "admin"
-MANAGER: Final = "manager"
-RESERVED: Final = frozenset({ADMIN, MANAGER})
+ADMIN_USER: Final = "admin"
+MANAGER_USER: Final = "manager"
+RESERVED: Final = frozenset({ADMIN_USER, MANAGER_USER})
 """User names at the broker that no node may have."""
 LOOPBACK: Final = "127.0.0.1"
 MQTT_PORT: Final = 1883
@@ -35,7 +35,7 @@ class Plan:
     nodes: tuple[str, ...]
     realm: str = DEFAULT_REALM
     root: str = DEFAULT_ROOT
-    outside: Layer | None = None
+    outside: Settings | None = None
     port: int = MQTT_PORT
     heartbeat: float = 5.0
     stop_workers: bool = False
@@ -49,11 +49,11 @@ class Plan:
         outside = self.outside.broker if self.outside else None
         return outside or f"mqtt://{LOOPBACK}:{self.port}"
 
-    def connect(self, user: str) -> Layer:
+    def connect(self, user: str) -> Settings:
         """How one of our users connects: its secret lies in a file of its name."""
         tls = {m: getattr(self.outside, m) for m in ("tls_ca", "tls_cert", "tls_key")} if self.outside else {}
         secret = str(self.state / SECRETS / user)
-        return Layer(self.url, self.realm, self.root, user, secret, **tls)
+        return Settings(self.url, self.realm, self.root, user, secret, **tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,11 @@ def _broker(plan: Plan) -> dict[str, Any]:
 
 def _manager(plan: Plan) -> dict[str, Any]:
     return {
-        **_common(plan, MANAGER),
+        **_common(plan, MANAGER_USER),
         "state": str(plan.state / "manager"),
         "mqtt": "3.1.1" if plan.outside is None else "auto",
         "heartbeat_s": plan.heartbeat,
-        "principals": {ADMIN: "owner"},
+        "principals": {ADMIN_USER: "owner"},
     }
 
 
@@ -155,7 +155,7 @@ def locked(state: Path) -> Iterator[None]:
 
 def prepare(plan: Plan) -> None:
     """Make secrets and accounts that are missing, and write the specifications, without secrets."""
-    users = {ADMIN: "person", MANAGER: "manager", **dict.fromkeys(plan.nodes, "node")}
+    users = {ADMIN_USER: "person", MANAGER_USER: "manager", **dict.fromkeys(plan.nodes, "node")}
     for user, kind in users.items():
         secret = ensure_secret(plan.state, user)
         if plan.outside is None:
@@ -196,7 +196,7 @@ def spec_path(state: Path, service: Service) -> Path:
 
 def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
     """The content of up.json: what the command line needs to connect, and who runs. Pure."""
-    mine = plan.connect(ADMIN)
+    mine = plan.connect(ADMIN_USER)
     tls = {m: value for m in ("tls_ca", "tls_cert", "tls_key") if (value := getattr(mine, m))}
     return {
         "broker": plan.url,
@@ -204,7 +204,7 @@ def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
         "port": None if plan.outside else plan.port,
         "realm": plan.realm,
         "root": plan.root,
-        "username": ADMIN,
+        "username": ADMIN_USER,
         "password_file": mine.password_file,
         **tls,
         "nodes": list(plan.nodes),
