@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Endpoint, Name, Who
+from .roles import Role
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![\s\S])"
 Oid = Annotated[str, Meta(pattern=UUID_PATTERN, description="object id: a UUID in lower case")]
@@ -22,7 +23,6 @@ Scale = Annotated[int, Meta(ge=0, le=10_000)]
 Limit = Annotated[int, Meta(ge=0, le=10_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Deadline = Annotated[float, Meta(gt=0, le=86_400)]
-Role = Literal["owner", "operator", "viewer"]
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]

@@ -87,8 +87,6 @@ STARTED: Final = frozenset({_C.STARTING, _C.RUNNING, _C.DEGRADED, _C.ERROR})
 """States in which a cluster's workers are wanted; stop is accepted in these alone."""
 STARTABLE: Final = frozenset({_C.STOPPED, _C.PAUSED})
 """States in which start is accepted."""
-HEARD: Final = frozenset({_N.ONLINE, _N.LATE})
-"""A node in one of these is believed to be alive."""
 
 
 class IllegalTransitionError(Exception):

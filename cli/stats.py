@@ -33,7 +33,7 @@ def summary(stat: Stat) -> str:
         "stopping": stat.stopping,
     }
     text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return f"{stat.scale} wanted" + (f": {text}" if text else "")
+    return f"{stat.scale} desired" + (f": {text}" if text else "")
 
 
 def print_stat(stat: Stat) -> None:

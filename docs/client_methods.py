@@ -19,10 +19,12 @@ from typing import Any
 import msgspec
 from busbar.bus import params
 from busbar.bus.contract import OPERATIONS, Operation
+from busbar.bus.roles import Role
 
 HERE = Path(__file__).parent.parent / "bus" / "client" / "operations"
 ALIASES = {
-    getattr(params, name): f"p.{name}" for name in ("Role", "ClusterStatus", "WorkerStatus", "NodeStatusName")
+    Role: "Role",
+    **{getattr(params, name): f"p.{name}" for name in ("ClusterStatus", "WorkerStatus", "NodeStatusName")},
 }
 FILES = {
     "groups": ("GroupOperations", "worker groups and their workers"),
@@ -176,6 +178,7 @@ def source(name: str) -> str:
         *(["from msgspec import UNSET, UnsetType", ""] if "UNSET" in code else []),
         "from ... import params as p",
         *(["from ...messages import Event"] if "[Event]" in code else []),
+        *(["from ...roles import Role"] if ": Role" in code else []),
         "from .base import Operations",
         "",
         "",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from busbar.bus.decode import MAX_PAYLOAD
 from busbar.bus.options import ConnectOptions
+from busbar.bus.roles import READ_ROLES, in_words
 from busbar.bus.topics import Topics, is_name
 
 
@@ -47,9 +48,9 @@ def checked(config: ManagerConfig) -> Topics:
     for name in (config.manager_id, *config.principals):
         if not is_name(name):
             raise ValueError(f"{name!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
-    unknown = set(config.principals.values()) - {"owner", "operator", "viewer"}
+    unknown = set(config.principals.values()) - READ_ROLES
     if unknown:
-        raise ValueError(f"unknown role {', '.join(sorted(unknown))}: use owner, operator or viewer")
+        raise ValueError(f"unknown role {', '.join(sorted(unknown))}: use {in_words()}")
     if not 0.05 <= config.heartbeat_s <= 3600 or min(config.rate, config.burst, config.in_flight) <= 0:
         raise ValueError("heartbeat_s is 0.05 to 3600 seconds; rate, burst and in_flight are above zero")
     return Topics(config.realm, config.root)

@@ -17,7 +17,7 @@ ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
         "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl",
-        "options", "connection/broker_rotation")),
+        "options", "backoff", "roles", "connection/broker_rotation")),
     "manager/rate_limit.py",
     "manager/ingest/report_diff.py",
     "manager/publish/render.py",
@@ -215,6 +215,25 @@ def test_one_file_does_it(module: str) -> None:
     }
     assert users, f"nobody imports {module}: is the rule stale?"
     assert not [user for user in users if not any(user.startswith(allowed) for allowed in ONLY[module])]
+
+
+FILE_CALLS = {"replace": {"os"}, "rename": {"os"}, "renames": {"os"}, "fsync": {"os"}, "fdatasync": {"os"}}
+
+
+def test_only_one_file_renames_flushes_and_locks() -> None:
+    """`bus/files.py` does it for all: SQLite's own files aside, which nobody else may touch."""
+    for path in files():
+        if name_of(path) == "bus/files.py":
+            continue
+        assert "fcntl" not in imports(path, top=False), name_of(path)
+        for node in nodes_of(path):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                where = f"{name_of(path)}:{node.lineno}"
+                owner = node.func.value
+                named = isinstance(owner, ast.Name) and owner.id in FILE_CALLS.get(node.func.attr, ())
+                # `Path.replace` takes one argument, `str.replace` two, `datetime.replace` names them.
+                moved = node.func.attr in ("replace", "rename") and len(node.args) == 1 and not node.keywords
+                assert not named and not moved, f"{where}: use bus.files"
 
 
 def test_no_import_cycles() -> None:

@@ -194,7 +194,7 @@ def failed(worker: Worker, now: float, cause: str, random_0_1: float) -> Worker:
     """It ended by itself, could not be started, or had to be stopped: it waits for its next start."""
     ready_for = now - worker.since if worker.phase is Phase.RUNNING else None
     failures = restart.failures_after(worker.failures, restart.judge(ready_for))
-    delay = restart.next_delay(failures, random_0_1)
+    delay = restart.BACKOFF.delay(failures, random_0_1)
     return replace(
         worker,
         phase=Phase.WAITING,

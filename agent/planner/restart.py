@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-BASE_S: Final = 0.25
-"""Seconds before the first restart: a single crash is to be ready again well under 2 s (p99)."""
-FACTOR: Final = 2.0
-CAP_S: Final = 30.0
-"""Longest delay before jitter, seconds; a crash loop costs two starts a minute, and is never given up."""
-JITTER: Final = 0.2
-"""Share by which a delay is made longer or shorter, so that what fell together does not rise together."""
+from busbar.bus.backoff import Backoff
+
+BACKOFF: Final = Backoff(base=0.25, cap=30.0, jitter=(0.8, 1.2))
+"""A single crash is to be ready again well under 2 s (p99); a crash loop costs two starts a minute, and a
+worker is never given up."""
 STABLE_S: Final = 10.0
 """Seconds a worker must have been ready for its earlier failures to be forgotten."""
 
@@ -56,15 +54,3 @@ def judge(ready_for_s: float | None) -> Happened:
     if ready_for_s is not None and ready_for_s >= STABLE_S:
         return Happened.FAILED_AFTER_STABLE
     return Happened.FAILED
-
-
-def next_delay(consecutive_failures: int, random_0_1: float) -> float:
-    """Seconds to wait before the next start; `random_0_1` from 0 to 1 is the jitter.
-
-    No failure means no wait. There is no count after which a worker is given up.
-    """
-    if consecutive_failures <= 0:
-        return 0.0
-    # 2.0 ** 1024 overflows: past the cap the exponent no longer matters.
-    delay = min(CAP_S, BASE_S * FACTOR ** min(consecutive_failures - 1, 64))
-    return delay * (1.0 + JITTER * (2.0 * min(1.0, max(0.0, random_0_1)) - 1.0))

@@ -201,8 +201,9 @@ def _leader(record: ProcessRecord) -> Stat | None:
     if stat is None or stat.start_ticks != record.start_ticks or stat.sid != record.pid:
         return None
     # A zombie's environment is gone; that pid and that start time make it ours, and it can't be hurt.
+    # It is empty for a moment during exec, and stays so after `env -i`: pid, start time and session decide.
     raw = environ(record.pid)
-    return stat if stat.dead or _marked(raw, record.token) or _wiped(raw) else None
+    return stat if stat.dead or raw == b"" or _marked(raw, record.token) or _wiped(raw) else None
 
 
 def _marked(raw: bytes | None, token: str) -> bool:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from busbar.bus.errors import pointer_step
+
 from ..processes.ports import PortWish
 from .base import (
     AllProbes,
@@ -26,7 +28,7 @@ from .base import (
     check_worker,
 )
 from .programs import find_program, missing_program
-from .transport import ROOT, below, checked, escape, known_options, options, wish
+from .transport import ROOT, below, checked, known_options, options, wish
 
 TYPES = ("web",)
 FOLDER = ".crossbar"
@@ -118,7 +120,7 @@ class CrossbarRuntime:
     def _services(self, given: Mapping[str, Any], pointer: str) -> dict[str, dict[str, Any]]:
         services = {}
         for name, service in given.items():
-            at = f"{pointer}/{escape(name)}"
+            at = f"{pointer}/{pointer_step(name)}"
             if name != "/" and not _PATH.fullmatch(name):
                 raise RuntimeConfigError(at, "a path is one level of letters, digits, '_' and '-'")
             services[name] = self._service(service, at)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from busbar.bus.errors import BusError
+from busbar.bus.errors import BusError, pointer_step
 from busbar.bus.transport import check_transport, port_range
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortWish
@@ -70,7 +70,7 @@ def options(plain: Mapping[str, Any], allowed: Mapping[str, type]) -> dict[str, 
 def known_options(given: Mapping[str, Any], allowed: Mapping[str, type], pointer: str) -> dict[str, Any]:
     """As `options`, for any object at `pointer`."""
     for name, value in given.items():
-        at = f"{pointer}/{escape(name)}"
+        at = f"{pointer}/{pointer_step(name)}"
         if name not in allowed:
             raise RuntimeConfigError(at, f"unknown option (known: {', '.join(sorted(allowed)) or 'none'})")
         # A bool is an int to Python, and never to the reader of a configuration.
@@ -93,11 +93,6 @@ def below(root: Path | None, reference: str, pointer: str, setting: str) -> Path
     if ".." in path.parts or not path.is_relative_to(root):
         raise RuntimeConfigError(pointer, f"not below this node's '{setting}'")
     return path
-
-
-def escape(name: str) -> str:
-    """A member's name within a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _interface(interface: str, pointer: str) -> str:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from busbar.bus.errors import pointer_step
 from busbar.bus.messages import AssignedWorker
 
 from ..processes.ports import choose
 from ..processes.sockets import is_free
 from ..runtimes import Launch, Runtime, RuntimeConfigError, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
-from ..runtimes.transport import escape
 from ..state import State
 
 
@@ -97,7 +97,9 @@ class Launcher:
         return {**worker.transport, "paths": paths}
 
     def _paths(self, paths: Mapping[str, Any], pointer: str) -> dict[str, Any]:
-        return {name: self._path(service, f"{pointer}/{escape(name)}") for name, service in paths.items()}
+        return {
+            name: self._path(service, f"{pointer}/{pointer_step(name)}") for name, service in paths.items()
+        }
 
     def _path(self, service: Any, pointer: str) -> Any:
         if not isinstance(service, dict):

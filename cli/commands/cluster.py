@@ -159,7 +159,7 @@ def stat(cluster: n.ClusterArgument) -> None:
 def nodes(
     cluster: n.ClusterArgument,
     status: Annotated[
-        NodeStatusName | None, typer.Option("--status", help="Only nodes in this state.")
+        NodeStatusName | None, typer.Option("--status", help="Only nodes in this status.")
     ] = None,
     quiet: n.Quiet = False,
 ) -> None:
@@ -194,9 +194,11 @@ async def _members(bus: BusClient, cluster: str, status: NodeStatusName | None) 
 def add_node(
     cluster: n.ClusterArgument,
     node: n.NodeArgument,
-    hardlimit: Annotated[int | None, typer.Option(min=0, help="Never more workers of it there.")] = None,
+    hardlimit: Annotated[
+        int | None, typer.Option(min=0, help="Maximum of the cluster's workers there.")
+    ] = None,
     softlimit: Annotated[
-        int | None, typer.Option(min=0, help="More only where nothing else has room.")
+        int | None, typer.Option(min=0, help="Beyond this, other nodes are preferred.")
     ] = None,
     expect_version: n.Expect = None,
 ) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from busbar.bus.params import Principal
+from busbar.bus.roles import Role, in_words
 
 from .. import common_options as n
 from .. import output
 from ..connect import run
 from ..services import accounts
 
-app = n.command_group(
-    "Users and their roles. The broker proves who somebody is; the manager decides what he may do."
-)
+app = n.command_group("Users and their roles. The broker authenticates; the manager authorises by role.")
 
 COLUMNS: list[output.Column[Principal]] = [
     ("name", lambda row: row.name),
@@ -22,7 +21,7 @@ COLUMNS: list[output.Column[Principal]] = [
     ("oid", lambda row: row.oid),
 ]
 Name = Annotated[str, typer.Argument(help="User name at the broker.")]
-Role = Annotated[Literal["owner", "operator", "viewer"], typer.Argument(help="owner, operator or viewer.")]
+RoleArgument = Annotated[Role, typer.Argument(help=f"{in_words()}.")]
 
 
 @n.subcommand(app, "list", "list_principals")
@@ -32,7 +31,7 @@ def list_() -> None:
 
 
 @n.subcommand(app, "add", "add_principal")
-def add(name: Name, role: Role) -> None:
+def add(name: Name, role: RoleArgument) -> None:
     state = accounts.local_state()
     accounts.refuse_other(state, name, accounts.PERSON)
     made = run(lambda bus: bus.add_principal(name=name, role=role))
@@ -40,12 +39,12 @@ def add(name: Name, role: Role) -> None:
         output.done(made, f"principal '{name}' is {made.role}")
         return accounts.outside(name, "add")
     secret = str(accounts.add(state, name, accounts.PERSON))
-    text = f"principal '{name}' is {made.role}; the password lies in {secret}"
+    text = f"principal '{name}' is {made.role}; its password is in {secret}"
     return output.done(output.merged(made, password_file=secret), text)
 
 
 @n.subcommand(app, "role", "set_principal_role")
-def role(name: Name, role: Role) -> None:
+def role(name: Name, role: RoleArgument) -> None:
     changed = run(lambda bus: bus.set_principal_role(principal_name=name, role=role))
     output.done(changed, f"principal '{name}' is {changed.role}")
 

@@ -31,7 +31,7 @@ class Realm(Struct, frozen=True):
 
 
 @n.subcommand(
-    app, "status", "get_manager", more="Show the whole realm on one screen, with what is wrong and why."
+    app, "status", "get_manager", instead="Show the realm on one screen, with problems and their reasons."
 )
 def status() -> None:
     found = run(gather)
@@ -63,7 +63,7 @@ def screen(found: Realm) -> list[str]:
         "",
         *_table("CLUSTER", found.clusters, summary),
         "",
-        *_table("NODE", found.nodes, lambda row: f"{row.workers} workers"),
+        *_table("NODE", found.nodes, lambda row: f"{row.workers} worker{'s'[row.workers == 1 :]}"),
         "",
         *_problems(found),
     ]

@@ -84,7 +84,7 @@ async def _find(bus: BusClient, worker: str, cluster: str | None) -> Worker:
 def logs(
     worker: WorkerArgument,
     cluster: n.ClusterOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until interrupted.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=10_000)] = 100,
 ) -> None:
     run(lambda bus: _logs(bus, worker, cluster, follow, lines))

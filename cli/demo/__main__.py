@@ -153,7 +153,7 @@ async def crossbar(stage: Stage) -> None:
     """A Crossbar.io router with Web services, where the program is there."""
     nodes = await stage.ask("node", "list")
     if not all("crossbar" in row["runtimes"] for row in nodes):
-        print("\nCrossbar.io is not installed (pip install 'busbar[crossbar]'): its part is left out.")
+        print("\nCrossbar.io is not installed (the extra 'crossbar'): its part is skipped.")
         return
     async with stage.chapter("A Crossbar.io router: WAMP, a page and JSON on one port") as facts:
         await stage.busbar("cluster", "create", "wamp", "--transport", CROSSBAR_TRANSPORT)

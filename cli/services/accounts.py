@@ -74,7 +74,7 @@ def remove(state: Path, name: str, kind: str) -> bool:
 
     The broker may have done so already: it follows what the manager says.
     """
-    from busbar.bus.broker.joining import revoke
+    from busbar.bus.broker.join_tokens import revoke
     from busbar.bus.clock import SystemClock
 
     revoke(accounts_file(state), name, kind, SystemClock().time_ns() / 1e9)
@@ -90,7 +90,7 @@ def token(state: Path, node: str, valid_s: float) -> str:
     Raises:
         CliError: the name or the time can't be, or the name is that of another kind of account.
     """
-    from busbar.bus.broker.joining import issue_token
+    from busbar.bus.broker.join_tokens import issue_token
     from busbar.bus.clock import SystemClock
 
     try:
@@ -115,7 +115,7 @@ def tell_token(state: Path, made: object, node: str, valid_s: float) -> None:
     text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
         return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
-    print(f"token, good once and for {output.duration(valid_s * 1000)}:")
+    print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
     print(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up, write_private
+from busbar.bus.files import FileLock, write_atomically
+from busbar.bus.roles import OWNER
+
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 
@@ -90,7 +91,7 @@ def _manager(plan: Plan) -> dict[str, Any]:
         "state": str(plan.state / "manager"),
         "mqtt": "3.1.1" if plan.outside is None else "auto",
         "heartbeat_s": plan.heartbeat,
-        "principals": {ADMIN_USER: "owner"},
+        "principals": {ADMIN_USER: OWNER},
     }
 
 
@@ -135,22 +136,18 @@ def locked(state: Path) -> Iterator[None]:
     Raises:
         CliError: one does.
     """
-    fd = os.open(private_folder(state) / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = FileLock(private_folder(state) / "up.lock")
+    if not lock.take():
+        raise CliError(
+            f"another 'busbar up' (pid {lock.holder()}) runs on {state}: stop it, or use --state",
+            ExitCode.CONFLICT,
+            "already_running",
+        )
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            raise CliError(
-                f"another 'busbar up' (pid {pid or 'unknown'}) runs on {state}: stop it, or use --state",
-                ExitCode.CONFLICT,
-                "already_running",
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        lock.write_pid()
         yield
     finally:
-        os.close(fd)
+        lock.release()
 
 
 def prepare(plan: Plan) -> None:
@@ -163,7 +160,8 @@ def prepare(plan: Plan) -> None:
     private_folder(plan.state / "logs")
     private_folder(plan.state / "services")
     for service in services(plan):
-        write_private(spec_path(plan.state, service), json.dumps(service.spec, indent=1))
+        # Written anew at each start, so not durably.
+        write_atomically(spec_path(plan.state, service), json.dumps(service.spec, indent=1), durable=False)
 
 
 def ensure_secret(state: Path, user: str) -> str:
@@ -172,7 +170,7 @@ def ensure_secret(state: Path, user: str) -> str:
 
     path = private_folder(state / SECRETS) / user
     if not path.exists():
-        write_private(path, new_secret() + "\n")
+        write_atomically(path, new_secret() + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 
@@ -215,7 +213,8 @@ def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
 
 def write_up(plan: Plan, pids: Mapping[str, int]) -> None:
     """Write up.json."""
-    write_private(plan.state / UP_FILE, json.dumps(describe(plan, pids), indent=1) + "\n")
+    text = json.dumps(describe(plan, pids), indent=1) + "\n"
+    write_atomically(plan.state / UP_FILE, text, durable=False)
 
 
 # --- choices -----------------------------------------------------------------------------------------------

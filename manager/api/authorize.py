@@ -8,12 +8,11 @@ from busbar.bus.contract import Operation
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Expect
 from busbar.bus.params import Params
+from busbar.bus.roles import OWNER
 
 from ..store.reads import Queries
 from ..store.rows import ClusterRow, PrincipalRow
 
-ADMIN: Final = "owner"
-"""The role that may change what belongs to others."""
 _TARGETS: Final = ("workergroup_oid", "routercluster_oid", "node_oid")
 """Parameters that name what a change is about, the narrowest first."""
 
@@ -31,7 +30,7 @@ def check_owner(row: Operation, principal: PrincipalRow, params: Params, store: 
 
     A cluster that does not exist is left to the operation, which says so.
     """
-    if not row.owned or principal.role == ADMIN:
+    if not row.owned or principal.role == OWNER:
         return
     oid: str = getattr(params, "routercluster_oid", "")
     cluster: ClusterRow | None = store.cluster(oid)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
-from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Message
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
+from busbar.bus.files import FileLock
 from busbar.bus.messages import ManagerState
 from busbar.bus.topics import Topics
 from msgspec import UnsetType
@@ -27,41 +25,22 @@ class FencedError(Exception):
     """A manager with a higher epoch works on a copy of this store: this one may not speak any more."""
 
 
-class Lock:
+class Lock(FileLock):
     """The lock file beside the database: whoever holds it is the manager, the others wait in silence."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: int | None = None
-
     def take(self) -> bool:
-        """Take the lock if it is free. The kernel frees it when the process ends, however it ends.
-
-        Raises:
-            OSError: the file can't be made.
-        """
-        if self._file is None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        """As FileLock's, and the folder (0700) is made where it is missing."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return super().take()
 
     async def wait(self, clock: Clock) -> None:
         """Stand by until the lock is free."""
         if self.take():
             return
-        log.warning("another manager holds %s: standing by", self._path)
+        log.warning("another manager holds %s: standing by", self.path)
         while not self.take():
             await clock.sleep(LOCK_POLL_S)
         log.warning("the other manager is gone: taking over")
-
-    def release(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 class Fence:

@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.files import rename, replacing
+
 from . import files, sql
 from .files import StoreRefusedError
 from .sqlite import Database
@@ -146,20 +148,16 @@ def _verify(path: Path) -> None:
 @contextmanager
 def _in_place_of(target: Path) -> Iterator[Path]:
     """A private file to be filled, which then takes the target's name, durably."""
-    new = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
-        new.unlink(missing_ok=True)
-        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        yield new
-        _sync(new)
-        new.replace(target)
-        _sync(target.parent)
+        with replacing(target) as new:
+            try:
+                yield new
+            finally:
+                for side in ("-journal", "-wal", "-shm"):
+                    with suppress(OSError):
+                        Path(f"{new}{side}").unlink(missing_ok=True)
     except OSError as error:
         raise StoreRefusedError(f"{target}: {error.strerror or error}") from error
-    finally:
-        for side in ("", "-journal", "-wal", "-shm"):
-            with suppress(OSError):
-                Path(f"{new}{side}").unlink(missing_ok=True)
 
 
 def _put_aside(path: Path, when: str) -> Path | None:
@@ -177,13 +175,5 @@ def _put_aside(path: Path, when: str) -> Path | None:
     for side in ("-wal", "-shm"):
         log = Path(f"{path}{side}")
         if log.exists():  # it could not be checkpointed: it belongs to the damaged one
-            log.replace(f"{aside}{side}")
+            rename(log, Path(f"{aside}{side}"))
     return aside
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,15 +25,15 @@ from typing import Any
 
 from busbar.bus import acl, messages
 from busbar.bus.broker.accounts import Accounts
+from busbar.bus.broker.client_connection import ENDINGS
 from busbar.bus.broker.connect import Refused, read_connect
-from busbar.bus.broker.conversation import ENDINGS
-from busbar.bus.broker.joining import parse_offer
+from busbar.bus.broker.join_tokens import parse_offer
 from busbar.bus.connection.link import Message
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import convert, parse, read
 from busbar.bus.errors import BusError
 from busbar.bus.options import parse_urls
-from busbar.bus.topics import Topics, is_name, matches, parse_event
+from busbar.bus.topics import Topics, is_name, is_valid_topic, matches, parse_event
 from busbar.bus.transport import check_transport, port_range
 from msgspec import UNSET
 
@@ -102,7 +102,7 @@ def words(data: bytes) -> None:
     matches(text, text)
     for kind in (*acl.KINDS, text):
         write = acl.may_publish(kind, "n1", text, "busbar", "lab")
-        assert not write or acl.is_valid_topic(text)
+        assert not write or is_valid_topic(text)
         acl.may_subscribe(kind, text, text, "busbar", "lab")
     assert not is_name(text) or text.isascii()
     parse_offer(text)

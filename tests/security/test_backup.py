@@ -282,7 +282,7 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
 
         # A backup, made while the manager runs; then life goes on, and the manager is started anew.
         copy = made.folder / "copy"
-        assert "sound copy" in busbar(made, "backup", str(copy), "--state", str(state))
+        assert "verified copy" in busbar(made, "backup", str(copy), "--state", str(state))
         assert "use --replace" in busbar(made, "backup", str(copy), "--state", str(state), code=4)
         alice.ok("scale_routercluster_workergroup", {**oid, "workergroup_oid": group["oid"], "scale": 2})
         second = pid_of(alice, "web-2")
@@ -305,7 +305,7 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
 
         # The proper way: restored, it refuses to start.
         said = busbar(made, "restore", str(copy), "--state", str(state))
-        assert "says nothing until" in said and "is kept as" in said
+        assert "publishes nothing before" in said and "is kept as" in said
         refused = made.spawn("refused", "manager", "--state", str(state), *made.connection("manager"))
         assert refused.wait(20) == 4
         assert "busbar manager take-over" in (made.folder / "refused.log").read_text()

@@ -90,7 +90,7 @@ class ClusterOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Cluster:
-        """Delete a stopped cluster with its groups and memberships.
+        """Delete a stopped cluster, its groups and its memberships.
 
         Raises:
             BusError: `no_such_object`, `not_stopped`, or what any operation answers.

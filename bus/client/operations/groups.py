@@ -31,7 +31,7 @@ class GroupOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Group:
-        """Add a group of equal workers to a cluster.
+        """Add a group of identical workers to a cluster.
 
         `lost_after` and `start_deadline` are seconds; `runtime` follows from the transport when left out.
 
@@ -149,7 +149,7 @@ class GroupOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Group:
-        """Change how many workers a group asks for.
+        """Change the number of workers of a group.
 
         Raises:
             BusError: `no_such_object`, or what any operation answers.
@@ -179,7 +179,7 @@ class GroupOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Group:
-        """Change what a group's workers run; they are renewed a few at a time.
+        """Change what a group's workers run: a rolling update.
 
         At most `max_unavailable` workers below the scale are ready, at most `max_surge` above it are
         there. Left out, they are 1 and 0 where what the workers run changes, and stay as they are
@@ -259,7 +259,7 @@ class GroupOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Following:
-        """Have a worker's output published for a while.
+        """Publish a worker's output for a limited time.
 
         `lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ... import params as p
 from ...messages import Event
+from ...roles import Role
 from .base import Operations
 
 
@@ -18,7 +19,7 @@ class RealmOperations(Operations):
         filter_by_status: p.NodeStatusName | None = None,
         timeout: float | None = None,
     ) -> list[str]:
-        """List the nodes (unpaired ones only when asked for).
+        """List the nodes (unpaired ones only by status filter).
 
         Raises:
             BusError: what any operation answers.
@@ -63,7 +64,7 @@ class RealmOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Node:
-        """Make a node known.
+        """Register a node.
 
         A node to be paired.
 
@@ -82,7 +83,7 @@ class RealmOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Node:
-        """Move a node's workers away, one of each group at a time; it takes no new ones.
+        """Evict a node's workers, one of each group at a time; it takes no new ones.
 
         `reason` is for people: it stands in the node's status while it is drained.
 
@@ -117,7 +118,7 @@ class RealmOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Node:
-        """Forget a node: it leaves its clusters, stops its workers, and loses its account at our own broker.
+        """Remove a node: it leaves its clusters, stops its workers, loses its embedded-broker account.
 
         Raises:
             BusError: `no_such_object`, or what any operation answers.
@@ -132,7 +133,7 @@ class RealmOperations(Operations):
         limit: int = 100,
         timeout: float | None = None,
     ) -> list[Event]:
-        """Return stored events after a sequence.
+        """Return stored events after a sequence number.
 
         `since` is a sequence (number or its text form), excluded; `limit` counts events.
 
@@ -172,12 +173,12 @@ class RealmOperations(Operations):
         self,
         *,
         name: str,
-        role: p.Role,
+        role: Role,
         expect_version: int | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Principal:
-        """Give a user a role.
+        """Give a user of the broker a role.
 
         Raises:
             BusError: `already_exists`, or what any operation answers.
@@ -189,7 +190,7 @@ class RealmOperations(Operations):
         self,
         *,
         principal_name: str,
-        role: p.Role,
+        role: Role,
         expect_version: int | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
@@ -212,7 +213,7 @@ class RealmOperations(Operations):
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Principal:
-        """Take a user's role away, and his account at our own broker.
+        """Remove a user's role, and the account on the embedded broker.
 
         Raises:
             BusError: `no_such_object`, or what any operation answers.

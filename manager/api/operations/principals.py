@@ -6,6 +6,7 @@ from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.errors import BusError
+from busbar.bus.roles import OWNER
 
 from ...store import Tx
 from ...store.rows import PrincipalRow
@@ -36,7 +37,7 @@ def add_principal(change: Change, params: p.AddPrincipal) -> p.Principal:
 
 def set_principal_role(change: Change, params: p.SetRole) -> p.Principal:
     row = _need(change.tx, params.principal_name)
-    if params.role != "owner":
+    if params.role != OWNER:
         _spare_last_owner(change.tx, row)
     change.tx.set_role(row.oid, params.role)
     changed = _need(change.tx, row.name)
@@ -55,7 +56,7 @@ def remove_principal(change: Change, params: p.PrincipalByName) -> p.Principal:
 
 def seed(tx: Tx, wanted: dict[str, str]) -> None:
     """Give the configured users their roles, in a store without an owner: what was decided since stays."""
-    if any(row.role == "owner" for row in tx.principals()):
+    if any(row.role == OWNER for row in tx.principals()):
         return
     for name, role in wanted.items():
         row = tx.principal(name)
@@ -79,7 +80,7 @@ def _need(tx: Tx, name: str) -> PrincipalRow:
 
 def _spare_last_owner(tx: Tx, row: PrincipalRow) -> None:
     """Without an owner nobody could ever give a role again."""
-    owners = [other for other in tx.principals() if other.role == "owner"]
+    owners = [other for other in tx.principals() if other.role == OWNER]
     if owners == [row]:
         raise BusError("not_authorized", f"'{row.name}' is the last owner", ["/params/principal_name"])
 

@@ -212,7 +212,7 @@ time.sleep(60)
 STARTER = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from agent.processes.process import Processes, Start
+from busbar.agent.processes.process import Processes, Start
 async def main():
     folder = Path(sys.argv[1])
     start = Start("web-1", sys.argv[2], ("sleep", "60"), folder, folder / "worker.log")
@@ -381,7 +381,7 @@ async def test_spawn_errors_name_the_reason(processes: Processes, tmp_path: Path
 LIMITED = """
 import asyncio, os, resource, sys
 from pathlib import Path
-from agent.processes.process import Processes, SpawnError, Start
+from busbar.agent.processes.process import Processes, SpawnError, Start
 async def main():
     folder = Path(sys.argv[1])
     open_now = len(os.listdir("/proc/self/fd")) - 1
@@ -491,6 +491,17 @@ async def test_worker_outlives_a_closed_watch(processes: Processes, tmp_path: Pa
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     process.close()
     assert alive(process.record.pid)
+    adopted = processes.adopt(process.record)
+    assert adopted is not None
+    assert (await processes.stop(adopted, signal.SIGTERM, 5)).gone
+
+
+async def test_worker_without_any_environment_is_adopted(processes: Processes, tmp_path: Path) -> None:
+    """As every process is for a moment while it starts: the kernel shows no environment during exec."""
+    process = processes.spawn(start_of(tmp_path, "env", "-i", "sleep", "60"))
+    program = Path(f"/proc/{process.record.pid}/cmdline")
+    await until(lambda: program.read_bytes().startswith(b"sleep"))
+    assert procfs.environ(process.record.pid) == b""
     adopted = processes.adopt(process.record)
     assert adopted is not None
     assert (await processes.stop(adopted, signal.SIGTERM, 5)).gone
