@@ -190,7 +190,15 @@ class BusClient(References):
         async def present() -> int:
             return (await self.get_manager()).sequence
 
-        return EventWatch(self._subscriptions, self.topics, wanted, since, fetch, present)
+        async def find(name: str) -> str | None:
+            try:
+                return (await self.get_routercluster_by_name(routercluster_name=name)).oid
+            except BusError as error:
+                if error.code != "no_such_object":
+                    raise
+                return None
+
+        return EventWatch(self._subscriptions, self.topics, wanted, since, fetch, present, find)
 
     async def watch_output(
         self, worker: str, cluster: str | None = None, *, lines: int = 100, follow: bool = True

@@ -22,6 +22,8 @@ QUEUE: Final = 10_000
 """Live events that were not read yet; what does not fit is fetched from the manager later."""
 PAGE: Final = 1000
 """Events of one answer; the contract's limit."""
+REMEMBERED: Final = 1000
+"""Clusters of one name that came and went while they were watched."""
 RESTORED: Final = event_type("manager", "restored")
 """The store was brought back from a backup: sequences begin below what was seen."""
 
@@ -29,6 +31,8 @@ Fetch = Callable[[int, int], Awaitable[list[Event]]]
 """Stored events after a sequence, at most so many."""
 Present = Callable[[], Awaitable[int]]
 """The sequence of the last event."""
+FindCluster = Callable[[str], Awaitable[str | None]]
+"""A cluster's oid by its name; None when there is none."""
 
 
 def cluster_of(event: Event) -> str | None:
@@ -52,14 +56,26 @@ class EventFilter:
         if unknown := sorted((wanted or set()) - known):
             raise ValueError(f"there is no event type {', '.join(unknown)}: see docs/reference/events.md")
         self._types, self._subject, self._cluster = wanted, subject, cluster
+        self._cluster_oids: set[object] = set()
+
+    async def prepare(self, find: FindCluster) -> None:
+        """Look the cluster's oid up: events of its groups do not name it."""
+        if self._cluster is not None:
+            self._cluster_oids.add(await find(self._cluster))
 
     def wants(self, event: Event) -> bool:
         """Whether this one is wanted."""
+        if self._cluster is not None and not self._is_of_cluster(event):
+            return False
         if self._types is not None and event.type not in self._types:
             return False
-        if self._cluster is not None and cluster_of(event) != self._cluster:
-            return False
         return self._subject is None or self._subject in (event.subject, event.data.get("oid"))
+
+    def _is_of_cluster(self, event: Event) -> bool:
+        if event.subject == f"routercluster/{self._cluster}" and len(self._cluster_oids) < REMEMBERED:
+            self._cluster_oids.add(event.data.get("oid"))
+        by_oid = event.data.get("cluster_oid")
+        return cluster_of(event) == self._cluster or (by_oid is not None and by_oid in self._cluster_oids)
 
 
 def _full_type(name: str) -> str:
@@ -81,8 +97,9 @@ class EventWatch(Watch[Event]):
         since: int | None,
         fetch: Fetch,
         present: Present,
+        find: FindCluster,
     ) -> None:
-        self._wanted, self._fetch, self._present = wanted, fetch, present
+        self._wanted, self._fetch, self._present, self._find = wanted, fetch, present, find
         self._last = since
         """The last sequence that was told or passed over; None until the first step of the iteration."""
         self._begun = False
@@ -143,10 +160,13 @@ class EventWatch(Watch[Event]):
 
     async def _begin(self) -> None:
         """Where to begin: whoever can't be reached now is told so, not waited for."""
+        if self._begun:
+            return
+        await self._wanted.prepare(self._find)
         if self._last is None:
             present = await self._present()
             self._last = min(present, int(self._live[0].sequence) - 1) if self._live else present
-        elif self._behind and not self._begun:
+        elif self._behind:
             await self._fill()
         self._begun = True
 

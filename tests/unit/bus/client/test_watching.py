@@ -238,6 +238,10 @@ class Store:
         self.fetches: list[dict[str, Any]] = []
 
     def answer(self, op: str, params: dict[str, Any]) -> Any:
+        if op == "get_routercluster_by_name":
+            if params["routercluster_name"] != "edge":
+                raise BusError("no_such_object", "no")
+            return CLUSTER
         if op == "get_manager":
             return {**MANAGER, "sequence": len(self.events)}
         self.fetches.append(params)
@@ -375,20 +379,24 @@ def test_only_wanted_events_are_told() -> None:
         kinds = world.bus.watch_events(types=["worker_failed", "busbar.on_worker_moved"])
         mine = world.bus.watch_events(object="worker/web-1", cluster="edge")
         by_oid, other = world.bus.watch_events(object=OID), world.bus.watch_events(cluster="core")
-        await asyncio.gather(*(watch._begin() for watch in (kinds, mine, by_oid, other)))
+        edge = world.bus.watch_events(cluster="edge")
+        await asyncio.gather(*(watch._begin() for watch in (kinds, mine, edge, by_oid, other)))
         for type in ("worker_ready", "worker_failed", "worker_moved", "worker_ready"):
             store.happen(world, type=type)
+        group = {"subject": "workergroup/web", "data": {"cluster_oid": OID}}
         world.publish_event({**world.event(5), "subject": "worker/db-1", "data": {"cluster": "core"}})
+        world.publish_event({**world.event(6), **group})
         world.manager.post(TOPICS.event("edge", "worker", "x", "ready"), b'{"sequence": "many"}')
         found = [
             await next_of(kinds, 2),
             await next_of(mine, 4),
+            await next_of(edge, 5),
             await next_of(by_oid, 4),
             await next_of(other, 1),
         ]
         return [sequences(each) for each in found]
 
-    assert play(work, store.answer) == [[2, 3], [1, 2, 3, 4], [1, 2, 3, 4], [5]]
+    assert play(work, store.answer) == [[2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 6], [1, 2, 3, 4], [5]]
 
 
 def test_a_store_brought_back_from_a_backup_begins_again_below() -> None:
