@@ -17,7 +17,8 @@ ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
         "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl",
-        "options", "backoff", "roles", "connection/broker_rotation")),
+        "options", "backoff", "roles", "connection/broker_rotation",
+        "client/errors", "client/goals", "client/names")),
     "manager/rate_limit.py",
     "manager/ingest/report_diff.py",
     "manager/publish/render.py",
@@ -175,6 +176,16 @@ def test_rooms_import_the_bus_alone(path: Path) -> None:
     assert not top & others
     if room != "cli":
         assert not everywhere & others
+
+
+def test_the_command_line_talks_to_the_bus_through_the_client_alone() -> None:
+    """The demonstration plays a user's own MQTT program, which talks to workers, not to the bus."""
+    for path in files():
+        found = {name for name in imports(path, top=False) if name.startswith("bus.")}
+        if name_of(path).startswith("cli/") and name_of(path) != "cli/demo/clients.py":
+            assert not {name for name in found if name.startswith("bus.connection")}, name_of(path)
+        if name_of(path).startswith(("manager/", "agent/")):
+            assert not {name for name in found if name.startswith("bus.client")}, name_of(path)
 
 
 @pytest.mark.parametrize("name", pure())
