@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from .errors import usage
 
+T = TypeVar("T")
 
-def definition(**members: Any) -> dict[str, Any]:
-    """The members that were given."""
-    return {name: value for name, value in members.items() if value not in (None, [], ())}
+
+def or_unset(value: T | None) -> T | UnsetType:
+    """What an option says; UNSET where it was not given."""
+    return UNSET if value is None else value
 
 
 DEFAULT_TYPE: Final = "mqtt"
@@ -84,8 +88,3 @@ def pairs(items: Sequence[str] | None, option: str) -> dict[str, str] | None:
             raise usage(f"{option} {item}: write key=value")
         found[key] = value
     return found
-
-
-def limits(hard: int | None, soft: int | None) -> Mapping[str, int] | None:
-    """The `config` of a membership; None when no limit was given."""
-    return definition(hardlimit=hard, softlimit=soft) or None

@@ -1,4 +1,4 @@
-"""What can go wrong in the client beyond `bus.errors`. Pure, and light to import."""
+"""What can go wrong in the client beyond `bus.errors`; light to import. Pure."""
 
 from __future__ import annotations
 

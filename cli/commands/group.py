@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import typer
 from busbar.bus.client import goals
@@ -62,19 +63,24 @@ def add(
     expect_version: n.Expect = None,
 ) -> None:
     where, name = _place(group, cluster)
-    wanted: dict[str, Any] = {
-        "name": name,
-        "scale": scale,
-        "runtime": runtime,
-        "transport": d.transport(transport, type, port),
-        "label": label,
-        "description": description,
-        "tags": tag or None,
-        "lost_after": lost_after,
-        "start_deadline": start_deadline,
-        "expect_version": expect_version,
-    }
-    run(lambda bus: _add(bus, where, wanted, wait, timeout))
+    listens = d.transport(transport, type, port)
+
+    async def change(bus: BusClient, cluster_oid: str) -> Group:
+        return await bus.add_routercluster_workergroup(
+            routercluster_oid=cluster_oid,
+            name=name,
+            scale=scale,
+            runtime=runtime,
+            transport=listens,
+            label=label,
+            description=description,
+            tags=tag or None,
+            lost_after=lost_after,
+            start_deadline=start_deadline,
+            expect_version=expect_version,
+        )
+
+    run(lambda bus: _add(bus, where, change, wait, timeout))
 
 
 def _place(group: str | None, cluster: str | None) -> tuple[str, str | None]:
@@ -86,10 +92,16 @@ def _place(group: str | None, cluster: str | None) -> tuple[str, str | None]:
     return where, name or None
 
 
-async def _add(bus: BusClient, where: str, wanted: dict[str, Any], waits: bool, timeout: float) -> None:
+async def _add(
+    bus: BusClient,
+    where: str,
+    change: Callable[[BusClient, str], Awaitable[Group]],
+    waits: bool,
+    timeout: float,
+) -> None:
     found = await bus.find_cluster(where)
     async with bus.watch_statuses(kind="workergroup", cluster=found.name) as watch:
-        made = await bus.add_routercluster_workergroup(routercluster_oid=found.oid, **wanted)
+        made = await change(bus, found.oid)
         title, reached = f"group '{found.name}/{made.name}'", None
         if waits:
             goal = goals.scaled(made.version, made.scale)
@@ -203,32 +215,42 @@ def update(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    wanted: dict[str, Any] = d.definition(
-        runtime=runtime,
-        transport=d.transport(transport, type, port),
-        label=label,
-        description=description,
-        tags=tag,
-        lost_after=lost_after,
-        start_deadline=start_deadline,
-        max_unavailable=max_unavailable,
-        max_surge=max_surge,
-    )
-    if not wanted:
+    listens = d.transport(transport, type, port)
+    options = (runtime, listens, label, description, lost_after, start_deadline, max_unavailable, max_surge)
+    if not tag and all(option is None for option in options):
         raise usage("what is to change? Say --transport, --runtime, --port or another option")
-    wanted["expect_version"] = expect_version
-    run(lambda bus: _update(bus, group, cluster, wanted, wait, timeout))
+
+    async def change(bus: BusClient, found: Group) -> Group:
+        return await bus.update_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid,
+            workergroup_oid=found.oid,
+            runtime=d.or_unset(runtime),
+            transport=d.or_unset(listens),
+            label=d.or_unset(label),
+            description=d.or_unset(description),
+            tags=d.or_unset(tag or None),
+            lost_after=d.or_unset(lost_after),
+            start_deadline=d.or_unset(start_deadline),
+            max_unavailable=max_unavailable,
+            max_surge=max_surge,
+            expect_version=expect_version,
+        )
+
+    run(lambda bus: _update(bus, group, cluster, change, wait, timeout))
 
 
 async def _update(
-    bus: BusClient, group: str, cluster: str | None, wanted: dict[str, Any], waits: bool, timeout: float
+    bus: BusClient,
+    group: str,
+    cluster: str | None,
+    change: Callable[[BusClient, Group], Awaitable[Group]],
+    waits: bool,
+    timeout: float,
 ) -> None:
     found = await _find(bus, group, cluster)
     where = (await bus.find_cluster(found.cluster_oid)).name
     async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
-        changed = await bus.update_routercluster_workergroup(
-            routercluster_oid=found.cluster_oid, workergroup_oid=found.oid, **wanted
-        )
+        changed = await change(bus, found)
         title, reached = f"group '{where}/{found.name}'", None
         if waits:
             goal = goals.updated(changed.version, changed.revision)

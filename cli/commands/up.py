@@ -9,12 +9,15 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
+
+if TYPE_CHECKING:
+    from ..services.up_plan import Plan
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -110,7 +113,7 @@ def _outside(broker: str | None) -> Settings | None:
 class Up:
     """One run: start, tell, wait for a signal, stop."""
 
-    def __init__(self, plan: Any, began: float, verbose: bool) -> None:
+    def __init__(self, plan: Plan, began: float, verbose: bool) -> None:
         from busbar.bus.clock import SystemClock
 
         self._plan, self._began, self._verbose = plan, began, verbose
@@ -202,7 +205,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def announce(plan: Any, states: dict[str, str], seconds: float) -> None:
+def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
     """The short table when all is up."""
     kind = "outside" if plan.outside else "embedded"
     nodes = ", ".join(f"{name} {state}" for name, state in states.items()) or "none"

@@ -17,7 +17,7 @@ from busbar.bus.errors import ERRORS, BusError, BusOfflineError, CallTimeoutErro
 from busbar.cli import app, lazy
 from busbar.cli.connect import split_reference
 from busbar.cli.context import GlobalOptions, set_global_options
-from busbar.cli.definition import definition, pairs, read_object, transport
+from busbar.cli.definition import or_unset, pairs, read_object, transport
 from busbar.cli.errors import BY_CODE, CliError, ExitCode, as_object, exit_code, sentence
 from busbar.cli.typer_fastparse import PlainParam, converter
 
@@ -259,8 +259,10 @@ def test_a_port_alone_means_mqtt() -> None:
     assert transport(None, None, "80") == {"type": "mqtt", "endpoint": {"type": "tcp", "port": 80}}
 
 
-def test_definitions_hold_what_was_given_and_zero_counts() -> None:
-    assert definition(name="a", label=None, tags=[], scale=0) == {"name": "a", "scale": 0}
+def test_options_that_were_not_given_change_nothing_and_zero_counts() -> None:
+    from msgspec import UNSET
+
+    assert (or_unset(None), or_unset(0), or_unset("")) == (UNSET, 0, "")
 
 
 def test_pairs() -> None:
