@@ -158,7 +158,7 @@ def read_up(state: Path) -> dict[str, Any]:
 
 
 def environment(env: Mapping[str, str]) -> Settings:
-    """The settings in the environment (BUSBAR_BROKER, BUSBAR_REALM …); an empty variable says nothing."""
+    """The settings in the environment (BUSBAR_BROKER, BUSBAR_REALM …); an empty variable counts as unset."""
     found = {f.name: env.get(f"BUSBAR_{f.name.upper()}") or None for f in fields(Settings)}
     return Settings(**found)
 

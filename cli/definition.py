@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def or_unset(value: T | None) -> T | UnsetType:
-    """What an option says; UNSET where it was not given."""
+    """An option's value; UNSET when it was not given."""
     return UNSET if value is None else value
 
 
 DEFAULT_TYPE: Final = "mqtt"
-"""Of a transport that is given by its port alone: the runtime `amqtt` is there on every node."""
+"""Default type when only a port is given: every node has the runtime `amqtt`."""
 
 
 def transport(text: str | None, kind: str | None, port: str | None) -> dict[str, Any] | None:
@@ -58,7 +58,9 @@ def read_object(text: str, option: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    if text.lstrip().startswith(("{", "[", '"')):  # a list or a string is told to be none, not to be no file
+    if text.lstrip().startswith(
+        ("{", "[", '"')
+    ):  # JSON that is no object is reported as such, not as a missing file
         return json.loads(text)
     if text == "-":
         return json.loads(sys.stdin.read())

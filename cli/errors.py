@@ -54,11 +54,11 @@ EXPECTED: Final = (
     BusError, BusOfflineError, CallTimeoutError, EventsLostError, GoalLostError, OSError, ResultError,
     WaitTimeoutError,
 )  # fmt: skip
-"""Failures of the client, and of the machine, that are no defects: beside CliError."""
+"""Expected failures besides CliError; anything else is a defect and keeps its traceback."""
 
 
 class CliError(Exception):
-    """A failure the user sees as one sentence; `code` is a stable word for `-o json`."""
+    """A failure reported as one sentence; `code` is a stable identifier for `-o json`."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED, code: str = "failed") -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ def sentence(error: BaseException) -> str:
 
 
 def as_object(error: BaseException) -> dict[str, Any]:
-    """The error for `-o json`: that of the wire where the manager sent one."""
+    """The error for `-o json`: the wire format for errors of the manager."""
     if isinstance(error, BusError):
         return {**error.to_wire(), "exit_code": int(exit_code(error))}
     words = {

@@ -36,20 +36,20 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),
     "acl": ("busbar.cli.commands.acl", "Print the ACL for an outside broker."),
 }
-"""The first words of the command line: where each is, and its line of help."""
+"""The top-level commands: module and help line of each."""
 
 GLOBAL: Final = (
     "context", "broker", "realm", "username", "password_file", "output", "tls_ca", "tls_cert", "tls_key",
 )  # fmt: skip
 _VISIBLE: Final = frozenset({"output"})
 SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
-"""Nouns whose help shows all global options."""
+"""Commands whose help shows all global options."""
 
 Run = Callable[[Callable[[], Any]], Any]
 
 
 class LazyGroup(TyperGroup):
-    """The top of the command line: stubs for help and completion, the real command when it is called."""
+    """The top-level group: stubs for help and completion; a command is imported when it is called."""
 
     guard: ClassVar[Run]
     option_template: ClassVar[Callable[..., None]]
@@ -59,7 +59,7 @@ class LazyGroup(TyperGroup):
         self.commands = {name: TyperCommand(name, help=help) for name, (_, help) in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As typer's, with the stub replaced."""
+        """As typer's, with the stub replaced by the command."""
         name, stub, rest = super().resolve_command(ctx, args)
         return name, None if stub is None else load(str(name), type(self)), rest
 
@@ -82,7 +82,7 @@ def _prepare(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> N
 
 
 def _add_globals(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
-    """Let the global options stand behind the command too, unless it has one of that name itself."""
+    """Accept the global options after the command too, unless it has one of the same name."""
     taken = {option for param in command.params for option in param.opts}
     added = set()
     for param in _templates(group.option_template):

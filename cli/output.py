@@ -1,4 +1,4 @@
-"""Results on stdout, as table, JSON or YAML; what is going on, on stderr."""
+"""Results on stdout, as table, JSON or YAML; notes on stderr."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COLOURS: Final[Mapping[str, str]] = {
     "STOPPED": "bright_black",
     "offline": "bright_black",
 }
-"""How states look on a terminal."""
+"""Colours of states on a terminal."""
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], object]]
-"""A heading, and what of a row stands below it."""
+"""A heading, and the cell below it as a function of the row."""
 
 
 def output_format() -> str:
@@ -37,7 +37,7 @@ def output_format() -> str:
 
 
 def show_list(rows: Sequence[T], columns: Sequence[Column[T]], empty: str = "none") -> None:
-    """Print objects: as a table of these columns, or whole."""
+    """Print objects: as a table of these columns, or all members as JSON or YAML."""
     if output_format() != "table":
         return dump(list(rows))
     if not rows:
@@ -81,7 +81,7 @@ def done(found: object, text: str) -> None:
 
 
 def merged(*objects: object, **more: object) -> dict[str, object]:
-    """The members of objects together, as they are shown; a later one's count, None has none."""
+    """The members of all objects as plain values; later ones win, None is skipped."""
     from msgspec import to_builtins
 
     found: dict[str, object] = {}
@@ -91,7 +91,7 @@ def merged(*objects: object, **more: object) -> dict[str, object]:
 
 
 def dump(value: object) -> None:
-    """Print values as JSON or YAML; what an object leaves out is left out."""
+    """Print a value as JSON or YAML; unset members are omitted."""
     from msgspec import to_builtins
 
     value = to_builtins(value)
@@ -104,12 +104,12 @@ def dump(value: object) -> None:
 
 
 def note(text: str) -> None:
-    """Tell something that is not the result."""
+    """Print to stderr what is not part of the result."""
     print(text, file=sys.stderr)
 
 
 def as_text(value: object) -> str:
-    """A value for people; nothing for null. No control characters: data must not steer a terminal."""
+    """A value for people; empty for null. Control characters are replaced, lest data control the terminal."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -151,7 +151,7 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    # A column that holds nothing goes; only the last one, which tells reasons, is wrapped.
+    # Empty columns are omitted; only the last one, the reason, wraps.
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for i in kept:
@@ -159,7 +159,7 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(row[i], style=COLOURS.get(row[i], "")) for i in kept))
     width = sum(3 + max(len(headings[i]), *(len(row[i]) for row in rows)) for i in kept[:-1]) + 20
-    # On a narrow terminal a line that wraps is still better than cut states and addresses.
+    # On a narrow terminal wrapped lines are better than truncated states and addresses.
     Console(width=max(Console().width, width)).print(table)
 
 

@@ -33,7 +33,7 @@ def service_settings(username: str) -> Settings:
     env, state = os.environ, state_path(os.environ)
     path = config_path(env)
     context = choose_context(global_options(), env, load_config(path), path)
-    # A certificate is a credential too: that of a person's context would make a service that person.
+    # A certificate is a credential too: with a person's, the service would be that person.
     nobody = {"username": None, "password_file": None, "tls_cert": None, "tls_key": None}
     stored = replace(context, **nobody) if context is not None else None
     found = merge(global_options(), environment(env), stored, replace(local(read_up(state)), **nobody))

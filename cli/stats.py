@@ -19,7 +19,7 @@ WORKER_COLUMNS: list[output.Column[Worker]] = [
     ("reason", lambda w: w.reason),
 ]
 GOOD = frozenset({"RUNNING", "STOPPED", "online", "offline"})
-"""States that need nobody's attention."""
+"""States that are no problem."""
 
 
 def summary(stat: Stat) -> str:

@@ -1,4 +1,4 @@
-"""--wait: follows an object's status until it is as wanted, and shows how far it is."""
+"""--wait: waits for a status and shows the progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 
 class Display(Protocol):
-    """Shows how far it is."""
+    """Shows the progress."""
 
     def update(self, status: Status) -> None: ...
 
@@ -29,7 +29,7 @@ class Lines:
         self._last = ""
 
     def update(self, status: Status) -> None:
-        """Print the status unless it reads as before; why it is so comes at the end, if it is not reached."""
+        """Print the status unless the line would repeat; reasons are printed only if the wait fails."""
         text = describe(status)
         if text != self._last:
             print(f"{self._title}: {text}", file=sys.stderr, flush=True)
@@ -58,13 +58,13 @@ class Bar:
         self._progress.update(self._task, total=total or None, completed=ready, words=describe(status))
 
     def end(self) -> None:
-        """Take it off the screen."""
+        """Remove the bar."""
         self._progress.stop()
 
 
 @contextmanager
 def shown(title: str) -> Iterator[Progress]:
-    """Show statuses on stderr meanwhile."""
+    """Show each status on stderr until the block ends."""
     display: Display = Bar(title) if sys.stderr.isatty() else Lines(title)
     try:
         yield display.update

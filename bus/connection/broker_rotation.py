@@ -1,4 +1,4 @@
-"""Which broker is tried next, and after which wait. Pure: times and random numbers are arguments."""
+"""Which broker is tried next, and after what delay. Pure: times and random numbers are arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..backoff import Backoff
 from ..options import ConnectOptions
 
 STABLE: Final = 5.0
-"""Seconds after which a connection counts as good and the backoff starts anew."""
+"""Seconds after which a connection counts as good and resets the backoff."""
 UNTRIED: Final = "not connected yet"
 
 
@@ -25,7 +25,7 @@ class BrokerRotation:
         self._at = 0
         self._errors: dict[str, str] = {}
         self.failures = 0
-        """Attempts in a row that failed, or ended soon."""
+        """Consecutive attempts that failed, or ended before `STABLE`."""
 
     @property
     def current(self) -> ConnectOptions:
@@ -34,7 +34,7 @@ class BrokerRotation:
 
     @property
     def last_error(self) -> str:
-        """Why there is no connection: of several brokers, what each had last to say."""
+        """Why there is no connection: with several brokers, the last error of each."""
         if len(self._brokers) == 1:
             return self._errors.get(self.current.url, UNTRIED)
         return "; ".join(f"{url}: {why}" for url, why in self._errors.items()) or UNTRIED

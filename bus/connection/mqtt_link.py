@@ -28,7 +28,7 @@ from ..options import ConnectOptions
 from ..topics import matcher
 from .broker_rotation import BrokerRotation
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from .mqtt_util import reason, settle, tell, tls_context
+from .mqtt_util import notify, reason, settle, tls_context
 from .paho_client import Client, from_paho, to_paho
 
 log = logging.getLogger("busbar.bus")
@@ -163,7 +163,7 @@ class MqttLink:
             await self._clock.sleep(rotation.delay(self._random.random()))
 
     async def _connect_once(self) -> None:
-        """One connection from its beginning to its end.
+        """One connection, until it ends.
 
         Raises:
             OSError, BusOfflineError: why it ended.
@@ -178,7 +178,7 @@ class MqttLink:
             try:
                 await session.open()
             except BusOfflineError:
-                # Brokers without MQTT 5 say so, hang up, or keep silent; a broken network looks the same.
+                # Brokers without MQTT 5 refuse, disconnect or do not answer, as a broken network does.
                 self._plain = options.falls_back and options.protocol == 5
                 raise
             await self._subscribe_all(session)
@@ -295,7 +295,7 @@ class _Session:
         self._tick()
 
     def subscribe(self, wanted: list[tuple[str, int]]) -> asyncio.Future[None]:
-        """Ask for several filters in one packet; the future ends with the SUBACK."""
+        """Subscribe to several filters in one packet; the future resolves with the SUBACK."""
         done: asyncio.Future[None] = self._loop.create_future()
         filters: Any = wanted
         if self._options.protocol == 5:
@@ -318,7 +318,7 @@ class _Session:
         properties: Properties,
         done: Done | None,
     ) -> None:
-        """Hand one message to paho; `done` is told of its acknowledgement (QoS 0: at once).
+        """Pass one message to paho; `done` is called when it is acknowledged (QoS 0: at once).
 
         Raises:
             BusOfflineError: the connection is broken or too much is pending.
@@ -336,14 +336,14 @@ class _Session:
             self._acks[info.mid] = done
 
     def close(self, why: str) -> None:
-        """End this connection without a goodbye."""
+        """End this connection without a DISCONNECT."""
         if not self.ended.is_set():
             self.why = why
             self.ended.set()
             self._fail_waiters()
 
     async def goodbye(self) -> None:
-        """Say DISCONNECT where possible, free everything, fail whoever still waits."""
+        """Send DISCONNECT where possible, release everything, fail all waiters."""
         if self._misc:
             self._misc.cancel()
         polite = not self.ended.is_set() and self._connack.done() and self.client.is_connected()
@@ -365,7 +365,7 @@ class _Session:
         error = BusOfflineError(self.why)
         acks, self._acks = self._acks, {}
         for done in acks.values():
-            tell(done, error)
+            notify(done, error)
         for future in (*self._subacks.values(), self._connack):
             settle(future, error)
         self._subacks.clear()
@@ -375,7 +375,7 @@ class _Session:
     def _on_socket_open(self, _client: paho.Client, _data: Any, sock: Any) -> None:
         self._socket = sock
         with contextlib.suppress(OSError, AttributeError):
-            # Without it Nagle's algorithm holds a QoS 1 round trip back for 40 ms.
+            # Otherwise Nagle's algorithm delays a QoS 1 round trip by 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._opening:
             self._watch()
@@ -403,13 +403,13 @@ class _Session:
         self._writing = False
 
     def _flush_soon(self, *_: Any) -> None:
-        """Write what has gathered in this turn of the loop with one call."""
+        """Write all that was queued in this iteration of the loop with one call."""
         if self._reading and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Sockets are writable nearly always: only what does not fit has the event loop watch for it."""
+        """Sockets are nearly always writable: only a full one is watched by the event loop."""
         self._flush_due = False
         if not self._reading:
             return
@@ -421,7 +421,7 @@ class _Session:
 
     def _readable(self) -> None:
         self.client.loop_read()
-        # Bytes that TLS has decrypted already don't wake the event loop again.
+        # Bytes that TLS has decrypted already do not make the socket readable again.
         while self._reading and self._socket is not None and self._pending() > 0:
             self.client.loop_read()
 
@@ -434,7 +434,7 @@ class _Session:
             self.client.loop_misc()
             self._misc = self._loop.call_later(1.0, self._tick)
 
-    # --- what paho tells
+    # --- callbacks of paho
 
     def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
         if self._connack.done():
@@ -461,7 +461,7 @@ class _Session:
         self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _code: Any, _props: Any) -> None:
-        tell(self._acks.pop(mid, None), None)
+        notify(self._acks.pop(mid, None), None)
 
     def _on_subscribe(self, _client: paho.Client, _data: Any, mid: int, codes: Any, _props: Any) -> None:
         done = self._subacks.pop(mid, None)

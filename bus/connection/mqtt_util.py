@@ -1,4 +1,4 @@
-"""Small parts of the MQTT connection that need no MQTT library."""
+"""Helpers of the MQTT connection that need no MQTT library."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ log = logging.getLogger("busbar.bus")
 
 
 def settle(future: asyncio.Future[None], error: BusOfflineError | None) -> None:
-    """End a future that may have ended already."""
+    """Resolve a future unless it is done."""
     if future.done():
         return
     if error is None:
         future.set_result(None)
     else:
         future.set_exception(error)
-        future.exception()  # nobody has to ask for it
+        future.exception()  # marks it as retrieved
 
 
-def tell(done: Done | None, error: BusOfflineError | None) -> None:
+def notify(done: Done | None, error: BusOfflineError | None) -> None:
     """Call back; what the callback raises is logged and swallowed."""
     if done is not None:
         try:
@@ -34,7 +34,7 @@ def tell(done: Done | None, error: BusOfflineError | None) -> None:
 
 
 def tls_context(options: ConnectOptions) -> ssl.SSLContext:
-    """What to trust, and who to be."""
+    """Trusted authorities and our certificate."""
     assert options.tls is not None
     context = ssl.create_default_context(cafile=str(options.tls.ca) if options.tls.ca else None)
     context.check_hostname = options.tls.check_hostname

@@ -1,8 +1,8 @@
-"""paho's client with a shorter way for plain acknowledgements, and MQTT 5's properties to and fro.
+"""paho's client with a fast path for plain acknowledgements, and the conversion of MQTT 5 properties.
 
-paho 2 makes a ReasonCode and a Properties for every PUBACK: a fifth of what a manager under load did
-(docs/decisions/0014). This reaches into paho's insides, so its version is bounded in pyproject.toml, and an
-acknowledgement that says more than "taken" goes paho's own way.
+paho 2 builds a ReasonCode and a Properties for every PUBACK: a fifth of the CPU time of a manager under load
+(docs/decisions/0014). This uses private attributes of paho, so its version is bounded in pyproject.toml; an
+acknowledgement with more than success takes paho's own path.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PROPERTY_NAMES: Final = {
 
 
 class Packed:
-    """MQTT 5 properties in the form in which they are sent; paho asks for no more than `pack`."""
+    """Encoded MQTT 5 properties; `pack` is all that paho calls."""
 
     def __init__(self, packed: bytes) -> None:
         self.pack = lambda: packed
@@ -57,7 +57,7 @@ class Client(paho.Client):
 
 @lru_cache(maxsize=256)  # replies without correlation data are alike
 def to_paho(properties: Properties) -> Any:
-    """Ready to be sent; None for none."""
+    """Encoded for sending; None when there are none."""
     if properties is NO_PROPERTIES:
         return None
     out = PahoProperties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -70,6 +70,6 @@ def to_paho(properties: Properties) -> Any:
 
 
 def from_paho(raw: PahoProperties) -> Properties:
-    """What the contract makes use of."""
+    """The properties that the contract uses."""
     known = {ours: getattr(raw, theirs, None) for ours, theirs in PROPERTY_NAMES.items()}
     return Properties(**known, user=tuple(tuple(pair) for pair in getattr(raw, "UserProperty", ())))

@@ -1,4 +1,4 @@
-"""Calling an operation over the bus: correlation, deadline, and the same request id until an answer comes."""
+"""Calls of operations: correlation, deadline, and retries with the same request id."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .link import Link, Message
 log = logging.getLogger("busbar.rpc")
 
 RESEND_AFTER: Final = 2.0
-"""Seconds without an answer until the same id is sent again; harmless, since ids are remembered."""
+"""Seconds without a reply until the request is sent again; its id makes that idempotent."""
 RESEND_JITTER: Final = 0.25
-"""Part of that by which it is shortened at random, so that callers do not resend together."""
+"""Share of that by which it is shortened at random, so that callers do not resend in step."""
 RETRY: Final = Backoff(base=0.05, cap=1.0)
-"""Pauses after a publication that the link refused, and the least ones after a `busy`."""
+"""Pauses after a refused publication, and the minimum after a `busy`."""
 REPLY_LIMIT: Final = 64 * MAX_REPORT
 """Bytes of a reply: lists may be long."""
 
@@ -82,7 +82,7 @@ class Caller:
             self._waiting.pop(request_id, None)
 
     async def _until_answered(self, op: str, request_id: str, attempts: _Attempts) -> Any:
-        """Send and wait in turn. Each round lets time pass: `pause` is above 0 after every attempt."""
+        """Alternately send and wait. It can't spin: `pause` is above 0 after every attempt."""
         topic, pause = self._topics.request(self._caller, op), 0.0
         while True:
             left = attempts.deadline - self._clock.monotonic()
@@ -120,7 +120,7 @@ class Caller:
         return RESEND_AFTER * (1.0 - RESEND_JITTER * self._random.random())
 
     async def _answered_before_connected(self, request_id: str, attempts: _Attempts) -> bool:
-        """Wait for a connection; an earlier attempt may be answered as the connection goes."""
+        """Wait for a connection; the reply to an earlier attempt may come first."""
         waiting = self._waiting[request_id]
         left = attempts.deadline - self._clock.monotonic()
         connecting = asyncio.ensure_future(self._link.wait_connected(left))
@@ -163,7 +163,7 @@ class Caller:
 
 
 class _Attempts:
-    """What is sent until when, and what became of it so far."""
+    """The request, its deadline, and the outcome of the attempts so far."""
 
     def __init__(self, payload: bytes, deadline: float) -> None:
         self.payload = payload

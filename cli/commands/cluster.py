@@ -19,7 +19,7 @@ app = n.command_group("Clusters of routers.")
 
 
 class Member(Membership, frozen=True):
-    """A membership with what people want to know of the node."""
+    """A membership with the node's name and status."""
 
     node: str | None = None
     status: str | None = None

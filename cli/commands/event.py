@@ -27,18 +27,18 @@ COLUMNS: list[output.Column[Event]] = [
 
 
 def short_type(event: Event) -> str:
-    """The event's type without what all have in common."""
+    """The event's type without the common prefix."""
     return event.type.removeprefix("busbar.on_")
 
 
 def reason(event: Event) -> str:
-    """Why, or by whom."""
+    """The reason, or the user who caused it."""
     who = (event.data.get("who") or {}).get("authid")
     return str(event.data.get("reason") or (f"by {who}" if who else ""))
 
 
 def subject(event: Event) -> str:
-    """What it happened to: `worker edge/web-1`."""
+    """The object: `worker edge/web-1`."""
     kind, _, name = event.subject.partition("/")
     cluster = cluster_of(event)
     return f"{kind} {cluster}/{name}" if cluster and kind in ("workergroup", "worker") else f"{kind} {name}"
@@ -101,7 +101,7 @@ async def _watch(bus: BusClient, cluster: str | None, since: int | None, count: 
 
 
 async def _next(watch: EventWatch) -> Event | None:
-    """The next event; a gap that can't be filled is told on stderr."""
+    """The next event; a gap that can't be filled is reported on stderr."""
     try:
         return await anext(watch)
     except EventsLostError as error:

@@ -1,4 +1,4 @@
-"""busbar manager: run it, check its file, ask how it is."""
+"""busbar manager: run it, check its store, show its state."""
 
 from __future__ import annotations
 

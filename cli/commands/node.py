@@ -40,7 +40,7 @@ Keep = Annotated[
 VALID_S: Final = 900.0
 """Seconds."""
 HEAR_S: Final = 1.0
-"""Seconds that an unpaired node has to confirm before it is shut out."""
+"""Seconds that an unpaired node has to confirm before its account is removed."""
 
 
 def _ago(ms: int | None) -> str:
@@ -156,7 +156,7 @@ def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: 
     async def work(bus: BusClient) -> tuple[Node, bool]:
         found = await bus.find_node(node)
         if state is not None and found.status == "unpaired":
-            return found, True  # what is left to do is its account
+            return found, True  # only its account is left to remove
         gone = await bus.unpair_node(
             node_oid=found.oid, keep_account=keep_account, expect_version=expect_version
         )
@@ -173,7 +173,7 @@ def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: 
 
 
 async def _has_heard(bus: BusClient, gone: Node) -> bool:
-    """Give the node a moment to learn that it is to run nothing, before the broker shuts it out."""
+    """Wait a moment for the node to apply its empty assignment, before the broker closes its account."""
     end = bus.clock.monotonic() + HEAR_S
     while gone.status == "unpaired" and gone.boot and bus.clock.monotonic() < end:
         if (gone.applied or {}).get("version", 0) >= gone.assignment_version:

@@ -43,7 +43,7 @@ def status() -> None:
 
 
 async def gather(bus: BusClient) -> Realm:
-    """Ask for all of it."""
+    """Fetch all of it."""
     manager, clusters, nodes = await asyncio.gather(
         bus.get_manager(), bus.list_routerclusters(), all_nodes(bus)
     )
@@ -91,7 +91,7 @@ def _problems(found: Realm) -> list[str]:
 
 
 def _causes(row: Stat | Node) -> list[str]:
-    """Why an object is not as it should be. A runtime that a node does not offer is no problem."""
+    """The problems of an object. A runtime that a node does not offer is none."""
     conditions = [output.as_text(text) for text in row.conditions]
     if row.status not in GOOD:
         return conditions or [row.status]

@@ -1,4 +1,4 @@
-"""busbar worker: where they run, how they are, what they print."""
+"""busbar worker: list, state, logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ app = n.command_group("Workers: the router processes.")
 
 WorkerArgument = Annotated[str, typer.Argument(help="cluster/worker, its name with -c, or oid.")]
 LOOK_S: Final = 0.2
-"""Seconds between looks at a log of this machine."""
+"""Seconds between reads of a local log file."""
 
 
 @n.subcommand(app, "list", "list_workers", "get_worker")
@@ -106,7 +106,7 @@ async def _local(bus: BusClient, path: Path, follow: bool, lines: int) -> None:
     while follow:
         await bus.clock.sleep(LOOK_S)
         size = _size(path)
-        # The agent empties a log that has grown too long: then it starts anew.
+        # The agent truncates a log that has grown too long: read it from the start.
         position = _print_from(path, 0 if size < position else position) if size != position else position
 
 

@@ -1,4 +1,4 @@
-"""A node exchanges its token for credentials of its own, which nobody else ever sees."""
+"""A node redeems its join token for credentials that only it knows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def join(settings: Settings, node: str, source: str) -> Settings:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.joining")
     joined = replace(settings, username=node, password=None, password_file=str(path))
-    # A secret of an exchange that was cut off may be good already: then the token is spent.
+    # An interrupted exchange may have succeeded: then the secret works and the token is spent.
     if not (fresh.exists() and _lets_in(replace(joined, password_file=str(fresh)))):
         _exchange(joined, fresh, read_token(source))
     rename(fresh, path, durable=True)
@@ -42,7 +42,7 @@ def join(settings: Settings, node: str, source: str) -> Settings:
 
 
 def read_token(source: str) -> str:
-    """The token in a file, or from standard input: never from an argument, which everybody could read.
+    """The token in a file, or from standard input: never from an argument, which other users could read.
 
     Raises:
         CliError: there is none.
@@ -69,7 +69,7 @@ def _exchange(joined: Settings, fresh: Path, token: str) -> None:
     from busbar.bus.broker.join_tokens import join_password
 
     secret = new_secret()
-    write_atomically(fresh, secret + "\n")  # first: once the token is spent, nothing else lets us in
+    write_atomically(fresh, secret + "\n")  # first: after the token is spent, this is the only way in
     if not _lets_in(replace(joined, password_file=None, password=join_password(token, secret))):
         fresh.unlink()
         raise CliError(
@@ -92,5 +92,5 @@ def _lets_in(settings: Settings) -> bool:
             raise
         return False
     finally:
-        logging.getLogger("busbar").propagate = True  # `connected` silences it, for commands
+        logging.getLogger("busbar").propagate = True  # `connected` silences it
     return True

@@ -1,4 +1,4 @@
-"""Makes the nodes of `busbar up` known to its manager, and waits until they are heard."""
+"""Pairs the nodes of `busbar up` and waits until they are online."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RETRY_S = 0.2
 
 
 async def pair(plan: Plan, clock: Clock, timeout: float) -> dict[str, str]:
-    """Pair what is not yet, and return each node's state once all are online, or after `timeout` seconds.
+    """Pair the nodes that are not; return each one's state once all are online, or after `timeout` seconds.
 
     Raises:
         CliError, BusError: the broker does not let us in, or the manager refuses.

@@ -1,4 +1,4 @@
-"""What `busbar up` runs, and the folder it keeps: secrets, accounts, and a specification for each service."""
+"""The services of `busbar up` and its state folder: secrets, accounts, a specification per service."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Plan:
         return outside or f"mqtt://{LOOPBACK}:{self.port}"
 
     def connect(self, user: str) -> Settings:
-        """How one of our users connects: its secret lies in a file of its name."""
+        """Connection settings of one of our users, whose secret is in a file of its name."""
         tls = {m: getattr(self.outside, m) for m in ("tls_ca", "tls_cert", "tls_key")} if self.outside else {}
         secret = str(self.state / SECRETS / user)
         return Settings(self.url, self.realm, self.root, user, secret, **tls)
@@ -115,7 +115,7 @@ def _common(plan: Plan, user: str) -> dict[str, Any]:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only we can look into.
+    """Create a folder of mode 0700.
 
     Raises:
         CliError: it can't be made, or belongs to somebody else.
@@ -175,7 +175,7 @@ def ensure_secret(state: Path, user: str) -> str:
 
 
 def ensure_broker_account(state: Path, user: str, kind: str, secret: str) -> None:
-    """An account of the embedded broker; one that is there is left as it is, which saves its hashing."""
+    """Create an account of the embedded broker; an existing one is kept, which saves a slow hash."""
     from busbar.bus.broker.accounts import Accounts, ensure_account
 
     path = private_folder(state / "broker") / "accounts.json"
@@ -193,7 +193,7 @@ def spec_path(state: Path, service: Service) -> Path:
 
 
 def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
-    """The content of up.json: what the command line needs to connect, and who runs. Pure."""
+    """The content of up.json: what the command line needs to connect, and the running processes. Pure."""
     mine = plan.connect(ADMIN_USER)
     tls = {m: value for m in ("tls_ca", "tls_cert", "tls_key") if (value := getattr(mine, m))}
     return {
