@@ -267,6 +267,9 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""
 
+EVENT_KINDS: Final = {subject: subject for subject in EVENTS} | {"routercluster_node": "node"}
+"""The kind of object that the events of each subject name."""
+
 
 def event_type(subject: str, verb: str) -> str:
     """The CloudEvents type of an event.

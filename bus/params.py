@@ -355,7 +355,7 @@ class Worker(Struct, frozen=True):
 
 
 class GroupStat(Struct, frozen=True):
-    """A worker group within the statistics of its cluster."""
+    """A worker group in the statistics of its cluster."""
 
     oid: str
     name: str

@@ -17,7 +17,7 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}(?![\s\S])"
 """A name (contract, section 1). The look-ahead stands for `$`, which in Python would let a newline pass."""
 _NAME = re.compile(NAME_PATTERN)
 
-Kind = Literal["routercluster", "node", "workergroup", "worker", "principal"]
+StatusKind = Literal["routercluster", "node", "workergroup", "worker"]
 NodeLeaf = Literal["assignment", "command", "state", "reported", "heartbeat"]
 NODE_LEAVES: Final = frozenset({"assignment", "command", "state", "reported", "heartbeat"})
 

@@ -1,4 +1,4 @@
-"""What a manager is told by its command line. Pure."""
+"""A manager's configuration. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from busbar.bus.topics import Topics, is_name
 
 @dataclass(frozen=True)
 class ManagerConfig:
-    """One manager. `state` is its own folder; `heartbeat_s` is what the agents are told; `rate`, `burst` and
-    `in_flight` bound each caller (requests per second, requests at once, changes not yet answered).
+    """One manager. `state` is its own folder, `heartbeat_s` the agents' interval. `rate`, `burst` and
+    `in_flight` limit each caller: requests per second, size of a burst, changes not yet answered.
     """
 
     state: Path
@@ -30,7 +30,7 @@ class ManagerConfig:
     in_flight: int = 256
 
     def limits(self) -> dict[str, int]:
-        """What clients may know of the bounds."""
+        """The limits as clients see them."""
         return {
             "rate": int(self.rate),
             "burst": self.burst,
@@ -40,10 +40,10 @@ class ManagerConfig:
 
 
 def checked(config: ManagerConfig) -> Topics:
-    """The topics of a configuration that makes sense.
+    """Validate a configuration; returns its topics.
 
     Raises:
-        ValueError: a name, a role or a number is none.
+        ValueError: a name, a role or a number is invalid.
     """
     for name in (config.manager_id, *config.principals):
         if not is_name(name):

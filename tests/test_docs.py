@@ -47,6 +47,13 @@ def test_files_named_by_the_architecture_and_the_rules_exist() -> None:
         assert named and not missing, f"{name} names {missing}"
 
 
+def test_names_that_the_architecture_places_in_a_file_are_in_it() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    placed = re.findall(r"`([\w.-]+)` (?:in|of)\s+`(\w+/[^`\s]*\.py)`", text)
+    assert len(placed) > 5
+    assert not [pair for pair in placed if pair[0].rpartition(".")[2] not in (ROOT / pair[1]).read_text()]
+
+
 def test_the_architecture_has_a_row_for_every_wing() -> None:
     text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     rows = set(re.findall(r"^\| `(\w+/\w+)/` \|", text, re.MULTILINE))

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from ..messages import Event, LogChunk
-from ..topics import Kind
+from ..topics import StatusKind
 from .client import BusClient
 from .connect import connect
 from .statuses import StatusUpdate
@@ -136,7 +136,7 @@ class SyncBusClient:
     def watch_statuses(
         self,
         *,
-        kind: Kind | None = None,
+        kind: StatusKind | None = None,
         cluster: str | None = None,
         name: str | None = None,
         idle: float | None = None,

@@ -14,7 +14,7 @@ from ..connection.rpc import Caller
 from ..decode import parse
 from ..errors import BusError, CallTimeoutError
 from ..messages import Event, Status
-from ..topics import NO_CLUSTER, Kind, Topics
+from ..topics import NO_CLUSTER, StatusKind, Topics
 from . import goals
 from .errors import WaitTimeoutError
 from .events import EventFilter, EventWatch
@@ -141,7 +141,7 @@ class BusClient(References):
     # --- watching
 
     def watch_statuses(
-        self, *, kind: Kind | None = None, cluster: str | None = None, name: str | None = None
+        self, *, kind: StatusKind | None = None, cluster: str | None = None, name: str | None = None
     ) -> StatusWatch:
         """The present status of each object, then every change: `async for update in bus.watch_statuses()`.
 

@@ -73,7 +73,7 @@ def check(
     path: Annotated[Path | None, typer.Argument(help="The file; default: that of the state folder.")] = None,
     state: State = None,
 ) -> None:
-    from busbar.manager.service import check as verify
+    from busbar.manager.store import check as verify
 
     from .. import output
     from ..errors import CliError, ExitCode

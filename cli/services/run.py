@@ -142,8 +142,8 @@ def serve(kind: str, spec: Spec, parent: socket.socket | None = None) -> int:
     try:
         return asyncio.run(_life(kind, spec, parent))
     except Exception as error:
-        # Errors that a user can fix are one sentence; everything else needs its traceback.
-        ours = type(error).__module__.partition(".")[0] == "busbar"
+        # What a user can fix is one sentence; everything else needs its traceback.
+        ours = type(error).__module__.startswith("busbar.")
         known = ours or isinstance(error, (OSError, ValueError))
         log.error("%s: %s", kind, sentence(error), exc_info=None if known else error)
         return REFUSED if ours and exit_code(error) == 1 else int(exit_code(error))

@@ -169,21 +169,21 @@ TARGETS: dict[str, Target] = {
 def _doors() -> tuple[Any, Any, Any]:
     """A manager's doors on a store of its own, whose writer is never handed anything."""
     from busbar.bus.clock import SystemClock
-    from busbar.manager.api.requests import Desk, Dispatch
+    from busbar.manager.api.requests import Dispatch, Responder
     from busbar.manager.ingest.reports import Reports
     from busbar.manager.leader.fencing import Fence
     from busbar.manager.rate_limit import Limits
     from busbar.manager.state.node_memory import Observed
 
-    class Outlet:
+    class Sink:
         def reply(self, topic: str, payload: bytes, properties: Any) -> None:
             assert topic.startswith(TOPICS.response("alice", "")) and json.loads(payload)["op"]
 
     clock = SystemClock()
     store, world = _Store(), _World()
-    desk = Desk("m1", 1, lambda: None)  # type: ignore[arg-type,return-value]
+    responder = Responder("m1", 1, lambda: None)  # type: ignore[arg-type,return-value]
     limits = Limits(1e9, 10**9, 10**9)
-    dispatch = Dispatch(store, Outlet(), desk, limits, clock=clock, new_id=lambda: "made")  # type: ignore[arg-type]
+    dispatch = Dispatch(store, Sink(), responder, limits, clock=clock, new_id=lambda: "made")  # type: ignore[arg-type]
     quiet: Any = lambda *_: None  # noqa: E731
     reports = Reports(store, Observed(clock, _timing()), world, clock, wake=quiet, command=quiet)  # type: ignore[arg-type]
     return dispatch, reports, Fence(TOPICS, "m1", "s1", 1)

@@ -19,7 +19,7 @@ import pytest
 from busbar.manager.leader.fencing import Lock
 from busbar.manager.leader.state_folder import backup, database, restore, take_over
 from busbar.manager.store import Store, StoreRefusedError, Tx, check
-from busbar.manager.store.backup import marked
+from busbar.manager.store.backup import backup_time
 from busbar.manager.store.rows import PrincipalRow
 
 from tests.integration.manager.fixtures import open_store
@@ -30,7 +30,7 @@ WHEN = "2026-11-23T01:02:03Z"
 
 
 def add(tx: Tx, name: str) -> None:
-    tx.insert_principal(PrincipalRow(tx.frame.new_oid(), name, "viewer", tx.now_ns))
+    tx.insert_principal(PrincipalRow(tx.context.new_oid(), name, "viewer", tx.now_ns))
 
 
 def add_pair(tx: Tx, number: int) -> None:
@@ -93,8 +93,8 @@ async def test_it_is_private_one_file_and_marked(tmp_path: Path) -> None:
         os.umask(old_mask)
     assert sorted(os.listdir(tmp_path)) == ["copy", "manager"]
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
-    assert marked(tmp_path / "copy") == WHEN
-    assert marked(database(tmp_path / "manager")) == "", "the original goes on"
+    assert backup_time(tmp_path / "copy") == WHEN
+    assert backup_time(database(tmp_path / "manager")) == "", "the original goes on"
     open_store(tmp_path / "manager").close()
 
 
