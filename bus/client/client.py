@@ -198,7 +198,7 @@ class BusClient(References):
                     raise
                 return None
 
-        return EventWatch(self._subscriptions, self.topics, wanted, since, fetch, present, find)
+        return EventWatch(self._subscriptions, self.topics, wanted, since, fetch, present, find, self.clock)
 
     async def watch_output(
         self, worker: str, cluster: str | None = None, *, lines: int = 100, follow: bool = True

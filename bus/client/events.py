@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
+from ..clock import Clock
 from ..connection.link import Message
 from ..contract import EVENTS, event_type
 from ..decode import read
@@ -22,6 +23,8 @@ QUEUE: Final = 10_000
 """Live events that were not read yet; what does not fit is fetched from the manager later."""
 PAGE: Final = 1000
 """Events of one answer; the contract's limit."""
+RETRY_S: Final = 1.0
+"""Pause after events could not be fetched, besides the time that the call took."""
 REMEMBERED: Final = 1000
 """Clusters of one name that came and went while they were watched."""
 RESTORED: Final = event_type("manager", "restored")
@@ -98,8 +101,10 @@ class EventWatch(Watch[Event]):
         fetch: Fetch,
         present: Present,
         find: FindCluster,
+        clock: Clock,
     ) -> None:
         self._wanted, self._fetch, self._present, self._find = wanted, fetch, present, find
+        self._clock = clock
         self._last = since
         """The last sequence that was told or passed over; None until the first step of the iteration."""
         self._begun = False
@@ -171,11 +176,11 @@ class EventWatch(Watch[Event]):
         self._begun = True
 
     async def _fill_patiently(self) -> None:
-        """An attempt takes until the deadline of a call, so this does not spin."""
         try:
             await self._fill()
         except (CallTimeoutError, BusOfflineError) as error:
             log.warning("missed events can't be fetched yet: %s", error)
+            await self._clock.sleep(RETRY_S)
 
     async def _fill(self) -> None:
         """Fetch what comes after the last event; up to the next live one, where there is one.

@@ -372,6 +372,24 @@ def test_a_manager_that_is_away_while_a_gap_is_filled_is_waited_for() -> None:
     assert play(work, answer) == [1, 2, 3]
 
 
+def test_fetching_what_is_missing_pauses_even_when_a_call_may_take_no_time() -> None:
+    store = Store()
+
+    async def work(world: World) -> Any:
+        watch = world.bus.watch_events()
+        store.happen(world, 1)
+        first = await next_of(watch, 1)
+        store.happen(world, 1, publish=False)
+        store.happen(world, 1)
+        world.bus.timeout = 0.0
+        waiting = asyncio.create_task(next_of(watch, 2))
+        await asyncio.sleep(10.0)
+        world.bus.timeout = 10.0
+        return sequences(first + await waiting)
+
+    assert play(work, store.answer) == [1, 2, 3], "in virtual time a loop without a pause would never end"
+
+
 def test_only_wanted_events_are_told() -> None:
     store = Store()
 
