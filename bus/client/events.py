@@ -28,7 +28,7 @@ RETRY_S: Final = 1.0
 REMEMBERED: Final = 1000
 """Clusters of one name that came and went while they were watched."""
 RESTORED: Final = event_type("manager", "restored")
-"""The store was brought back from a backup: sequences begin below what was seen."""
+"""The store was restored from a backup: its sequence goes on elsewhere, which is no loss of events."""
 
 Fetch = Callable[[int, int], Awaitable[list[Event]]]
 """Stored events after a sequence, at most so many."""
@@ -199,5 +199,6 @@ class EventWatch(Watch[Event]):
         first = int(self._stored[0].sequence) if self._stored else before
         if first is not None and first > last + 1:
             self._last = first - 1
-            if last > 0:
+            restored = bool(self._stored) and self._stored[0].type == RESTORED
+            if last > 0 and not restored:
                 raise EventsLostError(last, first)

@@ -417,7 +417,25 @@ def test_only_wanted_events_are_told() -> None:
     assert play(work, store.answer) == [[2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 6], [1, 2, 3, 4], [5]]
 
 
-def test_a_store_brought_back_from_a_backup_begins_again_below() -> None:
+@pytest.mark.parametrize("published", [True, False])
+def test_a_restored_store_goes_on_far_above_and_nothing_counts_as_lost(published: bool) -> None:
+    store = Store()
+
+    async def work(world: World) -> Any:
+        watch = world.bus.watch_events()
+        store.happen(world, 3)
+        first = await next_of(watch, 3)
+        for sequence, type in ((1_000_000, "manager_restored"), (1_000_001, "worker_ready")):
+            event = world.event(sequence, type)
+            store.events.append(event)
+            if published or type == "worker_ready":
+                world.publish_event(event)
+        return sequences(first + await next_of(watch, 2))
+
+    assert play(work, store.answer) == [1, 2, 3, 1_000_000, 1_000_001]
+
+
+def test_a_store_whose_sequence_begins_again_below_is_followed() -> None:
     store = Store()
 
     async def work(world: World) -> Any:
