@@ -56,7 +56,7 @@ class Subscriptions:
 class Watch(AsyncIterator[T], Generic[T]):
     """Something to iterate over while it comes in. It ends with `close`, with the client, or when forgotten.
 
-    Messages count from the moment when it was made, not from the first step of the iteration. It has one reader.
+    Messages count from when it was made, not from the first step of the iteration. It has one reader.
     """
 
     def __init__(self, subscriptions: Subscriptions, pattern: str, qos: int = 1) -> None:
