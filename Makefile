@@ -47,7 +47,7 @@ test: setup lint
 	@$(PYTEST)
 
 unit: setup
-	@$(PYTEST) tests/unit
+	@$(PYTEST) -n 2 tests/unit  # they compute, and wait for nothing
 
 lint: setup
 	@$(BIN)/ruff check .

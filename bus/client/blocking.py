@@ -73,8 +73,8 @@ def _blocking(
     """The same method, which returns when it is done."""
 
     @functools.wraps(method)
-    def call(client: SyncBusClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return client._thread.run(method(client._client, *args, **kwargs))
+    def call(self: SyncBusClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._thread.run(method(self._client, *args, **kwargs))
 
     return call
 

@@ -8,15 +8,15 @@ from ..backoff import Backoff
 from ..options import ConnectOptions
 
 STABLE: Final = 5.0
-"""Seconds after which a connection counts as good and resets the backoff."""
+"""Seconds after which a connection counts as good, and the backoff is reset."""
 UNTRIED: Final = "not connected yet"
 
 
 class BrokerRotation:
-    """The brokers of one connection in turn: whichever fails, or is lost, the next one is tried.
+    """Round-robin over the brokers of one link: when one fails, or is lost, the next one is tried.
 
-    The wait grows with each whole round, not with each broker: the way past one that is down is short. A
-    connection stays where it is: nobody goes back to the first broker for its own sake.
+    The delay grows with each full round, not with each broker, so that failing over is quick. There is no
+    preferred broker: a good connection is kept.
     """
 
     def __init__(self, options: ConnectOptions, backoff: Backoff) -> None:
@@ -25,7 +25,7 @@ class BrokerRotation:
         self._at = 0
         self._errors: dict[str, str] = {}
         self.failures = 0
-        """Consecutive attempts that failed, or ended before `STABLE`."""
+        """Attempts in a row that failed, or ended soon."""
 
     @property
     def current(self) -> ConnectOptions:
@@ -45,7 +45,7 @@ class BrokerRotation:
         return self.failures >= len(self._brokers)
 
     def failed(self, why: str, lasted: float) -> None:
-        """The attempt, or the connection, has ended after `lasted` seconds: the next broker's turn."""
+        """The attempt, or the connection, ended after `lasted` seconds: move on to the next broker."""
         if lasted > STABLE:
             self.failures = 0
             self._errors.clear()

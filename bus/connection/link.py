@@ -25,7 +25,7 @@ NO_PROPERTIES = Properties()
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One received message. `retain` is true only for messages that the broker had stored."""
+    """One received message. `retain`: the broker had it stored when we subscribed."""
 
     topic: str
     payload: bytes
@@ -47,25 +47,25 @@ class Will:
 Handler = Callable[[Message], None]
 ConnectHook = Callable[[], Awaitable[None]]
 Done = Callable[[BusOfflineError | None], None]
-"""Called with the outcome of a publication: None when it was acknowledged. Must neither block nor raise."""
+"""The outcome of a publication: None once the broker acknowledged it. Must neither block nor raise."""
 
 
 class Link(Protocol):
     """A connection to the broker that reconnects by itself.
 
     Handlers run on the event loop, one message at a time, and must not block; what they raise is logged and
-    swallowed. Sessions are clean: after every (re)connect all subscriptions are made again, and only when the
-    broker has confirmed them do the connect hooks run, so that writers can republish.
+    swallowed. Sessions are clean: after every (re)connect all subscriptions are made again, and only once the
+    broker has confirmed them do the connect hooks run, in which writers republish.
     """
 
     @property
     def connected(self) -> bool:
-        """True from the confirmed subscriptions of a connection until its end."""
+        """True from the moment that a connection's subscriptions are confirmed until its end."""
         ...
 
     @property
     def conn(self) -> int:
-        """Counts this process's connections from 1; 0 before the first."""
+        """Number of this process's connection, from 1; 0 before the first."""
         ...
 
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
@@ -73,11 +73,11 @@ class Link(Protocol):
         ...
 
     def unsubscribe(self, pattern: str) -> None:
-        """End a subscription."""
+        """Unsubscribe."""
         ...
 
     def on_connect(self, hook: ConnectHook) -> None:
-        """Run `hook` after every (re)connect, in the order of registration."""
+        """Run `hook` after every (re)connect, in order of registration."""
         ...
 
     async def publish(
@@ -89,10 +89,10 @@ class Link(Protocol):
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        """Publish; return once the broker has acknowledged it (QoS 1) or it is in the socket's queue (QoS 0).
+        """Publish; return once the broker acknowledged it (QoS 1) or it was handed to the socket (QoS 0).
 
         Raises:
-            BusOfflineError: no connection, it broke before the acknowledgement, or too many are pending.
+            BusOfflineError: there is no connection, it broke before the acknowledgement, or too much waits.
         """
         ...
 
@@ -105,7 +105,7 @@ class Link(Protocol):
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        """As `publish` at QoS 1, for high rates: no task, no future. `done` is called on the loop,
+        """As `publish` at QoS 1, for high rates: no task, no future. `done` is called on the event loop,
         never from within this call, with the error that `publish` would raise."""
         ...
 
@@ -118,7 +118,7 @@ class Link(Protocol):
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> bool:
-        """Publish without waiting; False when it was dropped (no connection, or the queue is full)."""
+        """Publish without waiting; False when it was dropped: no connection, or too much is pending."""
         ...
 
     async def wait_connected(self, timeout: float) -> None:
@@ -130,9 +130,9 @@ class Link(Protocol):
         ...
 
     def reconnect(self, reason: str) -> None:
-        """Drop this connection and make a new one (when nothing is received any more)."""
+        """Drop this connection and make a new one, such as when nothing arrives on it."""
         ...
 
     async def run(self) -> None:
-        """Keep the connection until cancelled; then disconnect cleanly (no will is published)."""
+        """Keep the connection until cancelled; then send DISCONNECT (no will is published)."""
         ...

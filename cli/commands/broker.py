@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+from busbar.bus import acl
 
 from .. import common_options as n
 from ..context import global_options, state_path
@@ -15,7 +16,7 @@ from ..errors import CliError, ExitCode, usage
 app = n.command_group("Run the embedded broker (loopback only), manage its accounts.", bare=True)
 
 State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
-Kind = Annotated[Literal["person", "node", "manager"], typer.Argument(help="person, node or manager.")]
+KindArgument = Annotated[acl.Kind, typer.Argument(help="person, node or manager.")]
 
 
 def _folder(state: Path | None) -> Path:
@@ -41,7 +42,7 @@ def run(
 
     run.log_to_stderr(log_level)
     folder = _folder(state)
-    for user, kind in ((up_plan.ADMIN_USER, "person"), (up_plan.MANAGER_USER, "manager")):
+    for user, kind in ((up_plan.ADMIN_USER, acl.PERSON), (up_plan.MANAGER_USER, acl.MANAGER)):
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
     spec = {
         "accounts": str(folder / "broker" / "accounts.json"),
@@ -55,7 +56,7 @@ def run(
 
 
 @app.command("add-account", help="Create a user's account; prints the name of the file with its secret.")
-def add_account(ctx: typer.Context, name: str, kind: Kind, state: State = None) -> None:
+def add_account(ctx: typer.Context, name: str, kind: KindArgument, state: State = None) -> None:
     from busbar.bus.topics import is_name
 
     from ..services import up_plan

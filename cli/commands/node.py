@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import typer
+from busbar.bus.acl import NODE
 from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
 from busbar.bus.params import Node, NodeStatusName
@@ -78,7 +79,7 @@ def pair(
     valid: Valid = VALID_S,
 ) -> None:
     state = accounts.local_state()
-    accounts.refuse_other(state, node, accounts.NODE)
+    accounts.refuse_other(state, node, NODE)
     labels = d.pairs(label, "--label")
     made = run(lambda bus: bus.pair_node(name=node, labels=labels))
     if state is None or output.output_format() == "table":
@@ -169,7 +170,7 @@ def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: 
     if state is None:
         accounts.outside(gone.name, "remove")
     elif not keep_account:
-        accounts.remove(state, gone.name, accounts.NODE)
+        accounts.remove(state, gone.name, NODE)
 
 
 async def _has_heard(bus: BusClient, gone: Node) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from busbar.bus.acl import PERSON
 from busbar.bus.params import Principal
 from busbar.bus.roles import Role, in_words
 
@@ -33,12 +34,12 @@ def list_() -> None:
 @n.subcommand(app, "add", "add_principal")
 def add(name: Name, role: RoleArgument) -> None:
     state = accounts.local_state()
-    accounts.refuse_other(state, name, accounts.PERSON)
+    accounts.refuse_other(state, name, PERSON)
     made = run(lambda bus: bus.add_principal(name=name, role=role))
     if state is None:
         output.done(made, f"principal '{name}' is {made.role}")
         return accounts.outside(name, "add")
-    secret = str(accounts.add(state, name, accounts.PERSON))
+    secret = str(accounts.add(state, name, PERSON))
     text = f"principal '{name}' is {made.role}; its password is in {secret}"
     return output.done(output.merged(made, password_file=secret), text)
 
@@ -57,4 +58,4 @@ def remove(name: Name) -> None:
     if state is None:
         accounts.outside(name, "remove")
     else:
-        accounts.remove(state, name, accounts.PERSON)
+        accounts.remove(state, name, PERSON)

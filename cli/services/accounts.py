@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
 
 from .. import output
 from ..context import Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
-
-PERSON: Final = "person"
-NODE: Final = "node"
 
 
 def local_state() -> Path | None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from busbar.bus import acl
 from busbar.bus.files import FileLock, write_atomically
 from busbar.bus.roles import OWNER
 
@@ -152,7 +153,7 @@ def locked(state: Path) -> Iterator[None]:
 
 def prepare(plan: Plan) -> None:
     """Make secrets and accounts that are missing, and write the specifications, without secrets."""
-    users = {ADMIN_USER: "person", MANAGER_USER: "manager", **dict.fromkeys(plan.nodes, "node")}
+    users = {ADMIN_USER: acl.PERSON, MANAGER_USER: acl.MANAGER, **dict.fromkeys(plan.nodes, acl.NODE)}
     for user, kind in users.items():
         secret = ensure_secret(plan.state, user)
         if plan.outside is None:

@@ -15,6 +15,7 @@ from busbar.cli.settings import service_settings
 
 from tests.brokers import mosquitto
 from tests.certificates import certificates
+from tests.pace import bound
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.timeout(90)]
@@ -36,7 +37,8 @@ class Secure(Stack):
     def busbar(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
         return subprocess.run(
-            [sys.executable, "-m", "busbar.cli.app", *arguments], capture_output=True, text=True, timeout=30,
+            [sys.executable, "-m", "busbar.cli.app", *arguments],
+            capture_output=True, text=True, timeout=bound(30),
             stdin=subprocess.DEVNULL, env={**clean, "HOME": str(self.folder), **env},
         )  # fmt: skip
 

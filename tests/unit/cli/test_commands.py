@@ -21,6 +21,8 @@ from busbar.cli.definition import or_unset, pairs, read_object, transport
 from busbar.cli.errors import BY_CODE, CliError, ExitCode, as_object, exit_code, sentence
 from busbar.cli.typer_fastparse import PlainParam, converter
 
+from tests.pace import bound
+
 HEAVY = ("paho", "amqtt", "sqlite_utils", "msgspec", "pydantic", "asyncio", "rich", "yaml", "ssl")
 HEAVY_OF_OURS = ("busbar.manager.", "busbar.agent.", "busbar.bus.connection.mqtt_link")
 
@@ -102,7 +104,7 @@ def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
         [sys.executable, "-m", "busbar.cli.app", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=bound(30),
         env=env,
     )
 
@@ -114,7 +116,7 @@ def loaded_by(*arguments: str) -> set[str]:
         f"sys.argv = ['busbar', *{list(arguments)!r}]\n"
         "from busbar.cli.app import main\nmain()"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=bound(30))
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stdout.splitlines()[-1]))
 
