@@ -75,6 +75,7 @@ scale: setup
 
 reference: setup
 	@$(BIN)/python docs/generate.py --write
+	@$(BIN)/python docs/client_methods.py --write
 	@$(BIN)/python -m tests.faults.page --write
 
 clean:

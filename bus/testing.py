@@ -184,7 +184,7 @@ class MemoryLink:
         try:
             while True:
                 await self.reachable.wait()
-                self._come_up()
+                self._connect()
                 for hook in self._hooks:
                     try:
                         await hook()
@@ -198,7 +198,7 @@ class MemoryLink:
                 del self._broker.links[self.client_id]
             self._up.clear()
 
-    def _come_up(self) -> None:
+    def _connect(self) -> None:
         old = self._broker.links.get(self.client_id)
         if old is not None and old is not self:
             self._broker.drop(self.client_id, will=False)

@@ -10,10 +10,10 @@ import typer
 from busbar.bus import acl
 
 from .. import common_options as n
-from ..context import given, state_path
+from ..context import global_options, state_path
 from ..errors import CliError, ExitCode, usage
 
-app = n.noun("Run the embedded broker (loopback only), manage its accounts.", bare=True)
+app = n.command_group("Run the embedded broker (loopback only), manage its accounts.", bare=True)
 
 State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
 KindArgument = Annotated[acl.Kind, typer.Argument(help="person, node or manager.")]
@@ -42,7 +42,7 @@ def run(
 
     run.log_to_stderr(log_level)
     folder = _folder(state)
-    for user, kind in ((up_plan.ADMIN, acl.PERSON), (up_plan.MANAGER, acl.MANAGER)):
+    for user, kind in ((up_plan.ADMIN_USER, acl.PERSON), (up_plan.MANAGER_USER, acl.MANAGER)):
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
     spec = {
         "accounts": str(folder / "broker" / "accounts.json"),
@@ -50,7 +50,7 @@ def run(
         "port": port,
         "ws_port": ws_port,
         "root": root,
-        "realm": given().realm,
+        "realm": global_options().realm,
     }
     raise typer.Exit(run.serve("broker", spec))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from busbar.cli.connect import is_oid
+from busbar.bus.client.names import is_oid
 
 from tests import serving
 from tests.integration.cli.harness import Stack, stack, until

@@ -140,7 +140,7 @@ async def client_on(net: Net) -> AsyncIterator[Client]:
     """A client of every principal, connected."""
     client = Client(net.link("client"))
     for who in (*PRINCIPALS, "mallory"):
-        client.callers[who] = Caller(client.link, TOPICS, who, "t1", CLOCK, new_id)
+        client.callers[who] = Caller(client.link, TOPICS, who, "t1", CLOCK, new_id, Random(1))
     for pattern in (
         f"{TOPICS.prefix}/response/+/default",
         f"{TOPICS.prefix}/response/+/raw",

@@ -351,7 +351,7 @@ async def test_rpc_resends_the_same_id_until_answered(
     topics = Topics("lab")
     clock = SystemClock()
     link = make(ConnectOptions(port=mosquitto_port))
-    caller = Caller(link, topics, "alice", "box", clock, lambda: "r1")
+    caller = Caller(link, topics, "alice", "box", clock, lambda: "r1", Random(1))
     server = make(replace(ConnectOptions(port=mosquitto_port), client_id="server"))
     seen: list[bytes] = []
 
@@ -369,7 +369,7 @@ async def test_rpc_resends_the_same_id_until_answered(
 async def test_rpc_errors(mosquitto_port: int) -> None:
     topics = Topics("lab")
     link = make(ConnectOptions(port=mosquitto_port))
-    caller = Caller(link, topics, "alice", "box", SystemClock(), lambda: "r1")
+    caller = Caller(link, topics, "alice", "box", SystemClock(), lambda: "r1", Random(1))
     async with running(link):
         with pytest.raises(CallTimeoutError):
             await caller.call("list_nodes", timeout=0.2)
