@@ -139,9 +139,7 @@ async def test_epoch_and_sequence_never_go_back(tmp_path: Path) -> None:
     """Also when the same old backup is restored a second time."""
     state, copy = tmp_path / "manager", tmp_path / "copy"
     store = open_store(state)
-    event = partial(
-        Tx.event, subject="manager", verb="braked", cluster=None, kind="manager", name="m1", data={}
-    )
+    event = partial(Tx.event, subject="manager", verb="braked", cluster=None, name="m1", data={})
     first = await store.write(event)
     store.close()
     backup(state, copy, WHEN)
