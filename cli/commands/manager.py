@@ -1,19 +1,19 @@
-"""busbar manager: run it, check its file, ask how it is."""
+"""busbar manager: run it, check its store, show its state."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 from busbar.bus.roles import OWNER
 
 from .. import common_options as n
-from ..context import state_path
+from ..context import Settings, state_path
 
-app = n.noun("Run the manager, check its store, show its state.", bare=True)
+app = n.command_group("Run the manager, check its store, show its state.", bare=True)
 
 DATABASE: Final = "busbar.db"
 State = Annotated[Path | None, typer.Option("--state", help="Folder of its SQLite file.")]
@@ -44,12 +44,12 @@ def run(
     if ctx.invoked_subcommand is not None:
         return
     from ..services import run
-    from ..settings import service_layer
+    from ..settings import service_settings
 
-    layer = service_layer("manager")
+    settings = service_settings("manager")
     run.log_to_stderr(log_level)
     spec = {
-        **connection(layer),
+        **connection(settings),
         "state": str(_folder(state)),
         "manager_id": manager_id,
         "heartbeat_s": heartbeat,
@@ -59,10 +59,12 @@ def run(
     raise typer.Exit(run.serve("manager", spec))
 
 
-def connection(layer: Any) -> dict[str, Any]:
+def connection(settings: Settings) -> dict[str, object]:
     """The part of a specification that says how to connect. A password in the environment stays there."""
-    known = {name: value for name, value in asdict(layer).items() if value is not None and name != "password"}
-    return {"realm": layer.realm, "root": layer.root, "connect": known}
+    known = {
+        name: value for name, value in asdict(settings).items() if value is not None and name != "password"
+    }
+    return {"realm": settings.realm, "root": settings.root, "connect": known}
 
 
 @app.command(help="Verify the manager's SQLite file: integrity, references, schema version. Read-only.")
@@ -95,7 +97,7 @@ def _show() -> None:
     from .. import output
     from ..connect import run as connect
 
-    found = connect(lambda s: s.call("get_manager"))
+    found = connect(lambda bus: bus.get_manager())
     output.show_object(found, ("manager", "state", "realm", "version", "epoch", "store"))
 
 

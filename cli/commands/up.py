@@ -9,17 +9,20 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ..context import DEFAULT_REALM, DEFAULT_ROOT, Layer, given, settings, state_path
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
+
+if TYPE_CHECKING:
+    from ..services.up_plan import Plan
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 READY_S: Final = 60.0
-"""Seconds until everything must be up."""
+"""Timeout of the start, in seconds."""
 ONLINE_S: Final = 15.0
 
 log = logging.getLogger("busbar.up")
@@ -77,9 +80,13 @@ def up(
         plan = up_plan.Plan(
             state=folder,
             nodes=up_plan.choose_nodes(agents, node or (), before) if agents != 0 else (),
-            realm=realm or given().realm or env.get("BUSBAR_REALM") or before.get("realm") or DEFAULT_REALM,
+            realm=realm
+            or global_options().realm
+            or env.get("BUSBAR_REALM")
+            or before.get("realm")
+            or DEFAULT_REALM,
             root=env.get("BUSBAR_ROOT") or before.get("root") or DEFAULT_ROOT,
-            outside=_outside(broker or given().broker),
+            outside=_outside(broker or global_options().broker),
             heartbeat=heartbeat or before.get("heartbeat") or 5.0,
             stop_workers=stop_workers,
             runtimes=_absolute(runtimes),
@@ -96,17 +103,17 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser().absolute()
 
 
-def _outside(broker: str | None) -> Layer | None:
-    """The outside broker: as asked for, else that of a context or the environment asked for by name."""
-    if broker is None and not given().context and not os.environ.get("BUSBAR_BROKER"):
+def _outside(broker: str | None) -> Settings | None:
+    """The outside broker of --broker, of a named context, or of the environment."""
+    if broker is None and not global_options().context and not os.environ.get("BUSBAR_BROKER"):
         return None
-    return settings(given().merged({"broker": broker}), os.environ)
+    return settings_in_force(global_options().merged({"broker": broker}), os.environ)
 
 
 class Up:
-    """One run: start, tell, wait for a signal, stop."""
+    """One run: start, announce, wait for a signal, stop."""
 
-    def __init__(self, plan: Any, began: float, verbose: bool) -> None:
+    def __init__(self, plan: Plan, began: float, verbose: bool) -> None:
         from busbar.bus.clock import SystemClock
 
         self._plan, self._began, self._verbose = plan, began, verbose
@@ -119,10 +126,10 @@ class Up:
         from random import Random
 
         from ..services import up_plan
-        from ..services.supervise import Supervisor
+        from ..services.supervise import ServiceSupervisor
 
         up_plan.prepare(self._plan)
-        self._supervisor = Supervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
+        self._supervisor = ServiceSupervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays in force
@@ -153,7 +160,7 @@ class Up:
         return ExitCode.OK
 
     def _on_signal(self) -> None:
-        """The first asks for an orderly end, the next for a quick one."""
+        """The first signal stops in order, a second one kills."""
         if self._stop.is_set():
             self._supervisor.hurry.set()
         self._stop.set()
@@ -168,11 +175,11 @@ class Up:
             if self._announced:
                 up_plan.write_up(self._plan, pids)
         except OSError as error:
-            # A full disk: the services run on.
+            # A full disk: the services keep running.
             log.warning("up.json was not written: %s", error)
 
     async def _start(self) -> None:
-        """Wait until all is up, pair the nodes, say so.
+        """Wait until all is up, pair the nodes, announce it.
 
         Raises:
             CliError: it takes too long.
@@ -193,12 +200,12 @@ class Up:
 
 
 def say(text: str) -> None:
-    """A line for whoever looks; nobody there is no reason to stop."""
+    """Print a line; a closed stdout is no reason to stop."""
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
 
-def announce(plan: Any, states: dict[str, str], seconds: float) -> None:
+def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
     """The short table when all is up."""
     kind = "outside" if plan.outside else "embedded"
     nodes = ", ".join(f"{name} {state}" for name, state in states.items()) or "none"

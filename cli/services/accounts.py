@@ -1,4 +1,4 @@
-"""Accounts of the embedded broker, made and removed with what the manager knows: one command is enough.
+"""Creates and removes accounts of the embedded broker together with nodes and principals.
 
 Only where the broker in use is that of a `busbar up` on this machine; everywhere else accounts are the
 business of whoever runs the broker, and `outside` says in words what to do there.
@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
 
 from .. import output
-from ..context import Layer, given, read_up, settings, state_path
+from ..context import Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
-
-PERSON: Final = "person"
-NODE: Final = "node"
 
 
 def local_state() -> Path | None:
     """The state folder whose embedded broker this command talks to; None when it talks to another broker."""
     state = state_path(os.environ).absolute()
     up = read_up(state)
-    embedded = bool(up.get("embedded")) and settings(given(), os.environ).broker == up.get("broker")
+    embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
+        "broker"
+    )
     return state if embedded and os.access(state / "broker", os.W_OK) else None
 
 
@@ -57,18 +55,18 @@ def refuse_other(state: Path | None, name: str, kind: str) -> None:
 
 
 def add(state: Path, name: str, kind: str) -> Path:
-    """Make an account with a secret of its own; returns the file that the secret lies in."""
+    """Create an account with a new secret; return the secret's file."""
     from . import up_plan
 
     if kind_of(state, name) is None:
-        # Whoever had the name before may still know the secret that was left behind.
+        # A former owner of the name may still know a secret that was left behind.
         (state / SECRETS / name).unlink(missing_ok=True)
     up_plan.ensure_broker_account(state, name, kind, up_plan.ensure_secret(state, name))
     return state / SECRETS / name
 
 
 def remove(state: Path, name: str, kind: str) -> bool:
-    """Remove an account of this kind, its secret and its token; who uses it is cut off within 2 seconds.
+    """Remove an account of this kind, its secret and its token; its connections are closed within 2 seconds.
 
     The broker may have done so already: it follows what the manager says.
     """
@@ -83,7 +81,7 @@ def remove(state: Path, name: str, kind: str) -> bool:
 
 
 def token(state: Path, node: str, valid_s: float) -> str:
-    """A token with which a node can get credentials of its own, once.
+    """A join token for a node, valid once.
 
     Raises:
         CliError: the name or the time can't be, or the name is that of another kind of account.
@@ -98,25 +96,25 @@ def token(state: Path, node: str, valid_s: float) -> str:
 
 
 def outside(name: str, what: str) -> None:
-    """Tell what an outside broker still needs."""
-    layer: Layer = settings(given(), os.environ)
+    """Say what remains to be done at an outside broker."""
+    settings: Settings = settings_in_force(global_options(), os.environ)
     flag = "-D " if what == "remove" else ""
     output.note(
-        f"the broker {layer.broker} keeps its own accounts: {what} user '{name}' there"
+        f"the broker {settings.broker} keeps its own accounts: {what} user '{name}' there"
         f" (mosquitto: mosquitto_passwd {flag}PASSWORDFILE {name}, then reload it;"
         f" with client certificates the CN is '{name}'); see docs/howto/security.md"
     )
 
 
-def tell_token(state: Path, made: dict[str, Any], node: str, valid_s: float) -> None:
-    """Print a node's token, this once, and what to do with it."""
-    text, broker = token(state, node, valid_s), settings(given(), os.environ).broker
+def tell_token(state: Path, made: object, node: str, valid_s: float) -> None:
+    """Print a node's join token and how to use it."""
+    text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
-        return output.dump({**made, "token": text, "token_valid_s": valid_s})
+        return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
     print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
     print(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
-        f" --realm {settings(given(), os.environ).realm} --join -"
+        f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"
     )
     return None

@@ -1,4 +1,4 @@
-"""A node exchanges its token for credentials of its own, which nobody else ever sees."""
+"""A node redeems its join token for credentials that only it knows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 from busbar.bus.files import rename, write_atomically
 
 from ..connect import connected
-from ..context import Layer, state_path
+from ..context import Settings, state_path
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 
@@ -22,7 +22,7 @@ MAX_TOKEN: Final = 256
 TIMEOUT_S: Final = 10.0
 
 
-def join(layer: Layer, node: str, source: str) -> Layer:
+def join(settings: Settings, node: str, source: str) -> Settings:
     """Exchange the token in the file `source` (`-`: standard input); the node's settings from now on.
 
     The secret lies in the password file of the settings, else in `secrets/NODE` of the state folder.
@@ -30,11 +30,11 @@ def join(layer: Layer, node: str, source: str) -> Layer:
     Raises:
         CliError: the token is not, or no longer, good; or the broker can't be reached.
     """
-    path = Path(layer.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
+    path = Path(settings.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.joining")
-    joined = replace(layer, username=node, password=None, password_file=str(path))
-    # A secret of an exchange that was cut off may be good already: then the token is spent.
+    joined = replace(settings, username=node, password=None, password_file=str(path))
+    # An interrupted exchange may have succeeded: then the secret works and the token is spent.
     if not (fresh.exists() and _lets_in(replace(joined, password_file=str(fresh)))):
         _exchange(joined, fresh, read_token(source))
     rename(fresh, path, durable=True)
@@ -42,7 +42,7 @@ def join(layer: Layer, node: str, source: str) -> Layer:
 
 
 def read_token(source: str) -> str:
-    """The token in a file, or from standard input: never from an argument, which everybody could read.
+    """The token in a file, or from standard input: never from an argument, which other users could read.
 
     Raises:
         CliError: there is none.
@@ -64,12 +64,12 @@ def read_token(source: str) -> str:
     return token
 
 
-def _exchange(joined: Layer, fresh: Path, token: str) -> None:
+def _exchange(joined: Settings, fresh: Path, token: str) -> None:
     from busbar.bus.broker.accounts import new_secret
     from busbar.bus.broker.join_tokens import join_password
 
     secret = new_secret()
-    write_atomically(fresh, secret + "\n")  # first: once the token is spent, nothing else lets us in
+    write_atomically(fresh, secret + "\n")  # first: after the token is spent, this is the only way in
     if not _lets_in(replace(joined, password_file=None, password=join_password(token, secret))):
         fresh.unlink()
         raise CliError(
@@ -80,9 +80,9 @@ def _exchange(joined: Layer, fresh: Path, token: str) -> None:
         )
 
 
-def _lets_in(layer: Layer) -> bool:
+def _lets_in(settings: Settings) -> bool:
     async def knock() -> None:
-        async with connected(layer, TIMEOUT_S):
+        async with connected(settings, TIMEOUT_S):
             pass
 
     try:
@@ -92,5 +92,5 @@ def _lets_in(layer: Layer) -> bool:
             raise
         return False
     finally:
-        logging.getLogger("busbar").propagate = True  # `connected` silences it, for commands
+        logging.getLogger("busbar").propagate = True  # `connected` silences it
     return True

@@ -1,71 +1,54 @@
-"""Makes the nodes of `busbar up` known to its manager, and waits until they are heard."""
+"""Pairs the nodes of `busbar up` and waits until they are online."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
+from busbar.bus.client.client import BusClient
 from busbar.bus.clock import Clock
-from busbar.bus.connection.link import Message
-from busbar.bus.decode import parse
 from busbar.bus.errors import BusError
 
-from ..connect import Session, connected
+from ..connect import connected
 from ..errors import CliError, ExitCode
-from .up_plan import ADMIN, Plan
+from .up_plan import ADMIN_USER, Plan
 
 RETRY_S = 0.2
 
 
 async def pair(plan: Plan, clock: Clock, timeout: float) -> dict[str, str]:
-    """Pair what is not yet, and return each node's state once all are online, or after `timeout` seconds.
+    """Pair the nodes that are not; return each one's state once all are online, or after `timeout` seconds.
 
     Raises:
         CliError, BusError: the broker does not let us in, or the manager refuses.
     """
     while True:
         try:
-            async with connected(plan.connect(ADMIN), timeout) as session:
-                return await _pair(session, plan, timeout)
+            async with connected(plan.connect(ADMIN_USER), timeout) as bus:
+                return await _pair(bus, plan, timeout)
         except CliError as error:
             if error.exit_code != ExitCode.UNREACHABLE:
                 raise
         await clock.sleep(RETRY_S)
 
 
-async def _pair(session: Session, plan: Plan, timeout: float) -> dict[str, str]:
+async def _pair(bus: BusClient, plan: Plan, timeout: float) -> dict[str, str]:
     states = dict.fromkeys(plan.nodes, "offline")
-    news = asyncio.Event()
-
-    def note(message: Message) -> None:
-        status = session.topics.parse_status(message.topic)
-        if status is None or status.name not in states or not message.payload:
-            return
-        states[status.name] = _state(message.payload) or states[status.name]
-        news.set()
-
-    session.link.subscribe(session.topics.status("_", "node", "+"), note)
-    await asyncio.gather(*(_pair_one(session, node) for node in plan.nodes))
-    try:
-        async with asyncio.timeout(timeout):
-            while any(state != "online" for state in states.values()):
-                news.clear()
-                await news.wait()
-    except TimeoutError:
-        pass
+    async with bus.watch_statuses(kind="node") as watch:
+        await asyncio.gather(*(_pair_one(bus, node) for node in plan.nodes))
+        try:
+            async with asyncio.timeout(timeout):
+                while any(state != "online" for state in states.values()):
+                    update = await anext(watch)
+                    if update.name in states and update.status is not None:
+                        states[update.name] = update.status.status
+        except TimeoutError:
+            pass
     return states
 
 
-async def _pair_one(session: Session, node: str) -> None:
+async def _pair_one(bus: BusClient, node: str) -> None:
     try:
-        await session.call("pair_node", node={"name": node})
+        await bus.pair_node(name=node)
     except BusError as error:
         if error.code != "already_exists":
             raise
-
-
-def _state(payload: bytes) -> Any:
-    try:
-        return parse(payload).get("status")
-    except BusError:
-        return None

@@ -23,11 +23,11 @@ Ready = Callable[[], None]
 Service = Callable[[Spec, Ready], Awaitable[None]]
 
 STOP_S: Final = 60.0
-"""Bound of a clean stop, seconds; `up` is less patient."""
+"""Limit of a clean stop, seconds; `up` waits less."""
 READY: Final = b"ready\n"
 REFUSED: Final = 4
-"""Exit code of a service that says itself why it can't run: a locked folder, a corrupt database, a newer
-manager. Starting it again does not help."""
+"""Exit code of a service that refuses to run: a locked folder, a corrupt database, a newer manager. A
+restart does not help."""
 
 log = logging.getLogger("busbar.service")
 
@@ -107,10 +107,10 @@ def connect_options(spec: Spec) -> Any:
         CliError: the password file can't be read, or others can read it.
     """
     from ..connect import options_of
-    from ..context import Layer
+    from ..context import Settings
 
-    layer = Layer(**spec["connect"], password=os.environ.get("BUSBAR_PASSWORD"))
-    options = options_of(layer)
+    settings = Settings(**spec["connect"], password=os.environ.get("BUSBAR_PASSWORD"))
+    options = options_of(settings)
     return replace(options, client_id=f"busbar-{options.username}-{os.urandom(4).hex()}")
 
 
@@ -186,7 +186,7 @@ def _say_ready(kind: str, parent: socket.socket | None) -> None:
 
 
 def _on_parent(parent: socket.socket, spec: Spec, stop: asyncio.Event) -> None:
-    """`up` has nothing to say; that it can be read means its end, unordered: workers are always kept then."""
+    """`up` sends nothing: readable means that it has died. Workers are always kept then."""
     try:
         ended = parent.recv(64) == b""
     except BlockingIOError:
@@ -198,7 +198,7 @@ def _on_parent(parent: socket.socket, spec: Spec, stop: asyncio.Event) -> None:
     asyncio.get_running_loop().remove_reader(parent)
     log.warning("the supervisor is gone; ending, with the workers left running")
     if spec.get("stop_workers") or spec.get("runtimes"):
-        # A clean exit of this agent would (or might, by its file) stop its workers: nobody has ordered that.
+        # A clean exit would stop the workers (or might, by the runtimes file), which nobody ordered.
         os._exit(1)
     stop.set()
 
@@ -211,7 +211,7 @@ def main(arguments: list[str]) -> int:
     log_to_stderr(spec.get("log_level", "info"))
     parent = socket.socket(fileno=os.dup(0))
     parent.setblocking(False)
-    # What this service starts must not inherit its standard input.
+    # Child processes must not inherit the socket.
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     return serve(kind, spec, parent)

@@ -29,17 +29,17 @@ from .up_plan import Plan, Service, services, spec_path
 LOG_BYTES: Final = 1 << 20
 LOG_KEEP: Final = 2
 STABLE_S: Final = 10.0
-"""A child that lived so long is started again without delay growing."""
+"""A child that ran this long is restarted with the shortest delay."""
 KILL_S: Final = 3.0
 FINAL: Final = frozenset({2, REFUSED})
-"""Exit codes of a service that was never ready and will not be by itself."""
+"""Exit codes of a service that a restart does not help, if it was never ready."""
 LINE_MAX: Final = 8192
 
 log = logging.getLogger("busbar.up")
 
 
 class Child:
-    """One service as a process that is always there, until `stop`."""
+    """One service as a process that is restarted until `stop`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Child:
                 how = words(code)
             except OSError as error:
                 code, how = 1, str(error)
-            except Exception as error:  # keeping the others alive matters more
+            except Exception as error:  # must not end the other services
                 log.exception("%s: could not be kept", self.service.name)
                 code, how = 1, repr(error)
             if self._stopping.is_set():
@@ -123,7 +123,7 @@ class Child:
                 return await process.wait()
             finally:
                 self.ready.clear()
-                # What it has said is in the pipe; a grandchild may hold it open, so the wait is bounded.
+                # Read what is left in the pipe; bounded, since a grandchild may hold it open.
                 await asyncio.wait(tasks[:1], timeout=0.5)
                 for task in tasks:
                     task.cancel()
@@ -151,7 +151,7 @@ class Child:
                     self._changed()
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End it: SIGTERM, then SIGKILL at its bound, or at once when there is hurry."""
+        """Send SIGTERM, then SIGKILL after `stop_s` seconds, or as soon as `hurry` is set."""
         self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
@@ -170,7 +170,7 @@ class Child:
             await asyncio.wait({ended}, timeout=KILL_S)
 
 
-class Supervisor:
+class ServiceSupervisor:
     """All services of one plan."""
 
     def __init__(
@@ -186,14 +186,14 @@ class Supervisor:
         return {child.service.name: child.pid for child in self.children if child.pid is not None}
 
     def start(self) -> None:
-        """Start all at once: who needs another simply tries until it is there."""
+        """Start all at once; each retries until what it depends on is up."""
         self._tasks = [asyncio.create_task(child.run(), name=child.service.name) for child in self.children]
 
     async def ready(self) -> None:
-        """Wait until each has said that it is ready.
+        """Wait until all are ready.
 
         Raises:
-            CliError: one says itself that it can't run.
+            CliError: one of them refuses to run.
         """
         for child in self.children:
             ready = asyncio.create_task(child.ready.wait())
@@ -207,12 +207,12 @@ class Supervisor:
                     raise CliError(refusal.result(), ExitCode.FAILED, "refused")
 
     def not_ready(self) -> list[str]:
-        """Who is not, and the last it said."""
+        """The services that are not ready, each with its last line."""
         late = (child for child in self.children if not child.ready.is_set())
         return [f"{child.service.name} ({child.last_line or 'still starting'})" for child in late]
 
     async def stop(self) -> None:
-        """Agents first, which need the bus to say goodbye; then the manager; the broker at last."""
+        """Stop agents first, which need the bus for a clean exit; then the manager; the broker last."""
         for kind in ("agent", "manager", "broker"):
             await asyncio.gather(*(child.stop(self.hurry) for child in self._of(kind)))
         for task in self._tasks:
@@ -225,14 +225,14 @@ class Supervisor:
 
 
 class Output:
-    """A service's output in a bounded file, and on the console where that is wanted."""
+    """A service's output in a bounded file, and on the console if asked for."""
 
     def __init__(self, path: Path, echo_as: str | None) -> None:
         self._handler = logging.handlers.RotatingFileHandler(
             path, maxBytes=LOG_BYTES, backupCount=LOG_KEEP, encoding="utf-8", delay=True
         )
         self._handler.setFormatter(logging.Formatter("%(message)s"))
-        # A full disk must not fill the console with tracebacks, nor end anything.
+        # A full disk must neither print tracebacks nor end a service.
         self._handler.handleError = lambda record: None  # type: ignore[method-assign]
         self._echo_as = echo_as
 
@@ -257,7 +257,7 @@ def words(code: int) -> str:
 
 
 def _message_of(line: str) -> str:
-    """The message of a log line that is an error or a traceback's last; others explain no end."""
+    """The message of an error line or of a traceback's last line; else empty."""
     for mark in (" ERROR ", " CRITICAL ", " WARNING "):
         if mark in line:
             return line.partition(mark)[2].partition(": ")[2] or line

@@ -1,4 +1,4 @@
-"""What `busbar up` runs, and the folder it keeps: secrets, accounts, and a specification for each service."""
+"""The services of `busbar up` and its state folder: secrets, accounts, a specification per service."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from busbar.bus import acl
 from busbar.bus.files import FileLock, write_atomically
 from busbar.bus.roles import OWNER
 
-from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Layer, read_up
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 
-ADMIN: Final = "admin"
-MANAGER: Final = "manager"
-RESERVED: Final = frozenset({ADMIN, MANAGER})
+ADMIN_USER: Final = "admin"
+MANAGER_USER: Final = "manager"
+RESERVED: Final = frozenset({ADMIN_USER, MANAGER_USER})
 """User names at the broker that no node may have."""
 LOOPBACK: Final = "127.0.0.1"
 MQTT_PORT: Final = 1883
@@ -36,7 +37,7 @@ class Plan:
     nodes: tuple[str, ...]
     realm: str = DEFAULT_REALM
     root: str = DEFAULT_ROOT
-    outside: Layer | None = None
+    outside: Settings | None = None
     port: int = MQTT_PORT
     heartbeat: float = 5.0
     stop_workers: bool = False
@@ -50,11 +51,11 @@ class Plan:
         outside = self.outside.broker if self.outside else None
         return outside or f"mqtt://{LOOPBACK}:{self.port}"
 
-    def connect(self, user: str) -> Layer:
-        """How one of our users connects: its secret lies in a file of its name."""
+    def connect(self, user: str) -> Settings:
+        """Connection settings of one of our users, whose secret is in a file of its name."""
         tls = {m: getattr(self.outside, m) for m in ("tls_ca", "tls_cert", "tls_key")} if self.outside else {}
         secret = str(self.state / SECRETS / user)
-        return Layer(self.url, self.realm, self.root, user, secret, **tls)
+        return Settings(self.url, self.realm, self.root, user, secret, **tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,11 @@ def _broker(plan: Plan) -> dict[str, Any]:
 
 def _manager(plan: Plan) -> dict[str, Any]:
     return {
-        **_common(plan, MANAGER),
+        **_common(plan, MANAGER_USER),
         "state": str(plan.state / "manager"),
         "mqtt": "3.1.1" if plan.outside is None else "auto",
         "heartbeat_s": plan.heartbeat,
-        "principals": {ADMIN: OWNER},
+        "principals": {ADMIN_USER: OWNER},
     }
 
 
@@ -115,7 +116,7 @@ def _common(plan: Plan, user: str) -> dict[str, Any]:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only we can look into.
+    """Create a folder of mode 0700.
 
     Raises:
         CliError: it can't be made, or belongs to somebody else.
@@ -152,7 +153,7 @@ def locked(state: Path) -> Iterator[None]:
 
 def prepare(plan: Plan) -> None:
     """Make secrets and accounts that are missing, and write the specifications, without secrets."""
-    users = {ADMIN: "person", MANAGER: "manager", **dict.fromkeys(plan.nodes, "node")}
+    users = {ADMIN_USER: acl.PERSON, MANAGER_USER: acl.MANAGER, **dict.fromkeys(plan.nodes, acl.NODE)}
     for user, kind in users.items():
         secret = ensure_secret(plan.state, user)
         if plan.outside is None:
@@ -175,7 +176,7 @@ def ensure_secret(state: Path, user: str) -> str:
 
 
 def ensure_broker_account(state: Path, user: str, kind: str, secret: str) -> None:
-    """An account of the embedded broker; one that is there is left as it is, which saves its hashing."""
+    """Create an account of the embedded broker; an existing one is kept, which saves a slow hash."""
     from busbar.bus.broker.accounts import Accounts, ensure_account
 
     path = private_folder(state / "broker") / "accounts.json"
@@ -193,8 +194,8 @@ def spec_path(state: Path, service: Service) -> Path:
 
 
 def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
-    """The content of up.json: what the command line needs to connect, and who runs. Pure."""
-    mine = plan.connect(ADMIN)
+    """The content of up.json: what the command line needs to connect, and the running processes. Pure."""
+    mine = plan.connect(ADMIN_USER)
     tls = {m: value for m in ("tls_ca", "tls_cert", "tls_key") if (value := getattr(mine, m))}
     return {
         "broker": plan.url,
@@ -202,7 +203,7 @@ def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
         "port": None if plan.outside else plan.port,
         "realm": plan.realm,
         "root": plan.root,
-        "username": ADMIN,
+        "username": ADMIN_USER,
         "password_file": mine.password_file,
         **tls,
         "nodes": list(plan.nodes),

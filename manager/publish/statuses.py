@@ -9,6 +9,7 @@ from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
 
+from ..planner.rolling import updating
 from ..store import Store
 from . import render
 
@@ -90,7 +91,7 @@ class StatusBuilder:
         states = reads.worker_states("group_oid", oid)
         not_ready = self._not_ready("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
-        updated = reads.updated(oid) if row.updating else None
+        updated = reads.updated(oid) if updating(row) else None
         status = render.group_status(row, cluster.name, states, not_ready, endpoints, stamp, updated)
         return self._publication(cluster.name, "workergroup", status)
 

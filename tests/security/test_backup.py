@@ -23,6 +23,7 @@ from busbar.manager.store.backup import backup_time
 from busbar.manager.store.rows import PrincipalRow
 
 from tests.integration.manager.fixtures import open_store
+from tests.pace import bound
 from tests.plain import Plain
 from tests.stack import Stack, stack
 
@@ -231,7 +232,7 @@ def busbar(made: Stack, *arguments: str, code: int = 0) -> str:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     result = subprocess.run(
         [sys.executable, "-m", "busbar.cli.app", *arguments],
-        env={**clean, "HOME": str(made.folder)}, capture_output=True, text=True, timeout=30,
+        env={**clean, "HOME": str(made.folder)}, capture_output=True, text=True, timeout=bound(30),
     )  # fmt: skip
     assert result.returncode == code, (arguments, result.returncode, result.stdout, result.stderr)
     return result.stdout + result.stderr
@@ -298,14 +299,14 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
             conn.execute("DELETE FROM meta WHERE key = 'backup'")
         mark = len(alice.messages)
         fenced = made.spawn("fenced", "manager", "--state", str(unmarked), *made.connection("manager"))
-        assert fenced.wait(20) != 0
+        assert fenced.wait(bound(20)) != 0
         assert "restored from an older backup" in (made.folder / "fenced.log").read_text()
 
         # The proper way: restored, it refuses to start.
         said = busbar(made, "restore", str(copy), "--state", str(state))
         assert "publishes nothing before" in said and "is kept as" in said
         refused = made.spawn("refused", "manager", "--state", str(state), *made.connection("manager"))
-        assert refused.wait(20) == 4
+        assert refused.wait(bound(20)) == 4
         assert "busbar manager take-over" in (made.folder / "refused.log").read_text()
         assert [m[0] for m in alice.messages[mark:] if "/status/" in m[0] or "/event/" in m[0]] == []
         assert alive(first) and alive(second), "meanwhile no worker was touched"
@@ -326,7 +327,7 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
 def until_gone(pid: int) -> None:
     import time
 
-    end = time.monotonic() + 20
+    end = time.monotonic() + bound(20)
     while alive(pid):
         assert time.monotonic() < end, "a worker that nobody asks for runs on"
         time.sleep(0.05)

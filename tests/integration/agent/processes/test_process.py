@@ -20,6 +20,8 @@ from busbar.agent.processes import logs, procfs
 from busbar.agent.processes import process as process_module
 from busbar.agent.processes.process import Process, Processes, ProcessRecord, SpawnError, Start
 
+from tests.pace import bound
+
 PYTHON = sys.executable
 SCOPE = f"test/{uuid.uuid4().hex}"
 READY_S = 10.0
@@ -42,7 +44,7 @@ def script(tmp_path: Path, text: str, token: str | None = None, **more: object) 
 
 async def until(condition: Callable[[], object], timeout_s: float = READY_S) -> None:
     """Wait for what only /proc or a file can tell; there is nothing to await on."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(bound(timeout_s)):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -225,7 +227,10 @@ asyncio.run(main())
 
 def record_of_killed_starter(tmp_path: Path, token: str) -> ProcessRecord:
     done = subprocess.run(
-        [PYTHON, "-c", STARTER, str(tmp_path), token, SCOPE], capture_output=True, text=True, timeout=30
+        [PYTHON, "-c", STARTER, str(tmp_path), token, SCOPE],
+        capture_output=True,
+        text=True,
+        timeout=bound(30),
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     return ProcessRecord.from_dict(json.loads(done.stdout))
@@ -247,7 +252,7 @@ async def test_end_of_an_adopted_process_is_noticed(processes: Processes, tmp_pa
     process = processes.adopt(record)
     assert process is not None
     os.kill(record.pid, signal.SIGKILL)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(bound(5)):
         assert (await process.wait()).reason == "ended, exit code unknown"
 
 
@@ -288,7 +293,7 @@ async def test_token_alone_is_not_enough_to_adopt(
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     forged = dataclasses.replace(process.record, **forgery)  # type: ignore[arg-type]
     assert processes.adopt(forged) is None
-    assert procfs.is_ours(process.record)
+    await until(lambda: procfs.is_ours(process.record))  # the kernel shows its environment a moment later
     await processes.stop(process, signal.SIGTERM, 5)
 
 
@@ -337,7 +342,7 @@ async def test_zombie_counts_as_dead(processes: Processes, tmp_path: Path) -> No
     stat = procfs.read(child.pid)
     assert stat is not None
     record = ProcessRecord("web-1", child.pid, procfs.boot_id(), stat.start_ticks, "t1")
-    assert procfs.is_ours(record)
+    await until(lambda: procfs.is_ours(record))  # the kernel shows its environment a moment later
     child.kill()
     await until(lambda: (now := procfs.read(child.pid)) is not None and now.dead)
     assert not procfs.is_ours(record)
@@ -355,7 +360,7 @@ async def test_exits_are_noticed_without_pidfd(
 
     monkeypatch.setattr(os, "pidfd_open", refused)
     ended = processes.spawn(script(tmp_path, "raise SystemExit(4)"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(bound(5)):
         assert (await ended.wait()).code == 4
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     report = await processes.stop(process, signal.SIGTERM, 5)
@@ -402,7 +407,7 @@ asyncio.run(main())
 async def test_descriptor_limit_is_a_reason_and_leaks_nothing(processes: Processes, tmp_path: Path) -> None:
     token = uuid.uuid4().hex
     command = [PYTHON, "-c", LIMITED, str(tmp_path), token]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=bound(30))
     try:
         expected = "can't start sleep: the agent has no file descriptor left"
         assert done.stdout.splitlines() == [expected] * 20, done.stderr
@@ -442,7 +447,7 @@ while True:
     start = script(tmp_path, text)
     process = processes.spawn(start)
     await until(said(start, "running"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(bound(10)):
         report = await processes.stop(process, signal.SIGTERM, 0.1)
     assert report.gone
     assert bearing(start.token) == []
@@ -474,7 +479,7 @@ async def test_flood_is_bounded_by_rotation(processes: Processes, tmp_path: Path
     process = processes.spawn(start)
     limit = 200_000
     rotations = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(bound(20)):
         while rotations < 5:
             rotations += logs.rotate_if_needed(start.log_path, max_bytes=limit, keep=2)
             await asyncio.sleep(0)
