@@ -17,6 +17,14 @@ _TARGETS: Final = ("workergroup_oid", "routercluster_oid", "node_oid")
 """Parameters that name the object of a change, the narrowest first."""
 
 
+def need_principal(store: Queries, name: str) -> PrincipalRow:
+    """Raises BusError `no_such_principal` when the caller has no role."""
+    row = store.principal(name)
+    if row is None:
+        raise BusError("no_such_principal", f"no principal '{name}'")
+    return row
+
+
 def check_role(row: Operation, principal: PrincipalRow) -> None:
     """Raises BusError `not_authorized` when the principal's role may not call this operation."""
     if principal.role not in row.roles:

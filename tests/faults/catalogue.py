@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "P": "nobody changes what its role and ownership at that moment do not allow",
 }
 
 
@@ -88,6 +89,8 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Authority
+79|a caller is demoted or removed with requests in flight|P
 """
 
 
