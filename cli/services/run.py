@@ -132,8 +132,7 @@ def log_to_stderr(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for ours in ("busbar", "bus", "manager", "agent", "cli"):
-        logging.getLogger(ours).setLevel(level.upper())
+    logging.getLogger("busbar").setLevel(level.upper())
 
 
 def serve(kind: str, spec: Spec, parent: socket.socket | None = None) -> int:
@@ -143,8 +142,8 @@ def serve(kind: str, spec: Spec, parent: socket.socket | None = None) -> int:
     try:
         return asyncio.run(_life(kind, spec, parent))
     except Exception as error:
-        # What a user can mend is one sentence; everything else needs its traceback.
-        ours = type(error).__module__.split(".")[0] in ("bus", "manager", "agent", "cli")
+        # What a user can fix is one sentence; everything else needs its traceback.
+        ours = type(error).__module__.startswith("busbar.")
         known = ours or isinstance(error, (OSError, ValueError))
         log.error("%s: %s", kind, sentence(error), exc_info=None if known else error)
         return REFUSED if ours and exit_code(error) == 1 else int(exit_code(error))
