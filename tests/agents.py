@@ -16,8 +16,8 @@ from typing import Any
 from unittest import mock
 
 from busbar.agent.config import AgentConfig
-from busbar.agent.planner.lifecycle import Timing
-from busbar.agent.processes.procfs import found
+from busbar.agent.planner.lifecycle import WorkerTiming
+from busbar.agent.processes.procfs import scan
 from busbar.agent.service import Agent
 from busbar.agent.state import State
 from busbar.bus.clock import SystemClock
@@ -28,7 +28,7 @@ from busbar.bus.options import ConnectOptions
 from busbar.bus.testing import MemoryBroker
 from busbar.bus.topics import Topics
 
-QUICK = Timing(live_every=0.2)
+QUICK = WorkerTiming(live_every=0.2)
 """Live probes each 0.2 s; an unanswered one still takes 2 s."""
 
 SERVER = """
@@ -118,7 +118,7 @@ class Bench:
         async with self._news:
             self._news.notify_all()
 
-    async def start(self, timing: Timing = QUICK, broker: bool = True, **more: Any) -> Agent:
+    async def start(self, timing: WorkerTiming = QUICK, broker: bool = True, **more: Any) -> Agent:
         """Start the agent, and wait until it works."""
         ready = asyncio.Event()
         agent = Agent(
@@ -193,7 +193,7 @@ class Bench:
 
     def living(self) -> set[int]:
         """Every process of this node."""
-        return {pid for each in found(self.scope) for pid in each.pids}
+        return {pid for each in scan(self.scope) for pid in each.pids}
 
     async def close(self) -> None:
         """End everything, whatever state it is in."""

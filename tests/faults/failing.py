@@ -123,17 +123,17 @@ def clock(value: str) -> None:
 
 def fork(value: str) -> None:
     """The agent dies after the fork of a worker of that cluster, before its pid is written down."""
-    from busbar.agent.processes.process import Processes
+    from busbar.agent.processes.process import WorkerProcesses
 
-    original = Processes.spawn
+    original = WorkerProcesses.spawn
 
-    def spawn(self: Any, start: Any) -> Any:
-        process = original(self, start)
-        if start.marks.get("BUSBAR_CLUSTER") == value:
+    def spawn(self: Any, spec: Any) -> Any:
+        process = original(self, spec)
+        if spec.marks.get("BUSBAR_CLUSTER") == value:
             die()
         return process
 
-    Processes.spawn = spawn  # type: ignore[method-assign]
+    WorkerProcesses.spawn = spawn  # type: ignore[method-assign]
 
 
 POINTS: dict[str, Callable[[str], None]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from busbar.agent.reporting.reporter import Reporter, View, will_of
+from busbar.agent.reporting.reporter import NodeSnapshot, Reporter, will_of
 from busbar.bus.clock import SystemClock
 from busbar.bus.connection.link import Message
 from busbar.bus.connection.mqtt_link import MqttLink
@@ -131,17 +131,20 @@ class Swarm:
                 if message.payload:
                     held[:] = [read(message.payload, Assignment)]
 
-            def view(held: list[Assignment] = held) -> View:
+            def snapshot(held: list[Assignment] = held) -> NodeSnapshot:
                 if not held:
-                    return View(runtimes=["amqtt"])
-                return View([], held[0].store, Applied(held[0].epoch, held[0].version), runtimes=["amqtt"])
+                    return NodeSnapshot(runtimes=["amqtt"])
+                return NodeSnapshot(
+                    [], held[0].store, Applied(held[0].epoch, held[0].version), runtimes=["amqtt"]
+                )
 
-            reporter = Reporter(link, topics, name, boot, clock, random, view)
-            reporter.beat_s = 1.0
+            reporter = Reporter(link, topics, name, boot, clock, random, snapshot)
+            reporter.heartbeat_s = 1.0
             link.subscribe(topics.node(name, "assignment"), take)
             self.links.append(link)
             self.tasks += [
-                asyncio.ensure_future(x) for x in (link.run(), reporter.reports(), reporter.heartbeats())
+                asyncio.ensure_future(x)
+                for x in (link.run(), reporter.run_reports(), reporter.run_heartbeats())
             ]
 
 

@@ -145,7 +145,8 @@ def agent(data: bytes) -> None:
         return
     plan.refusal(None, assignment, adopt_store=False)
     plan.refusal(assignment, assignment, adopt_store=False)
-    plan.wanted(assignment)
+    plan.is_redelivery(assignment, assignment)
+    plan.desired_workers(assignment)
 
 
 def manager(data: bytes) -> None:

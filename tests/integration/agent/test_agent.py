@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from busbar.agent.planner.lifecycle import Timing
+from busbar.agent.planner.lifecycle import WorkerTiming
 from busbar.agent.state import StateError
 
 from tests.agents import QUICK, Bench, bench, worker
@@ -146,7 +146,7 @@ async def test_a_worker_assigned_again_while_it_is_forgotten_is_in_every_report_
         forget(oid)
 
     def seen() -> None:
-        told.append({each.worker for each in agent.view().workers})
+        told.append({each.worker for each in agent.snapshot().workers})
         changed()
 
     with mock.patch.object(agent.state, "forget", slow_forget):
@@ -253,7 +253,7 @@ def static(directory: str) -> dict[str, object]:
 
 @pytest.mark.fault(37, "H C")
 async def test_a_hung_worker_is_killed_and_started_again(node: Bench) -> None:
-    await node.start(Timing(live_every=0.1))
+    await node.start(WorkerTiming(live_every=0.1))
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
     os.kill(first["pid"], signal.SIGSTOP)
@@ -468,7 +468,7 @@ async def test_descendants_of_a_dead_worker_are_gone_before_the_next_start(node:
 
 
 async def test_many_workers_start_a_few_at_a_time(node: Bench) -> None:
-    await node.start(Timing(starting_limit=2, live_every=1.0))
+    await node.start(WorkerTiming(starting_limit=2, live_every=1.0))
     node.assign(*(worker(f"web-{number}") for number in range(6)))
     await node.report(lambda last: [each["state"] for each in last["workers"]].count("RUNNING") == 6, 30)
     for report in node.reports:

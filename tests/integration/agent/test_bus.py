@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from busbar.agent.processes import logs
-from busbar.agent.processes.process import Processes
-from busbar.agent.reporting.log_follow import read_lines
+from busbar.agent.processes.process import WorkerProcesses
+from busbar.agent.reporting.log_stream import read_lines
 from busbar.bus.connection.link import Message
 from busbar.bus.decode import encode
 from busbar.bus.messages import NodeState
@@ -143,8 +143,8 @@ async def test_usage_is_told_but_is_no_change_of_state(node: Bench) -> None:
     node.assign(worker())
     await node.state("web-1", "RUNNING")
     before = node.reports[-1]
-    await agent.supervisor.workers.refresh_usage()
-    agent.reporter.again()
+    await agent.supervisor.registry.refresh_usage()
+    agent.reporter.force_report()
     last = await node.report(lambda last: last["workers"][0]["rss"])
     assert last["digest"] == before["digest"]
     assert last["workers"][0]["rss"] > 1_000_000
@@ -186,7 +186,7 @@ async def test_a_followed_log_shows_the_last_lines_and_then_what_comes(node: Ben
     await node.state("web-1", "RUNNING")
     node.command(follow="web-1", lease_ms=60_000, lines=1)
     await node.message(lambda _: followed(node) == ["listening"])
-    path = agent.supervisor.workers.log_of("web-1", "edge")
+    path = agent.supervisor.registry.log_path("web-1", "edge")
     assert path is not None
     with path.open("a") as file:
         file.write("new \x1b[31mline\nhalf")
@@ -197,7 +197,7 @@ async def test_a_followed_log_shows_the_last_lines_and_then_what_comes(node: Ben
     node.command(follow="web-1", lease_ms=0)
     node.command(follow="nobody", lease_ms=1000)
     async with asyncio.timeout(5):
-        while agent.follower._leases:  # noqa: ASYNC110
+        while agent.logs._leases:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -220,7 +220,7 @@ async def test_a_flood_of_output_stays_bounded(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker(runtime="flood"))
     await node.state("web-1", "RUNNING")
-    path = agent.supervisor.workers.log_of("web-1", None)
+    path = agent.supervisor.registry.log_path("web-1", None)
     assert path is not None
     async with asyncio.timeout(10):
         while path.stat().st_size > logs.MAX_BYTES:  # noqa: ASYNC110
@@ -236,16 +236,16 @@ async def test_nothing_is_started_while_it_cannot_be_told_what_runs(
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
     await node.stop()
-    real, calls = Processes.found, 0
+    real, calls = WorkerProcesses.scan, 0
 
-    def failing(self: Processes) -> Any:
+    def failing(self: WorkerProcesses) -> Any:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise OSError(24, "Too many open files")
         return real(self)
 
-    monkeypatch.setattr(Processes, "found", failing)
+    monkeypatch.setattr(WorkerProcesses, "scan", failing)
     node.reports.clear()
     await node.start()
     again = await node.state("web-1", "RUNNING")
@@ -258,7 +258,7 @@ async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for
     node: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = await node.start()
-    real, failed = agent.supervisor.workers.hands.ask, 0
+    real, failed = agent.supervisor.controller.runner.probe, 0
 
     async def failing(instance: Any, **more: Any) -> Any:
         nonlocal failed
@@ -267,7 +267,7 @@ async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for
             raise RuntimeError("a defect")
         return await real(instance, **more)
 
-    monkeypatch.setattr(agent.supervisor.workers.hands, "ask", failing)
+    monkeypatch.setattr(agent.supervisor.controller.runner, "probe", failing)
     node.assign(worker(), worker("web-2"))
     await node.state("web-2", "RUNNING", restarts=0)
     again = await node.state("web-1", "RUNNING", restarts=1)

@@ -21,12 +21,12 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from busbar.agent.processes import logs, procfs
-from busbar.agent.processes.ports import NoPortError, choose
-from busbar.agent.processes.process import Process, Processes, Start
+from busbar.agent.processes.ports import NoPortError, choose_port
+from busbar.agent.processes.process import Process, SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import is_free
 from busbar.agent.runtimes import (
     HttpProbe,
-    Launch,
+    LaunchSpec,
     MqttProbe,
     Runtime,
     TcpProbe,
@@ -35,19 +35,21 @@ from busbar.agent.runtimes import (
     prepare,
 )
 from busbar.agent.workers.probes import probe
+from busbar.bus.clock import SystemClock
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import lacking
 from tests.wamp import WampClient
 
 SCOPE = f"test/{uuid.uuid4().hex}"
+CLOCK = SystemClock()
 Run = Callable[..., Any]
 
 
 class Worker:
     """A started worker, with what a client needs."""
 
-    def __init__(self, process: Process, launch: Launch, log: Path) -> None:
+    def __init__(self, process: Process, launch: LaunchSpec, log: Path) -> None:
         self.process, self.launch, self.log = process, launch, log
 
     async def ask(self, timeout_s: float = 2.0) -> str | None:
@@ -72,37 +74,39 @@ class Worker:
 
 @pytest.fixture
 async def run(tmp_path: Path) -> AsyncIterator[Run]:
-    processes = Processes(SCOPE)
+    processes = WorkerProcesses(SCOPE, CLOCK)
 
     async def start(
         runtime: Runtime, transport: Mapping[str, Any] | None = None, name: str = "web-1"
     ) -> Worker:
-        missing = runtime.missing()
+        missing = runtime.unavailable()
         if missing:
             lacking(missing)
         folder = tmp_path / name
         wish = runtime.port_needed(transport)
         port = 0
         if wish is not None:
-            port = choose(
+            port = choose_port(
                 wish, (), lambda p: is_free(wish.interface, p, shared=wish.shared), offset=os.getpid()
             )
         spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)
         launch = runtime.render(spec, "127.0.0.1", port, folder)
         prepare(launch, folder)
         log = folder / "worker.log"
-        begun = Start(name, uuid.uuid4().hex, launch.argv, folder, log, launch.env)
+        begun = SpawnSpec(name, uuid.uuid4().hex, launch.argv, folder, log, launch.env)
         return Worker(processes.spawn(begun), launch, log)
 
     yield start
-    for found in processes.found():
-        await processes.sweep_token(found.token)
-    assert processes.found() == []
+    for found in processes.scan():
+        await processes.kill_by_token(found.token)
+    assert processes.scan() == []
 
 
 async def stop(worker: Worker) -> None:
     """Stop it as an agent would: by its signal, within its grace, with nothing to kill."""
-    report = await Processes(SCOPE).stop(worker.process, worker.launch.stop_signal, worker.launch.grace_s)
+    report = await WorkerProcesses(SCOPE, CLOCK).stop(
+        worker.process, worker.launch.stop_signal, worker.launch.grace_s
+    )
     assert report.gone and report.killed == 0, (report, logs.tail(worker.log, 20))
     token = worker.process.record.token.encode()
     assert not [pid for pid in procfs.pids() if token in (procfs.environ(pid) or b"")]
@@ -201,8 +205,8 @@ async def test_taken_port_is_the_reason(run: Run, name: str) -> None:
         assert not is_free("127.0.0.1", port)
         spec = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
         runtime = RUNTIMES[name]
-        if runtime.missing():
-            lacking(str(runtime.missing()))
+        if runtime.unavailable():
+            lacking(str(runtime.unavailable()))
         with pytest.raises(NoPortError, match=f"port {port} on 127.0.0.1 is in use"):
             await run(runtime, spec)
 
@@ -221,15 +225,15 @@ async def test_amqtt_that_cannot_listen_says_so_in_one_line(run: Run) -> None:
 async def start_on_port(worker: Worker, run: Run) -> Worker:
     """A second worker on the first one's port, as when two agents race for it."""
     other = await run(RUNTIMES["amqtt"], name="second")
-    other.process._notice.close()
+    other.process.close()
     os.kill(other.process.record.pid, signal.SIGKILL)
     folder = other.log.parent
     config = folder / "router.json"
     config.write_text(config.read_text().replace(f":{other.launch.port}", f":{worker.launch.port}"))
-    begun = Start(
+    begun = SpawnSpec(
         "second", uuid.uuid4().hex, other.launch.argv, folder, folder / "again.log", other.launch.env
     )
-    return Worker(Processes(SCOPE).spawn(begun), other.launch, begun.log_path)
+    return Worker(WorkerProcesses(SCOPE, CLOCK).spawn(begun), other.launch, begun.log_path)
 
 
 def get(url: str) -> tuple[int, str]:
@@ -280,7 +284,7 @@ async def test_crossbar_router(run: Run, tmp_path: Path) -> None:
     assert (await asyncio.to_thread(get, f"{base}/info"))[0] == 200
     assert (await asyncio.to_thread(get, f"{base}/%2e%2e/users"))[0] == 404
     # Its processes rename themselves; the token must be readable all the same.
-    found = {each.token: each for each in Processes(SCOPE).found()}[worker.process.record.token]
+    found = {each.token: each for each in WorkerProcesses(SCOPE, CLOCK).scan()}[worker.process.record.token]
     assert len(found.pids) == 2 and found.leader is not None
     await stop(worker)
     assert (worker.log.parent / ".crossbar" / "key.priv").stat().st_mode & 0o77 == 0
@@ -296,8 +300,8 @@ async def test_crossbar_default_transport_shared_and_killed(run: Run) -> None:
     await second.ready()
     os.kill(first.process.record.pid, signal.SIGKILL)
     await first.process.wait()
-    processes = Processes(SCOPE)
-    await processes.sweep(first.process.record)
+    processes = WorkerProcesses(SCOPE, CLOCK)
+    await processes.kill_leftovers(first.process.record)
     async with WampClient(second.launch.address) as wamp:
         await wamp.subscribe("com.example.topic")
         await wamp.publish("com.example.topic", "still")
@@ -347,7 +351,7 @@ async def test_exec_runtime_with_log_probe_and_no_port(run: Run) -> None:
     worker = await run(runtime)
     await worker.ready()
     assert (worker.launch.address, worker.launch.live) == ("", None)
-    report = await Processes(SCOPE).stop(worker.process, worker.launch.stop_signal, 5)
+    report = await WorkerProcesses(SCOPE, CLOCK).stop(worker.process, worker.launch.stop_signal, 5)
     assert report.gone and report.killed == 0
     # A line of an earlier run says nothing about this one.
     runtime = load_runtimes({"quiet": {**table, "argv": ["sleep", "60"]}})["quiet"]

@@ -37,7 +37,7 @@ def exec_runtime(**table: Any) -> ExecRuntime:
 
 def test_built_in_runtimes_are_always_there() -> None:
     assert list(load_runtimes({}, environ={})) == ["amqtt", "mosquitto", "crossbar"]
-    assert load_runtimes({}, environ={})["amqtt"].missing() is None
+    assert load_runtimes({}, environ={})["amqtt"].unavailable() is None
 
 
 def test_whole_example() -> None:
@@ -48,12 +48,12 @@ def test_whole_example() -> None:
     assert echo.ready == LogProbe(r"listening on \d+", regex=True)
     assert echo.live == HttpProbe("/healthz", (200,))
     assert (echo.stop_signal, echo.grace_s, echo.start_deadline_s) == (signal.SIGINT, 2.5, 12.0)
-    assert echo.missing() == "program not found: /usr/bin/echod"
+    assert echo.unavailable() == "program not found: /usr/bin/echod"
 
 
 def test_crossbar_program_from_the_environment() -> None:
     crossbar = load_runtimes({}, environ={"BUSBAR_CROSSBAR": "/elsewhere"})["crossbar"]
-    assert crossbar.missing() == "program not found: /elsewhere"
+    assert crossbar.unavailable() == "program not found: /elsewhere"
 
 
 def test_defaults_of_an_exec_runtime() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.agent.processes.ports import PortWish
+from busbar.agent.processes.ports import PortRequest
 from busbar.agent.runtimes import (
     AllProbes,
     HttpProbe,
-    Launch,
+    LaunchSpec,
     LogProbe,
     MqttProbe,
     RuntimeConfigError,
@@ -42,7 +42,7 @@ def worker(transport: Any = None, **more: Any) -> WorkerSpec:
     )
 
 
-def render(runtime: str, transport: Any = None, port: int = 4711, **more: Any) -> Launch:
+def render(runtime: str, transport: Any = None, port: int = 4711, **more: Any) -> LaunchSpec:
     return RUNTIMES[runtime].render(worker(transport, **more), "n1.example", port, FOLDER)
 
 
@@ -63,19 +63,19 @@ def web(path: Any, name: str = "x", **more: Any) -> dict[str, Any]:
 
 def test_missing_transport_gets_a_free_port_on_loopback() -> None:
     for name in ("amqtt", "mosquitto", "crossbar", "tool"):
-        assert RUNTIMES[name].port_needed(None) == PortWish(20000, 29999, False, "127.0.0.1")
+        assert RUNTIMES[name].port_needed(None) == PortRequest(20000, 29999, False, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
     ("port", "low", "high"), [(1883, 1883, 1883), ([1, 9], 1, 9), ("1883-1890", 1883, 1890)]
 )
 def test_port_wishes(port: Any, low: int, high: int) -> None:
-    assert RUNTIMES["amqtt"].port_needed(endpoint(port=port)) == PortWish(low, high)
+    assert RUNTIMES["amqtt"].port_needed(endpoint(port=port)) == PortRequest(low, high)
 
 
 def test_shared_port_is_for_crossbar() -> None:
     shared = {"type": "web", "endpoint": {"type": "tcp", "port": 8080, "shared": True}}
-    assert RUNTIMES["crossbar"].port_needed(shared) == PortWish(8080, 8080, shared=True)
+    assert RUNTIMES["crossbar"].port_needed(shared) == PortRequest(8080, 8080, shared=True)
     assert refused("amqtt", endpoint(port=1, shared=True)) == "/transport/endpoint/shared"
     shared["endpoint"] = {"type": "tcp", "port": [8080, 8090], "shared": True}
     assert refused("crossbar", shared) == "/transport/endpoint/shared"
