@@ -63,10 +63,10 @@ def steps(page: Path) -> list[tuple[str, list[str]]]:
 
 
 @contextmanager
-def shell(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A shell of a new user: an empty home, and our commands on the path."""
+def shell(folder: Path, programs: Path) -> Iterator[subprocess.Popen[str]]:
+    """A shell of a new user: an empty home, and the programs of an environment first on the path."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
-    env |= {"HOME": str(folder), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "COLUMNS": "160"}
+    env |= {"HOME": str(folder), "PATH": f"{programs}:{env['PATH']}", "COLUMNS": "160"}
     with subprocess.Popen(
         ["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=folder, env=env, bufsize=1,
@@ -111,10 +111,15 @@ def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
         need_mosquitto()
         if shutil.which("mosquitto_pub") is None:
             lacking("the programs mosquitto_pub and mosquitto_sub are not installed")
-    with shell(tmp_path) as first, shell(tmp_path) as second:
+    run_steps(steps(ROOT / name), tmp_path, Path(sys.executable).parent)
+
+
+def run_steps(steps: list[tuple[str, list[str]]], folder: Path, programs: Path) -> None:
+    """Type a page's commands as a new user would, with `busbar up` in a terminal of its own."""
+    with shell(folder, programs) as first, shell(folder, programs) as second:
         stage, terminal = Terminal(first), Terminal(second)
         try:
-            for command, shown in steps(ROOT / name):
+            for command, shown in steps:
                 if command.startswith("busbar up"):
                     said = stage.type(f"exec {command}", plain(shown[-1]), 30)
                 else:

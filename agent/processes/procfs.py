@@ -182,9 +182,11 @@ def _leader(record: ProcessRecord) -> Stat | None:
     stat = read(record.pid)
     if stat is None or stat.start_ticks != record.start_ticks or stat.sid != record.pid:
         return None
-    # A zombie has no environment; its pid and start time identify it, and no signal can harm it.
+    # A zombie has no environment; its pid and start time identify it, and no signal can harm it. During exec,
+    # and after `env -i`, the environment is empty: pid, start time and session are enough then.
     raw = environ(record.pid)
-    return stat if stat.dead or _has_token(raw, record.token) or _overwritten(raw) else None
+    known = stat.dead or raw == b"" or _has_token(raw, record.token) or _overwritten(raw)
+    return stat if known else None
 
 
 def _has_token(raw: bytes | None, token: str) -> bool:

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.timeout(60)
 PROGRAM = """
 import sys
 from pathlib import Path
-from bus.options import ConnectOptions
-from manager.service import ManagerConfig, main
+from busbar.bus.options import ConnectOptions
+from busbar.manager.service import ManagerConfig, main
 port, state, secret = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]).read_text()
 options = ConnectOptions(port=port, username="manager", password=secret, client_id="m-flood")
 sys.exit(main(ManagerConfig(state, "lab", options, principals={"alice": "owner"}, rate=50, burst=100)))

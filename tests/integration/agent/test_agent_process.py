@@ -29,8 +29,8 @@ from tests.brokers import free_port, mosquitto
 PROGRAM = """
 import sys
 from pathlib import Path
-from agent.service import AgentConfig, main
-from bus.options import ConnectOptions
+from busbar.agent.service import AgentConfig, main
+from busbar.bus.options import ConnectOptions
 state, toml, realm, port, stop = sys.argv[1:]
 config = AgentConfig(Path(state), "n1", realm, ConnectOptions(port=int(port), client_id=f"agent-{realm}"),
                      runtimes=Path(toml), stop_workers=stop == "stop")

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.mosquitto
 PROGRAM = """
 import sys
 from pathlib import Path
-from bus.options import ConnectOptions
-from manager.service import ManagerConfig, main
+from busbar.bus.options import ConnectOptions
+from busbar.manager.service import ManagerConfig, main
 options = ConnectOptions(port=int(sys.argv[1]), client_id=sys.argv[3])
 principals = {"alice": "owner", "vera": "viewer"}
 sys.exit(main(ManagerConfig(Path(sys.argv[2]), "lab", options, principals=principals, heartbeat_s=1.0)))

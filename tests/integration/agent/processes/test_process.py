@@ -506,6 +506,17 @@ async def test_worker_outlives_a_closed_watch(processes: WorkerProcesses, tmp_pa
     assert (await processes.stop(adopted, signal.SIGTERM, 5)).gone
 
 
+async def test_worker_without_any_environment_is_adopted(processes: WorkerProcesses, tmp_path: Path) -> None:
+    """As every process is for a moment while it starts: the kernel shows no environment during exec."""
+    process = processes.spawn(start_of(tmp_path, "env", "-i", "sleep", "60"))
+    program = Path(f"/proc/{process.record.pid}/cmdline")
+    await until(lambda: program.read_bytes().startswith(b"sleep"))
+    assert procfs.environ(process.record.pid) == b""
+    adopted = processes.adopt(process.record)
+    assert adopted is not None
+    assert (await processes.stop(adopted, signal.SIGTERM, 5)).gone
+
+
 def test_log_is_never_opened_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "worker.log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError):

@@ -1,0 +1,63 @@
+"""What pyproject.toml can't say: the README with absolute links, and the links of the metadata.
+
+Both need the repository's address: that of the clone's remote `origin`, or BUSBAR_REPOSITORY_URL. Without one
+there are no such links, rather than links that lead nowhere. A source distribution keeps those that it was
+made with.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from email import message_from_string
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+LINK = re.compile(r"(?<!\!)\[([^\]]+)\]\((?!https?://|#)([^)]+)\)")
+
+
+def repository() -> str | None:
+    """The https address of the repository, without `.git`; None where none is known."""
+    url = os.environ.get("BUSBAR_REPOSITORY_URL", "")
+    if not url:
+        git = ["git", "-C", str(ROOT), "config", "--get", "remote.origin.url"]
+        try:
+            url = subprocess.run(git, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
+        except OSError:
+            return None
+    url = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", url).removesuffix(".git")
+    return url if re.fullmatch(r"https://[^\s@]+", url) else None
+
+
+def rendered(readme: str, url: str | None) -> str:
+    """The README as a package index shows it: relative links made absolute, or turned into plain text."""
+    return LINK.sub(rf"[\1]({url}/blob/HEAD/\2)" if url else r"\1", readme)
+
+
+def links(url: str | None) -> dict[str, str]:
+    """The project's links."""
+    pages = {"Documentation": "docs/quickstart.md", "Changelog": "CHANGELOG.md"}
+    return {"Source": url} | {name: f"{url}/blob/HEAD/{page}" for name, page in pages.items()} if url else {}
+
+
+def metadata() -> tuple[str, dict[str, str]]:
+    """Long description and links: of the clone, or those that the source distribution was made with."""
+    made = ROOT / "PKG-INFO"
+    if made.exists():
+        said = message_from_string(made.read_text())
+        urls = dict(line.split(", ", 1) for line in said.get_all("Project-URL", []))
+        return str(said.get_payload()), urls
+    url = repository()
+    return rendered((ROOT / "README.md").read_text(), url), links(url)
+
+
+if __name__ == "__main__":
+    description, urls = metadata()
+    setup(
+        long_description=description,
+        long_description_content_type="text/markdown",
+        project_urls=urls,
+    )
