@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from busbar.bus.options import ConnectOptions
 
@@ -59,7 +59,7 @@ class AgentFile:
     labels: Mapping[str, str] = field(default_factory=dict)
     stop_workers: bool = False
     static_roots: tuple[Path, ...] = ()
-    runtimes: Mapping[str, Any] = field(default_factory=dict)
+    runtimes: Mapping[str, object] = field(default_factory=dict)
 
 
 def load(path: Path | None) -> AgentFile:
@@ -82,7 +82,7 @@ def load(path: Path | None) -> AgentFile:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def parse(data: Mapping[str, Any]) -> AgentFile:
+def parse(data: Mapping[str, object]) -> AgentFile:
     """Validate a parsed file.
 
     Raises:
@@ -123,7 +123,7 @@ def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
     )
 
 
-def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _table(data: Mapping[str, object], name: str) -> Mapping[str, object]:
     table = data.get(name, {})
     if not isinstance(table, dict):
         raise ConfigError(f"{name}: must be a table")

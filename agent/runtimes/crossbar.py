@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..processes.ports import PortRequest
 from .base import (
@@ -62,6 +62,8 @@ _OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
     },
 }
 """Options of each path service that a transport may set; others are refused."""
+Rendered = dict[str, object]
+"""Part of the node's configuration, as JSON."""
 _EVERYTHING: Final = {"call": True, "register": True, "publish": True, "subscribe": True}
 
 
@@ -115,7 +117,7 @@ class CrossbarRuntime:
             remove=(f"{FOLDER}/node.pid",),
         )
 
-    def _paths(self, given: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    def _paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
         paths = self._services(given, f"{ROOT}/paths")
         root = paths.setdefault("/", {"type": "static", "directory": str(folder / HOME)})
         if root["type"] in _LEAVES and len(paths) > 1:
@@ -123,7 +125,7 @@ class CrossbarRuntime:
             raise RuntimeConfigError(f"{ROOT}/paths/~1", detail)
         return paths
 
-    def _services(self, given: Mapping[str, Any], pointer: str) -> dict[str, dict[str, Any]]:
+    def _services(self, given: Transport, pointer: str) -> dict[str, Rendered]:
         services = {}
         for name, service in given.items():
             at = f"{pointer}/{escape(name)}"
@@ -132,10 +134,10 @@ class CrossbarRuntime:
             services[name] = self._service(service, at)
         return services
 
-    def _service(self, service: Mapping[str, Any], at: str) -> dict[str, Any]:
+    def _service(self, service: Transport, at: str) -> Rendered:
         """Copies only what is known to be harmless; `check_transport` has checked that it is there."""
         kind = service["type"]
-        rendered: dict[str, Any] = {"type": kind}
+        rendered: Rendered = {"type": kind}
         if "options" in service:
             rendered["options"] = _service_options(kind, service["options"], f"{at}/options")
         match kind:
@@ -157,10 +159,10 @@ class CrossbarRuntime:
         return rendered
 
 
-_DEFAULT_PATHS: Final[Mapping[str, Any]] = {"ws": {"type": "websocket"}, "info": {"type": "nodeinfo"}}
+_DEFAULT_PATHS: Final[Transport] = {"ws": {"type": "websocket"}, "info": {"type": "nodeinfo"}}
 
 
-def _service_options(kind: str, given: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+def _service_options(kind: str, given: Transport, pointer: str) -> Transport:
     known = check_options(given, _OPTIONS.get(kind, {}), pointer)
     if "/" in known.get("default_file", ""):
         raise RuntimeConfigError(f"{pointer}/default_file", "a file name, not a path")
@@ -175,7 +177,7 @@ def _url(url: str, pointer: str) -> str:
     return url
 
 
-def _realms(plain: Mapping[str, Any]) -> list[str]:
+def _realms(plain: Transport) -> list[str]:
     realms: list[str] = plain.get("realms", ["realm1"])
     for index, realm in enumerate(realms):
         if not _REALM.fullmatch(realm):
@@ -187,17 +189,15 @@ def _realms(plain: Mapping[str, Any]) -> list[str]:
     return realms
 
 
-def _web(
-    plain: Mapping[str, Any], request: PortRequest, port: int, paths: Mapping[str, Any]
-) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"type": "tcp", "port": port, "interface": request.interface}
+def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> Rendered:
+    endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
     endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
     if request.shared:
         endpoint["shared"] = True
     return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}
 
 
-def _node(worker: WorkerSpec, realms: list[str], transport: Mapping[str, Any]) -> dict[str, Any]:
+def _node(worker: WorkerSpec, realms: list[str], transport: Rendered) -> Rendered:
     role = {"name": "anonymous", "permissions": [{"uri": "", "match": "prefix", "allow": _EVERYTHING}]}
     return {
         "version": 2,
@@ -218,7 +218,7 @@ def _node_id(worker: str) -> str:
     return f"w_{worker.replace('-', '_')}"[:64]
 
 
-def _probe(paths: Mapping[str, Mapping[str, Any]]) -> HttpProbe:
+def _probe(paths: Mapping[str, Rendered]) -> HttpProbe:
     """Probe a path, not the port: the port opens up to 60 ms before its paths, with 404 until then."""
     for kind in ("nodeinfo", "json", "redirect", "websocket"):
         for name, service in paths.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from busbar.bus.errors import BusError
 from busbar.bus.transport import check_transport, port_range
@@ -16,7 +15,7 @@ from .base import RuntimeConfigError, Transport
 ROOT = "/transport"
 
 
-def checked_transport(transport: Transport | None, types: tuple[str, ...]) -> dict[str, Any]:
+def checked_transport(transport: Transport | None, types: tuple[str, ...]) -> Transport:
     """The checked transport; a missing one defaults to the first of `types`.
 
     Raises:
@@ -35,13 +34,13 @@ def checked_transport(transport: Transport | None, types: tuple[str, ...]) -> di
     return plain
 
 
-def port_request(plain: Mapping[str, Any], *, may_share: bool) -> PortRequest:
+def port_request(plain: Transport, *, may_share: bool) -> PortRequest:
     """The ports that a checked transport requests.
 
     Raises:
         RuntimeConfigError: with the pointer to the member at fault.
     """
-    endpoint: Mapping[str, Any] = plain.get("endpoint", {})
+    endpoint: Transport = plain.get("endpoint", {})
     pointer = f"{ROOT}/endpoint"
     try:
         ports = port_range(endpoint["port"], f"{pointer}/port") if "port" in endpoint else None
@@ -58,7 +57,7 @@ def port_request(plain: Mapping[str, Any], *, may_share: bool) -> PortRequest:
     )
 
 
-def checked_options(plain: Mapping[str, Any], allowed: Mapping[str, type]) -> dict[str, Any]:
+def checked_options(plain: Transport, allowed: Mapping[str, type]) -> Transport:
     """The transport's `options`: only allowed ones, of the right type.
 
     Raises:
@@ -67,8 +66,8 @@ def checked_options(plain: Mapping[str, Any], allowed: Mapping[str, type]) -> di
     return check_options(plain.get("options", {}), allowed, f"{ROOT}/options")
 
 
-def check_options(given: Mapping[str, Any], allowed: Mapping[str, type], pointer: str) -> dict[str, Any]:
-    """As `options`, for any object at `pointer`."""
+def check_options(given: Transport, allowed: Mapping[str, type], pointer: str) -> Transport:
+    """As `checked_options`, for any object at `pointer`."""
     for name, value in given.items():
         at = f"{pointer}/{escape(name)}"
         if name not in allowed:

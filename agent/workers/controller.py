@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from dataclasses import replace
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from busbar.bus.clock import Clock
@@ -216,7 +216,7 @@ class WorkerController:
 
     # --- tasks
 
-    def _run_task(self, work: Coroutine[Any, Any, None], instance: Instance) -> None:
+    def _run_task(self, work: Awaitable[None], instance: Instance) -> None:
         """Run a slow operation on one worker."""
 
         async def guarded() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from busbar.bus.clock import Clock
 
@@ -26,7 +25,7 @@ class Host:
         """The worker processes of one node (`scope`)."""
         return WorkerProcesses(scope, clock)
 
-    def runtimes(self, table: Mapping[str, Any]) -> Mapping[str, Runtime]:
+    def runtimes(self, table: Mapping[str, object]) -> Mapping[str, Runtime]:
         """The runtimes of the configuration's `[runtimes]` table."""
         return load_runtimes(table)
 

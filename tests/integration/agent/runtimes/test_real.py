@@ -169,12 +169,14 @@ async def test_mqtt_router_is_ready_fast(run: Run, name: str) -> None:
 async def test_amqtt_router_with_password_file(run: Run, tmp_path: Path) -> None:
     from pwdlib.hashers.argon2 import Argon2Hasher
 
-    (tmp_path / "users").write_text(f"alice:{Argon2Hasher().hash('wonder')}\n")
+    users = {"alice": Argon2Hasher().hash("wonder"), "bob": "not-a-hash"}
+    (tmp_path / "users").write_text("".join(f"{name}:{stored}\n" for name, stored in users.items()))
     runtime = load_runtimes({"amqtt": {"secrets_root": str(tmp_path)}})["amqtt"]
     worker = await run(runtime, {"type": "mqtt", "options": {"password_file": "users"}})
     await worker.ready()
     assert await asyncio.to_thread(echo_over_mqtt, worker, user=("alice", "wonder")) == b"through"
     assert await asyncio.to_thread(echo_over_mqtt, worker, user=("alice", "wrong")) == b""
+    assert await asyncio.to_thread(echo_over_mqtt, worker, user=("bob", "wonder")) == b""
     assert await asyncio.to_thread(echo_over_mqtt, worker) == b""
     await stop(worker)
 
