@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -41,25 +40,22 @@ def run(
     if ctx.invoked_subcommand is not None:
         return
     from ..services import run
+    from ..services.specs import ConnectSpec, ManagerSpec
     from ..settings import service_layer
 
     layer = service_layer("manager")
     run.log_to_stderr(log_level)
-    spec = {
-        **connection(layer),
-        "state": str(_folder(state)),
-        "manager_id": manager_id,
-        "heartbeat_s": heartbeat,
-        "mqtt": mqtt,
-        "principals": dict.fromkeys(owner or ["admin"], "owner"),
-    }
-    raise typer.Exit(run.serve("manager", spec))
-
-
-def connection(layer: Any) -> dict[str, Any]:
-    """The part of a specification that says how to connect. A password in the environment stays there."""
-    known = {name: value for name, value in asdict(layer).items() if value is not None and name != "password"}
-    return {"realm": layer.realm, "root": layer.root, "connect": known}
+    spec = ManagerSpec(
+        realm=str(layer.realm),
+        root=str(layer.root),
+        connect=ConnectSpec.of(layer),
+        state=str(_folder(state)),
+        manager_id=manager_id,
+        heartbeat_s=heartbeat,
+        mqtt=mqtt,
+        principals=dict.fromkeys(owner or ["admin"], "owner"),
+    )
+    raise typer.Exit(run.serve(spec))
 
 
 @app.command(help="Verify the manager's SQLite file: integrity, references, schema version. Read-only.")

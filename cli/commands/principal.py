@@ -31,7 +31,7 @@ def add(name: Name, role: Role) -> None:
     made = run(lambda s: s.call("add_principal", principal={"name": name, "role": role}))
     if state is None:
         output.done(made, f"principal '{name}' is {made['role']}")
-        return accounts.outside(name, "add")
+        return accounts.explain_external(name, "add")
     secret = str(accounts.add(state, name, accounts.PERSON))
     text = f"principal '{name}' is {made['role']}; the password lies in {secret}"
     return output.done({**made, "password_file": secret}, text)
@@ -49,6 +49,6 @@ def remove(name: Name) -> None:
     output.done(gone, f"principal '{name}' removed")
     state = accounts.local_state()
     if state is None:
-        accounts.outside(name, "remove")
+        accounts.explain_external(name, "remove")
     else:
         accounts.remove(state, name, accounts.PERSON)

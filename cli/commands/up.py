@@ -9,17 +9,20 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Layer, given, settings, state_path
 from ..errors import CliError, ExitCode
 
+if TYPE_CHECKING:
+    from ..services.up_plan import Plan
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 READY_S: Final = 60.0
-"""Seconds until everything must be up."""
+"""Seconds until all services must be ready."""
 ONLINE_S: Final = 15.0
 
 log = logging.getLogger("busbar.up")
@@ -64,25 +67,25 @@ def up(
     from ..services import run, up_plan
 
     run.log_to_stderr(log_level)
-    began, env = SystemClock().monotonic(), os.environ
+    started, env = SystemClock().monotonic(), os.environ
     folder = (state or state_path(env)).expanduser().absolute()
     with up_plan.locked(folder):
-        before = up_plan.last_time(folder)
+        last_up = up_plan.read_last_up(folder)
         plan = up_plan.Plan(
             state=folder,
-            nodes=up_plan.choose_nodes(agents, node or (), before) if agents != 0 else (),
-            realm=realm or given().realm or env.get("BUSBAR_REALM") or before.get("realm") or DEFAULT_REALM,
-            root=env.get("BUSBAR_ROOT") or before.get("root") or DEFAULT_ROOT,
+            nodes=up_plan.choose_nodes(agents, node or (), last_up) if agents != 0 else (),
+            realm=realm or given().realm or env.get("BUSBAR_REALM") or last_up.get("realm") or DEFAULT_REALM,
+            root=env.get("BUSBAR_ROOT") or last_up.get("root") or DEFAULT_ROOT,
             outside=_outside(broker or given().broker),
-            heartbeat=heartbeat or before.get("heartbeat") or 5.0,
+            heartbeat=heartbeat or last_up.get("heartbeat") or 5.0,
             stop_workers=stop_workers,
             runtimes=_absolute(runtimes),
             static_roots=tuple(path.expanduser().absolute() for path in static_root or ()),
             log_level=log_level,
         )
         if plan.outside is None:
-            plan = replace(plan, port=up_plan.choose_port(port, before))
-        code = asyncio.run(Up(plan, began, verbose).run())
+            plan = replace(plan, port=up_plan.choose_port(port, last_up))
+        code = asyncio.run(Up(plan, started, verbose).run())
     raise typer.Exit(code)
 
 
@@ -91,35 +94,35 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _outside(broker: str | None) -> Layer | None:
-    """The outside broker: as asked for, else that of a context or the environment asked for by name."""
+    """The external broker: the given one, else that of a given context or of the environment."""
     if broker is None and not given().context and not os.environ.get("BUSBAR_BROKER"):
         return None
     return settings(given().merged({"broker": broker}), os.environ)
 
 
 class Up:
-    """One run: start, tell, wait for a signal, stop."""
+    """One run: start, announce, wait for a signal, stop."""
 
-    def __init__(self, plan: Any, began: float, verbose: bool) -> None:
+    def __init__(self, plan: Plan, started: float, verbose: bool) -> None:
         from busbar.bus.clock import SystemClock
 
-        self._plan, self._began, self._verbose = plan, began, verbose
+        self._plan, self._started, self._verbose = plan, started, verbose
         self._clock = SystemClock()
         self._stop = asyncio.Event()
         self._announced = False
 
     async def run(self) -> int:
-        """Until SIGINT or SIGTERM; return the exit code."""
+        """Run until SIGINT or SIGTERM; return the exit code."""
         from random import Random
 
         from ..services import up_plan
-        from ..services.supervise import Supervisor
+        from ..services.supervise import ServiceSupervisor
 
         up_plan.prepare(self._plan)
-        self._supervisor = Supervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
+        self._supervisor = ServiceSupervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays in force
+            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays effective
                 loop.add_signal_handler(signum, self._on_signal)
         self._supervisor.start()
         try:
@@ -147,9 +150,9 @@ class Up:
         return ExitCode.OK
 
     def _on_signal(self) -> None:
-        """The first asks for an orderly end, the next for a quick one."""
+        """The first signal stops in order, the next one kills."""
         if self._stop.is_set():
-            self._supervisor.hurry.set()
+            self._supervisor.kill_now.set()
         self._stop.set()
 
     def _changed(self) -> None:
@@ -162,18 +165,18 @@ class Up:
             if self._announced:
                 up_plan.write_up(self._plan, pids)
         except OSError as error:
-            # A full disk: the services run on.
+            # On a full disk the services go on.
             log.warning("up.json was not written: %s", error)
 
     async def _start(self) -> None:
-        """Wait until all is up, pair the nodes, say so.
+        """Wait until all services are ready, pair the nodes, announce it.
 
         Raises:
             CliError: it takes too long.
         """
         try:
             async with asyncio.timeout(READY_S):
-                # Imported while the children start, not after.
+                # Imported while the children start.
                 from ..services import pairing
 
                 await self._supervisor.ready()
@@ -183,17 +186,17 @@ class Up:
             raise CliError(f"not up after {READY_S:g} s: {late}", ExitCode.TIMEOUT, "timeout") from None
         self._announced = True
         self._changed()
-        announce(self._plan, states, self._clock.monotonic() - self._began)
+        announce(self._plan, states, self._clock.monotonic() - self._started)
 
 
 def say(text: str) -> None:
-    """A line for whoever looks; nobody there is no reason to stop."""
+    """Print a line; a closed standard output is no error."""
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
 
-def announce(plan: Any, states: dict[str, str], seconds: float) -> None:
-    """The short table when all is up."""
+def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
+    """Print the summary once all services are ready."""
     kind = "outside" if plan.outside else "embedded"
     nodes = ", ".join(f"{name} {state}" for name, state in states.items()) or "none"
     rows = {

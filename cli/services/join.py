@@ -1,4 +1,4 @@
-"""A node exchanges its token for credentials of its own, which nobody else ever sees."""
+"""Exchanges a node's token for credentials of its own, which only the node knows."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ TIMEOUT_S: Final = 10.0
 
 
 def join(layer: Layer, node: str, source: str) -> Layer:
-    """Exchange the token in the file `source` (`-`: standard input); the node's settings from now on.
+    """Exchange the token in the file `source` (`-`: standard input); returns the node's settings.
 
-    The secret lies in the password file of the settings, else in `secrets/NODE` of the state folder.
+    The secret goes to the password file of the settings, else to `secrets/NODE` of the state folder.
 
     Raises:
-        CliError: the token is not, or no longer, good; or the broker can't be reached.
+        CliError: the token is invalid or spent, or the broker can't be reached.
     """
     path = Path(layer.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.joining")
     joined = replace(layer, username=node, password=None, password_file=str(path))
-    # A secret of an exchange that was cut off may be good already: then the token is spent.
-    if not (fresh.exists() and _lets_in(replace(joined, password_file=str(fresh)))):
+    # The secret of an interrupted exchange may be valid already, with the token spent.
+    if not (fresh.exists() and _can_connect(replace(joined, password_file=str(fresh)))):
         _exchange(joined, fresh, read_token(source))
     fresh.replace(path)
     return joined
 
 
 def read_token(source: str) -> str:
-    """The token in a file, or from standard input: never from an argument, which everybody could read.
+    """The token from a file or standard input, never from an argument, which any user could read.
 
     Raises:
-        CliError: there is none.
+        CliError: there is no token.
     """
     try:
         if source != "-":
@@ -67,8 +67,8 @@ def _exchange(joined: Layer, fresh: Path, token: str) -> None:
     from busbar.bus.broker.joining import join_password
 
     secret = new_secret()
-    write_private(fresh, secret + "\n")  # first: once the token is spent, nothing else lets us in
-    if not _lets_in(replace(joined, password_file=None, password=join_password(token, secret))):
+    write_private(fresh, secret + "\n")  # first: once the token is spent, only this secret is valid
+    if not _can_connect(replace(joined, password_file=None, password=join_password(token, secret))):
         fresh.unlink()
         raise CliError(
             f"the broker {joined.broker} did not take the token of node '{joined.username}': it was used, has"
@@ -78,17 +78,17 @@ def _exchange(joined: Layer, fresh: Path, token: str) -> None:
         )
 
 
-def _lets_in(layer: Layer) -> bool:
-    async def knock() -> None:
+def _can_connect(layer: Layer) -> bool:
+    async def connect() -> None:
         async with connected(layer, TIMEOUT_S):
             pass
 
     try:
-        asyncio.run(knock())
+        asyncio.run(connect())
     except CliError as error:
         if error.exit_code != ExitCode.NOT_AUTHORIZED:
             raise
         return False
     finally:
-        logging.getLogger("busbar").propagate = True  # `connected` silences it, for commands
+        logging.getLogger("busbar").propagate = True  # `connected` turns it off, for commands
     return True
