@@ -1,4 +1,4 @@
-"""Faults of a broker that keeps its retained messages, and of one that a hundred agents come back to."""
+"""A broker with stale retained messages, and one to which a hundred agents reconnect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.mosquitto]
 
 
 class Broker:
-    """A mosquitto that writes its retained messages down at every change."""
+    """A mosquitto that persists its retained messages at every change."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.store = folder / "mosquitto.db"
@@ -81,7 +81,7 @@ def keeping(tmp_path: Path) -> Iterator[tuple[Yard, Broker]]:
 
 
 @pytest.mark.fault(43, "M C K")
-def test_a_broker_that_comes_back_with_old_retained_state(keeping: tuple[Yard, Broker]) -> None:
+def test_a_broker_that_comes_back_with_stale_retained_messages(keeping: tuple[Yard, Broker]) -> None:
     here, broker = keeping
     for node in ("n1", "n2"):
         here.oids[node] = here.alice.sure("pair_node", {"node": {"name": node}})["oid"]
@@ -100,7 +100,7 @@ def test_a_broker_that_comes_back_with_old_retained_state(keeping: tuple[Yard, B
     broker.end()
     shutil.copy(old, broker.store)
     broker.start()
-    time.sleep(6 * here.stack.heartbeat)  # the agents have the old assignment before them now
+    time.sleep(6 * here.stack.heartbeat)  # the agents get the old assignment now
     cluster.kept(before)
     here.start_manager()
     cluster.running(4)
@@ -115,7 +115,7 @@ def test_a_broker_that_comes_back_with_old_retained_state(keeping: tuple[Yard, B
 
 
 class Swarm:
-    """The bus's half of many agents, in one process: births, reports, heartbeats, assignments."""
+    """The MQTT side of many agents in one process: births, reports, heartbeats, assignments."""
 
     def __init__(self, port: int, names: list[str]) -> None:
         self.tasks: list[asyncio.Task[None]] = []
@@ -192,7 +192,7 @@ async def test_a_hundred_agents_come_back_at_once(tmp_path: Path) -> None:
             took = time.monotonic() - began
             assert took < 15, f"it took {took:.1f} s"
             lost = [m for m in itertools.islice(here.alice.messages, mark, None) if b'"lost"' in m[1]]
-            assert not lost, "a broker that was away makes nobody lost"
+            assert not lost, "a broker that was away makes no node lost"
     finally:
         here.close()
         made.close()

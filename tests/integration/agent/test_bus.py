@@ -1,4 +1,4 @@
-"""What the agent says on the bus, and what it makes of what it hears there."""
+"""What the agent publishes, and how it reacts to messages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_birth_comes_before_the_report_and_the_will_bears_its_boot_and_con
     assert (last["boot"], last["conn"]) == (agent.boot, 1)
 
 
-async def test_everything_is_said_again_on_a_new_connection(node: Bench) -> None:
+async def test_state_and_report_are_republished_on_a_new_connection(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
@@ -71,7 +71,7 @@ async def test_everything_is_said_again_on_a_new_connection(node: Bench) -> None
 
 
 @pytest.mark.fault(27, "H")
-async def test_a_will_that_comes_late_is_corrected(node: Bench) -> None:
+async def test_a_late_will_is_overwritten(node: Bench) -> None:
     agent = await node.start()
     await node.message(state(node, state="ready"))
     late = encode(NodeState("lost", agent.boot, 0))
@@ -80,7 +80,7 @@ async def test_a_will_that_comes_late_is_corrected(node: Bench) -> None:
     await node.message(lambda each: said(node, "state")[-1]["state"] == "ready", timeout=2)
 
 
-async def test_nonsense_on_its_own_state_topic_is_corrected(node: Bench) -> None:
+async def test_garbage_on_its_own_state_topic_is_overwritten(node: Bench) -> None:
     await node.start()
     await node.message(state(node, state="ready"))
     node.observer.post(node.topics.node("n1", "state"), b"", retain=True)
@@ -90,7 +90,7 @@ async def test_nonsense_on_its_own_state_topic_is_corrected(node: Bench) -> None
 
 
 @pytest.mark.fault(22, "B")
-async def test_another_agent_of_this_name_is_a_conflict_and_no_storm(node: Bench) -> None:
+async def test_another_agent_of_the_same_name_is_a_conflict_without_a_message_storm(node: Bench) -> None:
     await node.start()
     node.assign(heartbeat_ms=300)
     await node.report(lambda last: last["store"] == "s1")
@@ -121,7 +121,7 @@ async def test_heartbeats_carry_what_is_applied_and_the_digest_of_the_last_repor
 
 
 @pytest.mark.fault(26, "C")
-async def test_a_deaf_link_is_noticed_and_made_anew(node: Bench) -> None:
+async def test_a_deaf_connection_is_noticed_and_reconnected(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker(), heartbeat_ms=100)
     first = await node.state("web-1", "RUNNING")
@@ -130,7 +130,7 @@ async def test_a_deaf_link_is_noticed_and_made_anew(node: Bench) -> None:
     assert node.living() == {first["pid"]}
 
 
-async def test_a_link_that_hears_is_left_alone(node: Bench) -> None:
+async def test_a_healthy_connection_is_kept(node: Bench) -> None:
     agent = await node.start()
     node.assign(heartbeat_ms=50)
     await node.message(lambda _: len(said(node, "heartbeat")) >= 60, timeout=10)
@@ -138,7 +138,7 @@ async def test_a_link_that_hears_is_left_alone(node: Bench) -> None:
     assert len(said(node, "state")) >= 5
 
 
-async def test_usage_is_told_but_is_no_change_of_state(node: Bench) -> None:
+async def test_usage_is_reported_but_does_not_change_the_digest(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker())
     await node.state("web-1", "RUNNING")
@@ -161,7 +161,7 @@ async def test_reports_are_coalesced(node: Bench) -> None:
     assert ended < 30
 
 
-async def test_a_resync_brings_the_report_again(node: Bench) -> None:
+async def test_a_resync_forces_a_report(node: Bench) -> None:
     await node.start()
     await node.report(lambda last: True)
     await asyncio.sleep(0.3)
@@ -180,7 +180,7 @@ def followed(node: Bench) -> list[str]:
     return [line for chunk in chunks for line in chunk["lines"]]
 
 
-async def test_a_followed_log_shows_the_last_lines_and_then_what_comes(node: Bench) -> None:
+async def test_a_followed_log_streams_the_last_lines_and_then_new_ones(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker())
     await node.state("web-1", "RUNNING")
@@ -229,7 +229,7 @@ async def test_a_flood_of_output_stays_bounded(node: Bench) -> None:
 
 
 @pytest.mark.fault(30, "B L")
-async def test_nothing_is_started_while_it_cannot_be_told_what_runs(
+async def test_nothing_is_started_while_proc_cannot_be_read(
     node: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await node.start()
@@ -254,7 +254,7 @@ async def test_nothing_is_started_while_it_cannot_be_told_what_runs(
 
 
 @pytest.mark.fault(15, "L")
-async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for_good(
+async def test_an_internal_error_in_one_worker_is_retried_and_does_not_affect_the_others(
     node: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = await node.start()
@@ -276,7 +276,7 @@ async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for
 
 
 @pytest.mark.fault(21, "O")
-async def test_a_pid_that_now_is_a_strangers_is_not_touched(node: Bench) -> None:
+async def test_a_pid_reused_by_a_foreign_process_is_not_touched(node: Bench) -> None:
     await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
@@ -299,7 +299,7 @@ async def test_a_pid_that_now_is_a_strangers_is_not_touched(node: Bench) -> None
 
 
 @pytest.mark.fault(19, "B O")
-async def test_a_fork_that_was_never_written_down_is_adopted(node: Bench) -> None:
+async def test_a_fork_whose_pid_was_never_stored_is_adopted(node: Bench) -> None:
     await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")

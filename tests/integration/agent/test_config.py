@@ -1,4 +1,4 @@
-"""The agent's configuration, and what a transport may name on this node."""
+"""The agent's configuration, and which folders and ports a transport may use on a node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from busbar.bus.messages import AssignedWorker
 from busbar.bus.options import ConnectOptions
 
 
-def test_a_whole_file(tmp_path: Path) -> None:
+def test_a_full_file(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     path.write_text(
         '[agent]\nhost = "10.0.0.5"\nmax_workers = 5\nstatic_roots = ["/srv/www"]\nstop_workers = true\n'
@@ -48,7 +48,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ({"agent": {"static_roots": ["/srv/../etc"]}}, "agent.static_roots: "),
     ],
 )
-def test_each_mistake_is_named(data: dict[str, Any], message: str) -> None:
+def test_each_error_names_its_key(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match="^" + message):
         parse(data)
 
@@ -61,7 +61,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "agent.toml")
 
 
-def test_what_the_command_line_says_goes_before_the_file(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     given = AgentConfig(tmp_path, "n1", "lab", ConnectOptions(), host="b", max_workers=0, labels={"a": "1"})
     file = AgentFile("c", 7, {"a": "2", "b": "2"}, True, (Path("/srv"),))
     both = merged(given, file)
@@ -138,7 +138,7 @@ def mqtt(port: object) -> AssignedWorker:
     return AssignedWorker("web-1", "o1", "edge", "web", 1, "amqtt", "d", transport=transport)
 
 
-def test_the_port_it_had_is_taken_again_unless_another_has_it(state: State) -> None:
+def test_the_last_port_is_kept_unless_another_worker_has_it(state: State) -> None:
     found = launcher(state)
     assert found.for_start(mqtt("14000-14999"), (), 14321).port == 14321
     assert found.for_start(mqtt("14000-14999"), {14321}, 14321).port != 14321

@@ -1,4 +1,4 @@
-"""The agent's folder: locked, private, and survivable when torn."""
+"""The agent's state folder: locked, private, and usable with torn files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_assignment_and_records_come_back(state: State) -> None:
 @pytest.mark.parametrize(
     "torn", [b"", b"{", b'{"store": "s", "epoch"', b"\xff\xfe", b"[" * 5000, b"[]", b"null"]
 )
-def test_torn_files_are_set_aside(state: State, torn: bytes) -> None:
+def test_torn_files_are_renamed(state: State, torn: bytes) -> None:
     (state.folder / "assignment.json").write_bytes(torn)
     assert state.assignment() is None
     assert (state.folder / "assignment.json.bad").read_bytes() == torn
@@ -84,14 +84,14 @@ def test_torn_files_are_set_aside(state: State, torn: bytes) -> None:
     assert (state.folder / "records" / "o2.json.bad").exists()
 
 
-def test_what_a_write_cut_short_has_left_is_not_read(state: State) -> None:
+def test_the_leftover_of_an_interrupted_write_is_not_read(state: State) -> None:
     state.write_record(record())
     (state.folder / "records" / "o1.json.new").write_bytes(b"{")
     assert state.records() == [record()]
 
 
 @pytest.mark.parametrize("oid", ["", "..", "../x", "a/b", "a\0b", "x" * 65, "a\n"])
-def test_what_is_no_object_id_never_becomes_a_path(state: State, oid: str) -> None:
+def test_an_invalid_object_id_never_becomes_a_path(state: State, oid: str) -> None:
     for use in (state.worker_folder, state.log_path, lambda each: state.write_record(record(each))):
         with pytest.raises(ValueError, match="not an object id"):
             use(oid)

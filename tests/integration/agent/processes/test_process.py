@@ -1,4 +1,4 @@
-"""WorkerProcesses for real: started, recognised, watched and stopped, and no stranger ever touched."""
+"""Real processes: spawned, adopted, watched and stopped; foreign ones are never touched."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def script(tmp_path: Path, text: str, token: str | None = None, **more: object) 
 
 
 async def until(condition: Callable[[], object], timeout_s: float = READY_S) -> None:
-    """Wait for what only /proc or a file can tell; there is nothing to await on."""
+    """Poll for what only /proc or a file shows; there is nothing to await."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -79,8 +79,8 @@ async def processes() -> AsyncIterator[WorkerProcesses]:
 
 
 @pytest.fixture
-def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a session, as ours do, and is not ours."""
+def foreign() -> Iterator[subprocess.Popen[bytes]]:
+    """A foreign process that leads a session, as ours do."""
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
     yield child
     child.kill()
@@ -109,14 +109,16 @@ async def test_spawned_process_leads_a_session_and_gets_a_clean_environment(
     }
 
 
-async def test_runtime_variables_cannot_replace_the_marks(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_runtime_variables_cannot_replace_the_identity(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
     start = script(tmp_path, "import time; time.sleep(60)", env={"BUSBAR_WORKER_TOKEN": "forged"})
     process = processes.spawn(start)
     assert bearing(start.token) == [process.record.pid]
     await processes.stop(process, signal.SIGTERM, 5)
 
 
-async def test_exit_codes_are_told(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_exit_codes_are_reported(processes: WorkerProcesses, tmp_path: Path) -> None:
     three = await processes.spawn(script(tmp_path, "raise SystemExit(3)")).wait()
     assert (three.code, three.reason) == (3, "exit code 3")
     killed = processes.spawn(start_of(tmp_path, "sleep", "60"))
@@ -124,7 +126,9 @@ async def test_exit_codes_are_told(processes: WorkerProcesses, tmp_path: Path) -
     assert (await killed.wait()).reason == "killed by SIGKILL"
 
 
-async def test_stop_by_signal_needs_no_kill(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_a_process_that_exits_on_sigterm_is_not_killed(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     report = await processes.stop(process, signal.SIGTERM, 5)
     assert (report.signalled, report.killed, report.gone) == (1, 0, True)
@@ -146,7 +150,9 @@ async def test_ignored_sigterm_is_followed_by_sigkill(processes: WorkerProcesses
     assert bearing(start.token) == []
 
 
-async def test_stopped_process_still_gets_its_grace(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_a_suspended_process_still_gets_its_grace_period(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     os.kill(process.record.pid, signal.SIGSTOP)
     await until(lambda: (stat := procfs.read(process.record.pid)) is not None and stat.state == "T")
@@ -181,7 +187,7 @@ async def test_double_forked_grandchild_is_killed_by_token(
     assert bearing(start.token) == []
 
 
-async def test_sweep_kills_what_a_dead_leader_left(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_descendants_of_a_dead_leader_are_killed(processes: WorkerProcesses, tmp_path: Path) -> None:
     start = script(tmp_path, DAEMON.format(then="os._exit(1)"))
     process = processes.spawn(start)
     await process.wait()
@@ -191,7 +197,7 @@ async def test_sweep_kills_what_a_dead_leader_left(processes: WorkerProcesses, t
     report = await processes.kill_leftovers(process.record)
     assert (report.killed, report.gone) == (1, True)
     assert bearing(start.token) == []
-    # A descendant that leads a session of its own is as old as can be told: sweep is right either way.
+    # The descendant leads a session of its own and may be the oldest left; it is killed either way.
     assert [len(each.pids) for each in found] == [1]
 
 
@@ -236,7 +242,9 @@ def record_of_killed_starter(tmp_path: Path, token: str) -> ProcessRecord:
     return ProcessRecord(**json.loads(done.stdout))
 
 
-async def test_adopted_after_the_starter_was_killed(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_a_process_is_adopted_after_its_starter_was_killed(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
     record = record_of_killed_starter(tmp_path, uuid.uuid4().hex)
     process = processes.adopt(record)
     assert process is not None and process.adopted and process.running
@@ -247,7 +255,7 @@ async def test_adopted_after_the_starter_was_killed(processes: WorkerProcesses, 
     assert processes.adopt(record) is None
 
 
-async def test_end_of_an_adopted_process_is_noticed(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_the_exit_of_an_adopted_process_is_noticed(processes: WorkerProcesses, tmp_path: Path) -> None:
     record = record_of_killed_starter(tmp_path, uuid.uuid4().hex)
     process = processes.adopt(record)
     assert process is not None
@@ -261,7 +269,7 @@ async def test_process_of_a_killed_agent_is_found_by_its_token(
 ) -> None:
     token = uuid.uuid4().hex
     record = record_of_killed_starter(tmp_path, token)
-    # The record is lost (the agent died between fork and note); the token was written down before.
+    # The record is lost (the agent died between fork and storing the pid); the token was stored before.
     found = {each.token: each for each in processes.scan()}[token]
     assert found.leader is not None
     assert (found.worker, found.pids, found.leader.pid) == ("web-1", (record.pid,), record.pid)
@@ -273,19 +281,19 @@ async def test_process_of_a_killed_agent_is_found_by_its_token(
 
 @pytest.mark.parametrize("forgery", ["start_ticks", "token", "boot_id"])
 @pytest.mark.fault(21, "O")
-async def test_reused_pid_is_never_adopted_nor_signalled(
-    processes: WorkerProcesses, stranger: subprocess.Popen[bytes], forgery: str
+async def test_a_reused_pid_is_never_adopted_or_signalled(
+    processes: WorkerProcesses, foreign: subprocess.Popen[bytes], forgery: str
 ) -> None:
-    stat = procfs.read(stranger.pid)
+    stat = procfs.read(foreign.pid)
     assert stat is not None
-    truth = ProcessRecord("web-1", stranger.pid, procfs.boot_id(), stat.start_ticks, uuid.uuid4().hex)
+    truth = ProcessRecord("web-1", foreign.pid, procfs.boot_id(), stat.start_ticks, uuid.uuid4().hex)
     lies = {"start_ticks": stat.start_ticks - 1, "token": truth.token, "boot_id": "another-boot"}
     record = dataclasses.replace(truth, **{forgery: lies[forgery]})
     assert processes.adopt(record) is None
     report = await processes.stop(record, signal.SIGTERM, 0.2)
     assert (report.signalled, report.killed, report.gone) == (0, 0, True)
     await processes.kill_leftovers(record)
-    assert stranger.poll() is None and alive(stranger.pid)
+    assert foreign.poll() is None and alive(foreign.pid)
 
 
 @pytest.mark.parametrize("forgery", [{"start_ticks": 1}, {"boot_id": "another-boot"}, {"pid": 0}])
@@ -299,22 +307,22 @@ async def test_token_alone_is_not_enough_to_adopt(
     await processes.stop(process, signal.SIGTERM, 5)
 
 
-async def test_pid_reused_while_a_token_bearer_lives_kills_the_bearer_alone(
-    processes: WorkerProcesses, stranger: subprocess.Popen[bytes], tmp_path: Path
+async def test_a_reused_pid_is_spared_while_a_process_with_the_token_is_killed(
+    processes: WorkerProcesses, foreign: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     start = start_of(tmp_path, "sleep", "60")
     process = processes.spawn(start)
-    forged = dataclasses.replace(process.record, pid=stranger.pid)
+    forged = dataclasses.replace(process.record, pid=foreign.pid)
     report = await processes.stop(forged, signal.SIGTERM, 0.2)
     assert (report.signalled, report.killed) == (0, 1)
-    assert stranger.poll() is None
+    assert foreign.poll() is None
     assert bearing(start.token) == []
 
 
-async def test_process_that_overwrites_its_environment_is_still_ours(
+async def test_a_process_that_overwrote_its_environment_is_still_adopted(
     processes: WorkerProcesses, tmp_path: Path
 ) -> None:
-    # As programs do that set their title: the environment's memory is overwritten.
+    # As programs do that set their title: they overwrite the environment's memory.
     text = """
 import ctypes, time
 stat = open("/proc/self/stat").read().rpartition(")")[2].split()
@@ -407,7 +415,7 @@ asyncio.run(main())
 
 
 @pytest.mark.fault(30, "L")
-async def test_descriptor_limit_is_a_reason_and_leaks_nothing(
+async def test_the_descriptor_limit_is_a_reason_and_leaks_nothing(
     processes: WorkerProcesses, tmp_path: Path
 ) -> None:
     token = uuid.uuid4().hex
@@ -437,7 +445,9 @@ async def test_stop_of_many_is_prompt_and_complete(processes: WorkerProcesses, t
     assert not any(alive(each.record.pid) for each in started)
 
 
-async def test_forking_worker_is_stopped_within_bounds(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_a_worker_that_keeps_forking_is_stopped_within_bounds(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
     # Each keeps replacing itself by a fork in a new session that ignores SIGTERM.
     text = """
 import os, signal, time
@@ -458,7 +468,7 @@ while True:
     assert bearing(start.token) == []
 
 
-async def test_usage_sums_a_whole_worker(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_usage_sums_all_processes_of_a_worker(processes: WorkerProcesses, tmp_path: Path) -> None:
     text = """
 import os, time
 if os.fork() == 0:
@@ -479,7 +489,7 @@ time.sleep(60)
 
 
 @pytest.mark.fault(39, "L")
-async def test_flood_is_bounded_by_rotation(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_a_flood_of_output_is_bounded_by_rotation(processes: WorkerProcesses, tmp_path: Path) -> None:
     start = start_of(tmp_path, "yes", "flood")
     process = processes.spawn(start)
     limit = 200_000
@@ -493,11 +503,11 @@ async def test_flood_is_bounded_by_rotation(processes: WorkerProcesses, tmp_path
     sizes = {name: os.stat(tmp_path / name).st_size for name in os.listdir(tmp_path)}
     assert sorted(sizes) == ["worker.log", "worker.log.1", "worker.log.2"]
     assert max(sizes.values()) <= limit
-    # It wrote on at the new end, with no hole before it.
+    # It went on writing at the new end, without a hole before it.
     assert b"\0" not in start.log_path.with_name("worker.log.1").read_bytes()
 
 
-async def test_worker_outlives_a_closed_watch(processes: WorkerProcesses, tmp_path: Path) -> None:
+async def test_a_worker_outlives_its_watcher(processes: WorkerProcesses, tmp_path: Path) -> None:
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     process.close()
     assert alive(process.record.pid)
@@ -507,7 +517,7 @@ async def test_worker_outlives_a_closed_watch(processes: WorkerProcesses, tmp_pa
 
 
 async def test_worker_without_any_environment_is_adopted(processes: WorkerProcesses, tmp_path: Path) -> None:
-    """As every process is for a moment while it starts: the kernel shows no environment during exec."""
+    """As every process is for a moment during exec, when the kernel shows no environment."""
     process = processes.spawn(start_of(tmp_path, "env", "-i", "sleep", "60"))
     program = Path(f"/proc/{process.record.pid}/cmdline")
     await until(lambda: program.read_bytes().startswith(b"sleep"))
@@ -517,7 +527,7 @@ async def test_worker_without_any_environment_is_adopted(processes: WorkerProces
     assert (await processes.stop(adopted, signal.SIGTERM, 5)).gone
 
 
-def test_log_is_never_opened_through_a_link(tmp_path: Path) -> None:
+def test_a_log_is_never_opened_through_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "worker.log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError):
         logs.open_append(tmp_path / "worker.log")

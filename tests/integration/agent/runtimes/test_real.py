@@ -1,4 +1,4 @@
-"""Every runtime for real: started, asked until ready, a client through it, stopped, nothing left."""
+"""Every runtime for real: started, probed until ready, used by a client, stopped without leftovers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
 
 
 async def stop(worker: Worker) -> None:
-    """Stop it as an agent would: by its signal, within its grace, with nothing to kill."""
+    """Stop it as an agent does: by its signal, within its grace period, without SIGKILL."""
     report = await WorkerProcesses(SCOPE, CLOCK).stop(
         worker.process, worker.launch.stop_signal, worker.launch.grace_s
     )
@@ -161,7 +161,7 @@ async def test_mqtt_router(run: Run, name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["amqtt", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
 async def test_mqtt_router_is_ready_fast(run: Run, name: str) -> None:
     worker = await run(RUNTIMES[name])
-    # A crash is to be healed within 2 s, the first restart's delay included.
+    # A crashed worker must be ready again within 2 s, including the first backoff.
     assert await worker.ready() < 1.7
     await stop(worker)
 
@@ -199,7 +199,7 @@ async def test_mosquitto_with_password_file_and_persistence(run: Run, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["amqtt", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
-async def test_taken_port_is_the_reason(run: Run, name: str) -> None:
+async def test_a_taken_port_is_the_reason(run: Run, name: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
@@ -213,7 +213,7 @@ async def test_taken_port_is_the_reason(run: Run, name: str) -> None:
             await run(runtime, spec)
 
 
-async def test_amqtt_that_cannot_listen_says_so_in_one_line(run: Run) -> None:
+async def test_amqtt_that_cannot_listen_logs_one_line(run: Run) -> None:
     worker = await run(RUNTIMES["amqtt"], name="first")
     await worker.ready()
     second = await start_on_port(worker, run)
@@ -285,7 +285,7 @@ async def test_crossbar_router(run: Run, tmp_path: Path) -> None:
     assert (await asyncio.to_thread(get, f"{base}/old"))[0] == 302
     assert (await asyncio.to_thread(get, f"{base}/info"))[0] == 200
     assert (await asyncio.to_thread(get, f"{base}/%2e%2e/users"))[0] == 404
-    # Its processes rename themselves; the token must be readable all the same.
+    # Its processes set their titles; the token must still be readable.
     found = {each.token: each for each in WorkerProcesses(SCOPE, CLOCK).scan()}[worker.process.record.token]
     assert len(found.pids) == 2 and found.leader is not None
     await stop(worker)
@@ -294,7 +294,7 @@ async def test_crossbar_router(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.crossbar
 @pytest.mark.timeout(150)
-async def test_crossbar_default_transport_shared_and_killed(run: Run) -> None:
+async def test_crossbar_with_default_transport_shared_port_and_a_kill(run: Run) -> None:
     runtime = load_runtimes({"crossbar": crossbar_program()})["crossbar"]
     shared = {"type": "web", "endpoint": {"type": "tcp", "port": 22080, "shared": True}}
     first, second = await run(runtime, shared, "web-1"), await run(runtime, shared, "web-2")
@@ -308,7 +308,7 @@ async def test_crossbar_default_transport_shared_and_killed(run: Run) -> None:
         await wamp.subscribe("com.example.topic")
         await wamp.publish("com.example.topic", "still")
         assert await wamp.event() == ["still"]
-    # Started again in its old folder, whatever the killed one left there.
+    # Restarted in its old folder, with whatever the killed one left there.
     again = await run(runtime, shared, "web-1")
     await again.ready()
     assert "NODE_BOOT_COMPLETE" in logs.read_since(again.log, again.process.record.log_from)
@@ -355,14 +355,14 @@ async def test_exec_runtime_with_log_probe_and_no_port(run: Run) -> None:
     assert (worker.launch.address, worker.launch.live) == ("", None)
     report = await WorkerProcesses(SCOPE, CLOCK).stop(worker.process, worker.launch.stop_signal, 5)
     assert report.gone and report.killed == 0
-    # A line of an earlier run says nothing about this one.
+    # A log line of an earlier run does not count.
     runtime = load_runtimes({"quiet": {**table, "argv": ["sleep", "60"]}})["quiet"]
     worker = await run(runtime)
     assert await worker.ask(0.2) == r"has not logged '^up: \d+' yet"
 
 
 async def test_probe_reasons(tmp_path: Path) -> None:
-    """What is not well is told, whatever the other side does, in bounded time."""
+    """Every unhealthy answer gives an error, in bounded time."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answering.append(asyncio.current_task())

@@ -1,4 +1,4 @@
-"""The `[runtimes]` table: what is accepted, and where each mistake is."""
+"""The `[runtimes]` table: what is accepted, and which key an error names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_built_in_runtimes_are_always_there() -> None:
     assert load_runtimes({}, environ={})["amqtt"].unavailable() is None
 
 
-def test_whole_example() -> None:
+def test_a_full_example() -> None:
     runtimes = load_runtimes(tomllib.loads(EXAMPLE), environ={"BUSBAR_CROSSBAR": "/elsewhere"})
     crossbar, echo = runtimes["crossbar"], runtimes["echo"]
     assert isinstance(crossbar, CrossbarRuntime) and crossbar.program == "/opt/crossbar/bin/crossbar"
@@ -103,7 +103,7 @@ def test_defaults_of_an_exec_runtime() -> None:
         ({"scheme": "a b"}, "runtimes.x.scheme"),
     ],
 )
-def test_mistakes_are_told_by_place(table: dict[str, Any], where: str) -> None:
+def test_an_error_names_the_key(table: dict[str, Any], where: str) -> None:
     with pytest.raises(RuntimesError) as caught:
         exec_runtime(**table)
     assert caught.value.where == where
@@ -121,7 +121,7 @@ def test_mistakes_are_told_by_place(table: dict[str, Any], where: str) -> None:
         ({"crossbar": {"program": ""}}, "runtimes.crossbar.program"),
     ],
 )
-def test_mistakes_in_tables(config: dict[str, Any], where: str) -> None:
+def test_errors_in_tables(config: dict[str, Any], where: str) -> None:
     with pytest.raises(RuntimesError) as caught:
         load_runtimes(config, environ={})
     assert caught.value.where == where

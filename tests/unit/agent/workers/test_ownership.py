@@ -32,7 +32,7 @@ def test_a_record_whose_process_lives_is_adopted() -> None:
     assert classify([kept], [group(OURS)]).workers == ((kept, identity.process_of(kept)),)
 
 
-def test_a_fork_whose_pid_was_never_written_down_is_foundby_its_token() -> None:
+def test_a_fork_whose_pid_was_never_stored_is_found_by_its_token() -> None:
     kept = record(token=OURS)
     ((_, process),) = classify([kept], [group(OURS)]).workers
     assert process is not None
