@@ -20,13 +20,13 @@ AEDES := $(abspath $(VENV))/aedes
 .PHONY: help setup demo test unit lint reference bench soak scale clean
 
 help:
-	@echo "make demo    set up, then watch a cluster of real routers come up, heal and stop"
+	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
 	@echo "make test    set up, then run the whole suite"
-	@echo "make unit    the fast tests alone"
+	@echo "make unit    the fast tests only"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure, against yardsticks taken in the same run"
-	@echo "make soak    look for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
-	@echo "make scale   the contract and the loss of nodes on clusters of brokers (NATS, aedes with Redis); measure"
+	@echo "make soak    search for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
+	@echo "make scale   the contract and node failures on broker clusters (NATS, aedes with Redis); measure"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 

@@ -7,8 +7,6 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
-import sys
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final
@@ -26,14 +24,13 @@ from .planner import plan
 from .planner.lifecycle import WorkerTiming
 from .reporting.log_stream import LogStreamer
 from .reporting.reporter import NodeSnapshot, Reporter, will_of
-from .runtimes import RuntimesError
 from .state import State, StateError
 from .supervisor import WorkerSupervisor
 from .workers.host import Host
 from .workers.process_runner import ProcessRunner
 from .workers.spec_renderer import SpecRenderer, with_roots
 
-__all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "main", "run"]
+__all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "run"]
 
 log = logging.getLogger("busbar.agent")
 
@@ -257,10 +254,6 @@ async def run(config: AgentConfig, ready: Callable[[], None] | None = None) -> N
         ConfigError, RuntimesError: the configuration is invalid.
         StateError: the state folder is in use, or can't be written.
     """
-    await _serve(config, asyncio.Event(), ready)
-
-
-async def _serve(config: AgentConfig, stop: asyncio.Event, ready: Callable[[], None] | None) -> None:
     # Importing the MQTT library takes 0.1 s, which callers that only need `AgentConfig` are spared.
     from busbar.bus.connection.mqtt_link import MqttLink
 
@@ -270,26 +263,4 @@ async def _serve(config: AgentConfig, stop: asyncio.Event, ready: Callable[[], N
         return MqttLink(config.connect, clock=clock, random=random, will=will)
 
     agent = Agent(config, make_link, clock, random, lambda: secrets.token_hex(8))
-    await agent.run(stop, ready)
-
-
-async def _until_signal(config: AgentConfig) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
-    await _serve(config, stop, None)
-
-
-def main(config: AgentConfig) -> int:
-    """Run an agent until SIGTERM or SIGINT; returns 0 after a clean exit, 2 if it can't start (see stderr).
-
-    Logs to stderr unless logging is set up already.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        asyncio.run(_until_signal(config))
-    except (ConfigError, RuntimesError, StateError) as error:
-        print(f"busbar agent: {error}", file=sys.stderr)
-        return 2
-    return 0
+    await agent.run(asyncio.Event(), ready)

@@ -11,15 +11,15 @@ www/                root of `static` paths with a relative directory
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+from busbar.bus import files
+from busbar.bus.files import FileLock
 from busbar.bus.messages import Assignment, WorkerName
 from msgspec import Struct
 
@@ -60,10 +60,10 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
 class State:
     """An agent's folder, locked for as long as this object is open."""
 
-    def __init__(self, folder: Path, lock_fd: int, folder_id: str) -> None:
+    def __init__(self, folder: Path, lock: FileLock, folder_id: str) -> None:
         self.folder = folder
         self.folder_id = folder_id
-        self._lock_fd = lock_fd
+        self._lock = lock
 
     @classmethod
     def open(cls, folder: Path, new_id: str) -> State:
@@ -77,20 +77,20 @@ class State:
             for part in (folder, folder / "records", folder / "workers", folder / "logs", folder / "www"):
                 part.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-            lock_fd = _lock(folder)
+            lock = _lock(folder)
         except OSError as error:
             raise StateError(f"state folder {folder} can't be used: {error.strerror or error}") from error
         try:
-            return cls(folder, lock_fd, _folder_id(folder / "folder_id", new_id))
+            for part in (folder, folder / "records"):
+                files.discard_leftovers(part)
+            return cls(folder, lock, _folder_id(folder / "folder_id", new_id))
         except OSError as error:
-            os.close(lock_fd)
+            lock.release()
             raise StateError(f"state folder {folder} can't be written: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Release the folder."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._lock.release()
 
     @property
     def www(self) -> Path:
@@ -119,7 +119,7 @@ class State:
         Raises:
             OSError: it could not be written.
         """
-        _write(self.folder / "assignment.json", msgspec.json.encode(assignment), durable=True)
+        files.write_atomically(self.folder / "assignment.json", msgspec.json.encode(assignment))
 
     def records(self) -> list[WorkerRecord]:
         """Every readable record; torn ones are renamed (their processes are found by token)."""
@@ -133,7 +133,7 @@ class State:
             OSError: it could not be written.
             ValueError: not an object id.
         """
-        _write(self._record_path(record.oid), msgspec.json.encode(record), durable=False)
+        files.write_atomically(self._record_path(record.oid), msgspec.json.encode(record), durable=False)
 
     def forget(self, oid: str) -> None:
         """Delete a worker's record, folder and logs. Never raises."""
@@ -149,17 +149,7 @@ class State:
 
 def is_locked(folder: Path) -> bool:
     """Whether a living agent holds that folder."""
-    try:
-        fd = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return files.is_locked(folder / "lock")
 
 
 def _checked(oid: str) -> str:
@@ -168,20 +158,15 @@ def _checked(oid: str) -> str:
     return oid
 
 
-def _lock(folder: Path) -> int:
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
+def _lock(folder: Path) -> FileLock:
+    lock = FileLock(folder / "lock")
+    if not lock.take():
         raise StateError(
-            f"state folder {folder} is in use by another agent (pid {holder}): "
+            f"state folder {folder} is in use by another agent (pid {lock.holder()}): "
             "stop that one, or give this one a folder of its own"
-        ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
+        )
+    lock.write_pid()
+    return lock
 
 
 def _folder_id(path: Path, new_id: str) -> str:
@@ -190,7 +175,7 @@ def _folder_id(path: Path, new_id: str) -> str:
         if _FOLDER_ID.fullmatch(kept):
             return kept
         _set_aside(path, "not a folder id")
-    _write(path, new_id.encode(), durable=True)
+    files.write_atomically(path, new_id)
     return new_id
 
 
@@ -207,29 +192,4 @@ def _read(path: Path, kind: type[T]) -> T | None:
 def _set_aside(path: Path, why: str) -> None:
     log.warning("%s is not readable, renamed to .bad: %s", path, why)
     with contextlib.suppress(OSError):
-        path.replace(path.with_name(f"{path.name}.bad"))
-
-
-def _write(path: Path, content: bytes, *, durable: bool) -> None:
-    new = path.with_name(f"{path.name}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        files.rename(path, path.with_name(f"{path.name}.bad"))

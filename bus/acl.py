@@ -10,12 +10,12 @@ harmless, since no name is both a principal and a node.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
-from .topics import NAME_PATTERN, VERSION, Topics, is_name
+from .topics import NAME_PATTERN, VERSION, Topics, is_name, is_valid_filter, is_valid_topic, matcher
 
 Access = Literal["read", "write", "readwrite"]
 
@@ -76,66 +76,23 @@ def is_root(root: str) -> bool:
     return _ROOT.fullmatch(root) is not None
 
 
-def is_valid_filter(wanted: str) -> bool:
-    """True for a well-formed MQTT topic filter (MQTT 3.1.1, section 4.7)."""
-    levels = wanted.split("/")
-    hash_inside = any("#" in level for level in levels[:-1]) or ("#" in levels[-1] and levels[-1] != "#")
-    plus_inside = any("+" in level and level != "+" for level in levels)
-    return bool(wanted) and "\0" not in wanted and not hash_inside and not plus_inside
-
-
-def is_valid_topic(topic: str) -> bool:
-    """True for a topic that can be published to: not empty, no wildcard, no NUL (section 4.7)."""
-    return bool(topic) and not any(char in topic for char in "#+\0")
-
-
-def covers(allowed: str, wanted: str) -> bool:
-    """True when every topic that the filter `wanted` matches is also matched by `allowed`.
-
-    A topic is a filter without wildcards, so this decides publishing and reading as well. A wildcard in the
-    first level never reaches topics that begin with `$` (section 4.7.2). Malformed filters are never covered.
-    """
-    if not is_valid_filter(allowed) or not is_valid_filter(wanted):
-        return False
-    return _covers(tuple(allowed.split("/")), tuple(wanted.split("/")))
-
-
-def _covers(allowed: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    if wanted[0].startswith("$") and allowed[0] in ("+", "#"):
-        return False
-    for index, level in enumerate(allowed):
-        if level == "#":
-            return True  # also "a/#" over "a": the parent level is included
-        if index >= len(wanted) or not _level_covers(level, wanted[index]):
-            return False
-    return len(allowed) == len(wanted)
-
-
-def _level_covers(allowed: str, wanted: str) -> bool:
-    return allowed == wanted or (allowed == "+" and wanted != "#")
-
-
 @lru_cache(maxsize=4096)
-def _allowed(kind: str, user: str, access: Access, root: str, realm: str) -> tuple[tuple[str, ...], ...]:
-    """The filters, split in levels, that this account may read or write; none for a malformed name."""
+def _allowed(
+    kind: str, user: str, access: Access, root: str, realm: str
+) -> tuple[Callable[[str], object], ...]:
+    """What matches the topics, and the filters, that this account may read or write."""
+    return tuple(matcher(allowed) for allowed in filters(kind, user, access, root, realm))
+
+
+def filters(kind: str, user: str, access: Access, root: str = "busbar", realm: str = _ANY_REALM) -> list[str]:
+    """The topic filters that an account may read or write; none for a malformed name or root."""
     if not is_name(user) or not is_root(root):
-        return ()
-    return tuple(
-        tuple(
-            f"{root}/{VERSION}/{_ANY_REALM if rule.is_pattern else realm}/{rule.tail}".replace(
-                _USER, user
-            ).split("/")
-        )
+        return []
+    return [
+        f"{root}/{VERSION}/{_ANY_REALM if rule.is_pattern else realm}/{rule.tail}".replace(_USER, user)
         for rule in RULES
         if kind in rule.kinds and rule.access in (access, "readwrite")
-    )
-
-
-def filters(
-    kind: str, user: str, access: Literal["read", "write"], root: str = "busbar", realm: str = _ANY_REALM
-) -> list[str]:
-    """The topic filters that an account may read or write, for a broker that holds a list per user."""
-    return ["/".join(levels) for levels in _allowed(kind, user, access, root, realm)]
+    ]
 
 
 def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
@@ -145,8 +102,7 @@ def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: s
     """
     if not is_valid_topic(topic):
         return False
-    levels = tuple(topic.split("/"))
-    return any(_covers(allowed, levels) for allowed in _allowed(kind, user, "write", root, realm))
+    return any(allowed(topic) for allowed in _allowed(kind, user, "write", root, realm))
 
 
 def may_subscribe(kind: str, user: str, wanted: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
@@ -162,13 +118,14 @@ def narrowed(kind: str, user: str, wanted: str, root: str, realm: str) -> str | 
     if not is_valid_filter(wanted):
         return None
     rights, levels = _allowed(kind, user, "read", root, realm), wanted.split("/")
-    if any(_covers(allowed, tuple(levels)) for allowed in rights):
+    if any(allowed(wanted) for allowed in rights):
         return wanted
     at = len(root.split("/")) + 1
     if levels[at : at + 1] != [_ANY_REALM] or realm == _ANY_REALM:
         return None
     levels[at] = realm
-    return "/".join(levels) if any(_covers(allowed, tuple(levels)) for allowed in rights) else None
+    own = "/".join(levels)
+    return own if any(allowed(own) for allowed in rights) else None
 
 
 def may_read(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import params as p
-
-READ_ROLES: Final = frozenset({"owner", "operator", "viewer"})
-CHANGE_ROLES: Final = frozenset({"owner", "operator"})
-OWNER_ROLES: Final = frozenset({"owner"})
+from .roles import CHANGE_ROLES, OWNER_ROLES, READ_ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +17,7 @@ class Operation:
     """One row of the contract.
 
     `roles` may call it; with `owned`, the cluster named by `routercluster_oid` must belong to the caller too,
-    unless its role is `owner`. `errors` come on top of those that any operation can answer with.
+    unless its role is OWNER. `errors` come on top of those that any operation can answer with.
     """
 
     name: str
@@ -85,7 +82,7 @@ _ROWS = (
         "delete_routercluster",
         p.ClusterRef,
         p.Cluster,
-        "Delete a stopped cluster with its groups and memberships.",
+        "Delete a stopped cluster, its groups and its memberships.",
         "no_such_object",
         "not_stopped",
     ),
@@ -141,7 +138,7 @@ _ROWS = (
         "add_routercluster_workergroup",
         p.AddGroup,
         p.Group,
-        "Add a group of equal workers to a cluster.",
+        "Add a group of identical workers to a cluster.",
         "no_such_object",
         "invalid_configuration",
         "already_exists",
@@ -186,26 +183,26 @@ _ROWS = (
         "scale_routercluster_workergroup",
         p.ScaleGroup,
         p.Group,
-        "Change how many workers a group asks for.",
+        "Change the number of workers of a group.",
         "no_such_object",
     ),
     _change(
         "update_routercluster_workergroup",
         p.UpdateGroup,
         p.Group,
-        "Change what a group's workers run; they are renewed a few at a time.",
+        "Change what a group's workers run: a rolling update.",
         "no_such_object",
         "invalid_configuration",
     ),
-    _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only when asked for)."),
+    _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only by status filter)."),
     _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
-    _change("pair_node", p.PairNode, p.Node, "Make a node known.", "already_exists", owned=False),
+    _change("pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", owned=False),
     _change(
         "drain_node",
         p.DrainNode,
         p.Node,
-        "Move a node's workers away, one of each group at a time; it takes no new ones.",
+        "Evict a node's workers, one of each group at a time; it takes no new ones.",
         "no_such_object",
         owned=False,
     ),
@@ -216,7 +213,7 @@ _ROWS = (
         "unpair_node",
         p.UnpairNode,
         p.Node,
-        "Forget a node: it leaves its clusters, stops its workers, and loses its account at our own broker.",
+        "Remove a node: it leaves its clusters, stops its workers, loses its embedded-broker account.",
         "no_such_object",
     ),
     _read("list_workers", p.ListWorkers, list[str], "List workers.", "no_such_object"),
@@ -225,20 +222,22 @@ _ROWS = (
         "follow_worker",
         p.FollowWorker,
         p.Following,
-        "Have a worker's output published for a while.",
+        "Publish a worker's output for a limited time.",
         "no_such_object",
         owned=False,
     ),
-    _read("get_events", p.GetEvents, list[dict[str, Any]], "Return stored events after a sequence."),
+    _read("get_events", p.GetEvents, list[dict[str, Any]], "Return stored events after a sequence number."),
     _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),
     _read("list_principals", p.NoParams, list[p.Principal], "List the principals and their roles."),
-    _admin("add_principal", p.AddPrincipal, p.Principal, "Give a user a role.", "already_exists"),
+    _admin(
+        "add_principal", p.AddPrincipal, p.Principal, "Give a user of the broker a role.", "already_exists"
+    ),
     _admin("set_principal_role", p.SetRole, p.Principal, "Change a principal's role.", "no_such_object"),
     _admin(
         "remove_principal",
         p.PrincipalByName,
         p.Principal,
-        "Take a user's role away, and his account at our own broker.",
+        "Remove a user's role, and the account on the embedded broker.",
         "no_such_object",
     ),
 )
@@ -266,6 +265,9 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "manager": ("braked", "released", "restored"),
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""
+
+EVENT_KINDS: Final = {subject: subject for subject in EVENTS} | {"routercluster_node": "node"}
+"""The kind of object that the events of each subject name."""
 
 
 def event_type(subject: str, verb: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from .errors import BusError
+from .errors import BusError, pointer_step
 
 MAX_PAYLOAD: Final = 256 * 1024
 """Bytes; checked before parsing (contract, section 3)."""
@@ -90,10 +90,10 @@ def explain(message: str) -> tuple[str, str]:
     found = _AT.search(message)
     path = found.group(1) if found else "$"
     detail = message[: found.start()] if found else message
-    pointer = "".join(f"/{_escape(a or b)}" for a, b in _STEP.findall(path))
+    pointer = "".join(f"/{pointer_step(a or b)}" for a, b in _STEP.findall(path))
     member = _MEMBER.search(detail)
     if member:
-        pointer += f"/{_escape(member.group(1))}"
+        pointer += f"/{pointer_step(member.group(1))}"
     plain = detail.replace("`", "'").replace("Object", "object").replace(r"(?![\\s\\S])", "$")
     return _PATTERN.sub(_in_words, plain), pointer
 
@@ -110,10 +110,6 @@ def digest(*parts: Any) -> str:
     """A stable fingerprint of plain values: `sha256:` and the hash of their canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _escape(step: str) -> str:
-    return step.replace("~", "~0").replace("/", "~1")
 
 
 def _malformed(detail: str) -> BusError:

@@ -109,6 +109,11 @@ class CallTimeoutError(Exception):
     """No answer came in time; the request may or may not have run. Resend the same id to find out."""
 
 
+def pointer_step(name: str) -> str:
+    """A member's name as one step of a JSON pointer (RFC 6901, section 3)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
 def no_such(kind: str, oid: str, member: str) -> BusError:
     """`no_such_object` for an object id given as the parameter `member`."""
     return BusError("no_such_object", f"no {kind} with oid {oid}", [f"/params/{member}"])

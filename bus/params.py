@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Endpoint, Name, Who
+from .roles import Role
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![\s\S])"
 Oid = Annotated[str, Meta(pattern=UUID_PATTERN, description="object id: a UUID in lower case")]
@@ -22,7 +23,6 @@ Scale = Annotated[int, Meta(ge=0, le=10_000)]
 Limit = Annotated[int, Meta(ge=0, le=10_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Deadline = Annotated[float, Meta(gt=0, le=86_400)]
-Role = Literal["owner", "operator", "viewer"]
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
@@ -354,6 +354,18 @@ class Worker(Struct, frozen=True):
     revision: int = 1
 
 
+class GroupStat(Struct, frozen=True):
+    """A worker group in the statistics of its cluster."""
+
+    oid: str
+    name: str
+    status: str
+    scale: int
+    ready: int
+    runtime: str
+    revision: int
+
+
 class Stat(Struct, frozen=True):
     """Status and statistics of a cluster or of one worker group."""
 
@@ -374,7 +386,7 @@ class Stat(Struct, frozen=True):
     conditions: list[str]
     endpoints: list[Endpoint]
     workers: list[Worker]
-    workergroups: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    workergroups: list[GroupStat] = msgspec.field(default_factory=list)
     version: int = 0
     changed: int = 0
 

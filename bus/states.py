@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 
 class ClusterState(StrEnum):
-    """States of a router cluster and, in the same words, of a worker group (contract, section 5)."""
+    """States of a router cluster, and of a worker group (contract, section 5)."""
 
     STOPPED = "STOPPED"
     STARTING = "STARTING"
@@ -19,7 +19,7 @@ class ClusterState(StrEnum):
 
 
 class WorkerState(StrEnum):
-    """States of a worker. RUNNING means ready: its readiness probe passed, not merely a living pid."""
+    """States of a worker. RUNNING means ready: its readiness probe passed, not merely a live pid."""
 
     PENDING = "PENDING"
     STARTING = "STARTING"
@@ -31,7 +31,7 @@ class WorkerState(StrEnum):
 
 
 class NodeStatus(StrEnum):
-    """States of a node as the manager judges them; `offline` said goodbye, `lost` did not."""
+    """States of a node in the manager's view. The agent of an `offline` node said goodbye."""
 
     ONLINE = "online"
     LATE = "late"
@@ -87,8 +87,6 @@ STARTED: Final = frozenset({_C.STARTING, _C.RUNNING, _C.DEGRADED, _C.ERROR})
 """States in which a cluster's workers are wanted; stop is accepted in these alone."""
 STARTABLE: Final = frozenset({_C.STOPPED, _C.PAUSED})
 """States in which start is accepted."""
-HEARD: Final = frozenset({_N.ONLINE, _N.LATE})
-"""A node in one of these is believed to be alive."""
 
 
 class IllegalTransitionError(Exception):

@@ -29,10 +29,6 @@ class FakeClock:
     def time_ns(self) -> int:
         return self._wall
 
-    def jump_wall(self, seconds: float) -> None:
-        """Set the wall clock forward or back; the monotonic one does not notice."""
-        self._wall += int(seconds * 1e9)
-
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)

@@ -1,9 +1,11 @@
-"""Builds and parses every topic of the contract; nothing else spells one. Pure."""
+"""Builds and parses every topic of the contract; nothing else spells one. Also MQTT's topic rules. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 VERSION: Final = "v1"
@@ -15,7 +17,7 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}(?![\s\S])"
 """A name (contract, section 1). The look-ahead stands for `$`, which in Python would let a newline pass."""
 _NAME = re.compile(NAME_PATTERN)
 
-Kind = Literal["routercluster", "node", "workergroup", "worker", "principal"]
+StatusKind = Literal["routercluster", "node", "workergroup", "worker"]
 NodeLeaf = Literal["assignment", "command", "state", "reported", "heartbeat"]
 NODE_LEAVES: Final = frozenset({"assignment", "command", "state", "reported", "heartbeat"})
 
@@ -72,17 +74,41 @@ def is_request(topic: str, root: str) -> bool:
     return topic.startswith(prefix) and topic[len(prefix) :].split("/", 2)[1:2] == ["request"]
 
 
+def is_valid_topic(topic: str) -> bool:
+    """Tell whether one can publish to this: not empty, no wildcard, no NUL (MQTT 3.1.1, section 4.7)."""
+    return bool(topic) and not any(char in topic for char in "#+\0")
+
+
+def is_valid_filter(pattern: str) -> bool:
+    """Tell whether this is a well-formed topic filter (MQTT 3.1.1, section 4.7)."""
+    levels = pattern.split("/")
+    hash_inside = any("#" in level for level in levels[:-1]) or ("#" in levels[-1] and levels[-1] != "#")
+    plus_inside = any("+" in level and level != "+" for level in levels)
+    return bool(pattern) and "\0" not in pattern and not hash_inside and not plus_inside
+
+
+@lru_cache(maxsize=1024)
+def matcher(pattern: str) -> Callable[[str], object]:
+    """What tells, by a true value, whether the filter `pattern` matches a topic (MQTT 3.1.1, section 4.7).
+
+    Given a well-formed filter instead of a topic, it tells whether `pattern` matches all that this one does:
+    a wildcard matches a literal level, `+` also `+`, and `#` everything below and the parent level itself.
+    Topics that begin with `$` are matched by no leading wildcard.
+    """
+    levels = pattern.split("/")
+    open_end = levels[-1] == "#"
+    literal = levels[:-1] if open_end else levels
+    text = "/".join("[^/#]*" if level == "+" else re.escape(level) for level in literal)
+    if open_end:
+        text = f"{text}(?:/.*)?" if literal else ".*"
+    if levels[0] in ("+", "#"):
+        text = rf"(?!\$){text}"
+    return re.compile(rf"{text}\Z", re.DOTALL).match
+
+
 def matches(pattern: str, topic: str) -> bool:
-    """Tell whether an MQTT topic filter matches a topic (MQTT 3.1.1, section 4.7)."""
-    wanted, levels = pattern.split("/"), topic.split("/")
-    if levels[0].startswith("$") and wanted[0] in ("+", "#"):
-        return False
-    for position, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if position >= len(levels) or (level != "+" and level != levels[position]):
-            return False
-    return len(wanted) == len(levels)
+    """Tell whether a topic filter matches a topic (MQTT 3.1.1, section 4.7)."""
+    return matcher(pattern)(topic) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,11 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from .decode import convert
-from .errors import BusError
+from .errors import BusError, pointer_step
 from .messages import Name
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PathText = Annotated[str, Meta(max_length=1024)]
-
-PATH_TYPES = ("websocket", "static", "json", "nodeinfo", "redirect", "path")
-"""Path services of the Web transport that Busbar renders (of those Crossbar.io has)."""
 
 
 class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +91,7 @@ def _check_paths(paths: dict[str, dict[str, Any]], pointer: str, depth: int = 0)
     if depth > 4:
         raise _wrong("paths nested deeper than 4", pointer)
     for name, value in paths.items():
-        at = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+        at = f"{pointer}/{pointer_step(name)}"
         _check_path_name(name, at, depth)
         service = convert(value, PathService, at, "invalid_configuration")
         for kind, member in _MEMBERS.items():

@@ -20,17 +20,17 @@ UserOption = Annotated[str | None, typer.Option("--username", help="User at the 
 PasswordOption = Annotated[
     str | None, typer.Option("--password-file", help="File (mode 0600) with the password.")
 ]
-TlsCaOption = Annotated[str | None, typer.Option("--tls-ca", help="Trusted authorities, a PEM file.")]
-TlsCertOption = Annotated[str | None, typer.Option("--tls-cert", help="Our certificate, a PEM file.")]
-TlsKeyOption = Annotated[str | None, typer.Option("--tls-key", help="Its private key, a PEM file.")]
+TlsCaOption = Annotated[str | None, typer.Option("--tls-ca", help="PEM file of trusted CAs.")]
+TlsCertOption = Annotated[str | None, typer.Option("--tls-cert", help="PEM file of the client certificate.")]
+TlsKeyOption = Annotated[str | None, typer.Option("--tls-key", help="PEM file of its private key.")]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="table, json or yaml.")]
 
 HELP = (
-    "Clusters of routers, run over MQTT.\n\n"
-    "The options below may stand anywhere on the line; environment variables BUSBAR_CONTEXT, BUSBAR_BROKER, "
-    "BUSBAR_REALM, BUSBAR_USERNAME, BUSBAR_PASSWORD_FILE, BUSBAR_PASSWORD, BUSBAR_TLS_CA, BUSBAR_TLS_CERT, "
-    "BUSBAR_TLS_KEY, BUSBAR_STATE, BUSBAR_TIMEOUT say the same, then the context of the config file, then a "
-    "local 'busbar up'.\n\n" + EXIT_HELP
+    "Run clusters of message routers over MQTT.\n\n"
+    "The options below may stand anywhere on the line. Precedence: options, then the environment variables "
+    "BUSBAR_CONTEXT, BUSBAR_BROKER, BUSBAR_REALM, BUSBAR_USERNAME, BUSBAR_PASSWORD_FILE, BUSBAR_PASSWORD, "
+    "BUSBAR_TLS_CA, BUSBAR_TLS_CERT, BUSBAR_TLS_KEY, BUSBAR_STATE, BUSBAR_TIMEOUT, then a context of the "
+    "config file, then a local 'busbar up'.\n\n" + EXIT_HELP
 )
 
 FORMATS = ("table", "json", "yaml")

@@ -11,9 +11,9 @@ import typer
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Expect = Annotated[int | None, typer.Option("--expect-version", min=0, help="Refuse unless at this version.")]
-Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait until it is done, showing the progress.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds that --wait waits at most.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the names alone.")]
+Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for completion, showing progress.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Timeout of --wait, in seconds.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")]
 Tag = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
 LabelText = Annotated[str | None, typer.Option("--label", help="A short text for people.")]
 Description = Annotated[str | None, typer.Option("--description", help="A longer text for people.")]

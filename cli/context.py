@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from busbar.bus.files import write_atomically
 from busbar.bus.options import split_urls
 
 from .errors import CliError, ExitCode, usage
@@ -16,7 +16,7 @@ from .errors import CliError, ExitCode, usage
 DEFAULT_REALM: Final = "default"
 DEFAULT_ROOT: Final = "busbar"
 UP_FILE: Final = "up.json"
-BROKER_HELP: Final = "Broker URL: mqtt(s)://, ws(s)://; of a cluster, several with commas."
+BROKER_HELP: Final = "Broker URL: mqtt(s)://, ws(s)://; several, comma-separated, for a cluster."
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +136,7 @@ def _text(value: str) -> str:
 def save_config(path: Path, config: Config) -> None:
     """Replace the config file whole, mode 0600."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(path, render_config(config))
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 so that a reader sees the old or the new one, never half."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-    new.replace(path)
+    write_atomically(path, render_config(config))
 
 
 def read_up(state: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ COUNTS = ("ready", "starting", "backoff", "pending", "unknown", "stopping")
 def summary(stat: Mapping[str, Any]) -> str:
     """The counts in one line: only those that are not zero."""
     counts = ", ".join(f"{stat[name]} {name}" for name in COUNTS if stat.get(name))
-    return f"{stat['scale']} wanted" + (f": {counts}" if counts else "")
+    return f"{stat['scale']} desired" + (f": {counts}" if counts else "")
 
 
 def print_stat(stat: Mapping[str, Any]) -> None:

@@ -25,8 +25,8 @@ def operations() -> Iterator[str]:
     yield from ("# Operations", "", NOTE, "")
     yield "A request goes to `busbar/v1/{realm}/request/{caller}/{operation}`, its reply to"
     yield "`busbar/v1/{realm}/response/{caller}/{inbox}`. A member followed by `?` may be left out."
-    yield "Every operation may also answer with " + _codes(COMMON_ERRORS) + ";"
-    yield "every change also with " + _codes(CHANGE_ERRORS) + "."
+    yield "Every operation may also return " + _codes(COMMON_ERRORS) + ";"
+    yield "every change also " + _codes(CHANGE_ERRORS) + "."
     yield from ("", "| operation | what it does |", "|---|---|")
     for row in OPERATIONS.values():
         yield f"| [`{row.name}`](#{row.name}) | {row.help} |"
@@ -36,9 +36,9 @@ def operations() -> Iterator[str]:
 
 def _operation(row: Operation) -> Iterator[str]:
     yield from ("", f"## {row.name}", "", row.help, "")
-    who = ", ".join(sorted(row.roles)) + (" (an operator: of its own clusters only)" if row.owned else "")
+    who = ", ".join(sorted(row.roles)) + (" (an operator: own clusters only)" if row.owned else "")
     yield f"- Kind: {'change' if row.change else 'read'}; roles: {who}."
-    yield f"- Errors: {_codes(row.errors) if row.errors else 'none of its own'}."
+    yield f"- Errors: {_codes(row.errors) if row.errors else 'none specific'}."
     schema = msgspec.json.schema(row.params)
     defs = schema["$defs"]
     members = list(_members(schema, defs, ""))
@@ -103,8 +103,8 @@ def errors() -> Iterator[str]:
     """The page of error codes."""
     yield from ("# Errors", "", NOTE, "")
     yield "The `error` member of a reply has RFC 9457's `title`, `detail` and `status`, a stable `code`, the"
-    yield "ancestor's `uri`, and `errors`: JSON pointers to the members at fault."
-    yield from ("", "| code | uri | status | worth a retry |", "|---|---|---|---|")
+    yield "`uri` that Crossbar.io uses where it has one, and `errors`: JSON pointers to the members at fault."
+    yield from ("", "| code | uri | status | retryable |", "|---|---|---|---|")
     for code, row in ERRORS.items():
         yield f"| `{code}` | `{row.uri}` | {row.status} | {'yes' if row.retryable else 'no'} |"
 
@@ -122,7 +122,7 @@ def events() -> Iterator[str]:
 def states() -> Iterator[str]:
     """The page of states and transitions."""
     yield from ("# States", "", NOTE, "")
-    yield "One table; one function, `busbar.bus.states.advance`, refuses everything that is not in it."
+    yield "`busbar.bus.states.advance` refuses every transition that is not in these tables."
     for kind, table in TRANSITIONS.items():
         yield from ("", f"## {kind.__name__}", "", (kind.__doc__ or "").strip(), "")
         yield from ("| from | to |", "|---|---|")

@@ -1,4 +1,4 @@
-"""What a manager is told by its command line. Pure."""
+"""A manager's configuration. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 from busbar.bus.decode import MAX_PAYLOAD
 from busbar.bus.options import ConnectOptions
+from busbar.bus.roles import READ_ROLES, in_words
 from busbar.bus.topics import Topics, is_name
 
 
 @dataclass(frozen=True)
 class ManagerConfig:
-    """One manager. `state` is its own folder; `heartbeat_s` is what the agents are told; `rate`, `burst` and
-    `in_flight` bound each caller (requests per second, requests at once, changes not yet answered).
+    """One manager. `state` is its own folder, `heartbeat_s` the agents' interval. `rate`, `burst` and
+    `in_flight` limit each caller: requests per second, size of a burst, changes not yet answered.
     """
 
     state: Path
@@ -29,7 +30,7 @@ class ManagerConfig:
     in_flight: int = 256
 
     def limits(self) -> dict[str, int]:
-        """What clients may know of the bounds."""
+        """The limits as clients see them."""
         return {
             "rate": int(self.rate),
             "burst": self.burst,
@@ -39,17 +40,17 @@ class ManagerConfig:
 
 
 def checked(config: ManagerConfig) -> Topics:
-    """The topics of a configuration that makes sense.
+    """Validate a configuration; returns its topics.
 
     Raises:
-        ValueError: a name, a role or a number is none.
+        ValueError: a name, a role or a number is invalid.
     """
     for name in (config.manager_id, *config.principals):
         if not is_name(name):
             raise ValueError(f"{name!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
-    unknown = set(config.principals.values()) - {"owner", "operator", "viewer"}
+    unknown = set(config.principals.values()) - READ_ROLES
     if unknown:
-        raise ValueError(f"unknown role {', '.join(sorted(unknown))}: use owner, operator or viewer")
+        raise ValueError(f"unknown role {', '.join(sorted(unknown))}: use {in_words()}")
     if not 0.05 <= config.heartbeat_s <= 3600 or min(config.rate, config.burst, config.in_flight) <= 0:
         raise ValueError("heartbeat_s is 0.05 to 3600 seconds; rate, burst and in_flight are above zero")
     return Topics(config.realm, config.root)

@@ -1,4 +1,4 @@
-"""How much one caller may ask: a token bucket and a bound on what is in flight. Pure."""
+"""Rate limit per caller: a token bucket and a limit on changes in flight. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_CALLERS: Final = 1_024
-"""Callers remembered; the one idle for longest is forgotten first, and starts with a full bucket again."""
+"""Buckets kept; the one idle for longest is dropped first, and starts full again."""
 IN_FLIGHT_RETRY_MS: Final = 50
 
 
@@ -30,7 +30,7 @@ class Limits:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def admit(self, caller: str, now: float, cost: float = 1.0) -> int | None:
-        """Take `cost` tokens: None when it may run, else the milliseconds after which to try again."""
+        """Take `cost` tokens: None when it may run, else the milliseconds after which to retry."""
         bucket = self._bucket(caller, now)
         if bucket is None:
             return IN_FLIGHT_RETRY_MS
@@ -45,13 +45,13 @@ class Limits:
         return None
 
     def charge(self, caller: str, cost: float) -> None:
-        """Take tokens for what an admitted request has turned out to cost; the bucket may owe some."""
+        """Take tokens for the actual cost of an admitted request; the bucket may go negative."""
         bucket = self._buckets.get(caller)
         if bucket is not None:
             bucket.tokens = max(-self._burst, bucket.tokens - cost)
 
     def began(self, caller: str) -> None:
-        """A change of this caller is under way."""
+        """A change of this caller is in flight."""
         bucket = self._buckets.get(caller)
         if bucket is not None:
             bucket.in_flight += 1
@@ -66,16 +66,16 @@ class Limits:
         return len(self._buckets)
 
     def _bucket(self, caller: str, now: float) -> _Bucket | None:
-        """This caller's bucket, now the youngest; None when all remembered ones have something in flight."""
+        """This caller's bucket, now the most recently used; None when all buckets have changes in flight."""
         bucket = self._buckets.get(caller)
         if bucket is None:
-            if len(self._buckets) >= self._max_callers and not self._forget():
+            if len(self._buckets) >= self._max_callers and not self._evict():
                 return None
             bucket = self._buckets[caller] = _Bucket(self._burst, now)
         self._buckets.move_to_end(caller)
         return bucket
 
-    def _forget(self) -> bool:
+    def _evict(self) -> bool:
         idle = next((name for name, bucket in self._buckets.items() if bucket.in_flight == 0), None)
         if idle is None:
             return False

@@ -19,9 +19,13 @@ import pytest
 
 from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
 from tests.certificates import certificates
+from tests.test_layers import WINGS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *ROOT.glob("docs/**/*.md"),
+]
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -34,6 +38,54 @@ def test_the_reference_is_up_to_date() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_files_named_by_the_architecture_and_the_rules_exist() -> None:
+    for name in ("docs/explanation/architecture.md", "CONTRIBUTING.md"):
+        named = re.findall(r"`((?:bus|manager|agent|cli|tests|docs)/[^`\s]*)`", (ROOT / name).read_text())
+        missing = [path for path in named if not (ROOT / path).exists()]
+        assert named and not missing, f"{name} names {missing}"
+
+
+def test_names_that_the_architecture_places_in_a_file_are_in_it() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    placed = re.findall(r"`([\w.-]+)` (?:in|of)\s+`(\w+/[^`\s]*\.py)`", text)
+    assert len(placed) > 5
+    assert not [pair for pair in placed if pair[0].rpartition(".")[2] not in (ROOT / pair[1]).read_text()]
+
+
+def test_the_architecture_has_a_row_for_every_wing() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+/\w+)/` \|", text, re.MULTILINE))
+    assert rows == {f"{package}/{wing}" for package, wings in WINGS.items() for wing in wings}
+
+
+def test_no_text_installs_the_package_index_s_busbar() -> None:
+    """That name belongs to another project: ours is installed from the clone, or as busbar-mqtt."""
+    wrong = re.compile(r"(?:pip|pipx|uv tool) install [^\n`]*(?<![\w/.-])busbar(?![\w-])")
+    texts = [*PAGES, *(path for room in WINGS for path in (ROOT / room).rglob("*.py"))]
+    found = [path for path in texts if wrong.search(path.read_text())]
+    assert not found
+
+
+def glossary() -> dict[str, str]:
+    """Its rows: the word, and the rest of the row."""
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \| (.*) \|$", (ROOT / "docs" / "glossary.md").read_text(), re.M)
+    return dict(rows)
+
+
+def test_the_glossary_is_in_order() -> None:
+    words = list(glossary())
+    assert len(words) > 20 and words == sorted(words, key=str.casefold)
+
+
+@pytest.mark.parametrize("word", glossary())
+def test_a_word_of_the_glossary_is_used(word: str) -> None:
+    """Somewhere else than in the glossary: a page, or the code."""
+    texts = [page for page in PAGES if page.name != "glossary.md"]
+    texts += [path for room in WINGS for path in (ROOT / room).rglob("*.py")]
+    used = re.compile(rf"(?<![a-z]){re.escape(word)}", re.IGNORECASE)
+    assert any(used.search(path.read_text()) for path in texts)
 
 
 def plain(line: str) -> str:

@@ -195,7 +195,7 @@ def failed(worker: Worker, now: float, failure: str, random_0_1: float) -> Worke
     """It exited, could not be started, or was stopped as unhealthy: it waits for its next start."""
     ready_for = now - worker.since if worker.phase is Phase.RUNNING else None
     failures = restart.failures_after(worker.failures, restart.classify_failure(ready_for))
-    delay = restart.next_delay(failures, random_0_1)
+    delay = restart.BACKOFF.delay(failures, random_0_1)
     return replace(
         worker,
         phase=Phase.WAITING,

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-BASE_S: Final = 0.25
-"""Seconds before the first restart: after one crash a worker is ready again well under 2 s (p99)."""
-FACTOR: Final = 2.0
-CAP_S: Final = 30.0
-"""Longest delay before jitter, seconds: a crash loop costs two starts a minute, and is never given up."""
-JITTER: Final = 0.2
-"""Largest relative change of a delay, so that workers that failed together do not restart together."""
+from busbar.bus.backoff import Backoff
+
+BACKOFF: Final = Backoff(base=0.25, cap=30.0, jitter=(0.8, 1.2))
+"""After one crash a worker is ready again well under 2 s (p99); a crash loop costs two starts a minute, and
+retries are unlimited."""
 STABLE_S: Final = 10.0
 """Seconds a worker must have been ready before its failure count is reset."""
 
@@ -56,15 +54,3 @@ def classify_failure(ready_for_s: float | None) -> Outcome:
     if ready_for_s is not None and ready_for_s >= STABLE_S:
         return Outcome.FAILED_AFTER_STABLE
     return Outcome.FAILED
-
-
-def next_delay(consecutive_failures: int, random_0_1: float) -> float:
-    """Seconds to wait before the next start; `random_0_1` from 0 to 1 sets the jitter.
-
-    No failure means no wait. Retries are unlimited.
-    """
-    if consecutive_failures <= 0:
-        return 0.0
-    # 2.0 ** 1024 overflows: past the cap the exponent no longer matters.
-    delay = min(CAP_S, BASE_S * FACTOR ** min(consecutive_failures - 1, 64))
-    return delay * (1.0 + JITTER * (2.0 * min(1.0, max(0.0, random_0_1)) - 1.0))

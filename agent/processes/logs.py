@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.files import rename
+
 MAX_BYTES: Final = 1 << 20
 KEEP: Final = 3
 _LINE_CHARS: Final = 300
@@ -48,7 +50,7 @@ def _keep_copy(path: Path, max_bytes: int, keep: int) -> None:
         for age in range(keep - 1, 0, -1):
             older = path.with_name(f"{path.name}.{age}")
             if older.exists():
-                older.replace(path.with_name(f"{path.name}.{age + 1}"))
+                rename(older, path.with_name(f"{path.name}.{age + 1}"))
         copy = path.with_name(f"{path.name}.1")
         copy.write_bytes(_last_bytes(path, max_bytes))
         copy.chmod(0o600)

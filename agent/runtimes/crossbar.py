@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.errors import pointer_step
+
 from ..processes.ports import PortRequest
 from .base import (
     AllProbes,
@@ -26,15 +28,7 @@ from .base import (
     check_worker,
 )
 from .programs import find_program, why_not_runnable
-from .transport import (
-    ROOT,
-    check_options,
-    checked_options,
-    checked_transport,
-    escape,
-    path_below,
-    port_request,
-)
+from .transport import ROOT, check_options, checked_options, checked_transport, path_below, port_request
 
 TYPES = ("web",)
 FOLDER = ".crossbar"
@@ -128,7 +122,7 @@ class CrossbarRuntime:
     def _services(self, given: Transport, pointer: str) -> dict[str, Rendered]:
         services = {}
         for name, service in given.items():
-            at = f"{pointer}/{escape(name)}"
+            at = f"{pointer}/{pointer_step(name)}"
             if name != "/" and not _PATH.fullmatch(name):
                 raise RuntimeConfigError(at, "a path is one level of letters, digits, '_' and '-'")
             services[name] = self._service(service, at)

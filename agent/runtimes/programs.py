@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from busbar.bus.files import write_atomically
+
 from .base import LaunchSpec
 
 _SBIN: Final = ("/usr/sbin", "/usr/local/sbin")
@@ -44,7 +46,7 @@ def prepare(launch: LaunchSpec, folder: Path) -> None:
     for name, content in launch.files.items():
         path = _within(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(path, content)
+        write_atomically(path, content, durable=False)  # written anew at each start
 
 
 def _within(folder: Path, name: str) -> Path:
@@ -52,12 +54,3 @@ def _within(folder: Path, name: str) -> Path:
     if not parts or name.startswith("/") or ".." in parts:
         raise ValueError(f"'{name}' is not inside the worker's folder")
     return folder.joinpath(*parts)
-
-
-def _write(path: Path, content: str) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(content)
-    new.replace(path)

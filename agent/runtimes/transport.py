@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 
-from busbar.bus.errors import BusError
+from busbar.bus.errors import BusError, pointer_step
 from busbar.bus.transport import check_transport, port_range
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortRequest
@@ -69,7 +69,7 @@ def checked_options(plain: Transport, allowed: Mapping[str, type]) -> Transport:
 def check_options(given: Transport, allowed: Mapping[str, type], pointer: str) -> Transport:
     """As `checked_options`, for any object at `pointer`."""
     for name, value in given.items():
-        at = f"{pointer}/{escape(name)}"
+        at = f"{pointer}/{pointer_step(name)}"
         if name not in allowed:
             raise RuntimeConfigError(at, f"unknown option (known: {', '.join(sorted(allowed)) or 'none'})")
         # A bool is an int in Python, but not in a configuration.
@@ -92,11 +92,6 @@ def path_below(root: Path | None, reference: str, pointer: str, setting: str) ->
     if ".." in path.parts or not path.is_relative_to(root):
         raise RuntimeConfigError(pointer, f"not below this node's '{setting}'")
     return path
-
-
-def escape(name: str) -> str:
-    """A member's name as part of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _interface(interface: str, pointer: str) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from busbar.bus.errors import pointer_step
 from busbar.bus.messages import AssignedWorker
 
 from ..processes.ports import choose_port
 from ..processes.sockets import is_free
 from ..runtimes import LaunchSpec, Runtime, RuntimeConfigError, Transport, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
-from ..runtimes.transport import escape
 from ..state import State
 
 
@@ -97,7 +97,9 @@ class SpecRenderer:
         return {**worker.transport, "paths": paths}
 
     def _paths(self, paths: Mapping[str, object], pointer: str) -> dict[str, object]:
-        return {name: self._path(service, f"{pointer}/{escape(name)}") for name, service in paths.items()}
+        return {
+            name: self._path(service, f"{pointer}/{pointer_step(name)}") for name, service in paths.items()
+        }
 
     def _path(self, service: object, pointer: str) -> object:
         if not isinstance(service, dict):

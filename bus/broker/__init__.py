@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import acl
+from ..clock import Clock, SystemClock
 from ..topics import NAME_PATTERN, is_name
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .hub import HardenedBroker
+    from .server import HardenedBroker
 
 __all__ = ["BrokerConfig", "EmbeddedBroker"]
 
@@ -55,7 +56,7 @@ class EmbeddedBroker:
     `config.realm` no name.
     """
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: BrokerConfig, clock: Clock | None = None) -> None:
         if not acl.is_root(config.root):
             raise ValueError(
                 f"topic root {config.root!r} must be plain levels of letters, digits, '_', '.', '-'"
@@ -63,6 +64,7 @@ class EmbeddedBroker:
         if config.realm is not None and not is_name(config.realm):
             raise ValueError(f"realm {config.realm!r} must match {NAME_PATTERN}")
         self._config = config
+        self._clock = clock or SystemClock()
         self._host = _loopback(config.host)
         self._broker: HardenedBroker | None = None
         self._ports: dict[str, int] = {}
@@ -85,7 +87,7 @@ class EmbeddedBroker:
             raise RuntimeError("the broker is running already")
         sockets = self._bind()
         try:
-            broker = _make(self._config, sockets)
+            broker = _make(self._config, sockets, self._clock)
             await broker.start()
         except BaseException:
             for sock in sockets.values():
@@ -164,15 +166,16 @@ def _why(error: OSError, host: str, port: int) -> str:
     return f"can't listen on port {port} of {host}: {error.strerror}; choose another port, or 0"
 
 
-def _make(config: BrokerConfig, sockets: dict[str, socket.socket]) -> "HardenedBroker":
+def _make(config: BrokerConfig, sockets: dict[str, socket.socket], clock: Clock) -> "HardenedBroker":
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(level)
     from amqtt.contexts import BrokerConfig as AmqttConfig
 
-    from .hub import HardenedBroker
+    from .server import HardenedBroker
 
-    kinds = {"default": "tcp", "ws": "ws"}
-    listeners: dict[str, Any] = {name: {"type": kinds[name], "bind": f"{config.host}:0"} for name in sockets}
-    access = {"accounts": str(config.accounts), "root": config.root, "realm": config.realm or "+"}
-    plugins = {"busbar.bus.broker.plugin.AccessPlugin": access}
-    return HardenedBroker(AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins}), sockets)
+    # amqtt opens nothing for an external listener: HardenedBroker serves the sockets itself.
+    listeners: dict[str, Any] = {name: {"type": "external"} for name in sockets}
+    access: dict[str, Any] = {"accounts": str(config.accounts), "root": config.root}
+    access |= {"realm": config.realm or "+", "clock": clock}
+    plugins = {"busbar.bus.broker.access_plugin.AccessPlugin": access}
+    return HardenedBroker(AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins}), sockets, clock)

@@ -1,27 +1,24 @@
 """The accounts of the embedded broker: one JSON file of names, kinds and salted password hashes.
 
-The file is private (mode 0600, in a folder made with 0700), is replaced whole (temporary file, fsync,
-rename) so that a reader never sees half of it, and is changed only under a lock file, so that processes
-working at the same time don't lose each other's accounts. Secrets are never stored.
+The file is private (mode 0600, in a folder made with 0700), is replaced whole, and is changed only under a
+lock file, so that processes working at the same time don't lose each other's accounts. Secrets are never
+stored.
 """
 
 import base64
-import fcntl
 import hashlib
 import hmac
 import json
 import os
 import secrets
 import stat
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from ..acl import KINDS
+from ..files import FileLock, write_atomically
 from ..topics import NAME_PATTERN, is_name
 
 # scrypt's cost: a secret of 32 characters or more is taken for one made by `new_secret` (256 random bits),
@@ -32,9 +29,6 @@ _COST_MACHINE: Final = 2**12
 _COST_HUMAN: Final = 2**15
 _BLOCK: Final = 8
 _MEMORY: Final = 64 * 1024 * 1024
-
-_LOCK_TRIES: Final = 500
-_LOCK_PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,50 +157,10 @@ def write_accounts(path: Path, table: Mapping[str, Account]) -> None:
 
 
 def replace_json(path: Path, rows: Mapping[str, Any]) -> None:
-    """Replace a private file (0600) whole: a reader sees the old one or the new one, also after a crash."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
+    """Replace a private file (0600) whole and durably. Raises OSError."""
+    write_atomically(path, json.dumps(rows, indent=1, sort_keys=True))
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file beside `path`. It is never removed: a lock on a removed file protects nothing.
-
-    Raises TimeoutError when another process holds it for 10 s.
-    """
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _take(descriptor, path)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, path: Path) -> None:
-    pause = threading.Event()  # never set: a bounded wait between two tries
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pause.wait(_LOCK_PAUSE_S)
-        else:
-            return
-    raise TimeoutError(f"accounts file {path} is locked by another process")
+def locked(path: Path) -> FileLock:
+    """The lock that whoever changes `path` holds; waiting for it raises TimeoutError after 10 s."""
+    return FileLock(Path(f"{path}.lock"))

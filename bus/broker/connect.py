@@ -1,4 +1,4 @@
-"""The first packet of a connection: taken apart and judged before anything else is touched."""
+"""The first packet of a connection: decoded and checked before anything else happens."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +14,8 @@ from amqtt.mqtt.connack import (
 from amqtt.mqtt.connect import ConnectPayload, ConnectVariableHeader
 from amqtt.mqtt.packet import CONNECT, MQTTFixedHeader
 
-from .session import Message
-from .wire import Malformed
+from .packet_stream import Malformed
+from .session import Publication
 
 ACCEPTED: Final = 0
 NOT_AUTHORIZED_CODE: Final[int] = NOT_AUTHORIZED
@@ -32,10 +32,10 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Will:
+class LastWill:
     """What to publish when the client vanishes."""
 
-    message: Message
+    publication: Publication
     retain: bool
 
 
@@ -48,7 +48,7 @@ class Connect:
     password: str
     clean: bool
     keep_alive_s: int
-    will: Will | None
+    will: LastWill | None
 
 
 def connack(code: int, present: bool = False) -> bytes:
@@ -57,7 +57,7 @@ def connack(code: int, present: bool = False) -> bytes:
 
 
 async def read_connect(header: MQTTFixedHeader, body: BufferReader) -> Connect:
-    """Judge the first packet. Raises Refused when a CONNACK can say why, else Malformed."""
+    """Check the first packet. Raises Refused when a CONNACK can say why, else Malformed."""
     if header.packet_type != CONNECT or header.flags:
         raise Malformed("the first packet is not a CONNECT")
     try:
@@ -96,10 +96,10 @@ def _check_payload(variable: ConnectVariableHeader, payload: ConnectPayload) -> 
         raise Refused(NOT_AUTHORIZED, "nobody is anonymous here")
 
 
-def _will(variable: ConnectVariableHeader, payload: ConnectPayload) -> Will | None:
+def _will(variable: ConnectVariableHeader, payload: ConnectPayload) -> LastWill | None:
     if not variable.will_flag:
         return None
     if payload.will_topic is None or payload.will_message is None or variable.will_qos > 2:
         raise Malformed("will without topic, message or a valid QoS")
-    message = Message(payload.will_topic, bytes(payload.will_message), min(variable.will_qos, 1))
-    return Will(message, variable.will_retain_flag)
+    publication = Publication(payload.will_topic, bytes(payload.will_message), min(variable.will_qos, 1))
+    return LastWill(publication, variable.will_retain_flag)

@@ -9,8 +9,8 @@ file of old states could only disagree with them.
 import logging
 from typing import Final
 
-from .session import MAX_FILTERS, Encode, Message, Session
-from .tree import SubscriptionTree, TopicTree
+from .session import MAX_FILTERS, Encode, Publication, Session
+from .topic_tree import SubscriptionTree, TopicTree
 
 MAX_RETAINED: Final = 100_000
 MAX_RETAINED_BYTES: Final = 128 * 1024 * 1024
@@ -29,7 +29,7 @@ class Router:
         self._encode = encode
         self._sessions: dict[tuple[str, str], Session] = {}
         self._tree: SubscriptionTree[Session] = SubscriptionTree()
-        self._retained: TopicTree[Message] = TopicTree()
+        self._retained: TopicTree[Publication] = TopicTree()
         self._retained_bytes = 0
 
     def open(self, owner: str, client_id: str, persistent: bool) -> tuple[Session, bool]:
@@ -96,7 +96,7 @@ class Router:
         for message in self._retained.match(wanted):
             session.deliver(message, min(qos, message.qos))
 
-    def publish(self, message: Message, retain: bool) -> None:
+    def publish(self, message: Publication, retain: bool) -> None:
         """Keep the message if it is to be retained, and hand it to everybody subscribed."""
         if retain:
             self._retain(message)
@@ -107,16 +107,12 @@ class Router:
                 plain = self._encode(message, None, False)
             session.deliver(message, qos, plain)
 
-    def retained(self, topic: str) -> Message | None:
-        """What is retained on the topic."""
-        return self._retained.get(topic)
-
-    def _retain(self, message: Message) -> None:
+    def _retain(self, message: Publication) -> None:
         old = self._retained.pop(message.topic)
         self._retained_bytes -= old.cost if old is not None else 0
         if not message.payload:
             return
-        kept = Message(message.topic, message.payload, message.qos, retain=True)
+        kept = Publication(message.topic, message.payload, message.qos, retain=True)
         if len(self._retained) >= MAX_RETAINED or self._retained_bytes + kept.cost > MAX_RETAINED_BYTES:
             log.warning("retained store is full: %s is delivered but not kept", message.topic)
             return

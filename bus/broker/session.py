@@ -22,8 +22,8 @@ _PER_MESSAGE: Final = 200  # bytes of bookkeeping, so that many empty messages c
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One application message; `qos` is the publisher's, `retain` marks one from the retained store."""
+class Publication:
+    """One published message; `qos` is the publisher's, `retain` marks one from the retained store."""
 
     topic: str
     payload: bytes
@@ -49,8 +49,8 @@ class Sink(Protocol):
         """Drop the connection at once because its client came back on another one."""
 
 
-Encode = Callable[[Message, int | None, bool], bytes]
-"""message, packet id (None at QoS 0), dup -> packet"""
+Encode = Callable[[Publication, int | None, bool], bytes]
+"""publication, packet id (None at QoS 0), dup -> packet"""
 
 
 @dataclass(eq=False)
@@ -64,8 +64,8 @@ class Session:
     sink: Sink | None = None
     filters: dict[str, int] = field(default_factory=dict)
     received: set[int] = field(default_factory=set)  # ids of incoming QoS 2 messages not yet released
-    _in_flight: dict[int, Message] = field(default_factory=dict)
-    _waiting: deque[Message] = field(default_factory=deque)
+    _in_flight: dict[int, Publication] = field(default_factory=dict)
+    _waiting: deque[Publication] = field(default_factory=deque)
     _held: int = 0
     _last_id: int = 0
 
@@ -85,7 +85,7 @@ class Session:
         """The connection is gone."""
         self.sink = None
 
-    def deliver(self, message: Message, qos: int, plain: bytes | None = None) -> None:
+    def deliver(self, message: Publication, qos: int, plain: bytes | None = None) -> None:
         """Send the message with this QoS; `plain` is its QoS 0 packet when the caller has it already."""
         if qos:
             self._hold(message)
@@ -99,7 +99,7 @@ class Session:
             self._held -= message.cost
             self._pump()
 
-    def _hold(self, message: Message) -> None:
+    def _hold(self, message: Publication) -> None:
         if self.sink is None and (not self.persistent or len(self._waiting) >= MAX_AWAY):
             return
         if self._held + message.cost > MAX_HELD_BYTES:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,9 +25,10 @@ from ..backoff import Backoff
 from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
+from ..topics import matcher
 from .broker_rotation import Rota
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from .mqtt_util import compiled, reason, settle, tell, tls_context
+from .mqtt_util import reason, settle, tell, tls_context
 from .paho_client import Client, from_paho, to_paho
 
 log = logging.getLogger("busbar.bus")
@@ -59,7 +59,7 @@ class MqttLink:
         self._clock = clock
         self._random = random
         self._will = will
-        self._subscriptions: dict[str, tuple[re.Pattern[str], Handler, int]] = {}
+        self._subscriptions: dict[str, tuple[Callable[[str], object], Handler, int]] = {}
         self._hooks: list[ConnectHook] = []
         self._session: _Session | None = None
         self._up = asyncio.Event()
@@ -75,7 +75,7 @@ class MqttLink:
         return self._conn
 
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
-        self._subscriptions[pattern] = (compiled(pattern), handler, qos)
+        self._subscriptions[pattern] = (matcher(pattern), handler, qos)
         if self._session and self.connected:
             self._session.subscribe([(pattern, qos)])
 
@@ -215,8 +215,8 @@ class MqttLink:
                 session.close("a connect hook failed")
 
     def _deliver(self, message: Message) -> None:
-        for pattern, handler, _ in tuple(self._subscriptions.values()):
-            if pattern.match(message.topic):
+        for matching, handler, _ in tuple(self._subscriptions.values()):
+            if matching(message.topic):
                 try:
                     handler(message)
                 except Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import ssl
 
 from ..errors import BusOfflineError
@@ -12,15 +11,6 @@ from ..options import ConnectOptions
 from .link import Done
 
 log = logging.getLogger("busbar.bus")
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A topic filter as a regular expression."""
-    wild = {"+": "[^/]*", "#": ".*"}
-    text = "/".join(wild.get(level) or re.escape(level) for level in pattern.split("/"))
-    if text.endswith("/.*"):
-        text = text[: -len("/.*")] + "(?:/.*)?"
-    return re.compile(text + r"\Z", re.DOTALL)
 
 
 def settle(future: asyncio.Future[None], error: BusOfflineError | None) -> None:

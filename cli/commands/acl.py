@@ -12,16 +12,16 @@ from .. import common_options as n
 from ..context import given, settings
 from ..errors import usage
 
-app = n.noun("Print the access rules for an outside broker.")
+app = n.noun("Print the ACL for an outside broker.")
 
 
-@app.command(help="Print the access rules of the bus contract in the form an outside broker reads.")
+@app.command(help="Print the ACL of the bus contract in the format of an outside broker.")
 def acl(
     broker: Annotated[
         Literal["mosquitto", "emqx", "nats"], typer.Option("--broker", help="mosquitto, emqx or nats.")
     ],
     manager: Annotated[str, typer.Option(help="The manager's user name.")] = "manager",
-    person: Annotated[list[str] | None, typer.Option(help="A user who operates; may be repeated.")] = None,
+    person: Annotated[list[str] | None, typer.Option(help="A person's user name; may be repeated.")] = None,
     node: Annotated[list[str] | None, typer.Option(help="A node (nats only); may be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="First topic level.")] = None,
 ) -> None:

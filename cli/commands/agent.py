@@ -20,25 +20,25 @@ def agent(
     state: Annotated[Path | None, typer.Option("--state", help="The agent's folder.")] = None,
     runtimes: Annotated[Path | None, typer.Option("--runtimes", help="This node's runtimes, TOML.")] = None,
     host: Annotated[
-        str | None, typer.Option("--host", help="The address its workers are reached at.")
+        str | None, typer.Option("--host", help="Address under which clients reach its workers.")
     ] = None,
     max_workers: Annotated[
-        int | None, typer.Option("--max-workers", min=0, help="Never more than these.")
+        int | None, typer.Option("--max-workers", min=0, help="Maximum number of workers.")
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
     static_root: Annotated[
         list[Path] | None, typer.Option("--static-root", help="Folder of static paths.")
     ] = None,
     stop_workers: Annotated[
-        bool, typer.Option("--stop-workers/--keep-workers", help="What happens to them at the end.")
+        bool, typer.Option("--stop-workers/--keep-workers", help="Whether workers stop with the agent.")
     ] = False,
     adopt_store: Annotated[
         bool,
-        typer.Option("--adopt-store", help="Let the next assignment of another manager take over, once."),
+        typer.Option("--adopt-store", help="Accept the next assignment of another store, once."),
     ] = False,
     join: Annotated[
         str | None,
-        typer.Option("--join", help="First exchange the token in this file (-: standard input)."),
+        typer.Option("--join", help="First redeem the join token in this file (-: standard input)."),
     ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:

@@ -13,17 +13,19 @@ from .. import output
 from ..context import state_path
 from ..errors import CliError, ExitCode
 
-app = n.noun("Copy the manager's store into one file, also while it runs.")
-restore_app = n.noun("Put a backup in the place of the manager's store.")
+app = n.noun("Copy the manager's store into one file, even while it runs.")
+restore_app = n.noun("Replace the manager's store with a backup.")
 
 State = Annotated[Path | None, typer.Option("--state", help="Folder of the manager's SQLite file.")]
 Epoch = Annotated[
     int | None,
-    typer.Option("--epoch", min=0, max=2**52, help="Go on above this epoch; default: the clock, in seconds."),
+    typer.Option(
+        "--epoch", min=0, max=2**52, help="Continue above this epoch; default: the clock, in seconds."
+    ),
 ]
 
 
-@app.command(help="Copy the manager's store into one verified file of mode 0600, also while it runs.")
+@app.command(help="Copy the manager's store into one verified file of mode 0600, even while it runs.")
 def backup(
     file: Annotated[Path, typer.Argument(help="The copy.")],
     state: State = None,
@@ -39,15 +41,15 @@ def backup(
         copy(_folder(state), target, _now())
     except StoreRefusedError as error:
         raise CliError(str(error)) from None
-    output.done({"file": str(target), "bytes": target.stat().st_size}, f"{target} is a sound copy")
+    output.done({"file": str(target), "bytes": target.stat().st_size}, f"{target} is a verified copy")
 
 
-@restore_app.command(help="Put a backup in the place of the manager's store; the manager must be stopped.")
+@restore_app.command(help="Replace the manager's store with a backup; the manager must be stopped.")
 def restore(
     file: Annotated[Path, typer.Argument(help="A file that 'busbar backup' made.")],
     state: State = None,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Let it speak at once: see 'busbar manager take-over'.")
+        bool, typer.Option("--take-over", help="Also do 'busbar manager take-over'.")
     ] = False,
     epoch: Epoch = None,
 ) -> None:
@@ -59,13 +61,13 @@ def restore(
         aside = put(folder, file.expanduser().absolute(), _now())
     except StoreRefusedError as error:
         raise CliError(str(error)) from None
-    kept = f"; the store that was there is kept as {aside}" if aside else ""
+    kept = f"; the previous store is kept as {aside}" if aside else ""
     text = f"restored into {folder}{kept}"
     if take_over:
         next_epoch = _take_over(folder, epoch)
-        text += f"; it speaks with epoch {next_epoch} when the manager is started"
+        text += f"; the manager publishes with epoch {next_epoch} from its next start"
     else:
-        text += "; it says nothing until 'busbar manager take-over'"
+        text += "; it publishes nothing before 'busbar manager take-over'"
     output.done({"state": str(folder), "kept": str(aside) if aside else None, "speaks": take_over}, text)
 
 
@@ -75,7 +77,7 @@ def take_over(state: State = None, epoch: Epoch = None) -> None:
     next_epoch = _take_over(folder, epoch)
     output.done(
         {"state": str(folder), "epoch": next_epoch},
-        f"{folder} takes over with epoch {next_epoch}: agents follow, and an original that still runs stops",
+        f"{folder} takes over with epoch {next_epoch}: agents follow it, an original that still runs exits",
     )
 
 

@@ -12,7 +12,7 @@ from .. import common_options as n
 from ..context import given, state_path
 from ..errors import CliError, ExitCode, usage
 
-app = n.noun("Run the embedded broker (loopback only); its accounts.", bare=True)
+app = n.noun("Run the embedded broker (loopback only), manage its accounts.", bare=True)
 
 State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
 Kind = Annotated[Literal["person", "node", "manager"], typer.Argument(help="person, node or manager.")]
@@ -55,7 +55,7 @@ def run(
     raise typer.Exit(run.serve(spec))
 
 
-@app.command("add-account", help="Give a user an account; its secret lies in a file, whose name is printed.")
+@app.command("add-account", help="Create a user's account; prints the name of the file with its secret.")
 def add_account(ctx: typer.Context, name: str, kind: Kind, state: State = None) -> None:
     from busbar.bus.topics import is_name
 
@@ -69,7 +69,7 @@ def add_account(ctx: typer.Context, name: str, kind: Kind, state: State = None) 
     print(folder / SECRETS / name)
 
 
-@app.command("remove-account", help="Take a user's account away; he is disconnected.")
+@app.command("remove-account", help="Remove a user's account and disconnect it.")
 def remove_account(ctx: typer.Context, name: str, state: State = None) -> None:
     from busbar.bus.broker.accounts import remove_account as remove
 

@@ -145,7 +145,7 @@ def stat(cluster: n.ClusterArgument) -> None:
 @n.verb(app, "nodes", "list_routercluster_nodes", "get_routercluster_node")
 def nodes(
     cluster: n.ClusterArgument,
-    status: Annotated[str | None, typer.Option("--status", help="Only nodes in this state.")] = None,
+    status: Annotated[str | None, typer.Option("--status", help="Only nodes in this status.")] = None,
     quiet: n.Quiet = False,
 ) -> None:
     async def work(s: Session) -> Any:
@@ -172,9 +172,11 @@ def nodes(
 def add_node(
     cluster: n.ClusterArgument,
     node: n.NodeArgument,
-    hardlimit: Annotated[int | None, typer.Option(min=0, help="Never more workers of it there.")] = None,
+    hardlimit: Annotated[
+        int | None, typer.Option(min=0, help="Maximum of the cluster's workers there.")
+    ] = None,
     softlimit: Annotated[
-        int | None, typer.Option(min=0, help="More only where nothing else has room.")
+        int | None, typer.Option(min=0, help="Beyond this, other nodes are preferred.")
     ] = None,
     expect_version: n.Expect = None,
 ) -> None:

@@ -59,7 +59,7 @@ def _known(config: Config, name: str) -> Layer:
     return config.contexts[name]
 
 
-@app.command("list", help="List the contexts; the current one bears a star.")
+@app.command("list", help="List the contexts; a star marks the current one.")
 def list_() -> None:
     _, config = _load()
     rows = [
@@ -69,8 +69,8 @@ def list_() -> None:
     output.show_list(rows, COLUMNS, "no contexts")
 
 
-@app.command(help="Show a context, or the settings in force.")
-def show(name: Annotated[str | None, typer.Argument(help="Left out: what is in force.")] = None) -> None:
+@app.command(help="Show a context, or the effective settings.")
+def show(name: Annotated[str | None, typer.Argument(help="Default: the effective settings.")] = None) -> None:
     if name is None:
         output.show_object(_plain(settings(given(), os.environ)), MEMBERS)
     else:

@@ -16,7 +16,7 @@ from .. import common_options as n
 from .. import output
 from ..connect import Session, run
 
-app = n.noun("Lifecycle events: stored ones, or live.")
+app = n.noun("Lifecycle events: stored or live.")
 
 QUEUE: Final = 10_000
 """Live events not printed yet; what does not fit shows up as a gap and is fetched."""
@@ -64,7 +64,7 @@ def line(event: Mapping[str, Any]) -> str:
 @n.verb(app, "list", "get_events")
 def list_(
     since: Annotated[
-        int | None, typer.Option("--since", min=0, help="After this sequence; none: the last.")
+        int | None, typer.Option("--since", min=0, help="After this sequence; default: the latest events.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=PAGE)] = 50,
 ) -> None:
@@ -77,14 +77,14 @@ def list_(
     output.show_list(run(work), COLUMNS, "no events")
 
 
-@n.verb(app, "watch", "get_events", more="Then the live ones, one line each, until interrupted.")
+@n.verb(app, "watch", "get_events", instead="Print events as they happen, until interrupted.")
 def watch(
     cluster: Annotated[
         str | None,
-        typer.Option("--cluster", "-c", help="Of this cluster alone.", autocompletion=n.complete_cluster),
+        typer.Option("--cluster", "-c", help="Only this cluster's.", autocompletion=n.complete_cluster),
     ] = None,
     since: Annotated[int | None, typer.Option("--since", min=0, help="Begin after this sequence.")] = None,
-    count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many.")] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="Exit after this many events.")] = None,
 ) -> None:
     run(lambda s: _watch(s, cluster, since, count))
 

@@ -28,10 +28,10 @@ COLUMNS: list[output.Column] = [
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
 Runtime = Annotated[str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
-StartDeadline = Annotated[float | None, typer.Option(help="Seconds a start may take.")]
+StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
 
 
-@n.verb(app, "add", "add_routercluster_workergroup", more="GROUP may be left out with -c: it gets a name.")
+@n.verb(app, "add", "add_routercluster_workergroup", more="Without GROUP (and with -c) it gets a name.")
 def add(
     group: Annotated[str | None, typer.Argument(help="cluster/group, or its name with -c.")] = None,
     cluster: n.ClusterOption = None,
@@ -104,10 +104,10 @@ def _only(name: str, goal: wait.Goal) -> wait.Goal:
 @n.verb(app, "list", "list_routercluster_workergroups", "get_routercluster_workergroup")
 def list_(
     cluster: Annotated[
-        str | None, typer.Argument(help="Of this cluster alone.", autocompletion=n.complete_cluster)
+        str | None, typer.Argument(help="Only this cluster's.", autocompletion=n.complete_cluster)
     ] = None,
     cluster_option: n.ClusterOption = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only groups in this state.")] = None,
+    status: Annotated[str | None, typer.Option("--status", help="Only groups in this status.")] = None,
     quiet: n.Quiet = False,
 ) -> None:
     found = run(lambda s: _list(s, cluster or cluster_option, status))
@@ -186,10 +186,10 @@ def update(
     lost_after: LostAfter = None,
     start_deadline: StartDeadline = None,
     max_unavailable: Annotated[
-        int | None, typer.Option(min=0, help="So many workers fewer may be ready meanwhile; 1 if not said.")
+        int | None, typer.Option(min=0, help="Workers below the scale that may be not ready; default 1.")
     ] = None,
     max_surge: Annotated[
-        int | None, typer.Option(min=0, help="So many workers more may run meanwhile; 0 if not said.")
+        int | None, typer.Option(min=0, help="Workers above the scale that may run; default 0.")
     ] = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
+from busbar.bus.roles import OWNER
 
 from .. import common_options as n
 from ..context import state_path
 
-app = n.noun("Run the manager; check its file; ask how it is.", bare=True)
+app = n.noun("Run the manager, check its store, show its state.", bare=True)
 
 DATABASE: Final = "busbar.db"
 State = Annotated[Path | None, typer.Option("--state", help="Folder of its SQLite file.")]
@@ -26,13 +27,15 @@ def run(
     ctx: typer.Context,
     state: State = None,
     manager_id: Annotated[str, typer.Option("--id", help="Its id, a level of its topics.")] = "m1",
-    heartbeat: Annotated[float, typer.Option(min=0.1, help="Seconds between heartbeats of nodes.")] = 5.0,
+    heartbeat: Annotated[
+        float, typer.Option(min=0.1, help="Heartbeat interval of the nodes, in seconds.")
+    ] = 5.0,
     owner: Annotated[
         list[str] | None, typer.Option(help="A user with role owner in a new database; default: admin.")
     ] = None,
     mqtt: Annotated[
         Literal["auto", "5", "3.1.1"],
-        typer.Option("--mqtt", help="Version; auto: 5, or 3.1.1 where the broker has no 5."),
+        typer.Option("--mqtt", help="MQTT version; auto: 5, or 3.1.1 where the broker has no 5."),
     ] = "auto",
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -53,7 +56,7 @@ def run(
         manager_id=manager_id,
         heartbeat_s=heartbeat,
         mqtt=mqtt,
-        principals=dict.fromkeys(owner or ["admin"], "owner"),
+        principals=dict.fromkeys(owner or ["admin"], OWNER),
     )
     raise typer.Exit(run.serve(spec))
 
@@ -64,7 +67,7 @@ def check(
     path: Annotated[Path | None, typer.Argument(help="The file; default: that of the state folder.")] = None,
     state: State = None,
 ) -> None:
-    from busbar.manager.service import check as verify
+    from busbar.manager.store import check as verify
 
     from .. import output
     from ..errors import CliError, ExitCode
@@ -76,7 +79,7 @@ def check(
     if output.output_format() != "table":
         output.dump({"file": str(file), "ok": not problems, "problems": problems})
     elif not problems:
-        print(f"{file} is sound")
+        print(f"{file} is intact")
     for problem in problems if output.output_format() == "table" else ():
         print(problem)
     if problems:
@@ -96,14 +99,14 @@ _show.operations = ("get_manager",)  # type: ignore[attr-defined]
 app.command("show", help="Return the manager's own state.")(_show)
 
 
-@app.command("take-over", help="Let a store that was restored from a backup speak again.")
+@app.command("take-over", help="Let a manager publish from a restored store.")
 def take_over(
     ctx: typer.Context,
     state: State = None,
     epoch: Annotated[
         int | None,
         typer.Option(
-            "--epoch", min=0, max=2**52, help="Go on above this epoch; default: the clock's seconds."
+            "--epoch", min=0, max=2**52, help="Continue above this epoch; default: the clock, in seconds."
         ),
     ] = None,
 ) -> None:

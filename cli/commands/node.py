@@ -29,11 +29,11 @@ Name = Annotated[str, typer.Argument(help="Its name; the agent's user name at th
 
 
 Valid = Annotated[
-    float, typer.Option("--valid", min=1.0, max=86_400.0, help="Seconds that the token is good.")
+    float, typer.Option("--valid", min=1.0, max=86_400.0, help="Seconds that the token is valid.")
 ]
 Keep = Annotated[
     bool,
-    typer.Option("--keep-account", help="Let an absent agent come back once more, and stop its workers."),
+    typer.Option("--keep-account", help="Let an absent agent connect once more, to stop its workers."),
 ]
 VALID_S: Final = 900.0
 """Seconds."""
@@ -47,7 +47,7 @@ def _ago(ms: int | None) -> str:
 
 @n.verb(app, "list", "list_nodes", "get_node")
 def list_(
-    status: Annotated[str | None, typer.Option("--status", help="Only nodes in this state.")] = None,
+    status: Annotated[str | None, typer.Option("--status", help="Only nodes in this status.")] = None,
     quiet: n.Quiet = False,
 ) -> None:
     async def work(s: Session) -> Any:
@@ -65,7 +65,7 @@ def show(node: n.NodeArgument) -> None:
     output.show_object(run(lambda s: s.node(node)))
 
 
-@n.verb(app, "pair", "pair_node", more="With our own broker, print a token with which it can join.")
+@n.verb(app, "pair", "pair_node", more="With the embedded broker, print a join token.")
 def pair(
     node: Name,
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
@@ -86,7 +86,7 @@ def pair(
     app,
     "token",
     "get_node_by_name",
-    instead="Print a new token with which a node can join; an unused one is void.",
+    instead="Print a new token with which a node can join; revokes an unused one.",
 )
 def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
     state = accounts.local_state()
@@ -98,7 +98,7 @@ def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
     accounts.print_token(state, {"name": found["name"]}, found["name"], valid)
 
 
-@app.command("join", help="On a new node: exchange a token for credentials, which are left in a file.")
+@app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")
 def join(
     node: Name,
     token: Annotated[str, typer.Option("--token", help="File with the token; -: standard input.")] = "-",
@@ -113,7 +113,7 @@ def join(
 @n.verb(app, "drain", "drain_node")
 def drain(
     node: n.NodeArgument,
-    reason: Annotated[str | None, typer.Option(help="Why, for whoever looks at the node.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, shown with the node.")] = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
@@ -146,7 +146,7 @@ def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
     output.done(changed, f"node '{changed['name']}' takes workers again")
 
 
-@n.verb(app, "unpair", "unpair_node", more="With our own broker, its account goes too.")
+@n.verb(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")
 def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: Keep = False) -> None:
     state = accounts.local_state()
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+from busbar.bus.roles import Role, in_words
 
 from .. import common_options as n
 from .. import output
 from ..connect import run
 from ..services import accounts
 
-app = n.noun("Users and their roles. The broker proves who somebody is; the manager decides what he may do.")
+app = n.noun("Users and their roles. The broker authenticates; the manager authorises by role.")
 
 COLUMNS: list[output.Column] = [("name", "name"), ("role", "role"), ("oid", "oid")]
 Name = Annotated[str, typer.Argument(help="User name at the broker.")]
-Role = Annotated[Literal["owner", "operator", "viewer"], typer.Argument(help="owner, operator or viewer.")]
+RoleArgument = Annotated[Role, typer.Argument(help=f"{in_words()}.")]
 
 
 @n.verb(app, "list", "list_principals")
@@ -25,7 +26,7 @@ def list_() -> None:
 
 
 @n.verb(app, "add", "add_principal")
-def add(name: Name, role: Role) -> None:
+def add(name: Name, role: RoleArgument) -> None:
     state = accounts.local_state()
     accounts.refuse_other(state, name, accounts.PERSON)
     made = run(lambda s: s.call("add_principal", principal={"name": name, "role": role}))
@@ -33,12 +34,12 @@ def add(name: Name, role: Role) -> None:
         output.done(made, f"principal '{name}' is {made['role']}")
         return accounts.explain_external(name, "add")
     secret = str(accounts.add(state, name, accounts.PERSON))
-    text = f"principal '{name}' is {made['role']}; the password lies in {secret}"
+    text = f"principal '{name}' is {made['role']}; its password is in {secret}"
     return output.done({**made, "password_file": secret}, text)
 
 
 @n.verb(app, "role", "set_principal_role")
-def role(name: Name, role: Role) -> None:
+def role(name: Name, role: RoleArgument) -> None:
     changed = run(lambda s: s.call("set_principal_role", principal_name=name, role=role))
     output.done(changed, f"principal '{name}' is {changed['role']}")
 

@@ -16,7 +16,9 @@ from ..stats import GOOD, summary
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@n.verb(app, "status", "get_manager", more="Show the whole realm on one screen, with what is wrong and why.")
+@n.verb(
+    app, "status", "get_manager", instead="Show the realm on one screen, with problems and their reasons."
+)
 def status() -> None:
     found = run(gather)
     if output.output_format() != "table":
@@ -49,7 +51,7 @@ def screen(found: Mapping[str, Any]) -> list[str]:
         "",
         *_table("CLUSTER", found["clusters"], summary),
         "",
-        *_table("NODE", found["nodes"], lambda row: f"{row['workers']} workers"),
+        *_table("NODE", found["nodes"], lambda row: f"{row['workers']} worker{'s'[row['workers'] == 1 :]}"),
         "",
         *_problems(found),
     ]

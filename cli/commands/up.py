@@ -28,22 +28,28 @@ ONLINE_S: Final = 15.0
 log = logging.getLogger("busbar.up")
 
 
-Agents = Annotated[int | None, typer.Option("--agents", "-a", min=0, help="That many nodes: n1, n2 ...")]
+Agents = Annotated[int | None, typer.Option("--agents", "-a", min=0, help="Number of nodes: n1, n2 ...")]
 Node = Annotated[list[str] | None, typer.Option("--node", help="A node of this name; may be repeated.")]
 State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
 Port = Annotated[
     int | None,
-    typer.Option("--port", min=0, max=65535, help="The broker's; none: the last, 1883, or a free one."),
+    typer.Option(
+        "--port", min=0, max=65535, help="Port of the broker; default: the last one, 1883, or a free one."
+    ),
 ]
 Realm = Annotated[str | None, typer.Option("--realm", help="Management realm.")]
-Broker = Annotated[str | None, typer.Option("--broker", help="An outside broker instead of our own.")]
-StopWorkers = Annotated[
-    bool, typer.Option("--stop-workers/--keep-workers", help="What happens to the workers at the end.")
+Broker = Annotated[
+    str | None, typer.Option("--broker", help="An outside broker instead of the embedded one.")
 ]
-Heartbeat = Annotated[float | None, typer.Option("--heartbeat", min=0.1, help="Seconds; default 5.")]
+StopWorkers = Annotated[
+    bool, typer.Option("--stop-workers/--keep-workers", help="Whether workers stop with it.")
+]
+Heartbeat = Annotated[
+    float | None, typer.Option("--heartbeat", min=0.1, help="Heartbeat interval in seconds; default 5.")
+]
 Runtimes = Annotated[Path | None, typer.Option("--runtimes", help="The nodes' runtimes, TOML.")]
 StaticRoot = Annotated[list[Path] | None, typer.Option("--static-root", help="Folder of static paths.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="The services' logs here too.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs here too.")]
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 
 

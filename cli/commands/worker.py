@@ -79,7 +79,7 @@ async def _get(s: Session, worker: str, cluster: str | None) -> dict[str, Any]:
 def logs(
     worker: WorkerArgument,
     cluster: n.ClusterOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until interrupted.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=10_000)] = 100,
 ) -> None:
     run(lambda s: _logs(s, worker, cluster, follow, lines))

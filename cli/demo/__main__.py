@@ -153,7 +153,7 @@ async def crossbar(stage: Stage) -> None:
     """Run a Crossbar.io router with Web services, if the program is installed."""
     nodes = await stage.query("node", "list")
     if not all("crossbar" in row["runtimes"] for row in nodes):
-        print("\nCrossbar.io is not installed (pip install 'busbar[crossbar]'): its part is left out.")
+        print("\nCrossbar.io is not installed (the extra 'crossbar'): its part is skipped.")
         return
     async with stage.chapter("A Crossbar.io router: WAMP, a page and JSON on one port") as facts:
         await stage.busbar("cluster", "create", "wamp", "--transport", CROSSBAR_TRANSPORT)

@@ -73,7 +73,7 @@ def remove(state: Path, name: str, kind: str) -> bool:
 
     The broker, which follows the manager, may have removed it already.
     """
-    from busbar.bus.broker.joining import revoke
+    from busbar.bus.broker.join_tokens import revoke
     from busbar.bus.clock import SystemClock
 
     revoke(accounts_file(state), name, kind, SystemClock().time_ns() / 1e9)
@@ -89,7 +89,7 @@ def token(state: Path, node: str, valid_s: float) -> str:
     Raises:
         CliError: name or validity is invalid, or the name is an account of another kind.
     """
-    from busbar.bus.broker.joining import issue_token
+    from busbar.bus.broker.join_tokens import issue_token
     from busbar.bus.clock import SystemClock
 
     try:
@@ -114,7 +114,7 @@ def print_token(state: Path, made: Mapping[str, object], node: str, valid_s: flo
     text, broker = token(state, node, valid_s), settings(given(), os.environ).broker
     if output.output_format() != "table":
         return output.dump({**made, "token": text, "token_valid_s": valid_s})
-    print(f"token, good once and for {output.duration(valid_s * 1000)}:")
+    print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
     print(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"

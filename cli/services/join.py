@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.files import rename, write_atomically
+
 from ..connect import connected
-from ..context import Layer, state_path, write_private
+from ..context import Layer, state_path
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 
@@ -35,7 +37,7 @@ def join(layer: Layer, node: str, source: str) -> Layer:
     # The secret of an interrupted exchange may be valid already, with the token spent.
     if not (fresh.exists() and _can_connect(replace(joined, password_file=str(fresh)))):
         _exchange(joined, fresh, read_token(source))
-    fresh.replace(path)
+    rename(fresh, path, durable=True)
     return joined
 
 
@@ -64,10 +66,10 @@ def read_token(source: str) -> str:
 
 def _exchange(joined: Layer, fresh: Path, token: str) -> None:
     from busbar.bus.broker.accounts import new_secret
-    from busbar.bus.broker.joining import join_password
+    from busbar.bus.broker.join_tokens import join_password
 
     secret = new_secret()
-    write_private(fresh, secret + "\n")  # first: once the token is spent, only this secret is valid
+    write_atomically(fresh, secret + "\n")  # first: once the token is spent, only this secret is valid
     if not _can_connect(replace(joined, password_file=None, password=join_password(token, secret))):
         fresh.unlink()
         raise CliError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from busbar.bus.files import FileLock, write_atomically
+from busbar.bus.roles import OWNER
 
-from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Layer, read_up, write_private
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Layer, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 from .specs import AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, ServiceSpec
@@ -99,7 +99,7 @@ def _manager(plan: Plan) -> ManagerSpec:
         state=str(plan.state / "manager"),
         mqtt="3.1.1" if plan.outside is None else "auto",
         heartbeat_s=plan.heartbeat,
-        principals={ADMIN_USER: "owner"},
+        principals={ADMIN_USER: OWNER},
         log_level=plan.log_level,
     )
 
@@ -143,22 +143,18 @@ def locked(state: Path) -> Iterator[None]:
     Raises:
         CliError: another `busbar up` holds it.
     """
-    fd = os.open(private_folder(state) / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = FileLock(private_folder(state) / "up.lock")
+    if not lock.take():
+        raise CliError(
+            f"another 'busbar up' (pid {lock.holder()}) runs on {state}: stop it, or use --state",
+            ExitCode.CONFLICT,
+            "already_running",
+        )
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            raise CliError(
-                f"another 'busbar up' (pid {pid or 'unknown'}) runs on {state}: stop it, or use --state",
-                ExitCode.CONFLICT,
-                "already_running",
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        lock.write_pid()
         yield
     finally:
-        os.close(fd)
+        lock.release()
 
 
 def prepare(plan: Plan) -> None:
@@ -172,7 +168,8 @@ def prepare(plan: Plan) -> None:
     private_folder(plan.state / "services")
     for service in services(plan):
         text = msgspec.json.format(msgspec.json.encode(service.spec), indent=1)
-        write_private(spec_path(plan.state, service), text.decode())
+        # Written anew at each start, so not durably.
+        write_atomically(spec_path(plan.state, service), text.decode(), durable=False)
 
 
 def ensure_secret(state: Path, user: str) -> str:
@@ -181,7 +178,7 @@ def ensure_secret(state: Path, user: str) -> str:
 
     path = private_folder(state / SECRETS) / user
     if not path.exists():
-        write_private(path, new_secret() + "\n")
+        write_atomically(path, new_secret() + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 
@@ -224,7 +221,8 @@ def up_state(plan: Plan, pids: Mapping[str, int]) -> dict[str, object]:
 
 def write_up(plan: Plan, pids: Mapping[str, int]) -> None:
     """Write up.json."""
-    write_private(plan.state / UP_FILE, json.dumps(up_state(plan, pids), indent=1) + "\n")
+    text = json.dumps(up_state(plan, pids), indent=1) + "\n"
+    write_atomically(plan.state / UP_FILE, text, durable=False)
 
 
 # --- defaults ----------------------------------------------------------------------------------------------

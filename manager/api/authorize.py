@@ -1,4 +1,4 @@
-"""Who may do what, decided in one place from the contract's row; the store is only asked."""
+"""Authorisation and preconditions of an operation, from its row in the contract; only reads the store."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from busbar.bus.contract import Operation
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Expect
 from busbar.bus.params import Params
+from busbar.bus.roles import OWNER
 
 from ..store.reads import Queries
 from ..store.rows import ClusterRow, PrincipalRow
 
-ADMIN: Final = "owner"
-"""The role that may change what belongs to others."""
 _TARGETS: Final = ("workergroup_oid", "routercluster_oid", "node_oid")
-"""Parameters that name what a change is about, the narrowest first."""
+"""Parameters that name the object of a change, the narrowest first."""
 
 
 def check_role(row: Operation, principal: PrincipalRow) -> None:
@@ -27,21 +26,21 @@ def check_role(row: Operation, principal: PrincipalRow) -> None:
 
 
 def check_owner(row: Operation, principal: PrincipalRow, params: Params, store: Queries) -> None:
-    """Raises BusError `not_authorized` when the cluster to be changed belongs to somebody else.
+    """Raises BusError `not_authorized` when the cluster to be changed has another owner.
 
-    A cluster that does not exist is left to the operation, which says so.
+    A cluster that does not exist passes: the operation reports it.
     """
-    if not row.owned or principal.role == ADMIN:
+    if not row.owned or principal.role == OWNER:
         return
     oid: str = getattr(params, "routercluster_oid", "")
     cluster: ClusterRow | None = store.cluster(oid)
     if cluster is not None and cluster.owner_oid != principal.oid:
-        detail = f"router cluster '{cluster.name}' belongs to somebody else"
+        detail = f"router cluster '{cluster.name}' has another owner"
         raise BusError("not_authorized", detail, ["/params/routercluster_oid"])
 
 
 def target(params: Params) -> str | None:
-    """The oid of what an operation is about; None when it names none."""
+    """The oid of an operation's object; None when it names none."""
     for member in _TARGETS:
         oid: str | None = getattr(params, member, None)
         if oid is not None:
@@ -50,28 +49,28 @@ def target(params: Params) -> str | None:
 
 
 def check_version(expect: Expect | None, params: Params, store: Queries) -> None:
-    """Compare the version expected with that of what the operation changes: the worker group where one is
-    named, else the cluster, else the node.
+    """Compare the expected version with that of the object: the worker group where one is named, else the
+    cluster, else the node.
 
     Raises:
-        BusError: `version_conflict`; or `invalid_argument` when the operation names nothing with a version.
+        BusError: `version_conflict`; or `invalid_argument` when the operation names no versioned object.
     """
     if expect is None:
         return
     version = _version(params, store)
     if version is None:
-        raise BusError("invalid_argument", "this operation names nothing with a version", ["/expect"])
+        raise BusError("invalid_argument", "this operation names no versioned object", ["/expect"])
     if version not in (expect.version, -1):
         detail = f"the object is at version {version}, not {expect.version}"
         raise BusError("version_conflict", detail, ["/expect/version"])
 
 
 def _version(params: Params, store: Queries) -> int | None:
-    """The present version; -1 when the object does not exist (the operation says so)."""
-    looks = (store.group, store.cluster, store.node)
-    for member, look in zip(_TARGETS, looks, strict=True):
+    """The present version; -1 when the object does not exist (the operation reports it)."""
+    queries = (store.group, store.cluster, store.node)
+    for member, query in zip(_TARGETS, queries, strict=True):
         oid: str | None = getattr(params, member, None)
         if oid is not None:
-            row = look(oid)
+            row = query(oid)
             return row.version if row is not None else -1
     return None

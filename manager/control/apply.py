@@ -17,7 +17,7 @@ from ..planner import model as m
 from ..planner.draining import DRAINED
 from ..planner.placement import max_workers
 from ..planner.scaling import PLACED
-from ..store.lifecycle_events import Teller, record_stopped
+from ..store.lifecycle_events import EventRecorder, record_stopped
 from ..store.meta import BRAKE_KEY, read_brake
 from ..store.rows import GroupRow, MemberRow, NodeRow, WorkerRow
 from ..store.tx import Tx
@@ -78,7 +78,7 @@ class Batch:
         self._tx = tx
         self._manager_id = manager_id
         self._heard_since = heard_since
-        self._tell = Teller(tx)
+        self._tell = EventRecorder(tx)
         self._doers: dict[type[Any], Callable[[Any], None]] = {
             m.SetNode: self._set_node,
             m.NoteDrain: self._note_drain,
@@ -146,7 +146,6 @@ class Batch:
             "manager",
             "braked" if action.reason else "released",
             cluster=None,
-            kind="manager",
             name=self._manager_id,
             data={"reason": reason, "nodes": nodes},
         )

@@ -10,7 +10,7 @@ from busbar.bus.messages import Reported, ReportedWorker
 from busbar.bus.states import NodeStatus
 
 from ..state.node_memory import WorkerStat
-from ..store.lifecycle_events import Teller, record_stopped
+from ..store.lifecycle_events import EventRecorder, record_stopped
 from ..store.rows import NodeRow, WorkerRow
 from ..store.tx import Tx
 from .report_diff import conditions_of, match, see, trusted_version
@@ -112,7 +112,7 @@ def _workers(
     tx: Tx, node: NodeRow, report: Reported, live: bool, store: str, epoch: int
 ) -> dict[str, WorkerStat]:
     rows = tx.workers_on(node.oid)
-    tell = Teller(tx)
+    tell = EventRecorder(tx)
     by_name = any(worker.oid is None for worker in report.workers)  # our own agents say the oid
     clusters = {row.cluster_oid: tell.cluster(row.cluster_oid) for row in rows} if by_name else {}
     found = match(rows, report.workers, clusters)
@@ -127,7 +127,7 @@ def _workers(
 
 
 def _worker(
-    tx: Tx, tell: Teller, row: WorkerRow, seen: ReportedWorker | None, applied: int, live: bool
+    tx: Tx, tell: EventRecorder, row: WorkerRow, seen: ReportedWorker | None, applied: int, live: bool
 ) -> None:
     sight = see(row, seen, applied, live)
     if sight is None:

@@ -1,1 +1,1 @@
-"""One manager at a time: file lock, epochs, and a watchdog for the manager's own connection."""
+"""One active manager: file lock, epochs, and a watchdog for the manager's own connection."""

@@ -1,18 +1,16 @@
-"""One manager speaks per store: a file lock on this machine, epochs between machines."""
+"""One active manager per store: a file lock on one machine, epochs (fencing tokens) between machines."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
-from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Message
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
+from busbar.bus.files import FileLock
 from busbar.bus.messages import ManagerState
 from busbar.bus.topics import Topics
 from msgspec import UnsetType
@@ -24,48 +22,29 @@ MAX_STATE: Final = 65_536
 
 
 class FencedError(Exception):
-    """A manager with a higher epoch works on a copy of this store: this one may not speak any more."""
+    """A manager with a higher epoch runs on a copy of this store: this one must not publish any more."""
 
 
-class Lock:
-    """The lock file beside the database: whoever holds it is the manager, the others wait in silence."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: int | None = None
+class Lock(FileLock):
+    """The lock file beside the database: its holder is the active manager, others stand by."""
 
     def take(self) -> bool:
-        """Take the lock if it is free. The kernel frees it when the process ends, however it ends.
-
-        Raises:
-            OSError: the file can't be made.
-        """
-        if self._file is None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        """As FileLock's, and the folder (0700) is made where it is missing."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return super().take()
 
     async def wait(self, clock: Clock) -> None:
         """Stand by until the lock is free."""
         if self.take():
             return
-        log.warning("another manager holds %s: standing by", self._path)
+        log.warning("another manager holds %s: standing by", self.path)
         while not self.take():
             await clock.sleep(LOCK_POLL_S)
         log.warning("the other manager is gone: taking over")
 
-    def release(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
 
 class Fence:
-    """Listens to what managers say of themselves (`manager/+/state`)."""
+    """Watches the states of all managers (`manager/+/state`)."""
 
     def __init__(
         self, topics: Topics, manager: str, store: str, epoch: int, started: str | None = None
@@ -73,48 +52,48 @@ class Fence:
         self.raised = asyncio.Event()
         self.reason = ""
         self.other: str | None = None
-        """A manager of another store that is online in this realm, in words; None when there is none."""
-        self.contradicted = False
-        """Our own state topic does not say that we are online: a late old will, or it was deleted."""
+        """A condition: a manager of another store is online in this realm; None when there is none."""
+        self.own_state_overwritten = False
+        """Our state topic does not say `online`: the will of an earlier connection, or it was deleted."""
         self._own = topics.manager_state(manager)
         self._store = store
         self._epoch = epoch
         self._started = started
 
     def handle(self, message: Message) -> None:
-        """Take one state in; what can't be read is logged and dropped."""
+        """Process one state; an unreadable one is logged and dropped."""
         if not message.payload:
-            self.contradicted |= message.topic == self._own
+            self.own_state_overwritten |= message.topic == self._own
             return
         try:
             state = read(message.payload, ManagerState, MAX_STATE)
         except BusError as error:
             log.warning("an unreadable manager state on %.100s was dropped: %s", message.topic, error)
-            self.contradicted |= message.topic == self._own
+            self.own_state_overwritten |= message.topic == self._own
             return
         if state.store == self._store and (state.epoch > self._epoch or self._is_twin(state)):
             self._raise(state)
         elif state.store != self._store:
-            self._note(state)
+            self._note_other(state)
         elif message.topic == self._own and state.state != "online":
-            self.contradicted = True
+            self.own_state_overwritten = True
 
     def _is_twin(self, state: ManagerState) -> bool:
-        """Whether another process has had our epoch: each start raises it, so one of the two has a copy."""
-        others = not isinstance(state.started, UnsetType) and state.started != self._started
-        return state.epoch == self._epoch and self._started is not None and others
+        """Whether another process has our epoch: each start raises it, so one of the two runs on a copy."""
+        differs = not isinstance(state.started, UnsetType) and state.started != self._started
+        return state.epoch == self._epoch and self._started is not None and differs
 
     def _raise(self, state: ManagerState) -> None:
         if not self.raised.is_set():
             self.reason = (
                 f"manager '{state.manager}' has epoch {state.epoch} of store {state.store}, this one only "
-                f"{self._epoch}: it was restored from an older backup or copied, and stops. If it is to go "
-                f"on: busbar manager take-over --epoch {state.epoch}"
+                f"{self._epoch}: it was restored from an older backup or copied, so it stops. To make it the "
+                f"active manager: busbar manager take-over --epoch {state.epoch}"
             )
             log.error("%s", self.reason)
             self.raised.set()
 
-    def _note(self, state: ManagerState) -> None:
+    def _note_other(self, state: ManagerState) -> None:
         if state.state != "online":
             self.other = None
             return

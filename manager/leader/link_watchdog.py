@@ -1,52 +1,51 @@
-"""Notices a connection that has gone deaf: what a manager says of itself has to come back. Pure."""
+"""Detects a connection that no longer receives: the manager's own state must come back as an echo. Pure."""
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import Final
 
-QUIET_BEATS: Final = 2.0
-"""After so many heartbeat intervals without any message the manager listens for its own echo: in a fleet that
-is heard it never has to."""
-BOUND_S: Final = 6.0
-"""By then the echo must be here: a broker that takes five seconds still serves."""
+IDLE_HEARTBEATS: Final = 2.0
+"""Probe after so many heartbeat intervals without a message; with nodes online that never happens."""
+ECHO_TIMEOUT_S: Final = 6.0
+"""A broker that takes five seconds still serves."""
 
 
 class Step(Enum):
-    """What is to be done now."""
+    """What the caller has to do."""
 
     NOTHING = 0
-    ASK = 1
-    """Say something that has to come back."""
+    PROBE = 1
+    """Publish something that comes back."""
     RECONNECT = 2
-    """It did not come back."""
+    """The echo is missing."""
 
 
-class Echo:
-    """Call `heard` with the time of every message, `look` every second or so. Times are monotonic seconds."""
+class LinkWatchdog:
+    """Call `heard` with the time of every message, `check` every second. Times are monotonic seconds."""
 
     def __init__(self, heartbeat: float, now: float) -> None:
-        self._quiet = QUIET_BEATS * heartbeat
-        self._heard = self._looked = now
-        self._asked: float | None = None
+        self._idle_s = IDLE_HEARTBEATS * heartbeat
+        self._heard = self._checked = now
+        self._probed: float | None = None
 
     def heard(self, at: float) -> None:
         """A message came in, the echo or any other."""
         self._heard = max(self._heard, at)
 
-    def look(self, now: float, connected: bool) -> Step:
-        """Whether to ask, to give the connection up, or to go on."""
-        stood_still = now - self._looked > BOUND_S
-        self._looked = now
-        if not connected or stood_still:
-            # A new connection, or one whose messages wait still to be read, has all the time again.
-            self._heard, self._asked = now, None
-        elif self._asked is not None and self._heard >= self._asked:
-            self._asked = None
-        elif self._asked is not None and now - self._asked >= BOUND_S:
-            self._heard, self._asked = now, None
+    def check(self, now: float, connected: bool) -> Step:
+        """Whether to probe, to reconnect, or to do nothing."""
+        was_suspended = now - self._checked > ECHO_TIMEOUT_S
+        self._checked = now
+        if not connected or was_suspended:
+            # Start over on a new connection, and where unread messages may be waiting.
+            self._heard, self._probed = now, None
+        elif self._probed is not None and self._heard >= self._probed:
+            self._probed = None
+        elif self._probed is not None and now - self._probed >= ECHO_TIMEOUT_S:
+            self._heard, self._probed = now, None
             return Step.RECONNECT
-        elif self._asked is None and now - self._heard >= self._quiet:
-            self._asked = now
-            return Step.ASK
+        elif self._probed is None and now - self._heard >= self._idle_s:
+            self._probed = now
+            return Step.PROBE
         return Step.NOTHING

@@ -1,7 +1,7 @@
-"""Backups of a manager's store, as its state folder sees them, and how a restored one comes back to work.
+"""Backup, restore and take-over of a manager's state folder, without a broker.
 
-All of it works on the folder alone: no broker is asked. A copy is marked as a backup; a manager refuses to
-start on one until `take_over`: what happened after it is not in it, and its original may still be at work.
+A copy is marked as a backup. A manager refuses to start on one until `take_over`: it lacks what happened
+since, and the original may still be running.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def database(state: Path) -> Path:
 
 
 def backup(state: Path, target: Path, when: str) -> None:
-    """Copy the database of a state folder, also while its manager runs; `when` is the time, in words.
+    """Copy the database of a state folder, even while its manager runs; `when` is the time as text.
 
     Raises:
         StoreRefusedError: it can't be read, is damaged, or the target can't be written.
@@ -33,33 +33,37 @@ def backup(state: Path, target: Path, when: str) -> None:
 
 
 def restore(state: Path, source: Path, when: str) -> Path | None:
-    """Put a backup in the place of the database; returns where the present one is kept, if there was one.
+    """Replace the database with a backup; returns where the present one is kept, if there was one.
 
     Raises:
         StoreRefusedError: the backup can't be used, or a manager holds the database.
     """
-    with _held(state):
+    with _locked(state):
         return copies.restore(source, database(state), when)
 
 
-def take_over(state: Path, epoch: int, sequence: int = 0, told: str = "told to take over") -> int:
-    """Let a restored store speak; returns the least epoch of its next start.
+def take_over(state: Path, epoch: int, sequence: int = 0, reason: str = "told to take over") -> int:
+    """Let managers start on a restored store; returns the least epoch of the next start.
 
-    That is above `epoch` and above its own; the log of a manager that is fenced names the one to exceed.
-    Events are numbered on above `sequence`; `told` reaches the event that tells of it.
+    It exceeds `epoch` and the store's own; a fenced manager logs the epoch to exceed. Sequences continue
+    above `sequence`; the event that reports the take-over has the `reason`.
 
     Raises:
         StoreRefusedError: there is no database, it can't be used, or a manager holds it.
     """
     if not database(state).is_file():
         raise StoreRefusedError(f"there is no database {database(state)}")
-    with _held(state):
-        return copies.take_over(database(state), epoch, sequence, told)
+    with _locked(state):
+        return copies.take_over(database(state), epoch, sequence, reason)
 
 
 @contextmanager
-def _held(state: Path) -> Iterator[None]:
-    """The manager's lock: it must be stopped."""
+def _locked(state: Path) -> Iterator[None]:
+    """Hold the manager's lock.
+
+    Raises:
+        StoreRefusedError: a manager holds it, or the folder can't be used.
+    """
     lock = Lock(state / "lock")
     try:
         if not lock.take():

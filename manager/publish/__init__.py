@@ -1,1 +1,1 @@
-"""All that goes out: replies, events, statuses and assignments."""
+"""Everything that the manager publishes: no other wing publishes."""

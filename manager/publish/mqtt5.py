@@ -1,4 +1,4 @@
-"""The MQTT 5 mirror of replies (contract, section 8). Pure."""
+"""MQTT 5 properties of replies (contract, section 8). Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ JSON_TYPE = "application/json"
 
 
 def reply_properties(request: Properties, error: BusError | None) -> Properties:
-    """What a reply tells in properties: the request's correlation data, content type, status and code."""
+    """A reply's properties: the request's correlation data, content type, status and code."""
     status, code = (error.row.status, error.code) if error else (200, "ok")
     return Properties(
         correlation=request.correlation,
@@ -22,7 +22,7 @@ def reply_properties(request: Properties, error: BusError | None) -> Properties:
 
 
 def properties_to_text(properties: Properties) -> str | None:
-    """Properties as the outbox keeps them; None for none."""
+    """Properties as the outbox stores them; None for none."""
     if properties is NO_PROPERTIES:
         return None
     facts: dict[str, object] = {"content_type": properties.content_type, "user": properties.user}

@@ -1,9 +1,8 @@
-"""The only one that speaks state outward: replies and events from the outbox, statuses and assignments as
-they are now.
+"""Publishes what the store holds: replies and events from the outbox, present statuses and assignments.
 
-Outbox rows come with the commit, are sent in order, and are deleted once the broker has them; what a broken
-connection swallows is read from the table again. Statuses and assignments are levels: only the newest counts,
-so they are rendered when there is room to send them, and all of them on every connection.
+Outbox rows arrive with their commit, are sent in order, and are deleted once acknowledged; what a broken
+connection loses is read from the table again. Of a status or an assignment only the newest counts: it is
+rendered when the window has room for it, and all of them on every connection.
 """
 
 from __future__ import annotations
@@ -17,274 +16,308 @@ from typing import Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Done, Link, Properties
+from busbar.bus.decode import encode
 from busbar.bus.errors import BusOfflineError
-from busbar.bus.topics import Kind
+from busbar.bus.messages import Command
+from busbar.bus.topics import StatusKind
 
 from ..store import Changes, Store
 from ..store.rows import OutboxRow
 from .mqtt5 import properties_from_text
-from .statuses import Key, Outward, Publication
+from .statuses import Key, Publication, StatusBuilder
 
 log = logging.getLogger("busbar.publisher")
 
 WINDOW: Final = 256
-"""Publications in flight, beside replies (which the callers' own bounds limit)."""
-TURN: Final = 32
-"""Publications until the loop may do something else (some 5 ms): requests wait no longer than that."""
+"""Publications in flight, not counting replies (the callers' limits bound those)."""
+BATCH: Final = 32
+"""Publications per turn of the event loop (about 5 ms), which bounds the latency of requests."""
 QUEUE_LIMIT: Final = 5_000
-"""Outbox rows held in memory; the rest is read from the table."""
+"""Outbox rows in memory; the rest is read from the table."""
 PAGE: Final = 500
 FLUSH_S: Final = 1.0
-"""How long acknowledged rows may wait for a commit that takes them along."""
+"""How long acknowledged rows wait for another commit to delete them."""
 RETRY_S: Final = 0.5
-BUSY: Final = 16
-"""So many waiting writes make events and statuses give way to them …"""
-HOLD_S: Final = 0.1
-"""… for so long at most, until all that was held back has been sent."""
+YIELD_WRITES: Final = 16
+"""Events and statuses yield to so many waiting writes."""
+YIELD_S: Final = 0.1
+"""Longest time that they yield."""
 
 
 class Publisher:
-    """Drains the outbox and keeps every retained topic true. `run` lasts until cancelled and never fails.
+    """Drains the outbox and keeps retained topics up to date. `run` lasts until cancelled and never fails.
 
-    `published` holds what every retained topic should say: the last status or assignment that was sent.
+    `published` maps each retained topic to the last status or assignment sent on it.
     """
 
-    def __init__(self, store: Store, link: Link, outward: Outward, clock: Clock) -> None:
+    def __init__(self, store: Store, link: Link, builder: StatusBuilder, clock: Clock) -> None:
         self.published: dict[str, bytes] = {}
         self._store = store
         self._link = link
-        self._outward = outward
+        self._builder = builder
         self._clock = clock
         self._is_response = store.topics.is_response
         self._wake = asyncio.Event()
         self._queue: deque[OutboxRow] = deque()
         self._cursor = 0
-        self._behind = False
-        self._begun: int | None = None
-        self._sending: set[int] = set()
-        self._settled: set[int] = set()
-        self._statuses: dict[Key, None] = {}
-        self._assignments: dict[str, None] = {}
-        self._round = 0
-        self._flying = 0
-        self._turn = 0
-        self._held_since: float | None = None
+        self._table_has_more = False
+        self._active_conn: int | None = None
+        self._unacked: set[int] = set()
+        self._acked: set[int] = set()
+        self._dirty_statuses: dict[Key, None] = {}
+        self._dirty_assignments: dict[str, None] = {}
+        self._session = 0
+        self._in_flight = 0
+        self._batch_left = 0
+        self._yielding_since: float | None = None
+        self._timer: asyncio.Future[None] | None = None
+        self._timer_at = 0.0
         store.on_commit(self._on_commit)
 
-    # --- what others tell it
+    # --- called by others
 
     def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
-        """Send a reply that no transaction holds; without a connection it is dropped, and asked for again."""
+        """Send a reply without the outbox; it is dropped without a connection: the caller resends."""
         if not self._link.post(topic, payload, qos=1, properties=properties):
             log.debug("a reply to %s was dropped", topic)
 
-    async def begin(self) -> None:
-        """A new connection: everything is said anew."""
-        self._round += 1
-        self._flying = 0
-        self._queue.clear()
-        self._sending.clear()
-        self._cursor, self._behind, self._begun = 0, True, self._link.conn
-        self.published.clear()
-        self.refresh()
+    def command(self, node: str, command: Command) -> None:
+        """Send a node a command, at most once: dropped without a connection."""
+        self._link.post(self._store.topics.node(node, "command"), encode(command))
 
-    def refresh(self) -> None:
-        """Send every status and assignment anew."""
-        self._assignments.update(dict.fromkeys(self._outward.node_oids()))
-        self._statuses.update(dict.fromkeys(self._outward.keys()))
+    async def start_session(self) -> None:
+        """Publish everything again on a new connection."""
+        self._session += 1
+        self._in_flight = 0
+        self._queue.clear()
+        self._unacked.clear()
+        self._cursor, self._table_has_more, self._active_conn = 0, True, self._link.conn
+        self.published.clear()
+        self.publish_all()
+
+    def publish_all(self) -> None:
+        """Send every status and assignment again."""
+        self._dirty_assignments.update(dict.fromkeys(self._builder.node_oids()))
+        self._dirty_statuses.update(dict.fromkeys(self._builder.keys()))
         self._wake.set()
 
     def stop(self) -> None:
-        """Speak no more: a newer manager has taken over."""
-        self._begun = None
+        """Publish nothing more: this manager is fenced."""
+        self._active_conn = None
         self._queue.clear()
-        self._statuses.clear()
-        self._assignments.clear()
+        self._dirty_statuses.clear()
+        self._dirty_assignments.clear()
 
     @property
-    def speaks(self) -> bool:
-        """Whether this connection was begun: before that a newer manager may be at work, unheard yet.
+    def active(self) -> bool:
+        """Whether `start_session` was called on this connection.
 
-        What is said sooner would also overtake what the last connection did not get to the broker.
+        Before that a newer manager may be at work, and new rows would overtake those that the last connection
+        did not deliver.
         """
-        return self._link.connected and self._begun == self._link.conn
+        return self._link.connected and self._active_conn == self._link.conn
 
     @property
     def idle(self) -> bool:
-        """True when everything known has been handed to the broker and confirmed."""
-        return self.speaks and not self._waits and not self._flying and not self._sending
+        """True when the broker has acknowledged everything."""
+        return self.active and not self._has_pending and not self._in_flight and not self._unacked
 
     # --- from the store
 
     def _on_commit(self, changes: Changes) -> None:
-        self._settled -= changes.forgotten
-        self._assignments.update(dict.fromkeys(sorted(changes.assignments)))
+        self._acked -= changes.deleted_outbox
+        self._dirty_assignments.update(dict.fromkeys(sorted(changes.assignments)))
         for kind, oids in _kinds(changes):
-            self._statuses.update({(kind, oid): None for oid in sorted(oids)})
-        if self.speaks:
+            self._dirty_statuses.update({(kind, oid): None for oid in sorted(oids)})
+        if self.active:
             for row in changes.outbox:
-                self._take(row)
+                self._enqueue(row)
         self._wake.set()
 
-    def _take(self, row: OutboxRow) -> None:
-        """Replies go at once; the rest waits in order, in the table when memory has enough of it."""
+    def _enqueue(self, row: OutboxRow) -> None:
+        """Replies are sent at once; other rows in order, beyond `QUEUE_LIMIT` from the table."""
         if self._is_response(row.topic):
             self._send_row(row)
-        elif not self._behind:
+        elif not self._table_has_more:
             self._queue.append(row)
             self._cursor = row.id
-            self._behind = len(self._queue) >= QUEUE_LIMIT
+            self._table_has_more = len(self._queue) >= QUEUE_LIMIT
 
     # --- the loop
 
     async def run(self) -> None:
-        """Send whatever waits, in this order: assignments, events, statuses."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._flush_forever(), name="publisher-flush")
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                try:
-                    self._turn = TURN
-                    self._pump()
-                    await asyncio.sleep(0)
-                except Exception:
-                    log.exception("publishing failed; trying again")
-                    await self._clock.sleep(RETRY_S)
-                    self._wake.set()
+        """Send what is pending, in this order: assignments, events, statuses."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._flush_forever(), name="publisher-flush")
+                await self._pump_forever()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _pump_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                self._batch_left = BATCH
+                self._pump()
+                await asyncio.sleep(0)
+            except Exception:
+                log.exception("publishing failed; trying again")
+                await self._clock.sleep(RETRY_S)
+                self._wake.set()
+
+    def _wake_after(self, seconds: float) -> None:
+        """Wake the loop after a time, unless a pending timer does so sooner."""
+        at = self._clock.monotonic() + seconds
+        if self._timer is not None and not self._timer.done():
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_at = asyncio.ensure_future(self._clock.sleep(seconds)), at
+        self._timer.add_done_callback(lambda _: self._wake.set())
 
     def _pump(self) -> None:
-        """Send while there is room in the window; finished publications wake the loop again."""
-        if not self.speaks:
+        """Send while the window has room; acknowledgements wake the loop again."""
+        if not self.active:
             return
-        while self._assignments and self._room():
-            oid = next(iter(self._assignments))
-            del self._assignments[oid]
-            self._send_level(self._outward.assignment(oid), partial(self._assignments.setdefault, oid))
-        if self._gives_way():
+        while self._dirty_assignments and self._may_send():
+            oid = next(iter(self._dirty_assignments))
+            del self._dirty_assignments[oid]
+            self._send_retained(
+                self._builder.assignment(oid), partial(self._dirty_assignments.setdefault, oid)
+            )
+        if self._yields_to_writes():
             return
         self._pump_outbox()
-        if not self._statuses or not self._room():
+        if not self._dirty_statuses or not self._may_send():
             return
-        stamp = self._outward.stamp()
-        while self._statuses and self._room():
-            key = next(iter(self._statuses))
-            del self._statuses[key]
-            self._send_level(self._outward.status(key, stamp), partial(self._statuses.setdefault, key))
+        stamp = self._builder.stamp()
+        while self._dirty_statuses and self._may_send():
+            key = next(iter(self._dirty_statuses))
+            del self._dirty_statuses[key]
+            self._send_retained(
+                self._builder.status(key, stamp), partial(self._dirty_statuses.setdefault, key)
+            )
 
-    def _gives_way(self) -> bool:
-        """Whether events and statuses leave the loop to waiting writes for now; replies never do.
+    def _yields_to_writes(self) -> bool:
+        """Whether events and statuses leave the event loop to waiting writes for now; replies never do.
 
-        The statuses of an object that changes on meanwhile are folded into one.
+        Statuses of an object that changes meanwhile are merged into one.
         """
-        if self._store.waiting < BUSY or not (self._queue or self._statuses or self._behind):
-            self._held_since = None
+        if self._store.waiting < YIELD_WRITES or not (
+            self._queue or self._dirty_statuses or self._table_has_more
+        ):
+            self._yielding_since = None
             return False
         now = self._clock.monotonic()
-        if self._held_since is None:
-            self._held_since = now
-        left = self._held_since + HOLD_S - now
+        if self._yielding_since is None:
+            self._yielding_since = now
+        left = self._yielding_since + YIELD_S - now
         if left > 0:
-            asyncio.get_running_loop().call_later(left, self._wake.set)
+            self._wake_after(left)
         return left > 0
 
     def _pump_outbox(self) -> None:
-        while self._room() and (self._queue or self._behind):
+        while self._may_send() and (self._queue or self._table_has_more):
             if not self._queue:
                 self._read_page()
                 continue
-            self._send_row(self._queue.popleft(), counted=True)
+            self._send_row(self._queue.popleft(), in_window=True)
 
     def _read_page(self) -> None:
-        """Rows from the table; those on their way or settled already are passed over."""
+        """Queue rows from the table, except those in flight or acknowledged."""
         rows = self._store.reads.outbox(self._cursor, PAGE)
         if not rows:
-            self._behind = False
+            self._table_has_more = False
             return
         self._cursor = rows[-1].id
-        known = self._sending | self._settled
+        known = self._unacked | self._acked
         self._queue.extend(row for row in rows if row.id not in known)
 
-    def _room(self) -> bool:
-        """Whether one more may be sent: not too many in flight, and the loop not held for too long."""
-        if self._turn <= 0:
+    def _may_send(self) -> bool:
+        """Whether the window and this turn of the event loop have room for one more."""
+        if self._batch_left <= 0:
             self._wake.set()
             return False
-        return self._flying < WINDOW
+        return self._in_flight < WINDOW
 
     # --- sending
 
-    def _send_row(self, row: OutboxRow, counted: bool = False) -> None:
-        self._sending.add(row.id)
+    def _send_row(self, row: OutboxRow, in_window: bool = False) -> None:
+        self._unacked.add(row.id)
         if row.retain:
             self.published.pop(row.topic, None)
-        landed = partial(self._row_landed, self._round, row.id, counted)
-        self._start(row.topic, row.payload, landed, counted, row.retain, row.properties)
+        done = partial(self._row_done, self._session, row.id, in_window)
+        self._send(row.topic, row.payload, done, in_window, row.retain, row.properties)
 
-    def _row_landed(self, began: int, row_id: int, counted: bool, error: BusOfflineError | None) -> None:
-        if not self._landed(began, counted):
+    def _row_done(self, session: int, row_id: int, in_window: bool, error: BusOfflineError | None) -> None:
+        if not self._count_done(session, in_window):
             return
-        self._sending.discard(row_id)
+        self._unacked.discard(row_id)
         if error is not None:
             self._retry_outbox()
             return
-        self._settled.add(row_id)
+        self._acked.add(row_id)
         self._store.acknowledge((row_id,))
 
-    def _send_level(self, publication: Publication | None, again: Callable[[], object]) -> None:
+    def _send_retained(self, publication: Publication | None, again: Callable[[], object]) -> None:
         if publication is None:
             return
         topic, payload = publication
         self.published[topic] = payload
-        self._start(topic, payload, partial(self._level_landed, self._round, again), True, True)
+        self._send(topic, payload, partial(self._retained_done, self._session, again), True, True)
 
-    def _level_landed(self, began: int, again: Callable[[], object], error: BusOfflineError | None) -> None:
-        if self._landed(began, True) and error is not None:
+    def _retained_done(
+        self, session: int, again: Callable[[], object], error: BusOfflineError | None
+    ) -> None:
+        if self._count_done(session, True) and error is not None:
             again()
             self._retry_later()
 
-    def _start(
+    def _send(
         self,
         topic: str,
         payload: bytes,
         done: Done,
-        counted: bool,
+        in_window: bool,
         retain: bool,
         properties: str | None = None,
     ) -> None:
-        self._turn -= 1
+        self._batch_left -= 1
         try:
             extra = properties_from_text(properties)
             self._link.send(topic, payload, done, retain=retain, properties=extra)
-            self._flying += counted
+            self._in_flight += in_window
         except Exception:
             log.exception("a publication failed")
 
-    def _landed(self, began: int, counted: bool) -> bool:
-        """False for what belonged to a connection that is gone: all of that is said anew."""
-        if began != self._round:
+    def _count_done(self, session: int, in_window: bool) -> bool:
+        """Count a completed publication; False for one of an earlier connection, which was sent again."""
+        if session != self._session:
             return False
-        if counted:
-            self._flying -= 1
-            if self._waits:
+        if in_window:
+            self._in_flight -= 1
+            if self._has_pending:
                 self._wake.set()
         return True
 
     @property
-    def _waits(self) -> bool:
-        """Whether there is anything that more room would have sent."""
-        return bool(self._queue or self._statuses or self._assignments or self._behind)
+    def _has_pending(self) -> bool:
+        """Whether anything waits for room in the window."""
+        return bool(self._queue or self._dirty_statuses or self._dirty_assignments or self._table_has_more)
 
     def _retry_outbox(self) -> None:
-        """A row was not taken: read the table again from its beginning, so that order and rows are kept."""
+        """A row was not acknowledged: read the table from its beginning, which keeps the order."""
         self._queue.clear()
-        self._cursor, self._behind = 0, True
+        self._cursor, self._table_has_more = 0, True
         self._retry_later()
 
     def _retry_later(self) -> None:
-        """With the connection gone, the next one begins anew; else the broker's bound was hit: soon."""
+        """Retry where the connection is up (a bound was hit); a new one publishes everything anyway."""
         if self._link.connected:
-            asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
+            self._wake_after(RETRY_S)
 
     async def _flush_forever(self) -> None:
         """Delete acknowledged rows even when nothing else is committed."""
@@ -294,10 +327,10 @@ class Publisher:
                 try:
                     await self._store.write(lambda tx: None)
                 except Exception as error:
-                    log.debug("acknowledged rows stay for now: %s", error)
+                    log.debug("deleting acknowledged rows failed; trying again: %s", error)
 
 
-def _kinds(changes: Changes) -> tuple[tuple[Kind, set[str]], ...]:
+def _kinds(changes: Changes) -> tuple[tuple[StatusKind, set[str]], ...]:
     return (
         ("node", changes.nodes),
         ("routercluster", changes.clusters),

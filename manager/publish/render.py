@@ -1,4 +1,4 @@
-"""Rows in, outward messages out: statuses and assignments as the contract shows them. Pure."""
+"""Renders rows as the contract's statuses and assignments. Pure."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ..planner.rolling import progress
 from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
-"""Sentences in one status; more are counted, so that a status stays far below the brokers' limits."""
+"""Conditions in one status, which keeps it far below the payload limits of brokers."""
 MAX_ENDPOINTS: Final = 500
-"""Endpoints in one status, for the same reason; `stat_*` and `list_workers` have them all."""
+"""Endpoints in one status, for the same reason; `stat_*` and `list_workers` return all."""
 
-Trouble = tuple[str, str, str | None, str | None]
-"""A worker that is wanted and not ready: its name, state, reason and node."""
+NotReadyWorker = tuple[str, str, str | None, str | None]
+"""A worker that should be ready and is not: name, state, reason and node."""
 
-_WORDS: Final = {
+_STATE_WORDS: Final = {
     WorkerState.PENDING: "pending",
     WorkerState.STARTING: "starting",
     WorkerState.BACKOFF: "restarting",
     WorkerState.UNKNOWN: "unknown",
 }
-WANTED: Final = frozenset(_WORDS)
-"""States of workers that are wanted and not ready."""
+NOT_READY: Final = frozenset(_STATE_WORDS)
+"""States of workers that should be ready and are not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Which store says so: its epoch and the sequence of its last event."""
+    """The store's version that a status shows: its epoch and the sequence of its last event."""
 
     epoch: int
     sequence: int
@@ -47,9 +47,9 @@ class Stamp:
 
 
 def cluster_status(
-    row: ClusterRow, scale: int, states: Mapping[str, int], troubled: Sequence[Trouble], stamp: Stamp
+    row: ClusterRow, scale: int, states: Mapping[str, int], not_ready: Sequence[NotReadyWorker], stamp: Stamp
 ) -> Status:
-    """A cluster's retained status; `scale` is the sum of its groups'."""
+    """A cluster's retained status; `scale` is the sum over its groups."""
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -57,7 +57,7 @@ def cluster_status(
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=worker_conditions(troubled),
+        conditions=worker_conditions(not_ready),
         oid=row.oid,
         scale=scale,
         ready=states.get(WorkerState.RUNNING, 0),
@@ -69,13 +69,13 @@ def group_status(
     row: GroupRow,
     cluster: str,
     states: Mapping[str, int],
-    troubled: Sequence[Trouble],
+    not_ready: Sequence[NotReadyWorker],
     endpoints: Iterable[tuple[str, str, str]],
     stamp: Stamp,
     updated: int | None = None,
 ) -> Status:
-    """A worker group's retained status; `updated` is given while an update is under way."""
-    update = None if updated is None else update_condition(row, updated, troubled)
+    """A worker group's retained status; `updated` is given during a rollout."""
+    update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -83,7 +83,7 @@ def group_status(
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=([update] if update else []) + worker_conditions(troubled),
+        conditions=([update] if update else []) + worker_conditions(not_ready),
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
@@ -96,8 +96,8 @@ def group_status(
 
 
 def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, stamp: Stamp) -> Status:
-    """A worker's retained status; address and pid only while they mean something."""
-    wanted = row.state in _WORDS and row.state is not WorkerState.STARTING
+    """A worker's retained status."""
+    wanted = row.state in _STATE_WORDS and row.state is not WorkerState.STARTING
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -139,17 +139,17 @@ def node_status(row: NodeRow, stamp: Stamp) -> Status:
 def assignment(
     node: NodeRow, rows: Iterable[AssignedRow], store: str, epoch: int, heartbeat_ms: int
 ) -> Assignment:
-    """A node's whole desired state; an unpaired node is to run nothing."""
+    """A node's whole desired state; empty for an unpaired node."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
     return Assignment(store, max(epoch, node.assignment_epoch), node.assignment_version, wanted, heartbeat_ms)
 
 
 def node_conditions(row: NodeRow) -> list[str]:
-    """What a person should know about a node."""
-    about = [] if row.status is NodeStatus.ONLINE or not row.reason else [f"{row.status}: {row.reason}"]
+    """Conditions of a node, as text for people."""
+    own = [] if row.status is NodeStatus.ONLINE or not row.reason else [f"{row.status}: {row.reason}"]
     if row.draining is not None:
-        about.append(_draining(row))
-    return about + list(row.conditions)
+        own.append(_draining(row))
+    return own + list(row.conditions)
 
 
 def _draining(row: NodeRow) -> str:
@@ -158,29 +158,29 @@ def _draining(row: NodeRow) -> str:
     return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
 
 
-def worker_conditions(troubled: Sequence[Trouble]) -> list[str]:
-    """One sentence per worker that is wanted and not ready (a first start without a reason is no news)."""
-    told = [worker_condition(row) for row in troubled if row[2] or row[1] != WorkerState.STARTING]
-    if len(told) > MAX_CONDITIONS:
-        told[MAX_CONDITIONS - 1 :] = ["more workers are not ready"]
-    return told
+def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
+    """One condition per worker that is not ready, except those STARTING without a reason."""
+    found = [worker_condition(row) for row in not_ready if row[2] or row[1] != WorkerState.STARTING]
+    if len(found) > MAX_CONDITIONS:
+        found[MAX_CONDITIONS - 1 :] = ["more workers are not ready"]
+    return found
 
 
-def update_condition(row: GroupRow, updated: int, troubled: Sequence[Trouble]) -> str:
-    """Such as: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
-    about = progress(row.revision, updated, row.scale)
+def update_condition(row: GroupRow, updated: int, not_ready: Sequence[NotReadyWorker]) -> str:
+    """For example: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
+    text = progress(row.revision, updated, row.scale)
     if row.held_back:
-        return f"{about}; {row.held_back}"
-    if not troubled:
-        return about
-    name, state, reason, _ = troubled[0]
-    return f"{about}; {name} is {state}: {reason}" if reason else f"{about}; {name} is {state}"
+        return f"{text}; {row.held_back}"
+    if not not_ready:
+        return text
+    name, state, reason, _ = not_ready[0]
+    return f"{text}; {name} is {state}: {reason}" if reason else f"{text}; {name} is {state}"
 
 
-def worker_condition(trouble: Trouble) -> str:
-    """Such as: worker web-4: restarting, exit code 1."""
-    name, state, reason, _ = trouble
-    word = _WORDS.get(WorkerState(state), state.lower())
+def worker_condition(row: NotReadyWorker) -> str:
+    """For example: worker web-4: restarting, exit code 1."""
+    name, state, reason, _ = row
+    word = _STATE_WORDS.get(WorkerState(state), state.lower())
     return f"worker {name}: {word}, {reason}" if reason else f"worker {name}: {word}"
 
 

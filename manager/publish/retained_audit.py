@@ -1,5 +1,5 @@
-"""Looks at what the broker holds and mends it: a retained status or assignment that is not the manager's own
-(deleted, forged, or left over by an older store) is rewritten or cleared.
+"""Audits the broker's retained statuses and assignments: one that was deleted, forged or left over by an
+older store is published again or cleared.
 """
 
 from __future__ import annotations
@@ -15,44 +15,45 @@ from busbar.bus.connection.link import Link, Message
 from busbar.bus.errors import BusOfflineError
 from busbar.bus.topics import Topics
 
-log = logging.getLogger("busbar.repair")
+log = logging.getLogger("busbar.retained_audit")
 
-EVERY_S: Final = 60.0
-"""The longest pause between two looks."""
-SOON_S: Final = 10.0
+MAX_INTERVAL_S: Final = 60.0
+"""The longest pause between two audits."""
+MIN_INTERVAL_S: Final = 10.0
 """The shortest."""
 PER_TOPIC_S: Final = 0.02
-"""Pause for each retained topic: a look costs broker and manager some 0.1 ms for each."""
-QUIET_S: Final = 0.5
-"""No retained message for so long: the broker has sent them all (MQTT does not say when it has)."""
-LOOK_S: Final = 10.0
-"""The longest look."""
+"""Pause per retained topic: an audit costs broker and manager about 0.1 ms per topic."""
+SETTLE_S: Final = 0.5
+"""Without a retained message for so long, the broker has sent all of them (MQTT has no end marker)."""
+READ_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
-    """What is to be done: topics to clear, and whether something must be said again."""
+class Discrepancies:
+    """Topics to clear (`unknown`) and topics to publish again (`stale`)."""
 
-    foreign: tuple[str, ...]
-    untrue: tuple[str, ...]
+    unknown: tuple[str, ...]
+    stale: tuple[str, ...]
 
 
-def compare(seen: Mapping[str, bytes], before: Mapping[str, bytes], now: Mapping[str, bytes]) -> Wrong:
-    """Judge what the broker held. Pure.
+def compare(
+    received: Mapping[str, bytes], before: Mapping[str, bytes], now: Mapping[str, bytes]
+) -> Discrepancies:
+    """Compare the broker's retained messages with the expected ones. Pure.
 
-    `before` and `now` are what the manager had said when the look began and ended: a topic whose message
-    changed meanwhile is left alone, since it can't be told which of the two the broker had sent.
+    `before` and `now` are what was expected when the reading began and ended: a topic that changed meanwhile
+    is skipped, because the broker may have sent either.
     """
     settled = {topic: payload for topic, payload in now.items() if before.get(topic) == payload}
-    foreign = tuple(topic for topic in seen if topic not in now and topic not in before)
-    untrue = tuple(topic for topic, payload in settled.items() if seen.get(topic) != payload)
-    return Wrong(foreign, untrue)
+    unknown = tuple(topic for topic in received if topic not in now and topic not in before)
+    stale = tuple(topic for topic, payload in settled.items() if received.get(topic) != payload)
+    return Discrepancies(unknown, stale)
 
 
-class Repair:
-    """Compares now and then; `run` lasts until cancelled and never fails.
+class RetainedAudit:
+    """Audits periodically; `run` lasts until cancelled and never fails.
 
-    `said` gives what every retained topic should hold; `idle` tells when all of it has been sent.
+    `expected` returns the payload of every retained topic, `idle` whether all of them have been sent.
     """
 
     def __init__(
@@ -60,77 +61,75 @@ class Repair:
         link: Link,
         topics: Topics,
         clock: Clock,
-        said: Callable[[], Mapping[str, bytes]],
+        expected: Callable[[], Mapping[str, bytes]],
         idle: Callable[[], bool],
-        every: float = EVERY_S,
+        interval: float = MAX_INTERVAL_S,
     ) -> None:
         self._link = link
         self._topics = topics
         self._clock = clock
-        self._said = said
+        self._expected = expected
         self._idle = idle
-        self._every = every
-        self._seen: dict[str, bytes] = {}
-        self._last = 0.0
+        self._interval = interval
+        self._received: dict[str, bytes] = {}
+        self._last_received = 0.0
         self._wake = asyncio.Event()
 
-    def begin(self) -> None:
-        """A new connection: look soon."""
+    def wake(self) -> None:
+        """Audit soon: there is a new connection."""
         self._wake.set()
 
     async def run(self) -> None:
         while True:
             try:
-                await self._once()
+                await self._audit()
             except BusOfflineError as error:
-                log.debug("a look at the broker was cut short: %s", error)
+                log.debug("an audit was interrupted: %s", error)
             except Exception:
-                log.exception("a look at the broker failed")
-            await wait_or_sleep(self._clock, self._wake, self._pause())
+                log.exception("an audit failed")
+            await wait_or_sleep(self._clock, self._wake, self._next_interval())
             self._wake.clear()
 
-    def _pause(self) -> float:
-        """Often while that costs next to nothing."""
-        return min(self._every, max(SOON_S, PER_TOPIC_S * len(self._said())))
+    def _next_interval(self) -> float:
+        """In proportion to the cost of an audit."""
+        return min(self._interval, max(MIN_INTERVAL_S, PER_TOPIC_S * len(self._expected())))
 
-    async def _once(self) -> None:
-        deadline = self._clock.monotonic() + LOOK_S
+    async def _audit(self) -> None:
+        deadline = self._clock.monotonic() + READ_TIMEOUT_S
         while not (self._link.connected and self._idle()):
             if self._clock.monotonic() > deadline:
                 return
-            await self._clock.sleep(QUIET_S / 5)
-        before = dict(self._said())
-        seen = await self._look()
+            await self._clock.sleep(SETTLE_S / 5)
+        before = dict(self._expected())
+        received = await self._read_retained()
         if not self._link.connected:
             return
-        now = dict(self._said())
-        wrong = compare(seen, before, now)
-        if wrong.foreign or wrong.untrue:
-            log.warning(
-                "retained topics mended: %d foreign, %d untrue", len(wrong.foreign), len(wrong.untrue)
-            )
-        for topic in wrong.foreign:
+        now = dict(self._expected())
+        found = compare(received, before, now)
+        if found.unknown or found.stale:
+            log.warning("retained topics: %d unknown cleared, %d stale", len(found.unknown), len(found.stale))
+        for topic in found.unknown:
             await self._link.publish(topic, b"", retain=True)
-        for topic in wrong.untrue:
-            if self._said().get(topic) == now[topic]:
+        for topic in found.stale:
+            if self._expected().get(topic) == now[topic]:
                 await self._link.publish(topic, now[topic], retain=True)
 
-    async def _look(self) -> dict[str, bytes]:
-        """Every retained status and assignment, at QoS 0: at QoS 1 stock brokers bound what they queue."""
-        self._seen = {}
+    async def _read_retained(self) -> dict[str, bytes]:
+        """All retained statuses and assignments, at QoS 0: at QoS 1 brokers bound their queue by default."""
+        self._received = {}
         patterns = (self._topics.all_status(), self._topics.all_nodes("assignment"))
-        began = self._last = self._clock.monotonic()
+        began = self._last_received = self._clock.monotonic()
         for pattern in patterns:
             self._link.subscribe(pattern, self._on_message, qos=0)
         try:
-            while self._clock.monotonic() < min(self._last + QUIET_S, began + LOOK_S):
-                await self._clock.sleep(QUIET_S / 5)
+            while self._clock.monotonic() < min(self._last_received + SETTLE_S, began + READ_TIMEOUT_S):
+                await self._clock.sleep(SETTLE_S / 5)
         finally:
             for pattern in patterns:
                 self._link.unsubscribe(pattern)
-        return self._seen
+        return self._received
 
     def _on_message(self, message: Message) -> None:
         if message.retain and message.payload:
-            self._seen[message.topic] = message.payload
-            self._last = self._clock.monotonic()
+            self._received[message.topic] = message.payload
+            self._last_received = self._clock.monotonic()

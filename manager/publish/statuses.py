@@ -1,4 +1,4 @@
-"""Looks up what a status or an assignment needs and renders it: (topic, payload), ready to be published."""
+"""Builds statuses and assignments: reads their rows, renders them, and returns topic and payload."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from busbar.bus.decode import encode
 from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
-from busbar.bus.topics import NO_CLUSTER, Kind, Topics
+from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
 
 from ..store import Store
 from . import render
 
-Key = tuple[Kind, str]
+Key = tuple[StatusKind, str]
 """An object: its kind and oid."""
 Publication = tuple[str, bytes]
 
 
-class Outward:
-    """The present outward face of every object. None stands for an object that has no face (any more)."""
+class StatusBuilder:
+    """Present statuses and assignments; None for an object that has none (any more)."""
 
     def __init__(self, store: Store, heartbeat_ms: int) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class Outward:
         self._heartbeat_ms = heartbeat_ms
 
     def stamp(self) -> render.Stamp:
-        """Epoch and last sequence, for the statuses rendered together."""
+        """Epoch and last sequence, shared by statuses rendered together."""
         return render.Stamp(self._store.epoch, self._reads.sequence())
 
     def keys(self) -> list[Key]:
@@ -40,7 +40,7 @@ class Outward:
         return found
 
     def node_oids(self) -> list[str]:
-        """Every node that has an assignment, unpaired ones included: theirs says that nothing is to run."""
+        """Every node that has an assignment, including unpaired ones: theirs is empty."""
         return [row.oid for row in self._reads.nodes()]
 
     def status(self, key: Key, stamp: render.Stamp) -> Publication | None:
@@ -77,8 +77,8 @@ class Outward:
             return None
         groups, scale = reads.cluster_scale(oid)
         states = reads.worker_states("cluster_oid", oid) if groups else {}
-        troubled = self._troubled("cluster_oid", oid, states)
-        status = render.cluster_status(row, scale, states, troubled, stamp)
+        not_ready = self._not_ready("cluster_oid", oid, states)
+        status = render.cluster_status(row, scale, states, not_ready, stamp)
         return self._publication(row.name, "routercluster", status)
 
     def _group(self, oid: str, stamp: render.Stamp) -> Publication | None:
@@ -88,10 +88,10 @@ class Outward:
         if row is None or cluster is None:
             return None
         states = reads.worker_states("group_oid", oid)
-        troubled = self._troubled("group_oid", oid, states)
+        not_ready = self._not_ready("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
         updated = reads.updated(oid) if row.updating else None
-        status = render.group_status(row, cluster.name, states, troubled, endpoints, stamp, updated)
+        status = render.group_status(row, cluster.name, states, not_ready, endpoints, stamp, updated)
         return self._publication(cluster.name, "workergroup", status)
 
     def _worker(self, oid: str, stamp: render.Stamp) -> Publication | None:
@@ -105,11 +105,11 @@ class Outward:
         status = render.worker_status(row, cluster.name, group.name, node.name if node else None, stamp)
         return self._publication(cluster.name, "worker", status)
 
-    def _troubled(self, member: str, oid: str, states: Mapping[str, int]) -> list[render.Trouble]:
-        """The workers that conditions name; not asked for where every worker is as it should be."""
-        if render.WANTED.isdisjoint(states):
+    def _not_ready(self, member: str, oid: str, states: Mapping[str, int]) -> list[render.NotReadyWorker]:
+        """The workers that conditions name; no query where none is in such a state."""
+        if render.NOT_READY.isdisjoint(states):
             return []
-        return self._reads.troubled(member, oid, render.MAX_CONDITIONS + 1)
+        return self._reads.not_ready(member, oid, render.MAX_CONDITIONS + 1)
 
-    def _publication(self, cluster: str, kind: Kind, status: Status) -> Publication:
+    def _publication(self, cluster: str, kind: StatusKind, status: Status) -> Publication:
         return self._topics.status(cluster, kind, status.name), encode(status)

@@ -1,4 +1,4 @@
-"""The manager's database: the only room with SQL."""
+"""The manager's database: all SQL is here."""
 
 from .changes import Cause, Changes
 from .engine import Store

@@ -1,23 +1,23 @@
-"""Rows that are only ever added: events, the outbox, replies that are kept, the audit.
+"""Append-only rows: events, the outbox, stored replies, the audit.
 
-They are gathered while a group of writes runs and go into the database with one call per table just before
-its commit: a third of the cost of a statement for each.
+They are buffered during a group commit and inserted with one call per table just before it: a third of the
+cost of single statements.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from . import sql
-from .rows import OutboxRow, SeenRow
+from .rows import OutboxRow, StoredReply
 from .sqlite import Database
 
-Cells = tuple[Any, ...]
+Cells = tuple[object, ...]
 
 
-class Mark(NamedTuple):
-    """A moment to which `cut` goes back."""
+class Position(NamedTuple):
+    """A state of the buffer that `truncate` restores."""
 
     events: int
     outbox: int
@@ -28,58 +28,58 @@ class Mark(NamedTuple):
 
 
 @dataclass(slots=True)
-class Appended:
-    """`sequence` is that of the last event and `outbox_id` that of the last outbox row, committed or not."""
+class AppendBuffer:
+    """`sequence` is the last event's, `outbox_id` the last outbox row's, committed or not."""
 
     sequence: int = 0
     outbox_id: int = 0
     events: list[Cells] = field(default_factory=list)
     outbox: list[Cells] = field(default_factory=list)
-    requests: list[Cells] = field(default_factory=list)
+    requests: list[tuple[str, str, str, bytes, int]] = field(default_factory=list)
     audit: list[Cells] = field(default_factory=list)
-    seen: dict[tuple[str, str], SeenRow] = field(default_factory=dict)
+    replies: dict[tuple[str, str], StoredReply] = field(default_factory=dict)
     """The replies in `requests`, by caller and id."""
 
-    def event(self, time_ns: int, topic: str, payload: bytes) -> None:
-        """The event with the present `sequence`."""
+    def add_event(self, time_ns: int, topic: str, payload: bytes) -> None:
+        """Append the event with the present `sequence`."""
         self.events.append((self.sequence, time_ns, topic, payload))
 
-    def send(self, topic: str, payload: bytes, retain: bool, properties: str | None) -> OutboxRow:
-        """A message to be published after the commit."""
+    def add_message(self, topic: str, payload: bytes, retain: bool, properties: str | None) -> OutboxRow:
+        """Append a message that is published after the commit."""
         self.outbox_id += 1
         self.outbox.append((self.outbox_id, topic, payload, int(retain), properties))
         return OutboxRow(self.outbox_id, topic, payload, retain, properties)
 
-    def remember(self, caller: str, request_id: str, digest: str, reply: bytes, time_ns: int) -> None:
-        """The reply to a request."""
+    def add_reply(self, caller: str, request_id: str, digest: str, reply: bytes, time_ns: int) -> None:
+        """Append the reply to a request."""
         self.requests.append((caller, request_id, digest, reply, time_ns))
-        self.seen[caller, request_id] = SeenRow(digest, reply)
+        self.replies[caller, request_id] = StoredReply(digest, reply)
 
-    def mark(self) -> Mark:
-        """The present moment."""
+    def position(self) -> Position:
+        """The present state, for `truncate`."""
         lengths = (len(self.events), len(self.outbox), len(self.requests), len(self.audit))
-        return Mark(*lengths, self.sequence, self.outbox_id)
+        return Position(*lengths, self.sequence, self.outbox_id)
 
-    def cut(self, mark: Mark) -> None:
-        """Take back all that came after `mark`, its numbers included."""
-        del self.events[mark.events :], self.outbox[mark.outbox :], self.audit[mark.audit :]
-        for caller, request_id, *_ in self.requests[mark.requests :]:
-            self.seen.pop((caller, request_id), None)
-        del self.requests[mark.requests :]
-        self.sequence, self.outbox_id = mark.sequence, mark.outbox_id
+    def truncate(self, to: Position) -> None:
+        """Drop what was appended after `to`, and reuse its numbers."""
+        del self.events[to.events :], self.outbox[to.outbox :], self.audit[to.audit :]
+        for caller, request_id, *_ in self.requests[to.requests :]:
+            self.replies.pop((caller, request_id), None)
+        del self.requests[to.requests :]
+        self.sequence, self.outbox_id = to.sequence, to.outbox_id
 
     def flush(self, db: Database) -> None:
-        """Insert what was gathered."""
+        """Insert the buffered rows."""
         for statement, rows in (
             (sql.EVENT_ADD, self.events),
             (sql.OUTBOX_ADD, self.outbox),
-            (sql.SEEN_ADD, self.requests),
+            (sql.REPLY_ADD, self.requests),
             (sql.AUDIT_ADD, self.audit),
         ):
             if rows:
                 db.conn.executemany(statement, rows)
 
     def clear(self) -> None:
-        """Begin the next group; the numbers go on."""
-        for rows in (self.events, self.outbox, self.requests, self.audit, self.seen):
+        """Empty the buffer for the next group; the numbers continue."""
+        for rows in (self.events, self.outbox, self.requests, self.audit, self.replies):
             rows.clear()

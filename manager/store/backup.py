@@ -1,5 +1,5 @@
-"""Backup and restore of the database file, and the rule for a restored one: it is silent until it is told to
-take over (docs/decisions/0008).
+"""Backup and restore of the database file. A manager refuses a restored one until `take_over`
+(docs/decisions/0008).
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.files import rename, replacing
+
 from . import files, sql
 from .files import StoreRefusedError
 from .sqlite import Database
 
 BACKUP: Final = "backup"
-"""`meta` key: when this copy was made, in words. A store that has it is a backup, and does not speak."""
+"""`meta` key: when this copy was made, as text. A manager refuses a store that has it."""
 SEQUENCE: Final = "sequence"
 """`meta` key: events are numbered above this."""
 RESTORED: Final = "restored"
-"""`meta` key: what the next manager tells of the take-over, in an event; empty when told."""
+"""`meta` key: the reason in the event that reports the take-over; empty once it is recorded."""
 SEQUENCE_STEP: Final = 1_000_000
 
 
 def backup(source: Path, target: Path, when: str) -> None:
-    """Copy a database, also one that a manager is writing to, into a single file of mode 0600.
+    """Copy a database, even while a manager writes to it, into a single file of mode 0600.
 
-    The copy is the state of one moment: all of what was committed before, nothing of what came after. It is
-    marked as a backup of `when`, verified, and only then takes its name. The target is replaced.
+    The copy is a consistent snapshot. It is marked as a backup of `when` and verified before it replaces the
+    target.
 
     Raises:
         StoreRefusedError: the source can't be read, is damaged, or the target can't be written.
@@ -42,10 +44,10 @@ def backup(source: Path, target: Path, when: str) -> None:
 
 
 def restore(source: Path, target: Path, when: str) -> Path | None:
-    """Put a copy of a backup in the database's place; whoever calls holds the manager's lock.
+    """Replace the database with a copy of a backup; the caller holds the manager's lock.
 
-    What was there is kept under another name, which is returned. The restored store stays marked: a manager
-    refuses it until `take_over`.
+    The present database is kept under another name, which is returned. The restored store stays marked: a
+    manager refuses it until `take_over`.
 
     Raises:
         StoreRefusedError: the backup can't be read or is damaged; the present database stays as it is.
@@ -55,35 +57,35 @@ def restore(source: Path, target: Path, when: str) -> Path | None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _in_place_of(target) as new:
         _copy(source, new)
-        if not marked(new):
+        if not backup_time(new):
             _mark(new, f"unknown time, restored {when}")
         _verify(new)
         aside = _put_aside(target, when)
     return aside
 
 
-def marked(path: Path) -> str:
-    """When the backup was made that this file is; empty when it is none.
+def backup_time(path: Path) -> str:
+    """When this backup was made; empty when the file is not a backup.
 
     Raises:
         StoreRefusedError: it is no manager's database.
     """
     try:
         with closing(files.connect(path, readonly=True)) as db:
-            return mark_of(db)
+            return backup_time_of(db)
     except sqlite3.Error as error:
         raise StoreRefusedError(f"that is no database of a manager: {error}") from error
 
 
-def mark_of(db: Database) -> str:
+def backup_time_of(db: Database) -> str:
     """The same for an open database."""
     found = db.execute(sql.META_GET, (BACKUP,)).fetchone()
     return str(found[0]) if found else ""
 
 
 def refuse_backup(db: Database, path: Path) -> None:
-    """Raises StoreRefusedError for a backup that nobody has told to take over."""
-    when = mark_of(db)
+    """Raises StoreRefusedError for a backup that has not taken over."""
+    when = backup_time_of(db)
     if when:
         raise StoreRefusedError(
             f"{path} is a backup ({when}): what happened since is not in it. If the original is gone for"
@@ -91,11 +93,11 @@ def refuse_backup(db: Database, path: Path) -> None:
         )
 
 
-def take_over(path: Path, epoch: int, sequence: int, told: str) -> int:
-    """Let a restored store speak; returns the epoch that its next start has at least.
+def take_over(path: Path, epoch: int, sequence: int, reason: str) -> int:
+    """Let managers start on a restored store; returns the least epoch of the next start.
 
-    Epochs go on above `epoch` and the store's own; events are numbered on well above the last one, since what
-    the lost store has called by the next numbers is not known.
+    Epochs continue above `epoch` and the store's own. Sequences continue well above the last one: the lost
+    store may have used the next ones.
 
     Raises:
         StoreRefusedError: the file can't be used.
@@ -106,7 +108,7 @@ def take_over(path: Path, epoch: int, sequence: int, told: str) -> int:
             last = int(db.execute(sql.LAST_SEQUENCE).fetchall()[0][0])
             db.execute(sql.EPOCH_FLOOR, (str(epoch),))
             db.execute(sql.META_SET, (SEQUENCE, str(max(last + SEQUENCE_STEP, sequence))))
-            db.execute(sql.META_SET, (RESTORED, told))
+            db.execute(sql.META_SET, (RESTORED, reason))
             db.execute(sql.META_DROP, (BACKUP,))
             floor = int(db.execute(sql.META_GET, ("epoch",)).fetchall()[0][0])
         except BaseException:
@@ -116,11 +118,11 @@ def take_over(path: Path, epoch: int, sequence: int, told: str) -> int:
     return floor + 1
 
 
-# --- how ----------------------------------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------------------
 
 
 def _copy(source: Path, target: Path) -> None:
-    """SQLite's own online backup, in one step: one read transaction, which holds up no writer."""
+    """SQLite's online backup in one step: one read transaction, which blocks no writer."""
     try:
         with closing(files.connect(source, readonly=True)) as db, closing(sqlite3.connect(target)) as copy:
             db.conn.backup(copy)
@@ -146,26 +148,22 @@ def _verify(path: Path) -> None:
 @contextmanager
 def _in_place_of(target: Path) -> Iterator[Path]:
     """A private file to be filled, which then takes the target's name, durably."""
-    new = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
-        new.unlink(missing_ok=True)
-        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        yield new
-        _sync(new)
-        new.replace(target)
-        _sync(target.parent)
+        with replacing(target) as new:
+            try:
+                yield new
+            finally:
+                for side in ("-journal", "-wal", "-shm"):
+                    with suppress(OSError):
+                        Path(f"{new}{side}").unlink(missing_ok=True)
     except OSError as error:
         raise StoreRefusedError(f"{target}: {error.strerror or error}") from error
-    finally:
-        for side in ("", "-journal", "-wal", "-shm"):
-            with suppress(OSError):
-                Path(f"{new}{side}").unlink(missing_ok=True)
 
 
 def _put_aside(path: Path, when: str) -> Path | None:
-    """Give the present database another name too, with nothing of it left in a write-ahead log.
+    """Link the present database to another name too, and empty its write-ahead log.
 
-    A log that stayed behind would be played into the file that takes its place.
+    SQLite would apply a log that stayed behind to the new file.
     """
     if not path.exists():
         return None
@@ -177,13 +175,5 @@ def _put_aside(path: Path, when: str) -> Path | None:
     for side in ("-wal", "-shm"):
         log = Path(f"{path}{side}")
         if log.exists():  # it could not be checkpointed: it belongs to the damaged one
-            log.replace(f"{aside}{side}")
+            rename(log, Path(f"{aside}{side}"))
     return aside
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

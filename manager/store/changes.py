@@ -11,21 +11,21 @@ from .rows import OutboxRow
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Who a change's events name, and the request it came from."""
+    """Who the events of a change name, and the request that caused it."""
 
     who: Mapping[str, str]
     request_id: str | None = None
 
 
 MONITOR: Final = Cause({"authid": "manager", "authrole": "manager", "session": "monitor"})
-"""The cause of what no request asked for."""
+"""The cause of changes without a request."""
 
 
 @dataclass(slots=True)
 class Changes:
-    """The oids whose statuses (and the nodes whose assignments) must be published anew after the commit.
+    """The oids whose statuses (or, for `assignments`, assignments) must be published after the commit.
 
-    `outbox` holds the rows to be published, in order; `forgotten` the acknowledged ones now deleted.
+    `outbox` holds the rows to publish, in order; `deleted_outbox` the ids of acknowledged rows now deleted.
     """
 
     nodes: set[str] = field(default_factory=set)
@@ -35,10 +35,10 @@ class Changes:
     assignments: set[str] = field(default_factory=set)
     principals: set[str] = field(default_factory=set)
     outbox: list[OutboxRow] = field(default_factory=list)
-    forgotten: set[int] = field(default_factory=set)
+    deleted_outbox: set[int] = field(default_factory=set)
 
     def merge(self, other: Changes) -> None:
-        """Add what a later step changed."""
+        """Add the changes of a later step."""
         for name in _SETS:
             mine: set[str] = getattr(self, name)
             mine |= getattr(other, name)

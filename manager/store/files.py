@@ -1,4 +1,4 @@
-"""The database file: made private, opened durably, checked, refused with a way out when it is damaged."""
+"""The database file: private, durable, checked; a damaged one is refused with the way to restore it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .migrations import migrations
 from .sqlite import Database
 
 BUSY_MS: Final = 1_000
-"""How long writes wait, in the store's thread, for another program's lock before callers are told `busy`."""
+"""How long writes wait in the store's thread for another program's lock before callers get `busy`."""
 READ_BUSY_MS: Final = 50
-"""The same for reads, which run on the event loop's thread."""
+"""The same for reads, which block the event loop."""
 OPEN_BUSY_MS: Final = 15_000
-"""The same at start, when several processes may want to migrate at once."""
+"""The same at start, when several processes may migrate at once."""
 WAL_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes to which the write-ahead log is cut back after a checkpoint."""
+"""Bytes to which the write-ahead log is truncated after a checkpoint."""
 
 
 class StoreRefusedError(Exception):
-    """The database can't be used as it is; the message says what is wrong and what to do."""
+    """The database can't be used; the message says why and what to do."""
 
 
 def connect(path: Path, *, readonly: bool = False) -> Database:
@@ -44,7 +44,7 @@ def connect(path: Path, *, readonly: bool = False) -> Database:
 
 
 def open_writer(path: Path) -> Database:
-    """Make or open the file, bring its schema up to date, and return the write connection.
+    """Create or open the file, migrate its schema, and return the write connection.
 
     Several processes may do so at once: the schema steps run under one write lock.
 
@@ -70,7 +70,7 @@ def migrate(db: Database) -> None:
     """Apply the pending schema steps in one transaction.
 
     Raises:
-        StoreRefusedError: the file holds steps that this version does not know.
+        StoreRefusedError: the file has steps that this version does not know.
     """
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -85,10 +85,10 @@ def migrate(db: Database) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Make the folder (0700) and the file (0600); SQLite gives its side files the same mode.
+    """Create the folder (0700) and the file (0600); SQLite gives its side files the same mode.
 
     Raises:
-        StoreRefusedError: the folder can't be made, or it is open to others and holds other things.
+        StoreRefusedError: the folder can't be created, or is open to other users and has other files in it.
     """
     folder = path.parent
     try:
@@ -104,9 +104,9 @@ def make_private(path: Path) -> None:
 
 
 def check(path: Path, *, pending_is_fault: bool = True) -> list[str]:
-    """Verify a database file without changing it; the list of what is wrong is empty when all is well.
+    """Verify a database file without changing it; returns its faults.
 
-    `pending_is_fault`: whether schema steps that the manager applies at its start count.
+    `pending_is_fault`: whether schema steps that the manager applies at its start count as one.
     """
     if not path.is_file():
         return [f"{path} does not exist"]
@@ -121,16 +121,16 @@ def check(path: Path, *, pending_is_fault: bool = True) -> list[str]:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Tell whether SQLite failed because another connection holds the lock."""
+    """Whether SQLite failed because another connection holds the lock."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and (code & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _tighten(folder: Path, path: Path) -> None:
-    strangers = [entry.name for entry in folder.iterdir() if not entry.name.startswith((path.name, "lock"))]
-    if strangers:
+    foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith((path.name, "lock"))]
+    if foreign:
         raise StoreRefusedError(
-            f"{folder} is open to other users and holds other things ({strangers[0]}): "
+            f"{folder} is open to other users and holds other files ({foreign[0]}): "
             f"give the manager a folder of its own, or run chmod 700 {folder}"
         )
     folder.chmod(0o700)

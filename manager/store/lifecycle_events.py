@@ -1,8 +1,6 @@
-"""Events about nodes, workers and clusters: one wording for the monitor and the reports."""
+"""Lifecycle events of nodes, workers and clusters, recorded alike by the monitor and by reports."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from busbar.bus.states import STARTED, NodeStatus, WorkerState
 
@@ -10,8 +8,8 @@ from .rows import ClusterRow, GroupRow, NodeRow, WorkerRow
 from .tx import Tx
 
 
-class Teller:
-    """Events within one transaction; names are looked up once."""
+class EventRecorder:
+    """Records events in one transaction; each name is looked up once."""
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
@@ -32,8 +30,8 @@ class Teller:
             self._nodes[oid] = row.name if row else oid
         return self._nodes[oid]
 
-    def worker(self, worker: WorkerRow, verb: str, reason: str | None, **more: Any) -> None:
-        """`on_worker_{verb}`; `worker` is the row as it was before the change."""
+    def worker(self, worker: WorkerRow, verb: str, reason: str | None, **more: object) -> None:
+        """`on_worker_{verb}`; `worker` is the row before the change."""
         cluster = self.cluster(worker.cluster_oid)
         data = {
             "oid": worker.oid,
@@ -43,7 +41,7 @@ class Teller:
             "version": worker.version + 1,
             "reason": reason,
         }
-        self._tx.event("worker", verb, cluster=cluster, kind="worker", name=worker.name, data=data | more)
+        self._tx.event("worker", verb, cluster=cluster, name=worker.name, data=data | more)
 
     def group_updated(self, group: GroupRow, reason: str) -> None:
         """`on_workergroup_updated`: all its workers are ready with its revision."""
@@ -56,23 +54,21 @@ class Teller:
             "scale": group.scale,
             "reason": reason,
         }
-        self._tx.event(
-            "workergroup", "updated", cluster=cluster, kind="workergroup", name=group.name, data=data
-        )
+        self._tx.event("workergroup", "updated", cluster=cluster, name=group.name, data=data)
 
     def node_status(self, node: NodeRow, status: NodeStatus, reason: str) -> None:
         """`on_node_{status}`."""
         data = {"oid": node.oid, "version": node.version + 1, "status": status, "reason": reason}
-        self._tx.event("node", status.value, cluster=None, kind="node", name=node.name, data=data)
+        self._tx.event("node", status.value, cluster=None, name=node.name, data=data)
 
     def drained(self, node: NodeRow) -> None:
-        """`on_node_drained`: nothing is left on it."""
+        """`on_node_drained`: it has no workers left."""
         data = {"oid": node.oid, "version": node.version + 1, "reason": node.draining}
-        self._tx.event("node", "drained", cluster=None, kind="node", name=node.name, data=data)
+        self._tx.event("node", "drained", cluster=None, name=node.name, data=data)
 
     def cluster_status(self, cluster: ClusterRow, verb: str, status: str, reason: str) -> None:
-        """`on_routercluster_{verb}`; what a request set going names who sent that request."""
-        data: dict[str, Any] = {
+        """`on_routercluster_{verb}`; `started` and `stopped` name the request that caused them."""
+        data: dict[str, object] = {
             "oid": cluster.oid,
             "version": cluster.version + 1,
             "status": status,
@@ -81,13 +77,13 @@ class Teller:
         if verb in ("started", "stopped") and cluster.who:
             data |= {"who": cluster.who, "request_id": cluster.request_id}
         name = cluster.name
-        self._tx.event("routercluster", verb, cluster=name, kind="routercluster", name=name, data=data)
+        self._tx.event("routercluster", verb, cluster=name, name=name, data=data)
 
 
-def record_stopped(tx: Tx, tell: Teller, worker: WorkerRow, reason: str) -> None:
-    """A worker is gone: STOPPED, without a place, and told.
+def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str) -> None:
+    """Set a worker STOPPED and unassigned, and record the event.
 
-    Its next place counts as a move only if its cluster goes on running.
+    Its next placement counts as a move only if its cluster keeps running.
     """
     cluster = tx.cluster(worker.cluster_oid)
     moving = cluster is not None and cluster.status in STARTED
@@ -101,4 +97,4 @@ def record_stopped(tx: Tx, tell: Teller, worker: WorkerRow, reason: str) -> None
         address=None,
         pid=None,
     )
-    tell.worker(worker, "stopped", reason)
+    events.worker(worker, "stopped", reason)

@@ -1,4 +1,4 @@
-"""What the table `meta` holds beyond the engine's own keys: the brake, and that a store was restored."""
+"""Keys of the table `meta` beyond the engine's own: the brake, and a restore that was not reported yet."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def read_brake(value: str | None) -> tuple[str | None, frozenset[str]]:
     return stored.get("reason"), frozenset(stored.get("nodes", ()))
 
 
-def tell_restored(tx: Tx, manager_id: str) -> None:
+def record_restored(tx: Tx, manager_id: str) -> None:
     """Record the event of a take-over, once, at the first start after it."""
-    told = tx.meta(RESTORED)
-    if told:
+    reason = tx.meta(RESTORED)
+    if reason:
         tx.set_meta(RESTORED, "")
-        facts = {"reason": told, "store": tx.frame.store}
-        tx.event("manager", "restored", cluster=None, kind="manager", name=manager_id, data=facts)
+        facts = {"reason": reason, "store": tx.context.store}
+        tx.event("manager", "restored", cluster=None, name=manager_id, data=facts)

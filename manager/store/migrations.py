@@ -99,23 +99,23 @@ def _run(db: Database, script: str) -> None:
 
 @migrations()
 def first_schema(db: Database) -> None:
-    """Objects, requests seen, audit, events and the outbox."""
+    """Objects, stored replies, audit, events and the outbox."""
     _run(db, _SCHEMA)
 
 
 @migrations()
 def assignment_epoch(db: Database) -> None:
-    """A node that was given a forged assignment is led from above its epoch on."""
+    """The least epoch of a node's assignments, above that of a forged one it has applied."""
     db.execute("ALTER TABLE nodes ADD COLUMN assignment_epoch INTEGER NOT NULL DEFAULT 0")
 
 
 @migrations()
 def group_revisions(db: Database) -> None:
-    """What each revision of a group runs; what is there becomes revision 1."""
+    """What each revision of a group runs; existing groups become revision 1."""
     _run(db, _REVISIONS)
 
 
 @migrations()
 def node_draining(db: Database) -> None:
-    """Why a node's workers are to leave it, and how far that is."""
+    """Why a node is drained, and the progress."""
     _run(db, _DRAINING)

@@ -1,4 +1,4 @@
-"""Every question that the database answers, for transactions and for plain reading alike."""
+"""All queries, for transactions and for reads outside of them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 class Queries:
-    """Typed queries over one connection. Single look-ups return None for what does not exist; lists are
-    sorted by name (workers by ordinal within their group)."""
+    """Typed queries on one connection. Look-ups return None for what does not exist; lists are sorted by name
+    (workers by ordinal within their group)."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -64,7 +64,7 @@ class Queries:
         return self._rows("SELECT oid, name FROM clusters ORDER BY name")
 
     def cluster_scale(self, oid: str) -> tuple[int, int]:
-        """How many groups a cluster has, and how many workers they ask for together."""
+        """The number of a cluster's groups, and the sum of their scales."""
         groups, scale = self._rows(sql.CLUSTER_SCALE, oid)[0]
         return int(groups), int(scale)
 
@@ -98,11 +98,11 @@ class Queries:
         return self._all(sql.GROUPS, "ORDER BY cluster_oid, name")
 
     def revisions(self, group_oid: str) -> list[RevisionRow]:
-        """The revisions of a group that are kept: its present one, and those that workers still run."""
+        """The stored revisions of a group: its present one, and those that workers still run."""
         return self._all(sql.REVISIONS, "WHERE group_oid = ? ORDER BY revision", group_oid)
 
     def updated(self, group_oid: str) -> int:
-        """How many of the workers that a group asks for are assigned its present revision."""
+        """How many workers within a group's scale are assigned its present revision."""
         return int(self._rows(sql.UPDATED, group_oid)[0][0])
 
     # --- workers
@@ -123,11 +123,11 @@ class Queries:
         return self._all(sql.WORKERS, "ORDER BY group_oid, ordinal")
 
     def has_slot(self, group_oid: str, ordinal: int) -> bool:
-        """Whether a group has a worker of that number."""
+        """Whether a group has a worker with that ordinal."""
         return bool(self._rows(sql.SLOT, group_oid, ordinal))
 
     def worker_count(self, node_oid: str) -> int:
-        """How many workers a node holds, those being stopped included."""
+        """How many workers a node has, including those being stopped."""
         return int(self._rows(sql.WORKERS_PER_NODE, node_oid)[0][0])
 
     def worker_states(self, member: str, oid: str) -> dict[str, int]:
@@ -138,12 +138,12 @@ class Queries:
         """(worker, node, address) of the ready workers of a group."""
         return self._rows(sql.ENDPOINTS, group_oid, limit)
 
-    def troubled(self, member: str, oid: str, limit: int) -> list[tuple[str, str, str | None, str | None]]:
+    def not_ready(self, member: str, oid: str, limit: int) -> list[tuple[str, str, str | None, str | None]]:
         """(worker, state, reason, node) of workers that are wanted and not ready."""
-        return self._rows(sql.TROUBLED.format(member), oid, limit)
+        return self._rows(sql.NOT_READY.format(member), oid, limit)
 
     def assigned(self, node_oid: str) -> list[AssignedRow]:
-        """What a node's assignment holds."""
+        """The workers of a node's assignment."""
         found = self._rows(sql.ASSIGNED, node_oid)
         return [sql.assigned(row) for row in found]
 
@@ -171,38 +171,38 @@ class Queries:
         return int(self._rows(sql.OUTBOX_COUNT)[0][0])
 
     def count_by(self, column: str, table: str) -> dict[str, int]:
-        """How many rows of a table have each value of a column."""
+        """The number of rows of a table per value of a column."""
         return dict(self._rows(sql.COUNT_BY.format(column, table)))
 
     def meta(self, key: str) -> str | None:
-        """A fact about the store itself."""
+        """A value of the table `meta`."""
         found = self._rows(sql.META_GET, key)
         return str(found[0][0]) if found else None
 
-    # --- how
+    # --- helpers
 
-    def _one(self, table: Table[R], where: str, *values: Any) -> R | None:
+    def _one(self, table: Table[R], where: str, *values: object) -> R | None:
         row = self.db.execute(f"{table.select} {where}", values).fetchone()
         return None if row is None else table.make(row)
 
-    def _all(self, table: Table[R], where: str, *values: Any) -> list[R]:
+    def _all(self, table: Table[R], where: str, *values: object) -> list[R]:
         return [table.make(row) for row in self.db.execute(f"{table.select} {where}", values).fetchall()]
 
     def _many(self, table: Table[R], column: str, values: Collection[str]) -> list[R]:
-        """The rows whose column has one of these values, with one query: a fifth of one for each."""
+        """The rows whose column has one of these values, in one query: a fifth of the cost of many."""
         if not values:
             return []
         return self._all(table, sql.ANY_OF.format(column), sql.to_json(list(values)))
 
-    def _rows(self, statement: str, *values: Any) -> list[Any]:
+    def _rows(self, statement: str, *values: object) -> list[Any]:
         rows: Sequence[Any] = self.db.execute(statement, values).fetchall()
         return list(rows)
 
 
 class Reads(Queries):
-    """Queries on a connection of their own that can't write; for the event loop's thread.
+    """Queries on a read-only connection, for the event loop's thread.
 
-    The `…_of_any` give the rows of many objects at once, in no order; those that do not exist are missing.
+    `…_of_any` return the rows of many objects, unordered; objects that do not exist are left out.
     """
 
     def nodes_of_any(self, oids: Collection[str]) -> list[NodeRow]:
@@ -222,7 +222,7 @@ class Reads(Queries):
 
     @contextmanager
     def consistent(self) -> Iterator[Reads]:
-        """Several queries, one moment: none of them sees a later commit. Never hold it across an `await`."""
+        """Several queries on one snapshot: none sees a later commit. Never hold it across an `await`."""
         self.db.execute("BEGIN")
         try:
             yield self

@@ -1,4 +1,4 @@
-"""Keeps the database small: old rows go in small steps, each in a commit of its own, so that nobody waits."""
+"""Retention: deletes old rows in small steps, each in its own commit, so that other writes wait briefly."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = logging.getLogger("busbar.retention")
 
 EVERY_S: Final = 5.0
 STEP: Final = 1_000
-"""Rows deleted in one commit, of all tables together: some 10 ms."""
+"""Rows deleted in one commit, over all tables: about 10 ms."""
 STEPS: Final = 100
-"""Commits per round; what is left waits for the next."""
+"""Commits per round; the next round deletes the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much is kept: replies for `requests_s` seconds (contract, section 3), the rest by rows."""
+    """What is kept: replies for `requests_s` seconds (contract, section 3), the rest by number of rows."""
 
     requests_s: float = 24 * 3600.0
     requests_rows: int = 500_000
@@ -62,7 +62,7 @@ class Retention:
                 log.exception("pruning failed; trying again")
 
     async def prune(self) -> int:
-        """One round; returns how many rows went."""
+        """One round; returns the number of deleted rows."""
         total, plan = 0, self._bounds.plan(self._clock.time_ns())
         for _ in range(STEPS):
             gone = await self._store.write(partial(_prune, plan=plan))
@@ -73,7 +73,7 @@ class Retention:
 
 
 def _prune(tx: Tx, plan: Sequence[tuple[str, int]]) -> int:
-    """One step: what the first tables leave of it is for the next ones. Returns how many rows went."""
+    """One step over the tables in order; returns the number of deleted rows."""
     gone = 0
     for name, bound in plan:
         gone += tx.prune(name, bound, STEP - gone)

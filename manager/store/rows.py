@@ -1,6 +1,6 @@
 """One frozen struct per table, its fields in the order of the columns read. Pure.
 
-They hold plain values only, never each other: the collector of cycles need not look at them.
+They hold plain values only, so the garbage collector need not track them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from msgspec import Struct
 
 
 class NodeRow(Struct, frozen=True, gc=False):
-    """A paired (or once paired) node, as the manager judges it and as it last reported itself.
+    """A node that is or was paired: the manager's verdict, and the node's last report.
 
-    `draining` says why its workers are to leave (None: they are not), `drain_note` how far that is.
+    `draining` says why it is drained (None: it is not), `drain_note` the progress.
     """
 
     oid: str
@@ -34,7 +34,7 @@ class NodeRow(Struct, frozen=True, gc=False):
     changed: int
     version: int
     assignment_epoch: int = 0
-    """The least epoch of its assignment: above that of a forged one which its agent had taken over."""
+    """The least epoch of its assignment: above that of a forged one that its agent has applied."""
     draining: str | None = None
     drain_note: str | None = None
 
@@ -71,8 +71,8 @@ class MemberRow(Struct, frozen=True, gc=False):
 class GroupRow(Struct, frozen=True, gc=False):
     """A worker group. `lost_after` and `start_deadline` are seconds.
 
-    `settled` is the last revision that all its workers have been ready with; `held_back` says why no more of
-    them can be renewed.
+    `settled` is the last revision that all its workers have been ready with; `held_back` says why its rollout
+    is blocked.
     """
 
     oid: str
@@ -104,9 +104,9 @@ class GroupRow(Struct, frozen=True, gc=False):
 
 
 class WorkerRow(Struct, frozen=True, gc=False):
-    """A numbered slot of a group. It stands in its node's assignment while `unassigned_version` is None;
-    otherwise that is the first assignment version that no longer holds it. `revision` is that of its group
-    when it was last placed or renewed."""
+    """A numbered slot of a group. It is in its node's assignment while `unassigned_version` is None;
+    otherwise that is the first assignment version without it. `revision` is that of its group when it was
+    last placed or replaced."""
 
     oid: str
     group_oid: str
@@ -147,7 +147,7 @@ class OutboxRow(Struct, frozen=True, gc=False):
 
 
 class AssignedRow(Struct, frozen=True, gc=False):
-    """A worker as its node's assignment holds it."""
+    """A worker in its node's assignment."""
 
     worker: str
     oid: str
@@ -167,8 +167,8 @@ class RevisionRow(Struct, frozen=True, gc=False):
     transport: dict[str, Any] | None
 
 
-class SeenRow(Struct, frozen=True, gc=False):
-    """A request that was answered before."""
+class StoredReply(Struct, frozen=True, gc=False):
+    """The reply to a request, and the digest of that request."""
 
     digest: str
     reply: bytes

@@ -1,5 +1,5 @@
-"""Every statement by its name. Hot paths run these through `Database.execute`: the table methods of
-sqlite-utils look the schema up at each call and cost five times as much.
+"""SQL statements by name. They run through `Database.execute`: the table methods of sqlite-utils look the
+schema up at each call and cost five times as much.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _load = msgspec.json.decode
 _dump = msgspec.json.encode
 
 
-def to_json(value: Any) -> str | None:
+def to_json(value: object) -> str | None:
     """A JSON column's text; None stays NULL."""
     return None if value is None else _dump(value).decode()
 
 
 class Table(Generic[R]):
-    """A table's row type and the statements that follow from it."""
+    """A table's row type and the statements derived from it."""
 
     def __init__(self, name: str, row: type[R], decoders: Mapping[str, Callable[[Any], Any]]) -> None:
         self.name = name
@@ -44,12 +44,12 @@ class Table(Generic[R]):
                 cells[index] = decode(cells[index])
         return self._row(*cells)
 
-    def cells(self, row: R) -> tuple[Any, ...]:
+    def cells(self, row: R) -> tuple[object, ...]:
         """The parameters of `insert`."""
         return tuple(self.cell(column, getattr(row, column)) for column in self.columns)
 
-    def cell(self, column: str, value: Any) -> Any:
-        """One value as SQLite keeps it."""
+    def cell(self, column: str, value: object) -> object:
+        """A value as SQLite stores it."""
         return to_json(value) if column in self._json else value
 
     def update(self, columns: tuple[str, ...], returning: str) -> str:
@@ -118,7 +118,7 @@ INSERT INTO group_revisions (group_oid, revision, runtime, transport)
 SELECT g.oid, g.revision, g.runtime, coalesce(g.transport, c.transport)
 FROM workergroups g JOIN clusters c ON c.oid = g.cluster_oid WHERE g.oid = ?
 """
-"""What the group's row says now, kept as that of its present revision."""
+"""Stores what the group's row runs now as its present revision."""
 REVISIONS_DROP: Final = """
 DELETE FROM group_revisions WHERE group_oid = ?1
 AND revision <> (SELECT revision FROM workergroups WHERE oid = ?1)
@@ -137,7 +137,7 @@ ENDPOINTS: Final = """
 SELECT w.name, coalesce(n.name, ''), w.address FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
 """
-TROUBLED: Final = """
+NOT_READY: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?
 """
@@ -159,11 +159,11 @@ EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY se
 EVENT_ADD: Final = "INSERT INTO events (sequence, time, topic, payload) VALUES (?, ?, ?, ?)"
 OUTBOX_ADD: Final = "INSERT INTO outbox (id, topic, payload, retain, properties) VALUES (?, ?, ?, ?, ?)"
 OUTBOX_LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'"
-"""The highest id that ever was (AUTOINCREMENT keeps it): none is given twice."""
+"""The highest id ever used (AUTOINCREMENT keeps it): none is reused."""
 OUTBOX_COUNT: Final = "SELECT count(*) FROM outbox"
 OUTBOX_DROP: Final = "DELETE FROM outbox WHERE id = ?"
-SEEN: Final = "SELECT digest, reply FROM requests WHERE caller = ? AND id = ?"
-SEEN_ADD: Final = "INSERT INTO requests (caller, id, digest, reply, created) VALUES (?, ?, ?, ?, ?)"
+REPLY_GET: Final = "SELECT digest, reply FROM requests WHERE caller = ? AND id = ?"
+REPLY_ADD: Final = "INSERT INTO requests (caller, id, digest, reply, created) VALUES (?, ?, ?, ?, ?)"
 AUDIT_ADD: Final = (
     "INSERT INTO audit (time, caller, role, op, request_id, object, outcome, params)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -178,7 +178,7 @@ PRUNE: Final[dict[str, str]] = {
     "requests_rows": "DELETE FROM requests WHERE (caller, id) IN"
     " (SELECT caller, id FROM requests ORDER BY created"
     " LIMIT min(?2, max(0, (SELECT count(*) FROM requests) - ?1)))",
-    # By rows: after a take-over the numbers have a gap.
+    # By number of rows: a take-over leaves a gap in the sequence.
     "events": "DELETE FROM events WHERE sequence IN"
     " (SELECT sequence FROM events WHERE sequence <="
     " (SELECT sequence FROM events ORDER BY 1 DESC LIMIT 1 OFFSET ?) ORDER BY 1 LIMIT ?)",
@@ -187,4 +187,4 @@ PRUNE: Final[dict[str, str]] = {
     "outbox": "DELETE FROM outbox WHERE id IN"
     " (SELECT id FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ? ORDER BY 1 LIMIT ?)",
 }
-"""Each takes a bound (age in nanoseconds since 1970, or rows to keep) and the number of rows of one step."""
+"""Each takes a bound (nanoseconds since 1970, or rows to keep) and the most rows to delete."""

@@ -1,7 +1,7 @@
-"""The one import of sqlite-utils, without numpy.
+"""The only import of sqlite-utils, without numpy.
 
-sqlite-utils imports numpy and pandas where they are installed (the crossbar extra brings numpy), to store
-their types, of which there are none here: that took a third of the manager's imports and 13 MB.
+sqlite-utils imports numpy and pandas where they are installed (the crossbar extra brings numpy) to store
+their types. Busbar has none: importing them took a third of the manager's import time and 13 MB.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["Database", "Migrations"]
 
 _HIDDEN: Final = [name for name in ("numpy", "pandas") if name not in sys.modules]
 
-sys.modules.update(dict.fromkeys(_HIDDEN))  # type: ignore[arg-type]  # None: not to be found
+sys.modules.update(dict.fromkeys(_HIDDEN))  # type: ignore[arg-type]  # None: the import fails
 try:
     from sqlite_utils import Database, Migrations
 finally:

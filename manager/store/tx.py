@@ -1,8 +1,8 @@
-"""What may be written: typed, versioned, and recorded so that it is published after the commit."""
+"""Typed, versioned writes. What they change is recorded and published after the commit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -14,10 +14,10 @@ from busbar.bus.states import WorkerState
 from busbar.bus.topics import NO_CLUSTER, Topics
 
 from . import sql
-from .append_buffer import Appended
+from .append_buffer import AppendBuffer
 from .changes import MONITOR, Cause, Changes
 from .reads import Queries
-from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, SeenRow, WorkerRow
+from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, StoredReply, WorkerRow
 from .sqlite import Database
 
 T = TypeVar("T")
@@ -26,37 +26,37 @@ SAVEPOINT: Final = "job"
 
 
 @dataclass(slots=True)
-class Frame:
-    """What every transaction of one store shares."""
+class StoreContext:
+    """Shared by all transactions of a store."""
 
     store: str
     epoch: int
     topics: Topics
     new_oid: Callable[[], str]
-    added: Appended = field(default_factory=Appended)
+    appends: AppendBuffer = field(default_factory=AppendBuffer)
 
 
 class Tx(Queries):
-    """One savepoint of a group commit: it happens whole or not at all.
+    """One savepoint of a group commit: all of it is committed, or nothing.
 
     Every `update_*` bumps the row's `version`, sets `changed` and marks the object's status for publishing (a
-    worker's group and cluster too); it returns False when the row is gone. `cause` names who is behind it.
+    worker's group and cluster too); it returns False when the row is gone. `cause` is named by its events.
     """
 
-    def __init__(self, db: Database, frame: Frame, now_ns: int, cause: Cause = MONITOR) -> None:
+    def __init__(self, db: Database, context: StoreContext, now_ns: int, cause: Cause = MONITOR) -> None:
         super().__init__(db)
-        self.frame = frame
+        self.context = context
         self.now_ns = now_ns
         self.cause = cause
         self.changes = Changes()
-        self._begun = db.conn.total_changes
+        self._changes_at_start = db.conn.total_changes
 
     def attempt(self, fn: Callable[[], T]) -> T:
-        """Run `fn`; when it raises, undo only what it did, and let the exception through."""
-        outer, mark = self.changes, self.frame.added.mark()
+        """Run `fn`; when it raises, roll back what it did and re-raise."""
+        outer, start = self.changes, self.context.appends.position()
         self.changes = Changes()
-        # While no row has been changed, the savepoint with which the engine began does as well.
-        own = self.db.conn.total_changes != self._begun
+        # While no row has been changed, the engine's savepoint serves as well.
+        own = self.db.conn.total_changes != self._changes_at_start
         savepoint = "attempt" if own else SAVEPOINT
         if own:
             self.db.execute(f"SAVEPOINT {savepoint}")
@@ -64,7 +64,7 @@ class Tx(Queries):
             result = fn()
         except BaseException:
             self.changes = outer
-            self.frame.added.cut(mark)
+            self.context.appends.truncate(start)
             if self.db.conn.in_transaction:
                 self.db.execute(f"ROLLBACK TO {savepoint}")
                 if own:
@@ -82,13 +82,13 @@ class Tx(Queries):
         self.db.execute(sql.NODES.insert, sql.NODES.cells(row))
         self.changes.nodes.add(row.oid)
 
-    def update_node(self, oid: str, **columns: Any) -> bool:
+    def update_node(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.NODES, oid, columns, "oid")
         self.changes.nodes.update(row[0] for row in found)
         return bool(found)
 
     def bump_assignment(self, node_oid: str) -> int:
-        """The node's next assignment version, which is published after the commit.
+        """Raise the node's assignment version and return it; it is published after the commit.
 
         Raises:
             LookupError: there is no such node.
@@ -105,7 +105,7 @@ class Tx(Queries):
         self.db.execute(sql.CLUSTERS.insert, sql.CLUSTERS.cells(row))
         self.changes.clusters.add(row.oid)
 
-    def update_cluster(self, oid: str, **columns: Any) -> bool:
+    def update_cluster(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.CLUSTERS, oid, columns, "oid")
         self.changes.clusters.update(row[0] for row in found)
         return bool(found)
@@ -136,7 +136,7 @@ class Tx(Queries):
         self.changes.groups.add(row.oid)
         self.changes.clusters.add(row.cluster_oid)
 
-    def update_group(self, oid: str, **columns: Any) -> bool:
+    def update_group(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.GROUPS, oid, columns, "cluster_oid")
         if found:
             self.changes.groups.add(oid)
@@ -144,12 +144,12 @@ class Tx(Queries):
         return bool(found)
 
     def add_revision(self, group_oid: str) -> None:
-        """Keep what the group's row says now as that of its (new) revision; drop what nothing runs."""
+        """Store what the group's row runs now as its (new) revision; delete unused revisions."""
         self.db.execute(sql.REVISION_ADD, (group_oid,))
         self.drop_revisions(group_oid)
 
     def drop_revisions(self, group_oid: str) -> None:
-        """Forget the revisions that neither the group nor any of its workers has."""
+        """Delete the revisions that neither the group nor any of its workers has."""
         self.db.execute(sql.REVISIONS_DROP, (group_oid,))
 
     def delete_group(self, group: GroupRow, cluster_name: str) -> None:
@@ -168,7 +168,7 @@ class Tx(Queries):
     ) -> WorkerRow:
         """A new worker named after its group and ordinal: STARTING on a node, or PENDING without one."""
         row = WorkerRow(
-            oid=self.frame.new_oid(),
+            oid=self.context.new_oid(),
             group_oid=group.oid,
             cluster_oid=group.cluster_oid,
             name=f"{group.name}-{ordinal}",
@@ -190,7 +190,7 @@ class Tx(Queries):
         self._touch_worker(row.oid, row.group_oid, row.cluster_oid)
         return row
 
-    def update_worker(self, oid: str, **columns: Any) -> bool:
+    def update_worker(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.WORKERS, oid, columns, "group_oid, cluster_oid")
         for group_oid, cluster_oid in found:
             self._touch_worker(oid, group_oid, cluster_oid)
@@ -219,82 +219,83 @@ class Tx(Queries):
         self.db.execute("DELETE FROM principals WHERE oid = ?", (oid,))
         self.changes.principals.add(oid)
 
-    # --- what is told
+    # --- events and messages
 
     def event(
-        self, subject: str, verb: str, *, cluster: str | None, kind: str, name: str, data: dict[str, Any]
+        self, subject: str, verb: str, *, cluster: str | None, name: str, data: Mapping[str, object]
     ) -> int:
         """Record a lifecycle event (`bus.contract.EVENTS`) and return its sequence.
 
-        `data` gets name, epoch, request id and cause unless it holds them.
+        Name, epoch, request id and cause are added to `data` unless it has them.
 
         Raises:
             KeyError: when the contract has no such event.
         """
-        frame, added = self.frame, self.frame.added
-        added.sequence = sequence = added.sequence + 1
-        facts: dict[str, Any] = {"name": name, "epoch": frame.epoch, "who": self.cause.who}
+        context, appends = self.context, self.context.appends
+        kind = contract.EVENT_KINDS[subject]
+        appends.sequence = sequence = appends.sequence + 1
+        facts: dict[str, object] = {"name": name, "epoch": context.epoch, "who": self.cause.who}
         if self.cause.request_id is not None:
             facts["request_id"] = self.cause.request_id
         event = Event(
-            id=f"{frame.store}-{sequence:010d}",
-            source=f"/busbar/{frame.topics.realm}/{frame.store}",
+            id=f"{context.store}-{sequence:010d}",
+            source=f"/busbar/{context.topics.realm}/{context.store}",
             sequence=f"{sequence:010d}",
             type=contract.event_type(subject, verb),
             subject=f"{kind}/{name}",
             time=rfc3339(self.now_ns),
-            data=facts | data,
+            data={**facts, **data},
         )
         payload = encode(event)
-        topic = frame.topics.event(cluster or NO_CLUSTER, kind, name, verb)
-        added.event(self.now_ns, topic, payload)
+        topic = context.topics.event(cluster or NO_CLUSTER, kind, name, verb)
+        appends.add_event(self.now_ns, topic, payload)
         self.send(topic, payload)
         return sequence
 
     def send(
         self, topic: str, payload: bytes, *, retain: bool = False, properties: str | None = None
     ) -> None:
-        """Have a message published after the commit, and again after a crash, until the broker has it."""
-        self.changes.outbox.append(self.frame.added.send(topic, payload, retain, properties))
+        """Publish a message after the commit, and again after a crash, until the broker acknowledges it."""
+        self.changes.outbox.append(self.context.appends.add_message(topic, payload, retain, properties))
 
     def clear_status(self, cluster: str | None, kind: str, name: str) -> None:
-        """Delete a retained status: its object is gone."""
-        self.send(self.frame.topics.status(cluster or NO_CLUSTER, kind, name), b"", retain=True)
+        """Delete the retained status of a deleted object."""
+        self.send(self.context.topics.status(cluster or NO_CLUSTER, kind, name), b"", retain=True)
 
     # --- requests
 
-    def seen(self, caller: str, request_id: str) -> SeenRow | None:
-        """The stored reply to a request, if it was answered before."""
-        just_now = self.frame.added.seen.get((caller, request_id))
-        if just_now is not None:
-            return just_now
-        row = self.db.execute(sql.SEEN, (caller, request_id)).fetchone()
-        return None if row is None else SeenRow(*row)
+    def stored_reply(self, caller: str, request_id: str) -> StoredReply | None:
+        """The reply to a request that was answered before."""
+        buffered = self.context.appends.replies.get((caller, request_id))
+        if buffered is not None:
+            return buffered
+        row = self.db.execute(sql.REPLY_GET, (caller, request_id)).fetchone()
+        return None if row is None else StoredReply(*row)
 
-    def remember(self, caller: str, request_id: str, digest: str, reply: bytes) -> None:
-        """Keep the reply to a request, so that the same request has one effect."""
-        self.frame.added.remember(caller, request_id, digest, reply, self.now_ns)
+    def store_reply(self, caller: str, request_id: str, digest: str, reply: bytes) -> None:
+        """Store the reply to a request, so that a repeated request has one effect."""
+        self.context.appends.add_reply(caller, request_id, digest, reply, self.now_ns)
 
     def audit(
         self, role: str, op: str, request_id: str | None, oid: str | None, outcome: str, params: str
     ) -> None:
-        """Record who asked for what, and what came of it."""
+        """Record who requested what, and the outcome (`ok` or an error code)."""
         caller = self.cause.who.get("authid", "")
         values = (self.now_ns, caller, role, op, request_id, oid, outcome, params)
-        self.frame.added.audit.append(values)
+        self.context.appends.audit.append(values)
 
     def set_meta(self, key: str, value: str) -> None:
-        """Keep a fact about the store itself."""
+        """Set a value of the table `meta`."""
         self.db.execute(sql.META_SET, (key, value))
 
     def prune(self, name: str, bound: int, step: int) -> int:
-        """Delete at most `step` rows beyond a bound (see `sql.PRUNE`); returns how many went."""
+        """Delete at most `step` rows beyond a bound (see `sql.PRUNE`); returns the number of deleted rows."""
         return int(self.db.execute(sql.PRUNE[name], (bound, step)).rowcount)
 
-    # --- how
+    # --- helpers
 
     def _update(
-        self, table: sql.Table[Any], oid: str, columns: dict[str, Any], returning: str
+        self, table: sql.Table[Any], oid: str, columns: dict[str, object], returning: str
     ) -> Sequence[tuple[str, ...]]:
         statement = table.update(tuple(columns), returning)
         cells = [table.cell(column, value) for column, value in columns.items()]

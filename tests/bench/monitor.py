@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from busbar.bus.states import WorkerState
+from busbar.manager.leader.state_folder import database
 from busbar.manager.planner.model import Place, Snapshot
 from busbar.manager.planner.plan import plan
-from busbar.manager.service import database
 from busbar.manager.state.mirror import World
 from busbar.manager.state.node_memory import Observed
 from busbar.manager.store import Changes, Store

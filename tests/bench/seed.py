@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from busbar.bus.states import ClusterState, NodeStatus, WorkerState
-from busbar.manager.service import database
+from busbar.manager.leader.state_folder import database
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow
 

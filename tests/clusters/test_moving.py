@@ -106,4 +106,4 @@ def an_old_one_that_comes_back_ends(here: Yard, machines: Machines) -> None:
     process = here.stack.processes.pop(name)
     until(lambda: process.poll() is not None, 20, "the old manager has ended")
     assert process.returncode != 0
-    assert "was restored from an older backup or copied, and stops" in here.log(name)[mark:]
+    assert "was restored from an older backup or copied, so it stops" in here.log(name)[mark:]

@@ -85,8 +85,8 @@ def test_a_worker_that_cannot_move_stays_and_the_node_reports_why(lab: Lab) -> N
         lab.alice.topic("status", "_", "node", "n1"),
         lambda value: any("stays" in text for text in value.get("conditions", [])),
     )
-    assert status["draining"] == "asked for by alice" and status["drained"] is False
-    told = f"draining: asked for by alice; 1 worker is to move; {cluster['name']}/web-1 stays: n1 is draining"
+    assert status["draining"] == "requested by alice" and status["drained"] is False
+    told = f"draining: requested by alice; 1 worker is to move; {cluster['name']}/web-1 stays: n1 is draining"
     assert told in status["conditions"]
     assert told in lab.alice.ok("get_node", {"node_oid": lab.oids["n1"]})["conditions"]
     worker = lab.alice.retained[lab.alice.topic("status", cluster["name"], "worker", "web-1")]

@@ -6,15 +6,15 @@ from typing import Final, NamedTuple
 
 INVARIANTS: Final = {
     "D": "no acknowledged operation is lost",
-    "A": "an operation happens whole or not at all; the same request id gets the same reply and one effect",
+    "A": "operations are atomic; the same request id gets the same reply and one effect",
     "B": "never more workers of a group than desired, one living instance per placement (a partition longer "
     "than the group's `lost_after` is the stated exception)",
-    "K": "no worker is restarted or stopped by the absence of anything above it",
-    "O": "10 s after an ordered stop no process bears our token",
+    "K": "no worker is restarted or stopped because part of the control plane is down",
+    "O": "10 s after an ordered stop no process has our token",
     "C": "converged within the bound after the fault heals",
     "M": "(epoch, version) never goes back",
-    "H": "what can't be heard is `UNKNOWN`, never `RUNNING`",
-    "L": "no input and no fault ends a loop",
+    "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
+    "L": "no input and no fault ends a service's loop",
 }
 
 

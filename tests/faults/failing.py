@@ -105,11 +105,11 @@ def migration(_value: str) -> None:
         die()
 
 
-def repair(value: str) -> None:
+def audit(value: str) -> None:
     """The manager audits the retained topics at this interval, seconds."""
-    from busbar.manager.publish.retained_audit import Repair
+    from busbar.manager.publish.retained_audit import RetainedAudit
 
-    Repair.__init__.__defaults__ = (float(value),)  # type: ignore[misc]
+    RetainedAudit.__init__.__defaults__ = (float(value),)  # type: ignore[misc]
 
 
 def clock(value: str) -> None:
@@ -136,7 +136,7 @@ def fork(value: str) -> None:
 
 
 POINTS: dict[str, Callable[[str], None]] = {
-    each.__name__: each for each in (commits, reply, step, migration, repair, clock, fork)
+    each.__name__: each for each in (commits, reply, step, migration, audit, clock, fork)
 }
 
 

@@ -47,11 +47,11 @@ def _marks(node: ast.AST) -> Iterator[tuple[tuple[int, ...], str]]:
 def page() -> Iterator[str]:
     """The page's lines."""
     found = proofs()
-    yield from ("# Faults that are survived", "")
+    yield from ("# Faults and their tests", "")
     yield "<!-- Written by tests/faults/page.py from the marks on the tests; change those instead. -->"
     yield from (
         "",
-        "Each row is a fault; beside it stand what must hold and the tests that show it. The letters:",
+        "Each row is a fault, with the invariants that must hold and the tests that cover it. Invariants:",
         "",
     )
     yield from (f"- **{letter}**: {text}." for letter, text in INVARIANTS.items())
@@ -59,22 +59,22 @@ def page() -> Iterator[str]:
     for number, row in ROWS.items():
         if row.group != group:
             group = row.group
-            yield from ("", f"## {group}", "", "| # | fault | must hold | shown by |", "|---|---|---|---|")
+            yield from ("", f"## {group}", "", "| # | fault | must hold | tests |", "|---|---|---|---|")
         yield f"| {number} | {row.fault} | {row.must} | {_shown(number, found)} |"
     yield from ("", "## Bad input", "")
-    yield "Each is answered by its code, or dropped where there is nobody to answer; nothing ends."
+    yield "Each is answered with an error code, or dropped where there is no caller; no loop ends."
     yield ""
     yield from (f"- {_link(name)}" for name in sorted(found.get(BAD_INPUT, {})))
     proven = sum(1 for number in ROWS if number in found)
-    yield from ("", f"{proven} of {len(ROWS)} rows are shown by a test.")
+    yield from ("", f"{proven} of {len(ROWS)} rows are covered by a test.")
 
 
 def _shown(number: int, found: dict[int, dict[str, set[str]]]) -> str:
     parts = [_link(name) for name in sorted(found.get(number, {}))]
     if number in NOT_PROVEN:
-        parts.append(f"**not shown**: {NOT_PROVEN[number]}")
+        parts.append(f"**not covered**: {NOT_PROVEN[number]}")
     if number in IN_PART:
-        parts.append(f"in part: {IN_PART[number]}")
+        parts.append(f"partly: {IN_PART[number]}")
     return "<br>".join(parts)
 
 

@@ -139,7 +139,7 @@ def test_duplicated_and_reordered_messages_of_an_agent(here: Yard) -> None:
 @pytest.mark.fault(44, "C")
 def test_forged_and_deleted_retained_topics_are_repaired(here: Yard) -> None:
     here.kill("manager")
-    here.start_manager(*command("repair:0.3"))
+    here.start_manager(*command("audit:0.3"))
     cluster = here.cluster(2)
     before = cluster.running(2)
     forger = here.watcher("manager")
@@ -168,7 +168,7 @@ def test_forged_and_deleted_retained_topics_are_repaired(here: Yard) -> None:
     healed = forger.wait_retained(topic, lambda value: len(value.get("workers", ())) == 1)
     assert healed["epoch"] > true["epoch"] + 1000
     here.kill("manager")
-    here.start_manager(*command("repair:0.3"))
+    here.start_manager(*command("audit:0.3"))
     here.manager_is_up()
     cluster.scale(4)
     cluster.running(4)

@@ -45,21 +45,21 @@ def packets(data: bytes) -> None:
 
     The first byte chooses the kind of account, and where the stream is split.
     """
-    from busbar.bus.broker.conversation import ENDINGS
+    from busbar.bus.broker.client_connection import ENDINGS
 
     if not data:
         return
-    talk, wire = _conversation(KINDS[data[0] % len(KINDS)])
+    connection, stream = _connection(KINDS[data[0] % len(KINDS)])
     cut = 1 + data[0] % len(data)
     try:
         for piece in (data[1:cut], data[cut:]):
-            wire._buffer += piece
-            while (found := wire._take(1024 * 1024, None)) is not None:
-                drive(talk._handle(talk._session, *found))
+            stream._buffer += piece
+            while (found := stream._take(1024 * 1024, None)) is not None:
+                drive(connection._handle(connection._session, *found))
     except ENDINGS:
         pass
     finally:
-        talk._leave()
+        connection._leave()
 
 
 def agent_file(data: bytes) -> None:
@@ -101,31 +101,40 @@ class _Access:
         return True
 
 
-async def _may_subscribe(peer: Any, topic: str, action: Any) -> bool:
+async def _may_subscribe(peer: Any, topic: str) -> bool:
     from busbar.bus import acl
 
     return acl.may_subscribe(peer.kind, peer.username, topic, "busbar", "lab")
 
 
-async def _heed(message: Any) -> None:
-    from busbar.bus.broker.revoking import revoked
+async def _on_manager_event(message: Any) -> None:
+    from busbar.bus.broker.revocation import revocation_of
 
-    revoked(message.topic, message.payload, "busbar")
+    revocation_of(message.topic, message.payload, "busbar")
 
 
-def _conversation(kind: str) -> tuple[Any, Any]:
-    """A session after its CONNECT, on a broker of its own."""
+def _connection(kind: str) -> tuple[Any, Any]:
+    """A connection after its CONNECT, on a broker of its own."""
+    from busbar.bus.broker.access_plugin import Peer
     from busbar.bus.broker.accounts import Account
-    from busbar.bus.broker.conversation import Conversation
-    from busbar.bus.broker.plugin import Peer
+    from busbar.bus.broker.client_connection import ClientConnection
+    from busbar.bus.broker.packet_stream import PacketStream, encode
     from busbar.bus.broker.router import Router
-    from busbar.bus.broker.wire import Wire, encode
+    from busbar.bus.clock import SystemClock
 
     nobody: Any = None
-    router, wire = Router(encode), Wire(nobody, nobody, _Transport())
+    router, stream = Router(encode), PacketStream(nobody, nobody, _Transport())
     access: Any = _Access()
-    talk = Conversation(wire, router, access, authenticate=nobody, allow_subscribe=_may_subscribe, heed=_heed)
-    talk.peer = Peer("n1", "", Account(kind, "", ""))
-    talk._session, _ = router.open("n1", "c", True)
-    talk._session.attach(talk)
-    return talk, wire
+    connection = ClientConnection(
+        stream,
+        router,
+        access,
+        SystemClock(),
+        authenticate=nobody,
+        may_subscribe=_may_subscribe,
+        on_manager_event=_on_manager_event,
+    )
+    connection.peer = Peer("n1", "", Account(kind, "", ""))
+    connection._session, _ = router.open("n1", "c", True)
+    connection._session.attach(connection)
+    return connection, stream

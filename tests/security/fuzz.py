@@ -25,15 +25,15 @@ from typing import Any
 
 from busbar.bus import acl, messages
 from busbar.bus.broker.accounts import Accounts
+from busbar.bus.broker.client_connection import ENDINGS
 from busbar.bus.broker.connect import Refused, read_connect
-from busbar.bus.broker.conversation import ENDINGS
-from busbar.bus.broker.joining import parse_offer
+from busbar.bus.broker.join_tokens import parse_offer
 from busbar.bus.connection.link import Message
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import convert, parse, read
 from busbar.bus.errors import BusError
 from busbar.bus.options import parse_urls
-from busbar.bus.topics import Topics, is_name, matches, parse_event
+from busbar.bus.topics import Topics, is_name, is_valid_topic, matches, parse_event
 from busbar.bus.transport import check_transport, port_range
 from msgspec import UNSET
 
@@ -102,7 +102,7 @@ def words(data: bytes) -> None:
     matches(text, text)
     for kind in (*acl.KINDS, text):
         write = acl.may_publish(kind, "n1", text, "busbar", "lab")
-        assert not write or acl.is_valid_topic(text)
+        assert not write or is_valid_topic(text)
         acl.may_subscribe(kind, text, text, "busbar", "lab")
     assert not is_name(text) or text.isascii()
     parse_offer(text)
@@ -170,21 +170,21 @@ TARGETS: dict[str, Target] = {
 def _doors() -> tuple[Any, Any, Any]:
     """A manager's inputs with a store whose writer never gets anything."""
     from busbar.bus.clock import SystemClock
-    from busbar.manager.api.requests import Desk, Dispatch
+    from busbar.manager.api.requests import Dispatch, Responder
     from busbar.manager.ingest.reports import Reports
     from busbar.manager.leader.fencing import Fence
     from busbar.manager.rate_limit import Limits
     from busbar.manager.state.node_memory import Observed
 
-    class Outlet:
+    class Sink:
         def reply(self, topic: str, payload: bytes, properties: Any) -> None:
             assert topic.startswith(TOPICS.response("alice", "")) and json.loads(payload)["op"]
 
     clock = SystemClock()
     store, world = _Store(), _World()
-    desk = Desk("m1", 1, lambda: None)  # type: ignore[arg-type,return-value]
+    responder = Responder("m1", 1, lambda: None)  # type: ignore[arg-type,return-value]
     limits = Limits(1e9, 10**9, 10**9)
-    dispatch = Dispatch(store, Outlet(), desk, limits, clock=clock, new_id=lambda: "made")  # type: ignore[arg-type]
+    dispatch = Dispatch(store, Sink(), responder, limits, clock=clock, new_id=lambda: "made")  # type: ignore[arg-type]
     quiet: Any = lambda *_: None  # noqa: E731
     reports = Reports(store, Observed(clock, _timing()), world, clock, wake=quiet, command=quiet)  # type: ignore[arg-type]
     return dispatch, reports, Fence(TOPICS, "m1", "s1", 1)

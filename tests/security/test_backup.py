@@ -19,7 +19,7 @@ import pytest
 from busbar.manager.leader.fencing import Lock
 from busbar.manager.leader.state_folder import backup, database, restore, take_over
 from busbar.manager.store import Store, StoreRefusedError, Tx, check
-from busbar.manager.store.backup import marked
+from busbar.manager.store.backup import backup_time
 from busbar.manager.store.rows import PrincipalRow
 
 from tests.integration.manager.fixtures import open_store
@@ -30,7 +30,7 @@ WHEN = "2026-11-23T01:02:03Z"
 
 
 def add(tx: Tx, name: str) -> None:
-    tx.insert_principal(PrincipalRow(tx.frame.new_oid(), name, "viewer", tx.now_ns))
+    tx.insert_principal(PrincipalRow(tx.context.new_oid(), name, "viewer", tx.now_ns))
 
 
 def add_pair(tx: Tx, number: int) -> None:
@@ -93,8 +93,8 @@ async def test_a_backup_is_one_private_and_marked_file(tmp_path: Path) -> None:
         os.umask(old_mask)
     assert sorted(os.listdir(tmp_path)) == ["copy", "manager"]
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
-    assert marked(tmp_path / "copy") == WHEN
-    assert marked(database(tmp_path / "manager")) == "", "the original is unaffected"
+    assert backup_time(tmp_path / "copy") == WHEN
+    assert backup_time(database(tmp_path / "manager")) == "", "the original is unaffected"
     open_store(tmp_path / "manager").close()
 
 
@@ -282,7 +282,7 @@ def test_an_older_backup_waits_until_take_over_makes_it_effective(tmp_path: Path
 
         # A backup while the manager runs; then changes, and a restart of the manager.
         copy = made.folder / "copy"
-        assert "sound copy" in busbar(made, "backup", str(copy), "--state", str(state))
+        assert "verified copy" in busbar(made, "backup", str(copy), "--state", str(state))
         assert "use --replace" in busbar(made, "backup", str(copy), "--state", str(state), code=4)
         alice.ok("scale_routercluster_workergroup", {**oid, "workergroup_oid": group["oid"], "scale": 2})
         second = pid_of(alice, "web-2")
@@ -305,7 +305,7 @@ def test_an_older_backup_waits_until_take_over_makes_it_effective(tmp_path: Path
 
         # Restored properly, it refuses to start.
         said = busbar(made, "restore", str(copy), "--state", str(state))
-        assert "says nothing until" in said and "is kept as" in said
+        assert "publishes nothing before" in said and "is kept as" in said
         refused = made.spawn("refused", "manager", "--state", str(state), *made.connection("manager"))
         assert refused.wait(20) == 4
         assert "busbar manager take-over" in (made.folder / "refused.log").read_text()

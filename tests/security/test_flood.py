@@ -17,14 +17,15 @@ from tests.stack import ROOT, stack
 pytestmark = pytest.mark.timeout(60)
 
 PROGRAM = """
-import sys
+import asyncio, sys
 from pathlib import Path
 from busbar.bus.options import ConnectOptions
-from busbar.manager.service import ManagerConfig, main
+from busbar.manager.service import ManagerConfig, run
 port, state, secret = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]).read_text()
 options = ConnectOptions(port=port, username="manager", password=secret, client_id="m-flood")
-sys.exit(main(ManagerConfig(state, "lab", options, principals={"alice": "owner"}, rate=50, burst=100)))
+asyncio.run(run(ManagerConfig(state, "lab", options, principals={"alice": "owner"}, rate=50, burst=100)))
 """
+"""What `busbar manager` runs, with lower limits: it has no options for them."""
 FLOOD = 1_000
 
 

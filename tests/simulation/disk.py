@@ -14,9 +14,9 @@ from typing import Any
 from busbar.bus.clock import Clock
 from busbar.bus.topics import Topics
 from busbar.manager.store import Reads, Store
-from busbar.manager.store.engine import _take_office
+from busbar.manager.store.engine import _claim_epoch
 from busbar.manager.store.files import migrate
-from busbar.manager.store.tx import Frame
+from busbar.manager.store.tx import StoreContext
 from sqlite_utils import Database
 
 Content = dict[str, list[Any]]
@@ -64,9 +64,9 @@ class Disk:
         self.crash()
         db = Database(self._conn, recursive_triggers=False, execute_plugins=False)
         self._open.append(db)
-        frame = Frame("", 0, topics, new_oid)
-        _take_office(db, frame)
-        return kind(db, path, clock, frame, Reads(db))
+        context = StoreContext("", 0, topics, new_oid)
+        _claim_epoch(db, context)
+        return kind(db, path, clock, context, Reads(db))
 
     def crash(self) -> None:
         """Undo what was not committed; whoever had the database open has it no more."""

@@ -40,22 +40,22 @@ class SimStore(Store):
 
     host: ManagerHost
 
-    def _kick(self) -> None:
-        if self._jobs and not self._due:
-            self._due = True
+    def _schedule(self) -> None:
+        if self._jobs and not self._scheduled:
+            self._scheduled = True
             world = self.host.world
             delay = world.random("disk").uniform(0.0002, 0.005)
             world.loop.call_later(delay, self._drain, context=self.host.program.context)
 
     def _drain(self) -> None:
-        self._due = False
+        self._scheduled = False
         if self._closed or not self._jobs:
             return
         group = self._new_group()
-        self._whole(group)
-        if self.trouble is None:
+        self._write_group_whole(group)
+        if self.write_error is None:
             self.host.world.committed(self.host, group.changes)
-        self._settle(group)
+        self._deliver(group)
 
     def close(self) -> None:
         """As a process's end does it: what is not committed is gone."""
@@ -114,7 +114,7 @@ class ManagerHost:
         await self.lock.wait(self.clock)
         self.store = store = self._open()
         self.manager = Manager(config, store, self._link, self.clock, self.new_id)
-        self.manager.repair._every = REPAIR_S
+        self.manager.retained_audit._interval = REPAIR_S
         self.world.manager_opened(self)
         try:
             await self.manager.run()

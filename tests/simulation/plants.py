@@ -35,8 +35,8 @@ def _forget_a_commit() -> list[tuple[Any, str, Any]]:
 def _forget_requests() -> list[tuple[Any, str, Any]]:
     """A: a repeated request runs again."""
     return [
-        (Tx, "seen", lambda self, caller, request_id: None),
-        (Tx, "remember", lambda self, *values: None),
+        (Tx, "stored_reply", lambda self, caller, request_id: None),
+        (Tx, "store_reply", lambda self, *values: None),
     ]
 
 
@@ -61,7 +61,7 @@ def _stop_nothing() -> list[tuple[Any, str, Any]]:
 
 def _say_nothing_again() -> list[tuple[Any, str, Any]]:
     """C: a new connection does not have everything said anew."""
-    return [(Publisher, "refresh", lambda self: None)]
+    return [(Publisher, "publish_all", lambda self: None)]
 
 
 def _apply_anything() -> list[tuple[Any, str, Any]]:

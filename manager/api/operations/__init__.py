@@ -1,4 +1,4 @@
-"""One handler per row of the contract, one file per noun: validate, one write, return."""
+"""One handler per operation, one file per noun: validate, write in one transaction, return the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What handlers are given, and the look-ups they share."""
+"""The contexts that handlers are called with, and the look-ups they share."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Observations(Protocol):
     """What the manager holds in memory about nodes and workers; times are monotonic seconds."""
 
     def stat(self, worker_oid: str) -> WorkerStat:
-        """A worker's last figures; empty when there are none."""
+        """A worker's last measurements; empty when there are none."""
         ...
 
     def since(self, oid: str) -> float | None:
-        """When an object entered its present status, as far as this process knows."""
+        """When an object entered its present status; None when this process did not see it."""
         ...
 
     def heard_at(self, node_oid: str) -> float | None:
@@ -33,28 +33,13 @@ class Observations(Protocol):
 
     @property
     def brake(self) -> str | None:
-        """Why the monitor holds still; None when it does not."""
+        """Why the monitor moves no workers; None when the brake is off."""
         ...
 
 
-class Unobserved:
-    """No observations: for a manager without a monitor."""
-
-    brake: str | None = None
-
-    def stat(self, worker_oid: str) -> WorkerStat:
-        return WorkerStat()
-
-    def since(self, oid: str) -> float | None:
-        return None
-
-    def heard_at(self, node_oid: str) -> float | None:
-        return None
-
-
 @dataclass(frozen=True, slots=True)
-class Office:
-    """The manager's own facts, for `get_manager`."""
+class ManagerIdentity:
+    """The manager's own facts, for `get_manager`. `started` is monotonic seconds."""
 
     manager: str
     store: str
@@ -67,17 +52,17 @@ class Office:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What a read may look at. `now` is monotonic seconds, `now_ns` the wall clock."""
+class ReadContext:
+    """What a read may use. `now` is monotonic seconds, `now_ns` the wall clock."""
 
     reads: Reads
     observed: Observations
-    office: Office
+    identity: ManagerIdentity
     now: float
     now_ns: int
 
     def since_ms(self, oid: str, changed_ns: int) -> int:
-        """Milliseconds in the present status; if this process did not see it begin, since the last change."""
+        """Milliseconds in the present status; since the last change if its begin was not observed."""
         since = self.observed.since(oid)
         if since is not None:
             return max(0, int((self.now - since) * 1000))
@@ -85,8 +70,8 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What a change may use: its transaction and who asks for it."""
+class ChangeContext:
+    """What a change may use: its transaction and who requested it."""
 
     tx: Tx
     who: Who
@@ -94,11 +79,12 @@ class Change:
     request_id: str
 
     def new_oid(self) -> str:
-        return self.tx.frame.new_oid()
+        return self.tx.context.new_oid()
 
 
-ReadHandler = Callable[[View, Any], Any]
-ChangeHandler = Callable[[Change, Any], Any]
+ReadHandler = Callable[[ReadContext, Any], object]
+ChangeHandler = Callable[[ChangeContext, Any], object]
+"""Each takes the parameters of its row in the contract and returns that row's result."""
 
 
 def need_cluster(store: Queries, oid: str) -> ClusterRow:
@@ -144,6 +130,6 @@ def need_worker(store: Queries, oid: str) -> WorkerRow:
     return row
 
 
-def exists(what: str, pointer: str) -> BusError:
-    """`already_exists`, pointing at the member that names it."""
+def already_exists(what: str, pointer: str) -> BusError:
+    """BusError `already_exists`; `pointer` is the parameter that names the object."""
     return BusError("already_exists", f"{what} exists", [pointer])

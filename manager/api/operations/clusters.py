@@ -1,4 +1,4 @@
-"""Router clusters: create, look at, start, stop, delete."""
+"""Router clusters: create, read, start, stop, delete."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from busbar.bus.transport import check_transport
 from msgspec import to_builtins
 
 from ...store.rows import ClusterRow
-from .base import Change, ChangeHandler, ReadHandler, View, exists, need_cluster
+from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, already_exists, need_cluster
 
 
 def result(row: ClusterRow) -> p.Cluster:
-    """A cluster as callers see it."""
+    """The contract's cluster of a row."""
     return p.Cluster(
         oid=row.oid,
         name=row.name,
@@ -30,97 +30,97 @@ def result(row: ClusterRow) -> p.Cluster:
     )
 
 
-def list_routerclusters(view: View, params: p.ListClusters) -> list[str]:
-    """Names, or oids in the order of the names."""
-    return [name if params.return_names else oid for oid, name in view.reads.cluster_keys()]
+def list_routerclusters(ctx: ReadContext, params: p.ListClusters) -> list[str]:
+    """Names, or oids, sorted by name."""
+    return [name if params.return_names else oid for oid, name in ctx.reads.cluster_keys()]
 
 
-def get_routercluster(view: View, params: p.ClusterRef) -> p.Cluster:
-    return result(need_cluster(view.reads, params.routercluster_oid))
+def get_routercluster(ctx: ReadContext, params: p.ClusterRef) -> p.Cluster:
+    return result(need_cluster(ctx.reads, params.routercluster_oid))
 
 
-def get_routercluster_by_name(view: View, params: p.ClusterByName) -> p.Cluster:
-    row = view.reads.cluster_by_name(params.routercluster_name)
+def get_routercluster_by_name(ctx: ReadContext, params: p.ClusterByName) -> p.Cluster:
+    row = ctx.reads.cluster_by_name(params.routercluster_name)
     if row is None:
         detail = f"no router cluster named '{params.routercluster_name}'"
         raise BusError("no_such_object", detail, ["/params/routercluster_name"])
     return result(row)
 
 
-def create_routercluster(change: Change, params: p.CreateCluster) -> p.Cluster:
-    wish = params.routercluster
-    transport = wish.transport
+def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Cluster:
+    definition = params.routercluster
+    transport = definition.transport
     if transport is not None:
         transport = check_transport(transport, "/params/routercluster/transport")
-    if change.tx.cluster_by_name(wish.name) is not None:
-        raise exists(f"router cluster '{wish.name}'", "/params/routercluster/name")
+    if ctx.tx.cluster_by_name(definition.name) is not None:
+        raise already_exists(f"router cluster '{definition.name}'", "/params/routercluster/name")
     row = ClusterRow(
-        oid=change.new_oid(),
-        name=wish.name,
-        label=wish.label,
-        description=wish.description,
-        tags=wish.tags,
+        oid=ctx.new_oid(),
+        name=definition.name,
+        label=definition.label,
+        description=definition.description,
+        tags=definition.tags,
         transport=transport,
-        owner_oid=change.principal_oid,
+        owner_oid=ctx.principal_oid,
         status=ClusterState.STOPPED,
         reason=None,
         was_running=False,
         who=None,
         request_id=None,
-        changed=change.tx.now_ns,
+        changed=ctx.tx.now_ns,
         version=1,
     )
-    change.tx.insert_cluster(row)
-    _tell(change, row, "created")
+    ctx.tx.insert_cluster(row)
+    _record_event(ctx, row, "created")
     return result(row)
 
 
-def delete_routercluster(change: Change, params: p.ClusterRef) -> p.Cluster:
-    row = need_cluster(change.tx, params.routercluster_oid)
+def delete_routercluster(ctx: ChangeContext, params: p.ClusterRef) -> p.Cluster:
+    row = need_cluster(ctx.tx, params.routercluster_oid)
     if row.status is not ClusterState.STOPPED:
         detail = f"router cluster '{row.name}' is {row.status}: stop it first"
         raise BusError("not_stopped", detail, ["/params/routercluster_oid"])
-    _tell(change, row, "deleted")
-    change.tx.delete_cluster(row)
+    _record_event(ctx, row, "deleted")
+    ctx.tx.delete_cluster(row)
     return result(row)
 
 
-def start_routercluster(change: Change, params: p.ClusterRef) -> p.Accepted:
-    row = need_cluster(change.tx, params.routercluster_oid)
+def start_routercluster(ctx: ChangeContext, params: p.ClusterRef) -> p.Accepted:
+    row = need_cluster(ctx.tx, params.routercluster_oid)
     if row.status not in STARTABLE:
         detail = f"router cluster '{row.name}' is {row.status}, not STOPPED or PAUSED"
         raise BusError("cannot_start", detail, ["/params/routercluster_oid"])
-    return _turn(change, row, ClusterState.STARTING, "starting", f"started by {change.who.authid}")
+    return _set_status(ctx, row, ClusterState.STARTING, "starting", f"started by {ctx.who.authid}")
 
 
-def stop_routercluster(change: Change, params: p.ClusterRef) -> p.Accepted:
-    row = need_cluster(change.tx, params.routercluster_oid)
+def stop_routercluster(ctx: ChangeContext, params: p.ClusterRef) -> p.Accepted:
+    row = need_cluster(ctx.tx, params.routercluster_oid)
     if row.status not in STARTED:
         detail = f"router cluster '{row.name}' is {row.status}, not started"
         raise BusError("cannot_stop", detail, ["/params/routercluster_oid"])
-    return _turn(change, row, ClusterState.STOPPING, "stopping", f"stopped by {change.who.authid}")
+    return _set_status(ctx, row, ClusterState.STOPPING, "stopping", f"stopped by {ctx.who.authid}")
 
 
-def _turn(change: Change, row: ClusterRow, status: ClusterState, verb: str, reason: str) -> p.Accepted:
-    """Set the cluster and its groups STARTING or STOPPING; the monitor does the rest."""
-    tx = change.tx
+def _set_status(
+    ctx: ChangeContext, row: ClusterRow, status: ClusterState, verb: str, reason: str
+) -> p.Accepted:
+    """Set the cluster and its groups to STARTING or STOPPING; the monitor does the rest."""
+    tx = ctx.tx
     facts = {"status": advance(row.status, status), "reason": reason, "was_running": False}
-    tx.update_cluster(row.oid, **facts, who=to_builtins(change.who), request_id=change.request_id)
+    tx.update_cluster(row.oid, **facts, who=to_builtins(ctx.who), request_id=ctx.request_id)
     for group in tx.groups_of(row.oid):
         if group.status is not status and may_advance(group.status, status):
             tx.update_group(group.oid, **facts)
     now = need_cluster(tx, row.oid)
-    _tell(change, now, verb, reason)
-    return p.Accepted(now.changed, now.oid, now.status, change.who, now.version)
+    _record_event(ctx, now, verb, reason)
+    return p.Accepted(now.changed, now.oid, now.status, ctx.who, now.version)
 
 
-def _tell(change: Change, row: ClusterRow, verb: str, reason: str | None = None) -> None:
+def _record_event(ctx: ChangeContext, row: ClusterRow, verb: str, reason: str | None = None) -> None:
     data = {"oid": row.oid, "version": row.version, "status": row.status}
     if reason is not None:
         data["reason"] = reason
-    change.tx.event(
-        "routercluster", verb, cluster=row.name, kind="routercluster", name=row.name, data=dict(data)
-    )
+    ctx.tx.event("routercluster", verb, cluster=row.name, name=row.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

@@ -1,4 +1,4 @@
-"""The stored events: for consumers that saw a gap in the sequence."""
+"""Stored events, for consumers that saw a gap in the sequence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 import msgspec
 from busbar.bus import params as p
 
-from .base import ChangeHandler, ReadHandler, View
+from .base import ChangeHandler, ReadContext, ReadHandler
 
 
-def get_events(view: View, params: p.GetEvents) -> list[msgspec.Raw]:
-    """Events after `since`, oldest first, at most `limit` of those still kept."""
-    return [msgspec.Raw(payload) for payload in view.reads.events(int(params.since), params.limit)]
+def get_events(ctx: ReadContext, params: p.GetEvents) -> list[msgspec.Raw]:
+    """Events after `since`, oldest first, at most `limit` of those still stored."""
+    return [msgspec.Raw(payload) for payload in ctx.reads.events(int(params.since), params.limit)]
 
 
 READS: Final[dict[str, ReadHandler]] = {"get_events": get_events}

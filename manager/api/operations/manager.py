@@ -6,27 +6,27 @@ from typing import Final
 
 from busbar.bus import params as p
 
-from .base import ChangeHandler, ReadHandler, View
+from .base import ChangeHandler, ReadContext, ReadHandler
 
 
-def get_manager(view: View, params: p.NoParams) -> p.ManagerInfo:
-    reads, office = view.reads, view.office
+def get_manager(ctx: ReadContext, params: p.NoParams) -> p.ManagerInfo:
+    reads, identity = ctx.reads, ctx.identity
     return p.ManagerInfo(
-        manager=office.manager,
+        manager=identity.manager,
         state="online",
-        store=office.store,
-        epoch=office.epoch,
-        realm=office.realm,
-        version=office.version,
-        uptime_ms=int((view.now - office.started) * 1000),
+        store=identity.store,
+        epoch=identity.epoch,
+        realm=identity.realm,
+        version=identity.version,
+        uptime_ms=int((ctx.now - identity.started) * 1000),
         sequence=reads.sequence(),
         nodes=reads.count_by("status", "nodes"),
         clusters=reads.count_by("status", "clusters"),
         workers=reads.count_by("state", "workers"),
         outbox=reads.outbox_count(),
-        brake=view.observed.brake,
-        limits=dict(office.limits),
-        conditions=office.conditions(),
+        brake=ctx.observed.brake,
+        limits=dict(identity.limits),
+        conditions=identity.conditions(),
     )
 
 

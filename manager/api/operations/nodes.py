@@ -1,4 +1,4 @@
-"""Nodes: made known, looked at, forgotten."""
+"""Nodes: pair, read, drain, unpair."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from ...planner.draining import DRAINED
 from ...publish.render import node_conditions
 from ...store.rows import NodeRow
 from . import members
-from .base import Change, ChangeHandler, ReadHandler, View, exists, need_cluster, need_node
+from .base import (
+    ChangeContext,
+    ChangeHandler,
+    ReadContext,
+    ReadHandler,
+    already_exists,
+    need_cluster,
+    need_node,
+)
 
-UNHEARD: Final = "not heard since it was paired"
+NOT_HEARD: Final = "not heard since it was paired"
 
 
 def result(row: NodeRow, workers: int = 0, heard_ms_ago: int | None = None) -> p.Node:
-    """A node as callers see it."""
+    """The contract's node of a row."""
     return p.Node(
         oid=row.oid,
         name=row.name,
@@ -41,53 +49,54 @@ def result(row: NodeRow, workers: int = 0, heard_ms_ago: int | None = None) -> p
     )
 
 
-def list_nodes(view: View, params: p.ListNodes) -> list[str]:
-    """Names, or oids in the order of the names; unpaired nodes only when filtered for."""
+def list_nodes(ctx: ReadContext, params: p.ListNodes) -> list[str]:
+    """Names, or oids, sorted by name; unpaired nodes only when filtered for."""
     wanted = params.filter_by_status
     return [
         name if params.return_names else oid
-        for oid, name, status in view.reads.node_keys()
+        for oid, name, status in ctx.reads.node_keys()
         if (status == wanted if wanted else status != NodeStatus.UNPAIRED)
     ]
 
 
-def get_node(view: View, params: p.NodeRef) -> p.Node:
-    return _seen(view, need_node(view.reads, params.node_oid))
+def get_node(ctx: ReadContext, params: p.NodeRef) -> p.Node:
+    return _with_liveness(ctx, need_node(ctx.reads, params.node_oid))
 
 
-def get_node_by_name(view: View, params: p.NodeByName) -> p.Node:
-    row = view.reads.node_by_name(params.node_name)
+def get_node_by_name(ctx: ReadContext, params: p.NodeByName) -> p.Node:
+    row = ctx.reads.node_by_name(params.node_name)
     if row is None:
         raise BusError("no_such_object", f"no node named '{params.node_name}'", ["/params/node_name"])
-    return _seen(view, row)
+    return _with_liveness(ctx, row)
 
 
-def pair_node(change: Change, params: p.PairNode) -> p.Node:
-    tx, wish = change.tx, params.node
-    if tx.principal(wish.name) is not None:
-        raise exists(f"a principal named '{wish.name}' (brokers know both as users)", "/params/node/name")
-    known = tx.node_by_name(wish.name)
+def pair_node(ctx: ChangeContext, params: p.PairNode) -> p.Node:
+    tx, node = ctx.tx, params.node
+    if tx.principal(node.name) is not None:
+        what = f"a principal named '{node.name}' (both are users of the broker)"
+        raise already_exists(what, "/params/node/name")
+    known = tx.node_by_name(node.name)
     if known is not None and known.status is not NodeStatus.UNPAIRED:
-        raise exists(f"node '{wish.name}'", "/params/node/name")
-    oid = _revive(change, known, wish) if known else _insert(change, wish)
+        raise already_exists(f"node '{node.name}'", "/params/node/name")
+    oid = _pair_again(ctx, known, node) if known else _insert(ctx, node)
     tx.bump_assignment(oid)
-    tx.send(tx.frame.topics.node(wish.name, "command"), encode(Command(resync=True)))
+    tx.send(tx.context.topics.node(node.name, "command"), encode(Command(resync=True)))
     row = need_node(tx, oid)
-    _tell(change, "paired", row, f"paired by {change.who.authid}")
+    _record_event(ctx, "paired", row, f"paired by {ctx.who.authid}")
     return result(row)
 
 
-def unpair_node(change: Change, params: p.UnpairNode) -> p.Node:
-    """The monitor takes its workers elsewhere; its assignment is empty from now on, and is kept.
+def unpair_node(ctx: ChangeContext, params: p.UnpairNode) -> p.Node:
+    """The monitor moves its workers; its retained assignment is empty from now on.
 
-    The embedded broker follows the event and takes the node's account away, unless it is to be kept.
+    The embedded broker reads the event and revokes the node's account, unless `keep_account` is set.
     """
-    tx = change.tx
+    tx = ctx.tx
     node = need_node(tx, params.node_oid, paired=True)
     for member in tx.memberships(node.oid):
         tx.delete_member(member)
-        members.tell(tx, "removed", need_cluster(tx, member.cluster_oid), node)
-    reason = f"unpaired by {change.who.authid}"
+        members.record_event(tx, "removed", need_cluster(tx, member.cluster_oid), node)
+    reason = f"unpaired by {ctx.who.authid}"
     tx.update_node(
         node.oid,
         status=advance(node.status, NodeStatus.UNPAIRED),
@@ -98,42 +107,42 @@ def unpair_node(change: Change, params: p.UnpairNode) -> p.Node:
     tx.bump_assignment(node.oid)
     tx.clear_status(None, "node", node.name)
     row = need_node(tx, node.oid)
-    _tell(change, "unpaired", row, reason, keep_account=params.keep_account)
+    _record_event(ctx, "unpaired", row, reason, keep_account=params.keep_account)
     return result(row, tx.worker_count(node.oid))
 
 
-def drain_node(change: Change, params: p.DrainNode) -> p.Node:
-    """The monitor moves its workers; a node that is drained already stays so, with the newer reason."""
-    tx = change.tx
+def drain_node(ctx: ChangeContext, params: p.DrainNode) -> p.Node:
+    """The monitor moves its workers; a node that is draining already gets the newer reason."""
+    tx = ctx.tx
     node = need_node(tx, params.node_oid, paired=True)
-    why = params.reason or node.draining or f"asked for by {change.who.authid}"
-    if why != node.draining:
-        tx.update_node(node.oid, draining=why)
+    reason = params.reason or node.draining or f"requested by {ctx.who.authid}"
+    if reason != node.draining:
+        tx.update_node(node.oid, draining=reason)
     row = need_node(tx, node.oid)
     if node.draining is None:
-        _tell(change, "draining", row, why)
+        _record_event(ctx, "draining", row, reason)
     return result(row, tx.worker_count(row.oid))
 
 
-def undrain_node(change: Change, params: p.NodeRef) -> p.Node:
-    """Workers that have left do not come back by themselves: only new ones are placed here again."""
-    tx = change.tx
+def undrain_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
+    """Workers that have moved away stay there: only new ones are placed here again."""
+    tx = ctx.tx
     node = need_node(tx, params.node_oid, paired=True)
     if node.draining is not None:
         tx.update_node(node.oid, draining=None, drain_note=None)
     row = need_node(tx, node.oid)
     if node.draining is not None:
-        _tell(change, "undrained", row, f"asked for by {change.who.authid}")
+        _record_event(ctx, "undrained", row, f"requested by {ctx.who.authid}")
     return result(row, tx.worker_count(row.oid))
 
 
-def _insert(change: Change, wish: p.NodeDefinition) -> str:
+def _insert(ctx: ChangeContext, node: p.NodeDefinition) -> str:
     row = NodeRow(
-        oid=change.new_oid(),
-        name=wish.name,
-        labels=wish.labels,
+        oid=ctx.new_oid(),
+        name=node.name,
+        labels=node.labels,
         status=NodeStatus.OFFLINE,
-        reason=UNHEARD,
+        reason=NOT_HEARD,
         boot=None,
         conn=None,
         goodbye=False,
@@ -143,20 +152,20 @@ def _insert(change: Change, wish: p.NodeDefinition) -> str:
         assignment_version=0,
         applied_epoch=0,
         applied_version=0,
-        changed=change.tx.now_ns,
+        changed=ctx.tx.now_ns,
         version=1,
     )
-    change.tx.insert_node(row)
+    ctx.tx.insert_node(row)
     return row.oid
 
 
-def _revive(change: Change, known: NodeRow, wish: p.NodeDefinition) -> str:
-    """A node that comes back keeps its oid and its assignment's version, which may never go back."""
-    change.tx.update_node(
+def _pair_again(ctx: ChangeContext, known: NodeRow, node: p.NodeDefinition) -> str:
+    """Keep the oid and the assignment version, which must never decrease."""
+    ctx.tx.update_node(
         known.oid,
-        labels=wish.labels,
+        labels=node.labels,
         status=advance(known.status, NodeStatus.OFFLINE),
-        reason=UNHEARD,
+        reason=NOT_HEARD,
         boot=None,
         conn=None,
         goodbye=False,
@@ -165,15 +174,15 @@ def _revive(change: Change, known: NodeRow, wish: p.NodeDefinition) -> str:
     return known.oid
 
 
-def _seen(view: View, row: NodeRow) -> p.Node:
-    heard = view.observed.heard_at(row.oid)
-    ago = None if heard is None else max(0, int((view.now - heard) * 1000))
-    return result(row, view.reads.worker_count(row.oid), ago)
+def _with_liveness(ctx: ReadContext, row: NodeRow) -> p.Node:
+    heard = ctx.observed.heard_at(row.oid)
+    ago = None if heard is None else max(0, int((ctx.now - heard) * 1000))
+    return result(row, ctx.reads.worker_count(row.oid), ago)
 
 
-def _tell(change: Change, verb: str, row: NodeRow, reason: str, **more: object) -> None:
+def _record_event(ctx: ChangeContext, verb: str, row: NodeRow, reason: str, **more: object) -> None:
     data = {"oid": row.oid, "version": row.version, "status": row.status, "reason": reason, **more}
-    change.tx.event("node", verb, cluster=None, kind="node", name=row.name, data=data)
+    ctx.tx.event("node", verb, cluster=None, name=row.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.messages import Endpoint
 from busbar.bus.states import WorkerState
 
-from ...publish.render import WANTED, update_condition, worker_conditions
+from ...publish.render import NOT_READY, update_condition, worker_conditions
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
-from .base import ChangeHandler, ReadHandler, View, need_cluster, need_group
+from .base import ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group
 
 
-def stat_routercluster(view: View, params: p.ClusterRef) -> p.Stat:
-    with view.reads.consistent():
-        row = need_cluster(view.reads, params.routercluster_oid)
-        groups = view.reads.groups_of(row.oid)
+def stat_routercluster(ctx: ReadContext, params: p.ClusterRef) -> p.Stat:
+    with ctx.reads.consistent():
+        row = need_cluster(ctx.reads, params.routercluster_oid)
+        groups = ctx.reads.groups_of(row.oid)
         names = {group.oid: group.name for group in groups}
-        rows = view.reads.workers_in(row.oid)
+        rows = ctx.reads.workers_in(row.oid)
         rows.sort(key=lambda worker: (names.get(worker.group_oid, ""), worker.ordinal))
-        return _stat(view, row, sum(group.scale for group in groups), rows, groups)
+        return _stat(ctx, row, sum(group.scale for group in groups), rows, groups)
 
 
-def stat_routercluster_workergroup(view: View, params: p.GroupRef) -> p.Stat:
-    with view.reads.consistent():
-        row = need_group(view.reads, params.routercluster_oid, params.workergroup_oid)
-        return _stat(view, row, row.scale, view.reads.workers_of(row.oid), ())
+def stat_routercluster_workergroup(ctx: ReadContext, params: p.GroupRef) -> p.Stat:
+    with ctx.reads.consistent():
+        row = need_group(ctx.reads, params.routercluster_oid, params.workergroup_oid)
+        return _stat(ctx, row, row.scale, ctx.reads.workers_of(row.oid), ())
 
 
 def _stat(
-    view: View, row: ClusterRow | GroupRow, scale: int, rows: Sequence[WorkerRow], groups: Sequence[GroupRow]
+    ctx: ReadContext,
+    row: ClusterRow | GroupRow,
+    scale: int,
+    rows: Sequence[WorkerRow],
+    groups: Sequence[GroupRow],
 ) -> p.Stat:
-    found = workers.results(view, rows)
+    found = workers.results(ctx, rows)
     states = Counter(worker.state for worker in rows)
     return p.Stat(
         oid=row.oid,
@@ -51,8 +55,8 @@ def _stat(
         restarts=sum(worker.restarts for worker in rows),
         cpu_s=round(sum(worker.cpu_s or 0.0 for worker in found), 3),
         rss=sum(worker.rss or 0 for worker in found),
-        since_ms=view.since_ms(row.oid, row.changed),
-        conditions=_conditions(view, row, rows),
+        since_ms=ctx.since_ms(row.oid, row.changed),
+        conditions=_conditions(ctx, row, rows),
         endpoints=_endpoints(found),
         workers=found,
         workergroups=[_group(group, rows) for group in groups],
@@ -61,12 +65,14 @@ def _stat(
     )
 
 
-def _conditions(view: View, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
-    troubled = [(worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in WANTED]
+def _conditions(ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
+    not_ready = [
+        (worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in NOT_READY
+    ]
     reason = row.reason
     if isinstance(row, GroupRow) and row.updating:
-        reason = update_condition(row, view.reads.updated(row.oid), troubled)
-    return ([reason] if reason else []) + worker_conditions(troubled)
+        reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
+    return ([reason] if reason else []) + worker_conditions(not_ready)
 
 
 def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
@@ -77,18 +83,16 @@ def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     ]
 
 
-def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> dict[str, Any]:
-    mine = [worker for worker in rows if worker.group_oid == group.oid]
-    ready = sum(worker.state is WorkerState.RUNNING for worker in mine)
-    return {
-        "oid": group.oid,
-        "name": group.name,
-        "status": group.status,
-        "scale": group.scale,
-        "ready": ready,
-        "runtime": group.runtime,
-        "revision": group.revision,
-    }
+def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> p.GroupStat:
+    return p.GroupStat(
+        oid=group.oid,
+        name=group.name,
+        status=group.status,
+        scale=group.scale,
+        ready=sum(row.group_oid == group.oid and row.state is WorkerState.RUNNING for row in rows),
+        runtime=group.runtime,
+        revision=group.revision,
+    )
 
 
 READS: Final[dict[str, ReadHandler]] = {

@@ -15,25 +15,33 @@ from msgspec import UNSET
 from ...store import Tx
 from ...store.reads import Queries
 from ...store.rows import ClusterRow, GroupRow
-from .base import Change, ChangeHandler, ReadHandler, View, exists, need_cluster, need_group
+from .base import (
+    ChangeContext,
+    ChangeHandler,
+    ReadContext,
+    ReadHandler,
+    already_exists,
+    need_cluster,
+    need_group,
+)
 
 LOST_AFTER: Final = 30.0
-"""Seconds after which a lost node's workers move elsewhere, unless the group says otherwise."""
+"""Default: seconds after which the workers of a lost node move."""
 START_DEADLINE: Final = 60.0
-"""Seconds after which a group with no ready worker is in ERROR, unless it says otherwise."""
+"""Default: seconds after which a group with no ready worker is in ERROR."""
 MAX_UNAVAILABLE: Final = 1
-"""Workers below the scale that an update may leave not ready, unless it says otherwise …"""
+"""Default: workers below the scale that an update may leave not ready."""
 MAX_SURGE: Final = 0
-"""… and workers above the scale that it may use."""
+"""Default: workers above the scale that an update may use."""
 _AT: Final = "/params/workergroup"
 _WEB: Final = frozenset({"web"})
 _MQTT: Final = frozenset({"mqtt", None})
-_FITTING: Final = {"crossbar": _WEB, "amqtt": _MQTT, "mosquitto": _MQTT}
-"""Which transport types the built-in runtimes can serve; operators' own runtimes take any."""
+_SUPPORTED: Final = {"crossbar": _WEB, "amqtt": _MQTT, "mosquitto": _MQTT}
+"""Transport types that the built-in runtimes can serve; operator-defined runtimes take any."""
 
 
 def result(store: Queries, row: GroupRow) -> p.Group:
-    """A worker group as callers see it."""
+    """The contract's worker group of a row."""
     return p.Group(
         changed=row.changed,
         cluster_oid=row.cluster_oid,
@@ -56,28 +64,29 @@ def result(store: Queries, row: GroupRow) -> p.Group:
     )
 
 
-def add_routercluster_workergroup(change: Change, params: p.AddGroup) -> p.Group:
-    tx, wish = change.tx, params.workergroup
+def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.Group:
+    tx, definition = ctx.tx, params.workergroup
     cluster = need_cluster(tx, params.routercluster_oid)
-    transport = wish.transport
+    transport = definition.transport
     if transport is not None:
         transport = check_transport(transport, f"{_AT}/transport")
-    runtime = _runtime(wish.runtime, transport or cluster.transport, "transport" if transport else "runtime")
-    name = wish.name or _free_name(tx, cluster.oid)
+    at = "transport" if transport else "runtime"
+    runtime = _runtime(definition.runtime, transport or cluster.transport, at)
+    name = definition.name or _free_name(tx, cluster.oid)
     if tx.group_by_name(cluster.oid, name) is not None:
-        raise exists(f"worker group '{name}' of router cluster '{cluster.name}'", f"{_AT}/name")
+        raise already_exists(f"worker group '{name}' of router cluster '{cluster.name}'", f"{_AT}/name")
     row = GroupRow(
-        oid=change.new_oid(),
+        oid=ctx.new_oid(),
         cluster_oid=cluster.oid,
         name=name,
-        label=wish.label,
-        description=wish.description,
-        tags=wish.tags,
+        label=definition.label,
+        description=definition.description,
+        tags=definition.tags,
         transport=transport,
-        scale=wish.scale,
+        scale=definition.scale,
         runtime=runtime,
-        lost_after=LOST_AFTER if wish.lost_after is None else wish.lost_after,
-        start_deadline=START_DEADLINE if wish.start_deadline is None else wish.start_deadline,
+        lost_after=LOST_AFTER if definition.lost_after is None else definition.lost_after,
+        start_deadline=START_DEADLINE if definition.start_deadline is None else definition.start_deadline,
         status=ClusterState.STARTING if cluster.status in STARTED else ClusterState.STOPPED,
         reason=None,
         was_running=False,
@@ -85,127 +94,128 @@ def add_routercluster_workergroup(change: Change, params: p.AddGroup) -> p.Group
         version=1,
     )
     tx.insert_group(row)
-    _tell(change, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
+    _record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
     return result(tx, row)
 
 
-def remove_routercluster_workergroup(change: Change, params: p.GroupRef) -> p.Group:
-    row = need_group(change.tx, params.routercluster_oid, params.workergroup_oid)
+def remove_routercluster_workergroup(ctx: ChangeContext, params: p.GroupRef) -> p.Group:
+    row = need_group(ctx.tx, params.routercluster_oid, params.workergroup_oid)
     if row.status is not ClusterState.STOPPED:
         detail = f"worker group '{row.name}' is {row.status}: stop its cluster first"
         raise BusError("not_stopped", detail, ["/params/workergroup_oid"])
-    cluster = need_cluster(change.tx, row.cluster_oid)
-    _tell(change, "removed", cluster, row, {})
-    gone = result(change.tx, row)
-    change.tx.delete_group(row, cluster.name)
+    cluster = need_cluster(ctx.tx, row.cluster_oid)
+    _record_event(ctx, "removed", cluster, row, {})
+    gone = result(ctx.tx, row)
+    ctx.tx.delete_group(row, cluster.name)
     return gone
 
 
-def scale_routercluster_workergroup(change: Change, params: p.ScaleGroup) -> p.Group:
-    row = need_group(change.tx, params.routercluster_oid, params.workergroup_oid)
-    change.tx.update_group(row.oid, scale=params.scale)
-    now = need_group(change.tx, row.cluster_oid, row.oid)
-    cluster = need_cluster(change.tx, row.cluster_oid)
-    _tell(change, "scaled", cluster, now, {"scale": now.scale, "previous": row.scale})
-    return result(change.tx, now)
+def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) -> p.Group:
+    row = need_group(ctx.tx, params.routercluster_oid, params.workergroup_oid)
+    ctx.tx.update_group(row.oid, scale=params.scale)
+    now = need_group(ctx.tx, row.cluster_oid, row.oid)
+    cluster = need_cluster(ctx.tx, row.cluster_oid)
+    _record_event(ctx, "scaled", cluster, now, {"scale": now.scale, "previous": row.scale})
+    return result(ctx.tx, now)
 
 
-def update_routercluster_workergroup(change: Change, params: p.UpdateGroup) -> p.Group:
-    """The monitor renews the workers; one that runs the same definition already is only relabelled."""
-    tx = change.tx
+def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) -> p.Group:
+    """The monitor replaces the workers; one that runs the same definition only gets the new revision."""
+    tx = ctx.tx
     row = need_group(tx, params.routercluster_oid, params.workergroup_oid)
     cluster = need_cluster(tx, row.cluster_oid)
-    columns = _wished(params.workergroup)
+    columns = _requested_columns(params.workergroup)
     transport = columns.get("transport", row.transport) or cluster.transport
     runtime = columns.get("runtime", row.runtime)
     if {"runtime", "transport"} & columns.keys():
         _runtime(runtime, transport, "transport" if columns.get("transport") else "runtime")
     same = {r.revision for r in tx.revisions(row.oid) if (r.runtime, r.transport) == (runtime, transport)}
     new = row.revision not in same
-    columns |= _limits(params, row, new)
+    columns |= _rollout_limits(params, row, new)
     if new:
         columns |= {"revision": row.revision + 1, "held_back": None}
     tx.update_group(row.oid, **columns)
     if new:
-        _adopt(tx, row, same)
+        _keep_equal_workers(tx, row, same)
     now = need_group(tx, row.cluster_oid, row.oid)
     if new:
         more = ("revision", "runtime", "max_unavailable", "max_surge")
-        _tell(change, "updating", cluster, now, {name: getattr(now, name) for name in more})
+        _record_event(ctx, "updating", cluster, now, {name: getattr(now, name) for name in more})
     return result(tx, now)
 
 
-def _wished(wish: p.GroupUpdate) -> dict[str, Any]:
+def _requested_columns(update: p.GroupUpdate) -> dict[str, Any]:
     """The columns that a request sets.
 
     Raises:
-        BusError: `invalid_configuration`: the transport is none.
+        BusError: `invalid_configuration`: the transport is invalid.
     """
-    found = {name: value for name in wish.__struct_fields__ if (value := getattr(wish, name)) is not UNSET}
+    fields = update.__struct_fields__
+    found = {name: value for name in fields if (value := getattr(update, name)) is not UNSET}
     if found.get("transport") is not None:
         found["transport"] = check_transport(found["transport"], f"{_AT}/transport")
     return found
 
 
-def _limits(params: p.UpdateGroup, row: GroupRow, new: bool) -> dict[str, int]:
-    """Raises BusError `invalid_argument` when nothing could ever be renewed."""
+def _rollout_limits(params: p.UpdateGroup, row: GroupRow, new: bool) -> dict[str, int]:
+    """Raises BusError `invalid_argument` when no worker could ever be replaced."""
     before = (MAX_UNAVAILABLE, MAX_SURGE) if new else (row.max_unavailable, row.max_surge)
     unavailable = before[0] if params.max_unavailable is None else params.max_unavailable
     surge = before[1] if params.max_surge is None else params.max_surge
     if unavailable == surge == 0:
         at = "max_unavailable" if params.max_unavailable is not None else "max_surge"
-        detail = "max_unavailable and max_surge are both 0: no worker could ever be renewed"
+        detail = "max_unavailable and max_surge are both 0: no worker could ever be replaced"
         raise BusError("invalid_argument", detail, [f"/params/{at}"])
     return {"max_unavailable": unavailable, "max_surge": surge}
 
 
-def _adopt(tx: Tx, row: GroupRow, same: set[int]) -> None:
-    """Keep the new revision; workers of older ones that run the very same need not be touched."""
+def _keep_equal_workers(tx: Tx, row: GroupRow, same: set[int]) -> None:
+    """Store the new revision; workers of older revisions with an equal definition keep running."""
     for worker in tx.workers_of(row.oid):
         if worker.revision in same:
             tx.update_worker(worker.oid, revision=row.revision + 1)
     tx.add_revision(row.oid)
 
 
-def get_routercluster_workergroup(view: View, params: p.GroupRef) -> p.Group:
-    row = need_group(view.reads, params.routercluster_oid, params.workergroup_oid)
-    return result(view.reads, row)
+def get_routercluster_workergroup(ctx: ReadContext, params: p.GroupRef) -> p.Group:
+    row = need_group(ctx.reads, params.routercluster_oid, params.workergroup_oid)
+    return result(ctx.reads, row)
 
 
-def get_routercluster_workergroup_by_name(view: View, params: p.GroupByName) -> p.Group:
-    cluster = view.reads.cluster_by_name(params.routercluster_name)
+def get_routercluster_workergroup_by_name(ctx: ReadContext, params: p.GroupByName) -> p.Group:
+    cluster = ctx.reads.cluster_by_name(params.routercluster_name)
     if cluster is None:
         detail = f"no router cluster named '{params.routercluster_name}'"
         raise BusError("no_such_object", detail, ["/params/routercluster_name"])
-    row = view.reads.group_by_name(cluster.oid, params.workergroup_name)
+    row = ctx.reads.group_by_name(cluster.oid, params.workergroup_name)
     if row is None:
         detail = f"no worker group named '{params.workergroup_name}' in router cluster '{cluster.name}'"
         raise BusError("no_such_object", detail, ["/params/workergroup_name"])
-    return result(view.reads, row)
+    return result(ctx.reads, row)
 
 
-def list_routercluster_workergroups(view: View, params: p.ListGroups) -> list[str]:
-    """Names, or oids in the order of the names."""
-    need_cluster(view.reads, params.routercluster_oid)
+def list_routercluster_workergroups(ctx: ReadContext, params: p.ListGroups) -> list[str]:
+    """Names, or oids, sorted by name."""
+    need_cluster(ctx.reads, params.routercluster_oid)
     return [
         group.name if params.return_names else group.oid
-        for group in view.reads.groups_of(params.routercluster_oid)
+        for group in ctx.reads.groups_of(params.routercluster_oid)
         if params.filter_by_status in (None, group.status)
     ]
 
 
-def _runtime(wish: str | None, transport: Mapping[str, Any] | None, at: str) -> str:
-    """The runtime asked for, or the one that follows from the transport; `at` is the member to blame.
+def _runtime(requested: str | None, transport: Mapping[str, Any] | None, at: str) -> str:
+    """The requested runtime, or the transport's default; `at` is the parameter that an error points at.
 
     Raises:
         BusError: `invalid_configuration`: a built-in runtime can't serve that transport.
     """
     kind = transport["type"] if transport else None
-    runtime = wish or ("crossbar" if kind == "web" else "amqtt")
-    fitting = _FITTING.get(runtime)
-    if fitting is not None and kind not in fitting:
+    runtime = requested or ("crossbar" if kind == "web" else "amqtt")
+    supported = _SUPPORTED.get(runtime)
+    if supported is not None and kind not in supported:
         given = f"a transport of type '{kind}'" if kind else "no transport"
-        need = " or ".join(sorted(f"type '{word}'" if word else "none" for word in fitting))
+        need = " or ".join(sorted(f"type '{word}'" if word else "none" for word in supported))
         pointer = f"{_AT}/transport/type" if at == "transport" else f"{_AT}/runtime"
         detail = f"runtime '{runtime}' can't serve {given}: it needs {need}"
         raise BusError("invalid_configuration", detail, [pointer])
@@ -217,9 +227,11 @@ def _free_name(store: Queries, cluster_oid: str) -> str:
     return next(name for number in count(1) if (name := f"group{number}") not in taken)
 
 
-def _tell(change: Change, verb: str, cluster: ClusterRow, row: GroupRow, more: Mapping[str, Any]) -> None:
+def _record_event(
+    ctx: ChangeContext, verb: str, cluster: ClusterRow, row: GroupRow, more: Mapping[str, object]
+) -> None:
     data = {"oid": row.oid, "version": row.version, "cluster_oid": cluster.oid, **more}
-    change.tx.event("workergroup", verb, cluster=cluster.name, kind="workergroup", name=row.name, data=data)
+    ctx.tx.event("workergroup", verb, cluster=cluster.name, name=row.name, data=data)
 
 
 READS: Final[dict[str, ReadHandler]] = {

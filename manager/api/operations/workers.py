@@ -1,4 +1,4 @@
-"""Workers: looked at by callers, changed by the monitor alone."""
+"""Workers: read by callers, changed only by the monitor."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from busbar.bus.errors import BusError, no_such
 from busbar.bus.messages import Command
 
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
-from .base import Change, ChangeHandler, ReadHandler, View, need_cluster, need_node, need_worker
+from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster, need_node, need_worker
 
 
-def results(view: View, rows: Iterable[WorkerRow]) -> list[p.Worker]:
-    """Workers as callers see them, with the names of what they belong to."""
+def results(ctx: ReadContext, rows: Iterable[WorkerRow]) -> list[p.Worker]:
+    """The contract's workers of rows, with the names of cluster, group and node."""
     clusters: dict[str, ClusterRow | None] = {}
     groups: dict[str, GroupRow | None] = {}
     nodes: dict[str, str | None] = {}
     found = []
     for row in rows:
         if row.group_oid not in groups:
-            groups[row.group_oid] = view.reads.group(row.group_oid)
+            groups[row.group_oid] = ctx.reads.group(row.group_oid)
         if row.cluster_oid not in clusters:
-            clusters[row.cluster_oid] = view.reads.cluster(row.cluster_oid)
+            clusters[row.cluster_oid] = ctx.reads.cluster(row.cluster_oid)
         if row.node_oid is not None and row.node_oid not in nodes:
-            node = view.reads.node(row.node_oid)
+            node = ctx.reads.node(row.node_oid)
             nodes[row.node_oid] = node.name if node else None
         node_name = nodes.get(row.node_oid) if row.node_oid else None
-        found.append(_result(view, row, clusters[row.cluster_oid], groups[row.group_oid], node_name))
+        found.append(_result(ctx, row, clusters[row.cluster_oid], groups[row.group_oid], node_name))
     return found
 
 
 def _result(
-    view: View, row: WorkerRow, cluster: ClusterRow | None, group: GroupRow | None, node: str | None
+    ctx: ReadContext, row: WorkerRow, cluster: ClusterRow | None, group: GroupRow | None, node: str | None
 ) -> p.Worker:
-    stat = view.observed.stat(row.oid)
+    stat = ctx.observed.stat(row.oid)
     return p.Worker(
         oid=row.oid,
         name=row.name,
@@ -53,7 +53,7 @@ def _result(
         pid=row.pid,
         restarts=row.restarts,
         reason=row.reason,
-        since_ms=view.since_ms(row.oid, row.changed),
+        since_ms=ctx.since_ms(row.oid, row.changed),
         uptime_ms=stat.uptime_ms,
         cpu_s=stat.cpu_s,
         rss=stat.rss,
@@ -61,26 +61,26 @@ def _result(
     )
 
 
-def get_worker(view: View, params: p.WorkerRef) -> p.Worker:
-    return results(view, [need_worker(view.reads, params.worker_oid)])[0]
+def get_worker(ctx: ReadContext, params: p.WorkerRef) -> p.Worker:
+    return results(ctx, [need_worker(ctx.reads, params.worker_oid)])[0]
 
 
-def list_workers(view: View, params: p.ListWorkers) -> list[str]:
+def list_workers(ctx: ReadContext, params: p.ListWorkers) -> list[str]:
     """Names, or oids in the same order: by cluster name, group name, ordinal."""
-    groups = {group.oid: group.name for group in view.reads.groups()}
-    clusters = dict(view.reads.cluster_keys())
-    rows = [row for row in _wanted(view, params) if params.filter_by_status in (None, row.state)]
+    groups = {group.oid: group.name for group in ctx.reads.groups()}
+    clusters = dict(ctx.reads.cluster_keys())
+    rows = [row for row in _matching(ctx, params) if params.filter_by_status in (None, row.state)]
     rows.sort(key=lambda row: (clusters.get(row.cluster_oid, ""), groups.get(row.group_oid, ""), row.ordinal))
     return [row.name if params.return_names else row.oid for row in rows]
 
 
-def _wanted(view: View, params: p.ListWorkers) -> list[WorkerRow]:
-    """The workers of the narrowest thing named, further narrowed by the others.
+def _matching(ctx: ReadContext, params: p.ListWorkers) -> list[WorkerRow]:
+    """The workers of the narrowest object named, filtered by the others.
 
     Raises:
-        BusError: `no_such_object` when something named does not exist.
+        BusError: `no_such_object` when an object named does not exist.
     """
-    reads = view.reads
+    reads = ctx.reads
     if params.routercluster_oid is not None:
         need_cluster(reads, params.routercluster_oid)
     if params.node_oid is not None:
@@ -102,9 +102,9 @@ def _wanted(view: View, params: p.ListWorkers) -> list[WorkerRow]:
     ]
 
 
-def follow_worker(change: Change, params: p.FollowWorker) -> p.Following:
-    """Nothing changes but that the node is told: it is a change so that the audit knows who read along."""
-    tx = change.tx
+def follow_worker(ctx: ChangeContext, params: p.FollowWorker) -> p.Following:
+    """Send the node a command. It is a change, so that the audit records who followed the log."""
+    tx = ctx.tx
     worker = need_worker(tx, params.worker_oid)
     if worker.node_oid is None:
         raise BusError("no_such_object", f"worker '{worker.name}' runs on no node", ["/params/worker_oid"])
@@ -116,7 +116,7 @@ def follow_worker(change: Change, params: p.FollowWorker) -> p.Following:
         lines=params.lines,
         lease_ms=params.lease_ms,
     )
-    topics = tx.frame.topics
+    topics = tx.context.topics
     tx.send(topics.node(node.name, "command"), encode(command))
     return p.Following(worker.oid, node.name, topics.node_log(node.name, worker.name), params.lease_ms)
 

@@ -22,20 +22,10 @@ from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.decode import encode
 from busbar.bus.messages import AssignedWorker, Assignment
 from busbar.bus.options import ConnectOptions
+from busbar.cli.services.run import REFUSED
 
 from tests.agents import Bench, bench, worker
 from tests.brokers import free_port, mosquitto
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from busbar.agent.service import AgentConfig, main
-from busbar.bus.options import ConnectOptions
-state, toml, realm, port, stop = sys.argv[1:]
-config = AgentConfig(Path(state), "n1", realm, ConnectOptions(port=int(port), client_id=f"agent-{realm}"),
-                     runtimes=Path(toml), stop_workers=stop == "stop")
-sys.exit(main(config))
-"""
 
 
 @pytest.fixture
@@ -46,15 +36,14 @@ async def node(tmp_path: Path) -> AsyncIterator[Bench]:
 
 @contextlib.asynccontextmanager
 async def agent(node: Bench, port: int, *, stop: bool = False) -> AsyncIterator[Process]:
-    arguments = [
-        str(node.folder / "state"),
-        str(node.toml),
-        node.realm,
-        str(port),
-        "stop" if stop else "keep",
-    ]
+    """`busbar agent` as operators run it; killed at the end if it still lives."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, *arguments, stderr=PIPE, cwd=Path(__file__).parents[3]
+        *(sys.executable, "-m", "busbar.cli.app", "agent", "--node", "n1"),
+        *("--state", str(node.folder / "state"), "--runtimes", str(node.toml), "--realm", node.realm),
+        *("--broker", f"mqtt://127.0.0.1:{port}", "--stop-workers" if stop else "--keep-workers"),
+        stderr=PIPE,
+        env={**clean, "HOME": str(node.folder)},
     )
     try:
         yield process
@@ -155,15 +144,15 @@ async def test_a_second_agent_logs_in_one_line_why_it_does_not_start(node: Bench
         await until(lambda: lock.exists() and lock.read_text().strip() == str(first.pid))
         async with agent(node, nowhere) as second:
             _, stderr = await asyncio.wait_for(second.communicate(), 10)
-            assert second.returncode == 2
+            assert second.returncode == REFUSED
             text = stderr.decode()
-            assert text.startswith("busbar agent: state folder ")
+            assert "ERROR busbar.service: agent: state folder " in text
             assert f"(pid {first.pid})" in text
             assert "Traceback" not in text
     node.toml.write_text("[agent]\nhots = 1\n")
     async with agent(node, nowhere) as third:
         _, stderr = await asyncio.wait_for(third.communicate(), 10)
-        assert third.returncode == 2
+        assert third.returncode == REFUSED
         assert "agent.hots: unknown key" in stderr.decode()
 
 
@@ -251,7 +240,7 @@ async def test_over_mosquitto_an_agent_republishes_to_a_broker_that_lost_its_sta
                 assert manager.latest["state"]["conn"] == manager.latest["reported"]["conn"]
 
 
-HEAVY = ("amqtt", "sqlite3", "sqlite_utils", "rich", "typer", "pydantic", "manager", "cli")
+HEAVY = ("amqtt", "sqlite3", "sqlite_utils", "rich", "typer", "pydantic", "busbar.manager", "busbar.cli")
 
 
 async def test_the_agent_stays_light() -> None:

@@ -152,10 +152,10 @@ def test_a_corrupt_database_ends_it_with_the_reason(up: Stack) -> None:
     assert up.run("manager", "check").returncode == 1
 
 
-def test_manager_check_says_that_a_file_is_sound(up: Stack) -> None:
+def test_manager_check_says_that_a_file_is_intact(up: Stack) -> None:
     up.up("--port", "0")
     up.ready()
-    assert "sound" in up.ok("manager", "check")
+    assert "is intact" in up.ok("manager", "check")
     assert up.ask("manager", "check")["ok"] is True
     with sqlite3.connect(up.state / "manager" / "busbar.db") as live:
         assert live.execute("select count(*) from nodes").fetchone() == (1,)

@@ -21,7 +21,8 @@ from busbar.bus.options import ConnectOptions
 from busbar.bus.testing import MemoryBroker
 from busbar.bus.topics import Topics
 from busbar.manager.leader.fencing import FencedError
-from busbar.manager.service import Manager, ManagerConfig, database
+from busbar.manager.leader.state_folder import database
+from busbar.manager.service import Manager, ManagerConfig
 from busbar.manager.store import Store
 
 REALM = "lab"

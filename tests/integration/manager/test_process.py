@@ -14,28 +14,23 @@ from pathlib import Path
 import pytest
 from busbar.bus.decode import encode
 from busbar.bus.messages import ManagerState
-from busbar.manager.service import EXIT_FENCED, EXIT_REFUSED, database
+from busbar.cli.services.run import REFUSED
+from busbar.manager.leader.state_folder import database
 
-from tests.integration.manager.fixtures import TOPICS, Client, client_on, mqtt_net
+from tests.integration.manager.fixtures import REALM, TOPICS, Client, client_on, mqtt_net
 
 pytestmark = pytest.mark.mosquitto
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from busbar.bus.options import ConnectOptions
-from busbar.manager.service import ManagerConfig, main
-options = ConnectOptions(port=int(sys.argv[1]), client_id=sys.argv[3])
-principals = {"alice": "owner", "vera": "viewer"}
-sys.exit(main(ManagerConfig(Path(sys.argv[2]), "lab", options, principals=principals, heartbeat_s=1.0)))
-"""
-
 
 @asynccontextmanager
-async def process(port: int, state: Path, name: str = "m") -> AsyncIterator[asyncio.subprocess.Process]:
-    """A manager of its own; killed at the end if it still lives."""
+async def process(port: int, state: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`busbar manager` as operators run it; killed at the end if it still lives."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, str(port), str(state), name, stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "busbar.cli.app", "manager", "--state", str(state)),
+        *("--owner", "alice", "--heartbeat", "1", "--realm", REALM, "--broker", f"mqtt://127.0.0.1:{port}"),
+        stderr=asyncio.subprocess.PIPE,
+        env={**clean, "HOME": str(state.parent)},
     )
     try:
         yield child
@@ -66,7 +61,7 @@ async def test_nothing_acknowledged_is_lost_when_it_is_killed(mosquitto_port: in
         async with process(mosquitto_port, state):
             made = await asyncio.wait_for(asyncio.gather(*calls), 30)
             assert len({row["oid"] for row in made}) == 300, "every call had one effect, resent or not"
-            names = await client.call("vera", "list_routerclusters", {"return_names": True})
+            names = await client.call("alice", "list_routerclusters", {"return_names": True})
             assert set(names) == {f"c{n:03}" for n in range(300)} and acknowledged <= set(names)
             events = await client.until(lambda: _sequences(client) == list(range(1, 301)) and client.events())
             assert len({event["id"] for event in events}) == 300
@@ -83,11 +78,11 @@ async def test_a_second_manager_stands_by_and_takes_over(mosquitto_port: int, tm
     state = tmp_path / "manager"
     async with (
         client_on(mqtt_net(mosquitto_port)) as client,
-        process(mosquitto_port, state, "one") as first,
+        process(mosquitto_port, state) as first,
     ):
         await client.until(lambda: _state(client) == ("online", 1), timeout=20)
         await client.cluster("edge")
-        async with process(mosquitto_port, state, "two") as second:
+        async with process(mosquitto_port, state) as second:
             assert second.stderr is not None
             async with asyncio.timeout(20):
                 line = await second.stderr.readline()
@@ -95,7 +90,7 @@ async def test_a_second_manager_stands_by_and_takes_over(mosquitto_port: int, tm
             assert _state(client) == ("online", 1)
             os.kill(first.pid, signal.SIGKILL)
             await client.until(lambda: _state(client) == ("online", 2), timeout=20)
-            assert await client.call("vera", "list_routerclusters", {"return_names": True}) == ["edge"]
+            assert await client.call("alice", "list_routerclusters", {"return_names": True}) == ["edge"]
 
 
 async def test_sigterm_ends_it_with_a_goodbye_and_zero(mosquitto_port: int, tmp_path: Path) -> None:
@@ -124,8 +119,8 @@ async def test_a_fenced_manager_ends_with_one_sentence_and_its_own_code(
         await client.link.publish(TOPICS.manager_state("m2"), higher, retain=True)
         async with asyncio.timeout(20):
             _, stderr = await child.communicate()
-        assert child.returncode == EXIT_FENCED
-        assert b"busbar manager: manager 'm2' has epoch 6" in stderr and b"Traceback" not in stderr
+        assert child.returncode == REFUSED
+        assert b"manager: manager 'm2' has epoch 6" in stderr and b"Traceback" not in stderr
 
 
 @pytest.mark.fault(13, "D")
@@ -136,5 +131,5 @@ async def test_a_damaged_database_is_refused_with_one_sentence(mosquitto_port: i
     async with process(mosquitto_port, state) as child:
         async with asyncio.timeout(20):
             _, stderr = await child.communicate()
-        assert child.returncode == EXIT_REFUSED
+        assert child.returncode == REFUSED
         assert b"To restore" in stderr and b"Traceback" not in stderr

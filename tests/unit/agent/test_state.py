@@ -86,8 +86,12 @@ def test_torn_files_are_renamed(state: State, torn: bytes) -> None:
 
 def test_the_leftover_of_an_interrupted_write_is_not_read(state: State) -> None:
     state.write_record(record())
-    (state.folder / "records" / "o1.json.new").write_bytes(b"{")
+    left = state.folder / "records" / ".o1.json.0a1b.new"
+    left.write_bytes(b"{")
     assert state.records() == [record()]
+    state.close()
+    State.open(state.folder, "ffffffffffffffff").close()
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("oid", ["", "..", "../x", "a/b", "a\0b", "x" * 65, "a\n"])

@@ -5,72 +5,8 @@ import re
 
 import pytest
 from busbar.bus import acl
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 R = "busbar/v1/lab"
-
-LEVELS = st.sampled_from(["a", "b", "$s", ""])
-TOPICS = st.lists(LEVELS, min_size=1, max_size=4).map("/".join).filter(bool)
-FILTERS = st.builds(
-    lambda levels, tail: "/".join([*levels, *tail]),
-    st.lists(st.sampled_from(["a", "b", "$s", "+", ""]), max_size=4),
-    st.sampled_from([["#"], ["a"], ["+"]]),
-)
-
-
-def matches(wanted: str, topic: str) -> bool:
-    """MQTT 3.1.1, section 4.7, said another way than the code: as a regular expression."""
-    if topic.startswith("$") and wanted[0] in "+#":
-        return False
-    levels = [r"[^/]*" if level == "+" else re.escape(level) for level in wanted.split("/")]
-    if levels[-1] != re.escape("#"):
-        return re.fullmatch("/".join(levels), topic) is not None
-    head = "/".join(levels[:-1])
-    return re.fullmatch(f"{head}(/.*)?" if len(levels) > 1 else ".*", topic) is not None
-
-
-@given(FILTERS, FILTERS, TOPICS)
-@example("+/#", "+", "$s")
-@example("a/+", "a/#", "a")
-@example("a/#", "a", "a")
-def test_what_a_covered_filter_matches_is_matched_by_the_covering_one(a: str, f: str, topic: str) -> None:
-    if acl.covers(a, f) and matches(f, topic):
-        assert matches(a, topic)
-
-
-@given(FILTERS, TOPICS)
-def test_covering_a_topic_is_matching_it(a: str, topic: str) -> None:
-    assert acl.covers(a, topic) == matches(a, topic)
-
-
-@given(FILTERS)
-def test_a_filter_covers_itself(a: str) -> None:
-    assert acl.covers(a, a)
-
-
-@pytest.mark.parametrize(
-    ("allowed", "wanted", "expected"),
-    [
-        ("a/+", "a/#", False),
-        ("a/x", "+/x", False),
-        ("a/#", "a/+", True),
-        ("a/#", "a", True),
-        ("a/#", "a/#", True),
-        ("a/+", "a/b/c", False),
-        ("a/+/c", "a/+/c", True),
-        ("#", "+/+", True),
-        ("#", "$SYS/broker", False),
-        ("+/broker", "$SYS/broker", False),
-        ("a/#", "a#", False),
-        ("a/#", "a/#/b", False),
-        ("a/#", "a/b+", False),
-        ("a/#", "", False),
-        ("a/#", "a/\0", False),
-    ],
-)
-def test_covers(allowed: str, wanted: str, expected: bool) -> None:
-    assert acl.covers(allowed, wanted) is expected
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import msgspec
 import pytest
-from busbar.bus.contract import COMMON_ERRORS, EVENTS, OPERATIONS, event_type
+from busbar.bus.contract import COMMON_ERRORS, EVENT_KINDS, EVENTS, OPERATIONS, event_type
 from busbar.bus.errors import ERRORS, BusError
-from busbar.bus.topics import is_name
+from busbar.bus.topics import StatusKind, is_name
 
 ANCESTOR = [
     "list_routerclusters",
@@ -86,6 +90,49 @@ def test_event_types() -> None:
     with pytest.raises(KeyError):
         event_type("routercluster", "exploded")
     assert all(is_name(verb) for verbs in EVENTS.values() for verb in verbs)
+
+
+# --- docs/reference/contract.md
+
+
+def section(number: int) -> str:
+    """A section of the page."""
+    page = (Path(__file__).parents[3] / "docs/reference/contract.md").read_text()
+    return re.split(r"^## \d+\. ", page, flags=re.MULTILINE)[number]
+
+
+def code_of(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def test_the_page_names_the_kinds_of_objects() -> None:
+    sentence = re.search(r"`kind` is (.*?), in events also (.*?);", section(2), re.DOTALL)
+    assert sentence is not None
+    with_status, more = map(code_of, sentence.groups())
+    assert tuple(with_status) == get_args(StatusKind)
+    assert set(with_status) | set(more) == set(EVENT_KINDS.values())
+
+
+def test_the_page_names_every_operation_with_its_errors() -> None:
+    known, text = set(OPERATIONS), section(4)
+    assert known == {name for name in re.findall(r"[a-z_]+", text) if name in known}
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", text, re.MULTILINE))
+    assert list(rows) == ANCESTOR
+    for name, cell in rows.items():
+        errors = {error.strip() for error in cell.split(",")} - {"", "not_authorized"}
+        assert errors == set(OPERATIONS[name].errors), name
+
+
+def test_the_page_names_only_events_that_there_are() -> None:
+    known = {f"on_{subject}_{verb}" for subject, verbs in EVENTS.items() for verb in verbs}
+    listed = section(6).partition("Retained status")[0].rpartition("```")[2]
+    for family in listed.split(";"):
+        first, *verbs = [name for name in code_of(family) if name.startswith(("on_", "_"))] or [""]
+        subject = next(
+            (each for each in sorted(EVENTS, key=len, reverse=True) if first.startswith(f"on_{each}_")), ""
+        )
+        for name in filter(None, (first, *(f"on_{subject}{verb}" for verb in verbs))):
+            assert name in known
 
 
 @pytest.mark.parametrize("code", ERRORS)

@@ -168,7 +168,7 @@ def test_the_status_screen_tells_problems_with_their_reasons() -> None:
         "cluster edge: web-4: x",
         "node n1: lost",
         "the brake is on: 2 of 3 nodes",
-        "4 wanted: 3 ready",
+        "4 desired: 3 ready",
     ):
         assert part in text
     good = {**stat, "status": "RUNNING", "conditions": ["all 4 workers are ready"]}
@@ -179,7 +179,7 @@ def test_the_status_screen_tells_problems_with_their_reasons() -> None:
 
 def test_counts_in_one_line() -> None:
     assert (
-        stats.summary({"scale": 4, "ready": 3, "backoff": 1, "pending": 0}) == "4 wanted: 3 ready, 1 backoff"
+        stats.summary({"scale": 4, "ready": 3, "backoff": 1, "pending": 0}) == "4 desired: 3 ready, 1 backoff"
     )
 
 

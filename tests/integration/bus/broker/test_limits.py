@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import websockets
 from busbar.bus.broker import EmbeddedBroker
-from busbar.bus.broker.wire import MAX_CONNECT, MAX_PACKET, MAX_QUEUED
+from busbar.bus.broker.packet_stream import MAX_CONNECT, MAX_PACKET, MAX_QUEUED
 
 from tests.integration.bus.broker.kit import R, Raw, Will, broker_in, connect_bytes, packet, text
 
@@ -51,7 +51,7 @@ async def test_a_connect_is_bounded_more_tightly(broker: EmbeddedBroker) -> None
 async def test_silence_before_connect_is_bounded(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("busbar.bus.broker.conversation.CONNECT_WITHIN_S", 0.2)
+    monkeypatch.setattr("busbar.bus.broker.client_connection.CONNECT_WITHIN_S", 0.2)
     raw = await Raw.open(broker.port)
     raw.say(connect_bytes("alice")[:9])
     await raw.closed(within=1)
@@ -111,7 +111,7 @@ async def test_stop_is_bounded_with_a_slow_consumer(tmp_path: Path) -> None:
         began = loop.time()
         await broker.stop()
         assert loop.time() - began < 3
-    assert not [task for task in asyncio.all_tasks() if "Conversation" in repr(task)]
+    assert not [task for task in asyncio.all_tasks() if "ClientConnection" in repr(task)]
 
 
 async def test_stop_sends_no_wills_and_hangs_up(tmp_path: Path) -> None:

@@ -296,16 +296,17 @@ async def test_a_broken_packet_ends_only_its_own_link(broker: EmbeddedBroker, ba
 async def test_small_packets_are_sent_at_once(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from busbar.bus.broker import wire
+
+    from busbar.bus.broker import packet_stream
 
     seen: list[int] = []
-    real = wire.set_nodelay
+    real = packet_stream.set_nodelay
 
     def spy(transport: asyncio.BaseTransport) -> None:
         real(transport)
         seen.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-    monkeypatch.setattr(wire, "set_nodelay", spy)
+    monkeypatch.setattr(packet_stream, "set_nodelay", spy)
     await Raw.connect(broker.port, "alice")
     assert seen == [1]
 

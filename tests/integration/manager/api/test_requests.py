@@ -15,7 +15,8 @@ from busbar.bus.connection.link import Properties
 from busbar.bus.decode import MAX_PAYLOAD, encode
 from busbar.bus.errors import ERRORS
 from busbar.manager.api.operations import CHANGES, READS
-from busbar.manager.service import Manager, database
+from busbar.manager.leader.state_folder import database
+from busbar.manager.service import Manager
 from busbar.manager.store import files
 
 from tests.brokers import mosquitto, until

@@ -11,7 +11,7 @@ from busbar.bus import params as p
 from busbar.bus.decode import digest
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Who
-from busbar.manager.api.operations.base import Change
+from busbar.manager.api.operations.base import ChangeContext
 from busbar.manager.api.operations.workergroups import update_routercluster_workergroup
 from busbar.manager.control.apply import apply_all
 from busbar.manager.planner import model as m
@@ -43,7 +43,7 @@ async def update(watch: Watch, params: dict[str, Any] | None = None, **wish: Any
     who = Who("alice", "owner", "box")
 
     def change(tx: Tx) -> p.Group:
-        return update_routercluster_workergroup(Change(tx, who, OWNER, "r-9"), asked)
+        return update_routercluster_workergroup(ChangeContext(tx, who, OWNER, "r-9"), asked)
 
     found = await watch.store.write(change)
     await watch.rest()

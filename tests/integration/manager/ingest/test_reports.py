@@ -13,7 +13,7 @@ from busbar.bus.errors import BusError
 from busbar.bus.messages import Applied, NodeState
 from busbar.bus.states import NodeStatus
 from busbar.manager.ingest.reports import CONFLICT
-from busbar.manager.publish.statuses import Outward
+from busbar.manager.publish.statuses import StatusBuilder
 
 from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
 
@@ -415,7 +415,7 @@ async def test_a_node_that_follows_a_forged_assignment_is_given_a_newer_one(tmp_
 
 def _given(watch: Watch, name: str) -> dict[str, Any]:
     """The assignment that the manager publishes for a node."""
-    found = Outward(watch.store, 5000).assignment(watch.node(name).oid)
+    found = StatusBuilder(watch.store, 5000).assignment(watch.node(name).oid)
     assert found is not None
     given: dict[str, Any] = json.loads(found[1])
     return given

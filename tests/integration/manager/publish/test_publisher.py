@@ -18,9 +18,10 @@ from busbar.bus.testing import MemoryBroker
 from busbar.bus.topics import NO_CLUSTER
 from busbar.manager import service
 from busbar.manager.leader.fencing import FencedError
+from busbar.manager.leader.state_folder import take_over
 from busbar.manager.publish import publisher as publishing
 from busbar.manager.publish import retained_audit
-from busbar.manager.service import Manager, run, take_over
+from busbar.manager.service import Manager, run
 from busbar.manager.store import Tx
 
 from tests.brokers import free_port, mosquitto, until
@@ -57,7 +58,7 @@ async def rig(net: Net, tmp_path: Path) -> AsyncIterator[tuple[Manager, Client]]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retained_audit, "QUIET_S", 0.05)
+    monkeypatch.setattr(retained_audit, "SETTLE_S", 0.05)
 
 
 async def _furnish(client: Client) -> None:
@@ -160,8 +161,8 @@ async def test_what_does_not_fit_in_memory_is_read_from_the_table(
 async def test_statuses_give_way_to_writes_for_a_while_and_assignments_do_not(
     rig: tuple[Manager, Client], monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    monkeypatch.setattr(publishing, "BUSY", 1)
-    monkeypatch.setattr(publishing, "HOLD_S", patience)
+    monkeypatch.setattr(publishing, "YIELD_WRITES", 1)
+    monkeypatch.setattr(publishing, "YIELD_S", patience)
     manager, client = rig
     oid = (await client.node("n1"))["oid"]
     await until(lambda: manager.publisher.idle)
@@ -209,7 +210,7 @@ async def test_rows_that_a_broken_connection_swallowed_are_sent_again(
     assert [m.topic[-2:] for m in client.seen if "/event/" in m.topic] == ["v0", "v1", "v2"]
 
 
-# --- repair
+# --- audit of retained topics
 
 
 @pytest.mark.fault(44, "C")
@@ -228,7 +229,7 @@ async def test_forged_deleted_and_foreign_retained_topics_are_mended(
     ):
         await client.link.publish(topic, payload, retain=True)
     assert _state_of_all(broker) != before
-    manager.repair.begin()
+    manager.retained_audit.wake()
     await until(lambda: _state_of_all(broker) == before)
 
 
@@ -243,12 +244,12 @@ async def test_the_managers_own_state_is_mended(rig: tuple[Manager, Client], bro
 
 async def test_the_broker_is_looked_at_often_while_it_holds_little() -> None:
     said: dict[str, bytes] = {}
-    look = retained_audit.Repair(MemoryBroker().link("m"), TOPICS, CLOCK, lambda: said, lambda: True)
-    assert look._pause() == retained_audit.SOON_S
+    audit = retained_audit.RetainedAudit(MemoryBroker().link("m"), TOPICS, CLOCK, lambda: said, lambda: True)
+    assert audit._next_interval() == retained_audit.MIN_INTERVAL_S
     said.update({f"t/{number}": b"" for number in range(1_000)})
-    assert look._pause() == 20.0
+    assert audit._next_interval() == 20.0
     said.update({f"t/{number}": b"" for number in range(100_000)})
-    assert look._pause() == retained_audit.EVERY_S
+    assert audit._next_interval() == retained_audit.MAX_INTERVAL_S
 
 
 @pytest.mark.mosquitto

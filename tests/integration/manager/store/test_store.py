@@ -103,9 +103,7 @@ def add(name: str) -> Any:
     def fn(tx: Tx) -> str:
         row = cluster_row(name)
         tx.insert_cluster(row)
-        tx.event(
-            "routercluster", "created", cluster=name, kind="routercluster", name=name, data={"oid": row.oid}
-        )
+        tx.event("routercluster", "created", cluster=name, name=name, data={"oid": row.oid})
         return row.oid
 
     return fn
@@ -227,14 +225,14 @@ async def test_an_attempt_that_comes_first_undoes_itself_and_the_rest_goes_on(st
 
 async def test_a_reply_is_found_again_within_the_same_group_and_after_it(store: Store) -> None:
     def remember(tx: Tx) -> None:
-        tx.remember("alice", "r1", "sha256:1", b"reply")
+        tx.store_reply("alice", "r1", "sha256:1", b"reply")
 
     def lost(tx: Tx) -> None:
-        tx.remember("alice", "r2", "sha256:2", b"lost")
+        tx.store_reply("alice", "r2", "sha256:2", b"lost")
         raise ValueError("no")
 
     def seen(tx: Tx) -> list[bytes | None]:
-        found = (tx.seen("alice", request_id) for request_id in ("r1", "r2"))
+        found = (tx.stored_reply("alice", request_id) for request_id in ("r1", "r2"))
         return [row.reply if row else None for row in found]
 
     group = (store.write(remember), store.write(lost), store.write(seen))
@@ -340,11 +338,11 @@ async def test_a_locked_database_is_busy_and_then_works_again(store: Store) -> N
         with pytest.raises(BusError) as caught:
             await store.write(add("a"))
         assert (caught.value.code, caught.value.retry_after_ms) == ("busy", engine.RETRY_MS)
-        assert store.trouble is not None and "locked" in store.trouble
+        assert store.write_error is not None and "locked" in store.write_error
         other.execute("ROLLBACK")
     other.close()
     await store.write(add("a"))
-    assert (store.trouble, names(store)) == (None, ["a"])
+    assert (store.write_error, names(store)) == (None, ["a"])
 
 
 @pytest.mark.fault(12, "D L")
@@ -357,10 +355,10 @@ async def test_a_full_disk_fails_the_group_and_the_writer_lives_on(store: Store)
 
     with pytest.raises(sqlite3.OperationalError, match="full"):
         await store.write(fill)
-    assert store.trouble is None or "full" in store.trouble
+    assert store.write_error is None or "full" in store.write_error
     await store.write(lambda tx: tx.db.execute("PRAGMA max_page_count = 1000000").fetchall())
     await store.write(fill)
-    assert (store.trouble, store.reads.outbox_count()) == (None, 1)
+    assert (store.write_error, store.reads.outbox_count()) == (None, 1)
 
 
 @pytest.mark.fault(12, "D L")
@@ -375,11 +373,11 @@ async def test_a_failing_commit_fails_everybody_in_it_and_loses_no_acknowledgeme
     store.fault = fault
     outcomes = await asyncio.gather(*(store.write(add(n)) for n in "ab"), return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == ["disk I/O error"] * 2
-    assert store.trouble == "the database can't be written: disk I/O error"
+    assert store.write_error == "the database can't be written: disk I/O error"
     assert (names(store), store.reads.outbox_count()) == (["first"], 1)
     store.fault = lambda point: None
     await store.write(add("later"))
-    assert (names(store), store.trouble) == (["first", "later"], None)
+    assert (names(store), store.write_error) == (["first", "later"], None)
     assert [_sequence(payload) for payload in store.reads.events(0, 10)] == [1, 2]
     assert store.reads.outbox_count() == 1, "only the acknowledged row went"
 
@@ -487,7 +485,7 @@ async def test_retention_prunes_in_steps(store: Store) -> None:
     def make(tx: Tx) -> None:
         for number in range(50):
             add(f"c{number}")(tx)
-            tx.remember("alice", str(number), "d", b"reply")
+            tx.store_reply("alice", str(number), "d", b"reply")
             tx.audit("owner", "op", None, None, "ok", "{}")
 
     await store.write(make)

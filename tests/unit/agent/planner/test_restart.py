@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 from busbar.agent.planner.restart import (
-    BASE_S,
-    CAP_S,
-    JITTER,
+    BACKOFF,
     STABLE_S,
     Outcome,
     classify_failure,
     failures_after,
-    next_delay,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-SHARES = st.floats(0, 1)
-
 
 def test_delays_double_to_the_cap() -> None:
-    delays = [next_delay(failures, 0.5) for failures in range(10)]
+    delays = [BACKOFF.delay(failures, 0.5) for failures in range(10)]
     assert delays == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
 def test_the_first_restart_comes_well_within_two_seconds() -> None:
-    assert next_delay(1, 1.0) == BASE_S * (1 + JITTER) <= 0.3
+    assert BACKOFF.delay(1, 1.0) == 0.3
 
 
 def test_jitter_is_twenty_percent_either_way() -> None:
-    assert next_delay(3, 0.0) == 0.8
-    assert next_delay(3, 1.0) == 1.2
-
-
-@given(st.integers(1, 10**6), SHARES)
-def test_every_delay_is_bounded(failures: int, share: float) -> None:
-    assert BASE_S * (1 - JITTER) <= next_delay(failures, share) <= CAP_S * (1 + JITTER)
-
-
-@given(st.integers(1, 10**6), SHARES, SHARES)
-def test_delay_grows_with_failures_and_jitter(failures: int, one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    assert next_delay(failures, low) <= next_delay(failures, high)
-    assert next_delay(failures, one) <= next_delay(failures + 1, one)
-
-
-@given(st.integers(-5, 100), st.floats(allow_nan=False))
-def test_any_random_number_is_clamped_to_the_jitter(failures: int, share: float) -> None:
-    assert 0 <= next_delay(failures, share) <= CAP_S * (1 + JITTER)
+    assert (BACKOFF.delay(3, 0.0), BACKOFF.delay(3, 1.0)) == (0.8, 1.2)
 
 
 def test_a_stable_time_resets_failures() -> None:

@@ -17,7 +17,7 @@ from busbar.bus.messages import Expect
 from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.api import authorize, read_cache
-from busbar.manager.api.requests import Desk, Dispatch
+from busbar.manager.api.requests import Dispatch, Responder
 from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
 from busbar.manager.rate_limit import Limits
 from busbar.manager.store.rows import PrincipalRow
@@ -63,7 +63,7 @@ class FakeStore:
 
 
 @dataclass
-class Outlet:
+class Sink:
     sent: list[tuple[str, dict[str, Any], Properties]] = field(default_factory=list)
 
     def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
@@ -76,14 +76,14 @@ class View:
 
 
 class Bench:
-    def __init__(self, *, burst: int = 1000, in_flight: int = 100, mirror: bool = False) -> None:
-        self.store, self.outlet, self.clock = FakeStore(), Outlet(), FakeClock()
+    def __init__(self, *, burst: int = 1000, in_flight: int = 100, mqtt5: bool = False) -> None:
+        self.store, self.sink, self.clock = FakeStore(), Sink(), FakeClock()
         ids = iter(range(1_000_000))
-        desk = Desk("m1", 7, lambda: View(self.store.reads), mirror)  # type: ignore[arg-type, return-value]
+        responder = Responder("m1", 7, lambda: View(self.store.reads), mqtt5)  # type: ignore[arg-type, return-value]
         self.dispatch = Dispatch(
             self.store,  # type: ignore[arg-type]
-            self.outlet,
-            desk,
+            self.sink,
+            responder,
             Limits(1.0, burst, in_flight),
             clock=self.clock,
             new_id=lambda: f"made-{next(ids)}",
@@ -92,9 +92,9 @@ class Bench:
     def ask(
         self, caller: str, op: str, payload: bytes, **more: Any
     ) -> list[tuple[str, dict[str, Any], Properties]]:
-        self.outlet.sent.clear()
+        self.sink.sent.clear()
         self.dispatch.handle(Message(TOPICS.request(caller, op), payload, **more))
-        return list(self.outlet.sent)
+        return list(self.sink.sent)
 
     def code(self, caller: str, op: str, payload: bytes, **more: Any) -> str:
         (_, reply, _), *rest = self.ask(caller, op, payload, **more)
@@ -184,7 +184,7 @@ def test_a_full_queue_is_busy_and_takes_no_place_in_flight() -> None:
     assert bench.code("alice", "create_routercluster", payload) == "busy"
     _, done, _ = bench.store.submitted[0]
     done(b'{"stored": true}')
-    assert bench.outlet.sent[-1][1] == {"stored": True}
+    assert bench.sink.sent[-1][1] == {"stored": True}
     assert bench.ask("alice", "create_routercluster", payload) == []
 
 
@@ -200,7 +200,7 @@ def test_a_full_queue_is_busy_and_takes_no_place_in_flight() -> None:
 def test_what_is_dropped_without_an_answer(topic: str, retain: bool) -> None:
     bench = Bench()
     bench.dispatch.handle(Message(topic, b"{}", retain))
-    assert bench.outlet.sent == [] and bench.store.reads.asked == 0
+    assert bench.sink.sent == [] and bench.store.reads.asked == 0
 
 
 def test_a_caller_whose_name_no_principal_can_have_is_told_so() -> None:
@@ -275,7 +275,7 @@ def test_an_expected_version_needs_an_object() -> None:
         authorize.check_version(Expect(1), params, store)  # type: ignore[arg-type]
 
 
-# --- the MQTT 5 mirror
+# --- MQTT 5 properties
 
 
 @given(correlation=st.none() | st.binary(max_size=50), code=st.none() | st.sampled_from(["busy", "expired"]))
@@ -291,8 +291,8 @@ def test_no_properties_are_no_text() -> None:
 
 
 def test_message_expiry_counts_like_a_ttl() -> None:
-    bench = Bench(mirror=True)
+    bench = Bench(mqtt5=True)
     payload = encode({"id": "r1", "ttl_ms": 60_000, "params": {"routercluster": {"name": "edge"}}})
     bench.ask("alice", "create_routercluster", payload, properties=Properties(expiry_s=2))
-    order = bench.store.submitted[0][0].__self__
-    assert order.ask.expires == bench.clock.monotonic() + 2
+    job = bench.store.submitted[0][0].__self__
+    assert job.ctx.expires == bench.clock.monotonic() + 2

@@ -98,13 +98,13 @@ def test_what_is_mended_on_the_broker() -> None:
     said = {"a": b"1", "b": b"2", "c": b"3"}
     assert compare(said, said, said) == compare({}, {}, {})
     wrong = compare({"a": b"1", "b": b"forged", "x": b"?"}, said, said)
-    assert (wrong.foreign, wrong.untrue) == (("x",), ("b", "c"))
+    assert (wrong.unknown, wrong.stale) == (("x",), ("b", "c"))
 
 
 def test_what_changed_during_the_look_is_left_alone() -> None:
     before, now = {"a": b"1", "gone": b"1"}, {"a": b"2", "new": b"1"}
     wrong = compare({"a": b"1", "gone": b"1", "new": b"1"}, before, now)
-    assert (wrong.foreign, wrong.untrue) == ((), ())
+    assert (wrong.unknown, wrong.stale) == ((), ())
 
 
 def test_replies_are_kept_for_a_day() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret
-from busbar.bus.broker.joining import Offer, issue_token, join_password, parse_offer, redeem, void_token
+from busbar.bus.broker.join_tokens import Offer, issue_token, join_password, parse_offer, redeem, revoke
 from busbar.bus.clock import SystemClock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,10 +119,9 @@ def test_a_second_token_voids_the_first(accounts: Path) -> None:
     assert redeem(accounts, "n9", Offer(second, SECRET), NOW)
 
 
-def test_a_token_can_be_revoked(accounts: Path) -> None:
+def test_a_revocation_voids_the_token_too(accounts: Path) -> None:
     token = issue_token(accounts, "n9", NOW)
-    void_token(accounts, "n9", NOW)
-    void_token(accounts, "n8", NOW)
+    assert not revoke(accounts, "n9", "node", NOW)
     assert not redeem(accounts, "n9", Offer(token, SECRET), NOW)
 
 

@@ -88,13 +88,6 @@ def redeem(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
     return True
 
 
-def void_token(accounts: Path, name: str, now_s: float) -> None:
-    """Make a token that was not used void; none is no error."""
-    if _file(accounts).exists():
-        with locked(accounts):
-            _void(accounts, name, now_s)
-
-
 def revoke(accounts: Path, name: str, kind: str, now_s: float) -> bool:
     """Remove an account of this kind, and a node's token; False when there was no such account.
 

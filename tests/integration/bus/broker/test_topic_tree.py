@@ -3,8 +3,8 @@
 import struct
 
 from busbar.bus.broker.router import MAX_PERSISTENT, Router
-from busbar.bus.broker.session import MAX_AWAY, MAX_HELD_BYTES, MAX_IN_FLIGHT, Message, Session
-from busbar.bus.broker.tree import SubscriptionTree, TopicTree
+from busbar.bus.broker.session import MAX_AWAY, MAX_HELD_BYTES, MAX_IN_FLIGHT, Publication, Session
+from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
 from busbar.bus.topics import matches
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +62,7 @@ class Pen:
         self.ended = "superseded"
 
 
-def encode(message: Message, packet_id: int | None, dup: bool) -> bytes:
+def encode(message: Publication, packet_id: int | None, dup: bool) -> bytes:
     return struct.pack("!H?", packet_id or 0, dup) + message.payload
 
 
@@ -70,29 +70,29 @@ def test_further_messages_wait_in_order_for_acknowledgements() -> None:
     session, pen = Session("u", "c", False, encode), Pen()
     session.attach(pen)
     for n in range(MAX_IN_FLIGHT + 2):
-        session.deliver(Message("t", b"%d" % n, 1), 1)
+        session.deliver(Publication("t", b"%d" % n, 1), 1)
     assert len(pen.sent) == MAX_IN_FLIGHT
     session.acknowledge(1)
     session.acknowledge(1)
-    assert pen.sent[MAX_IN_FLIGHT:] == [encode(Message("t", b"1000"), MAX_IN_FLIGHT + 1, False)]
+    assert pen.sent[MAX_IN_FLIGHT:] == [encode(Publication("t", b"1000"), MAX_IN_FLIGHT + 1, False)]
 
 
 def test_packet_ids_go_round_and_skip_those_in_flight() -> None:
     session, pen = Session("u", "c", False, encode), Pen()
     session.attach(pen)
-    session.deliver(Message("t", b"held", 1), 1)
+    session.deliver(Publication("t", b"held", 1), 1)
     for n in range(2, 65537):
-        session.deliver(Message("t", b"", 1), 1)
+        session.deliver(Publication("t", b"", 1), 1)
         session.acknowledge(n if n < 65536 else 2)
     assert (pen.sent[-2][:2], pen.sent[-1][:2]) == (b"\xff\xff", b"\0\2")
-    assert session.held_bytes == Message("t", b"held", 1).cost
+    assert session.held_bytes == Publication("t", b"held", 1).cost
 
 
 def test_an_absent_client_is_kept_a_bounded_number_of_messages() -> None:
     session, pen = Session("u", "c", True, encode), Pen()
     for n in range(MAX_AWAY + 5):
-        session.deliver(Message("t", b"%d" % n, 1), 1)
-        session.deliver(Message("t", b"qos 0"), 0)
+        session.deliver(Publication("t", b"%d" % n, 1), 1)
+        session.deliver(Publication("t", b"qos 0"), 0)
     session.attach(pen)
     assert len(pen.sent) == MAX_AWAY
     assert pen.sent[0].endswith(b"0")
@@ -102,7 +102,7 @@ def test_too_many_bytes_unacknowledged_end_the_connection() -> None:
     session, pen = Session("u", "c", False, encode), Pen()
     session.attach(pen)
     for _ in range(17):
-        session.deliver(Message("t", bytes(MAX_HELD_BYTES // 16), 1), 1)
+        session.deliver(Publication("t", bytes(MAX_HELD_BYTES // 16), 1), 1)
     assert pen.ended
     assert session.held_bytes <= MAX_HELD_BYTES
 
@@ -125,8 +125,9 @@ def test_a_full_retained_store_still_delivers(monkeypatch: object) -> None:
     from busbar.bus.broker import router as module
 
     monkeypatch.setattr(module, "MAX_RETAINED", 1)  # type: ignore[attr-defined]
-    router.publish(Message("a", b"1"), retain=True)
-    router.publish(Message("b", b"1"), retain=True)
-    router.publish(Message("a", b"2"), retain=True)
-    assert (router.retained("a"), router.retained("b")) == (Message("a", b"2", 0, True), None)
+    router.publish(Publication("a", b"1"), retain=True)
+    router.publish(Publication("b", b"1"), retain=True)
+    router.publish(Publication("a", b"2"), retain=True)
     assert len(pen.sent) == 3
+    router.send_retained(session, "#", 0)
+    assert pen.sent[3:] == [encode(Publication("a", b"2", 0, True), None, False)]

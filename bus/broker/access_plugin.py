@@ -1,4 +1,4 @@
-"""The amqtt plugin that knows accounts and access: every answer comes from the accounts file and bus.acl."""
+"""The amqtt plugin for authentication and access: answers come from the accounts file and bus.acl alone."""
 
 import asyncio
 import hashlib
@@ -15,11 +15,11 @@ from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 from .. import acl
-from ..clock import SystemClock
+from ..clock import Clock
 from ..topics import is_request
 from .accounts import Account, Accounts
-from .joining import NODE, parse_offer, redeem, revoke
-from .revoking import Revoked
+from .join_tokens import NODE, parse_offer, redeem, revoke
+from .revocation import Revocation
 
 _THREADS: Final = 2
 _MAX_LOGINS: Final = 1024
@@ -29,7 +29,6 @@ _WRITE_WITHIN_S: Final = 1.0
 """How long a revocation, in force already, is waited for until it is on disk."""
 _LEARN_S: Final = 1.0
 """How long an unpaired node that is connected may stay, to hear its last assignment and tell what stopped."""
-_CLOCK: Final = SystemClock()
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +52,17 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     @dataclass
     class Config:
-        """Path of the accounts file, first level of every topic, and the realm (`+`: any)."""
+        """Path of the accounts file, a Clock, first level of every topic, and the realm (`+`: any)."""
 
         accounts: str
+        clock: Any
         root: str = "busbar"
         realm: str = "+"
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._path = Path(self.config.accounts)
+        self._clock: Clock = self.config.clock
         self.root: str = self.config.root
         self._where = (self.root, str(self.config.realm))
         self._accounts = Accounts()
@@ -135,18 +136,18 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         if self.is_current(peer):
             return True
         until = self._leaving.get(peer.username)
-        if until is not None and _CLOCK.monotonic() >= until:
+        if until is not None and self._clock.monotonic() >= until:
             self._leaving.pop(peer.username)
             return False
         return until is not None
 
-    async def revoke(self, gone: Revoked) -> None:
+    async def revoke(self, gone: Revocation) -> None:
         """Take an account away: at once, and for good as soon as the file can be written."""
         account = self._account(gone.name)
         if account is not None and account.kind != gone.kind:
             return
         if gone.kind == NODE and account is not None:
-            self._leaving[gone.name] = _CLOCK.monotonic() + _LEARN_S
+            self._leaving[gone.name] = self._clock.monotonic() + _LEARN_S
         self._revoked[gone.name] = gone.kind
         log.info("%s loses its account: the manager says so", gone.name)
         await asyncio.wait({self.enforce()}, timeout=_WRITE_WITHIN_S)
@@ -162,7 +163,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         while self._revoked:
             name, kind = next(iter(self._revoked.items()))
             try:
-                now_s = _CLOCK.time_ns() / 1e9
+                now_s = self._clock.time_ns() / 1e9
                 await loop.run_in_executor(self._pool, revoke, self._path, name, kind, now_s)
             except (OSError, ValueError) as error:  # TimeoutError is an OSError
                 self._complain(f"the account of {name} is revoked, but still in the file: {error}")
@@ -203,7 +204,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         loop = asyncio.get_running_loop()
         self._joining += 1
         try:
-            now_s = _CLOCK.time_ns() / 1e9
+            now_s = self._clock.time_ns() / 1e9
             made = await loop.run_in_executor(self._pool, redeem, self._path, peer.username, offer, now_s)
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             self._complain(f"a node could not join: {error}")

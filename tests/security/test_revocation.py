@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret
-from busbar.bus.broker.joining import issue_token, join_password
-from busbar.bus.broker.revoking import Revoked, revoked
+from busbar.bus.broker.join_tokens import issue_token, join_password
+from busbar.bus.broker.revocation import Revocation, revocation_of
 from busbar.bus.clock import SystemClock
 from busbar.bus.topics import Topics
 from hypothesis import given
@@ -184,15 +184,15 @@ async def test_an_account_that_is_added_again_stays(broker: EmbeddedBroker, acco
     "payload", [b"", b"{", b"[]", b"\xff", b'{"data": 1}', b'{"data": {"keep_account": 1}}']
 )
 def test_an_unreadable_event_removes_the_account(payload: bytes) -> None:
-    assert revoked(UNPAIRED, payload, "busbar") == Revoked("n1", "node")
-    assert revoked(REMOVED, payload, "busbar") == Revoked("bob", "person")
+    assert revocation_of(UNPAIRED, payload, "busbar") == Revocation("n1", "node")
+    assert revocation_of(REMOVED, payload, "busbar") == Revocation("bob", "person")
 
 
 @given(st.text(max_size=60), st.binary(max_size=60))
 def test_any_topic_is_accepted(topic: str, payload: bytes) -> None:
-    assert revoked(topic, payload, "busbar") is None
+    assert revocation_of(topic, payload, "busbar") is None
     for whole in (f"{R}/event/{topic}/unpaired", f"{topic}/removed"):
-        found = revoked(whole, payload, "busbar")
+        found = revocation_of(whole, payload, "busbar")
         assert found is None or whole.count("/") >= 7
 
 

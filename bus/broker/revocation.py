@@ -1,8 +1,8 @@
-"""What the embedded broker takes from the manager's events: an unpaired node, or a removed principal, loses
-its account as the operation commits. Pure.
+"""Which manager events revoke an account of the embedded broker: those of an unpaired node and of a removed
+principal, so that it is gone as the operation commits. Pure.
 
-Only a manager may publish events (bus.acl), and it says each of them again until the broker has acknowledged
-it, so no request, no second channel and no shared file is needed between the two (docs/decisions/0011).
+Only a manager may publish events (bus.acl), and it resends each until the broker has acknowledged it, so no
+request, no second channel and no shared file is needed between the two (docs/decisions/0011).
 """
 
 from typing import Final, NamedTuple
@@ -15,15 +15,15 @@ _KINDS: Final = {("node", "unpaired"): "node", ("principal", "removed"): "person
 _ENDINGS: Final = tuple(f"/{verb}" for _, verb in _KINDS)
 
 
-class Revoked(NamedTuple):
-    """Whose account goes: its name, and the kind that it must have."""
+class Revocation(NamedTuple):
+    """The account to revoke: its name, and the kind that it must have."""
 
     name: str
     kind: str
 
 
-def revoked(topic: str, payload: bytes, root: str) -> Revoked | None:
-    """Whose account an event takes away; None for everything else.
+def revocation_of(topic: str, payload: bytes, root: str) -> Revocation | None:
+    """The account that an event revokes; None for everything else.
 
     The topic alone decides; of the payload it is read whether the node is to keep its account for a while.
     """
@@ -33,7 +33,7 @@ def revoked(topic: str, payload: bytes, root: str) -> Revoked | None:
     kind = _KINDS.get((event.kind, event.verb)) if event is not None else None
     if event is None or kind is None or _is_kept(payload):
         return None
-    return Revoked(event.name, kind)
+    return Revocation(event.name, kind)
 
 
 def _is_kept(payload: bytes) -> bool:

@@ -1,6 +1,6 @@
 """One connection's bytes: whole packets in, within a size and a time; queued packets out, within a bound.
 
-The same over TCP and WebSocket. Packets are taken apart and put together by amqtt's codecs.
+The same over TCP and WebSocket. Packets are decoded and encoded by amqtt's codecs.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from amqtt.adapters import BufferReader, WriterAdapter
 from amqtt.mqtt.packet import MQTTFixedHeader
 from amqtt.mqtt.publish import PublishPacket
 
-from .session import Message
+from .session import Publication
 
 MAX_PACKET: Final = 1024 * 1024
 """Bytes after the fixed header. The bus allows payloads of 256 KiB."""
@@ -39,14 +39,16 @@ class Malformed(Exception):
     """The client broke the protocol; the connection has to end."""
 
 
-def encode(message: Message, packet_id: int | None, dup: bool) -> bytes:
+def encode(publication: Publication, packet_id: int | None, dup: bool) -> bytes:
     """The PUBLISH packet, at QoS 1 when there is a packet id and else at QoS 0."""
     qos = 0 if packet_id is None else 1
-    packet = PublishPacket.build(message.topic, message.payload, packet_id, dup, qos, message.retain)
+    packet = PublishPacket.build(
+        publication.topic, publication.payload, packet_id, dup, qos, publication.retain
+    )
     return bytes(packet.to_bytes())
 
 
-class Wire:
+class PacketStream:
     """`read` returns b"" at the end of the stream; `writer` is amqtt's adapter for the transport."""
 
     def __init__(
@@ -193,12 +195,12 @@ def set_nodelay(transport: asyncio.BaseTransport) -> None:
 
 
 def tcp_read(reader: asyncio.StreamReader) -> Callable[[], Awaitable[bytes]]:
-    """How a Wire reads from a TCP stream."""
+    """How a PacketStream reads from a TCP stream."""
     return lambda: reader.read(_READ)
 
 
 def websocket_read(websocket: Any) -> Callable[[], Awaitable[bytes]]:
-    """How a Wire reads from a WebSocket. (amqtt's own reader repeats the last message at the end.)"""
+    """How a PacketStream reads from a WebSocket. (amqtt's own reader repeats the last message at the end.)"""
     from websockets.exceptions import ConnectionClosed
 
     async def read() -> bytes:

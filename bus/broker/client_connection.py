@@ -1,4 +1,4 @@
-"""One client's conversation with the broker, from CONNECT to the end of the connection."""
+"""One client's connection: the MQTT 3.1.1 server side, from CONNECT to the end."""
 
 import asyncio
 import itertools
@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from amqtt.adapters import BufferReader
-from amqtt.contexts import Action
 from amqtt.errors import AMQTTError, CodecError, MQTTError, NoDataError
 from amqtt.mqtt.packet import (
     CONNECT,
@@ -33,13 +32,13 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
-from .. import acl
-from ..clock import SystemClock
-from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, Refused, Will, connack, read_connect
-from .plugin import AccessPlugin, Peer
+from ..clock import Clock
+from ..topics import is_valid_topic
+from .access_plugin import AccessPlugin, Peer
+from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, LastWill, Refused, connack, read_connect
+from .packet_stream import GONE, MAX_CONNECT, MAX_PACKET, Malformed, PacketStream
 from .router import REFUSED, Router
-from .session import Message, Session
-from .wire import GONE, MAX_CONNECT, MAX_PACKET, Malformed, Wire
+from .session import Publication, Session
 
 CONNECT_WITHIN_S: Final = 10.0
 """From the accepted socket to a whole CONNECT."""
@@ -48,45 +47,47 @@ LOGIN_WITHIN_S: Final = 30.0
 KEEP_ALIVE_FACTOR: Final = 1.5
 """MQTT 3.1.1, section 3.1.2.10."""
 MANAGER: Final = "manager"
-"""The kind of account whose events may take other accounts away (bus.broker.revoking)."""
+"""The kind of account whose events may revoke other accounts (bus.broker.revocation)."""
 _FLUSH_S: Final = 1.0
-_TURN: Final = 32  # packets handled before the other clients get their turn
-_CLOCK: Final = SystemClock()
+_TURN: Final = 32  # packets handled before other clients get their turn
 _MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
 _REQUIRED_FLAGS: Final = {PUBREL: 0x02, SUBSCRIBE: 0x02, UNSUBSCRIBE: 0x02}  # section 2.2.2
 ENDINGS: Final = (*GONE, Malformed, AMQTTError, MQTTError, NoDataError, CodecError)
-"""How a conversation ends that is the client's doing; anything else is a defect of ours."""
+"""What ends a connection through the client's doing; anything else is a defect of ours."""
 _PINGRESP: Final = bytes(PingRespPacket.build().to_bytes())
 
 log = logging.getLogger(__name__)
 
 Authenticate = Callable[[Peer], Awaitable[bool]]
 Handler = Callable[[Session, MQTTFixedHeader, BufferReader], Awaitable[None]]
-AllowSubscribe = Callable[[Peer, str, Action], Awaitable[bool]]
-Heed = Callable[[Message], Awaitable[None]]
+MaySubscribe = Callable[[Peer, str], Awaitable[bool]]
+OnManagerEvent = Callable[[Publication], Awaitable[None]]
 
 
-class Conversation:
+class ClientConnection:
     """Reads, decides, answers. `run` never raises except when cancelled."""
 
     def __init__(
         self,
-        wire: Wire,
+        stream: PacketStream,
         router: Router,
         access: AccessPlugin,
+        clock: Clock,
+        *,
         authenticate: Authenticate,
-        allow_subscribe: AllowSubscribe,
-        heed: Heed,
+        may_subscribe: MaySubscribe,
+        on_manager_event: OnManagerEvent,
     ) -> None:
-        self.wire = wire
+        self.stream = stream
         self.peer = Peer("", "")
         self._router = router
         self._access = access
         self._authenticate = authenticate
-        self._allow_subscribe = allow_subscribe
-        self._heed = heed
+        self._clock = clock
+        self._may_subscribe = may_subscribe
+        self._on_manager_event = on_manager_event
         self._session: Session | None = None
-        self._will: Will | None = None
+        self._will: LastWill | None = None
         self._serving: asyncio.Task[None] | None = None
         self._warned = False
         self._handlers: dict[int, Handler] = {
@@ -102,7 +103,7 @@ class Conversation:
 
     async def run(self) -> None:
         """Serve the client until it leaves, breaks the protocol, falls silent or is dropped."""
-        writing = asyncio.create_task(self.wire.write_queued())
+        writing = asyncio.create_task(self.stream.write_queued())
         self._serving = asyncio.create_task(self._serve())
         try:
             await asyncio.wait({self._serving})
@@ -110,12 +111,12 @@ class Conversation:
         finally:
             self._serving.cancel()
             self._leave()
-            await self.wire.finish(writing, _FLUSH_S)
+            await self.stream.finish(writing, _FLUSH_S)
 
     def drop(self, reason: str) -> None:
-        """End the connection now and keep its will to itself (taken over, revoked, broker ends)."""
+        """End the connection now, without its will (taken over, revoked, broker ends)."""
         self._will = None
-        self.wire.abort(reason)
+        self.stream.abort(reason)
 
     def end(self) -> None:
         """The broker ends: write what is queued, then hang up, without the will."""
@@ -125,11 +126,11 @@ class Conversation:
 
     def send(self, data: bytes) -> None:
         """Sink: queue a packet."""
-        self.wire.send(data)
+        self.stream.send(data)
 
     def abort(self, reason: str) -> None:
         """Sink: end the connection now; the will is published."""
-        self.wire.abort(reason)
+        self.stream.abort(reason)
 
     def supersede(self) -> None:
         """Sink: the same account came back with the same client id; it isn't gone, so no will."""
@@ -143,29 +144,29 @@ class Conversation:
         error = None if serving.cancelled() else serving.exception()
         who = (self._client_id, self.peer.username)
         if isinstance(error, ENDINGS):
-            log.info("client %r of %r: %s", *who, self.wire.reason or repr(error))
+            log.info("client %r of %r: %s", *who, self.stream.reason or repr(error))
         elif error is not None:
             log.error("client %r of %r dropped", *who, exc_info=error)
 
     async def _serve(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
-                connect = await read_connect(*await self.wire.packet(MAX_CONNECT, None, CONNECT))
+                connect = await read_connect(*await self.stream.packet(MAX_CONNECT, None, CONNECT))
             async with asyncio.timeout(LOGIN_WITHIN_S):
                 session = await self._admit(connect)
         except Refused as refused:
             log.info("connection refused: %s", refused)
-            self.wire.send(connack(refused.code))
+            self.stream.send(connack(refused.code))
             return
         within = connect.keep_alive_s * KEEP_ALIVE_FACTOR or None
         for count in itertools.count(1):
-            header, body = await self.wire.packet(MAX_PACKET, within)
+            header, body = await self.stream.packet(MAX_PACKET, within)
             if header.packet_type == DISCONNECT:
                 self._will = None
                 return
             await self._handle(session, header, body)
             if count % _TURN == 0:
-                await _CLOCK.sleep(0)
+                await self._clock.sleep(0)
 
     async def _admit(self, connect: Connect) -> Session:
         """No session is looked up, and no other connection disturbed, before the password was right."""
@@ -176,14 +177,14 @@ class Conversation:
             self._will = self._permitted_will(connect.will)
         session, present = self._router.open(self.peer.username, connect.client_id, not connect.clean)
         self._session = session
-        self.wire.send(connack(ACCEPTED, present))
+        self.stream.send(connack(ACCEPTED, present))
         session.attach(self)
         return session
 
-    def _permitted_will(self, will: Will) -> Will | None:
-        if self._access.may_publish(self.peer, will.message.topic, will.retain):
+    def _permitted_will(self, will: LastWill) -> LastWill | None:
+        if self._access.may_publish(self.peer, will.publication.topic, will.retain):
             return will
-        log.warning("%s may not leave a will on %s: ignored", self.peer.username, will.message.topic)
+        log.warning("%s may not leave a will on %s: ignored", self.peer.username, will.publication.topic)
         return None
 
     async def _handle(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
@@ -197,26 +198,26 @@ class Conversation:
     async def _on_publish(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await PublishPacket.from_stream(body, fixed_header=header)
         topic, qos, packet_id = packet.topic_name, packet.qos, packet.packet_id
-        if qos > 2 or (qos and not packet_id) or not acl.is_valid_topic(topic):
+        if qos > 2 or (qos and not packet_id) or not is_valid_topic(topic):
             raise Malformed(f"PUBLISH with QoS {qos}, id {packet_id}, topic {topic[:80]!r}")
         if qos < 2 or self._is_first(session, packet_id):
-            await self._publish(Message(topic, packet.data, min(qos, 1)), packet.retain_flag)
+            await self._publish(Publication(topic, packet.data, min(qos, 1)), packet.retain_flag)
         if qos == 1:
-            self.wire.send(PubackPacket.build(packet_id).to_bytes())
+            self.stream.send(PubackPacket.build(packet_id).to_bytes())
         elif qos == 2:
-            self.wire.send(PubrecPacket.build(packet_id).to_bytes())
+            self.stream.send(PubrecPacket.build(packet_id).to_bytes())
 
-    async def _publish(self, message: Message, retain: bool) -> None:
+    async def _publish(self, publication: Publication, retain: bool) -> None:
         """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does it:
         MQTT 3.1.1 has no way to say no (section 3.3.5), and a hung-up client would only come back."""
-        if self._access.may_publish(self.peer, message.topic, retain):
-            self._router.publish(message, retain)
+        if self._access.may_publish(self.peer, publication.topic, retain):
+            self._router.publish(publication, retain)
             if self.peer.kind == MANAGER:
-                await self._heed(message)
+                await self._on_manager_event(publication)
         else:
             level = logging.DEBUG if self._warned else logging.WARNING
             what = "publish retained" if retain else "publish"
-            log.log(level, "%s may not %s to %s: dropped", self.peer.username, what, message.topic[:200])
+            log.log(level, "%s may not %s to %s: dropped", self.peer.username, what, publication.topic[:200])
             self._warned = True
 
     def _is_first(self, session: Session, packet_id: int) -> bool:
@@ -230,7 +231,7 @@ class Conversation:
     async def _on_pubrel(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet_id = await _packet_id(header, body)
         session.received.discard(packet_id)
-        self.wire.send(PubcompPacket.build(packet_id).to_bytes())
+        self.stream.send(PubcompPacket.build(packet_id).to_bytes())
 
     async def _on_puback(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         session.acknowledge(await _packet_id(header, body))
@@ -240,15 +241,15 @@ class Conversation:
         wanted: list[tuple[str, int]] = packet.payload.topics
         if not wanted or any(qos > 2 for _, qos in wanted):
             raise Malformed("SUBSCRIBE without a filter or with a QoS above 2")
-        allowed = [await self._allow_subscribe(self.peer, topic, Action.SUBSCRIBE) for topic, _ in wanted]
-        if session.sink is not self:  # taken over while the question was asked: nothing may be added now
+        allowed = [await self._may_subscribe(self.peer, topic) for topic, _ in wanted]
+        if session.sink is not self:  # taken over meanwhile: nothing may be added now
             raise EOFError("superseded")
         wanted = [(self._access.narrowed(self.peer, topic), qos) for topic, qos in wanted]
         codes = [
             self._router.subscribe(session, topic, qos) if ok else REFUSED
             for (topic, qos), ok in zip(wanted, allowed, strict=True)
         ]
-        self.wire.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
+        self.stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
         for (topic, _), code in zip(wanted, codes, strict=True):
             if code != REFUSED:
                 self._router.send_retained(session, topic, code)
@@ -257,21 +258,21 @@ class Conversation:
         packet = await UnsubscribePacket.from_stream(body, fixed_header=header)
         for wanted in packet.payload.topics:
             self._router.unsubscribe(session, wanted)
-        self.wire.send(UnsubackPacket.build(packet.variable_header.packet_id).to_bytes())
+        self.stream.send(UnsubackPacket.build(packet.variable_header.packet_id).to_bytes())
 
     async def _on_ping(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
-        self.wire.send(_PINGRESP)
+        self.stream.send(_PINGRESP)
 
     async def _on_ignored(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         """Answers in a QoS 2 exchange, which this broker never begins."""
 
     def _leave(self) -> None:
-        """Give the session back, and speak the will of a client that vanished and still has its account."""
+        """Give the session back, and publish the will of a client that vanished and still has its account."""
         if self._session is not None and self._session.sink is self:
             self._router.close(self._session)
         will, self._will = self._will, None
         if will is not None and self._session is not None and self._access.is_current(self.peer):
-            self._router.publish(will.message, will.retain)
+            self._router.publish(will.publication, will.retain)
 
 
 async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:

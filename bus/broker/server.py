@@ -1,0 +1,174 @@
+"""amqtt's Broker, hardened: its life cycle, plugins and codecs are kept; listeners, and everything between an
+accepted connection and a delivered message, are replaced.
+
+Stock amqtt 0.12.1 was seen to fail in each of the points listed in section 9 of the bus contract; the
+tests of the broker have one test per point. Only public names of amqtt are used, to which these listeners
+are external ones (docs/decisions/0017).
+"""
+
+import asyncio
+import logging
+import socket
+from functools import partial
+from typing import Any, Final, cast
+
+import websockets.asyncio.server
+from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter
+from amqtt.broker import Broker
+from amqtt.contexts import Action
+from amqtt.contexts import BrokerConfig as AmqttConfig
+
+from ..clock import Clock
+from .access_plugin import AccessPlugin, Peer
+from .client_connection import ClientConnection
+from .packet_stream import MAX_PACKET, PacketStream, encode, tcp_read, websocket_read
+from .revocation import revocation_of
+from .router import Router
+from .session import Publication
+
+MAX_CONNECTIONS: Final = 4096
+"""A further connection is closed at once."""
+_BACKLOG: Final = 1024
+"""Connections that may wait to be accepted: all agents come back at the same moment."""
+_TICK_S: Final = 1.0
+"""How often the accounts file is looked at; a revoked account is cut off within twice this time."""
+_STOP_S: Final = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
+    """Serves on sockets that are bound already, one per listener name: `ws` is WebSocket, any other TCP."""
+
+    def __init__(self, config: AmqttConfig, sockets: dict[str, socket.socket], clock: Clock) -> None:
+        super().__init__(config)
+        self._sockets = sockets
+        self._clock = clock
+        self._access = next(p for p in self.plugins_manager.plugins if isinstance(p, AccessPlugin))
+        self._router = Router(encode)
+        self._listeners: list[asyncio.Server | websockets.asyncio.server.Server] = []
+        self._connections: dict[ClientConnection, asyncio.Task[Any]] = {}
+        self._follower: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Read the accounts, then listen. Raises OSError, and amqtt's BrokerError."""
+        await self._access.refresh()
+        await super().start()
+        for name, sock in self._sockets.items():
+            self._listeners.append(await self._listen(name, sock))
+        self._follower = asyncio.create_task(self._follow_accounts(), name="broker-accounts")
+
+    async def shutdown(self) -> None:
+        """Close listeners and connections in about two seconds, whatever the clients do; no will is sent."""
+        self._stopping.set()
+        for listener in self._listeners:
+            listener.close()
+        await self._end_connections()
+        if self._follower is not None:
+            await self._follower
+        for listener in self._listeners:
+            await listener.wait_closed()
+        await super().shutdown()
+
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        """A TCP connection was accepted."""
+        await self._serve(PacketStream(tcp_read(reader), StreamWriterAdapter(writer), writer.transport))
+
+    async def ws_connected(self, websocket: Any, listener_name: str) -> None:
+        """A WebSocket was opened."""
+        writer = WebSocketsWriter(websocket)
+        await self._serve(PacketStream(websocket_read(websocket), writer, websocket.transport))
+
+    async def _listen(
+        self, name: str, sock: socket.socket
+    ) -> asyncio.Server | websockets.asyncio.server.Server:
+        if name == "ws":
+            return await websockets.asyncio.server.serve(
+                partial(self.ws_connected, listener_name=name),
+                sock=sock,
+                subprotocols=[websockets.Subprotocol("mqtt")],
+                max_size=MAX_PACKET + 8,
+                compression=None,
+                close_timeout=_STOP_S,
+                backlog=_BACKLOG,
+            )
+        handle = partial(self.stream_connected, listener_name=name)
+        return await asyncio.start_server(handle, sock=sock, backlog=_BACKLOG)
+
+    async def _serve(self, stream: PacketStream) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS or self._stopping.is_set():
+            stream.abort("too many connections")
+            return
+        connection = ClientConnection(
+            stream,
+            self._router,
+            self._access,
+            self._clock,
+            authenticate=self._authenticated,
+            may_subscribe=self._may_subscribe,
+            on_manager_event=self._on_manager_event,
+        )
+        self._connections[connection] = cast("asyncio.Task[Any]", asyncio.current_task())
+        try:
+            await connection.run()
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+        finally:
+            del self._connections[connection]
+
+    async def _on_manager_event(self, publication: Publication) -> None:
+        """A manager has published this: some of its events take an account away."""
+        gone = revocation_of(publication.topic, publication.payload, self._access.root)
+        if gone is not None:
+            await self._access.revoke(gone)
+            self._drop_revoked()
+
+    async def _authenticated(self, peer: Peer) -> bool:
+        answers = await self.plugins_manager.map_plugin_auth(session=peer)
+        return bool(answers) and all(answers.values())
+
+    async def _may_subscribe(self, peer: Peer, pattern: str) -> bool:
+        answers = await self.plugins_manager.map_plugin_topic(
+            session=peer, topic=pattern, action=Action.SUBSCRIBE
+        )
+        return bool(answers) and all(answers.values())
+
+    async def _follow_accounts(self) -> None:
+        """Read the accounts file again when it changed, and drop connections whose account is gone."""
+        while not self._stopping.is_set():
+            try:
+                await self._access.refresh()
+                self._drop_revoked()
+                self._access.enforce()
+            except Exception:
+                log.exception("the accounts could not be followed; trying again")
+            try:
+                async with asyncio.timeout(_TICK_S):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue
+
+    def _drop_revoked(self) -> None:
+        for connection in list(self._connections):
+            if connection.peer.account is not None and not self._access.may_stay(connection.peer):
+                connection.drop("the account was removed or changed")
+        for session in self._router.away():
+            if not self._access.has_account(session.owner):
+                self._router.forget(session)
+
+    async def _end_connections(self) -> None:
+        tasks = set(self._connections.values())
+        for connection in self._connections:
+            connection.end()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_STOP_S)
+            for connection in self._connections:
+                connection.drop("the broker ends")
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=_STOP_S)

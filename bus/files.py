@@ -1,0 +1,161 @@
+"""Files replaced whole, and locks between processes: the one place that renames, flushes and locks files.
+
+Nothing here makes folders. What is written is private (mode 0600) before its content is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+_PRIVATE: Final = 0o600
+_LOCK_PAUSE_S: Final = 0.02
+
+
+def write_atomically(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Replace a file whole: a reader sees the old content or the new, never a part, also after a crash.
+
+    The file has mode 0600; text is written as UTF-8. A symbolic link at `path` is replaced, not followed.
+    `durable`: it survives a power loss once this returns; without it, the old or the new content does.
+
+    Raises:
+        OSError: it could not be written; the old file is as it was.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    with replacing(path, durable=durable) as new:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """An empty private file beside `path`, to be filled; afterwards it takes the name `path`.
+
+    When the block raises, the new file is removed and `path` is as it was. Raises OSError.
+    """
+    new = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
+    try:
+        yield new
+        if durable:
+            _fsync(new)
+        rename(new, path, durable=durable)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
+def discard_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder in which nobody writes now. Raises OSError."""
+    for left in folder.glob(".*.new"):
+        left.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: Path, *, durable: bool = False) -> None:
+    """Give a file another name in one step; a file that had it is gone. Raises OSError."""
+    os.replace(source, target)
+    if durable:
+        fsync_folder(target.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder survive a power loss. Raises OSError."""
+    _fsync(folder, os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FileLock:
+    """An exclusive lock between processes on a file of its own, which is made (0600) where it is missing.
+
+    The kernel frees it when its holder ends, however it ends. The file is never removed: a lock on a removed
+    file protects nothing. `with` waits for it, at most `within_s` seconds.
+    """
+
+    def __init__(self, path: Path, *, within_s: float = 10.0) -> None:
+        self.path = path
+        self._within_s = within_s
+        self._descriptor: int | None = None
+
+    def take(self) -> bool:
+        """Take the lock unless another process, or another FileLock, holds it; False when one does.
+
+        Raises:
+            OSError: the file can't be made or opened, or is a symbolic link.
+        """
+        if self._descriptor is not None:
+            return True
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.path, flags, _PRIVATE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def write_pid(self) -> None:
+        """Write our process id into the file, for `holder`; only while the lock is held. Raises OSError."""
+        if self._descriptor is None:
+            raise RuntimeError(f"{self.path} is not locked by us")
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def holder(self) -> str:
+        """The process id that the holder wrote down; `unknown` when it wrote none. For messages only."""
+        with suppress(OSError):
+            return self.path.read_bytes()[:32].decode(errors="replace").strip() or "unknown"
+        return "unknown"
+
+    def __enter__(self) -> FileLock:
+        """Wait for the lock, blocking this thread. Raises TimeoutError after `within_s`, and OSError."""
+        pause = threading.Event()  # never set: a bounded wait between two tries
+        for _ in range(max(1, round(self._within_s / _LOCK_PAUSE_S))):
+            if self.take():
+                return self
+            pause.wait(_LOCK_PAUSE_S)
+        raise TimeoutError(f"{self.path} is locked by another process")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the FileLock of this file; False when there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,34 @@
+"""The manager's own retained state (`manager/{id}/state`) and its will."""
+
+from __future__ import annotations
+
+from busbar.bus.connection.link import Link, Will
+from busbar.bus.decode import encode
+from busbar.bus.messages import ManagerState
+from busbar.bus.topics import Topics
+from msgspec.structs import replace
+
+
+class Presence:
+    """Publishes that this manager is online or offline; `online` is its state while it runs."""
+
+    def __init__(self, topics: Topics, online: ManagerState) -> None:
+        self._topic = topics.manager_state(online.manager)
+        self._online = encode(online)
+        self._offline = encode(replace(online, state="offline"))
+
+    def will(self, _conn: int) -> Will:
+        """The will of every connection."""
+        return Will(self._topic, self._offline)
+
+    async def publish_online(self, link: Link) -> None:
+        """Raises BusOfflineError when the broker does not acknowledge it."""
+        await link.publish(self._topic, self._online, retain=True)
+
+    async def publish_offline(self, link: Link) -> None:
+        """Raises BusOfflineError when the broker does not acknowledge it."""
+        await link.publish(self._topic, self._offline, retain=True)
+
+    def post_online(self, link: Link) -> None:
+        """Publish it again without waiting: another state was seen, or it should come back as an echo."""
+        link.post(self._topic, self._online, retain=True)
