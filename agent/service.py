@@ -91,7 +91,7 @@ class Agent:
 
     def _on_assignment(self, message: Message) -> None:
         if not message.payload:
-            return  # a deleted retained message tells nothing
+            return  # the retained message was deleted: no new assignment
         try:
             new = read(message.payload, Assignment)
         except BusError as error:

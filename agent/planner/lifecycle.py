@@ -231,7 +231,7 @@ def stopping(worker: Worker, now: float, after: AfterStop, reason: str) -> Worke
 
 
 def reassigned(worker: Worker) -> Worker:
-    """Assigned again while it is stopped to be forgotten: after the stop it starts anew, with counts reset.
+    """Assigned again during a stop that was to forget it: afterwards it starts afresh, with counts reset.
 
     The stop goes on: there are never two instances.
     """
@@ -240,7 +240,7 @@ def reassigned(worker: Worker) -> Worker:
     return replace(
         worker,
         after_stop=AfterStop.REPLACE,
-        stop_reason="assigned again: it starts anew once the old instance is stopped",
+        stop_reason="assigned again: starts once the old instance is stopped",
         failures=0,
         starts=0,
         restarts=0,

@@ -80,7 +80,7 @@ class Process:
 
 
 class WorkerProcesses:
-    """The worker processes of one node. `scope` (realm/node) tells them from other nodes' on this host."""
+    """The worker processes of one node. `scope` (realm/node) is unique per node on this host."""
 
     def __init__(self, scope: str, clock: Clock) -> None:
         self.scope = scope
@@ -210,7 +210,7 @@ _OS_ERRORS: Final = {
 
 
 def describe_os_error(error: OSError) -> str:
-    """An OSError as text that tells an operator which resource is exhausted."""
+    """An OSError as text that names the exhausted resource."""
     return _OS_ERRORS.get(error.errno or 0, error.strerror or str(error))
 
 

@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("amqtt.broker").addFilter(lambda entry: entry.exc_info is None)
     try:
         asyncio.run(run(options))
-    except Exception as error:  # the log's last line gives the cause, whatever it was
+    except Exception as error:  # the log's last line gives the cause
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

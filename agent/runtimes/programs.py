@@ -46,7 +46,7 @@ def prepare(launch: LaunchSpec, folder: Path) -> None:
     for name, content in launch.files.items():
         path = _within(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, content, durable=False)  # written anew at each start
+        write_atomically(path, content, durable=False)  # rewritten at each start
 
 
 def _within(folder: Path, name: str) -> Path:

@@ -23,12 +23,11 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SpecRenderer:
-    """`host` is the advertised address; `roots` are the operator's folders that `static` paths may name
-    besides the state folder's `www`."""
+    """`roots` are the operator's folders that `static` paths may use besides the state folder's `www`."""
 
     state: State
     runtimes: Mapping[str, Runtime]
-    host: str
+    advertised_host: str
     labels: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[Path, ...] = ()
     is_free: Callable[..., bool] = is_free
@@ -78,7 +77,7 @@ class SpecRenderer:
             transport,
             self.labels,
         )
-        return runtime.render(spec, self.host, port, self.state.worker_folder(worker.oid))
+        return runtime.render(spec, self.advertised_host, port, self.state.worker_folder(worker.oid))
 
     def _runtime(self, worker: AssignedWorker, *, check: bool = True) -> Runtime:
         runtime = self.runtimes.get(worker.runtime)
@@ -115,7 +114,7 @@ class SpecRenderer:
         path = (self.state.www / directory).resolve()
         if not any(path.is_relative_to(root.resolve()) for root in (self.state.www, *self.roots)):
             raise RuntimeConfigError(
-                pointer, f"'{directory[:200]}' lies neither in the agent's www folder nor in its static_roots"
+                pointer, f"'{directory[:200]}' is neither in the agent's www folder nor in its static_roots"
             )
         if not path.is_dir():
             raise RuntimeConfigError(pointer, f"there is no folder '{directory[:200]}' on this node")

@@ -207,7 +207,7 @@ def _on_parent(parent: socket.socket, spec: ServiceSpec, stop: asyncio.Event) ->
     asyncio.get_running_loop().remove_reader(parent)
     log.warning("the supervisor is gone: exiting, the workers go on")
     if isinstance(spec, AgentSpec) and (spec.stop_workers or spec.runtimes):
-        # A clean exit of this agent would stop its workers (the file may say so), which nobody has asked for.
+        # A clean exit of this agent would stop its workers (its file may say so), which was not requested.
         os._exit(1)
     stop.set()
 

@@ -168,7 +168,7 @@ def prepare(plan: Plan) -> None:
     private_folder(plan.state / "services")
     for service in services(plan):
         text = msgspec.json.format(msgspec.json.encode(service.spec), indent=1)
-        # Written anew at each start, so not durably.
+        # Rewritten at each start, so not durably.
         write_atomically(spec_path(plan.state, service), text.decode(), durable=False)
 
 
@@ -237,14 +237,14 @@ def choose_nodes(agents: int | None, named: Sequence[str], last_up: Mapping[str,
     from busbar.bus.topics import is_name
 
     if agents is not None and named:
-        raise usage("say --agents or --node, not both")
+        raise usage("use --agents or --node, not both")
     last = [str(name) for name in last_up.get("nodes", [])] if agents is None else []
     nodes = tuple(named) or tuple(last) or tuple(f"n{i}" for i in range(1, (agents or 1) + 1))
     for name in nodes:
         if not is_name(name) or name in RESERVED:
             raise usage(f"node name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}, and neither admin nor manager")
     if len(set(nodes)) != len(nodes):
-        raise usage("a node's name stands twice")
+        raise usage("a node is named twice")
     return nodes
 
 
