@@ -27,7 +27,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Bench]:
         yield made
 
 
-def said(node: Bench, leaf: str) -> list[dict[str, Any]]:
+def published(node: Bench, leaf: str) -> list[dict[str, Any]]:
     topic = node.topics.node("n1", leaf)  # type: ignore[arg-type]
     return [json.loads(each.payload) for each in node.messages if each.topic == topic and each.payload]
 
@@ -49,7 +49,7 @@ async def test_birth_comes_before_the_report_and_the_will_bears_its_boot_and_con
     await node.report(lambda last: True)
     topics = [each.topic.rsplit("/", 1)[1] for each in node.messages]
     assert topics.index("state") < topics.index("reported")
-    birth = said(node, "state")[0]
+    birth = published(node, "state")[0]
     assert birth == {"state": "ready", "boot": agent.boot, "conn": 1}
     will = agent.link._present_will  # type: ignore[attr-defined]
     assert json.loads(will.payload) == {"state": "lost", "boot": agent.boot, "conn": 1}
@@ -77,7 +77,7 @@ async def test_a_late_will_is_overwritten(node: Bench) -> None:
     late = encode(NodeState("lost", agent.boot, 0))
     node.observer.post(node.topics.node("n1", "state"), late, retain=True)
     await node.message(state(node, state="lost"))
-    await node.message(lambda each: said(node, "state")[-1]["state"] == "ready", timeout=2)
+    await node.message(lambda each: published(node, "state")[-1]["state"] == "ready", timeout=2)
 
 
 async def test_garbage_on_its_own_state_topic_is_overwritten(node: Bench) -> None:
@@ -95,12 +95,12 @@ async def test_another_agent_of_the_same_name_is_a_conflict_without_a_message_st
     node.assign(heartbeat_ms=300)
     await node.report(lambda last: last["store"] == "s1")
     other = encode(NodeState("ready", "b-other", 3))
-    before = len(said(node, "state"))
+    before = len(published(node, "state"))
     for _ in range(20):
         node.observer.post(node.topics.node("n1", "state"), other, retain=True)
     last = await node.report(lambda last: last["conditions"] and "conflict" in last["conditions"][0])
     assert "b-other" in last["conditions"][0]
-    own = [each for each in said(node, "state")[before:] if each["boot"] != "b-other"]
+    own = [each for each in published(node, "state")[before:] if each["boot"] != "b-other"]
     assert len(own) <= 2
     await node.report(lambda last: not any("conflict" in each for each in last["conditions"]))
 
@@ -110,9 +110,9 @@ async def test_heartbeats_carry_what_is_applied_and_the_digest_of_the_last_repor
     node.assign(worker(), heartbeat_ms=100)
     await node.state("web-1", "RUNNING")
     digest = node.reports[-1]["digest"]
-    seen = len(said(node, "heartbeat"))
-    await node.message(lambda _: len(said(node, "heartbeat")) >= seen + 3)
-    beats = said(node, "heartbeat")
+    seen = len(published(node, "heartbeat"))
+    await node.message(lambda _: len(published(node, "heartbeat")) >= seen + 3)
+    beats = published(node, "heartbeat")
     assert [each["seq"] for each in beats] == list(range(1, len(beats) + 1))
     assert beats[-1]["digest"] == digest
     assert (beats[-1]["boot"], beats[-1]["applied"]) == (agent.boot, {"epoch": 1, "version": 1})
@@ -133,9 +133,9 @@ async def test_a_deaf_connection_is_noticed_and_reconnected(node: Bench) -> None
 async def test_a_healthy_connection_is_kept(node: Bench) -> None:
     agent = await node.start()
     node.assign(heartbeat_ms=50)
-    await node.message(lambda _: len(said(node, "heartbeat")) >= 60, timeout=10)
+    await node.message(lambda _: len(published(node, "heartbeat")) >= 60, timeout=10)
     assert agent.link.conn == 1
-    assert len(said(node, "state")) >= 5
+    assert len(published(node, "state")) >= 5
 
 
 async def test_usage_is_reported_but_does_not_change_the_digest(node: Bench) -> None:

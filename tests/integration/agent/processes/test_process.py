@@ -49,11 +49,11 @@ async def until(condition: Callable[[], object], timeout_s: float = READY_S) -> 
             await asyncio.sleep(0.01)
 
 
-def said(start: SpawnSpec, text: str) -> Callable[[], bool]:
+def logged(start: SpawnSpec, text: str) -> Callable[[], bool]:
     return lambda: start.log_path.exists() and text in start.log_path.read_text()
 
 
-def bearing(token: str) -> list[int]:
+def pids_with_token(token: str) -> list[int]:
     """Living processes with this token, found without the code under test."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -114,7 +114,7 @@ async def test_runtime_variables_cannot_replace_the_identity(
 ) -> None:
     start = script(tmp_path, "import time; time.sleep(60)", env={"BUSBAR_WORKER_TOKEN": "forged"})
     process = processes.spawn(start)
-    assert bearing(start.token) == [process.record.pid]
+    assert pids_with_token(start.token) == [process.record.pid]
     await processes.stop(process, signal.SIGTERM, 5)
 
 
@@ -143,11 +143,11 @@ async def test_ignored_sigterm_is_followed_by_sigkill(processes: WorkerProcesses
     text = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(60)"
     start = script(tmp_path, text)
     process = processes.spawn(start)
-    await until(said(start, "deaf"))
+    await until(logged(start, "deaf"))
     report = await processes.stop(process, signal.SIGTERM, 0.2)
     assert (report.signalled, report.killed, report.gone) == (1, 1, True)
     assert process.exited.result().reason == "killed by SIGKILL"
-    assert bearing(start.token) == []
+    assert pids_with_token(start.token) == []
 
 
 async def test_a_suspended_process_still_gets_its_grace_period(
@@ -180,23 +180,23 @@ async def test_double_forked_grandchild_is_killed_by_token(
 ) -> None:
     start = script(tmp_path, DAEMON.format(then="time.sleep(60)"))
     process = processes.spawn(start)
-    await until(said(start, "grandchild"))
-    assert len(bearing(start.token)) == 2
+    await until(logged(start, "grandchild"))
+    assert len(pids_with_token(start.token)) == 2
     report = await processes.stop(process, signal.SIGTERM, 5)
     assert report.gone and report.killed == 1
-    assert bearing(start.token) == []
+    assert pids_with_token(start.token) == []
 
 
 async def test_descendants_of_a_dead_leader_are_killed(processes: WorkerProcesses, tmp_path: Path) -> None:
     start = script(tmp_path, DAEMON.format(then="os._exit(1)"))
     process = processes.spawn(start)
     await process.wait()
-    await until(said(start, "grandchild"))
-    assert len(bearing(start.token)) == 1
+    await until(logged(start, "grandchild"))
+    assert len(pids_with_token(start.token)) == 1
     found = [each for each in processes.scan() if each.token == start.token]
     report = await processes.kill_leftovers(process.record)
     assert (report.killed, report.gone) == (1, True)
-    assert bearing(start.token) == []
+    assert pids_with_token(start.token) == []
     # The descendant leads a session of its own and may be the oldest left; it is killed either way.
     assert [len(each.pids) for each in found] == [1]
 
@@ -212,7 +212,7 @@ time.sleep(60)
 """
     start = script(tmp_path, text)
     process = processes.spawn(start)
-    await until(said(start, "child"))
+    await until(logged(start, "child"))
     child = int(start.log_path.read_text().split()[1])
     report = await processes.stop(process, signal.SIGTERM, 0.5)
     assert report.gone
@@ -251,7 +251,7 @@ async def test_a_process_is_adopted_after_its_starter_was_killed(
     report = await processes.stop(process, signal.SIGTERM, 5)
     assert report.gone and report.killed == 0
     assert process.exited.result().code is None
-    assert bearing(record.token) == []
+    assert pids_with_token(record.token) == []
     assert processes.adopt(record) is None
 
 
@@ -316,7 +316,7 @@ async def test_a_reused_pid_is_spared_while_a_process_with_the_token_is_killed(
     report = await processes.stop(forged, signal.SIGTERM, 0.2)
     assert (report.signalled, report.killed) == (0, 1)
     assert foreign.poll() is None
-    assert bearing(start.token) == []
+    assert pids_with_token(start.token) == []
 
 
 async def test_a_process_that_overwrote_its_environment_is_still_adopted(
@@ -333,8 +333,8 @@ time.sleep(60)
 """
     start = script(tmp_path, text)
     process = processes.spawn(start)
-    await until(said(start, "wiped"))
-    assert bearing(start.token) == []
+    await until(logged(start, "wiped"))
+    assert pids_with_token(start.token) == []
     process.close()
     adopted = processes.adopt(process.record)
     assert adopted is not None
@@ -424,7 +424,7 @@ async def test_the_descriptor_limit_is_a_reason_and_leaks_nothing(
     try:
         expected = "can't start sleep: the agent has no file descriptor left"
         assert done.stdout.splitlines() == [expected] * 20, done.stderr
-        assert bearing(token) == []
+        assert pids_with_token(token) == []
     finally:
         await processes.kill_by_token(token)
 
@@ -461,11 +461,11 @@ while True:
 """
     start = script(tmp_path, text)
     process = processes.spawn(start)
-    await until(said(start, "running"))
+    await until(logged(start, "running"))
     async with asyncio.timeout(10):
         report = await processes.stop(process, signal.SIGTERM, 0.1)
     assert report.gone
-    assert bearing(start.token) == []
+    assert pids_with_token(start.token) == []
 
 
 async def test_usage_sums_all_processes_of_a_worker(processes: WorkerProcesses, tmp_path: Path) -> None:
@@ -479,7 +479,7 @@ time.sleep(60)
 """
     start = script(tmp_path, text)
     process = processes.spawn(start)
-    await until(said(start, "burnt"))
+    await until(logged(start, "burnt"))
     usage = (await processes.usage([process.record]))[start.token]
     assert usage.processes == 2
     assert 0.25 <= usage.cpu_s < 10
