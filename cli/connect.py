@@ -267,8 +267,8 @@ async def _come_up(link: Any, options: ConnectOptions, clock: Clock, timeout: fl
         with contextlib.suppress(BusOfflineError):
             await link.wait_connected(0.02)
         # A refusal by each is final for a command: nobody wants to wait for a broker that isn't there.
-        if not link.connected and (link.rota.exhausted or clock.monotonic() >= end):
-            raise unreachable(options, link.rota.last_error)
+        if not link.connected and (link.rotation.exhausted or clock.monotonic() >= end):
+            raise unreachable(options, link.rotation.last_error)
 
 
 def unreachable(options: ConnectOptions, why: str) -> CliError:

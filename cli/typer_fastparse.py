@@ -1,7 +1,8 @@
-"""Reads option values without pydantic, which typer imports for it: 130 ms for each command.
+"""Converts option values without pydantic, which typer imports for it: 130 ms for each command.
 
 Only plain types are taken over: text, numbers, flags, paths, choices and lists of them. Whatever is not
-recognised, or a typer that is built otherwise, is left alone and merely starts slower.
+recognised, or a typer that is built otherwise, is left alone and merely starts slower. The only file that
+relies on undocumented names of typer (docs/decisions/0017).
 """
 
 from __future__ import annotations
@@ -64,13 +65,12 @@ def lighten(command: Any) -> None:
 
 def _lighten(param: Any) -> None:
     descriptor = getattr(param, "type_descriptor", None)
-    if descriptor is None or not hasattr(param, "get_runtime_param") or not hasattr(param, "_runtime_param"):
+    if descriptor is None or not hasattr(param, "get_runtime_param"):
         return
     info, convert = descriptor.parameter_info, converter(descriptor.annotation)
     if convert is not None and getattr(info, "parser", None) is None:
-        param._runtime_param = PlainParam(
-            convert, info, getattr(info, "min", None), getattr(info, "max", None)
-        )
+        plain = PlainParam(convert, info, getattr(info, "min", None), getattr(info, "max", None))
+        param.get_runtime_param = lambda: plain
 
 
 def converter(annotation: Any) -> Callable[[Any], Any] | None:

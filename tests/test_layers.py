@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -238,10 +240,77 @@ def test_only_one_file_renames_flushes_and_locks() -> None:
                 assert not named and not moved, f"{where}: use bus.files"
 
 
+PRIVATE_NAMES = {
+    "bus/connection/paho_client.py": {
+        "_do_on_publish", "_handle_pubackcomp", "_in_packet", "_out_message_mutex", "_out_messages",
+    },
+}  # fmt: skip
+"""Files that use private names of a library's class, with those names (docs/decisions/0017)."""
+_OWN = {"self", "cls"}
+_PUBLIC_PRIVATE = {"_replace", "_asdict", "_fields", "_make", "_exit"}
+"""Documented names that begin with an underscore."""
+
+
+def library_bases(path: Path) -> list[tuple[ast.ClassDef, type]]:
+    """Classes of a file with each base that comes from an installed library."""
+    known: dict[str, str] = {}
+    for node in nodes_of(path):
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            known |= {alias.asname or alias.name: alias.name for alias in node.names}
+    found = []
+    for node in nodes_of(path):
+        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+            head, _, rest = ast.unparse(base).partition(".")
+            module, _, name = f"{known.get(head, '')}{'.' * bool(rest)}{rest}".rpartition(".")
+            root = module.split(".")[0]
+            if root and root != "busbar" and root not in sys.stdlib_module_names:
+                found.append((node, getattr(importlib.import_module(module), name)))
+    return found
+
+
+def private_names(kind: type) -> set[str]:
+    """The private names of a library's class and of its bases: of methods and of attributes."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        if each.__module__.split(".")[0] in sys.stdlib_module_names:
+            continue
+        try:
+            names |= set(vars(each)) | set(re.findall(r"self\.(_[a-z]\w*)", inspect.getsource(each)))
+        except (OSError, TypeError):  # compiled
+            names |= set(vars(each))
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+@pytest.mark.parametrize("path", files(), ids=name_of)
+def test_private_names_of_libraries_are_used_in_one_file_each(path: Path) -> None:
+    used = set()
+    for node, base in library_bases(path):
+        ours = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+        ours |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+        used |= ours & private_names(base)
+    assert used == PRIVATE_NAMES.get(name_of(path), set())
+
+
+@pytest.mark.parametrize("path", files(), ids=name_of)
+def test_nobody_reaches_into_another_object(path: Path) -> None:
+    """A private name belongs to `self`: those of others, libraries above all, change without a word."""
+    for node in nodes_of(path):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            own = isinstance(node.value, ast.Name) and node.value.id in _OWN
+            inherited = isinstance(node.value, ast.Call) and ast.unparse(node.value) == "super()"
+            assert own or inherited or node.attr in _PUBLIC_PRIVATE, (
+                f"line {node.lineno}: {ast.unparse(node)}"
+            )
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+            name = node.args[1] if len(node.args) > 1 else None
+            private = isinstance(name, ast.Constant) and str(name.value).startswith("_")
+            assert not private, f"line {node.lineno}: {ast.unparse(node)}"
+
+
 CLOCK_READERS = {
     "bus/clock.py",
-    # To be fixed: it takes no clock yet.
-    "bus/connection/mqtt_link.py",
 }
 """Files that may read time or set timers; all others are given a clock (`asyncio.timeout` is fine)."""
 CLOCK_MAKERS = {

@@ -1,7 +1,7 @@
 """Publishes the node's state: birth and will, the latest report, heartbeats.
 
-It also subscribes to its own state topic: it overwrites a late will, and detects a deaf connection (the
-broker gave the session to another client) by its own messages not coming back.
+It also subscribes to its own state topic: it overwrites a late will, and detects a connection on which
+nothing is received (the broker gave the session to another client): its own state does not come back.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Reporter:
         bound = max(ECHO_MIN_S, ECHO_BEATS * self.heartbeat_s)
         if self._echo_due_since is not None and now - self._echo_due_since >= bound:
             self._echo_due_since = None
-            self._link.reconnect("deaf: its own messages do not come back")
+            self._link.reconnect("nothing is received: the own state does not come back")
         elif self._echo_due_since is None:
             self._publish_ready(now)
 

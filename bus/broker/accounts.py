@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..acl import KINDS
 from ..files import FileLock, write_atomically
@@ -139,7 +139,7 @@ def _parse(raw: bytes, path: Path) -> dict[str, Account]:
         raise ValueError(f"accounts file {path} is damaged ({error!r}): restore it or remove it") from error
 
 
-def _account(name: str, row: dict[str, Any]) -> Account:
+def _account(name: str, row: Mapping[str, str]) -> Account:
     account = Account(row["kind"], row["salt"], row["hash"])
     scheme, cost, digest = account.hash.split(":")
     base64.b64decode(account.salt, validate=True)
@@ -156,7 +156,7 @@ def write_accounts(path: Path, table: Mapping[str, Account]) -> None:
     replace_json(path, rows)
 
 
-def replace_json(path: Path, rows: Mapping[str, Any]) -> None:
+def replace_json(path: Path, rows: Mapping[str, Mapping[str, object]]) -> None:
     """Replace a private file (0600) whole and durably. Raises OSError."""
     write_atomically(path, json.dumps(rows, indent=1, sort_keys=True))
 

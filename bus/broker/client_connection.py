@@ -37,7 +37,7 @@ from ..topics import is_valid_topic
 from .access_plugin import AccessPlugin, Peer
 from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, LastWill, Refused, connack, read_connect
 from .packet_stream import GONE, MAX_CONNECT, MAX_PACKET, Malformed, PacketStream
-from .router import REFUSED, Router
+from .router import SUBACK_FAILURE, Router
 from .session import Publication, Session
 
 CONNECT_WITHIN_S: Final = 10.0
@@ -246,12 +246,12 @@ class ClientConnection:
             raise EOFError("superseded")
         wanted = [(self._access.narrowed(self.peer, topic), qos) for topic, qos in wanted]
         codes = [
-            self._router.subscribe(session, topic, qos) if ok else REFUSED
+            self._router.subscribe(session, topic, qos) if ok else SUBACK_FAILURE
             for (topic, qos), ok in zip(wanted, allowed, strict=True)
         ]
         self.stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
         for (topic, _), code in zip(wanted, codes, strict=True):
-            if code != REFUSED:
+            if code != SUBACK_FAILURE:
                 self._router.send_retained(session, topic, code)
 
     async def _on_unsubscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:

@@ -15,7 +15,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ..topics import NAME_PATTERN, is_name
 from .accounts import Accounts, locked, put_account, replace_json, write_accounts
@@ -118,7 +118,7 @@ def _fits(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
     return row is not None and hmac.compare_digest(str(row["hash"]), _hash(offer.token))
 
 
-def _living(accounts: Path, now_s: float) -> dict[str, Mapping[str, Any]]:
+def _living(accounts: Path, now_s: float) -> dict[str, Mapping[str, object]]:
     """The tokens that are still good; a file that can't be read holds none."""
     try:
         rows = json.loads(_file(accounts).read_bytes())

@@ -9,13 +9,16 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from amqtt.adapters import BufferReader, WriterAdapter
 from amqtt.mqtt.packet import MQTTFixedHeader
 from amqtt.mqtt.publish import PublishPacket
 
 from .session import Publication
+
+if TYPE_CHECKING:
+    from websockets.asyncio.server import ServerConnection
 
 MAX_PACKET: Final = 1024 * 1024
 """Bytes after the fixed header. The bus allows payloads of 256 KiB."""
@@ -199,7 +202,7 @@ def tcp_read(reader: asyncio.StreamReader) -> Callable[[], Awaitable[bytes]]:
     return lambda: reader.read(_READ)
 
 
-def websocket_read(websocket: Any) -> Callable[[], Awaitable[bytes]]:
+def websocket_read(websocket: "ServerConnection") -> Callable[[], Awaitable[bytes]]:
     """How a PacketStream reads from a WebSocket. (amqtt's own reader repeats the last message at the end.)"""
     from websockets.exceptions import ConnectionClosed
 

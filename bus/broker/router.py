@@ -16,7 +16,7 @@ MAX_RETAINED: Final = 100_000
 MAX_RETAINED_BYTES: Final = 128 * 1024 * 1024
 MAX_PERSISTENT: Final = 64
 """Sessions kept for clients that are away; the one away longest goes first."""
-REFUSED: Final = 0x80
+SUBACK_FAILURE: Final = 0x80
 """The SUBACK code of a refused filter (MQTT 3.1.1, section 3.9.3)."""
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Router:
     def subscribe(self, session: Session, wanted: str, qos: int) -> int:
         """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK."""
         if wanted not in session.filters and len(session.filters) >= MAX_FILTERS:
-            return REFUSED
+            return SUBACK_FAILURE
         granted = min(qos, 1)
         session.filters[wanted] = granted
         self._tree.add(wanted, session, granted)

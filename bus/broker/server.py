@@ -10,13 +10,15 @@ import asyncio
 import logging
 import socket
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
-import websockets.asyncio.server
+import websockets
 from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter
 from amqtt.broker import Broker
 from amqtt.contexts import Action
 from amqtt.contexts import BrokerConfig as AmqttConfig
+from websockets.asyncio.server import Server as WebSocketServer
+from websockets.asyncio.server import ServerConnection, serve
 
 from ..clock import Clock
 from .access_plugin import AccessPlugin, Peer
@@ -46,8 +48,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self._clock = clock
         self._access = next(p for p in self.plugins_manager.plugins if isinstance(p, AccessPlugin))
         self._router = Router(encode)
-        self._listeners: list[asyncio.Server | websockets.asyncio.server.Server] = []
-        self._connections: dict[ClientConnection, asyncio.Task[Any]] = {}
+        self._listeners: list[asyncio.Server | WebSocketServer] = []
+        self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
         self._follower: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
@@ -77,16 +79,14 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         """A TCP connection was accepted."""
         await self._serve(PacketStream(tcp_read(reader), StreamWriterAdapter(writer), writer.transport))
 
-    async def ws_connected(self, websocket: Any, listener_name: str) -> None:
+    async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
         writer = WebSocketsWriter(websocket)
         await self._serve(PacketStream(websocket_read(websocket), writer, websocket.transport))
 
-    async def _listen(
-        self, name: str, sock: socket.socket
-    ) -> asyncio.Server | websockets.asyncio.server.Server:
+    async def _listen(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
         if name == "ws":
-            return await websockets.asyncio.server.serve(
+            return await serve(
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
                 subprotocols=[websockets.Subprotocol("mqtt")],
@@ -111,7 +111,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             may_subscribe=self._may_subscribe,
             on_manager_event=self._on_manager_event,
         )
-        self._connections[connection] = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._connections[connection] = cast("asyncio.Task[object]", asyncio.current_task())
         try:
             await connection.run()
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""Which broker is tried next, and after which wait. Pure: times and random numbers are arguments."""
+"""Which broker is tried next, and after what delay. Pure: times and random numbers are arguments."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ..backoff import Backoff
 from ..options import ConnectOptions
 
 STABLE: Final = 5.0
-"""Seconds after which a connection counts as good and the backoff starts anew."""
+"""Seconds after which a connection counts as good, and the backoff is reset."""
 UNTRIED: Final = "not connected yet"
 
 
-class Rota:
-    """The brokers of one connection in turn: whichever fails, or is lost, the next one is tried.
+class BrokerRotation:
+    """Round-robin over the brokers of one link: when one fails, or is lost, the next one is tried.
 
-    The wait grows with each whole round, not with each broker: the way past one that is down is short. A
-    connection stays where it is: nobody goes back to the first broker for its own sake.
+    The delay grows with each full round, not with each broker, so that failing over is quick. There is no
+    preferred broker: a good connection is kept.
     """
 
     def __init__(self, options: ConnectOptions, backoff: Backoff) -> None:
@@ -34,7 +34,7 @@ class Rota:
 
     @property
     def last_error(self) -> str:
-        """Why there is no connection: of several brokers, what each had last to say."""
+        """Why there is no connection: with several brokers, the last error of each."""
         if len(self._brokers) == 1:
             return self._errors.get(self.current.url, UNTRIED)
         return "; ".join(f"{url}: {why}" for url, why in self._errors.items()) or UNTRIED
@@ -45,7 +45,7 @@ class Rota:
         return self.failures >= len(self._brokers)
 
     def failed(self, why: str, lasted: float) -> None:
-        """The attempt, or the connection, has ended after `lasted` seconds: the next broker's turn."""
+        """The attempt, or the connection, ended after `lasted` seconds: move on to the next broker."""
         if lasted > STABLE:
             self.failures = 0
             self._errors.clear()

@@ -1,4 +1,4 @@
-"""What the rest of the code may ask of a broker connection (see `mqtt_link`, `bus.testing`). Pure."""
+"""The interface of a broker connection (implemented by `mqtt_link` and `bus.testing`). Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import BusOfflineError
 
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """The MQTT 5 facts that Busbar mirrors (contract, section 8); empty on 3.1.1."""
+    """The MQTT 5 properties that Busbar uses (contract, section 8); empty on 3.1.1."""
 
     response_topic: str | None = None
     correlation: bytes | None = None
@@ -25,7 +25,7 @@ NO_PROPERTIES = Properties()
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as it came in. `retain` is true only for what the broker had stored before."""
+    """One received message. `retain`: the broker had it stored when we subscribed."""
 
     topic: str
     payload: bytes
@@ -36,7 +36,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker publishes when this connection breaks without a goodbye."""
+    """What the broker publishes when this connection ends without a DISCONNECT."""
 
     topic: str
     payload: bytes
@@ -47,37 +47,37 @@ class Will:
 Handler = Callable[[Message], None]
 ConnectHook = Callable[[], Awaitable[None]]
 Done = Callable[[BusOfflineError | None], None]
-"""What became of a publication: None once the broker has taken it over. Must neither block nor raise."""
+"""The outcome of a publication: None once the broker acknowledged it. Must neither block nor raise."""
 
 
 class Link(Protocol):
-    """A connection to the broker that heals itself.
+    """A connection to the broker that reconnects by itself.
 
     Handlers run on the event loop, one message at a time, and must not block; what they raise is logged and
-    swallowed. Sessions are clean: after every (re)connect all subscriptions are made again, and only when the
-    broker has confirmed them do the connect hooks run, so that writers can republish.
+    swallowed. Sessions are clean: after every (re)connect all subscriptions are made again, and only once the
+    broker has confirmed them do the connect hooks run, in which writers republish.
     """
 
     @property
     def connected(self) -> bool:
-        """True from the confirmed subscriptions of a connection until its end."""
+        """True from the moment that a connection's subscriptions are confirmed until its end."""
         ...
 
     @property
     def conn(self) -> int:
-        """Counts this process's connections from 1; 0 before the first."""
+        """Number of this process's connection, from 1; 0 before the first."""
         ...
 
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
-        """Ask for messages, now and after every reconnect. May be called before `run`."""
+        """Subscribe, now and after every reconnect. May be called before `run`."""
         ...
 
     def unsubscribe(self, pattern: str) -> None:
-        """Take a subscription back."""
+        """Unsubscribe."""
         ...
 
     def on_connect(self, hook: ConnectHook) -> None:
-        """Run `hook` after every (re)connect, in the order of registration."""
+        """Run `hook` after every (re)connect, in order of registration."""
         ...
 
     async def publish(
@@ -89,10 +89,10 @@ class Link(Protocol):
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        """Publish; return once the broker has taken it over (QoS 1) or it was handed to the socket (QoS 0).
+        """Publish; return once the broker acknowledged it (QoS 1) or it was handed to the socket (QoS 0).
 
         Raises:
-            BusOfflineError: there is no connection, it broke before the acknowledgement, or a bound was hit.
+            BusOfflineError: there is no connection, it broke before the acknowledgement, or too much waits.
         """
         ...
 
@@ -105,7 +105,7 @@ class Link(Protocol):
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        """As `publish` at QoS 1, for those who send much: no task, no future. `done` is called on the loop,
+        """As `publish` at QoS 1, for high rates: no task, no future. `done` is called on the event loop,
         never from within this call, with the error that `publish` would raise."""
         ...
 
@@ -118,7 +118,7 @@ class Link(Protocol):
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> bool:
-        """Publish without waiting; False when it was dropped (no connection, or the queue is full)."""
+        """Publish without waiting; False when it was dropped: no connection, or too much is pending."""
         ...
 
     async def wait_connected(self, timeout: float) -> None:
@@ -130,9 +130,9 @@ class Link(Protocol):
         ...
 
     def reconnect(self, reason: str) -> None:
-        """Drop this connection and make a new one (a deaf link)."""
+        """Drop this connection and make a new one, such as when nothing arrives on it."""
         ...
 
     async def run(self) -> None:
-        """Keep the connection until cancelled; then say goodbye (no will is fired)."""
+        """Keep the connection until cancelled; then send DISCONNECT (no will is published)."""
         ...

@@ -1,8 +1,8 @@
-"""The MQTT connection on paho-mqtt inside asyncio; only `paho_client` imports that library beside it.
+"""The MQTT link on paho-mqtt inside asyncio; besides it only `paho_client` imports that library.
 
-paho does the protocol; its socket is watched by the event loop, so no thread runs per client or call (the
-blocking TCP and TLS handshake alone is handed to a helper thread). Every connection is a new paho client:
-what the old one had queued fails its waiter and is never sent late.
+paho implements the protocol; the event loop watches its socket, so there is no thread per client or call:
+only the blocking TCP and TLS handshake runs in a helper thread. Every connection is a new paho client: what
+the old one had queued fails, and is never sent late.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ..backoff import Backoff
@@ -26,9 +27,9 @@ from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
 from ..topics import matcher
-from .broker_rotation import Rota
+from .broker_rotation import BrokerRotation
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from .mqtt_util import reason, settle, tell, tls_context
+from .mqtt_util import complete, failure_reason, notify, tls_context
 from .paho_client import Client, from_paho, to_paho
 
 log = logging.getLogger("busbar.bus")
@@ -36,9 +37,11 @@ log = logging.getLogger("busbar.bus")
 SUBSCRIBE_TIMEOUT: Final = 15.0
 """Seconds until all subscriptions of a new connection must be confirmed (brokers are slow in a stampede)."""
 MAX_PENDING: Final = 20_000
-"""Publications waiting for their acknowledgement (packet ids end at 65,535)."""
-REFUSED: Final = 128
+"""Publications that wait for their acknowledgement (packet ids end at 65,535)."""
+SUBACK_FAILURE: Final = 128
 """SUBACK codes from here on are failures (MQTT 3.1.1, section 3.9.3)."""
+_PING_CHECK_S: Final = 1.0
+"""How often paho looks whether a ping is due, or overdue."""
 
 WillFactory = Callable[[int], Will | None]
 
@@ -55,16 +58,16 @@ class MqttLink:
         will: WillFactory | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        self.rota = Rota(options, backoff or Backoff())
+        self.rotation = BrokerRotation(options, backoff or Backoff())
         self._clock = clock
         self._random = random
         self._will = will
         self._subscriptions: dict[str, tuple[Callable[[str], object], Handler, int]] = {}
         self._hooks: list[ConnectHook] = []
-        self._session: _Session | None = None
+        self._connection: _Connection | None = None
         self._up = asyncio.Event()
         self._conn = 0
-        self._plain = False  # the broker did not understand MQTT 5: the next connection tries 3.1.1
+        self._v311 = False  # the broker did not understand MQTT 5: the next connection tries 3.1.1
 
     @property
     def connected(self) -> bool:
@@ -76,12 +79,12 @@ class MqttLink:
 
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
         self._subscriptions[pattern] = (matcher(pattern), handler, qos)
-        if self._session and self.connected:
-            self._session.subscribe([(pattern, qos)])
+        if self._connection and self.connected:
+            self._connection.subscribe([(pattern, qos)])
 
     def unsubscribe(self, pattern: str) -> None:
-        if self._subscriptions.pop(pattern, None) and self._session and self.connected:
-            self._session.client.unsubscribe(pattern)
+        if self._subscriptions.pop(pattern, None) and self._connection and self.connected:
+            self._connection.client.unsubscribe(pattern)
 
     def on_connect(self, hook: ConnectHook) -> None:
         self._hooks.append(hook)
@@ -95,11 +98,11 @@ class MqttLink:
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        session = self._session
-        if session is None or not self.connected:
-            raise BusOfflineError(self.rota.last_error)
+        connection = self._connection
+        if connection is None or not self.connected:
+            raise BusOfflineError(self.rotation.last_error)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        session.send(topic, payload, qos, retain, properties, partial(settle, done))
+        connection.send(topic, payload, qos, retain, properties, partial(complete, done))
         await done
 
     def send(
@@ -111,11 +114,11 @@ class MqttLink:
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        session = self._session
+        connection = self._connection
         try:
-            if session is None or not self.connected:
-                raise BusOfflineError(self.rota.last_error)
-            session.send(topic, payload, 1, retain, properties, done)
+            if connection is None or not self.connected:
+                raise BusOfflineError(self.rotation.last_error)
+            connection.send(topic, payload, 1, retain, properties, done)
         except BusOfflineError as error:
             asyncio.get_running_loop().call_soon(done, error)
 
@@ -128,11 +131,11 @@ class MqttLink:
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> bool:
-        session = self._session
-        if session is None or not self.connected:
+        connection = self._connection
+        if connection is None or not self.connected:
             return False
         try:
-            session.send(topic, payload, qos, retain, properties, None)
+            connection.send(topic, payload, qos, retain, properties, None)
         except BusOfflineError:
             return False
         return True
@@ -142,69 +145,69 @@ class MqttLink:
             async with asyncio.timeout(timeout):
                 await self._up.wait()
         except TimeoutError:
-            raise BusOfflineError(f"no connection to a broker: {self.rota.last_error}") from None
+            raise BusOfflineError(f"no connection to a broker: {self.rotation.last_error}") from None
 
     def reconnect(self, reason: str) -> None:
-        log.warning("connection to %s given up: %s", self.rota.current.url, reason)
-        if self._session:
-            self._session.close(reason)
+        log.warning("connection to %s given up: %s", self.rotation.current.url, reason)
+        if self._connection:
+            self._connection.close(reason)
 
     async def run(self) -> None:
-        rota = self.rota
+        rotation = self.rotation
         while True:
-            began, url, why = self._clock.monotonic(), rota.current.url, "connection closed"
+            began, url, why = self._clock.monotonic(), rotation.current.url, "connection closed"
             try:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
-                why = reason(error)
-            rota.failed(why, self._clock.monotonic() - began)
-            level = logging.WARNING if rota.failures <= 3 else logging.DEBUG
+                why = failure_reason(error)
+            rotation.failed(why, self._clock.monotonic() - began)
+            level = logging.WARNING if rotation.failures <= 3 else logging.DEBUG
             log.log(level, "no connection to %s: %s", url, why)
-            await self._clock.sleep(rota.delay(self._random.random()))
+            await self._clock.sleep(rotation.delay(self._random.random()))
 
     async def _connect_once(self) -> None:
-        """One connection from its beginning to its end.
+        """One connection, from start to end.
 
         Raises:
             OSError, BusOfflineError: why it ended.
         """
         self._conn += 1
         will = self._will(self._conn) if self._will else None
-        options = replace(self.rota.current, protocol=4) if self._plain else self.rota.current
-        session = _Session(options, will, self._deliver)
-        self._session = session
+        options = replace(self.rotation.current, protocol=4) if self._v311 else self.rotation.current
+        connection = _Connection(options, will, self._deliver, self._clock)
+        self._connection = connection
         hooks: asyncio.Task[None] | None = None
         try:
             try:
-                await session.open()
+                await connection.open()
             except BusOfflineError:
-                # Brokers without MQTT 5 say so, hang up, or keep silent; a broken network looks the same.
-                self._plain = options.falls_back and options.protocol == 5
+                # Brokers without MQTT 5 refuse, hang up, or don't answer; a broken network looks the same.
+                self._v311 = options.falls_back and options.protocol == 5
                 raise
-            await self._subscribe_all(session)
+            await self._subscribe_all(connection)
             self._up.set()
-            log.info("connected to %s", self.rota.current.url)
-            hooks = asyncio.create_task(self._run_hooks(session), name="connect-hooks")
-            await session.ended.wait()
-            raise BusOfflineError(session.why)
+            log.info("connected to %s", self.rotation.current.url)
+            hooks = asyncio.create_task(self._run_hooks(connection), name="connect-hooks")
+            await connection.ended.wait()
+            raise BusOfflineError(connection.why)
         finally:
             self._up.clear()
             if hooks:
                 hooks.cancel()
-            await session.goodbye()
+            await connection.goodbye()
 
-    async def _subscribe_all(self, session: _Session) -> None:
+    async def _subscribe_all(self, connection: _Connection) -> None:
         wanted = [(pattern, qos) for pattern, (_, _, qos) in self._subscriptions.items()]
         if not wanted:
             return
-        waiting = session.subscribe(wanted)
+        waiting = connection.subscribe(wanted)
         try:
             async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
                 await waiting
         except TimeoutError:
             raise BusOfflineError("the broker does not confirm subscriptions") from None
 
-    async def _run_hooks(self, session: _Session) -> None:
+    async def _run_hooks(self, connection: _Connection) -> None:
         for hook in self._hooks:
             try:
                 await hook()
@@ -212,7 +215,7 @@ class MqttLink:
                 return
             except Exception:
                 log.exception("a connect hook failed")
-                session.close("a connect hook failed")
+                connection.close("a connect hook failed")
 
     def _deliver(self, message: Message) -> None:
         for matching, handler, _ in tuple(self._subscriptions.values()):
@@ -223,12 +226,13 @@ class MqttLink:
                     log.exception("handling a message on %s failed", message.topic)
 
 
-class _Session:
+class _Connection:
     """One connection: a paho client and its socket on the event loop."""
 
-    def __init__(self, options: ConnectOptions, will: Will | None, deliver: Handler) -> None:
+    def __init__(self, options: ConnectOptions, will: Will | None, deliver: Handler, clock: Clock) -> None:
         self._options = options
         self._deliver = deliver
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._reading = self._writing = False
@@ -237,7 +241,7 @@ class _Session:
         self._connack: asyncio.Future[None] = self._loop.create_future()
         self._acks: dict[int, Done | None] = {}
         self._subacks: dict[int, asyncio.Future[None]] = {}
-        self._misc: asyncio.TimerHandle | None = None
+        self._keepalive: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.why = "connection closed"
         self.client = self._make(will)
@@ -292,10 +296,10 @@ class _Session:
                 await self._connack
         except TimeoutError:
             raise BusOfflineError("the broker does not answer the CONNECT") from None
-        self._tick()
+        self._keepalive = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
 
     def subscribe(self, wanted: list[tuple[str, int]]) -> asyncio.Future[None]:
-        """Ask for several filters in one packet; the future ends with the SUBACK."""
+        """Subscribe to several filters in one packet; the future ends with the SUBACK."""
         done: asyncio.Future[None] = self._loop.create_future()
         filters: Any = wanted
         if self._options.protocol == 5:
@@ -318,7 +322,7 @@ class _Session:
         properties: Properties,
         done: Done | None,
     ) -> None:
-        """Hand one message to paho; `done` is told of its acknowledgement (QoS 0: at once).
+        """Hand one message to paho; `done` is called at its acknowledgement (QoS 0: at once).
 
         Raises:
             BusOfflineError: the connection is broken or too much is pending.
@@ -336,16 +340,16 @@ class _Session:
             self._acks[info.mid] = done
 
     def close(self, why: str) -> None:
-        """End this connection without a goodbye."""
+        """End this connection without a DISCONNECT."""
         if not self.ended.is_set():
             self.why = why
             self.ended.set()
             self._fail_waiters()
 
     async def goodbye(self) -> None:
-        """Say DISCONNECT where possible, free everything, fail whoever still waits."""
-        if self._misc:
-            self._misc.cancel()
+        """Send DISCONNECT where possible, free everything, fail all waiters."""
+        if self._keepalive:
+            self._keepalive.cancel()
         polite = not self.ended.is_set() and self._connack.done() and self.client.is_connected()
         self.ended.set()
         if polite:
@@ -353,7 +357,7 @@ class _Session:
             for _ in range(50):
                 if not self.client.want_write():
                     break
-                await asyncio.sleep(0.01)
+                await self._clock.sleep(0.01)
                 self.client.loop_write()
         self._unwatch()
         if self._socket is not None:
@@ -365,17 +369,17 @@ class _Session:
         error = BusOfflineError(self.why)
         acks, self._acks = self._acks, {}
         for done in acks.values():
-            tell(done, error)
+            notify(done, error)
         for future in (*self._subacks.values(), self._connack):
-            settle(future, error)
+            complete(future, error)
         self._subacks.clear()
 
     # --- the socket on the event loop
 
-    def _on_socket_open(self, _client: paho.Client, _data: Any, sock: Any) -> None:
+    def _on_socket_open(self, _c: object, _d: object, sock: Any) -> None:
         self._socket = sock
         with contextlib.suppress(OSError, AttributeError):
-            # Without it Nagle's algorithm holds a QoS 1 round trip back for 40 ms.
+            # Nagle's algorithm would delay a QoS 1 round trip by 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._opening:
             self._watch()
@@ -393,23 +397,23 @@ class _Session:
                 self._loop.remove_reader(self._socket)
                 self._loop.remove_writer(self._socket)
 
-    def _on_socket_close(self, _client: paho.Client, _data: Any, _sock: Any) -> None:
+    def _on_socket_close(self, *_: object) -> None:
         if not self._opening:
             self._unwatch()
 
-    def _on_unregister_write(self, _client: paho.Client, _data: Any, sock: Any) -> None:
-        if self._writing and sock.fileno() >= 0:
-            self._loop.remove_writer(sock)
+    def _on_unregister_write(self, *_: object) -> None:
+        if self._writing and self._socket is not None and self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket)
         self._writing = False
 
-    def _flush_soon(self, *_: Any) -> None:
-        """Write what has gathered in this turn of the loop with one call."""
+    def _flush_soon(self, *_: object) -> None:
+        """Write what one iteration of the event loop has queued with one call."""
         if self._reading and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Sockets are writable nearly always: only what does not fit has the event loop watch for it."""
+        """Sockets are nearly always writable: the event loop watches for it only after a short write."""
         self._flush_due = False
         if not self._reading:
             return
@@ -421,7 +425,7 @@ class _Session:
 
     def _readable(self) -> None:
         self.client.loop_read()
-        # Bytes that TLS has decrypted already don't wake the event loop again.
+        # Bytes that TLS has already decrypted do not wake the event loop again.
         while self._reading and self._socket is not None and self._pending() > 0:
             self.client.loop_read()
 
@@ -429,14 +433,16 @@ class _Session:
         pending = getattr(self._socket, "pending", None)
         return int(pending()) if pending else 0
 
-    def _tick(self) -> None:
-        if not self.ended.is_set():
+    async def _keep_alive(self) -> None:
+        while not self.ended.is_set():
             self.client.loop_misc()
-            self._misc = self._loop.call_later(1.0, self._tick)
+            await self._clock.sleep(_PING_CHECK_S)
 
-    # --- what paho tells
+    # --- paho's callbacks
 
-    def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+    def _on_connect(
+        self, _client: object, _data: object, _flags: object, code: ReasonCode, _props: object
+    ) -> None:
         if self._connack.done():
             return
         if code.is_failure:
@@ -444,14 +450,16 @@ class _Session:
         else:
             self._connack.set_result(None)
 
-    def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, code: Any, _props: Any) -> None:
+    def _on_disconnect(
+        self, _client: object, _data: object, _flags: object, code: ReasonCode, _props: object
+    ) -> None:
         if self._opening:
             return
         self.close(f"connection lost: {code}")
         if not self._connack.done():
             self._connack.set_exception(BusOfflineError(self.why))
 
-    def _on_message(self, _client: paho.Client, _data: Any, raw: paho.MQTTMessage) -> None:
+    def _on_message(self, _c: object, _d: object, raw: paho.MQTTMessage) -> None:
         try:
             topic = raw.topic
         except UnicodeDecodeError:
@@ -460,12 +468,14 @@ class _Session:
         properties = from_paho(raw.properties) if raw.properties is not None else NO_PROPERTIES
         self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
 
-    def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _code: Any, _props: Any) -> None:
-        tell(self._acks.pop(mid, None), None)
+    def _on_publish(self, _client: object, _data: object, mid: int, _code: object, _props: object) -> None:
+        notify(self._acks.pop(mid, None), None)
 
-    def _on_subscribe(self, _client: paho.Client, _data: Any, mid: int, codes: Any, _props: Any) -> None:
+    def _on_subscribe(
+        self, _client: object, _data: object, mid: int, codes: list[ReasonCode], _props: object
+    ) -> None:
         done = self._subacks.pop(mid, None)
-        refused = [code for code in codes if code.value >= REFUSED]
+        refused = [code for code in codes if code.value >= SUBACK_FAILURE]
         if done is None or done.done():
             return
         if refused:

@@ -1,4 +1,4 @@
-"""Small parts of the MQTT connection that need no MQTT library."""
+"""Helpers of the MQTT link that need no MQTT library."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .link import Done
 log = logging.getLogger("busbar.bus")
 
 
-def settle(future: asyncio.Future[None], error: BusOfflineError | None) -> None:
-    """End a future that may have ended already."""
+def complete(future: asyncio.Future[None], error: BusOfflineError | None) -> None:
+    """Resolve a future, unless it is done already."""
     if future.done():
         return
     if error is None:
         future.set_result(None)
     else:
         future.set_exception(error)
-        future.exception()  # nobody has to ask for it
+        future.exception()  # retrieved: nobody has to await it
 
 
-def tell(done: Done | None, error: BusOfflineError | None) -> None:
-    """Call back; what the callback raises is logged and swallowed."""
+def notify(done: Done | None, error: BusOfflineError | None) -> None:
+    """Call `done`; what it raises is logged and swallowed."""
     if done is not None:
         try:
             done(error)
@@ -34,7 +34,7 @@ def tell(done: Done | None, error: BusOfflineError | None) -> None:
 
 
 def tls_context(options: ConnectOptions) -> ssl.SSLContext:
-    """What to trust, and who to be."""
+    """The TLS context for these options. Raises OSError or ValueError for files that can't be used."""
     assert options.tls is not None
     context = ssl.create_default_context(cafile=str(options.tls.ca) if options.tls.ca else None)
     context.check_hostname = options.tls.check_hostname
@@ -43,8 +43,8 @@ def tls_context(options: ConnectOptions) -> ssl.SSLContext:
     return context
 
 
-def reason(error: BaseException) -> str:
-    """Why a connection failed, in a few words."""
+def failure_reason(error: BaseException) -> str:
+    """Why a connection failed, in a few words for logs and messages."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from busbar.bus.backoff import Backoff
-from busbar.bus.connection.broker_rotation import STABLE, UNTRIED, Rota
+from busbar.bus.connection.broker_rotation import STABLE, UNTRIED, BrokerRotation
 from busbar.bus.options import MAX_BROKERS, Address, ConnectOptions, TlsOptions, parse_url, parse_urls
 
 THREE = parse_urls("mqtt://a,mqtt://b:1884, mqtt://c")
@@ -65,49 +65,49 @@ def test_a_list_that_makes_no_sense_is_refused(urls: str, why: str) -> None:
         parse_urls(urls)
 
 
-def hosts(rota: Rota, lasted: list[float]) -> list[str]:
+def hosts(rotation: BrokerRotation, lasted: list[float]) -> list[str]:
     """The host of each attempt when the attempts end after so many seconds."""
     found = []
     for seconds in lasted:
-        found.append(rota.current.host)
-        rota.failed("gone", seconds)
+        found.append(rotation.current.host)
+        rotation.failed("gone", seconds)
     return found
 
 
 def test_whichever_fails_or_is_lost_the_next_has_its_turn() -> None:
-    assert hosts(Rota(THREE, Backoff()), [0, 0, 0, 0]) == ["a", "b", "c", "a"]
-    assert hosts(Rota(THREE, Backoff()), [0, 3600, 3600]) == ["a", "b", "c"]
-    assert hosts(Rota(parse_url("h"), Backoff()), [0, 3600]) == ["h", "h"]
+    assert hosts(BrokerRotation(THREE, Backoff()), [0, 0, 0, 0]) == ["a", "b", "c", "a"]
+    assert hosts(BrokerRotation(THREE, Backoff()), [0, 3600, 3600]) == ["a", "b", "c"]
+    assert hosts(BrokerRotation(parse_url("h"), Backoff()), [0, 3600]) == ["h", "h"]
 
 
 def test_the_wait_grows_with_each_round_and_begins_anew_after_a_good_connection() -> None:
-    rota, waits = Rota(THREE, Backoff(base=1, cap=8)), []
+    rotation, waits = BrokerRotation(THREE, Backoff(base=1, cap=8)), []
     for lasted in (0.0, 0.0, 0.0, 0.0, STABLE / 2, STABLE * 2, 0.0):
-        rota.failed("gone", lasted)
-        waits.append(rota.delay(1.0))
+        rotation.failed("gone", lasted)
+        waits.append(rotation.delay(1.0))
     assert waits == [1, 1, 1, 2, 2, 1, 1]
-    assert rota.delay(0.0) == 0.5
+    assert rotation.delay(0.0) == 0.5
 
 
 def test_a_single_broker_waits_as_ever() -> None:
-    rota, waits = Rota(parse_url("h"), Backoff(base=1, cap=8)), []
+    rotation, waits = BrokerRotation(parse_url("h"), Backoff(base=1, cap=8)), []
     for _ in range(5):
-        rota.failed("gone", 0)
-        waits.append(rota.delay(1.0))
+        rotation.failed("gone", 0)
+        waits.append(rotation.delay(1.0))
     assert waits == [1, 2, 4, 8, 8]
 
 
 def test_the_error_tells_of_every_broker_and_whether_all_have_failed() -> None:
-    rota = Rota(THREE, Backoff())
-    assert rota.last_error == UNTRIED and not rota.exhausted
-    rota.failed("connection refused", 0)
-    rota.failed("timed out", 0)
-    assert rota.last_error == "mqtt://a:1883: connection refused; mqtt://b:1884: timed out"
-    assert not rota.exhausted
-    rota.failed("not authorised", 0)
-    assert rota.exhausted
-    rota.failed("connection lost", STABLE * 2)
-    assert not rota.exhausted and rota.last_error == "mqtt://a:1883: connection lost"
-    alone = Rota(parse_url("h"), Backoff())
+    rotation = BrokerRotation(THREE, Backoff())
+    assert rotation.last_error == UNTRIED and not rotation.exhausted
+    rotation.failed("connection refused", 0)
+    rotation.failed("timed out", 0)
+    assert rotation.last_error == "mqtt://a:1883: connection refused; mqtt://b:1884: timed out"
+    assert not rotation.exhausted
+    rotation.failed("not authorised", 0)
+    assert rotation.exhausted
+    rotation.failed("connection lost", STABLE * 2)
+    assert not rotation.exhausted and rotation.last_error == "mqtt://a:1883: connection lost"
+    alone = BrokerRotation(parse_url("h"), Backoff())
     alone.failed("connection refused", 0)
     assert (alone.last_error, alone.exhausted) == ("connection refused", True)

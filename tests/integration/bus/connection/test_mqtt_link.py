@@ -239,7 +239,7 @@ async def test_goes_to_the_next_broker_when_one_is_lost_and_back_when_that_one_i
     link = make(ConnectOptions(port=ports[0], others=(Address("127.0.0.1", ports[1]),)))
 
     async def hook() -> None:
-        hooks.put_nowait(link.rota.current.port)
+        hooks.put_nowait(link.rotation.current.port)
         await link.publish("t/state", b"here", retain=True)
 
     link.on_connect(hook)
@@ -269,8 +269,8 @@ async def test_a_broker_that_says_nothing_is_left_for_the_next(mosquitto_port: i
         link = make(replace(mute, others=(Address("127.0.0.1", mosquitto_port),)))
         async with running(link):
             await link.publish("t/x", b"hello")
-            assert link.rota.current.port == mosquitto_port and link.conn == 2
-            assert "does not answer the CONNECT" in link.rota.last_error
+            assert link.rotation.current.port == mosquitto_port and link.conn == 2
+            assert "does not answer the CONNECT" in link.rotation.last_error
 
 
 async def wait_down(link: MqttLink) -> None:
@@ -287,7 +287,7 @@ async def test_will_is_new_for_each_connection_and_not_fired_by_a_goodbye(mosqui
     async with running(watcher):
         async with running(mortal):
             for conn in (1, 2):
-                mortal._session.client._sock_close()  # type: ignore[union-attr]  # as a cut cable would
+                mortal._connection.client._sock_close()  # type: ignore[union-attr]  # as a cut cable would
                 mortal.reconnect("test")
                 assert (await asyncio.wait_for(got.get(), 5)).payload == f"lost {conn}".encode()
                 await wait_conn(mortal, conn + 1)
