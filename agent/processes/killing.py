@@ -79,19 +79,19 @@ async def _members(record: ProcessRecord, seen: dict[int, Stat]) -> list[Stat]:
 
 
 def _kill_burst(record: ProcessRecord, seen: dict[int, Stat], killed: set[int]) -> list[Stat]:
-    """Scan and kill until two scans find nothing new, or a process that keeps forking would stay ahead.
+    """Scan and kill until two complete scans find nothing new: one could miss a process that keeps forking.
 
     Returns what the last scan still saw.
     """
     left: list[Stat] = []
     idle_scans = 0
     for _ in range(KILL_BURST):
-        left, before = [], len(killed)
-        for stat in procfs.members(record, seen):
+        left, unread, before = [], list[int](), len(killed)
+        for stat in procfs.members(record, seen, unread):
             left.append(stat)
             if _send(stat, signal.SIGKILL):
                 killed.add(stat.pid)
-        idle_scans = idle_scans + 1 if len(killed) == before else 0
+        idle_scans = idle_scans + 1 if len(killed) == before and not unread else 0
         if idle_scans == 2:
             break
     return left

@@ -198,11 +198,12 @@ def _overwritten(raw: bytes | None) -> bool:
     return raw is None or (raw != b"" and b"PATH=" not in raw and TOKEN.encode() not in raw)
 
 
-def members(record: ProcessRecord, seen: dict[int, Stat]) -> Iterator[Stat]:
+def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | None = None) -> Iterator[Stat]:
     """Living processes of a worker: of its session (while its leader lives), with its token, or in `seen`.
 
     Yields each as soon as it is seen, and adds it to `seen` (by pid), so that a session member is not lost
-    when its leader exits.
+    when its leader exits. `unread` gets the pids that exited between listing and reading: each may have been
+    a member, with a child that is not listed.
 
     Raises:
         OSError: /proc can't be read.
@@ -212,6 +213,8 @@ def members(record: ProcessRecord, seen: dict[int, Stat]) -> Iterator[Stat]:
     for pid in pids():
         raw = environ(pid)
         stat = read(pid)
+        if stat is None and unread is not None:
+            unread.append(pid)
         if stat is None or stat.dead:
             continue
         in_session = here and stat.sid == record.pid and stat.start_ticks >= record.start_ticks

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,10 @@ async def processes() -> AsyncIterator[WorkerProcesses]:
 def foreign() -> Iterator[subprocess.Popen[bytes]]:
     """A foreign process that leads a session, as ours do."""
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    end = time.monotonic() + READY_S
+    while not procfs.environ(child.pid):  # empty during exec: it could not be told from one of ours
+        assert time.monotonic() < end
+        time.sleep(0.001)
     yield child
     child.kill()
     child.wait()
@@ -466,6 +471,19 @@ while True:
         report = await processes.stop(process, signal.SIGTERM, 0.1)
     assert report.gone
     assert pids_with_token(start.token) == []
+
+
+async def test_a_scan_that_was_too_slow_to_read_a_process_does_not_end_the_kill(
+    processes: WorkerProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that exits between listing and reading may have been ours, with a child that was not listed."""
+    process = processes.spawn(start_of(tmp_path, "sleep", "60"))
+    exited = subprocess.Popen(["true"])  # noqa: ASYNC220
+    exited.wait()
+    listed, slow_scans = procfs.pids, iter(range(3))
+    monkeypatch.setattr(procfs, "pids", lambda: listed() if next(slow_scans, None) is None else [exited.pid])
+    assert (await processes.kill_leftovers(process.record)).killed == 1
+    assert not alive(process.record.pid)
 
 
 async def test_usage_sums_all_processes_of_a_worker(processes: WorkerProcesses, tmp_path: Path) -> None:
