@@ -47,7 +47,7 @@ test: setup lint
 	@$(PYTEST)
 
 unit: setup
-	@$(PYTEST) tests/unit
+	@$(PYTEST) -n 2 tests/unit  # they compute, and wait for nothing
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -75,6 +75,7 @@ scale: setup
 
 reference: setup
 	@$(BIN)/python docs/generate.py --write
+	@$(BIN)/python docs/client_methods.py --write
 	@$(BIN)/python -m tests.faults.page --write
 
 clean:

@@ -1,11 +1,11 @@
 """Who may write and read which topic: one table, from section 9 of the bus contract.
 
-The embedded broker asks it for every packet; `render_mosquitto`, `render_emqx` and `render_nats` print it
-for an outside broker, and `filters` gives it to any other. Three kinds of account: `manager`, `person`,
+The embedded broker checks every packet against it; `render_mosquitto`, `render_emqx` and `render_nats` print
+it for an external broker, and `filters` serves any other. Three kinds of account: `manager`, `person`,
 `node`. Wills and retained messages are publishes like any other. Pure: no clock, no I/O.
 
-An outside broker knows users, not kinds, so the rules that name the user hold for everybody, as patterns. The
-embedded broker decides the same (docs/decisions/0007): that a person may write below `node/{himself}` is
+An external broker knows users, not kinds, so rules that name the user hold for everybody, as patterns. The
+embedded broker decides the same (docs/decisions/0007): that a person may write below `node/{own name}` is
 harmless, since no name is both a principal and a node.
 """
 
@@ -19,7 +19,11 @@ from .topics import NAME_PATTERN, VERSION, Topics, is_name, is_valid_filter, is_
 
 Access = Literal["read", "write", "readwrite"]
 
-KINDS: Final = ("manager", "person", "node")
+Kind = Literal["manager", "person", "node"]
+MANAGER: Final[Kind] = "manager"
+PERSON: Final[Kind] = "person"
+NODE: Final[Kind] = "node"
+KINDS: Final[tuple[Kind, ...]] = (MANAGER, PERSON, NODE)
 _ROOT: Final = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", re.ASCII)
 
 _USER: Final = "{user}"
@@ -38,7 +42,7 @@ class Rule:
 
     @property
     def is_pattern(self) -> bool:
-        """True for the rules that an outside broker holds once, as patterns for every user."""
+        """True for rules that an external broker holds once, as patterns for every user."""
         return self.kinds == _EVERYBODY
 
 
@@ -61,18 +65,18 @@ RULES: Final = (
     _everybody("read", _ANY.node(_USER, "assignment")),
     _everybody("read", _ANY.node(_USER, "command")),
     _everybody("read", _ANY.all_managers()),
-    _rule("manager", "readwrite", "#"),
-    _rule("person", "read", _ANY.all_status()),
-    _rule("person", "read", _ANY.all_events()),
-    _rule("person", "read", _ANY.all_nodes("state")),
-    # An extension of the contract's list: whoever may operate may also follow worker output.
-    _rule("person", "read", _ANY.all_logs("+")),
+    _rule(MANAGER, "readwrite", "#"),
+    _rule(PERSON, "read", _ANY.all_status()),
+    _rule(PERSON, "read", _ANY.all_events()),
+    _rule(PERSON, "read", _ANY.all_nodes("state")),
+    # Beyond the contract's list: who may operate may also follow worker output.
+    _rule(PERSON, "read", _ANY.all_logs("+")),
 )
-"""The table. Whoever adds a topic to the contract adds its row here, and both brokers follow."""
+"""The table. A new topic of the contract needs a row here; all brokers follow it."""
 
 
 def is_root(root: str) -> bool:
-    """True for topic levels that mean nothing but themselves in a filter or an access file."""
+    """True for topic levels without special characters of topic filters or ACL files."""
     return _ROOT.fullmatch(root) is not None
 
 
@@ -96,9 +100,9 @@ def filters(kind: str, user: str, access: Access, root: str = "busbar", realm: s
 
 
 def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
-    """True when the account may publish to `topic`, be it live, retained or as its will.
+    """True when the account may publish to `topic`, whether live, retained or as its will.
 
-    `realm`: the one in which managers and persons have their rights; left out: any.
+    `realm`: where managers and persons have their rights; default: any.
     """
     if not is_valid_topic(topic):
         return False
@@ -106,14 +110,14 @@ def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: s
 
 
 def may_subscribe(kind: str, user: str, wanted: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
-    """True when all that the filter `wanted` (see `narrowed`) can match is readable by the account."""
+    """True when the account may read all that the filter `wanted` (see `narrowed`) can match."""
     return narrowed(kind, user, wanted, root, realm) is not None
 
 
 def narrowed(kind: str, user: str, wanted: str, root: str, realm: str) -> str | None:
     """The filter to subscribe for an account that asks for `wanted`; None when it may not have it.
 
-    A `+` at the realm's level stands for the account's own realm where it has no rights in the others.
+    A `+` at the realm level is narrowed to the account's own realm where it has no rights in others.
     """
     if not is_valid_filter(wanted):
         return None
@@ -129,7 +133,7 @@ def narrowed(kind: str, user: str, wanted: str, root: str, realm: str) -> str | 
 
 
 def may_read(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
-    """True when the account may be sent a message published to `topic`."""
+    """True when the account may receive messages published to `topic`."""
     return is_valid_topic(topic) and may_subscribe(kind, user, topic, root, realm)
 
 
@@ -174,7 +178,7 @@ def render_nats(
     """
     _check(root, realm, manager_user, [*persons, *nodes])
     lines = [f"# Access to realm {realm}, generated: change the table, not this file."]
-    for user, kind in [*_users(manager_user, persons), *((node, "node") for node in nodes)]:
+    for user, kind in [*_users(manager_user, persons), *((node, NODE) for node in nodes)]:
         write, read = (filters(kind, user, access, root, realm) for access in ("write", "read"))
         lines += [f"busbar_{user} = {{", f"  publish = {_nats(write)}"]
         lines += [f"  subscribe = {_nats(read, _NATS_DELIVERY)}", "}"]
@@ -215,7 +219,7 @@ def _shared(kind: str) -> list[Rule]:
 
 
 def _users(manager_user: str, persons: Sequence[str]) -> list[tuple[str, str]]:
-    return [(manager_user, "manager"), *((person, "person") for person in persons)]
+    return [(manager_user, MANAGER), *((person, PERSON) for person in persons)]
 
 
 def _check(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The only file that reads time or sleeps."""
+"""The only file that reads time or sleeps; timeouts on I/O are asyncio's own."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Clock(Protocol):
     """Time as the code may see it; the tests pass a fake one."""
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never jumps; comparable on this machine and boot alone."""
+        """Seconds on a clock that never jumps; comparable within one boot of one machine."""
         ...
 
     def time_ns(self) -> int:
-        """Wall clock, nanoseconds since 1970: for people to read, never to decide by."""
+        """Wall clock, nanoseconds since 1970: for display, never for decisions."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -39,7 +39,7 @@ class SystemClock:
 
 
 async def wait_or_sleep(clock: Clock, event: asyncio.Event, seconds: float) -> None:
-    """Wait until the event is set, at most so many seconds: after them it is set here."""
+    """Wait until the event is set, for at most `seconds`; then set it."""
 
     def over(_: object) -> None:
         event.set()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from . import params as p
+from .messages import Event
 from .roles import CHANGE_ROLES, OWNER_ROLES, READ_ROLES
 
 
@@ -226,7 +227,7 @@ _ROWS = (
         "no_such_object",
         owned=False,
     ),
-    _read("get_events", p.GetEvents, list[dict[str, Any]], "Return stored events after a sequence number."),
+    _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
     _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),
     _read("list_principals", p.NoParams, list[p.Principal], "List the principals and their roles."),
     _admin(

@@ -20,7 +20,7 @@ MAX_DEPTH: Final = 32
 """Nested objects and arrays (contract, section 3)."""
 
 T = TypeVar("T")
-# Never tries a place twice: an unterminated string is taken to the end, else this would cost its square.
+# Possessive quantifiers, and an unterminated string matches to the end: otherwise matching is O(n²).
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -38,7 +38,7 @@ def parse(payload: bytes, limit: int = MAX_PAYLOAD) -> dict[str, Any]:
 
     Raises:
         BusError: `payload_too_large`; or `malformed_request` when it is not UTF-8, not JSON, not an object,
-            too deep, holds a member twice, NaN, an infinite or an absurdly long number, or half a surrogate.
+            too deep, has a duplicate member, NaN, an infinite or absurdly long number, or a lone surrogate.
     """
     if len(payload) > limit:
         raise BusError("payload_too_large", f"{len(payload)} bytes; the limit is {limit}")
@@ -67,7 +67,7 @@ def convert(value: Any, kind: type[T], pointer: str = "", code: str = "invalid_a
     """Check a decoded value against a message type.
 
     Raises:
-        BusError: with the given code and the JSON pointer (below `pointer`) to the member at fault.
+        BusError: with the given code and the JSON pointer (below `pointer`) to the invalid member.
     """
     try:
         return msgspec.convert(value, kind, strict=True)
@@ -86,7 +86,7 @@ def read(payload: bytes, kind: type[T], limit: int = MAX_REPORT) -> T:
 
 
 def explain(message: str) -> tuple[str, str]:
-    """Split a msgspec message into a sentence and an RFC 6901 pointer to the member at fault."""
+    """Split a msgspec error into a sentence and an RFC 6901 pointer to the invalid member."""
     found = _AT.search(message)
     path = found.group(1) if found else "$"
     detail = message[: found.start()] if found else message
@@ -99,7 +99,7 @@ def explain(message: str) -> tuple[str, str]:
 
 
 def _in_words(found: re.Match[str]) -> str:
-    """What a text was to look like, for people: names and object ids are what they get wrong."""
+    """The expected form in words: names and object ids are the common mistakes."""
     pattern = found.group(1)
     if pattern.startswith("^[0-9a-f]{8}-"):
         return "not an object id: a UUID in lower case"
@@ -121,10 +121,10 @@ def _openers(payload: bytes) -> int:
 
 
 def _is_too_deep(payload: bytes) -> bool:
-    """Whether brackets are left when the innermost pairs have been taken away MAX_DEPTH times.
+    """Whether brackets are left after the innermost pairs were removed MAX_DEPTH times.
 
-    In a few passes of C, since whoever may send anything can have this done; a walk over every bracket of
-    1 MiB would hold the event loop for a second.
+    A few passes in C, since any client can trigger this: visiting every bracket of 1 MiB in Python would
+    block the event loop for a second.
     """
     rest = _STRINGS.sub(b"", payload).translate(_AS_BRACKETS, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
@@ -152,5 +152,5 @@ def _finite(text: str) -> float:
     return value
 
 
-# Made once: `json.loads` with hooks makes a decoder at every call.
+# Created once: `json.loads` with hooks creates a decoder at every call.
 _decode = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_constant, parse_float=_finite).decode

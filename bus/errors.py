@@ -85,12 +85,13 @@ class BusError(Exception):
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> BusError:
         """Read an `error` member; missing members become their defaults."""
-        pointers = [str(row.get("pointer", "")) for row in wire.get("errors", []) if isinstance(row, Mapping)]
+        rows, retry_after_ms = wire.get("errors"), wire.get("retry_after_ms")
+        known = rows if isinstance(rows, list) else ()
         return cls(
             str(wire.get("code", "internal")),
             str(wire.get("detail", "")),
-            pointers,
-            retry_after_ms=wire.get("retry_after_ms"),
+            [str(row.get("pointer", "")) for row in known if isinstance(row, Mapping)],
+            retry_after_ms=retry_after_ms if type(retry_after_ms) is int and retry_after_ms >= 0 else None,
             correlation=wire.get("correlation"),
         )
 
@@ -106,7 +107,18 @@ class BusOfflineError(Exception):
 
 
 class CallTimeoutError(Exception):
-    """No answer came in time; the request may or may not have run. Resend the same id to find out."""
+    """No answer came in time; the request may or may not have run.
+
+    `request_id` is the one that was sent: calling again with it finds out, and has no second effect.
+    `managers` are the managers that the broker knows, each with its state.
+    """
+
+    def __init__(
+        self, detail: str = "", *, request_id: str | None = None, managers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.request_id = request_id
+        self.managers = dict(managers or {})
 
 
 def pointer_step(name: str) -> str:

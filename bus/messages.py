@@ -1,7 +1,7 @@
-"""Every payload of the contract but the operations' parameters and results (see `bus.params`). Pure.
+"""Every payload of the contract except parameters and results of operations (see `bus.params`). Pure.
 
-Requests and reports are read strictly: wrong types are refused. Payloads between Busbar's own parts ignore
-members they do not know, so that an agent and a manager of different versions can talk.
+Requests and reports are decoded strictly: wrong types are refused. Payloads between Busbar's own parts ignore
+unknown members, so that an agent and a manager of different versions interoperate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WorkerName = Annotated[str, Meta(pattern=WORKER_NAME_PATTERN, description="{work
 
 
 class Expect(Struct, frozen=True, forbid_unknown_fields=True):
-    """A condition on a change: the object must be at this version."""
+    """The precondition of a change: the object must have this version."""
 
     version: Count
 
@@ -60,7 +60,7 @@ class Response(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """A lifecycle event: CloudEvents 1.0, structured JSON."""
+    """A lifecycle event: CloudEvents 1.0, structured mode, JSON."""
 
     id: str
     source: str
@@ -82,10 +82,10 @@ class Endpoint(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """The retained status of one object. Members that make no sense for its kind are left out.
+    """The retained status of one object. Members that do not apply to its kind are omitted.
 
-    `updated` is there while a group's workers are being renewed: how many are assigned its `revision`.
-    `draining` (why) and `drained` are there while a node is drained.
+    `updated` is present during a rolling update: how many workers are assigned the group's `revision`.
+    `draining` (the reason) and `drained` are present while a node is drained.
     """
 
     version: int
@@ -126,7 +126,7 @@ class ManagerState(Struct, frozen=True):
 
 
 class AssignedWorker(Struct, frozen=True):
-    """One worker that a node is to run."""
+    """One worker assigned to a node."""
 
     worker: WorkerName
     oid: str
@@ -140,7 +140,7 @@ class AssignedWorker(Struct, frozen=True):
 
 
 class Assignment(Struct, frozen=True):
-    """A node's whole desired state. Only an explicit `"workers": []` means: run none."""
+    """A node's complete desired state. Only an explicit `"workers": []` means: run none."""
 
     store: Annotated[str, Meta(min_length=1, max_length=64)]
     epoch: Count
@@ -150,7 +150,7 @@ class Assignment(Struct, frozen=True):
 
 
 class Applied(Struct, frozen=True):
-    """Which assignment an agent has taken over."""
+    """The assignment that an agent has applied."""
 
     epoch: Count = 0
     version: Count = 0
@@ -159,7 +159,7 @@ class Applied(Struct, frozen=True):
 class ReportedWorker(Struct, frozen=True):
     """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
 
-    `oid` and `cluster` tell apart workers of one name; an agent that leaves them out is matched by name.
+    `oid` and `cluster` distinguish workers of the same name; without them, workers are matched by name.
     """
 
     worker: WorkerName
@@ -177,7 +177,7 @@ class ReportedWorker(Struct, frozen=True):
 
 
 class Reported(Struct, frozen=True):
-    """A node's whole observed state."""
+    """A node's complete observed state."""
 
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     conn: Count
@@ -193,7 +193,7 @@ class Reported(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """Still alive, and what is applied. `digest` is that of the last report."""
+    """Liveness, and the applied assignment. `digest` is that of the last report."""
 
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     conn: Count
@@ -204,7 +204,7 @@ class Heartbeat(Struct, frozen=True):
 
 
 class NodeState(Struct, frozen=True):
-    """A node's birth (`ready`), will (`lost`) or goodbye (`disconnected`)."""
+    """A node's birth (`ready`), will (`lost`) or clean disconnect (`disconnected`)."""
 
     state: str
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -212,7 +212,7 @@ class NodeState(Struct, frozen=True):
 
 
 class Command(Struct, frozen=True, omit_defaults=True):
-    """An impulse to an agent, never a change of desired state: losing one is harmless."""
+    """A hint to an agent, never a change of desired state: losing one is harmless."""
 
     resync: bool = False
     follow: WorkerName | None = None
@@ -222,7 +222,7 @@ class Command(Struct, frozen=True, omit_defaults=True):
 
 
 class LogChunk(Struct, frozen=True, omit_defaults=True):
-    """Some lines of a worker's output, while somebody follows it."""
+    """Lines of a worker's output, published while it is followed."""
 
     lines: list[str]
     worker: str

@@ -1,4 +1,4 @@
-"""How to reach a broker. Pure: the command line reads these without importing the MQTT library."""
+"""Connection options of a broker. Pure: the command line uses them without importing the MQTT library."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
 }
 
 MAX_BROKERS: Final = 32
-"""Addresses of one cluster in a list: each is tried in a round, and a longer list is a mistake."""
+"""Addresses of one broker cluster: all are tried in each round, and a longer list is a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """Files in PEM form; without `ca` the system's own authorities are trusted."""
+    """PEM files; without `ca` the system's certificate authorities are trusted."""
 
     ca: Path | None = None
     cert: Path | None = None
@@ -32,7 +32,7 @@ class TlsOptions:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where one node of a broker cluster listens; `path` counts for WebSockets alone."""
+    """Where one node of a broker cluster listens; `path` is for WebSockets only."""
 
     host: str
     port: int
@@ -42,12 +42,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ConnectOptions:
-    """One broker and who we are there. `keepalive` is seconds; `protocol` 4 is MQTT 3.1.1, 5 is MQTT 5.
+    """One broker, and our identity there. `keepalive` is seconds; `protocol` 4 is MQTT 3.1.1, 5 is MQTT 5.
 
-    `falls_back`: 3.1.1 is spoken after all with a broker that does not understand 5.
-    `as_published`: filters whose messages show the publisher's RETAIN flag also live (MQTT 5 alone can).
+    `falls_back`: 3.1.1 is used with a broker that does not support 5.
+    `as_published`: filters whose live messages keep the publisher's RETAIN flag (MQTT 5 only).
     `connect_s`: seconds for TCP, and three times as many until the CONNACK; then the next broker is tried.
-    `others`: further nodes of the same broker cluster, for when the first can't be reached (`brokers`).
+    `others`: further nodes of the same broker cluster, for failover (`brokers`).
     """
 
     host: str = "127.0.0.1"
@@ -67,7 +67,7 @@ class ConnectOptions:
 
     @property
     def brokers(self) -> tuple[ConnectOptions, ...]:
-        """Each broker's own options, in the order in which they are tried."""
+        """The options of each broker, in the order in which they are tried."""
         return (
             replace(self, others=()),
             *(
@@ -78,7 +78,7 @@ class ConnectOptions:
 
     @property
     def url(self) -> str:
-        """The broker's address for people, without credentials; of several, separated by commas."""
+        """The broker's URL for display, without credentials; several are separated by commas."""
         if self.others:
             return ",".join(broker.url for broker in self.brokers)
         secure = "s" if self.tls else ""
@@ -91,7 +91,7 @@ def parse_url(url: str) -> ConnectOptions:
     """Read `mqtt://host:port`, `mqtts://`, `ws://host:port/path` or `wss://`; a bare `host:port` is mqtt.
 
     Raises:
-        ValueError: for anything else, and for a password in the URL (it would show up in process lists).
+        ValueError: for anything else, and for a password in the URL (process lists would show it).
     """
     parts = urlsplit(url if "://" in url else f"mqtt://{url}")
     if parts.scheme not in _SCHEMES:
@@ -116,7 +116,7 @@ def parse_url(url: str) -> ConnectOptions:
 
 
 def split_urls(urls: str) -> list[str]:
-    """The URLs of a list with commas, without spaces around them; an empty place stays empty."""
+    """The URLs of a comma-separated list, stripped; empty entries are kept."""
     return [url.strip() for url in urls.split(",")]
 
 
@@ -124,8 +124,8 @@ def parse_urls(urls: str) -> ConnectOptions:
     """Read one broker URL or several nodes of one cluster, separated by commas (see `parse_url`).
 
     Raises:
-        ValueError: one is malformed or stands twice, they are too many, or they differ in the user, or in
-            TLS (a password must not go in the clear because another node is down).
+        ValueError: one is malformed or duplicated, there are too many, or they differ in the user, or in
+            TLS (a failover must not send a password in the clear).
     """
     found = [parse_url(url) for url in split_urls(urls)]
     first = found[0]

@@ -1,4 +1,4 @@
-"""Every state and every legal transition in one table, and the one function that refuses the others. Pure."""
+"""Every state, every legal transition in one table, and the function that refuses all others. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class NodeStatus(StrEnum):
 
 
 class NodeBirth(StrEnum):
-    """What a node says of itself on its own state topic, or its will says for it."""
+    """What a node, or its will, publishes on its state topic."""
 
     READY = "ready"
     DISCONNECTED = "disconnected"
@@ -62,8 +62,8 @@ TRANSITIONS: Final[dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]]] = {
         _C.ERROR: frozenset({_C.RUNNING, _C.DEGRADED, _C.STOPPING}),
         _C.STOPPING: frozenset({_C.STOPPED}),
     },
-    # A worker's states are observations of something far away: reports may be missed, so several steps may
-    # show up as one. What may never happen: a stopping worker that is called ready or starting again.
+    # A worker's states are remote observations: reports may be missed, so several steps may show up as one.
+    # Never allowed: a stopping worker that is ready or starting again.
     WorkerState: {
         _W.PENDING: frozenset({_W.STARTING, _W.UNKNOWN, _W.STOPPING, _W.STOPPED}),
         _W.STARTING: frozenset({_W.RUNNING, _W.BACKOFF, _W.UNKNOWN, _W.PENDING, _W.STOPPING, _W.STOPPED}),
@@ -81,16 +81,18 @@ TRANSITIONS: Final[dict[type[StrEnum], dict[StrEnum, frozenset[StrEnum]]]] = {
         _N.UNPAIRED: frozenset({_N.OFFLINE}),
     },
 }
-"""By kind (a cluster's STARTING and a worker's are equal strings), from each state: what may follow."""
+"""Allowed successors of each state, by kind (a cluster's STARTING and a worker's are equal strings)."""
 
 STARTED: Final = frozenset({_C.STARTING, _C.RUNNING, _C.DEGRADED, _C.ERROR})
-"""States in which a cluster's workers are wanted; stop is accepted in these alone."""
+"""States in which a cluster's workers should run; stop is accepted only in these."""
 STARTABLE: Final = frozenset({_C.STOPPED, _C.PAUSED})
 """States in which start is accepted."""
+ASSIGNED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
+"""States of a worker that stands in its node's assignment."""
 
 
 class IllegalTransitionError(Exception):
-    """A transition that the table does not hold: a defect in the caller, never a client's fault."""
+    """A transition that is not in the table: a defect in the caller, never a client's fault."""
 
 
 def advance(current: State, new: State) -> State:

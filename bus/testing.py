@@ -1,4 +1,4 @@
-"""An in-memory broker and a clock that only moves when told: shipped, so that users can test against them."""
+"""An in-memory broker and a manually advanced clock, shipped so that users can test against them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("busbar.testing")
 
 
 class FakeClock:
-    """A clock for tests. `advance` wakes the sleepers whose time has come, in order."""
+    """A clock for tests. `advance` wakes the sleepers that are due, in order."""
 
     def __init__(self, start: float = 1000.0, wall_ns: int = 1_700_000_000_000_000_000) -> None:
         self._now = start
@@ -39,7 +39,7 @@ class FakeClock:
         await future
 
     async def advance(self, seconds: float) -> None:
-        """Let that much time pass, running whatever becomes due on the way."""
+        """Advance by `seconds`, running whatever becomes due on the way."""
         end = self._now + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= end:
@@ -63,7 +63,7 @@ async def settle(rounds: int = 20) -> None:
 
 
 class MemoryBroker:
-    """An MQTT broker in memory, on one event loop: retained messages, wills, takeover, no QoS 2."""
+    """An MQTT broker in memory, on one event loop: retained messages, wills, session takeover, no QoS 2."""
 
     def __init__(self) -> None:
         self.retained: dict[str, bytes] = {}
@@ -88,7 +88,7 @@ class MemoryBroker:
             link.offer(message)
 
     def drop(self, client_id: str, *, will: bool = True) -> None:
-        """Break a connection as the network would; the broker fires its will."""
+        """Break a connection as the network would; its will is published."""
         link = self.links.pop(client_id, None)
         if link is not None:
             link.broken(will)
@@ -184,7 +184,7 @@ class MemoryLink:
         try:
             while True:
                 await self.reachable.wait()
-                self._come_up()
+                self._connect()
                 for hook in self._hooks:
                     try:
                         await hook()
@@ -198,7 +198,7 @@ class MemoryLink:
                 del self._broker.links[self.client_id]
             self._up.clear()
 
-    def _come_up(self) -> None:
+    def _connect(self) -> None:
         old = self._broker.links.get(self.client_id)
         if old is not None and old is not self:
             self._broker.drop(self.client_id, will=False)
@@ -211,7 +211,7 @@ class MemoryLink:
             self._send_retained(pattern)
 
     def broken(self, will: bool) -> None:
-        """The broker's side of a broken connection."""
+        """The connection broke: called by the broker."""
         self._up.clear()
         self._down.set()
         if will and self._present_will is not None:

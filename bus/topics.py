@@ -11,10 +11,10 @@ from typing import Final, Literal, NamedTuple
 VERSION: Final = "v1"
 """The version level of every topic: never configurable, so that two versions can share a broker."""
 NO_CLUSTER: Final = "_"
-"""Stands at the cluster's level for things that belong to no cluster."""
+"""The cluster level of topics for objects that belong to no cluster."""
 DEFAULT_INBOX: Final = "default"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}(?![\s\S])"
-"""A name (contract, section 1). The look-ahead stands for `$`, which in Python would let a newline pass."""
+"""A name (contract, section 1). The look-ahead replaces `$`, which in Python allows a final newline."""
 _NAME = re.compile(NAME_PATTERN)
 
 StatusKind = Literal["routercluster", "node", "workergroup", "worker"]
@@ -23,14 +23,14 @@ NODE_LEAVES: Final = frozenset({"assignment", "command", "state", "reported", "h
 
 
 class RequestTopic(NamedTuple):
-    """Who asks for what, as the broker's access list vouches for it."""
+    """Caller and operation of a request; the broker's ACL has checked the caller."""
 
     caller: str
     operation: str
 
 
 class StatusTopic(NamedTuple):
-    """Which object a retained status speaks of."""
+    """The object of a retained status."""
 
     cluster: str
     kind: str
@@ -38,7 +38,7 @@ class StatusTopic(NamedTuple):
 
 
 class EventTopic(NamedTuple):
-    """What an event tells of, and in which realm."""
+    """The object of an event, what happened to it, and in which realm."""
 
     realm: str
     cluster: str
@@ -48,19 +48,19 @@ class EventTopic(NamedTuple):
 
 
 class NodeTopic(NamedTuple):
-    """Which node a topic belongs to, and its last level."""
+    """The node of a topic, and the last level."""
 
     node: str
     leaf: str
 
 
 def is_name(text: str) -> bool:
-    """Tell whether `text` is a legal name: realm, cluster, worker group, node, principal or inbox."""
+    """Tell whether `text` is a valid name: realm, cluster, worker group, node, principal or inbox."""
     return _NAME.match(text) is not None
 
 
 def parse_event(topic: str, root: str) -> EventTopic | None:
-    """Take an event's topic apart, of whatever realm below `root`; None when it is none."""
+    """Parse an event topic of any realm below `root`; None for any other topic."""
     prefix = f"{root}/{VERSION}/"
     levels = topic[len(prefix) :].split("/") if topic.startswith(prefix) else []
     if len(levels) != 6 or levels[1] != "event" or not is_name(levels[0]):
@@ -69,7 +69,7 @@ def parse_event(topic: str, root: str) -> EventTopic | None:
 
 
 def is_request(topic: str, root: str) -> bool:
-    """Tell whether this is a request's topic, in whatever realm below `root`."""
+    """Tell whether this is a request topic of any realm below `root`."""
     prefix = f"{root}/{VERSION}/"
     return topic.startswith(prefix) and topic[len(prefix) :].split("/", 2)[1:2] == ["request"]
 
@@ -130,7 +130,7 @@ class Topics:
 
     @property
     def prefix(self) -> str:
-        """The levels that every topic of this realm starts with, without a closing slash."""
+        """The levels that every topic of this realm starts with, without a trailing slash."""
         return f"{self.root}/{VERSION}/{self.realm}"
 
     def request(self, caller: str, operation: str) -> str:
@@ -173,25 +173,25 @@ class Topics:
         return f"{self.prefix}/node/{node}/log/+"
 
     def parse_request(self, topic: str) -> RequestTopic | None:
-        """Take a request topic apart; None when it is none of this realm."""
+        """Parse a request topic of this realm; None for any other topic."""
         levels = self._below(topic)
         if len(levels) != 3 or levels[0] != "request":
             return None
         return RequestTopic(levels[1], levels[2])
 
     def is_response(self, topic: str) -> bool:
-        """Tell whether this is a reply's topic."""
+        """Tell whether this is a response topic of this realm."""
         return topic.startswith(f"{self.prefix}/response/")
 
     def parse_node(self, topic: str) -> NodeTopic | None:
-        """Take a node topic apart; None when it is none of this realm, or a log topic."""
+        """Parse a node topic of this realm; None for any other topic, and for log topics."""
         levels = self._below(topic)
         if len(levels) != 3 or levels[0] != "node" or levels[2] not in NODE_LEAVES:
             return None
         return NodeTopic(levels[1], levels[2])
 
     def parse_status(self, topic: str) -> StatusTopic | None:
-        """Take a status topic apart; None when it is none of this realm."""
+        """Parse a status topic of this realm; None for any other topic."""
         levels = self._below(topic)
         if len(levels) != 4 or levels[0] != "status":
             return None

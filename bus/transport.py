@@ -1,4 +1,4 @@
-"""The shared transport of a cluster: its shape and what is refused in it. Pure."""
+"""The transport definition of a cluster: its schema and validation. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PathService(Struct, frozen=True, forbid_unknown_fields=True):
-    """One Web service on a path; which members belong to which type, `check_transport` says."""
+    """One Web service on a path; `check_transport` checks which members its type needs."""
 
     type: Literal["websocket", "static", "json", "nodeinfo", "redirect", "path"]
     directory: PathText | UnsetType = UNSET
@@ -54,7 +54,7 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
     """Check a transport definition and return it in plain form, as given.
 
     Raises:
-        BusError: `invalid_configuration` with the pointer to the member at fault.
+        BusError: `invalid_configuration` with the pointer to the invalid member.
     """
     transport = convert(value, Transport, pointer, "invalid_configuration")
     if transport.endpoint is not UNSET:
@@ -68,7 +68,7 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
 
 
 def port_range(port: int | list[int] | str | UnsetType, pointer: str = "") -> tuple[int, int] | None:
-    """Read a port wish as (lowest, highest), both included; None when any port will do.
+    """Parse a port or port range as (lowest, highest), inclusive; None for any free port.
 
     Raises:
         BusError: `invalid_configuration` for what is neither a port nor a range of ports.

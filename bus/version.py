@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Final
 
 DISTRIBUTION: Final = "busbar-mqtt"
-"""What the package index calls us; `busbar` is the import package and belongs to somebody else there."""
+"""The distribution's name; the import package is `busbar`, a name that is taken on the package index."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The command line's entry point. Imports typer and nothing heavier: every noun comes when it is called."""
+"""The command line's entry point. Imports typer and nothing heavier: commands are imported when called."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .context import BROKER_HELP, Given, given, set_given
-from .errors import EXIT_HELP, CliError, as_object, exit_code, sentence, usage
+from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options
+from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
 from .typer_fastparse import lighten
 
@@ -45,7 +45,7 @@ app = typer.Typer(
 )
 
 
-def global_options(
+def option_template(
     context: ContextOption = None,
     broker: BrokerOption = None,
     realm: RealmOption = None,
@@ -83,36 +83,30 @@ def _top(
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    set_given(Given(context, broker, realm, username, password_file, output, tls_ca, tls_cert, tls_key))
+    set_global_options(
+        GlobalOptions(context, broker, realm, username, password_file, output, tls_ca, tls_cert, tls_key)
+    )
 
 
 def guard(action: Callable[[], Any]) -> Any:
     """Run a command; any failure becomes one sentence on stderr and its exit code."""
     try:
-        if given().output not in (None, *FORMATS):
-            raise usage(f"-o {given().output}: the formats are {', '.join(FORMATS)}")
+        if global_options().output not in (None, *FORMATS):
+            raise usage(f"-o {global_options().output}: the formats are {', '.join(FORMATS)}")
         return action()
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise
     except KeyboardInterrupt as error:
         raise typer.Exit(report(error)) from None
-    except Exception as error:
-        if not _expected(error):
-            raise
+    except (CliError, *EXPECTED) as error:
         raise typer.Exit(report(error)) from None
-
-
-def _expected(error: Exception) -> bool:
-    from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
-
-    return isinstance(error, (CliError, BusError, BusOfflineError, CallTimeoutError, OSError))
 
 
 def report(error: BaseException) -> int:
     """Print an error as the output format asks for; return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows
-    elif given().output in ("json", "yaml"):
+    elif global_options().output in ("json", "yaml"):
         import json
 
         print(json.dumps({"error": as_object(error)}), file=sys.stderr)
@@ -124,7 +118,7 @@ def report(error: BaseException) -> int:
 def command() -> Any:
     """The whole command line as typer's command object."""
     LazyGroup.guard = staticmethod(guard)
-    LazyGroup.global_options = staticmethod(global_options)
+    LazyGroup.option_template = staticmethod(option_template)
     top = typer.main.get_command(app)
     lighten(top)
     return top

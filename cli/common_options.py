@@ -1,12 +1,15 @@
-"""What the nouns share: their typer app, their options, and which operations a command stands for."""
+"""What the commands share: their typer app, options, and which operations a command stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from busbar.bus.client.client import BusClient
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -34,8 +37,8 @@ DEFAULT_WAIT: Final = 60.0
 """Seconds: a Crossbar.io worker takes 6 to 8 to start, several on one core much longer."""
 
 
-def noun(help: str, *, bare: bool = False) -> typer.Typer:
-    """The typer app of one noun; `bare`: it may be called without a verb."""
+def command_group(help: str, *, bare: bool = False) -> typer.Typer:
+    """The typer app of one group of commands; `bare`: it may be called without a subcommand."""
     return typer.Typer(
         help=help,
         add_completion=False,
@@ -46,7 +49,7 @@ def noun(help: str, *, bare: bool = False) -> typer.Typer:
     )
 
 
-def verb(
+def subcommand(
     app: typer.Typer, name: str, *operations: str, more: str = "", instead: str = ""
 ) -> Callable[[Function], Function]:
     """Add a command for these operations; its help is the first one's (and `more`) or `instead`."""
@@ -64,40 +67,42 @@ def verb(
 
 
 def folder_of(ctx: typer.Context, state: Path | None) -> Path | None:
-    """The --state of a verb, or of its noun: `busbar manager --state X check` means X too."""
+    """The --state of a subcommand, or of its group: `busbar manager --state X check` means X too."""
     before: Path | None = ctx.parent.params.get("state") if ctx.parent else None
     return state or before
 
 
-# --- completion of names: a quick question to the manager, nothing when it does not answer -----------------
+# --- completion of names: asked of the manager; nothing when it does not answer soon -----------------------
 
 
 def complete_cluster(incomplete: str) -> list[str]:
     """Names of clusters."""
-    return _complete("list_routerclusters", incomplete)
+    return _complete(lambda bus: bus.list_routerclusters(return_names=True), incomplete)
 
 
 def complete_node(incomplete: str) -> list[str]:
     """Names of nodes."""
-    return _complete("list_nodes", incomplete)
+    return _complete(lambda bus: bus.list_nodes(return_names=True), incomplete)
 
 
 def complete_group(incomplete: str) -> list[str]:
     """Names of groups, as cluster/group."""
     if "/" not in incomplete:
         return [f"{name}/" for name in complete_cluster(incomplete)]
-    from .connect import quick
-
     cluster = incomplete.partition("/")[0]
-    names = quick(lambda s: s.names_of_groups(cluster)) or []
-    return [name for group in names if (name := f"{cluster}/{group}").startswith(incomplete)]
+
+    async def ask(bus: BusClient) -> list[str]:
+        oid = await bus.cluster_oid(cluster)
+        names = await bus.list_routercluster_workergroups(routercluster_oid=oid, return_names=True)
+        return [f"{cluster}/{name}" for name in names]
+
+    return _complete(ask, incomplete)
 
 
-def _complete(operation: str, incomplete: str) -> list[str]:
-    from .connect import quick
+def _complete(ask: Callable[[BusClient], Awaitable[list[str]]], incomplete: str) -> list[str]:
+    from .connect import run_for_completion
 
-    names = quick(lambda session: session.call(operation, return_names=True)) or []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in run_for_completion(ask) or [] if name.startswith(incomplete)]
 
 
 ClusterArgument = Annotated[str, typer.Argument(help="Name or oid.", autocompletion=complete_cluster)]

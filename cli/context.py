@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from busbar.bus.client.password import read_password as password_in
 from busbar.bus.files import write_atomically
 from busbar.bus.options import split_urls
 
-from .errors import CliError, ExitCode, usage
+from .errors import usage
 
 DEFAULT_REALM: Final = "default"
 DEFAULT_ROOT: Final = "busbar"
@@ -20,8 +21,11 @@ BROKER_HELP: Final = "Broker URL: mqtt(s)://, ws(s)://; several, comma-separated
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One source of settings; what it does not say is None. `password` only ever comes by environment."""
+class Settings:
+    """Settings of one source, or those in force; None where it says nothing.
+
+    `password` only ever comes from the environment.
+    """
 
     broker: str | None = None
     realm: str | None = None
@@ -34,7 +38,7 @@ class Layer:
     password: str | None = field(default=None, repr=False)
 
 
-MEMBERS: Final = tuple(f.name for f in fields(Layer) if f.name != "password")
+MEMBERS: Final = tuple(f.name for f in fields(Settings) if f.name != "password")
 """What a context in the config file may hold."""
 
 
@@ -42,12 +46,12 @@ MEMBERS: Final = tuple(f.name for f in fields(Layer) if f.name != "password")
 class Config:
     """The config file: named contexts, and which is used when none is asked for."""
 
-    contexts: Mapping[str, Layer] = field(default_factory=dict)
+    contexts: Mapping[str, Settings] = field(default_factory=dict)
     current: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GlobalOptions:
     """The global options of one command line."""
 
     context: str | None = None
@@ -60,7 +64,7 @@ class Given:
     tls_cert: str | None = None
     tls_key: str | None = None
 
-    def merged(self, later: Mapping[str, str | None]) -> Given:
+    def merged(self, later: Mapping[str, str | None]) -> GlobalOptions:
         """These options with those given later on the line."""
         return replace(self, **{name: value for name, value in later.items() if value is not None})
 
@@ -104,7 +108,7 @@ def load_config(path: Path) -> Config:
     except (OSError, ValueError) as error:
         raise usage(f"config file {path} can't be read: {error}") from None
     try:
-        contexts = {name: Layer(**_checked(row)) for name, row in table.get("contexts", {}).items()}
+        contexts = {name: Settings(**_checked(row)) for name, row in table.get("contexts", {}).items()}
     except (TypeError, AttributeError, ValueError) as error:
         raise usage(f"config file {path}: {error}; a context holds {', '.join(MEMBERS)}") from None
     current = table.get("current")
@@ -121,9 +125,11 @@ def _checked(row: Mapping[str, Any]) -> dict[str, str]:
 def render_config(config: Config) -> str:
     """The config file's text."""
     lines = [f"current = {_text(config.current)}", ""] if config.current else []
-    for name, layer in sorted(config.contexts.items()):
+    for name, settings in sorted(config.contexts.items()):
         lines.append(f"[contexts.{_text(name)}]")
-        lines += [f"{key} = {_text(value)}" for key in MEMBERS if (value := getattr(layer, key)) is not None]
+        lines += [
+            f"{key} = {_text(value)}" for key in MEMBERS if (value := getattr(settings, key)) is not None
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -151,24 +157,26 @@ def read_up(state: Path) -> dict[str, Any]:
 # --- precedence --------------------------------------------------------------------------------------------
 
 
-def environment(env: Mapping[str, str]) -> Layer:
-    """The settings in the environment (BUSBAR_BROKER, BUSBAR_REALM …); an empty variable says nothing."""
-    found = {f.name: env.get(f"BUSBAR_{f.name.upper()}") or None for f in fields(Layer)}
-    return Layer(**found)
+def environment(env: Mapping[str, str]) -> Settings:
+    """The settings in the environment (BUSBAR_BROKER, BUSBAR_REALM …); an empty variable counts as unset."""
+    found = {f.name: env.get(f"BUSBAR_{f.name.upper()}") or None for f in fields(Settings)}
+    return Settings(**found)
 
 
-def local(up: Mapping[str, Any]) -> Layer:
+def local(up: Mapping[str, Any]) -> Settings:
     """The settings that `busbar up` left in its state folder."""
-    return Layer(**{name: up[name] for name in MEMBERS if isinstance(up.get(name), str)})
+    return Settings(**{name: up[name] for name in MEMBERS if isinstance(up.get(name), str)})
 
 
-def choose_context(given: Given, env: Mapping[str, str], config: Config, path: Path) -> Layer | None:
+def choose_context(
+    options: GlobalOptions, env: Mapping[str, str], config: Config, path: Path
+) -> Settings | None:
     """The context in force, or None.
 
     Raises:
         CliError: it does not exist.
     """
-    name = given.context or env.get("BUSBAR_CONTEXT") or config.current
+    name = options.context or env.get("BUSBAR_CONTEXT") or config.current
     if not name:
         return None
     if name not in config.contexts:
@@ -177,22 +185,22 @@ def choose_context(given: Given, env: Mapping[str, str], config: Config, path: P
     return config.contexts[name]
 
 
-def merge(given: Given, env: Layer, context: Layer | None, up: Layer) -> Layer:
+def merge(options: GlobalOptions, env: Settings, context: Settings | None, up: Settings) -> Settings:
     """Options over environment over context over local state: the settings of this command.
 
     Stored credentials go to the brokers they are stored with and to no other, and a password is never taken
     from a source below the one that names the user.
     """
-    layers = [_asked(given), env]
-    stored = context or Layer()
-    broker = _first("broker", [*layers, stored, up])
+    sources = [_asked(options), env]
+    stored = context or Settings()
+    broker = _first("broker", [*sources, stored, up])
     if stored.broker is not None and not _among(broker, stored.broker):
         stored = replace(stored, username=None, password_file=None, tls_cert=None, tls_key=None)
-    layers.append(stored)
+    sources.append(stored)
     if up.broker == broker:
-        layers.append(up)
-    plain = {name: _first(name, layers) for name in MEMBERS}
-    return replace(Layer(**plain), broker=broker, **_credentials(layers))
+        sources.append(up)
+    plain = {name: _first(name, sources) for name in MEMBERS}
+    return replace(Settings(**plain), broker=broker, **_credentials(sources))
 
 
 def _among(asked: str | None, known: str) -> bool:
@@ -200,62 +208,57 @@ def _among(asked: str | None, known: str) -> bool:
     return asked is not None and set(split_urls(asked)) <= set(split_urls(known))
 
 
-def _asked(given: Given) -> Layer:
-    return Layer(**{name: getattr(given, name) for name in MEMBERS if name != "root"})
+def _asked(options: GlobalOptions) -> Settings:
+    return Settings(**{name: getattr(options, name) for name in MEMBERS if name != "root"})
 
 
-def _first(name: str, layers: Sequence[Layer]) -> str | None:
-    return next((value for layer in layers if (value := getattr(layer, name))), None)
+def _first(name: str, sources: Sequence[Settings]) -> str | None:
+    return next((value for source in sources if (value := getattr(source, name))), None)
 
 
-def _credentials(layers: Sequence[Layer]) -> dict[str, str | None]:
-    named = next((i for i, layer in enumerate(layers) if layer.username), len(layers) - 1)
-    found = {"username": layers[named].username, "password_file": None, "password": None}
-    for layer in layers[: named + 1]:
-        if layer.password_file or layer.password:
-            secret = "password_file" if layer.password_file else "password"
-            return {**found, secret: getattr(layer, secret)}
+def _credentials(sources: Sequence[Settings]) -> dict[str, str | None]:
+    named = next((i for i, source in enumerate(sources) if source.username), len(sources) - 1)
+    found = {"username": sources[named].username, "password_file": None, "password": None}
+    for source in sources[: named + 1]:
+        if source.password_file or source.password:
+            secret = "password_file" if source.password_file else "password"
+            return {**found, secret: getattr(source, secret)}
     return found
 
 
-def settings(given: Given, env: Mapping[str, str]) -> Layer:
+def settings_in_force(options: GlobalOptions, env: Mapping[str, str]) -> Settings:
     """The settings in force, with defaults for realm and root; the broker may still be None."""
     path = config_path(env)
-    chosen = choose_context(given, env, load_config(path), path)
-    found = merge(given, environment(env), chosen, local(read_up(state_path(env))))
+    chosen = choose_context(options, env, load_config(path), path)
+    found = merge(options, environment(env), chosen, local(read_up(state_path(env))))
     return replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)
 
 
-def read_password(layer: Layer) -> str | None:
+def read_password(settings: Settings) -> str | None:
     """The password: from its file, else from the environment.
 
     Raises:
         CliError: the file can't be read, or others can read it.
     """
-    if not layer.password_file:
-        return layer.password
-    path = Path(layer.password_file).expanduser()
+    if not settings.password_file:
+        return settings.password
     try:
-        if path.stat().st_mode & 0o077:
-            raise CliError(
-                f"password file {path} can be read by others: chmod 600 it", ExitCode.USAGE, "usage"
-            )
-        return path.read_text(encoding="utf-8").strip("\r\n")
-    except OSError as error:
-        raise CliError(f"password file {path}: {error.strerror}", ExitCode.USAGE, "usage") from None
+        return password_in(Path(settings.password_file).expanduser())
+    except ValueError as error:
+        raise usage(str(error)) from None
 
 
 # --- the command line's own global options, of one run -----------------------------------------------------
 
-_given = Given()
+_options = GlobalOptions()
 
 
-def given() -> Given:
+def global_options() -> GlobalOptions:
     """The global options of this run."""
-    return _given
+    return _options
 
 
-def set_given(value: Given) -> None:
+def set_global_options(value: GlobalOptions) -> None:
     """Set at the start of a run, and again when a command brings options of its own."""
-    global _given
-    _given = value
+    global _options
+    _options = value

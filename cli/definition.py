@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from .errors import usage
 
+T = TypeVar("T")
 
-def definition(**members: Any) -> dict[str, Any]:
-    """The members that were given."""
-    return {name: value for name, value in members.items() if value not in (None, [], ())}
+
+def or_unset(value: T | None) -> T | UnsetType:
+    """An option's value; UNSET when it was not given."""
+    return UNSET if value is None else value
 
 
 DEFAULT_TYPE: Final = "mqtt"
-"""Of a transport that is given by its port alone: the runtime `amqtt` is there on every node."""
+"""Default type when only a port is given: every node has the runtime `amqtt`."""
 
 
 def transport(text: str | None, kind: str | None, port: str | None) -> dict[str, Any] | None:
@@ -54,7 +58,9 @@ def read_object(text: str, option: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    if text.lstrip().startswith(("{", "[", '"')):  # a list or a string is told to be none, not to be no file
+    if text.lstrip().startswith(
+        ("{", "[", '"')
+    ):  # JSON that is no object is reported as such, not as a missing file
         return json.loads(text)
     if text == "-":
         return json.loads(sys.stdin.read())
@@ -84,8 +90,3 @@ def pairs(items: Sequence[str] | None, option: str) -> dict[str, str] | None:
             raise usage(f"{option} {item}: write key=value")
         found[key] = value
     return found
-
-
-def limits(hard: int | None, soft: int | None) -> Mapping[str, int] | None:
-    """The `config` of a membership; None when no limit was given."""
-    return definition(hardlimit=hard, softlimit=soft) or None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, Final
 
+from busbar.bus.client.errors import EventsLostError, GoalLostError, ResultError, WaitTimeoutError
 from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 
 
@@ -49,8 +50,15 @@ BY_CODE: Final[dict[str, ExitCode]] = {
 """The exit code for each error code of the contract."""
 
 
+EXPECTED: Final = (
+    BusError, BusOfflineError, CallTimeoutError, EventsLostError, GoalLostError, OSError, ResultError,
+    WaitTimeoutError,
+)  # fmt: skip
+"""Expected failures besides CliError; anything else is a defect and keeps its traceback."""
+
+
 class CliError(Exception):
-    """A failure the user sees as one sentence; `code` is a stable word for `-o json`."""
+    """A failure reported as one sentence; `code` is a stable identifier for `-o json`."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED, code: str = "failed") -> None:
         super().__init__(message)
@@ -70,8 +78,10 @@ def exit_code(error: BaseException) -> ExitCode:
         return error.exit_code
     if isinstance(error, BusError):
         return BY_CODE.get(error.code, ExitCode.FAILED)
-    if isinstance(error, CallTimeoutError):
+    if isinstance(error, (CallTimeoutError, WaitTimeoutError)):
         return ExitCode.TIMEOUT
+    if isinstance(error, GoalLostError):
+        return ExitCode.CONFLICT
     if isinstance(error, BusOfflineError):
         return ExitCode.UNREACHABLE
     if isinstance(error, KeyboardInterrupt):
@@ -91,11 +101,12 @@ def sentence(error: BaseException) -> str:
 
 
 def as_object(error: BaseException) -> dict[str, Any]:
-    """The error for `-o json`: that of the wire where the manager sent one."""
+    """The error for `-o json`: the wire format for errors of the manager."""
     if isinstance(error, BusError):
         return {**error.to_wire(), "exit_code": int(exit_code(error))}
     words = {
         ExitCode.TIMEOUT: "timeout",
+        ExitCode.CONFLICT: "superseded",
         ExitCode.UNREACHABLE: "unreachable",
         ExitCode.INTERRUPTED: "interrupted",
     }

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from . import context
 from .typer_fastparse import lighten
 
-NOUNS: Final[dict[str, tuple[str, str]]] = {
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": (
         "busbar.cli.commands.up",
         "Run broker, manager and agents on this machine, supervised, in the foreground.",
@@ -36,37 +36,37 @@ NOUNS: Final[dict[str, tuple[str, str]]] = {
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),
     "acl": ("busbar.cli.commands.acl", "Print the ACL for an outside broker."),
 }
-"""The first words of the command line: where each is, and its line of help."""
+"""The top-level commands: module and help line of each."""
 
 GLOBAL: Final = (
     "context", "broker", "realm", "username", "password_file", "output", "tls_ca", "tls_cert", "tls_key",
 )  # fmt: skip
 _VISIBLE: Final = frozenset({"output"})
 SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
-"""Nouns whose help shows all global options."""
+"""Commands whose help shows all global options."""
 
 Run = Callable[[Callable[[], Any]], Any]
 
 
 class LazyGroup(TyperGroup):
-    """The top of the command line: stubs for help and completion, the real command when it is called."""
+    """The top-level group: stubs for help and completion; a command is imported when it is called."""
 
     guard: ClassVar[Run]
-    global_options: ClassVar[Callable[..., None]]
+    option_template: ClassVar[Callable[..., None]]
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=help) for name, (_, help) in NOUNS.items()}
+        self.commands = {name: TyperCommand(name, help=help) for name, (_, help) in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As typer's, with the stub replaced."""
+        """As typer's, with the stub replaced by the command."""
         name, stub, rest = super().resolve_command(ctx, args)
         return name, None if stub is None else load(str(name), type(self)), rest
 
 
 def load(name: str, group: type[LazyGroup]) -> Any:
-    """Import one noun and return its command, with the global options on every leaf."""
-    command = typer.main.get_command(importlib.import_module(NOUNS[name][0]).app)
+    """Import one top-level command and return its command, with the global options on every leaf."""
+    command = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
     command.name = name
     _prepare(command, group, frozenset(GLOBAL) if name in SERVICES else _VISIBLE)
     return command
@@ -82,10 +82,10 @@ def _prepare(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> N
 
 
 def _add_globals(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
-    """Let the global options stand behind the command too, unless it has one of that name itself."""
+    """Accept the global options after the command too, unless it has one of the same name."""
     taken = {option for param in command.params for option in param.opts}
     added = set()
-    for param in _templates(group.global_options):
+    for param in _templates(group.option_template):
         if not taken.intersection(param.opts):
             param.hidden = param.name not in visible
             command.params.append(param)
@@ -94,7 +94,7 @@ def _add_globals(command: Any, group: type[LazyGroup], visible: frozenset[str]) 
 
     def run(**values: Any) -> Any:
         later = {name: values.pop(name, None) for name in added}
-        context.set_given(context.given().merged(later))
+        context.set_global_options(context.global_options().merged(later))
         return group.guard(lambda: inner(**values))
 
     command.callback = run

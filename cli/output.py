@@ -1,13 +1,13 @@
-"""Results on stdout, as table, JSON or YAML; what is going on, on stderr."""
+"""Results on stdout, as table, JSON or YAML; notes on stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final, TypeVar
 
-from .context import given
+from .context import global_options
 
 COLOURS: Final[Mapping[str, str]] = {
     "RUNNING": "green",
@@ -24,24 +24,26 @@ COLOURS: Final[Mapping[str, str]] = {
     "STOPPED": "bright_black",
     "offline": "bright_black",
 }
-"""How states look on a terminal."""
+"""Colours of states on a terminal."""
 
-Column = tuple[str, str | Callable[[Mapping[str, Any]], Any]]
-"""A heading, and the member (or a function of the row) below it."""
+T = TypeVar("T")
+Column = tuple[str, Callable[[T], object]]
+"""A heading, and the cell below it as a function of the row."""
 
 
 def output_format() -> str:
     """The format asked for: table, json or yaml (checked before the command runs)."""
-    return given().output or "table"
+    return global_options().output or "table"
 
 
-def show_list(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], empty: str = "none") -> None:
-    """Print objects: as a table of these columns, or whole."""
+def show_list(rows: Sequence[T], columns: Sequence[Column[T]], empty: str = "none") -> None:
+    """Print objects: as a table of these columns, or all members as JSON or YAML."""
     if output_format() != "table":
         return dump(list(rows))
     if not rows:
         return note(empty)
-    print_table([heading for heading, _ in columns], [[cell(row, get) for _, get in columns] for row in rows])
+    cells = [[as_text(get(row)).replace("\n", " ") for _, get in columns] for row in rows]
+    print_table([heading for heading, _ in columns], cells)
 
 
 def show_names(names: Sequence[str]) -> None:
@@ -52,10 +54,11 @@ def show_names(names: Sequence[str]) -> None:
         print(name)
 
 
-def show_object(found: Mapping[str, Any], first: Sequence[str] = ("name", "status")) -> None:
+def show_object(shown: object, first: Sequence[str] = ("name", "status")) -> None:
     """Print one object: the members named first, then the others, oids last."""
     if output_format() != "table":
-        return dump(found)
+        return dump(shown)
+    found = merged(shown)
     keys = [key for key in first if key in found]
     keys += sorted((key for key in found if key not in keys), key=lambda key: "oid" in key)
     width = max(map(len, keys), default=0)
@@ -69,7 +72,7 @@ def show_object(found: Mapping[str, Any], first: Sequence[str] = ("name", "statu
     return None
 
 
-def done(found: Mapping[str, Any], text: str) -> None:
+def done(found: object, text: str) -> None:
     """Print the result of a change: a sentence, or the object itself."""
     if output_format() != "table":
         return dump(found)
@@ -77,8 +80,21 @@ def done(found: Mapping[str, Any], text: str) -> None:
     return None
 
 
-def dump(value: Any) -> None:
-    """Print plain values as JSON or YAML."""
+def merged(*objects: object, **more: object) -> dict[str, object]:
+    """The members of all objects as plain values; later ones win, None is skipped."""
+    from msgspec import to_builtins
+
+    found: dict[str, object] = {}
+    for each in objects:
+        found |= {} if each is None else to_builtins(each)
+    return found | more
+
+
+def dump(value: object) -> None:
+    """Print a value as JSON or YAML; unset members are omitted."""
+    from msgspec import to_builtins
+
+    value = to_builtins(value)
     if output_format() == "yaml":
         import yaml  # type: ignore[import-untyped]
 
@@ -88,17 +104,12 @@ def dump(value: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Tell something that is not the result."""
+    """Print to stderr what is not part of the result."""
     print(text, file=sys.stderr)
 
 
-def cell(row: Mapping[str, Any], get: str | Callable[[Mapping[str, Any]], Any]) -> str:
-    """One cell's text."""
-    return as_text(get(row) if callable(get) else row.get(get)).replace("\n", " ")
-
-
-def as_text(value: Any) -> str:
-    """A value for people; nothing for null. No control characters: data must not steer a terminal."""
+def as_text(value: object) -> str:
+    """A value for people; empty for null. Control characters are replaced, lest data control the terminal."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -140,7 +151,7 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    # A column that holds nothing goes; only the last one, which tells reasons, is wrapped.
+    # Empty columns are omitted; only the last one, the reason, wraps.
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for i in kept:
@@ -148,7 +159,7 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(row[i], style=COLOURS.get(row[i], "")) for i in kept))
     width = sum(3 + max(len(headings[i]), *(len(row[i]) for row in rows)) for i in kept[:-1]) + 20
-    # On a narrow terminal a line that wraps is still better than cut states and addresses.
+    # On a narrow terminal wrapped lines are better than truncated states and addresses.
     Console(width=max(Console().width, width)).print(table)
 
 

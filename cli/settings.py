@@ -9,11 +9,11 @@ from pathlib import Path
 from .context import (
     DEFAULT_REALM,
     DEFAULT_ROOT,
-    Layer,
+    Settings,
     choose_context,
     config_path,
     environment,
-    given,
+    global_options,
     load_config,
     local,
     merge,
@@ -25,18 +25,18 @@ from .errors import CliError, ExitCode
 SECRETS = "secrets"
 
 
-def service_layer(username: str) -> Layer:
+def service_settings(username: str) -> Settings:
     """The settings of a service whose user is `username` unless options or environment name another.
 
     Its password is that of options or environment, else the file `secrets/{username}` of the state folder.
     """
     env, state = os.environ, state_path(os.environ)
     path = config_path(env)
-    context = choose_context(given(), env, load_config(path), path)
-    # A certificate is a credential too: that of a person's context would make a service that person.
+    context = choose_context(global_options(), env, load_config(path), path)
+    # A certificate is a credential too: with a person's, the service would be that person.
     nobody = {"username": None, "password_file": None, "tls_cert": None, "tls_key": None}
     stored = replace(context, **nobody) if context is not None else None
-    found = merge(given(), environment(env), stored, replace(local(read_up(state)), **nobody))
+    found = merge(global_options(), environment(env), stored, replace(local(read_up(state)), **nobody))
     found = replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)
     found = replace(found, username=found.username or username)
     if found.broker is None:

@@ -29,13 +29,13 @@ from .ingest.reports import Reports
 from .leader.fencing import Fence, FencedError, Lock
 from .leader.link_watchdog import LinkWatchdog, Step
 from .leader.state_folder import database
-from .planner.model import Timing
+from .planner.model import LivenessTiming
 from .publish.presence import Presence
 from .publish.publisher import Publisher
 from .publish.retained_audit import RetainedAudit
 from .publish.statuses import StatusBuilder
 from .rate_limit import Limits
-from .state.node_memory import Observed
+from .state.node_memory import NodeMemory
 from .store import Store, StoreRefusedError
 from .store.backup import RESTORED
 from .store.meta import record_restored
@@ -75,7 +75,7 @@ class Manager:
         make_link: MakeLink,
         clock: Clock,
         new_id: Callable[[], str],
-        timing: Timing | None = None,
+        timing: LivenessTiming | None = None,
     ) -> None:
         self.config, self.store, self.clock = config, store, clock
         self.topics = store.topics
@@ -84,16 +84,16 @@ class Manager:
         self.presence = Presence(self.topics, self._online_state(started))
         self.link = make_link(self.presence.will)
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, started)
-        self.observed = Observed(clock, timing or Timing(heartbeat=config.heartbeat_s))
+        self.memory = NodeMemory(clock, timing or LivenessTiming(heartbeat=config.heartbeat_s))
         self.watchdog = LinkWatchdog(config.heartbeat_s, clock.monotonic())
         statuses = StatusBuilder(store, int(config.heartbeat_s * 1000))
         self.publisher = publisher = Publisher(store, self.link, statuses, clock)
         self.retained_audit = RetainedAudit(
             self.link, self.topics, clock, lambda: publisher.published, lambda: publisher.idle
         )
-        self.monitor = Monitor(store, self.observed, clock, manager_id=config.manager_id)
+        self.monitor = Monitor(store, self.memory, clock, manager_id=config.manager_id)
         self.reports = Reports(
-            store, self.observed, self.monitor.world, clock, wake=self.monitor.wake, command=publisher.command
+            store, self.memory, self.monitor.cache, clock, wake=self.monitor.wake, command=publisher.command
         )
         self._identity = self._make_identity()
         responder = Responder(
@@ -147,7 +147,7 @@ class Manager:
     async def _watch(self) -> None:
         """End when fenced; restore our overwritten state; reconnect when nothing is received any more."""
         while not self.fence.raised.is_set():
-            self.watchdog.heard(self.observed.last_heard)
+            self.watchdog.heard(self.memory.last_heard)
             step = self.watchdog.check(self.clock.monotonic(), self.link.connected)
             if step is Step.RECONNECT:
                 self.link.reconnect("nothing is received: the own state does not come back")
@@ -236,11 +236,11 @@ class Manager:
 
     def conditions(self) -> list[str]:
         """Conditions of this manager, as text for people."""
-        return [text for text in (self.store.write_error, self.fence.other, self.observed.brake) if text]
+        return [text for text in (self.store.write_error, self.fence.other, self.memory.hold) if text]
 
     def _read_context(self) -> ReadContext:
         clock, reads = self.clock, self.store.reads
-        return ReadContext(reads, self.observed, self._identity, clock.monotonic(), clock.time_ns())
+        return ReadContext(reads, self.memory, self._identity, clock.monotonic(), clock.time_ns())
 
 
 async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) -> None:

@@ -28,6 +28,8 @@ from busbar.bus.options import ConnectOptions
 from busbar.bus.testing import MemoryBroker
 from busbar.bus.topics import Topics
 
+from tests.pace import bound
+
 QUICK = WorkerTiming(live_every=0.2)
 """Liveness probes every 0.2 s; an unanswered one still takes 2 s."""
 
@@ -106,7 +108,7 @@ class Bench:
     async def open(self) -> None:
         self.observer.subscribe(f"{self.topics.prefix}/node/#", self._on_message)
         self._tasks.append(asyncio.create_task(self.observer.run()))
-        await self.observer.wait_connected(5)
+        await self.observer.wait_connected(bound(5))
 
     def _on_message(self, message: Message) -> None:
         self.messages.append(message)
@@ -133,7 +135,7 @@ class Bench:
             agent.link.reachable.clear()  # type: ignore[attr-defined]
         self._stop = asyncio.Event()
         self._run = asyncio.create_task(agent.run(self._stop, ready.set))
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), bound(10))
         self.agent = agent
         return agent
 
@@ -141,7 +143,7 @@ class Bench:
         """Stop the agent as SIGTERM does."""
         self._stop.set()
         if self._run is not None:
-            await asyncio.wait_for(self._run, 20)
+            await asyncio.wait_for(self._run, bound(20))
         self.agent = None
 
     def assign(self, *workers: AssignedWorker, store: str = "s1", epoch: int = 1, **more: Any) -> None:
@@ -184,12 +186,14 @@ class Bench:
 
     async def _wait(self, found: Callable[[], Any], timeout: float) -> Any:
         try:
-            async with asyncio.timeout(timeout), self._news:
+            async with asyncio.timeout(bound(timeout)), self._news:
                 while not (value := found()):
                     await self._news.wait()
                 return value
         except TimeoutError:
-            raise AssertionError(f"not seen within {timeout} s; last report: {self.reports[-1:]}") from None
+            raise AssertionError(
+                f"not seen within {bound(timeout):g} s; last report: {self.reports[-1:]}"
+            ) from None
 
     def living(self) -> set[int]:
         """Every process of this node."""

@@ -16,6 +16,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.pace import bound
+
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -70,17 +72,17 @@ def mosquitto(folder: Path, *lines: str, port: int | None = None) -> Iterator[in
     finally:
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(bound(5))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(bound(5))
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None, timeout: float = 10.0) -> None:
     """Block until something listens there, at most `timeout` seconds."""
     import time
 
-    end = time.monotonic() + timeout
+    end = time.monotonic() + bound(timeout)
     while time.monotonic() < end:
         with socket.socket() as probe:
             # A port of the ephemeral range can connect to itself while nobody listens.
@@ -94,7 +96,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None, tim
 
 async def until(condition, timeout: float = 10.0, what: str = "the condition"):  # type: ignore[no-untyped-def]
     """Poll a cheap condition every 10 ms; for states that no event announces."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(bound(timeout)):
         while not (value := condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return value

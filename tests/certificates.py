@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from tests.pace import bound
+
 PAGE: Final = Path(__file__).parent.parent / "docs" / "howto" / "security.md"
 _BLOCK: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME: Final = re.compile(r"^name=.*$", re.MULTILINE)
@@ -24,6 +26,6 @@ def certificates(folder: Path, authority: str, *names: str) -> None:
 
 def _run(folder: Path, script: str) -> None:
     done = subprocess.run(
-        ["bash", "-eu"], input=script, cwd=folder, text=True, capture_output=True, timeout=30
+        ["bash", "-eu"], input=script, cwd=folder, text=True, capture_output=True, timeout=bound(30)
     )
     assert done.returncode == 0, f"{script}\n{done.stderr}"

@@ -3,21 +3,69 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests import pace, reaper
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that: then no Ctrl-C would reach a
 # process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Hundreds of processes of ours import the same modules: without their bytecode most of a start is compiling.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+_end_all = reaper.guard()
+
+TOGETHER = ("contract", "faults")
+"""Packages whose tests share a running system, which costs as long as it runs: one is enough."""
+
+# What an example may take says nothing on a machine that is busy.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+def pytest_configure() -> None:
+    """Before the processes of pytest-xdist start: they use the same figure."""
+    pace.slowness()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process takes all tests of a package that shares a system, as it takes all those of a file."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            folder = Path(file).parent
+            return str(folder) if folder.name in TOGETHER else file
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The simulated schedules begin first: they compute, one process after the other, while others wait."""
     items.sort(key=lambda item: "test_schedules" not in item.nodeid)
+    for item in items:
+        pace.stretch(item, float(config.getini("timeout")))
 
 
 def pytest_collection_finish() -> None:
     """Thousands of tests stay until the end: the collector of cycles need not walk them again and again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Nothing that a test has left behind outlives the run."""
+    _end_all()

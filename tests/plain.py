@@ -12,6 +12,8 @@ from typing import Any
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.pace import bound
+
 PREFIX = "busbar/v1"
 
 
@@ -37,7 +39,7 @@ class Plain:
         self.client.on_socket_open = _no_delay
         self.client.connect("127.0.0.1", port, 30)
         self.client.loop_start()
-        if not self._ready.wait(10):
+        if not self._ready.wait(bound(10)):
             raise AssertionError("the broker did not answer")
 
     def __enter__(self) -> Plain:
@@ -54,11 +56,11 @@ class Plain:
         done = threading.Event()
         self.client.on_subscribe = lambda *_: done.set()
         self.client.subscribe(self.topic(*levels), 1)
-        assert done.wait(10), "no SUBACK"
+        assert done.wait(bound(10)), "no SUBACK"
 
     def publish(self, topic: str, payload: Any, *, retain: bool = False, qos: int = 1) -> None:
         body = payload if isinstance(payload, bytes | str) else json.dumps(payload)
-        self.client.publish(topic, body, qos, retain).wait_for_publish(10)
+        self.client.publish(topic, body, qos, retain).wait_for_publish(bound(10))
 
     def send(
         self, op: str, payload: Any, *, inbox: str = "box", timeout: float = 10.0, retain: bool = False
@@ -100,7 +102,13 @@ class Plain:
         self, wanted: Callable[[tuple[str, bytes, bool]], bool], timeout: float = 10.0, since: int = 0
     ) -> tuple[str, bytes, bool]:
         """The first message received after the mark `since` that is wanted."""
-        end = time.monotonic() + timeout
+        return self.first(wanted, bound(timeout), since)
+
+    def first(
+        self, wanted: Callable[[tuple[str, bytes, bool]], bool], seconds: float, since: int = 0
+    ) -> tuple[str, bytes, bool]:
+        """The same for who goes on after so many seconds, whatever the machine."""
+        end = time.monotonic() + seconds
         with self._changed:
             position = since
             while True:
@@ -115,7 +123,7 @@ class Plain:
 
     def wait_retained(self, topic: str, wanted: Callable[[Any], bool], timeout: float = 20.0) -> Any:
         """Wait until the newest message on a topic is wanted (`{}` for a removed one)."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + bound(timeout)
         with self._changed:
             while not (topic in self.retained and wanted(self.retained[topic])):
                 left = end - time.monotonic()

@@ -19,6 +19,7 @@ from busbar.bus.acl import render_mosquitto
 from busbar.bus.broker.accounts import ensure_account
 
 from tests.brokers import free_port, mosquitto, wait_for_port
+from tests.pace import bound
 from tests.plain import Plain
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Stack:
         """Send a signal to one of our own processes and wait for its end."""
         process = self.processes.pop(name)
         process.send_signal(number)
-        process.wait(20)
+        process.wait(bound(20))
 
     def client(self, user: str = "alice") -> Plain:
         """A connected plain client; closed with the stack."""
@@ -132,10 +133,10 @@ class Stack:
             process.terminate()
         for process in reversed(self.processes.values()):
             try:
-                process.wait(10)
+                process.wait(bound(10))
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(5)
+                process.wait(bound(5))
         kill_workers(self.folder)
 
 

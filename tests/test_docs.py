@@ -19,6 +19,7 @@ import pytest
 
 from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
 from tests.certificates import certificates
+from tests.pace import bound
 from tests.test_layers import WINGS
 
 ROOT = Path(__file__).parent.parent
@@ -147,12 +148,14 @@ class Terminal:
         self.stdin.write(command + "\n")
         self.stdin.flush()
         said: list[str] = []
-        end = time.monotonic() + timeout
+        end = time.monotonic() + bound(timeout)
         while not (said and said[-1].startswith(until)):
             try:
                 said.append(self.lines.get(timeout=max(0.01, end - time.monotonic())))
             except queue.Empty:
-                pytest.fail(f"$ {command}\ndid not end within {timeout} s; it said:\n" + "\n".join(said))
+                pytest.fail(
+                    f"$ {command}\ndid not end within {bound(timeout):g} s; it said:\n" + "\n".join(said)
+                )
         return said
 
 
@@ -181,7 +184,7 @@ def run_steps(steps: list[tuple[str, list[str]]], folder: Path, programs: Path) 
                 assert line is None, f"$ {command}\ndid not print: {line}\nbut:\n" + "\n".join(said)
         finally:
             first.send_signal(signal.SIGINT)
-            first.wait(40)
+            first.wait(bound(40))
 
 
 MACHINES = ROOT / "docs" / "howto" / "several-machines.md"
@@ -230,7 +233,13 @@ def test_the_page_on_several_machines_runs(tmp_path: Path) -> None:
 
     def do(script: str) -> str:
         done = subprocess.run(
-            ["bash", "-e"], input=script, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=60
+            ["bash", "-e"],
+            input=script,
+            cwd=tmp_path,
+            env=env,
+            text=True,
+            capture_output=True,
+            timeout=bound(60),
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -255,7 +264,7 @@ def test_the_page_on_several_machines_runs(tmp_path: Path) -> None:
         start("manager", "bash", "-c", f"exec {manager}")
         start("n1", "bash", "-c", f"exec {agent}")
         do(you)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + bound(30)
         while "online" not in (shown := do("busbar node list")):
             assert time.monotonic() < deadline, shown
         everything = "".join(Path(f"/proc/{each.pid}/cmdline").read_text() for each in running)
@@ -264,7 +273,7 @@ def test_the_page_on_several_machines_runs(tmp_path: Path) -> None:
         for each in reversed(running):
             each.terminate()
         for each in running:
-            each.wait(20)
+            each.wait(bound(20))
 
 
 def test_no_page_shows_a_secret_in_an_argument() -> None:

@@ -20,8 +20,10 @@ ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
         "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl",
-        "options", "backoff", "roles", "connection/broker_rotation")),
+        "options", "backoff", "roles", "connection/broker_rotation",
+        "client/errors", "client/goals", "client/names")),
     "manager/rate_limit.py",
+    "manager/ingest/node_session.py",
     "manager/ingest/report_diff.py",
     "manager/publish/render.py",
     "manager/leader/link_watchdog.py",
@@ -47,7 +49,7 @@ WINGS = {
         "workers": {"planner", "processes", "runtimes"},
     },
     "cli": {"commands": {"services"}, "services": set(), "demo": {"commands"}},
-    "bus": {"connection": set(), "broker": set()},
+    "bus": {"connection": set(), "broker": set(), "client": {"connection"}},
 }
 """Which wing of a room imports which others; a new folder takes its place here."""
 COMPOSITION_ROOTS = {
@@ -178,6 +180,16 @@ def test_rooms_import_the_bus_alone(path: Path) -> None:
     assert not top & others
     if room != "cli":
         assert not everywhere & others
+
+
+def test_the_command_line_talks_to_the_bus_through_the_client_alone() -> None:
+    """The demonstration plays a user's own MQTT program, which talks to workers, not to the bus."""
+    for path in files():
+        found = {name for name in imports(path, top=False) if name.startswith("bus.")}
+        if name_of(path).startswith("cli/") and name_of(path) != "cli/demo/clients.py":
+            assert not {name for name in found if name.startswith("bus.connection")}, name_of(path)
+        if name_of(path).startswith(("manager/", "agent/")):
+            assert not {name for name in found if name.startswith("bus.client")}, name_of(path)
 
 
 @pytest.mark.parametrize("name", pure())
@@ -317,6 +329,7 @@ CLOCK_MAKERS = {
     "manager/service.py",
     "agent/service.py",
     "bus/broker/__init__.py",
+    "bus/client/connect.py",
     "cli/",
 }
 """Entry points, where the machine's clock is chosen."""

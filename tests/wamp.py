@@ -10,6 +10,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from tests.pace import bound
+
 HELLO, WELCOME, SUBSCRIBE, SUBSCRIBED, PUBLISH, PUBLISHED, EVENT = 1, 2, 32, 33, 16, 17, 36
 
 
@@ -24,7 +26,7 @@ class WampClient:
 
     async def __aenter__(self) -> WampClient:
         self._connection = await connect(
-            self._url, subprotocols=[Subprotocol("wamp.2.json")], open_timeout=self._timeout_s
+            self._url, subprotocols=[Subprotocol("wamp.2.json")], open_timeout=bound(self._timeout_s)
         )
         roles: dict[str, Any] = {"subscriber": {}, "publisher": {}}
         await self._send([HELLO, self._realm, {"roles": roles, "authmethods": ["anonymous"]}])
@@ -60,7 +62,7 @@ class WampClient:
 
     async def _until(self, kind: int) -> list[Any]:
         assert self._connection is not None
-        async with asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(bound(self._timeout_s)):
             while True:
                 message: list[Any] = json.loads(await self._connection.recv())
                 if message[0] == kind:

@@ -1,7 +1,7 @@
 """The embedded broker: MQTT 3.1.1 on loopback, for `busbar up`, for tests, for one machine.
 
-Light to import: amqtt, which carries it, is imported when the broker starts. Planned for up to about 100
-agents; above that, or for more than one machine, use mosquitto with the generated ACL. Retained messages
+Light to import: amqtt, on which it is built, is imported when the broker starts. Designed for up to about
+100 agents; above that, or for more than one machine, use mosquitto with the generated ACL. Retained messages
 are kept in memory only (see bus.broker.router).
 """
 

@@ -15,27 +15,28 @@ from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 from .. import acl
+from ..acl import NODE
 from ..clock import Clock
 from ..topics import is_request
 from .accounts import Account, Accounts
-from .join_tokens import NODE, parse_offer, redeem, revoke
+from .join_tokens import parse_offer, redeem, revoke
 from .revocation import Revocation
 
 _THREADS: Final = 2
 _MAX_LOGINS: Final = 1024
-"""Passwords that may wait for a thread; a further client is refused and tries again."""
+"""Passwords that may wait for a thread; further clients are refused and retry."""
 _MAX_JOINS: Final = 32
 _WRITE_WITHIN_S: Final = 1.0
-"""How long a revocation, in force already, is waited for until it is on disk."""
+"""How long to wait until a revocation, already in force, is on disk."""
 _LEARN_S: Final = 1.0
-"""How long an unpaired node that is connected may stay, to hear its last assignment and tell what stopped."""
+"""How long an unpaired node may stay connected, to receive its last assignment and report what stopped."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """Who is at the other end of a connection; `account` is set once the password was right."""
+    """The client of a connection; `account` is set once its password was verified."""
 
     username: str
     password: str
@@ -43,12 +44,12 @@ class Peer:
 
     @property
     def kind(self) -> str:
-        """The kind of account, or a word that no rule knows."""
+        """The kind of account; `nobody`, which no rule names, without one."""
         return self.account.kind if self.account is not None else "nobody"
 
 
 class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # amqtt ships no types
-    """Verifies passwords in threads of its own, remembers verified ones, and follows the accounts file."""
+    """Verifies passwords in its own threads, caches verified ones, and follows the accounts file."""
 
     @dataclass
     class Config:
@@ -72,11 +73,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="broker-login")
         self._joining = 0
         self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
-        # Verified passwords, as a hash under a key that lives as long as the process: a hundred agents
-        # that come back at once don't cost a hundred scrypts.
+        # Verified passwords, as hashes under a key of this process: a hundred agents that reconnect at once
+        # don't cost a hundred scrypts.
         self._key = secrets.token_bytes(32)
         self._verified: dict[str, tuple[Account, bytes]] = {}
-        # In force though the file does not say so yet.
+        # In force, but not yet written to the file.
         self._revoked: dict[str, str] = {}
         self._writing: asyncio.Task[None] | None = None
         self._leaving: dict[str, float] = {}
@@ -89,7 +90,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         if account is None:
             return False
         digest = self._digest(session.password)
-        if not self._remembers(session.username, account, digest):
+        if not self._is_cached(session.username, account, digest):
             if not await self._verify(session, digest):
                 return False
             self._verified[session.username] = (account, digest)
@@ -100,7 +101,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
     async def topic_filtering(
         self, *, session: Peer | None = None, topic: str | None = None, action: Action | None = None
     ) -> bool:
-        """amqtt's question for one topic or filter; what isn't known is refused."""
+        """amqtt's check of one topic or filter; what is unknown is refused."""
         if session is None or topic is None:
             return False
         if action == Action.SUBSCRIBE:
@@ -110,21 +111,20 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         return acl.may_read(session.kind, session.username, topic, *self._where)
 
     def may_publish(self, peer: Peer, topic: str, retain: bool = False) -> bool:
-        """The same without a task per message: publishing is the hot path.
+        """The check of a PUBLISH, without a task per message: this is the hot path.
 
-        A request is never retained: the manager would see the flag only of what was there before it, and so
-        run it once.
+        A request is never retained: on MQTT 3.1.1 the manager can't see that it is, and would run it.
         """
         if retain and is_request(topic, self._where[0]):
             return False
         return acl.may_publish(peer.kind, peer.username, topic, *self._where)
 
     def narrowed(self, peer: Peer, wanted: str) -> str:
-        """The filter that is subscribed for one that was allowed (see bus.acl)."""
+        """The filter to subscribe for an allowed one (see bus.acl)."""
         return acl.narrowed(peer.kind, peer.username, wanted, *self._where) or wanted
 
     def is_current(self, peer: Peer) -> bool:
-        """False once the account was removed or got another password or kind."""
+        """False once the account was removed or its password or kind changed."""
         return peer.account is not None and self._account(peer.username) == peer.account
 
     def has_account(self, name: str) -> bool:
@@ -132,7 +132,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         return self._account(name) is not None
 
     def may_stay(self, peer: Peer) -> bool:
-        """True for a connection whose account is good, and for a short while for an unpaired node's."""
+        """True while the connection's account is valid, and for a short time for an unpaired node's."""
         if self.is_current(peer):
             return True
         until = self._leaving.get(peer.username)
@@ -142,18 +142,18 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         return until is not None
 
     async def revoke(self, gone: Revocation) -> None:
-        """Take an account away: at once, and for good as soon as the file can be written."""
+        """Revoke an account: at once, and durably as soon as the file can be written."""
         account = self._account(gone.name)
         if account is not None and account.kind != gone.kind:
             return
         if gone.kind == NODE and account is not None:
             self._leaving[gone.name] = self._clock.monotonic() + _LEARN_S
         self._revoked[gone.name] = gone.kind
-        log.info("%s loses its account: the manager says so", gone.name)
+        log.info("account %s is revoked by the manager", gone.name)
         await asyncio.wait({self.enforce()}, timeout=_WRITE_WITHIN_S)
 
     def enforce(self) -> "asyncio.Task[None]":
-        """Write the revocations that are not on disk yet; one such task at a time."""
+        """Write the revocations that are not yet on disk; one such task at a time."""
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_revoked(), name="revocations")
         return self._writing
@@ -172,7 +172,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             self._revoked.pop(name, None)
 
     async def refresh(self) -> None:
-        """Read the accounts file again if it was replaced; a damaged one leaves the last good state."""
+        """Reload the accounts file if it was replaced; a damaged one keeps the last good state."""
         async with self._reading:
             found = _signature(self._path)
             if found == self._seen:
@@ -190,13 +190,13 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         return None if account is not None and self._revoked.get(name) == account.kind else account
 
     async def close(self) -> None:
-        """Let the threads end; what they compute now, nobody waits for."""
+        """Stop the threads; what they compute now is discarded."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _join(self, peer: Peer) -> None:
-        """A node that offers a token and a secret of its own gets its account, with that secret as password.
+        """Give a node that offers a join token and a secret its account, with that secret as password.
 
-        A password that is no such offer, or a token that is not good, is left to be judged as a password.
+        Any other password, and an invalid token, is then checked as a password.
         """
         offer = parse_offer(peer.password)
         if offer is None or self._joining >= _MAX_JOINS or peer.username in self._revoked:
@@ -217,7 +217,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             await self.refresh()
 
     async def _verify(self, peer: Peer, digest: bytes) -> bool:
-        """Hash in a thread; connections that offer the same password at the same time share one hash."""
+        """Hash in a thread; concurrent connections with the same password share one hash."""
         login = (peer.username, digest)
         if login not in self._logins:
             if len(self._logins) >= _MAX_LOGINS:
@@ -228,7 +228,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             self._logins[login] = hashing
         return await asyncio.shield(self._logins[login]) is not None
 
-    def _remembers(self, name: str, account: Account, digest: bytes) -> bool:
+    def _is_cached(self, name: str, account: Account, digest: bytes) -> bool:
         known = self._verified.get(name)
         return known is not None and known[0] == account and hmac.compare_digest(known[1], digest)
 
@@ -236,7 +236,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         return hashlib.blake2b(password.encode("utf-8", "surrogatepass"), key=self._key).digest()
 
     def _complain(self, trouble: str) -> None:
-        """Once per trouble; the next look at the file tries again."""
+        """Log an error once; the next check of the file tries again."""
         if trouble != self._trouble:
             log.error("the accounts stay as they were: %s", trouble)
         self._trouble = trouble

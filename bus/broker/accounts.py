@@ -21,9 +21,9 @@ from ..acl import KINDS
 from ..files import FileLock, write_atomically
 from ..topics import NAME_PATTERN, is_name
 
-# scrypt's cost: a secret of 32 characters or more is taken for one made by `new_secret` (256 random bits),
+# scrypt's cost: a secret of 32 characters or more is assumed to come from `new_secret` (256 random bits),
 # which no cost makes harder to guess; 4 MiB and some 10 ms let a hundred agents reconnect to a restarted
-# broker within a second or two. A shorter one was thought of by somebody and gets 32 MiB.
+# broker within a second or two. A shorter one was chosen by a person and gets 32 MiB.
 _MACHINE_MADE: Final = 32
 _COST_MACHINE: Final = 2**12
 _COST_HUMAN: Final = 2**15
@@ -42,7 +42,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """A snapshot of the accounts file. Immutable, so that threads may share it."""
+    """A snapshot of the accounts file. Immutable, so threads may share it."""
 
     table: Mapping[str, Account] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class Accounts:
     def load(cls, path: Path) -> "Accounts":
         """The accounts in `path`; none when there is no such file.
 
-        Raises ValueError for a file that this module didn't write, PermissionError for one others can read.
+        Raises ValueError for a malformed file, PermissionError for one that others can read.
         """
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -75,7 +75,7 @@ def new_secret(token: Callable[[], str] = secrets.token_urlsafe) -> str:
 def ensure_account(path: Path, name: str, kind: str, secret: str) -> bool:
     """Create the account or change its kind and secret; False when it already was exactly so.
 
-    An unchanged account keeps its hash, so nobody connected with it is cut off. Raises ValueError for a
+    An unchanged account keeps its hash, so its connections are not dropped. Raises ValueError for a
     malformed name, kind, secret or file, TimeoutError when another process holds the lock for 10 s.
     """
     if not is_name(name):
@@ -90,7 +90,7 @@ def ensure_account(path: Path, name: str, kind: str, secret: str) -> bool:
 
 
 def put_account(path: Path, name: str, kind: str, secret: str) -> bool:
-    """`ensure_account` for who holds the lock already and has checked the words."""
+    """`ensure_account` for a caller that holds the lock and has validated the arguments."""
     accounts = Accounts.load(path)
     if accounts.verify(name, secret) == kind:
         return False
@@ -151,7 +151,7 @@ def _account(name: str, row: Mapping[str, str]) -> Account:
 
 
 def write_accounts(path: Path, table: Mapping[str, Account]) -> None:
-    """Replace the accounts, for who holds the lock."""
+    """Replace the accounts, for a caller that holds the lock."""
     rows = {name: {"kind": row.kind, "salt": row.salt, "hash": row.hash} for name, row in table.items()}
     replace_json(path, rows)
 
@@ -162,5 +162,5 @@ def replace_json(path: Path, rows: Mapping[str, Mapping[str, object]]) -> None:
 
 
 def locked(path: Path) -> FileLock:
-    """The lock that whoever changes `path` holds; waiting for it raises TimeoutError after 10 s."""
+    """The lock to hold while changing `path`; entering it raises TimeoutError after 10 s."""
     return FileLock(Path(f"{path}.lock"))

@@ -32,6 +32,7 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
+from ..acl import MANAGER
 from ..clock import Clock
 from ..topics import is_valid_topic
 from .access_plugin import AccessPlugin, Peer
@@ -43,11 +44,9 @@ from .session import Publication, Session
 CONNECT_WITHIN_S: Final = 10.0
 """From the accepted socket to a whole CONNECT."""
 LOGIN_WITHIN_S: Final = 30.0
-"""From there to the CONNACK: the passwords of a thousand agents may be waiting for a thread."""
+"""From there to the CONNACK: the passwords of a thousand agents may wait for a thread."""
 KEEP_ALIVE_FACTOR: Final = 1.5
 """MQTT 3.1.1, section 3.1.2.10."""
-MANAGER: Final = "manager"
-"""The kind of account whose events may revoke other accounts (bus.broker.revocation)."""
 _FLUSH_S: Final = 1.0
 _TURN: Final = 32  # packets handled before other clients get their turn
 _MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
@@ -65,7 +64,7 @@ OnManagerEvent = Callable[[Publication], Awaitable[None]]
 
 
 class ClientConnection:
-    """Reads, decides, answers. `run` never raises except when cancelled."""
+    """Reads packets, checks access, responds. `run` never raises except when cancelled."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class ClientConnection:
         }
 
     async def run(self) -> None:
-        """Serve the client until it leaves, breaks the protocol, falls silent or is dropped."""
+        """Serve the client until it disconnects, violates the protocol, times out or is dropped."""
         writing = asyncio.create_task(self.stream.write_queued())
         self._serving = asyncio.create_task(self._serve())
         try:
@@ -119,7 +118,7 @@ class ClientConnection:
         self.stream.abort(reason)
 
     def end(self) -> None:
-        """The broker ends: write what is queued, then hang up, without the will."""
+        """The broker stops: write what is queued, then close, without the will."""
         self._will = None
         if self._serving is not None:
             self._serving.cancel()
@@ -133,7 +132,7 @@ class ClientConnection:
         self.stream.abort(reason)
 
     def supersede(self) -> None:
-        """Sink: the same account came back with the same client id; it isn't gone, so no will."""
+        """Sink: the client reconnected (same account and client id), so its will is not published."""
         self.drop("taken over by a newer connection")
 
     @property
@@ -169,7 +168,7 @@ class ClientConnection:
                 await self._clock.sleep(0)
 
     async def _admit(self, connect: Connect) -> Session:
-        """No session is looked up, and no other connection disturbed, before the password was right."""
+        """No session is looked up, and no other connection affected, before the password is verified."""
         self.peer = Peer(connect.username, connect.password)
         if not await self._authenticate(self.peer):
             raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
@@ -208,11 +207,11 @@ class ClientConnection:
             self.stream.send(PubrecPacket.build(packet_id).to_bytes())
 
     async def _publish(self, publication: Publication, retain: bool) -> None:
-        """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does it:
-        MQTT 3.1.1 has no way to say no (section 3.3.5), and a hung-up client would only come back."""
+        """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does: PUBLISH
+        can't be refused (MQTT 3.1.1, section 3.3.5), and a disconnected client would only come back."""
         if self._access.may_publish(self.peer, publication.topic, retain):
             self._router.publish(publication, retain)
-            if self.peer.kind == MANAGER:
+            if self.peer.kind == MANAGER:  # its events may revoke accounts (bus.broker.revocation)
                 await self._on_manager_event(publication)
         else:
             level = logging.DEBUG if self._warned else logging.WARNING
@@ -264,7 +263,7 @@ class ClientConnection:
         self.stream.send(_PINGRESP)
 
     async def _on_ignored(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
-        """Answers in a QoS 2 exchange, which this broker never begins."""
+        """Responses of a QoS 2 exchange, which this broker never initiates."""
 
     def _leave(self) -> None:
         """Give the session back, and publish the will of a client that vanished and still has its account."""

@@ -1,9 +1,9 @@
-"""How a new node gets its credentials from the embedded broker: a token, good once and for a short while.
+"""Join tokens: a new node exchanges one for credentials at the embedded broker, once and for a short time.
 
-Whoever holds the accounts' folder issues a token for one name. The node makes a secret of its own and
-connects with `join_password(token, secret)`; the broker then forgets the token and keeps the secret's hash as
-the node's account. So the secret is known to the node alone, no secret ever goes into a topic, and the node,
-which has written its secret down before, can simply connect with it if it was cut off in between.
+Whoever owns the accounts' folder issues a token for one name. The node generates a secret and connects with
+`join_password(token, secret)`; the broker then discards the token and stores the secret's hash as the node's
+account. So only the node knows the secret, no secret ever goes into a topic, and the node, which has stored
+its secret before, can connect with it if the exchange was interrupted.
 
 Of a token only its SHA-256 is kept (256 random bits need no slower hash), in a private file beside the
 accounts, under the same lock.
@@ -17,20 +17,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ..acl import NODE
 from ..topics import NAME_PATTERN, is_name
 from .accounts import Accounts, locked, put_account, replace_json, write_accounts
 
-NODE: Final = "node"
 VALID_S: Final = 900.0
-"""Seconds that a token is good for unless another time is asked for."""
+"""Default validity of a token, in seconds."""
 LONGEST_S: Final = 86_400.0
 _PREFIX: Final = "join:"
 _MIN_SECRET: Final = 32
-"""Characters of a secret that a node may choose: what `new_secret` makes has 43."""
+"""Minimum length of a node's secret; those of `new_secret` have 43 characters."""
 
 
 class Offer(NamedTuple):
-    """What a joining node sends as its password."""
+    """Token and secret, which a joining node sends as its password."""
 
     token: str
     secret: str
@@ -50,7 +50,7 @@ def parse_offer(password: str) -> Offer | None:
 
 
 def issue_token(accounts: Path, name: str, now_s: float, valid_s: float = VALID_S) -> str:
-    """A new token for the node `name`; an earlier one for it is void. `now_s` is seconds since 1970.
+    """A new token for the node `name`; it invalidates an earlier one. `now_s` is seconds since 1970.
 
     Raises ValueError for a malformed name, a time not above 0 and up to a day, or a name that is a person's
     or a manager's; TimeoutError when another process holds the lock for 10 s.
@@ -71,11 +71,14 @@ def issue_token(accounts: Path, name: str, now_s: float, valid_s: float = VALID_
 
 
 def redeem(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
-    """Exchange a token for an account; False when it is not, or no longer, good. Costs some 20 ms of CPU.
+    """Exchange a token for an account; False for an invalid or expired one. Costs some 20 ms of CPU.
 
-    The token is void before the account is made: a crash in between costs a new token, never gives two.
+    The token is invalidated before the account is created: after a crash in between a new token is needed,
+    but none is ever redeemed twice.
     """
-    if not _fits(accounts, name, offer, now_s):  # asked first without the lock: strangers can't hold it up
+    if not _fits(
+        accounts, name, offer, now_s
+    ):  # first without the lock, for which strangers must not contend
         return False
     with locked(accounts):
         if not _fits(accounts, name, offer, now_s):
@@ -119,7 +122,7 @@ def _fits(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
 
 
 def _living(accounts: Path, now_s: float) -> dict[str, Mapping[str, object]]:
-    """The tokens that are still good; a file that can't be read holds none."""
+    """The tokens that have not expired; none when the file can't be read."""
     try:
         rows = json.loads(_file(accounts).read_bytes())
         return {name: row for name, row in rows.items() if row["hash"] and now_s < float(row["until"])}

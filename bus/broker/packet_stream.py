@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 MAX_PACKET: Final = 1024 * 1024
 """Bytes after the fixed header. The bus allows payloads of 256 KiB."""
 MAX_CONNECT: Final = 128 * 1024
-"""The same for the first packet, whose sender isn't known yet."""
+"""The same for the first packet, whose sender is not yet authenticated."""
 MAX_QUEUED: Final = 16 * 1024 * 1024
-"""Bytes waiting for a client that doesn't read; beyond it the connection is dropped."""
+"""Bytes queued for a client that does not read; beyond it the connection is dropped."""
 STALL_S: Final = 10.0
-"""A client that takes nothing for so long, while something waits for it, is dropped."""
+"""A client that reads nothing for so long, while bytes are queued for it, is dropped."""
 _PER_PACKET: Final = 64  # bytes of bookkeeping, so that a flood of small packets counts too
 _BATCH: Final = 256 * 1024
 _READ: Final = 64 * 1024
@@ -35,11 +35,11 @@ _READ: Final = 64 * 1024
 log = logging.getLogger(__name__)
 
 GONE: Final = (OSError, EOFError, asyncio.TimeoutError)
-"""What reading or writing raises when the other end is gone or too slow."""
+"""What reading or writing raises when the client is gone or too slow."""
 
 
 class Malformed(Exception):
-    """The client broke the protocol; the connection has to end."""
+    """The client violated the protocol; the connection must be closed."""
 
 
 def encode(publication: Publication, packet_id: int | None, dup: bool) -> bytes:
@@ -116,7 +116,7 @@ class PacketStream:
             self.abort(f"can't be written to ({error!r})")
 
     async def finish(self, writing: asyncio.Task[None], within: float) -> None:
-        """Hang up after the queue was written, or after so many seconds without it."""
+        """Close once the queue was written, at most after `within` seconds."""
         self.hang_up()
         try:
             await asyncio.wait({writing}, timeout=within)
@@ -129,12 +129,12 @@ class PacketStream:
             self.abort("ended")
 
     def hang_up(self) -> None:
-        """No further packet in or out."""
+        """Accept no further packet, in or out."""
         self._ended = True
         self._wake.set()
 
     def abort(self, reason: str) -> None:
-        """Drop the connection now, together with all that is queued."""
+        """Drop the connection and its queue now."""
         if not self.reason:
             self.reason = reason
         self.hang_up()
@@ -190,7 +190,7 @@ def parse_header(buffer: bytearray) -> tuple[int, int] | None:
 
 
 def set_nodelay(transport: asyncio.BaseTransport) -> None:
-    """Send small packets at once: without it a QoS 1 round trip takes 44 ms instead of one."""
+    """Disable Nagle's algorithm, which makes a QoS 1 round trip take 44 ms instead of one."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         with suppress(OSError):
@@ -203,7 +203,7 @@ def tcp_read(reader: asyncio.StreamReader) -> Callable[[], Awaitable[bytes]]:
 
 
 def websocket_read(websocket: "ServerConnection") -> Callable[[], Awaitable[bytes]]:
-    """How a PacketStream reads from a WebSocket. (amqtt's own reader repeats the last message at the end.)"""
+    """How a PacketStream reads from a WebSocket. (amqtt's reader repeats the last message at the end.)"""
     from websockets.exceptions import ConnectionClosed
 
     async def read() -> bytes:

@@ -7,11 +7,12 @@ request, no second channel and no shared file is needed between the two (docs/de
 
 from typing import Final, NamedTuple
 
+from ..acl import NODE, PERSON
 from ..decode import parse
 from ..errors import BusError
 from ..topics import parse_event
 
-_KINDS: Final = {("node", "unpaired"): "node", ("principal", "removed"): "person"}
+_KINDS: Final = {("node", "unpaired"): NODE, ("principal", "removed"): PERSON}
 _ENDINGS: Final = tuple(f"/{verb}" for _, verb in _KINDS)
 
 

@@ -1,9 +1,9 @@
-"""The heart of the embedded broker: sessions, subscriptions, retained messages, and who gets what.
+"""The message router of the embedded broker: sessions, subscriptions, retained messages, delivery.
 
-No socket and no clock in here. Access is decided before: whoever calls `publish` or `subscribe` has asked
-bus.acl. Retained messages live in memory only and are lost when the broker ends: every writer of this bus
-republishes its retained topics on every connect (contract, section 1), so the loss heals by itself, and a
-file of old states could only disagree with them.
+No sockets and no clock here. Callers of `publish` and `subscribe` have checked access against bus.acl.
+Retained messages are kept in memory only: every writer of this bus republishes its retained topics on every
+connect (contract, section 1), so a restart loses nothing for long, and a file of old states could only
+contradict them.
 """
 
 import logging
@@ -15,7 +15,7 @@ from .topic_tree import SubscriptionTree, TopicTree
 MAX_RETAINED: Final = 100_000
 MAX_RETAINED_BYTES: Final = 128 * 1024 * 1024
 MAX_PERSISTENT: Final = 64
-"""Sessions kept for clients that are away; the one away longest goes first."""
+"""Sessions kept for disconnected clients; the one disconnected longest is evicted first."""
 SUBACK_FAILURE: Final = 0x80
 """The SUBACK code of a refused filter (MQTT 3.1.1, section 3.9.3)."""
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Router:
-    """All state shared by the connections. Every method returns at once."""
+    """The state shared by all connections. No method blocks."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
@@ -35,8 +35,8 @@ class Router:
     def open(self, owner: str, client_id: str, persistent: bool) -> tuple[Session, bool]:
         """The session for a new connection, and whether it was there before.
 
-        Sessions belong to an account: a client id is taken over only by the account that has it, and another
-        account using the same id neither disturbs nor blocks it.
+        Sessions belong to accounts: only the same account can take a client id over, and another account with
+        the same id does not interfere.
         """
         old = self._sessions.get((owner, client_id))
         if old is not None and old.sink is not None:
@@ -58,7 +58,7 @@ class Router:
         if not session.persistent:
             self.forget(session)
         elif self._sessions.pop((session.owner, session.client_id), None) is not None:
-            self._sessions[session.owner, session.client_id] = session  # now the last to have gone away
+            self._sessions[session.owner, session.client_id] = session  # now the most recently disconnected
 
     def forget(self, session: Session) -> None:
         """Remove the session and its subscriptions."""
@@ -92,12 +92,12 @@ class Router:
             self._tree.remove(wanted, session)
 
     def send_retained(self, session: Session, wanted: str, qos: int) -> None:
-        """Send the session what is retained below a filter that it has just been granted."""
+        """Send the session the retained messages of a filter that was just granted."""
         for message in self._retained.match(wanted):
             session.deliver(message, min(qos, message.qos))
 
     def publish(self, message: Publication, retain: bool) -> None:
-        """Keep the message if it is to be retained, and hand it to everybody subscribed."""
+        """Store the message if it is retained, and deliver it to all subscribers."""
         if retain:
             self._retain(message)
         plain: bytes | None = None

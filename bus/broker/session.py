@@ -1,7 +1,7 @@
-"""What the broker keeps for one client: its filters and the QoS 1 messages it has not acknowledged.
+"""One client's session: its filters and the QoS 1 messages that it has not acknowledged.
 
-Messages that wait are bounded in number and bytes. A message stays in flight until its PUBACK, however long
-that takes; when the connection ends first, a persistent session repeats it with DUP at the next connection.
+Pending messages are bounded in number and bytes. A message stays in flight until its PUBACK, however long
+that takes; if the connection ends first, a persistent session resends it with DUP on the next connection.
 Pure state: the connection is a `Sink`, and encoding is passed in.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 MAX_IN_FLIGHT: Final = 1000
-"""QoS 1 messages sent and not acknowledged; further ones wait in order."""
+"""QoS 1 messages sent and not acknowledged; further ones are queued in order."""
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
-"""In flight plus waiting, per client. Whoever lets more gather is cut off or, when away, loses the newest."""
+"""In flight plus queued, per client. Beyond it a client is disconnected or, while away, loses the newest."""
 MAX_AWAY: Final = 1000
 """Messages kept for a persistent session that is away (as mosquitto's `max_queued_messages`)."""
 MAX_FILTERS: Final = 1000
@@ -32,7 +32,7 @@ class Publication:
 
     @property
     def cost(self) -> int:
-        """Bytes it is counted with."""
+        """Bytes that it counts for in limits."""
         return len(self.topic) + len(self.payload) + _PER_MESSAGE
 
 
@@ -43,10 +43,10 @@ class Sink(Protocol):
         """Queue bytes for the client; never blocks."""
 
     def abort(self, reason: str) -> None:
-        """Drop the connection at once, as one that failed."""
+        """Drop the connection at once, as failed: the will is published."""
 
     def supersede(self) -> None:
-        """Drop the connection at once because its client came back on another one."""
+        """Drop the connection at once because its client reconnected."""
 
 
 Encode = Callable[[Publication, int | None, bool], bytes]
@@ -75,7 +75,7 @@ class Session:
         return self._held
 
     def attach(self, sink: Sink) -> None:
-        """A connection took the session up: repeat what is in flight, then send what waited."""
+        """A connection resumes the session: resend what is in flight, then send what is queued."""
         self.sink = sink
         for packet_id, message in self._in_flight.items():
             sink.send(self.encode(message, packet_id, True))
@@ -104,7 +104,7 @@ class Session:
             return
         if self._held + message.cost > MAX_HELD_BYTES:
             if self.sink is not None:
-                self.sink.abort("more than its share of messages waits for acknowledgement")
+                self.sink.abort("too many unacknowledged messages")
             return
         self._held += message.cost
         self._waiting.append(message)

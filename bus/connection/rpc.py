@@ -1,12 +1,14 @@
-"""Calling an operation over the bus: correlation, deadline, and the same request id until an answer comes."""
+"""Calls of operations: correlation, deadline, and retries with the same request id."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any, Final
 
+from ..backoff import Backoff
 from ..clock import Clock
 from ..decode import MAX_REPORT, encode, parse
 from ..errors import BusError, BusOfflineError, CallTimeoutError
@@ -16,7 +18,11 @@ from .link import Link, Message
 log = logging.getLogger("busbar.rpc")
 
 RESEND_AFTER: Final = 2.0
-"""Seconds without an answer until the same id is sent again; harmless, since ids are remembered."""
+"""Seconds without a reply until the request is sent again; its id makes that idempotent."""
+RESEND_JITTER: Final = 0.25
+"""Share of that by which it is shortened at random, so that callers do not resend in step."""
+RETRY: Final = Backoff(base=0.05, cap=1.0)
+"""Pauses after a refused publication, and the minimum after a `busy`."""
 REPLY_LIMIT: Final = 64 * MAX_REPORT
 """Bytes of a reply: lists may be long."""
 
@@ -25,7 +31,14 @@ class Caller:
     """Calls operations as one principal, with answers in one inbox. Make it before the link runs."""
 
     def __init__(
-        self, link: Link, topics: Topics, caller: str, inbox: str, clock: Clock, new_id: Callable[[], str]
+        self,
+        link: Link,
+        topics: Topics,
+        caller: str,
+        inbox: str,
+        clock: Clock,
+        new_id: Callable[[], str],
+        random: Random,
     ) -> None:
         self._link = link
         self._topics = topics
@@ -33,13 +46,14 @@ class Caller:
         self._inbox = inbox
         self._clock = clock
         self._new_id = new_id
-        self._waiting: dict[str, asyncio.Future[Any]] = {}
+        self._random = random
+        self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         link.subscribe(topics.response(caller, inbox), self._on_reply)
 
     async def call(
         self,
         op: str,
-        params: dict[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
         *,
         timeout: float = 10.0,
         expect_version: int | None = None,
@@ -54,48 +68,88 @@ class Caller:
         Raises:
             BusError: the manager answered with an error (a `busy` is retried while there is time).
             CallTimeoutError: the manager did not answer in time.
-            BusOfflineError: the broker was out of reach all the time.
+            BusOfflineError: the broker was out of reach all the time, or the link refused every publication.
         """
         request_id = request_id or self._new_id()
         request: dict[str, Any] = {"id": request_id, "reply": self._inbox, "params": params or {}}
         if expect_version is not None:
             request["expect"] = {"version": expect_version}
-        payload = encode(request)
-        deadline = self._clock.monotonic() + timeout
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = future
+        attempts = _Attempts(encode(request), self._clock.monotonic() + timeout)
+        self._waiting[request_id] = asyncio.get_running_loop().create_future()
         try:
-            return await self._send_until(op, payload, request_id, deadline)
+            return await self._until_answered(op, request_id, attempts)
         finally:
             self._waiting.pop(request_id, None)
 
-    async def _send_until(self, op: str, payload: bytes, request_id: str, deadline: float) -> Any:
-        topic = self._topics.request(self._caller, op)
+    async def _until_answered(self, op: str, request_id: str, attempts: _Attempts) -> Any:
+        """Alternately send and wait. It can't spin: `pause` is above 0 after every attempt."""
+        topic, pause = self._topics.request(self._caller, op), 0.0
         while True:
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                raise CallTimeoutError(f"no manager answered {op} in time")
-            await self._link.wait_connected(left)
-            try:
-                await self._link.publish(topic, payload)
-                return await self._answer(request_id, min(left, RESEND_AFTER))
-            except BusOfflineError:
-                continue
-            except TimeoutError:
-                continue
-            except BusError as error:
-                wait = (error.retry_after_ms or 0) / 1000
-                if error.code != "busy" or self._clock.monotonic() + wait >= deadline:
-                    raise
-                await self._clock.sleep(max(wait, 0.05))
+            left = attempts.deadline - self._clock.monotonic()
+            reply = await self._answer(request_id, min(pause, left))
+            if reply is None:
+                if attempts.deadline <= self._clock.monotonic():
+                    raise attempts.failure(op, request_id)
+                pause = await self._attempt(topic, request_id, attempts)
+            elif reply.get("ok"):
+                return reply.get("result")
+            else:
+                pause = self._pause_if_busy(reply.get("error"), attempts)
                 self._waiting[request_id] = asyncio.get_running_loop().create_future()
 
-    async def _answer(self, request_id: str, timeout: float) -> Any:
-        async with asyncio.timeout(timeout):
-            reply = await asyncio.shield(self._waiting[request_id])
-        if reply.get("ok"):
-            return reply.get("result")
-        raise BusError.from_wire(reply.get("error") or {})
+    async def _attempt(self, topic: str, request_id: str, attempts: _Attempts) -> float:
+        """Publish once; return how many seconds to wait for an answer before the next attempt.
+
+        Raises:
+            BusOfflineError: there was no connection until the deadline.
+        """
+        if not self._link.connected and await self._answered_before_connected(request_id, attempts):
+            return 0.0
+        try:
+            async with asyncio.timeout(attempts.deadline - self._clock.monotonic()):
+                await self._link.publish(topic, attempts.payload)
+        except BusOfflineError as error:
+            attempts.refusals += 1
+            attempts.refusal = error
+            return RETRY.delay(attempts.refusals, self._random.random())
+        except TimeoutError:
+            attempts.may_have_run = True
+            return RESEND_AFTER  # the deadline comes first
+        attempts.refusals = 0
+        attempts.may_have_run = True
+        return RESEND_AFTER * (1.0 - RESEND_JITTER * self._random.random())
+
+    async def _answered_before_connected(self, request_id: str, attempts: _Attempts) -> bool:
+        """Wait for a connection; the reply to an earlier attempt may come first."""
+        waiting = self._waiting[request_id]
+        left = attempts.deadline - self._clock.monotonic()
+        connecting = asyncio.ensure_future(self._link.wait_connected(left))
+        either: set[asyncio.Future[Any]] = {connecting, waiting}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            failure = connecting.exception() if connecting.done() else None
+        finally:
+            connecting.cancel()
+        if failure is not None and not waiting.done():
+            raise failure
+        return waiting.done()
+
+    def _pause_if_busy(self, wire: Any, attempts: _Attempts) -> float:
+        error = BusError.from_wire(wire if isinstance(wire, Mapping) else {})
+        if error.code != "busy":
+            raise error
+        attempts.busy += 1
+        least = RETRY.delay(attempts.busy, self._random.random())
+        pause = max((error.retry_after_ms or 0) / 1000, least)
+        if self._clock.monotonic() + pause >= attempts.deadline:
+            raise error
+        return pause
+
+    async def _answer(self, request_id: str, seconds: float) -> dict[str, Any] | None:
+        waiting = self._waiting[request_id]
+        if not waiting.done() and seconds > 0:
+            await asyncio.wait({waiting}, timeout=seconds)
+        return waiting.result() if waiting.done() else None
 
     def _on_reply(self, message: Message) -> None:
         try:
@@ -106,3 +160,22 @@ class Caller:
         future = self._waiting.get(str(reply.get("id")))
         if future is not None and not future.done():
             future.set_result(reply)
+
+
+class _Attempts:
+    """The request, its deadline, and the outcome of the attempts so far."""
+
+    def __init__(self, payload: bytes, deadline: float) -> None:
+        self.payload = payload
+        self.deadline = deadline
+        self.refusals = 0
+        """Refused publications in a row."""
+        self.busy = 0
+        self.may_have_run = False
+        self.refusal: BusOfflineError | None = None
+
+    def failure(self, op: str, request_id: str) -> BusOfflineError | CallTimeoutError:
+        """Why there is no answer at the deadline."""
+        if self.refusal is not None and not self.may_have_run:
+            return self.refusal
+        return CallTimeoutError(f"no manager answered {op} in time", request_id=request_id)

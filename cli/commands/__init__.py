@@ -1,1 +1,1 @@
-"""The commands, one file per noun."""
+"""The commands, one file for each word that follows `busbar`."""

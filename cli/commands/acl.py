@@ -9,10 +9,10 @@ import typer
 from busbar.bus.acl import render_emqx, render_mosquitto, render_nats
 
 from .. import common_options as n
-from ..context import given, settings
+from ..context import global_options, settings_in_force
 from ..errors import usage
 
-app = n.noun("Print the ACL for an outside broker.")
+app = n.command_group("Print the ACL for an outside broker.")
 
 
 @app.command(help="Print the ACL of the bus contract in the format of an outside broker.")
@@ -25,8 +25,8 @@ def acl(
     node: Annotated[list[str] | None, typer.Option(help="A node (nats only); may be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="First topic level.")] = None,
 ) -> None:
-    layer = settings(given(), os.environ)
-    realm, first, persons = layer.realm or "", root or layer.root or "busbar", person or ["admin"]
+    settings = settings_in_force(global_options(), os.environ)
+    realm, first, persons = settings.realm or "", root or settings.root or "busbar", person or ["admin"]
     try:
         if broker == "nats":
             text = render_nats(first, realm, manager, persons, node or [])

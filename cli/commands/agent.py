@@ -47,23 +47,23 @@ def agent(
     from .. import definition
     from ..services import run
     from ..services.specs import AgentSpec, ConnectSpec
-    from ..settings import service_layer
+    from ..settings import service_settings
 
     if not is_name(node):
         raise usage(f"node name '{node}': use [a-z0-9][a-z0-9_-]{{0,63}}")
-    layer = service_layer(node)
-    if layer.username != node:
-        raise usage(f"the agent of node '{node}' connects as user '{node}', not as '{layer.username}'")
+    settings = service_settings(node)
+    if settings.username != node:
+        raise usage(f"the agent of node '{node}' connects as user '{node}', not as '{settings.username}'")
     run.log_to_stderr(log_level)
     if join is not None:
         from ..services.join import join as exchange
 
-        layer = exchange(layer, node, join)
+        settings = exchange(settings, node, join)
     folder = (state or state_path(os.environ) / "agents" / node).expanduser().absolute()
     spec = AgentSpec(
-        realm=str(layer.realm),
-        root=str(layer.root),
-        connect=ConnectSpec.of(layer),
+        realm=str(settings.realm),
+        root=str(settings.root),
+        connect=ConnectSpec.of(settings),
         state=str(folder),
         node=node,
         runtimes=str(runtimes.expanduser().absolute()) if runtimes else None,

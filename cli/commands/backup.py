@@ -1,4 +1,4 @@
-"""busbar backup, busbar restore, busbar manager take-over: the manager's store, saved and brought back."""
+"""busbar backup, busbar restore, busbar manager take-over: back up and restore the manager's store."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .. import output
 from ..context import state_path
 from ..errors import CliError, ExitCode
 
-app = n.noun("Copy the manager's store into one file, even while it runs.")
-restore_app = n.noun("Replace the manager's store with a backup.")
+app = n.command_group("Copy the manager's store into one file, even while it runs.")
+restore_app = n.command_group("Replace the manager's store with a backup.")
 
 State = Annotated[Path | None, typer.Option("--state", help="Folder of the manager's SQLite file.")]
 Epoch = Annotated[
@@ -72,7 +72,7 @@ def restore(
 
 
 def take_over(state: State = None, epoch: Epoch = None) -> None:
-    """Let a store that was restored from a backup speak from the manager's next start on."""
+    """Let a store that was restored from a backup publish from the manager's next start on."""
     folder = _folder(state)
     next_epoch = _take_over(folder, epoch)
     output.done(
@@ -82,7 +82,7 @@ def take_over(state: State = None, epoch: Epoch = None) -> None:
 
 
 def _take_over(folder: Path, epoch: int | None) -> int:
-    """Without an epoch that is known to be enough: the clock, which no counter of starts has overtaken."""
+    """The default epoch is the clock in seconds, which exceeds any count of starts."""
     from busbar.bus.clock import SystemClock
     from busbar.manager.leader.state_folder import take_over as tell
     from busbar.manager.store import StoreRefusedError

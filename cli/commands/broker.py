@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+from busbar.bus import acl
 
 from .. import common_options as n
-from ..context import given, state_path
+from ..context import global_options, state_path
 from ..errors import CliError, ExitCode, usage
 
-app = n.noun("Run the embedded broker (loopback only), manage its accounts.", bare=True)
+app = n.command_group("Run the embedded broker (loopback only), manage its accounts.", bare=True)
 
 State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
-Kind = Annotated[Literal["person", "node", "manager"], typer.Argument(help="person, node or manager.")]
+KindArgument = Annotated[acl.Kind, typer.Argument(help="person, node or manager.")]
 
 
 def _folder(state: Path | None) -> Path:
@@ -42,7 +43,7 @@ def run(
 
     run.log_to_stderr(log_level)
     folder = _folder(state)
-    for user, kind in ((up_plan.ADMIN_USER, "person"), (up_plan.MANAGER_USER, "manager")):
+    for user, kind in ((up_plan.ADMIN_USER, acl.PERSON), (up_plan.MANAGER_USER, acl.MANAGER)):
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
     spec = BrokerSpec(
         accounts=str(folder / "broker" / "accounts.json"),
@@ -50,13 +51,13 @@ def run(
         port=port,
         ws_port=ws_port,
         root=root,
-        realm=given().realm,
+        realm=global_options().realm,
     )
     raise typer.Exit(run.serve(spec))
 
 
 @app.command("add-account", help="Create a user's account; prints the name of the file with its secret.")
-def add_account(ctx: typer.Context, name: str, kind: Kind, state: State = None) -> None:
+def add_account(ctx: typer.Context, name: str, kind: KindArgument, state: State = None) -> None:
     from busbar.bus.topics import is_name
 
     from ..services import up_plan

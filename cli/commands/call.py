@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .. import common_options as n
 from .. import output
-from ..connect import Session, run
-from ..context import given, set_given
+from ..connect import run
+from ..context import global_options, set_global_options
 from ..definition import read_object
 
-app = n.noun("Call any operation of the contract with JSON parameters.")
+app = n.command_group("Call any operation of the contract with JSON parameters.")
 
 
 def _operations(incomplete: str) -> list[str]:
@@ -27,9 +27,7 @@ def call(
     params: Annotated[str, typer.Argument(help="A JSON object, a JSON or YAML file, or - for stdin.")] = "{}",
     expect_version: n.Expect = None,
 ) -> None:
-    async def work(s: Session) -> Any:
-        return await s.call(operation, expect_version=expect_version, **read_object(params, "PARAMS"))
-
-    if given().output in (None, "table"):
-        set_given(given().merged({"output": "json"}))
-    output.dump(run(work))
+    given = read_object(params, "PARAMS")
+    if global_options().output in (None, "table"):
+        set_global_options(global_options().merged({"output": "json"}))
+    output.dump(run(lambda bus: bus.call(operation, given, expect_version=expect_version)))

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from busbar.bus.topics import Topics
+from busbar.bus.client import goals
+from busbar.bus.client.client import BusClient
+from busbar.bus.params import Cluster, Membership, NodeStatusName, Stat
 
 from .. import common_options as n
 from .. import definition as d
 from .. import output, wait
-from ..connect import Session, run
+from ..connect import run
 from ..stats import print_stat
 
-app = n.noun("Clusters of routers.")
+app = n.command_group("Clusters of routers.")
 
-COLUMNS: list[output.Column] = [
-    ("name", "name"),
-    ("status", "status"),
-    ("label", "label"),
-    ("tags", lambda c: ", ".join(c.get("tags") or [])),
-    ("transport", lambda c: (c.get("transport") or {}).get("type")),
-    ("version", "version"),
+
+class Member(Membership, frozen=True):
+    """A membership with the node's name and status."""
+
+    node: str | None = None
+    status: str | None = None
+
+
+COLUMNS: list[output.Column[Cluster]] = [
+    ("name", lambda c: c.name),
+    ("status", lambda c: c.status),
+    ("label", lambda c: c.label),
+    ("tags", lambda c: ", ".join(c.tags or [])),
+    ("transport", lambda c: (c.transport or {}).get("type")),
+    ("version", lambda c: c.version),
 ]
-MEMBER_COLUMNS: list[output.Column] = [
-    ("node", "node"),
-    ("status", "status"),
-    ("hardlimit", "hardlimit"),
-    ("softlimit", "softlimit"),
+MEMBER_COLUMNS: list[output.Column[Member]] = [
+    ("node", lambda m: m.node),
+    ("status", lambda m: m.status),
+    ("hardlimit", lambda m: m.hardlimit),
+    ("softlimit", lambda m: m.softlimit),
 ]
 
 
-@n.verb(app, "create", "create_routercluster")
+@n.subcommand(app, "create", "create_routercluster")
 def create(
     name: Annotated[str, typer.Argument(help="Its name, unique in the realm.")],
     transport: n.Transport = None,
@@ -41,70 +51,72 @@ def create(
     description: n.Description = None,
     tag: n.Tag = None,
 ) -> None:
-    wanted = d.definition(
-        name=name,
-        label=label,
-        description=description,
-        tags=tag,
-        transport=d.transport(transport, type, port),
+    listens = d.transport(transport, type, port)
+    made = run(
+        lambda bus: bus.create_routercluster(
+            name=name, label=label, description=description, tags=tag or None, transport=listens
+        )
     )
-    made = run(lambda s: s.call("create_routercluster", routercluster=wanted))
-    output.done(made, f"cluster '{name}' created, {made['status']}")
+    output.done(made, f"cluster '{name}' created, {made.status}")
 
 
-@n.verb(app, "list", "list_routerclusters", "get_routercluster")
+@n.subcommand(app, "list", "list_routerclusters", "get_routercluster")
 def list_(quiet: n.Quiet = False) -> None:
-    async def work(s: Session) -> Any:
-        found = await s.call("list_routerclusters", return_names=True if quiet else None)
-        return found if quiet else await s.every("get_routercluster", "routercluster_oid", found)
-
-    found = run(work)
     if quiet:
-        return output.show_names(found)
-    return output.show_list(sorted(found, key=lambda c: c["name"]), COLUMNS, "no clusters")
+        return output.show_names(run(lambda bus: bus.list_routerclusters(return_names=True)))
+    return output.show_list(sorted(run(all_clusters), key=lambda c: c.name), COLUMNS, "no clusters")
 
 
-@n.verb(app, "show", "get_routercluster_by_name", "get_routercluster")
+async def all_clusters(bus: BusClient) -> list[Cluster]:
+    """Every cluster of the realm."""
+    oids = await bus.list_routerclusters()
+    return await bus.fetch_each(oids, lambda oid: bus.get_routercluster(routercluster_oid=oid))
+
+
+@n.subcommand(app, "show", "get_routercluster_by_name", "get_routercluster")
 def show(cluster: n.ClusterArgument) -> None:
-    output.show_object(run(lambda s: s.cluster(cluster)))
+    output.show_object(run(lambda bus: bus.find_cluster(cluster)))
 
 
-@n.verb(app, "start", "start_routercluster")
+@n.subcommand(app, "start", "start_routercluster")
 def start(
     cluster: n.ClusterArgument,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    run(lambda s: _order(s, cluster, "start", wait, timeout, expect_version))
+    run(lambda bus: _order(bus, cluster, "start", wait, timeout, expect_version))
 
 
-@n.verb(app, "stop", "stop_routercluster")
+@n.subcommand(app, "stop", "stop_routercluster")
 def stop(
     cluster: n.ClusterArgument,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    run(lambda s: _order(s, cluster, "stop", wait, timeout, expect_version))
+    run(lambda bus: _order(bus, cluster, "stop", wait, timeout, expect_version))
 
 
 async def _order(
-    s: Session, cluster: str, order: str, waits: bool, timeout: float, expect_version: int | None
+    bus: BusClient, cluster: str, order: str, waits: bool, timeout: float, expect_version: int | None
 ) -> None:
-    found = await s.cluster(cluster)
-    async with wait.Follow(s, _topic(s.topics, found["name"])) as follow:
-        accepted = await s.call(
-            f"{order}_routercluster", routercluster_oid=found["oid"], expect_version=expect_version
-        )
+    found = await bus.find_cluster(cluster)
+    change, goal = (
+        (bus.start_routercluster, goals.started)
+        if order == "start"
+        else (bus.stop_routercluster, goals.stopped)
+    )
+    async with bus.watch_statuses(kind="routercluster", cluster=found.name, name=found.name) as watch:
+        accepted = await change(routercluster_oid=found.oid, expect_version=expect_version)
+        title, reached = f"cluster '{found.name}'", None
         if waits:
-            goal = wait.started if order == "start" else wait.stopped
-            title = f"cluster '{found['name']}'"
-            accepted = {**accepted, **(await follow.until(goal(accepted["version"]), title, timeout) or {})}
-    output.done(accepted, f"cluster '{found['name']}' is {accepted['status']}")
+            reached = await wait.until(watch, goal(accepted.version), title, timeout)
+    status = reached.status if reached else accepted.status
+    output.done(output.merged(accepted, reached), f"cluster '{found.name}' is {status}")
 
 
-@n.verb(app, "delete", "delete_routercluster", "stop_routercluster")
+@n.subcommand(app, "delete", "delete_routercluster", "stop_routercluster")
 def delete(
     cluster: n.ClusterArgument,
     stop: Annotated[bool, typer.Option("--stop", help="Stop it first, and wait for that.")] = False,
@@ -112,63 +124,73 @@ def delete(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    run(lambda s: _delete(s, cluster, stop, wait, timeout, expect_version))
+    run(lambda bus: _delete(bus, cluster, stop, wait, timeout, expect_version))
 
 
 async def _delete(
-    s: Session, cluster: str, stop: bool, waits: bool, timeout: float, expect_version: int | None
+    bus: BusClient, cluster: str, stop: bool, waits: bool, timeout: float, expect_version: int | None
 ) -> None:
-    found = await s.cluster(cluster)
-    oid, title = found["oid"], f"cluster '{found['name']}'"
-    async with wait.Follow(s, _topic(s.topics, found["name"])) as follow:
-        if stop and found["status"] != "STOPPED":
-            asked = {"routercluster_oid": oid}
-            if found["status"] != "STOPPING":
-                accepted = await s.call("stop_routercluster", **asked, expect_version=expect_version)
-                found = {**found, **accepted}
-                expect_version = None
-            await follow.until(wait.stopped(found["version"]), title, timeout)
-        gone = await s.call("delete_routercluster", routercluster_oid=oid, expect_version=expect_version)
+    found = await bus.find_cluster(cluster)
+    title = f"cluster '{found.name}'"
+    async with bus.watch_statuses(kind="routercluster", cluster=found.name, name=found.name) as watch:
+        if stop and found.status != "STOPPED":
+            version = found.version
+            if found.status != "STOPPING":
+                accepted = await bus.stop_routercluster(
+                    routercluster_oid=found.oid, expect_version=expect_version
+                )
+                version, expect_version = accepted.version, None
+            await wait.until(watch, goals.stopped(version), title, timeout)
+        gone = await bus.delete_routercluster(routercluster_oid=found.oid, expect_version=expect_version)
         if waits:
-            await follow.until(wait.deleted(), title, timeout)
+            await wait.until(watch, goals.deleted(), title, timeout)
     output.done(gone, f"{title} deleted")
 
 
-@n.verb(app, "stat", "stat_routercluster")
+@n.subcommand(app, "stat", "stat_routercluster")
 def stat(cluster: n.ClusterArgument) -> None:
-    async def work(s: Session) -> Any:
-        return await s.call("stat_routercluster", routercluster_oid=await s.cluster_oid(cluster))
+    async def work(bus: BusClient) -> Stat:
+        return await bus.stat_routercluster(routercluster_oid=await bus.cluster_oid(cluster))
 
     print_stat(run(work))
 
 
-@n.verb(app, "nodes", "list_routercluster_nodes", "get_routercluster_node")
+@n.subcommand(app, "nodes", "list_routercluster_nodes", "get_routercluster_node")
 def nodes(
     cluster: n.ClusterArgument,
-    status: Annotated[str | None, typer.Option("--status", help="Only nodes in this status.")] = None,
+    status: Annotated[
+        NodeStatusName | None, typer.Option("--status", help="Only nodes in this status.")
+    ] = None,
     quiet: n.Quiet = False,
 ) -> None:
-    async def work(s: Session) -> Any:
-        oid = await s.cluster_oid(cluster)
-        params: dict[str, Any] = {"routercluster_oid": oid, "filter_by_status": status}
-        found = await s.call("list_routercluster_nodes", **params, return_names=True if quiet else None)
-        if quiet:
-            return found
-        members = await s.every("get_routercluster_node", "node_oid", found, routercluster_oid=oid)
-        known = {row["oid"]: row for row in await s.every("get_node", "node_oid", found)}
-        return [
-            {**member, "node": row.get("name"), "status": row.get("status")}
-            for member in members
-            for row in [known.get(member["node_oid"], {})]
-        ]
-
-    found = run(work)
     if quiet:
-        return output.show_names(found)
-    return output.show_list(sorted(found, key=lambda m: str(m["node"])), MEMBER_COLUMNS, "no nodes")
+        return output.show_names(run(lambda bus: _member_nodes(bus, cluster, status)))
+    found = run(lambda bus: _members(bus, cluster, status))
+    return output.show_list(sorted(found, key=lambda m: str(m.node)), MEMBER_COLUMNS, "no nodes")
 
 
-@n.verb(app, "add-node", "add_routercluster_node")
+async def _member_nodes(bus: BusClient, cluster: str, status: NodeStatusName | None) -> list[str]:
+    oid = await bus.cluster_oid(cluster)
+    return await bus.list_routercluster_nodes(
+        routercluster_oid=oid, return_names=True, filter_by_status=status
+    )
+
+
+async def _members(bus: BusClient, cluster: str, status: NodeStatusName | None) -> list[Member]:
+    oid = await bus.cluster_oid(cluster)
+    oids = await bus.list_routercluster_nodes(routercluster_oid=oid, filter_by_status=status)
+    members = await bus.fetch_each(
+        oids, lambda node: bus.get_routercluster_node(routercluster_oid=oid, node_oid=node)
+    )
+    nodes = await bus.fetch_each(oids, lambda node: bus.get_node(node_oid=node))
+    known = {row.oid: (row.name, row.status) for row in nodes}
+    return [
+        Member(m.cluster_oid, m.node_oid, m.hardlimit, m.softlimit, *known.get(m.node_oid, (None, None)))
+        for m in members
+    ]
+
+
+@n.subcommand(app, "add-node", "add_routercluster_node")
 def add_node(
     cluster: n.ClusterArgument,
     node: n.NodeArgument,
@@ -180,22 +202,25 @@ def add_node(
     ] = None,
     expect_version: n.Expect = None,
 ) -> None:
-    async def work(s: Session) -> Any:
-        both = {"routercluster_oid": await s.cluster_oid(cluster), "node_oid": await s.node_oid(node)}
-        config = d.limits(hardlimit, softlimit)
-        return await s.call("add_routercluster_node", **both, config=config, expect_version=expect_version)
+    async def work(bus: BusClient) -> Membership:
+        return await bus.add_routercluster_node(
+            routercluster_oid=await bus.cluster_oid(cluster),
+            node_oid=await bus.node_oid(node),
+            hardlimit=hardlimit,
+            softlimit=softlimit,
+            expect_version=expect_version,
+        )
 
     output.done(run(work), f"node '{node}' added to cluster '{cluster}'")
 
 
-@n.verb(app, "remove-node", "remove_routercluster_node")
+@n.subcommand(app, "remove-node", "remove_routercluster_node")
 def remove_node(cluster: n.ClusterArgument, node: n.NodeArgument, expect_version: n.Expect = None) -> None:
-    async def work(s: Session) -> Any:
-        both = {"routercluster_oid": await s.cluster_oid(cluster), "node_oid": await s.node_oid(node)}
-        return await s.call("remove_routercluster_node", **both, expect_version=expect_version)
+    async def work(bus: BusClient) -> Membership:
+        return await bus.remove_routercluster_node(
+            routercluster_oid=await bus.cluster_oid(cluster),
+            node_oid=await bus.node_oid(node),
+            expect_version=expect_version,
+        )
 
     output.done(run(work), f"node '{node}' removed from cluster '{cluster}'")
-
-
-def _topic(topics: Topics, cluster: str) -> str:
-    return topics.status(cluster, "routercluster", cluster)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,23 +16,24 @@ from ..context import (
     BROKER_HELP,
     MEMBERS,
     Config,
-    Layer,
+    Settings,
     config_path,
-    given,
+    global_options,
     load_config,
     save_config,
-    settings,
+    settings_in_force,
 )
 from ..errors import CliError, ExitCode, usage
 
-app = n.noun("Contexts: named settings of broker, realm and credentials, in the config file.")
+app = n.command_group("Contexts: named settings of broker, realm and credentials, in the config file.")
 
-COLUMNS: list[output.Column] = [
+Row = Mapping[str, str | bool]
+COLUMNS: list[output.Column[Row]] = [
     ("", lambda row: "*" if row["current"] else ""),
-    ("name", "name"),
-    ("broker", "broker"),
-    ("realm", "realm"),
-    ("username", "username"),
+    ("name", lambda row: row["name"]),
+    ("broker", lambda row: row.get("broker")),
+    ("realm", lambda row: row.get("realm")),
+    ("username", lambda row: row.get("username")),
 ]
 File = Annotated[Path | None, typer.Option(help="A PEM file.")]
 
@@ -49,11 +50,11 @@ def _load() -> tuple[Path, Config]:
     return path, load_config(path)
 
 
-def _plain(layer: Layer) -> dict[str, Any]:
-    return {name: value for name in MEMBERS if (value := getattr(layer, name)) is not None}
+def _plain(settings: Settings) -> dict[str, str]:
+    return {name: value for name in MEMBERS if (value := getattr(settings, name)) is not None}
 
 
-def _known(config: Config, name: str) -> Layer:
+def _known(config: Config, name: str) -> Settings:
     if name not in config.contexts:
         raise CliError(f"there is no context '{name}'", ExitCode.NOT_FOUND, "no_such_context")
     return config.contexts[name]
@@ -62,9 +63,9 @@ def _known(config: Config, name: str) -> Layer:
 @app.command("list", help="List the contexts; a star marks the current one.")
 def list_() -> None:
     _, config = _load()
-    rows = [
-        {"name": name, "current": name == config.current, **_plain(layer)}
-        for name, layer in sorted(config.contexts.items())
+    rows: list[Row] = [
+        {"name": name, "current": name == config.current, **_plain(settings)}
+        for name, settings in sorted(config.contexts.items())
     ]
     output.show_list(rows, COLUMNS, "no contexts")
 
@@ -72,7 +73,7 @@ def list_() -> None:
 @app.command(help="Show a context, or the effective settings.")
 def show(name: Annotated[str | None, typer.Argument(help="Default: the effective settings.")] = None) -> None:
     if name is None:
-        output.show_object(_plain(settings(given(), os.environ)), MEMBERS)
+        output.show_object(_plain(settings_in_force(global_options(), os.environ)), MEMBERS)
     else:
         output.show_object({"name": name, **_plain(_known(_load()[1], name))}, ("name", *MEMBERS))
 
@@ -108,15 +109,17 @@ def add(
     except ValueError as error:
         raise usage(str(error)) from None
     files = {"password_file": password_file, "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
-    layer = Layer(broker, realm, root, username, **{key: _absolute(file) for key, file in files.items()})
-    _save(path, config, {**config.contexts, name: layer}, config.current or name)
+    settings = Settings(
+        broker, realm, root, username, **{key: _absolute(file) for key, file in files.items()}
+    )
+    _save(path, config, {**config.contexts, name: settings}, config.current or name)
 
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.expanduser().absolute())
 
 
-def _save(path: Path, config: Config, contexts: Mapping[str, Layer], current: str | None) -> None:
+def _save(path: Path, config: Config, contexts: Mapping[str, Settings], current: str | None) -> None:
     save_config(path, Config(contexts, current))
 
 
@@ -124,6 +127,6 @@ def _save(path: Path, config: Config, contexts: Mapping[str, Layer], current: st
 def remove(name: Name) -> None:
     path, config = _load()
     _known(config, name)
-    rest = {key: layer for key, layer in config.contexts.items() if key != name}
+    rest = {key: settings for key, settings in config.contexts.items() if key != name}
     _save(path, config, rest, None if config.current == name else config.current)
     output.note(f"context '{name}' removed")

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import typer
+from busbar.bus.client import goals
+from busbar.bus.client.client import BusClient
+from busbar.bus.params import ClusterStatus, Group, Stat
+from msgspec import structs
 
 from .. import common_options as n
 from .. import definition as d
 from .. import output, wait
-from ..connect import Session, run, split_reference
+from ..connect import run, split_reference
 from ..errors import usage
 from ..stats import print_stat
+from .cluster import all_clusters
 
-app = n.noun("Worker groups of a cluster.")
+app = n.command_group("Worker groups of a cluster.")
 
-COLUMNS: list[output.Column] = [
-    ("group", lambda g: f"{g['cluster']}/{g['name']}"),
-    ("status", "status"),
-    ("scale", "scale"),
-    ("runtime", "runtime"),
-    ("revision", "revision"),
-    ("label", "label"),
-    ("tags", lambda g: ", ".join(g.get("tags") or [])),
-    ("version", "version"),
+
+class ListedGroup(Group, frozen=True):
+    """A group with the name of its cluster."""
+
+    cluster: str = ""
+
+
+COLUMNS: list[output.Column[ListedGroup]] = [
+    ("group", lambda g: f"{g.cluster}/{g.name}"),
+    ("status", lambda g: g.status),
+    ("scale", lambda g: g.scale),
+    ("runtime", lambda g: g.runtime),
+    ("revision", lambda g: g.revision),
+    ("label", lambda g: g.label),
+    ("tags", lambda g: ", ".join(g.tags or [])),
+    ("version", lambda g: g.version),
 ]
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
 Runtime = Annotated[str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")]
@@ -31,7 +44,7 @@ LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until work
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
 
 
-@n.verb(app, "add", "add_routercluster_workergroup", more="Without GROUP (and with -c) it gets a name.")
+@n.subcommand(app, "add", "add_routercluster_workergroup", more="Without GROUP (and with -c) it gets a name.")
 def add(
     group: Annotated[str | None, typer.Argument(help="cluster/group, or its name with -c.")] = None,
     cluster: n.ClusterOption = None,
@@ -50,18 +63,24 @@ def add(
     expect_version: n.Expect = None,
 ) -> None:
     where, name = _place(group, cluster)
-    wanted = d.definition(
-        name=name,
-        scale=scale,
-        runtime=runtime,
-        transport=d.transport(transport, type, port),
-        label=label,
-        description=description,
-        tags=tag,
-        lost_after=lost_after,
-        start_deadline=start_deadline,
-    )
-    run(lambda s: _add(s, where, wanted, wait, timeout, expect_version))
+    listens = d.transport(transport, type, port)
+
+    async def change(bus: BusClient, cluster_oid: str) -> Group:
+        return await bus.add_routercluster_workergroup(
+            routercluster_oid=cluster_oid,
+            name=name,
+            scale=scale,
+            runtime=runtime,
+            transport=listens,
+            label=label,
+            description=description,
+            tags=tag or None,
+            lost_after=lost_after,
+            start_deadline=start_deadline,
+            expect_version=expect_version,
+        )
+
+    run(lambda bus: _add(bus, where, change, wait, timeout))
 
 
 def _place(group: str | None, cluster: str | None) -> tuple[str, str | None]:
@@ -74,71 +93,69 @@ def _place(group: str | None, cluster: str | None) -> tuple[str, str | None]:
 
 
 async def _add(
-    s: Session, where: str, wanted: dict[str, Any], waits: bool, timeout: float, expect_version: int | None
+    bus: BusClient,
+    where: str,
+    change: Callable[[BusClient, str], Awaitable[Group]],
+    waits: bool,
+    timeout: float,
 ) -> None:
-    found = await s.cluster(where)
-    async with wait.Follow(s, s.topics.status(found["name"], "workergroup", "+")) as follow:
-        made = await s.call(
-            "add_routercluster_workergroup",
-            routercluster_oid=found["oid"],
-            workergroup=wanted,
-            expect_version=expect_version,
-        )
-        title = f"group '{found['name']}/{made['name']}'"
+    found = await bus.find_cluster(where)
+    async with bus.watch_statuses(kind="workergroup", cluster=found.name) as watch:
+        made = await change(bus, found.oid)
+        title, reached = f"group '{found.name}/{made.name}'", None
         if waits:
-            goal = _only(made["name"], wait.scaled(made["version"], made["scale"]))
-            made = {**made, **(await follow.until(goal, title, timeout) or {})}
-    output.done(made, f"{title} added, {made['status']}")
+            goal = goals.scaled(made.version, made.scale)
+            reached = await wait.until(watch, goal, title, timeout, made.name)
+    status = reached.status if reached else made.status
+    output.done(output.merged(made, reached), f"{title} added, {status}")
 
 
-def _only(name: str, goal: wait.Goal) -> wait.Goal:
-    """The goal for one of several groups whose statuses are followed; a tombstone may be another's."""
-    return wait.Goal(
-        goal.words,
-        goal.version,
-        lambda s: s is not None and s.get("name") == name and goal.reached(s),
-        lambda s: goal.spoiled(s) if s is not None and s.get("name") == name else None,
-    )
-
-
-@n.verb(app, "list", "list_routercluster_workergroups", "get_routercluster_workergroup")
+@n.subcommand(app, "list", "list_routercluster_workergroups", "get_routercluster_workergroup")
 def list_(
     cluster: Annotated[
         str | None, typer.Argument(help="Only this cluster's.", autocompletion=n.complete_cluster)
     ] = None,
     cluster_option: n.ClusterOption = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only groups in this status.")] = None,
+    status: Annotated[
+        ClusterStatus | None, typer.Option("--status", help="Only groups in this status.")
+    ] = None,
     quiet: n.Quiet = False,
 ) -> None:
-    found = run(lambda s: _list(s, cluster or cluster_option, status))
-    found.sort(key=lambda g: (g["cluster"], g["name"]))
+    found = run(lambda bus: _list(bus, cluster or cluster_option, status))
+    found.sort(key=lambda g: (g.cluster, g.name))
     if quiet:
-        return output.show_names([f"{g['cluster']}/{g['name']}" for g in found])
+        return output.show_names([f"{g.cluster}/{g.name}" for g in found])
     return output.show_list(found, COLUMNS, "no groups")
 
 
-async def _list(s: Session, cluster: str | None, status: str | None) -> list[dict[str, Any]]:
-    if cluster is not None:
-        clusters = [await s.cluster(cluster)]
-    else:
-        clusters = await s.every(
-            "get_routercluster", "routercluster_oid", await s.call("list_routerclusters")
-        )
+async def _list(bus: BusClient, cluster: str | None, status: ClusterStatus | None) -> list[ListedGroup]:
+    clusters = await all_clusters(bus) if cluster is None else [await bus.find_cluster(cluster)]
     found = []
     for row in clusters:
-        within = {"routercluster_oid": row["oid"]}
-        oids = await s.call("list_routercluster_workergroups", **within, filter_by_status=status)
-        groups = await s.every("get_routercluster_workergroup", "workergroup_oid", oids, **within)
-        found += [{**group, "cluster": row["name"]} for group in groups]
+        oids = await bus.list_routercluster_workergroups(routercluster_oid=row.oid, filter_by_status=status)
+        groups = await _fetch(bus, row.oid, oids)
+        found += [ListedGroup(**structs.asdict(group), cluster=row.name) for group in groups]
     return found
 
 
-@n.verb(app, "show", "get_routercluster_workergroup_by_name", "get_routercluster_workergroup")
+async def _fetch(bus: BusClient, cluster_oid: str, oids: list[str]) -> list[Group]:
+    return await bus.fetch_each(
+        oids,
+        lambda oid: bus.get_routercluster_workergroup(routercluster_oid=cluster_oid, workergroup_oid=oid),
+    )
+
+
+async def _find(bus: BusClient, group: str, cluster: str | None) -> Group:
+    where, name = split_reference(group, cluster, "group")
+    return await bus.find_group(name, where)
+
+
+@n.subcommand(app, "show", "get_routercluster_workergroup_by_name", "get_routercluster_workergroup")
 def show(group: n.GroupArgument, cluster: n.ClusterOption = None) -> None:
-    output.show_object(run(lambda s: s.group(group, cluster)))
+    output.show_object(run(lambda bus: _find(bus, group, cluster)))
 
 
-@n.verb(app, "scale", "scale_routercluster_workergroup")
+@n.subcommand(app, "scale", "scale_routercluster_workergroup")
 def scale(
     group: n.GroupArgument,
     scale: Annotated[int, typer.Argument(min=0, help="How many workers.")],
@@ -147,11 +164,11 @@ def scale(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    run(lambda s: _scale(s, group, cluster, scale, wait, timeout, expect_version))
+    run(lambda bus: _scale(bus, group, cluster, scale, wait, timeout, expect_version))
 
 
 async def _scale(
-    s: Session,
+    bus: BusClient,
     group: str,
     cluster: str | None,
     scale: int,
@@ -159,20 +176,23 @@ async def _scale(
     timeout: float,
     expect_version: int | None,
 ) -> None:
-    found = await s.group(group, cluster)
-    name = (await s.cluster(found["cluster_oid"]))["name"]
-    title = f"group '{name}/{found['name']}'"
-    async with wait.Follow(s, s.topics.status(name, "workergroup", found["name"])) as follow:
-        changed = await s.call(
-            "scale_routercluster_workergroup", **_ref(found), scale=scale, expect_version=expect_version
+    found = await _find(bus, group, cluster)
+    where = (await bus.find_cluster(found.cluster_oid)).name
+    async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
+        changed = await bus.scale_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid,
+            workergroup_oid=found.oid,
+            scale=scale,
+            expect_version=expect_version,
         )
+        title, reached = f"group '{where}/{found.name}'", None
         if waits:
-            goal = wait.scaled(changed["version"], scale)
-            changed = {**changed, **(await follow.until(goal, title, timeout) or {})}
-    output.done(changed, f"{title} scaled to {scale}, {changed['status']}")
+            reached = await wait.until(watch, goals.scaled(changed.version, scale), title, timeout)
+    status = reached.status if reached else changed.status
+    output.done(output.merged(changed, reached), f"{title} scaled to {scale}, {status}")
 
 
-@n.verb(app, "update", "update_routercluster_workergroup")
+@n.subcommand(app, "update", "update_routercluster_workergroup")
 def update(
     group: n.GroupArgument,
     cluster: n.ClusterOption = None,
@@ -195,53 +215,68 @@ def update(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    wanted = d.definition(
-        runtime=runtime,
-        transport=d.transport(transport, type, port),
-        label=label,
-        description=description,
-        tags=tag,
-        lost_after=lost_after,
-        start_deadline=start_deadline,
-    )
-    limits = d.definition(max_unavailable=max_unavailable, max_surge=max_surge)
-    if not wanted and not limits:
+    listens = d.transport(transport, type, port)
+    options = (runtime, listens, label, description, lost_after, start_deadline, max_unavailable, max_surge)
+    if not tag and all(option is None for option in options):
         raise usage("what is to change? Say --transport, --runtime, --port or another option")
-    whole = {"workergroup": wanted, **limits, "expect_version": expect_version}
-    run(lambda s: _update(s, group, cluster, whole, wait, timeout))
+
+    async def change(bus: BusClient, found: Group) -> Group:
+        return await bus.update_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid,
+            workergroup_oid=found.oid,
+            runtime=d.or_unset(runtime),
+            transport=d.or_unset(listens),
+            label=d.or_unset(label),
+            description=d.or_unset(description),
+            tags=d.or_unset(tag or None),
+            lost_after=d.or_unset(lost_after),
+            start_deadline=d.or_unset(start_deadline),
+            max_unavailable=max_unavailable,
+            max_surge=max_surge,
+            expect_version=expect_version,
+        )
+
+    run(lambda bus: _update(bus, group, cluster, change, wait, timeout))
 
 
 async def _update(
-    s: Session, group: str, cluster: str | None, whole: dict[str, Any], waits: bool, timeout: float
+    bus: BusClient,
+    group: str,
+    cluster: str | None,
+    change: Callable[[BusClient, Group], Awaitable[Group]],
+    waits: bool,
+    timeout: float,
 ) -> None:
-    found = await s.group(group, cluster)
-    name = (await s.cluster(found["cluster_oid"]))["name"]
-    title = f"group '{name}/{found['name']}'"
-    async with wait.Follow(s, s.topics.status(name, "workergroup", found["name"])) as follow:
-        changed = await s.call("update_routercluster_workergroup", **_ref(found), **whole)
+    found = await _find(bus, group, cluster)
+    where = (await bus.find_cluster(found.cluster_oid)).name
+    async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
+        changed = await change(bus, found)
+        title, reached = f"group '{where}/{found.name}'", None
         if waits:
-            goal = wait.updated(changed["version"], changed["revision"])
-            changed = {**changed, **(await follow.until(goal, title, timeout) or {})}
-    output.done(changed, f"{title} has revision {changed['revision']}, {changed['status']}")
+            goal = goals.updated(changed.version, changed.revision)
+            reached = await wait.until(watch, goal, title, timeout)
+    status = reached.status if reached else changed.status
+    output.done(output.merged(changed, reached), f"{title} has revision {changed.revision}, {status}")
 
 
-@n.verb(app, "remove", "remove_routercluster_workergroup")
+@n.subcommand(app, "remove", "remove_routercluster_workergroup")
 def remove(group: n.GroupArgument, cluster: n.ClusterOption = None, expect_version: n.Expect = None) -> None:
-    async def work(s: Session) -> Any:
-        found = await s.group(group, cluster)
-        return await s.call("remove_routercluster_workergroup", **_ref(found), expect_version=expect_version)
+    async def work(bus: BusClient) -> Group:
+        found = await _find(bus, group, cluster)
+        return await bus.remove_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid, workergroup_oid=found.oid, expect_version=expect_version
+        )
 
     gone = run(work)
-    output.done(gone, f"group '{gone['name']}' removed")
+    output.done(gone, f"group '{gone.name}' removed")
 
 
-@n.verb(app, "stat", "stat_routercluster_workergroup")
+@n.subcommand(app, "stat", "stat_routercluster_workergroup")
 def stat(group: n.GroupArgument, cluster: n.ClusterOption = None) -> None:
-    async def work(s: Session) -> Any:
-        return await s.call("stat_routercluster_workergroup", **_ref(await s.group(group, cluster)))
+    async def work(bus: BusClient) -> Stat:
+        found = await _find(bus, group, cluster)
+        return await bus.stat_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid, workergroup_oid=found.oid
+        )
 
     print_stat(run(work))
-
-
-def _ref(group: dict[str, Any]) -> dict[str, Any]:
-    return {"routercluster_oid": group["cluster_oid"], "workergroup_oid": group["oid"]}

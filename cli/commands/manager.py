@@ -1,4 +1,4 @@
-"""busbar manager: run it, check its file, ask how it is."""
+"""busbar manager: run it, check its store, show its state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from busbar.bus.roles import OWNER
 from .. import common_options as n
 from ..context import state_path
 
-app = n.noun("Run the manager, check its store, show its state.", bare=True)
+app = n.command_group("Run the manager, check its store, show its state.", bare=True)
 
 DATABASE: Final = "busbar.db"
 State = Annotated[Path | None, typer.Option("--state", help="Folder of its SQLite file.")]
@@ -44,14 +44,14 @@ def run(
         return
     from ..services import run
     from ..services.specs import ConnectSpec, ManagerSpec
-    from ..settings import service_layer
+    from ..settings import service_settings
 
-    layer = service_layer("manager")
+    settings = service_settings("manager")
     run.log_to_stderr(log_level)
     spec = ManagerSpec(
-        realm=str(layer.realm),
-        root=str(layer.root),
-        connect=ConnectSpec.of(layer),
+        realm=str(settings.realm),
+        root=str(settings.root),
+        connect=ConnectSpec.of(settings),
         state=str(_folder(state)),
         manager_id=manager_id,
         heartbeat_s=heartbeat,
@@ -91,7 +91,7 @@ def _show() -> None:
     from .. import output
     from ..connect import run as connect
 
-    found = connect(lambda s: s.call("get_manager"))
+    found = connect(lambda bus: bus.get_manager())
     output.show_object(found, ("manager", "state", "realm", "version", "epoch", "store"))
 
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
-from busbar.bus.topics import NO_CLUSTER
+from busbar.bus.acl import NODE
+from busbar.bus.client import goals
+from busbar.bus.client.client import BusClient
+from busbar.bus.params import Node, NodeStatusName
 
 from .. import common_options as n
 from .. import definition as d
 from .. import output, wait
-from ..connect import Session, run
+from ..connect import run
 from ..errors import CliError, ExitCode
 from ..services import accounts
 
-app = n.noun("Nodes: the machines that run workers.")
+app = n.command_group("Nodes: the machines that run workers.")
 
-COLUMNS: list[output.Column] = [
-    ("name", "name"),
-    ("status", "status"),
-    ("workers", "workers"),
-    ("runtimes", lambda row: ", ".join(row.get("runtimes") or [])),
-    ("heard", lambda row: _ago(row.get("heard_ms_ago"))),
-    ("labels", lambda row: ", ".join(f"{k}={v}" for k, v in (row.get("labels") or {}).items())),
-    ("conditions", lambda row: "; ".join(row.get("conditions") or [])),
+COLUMNS: list[output.Column[Node]] = [
+    ("name", lambda row: row.name),
+    ("status", lambda row: row.status),
+    ("workers", lambda row: row.workers),
+    ("runtimes", lambda row: ", ".join(row.runtimes)),
+    ("heard", lambda row: _ago(row.heard_ms_ago)),
+    ("labels", lambda row: ", ".join(f"{k}={v}" for k, v in (row.labels or {}).items())),
+    ("conditions", lambda row: "; ".join(row.conditions)),
 ]
 Name = Annotated[str, typer.Argument(help="Its name; the agent's user name at the broker.")]
 
@@ -38,51 +41,55 @@ Keep = Annotated[
 VALID_S: Final = 900.0
 """Seconds."""
 HEAR_S: Final = 1.0
-"""Seconds that an unpaired node has to confirm before it is shut out."""
+"""Seconds that an unpaired node has to confirm before its account is removed."""
 
 
 def _ago(ms: int | None) -> str:
     return "never" if ms is None else f"{output.duration(ms)} ago"
 
 
-@n.verb(app, "list", "list_nodes", "get_node")
+@n.subcommand(app, "list", "list_nodes", "get_node")
 def list_(
-    status: Annotated[str | None, typer.Option("--status", help="Only nodes in this status.")] = None,
+    status: Annotated[
+        NodeStatusName | None, typer.Option("--status", help="Only nodes in this status.")
+    ] = None,
     quiet: n.Quiet = False,
 ) -> None:
-    async def work(s: Session) -> Any:
-        found = await s.call("list_nodes", return_names=True if quiet else None, filter_by_status=status)
-        return found if quiet else await s.every("get_node", "node_oid", found)
-
-    found = run(work)
     if quiet:
-        return output.show_names(found)
-    return output.show_list(sorted(found, key=lambda row: row["name"]), COLUMNS, "no nodes")
+        return output.show_names(run(lambda bus: bus.list_nodes(return_names=True, filter_by_status=status)))
+    found = run(lambda bus: all_nodes(bus, status))
+    return output.show_list(sorted(found, key=lambda row: row.name), COLUMNS, "no nodes")
 
 
-@n.verb(app, "show", "get_node_by_name", "get_node")
+async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> list[Node]:
+    """The nodes of the realm, or those in one state."""
+    oids = await bus.list_nodes(filter_by_status=status)
+    return await bus.fetch_each(oids, lambda oid: bus.get_node(node_oid=oid))
+
+
+@n.subcommand(app, "show", "get_node_by_name", "get_node")
 def show(node: n.NodeArgument) -> None:
-    output.show_object(run(lambda s: s.node(node)))
+    output.show_object(run(lambda bus: bus.find_node(node)))
 
 
-@n.verb(app, "pair", "pair_node", more="With the embedded broker, print a join token.")
+@n.subcommand(app, "pair", "pair_node", more="With the embedded broker, print a join token.")
 def pair(
     node: Name,
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
     valid: Valid = VALID_S,
 ) -> None:
     state = accounts.local_state()
-    accounts.refuse_other(state, node, accounts.NODE)
-    wanted = d.definition(name=node, labels=d.pairs(label, "--label"))
-    made = run(lambda s: s.call("pair_node", node=wanted))
+    accounts.refuse_other(state, node, NODE)
+    labels = d.pairs(label, "--label")
+    made = run(lambda bus: bus.pair_node(name=node, labels=labels))
     if state is None or output.output_format() == "table":
-        output.done(made, f"node '{node}' paired, {made['status']}")
+        output.done(made, f"node '{node}' paired, {made.status}")
     if state is None:
         return accounts.explain_external(node, "add")
     return accounts.print_token(state, made, node, valid)
 
 
-@n.verb(
+@n.subcommand(
     app,
     "token",
     "get_node_by_name",
@@ -92,10 +99,10 @@ def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
     state = accounts.local_state()
     if state is None:
         raise CliError("this broker is not a local 'busbar up': its operator gives out credentials")
-    found = run(lambda s: s.node(node))
-    if found["status"] == "unpaired":
-        raise CliError(f"node '{found['name']}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
-    accounts.print_token(state, {"name": found["name"]}, found["name"], valid)
+    found = run(lambda bus: bus.find_node(node))
+    if found.status == "unpaired":
+        raise CliError(f"node '{found.name}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
+    accounts.print_token(state, {"name": found.name}, found.name, valid)
 
 
 @app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")
@@ -104,13 +111,13 @@ def join(
     token: Annotated[str, typer.Option("--token", help="File with the token; -: standard input.")] = "-",
 ) -> None:
     from ..services.join import join as exchange
-    from ..settings import service_layer
+    from ..settings import service_settings
 
-    joined = exchange(service_layer(node), node, token)
+    joined = exchange(service_settings(node), node, token)
     output.done({"name": node, "password_file": joined.password_file}, str(joined.password_file))
 
 
-@n.verb(app, "drain", "drain_node")
+@n.subcommand(app, "drain", "drain_node")
 def drain(
     node: n.NodeArgument,
     reason: Annotated[str | None, typer.Option(help="Reason, shown with the node.")] = None,
@@ -118,62 +125,60 @@ def drain(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    run(lambda s: _drain(s, node, reason, wait, timeout, expect_version))
+    run(lambda bus: _drain(bus, node, reason, wait, timeout, expect_version))
 
 
 async def _drain(
-    s: Session, node: str, reason: str | None, waits: bool, timeout: float, expect_version: int | None
+    bus: BusClient, node: str, reason: str | None, waits: bool, timeout: float, expect_version: int | None
 ) -> None:
-    found = await s.node(node)
-    title = f"node '{found['name']}'"
-    async with wait.Follow(s, s.topics.status(NO_CLUSTER, "node", found["name"])) as follow:
-        changed = await s.call(
-            "drain_node", node_oid=found["oid"], reason=reason, expect_version=expect_version
-        )
+    found = await bus.find_node(node)
+    title, reached = f"node '{found.name}'", None
+    async with bus.watch_statuses(kind="node", name=found.name) as watch:
+        changed = await bus.drain_node(node_oid=found.oid, reason=reason, expect_version=expect_version)
         if waits:
-            goal = wait.drained(changed["version"])
-            changed = {**changed, **(await follow.until(goal, title, timeout) or {})}
-    output.done(changed, f"{title} is drained" if changed["drained"] else f"{title} is draining")
+            reached = await wait.until(watch, goals.drained(changed.version), title, timeout)
+    drained = reached is not None or changed.drained
+    output.done(output.merged(changed, reached), f"{title} is drained" if drained else f"{title} is draining")
 
 
-@n.verb(app, "undrain", "undrain_node")
+@n.subcommand(app, "undrain", "undrain_node")
 def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
-    async def work(s: Session) -> Any:
-        oid = (await s.node(node))["oid"]
-        return await s.call("undrain_node", node_oid=oid, expect_version=expect_version)
+    async def work(bus: BusClient) -> Node:
+        return await bus.undrain_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
 
     changed = run(work)
-    output.done(changed, f"node '{changed['name']}' takes workers again")
+    output.done(changed, f"node '{changed.name}' takes workers again")
 
 
-@n.verb(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")
+@n.subcommand(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")
 def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: Keep = False) -> None:
     state = accounts.local_state()
 
-    async def work(s: Session) -> Any:
-        found = await s.node(node)
-        if state is not None and found["status"] == "unpaired":
-            return found, True  # what is left to do is its account
-        kept = {"keep_account": True} if keep_account else {}
-        gone = await s.call("unpair_node", node_oid=found["oid"], expect_version=expect_version, **kept)
-        return gone, await _has_heard(s, gone)
+    async def work(bus: BusClient) -> tuple[Node, bool]:
+        found = await bus.find_node(node)
+        if state is not None and found.status == "unpaired":
+            return found, True  # only its account is left to remove
+        gone = await bus.unpair_node(
+            node_oid=found.oid, keep_account=keep_account, expect_version=expect_version
+        )
+        return gone, await _has_heard(bus, gone)
 
     gone, heard = run(work)
-    output.done(gone, f"node '{gone['name']}' unpaired")
+    output.done(gone, f"node '{gone.name}' unpaired")
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
     if state is None:
-        accounts.explain_external(gone["name"], "remove")
+        accounts.explain_external(gone.name, "remove")
     elif not keep_account:
-        accounts.remove(state, gone["name"], accounts.NODE)
+        accounts.remove(state, gone.name, NODE)
 
 
-async def _has_heard(s: Session, gone: dict[str, Any]) -> bool:
-    """Give the node a moment to learn that it is to run nothing, before the broker shuts it out."""
-    end = s.clock.monotonic() + HEAR_S
-    while gone["status"] == "unpaired" and gone["boot"] and s.clock.monotonic() < end:
-        if (gone["applied"] or {}).get("version", 0) >= gone["assignment_version"]:
+async def _has_heard(bus: BusClient, gone: Node) -> bool:
+    """Wait a moment for the node to apply its empty assignment, before the broker closes its account."""
+    end = bus.clock.monotonic() + HEAR_S
+    while gone.status == "unpaired" and gone.boot and bus.clock.monotonic() < end:
+        if (gone.applied or {}).get("version", 0) >= gone.assignment_version:
             return True
-        await s.clock.sleep(0.05)
-        gone = await s.node(gone["oid"])
-    return not gone["boot"]
+        await bus.clock.sleep(0.05)
+        gone = await bus.get_node(node_oid=gone.oid)
+    return not gone.boot

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ..context import DEFAULT_REALM, DEFAULT_ROOT, Layer, given, settings, state_path
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 
 if TYPE_CHECKING:
@@ -80,9 +80,13 @@ def up(
         plan = up_plan.Plan(
             state=folder,
             nodes=up_plan.choose_nodes(agents, node or (), last_up) if agents != 0 else (),
-            realm=realm or given().realm or env.get("BUSBAR_REALM") or last_up.get("realm") or DEFAULT_REALM,
+            realm=realm
+            or global_options().realm
+            or env.get("BUSBAR_REALM")
+            or last_up.get("realm")
+            or DEFAULT_REALM,
             root=env.get("BUSBAR_ROOT") or last_up.get("root") or DEFAULT_ROOT,
-            outside=_outside(broker or given().broker),
+            outside=_outside(broker or global_options().broker),
             heartbeat=heartbeat or last_up.get("heartbeat") or 5.0,
             stop_workers=stop_workers,
             runtimes=_absolute(runtimes),
@@ -99,11 +103,11 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser().absolute()
 
 
-def _outside(broker: str | None) -> Layer | None:
+def _outside(broker: str | None) -> Settings | None:
     """The external broker: the given one, else that of a given context or of the environment."""
-    if broker is None and not given().context and not os.environ.get("BUSBAR_BROKER"):
+    if broker is None and not global_options().context and not os.environ.get("BUSBAR_BROKER"):
         return None
-    return settings(given().merged({"broker": broker}), os.environ)
+    return settings_in_force(global_options().merged({"broker": broker}), os.environ)
 
 
 class Up:

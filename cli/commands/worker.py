@@ -1,79 +1,84 @@
-"""busbar worker: where they run, how they are, what they print."""
+"""busbar worker: list, state, logs."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
-from busbar.bus.connection.link import Message
-from busbar.bus.decode import parse
-from busbar.bus.errors import BusError
+from busbar.bus.client.client import BusClient
+from busbar.bus.client.names import is_oid
+from busbar.bus.params import Worker, WorkerStatus
 
 from .. import common_options as n
 from .. import output
-from ..connect import Session, run
+from ..connect import run, split_reference
 from ..context import state_path
 from ..errors import CliError
 from ..stats import WORKER_COLUMNS
 
-app = n.noun("Workers: the router processes.")
+app = n.command_group("Workers: the router processes.")
 
 WorkerArgument = Annotated[str, typer.Argument(help="cluster/worker, its name with -c, or oid.")]
-FOLLOW: Final = "follow_worker"
-LEASE_MS: Final = 30_000
-"""How long a node keeps sending without being asked again."""
 LOOK_S: Final = 0.2
+"""Seconds between reads of a local log file."""
 
 
-@n.verb(app, "list", "list_workers", "get_worker")
+@n.subcommand(app, "list", "list_workers", "get_worker")
 def list_(
     cluster: n.ClusterOption = None,
     group: Annotated[str | None, typer.Option("--group", "-g", help="Of this group: cluster/group.")] = None,
     node: Annotated[
         str | None, typer.Option("--node", "-n", help="On this node.", autocompletion=n.complete_node)
     ] = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only workers in this state.")] = None,
+    status: Annotated[
+        WorkerStatus | None, typer.Option("--status", help="Only workers in this state.")
+    ] = None,
     quiet: n.Quiet = False,
 ) -> None:
-    found = run(lambda s: _list(s, cluster, group, node, status))
-    found.sort(key=lambda w: (w["cluster"], w["name"]))
+    found = run(lambda bus: _list(bus, cluster, group, node, status))
+    found.sort(key=lambda w: (w.cluster, w.name))
     if quiet:
-        return output.show_names([f"{w['cluster']}/{w['name']}" for w in found])
+        return output.show_names([f"{w.cluster}/{w.name}" for w in found])
     return output.show_list(found, WORKER_COLUMNS, "no workers")
 
 
 async def _list(
-    s: Session, cluster: str | None, group: str | None, node: str | None, status: str | None
-) -> list[dict[str, Any]]:
-    params: dict[str, Any] = {"filter_by_status": status}
+    bus: BusClient, cluster: str | None, group: str | None, node: str | None, status: WorkerStatus | None
+) -> list[Worker]:
+    cluster_oid = group_oid = None
     if group is not None:
-        row = await s.group(group, cluster)
-        params |= {"routercluster_oid": row["cluster_oid"], "workergroup_oid": row["oid"]}
+        where, name = split_reference(group, cluster, "group")
+        row = await bus.find_group(name, where)
+        cluster_oid, group_oid = row.cluster_oid, row.oid
     elif cluster is not None:
-        params["routercluster_oid"] = await s.cluster_oid(cluster)
-    if node is not None:
-        params["node_oid"] = await s.node_oid(node)
-    return await s.every("get_worker", "worker_oid", await s.call("list_workers", **params))
+        cluster_oid = await bus.cluster_oid(cluster)
+    oids = await bus.list_workers(
+        routercluster_oid=cluster_oid,
+        workergroup_oid=group_oid,
+        node_oid=None if node is None else await bus.node_oid(node),
+        filter_by_status=status,
+    )
+    return await bus.fetch_each(oids, lambda oid: bus.get_worker(worker_oid=oid))
 
 
-@n.verb(app, "show", "get_worker")
+@n.subcommand(app, "show", "get_worker")
 def show(worker: WorkerArgument, cluster: n.ClusterOption = None) -> None:
-    output.show_object(run(lambda s: _get(s, worker, cluster)), ("name", "cluster", "status", "reason"))
+    output.show_object(run(lambda bus: _find(bus, worker, cluster)), ("name", "cluster", "status", "reason"))
 
 
-async def _get(s: Session, worker: str, cluster: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = await s.call("get_worker", worker_oid=await s.worker_oid(worker, cluster))
-    return found
+async def _find(bus: BusClient, worker: str, cluster: str | None) -> Worker:
+    if is_oid(worker):
+        return await bus.find_worker(worker)
+    where, name = split_reference(worker, cluster, "worker")
+    return await bus.find_worker(name, where)
 
 
-@n.verb(
+@n.subcommand(
     app,
     "logs",
-    FOLLOW,
+    "follow_worker",
     instead="Print a worker's last output lines, or follow them.",
 )
 def logs(
@@ -82,26 +87,26 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until interrupted.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=10_000)] = 100,
 ) -> None:
-    run(lambda s: _logs(s, worker, cluster, follow, lines))
+    run(lambda bus: _logs(bus, worker, cluster, follow, lines))
 
 
-async def _logs(s: Session, worker: str, cluster: str | None, follow: bool, lines: int) -> None:
-    found = await _get(s, worker, cluster)
-    if found["node"] is None:
-        raise CliError(f"worker '{found['name']}' runs nowhere: {found['reason'] or found['status']}")
-    path = state_path(os.environ) / "agents" / found["node"] / "logs" / f"{found['oid']}.log"
+async def _logs(bus: BusClient, worker: str, cluster: str | None, follow: bool, lines: int) -> None:
+    found = await _find(bus, worker, cluster)
+    if found.node is None:
+        raise CliError(f"worker '{found.name}' runs nowhere: {found.reason or found.status}")
+    path = state_path(os.environ) / "agents" / found.node / "logs" / f"{found.oid}.log"
     if path.exists():
-        await _local(s, path, follow, lines)
+        await _local(bus, path, follow, lines)
     else:
-        await _remote(s, found, follow, lines)
+        await _remote(bus, found, follow, lines)
 
 
-async def _local(s: Session, path: Path, follow: bool, lines: int) -> None:
+async def _local(bus: BusClient, path: Path, follow: bool, lines: int) -> None:
     position = _print_tail(path, lines)
     while follow:
-        await s.clock.sleep(LOOK_S)
+        await bus.clock.sleep(LOOK_S)
         size = _size(path)
-        # The agent empties a log that has grown too long: then it starts anew.
+        # The agent truncates a log that has grown too long: read it from the start.
         position = _print_from(path, 0 if size < position else position) if size != position else position
 
 
@@ -132,34 +137,10 @@ def _print_from(path: Path, start: int) -> int:
     return start + len(whole)
 
 
-async def _remote(s: Session, worker: dict[str, Any], follow: bool, lines: int) -> None:
-    chunks: asyncio.Queue[Message] = asyncio.Queue(1000)
-
-    def note(message: Message) -> None:
-        if not chunks.full():
-            chunks.put_nowait(message)
-
-    s.link.subscribe(s.topics.node_log(worker["node"], worker["name"]), note, 0)
-    while True:
-        await s.call(FOLLOW, worker_oid=worker["oid"], lines=lines, lease_ms=LEASE_MS)
-        lines = 0
-        try:
-            async with asyncio.timeout(LEASE_MS / 2000 if follow else 1.0):
-                while True:
-                    for line in _lines_of(await chunks.get(), worker["cluster"]):
-                        print(output.as_text(line), flush=True)
-        except TimeoutError:
-            if not follow:
-                return
-
-
-def _lines_of(message: Message, cluster: str) -> Iterator[str]:
-    try:
-        chunk = parse(message.payload)
-    except BusError:
-        return
-    if chunk.get("cluster") not in (None, cluster):
-        return
-    if chunk.get("dropped"):
-        yield f"... {chunk['dropped']} lines dropped"
-    yield from map(str, chunk.get("lines", []))
+async def _remote(bus: BusClient, worker: Worker, follow: bool, lines: int) -> None:
+    async with await bus.watch_output(worker.oid, lines=lines, follow=follow) as chunks:
+        async for chunk in chunks:
+            if chunk.dropped:
+                print(f"... {chunk.dropped} lines dropped")
+            for line in chunk.lines:
+                print(output.as_text(line), flush=True)

@@ -10,12 +10,14 @@ import shlex
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from busbar.bus.clock import SystemClock
+from busbar.bus.decode import read
+from busbar.bus.messages import Event
 
 from ..commands.event import line, short_type
 
@@ -139,13 +141,13 @@ class Events:
     def __init__(self, stage: Stage, process: Process) -> None:
         self._stage, self._process = stage, process
 
-    async def until(self, kind: str, worker: str, timeout: float = 30.0) -> Mapping[str, Any]:
+    async def until(self, kind: str, worker: str, timeout: float = 30.0) -> Event:
         """Print events up to the first one of this kind and worker, and return it."""
         assert self._process.stdout is not None
         async with asyncio.timeout(timeout):
             while raw := await self._process.stdout.readline():
-                event: dict[str, Any] = json.loads(raw)
-                if event.get("data", {}).get("name") == worker:
+                event = read(raw, Event)
+                if event.data.get("name") == worker:
                     self._stage.say(line(event))
                     if short_type(event) == kind:
                         return event

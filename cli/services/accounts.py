@@ -7,24 +7,21 @@ and `explain_external` prints how.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from .. import output
-from ..context import Layer, given, read_up, settings, state_path
+from ..context import Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
-
-PERSON: Final = "person"
-NODE: Final = "node"
 
 
 def local_state() -> Path | None:
     """The state folder of the embedded broker in use; None for another broker."""
     state = state_path(os.environ).absolute()
     up = read_up(state)
-    embedded = bool(up.get("embedded")) and settings(given(), os.environ).broker == up.get("broker")
+    embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
+        "broker"
+    )
     return state if embedded and os.access(state / "broker", os.W_OK) else None
 
 
@@ -100,24 +97,24 @@ def token(state: Path, node: str, valid_s: float) -> str:
 
 def explain_external(name: str, what: str) -> None:
     """Print what to do at an external broker."""
-    layer: Layer = settings(given(), os.environ)
+    settings: Settings = settings_in_force(global_options(), os.environ)
     flag = "-D " if what == "remove" else ""
     output.note(
-        f"the broker {layer.broker} keeps its own accounts: {what} user '{name}' there"
+        f"the broker {settings.broker} keeps its own accounts: {what} user '{name}' there"
         f" (mosquitto: mosquitto_passwd {flag}PASSWORDFILE {name}, then reload it;"
         f" with client certificates the CN is '{name}'); see docs/howto/security.md"
     )
 
 
-def print_token(state: Path, made: Mapping[str, object], node: str, valid_s: float) -> None:
+def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
     """Print a node's token, which is not kept, and how to use it."""
-    text, broker = token(state, node, valid_s), settings(given(), os.environ).broker
+    text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
-        return output.dump({**made, "token": text, "token_valid_s": valid_s})
+        return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
     print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
     print(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
-        f" --realm {settings(given(), os.environ).realm} --join -"
+        f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"
     )
     return None

@@ -13,7 +13,7 @@ from typing import Final
 from busbar.bus.files import rename, write_atomically
 
 from ..connect import connected
-from ..context import Layer, state_path
+from ..context import Settings, state_path
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 
@@ -22,7 +22,7 @@ MAX_TOKEN: Final = 256
 TIMEOUT_S: Final = 10.0
 
 
-def join(layer: Layer, node: str, source: str) -> Layer:
+def join(settings: Settings, node: str, source: str) -> Settings:
     """Exchange the token in the file `source` (`-`: standard input); returns the node's settings.
 
     The secret goes to the password file of the settings, else to `secrets/NODE` of the state folder.
@@ -30,10 +30,10 @@ def join(layer: Layer, node: str, source: str) -> Layer:
     Raises:
         CliError: the token is invalid or spent, or the broker can't be reached.
     """
-    path = Path(layer.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
+    path = Path(settings.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.joining")
-    joined = replace(layer, username=node, password=None, password_file=str(path))
+    joined = replace(settings, username=node, password=None, password_file=str(path))
     # The secret of an interrupted exchange may be valid already, with the token spent.
     if not (fresh.exists() and _can_connect(replace(joined, password_file=str(fresh)))):
         _exchange(joined, fresh, read_token(source))
@@ -64,7 +64,7 @@ def read_token(source: str) -> str:
     return token
 
 
-def _exchange(joined: Layer, fresh: Path, token: str) -> None:
+def _exchange(joined: Settings, fresh: Path, token: str) -> None:
     from busbar.bus.broker.accounts import new_secret
     from busbar.bus.broker.join_tokens import join_password
 
@@ -80,9 +80,9 @@ def _exchange(joined: Layer, fresh: Path, token: str) -> None:
         )
 
 
-def _can_connect(layer: Layer) -> bool:
+def _can_connect(settings: Settings) -> bool:
     async def connect() -> None:
-        async with connected(layer, TIMEOUT_S):
+        async with connected(settings, TIMEOUT_S):
             pass
 
     try:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from busbar.bus.client.client import BusClient
 from busbar.bus.clock import Clock
-from busbar.bus.connection.link import Message
-from busbar.bus.decode import parse
 from busbar.bus.errors import BusError
 
-from ..connect import Session, connected
+from ..connect import connected
 from ..errors import CliError, ExitCode
 from .up_plan import ADMIN_USER, Plan
 
@@ -24,48 +23,32 @@ async def pair(plan: Plan, clock: Clock, timeout: float) -> dict[str, str]:
     """
     while True:
         try:
-            async with connected(plan.connect(ADMIN_USER), timeout) as session:
-                return await _pair(session, plan, timeout)
+            async with connected(plan.connect(ADMIN_USER), timeout) as bus:
+                return await _pair(bus, plan, timeout)
         except CliError as error:
             if error.exit_code != ExitCode.UNREACHABLE:
                 raise
         await clock.sleep(RETRY_S)
 
 
-async def _pair(session: Session, plan: Plan, timeout: float) -> dict[str, str]:
+async def _pair(bus: BusClient, plan: Plan, timeout: float) -> dict[str, str]:
     states = dict.fromkeys(plan.nodes, "offline")
-    changed = asyncio.Event()
-
-    def on_status(message: Message) -> None:
-        status = session.topics.parse_status(message.topic)
-        if status is None or status.name not in states or not message.payload:
-            return
-        states[status.name] = _state(message.payload) or states[status.name]
-        changed.set()
-
-    session.link.subscribe(session.topics.status("_", "node", "+"), on_status)
-    await asyncio.gather(*(_pair_one(session, node) for node in plan.nodes))
-    try:
-        async with asyncio.timeout(timeout):
-            while any(state != "online" for state in states.values()):
-                changed.clear()
-                await changed.wait()
-    except TimeoutError:
-        pass
+    async with bus.watch_statuses(kind="node") as watch:
+        await asyncio.gather(*(_pair_one(bus, node) for node in plan.nodes))
+        try:
+            async with asyncio.timeout(timeout):
+                while any(state != "online" for state in states.values()):
+                    update = await anext(watch)
+                    if update.name in states and update.status is not None:
+                        states[update.name] = update.status.status
+        except TimeoutError:
+            pass
     return states
 
 
-async def _pair_one(session: Session, node: str) -> None:
+async def _pair_one(bus: BusClient, node: str) -> None:
     try:
-        await session.call("pair_node", node={"name": node})
+        await bus.pair_node(name=node)
     except BusError as error:
         if error.code != "already_exists":
             raise
-
-
-def _state(payload: bytes) -> str | None:
-    try:
-        state = parse(payload).get("status")
-    except BusError:
-        return None
-    return state if isinstance(state, str) else None

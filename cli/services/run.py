@@ -118,7 +118,7 @@ def connect_options(spec: ConnectSpec) -> ConnectOptions:
     """
     from ..connect import options_of
 
-    options = options_of(spec.layer(os.environ.get("BUSBAR_PASSWORD")))
+    options = options_of(spec.settings(os.environ.get("BUSBAR_PASSWORD")))
     return replace(options, client_id=f"busbar-{options.username}-{os.urandom(4).hex()}")
 
 
@@ -219,7 +219,7 @@ def main(arguments: list[str]) -> int:
     log_to_stderr(spec.log_level)
     parent = socket.socket(fileno=os.dup(0))
     parent.setblocking(False)
-    # What this service starts must not inherit its standard input.
+    # Child processes must not inherit the socket.
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     return serve(spec, parent)

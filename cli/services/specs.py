@@ -6,13 +6,13 @@ from typing import ClassVar, Final, Literal
 
 from msgspec import Struct, field
 
-from ..context import MEMBERS, Layer
+from ..context import MEMBERS, Settings
 
 MqttVersion = Literal["auto", "5", "3.1.1"]
 
 
 class ConnectSpec(Struct, frozen=True, omit_defaults=True):
-    """How a service connects; the members are those of `Layer`, without the password."""
+    """How a service connects; the members are those of `Settings`, without the password."""
 
     broker: str | None = None
     realm: str | None = None
@@ -24,13 +24,13 @@ class ConnectSpec(Struct, frozen=True, omit_defaults=True):
     tls_key: str | None = None
 
     @classmethod
-    def of(cls, layer: Layer) -> ConnectSpec:
+    def of(cls, settings: Settings) -> ConnectSpec:
         """From settings. A password from the environment is left there."""
-        return cls(**{name: getattr(layer, name) for name in MEMBERS})
+        return cls(**{name: getattr(settings, name) for name in MEMBERS})
 
-    def layer(self, password: str | None) -> Layer:
+    def settings(self, password: str | None) -> Settings:
         """The settings, with a password from the environment."""
-        return Layer(**{name: getattr(self, name) for name in MEMBERS}, password=password)
+        return Settings(**{name: getattr(self, name) for name in MEMBERS}, password=password)
 
 
 class BrokerSpec(Struct, frozen=True, kw_only=True):

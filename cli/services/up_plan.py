@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from busbar.bus import acl
 from busbar.bus.files import FileLock, write_atomically
 from busbar.bus.roles import OWNER
 
-from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Layer, read_up
+from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
 from .specs import AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, ServiceSpec
@@ -38,7 +39,7 @@ class Plan:
     nodes: tuple[str, ...]
     realm: str = DEFAULT_REALM
     root: str = DEFAULT_ROOT
-    outside: Layer | None = None
+    outside: Settings | None = None
     port: int = MQTT_PORT
     heartbeat: float = 5.0
     stop_workers: bool = False
@@ -52,11 +53,11 @@ class Plan:
         outside = self.outside.broker if self.outside else None
         return outside or f"mqtt://{LOOPBACK}:{self.port}"
 
-    def connect(self, user: str) -> Layer:
+    def connect(self, user: str) -> Settings:
         """How one of our users connects; its secret is in the file of its name."""
         tls = {m: getattr(self.outside, m) for m in ("tls_ca", "tls_cert", "tls_key")} if self.outside else {}
         secret = str(self.state / SECRETS / user)
-        return Layer(self.url, self.realm, self.root, user, secret, **tls)
+        return Settings(self.url, self.realm, self.root, user, secret, **tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def locked(state: Path) -> Iterator[None]:
 
 def prepare(plan: Plan) -> None:
     """Create missing secrets and accounts, and write the specs."""
-    users = {ADMIN_USER: "person", MANAGER_USER: "manager", **dict.fromkeys(plan.nodes, "node")}
+    users = {ADMIN_USER: acl.PERSON, MANAGER_USER: acl.MANAGER, **dict.fromkeys(plan.nodes, acl.NODE)}
     for user, kind in users.items():
         secret = ensure_secret(plan.state, user)
         if plan.outside is None:

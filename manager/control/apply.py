@@ -1,7 +1,7 @@
-"""Carries out what was planned: one function per action, each asking first whether it still makes sense.
+"""Applies a plan's actions in one transaction: one function per action, which checks its preconditions first.
 
-Between the snapshot and the transaction the world may have changed; an action whose ground is gone is left
-out quietly, for the next pass sees the world as it is then.
+Rows may have changed since the snapshot. Skips actions whose precondition no longer holds; the next pass
+plans again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
+from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 
 from ..planner import model as m
+from ..planner.admission import Refusal, Target, max_workers, occupies, refusal
 from ..planner.draining import DRAINED
-from ..planner.placement import max_workers
-from ..planner.scaling import PLACED
+from ..planner.rolling import least_ready, max_slots, outdated, updating
 from ..store.lifecycle_events import EventRecorder, record_stopped
 from ..store.meta import BRAKE_KEY, read_brake
 from ..store.rows import GroupRow, MemberRow, NodeRow, WorkerRow
@@ -27,7 +27,7 @@ Heard = Callable[[str], bool]
 
 
 class Outcome(NamedTuple):
-    """What became of a batch: the actions that raised, and whether anything at all was changed."""
+    """The result of a batch: the actions that raised, and whether anything was changed."""
 
     failures: list[Failure]
     changed: bool
@@ -41,17 +41,17 @@ _VERBS: Final = {
 
 
 def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str, heard_since: Heard) -> Outcome:
-    """Apply actions in order; one that raises is undone alone and returned with its exception.
+    """Apply actions in order; one that raises is rolled back alone and returned with its exception.
 
     `heard_since(node_oid)` tells whether the node gave a sign of life after the actions were planned.
 
     Raises:
-        Exception: the transaction itself was lost (a full disk): nothing of it holds.
+        Exception: the transaction itself was lost, as on a full disk; none of it was applied.
     """
     batch = Batch(tx, manager_id, heard_since)
     failures: list[Failure] = []
     if _attempt(tx, batch, actions) is not None:
-        # One of them raised, and with it all were undone: once more, each by itself.
+        # One raised, and all were rolled back: apply each by itself.
         for action in actions:
             error = _attempt(tx, batch, [action])
             if error is not None:
@@ -60,51 +60,51 @@ def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str, heard_since:
 
 
 def _attempt(tx: Tx, batch: Batch, actions: Sequence[m.Action]) -> Exception | None:
-    """Apply all of these, or none; returns what was raised."""
+    """Apply all of these, or none; returns the exception."""
     try:
         tx.attempt(lambda: batch.apply(actions))
     except Exception as error:
         if not tx.db.conn.in_transaction:
             raise
-        batch.forget()
+        batch.reset()
         return error
     return None
 
 
 class Batch:
-    """The actions of one transaction: a node's assignment is bumped once, look-ups are remembered."""
+    """The actions of one transaction: each node's assignment version is bumped once, rows are cached."""
 
     def __init__(self, tx: Tx, manager_id: str, heard_since: Heard) -> None:
         self._tx = tx
         self._manager_id = manager_id
         self._heard_since = heard_since
         self._tell = EventRecorder(tx)
-        self._doers: dict[type[Any], Callable[[Any], None]] = {
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
             m.SetNode: self._set_node,
             m.NoteDrain: self._note_drain,
             m.CreateWorker: self._create,
             m.DropWorker: self._drop,
-            m.Pend: self._pend,
+            m.MarkPending: self._mark_pending,
             m.Place: self._place,
             m.Unassign: self._unassign,
-            m.Displace: self._displace,
+            m.Evict: self._evict,
             m.MarkUnknown: self._mark_unknown,
             m.MarkStopped: self._mark_stopped,
-            m.Renew: self._renew,
-            m.HoldBack: self._hold_back,
-            m.Settle: self._settle,
+            m.Replace: self._replace,
+            m.BlockRollout: self._block_rollout,
+            m.CompleteRollout: self._complete_rollout,
             m.SetGroup: self._set_group,
             m.SetCluster: self._set_cluster,
-            m.Brake: self._brake,
+            m.MassFailureHold: self._set_hold,
         }
-        self.forget()
+        self.reset()
 
     def apply(self, actions: Sequence[m.Action]) -> None:
         for action in actions:
-            self._doers[type(action)](action)
+            self._handlers[type(action)](action)
 
-    def forget(self) -> None:
-        """Drop what is remembered: an action was undone, and with it perhaps what was remembered of it."""
+    def reset(self) -> None:
+        """Drop the caches: an action was rolled back."""
         self._bumped: dict[str, int] = {}
         self._nodes: dict[str, NodeRow | None] = {}
         self._members: dict[tuple[str, str], MemberRow | None] = {}
@@ -112,7 +112,7 @@ class Batch:
         self._groups: dict[str, GroupRow | None] = {}
         self._statuses: dict[str, ClusterState | None] = {}
 
-    # --- nodes and the brake
+    # --- nodes and the mass failure hold
 
     def _set_node(self, action: m.SetNode) -> None:
         row = self._tx.node(action.node_oid)
@@ -134,7 +134,7 @@ class Batch:
         if action.note == DRAINED:
             self._tell.drained(row)
 
-    def _brake(self, action: m.Brake) -> None:
+    def _set_hold(self, action: m.MassFailureHold) -> None:
         before = read_brake(self._tx.meta(BRAKE_KEY))
         value = json.dumps({"reason": action.reason, "nodes": sorted(action.nodes)})
         self._tx.set_meta(BRAKE_KEY, value)
@@ -156,30 +156,30 @@ class Batch:
         group = self._group(action.group_oid)
         if group is None or not self._started(group.cluster_oid):
             return
-        if action.ordinal > _slots(group) or self._tx.has_slot(group.oid, action.ordinal):
+        if action.ordinal > max_slots(group) or self._tx.has_slot(group.oid, action.ordinal):
             return
         node_oid = action.node_oid
-        if node_oid is not None and not self._has_room(group, node_oid):
+        if node_oid is not None and self.refusal(group, node_oid):
             return
         row = self._tx.insert_worker(group, action.ordinal, action.reason, node_oid)
         told = {"version": row.version, "generation": row.generation}
         if node_oid is None:
             self._tell.worker(row, "pending", action.reason, **told)
             return
-        self._take_seat(group.cluster_oid, node_oid)
+        self._count(group.cluster_oid, node_oid)
         self._tell.worker(row, "starting", action.reason, **told)
 
     def _drop(self, action: m.DropWorker) -> None:
-        row = self._in(action.worker_oid, WorkerState.STOPPED, WorkerState.PENDING)
+        row = self._worker_in(action.worker_oid, WorkerState.STOPPED, WorkerState.PENDING)
         group = self._group(row.group_oid) if row else None
         if row is None or (group is not None and row.ordinal <= group.scale):
             return
         self._tx.delete_worker(row.oid)
-        # The store speaks of the group alone; whoever mirrors the workers must hear of this one too.
+        # `delete_worker` marks the group alone; the state cache needs the worker too.
         self._tx.changes.workers.add(row.oid)
 
-    def _pend(self, action: m.Pend) -> None:
-        row = self._in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
+    def _mark_pending(self, action: m.MarkPending) -> None:
+        row = self._worker_in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
         if row is None or not self._started(row.cluster_oid):
             return
         if row.state is WorkerState.PENDING and row.reason == action.reason:
@@ -190,13 +190,13 @@ class Batch:
     # --- places
 
     def _place(self, action: m.Place) -> None:
-        row = self._in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
+        row = self._worker_in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
         group = self._group(row.group_oid) if row else None
         if row is None or group is None or not self._started(row.cluster_oid):
             return
-        if row.ordinal > _slots(group) or not self._has_room(group, action.node_oid):
+        if row.ordinal > max_slots(group) or self.refusal(group, action.node_oid):
             return
-        self._take_seat(row.cluster_oid, action.node_oid)
+        self._count(row.cluster_oid, action.node_oid)
         self._tx.update_worker(
             row.oid,
             state=WorkerState.STARTING,
@@ -215,59 +215,65 @@ class Batch:
             self._tell.worker(row, "moved", action.reason, node=node, generation=generation, **where)
         self._tell.worker(row, "starting", action.reason, node=node, generation=generation)
 
-    def _take_seat(self, cluster_oid: str, node_oid: str) -> None:
+    def _count(self, cluster_oid: str, node_oid: str) -> None:
+        """One more worker is assigned to that node."""
         self._load(node_oid)[cluster_oid] += 1
         self._bump(node_oid)
 
-    def _has_room(self, group: GroupRow, node_oid: str) -> bool:
-        node = self._node(node_oid)
-        member = self._member(group.cluster_oid, node_oid)
-        if node is None or member is None:
-            return False
-        if node.status is not NodeStatus.ONLINE or node.draining is not None:
-            return False
-        if group.runtime not in node.runtimes:
-            return False
-        load = self._load(node_oid)
-        if member.hardlimit is not None and load[group.cluster_oid] >= member.hardlimit:
-            return False
-        limit = max_workers(node.capacity)
-        return limit is None or load.total() < limit
+    def refusal(self, group: GroupRow, node_oid: str) -> Refusal | None:
+        """Why the node, as it is in this transaction, takes no more workers of the group; None if it does."""
+        return refusal(self._target(group.cluster_oid, node_oid), group.runtime)
 
-    def _unassign(self, action: m.Unassign) -> None:
-        row = self._in(action.worker_oid, *PLACED)
-        if row is None or row.node_oid is None or not self._holds(action.ground, row, row.node_oid):
-            return
-        self._tx.update_worker(
-            row.oid,
-            state=WorkerState.STOPPING,
-            reason=action.reason,
-            unassigned_version=self._bump(row.node_oid),
+    def _target(self, cluster_oid: str, node_oid: str) -> Target | None:
+        node, member = self._node(node_oid), self._member(cluster_oid, node_oid)
+        if node is None:
+            return None
+        load = self._load(node_oid)
+        return Target(
+            status=node.status,
+            draining=node.draining is not None,
+            runtimes=node.runtimes,
+            max_workers=max_workers(node.capacity),
+            member=member is not None,
+            hardlimit=member.hardlimit if member else None,
+            in_cluster=load[cluster_oid],
+            total=load.total(),
         )
 
-    def _holds(self, ground: m.Ground, row: WorkerRow, node_oid: str) -> bool:
-        """Whether a worker is still to go: what is asked for may have changed since the plan was made."""
+    def _unassign(self, action: m.Unassign) -> None:
+        row = self._worker_in(action.worker_oid, *ASSIGNED)
+        if row is None or row.node_oid is None or not self._still_due(action.cause, row, row.node_oid):
+            return
+        version = self._bump(row.node_oid)
+        self._tx.update_worker(
+            row.oid, state=WorkerState.STOPPING, reason=action.reason, unassigned_version=version
+        )
+
+    def _still_due(self, cause: m.StopCause, row: WorkerRow, node_oid: str) -> bool:
+        """Whether the cause of a stop still holds: an operation may have undone it since the plan."""
         node = self._node(node_oid)
         if node is None or not self._started(row.cluster_oid):
             return True
-        if ground is m.Ground.SURPLUS:
+        if cause is m.StopCause.SURPLUS:
             group = self._group(row.group_oid)
             return group is None or row.ordinal > group.scale
-        if ground is m.Ground.DRAINING:
+        if cause is m.StopCause.DRAINING:
             return node.draining is not None
-        if ground is m.Ground.REMOVED:
+        if cause is m.StopCause.REMOVED:
             member = self._member(row.cluster_oid, node_oid)
             return member is None or node.status is NodeStatus.UNPAIRED
         return True
 
-    def _renew(self, action: m.Renew) -> None:
-        row = self._in(action.worker_oid, WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF)
+    def _replace(self, action: m.Replace) -> None:
+        row = self._worker_in(
+            action.worker_oid, WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF
+        )
         group = self._group(row.group_oid) if row else None
-        if row is None or group is None or row.node_oid is None or row.revision == group.revision:
+        if row is None or group is None or row.node_oid is None or not outdated(group, row):
             return
-        if not self._started(row.cluster_oid) or not self._serves(row.cluster_oid, row.node_oid):
+        if not self._started(row.cluster_oid) or not self._is_online_member(row.cluster_oid, row.node_oid):
             return
-        if row.state is WorkerState.RUNNING and not self._can_spare_one(group):
+        if row.state is WorkerState.RUNNING and not self._budget_allows(group):
             return
         self._bump(row.node_oid)
         generation = row.generation + 1
@@ -284,16 +290,14 @@ class Batch:
         more = {"generation": generation, "revision": group.revision}
         self._tell.worker(row, "starting", action.reason, **more)
 
-    def _can_spare_one(self, group: GroupRow) -> bool:
-        """Whether enough stay ready as it is now: another may have failed since the plan was made."""
+    def _budget_allows(self, group: GroupRow) -> bool:
+        """Whether a ready worker may be taken down: another may have failed since the plan."""
         ready = self._tx.worker_states("group_oid", group.oid).get(WorkerState.RUNNING, 0)
-        return ready > group.scale - group.max_unavailable
+        return ready > least_ready(group)
 
-    def _displace(self, action: m.Displace) -> None:
-        row = self._in(action.worker_oid, *PLACED)
-        if row is None or (row.node_oid is not None and self._serves(row.cluster_oid, row.node_oid)):
-            return
-        if self._speaks(row):
+    def _evict(self, action: m.Evict) -> None:
+        row = self._unreachable(action.worker_oid)
+        if row is None:
             return
         if row.node_oid is not None and self._tx.node(row.node_oid) is not None:
             self._load(row.node_oid)[row.cluster_oid] -= 1
@@ -311,20 +315,27 @@ class Batch:
         self._tell.worker(row, "pending", action.reason)
 
     def _mark_unknown(self, action: m.MarkUnknown) -> None:
-        row = self._in(action.worker_oid, *PLACED)
-        if row is None or row.node_oid is None or self._serves(row.cluster_oid, row.node_oid):
-            return
-        if self._speaks(row):
+        row = self._unreachable(action.worker_oid)
+        if row is None or row.node_oid is None:
             return
         self._tx.update_worker(row.oid, state=WorkerState.UNKNOWN, reason=action.reason)
         if row.state is not WorkerState.UNKNOWN:
             self._tell.worker(row, "unknown", action.reason)
 
+    def _unreachable(self, worker_oid: str) -> WorkerRow | None:
+        """An assigned worker whose node is still silent, or no member; None when it is reachable again."""
+        row = self._worker_in(worker_oid, *ASSIGNED)
+        if row is None or self._heard_again(row):
+            return None
+        if row.node_oid is not None and self._is_online_member(row.cluster_oid, row.node_oid):
+            return None
+        return row
+
     def _mark_stopped(self, action: m.MarkStopped) -> None:
-        row = self._in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
+        row = self._worker_in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
         if row is None or (row.state is WorkerState.PENDING and self._started(row.cluster_oid)):
             return
-        if self._speaks(row):
+        if self._heard_again(row):
             return
         node = self._tx.node(row.node_oid) if row.node_oid else None
         if node is not None and node.status in (NodeStatus.ONLINE, NodeStatus.LATE):
@@ -333,15 +344,15 @@ class Batch:
 
     # --- groups and clusters
 
-    def _hold_back(self, action: m.HoldBack) -> None:
+    def _block_rollout(self, action: m.BlockRollout) -> None:
         row = self._group(action.group_oid)
-        if row is not None and row.updating and row.held_back != action.why:
+        if row is not None and updating(row) and row.held_back != action.why:
             self._tx.update_group(row.oid, held_back=action.why)
             self._groups.pop(row.oid, None)
 
-    def _settle(self, action: m.Settle) -> None:
+    def _complete_rollout(self, action: m.CompleteRollout) -> None:
         row = self._group(action.group_oid)
-        if row is None or not row.updating or row.revision != action.revision:
+        if row is None or not updating(row) or row.revision != action.revision:
             return
         self._tx.update_group(row.oid, settled=row.revision, held_back=None)
         self._tx.drop_revisions(row.oid)
@@ -360,7 +371,7 @@ class Batch:
         row = self._tx.cluster(action.cluster_oid)
         if row is None or row.status is action.status or not may_advance(row.status, action.status):
             return
-        if action.status is ClusterState.STOPPED and self._living(row.oid):
+        if action.status is ClusterState.STOPPED and self._has_living(row.oid):
             return
         columns: dict[str, Any] = {"status": action.status, "reason": action.reason}
         self._tx.update_cluster(row.oid, **columns, **_was_running(action.status))
@@ -368,17 +379,17 @@ class Batch:
         verb = _VERBS.get(action.status) or ("recovered" if row.was_running else "started")
         self._tell.cluster_status(row, verb, action.status, action.reason)
 
-    def _living(self, cluster_oid: str) -> bool:
+    def _has_living(self, cluster_oid: str) -> bool:
         return bool(set(self._tx.worker_states("cluster_oid", cluster_oid)) - {WorkerState.STOPPED.value})
 
     # --- look-ups
 
-    def _in(self, worker_oid: str, *states: WorkerState) -> WorkerRow | None:
+    def _worker_in(self, worker_oid: str, *states: WorkerState) -> WorkerRow | None:
         row = self._tx.worker(worker_oid)
         return row if row is not None and row.state in states else None
 
     def _node(self, oid: str) -> NodeRow | None:
-        """A node's row; its assignment's version may be an older one."""
+        """A node's row; its assignment version may be outdated by this batch's own bumps."""
         if oid not in self._nodes:
             self._nodes[oid] = self._tx.node(oid)
         return self._nodes[oid]
@@ -400,32 +411,28 @@ class Batch:
             self._statuses[cluster_oid] = row.status if row else None
         return self._statuses[cluster_oid] in STARTED
 
-    def _serves(self, cluster_oid: str, node_oid: str) -> bool:
-        """Whether the node is a member that can be heard: nothing is taken from such a one unasked."""
+    def _is_online_member(self, cluster_oid: str, node_oid: str) -> bool:
+        """Whether the node is online and a member: then nothing is evicted from it."""
         node = self._node(node_oid)
         if node is None or node.status is not NodeStatus.ONLINE:
             return False
         return self._member(cluster_oid, node_oid) is not None
 
-    def _speaks(self, worker: WorkerRow) -> bool:
-        """Whether its node, which was silent when this was planned, has been heard since."""
+    def _heard_again(self, worker: WorkerRow) -> bool:
+        """Whether the worker's node, silent when this was planned, has been heard since."""
         return worker.node_oid is not None and self._heard_since(worker.node_oid)
 
     def _load(self, node_oid: str) -> Counter[str]:
         if node_oid not in self._on_node:
             held = self._tx.workers_on(node_oid)
-            self._on_node[node_oid] = Counter(worker.cluster_oid for worker in held)
+            occupying = (worker.cluster_oid for worker in held if occupies(worker.state))
+            self._on_node[node_oid] = Counter(occupying)
         return self._on_node[node_oid]
 
     def _bump(self, node_oid: str) -> int:
         if node_oid not in self._bumped:
             self._bumped[node_oid] = self._tx.bump_assignment(node_oid)
         return self._bumped[node_oid]
-
-
-def _slots(group: GroupRow) -> int:
-    """The highest ordinal that the group has a use for."""
-    return group.scale + (group.max_surge if group.updating else 0)
 
 
 def _was_running(status: ClusterState) -> dict[str, bool]:

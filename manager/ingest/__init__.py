@@ -1,1 +1,1 @@
-"""Reports in: what nodes say, turned into changes of the store."""
+"""Reports in: messages of nodes, turned into changes of the store."""

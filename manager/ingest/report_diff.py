@@ -1,4 +1,4 @@
-"""What a node's report says about the workers placed on it. Pure."""
+"""What a node's report changes: its own row, and those of the workers placed on it. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +6,53 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.messages import Applied, Reported, ReportedWorker
-from busbar.bus.states import WorkerState, may_advance
+from busbar.bus.states import NodeStatus, WorkerState, may_advance
 
-from ..store.rows import WorkerRow
+from ..store.rows import NodeRow, WorkerRow
 
 _W = WorkerState
-_SEEN_AS: Final = {
+_STATE_OF: Final = {
     "STARTING": _W.STARTING,
     "RUNNING": _W.RUNNING,
     "BACKOFF": _W.BACKOFF,
-    # Not what the assignment asks for: the agent is between two processes of this worker.
+    # Its assignment says running: the agent is between two processes of this worker.
     "STOPPING": _W.STARTING,
     "STOPPED": _W.STARTING,
 }
-"""A worker that is to run, as its agent sees it."""
+"""The state of a worker that is to run, by the state that its agent reports."""
 FAILED: Final = "its process ended"
+MAX_VERSION: Final = 2**53
+"""JSON readers count exactly up to here: no epoch or version goes beyond."""
 
 
-class Sight(NamedTuple):
+class Origin(NamedTuple):
+    """Whose assignments this manager gives: its store's id and its own epoch."""
+
+    store: str
+    epoch: int
+
+
+class NodeUpdate(NamedTuple):
+    """What one or several messages of a node amount to, still to be compared with the store.
+
+    `columns` are the node's own, `conditions` come on top of the report's. `live`: `report` proves how things
+    are now. `diverged`: the node followed this manager before it followed a later epoch.
+    """
+
+    columns: dict[str, Any]
+    report: Reported | None = None
+    live: bool = False
+    conditions: tuple[str, ...] = ()
+    diverged: bool = False
+
+    def merge(self, later: NodeUpdate) -> NodeUpdate:
+        """Both in one, the later one winning."""
+        columns = self.columns | later.columns
+        last = later if later.report is not None else self
+        return NodeUpdate(columns, last.report, last.live, last.conditions, last.diverged)
+
+
+class WorkerDiff(NamedTuple):
     """What a report changes about one worker: columns of its row, and events (verb, reason)."""
 
     columns: dict[str, Any]
@@ -32,13 +61,92 @@ class Sight(NamedTuple):
     """Why it is known to be gone, when it is."""
 
 
+class ReportDiff(NamedTuple):
+    """What an update changes in the store."""
+
+    columns: dict[str, Any]
+    """Of the node's row."""
+    workers: Sequence[tuple[WorkerRow, WorkerDiff]] = ()
+    assignment: dict[str, int] | None = None
+    """Columns that put the node's assignment above a forged one; None where none is to be superseded."""
+    measured: Mapping[str, ReportedWorker] = {}
+    """By the oid of its row: reported workers whose figures hold now."""
+
+
+def diff_report(
+    node: NodeRow,
+    workers: Sequence[WorkerRow],
+    clusters: Mapping[str, str],
+    update: NodeUpdate,
+    origin: Origin,
+) -> ReportDiff:
+    """Compare an update with the rows of the node and of the workers on it; `clusters` as in `match`.
+
+    An unpaired node is believed only in what it has applied, and when it says that workers are gone.
+    """
+    report, columns = update.report, dict(update.columns)
+    if report is None:
+        return ReportDiff(_changed(node, columns))
+    applied = trusted_version(report, origin, node.assignment_epoch)
+    if applied >= 0:
+        columns |= {"applied_epoch": report.applied.epoch, "applied_version": applied}
+    paired = node.status is not NodeStatus.UNPAIRED
+    if paired:
+        columns |= _facts(node, report, update.conditions, origin)
+    live = update.live and paired
+    found = match(workers, report.workers, clusters)
+    diffs = ((row, diff_worker(row, found.get(row.oid), applied, live)) for row in workers)
+    return ReportDiff(
+        _changed(node, columns),
+        [(row, diff) for row, diff in diffs if diff is not None],
+        supersede_forged(node, report, update.diverged, origin),
+        found if live else {},
+    )
+
+
+def supersede_forged(
+    node: NodeRow, report: Reported, diverged: bool, origin: Origin
+) -> dict[str, int] | None:
+    """Columns for an assignment above one that this manager never gave the node; None where it gave it.
+
+    An agent that follows a forgery refuses ours until ours is newer. A later epoch might be a newer
+    manager's: it is superseded only where the node had followed this manager until then, for a newer manager
+    would have fenced this one before (`manager/{id}/state` comes first). The epoch is raised for that node
+    alone: one that lies about what it follows moves nobody else.
+    """
+    held = (report.applied.epoch, report.applied.version)
+    ours = max(origin.epoch, node.assignment_epoch)
+    if report.store != origin.store or held <= (ours, node.assignment_version):
+        return None
+    if held[0] == ours and held[1] < MAX_VERSION:
+        return {"assignment_version": held[1]}
+    if (held[0] == ours or diverged) and held[0] < MAX_VERSION:
+        return {"assignment_epoch": held[0] + 1}
+    return None  # A newer manager's, or a lie: an agent never takes over an epoch that high.
+
+
+def _changed(node: NodeRow, columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in columns.items() if getattr(node, name) != value}
+
+
+def _facts(node: NodeRow, report: Reported, conditions: tuple[str, ...], origin: Origin) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "runtimes": sorted(set(report.runtimes)),
+        "capacity": report.capacity,
+        "conditions": [*conditions_of(report, origin, node.assignment_epoch), *conditions],
+    }
+    if node.labels is None and report.labels:
+        facts["labels"] = dict(report.labels)
+    return facts
+
+
 def match(
     rows: Sequence[WorkerRow], seen: Iterable[ReportedWorker], clusters: Mapping[str, str]
 ) -> dict[str, ReportedWorker]:
-    """Reported workers by the oid of the row they speak of; those that are not placed there are left out.
+    """Reported workers by the oid of their row; those without a row on this node are left out.
 
-    By oid when given, else by (cluster, name), else by name where that is unique among the rows. `clusters`
-    are the names of the rows' clusters by oid.
+    Matched by oid when given, else by (cluster, name), else by name where it is unique among the rows.
+    `clusters` are the names of the rows' clusters by oid.
     """
     by_oid = {row.oid: row for row in rows}
     by_cluster = {(clusters.get(row.cluster_oid), row.name): row for row in rows}
@@ -59,38 +167,41 @@ def match(
 
 
 def is_ahead(applied: Applied, epoch: int, least: int) -> bool:
-    """Whether the node follows an epoch that this manager never gave it; `least` is its assignment's own."""
+    """Whether the node follows an epoch that this manager never gave it; `least` as in `trusted_version`."""
     return applied.epoch > epoch and applied.epoch != least
 
 
-def trusted_version(report: Reported, store: str, epoch: int, least: int) -> int:
-    """The assignment version that the node has applied; -1 when it follows another store or manager."""
-    if report.store not in (None, store) or is_ahead(report.applied, epoch, least):
+def trusted_version(report: Reported, origin: Origin, least: int) -> int:
+    """The assignment version that the node has applied; -1 when it follows another store or manager.
+
+    `least` is the epoch of the node's own assignment.
+    """
+    if report.store not in (None, origin.store) or is_ahead(report.applied, origin.epoch, least):
         return -1
     return report.applied.version
 
 
-def conditions_of(report: Reported, store: str, epoch: int, least: int) -> list[str]:
-    """What a person should know about this node, from its report."""
+def conditions_of(report: Reported, origin: Origin, least: int) -> list[str]:
+    """The node's conditions, from its report."""
     found = list(report.conditions)
     if report.refused:
         found.append(f"it refused the assignment: {report.refused}")
-    if report.store not in (None, store):
-        found.append(f"it follows another manager's store ({report.store}, not {store})")
-    elif is_ahead(report.applied, epoch, least):
+    if report.store not in (None, origin.store):
+        found.append(f"it follows another manager's store ({report.store}, not {origin.store})")
+    elif is_ahead(report.applied, origin.epoch, least):
         of = report.applied.epoch
         found.append(
-            f"it follows epoch {of}, newer than this manager's {epoch}: of a newer manager, or forged;"
+            f"it follows epoch {of}, newer than this manager's {origin.epoch}: of a newer manager, or forged;"
             f" if there is no other: busbar manager take-over --epoch {of}"
         )
     return found
 
 
-def see(row: WorkerRow, seen: ReportedWorker | None, applied: int, live: bool) -> Sight | None:
-    """What follows for a placed worker; None when nothing does.
+def diff_worker(row: WorkerRow, seen: ReportedWorker | None, applied: int, live: bool) -> WorkerDiff | None:
+    """What a report changes about an assigned worker; None when nothing.
 
-    `applied` is the version from `trusted_version`. A report that is not `live` (stored by the broker, or of
-    a node that can't be heard) proves only that a stopped worker was gone, not that one runs now.
+    `applied` is the version from `trusted_version`. A report that is not `live` (retained, or of an unpaired
+    node) proves only that a stopped worker is gone, not that one runs now.
     """
     if row.state is _W.STOPPING:
         return _stopping(row, seen, applied)
@@ -101,25 +212,25 @@ def see(row: WorkerRow, seen: ReportedWorker | None, applied: int, live: bool) -
     return _wanted(row, seen) if seen is not None else _absent(row)
 
 
-def _stopping(row: WorkerRow, seen: ReportedWorker | None, applied: int) -> Sight | None:
+def _stopping(row: WorkerRow, seen: ReportedWorker | None, applied: int) -> WorkerDiff | None:
     if row.unassigned_version is not None and applied < row.unassigned_version:
         return None
     if seen is None or seen.state.upper() == _W.STOPPED:
-        return Sight({}, gone="its node says that it is gone")
+        return WorkerDiff({}, gone="its node says that it is gone")
     return None
 
 
-def _absent(row: WorkerRow) -> Sight | None:
-    """Its node is heard and does not run it (yet): whatever it was, it is not ready."""
+def _absent(row: WorkerRow) -> WorkerDiff | None:
+    """The node does not run it (yet), so it is not ready."""
     if row.state is _W.STARTING or not may_advance(row.state, _W.STARTING):
         return None
     reason = "its node has not started it yet"
     columns = {"state": _W.STARTING, "reason": reason, "address": None, "pid": None}
-    return Sight(columns, (("starting", reason),))
+    return WorkerDiff(columns, (("starting", reason),))
 
 
-def _wanted(row: WorkerRow, seen: ReportedWorker) -> Sight | None:
-    state = _SEEN_AS.get(seen.state.upper())
+def _wanted(row: WorkerRow, seen: ReportedWorker) -> WorkerDiff | None:
+    state = _STATE_OF.get(seen.state.upper())
     if state is None or not may_advance(row.state, state):
         return None
     reason = _reason(row, seen, state)
@@ -133,7 +244,7 @@ def _wanted(row: WorkerRow, seen: ReportedWorker) -> Sight | None:
     columns = {name: value for name, value in reported.items() if getattr(row, name) != value}
     if not columns:
         return None
-    return Sight(columns, _events(row, seen, state, reason))
+    return WorkerDiff(columns, _events(row, seen, state, reason))
 
 
 def _reason(row: WorkerRow, seen: ReportedWorker, state: WorkerState) -> str | None:
@@ -147,15 +258,15 @@ def _reason(row: WorkerRow, seen: ReportedWorker, state: WorkerState) -> str | N
 def _events(
     row: WorkerRow, seen: ReportedWorker, state: WorkerState, reason: str | None
 ) -> tuple[tuple[str, str | None], ...]:
-    """BACKOFF, or a risen counter of restarts, is a failure; several steps may show up as one.
+    """BACKOFF, or an increased restart counter, is a failure; a report may skip several steps.
 
-    The counter rises at the start after a BACKOFF: that failure has been told already.
+    The counter increases at the start after a BACKOFF, whose failure has its event already.
     """
     again = seen.restarts > row.restarts
     entered = state is not row.state
-    untold = seen.restarts - row.restarts - (row.state is _W.BACKOFF)
+    unreported = seen.restarts - row.restarts - (row.state is _W.BACKOFF)
     events: list[tuple[str, str | None]] = []
-    if untold > 0 or (state is _W.BACKOFF and (entered or again)):
+    if unreported > 0 or (state is _W.BACKOFF and (entered or again)):
         events.append(("failed", reason or FAILED))
     if state is _W.RUNNING and (entered or again):
         events.append(("ready", seen.reason))

@@ -1,6 +1,6 @@
-"""When the soonest judgement that time alone brings about falls due. Pure.
+"""When the next decision falls due that depends on time alone. Pure.
 
-The monitor sleeps until then: a node is called late at its limit, and not at the next look after it.
+The monitor sleeps until then, so that a node is late at its limit and not at the next pass after it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Iterable, Iterator
 from busbar.bus.states import STARTED, ClusterState, NodeStatus
 
 from .liveness import late_limit, lost_limit, move_limit
-from .model import ClusterView, GroupView, NodeView, Snapshot, Timing
+from .model import ClusterView, GroupView, LivenessTiming, NodeView, Snapshot
 from .rolling import ready_of
-from .status import hopeless_since
+from .status import deadline_from
 
 _N = NodeStatus
 _GONE = frozenset({_N.LOST, _N.OFFLINE, _N.UNPAIRED})
 
 
 def next_due(snapshot: Snapshot, now: float) -> float:
-    """When a plan at rest at `now` may next have something to say, if nothing is heard meanwhile.
+    """When a plan that is empty at `now` may have actions again, if nothing is heard meanwhile.
 
-    On the clock of `now`, and after it; infinity when time changes nothing any more. One look at each node;
-    at workers only where a group's own limit is still to come.
+    In seconds on the clock of `now`, and later than it; infinity when no limit is pending. Looks at each node
+    once, and at workers only in groups with a limit of their own still pending.
     """
     nodes, timing = snapshot.nodes.values(), snapshot.timing
     late, lost = late_limit(timing, now), lost_limit(timing, now)
@@ -40,8 +40,8 @@ def next_due(snapshot: Snapshot, now: float) -> float:
     return soonest
 
 
-def _limit(heard: Iterable[float], passed: float, intervals: int, timing: Timing) -> float:
-    """When the one silent for longest reaches so many intervals; who has passed them already is left out."""
+def _limit(heard: Iterable[float], passed: float, intervals: int, timing: LivenessTiming) -> float:
+    """When the first node reaches so many intervals of silence, of those that have not reached them yet."""
     oldest = min((at for at in heard if at > passed), default=math.inf)
     plain = intervals * timing.heartbeat
     doubled = oldest + 2 * plain
@@ -49,17 +49,19 @@ def _limit(heard: Iterable[float], passed: float, intervals: int, timing: Timing
 
 
 def _of_cluster(
-    cluster: ClusterView, silent: dict[str, NodeView], timing: Timing, now: float
+    cluster: ClusterView, silent: dict[str, NodeView], timing: LivenessTiming, now: float
 ) -> Iterator[float]:
     for group in cluster.groups:
-        deadline = hopeless_since(group) + group.start_deadline
+        deadline = deadline_from(group) + group.start_deadline
         if deadline > now and group.status is not ClusterState.ERROR and ready_of(group) == 0:
             yield deadline
         yield from _moves(group, silent, timing, now)
 
 
-def _moves(group: GroupView, silent: dict[str, NodeView], timing: Timing, now: float) -> Iterator[float]:
-    """When workers of nodes that can't be heard may be moved."""
+def _moves(
+    group: GroupView, silent: dict[str, NodeView], timing: LivenessTiming, now: float
+) -> Iterator[float]:
+    """When workers of silent nodes may be evicted."""
     limits = {oid: node.heard_at + move_limit(node, group.lost_after, timing) for oid, node in silent.items()}
     waiting = {oid: at for oid, at in limits.items() if at > now}
     if waiting:

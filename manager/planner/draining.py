@@ -1,6 +1,7 @@
-"""How the workers of a node that is to be emptied leave it, one per group at a time. Pure.
+"""Draining: the workers of a node are moved away, one per group at a time. Pure.
 
-As with updates there is no memory: a draining node takes no new worker, and whatever is on it is to go.
+Like a rollout, a drain keeps no state of its own: a draining node admits no worker, and all on it are to
+move.
 """
 
 from __future__ import annotations
@@ -18,33 +19,32 @@ DRAINED: Final = "drained"
 """The note of a node on which nothing is left."""
 
 
-def leaving(nodes: Collection[str], steady: Iterable[WorkerView]) -> list[WorkerView]:
-    """The workers that are to leave these nodes, those that serve nobody first.
+def to_move(nodes: Collection[str], reachable: Iterable[WorkerView]) -> list[WorkerView]:
+    """The workers to be moved off these nodes, in order: those that are not ready first.
 
-    `steady` are those whose nodes can be heard. One that is UNKNOWN is left alone until its node has said how
-    it is.
+    `reachable` are those whose nodes can be heard. An UNKNOWN one waits until its node has reported it.
     """
-    found = (w for w in steady if w.node_oid in nodes and w.state is not WorkerState.UNKNOWN)
+    found = (w for w in reachable if w.node_oid in nodes and w.state is not WorkerState.UNKNOWN)
     return sorted(found, key=lambda w: (w.state is WorkerState.RUNNING, w.ordinal))
 
 
-def against(group: GroupView, steady: Iterable[WorkerView], worker: WorkerView) -> str | None:
-    """What is to be said against its leaving now, as far as its group goes; None when nothing is.
+def blocker(group: GroupView, reachable: Iterable[WorkerView], worker: WorkerView) -> str | None:
+    """Why the group can't do without this worker now; None when it can.
 
-    Another is on its way already, or the group would have more than one ready worker too few.
+    Another is moving already, or the group would be short of more than one ready worker.
     """
     counted = rolling.slots(group)
     moving = [w for w in group.workers if w.state is WorkerState.STOPPING and w.ordinal <= counted]
     if moving:
         return f"{moving[0].name} is leaving"
-    ready = sum(1 for w in steady if w.state is WorkerState.RUNNING and w.ordinal <= counted)
+    ready = sum(1 for w in reachable if w.state is WorkerState.RUNNING and w.ordinal <= counted)
     if worker.state is WorkerState.RUNNING and ready < group.scale:
         return f"{ready} of {group.scale} workers of group {group.name} are ready"
     return None
 
 
 def notes(fleet: Fleet, left: Mapping[str, int], stays: Mapping[str, Sequence[str]]) -> list[Action]:
-    """What is to be told anew of the draining nodes: how many workers are `left`, and why the first stays."""
+    """New notes of the draining nodes: how many workers are `left`, and why the first one `stays`."""
     actions: list[Action] = []
     draining = (node for node in fleet.nodes.values() if node.draining)
     for node in sorted(draining, key=lambda node: node.name):

@@ -1,4 +1,4 @@
-"""Which nodes are alive, and when so many are not that nothing may be moved (contract, section 7). Pure."""
+"""Liveness of nodes, and the mass failure hold (the contract's brake, section 7). Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from busbar.bus.states import NodeStatus, may_advance
 
-from .model import Action, Brake, NodeView, SetNode, Snapshot, Timing
+from .model import Action, LivenessTiming, MassFailureHold, NodeView, SetNode, Snapshot
 
 _N = NodeStatus
 _RANK = {_N.ONLINE: 0, _N.LATE: 1, _N.LOST: 2}
@@ -15,13 +15,13 @@ _RANK = {_N.ONLINE: 0, _N.LATE: 1, _N.LOST: 2}
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The nodes as judged now: what the rest of a plan goes by."""
+    """The nodes and their statuses as judged now, for the rest of a plan."""
 
     nodes: Mapping[str, NodeView]
     status: Mapping[str, NodeStatus]
-    timing: Timing
+    timing: LivenessTiming
     now: float
-    braked: str | None = None
+    hold: str | None = None
 
     def name(self, node_oid: str | None) -> str:
         """The node's name, for people."""
@@ -33,7 +33,7 @@ class Fleet:
         return self.now - self.nodes[node_oid].heard_at
 
     def hears(self, node_oid: str | None) -> bool:
-        """Whether the node can be told to stop a worker and be expected to answer."""
+        """Whether the node can be expected to stop a worker when told, and to report it."""
         node = self.nodes.get(node_oid or "")
         if node is None:
             return False
@@ -42,38 +42,38 @@ class Fleet:
         return self.status[node.oid] in (_N.ONLINE, _N.LATE)
 
     def gave_up(self, node_oid: str | None) -> bool:
-        """Whether no word is to be expected any more from the node about what it was told to stop."""
+        """Whether the node can no longer be expected to report a worker that it was told to stop."""
         node = self.nodes.get(node_oid or "")
         if node is None or self.status[node.oid] is _N.LOST:
             return True
-        # A goodbye says nothing of its workers: they may well go on.
+        # After a goodbye its workers may still run.
         away = self.status[node.oid] in (_N.OFFLINE, _N.UNPAIRED)
         return away and self.silence(node.oid) >= lost_limit(self.timing, self.now)
 
 
-def late_limit(timing: Timing, now: float) -> float:
+def late_limit(timing: LivenessTiming, now: float) -> float:
     """Seconds of silence that make a node late."""
     return timing.late_after * timing.heartbeat * (2 if now < timing.grace_until else 1)
 
 
-def lost_limit(timing: Timing, now: float) -> float:
+def lost_limit(timing: LivenessTiming, now: float) -> float:
     """Seconds of silence that make a node lost."""
     return timing.lost_after * timing.heartbeat * (2 if now < timing.grace_until else 1)
 
 
-def move_limit(node: NodeView, lost_after: float, timing: Timing) -> float:
-    """Seconds of silence after which a node's workers may be moved.
+def move_limit(node: NodeView, lost_after: float, timing: LivenessTiming) -> float:
+    """Seconds of silence after which a node's workers may be evicted.
 
-    Never less than it takes to call a node lost, unless it said goodbye: where an earlier manager called it
-    that, this one, which has listened for a moment, would take its own deafness for the node's silence.
+    Never below the lost threshold, unless it said goodbye: after a restart a stored LOST would otherwise
+    evict workers at once.
     """
     return lost_after if node.goodbye else max(lost_after, timing.lost_after * timing.heartbeat)
 
 
-def judge(node: NodeView, timing: Timing, now: float) -> NodeStatus:
-    """A node's status from its signs of life; its present one where the table of states allows no other.
+def judge(node: NodeView, timing: LivenessTiming, now: float) -> NodeStatus:
+    """A node's status from its signs of life; the present one where the transition is not allowed.
 
-    A node that this process has not heard itself is never judged better than it was on record.
+    A node that this process has not heard yet is never judged better than its stored status.
     """
     if node.status is _N.UNPAIRED:
         return _N.UNPAIRED
@@ -81,8 +81,8 @@ def judge(node: NodeView, timing: Timing, now: float) -> NodeStatus:
     return target if may_advance(node.status, target) else node.status
 
 
-def survey(snapshot: Snapshot, now: float) -> tuple[Fleet, list[Action]]:
-    """Judge all nodes and the brake; return the fleet as it is now, and what has changed."""
+def judge_nodes(snapshot: Snapshot, now: float) -> tuple[Fleet, list[Action]]:
+    """Judge all nodes and the mass failure hold; returns the fleet as it is now, and actions for changes."""
     timing = snapshot.timing
     status = {oid: judge(node, timing, now) for oid, node in snapshot.nodes.items()}
     actions: list[Action] = [
@@ -90,38 +90,37 @@ def survey(snapshot: Snapshot, now: float) -> tuple[Fleet, list[Action]]:
         for node in sorted(snapshot.nodes.values(), key=lambda node: node.name)
         if status[node.oid] is not node.status
     ]
-    brake = judge_brake(snapshot, status)
-    if (brake.reason, brake.nodes) != (snapshot.braked, snapshot.brake_nodes):
-        actions.append(brake)
-    # The look that releases the brake moves nothing yet: who is still missing gets its whole time again.
-    braked = brake.reason or snapshot.braked
-    return Fleet(snapshot.nodes, status, timing, now, braked), actions
+    found = judge_mass_failure(snapshot, status)
+    if (found.reason, found.nodes) != (snapshot.hold, snapshot.hold_nodes):
+        actions.append(found)
+    # The pass that lifts the hold evicts nothing yet: nodes that are still silent get their full limit again.
+    hold = found.reason or snapshot.hold
+    return Fleet(snapshot.nodes, status, timing, now, hold), actions
 
 
-def judge_brake(snapshot: Snapshot, status: Mapping[str, NodeStatus]) -> Brake:
-    """Whether most nodes vanished at once: then the fault is likelier here, or in the network, than there.
+def judge_mass_failure(snapshot: Snapshot, status: Mapping[str, NodeStatus]) -> MassFailureHold:
+    """Whether most nodes fell silent at once: the cause is then more likely here or in the network.
 
-    Counted are the nodes that fell silent within twice the lost threshold of each other, against those and
-    all that are still heard. At least one must be lost; the late ones count with it, for they fell silent
-    together and differ by the phase of their heartbeats. Nodes that were lost before are no part of the fleet
-    that is judged, nor are those that said goodbye.
+    Counts the nodes that fell silent within twice the lost threshold of each other, against those and all
+    that are still heard. At least one must be lost; late ones count with it, since they only differ by the
+    phase of their heartbeats. Nodes that were lost before, or said goodbye, do not count.
     """
     window = 2.0 * snapshot.timing.lost_after * snapshot.timing.heartbeat
-    marked = snapshot.brake_nodes
+    marked = snapshot.hold_nodes
     silent = [node for node in snapshot.nodes.values() if _counts(node, status[node.oid], marked)]
     together = _together(silent, window)
     lost = sum(1 for node in together if status[node.oid] is _N.LOST)
     oids = frozenset(node.oid for node in together)
     heard = sum(1 for oid, of in status.items() if of in (_N.ONLINE, _N.LATE) and oid not in oids)
     if not lost or len(together) < 2 or 2 * len(together) <= len(together) + heard:
-        return Brake(None)
+        return MassFailureHold(None)
     word = "lost" if lost == len(together) else "lost or late"
     total = len(together) + heard
     reason = f"{len(together)} of {total} nodes {word} within {window:g} s: nothing is moved"
-    return Brake(reason, oids)
+    return MassFailureHold(reason, oids)
 
 
-def _target(node: NodeView, timing: Timing, now: float) -> NodeStatus:
+def _target(node: NodeView, timing: LivenessTiming, now: float) -> NodeStatus:
     if node.goodbye:
         return _N.OFFLINE
     silence = now - node.heard_at
@@ -137,7 +136,7 @@ def _target(node: NodeView, timing: Timing, now: float) -> NodeStatus:
     return max(target, node.status, key=_RANK.__getitem__)
 
 
-def _why(node: NodeView, status: NodeStatus, timing: Timing, now: float) -> str:
+def _why(node: NodeView, status: NodeStatus, timing: LivenessTiming, now: float) -> str:
     silence = now - node.heard_at
     if status is _N.OFFLINE:
         return "it said goodbye"
@@ -148,14 +147,14 @@ def _why(node: NodeView, status: NodeStatus, timing: Timing, now: float) -> str:
     return f"silent for {silence:.0f} s (a heartbeat is due every {timing.heartbeat:g} s)"
 
 
-def _counts(node: NodeView, status: NodeStatus, brake_nodes: frozenset[str]) -> bool:
+def _counts(node: NodeView, status: NodeStatus, hold_nodes: frozenset[str]) -> bool:
     if status not in (_N.LATE, _N.LOST) or not (node.known or node.heard_once):
         return False
-    return not node.gone_before or node.oid in brake_nodes
+    return not node.lost_before or node.oid in hold_nodes
 
 
 def _together(nodes: Iterable[NodeView], window: float) -> list[NodeView]:
-    """The largest set of nodes whose last signs of life lie within `window` seconds; the latest of equals."""
+    """The largest set of nodes whose last signs of life are within `window` seconds; of equals the latest."""
     ordered = sorted(nodes, key=lambda node: (node.heard_at, node.name))
     best, first = (0, 0), 0
     for last, node in enumerate(ordered):

@@ -1,7 +1,7 @@
-"""What the manager knows (Snapshot) and what it may do about it (Action). Pure values.
+"""The input (Snapshot) and the output (Action) of a plan. Pure values.
 
-Times are seconds on the manager's monotonic clock; a moment that this process did not witness counts from the
-process's start. So a restart forgives, and never acts on a clock of another machine or boot.
+Times are seconds on the manager's monotonic clock; what happened before this process began to listen counts
+from that moment. So a restart makes nobody late, and no clock of another machine or boot is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node, desired and observed. `heard_at` is the last sign of life."""
+    """A node, with its row's columns and its liveness times. `heard_at` is the last sign of life."""
 
     oid: str
     name: str
@@ -24,18 +24,18 @@ class NodeView:
     runtimes: frozenset[str] = frozenset()
     max_workers: int | None = None
     will_at: float | None = None
-    """When a will that fits the last birth arrived after `heard_at`; None otherwise."""
+    """When the will of its present connection arrived after `heard_at`; None otherwise."""
     goodbye: bool = False
-    """The last thing it said of itself was `disconnected`."""
+    """Its agent exited cleanly: its last state is `disconnected`."""
     heard_once: bool = False
-    """Whether this process has heard it since it began to listen (its start, or its last connect)."""
+    """Whether it was heard since this process began to listen (its start, or its last connect)."""
     known: bool = False
-    """Whether any manager of this store ever heard it: its birth is on record."""
-    gone_before: bool = False
-    """It was lost already when this process began to listen, and has not been heard since."""
+    """Whether any manager of this store ever heard it: its birth is stored."""
+    lost_before: bool = False
+    """It was lost when this process began to listen, and has not been heard since."""
     draining: bool = False
     drain_note: str | None = None
-    """How far the drain is, as it is told now."""
+    """The stored progress of the drain."""
     applied: bool = True
     """It has confirmed its present assignment."""
 
@@ -82,16 +82,16 @@ class GroupView:
     start_deadline: float
     workers: tuple[WorkerView, ...] = ()
     was_running: bool = False
-    """Whether it was RUNNING since the last start: then too few workers mean DEGRADED, not STARTING."""
+    """Whether it was RUNNING since the last start: too few ready workers then mean DEGRADED, not STARTING."""
     none_ready_since: float | None = None
-    """Since when none of its workers has been ready; None while one is (or when it is not known)."""
+    """Since when none of its workers has been ready; None while one is, or when it is not known."""
     revision: int = 1
     settled: int = 1
-    """The last revision that all its workers have been ready with."""
+    """The last revision whose rollout is complete."""
     max_unavailable: int = 1
     max_surge: int = 0
     held_back: str | None = None
-    """Why outdated workers can't be renewed, as it is told now."""
+    """The stored reason why outdated workers can't be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ class ClusterView:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """The manager's constants for liveness, in seconds (contract, section 7)."""
+class LivenessTiming:
+    """The constants of liveness (contract, section 7); times in seconds."""
 
     heartbeat: float = 5.0
     late_after: int = 3
@@ -117,28 +117,28 @@ class Timing:
     lost_after: int = 6
     """Heartbeat intervals of silence until a node is lost."""
     grace_until: float = 0.0
-    """Until then (monotonic) both are doubled: the manager or the broker has just restarted."""
+    """Until then (monotonic) both limits are doubled: the manager or the broker has just restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a plan may look at. `nodes` and `clusters` are keyed by oid; a cluster at rest
-    (`manager.planner.plan.at_rest`) may be missing."""
+    """The input of a plan. `nodes` and `clusters` are keyed by oid; clusters at rest (`plan.at_rest`) may be
+    missing."""
 
-    timing: Timing
+    timing: LivenessTiming
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
     clusters: Mapping[str, ClusterView] = field(default_factory=dict)
-    braked: str | None = None
-    """Why the brake is on; None when it is off."""
-    brake_nodes: frozenset[str] = frozenset()
-    """Oids of the nodes whose vanishing put it on; stored with it, so that a restart does not release it."""
+    hold: str | None = None
+    """The reason of the mass failure hold; None when there is none."""
+    hold_nodes: frozenset[str] = frozenset()
+    """Oids of the nodes that caused it; stored with it, so that a restart does not lift it."""
 
 
-# --- actions: each carries its reason, which reaches the event, the status and the command line ------------
+# --- actions: each carries its reason, which is shown in the event, the status and the command line ---------
 
 
-class Ground(Enum):
-    """Why a worker is to go; an operation may take that back before it is carried out."""
+class StopCause(Enum):
+    """Why a worker is stopped; apply checks again that it still holds, as an operation may have undone it."""
 
     ANY = "any"
     SURPLUS = "surplus"
@@ -150,7 +150,7 @@ class Ground(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SetNode:
-    """Judge a node anew."""
+    """Change a node's status."""
 
     node_oid: str
     status: NodeStatus
@@ -159,7 +159,7 @@ class SetNode:
 
 @dataclass(frozen=True, slots=True)
 class NoteDrain:
-    """Tell how far the drain of a node is."""
+    """Store the progress of a node's drain."""
 
     node_oid: str
     note: str
@@ -168,7 +168,7 @@ class NoteDrain:
 
 @dataclass(frozen=True, slots=True)
 class CreateWorker:
-    """Open a slot: a new worker, STARTING on that node, or PENDING without one; the reason says why there."""
+    """Open a slot: a new worker, STARTING on that node, or PENDING without one."""
 
     group_oid: str
     ordinal: int
@@ -178,15 +178,15 @@ class CreateWorker:
 
 @dataclass(frozen=True, slots=True)
 class DropWorker:
-    """Close a slot: the stopped worker's row and status go away."""
+    """Close a slot: delete the stopped worker's row and status."""
 
     worker_oid: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Pend:
-    """Make a worker PENDING, or tell a pending one's new reason; it holds no place meanwhile."""
+class MarkPending:
+    """Make a worker PENDING, or give a pending one a new reason; it has no node meanwhile."""
 
     worker_oid: str
     reason: str
@@ -194,7 +194,7 @@ class Pend:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Give a pending or stopped worker a node: it becomes STARTING and enters the node's assignment."""
+    """Assign a pending or stopped worker to a node: it becomes STARTING."""
 
     worker_oid: str
     node_oid: str
@@ -203,19 +203,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Unassign:
-    """Take a worker out of its node's assignment: it becomes STOPPING until the node says it is gone.
+    """Take a worker out of its node's assignment: it is STOPPING until the node reports it gone.
 
-    `ground` is what has to hold still when it is carried out, beside its being placed.
+    `cause` is the precondition that must still hold when this is applied.
     """
 
     worker_oid: str
     reason: str
-    ground: Ground = Ground.ANY
+    cause: StopCause = StopCause.ANY
 
 
 @dataclass(frozen=True, slots=True)
-class Displace:
-    """Give up on a worker whose node can't be heard: out of that assignment and PENDING at once."""
+class Evict:
+    """Unassign a worker whose node is silent, without waiting for the node: it is PENDING at once."""
 
     worker_oid: str
     reason: str
@@ -223,7 +223,7 @@ class Displace:
 
 @dataclass(frozen=True, slots=True)
 class MarkUnknown:
-    """A worker whose node can't be heard."""
+    """Make a worker UNKNOWN: its node is silent."""
 
     worker_oid: str
     reason: str
@@ -231,23 +231,23 @@ class MarkUnknown:
 
 @dataclass(frozen=True, slots=True)
 class MarkStopped:
-    """A worker that is known to be gone, or whose lost node no longer has it assigned."""
+    """Make a worker STOPPED: it is known to be gone, or its lost node no longer has it assigned."""
 
     worker_oid: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
-    """Have a worker run its group's present revision, where it is: STARTING again, as a new generation."""
+class Replace:
+    """Have a worker run its group's present revision on the same node: STARTING, as a new generation."""
 
     worker_oid: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class HoldBack:
-    """Tell why no more of a group's workers can be renewed, or that nothing is in the way (None)."""
+class BlockRollout:
+    """Store why a group's rollout can't go on, or that nothing blocks it (None)."""
 
     group_oid: str
     why: str | None
@@ -255,8 +255,8 @@ class HoldBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """Every worker of a group is ready with that revision: the update is over."""
+class CompleteRollout:
+    """Every worker of a group is ready with that revision: its rollout is complete."""
 
     group_oid: str
     revision: int
@@ -282,8 +282,8 @@ class SetCluster:
 
 
 @dataclass(frozen=True, slots=True)
-class Brake:
-    """Hold still (with the reason, and the nodes that vanished) or go on (None)."""
+class MassFailureHold:
+    """Begin or change the mass failure hold (a reason, and the nodes that fell silent), or lift it (None)."""
 
     reason: str | None
     nodes: frozenset[str] = frozenset()
@@ -294,16 +294,16 @@ Action = (
     | NoteDrain
     | CreateWorker
     | DropWorker
-    | Pend
+    | MarkPending
     | Place
     | Unassign
-    | Displace
+    | Evict
     | MarkUnknown
     | MarkStopped
-    | Renew
-    | HoldBack
-    | Settle
+    | Replace
+    | BlockRollout
+    | CompleteRollout
     | SetGroup
     | SetCluster
-    | Brake
+    | MassFailureHold
 )

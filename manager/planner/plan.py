@@ -1,7 +1,7 @@
-"""The manager's decisions: what is known and a time in, actions out. Pure.
+"""The manager's decisions: a snapshot and a time in, actions out. Pure.
 
-`plan` has no memory: what it says follows from the snapshot alone, so that a pass may be lost, repeated or
-interrupted. Applying its actions and planning again comes to rest after a few passes.
+`plan` is stateless, so a pass may be lost, repeated or interrupted. Planning and applying in turn converges
+after a few passes.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterable
 from busbar.bus.states import ClusterState, WorkerState
 
 from .draining import notes
-from .liveness import Fleet, survey
+from .liveness import Fleet, judge_nodes
 from .model import Action, ClusterView, CreateWorker, GroupView, Place, Snapshot
 from .placement import Load
-from .scaling import work
+from .scaling import plan_workers
 from .status import judge_statuses
 
 OnError = Callable[[ClusterView, Exception], None]
 
 
 def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> list[Action]:
-    """What is to be done now, in the order in which it is to be applied.
+    """The actions to take now, in the order in which to apply them.
 
-    `now` is on the clock of the snapshot's times. A cluster whose planning raises is handed to `on_error`
-    with the exception, and the others go on; without `on_error` the exception is raised.
+    `now` is on the clock of the snapshot's times. When planning a cluster raises, `on_error` gets the cluster
+    and the exception, and the other clusters are planned; without `on_error` the exception is raised.
     """
-    fleet, actions = survey(snapshot, now)
+    fleet, actions = judge_nodes(snapshot, now)
     load = Load(snapshot)
-    awake = [cluster for cluster in snapshot.clusters.values() if not at_rest(cluster)]
-    for cluster in sorted(awake, key=lambda cluster: cluster.name):
+    active = [cluster for cluster in snapshot.clusters.values() if not at_rest(cluster)]
+    for cluster in sorted(active, key=lambda cluster: cluster.name):
         try:
             actions += plan_cluster(fleet, load, cluster, now)
         except Exception as error:
@@ -40,17 +40,17 @@ def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> lis
 
 
 def by_node(actions: Iterable[Action]) -> list[Action]:
-    """The same with the places last, node by node: so a node's assignment changes once, though actions are
-    written a hundred at a time."""
-    return sorted(actions, key=_filled)
+    """The same actions with placements last, node by node: a node's assignment then changes once, although
+    actions are written in chunks."""
+    return sorted(actions, key=_placed_on)
 
 
-def _filled(action: Action) -> str:
+def _placed_on(action: Action) -> str:
     return (action.node_oid or "") if isinstance(action, CreateWorker | Place) else ""
 
 
 def at_rest(cluster: ClusterView) -> bool:
-    """Whether a cluster is stopped with all that it has: then nothing is to be done, come what may."""
+    """Whether the cluster, its groups and its workers are stopped: no plan has actions for it."""
     return cluster.status is ClusterState.STOPPED and all(_group_at_rest(group) for group in cluster.groups)
 
 
@@ -61,5 +61,5 @@ def _group_at_rest(group: GroupView) -> bool:
 
 
 def plan_cluster(fleet: Fleet, load: Load, cluster: ClusterView, now: float) -> list[Action]:
-    """One cluster's workers, then the statuses that follow from them as they are."""
-    return work(fleet, load, cluster) + judge_statuses(cluster, now)
+    """Actions for one cluster's workers, then for the statuses that follow from the present workers."""
+    return plan_workers(fleet, load, cluster) + judge_statuses(cluster, now)

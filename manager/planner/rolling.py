@@ -1,105 +1,138 @@
-"""How a group's workers are renewed a few at a time, when what they run has changed. Pure.
+"""Rolling updates: a group's outdated workers are replaced a few at a time. Pure.
 
-There is no memory of an update: a worker whose revision is not its group's is outdated, and that is all that
-counts. So an update may be interrupted anywhere, halted by workers that do not become ready, or superseded.
+A rollout keeps no state of its own: a worker whose revision is not its group's is outdated. So it can be
+interrupted anywhere, blocked by workers that do not become ready, or superseded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Protocol
 
-from busbar.bus.states import WorkerState
+from busbar.bus.states import ASSIGNED, WorkerState
 
 from .model import GroupView, WorkerView
 
 _W = WorkerState
-ASSIGNED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
-"""States of a worker that stands in its node's assignment."""
 
 
-def updating(group: GroupView) -> bool:
-    """Whether its workers have not all been ready with its present revision yet."""
+class Revised(Protocol):
+    """A group, as a view or as a row of the store."""
+
+    @property
+    def scale(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def settled(self) -> int: ...
+    @property
+    def max_unavailable(self) -> int: ...
+    @property
+    def max_surge(self) -> int: ...
+
+
+class Assignable(Protocol):
+    """A worker, as a view or as a row of the store."""
+
+    @property
+    def state(self) -> WorkerState: ...
+    @property
+    def revision(self) -> int: ...
+
+
+def updating(group: Revised) -> bool:
+    """Whether a rollout is under way: not all workers have been ready with the present revision yet."""
     return group.revision != group.settled
 
 
-def outdated(group: GroupView, worker: WorkerView) -> bool:
-    """Whether it is assigned an older revision of what its group runs."""
+def outdated(group: Revised, worker: Assignable) -> bool:
+    """Whether the worker is assigned another revision than its group's present one."""
     return worker.state in ASSIGNED and worker.revision != group.revision
 
 
-def slots(group: GroupView) -> int:
-    """How many workers there are to be now: the scale, and the surge that an update under way may use.
+def max_slots(group: Revised) -> int:
+    """The highest ordinal that a worker of the group may have: the scale and, during a rollout, the surge."""
+    return group.scale + (group.max_surge if updating(group) else 0)
 
-    The surge is opened only beside outdated workers, and what was opened stays until all others are ready.
+
+def least_ready(group: Revised) -> int:
+    """How many workers stay ready during a rollout."""
+    return max(0, group.scale - group.max_unavailable)
+
+
+def slots(group: GroupView) -> int:
+    """How many workers the group has now: the scale and, during a rollout, the surge in use.
+
+    Surge slots are opened only while workers are outdated, and stay open until the rollout is complete.
     """
-    if not updating(group) or not group.max_surge:
-        return group.scale
-    most = group.scale + group.max_surge
+    most = max_slots(group)
+    if most == group.scale:
+        return most
     old = sum(1 for w in group.workers if w.ordinal <= group.scale and outdated(group, w))
     opened = (w.ordinal for w in group.workers if w.ordinal <= most and w.state is not _W.STOPPED)
     return max(group.scale + min(group.max_surge, old), *opened, group.scale)
 
 
 def ready_of(group: GroupView) -> int:
-    """How many of the workers asked for are ready; surplus ones count only where an update's surge serves."""
+    """How many workers are ready; surplus ones count only as the surge of a rollout."""
     counted = slots(group)
     return sum(1 for w in group.workers if w.state is _W.RUNNING and w.ordinal <= counted)
 
 
 def progress(revision: int, updated: int, scale: int) -> str:
-    """How far an update is, in words."""
+    """The progress of a rollout, in words."""
     return f"update to revision {revision}: {updated} of {scale} workers"
 
 
 def updated(group: GroupView) -> int:
-    """How many of the workers asked for are assigned the present revision."""
+    """How many workers within the scale are assigned the present revision."""
     wanted = (w for w in group.workers if w.ordinal <= group.scale and w.state in ASSIGNED)
     return sum(1 for w in wanted if w.revision == group.revision)
 
 
-def settled(group: GroupView, steady: Iterable[WorkerView]) -> bool:
-    """Whether every worker that is asked for is ready with the present revision; `steady` as in `balance`."""
-    ready = (w for w in steady if w.ordinal <= group.scale and w.state is _W.RUNNING)
+def is_complete(group: GroupView, reachable: Iterable[WorkerView]) -> bool:
+    """Whether every worker within the scale is ready with the present revision.
+
+    `reachable`, here and below, are the workers on nodes that can be heard; all others count as not ready.
+    """
+    ready = (w for w in reachable if w.ordinal <= group.scale and w.state is _W.RUNNING)
     return sum(1 for w in ready if w.revision == group.revision) == group.scale
 
 
 @dataclass(slots=True)
-class Balance:
-    """What a group can spare now; `spend` keeps it up to date within one pass."""
+class DisruptionBudget:
+    """How many of a group's workers may be taken down now; `spend` keeps it up to date within one pass."""
 
     ready: int
     least: int
-    """So many are to stay ready."""
+    """So many must stay ready."""
     in_flight: int
-    """Workers on their way to being ready with the present revision, or from one node to another."""
+    """Workers that are becoming ready with the present revision, or moving."""
     most: int
+    """So many may be in flight."""
 
-    def spares(self, worker: WorkerView) -> bool:
-        """Whether this one may be taken down now: what is not ready costs nothing, but not all at once."""
+    def allows(self, worker: WorkerView) -> bool:
+        """Whether this worker may be taken down now. One that is not ready needs no budget but a place in
+        flight."""
         if self.in_flight >= self.most:
             return False
         return worker.state is not _W.RUNNING or self.ready > self.least
 
     def spend(self, worker: WorkerView) -> None:
-        """It is taken down, to come back."""
+        """The worker is taken down, to come back."""
         self.in_flight += 1
         self.ready -= worker.state is _W.RUNNING
 
 
-def balance(group: GroupView, steady: Iterable[WorkerView]) -> Balance:
-    """What a group may do without during an update.
-
-    `steady` are its workers on nodes that can be heard: whatever the others were last called, they count as
-    not ready.
-    """
+def disruption_budget(group: GroupView, reachable: Iterable[WorkerView]) -> DisruptionBudget:
+    """The group's budget during a rollout, from `max_unavailable` and `max_surge`."""
     counted = slots(group)
-    ready = {w.oid for w in steady if w.state is _W.RUNNING and w.ordinal <= counted}
+    ready = {w.oid for w in reachable if w.state is _W.RUNNING and w.ordinal <= counted}
     others = [w for w in group.workers if w.ordinal <= counted and w.oid not in ready]
     in_flight = sum(1 for w in others if _in_flight(group, w))
-    least = max(0, group.scale - group.max_unavailable)
-    return Balance(len(ready), least, in_flight, group.max_unavailable + group.max_surge)
+    most = group.max_unavailable + group.max_surge
+    return DisruptionBudget(len(ready), least_ready(group), in_flight, most)
 
 
 def _in_flight(group: GroupView, worker: WorkerView) -> bool:
@@ -108,24 +141,28 @@ def _in_flight(group: GroupView, worker: WorkerView) -> bool:
     return worker.state in ASSIGNED and worker.revision == group.revision
 
 
-def yields(
-    group: GroupView, steady: Iterable[WorkerView], waiting: Iterable[WorkerView], spare: Balance
+def surge_to_release(
+    group: GroupView,
+    reachable: Iterable[WorkerView],
+    unplaceable: Iterable[WorkerView],
+    budget: DisruptionBudget,
 ) -> WorkerView | None:
-    """The surge worker that makes room for one asked for, which no node can take; None where there is none.
+    """The surge worker to stop so that a worker within the scale, which no node admits, finds room; or None.
 
-    Only when nothing is left to be renewed: before that, the surge is needed. `steady` as in `balance`.
+    Only once nothing is outdated any more: until then the rollout needs its surge.
     """
-    if not any(w.ordinal <= group.scale for w in waiting) or any(outdated(group, w) for w in group.workers):
+    if not any(w.ordinal <= group.scale for w in unplaceable):
         return None
-    surge = (w for w in steady if w.ordinal > group.scale)
-    return next((w for w in surge if w.state is not _W.RUNNING or spare.ready > spare.least), None)
+    if any(outdated(group, w) for w in group.workers):
+        return None
+    surge = (w for w in reachable if w.ordinal > group.scale)
+    return next((w for w in surge if w.state is not _W.RUNNING or budget.ready > budget.least), None)
 
 
 def order(group: GroupView, workers: Iterable[WorkerView]) -> list[WorkerView]:
-    """The workers to be renewed among these, those that serve nobody first.
+    """The outdated ones among these workers in the order of replacement: those that are not ready first.
 
-    One that is UNKNOWN is left alone: its node is heard again, and will say how it is. Surplus ones end with
-    the update anyway.
+    An UNKNOWN one waits until its node has reported it; surplus ones go when the rollout is complete.
     """
     wanted = (w for w in workers if w.ordinal <= group.scale and w.state is not _W.UNKNOWN)
     found = [w for w in wanted if outdated(group, w)]

@@ -1,42 +1,39 @@
-"""What is to become of every worker of one cluster: slots, stops, moves and places. Pure."""
+"""Actions for the workers of one cluster: slots, placements, evictions, replacements and stops. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
-from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 
 from . import draining, rolling
 from .liveness import Fleet, move_limit
 from .model import (
     Action,
+    BlockRollout,
     ClusterView,
+    CompleteRollout,
     CreateWorker,
-    Displace,
     DropWorker,
-    Ground,
+    Evict,
     GroupView,
-    HoldBack,
+    MarkPending,
     MarkStopped,
     MarkUnknown,
-    Pend,
     Place,
-    Renew,
-    Settle,
+    Replace,
+    StopCause,
     Unassign,
     WorkerView,
 )
-from .placement import Load, Room, Seat
+from .placement import Candidate, Candidates, Load
 
 _W = WorkerState
-PLACED: Final = rolling.ASSIGNED
-"""States of a worker that stands in its node's assignment."""
 
 
 @dataclass(slots=True)
-class _Group:
-    """One group while its workers are looked at."""
+class _GroupPlan:
+    """One group while it is planned."""
 
     fleet: Fleet
     load: Load
@@ -46,58 +43,56 @@ class _Group:
     actions: list[Action] = field(default_factory=list)
     waiting: list[WorkerView] = field(default_factory=list)
     silent: list[WorkerView] = field(default_factory=list)
-    steady: list[WorkerView] = field(default_factory=list)
-    """Placed on members that can be heard."""
-    homeless: list[WorkerView] = field(default_factory=list)
-    """Waiting, and no node has room."""
-    room: Room | None = None
+    reachable: list[WorkerView] = field(default_factory=list)
+    """Assigned to members that are online."""
+    unplaceable: list[WorkerView] = field(default_factory=list)
+    """Waiting, and admitted by no node."""
+    candidates: Candidates | None = None
 
-    def take(self) -> Seat | None:
-        """A place for one more worker; the room is measured once, and only when it is asked for."""
-        return self._room().take()
+    def reserve(self) -> Candidate | None:
+        """A node for one more worker; candidates are collected once, and only when they are asked for."""
+        return self._candidates().reserve()
 
     def why_not(self) -> str:
-        return self._room().reason()
+        """Why `reserve` found none."""
+        return self._candidates().reason()
 
-    def _room(self) -> Room:
-        if self.room is None:
-            self.room = Room(self.fleet, self.load, self.cluster, self.view)
-        return self.room
+    def _candidates(self) -> Candidates:
+        if self.candidates is None:
+            self.candidates = Candidates(self.fleet, self.load, self.cluster, self.view)
+        return self.candidates
 
 
-def work(fleet: Fleet, load: Load, cluster: ClusterView) -> list[Action]:
-    """Actions for the workers of a cluster; `load` is kept up to date with the places given away.
-
-    A PAUSED cluster is left alone.
-    """
+def plan_workers(fleet: Fleet, load: Load, cluster: ClusterView) -> list[Action]:
+    """Actions for the workers of a cluster; placements are counted in `load`. A PAUSED cluster has none."""
     members = frozenset(member.node_oid for member in cluster.members)
     actions: list[Action] = []
     for view in sorted(cluster.groups, key=lambda group: group.name):
-        group = _Group(fleet, load, cluster, view, members)
+        group = _GroupPlan(fleet, load, cluster, view, members)
         if cluster.status in STARTED:
-            _keep(group)
+            _run(group)
         elif cluster.status is not ClusterState.PAUSED:
-            _wind_down(group)
+            _stop(group)
         actions += group.actions
     return actions
 
 
-def _wind_down(group: _Group) -> None:
-    """The cluster is to stop: every worker goes, and is STOPPED once it is known to be gone."""
+def _stop(group: _GroupPlan) -> None:
+    """The cluster is to stop: unassign every worker; it is STOPPED once it is known to be gone."""
     reason = f"cluster {group.cluster.name} is to stop"
     for worker in group.view.workers:
-        if worker.state in PLACED:
+        if worker.state in ASSIGNED:
             group.actions.append(Unassign(worker.oid, reason))
         elif worker.state is _W.STOPPING:
             _stopping(group, worker)
         elif worker.ordinal > group.view.scale:
-            group.actions.append(DropWorker(worker.oid, _asked(group)))
+            group.actions.append(DropWorker(worker.oid, _scale_reason(group)))
         elif worker.state is _W.PENDING:
             group.actions.append(MarkStopped(worker.oid, reason))
 
 
-def _keep(group: _Group) -> None:
-    """The cluster is to run: as many workers as asked for, each on a node that can be heard."""
+def _run(group: _GroupPlan) -> None:
+    """The cluster is to run: one worker per slot, each on a member that is online."""
     surplus = []
     wanted, slots = 0, rolling.slots(group.view)
     for worker in group.view.workers:
@@ -105,156 +100,156 @@ def _keep(group: _Group) -> None:
             surplus.append(worker)
             continue
         wanted += 1
-        if worker.state in PLACED:
-            _placed(group, worker)
+        if worker.state in ASSIGNED:
+            _assigned(group, worker)
         else:
-            _unplaced(group, worker)
+            _unassigned(group, worker)
     for worker in sorted(surplus, key=lambda worker: -worker.ordinal):
-        _too_many(group, worker)
-    _give_places(group)
+        _surplus(group, worker)
+    _place_waiting(group)
     if wanted < slots:
         _create(group, slots)
-    _move_silent(group)
-    if rolling.updating(group.view) and _roll(group):
+    _evict_silent(group)
+    if rolling.updating(group.view) and _roll_out(group):
         return
     _drain(group)
 
 
-def _create(group: _Group, slots: int) -> None:
-    """New slots, each with a place if there is one."""
+def _create(group: _GroupPlan, slots: int) -> None:
+    """Open the missing slots, each on a node if one admits it."""
     existing = {worker.ordinal for worker in group.view.workers}
     for ordinal in range(1, slots + 1):
         if ordinal not in existing:
-            seat = group.take()
-            reason = _opened(group, ordinal, seat) if seat else group.why_not()
-            node_oid = seat.node_oid if seat else None
+            node = group.reserve()
+            reason = _opened(group, ordinal, node) if node else group.why_not()
+            node_oid = node.node_oid if node else None
             group.actions.append(CreateWorker(group.view.oid, ordinal, reason, node_oid))
 
 
-def _too_many(group: _Group, worker: WorkerView) -> None:
-    if worker.state in PLACED:
-        group.actions.append(Unassign(worker.oid, _asked(group), Ground.SURPLUS))
+def _surplus(group: _GroupPlan, worker: WorkerView) -> None:
+    if worker.state in ASSIGNED:
+        group.actions.append(Unassign(worker.oid, _scale_reason(group), StopCause.SURPLUS))
     elif worker.state is _W.STOPPING:
         _stopping(group, worker)
     else:
-        group.actions.append(DropWorker(worker.oid, _asked(group)))
+        group.actions.append(DropWorker(worker.oid, _scale_reason(group)))
 
 
-def _unplaced(group: _Group, worker: WorkerView) -> None:
+def _unassigned(group: _GroupPlan, worker: WorkerView) -> None:
     if worker.state is not _W.STOPPING:
         group.waiting.append(worker)
-    elif _may_return(group, worker):
+    elif _may_reassign(group, worker):
         _stopping(group, worker)
 
 
-def _may_return(group: _Group, worker: WorkerView) -> bool:
-    """Whether its slot, which is wanted, may come up elsewhere without a word of its node that it is gone.
+def _may_reassign(group: _GroupPlan, worker: WorkerView) -> bool:
+    """Whether a stopping worker that is wanted again may be placed before its node reports it gone.
 
-    The node may not have heard that it was to leave: that is a move, and bound like any other, unless the
-    operator has taken the node out.
+    The node may not know that it was to stop: that is a move, under the same limits as an eviction, unless
+    the operator has removed the node.
     """
     fleet, node_oid = group.fleet, worker.node_oid
-    if node_oid is None or not _member(group, node_oid):
+    if node_oid is None or not _is_member(group, node_oid):
         return True
-    return not fleet.braked and fleet.silence(node_oid) >= _limit(group, node_oid)
+    return not fleet.hold and fleet.silence(node_oid) >= _limit(group, node_oid)
 
 
-def _stopping(group: _Group, worker: WorkerView) -> None:
+def _stopping(group: _GroupPlan, worker: WorkerView) -> None:
     fleet = group.fleet
     if fleet.gave_up(worker.node_oid):
         reason = f"{_standing(fleet, worker.node_oid)}, and no longer has it assigned"
         group.actions.append(MarkStopped(worker.oid, reason))
 
 
-def _placed(group: _Group, worker: WorkerView) -> None:
+def _assigned(group: _GroupPlan, worker: WorkerView) -> None:
     fleet, node_oid = group.fleet, worker.node_oid
-    if _member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
-        group.steady.append(worker)
+    if _is_member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
+        group.reachable.append(worker)
         return
-    if node_oid in fleet.nodes and (_member(group, node_oid) or not fleet.hears(node_oid)):
+    if node_oid in fleet.nodes and (_is_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
         return
-    reason = _removed(group, node_oid)
+    reason = _removed_reason(group, node_oid)
     hears = fleet.hears(node_oid)
     group.actions.append(
-        Unassign(worker.oid, reason, Ground.REMOVED) if hears else Displace(worker.oid, reason)
+        Unassign(worker.oid, reason, StopCause.REMOVED) if hears else Evict(worker.oid, reason)
     )
 
 
-def _member(group: _Group, node_oid: str | None) -> bool:
-    """An unpaired node is a node of no cluster, whatever its memberships say."""
+def _is_member(group: _GroupPlan, node_oid: str | None) -> bool:
+    """Whether the node is a member; an unpaired one is none, whatever rows there are."""
     status = group.fleet.status.get(node_oid or "")
     return node_oid in group.members and status not in (None, NodeStatus.UNPAIRED)
 
 
-def _removed(group: _Group, node_oid: str | None) -> str:
+def _removed_reason(group: _GroupPlan, node_oid: str | None) -> str:
     return f"{group.fleet.name(node_oid)} is no longer a node of cluster {group.cluster.name}"
 
 
-def _give_places(group: _Group) -> None:
+def _place_waiting(group: _GroupPlan) -> None:
     for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
-        seat = group.take()
-        if seat is not None:
-            group.actions.append(Place(worker.oid, seat.node_oid, _seated(seat)))
+        node = group.reserve()
+        if node is not None:
+            group.actions.append(Place(worker.oid, node.node_oid, _chosen(node)))
             continue
-        group.homeless.append(worker)
+        group.unplaceable.append(worker)
         reason = group.why_not()
         if worker.state is _W.STOPPED or worker.reason != reason:
-            group.actions.append(Pend(worker.oid, reason))
+            group.actions.append(MarkPending(worker.oid, reason))
 
 
-def _move_silent(group: _Group) -> None:
-    """Workers of nodes that can't be heard: moved once that has lasted, if nothing speaks against it."""
+def _evict_silent(group: _GroupPlan) -> None:
+    """Workers of silent nodes: evicted after the limit, unless something blocks it; UNKNOWN until then."""
     for worker in sorted(group.silent, key=lambda worker: worker.ordinal):
-        against = _against_moving(group, worker)
-        if against is None:
-            reason = f"{_where(group, worker)} for over {_limit(group, worker.node_oid):g} s"
-            group.actions.append(Displace(worker.oid, reason))
+        blocker = _eviction_blocker(group, worker)
+        if blocker is None:
+            reason = f"{_located(group, worker)} for over {_limit(group, worker.node_oid):g} s"
+            group.actions.append(Evict(worker.oid, reason))
             continue
-        reason = _where(group, worker) + against
+        reason = _located(group, worker) + blocker
         if worker.state is not _W.UNKNOWN or worker.reason != reason:
             group.actions.append(MarkUnknown(worker.oid, reason))
 
 
-def _roll(group: _Group) -> bool:
-    """An update is under way: renew what can be spared, say what is in the way, notice when it is over.
+def _roll_out(group: _GroupPlan) -> bool:
+    """Continue a rollout: replace what the disruption budget allows, report what blocks it, complete it.
 
-    True when it took a worker down: nothing else may do so in this pass.
+    True when a worker was taken down: then a drain must not take down another in this pass.
     """
     view = group.view
-    if rolling.settled(view, group.steady):
+    if rolling.is_complete(view, group.reachable):
         reason = f"every worker is ready with revision {view.revision}"
-        group.actions.append(Settle(view.oid, view.revision, reason))
+        group.actions.append(CompleteRollout(view.oid, view.revision, reason))
         return False
-    balance = rolling.balance(view, group.steady)
-    before = balance.in_flight
-    held_back = None
-    for worker in rolling.order(view, group.steady):
-        if not balance.spares(worker):
+    budget = rolling.disruption_budget(view, group.reachable)
+    before = budget.in_flight
+    blocked = None
+    for worker in rolling.order(view, group.reachable):
+        if not budget.allows(worker):
             break
-        held_back = _renew(group, worker)
-        if held_back is None:
-            balance.spend(worker)
-    surge = rolling.yields(view, group.steady, group.homeless, balance)
+        blocked = _replace(group, worker)
+        if blocked is None:
+            budget.spend(worker)
+    surge = rolling.surge_to_release(view, group.reachable, group.unplaceable, budget)
     if surge is not None:
         reason = f"{surge.name} makes room for a worker that is asked for"
-        group.actions.append(Unassign(surge.oid, reason, Ground.SURPLUS))
-    if held_back != view.held_back:
-        group.actions.append(HoldBack(view.oid, held_back, held_back or "nothing is in the way"))
-    return surge is not None or balance.in_flight > before
+        group.actions.append(Unassign(surge.oid, reason, StopCause.SURPLUS))
+    if blocked != view.held_back:
+        group.actions.append(BlockRollout(view.oid, blocked, blocked or "nothing blocks the rollout"))
+    return surge is not None or budget.in_flight > before
 
 
-def _renew(group: _Group, worker: WorkerView) -> str | None:
-    """Renew a worker where it is, or elsewhere if its node does not offer the runtime; else say why not."""
-    if group.fleet.braked:
-        return f"{worker.name} is not renewed: {group.fleet.braked}"
+def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
+    """Replace a worker in place, or elsewhere if its node drains or lacks the runtime; None or a blocker."""
+    if group.fleet.hold:
+        return f"{worker.name} is not replaced: {group.fleet.hold}"
     reason = f"update to revision {group.view.revision}"
     node = group.fleet.nodes[worker.node_oid or ""]
-    if node.draining and group.take() is not None:
-        group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", Ground.DRAINING))
+    if node.draining and group.reserve() is not None:
+        group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", StopCause.DRAINING))
     elif group.view.runtime in node.runtimes:
-        group.actions.append(Renew(worker.oid, reason))
-    elif group.take() is not None:
+        group.actions.append(Replace(worker.oid, reason))
+    elif group.reserve() is not None:
         why = f"{reason}, whose runtime {node.name} does not offer"
         group.actions.append(Unassign(worker.oid, why))
     else:
@@ -262,56 +257,56 @@ def _renew(group: _Group, worker: WorkerView) -> str | None:
     return None
 
 
-def _drain(group: _Group) -> None:
-    """One worker leaves its draining node, if its group can spare it and another node has room."""
+def _drain(group: _GroupPlan) -> None:
+    """Move one worker off its draining node, if its group can do without it and another node admits it."""
     if not group.load.draining:
         return
     gone = False
-    for worker in draining.leaving(group.load.draining, group.steady):
-        why = f"{worker.name} is on its way" if gone else _against_leaving(group, worker)
+    for worker in draining.to_move(group.load.draining, group.reachable):
+        why = f"{worker.name} is on its way" if gone else _drain_blocker(group, worker)
         node = group.fleet.nodes[worker.node_oid or ""]
         if why is None:
             gone = True
-            group.actions.append(Unassign(worker.oid, f"{node.name} is draining", Ground.DRAINING))
+            group.actions.append(Unassign(worker.oid, f"{node.name} is draining", StopCause.DRAINING))
         elif not gone:
             group.load.stays[node.oid].append(f"{group.cluster.name}/{worker.name} stays: {why}")
 
 
-def _against_leaving(group: _Group, worker: WorkerView) -> str | None:
-    """Why it stays for now; None when it is to leave, for a place that is kept for it."""
-    if group.fleet.braked:
-        return group.fleet.braked
-    why = draining.against(group.view, group.steady, worker)
-    if why is None and group.take() is None:
+def _drain_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:
+    """Why the worker stays for now; None when it is to move, and room is reserved for it."""
+    if group.fleet.hold:
+        return group.fleet.hold
+    why = draining.blocker(group.view, group.reachable, worker)
+    if why is None and group.reserve() is None:
         why = group.why_not()
     return why
 
 
-def _against_moving(group: _Group, worker: WorkerView) -> str | None:
-    """What is to be said against moving it (may be empty: not yet); None when it is to be moved now."""
+def _eviction_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:
+    """What blocks an eviction (empty: it is not due yet); None when it is to be evicted now."""
     fleet, node_oid = group.fleet, worker.node_oid
     assert node_oid is not None
     if fleet.status[node_oid] is NodeStatus.LATE or fleet.silence(node_oid) < _limit(group, node_oid):
         return ""
-    if not _member(group, node_oid):
+    if not _is_member(group, node_oid):
         return None
-    if fleet.braked:
-        return f"; it is not moved: {fleet.braked}"
-    if group.take() is None:
+    if fleet.hold:
+        return f"; it is not moved: {fleet.hold}"
+    if group.reserve() is None:
         return f"; it stays there: {group.why_not()}"
     return None
 
 
-def _limit(group: _Group, node_oid: str | None) -> float:
-    """Seconds of silence after which this group's workers leave a node."""
+def _limit(group: _GroupPlan, node_oid: str | None) -> float:
+    """Seconds of silence after which this group's workers are evicted from the node."""
     return move_limit(group.fleet.nodes[node_oid or ""], group.view.lost_after, group.fleet.timing)
 
 
-def _where(group: _Group, worker: WorkerView) -> str:
+def _located(group: _GroupPlan, worker: WorkerView) -> str:
     standing = _standing(group.fleet, worker.node_oid)
-    if _member(group, worker.node_oid):
+    if _is_member(group, worker.node_oid):
         return standing
-    return f"{_removed(group, worker.node_oid)}, and {standing.removeprefix('node ')}"
+    return f"{_removed_reason(group, worker.node_oid)}, and {standing.removeprefix('node ')}"
 
 
 def _standing(fleet: Fleet, node_oid: str | None) -> str:
@@ -319,16 +314,16 @@ def _standing(fleet: Fleet, node_oid: str | None) -> str:
     return f"node {fleet.name(node_oid)} is {status}" if status else fleet.name(node_oid)
 
 
-def _asked(group: _Group) -> str:
+def _scale_reason(group: _GroupPlan) -> str:
     return f"group {group.view.name} asks for {group.view.scale}"
 
 
-def _seated(seat: Seat) -> str:
-    held = "1 worker" if seat.total == 1 else f"{seat.total} workers"
-    return f"{seat.name} has the least load of the nodes with room ({held})"
+def _chosen(node: Candidate) -> str:
+    held = "1 worker" if node.total == 1 else f"{node.total} workers"
+    return f"{node.name} has the least load of the nodes with room ({held})"
 
 
-def _opened(group: _Group, ordinal: int, seat: Seat) -> str:
+def _opened(group: _GroupPlan, ordinal: int, node: Candidate) -> str:
     if ordinal <= group.view.scale:
-        return _seated(seat)
-    return f"surge of the update to revision {group.view.revision}; {_seated(seat)}"
+        return _chosen(node)
+    return f"surge of the update to revision {group.view.revision}; {_chosen(node)}"

@@ -1,4 +1,4 @@
-"""The status of groups and clusters from their workers, exactly as the contract's section 5 says. Pure."""
+"""The statuses of groups and clusters from their workers (contract, section 5). Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DOWN: Final = frozenset({_C.STOPPED, _C.STOPPING})
 
 
 def judge_statuses(cluster: ClusterView, now: float) -> list[Action]:
-    """New statuses of a cluster's groups, then of the cluster itself: only changes, only legal steps."""
+    """Changed statuses of a cluster's groups, then of the cluster: allowed transitions only."""
     actions: list[Action] = []
     after: dict[str, ClusterState] = {}
     for group in sorted(cluster.groups, key=lambda group: group.name):
@@ -40,9 +40,9 @@ def judge_group(group: GroupView, cluster: ClusterView, now: float) -> tuple[Clu
 
 
 def judge_cluster(cluster: ClusterView, groups: dict[str, ClusterState]) -> tuple[ClusterState, str]:
-    """A cluster's status from those that its groups have now, and why.
+    """A cluster's status from the new ones of its groups, and why.
 
-    ERROR means that nothing of the cluster is ready; while one group still serves, the cluster is DEGRADED.
+    ERROR means that no worker of the cluster is ready; while one is, the cluster is DEGRADED.
     """
     status, reason = cluster.status, "it stays"
     if cluster.status is _C.STOPPING:
@@ -72,7 +72,7 @@ def _going_up(group: GroupView, now: float) -> tuple[ClusterState, str]:
     if ready >= group.scale:
         return _C.RUNNING, _all_ready(group.scale)
     reason = f"{_update(group)}{_ready(ready, group.scale)}{_worst(group)}"
-    if ready == 0 and now - hopeless_since(group) >= group.start_deadline:
+    if ready == 0 and now - deadline_from(group) >= group.start_deadline:
         return _C.ERROR, f"{_ready(0, group.scale)} after {group.start_deadline:g} s{_worst(group)}"
     if group.status is _C.RUNNING or (group.status is _C.ERROR and ready):
         return _C.DEGRADED, reason
@@ -83,8 +83,8 @@ def _update(group: GroupView) -> str:
     return f"{progress(group.revision, updated(group), group.scale)}; " if updating(group) else ""
 
 
-def hopeless_since(group: GroupView) -> float:
-    """Since when the start deadline counts: neither an older status nor an older failure is to be blamed."""
+def deadline_from(group: GroupView) -> float:
+    """When the start deadline began: with the present status, or later, when the last ready worker failed."""
     if group.none_ready_since is None:
         return group.since
     return max(group.since, group.none_ready_since)
@@ -93,10 +93,10 @@ def hopeless_since(group: GroupView) -> float:
 def _cluster_up(cluster: ClusterView, groups: dict[str, ClusterState]) -> tuple[ClusterState, str]:
     asked = sum(group.scale for group in cluster.groups)
     ready = sum(min(ready_of(group), group.scale) for group in cluster.groups)
-    lagging = [group for group in cluster.groups if groups[group.oid] is not _C.RUNNING]
-    if not lagging:
+    not_running = [group for group in cluster.groups if groups[group.oid] is not _C.RUNNING]
+    if not not_running:
         return _C.RUNNING, _all_ready(asked)
-    reason = f"{_ready(ready, asked)}{_worst(*lagging)}"
+    reason = f"{_ready(ready, asked)}{_worst(*not_running)}"
     asking = [group for group in cluster.groups if group.scale]
     if ready == 0 and asking and all(groups[group.oid] is _C.ERROR for group in asking):
         return _C.ERROR, reason

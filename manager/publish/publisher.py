@@ -24,7 +24,7 @@ from busbar.bus.topics import StatusKind
 from ..store import Changes, Store
 from ..store.rows import OutboxRow
 from .mqtt5 import properties_from_text
-from .statuses import Key, Publication, StatusBuilder
+from .statuses import ObjectKey, StatusBuilder, TopicPayload
 
 log = logging.getLogger("busbar.publisher")
 
@@ -64,7 +64,7 @@ class Publisher:
         self._active_conn: int | None = None
         self._unacked: set[int] = set()
         self._acked: set[int] = set()
-        self._dirty_statuses: dict[Key, None] = {}
+        self._dirty_statuses: dict[ObjectKey, None] = {}
         self._dirty_assignments: dict[str, None] = {}
         self._session = 0
         self._in_flight = 0
@@ -262,7 +262,7 @@ class Publisher:
         self._acked.add(row_id)
         self._store.acknowledge((row_id,))
 
-    def _send_retained(self, publication: Publication | None, again: Callable[[], object]) -> None:
+    def _send_retained(self, publication: TopicPayload | None, again: Callable[[], object]) -> None:
         if publication is None:
             return
         topic, payload = publication

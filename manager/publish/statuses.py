@@ -9,12 +9,13 @@ from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
 
+from ..planner.rolling import updating
 from ..store import Store
 from . import render
 
-Key = tuple[StatusKind, str]
+ObjectKey = tuple[StatusKind, str]
 """An object: its kind and oid."""
-Publication = tuple[str, bytes]
+TopicPayload = tuple[str, bytes]
 
 
 class StatusBuilder:
@@ -30,10 +31,10 @@ class StatusBuilder:
         """Epoch and last sequence, shared by statuses rendered together."""
         return render.Stamp(self._store.epoch, self._reads.sequence())
 
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[ObjectKey]:
         """Every object that has a status, parents first."""
         reads = self._reads
-        found: list[Key] = [("node", row.oid) for row in reads.nodes()]
+        found: list[ObjectKey] = [("node", row.oid) for row in reads.nodes()]
         found += [("routercluster", oid) for oid, _ in reads.cluster_keys()]
         found += [("workergroup", row.oid) for row in reads.groups()]
         found += [("worker", row.oid) for row in reads.workers()]
@@ -43,7 +44,7 @@ class StatusBuilder:
         """Every node that has an assignment, including unpaired ones: theirs is empty."""
         return [row.oid for row in self._reads.nodes()]
 
-    def status(self, key: Key, stamp: render.Stamp) -> Publication | None:
+    def status(self, key: ObjectKey, stamp: render.Stamp) -> TopicPayload | None:
         """An object's retained status."""
         kind, oid = key
         if kind == "worker":
@@ -54,7 +55,7 @@ class StatusBuilder:
             return self._cluster(oid, stamp)
         return self._node(oid, stamp)
 
-    def assignment(self, node_oid: str) -> Publication | None:
+    def assignment(self, node_oid: str) -> TopicPayload | None:
         """A node's whole desired state."""
         node = self._reads.node(node_oid)
         if node is None:
@@ -64,13 +65,13 @@ class StatusBuilder:
         wanted = render.assignment(node, rows, store.id, store.epoch, self._heartbeat_ms)
         return self._topics.node(node.name, "assignment"), encode(wanted)
 
-    def _node(self, oid: str, stamp: render.Stamp) -> Publication | None:
+    def _node(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
         row = self._reads.node(oid)
         if row is None or row.status is NodeStatus.UNPAIRED:
             return None
         return self._publication(NO_CLUSTER, "node", render.node_status(row, stamp))
 
-    def _cluster(self, oid: str, stamp: render.Stamp) -> Publication | None:
+    def _cluster(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
         reads = self._reads
         row = reads.cluster(oid)
         if row is None:
@@ -81,7 +82,7 @@ class StatusBuilder:
         status = render.cluster_status(row, scale, states, not_ready, stamp)
         return self._publication(row.name, "routercluster", status)
 
-    def _group(self, oid: str, stamp: render.Stamp) -> Publication | None:
+    def _group(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
         reads = self._reads
         row = reads.group(oid)
         cluster = reads.cluster(row.cluster_oid) if row else None
@@ -90,11 +91,11 @@ class StatusBuilder:
         states = reads.worker_states("group_oid", oid)
         not_ready = self._not_ready("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
-        updated = reads.updated(oid) if row.updating else None
+        updated = reads.updated(oid) if updating(row) else None
         status = render.group_status(row, cluster.name, states, not_ready, endpoints, stamp, updated)
         return self._publication(cluster.name, "workergroup", status)
 
-    def _worker(self, oid: str, stamp: render.Stamp) -> Publication | None:
+    def _worker(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
         reads = self._reads
         row = reads.worker(oid)
         group = reads.group(row.group_oid) if row else None
@@ -111,5 +112,5 @@ class StatusBuilder:
             return []
         return self._reads.not_ready(member, oid, render.MAX_CONDITIONS + 1)
 
-    def _publication(self, cluster: str, kind: StatusKind, status: Status) -> Publication:
+    def _publication(self, cluster: str, kind: StatusKind, status: Status) -> TopicPayload:
         return self._topics.status(cluster, kind, status.name), encode(status)

@@ -1,1 +1,1 @@
-"""What is remembered between passes: a cache of the store, and what nodes were heard to say."""
+"""What is kept in memory between passes: a cache of the store, and the nodes' liveness times."""

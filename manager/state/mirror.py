@@ -1,59 +1,64 @@
-"""The snapshot that a plan looks at: the store's rows, mirrored in memory, and what was observed.
+"""A cache of the store's rows, from which the monitor's snapshots are made.
 
-The mirror re-reads only what a commit names. As a safety net it is read whole every 60 s.
+It re-reads only the rows that a commit names. As a safety net everything is reloaded every 60 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.states import NodeStatus, WorkerState
 
+from ..planner.admission import max_workers
 from ..planner.model import ClusterView, GroupView, MemberView, NodeView, Snapshot, WorkerView
-from ..planner.placement import max_workers
 from ..planner.plan import at_rest
 from ..planner.rolling import ready_of
 from ..store import Reads
 from ..store.changes import Changes
 from ..store.meta import BRAKE_KEY, read_brake
 from ..store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
-from .node_memory import Observed
+from .node_memory import NodeMemory
 
 RELOAD_S: Final = 60.0
-"""The mirror is read anew this often, whatever the commits said."""
+"""Everything is reloaded this often, whatever the commits named."""
 BULK: Final = 500
-"""From so many changed workers on, reading everything is cheaper than reading them one by one."""
+"""Above so many changed workers a full reload is cheaper than single reads."""
 _Seen = tuple[float, float | None, bool]
-"""What memory knows of a node: silent since, will at, heard once."""
+"""A node's entries in the memory: silent since, will at, heard once."""
 
 
-class World:
-    """The mirror. All methods belong to the event loop's thread; pass `note` to `Store.on_commit`."""
+class StateCache:
+    """The cache. Its methods belong to the event loop's thread; pass `invalidate` to `Store.on_commit`."""
 
-    def __init__(self, reads: Reads, observed: Observed, clock: Clock) -> None:
-        self._reads, self._observed, self._clock = reads, observed, clock
+    def __init__(self, reads: Reads, memory: NodeMemory, clock: Clock) -> None:
+        self._reads, self._memory, self._clock = reads, memory, clock
         self._nodes: dict[str, NodeRow] = {}
         self._names: dict[str, str] = {}
         self._node_views: dict[str, tuple[NodeRow, _Seen, NodeView]] = {}
         self._clusters: dict[str, ClusterRow] = {}
         self._members: dict[str, tuple[MemberView, ...]] = {}
-        self._nodes_moved = False
+        self._nodes_changed = False
         self._groups: dict[str, dict[str, GroupRow]] = {}
         self._workers: dict[str, dict[str, WorkerView]] = {}
         self._group_of: dict[str, str] = {}
         self._views: dict[str, GroupView] = {}
         self._unknown: dict[str, frozenset[str]] = {}
-        self._awake: dict[str, ClusterView] = {}
+        self._active: dict[str, ClusterView] = {}
         self._dirty = Changes()
         self._loaded_at: float | None = None
         self._listening_since: float | None = None
-        self._gone_before: frozenset[str] = frozenset()
+        self._lost_before: frozenset[str] = frozenset()
+        self._on_node_removed: list[Callable[[str], None]] = []
 
-    def note(self, changes: Changes) -> None:
-        """A commit changed these: they are read when they are next asked for."""
+    def on_node_removed(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the oid of every node whose row is gone."""
+        self._on_node_removed.append(listener)
+
+    def invalidate(self, changes: Changes) -> None:
+        """A commit changed these rows: they are read again when next needed."""
         dirty = self._dirty
         dirty.nodes |= changes.nodes
         dirty.clusters |= changes.clusters
@@ -61,21 +66,21 @@ class World:
         dirty.workers |= changes.workers
 
     def snapshot(self) -> Snapshot:
-        """What is known now; clusters at rest are left out, so that a thousand of them cost nothing."""
+        """The present state; clusters at rest are left out, so that they cost nothing."""
         try:
-            brake = self._catch_up() if self._behind() else self._reads.meta(BRAKE_KEY)
+            stored = self._refresh_all() if self._is_outdated() else self._reads.meta(BRAKE_KEY)
         except BaseException:
-            self._loaded_at = None  # half refreshed: read everything next time
+            self._loaded_at = None  # partly refreshed: reload everything next time
             raise
-        reason, nodes = read_brake(brake)
-        self._observed.brake = reason
-        self._note_listening()
+        reason, nodes = read_brake(stored)
+        self._memory.hold = reason
+        self._note_lost_before()
         return Snapshot(
-            timing=self._observed.timing,
+            timing=self._memory.timing,
             nodes={oid: self._node_view(row) for oid, row in self._nodes.items()},
-            clusters=dict(self._awake),
-            braked=reason,
-            brake_nodes=nodes,
+            clusters=dict(self._active),
+            hold=reason,
+            hold_nodes=nodes,
         )
 
     def node_named(self, name: str) -> NodeRow | None:
@@ -87,36 +92,36 @@ class World:
         return self._nodes.get(self._names.get(name, ""))
 
     def has_unknown(self, node_oid: str) -> bool:
-        """Whether workers on this node were UNKNOWN when the mirror was last refreshed."""
-        return any(node_oid in nodes for nodes in self._unknown.values())
+        """Whether workers on this node were UNKNOWN at the last refresh."""
+        return bool(self._unknown) and any(node_oid in nodes for nodes in self._unknown.values())
 
     # --- reading
 
-    def _behind(self) -> bool:
-        return bool(self._stale() or self._dirty or self._nodes_moved)
+    def _is_outdated(self) -> bool:
+        return bool(self._reload_due() or self._dirty or self._nodes_changed)
 
-    def _catch_up(self) -> str | None:
-        """Read what changed; returns the brake of the same moment."""
+    def _refresh_all(self) -> str | None:
+        """Read what changed; returns the stored hold as of the same read transaction."""
         with self._reads.consistent():
             self._refresh()
             return self._reads.meta(BRAKE_KEY)
 
     def _refresh(self) -> None:
-        if self._stale() or len(self._dirty.workers) > BULK:
-            self._load()
+        if self._reload_due() or len(self._dirty.workers) > BULK:
+            self._reload()
             self._loaded_at = self._clock.monotonic()
             return
         self._refresh_nodes()
-        members_too, self._nodes_moved = self._nodes_moved, False
+        members_too, self._nodes_changed = self._nodes_changed, False
         self._refresh_workers()
         clusters, self._dirty.clusters = self._dirty.clusters, set()
         groups, self._dirty.groups = self._dirty.groups, set()
         self._refresh_clusters(clusters, groups, members_too)
 
-    def _stale(self) -> bool:
+    def _reload_due(self) -> bool:
         return self._loaded_at is None or self._clock.monotonic() - self._loaded_at >= RELOAD_S
 
-    def _load(self) -> None:
+    def _reload(self) -> None:
         self._dirty = Changes()
         self._node_views.clear()
         reads = self._reads
@@ -126,18 +131,18 @@ class World:
         self._clusters = {row.oid: row for row in reads.clusters()}
         self._workers, self._group_of = {}, {}
         for worker in reads.workers():
-            self._keep_worker(worker)
+            self._put_worker(worker)
         self._members = _by_cluster(reads.all_members())
         groups = _grouped(reads.groups())
         for oid in gone - set(self._clusters):
             self._drop_cluster(oid)
         for oid in self._clusters:
-            self._set_groups(oid, groups.get(oid, {}), set(groups.get(oid, ())))
+            self._put_groups(oid, groups.get(oid, {}), set(groups.get(oid, ())))
 
     def _refresh_nodes(self) -> None:
         oids, self._dirty.nodes = self._dirty.nodes, set()
-        # A message may have had the nodes refreshed before the next look: memberships are still to be read.
-        self._nodes_moved |= bool(oids)
+        # Nodes may be refreshed between snapshots, for a message: memberships are still to be read.
+        self._nodes_changed |= bool(oids)
         for row in self._reads.nodes_of_any(oids):
             oids.discard(row.oid)
             self._nodes[row.oid] = row
@@ -145,16 +150,18 @@ class World:
         for oid in oids & set(self._nodes):
             self._names.pop(self._nodes.pop(oid).name, None)
             self._node_views.pop(oid, None)
-            self._observed.forget_node(oid)
+            self._memory.forget_node(oid)
+            for listener in self._on_node_removed:
+                listener(oid)
 
     def _refresh_workers(self) -> None:
         oids, self._dirty.workers = self._dirty.workers, set()
         for row in self._reads.workers_of_any(oids):
             oids.discard(row.oid)
-            self._keep_worker(row)
+            self._put_worker(row)
         for oid in oids:
             self._workers.get(self._group_of.pop(oid, ""), {}).pop(oid, None)
-            self._observed.forget_worker(oid)
+            self._memory.forget_worker(oid)
 
     def _refresh_clusters(self, oids: set[str], dirty: set[str], members_too: bool) -> None:
         reads = self._reads
@@ -167,11 +174,11 @@ class World:
         groups = _grouped(reads.groups_of_any(rows))
         self._clusters.update(rows)
         for oid in rows:
-            self._set_groups(oid, groups.get(oid, {}), dirty)
+            self._put_groups(oid, groups.get(oid, {}), dirty)
 
-    # --- keeping
+    # --- rows and views
 
-    def _keep_worker(self, row: WorkerRow) -> None:
+    def _put_worker(self, row: WorkerRow) -> None:
         self._group_of[row.oid] = row.group_oid
         self._workers.setdefault(row.group_oid, {})[row.oid] = WorkerView(
             oid=row.oid,
@@ -188,30 +195,30 @@ class World:
             revision=row.revision,
         )
 
-    def _set_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
-        """Take over a cluster's groups; those in `dirty` (or new) are viewed anew."""
+    def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
+        """Replace a cluster's groups; the views of new ones and of those in `dirty` are rebuilt."""
         for oid in set(self._groups.get(cluster_oid, ())) - set(groups):
             self._drop_group(oid)
         self._groups[cluster_oid] = groups
         for oid, row in groups.items():
             if oid in dirty or oid not in self._views:
-                self._view_group(row)
+                self._build_view(row)
         cluster = self._clusters[cluster_oid]
         view = ClusterView(
             oid=cluster.oid,
             name=cluster.name,
             status=cluster.status,
-            since=self._observed.entered(cluster.oid, cluster.status),
+            since=self._memory.entered(cluster.oid, cluster.status),
             members=self._members.get(cluster.oid, ()),
             groups=tuple(self._views[oid] for oid in groups),
             was_running=cluster.was_running,
         )
         if at_rest(view):
-            self._awake.pop(cluster_oid, None)
+            self._active.pop(cluster_oid, None)
         else:
-            self._awake[cluster_oid] = view
+            self._active[cluster_oid] = view
 
-    def _view_group(self, row: GroupRow) -> None:
+    def _build_view(self, row: GroupRow) -> None:
         workers = sorted(self._workers.get(row.oid, {}).values(), key=lambda worker: worker.ordinal)
         view = GroupView(
             oid=row.oid,
@@ -219,7 +226,7 @@ class World:
             cluster_oid=row.cluster_oid,
             scale=row.scale,
             status=row.status,
-            since=self._observed.entered(row.oid, row.status),
+            since=self._memory.entered(row.oid, row.status),
             runtime=row.runtime,
             lost_after=row.lost_after,
             start_deadline=row.start_deadline,
@@ -231,7 +238,7 @@ class World:
             max_surge=row.max_surge,
             held_back=row.held_back,
         )
-        since = self._observed.none_ready(row.oid, ready_of(view) == 0)
+        since = self._memory.none_ready(row.oid, ready_of(view) == 0)
         self._views[row.oid] = view if since is None else replace(view, none_ready_since=since)
         unknown = frozenset(w.node_oid for w in workers if w.state is WorkerState.UNKNOWN and w.node_oid)
         self._unknown.pop(row.oid, None)
@@ -243,31 +250,31 @@ class World:
             self._drop_group(group_oid)
         self._clusters.pop(oid, None)
         self._members.pop(oid, None)
-        self._awake.pop(oid, None)
-        self._observed.forget(oid)
+        self._active.pop(oid, None)
+        self._memory.forget(oid)
 
     def _drop_group(self, oid: str) -> None:
         for worker_oid in self._workers.pop(oid, {}):
             self._group_of.pop(worker_oid, None)
-            self._observed.forget_worker(worker_oid)
+            self._memory.forget_worker(worker_oid)
         self._views.pop(oid, None)
         self._unknown.pop(oid, None)
-        self._observed.forget(oid)
+        self._memory.forget(oid)
 
     # --- nodes
 
-    def _note_listening(self) -> None:
-        """Remember who was lost already when listening began: those did not vanish now."""
-        if self._listening_since != self._observed.listening_since:
-            self._listening_since = self._observed.listening_since
+    def _note_lost_before(self) -> None:
+        """Remember which nodes were lost when listening began: they are no part of a mass failure now."""
+        if self._listening_since != self._memory.listening_since:
+            self._listening_since = self._memory.listening_since
             lost = (row.oid for row in self._nodes.values() if row.status is NodeStatus.LOST)
-            self._gone_before = frozenset(lost)
+            self._lost_before = frozenset(lost)
             self._node_views.clear()
 
     def _node_view(self, row: NodeRow) -> NodeView:
-        """A node as it is; the view of the last time, where nothing of it has changed."""
-        observed, oid = self._observed, row.oid
-        seen = (observed.silent_since(oid), observed.will_at(oid), observed.heard_once(oid))
+        """A node's view, reused while neither its row nor its times have changed."""
+        memory, oid = self._memory, row.oid
+        seen = (memory.silent_since(oid), memory.will_at(oid), memory.heard_once(oid))
         known = self._node_views.get(oid)
         if known is not None and known[0] is row and known[1] == seen:
             return known[2]
@@ -283,7 +290,7 @@ class World:
             goodbye=row.goodbye,
             heard_once=heard_once,
             known=row.boot is not None,
-            gone_before=oid in self._gone_before and not heard_once,
+            lost_before=oid in self._lost_before and not heard_once,
             draining=row.draining is not None,
             drain_note=row.drain_note,
             applied=row.applied_version >= row.assignment_version,

@@ -1,30 +1,21 @@
-"""What the manager has heard, in memory only: signs of life, reports, and since when things are as they are.
+"""What the monitor and the reads need beside the store: liveness times, worker figures, times of statuses.
 
-A restart forgets all of it. What this process did not witness counts from the moment it began to listen, so a
-restart, or a broker that was away, makes nobody late at once.
+It is in memory only. Silence counts from the moment this process began to listen at the earliest, so neither
+a restart nor an outage of the broker makes a node late at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from busbar.bus.clock import Clock
-from busbar.bus.messages import Reported
 
-from ..planner.model import Timing
+from ..planner.model import LivenessTiming
 
 GRACE: Final = 2
-"""How many times the lost threshold lasts the grace after a (re)start of manager or broker."""
-CONFLICT: Final = 12
-"""Heartbeat intervals in which boots that take turns tell of two agents."""
-TURNS: Final = 2
-"""How often within that time a former boot must come back; once may be a message that came late."""
-
-Birth = tuple[str, int]
-"""(boot, conn): the agent's process and its connection number."""
+"""Length of the grace period after a (re)start of manager or broker, in lost thresholds."""
 
 
 class WorkerStat(NamedTuple):
@@ -37,41 +28,33 @@ class WorkerStat(NamedTuple):
 
 @dataclass(slots=True)
 class _Node:
-    """Memory of one node. Times are monotonic seconds."""
+    """Times of one node, in monotonic seconds."""
 
     heard: float | None = None
     will: float | None = None
-    birth: Birth | None = None
-    goodbye: Birth | None = None
-    report: Reported | None = None
-    unapplied: bool = False
-    led: bool = False
-    resync: float | None = None
-    boots: list[str] = field(default_factory=list)
-    returns: deque[float] = field(default_factory=lambda: deque(maxlen=TURNS))
 
 
-class Observed:
-    """The memory. `timing` are the constants; its grace moves with `listen`."""
+class NodeMemory:
+    """The memory. `timing.grace_until` moves with `start_listening`; all times are monotonic seconds."""
 
-    def __init__(self, clock: Clock, timing: Timing | None = None) -> None:
+    def __init__(self, clock: Clock, timing: LivenessTiming | None = None) -> None:
         self._clock = clock
-        self._timing = timing or Timing()
+        self._timing = timing or LivenessTiming()
         self._nodes: dict[str, _Node] = {}
         self._stats: dict[str, tuple[WorkerStat, float]] = {}
         self._since: dict[str, tuple[str, float]] = {}
         self._none_ready: dict[str, float] = {}
         self.listening_since = self.last_heard = 0.0
-        self.brake: str | None = None
-        """Why nothing is moved, as last read from the store; None when the brake is off."""
-        self.listen()
+        self.hold: str | None = None
+        """The reason of the mass failure hold, as last read from the store; None when there is none."""
+        self.start_listening()
 
     @property
-    def timing(self) -> Timing:
+    def timing(self) -> LivenessTiming:
         return self._timing
 
-    def listen(self) -> None:
-        """The manager hears the broker from now on: silence is counted anew, and leniently for a while."""
+    def start_listening(self) -> None:
+        """The manager can hear nodes from now on: silence counts from here, with a grace period."""
         now = self._clock.monotonic()
         self.listening_since = now
         grace = GRACE * self._timing.lost_after * self._timing.heartbeat
@@ -79,8 +62,8 @@ class Observed:
 
     # --- nodes
 
-    def heard(self, node_oid: str) -> None:
-        """A sign of life: whatever will came before it no longer counts."""
+    def record_heard(self, node_oid: str) -> None:
+        """A sign of life: a will that arrived before it no longer counts."""
         node = self._node(node_oid)
         self.last_heard = node.heard = self._clock.monotonic()
         node.will = None
@@ -100,80 +83,12 @@ class Observed:
         heard = self.heard_at(node_oid)
         return heard is not None and heard >= self.listening_since
 
-    def will(self, node_oid: str) -> None:
-        """The node's will arrived."""
+    def record_will(self, node_oid: str) -> None:
+        """The will of the node's present connection arrived."""
         self._node(node_oid).will = self._clock.monotonic()
 
     def will_at(self, node_oid: str) -> float | None:
         return self._node(node_oid).will
-
-    def birth(self, node_oid: str) -> Birth | None:
-        """The last birth that this process saw."""
-        return self._node(node_oid).birth
-
-    def born(self, node_oid: str, birth: Birth) -> None:
-        node = self._node(node_oid)
-        node.birth, node.goodbye = birth, None
-
-    def said_goodbye(self, node_oid: str, birth: Birth) -> None:
-        node = self._node(node_oid)
-        node.birth = node.goodbye = birth
-
-    def goodbye(self, node_oid: str) -> Birth | None:
-        """The connection that ended with a goodbye, while no other followed."""
-        return self._node(node_oid).goodbye
-
-    def saw_boot(self, node_oid: str, boot: str) -> None:
-        """Remember which agent process spoke; a former one that speaks again is a hint of two agents."""
-        node = self._node(node_oid)
-        if node.boots and node.boots[-1] == boot:
-            return
-        if boot in node.boots:
-            node.boots.remove(boot)
-            node.returns.append(self._clock.monotonic())
-        node.boots.append(boot)
-        del node.boots[:-4]
-
-    def conflict(self, node_oid: str) -> bool:
-        """Whether two agents have just been speaking in this node's name, in turns."""
-        returns = self._node(node_oid).returns
-        oldest = self._clock.monotonic() - CONFLICT * self._timing.heartbeat
-        return len(returns) == TURNS and returns[0] >= oldest
-
-    def report(self, node_oid: str) -> Reported | None:
-        """The node's last report."""
-        return self._node(node_oid).report
-
-    def reported(self, node_oid: str, report: Reported) -> None:
-        self._node(node_oid).report = report
-
-    def unapplied(self, node_oid: str) -> bool:
-        """Whether the last report could not be written yet."""
-        return self._node(node_oid).unapplied
-
-    def set_unapplied(self, node_oid: str, value: bool) -> None:
-        self._node(node_oid).unapplied = value
-
-    def led(self, node_oid: str) -> None:
-        """It follows an assignment of this manager, or an older one of its store."""
-        self._node(node_oid).led = True
-
-    def led_once(self, node_oid: str) -> bool:
-        """Whether it did so since the last connect."""
-        return self._node(node_oid).led
-
-    def doubt(self) -> None:
-        """A new connection: while there was none, a newer manager may have come and gone."""
-        for node in self._nodes.values():
-            node.led = False
-
-    def may_resync(self, node_oid: str) -> bool:
-        """True at most once per heartbeat interval and node."""
-        node, now = self._node(node_oid), self._clock.monotonic()
-        if node.resync is not None and now - node.resync < self._timing.heartbeat:
-            return False
-        node.resync = now
-        return True
 
     def forget_node(self, node_oid: str) -> None:
         self._nodes.pop(node_oid, None)
@@ -181,7 +96,7 @@ class Observed:
     # --- workers
 
     def stat(self, worker_oid: str) -> WorkerStat:
-        """Uptime (ms, counted on since the report), CPU seconds and resident bytes of a worker."""
+        """A worker's last figures; its uptime is extrapolated to now."""
         stat, at = self._stats.get(worker_oid, (WorkerStat(), 0.0))
         if stat.uptime_ms is None:
             return stat
@@ -198,19 +113,19 @@ class Observed:
     # --- groups and clusters
 
     def since(self, oid: str) -> float | None:
-        """Since when a group or cluster has had its status, as far as this process saw."""
+        """Since when a group or cluster has had its status; None when this process has not seen it."""
         known = self._since.get(oid)
         return None if known is None else known[1]
 
     def entered(self, oid: str, status: str) -> float:
-        """Note the status that a group or cluster has; return since when it has had it."""
+        """Record the status of a group or cluster; returns since when it has had it."""
         known = self._since.get(oid)
         if known is None or known[0] != status:
             known = self._since[oid] = (status, self._clock.monotonic())
         return known[1]
 
     def none_ready(self, group_oid: str, none: bool) -> float | None:
-        """Note whether none of a group's workers is ready; return since when that has been so."""
+        """Record whether none of a group's workers is ready; returns since when, None while one is."""
         if not none:
             self._none_ready.pop(group_oid, None)
             return None

@@ -89,7 +89,7 @@ def refuse_backup(db: Database, path: Path) -> None:
     if when:
         raise StoreRefusedError(
             f"{path} is a backup ({when}): what happened since is not in it. If the original is gone for"
-            f" good, run 'busbar manager take-over --state {path.parent}': this one speaks from then on"
+            f" good, run 'busbar manager take-over --state {path.parent}': this one is used from then on"
         )
 
 

@@ -140,7 +140,7 @@ class Queries:
 
     def not_ready(self, member: str, oid: str, limit: int) -> list[tuple[str, str, str | None, str | None]]:
         """(worker, state, reason, node) of workers that are wanted and not ready."""
-        return self._rows(sql.NOT_READY.format(member), oid, limit)
+        return self._rows(sql.NOT_READY_WORKERS.format(member), oid, limit)
 
     def assigned(self, node_oid: str) -> list[AssignedRow]:
         """The workers of a node's assignment."""

@@ -65,18 +65,18 @@ class Retention:
         """One round; returns the number of deleted rows."""
         total, plan = 0, self._bounds.plan(self._clock.time_ns())
         for _ in range(STEPS):
-            gone = await self._store.write(partial(_prune, plan=plan))
-            total += gone
-            if gone < STEP:
+            deleted = await self._store.write(partial(_prune, plan=plan))
+            total += deleted
+            if deleted < STEP:
                 break
         return total
 
 
 def _prune(tx: Tx, plan: Sequence[tuple[str, int]]) -> int:
     """One step over the tables in order; returns the number of deleted rows."""
-    gone = 0
+    deleted = 0
     for name, bound in plan:
-        gone += tx.prune(name, bound, STEP - gone)
-        if gone >= STEP:
+        deleted += tx.prune(name, bound, STEP - deleted)
+        if deleted >= STEP:
             break
-    return gone
+    return deleted

@@ -97,11 +97,6 @@ class GroupRow(Struct, frozen=True, gc=False):
     max_surge: int = 0
     held_back: str | None = None
 
-    @property
-    def updating(self) -> bool:
-        """Whether not all of its workers have been ready with its revision yet."""
-        return self.settled != self.revision
-
 
 class WorkerRow(Struct, frozen=True, gc=False):
     """A numbered slot of a group. It is in its node's assignment while `unassigned_version` is None;

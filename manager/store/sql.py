@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 
 from . import rows
@@ -124,10 +125,10 @@ DELETE FROM group_revisions WHERE group_oid = ?1
 AND revision <> (SELECT revision FROM workergroups WHERE oid = ?1)
 AND revision NOT IN (SELECT revision FROM workers WHERE group_oid = ?1)
 """
-UPDATED: Final = """
+UPDATED: Final = f"""
 SELECT count(*) FROM workers w JOIN workergroups g ON g.oid = w.group_oid
 WHERE g.oid = ? AND w.revision = g.revision AND w.ordinal <= g.scale
-AND w.state IN ('STARTING', 'RUNNING', 'BACKOFF', 'UNKNOWN')
+AND w.state IN ({", ".join(f"'{state}'" for state in sorted(ASSIGNED_STATES))})
 """
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
@@ -137,7 +138,7 @@ ENDPOINTS: Final = """
 SELECT w.name, coalesce(n.name, ''), w.address FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
 """
-NOT_READY: Final = """
+NOT_READY_WORKERS: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?
 """

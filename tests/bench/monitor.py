@@ -13,8 +13,8 @@ from busbar.bus.states import WorkerState
 from busbar.manager.leader.state_folder import database
 from busbar.manager.planner.model import Place, Snapshot
 from busbar.manager.planner.plan import plan
-from busbar.manager.state.mirror import World
-from busbar.manager.state.node_memory import Observed
+from busbar.manager.state.mirror import StateCache
+from busbar.manager.state.node_memory import NodeMemory
 from busbar.manager.store import Changes, Store
 
 from tests.bench import seed
@@ -105,29 +105,29 @@ async def _one(bench: Bench, at: Path, nodes: int) -> Figures:
     )
     store = Store.open(database(at / "manager"), CLOCK, seed.new_oid, TOPICS)
     try:
-        observed = Observed(CLOCK)
-        world = World(store.reads, observed, CLOCK)
-        _hear(observed, fleet)
-        assert not _pass(world), "a fleet at rest must ask for nothing"
-        whole = [_ms(lambda: _pass(World(store.reads, observed, CLOCK))) for _ in range(bench.runs)]
-        full = [_ms(lambda: _pass(world)) for _ in range(bench.runs)]
-        one, touched = await _one_change(bench, store, world)
+        memory = NodeMemory(CLOCK)
+        cache = StateCache(store.reads, memory, CLOCK)
+        _hear(memory, fleet)
+        assert not _pass(cache), "a fleet at rest must ask for nothing"
+        whole = [_ms(lambda: _pass(StateCache(store.reads, memory, CLOCK))) for _ in range(bench.runs)]
+        full = [_ms(lambda: _pass(cache)) for _ in range(bench.runs)]
+        one, touched = await _one_change(bench, store, cache)
         place = []
         for _ in range(bench.runs):
-            _hear(observed, fleet)  # by now the largest fleet would be late
-            place.append(_place(world.snapshot(), nodes * PER_NODE))
+            _hear(memory, fleet)  # by now the largest fleet would be late
+            place.append(_place(cache.snapshot(), nodes * PER_NODE))
         return Figures(full, whole, place, one, touched)
     finally:
         store.close()
 
 
-def _hear(observed: Observed, fleet: seed.Fleet) -> None:
+def _hear(memory: NodeMemory, fleet: seed.Fleet) -> None:
     for oid in fleet.node_oids:
-        observed.heard(oid)
+        memory.record_heard(oid)
 
 
-def _pass(world: World) -> list[Any]:
-    return plan(world.snapshot(), CLOCK.monotonic())
+def _pass(cache: StateCache) -> list[Any]:
+    return plan(cache.snapshot(), CLOCK.monotonic())
 
 
 def _ms(work: Any) -> float:
@@ -136,16 +136,16 @@ def _ms(work: Any) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-async def _one_change(bench: Bench, store: Store, world: World) -> tuple[list[float], int]:
+async def _one_change(bench: Bench, store: Store, cache: StateCache) -> tuple[list[float], int]:
     """The pass after a commit that changed one worker; how many statuses and assignments it touched."""
     seen: list[Changes] = []
     store.on_commit(seen.append)
-    store.on_commit(world.note)
+    store.on_commit(cache.invalidate)
     oid = store.reads.workers()[0].oid
     times = []
     for number in range(bench.runs):
         await store.write(lambda tx, number=number: tx.update_worker(oid, restarts=number + 1))
-        times.append(_ms(lambda: _pass(world)))
+        times.append(_ms(lambda: _pass(cache)))
     last = seen[-1]
     kinds = (last.nodes, last.clusters, last.groups, last.workers, last.assignments)
     return times, sum(map(len, kinds))

@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from busbar.bus.connection.link import Message
 from busbar.bus.connection.mqtt_link import MqttLink
@@ -130,7 +131,7 @@ async def _one(bench: Bench, at: Path, port: int, nodes: int) -> Times:
     def prepare(link: MqttLink) -> None:
         watch.attach(link)
         eye.attach(link)
-        callers.append(Caller(link, TOPICS, USER, "placement", CLOCK, seed.new_oid))
+        callers.append(Caller(link, TOPICS, USER, "placement", CLOCK, seed.new_oid, Random(1)))
 
     spec = {"port": port, "realm": REALM, "nodes": fleet.nodes}
     async with manager(at, port) as served, linked(port, prepare), child(at, "light", **spec) as crowd:

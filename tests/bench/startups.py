@@ -155,7 +155,7 @@ async def _client(state: Path) -> AsyncIterator[Any]:
     options = ConnectOptions(port=told["port"], username=told["username"], password=secret)
     link = MqttLink(options, clock=CLOCK, random=Random(1))
     topics = Topics(told["realm"], told["root"])
-    caller = Caller(link, topics, told["username"], "bench", CLOCK, new_oid)
+    caller = Caller(link, topics, told["username"], "bench", CLOCK, new_oid, Random(1))
     statuses = _Statuses()
     link.subscribe(topics.status("+", "routercluster", "+"), statuses.note)
     task = asyncio.create_task(link.run())

@@ -19,6 +19,7 @@ from typing import Final
 from busbar.bus.acl import filters, render_mosquitto, render_nats
 
 from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
+from tests.pace import bound
 
 BRIDGE: Final = "bridge"
 HERE: Final = Path(__file__).parent
@@ -58,7 +59,7 @@ class Node:
         """Send a signal and wait for the end."""
         if self.process is not None:
             self.process.send_signal(number)
-            self.process.wait(20)
+            self.process.wait(bound(20))
             self.process = None
 
 

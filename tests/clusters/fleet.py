@@ -15,6 +15,7 @@ from typing import Any, Final
 from tests.clusters.engines import Engine
 from tests.faults.watcher import Watcher
 from tests.faults.yard import Yard
+from tests.pace import bound
 from tests.stack import Stack, cluster
 
 MANAGER_AT: Final = 0
@@ -37,10 +38,10 @@ class Roamer(Watcher):
         self, op: str, params: dict[str, Any] | None = None, *, timeout: float = BOUND_S, **more: Any
     ) -> dict[str, Any]:
         request_id = more.pop("id", None) or next(self._ids)
-        end = time.monotonic() + timeout
+        end = time.monotonic() + bound(timeout)
         while time.monotonic() < end:
             try:
-                return super().ask(op, params, timeout=PATIENCE_S, id=request_id, **more)
+                return self.insist(op, params, PATIENCE_S, id=request_id, **more)
             except AssertionError:
                 self.go_on()
         raise AssertionError(f"{op} was not answered within {timeout:g} s")

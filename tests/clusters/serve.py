@@ -21,6 +21,7 @@ from busbar.bus.topics import Topics
 from tests.bench import serve
 from tests.bench.serve import Words, tell
 from tests.bench.setting import ROOT, Child
+from tests.pace import bound
 
 
 def options(spec: dict[str, Any]) -> ConnectOptions:
@@ -40,7 +41,7 @@ async def echo(spec: dict[str, Any], words: Words) -> None:
 
     link.subscribe(topics.all_requests(), answer)
     task = asyncio.create_task(link.run())
-    await link.wait_connected(60)
+    await link.wait_connected(bound(60))
     tell("ready")
     await task
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import free_port, mosquitto
+from tests.pace import bound
 from tests.stack import ROOT, Stack, stack
 
 pytestmark = pytest.mark.mosquitto
@@ -37,7 +38,7 @@ def busbar(lab: Stack, urls: list[str], *words: str) -> subprocess.CompletedProc
         env=env,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=bound(50),
     )
 
 

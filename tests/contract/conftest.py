@@ -68,7 +68,7 @@ BROKERS = os.environ.get("BUSBAR_BROKERS", "embedded,mosquitto").split(",")
 """`make scale` names clusters of brokers here."""
 
 
-@pytest.fixture(scope="session", params=BROKERS)
+@pytest.fixture(scope="package", params=BROKERS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The system on the embedded broker, on mosquitto with the generated ACL, or on a broker cluster."""
     with stack(tmp_path_factory.mktemp(request.param), request.param) as made:

@@ -13,6 +13,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.contract.conftest import Lab
+from tests.pace import bound
 
 
 @pytest.mark.fault(55, "A")
@@ -181,16 +182,16 @@ def test_the_mqtt_5_mirror(lab: Lab) -> None:
     client.connect("127.0.0.1", lab.stack.port, 30)
     client.loop_start()
     try:
-        if (said := got.get(timeout=10)) == "Unsupported protocol version":
+        if (said := got.get(timeout=bound(10))) == "Unsupported protocol version":
             pytest.skip("this broker speaks MQTT 3.1.1 alone")
         assert said == "Success"
         client.subscribe(own, 1)
-        assert got.get(timeout=10) == "subscribed"
+        assert got.get(timeout=bound(10)) == "subscribed"
         body = b'{"params": {"routercluster_name": "absent"}}'
         client.publish(
             lab.alice.topic("request", "alice", "get_routercluster_by_name"), body, 1, False, asked
         )
-        told = got.get(timeout=10)
+        told = got.get(timeout=bound(10))
     finally:
         client.disconnect()
         client.loop_stop()

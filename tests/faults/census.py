@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.pace import bound
+
 EVERY_S = 0.05
 YOUNG_S = 2.0
 
@@ -60,7 +62,7 @@ class Census:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join(bound(5))
 
     def look(self) -> list[Life]:
         """All living processes."""
@@ -166,9 +168,9 @@ def _pids() -> list[int]:
 
 def until(condition: Callable[[], Any], timeout: float, what: str) -> Any:
     """Poll for what only the kernel or a query shows."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + bound(timeout)
     while not (found := condition()):
         if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout:g} s: {what}")
+            raise AssertionError(f"not within {bound(timeout):g} s: {what}")
         time.sleep(0.03)
     return found

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.yard import Yard, yard
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     """Broker, manager and two nodes, shared by all tests, since a start takes five seconds."""
     with yard(tmp_path_factory.mktemp("yard")) as made:

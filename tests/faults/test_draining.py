@@ -13,6 +13,7 @@ from tests import serving
 from tests.faults.census import until
 from tests.faults.failing import command
 from tests.faults.yard import Yard
+from tests.pace import bound
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -104,7 +105,7 @@ def test_the_manager_is_killed_at_each_step_of_a_drain(here: Yard) -> None:
         _drain_to_death(here)
         for step in ("place:before_commit", "unassign:after_commit", "place:after_commit"):
             here.start_manager(*command(f"step:{step}"))
-            assert here.stack.processes.pop("manager").wait(20) == -9
+            assert here.stack.processes.pop("manager").wait(bound(20)) == -9
         here.start_manager()
         _drained(here)
         after = cluster.running(4)

@@ -12,6 +12,7 @@ import pytest
 from tests.faults.census import until
 from tests.faults.failing import AFTER, BEFORE, REPLY, command
 from tests.faults.yard import Yard, threads
+from tests.pace import bound
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -22,7 +23,7 @@ def _killed_by(here: Yard, request_id: str, name: str) -> None:
     here.start_manager(*command("commits", "reply"))
     here.manager_is_up()
     here.alice.push("create_routercluster", {"routercluster": {"name": name}}, request_id)
-    assert here.stack.processes["manager"].wait(15) == -9
+    assert here.stack.processes["manager"].wait(bound(15)) == -9
     here.stack.processes.pop("manager")
 
 
@@ -93,7 +94,7 @@ def test_a_manager_killed_during_a_migration(here: Yard) -> None:
     before = cluster.running(1)
     here.kill("manager")
     here.start_manager(*command("migration"))
-    assert here.stack.processes.pop("manager").wait(20) == -9
+    assert here.stack.processes.pop("manager").wait(bound(20)) == -9
     here.start_manager()
     cluster.running(1)
     cluster.kept(before)

@@ -14,6 +14,7 @@ from tests.faults.failing import command
 from tests.faults.proxy import CONNACK, PUBLISH
 from tests.faults.watcher import Watcher
 from tests.faults.yard import Cluster, Yard
+from tests.pace import bound, within
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -67,10 +68,10 @@ def test_a_half_open_connection_is_noticed_by_both_sides_within_three_heartbeats
         here.alice.topic("status", "_", "node", "n1"), lambda value: value["status"] in ("late", "lost"), 10
     )
     late = time.monotonic() - began
-    assert late < 3 * here.stack.heartbeat + 1.0, f"late after {late:.2f} s"
+    assert late < within(3 * here.stack.heartbeat + 1.0), f"late after {late:.2f} s"
     # The agent misses its own state (for two heartbeats, at least 2 s).
-    bound = 2 + 3 * here.stack.heartbeat
-    until(lambda: "nothing is received" in here.log("n1")[mark:], bound, "the agent has noticed")
+    seconds = 2 + 3 * here.stack.heartbeat
+    until(lambda: "nothing is received" in here.log("n1")[mark:], seconds, "the agent has noticed")
     cluster.kept(before)
     here.proxies["n1"].heal()
     here.node("n1", "online")
@@ -285,7 +286,7 @@ def test_an_agent_killed_between_fork_and_storing_the_pid(here: Yard) -> None:
     here.start_agent("n1", *command(f"fork:{cluster.name}"))
     here.node("n1", "online")
     cluster.start()
-    assert here.stack.processes.pop("n1").wait(15) == -9
+    assert here.stack.processes.pop("n1").wait(bound(15)) == -9
     (orphan,) = until(cluster.pids, 5, "a worker that nobody has written down")
     here.start_agent("n1")
     living = cluster.running(1)

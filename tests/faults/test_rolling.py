@@ -11,6 +11,7 @@ from tests import serving
 from tests.faults.census import until
 from tests.faults.failing import AFTER, BEFORE, command
 from tests.faults.yard import Cluster, Yard
+from tests.pace import bound
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -19,7 +20,7 @@ POINTS = ("before_commit", "after_commit")
 
 def _dies(here: Yard) -> None:
     """Wait until the manager has died at its failpoint."""
-    assert here.stack.processes.pop("manager").wait(20) == -9
+    assert here.stack.processes.pop("manager").wait(bound(20)) == -9
 
 
 def _wish(cluster: Cluster, port: int) -> dict[str, Any]:

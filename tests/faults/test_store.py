@@ -19,6 +19,7 @@ import pytest
 
 from tests.faults.conftest import needs_root
 from tests.faults.yard import Yard, yard
+from tests.pace import bound
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -97,7 +98,7 @@ def test_a_store_from_an_older_backup_does_not_take_over(here: Yard) -> None:
     shutil.copy(backup, own)
     here.start_manager()
     process = here.stack.processes.pop("manager")
-    assert process.wait(20) not in (0, -9)
+    assert process.wait(bound(20)) not in (0, -9)
     assert "restored from an older backup" in here.log("manager")
     cluster.kept(before)
     shutil.rmtree(own.parent)
@@ -122,7 +123,7 @@ def test_a_corrupt_database_is_refused_with_instructions_to_restore(here: Yard) 
         Path(f"{own}{side}").unlink(missing_ok=True)
     here.start_manager()
     process = here.stack.processes.pop("manager")
-    assert process.wait(20) not in (0, -9)
+    assert process.wait(bound(20)) not in (0, -9)
     assert "To restore" in here.log("manager")
     cluster.kept(before)
     shutil.rmtree(own.parent)
@@ -222,7 +223,7 @@ def test_no_reply_is_sent_before_its_commit_is_on_disk(tmp_path: Path) -> None:
         process = here.stack.processes.pop("manager")
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
-        process.wait(10)
+        process.wait(bound(10))
     order = list(_calls(trace.read_text()))
     for name in ids:
         written = next(at for at, (what, data) in enumerate(order) if what == "log" and name in data)

@@ -8,6 +8,7 @@ from typing import Any
 
 from paho.mqtt import client as paho
 
+from tests.pace import bound
 from tests.plain import Plain
 
 BOUND_S = 20.0
@@ -54,15 +55,19 @@ class Watcher(Plain):
         self, op: str, params: dict[str, Any] | None = None, *, timeout: float = BOUND_S, **more: Any
     ) -> dict[str, Any]:
         """Retry a request with one id until it is answered; returns the whole reply."""
+        return self.insist(op, params, bound(timeout), **more)
+
+    def insist(self, op: str, params: dict[str, Any] | None, seconds: float, **more: Any) -> dict[str, Any]:
+        """The same for exactly so many seconds, on any machine."""
         request_id = more.pop("id", None) or next(self._ids)
-        end = time.monotonic() + timeout
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             mark = len(self.messages)
             self.push(op, params or {}, request_id, **more)
             reply = self._reply_since(request_id, mark, 0.7)
             if reply is not None and not (not reply["ok"] and reply["error"]["code"] == "busy"):
                 return reply
-        raise AssertionError(f"{op} was not answered within {timeout:g} s")
+        raise AssertionError(f"{op} was not answered within {seconds:g} s")
 
     def _reply_since(self, request_id: str, mark: int, timeout: float) -> dict[str, Any] | None:
         topic = self.topic("response", self.user, "box")
@@ -71,7 +76,7 @@ class Watcher(Plain):
             return message[0] == topic and json.loads(message[1])["id"] == request_id
 
         try:
-            found: dict[str, Any] = json.loads(self.wait(mine, timeout, mark)[1])
+            found: dict[str, Any] = json.loads(self.first(mine, timeout, mark)[1])
         except AssertionError:
             return None
         return found

@@ -18,6 +18,7 @@ from typing import Any
 from tests.faults.census import Census, Life, until
 from tests.faults.proxy import Proxy
 from tests.faults.watcher import BOUND_S, Watcher
+from tests.pace import bound
 from tests.stack import ROOT, Stack, stack, start_embedded
 
 HEARTBEAT_S = 0.25
@@ -326,6 +327,6 @@ def threads(work: list[Any]) -> None:
     for thread in running:
         thread.start()
     for thread in running:
-        thread.join(120)
+        thread.join(bound(120))
     if failed:
         raise failed[0]

@@ -1,4 +1,4 @@
-"""A store, a monitor and the reports' door on an in-memory broker and a fake clock; agents in name only."""
+"""A store, a monitor and the reports on an in-memory broker and a fake clock; agents in name only."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.bus.topics import Topics
 from busbar.manager.control.monitor import Monitor
 from busbar.manager.ingest.reports import Reports
-from busbar.manager.planner.model import Timing
-from busbar.manager.state.node_memory import Observed
+from busbar.manager.planner.model import LivenessTiming
+from busbar.manager.state.node_memory import NodeMemory
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
+
+from tests.pace import bound
 
 TOPICS = Topics("lab")
 OWNER = "00000000-0000-0000-0000-000000000001"
@@ -36,13 +38,13 @@ class Watch:
     def __init__(self, store: Store, broker: MemoryBroker, clock: FakeClock, heartbeat: float = 5.0) -> None:
         self.store, self.broker, self.clock = store, broker, clock
         self.link = broker.link("manager")
-        self.observed = Observed(clock, Timing(heartbeat=heartbeat))
-        self.monitor = Monitor(store, self.observed, clock)
+        self.memory = NodeMemory(clock, LivenessTiming(heartbeat=heartbeat))
+        self.monitor = Monitor(store, self.memory, clock)
         self.commands: list[tuple[str, Command]] = []
         self.reports = Reports(
             store,
-            self.observed,
-            self.monitor.world,
+            self.memory,
+            self.monitor.cache,
             clock,
             wake=self.monitor.wake,
             command=lambda node, command: self.commands.append((node, command)),
@@ -55,7 +57,7 @@ class Watch:
 
     async def until(self, true: Callable[[], Any]) -> None:
         """Wait for something that a commit brings about; the clock stands still meanwhile."""
-        async with asyncio.timeout(REAL_S):
+        async with asyncio.timeout(bound(REAL_S)):
             while not true():
                 self._committed.clear()
                 await settle()
@@ -66,7 +68,7 @@ class Watch:
     async def rest(self) -> None:
         """Wait until whatever is under way is written and the monitor has nothing left to do."""
         quiet = 0
-        async with asyncio.timeout(REAL_S):
+        async with asyncio.timeout(bound(REAL_S)):
             while quiet < 2:
                 await settle()
                 await self.store.write(lambda tx: None)
@@ -219,25 +221,28 @@ class Agent:
 
     def obey(self, **of: dict[str, Any]) -> None:
         """Report everything assigned as running; `web_1={...}` changes what is said of one worker."""
-        self.tell(
-            *(self.running(row.worker, **of.get(row.worker.replace("-", "_"), {})) for row in self.assigned())
-        )
+        rows = {row.name: row for row in self.watch.store.reads.workers()}
+        names = [row.worker for row in self.assigned()]
+        self.tell(*(_running(self.name, rows[name], of.get(name.replace("-", "_"), {})) for name in names))
 
     def assigned(self) -> list[Any]:
         return self.watch.store.reads.assigned(self.watch.node(self.name).oid)
 
     def running(self, worker: str, **more: Any) -> ReportedWorker:
-        row = self.watch.worker(worker)
-        facts: dict[str, Any] = {
-            "worker": worker,
-            "oid": row.oid,
-            "cluster": "edge",
-            "state": "RUNNING",
-            "generation": row.generation,
-            "pid": 100 + row.ordinal,
-            "address": f"mqtt://{self.name}:{1000 + row.ordinal}",
-        }
-        return ReportedWorker(**(facts | more))
+        return _running(self.name, self.watch.worker(worker), more)
+
+
+def _running(node: str, row: WorkerRow, more: dict[str, Any]) -> ReportedWorker:
+    facts: dict[str, Any] = {
+        "worker": row.name,
+        "oid": row.oid,
+        "cluster": "edge",
+        "state": "RUNNING",
+        "generation": row.generation,
+        "pid": 100 + row.ordinal,
+        "address": f"mqtt://{node}:{1000 + row.ordinal}",
+    }
+    return ReportedWorker(**(facts | more))
 
 
 @asynccontextmanager
@@ -253,7 +258,7 @@ async def watching(
     watch = Watch(store, broker, clock, heartbeat)
     tasks = [asyncio.create_task(watch.link.run()), asyncio.create_task(watch.monitor.run())]
     try:
-        await watch.link.wait_connected(1)
+        await watch.link.wait_connected(bound(1))
         await watch.rest()
         yield watch
         for task in tasks:

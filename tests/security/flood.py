@@ -120,7 +120,7 @@ def missed(during: list[float], memory: list[float]) -> list[str]:
 async def measure(made: Stack, rate: float, seconds: float) -> dict[str, Any]:
     calm = link_of(made.port, "alice", made.secrets["alice"])
     ids = (f"c{number}" for number in range(10**9))
-    caller = Caller(calm, TOPICS, "alice", "calm", SystemClock(), lambda: next(ids))
+    caller = Caller(calm, TOPICS, "alice", "calm", SystemClock(), lambda: next(ids), Random(1))
     task = asyncio.create_task(calm.run())
     pid = made.processes["manager"].pid
     try:

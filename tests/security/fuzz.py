@@ -174,7 +174,7 @@ def _doors() -> tuple[Any, Any, Any]:
     from busbar.manager.ingest.reports import Reports
     from busbar.manager.leader.fencing import Fence
     from busbar.manager.rate_limit import Limits
-    from busbar.manager.state.node_memory import Observed
+    from busbar.manager.state.node_memory import NodeMemory
 
     class Sink:
         def reply(self, topic: str, payload: bytes, properties: Any) -> None:
@@ -186,14 +186,14 @@ def _doors() -> tuple[Any, Any, Any]:
     limits = Limits(1e9, 10**9, 10**9)
     dispatch = Dispatch(store, Sink(), responder, limits, clock=clock, new_id=lambda: "made")  # type: ignore[arg-type]
     quiet: Any = lambda *_: None  # noqa: E731
-    reports = Reports(store, Observed(clock, _timing()), world, clock, wake=quiet, command=quiet)  # type: ignore[arg-type]
+    reports = Reports(store, NodeMemory(clock, _timing()), world, clock, wake=quiet, command=quiet)  # type: ignore[arg-type]
     return dispatch, reports, Fence(TOPICS, "m1", "s1", 1)
 
 
 def _timing() -> Any:
-    from busbar.manager.planner.model import Timing
+    from busbar.manager.planner.model import LivenessTiming
 
-    return Timing()
+    return LivenessTiming()
 
 
 class _Store:
@@ -219,6 +219,9 @@ class _Store:
 
 class _World:
     """One node is known."""
+
+    def on_node_removed(self, listener: Any) -> None:
+        pass
 
     def node_named(self, name: str) -> Any:
         from busbar.bus.states import NodeStatus

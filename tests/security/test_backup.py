@@ -23,6 +23,7 @@ from busbar.manager.store.backup import backup_time
 from busbar.manager.store.rows import PrincipalRow
 
 from tests.integration.manager.fixtures import open_store
+from tests.pace import bound
 from tests.plain import Plain
 from tests.stack import Stack, stack
 
@@ -139,9 +140,7 @@ async def test_epoch_and_sequence_never_decrease(tmp_path: Path) -> None:
     """Also if the same old backup is restored twice."""
     state, copy = tmp_path / "manager", tmp_path / "copy"
     store = open_store(state)
-    event = partial(
-        Tx.event, subject="manager", verb="braked", cluster=None, kind="manager", name="m1", data={}
-    )
+    event = partial(Tx.event, subject="manager", verb="braked", cluster=None, name="m1", data={})
     first = await store.write(event)
     store.close()
     backup(state, copy, WHEN)
@@ -233,7 +232,7 @@ def busbar(made: Stack, *arguments: str, code: int = 0) -> str:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     result = subprocess.run(
         [sys.executable, "-m", "busbar.cli.app", *arguments],
-        env={**clean, "HOME": str(made.folder)}, capture_output=True, text=True, timeout=30,
+        env={**clean, "HOME": str(made.folder)}, capture_output=True, text=True, timeout=bound(30),
     )  # fmt: skip
     assert result.returncode == code, (arguments, result.returncode, result.stdout, result.stderr)
     return result.stdout + result.stderr
@@ -300,14 +299,14 @@ def test_an_older_backup_waits_until_take_over_makes_it_effective(tmp_path: Path
             conn.execute("DELETE FROM meta WHERE key = 'backup'")
         mark = len(alice.messages)
         fenced = made.spawn("fenced", "manager", "--state", str(unmarked), *made.connection("manager"))
-        assert fenced.wait(20) != 0
+        assert fenced.wait(bound(20)) != 0
         assert "restored from an older backup" in (made.folder / "fenced.log").read_text()
 
         # Restored properly, it refuses to start.
         said = busbar(made, "restore", str(copy), "--state", str(state))
         assert "publishes nothing before" in said and "is kept as" in said
         refused = made.spawn("refused", "manager", "--state", str(state), *made.connection("manager"))
-        assert refused.wait(20) == 4
+        assert refused.wait(bound(20)) == 4
         assert "busbar manager take-over" in (made.folder / "refused.log").read_text()
         assert [m[0] for m in alice.messages[mark:] if "/status/" in m[0] or "/event/" in m[0]] == []
         assert alive(first) and alive(second), "meanwhile no worker was touched"
@@ -328,7 +327,7 @@ def test_an_older_backup_waits_until_take_over_makes_it_effective(tmp_path: Path
 def until_gone(pid: int) -> None:
     import time
 
-    end = time.monotonic() + 20
+    end = time.monotonic() + bound(20)
     while alive(pid):
         assert time.monotonic() < end, "a worker that is not desired goes on"
         time.sleep(0.05)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cli.harness import Stack, until
+from tests.pace import bound
 from tests.plain import Plain
 
 pytestmark = pytest.mark.timeout(120)
@@ -113,5 +114,5 @@ def test_a_secret_is_only_in_its_file(tmp_path: Path) -> None:
     finally:
         if agent is not None:
             agent.terminate()
-            agent.wait(15)
+            agent.wait(bound(15))
         up.clean()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cli.harness import Stack, alive, stack, until
+from tests.pace import bound
 from tests.plain import Plain
 
 pytestmark = pytest.mark.timeout(120)
@@ -67,10 +68,10 @@ def agent(
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(bound(10))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(bound(5))
 
 
 # --- people ------------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def test_a_node_joins_with_its_token_and_is_removed(up: Stack) -> None:
         assert secret.stat().st_mode & 0o777 == 0o600
         assert token not in secret.read_text()
         with agent(up, "n9", "--join", "-", token=token) as (second, again):
-            assert second.wait(20) == 5
+            assert second.wait(bound(20)) == 5
             assert "did not take the token" in again.read_text()
         up.ok("cluster", "create", "gone", "--type", "mqtt", "--port", "25100-25199")
         up.ok("cluster", "add-node", "gone", "n9")

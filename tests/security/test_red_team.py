@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from busbar.bus.contract import OPERATIONS
 
+from tests.pace import bound
 from tests.plain import Plain
 from tests.stack import FakeNode, Stack, stack
 
@@ -46,7 +47,7 @@ class Lab:
             if len(body) < BIG:
                 client.publish(topic, body, retain=retain)
                 return
-            info, end = client.client.publish(topic, body, 0, retain), time.monotonic() + 5
+            info, end = client.client.publish(topic, body, 0, retain), time.monotonic() + bound(5)
             while not info.is_published() and client.client.is_connected() and time.monotonic() < end:
                 time.sleep(0.01)
 

@@ -173,7 +173,8 @@ async def test_an_account_that_is_added_again_stays(broker: EmbeddedBroker, acco
     joined = await Raw.connect(broker.port, "n1", client_id="again", password=join_password(token, mine))
     assert joined.code == 0
     with pytest.raises(TimeoutError):
-        await joined.closed(within=3.0)
+        async with asyncio.timeout(3.0):
+            await joined.closed()
     assert await _knock(broker, "n1", mine) == 0
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from busbar.bus.acl import render_mosquitto
-from busbar.cli.settings import service_layer
+from busbar.cli.settings import service_settings
 
 from tests.brokers import mosquitto
 from tests.certificates import certificates
+from tests.pace import bound
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.timeout(90)]
@@ -36,7 +37,8 @@ class Secure(Stack):
     def busbar(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
         return subprocess.run(
-            [sys.executable, "-m", "busbar.cli.app", *arguments], capture_output=True, text=True, timeout=30,
+            [sys.executable, "-m", "busbar.cli.app", *arguments],
+            capture_output=True, text=True, timeout=bound(30),
             stdin=subprocess.DEVNULL, env={**clean, "HOME": str(self.folder), **env},
         )  # fmt: skip
 
@@ -132,11 +134,11 @@ def test_a_persons_certificate_is_not_used_by_a_service(
         'current = "x"\n[contexts.x]\nbroker = "mqtts://b"\nusername = "alice"\npassword_file = "p"\n'
         'tls_ca = "ca"\ntls_cert = "alice.crt"\ntls_key = "alice.key"\n'
     )
-    layer = service_layer("manager")
-    assert (layer.username, layer.password_file, layer.tls_cert, layer.tls_key) == (
+    settings = service_settings("manager")
+    assert (settings.username, settings.password_file, settings.tls_cert, settings.tls_key) == (
         "manager",
         None,
         None,
         None,
     )
-    assert layer.tls_ca == "ca"
+    assert settings.tls_ca == "ca"

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,8 @@ from tests.simulation.shrink import shrink
 
 KNOWN = Path(__file__).with_name("known.jsonl")
 
+SETTLED = (60, 300)
+"""After so many schedules most setups are made: they stay, and need not be walked each time."""
 TOLD = "schedules done: "
 """Begins the line of `--tell`."""
 
@@ -50,6 +53,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="schedules to run")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=1, help="share them among so many processes")
+    parser.add_argument("--job", type=int, default=0, help="which of these this one is, from 0")
     parser.add_argument("--minutes", type=float, default=0.0, help="run for so long instead of --count")
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--digests", action="store_true", help="print the digest of each trace")
@@ -72,15 +77,31 @@ def _schedules(options: argparse.Namespace) -> Iterator[Schedule]:
     if options.source:
         yield from known(options.source)
         return
-    if options.known or (not options.plant and options.seed == 1):
+    if options.known or (not options.plant and options.seed == 1 and not options.job):
         yield from known()
     if options.known:
         return
-    end = time.monotonic() + options.minutes * 60
+    end, mine = time.monotonic() + options.minutes * 60, _share(options)
     for number in count(0):
         if time.monotonic() >= end if options.minutes else number >= options.count:
             return
-        yield schedule(options.seed + number)
+        found = schedule(options.seed + number)
+        if mine is None or found.setup in mine:
+            yield found
+
+
+def _share(options: argparse.Namespace) -> set[object] | None:
+    """The fleets of this process, None for all: each is set up by one alone, and all have as much to do."""
+    if options.jobs == 1:
+        return None
+    fleets = Counter(schedule(options.seed + number).setup for number in range(options.count))
+    counts, mine = [0] * options.jobs, set()
+    for fleet, count_of in fleets.most_common():
+        job = counts.index(min(counts))
+        counts[job] += count_of
+        if job == options.job:
+            mine.add(fleet)
+    return mine
 
 
 def _run(options: argparse.Namespace, folder: Path) -> int:
@@ -108,6 +129,8 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         if options.tell and done % options.tell == 0:
             print(f"{TOLD}{done}", flush=True)
         gc.collect()  # each time: memory that is used again is quicker than new memory
+        if done in SETTLED:
+            gc.freeze()
     _sum_up(done, failed, steps, time.monotonic() - began, sorted(times))
     return 1 if failed or options.plant else 0
 

@@ -40,7 +40,9 @@ class Client:
         self.program = Program(f"client {name}")
         self.link = SimLink(world.broker, name, self.program, world.random(f"link {name}"))
         clock = SimClock(world.loop)
-        self.caller = Caller(self.link, TOPICS, name, "cli", clock, self.new_id)
+        self.caller = Caller(
+            self.link, TOPICS, name, "cli", clock, self.new_id, world.random(f"caller {name}")
+        )
         self._ids = 0
         self.busy = 0
         self.program.context.copy().run(world.loop.create_task, self.link.run())

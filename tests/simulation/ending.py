@@ -122,7 +122,7 @@ def _all_draining(groups: list[Any], workers: list[Any]) -> str | None:
         moving = [row.name for row in rows if row.state not in (WorkerState.RUNNING, WorkerState.PENDING)]
         if moving:
             return f"{moving} not at rest"
-        if group.updating and all(row.state is WorkerState.RUNNING for row in rows):
+        if group.revision != group.settled and all(row.state is WorkerState.RUNNING for row in rows):
             return f"revision {group.revision} is not everywhere"
     return None
 
@@ -135,10 +135,11 @@ def _group(group: Any, rows: list[Any], started: bool, members: bool) -> str | N
     wrong = [f"{row.name} {row.state}: {row.reason}" for row in rows if row.state is not wanted]
     if wrong:
         return ", ".join(wrong)
-    if members and (group.updating or {row.revision for row in rows} - {group.revision}):
+    updating = group.revision != group.settled
+    if members and (updating or {row.revision for row in rows} - {group.revision}):
         return f"revision {group.revision} is not everywhere"
     # The surge of an update that finds no node stays open until it is through.
-    most = group.scale + (group.max_surge if group.updating and not members else 0)
+    most = group.scale + (group.max_surge if updating and not members else 0)
     ordinals = {row.ordinal for row in rows}
     if not set(range(1, group.scale + 1)) <= ordinals <= set(range(1, most + 1)):
         return f"{len(rows)} workers of {group.scale}"

@@ -177,7 +177,9 @@ class Watch(Lasting):
         least = min(group.scale - group.max_unavailable for group in (old, new))
         if taken and left < least:
             self._violation("K", f"an update of {new.name} leaves {left} workers ready, not {least}")
-        most = max(group.scale + (group.max_surge if group.updating else 0) for group in (old, new))
+        most = max(
+            group.scale + (group.max_surge if group.revision != group.settled else 0) for group in (old, new)
+        )
         added = sum(row.node_oid is not None and row.oid not in was for row in now)
         # One that is being stopped may overlap for a moment (B allows 5 s, which `lasting` holds).
         placed = sum(row.node_oid is not None and row.state is not WorkerState.STOPPING for row in now)

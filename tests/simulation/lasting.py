@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from busbar.agent.planner import plan as agent_plan
 from busbar.bus.states import WorkerState
-from busbar.manager.planner.model import Timing
+from busbar.manager.planner.model import LivenessTiming
 
 from tests.simulation.link import connected
 from tests.simulation.mirror import Mirror
@@ -15,7 +15,7 @@ from tests.simulation.parts import HEARTBEAT_S
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-TIMING = Timing(heartbeat=HEARTBEAT_S)
+TIMING = LivenessTiming(heartbeat=HEARTBEAT_S)
 LATE_S = TIMING.late_after * HEARTBEAT_S
 LOST_S = TIMING.lost_after * HEARTBEAT_S
 MARGIN_S = 2.5

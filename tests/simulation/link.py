@@ -61,6 +61,7 @@ class SimLink:
         if self._subscriptions.pop(pattern, None) and self.session:
             self.session.patterns.pop(pattern, None)
             self.session.routes.clear()
+            self._broker.asking.clear()
 
     def on_connect(self, hook: ConnectHook) -> None:
         self._hooks.append(hook)

@@ -88,6 +88,8 @@ class Broker:
         self.up = True
         self.retained: dict[str, bytes] = {}
         self.sessions: dict[str, Session] = {}
+        self.asking: dict[str, list[tuple[Session, int]]] = {}
+        """By topic, until a session or what one asks for changes."""
         self.cut: set[str] = set()
         self.on_route: Route = lambda client, topic, payload, retain: None
         self.on_deliver: Callable[[SimLink, Message], None] = lambda link, message: None
@@ -105,6 +107,7 @@ class Broker:
         if old is not None:
             self.close(old)
         self.sessions[name] = session
+        self.asking.clear()
 
     def send(
         self, session: Session, message: Message, retain: bool, done: asyncio.Future[None] | None
@@ -133,6 +136,7 @@ class Broker:
             return
         session.patterns.update(patterns)
         session.routes.clear()
+        self.asking.clear()
         for topic, payload in tuple(self.retained.items()):
             found = [qos for pattern, qos in patterns.items() if matches(pattern, topic)]
             if found:
@@ -145,10 +149,12 @@ class Broker:
         elif retain:
             self.retained.pop(topic, None)
         self.on_route(client, topic, payload, retain)
-        for session in tuple(self.sessions.values()):
-            asked = session.qos_of(topic)
-            if asked >= 0:
-                self._deliver(session, Message(topic, payload, False, min(qos, asked)))
+        asking = self.asking.get(topic)
+        if asking is None:
+            asked = [(session, session.qos_of(topic)) for session in self.sessions.values()]
+            asking = self.asking[topic] = [each for each in asked if each[1] >= 0]
+        for session, at_most in asking:
+            self._deliver(session, Message(topic, payload, False, min(qos, at_most)))
 
     # --- to clients
 
@@ -186,6 +192,7 @@ class Broker:
             session.at_broker = False
             if self.sessions.get(session.link.client_id) is session:
                 del self.sessions[session.link.client_id]
+                self.asking.clear()
             if will and session.will is not None:
                 self._publish_will(session.will, session.link.client_id)
         if notice is None:

@@ -47,7 +47,7 @@ def _adopt_nothing() -> list[tuple[Any, str, Any]]:
 
 def _move_at_once() -> list[tuple[Any, str, Any]]:
     """K: the workers of a silent node are moved without waiting."""
-    return [(scaling, "_against_moving", lambda group, worker: None)]
+    return [(scaling, "_eviction_blocker", lambda group, worker: None)]
 
 
 def _stop_nothing() -> list[tuple[Any, str, Any]]:

@@ -15,7 +15,7 @@ COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "5000"))
 PARTS = 5
 """Tests that share them: so it is told how far they are."""
 JOBS = max(1, min(4, len(os.sched_getaffinity(0))))
-"""Processes: as many as there are cores; each sets up every fleet once."""
+"""Processes: as many as there are cores; each sets up its part of the fleets, and runs what begins so."""
 NICE = 10 if "PYTEST_XDIST_WORKER" in os.environ else 0
 """They compute what the tests beside them leave, and have all cores when those are through."""
 Run = subprocess.Popen[str]
@@ -56,21 +56,20 @@ class Slices:
 
     def __init__(self) -> None:
         self._runs = Runs(NICE)
-        self._share = -(-COUNT // JOBS)
         self._running: list[Run] = []
 
     def hold(self, part: int) -> None:
         """Wait until one of the parts is through; known failures of the past come first, in the first."""
         if not self._running:
-            told = ("--count", self._share, "--tell", self.step)
-            self._running = [self._runs.start(*told, "--seed", 1 + job * self._share) for job in range(JOBS)]
+            told = ("--count", COUNT, "--tell", self.step, "--jobs", JOBS)
+            self._running = [self._runs.start(*told, "--job", job) for job in range(JOBS)]
         for process in self._running:
             self._await(process, (part + 1) * self.step if part < PARTS - 1 else None)
 
     @property
     def step(self) -> int:
-        """Schedules of a part, in each process."""
-        return -(-self._share // PARTS)
+        """Schedules of a part, in each process; the last part is what is left."""
+        return COUNT // JOBS // PARTS or 1
 
     def _await(self, process: Run, count: int | None) -> None:
         """Until it is so far (to its end for None), or has failed."""

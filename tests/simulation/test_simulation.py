@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from tests.simulation.__main__ import _options as options_of_command
+from tests.simulation.__main__ import _schedules as schedules
 from tests.simulation.faults import Entry, schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.slices import Runs, outcome
@@ -21,6 +25,20 @@ def test_a_seed_gives_one_trace_in_every_process_and_on_every_disk(runs: Runs) -
     traces = {tuple(text.splitlines()[:COUNT]) for text in texts}
     assert len(traces) == 1
     assert len(set(traces.pop())) == COUNT
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_processes_share_all_schedules_and_no_fleet(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    fleets: list[set[object]] = []
+    seeds: list[int] = []
+    for job in range(jobs):
+        told = ["simulation", "--count", "300", "--seed", "5", "--jobs", str(jobs), "--job", str(job)]
+        monkeypatch.setattr(sys, "argv", told)
+        mine = list(schedules(options_of_command()))
+        seeds += [each.seed for each in mine]
+        fleets.append({each.setup for each in mine})
+    assert sorted(seeds) == list(range(5, 305))
+    assert len(set().union(*fleets)) == sum(map(len, fleets))
 
 
 def test_the_schedule_of_a_seed_is_always_the_same_and_survives_json() -> None:

@@ -32,8 +32,8 @@ class Observations(Protocol):
         ...
 
     @property
-    def brake(self) -> str | None:
-        """Why the monitor moves no workers; None when the brake is off."""
+    def hold(self) -> str | None:
+        """The reason of the mass failure hold (the brake); None when there is none."""
         ...
 
 

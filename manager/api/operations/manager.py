@@ -24,7 +24,7 @@ def get_manager(ctx: ReadContext, params: p.NoParams) -> p.ManagerInfo:
         clusters=reads.count_by("status", "clusters"),
         workers=reads.count_by("state", "workers"),
         outbox=reads.outbox_count(),
-        brake=ctx.observed.brake,
+        brake=ctx.observed.hold,
         limits=dict(identity.limits),
         conditions=identity.conditions(),
     )

@@ -10,6 +10,7 @@ from busbar.bus import params as p
 from busbar.bus.messages import Endpoint
 from busbar.bus.states import WorkerState
 
+from ...planner.rolling import updating
 from ...publish.render import NOT_READY, update_condition, worker_conditions
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
@@ -70,7 +71,7 @@ def _conditions(ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[Wor
         (worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in NOT_READY
     ]
     reason = row.reason
-    if isinstance(row, GroupRow) and row.updating:
+    if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
     return ([reason] if reason else []) + worker_conditions(not_ready)
 

@@ -105,9 +105,9 @@ def remove_routercluster_workergroup(ctx: ChangeContext, params: p.GroupRef) -> 
         raise BusError("not_stopped", detail, ["/params/workergroup_oid"])
     cluster = need_cluster(ctx.tx, row.cluster_oid)
     _record_event(ctx, "removed", cluster, row, {})
-    gone = result(ctx.tx, row)
+    removed = result(ctx.tx, row)
     ctx.tx.delete_group(row, cluster.name)
-    return gone
+    return removed
 
 
 def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) -> p.Group:

@@ -21,6 +21,7 @@ from busbar.agent.planner.lifecycle import WorkerTiming
 from busbar.agent.state import StateError
 
 from tests.agents import QUICK, Bench, bench, worker
+from tests.pace import bound, within
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=bound(5)) as answer:
         body: bytes = answer.read()
         return body
 
@@ -69,7 +70,7 @@ async def test_a_killed_worker_is_ready_again_within_two_seconds(node: Bench) ->
     began = time.monotonic()
     os.kill(first["pid"], signal.SIGKILL)
     again = await node.state("web-1", "RUNNING", restarts=1)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < within(2.0)
     assert again["pid"] != first["pid"]
     assert again["address"] == first["address"]
     assert again["reason"] == "restarted: killed by SIGKILL; last output: worker serve began | listening"
@@ -142,7 +143,7 @@ async def test_a_worker_reassigned_while_it_is_forgotten_is_in_every_report_and_
 
     def slow_forget(oid: str) -> None:
         loop.call_soon_threadsafe(forgetting.set)
-        assert go_on.wait(10)
+        assert go_on.wait(bound(10))
         forget(oid)
 
     def seen() -> None:
@@ -151,7 +152,7 @@ async def test_a_worker_reassigned_while_it_is_forgotten_is_in_every_report_and_
 
     with mock.patch.object(agent.state, "forget", slow_forget):
         node.assign()
-        await asyncio.wait_for(forgetting.wait(), 10)
+        await asyncio.wait_for(forgetting.wait(), bound(10))
         node.assign(worker())
         await node.report(lambda last: last["applied"]["version"] == node.version)
         with mock.patch.object(agent.reporter, "changed", seen):

@@ -26,6 +26,7 @@ from busbar.cli.services.run import REFUSED
 
 from tests.agents import Bench, bench, worker
 from tests.brokers import free_port, mosquitto
+from tests.pace import bound
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ async def agent(node: Bench, port: int, *, stop: bool = False) -> AsyncIterator[
 
 async def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
     """Poll for what only /proc or a file shows."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(bound(timeout)):
         while not (found := condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         return found
@@ -64,7 +65,7 @@ async def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
 async def logged(process: Process, text: str) -> None:
     """Wait for a line of an agent's log."""
     assert process.stderr is not None
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(bound(15)):
         while text not in (line := (await process.stderr.readline()).decode()):
             assert line, f"the agent ended without '{text}'"
 
@@ -127,12 +128,12 @@ async def test_sigterm_keeps_or_stops_the_workers_as_configured(node: Bench) -> 
     async with agent(node, nowhere) as first:
         pid = await ready(node)
         first.terminate()
-        assert await asyncio.wait_for(first.wait(), 10) == 0
+        assert await asyncio.wait_for(first.wait(), bound(10)) == 0
     assert node.living() == {pid}
     async with agent(node, nowhere, stop=True) as second:
         await logged(second, "adopted")
         second.terminate()
-        assert await asyncio.wait_for(second.wait(), 15) == 0
+        assert await asyncio.wait_for(second.wait(), bound(15)) == 0
     assert node.living() == set()
 
 
@@ -143,7 +144,7 @@ async def test_a_second_agent_logs_in_one_line_why_it_does_not_start(node: Bench
         lock = node.folder / "state" / "lock"
         await until(lambda: lock.exists() and lock.read_text().strip() == str(first.pid))
         async with agent(node, nowhere) as second:
-            _, stderr = await asyncio.wait_for(second.communicate(), 10)
+            _, stderr = await asyncio.wait_for(second.communicate(), bound(10))
             assert second.returncode == REFUSED
             text = stderr.decode()
             assert "ERROR busbar.service: agent: state folder " in text
@@ -151,7 +152,7 @@ async def test_a_second_agent_logs_in_one_line_why_it_does_not_start(node: Bench
             assert "Traceback" not in text
     node.toml.write_text("[agent]\nhots = 1\n")
     async with agent(node, nowhere) as third:
-        _, stderr = await asyncio.wait_for(third.communicate(), 10)
+        _, stderr = await asyncio.wait_for(third.communicate(), bound(10))
         assert third.returncode == REFUSED
         assert "agent.hots: unknown key" in stderr.decode()
 
@@ -176,7 +177,7 @@ class Manager:
 
     async def __aenter__(self) -> Manager:
         self._run = asyncio.create_task(self.link.run())
-        await self.link.wait_connected(10)
+        await self.link.wait_connected(bound(10))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -217,7 +218,7 @@ async def test_over_mosquitto_a_killed_agent_is_lost_and_back_with_the_same_work
                 assert (again["pid"], again["restarts"]) == (found["pid"], 0)
                 assert manager.states[-1]["boot"] != birth["boot"]
                 second.terminate()
-                await asyncio.wait_for(second.wait(), 10)
+                await asyncio.wait_for(second.wait(), bound(10))
                 await until(lambda: manager.states[-1]["state"] == "disconnected")
             assert node.living() == {found["pid"]}
 
@@ -252,7 +253,7 @@ async def test_the_agent_stays_light() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdout=PIPE, cwd=Path(__file__).parents[3]
     )
-    stdout, _ = await asyncio.wait_for(process.communicate(), 20)
+    stdout, _ = await asyncio.wait_for(process.communicate(), bound(20))
     heavy, kilobytes = stdout.decode().split("\n")[:2]
     assert heavy == "[]"
     assert int(kilobytes) < 45_000

@@ -19,6 +19,7 @@ from busbar.bus.decode import encode
 from busbar.bus.messages import NodeState
 
 from tests.agents import QUICK, Bench, bench, worker
+from tests.pace import bound
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ async def test_a_followed_log_streams_the_last_lines_and_then_new_ones(node: Ben
     await node.message(lambda _: followed(node)[-1] == "half done")
     node.command(follow="web-1", lease_ms=0)
     node.command(follow="nobody", lease_ms=1000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(bound(5)):
         while agent.logs._leases:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -222,7 +223,7 @@ async def test_a_flood_of_output_stays_bounded(node: Bench) -> None:
     await node.state("web-1", "RUNNING")
     path = agent.supervisor.registry.log_path("web-1", None)
     assert path is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(bound(10)):
         while path.stat().st_size > logs.MAX_BYTES:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert sum(each.stat().st_size for each in path.parent.iterdir()) <= 2 * logs.MAX_BYTES + 1000

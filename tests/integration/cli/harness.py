@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from busbar.cli.demo.clients import processes_with
 
+from tests.pace import bound
+
 T = 30.0
 
 
@@ -66,7 +68,7 @@ class Stack:
 
     def hear(self, part: str, timeout: float = T) -> str:
         """Wait for a line with this part."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + bound(timeout)
         while True:
             try:
                 line = self.lines.get(timeout=max(0.01, end - time.monotonic()))
@@ -85,7 +87,7 @@ class Stack:
     def wait(self, timeout: float = T) -> int:
         """Wait for its end; return the exit code."""
         assert self.process is not None
-        return self.process.wait(timeout)
+        return self.process.wait(bound(timeout))
 
     def written(self) -> dict[str, Any]:
         """up.json."""
@@ -128,7 +130,7 @@ class Stack:
             [sys.executable, "-m", "busbar.cli.app", *arguments],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=bound(timeout),
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
         )
@@ -167,10 +169,10 @@ class Stack:
 
 def until(condition: Callable[[], Any], what: str, timeout: float = T) -> Any:
     """Wait for what no event announces to this process."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + bound(timeout)
     while not (value := condition()):
         if time.monotonic() > end:
-            pytest.fail(f"{what}: not within {timeout} s")
+            pytest.fail(f"{what}: not within {bound(timeout):g} s")
         time.sleep(0.1)
     return value
 

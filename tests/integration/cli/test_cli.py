@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from busbar.cli.connect import is_oid
+from busbar.bus.client.names import is_oid
 
 from tests import serving
 from tests.integration.cli.harness import Stack, stack, until
+from tests.pace import bound
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -226,7 +227,7 @@ def test_events_are_listed_and_watched(up: Stack) -> None:
     try:
         up.ok("cluster", "create", "seen")
         up.ok("cluster", "delete", "seen")
-        lines = watch.communicate(timeout=20)[0].splitlines()
+        lines = watch.communicate(timeout=bound(20))[0].splitlines()
     finally:
         watch.kill()
         watch.wait()
@@ -318,7 +319,7 @@ def test_services_run_one_by_one_too(up: Stack, tmp_path: Path) -> None:
         )
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
-            assert process.wait(15) == 0
+            assert process.wait(bound(15)) == 0
     finally:
         for process in started:
             process.kill()

@@ -13,6 +13,7 @@ import pytest
 from busbar.cli.demo.clients import processes_with
 
 from tests.integration.cli.harness import until
+from tests.pace import bound
 from tests.test_docs import missing_line
 
 pytestmark = pytest.mark.timeout(180)
@@ -32,7 +33,7 @@ def start(tmp_path: Path) -> subprocess.Popen[str]:
 def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
     demo = start(tmp_path)
     try:
-        text = demo.communicate(timeout=150)[0]
+        text = demo.communicate(timeout=bound(150))[0]
     finally:
         demo.kill()
         demo.wait()
@@ -56,7 +57,7 @@ def test_an_interrupted_demonstration_leaves_nothing(tmp_path: Path) -> None:
             lambda: any("routers" in line for line in processes_with(str(tmp_path).encode())), "workers run"
         )
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(90) == 130
+        assert demo.wait(bound(90)) == 130
     finally:
         demo.kill()
         demo.communicate()

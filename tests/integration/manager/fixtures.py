@@ -25,6 +25,8 @@ from busbar.manager.leader.state_folder import database
 from busbar.manager.service import Manager, ManagerConfig
 from busbar.manager.store import Store
 
+from tests.pace import bound
+
 REALM = "lab"
 TOPICS = Topics(REALM)
 PRINCIPALS = {"alice": "owner", "bob": "operator", "carol": "operator", "vera": "viewer"}
@@ -74,7 +76,7 @@ class Client:
         self.changed.set()
 
     async def call(self, who: str, op: str, params: dict[str, Any] | None = None, **more: Any) -> Any:
-        return await self.callers[who].call(op, params, timeout=10.0, **more)
+        return await self.callers[who].call(op, params, timeout=bound(10.0), **more)
 
     async def refused(self, who: str, op: str, params: dict[str, Any] | None = None, **more: Any) -> BusError:
         """The error of a call that must fail."""
@@ -114,7 +116,7 @@ class Client:
 
     async def until(self, condition: Callable[[], Any], timeout: float = 8.0) -> Any:
         """Wait until something that was received makes the condition true."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(bound(timeout)):
             while not (value := condition()):
                 self.changed.clear()
                 await self.changed.wait()
@@ -138,7 +140,7 @@ async def client_on(net: Net) -> AsyncIterator[Client]:
     """A client of every principal, connected."""
     client = Client(net.link("client"))
     for who in (*PRINCIPALS, "mallory"):
-        client.callers[who] = Caller(client.link, TOPICS, who, "t1", CLOCK, new_id)
+        client.callers[who] = Caller(client.link, TOPICS, who, "t1", CLOCK, new_id, Random(1))
     for pattern in (
         f"{TOPICS.prefix}/response/+/default",
         f"{TOPICS.prefix}/response/+/raw",
@@ -151,11 +153,11 @@ async def client_on(net: Net) -> AsyncIterator[Client]:
         client.link.subscribe(pattern, client.note)
     running = asyncio.create_task(client.link.run())
     try:
-        await client.link.wait_connected(10)
+        await client.link.wait_connected(bound(10))
         yield client
     finally:
         running.cancel()
-        await asyncio.wait([running], timeout=5)
+        await asyncio.wait([running], timeout=bound(5))
 
 
 def open_store(folder: Path) -> Store:
@@ -181,7 +183,7 @@ async def manager_on(
     running = asyncio.create_task(manager.run(ready.set))
     try:
         waiting = asyncio.create_task(ready.wait())
-        await asyncio.wait([running, waiting], timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([running, waiting], timeout=bound(10), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         if running.done():
             running.result()
@@ -189,7 +191,7 @@ async def manager_on(
         yield manager
     finally:
         running.cancel()
-        await asyncio.wait([running], timeout=8)
+        await asyncio.wait([running], timeout=bound(8))
         store.close()
         with suppress(asyncio.CancelledError, FencedError):  # what else ended it fails the test
             running.result()

@@ -18,6 +18,7 @@ from busbar.cli.services.run import REFUSED
 from busbar.manager.leader.state_folder import database
 
 from tests.integration.manager.fixtures import REALM, TOPICS, Client, client_on, mqtt_net
+from tests.pace import bound
 
 pytestmark = pytest.mark.mosquitto
 
@@ -59,7 +60,7 @@ async def test_nothing_acknowledged_is_lost_when_it_is_killed(mosquitto_port: in
             acknowledged = {call.result()["name"] for call in calls if call.done()}
             await client.until(lambda: _state(client)[0] == "offline")
         async with process(mosquitto_port, state):
-            made = await asyncio.wait_for(asyncio.gather(*calls), 30)
+            made = await asyncio.wait_for(asyncio.gather(*calls), bound(30))
             assert len({row["oid"] for row in made}) == 300, "every call had one effect, resent or not"
             names = await client.call("alice", "list_routerclusters", {"return_names": True})
             assert set(names) == {f"c{n:03}" for n in range(300)} and acknowledged <= set(names)
@@ -84,7 +85,7 @@ async def test_a_second_manager_stands_by_and_takes_over(mosquitto_port: int, tm
         await client.cluster("edge")
         async with process(mosquitto_port, state) as second:
             assert second.stderr is not None
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(bound(20)):
                 line = await second.stderr.readline()
             assert b"standing by" in line
             assert _state(client) == ("online", 1)
@@ -100,7 +101,7 @@ async def test_sigterm_ends_it_with_a_goodbye_and_zero(mosquitto_port: int, tmp_
     ):
         await client.until(lambda: _state(client) == ("online", 1), timeout=20)
         child.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(bound(10)):
             assert await child.wait() == 0
         await client.until(lambda: _state(client) == ("offline", 1))
 
@@ -117,7 +118,7 @@ async def test_a_fenced_manager_ends_with_one_sentence_and_its_own_code(
         store = json.loads(client.retained[TOPICS.manager_state("m1")])["store"]
         higher = encode(ManagerState("online", "m2", store, 6))
         await client.link.publish(TOPICS.manager_state("m2"), higher, retain=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(bound(20)):
             _, stderr = await child.communicate()
         assert child.returncode == REFUSED
         assert b"manager: manager 'm2' has epoch 6" in stderr and b"Traceback" not in stderr
@@ -129,7 +130,7 @@ async def test_a_damaged_database_is_refused_with_one_sentence(mosquitto_port: i
     state.mkdir(mode=0o700)
     database(state).write_bytes(b"this is not a database" * 1000)
     async with process(mosquitto_port, state) as child:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(bound(20)):
             _, stderr = await child.communicate()
         assert child.returncode == REFUSED
         assert b"To restore" in stderr and b"Traceback" not in stderr

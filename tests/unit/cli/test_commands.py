@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from busbar.bus.client.errors import GoalLostError, ResultError, WaitTimeoutError
+from busbar.bus.client.names import is_oid
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.errors import ERRORS, BusError, BusOfflineError, CallTimeoutError
 from busbar.cli import app, lazy
-from busbar.cli.connect import is_oid, split_reference
-from busbar.cli.context import Given, set_given
-from busbar.cli.definition import definition, pairs, read_object, transport
+from busbar.cli.connect import split_reference
+from busbar.cli.context import GlobalOptions, set_global_options
+from busbar.cli.definition import or_unset, pairs, read_object, transport
 from busbar.cli.errors import BY_CODE, CliError, ExitCode, as_object, exit_code, sentence
 from busbar.cli.typer_fastparse import PlainParam, converter
+
+from tests.pace import bound
 
 HEAVY = ("paho", "amqtt", "sqlite_utils", "msgspec", "pydantic", "asyncio", "rich", "yaml", "ssl")
 HEAVY_OF_OURS = ("busbar.manager.", "busbar.agent.", "busbar.bus.connection.mqtt_link")
@@ -24,9 +29,9 @@ HEAVY_OF_OURS = ("busbar.manager.", "busbar.agent.", "busbar.bus.connection.mqtt
 
 @pytest.fixture(autouse=True)
 def _no_options_left_over() -> Iterator[None]:
-    set_given(Given())
+    set_global_options(GlobalOptions())
     yield
-    set_given(Given())
+    set_global_options(GlobalOptions())
 
 
 def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -39,7 +44,7 @@ def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def commands() -> dict[str, Any]:
     app.command()
-    return dict(leaf for name in lazy.NOUNS for leaf in leaves(lazy.load(name, lazy.LazyGroup), name))
+    return dict(leaf for name in lazy.COMMANDS for leaf in leaves(lazy.load(name, lazy.LazyGroup), name))
 
 
 def operations_of() -> dict[str, set[str]]:
@@ -49,7 +54,7 @@ def operations_of() -> dict[str, set[str]]:
     import typer
 
     found: dict[str, set[str]] = {}
-    for name, (module, _) in lazy.NOUNS.items():
+    for name, (module, _) in lazy.COMMANDS.items():
         plain = typer.main.get_command(importlib.import_module(module).app)
         for path, command in leaves(plain, name):
             for operation in getattr(command.callback, "operations", ()):
@@ -69,25 +74,25 @@ def test_every_operation_of_the_contract_has_a_command() -> None:
 
 
 def test_commands_use_the_operations_they_declare() -> None:
-    """A declaration without a call in the noun's own source would prove nothing."""
+    """A declaration without a call in the command's own source would prove nothing."""
     import importlib
     import inspect
 
-    from busbar.cli import connect, wait
+    from busbar.bus.client import client, references
 
     for operation, paths in operations_of().items():
-        modules = [importlib.import_module(lazy.NOUNS[path.split()[0]][0]) for path in paths]
-        sources = [inspect.getsource(module) for module in (*modules, connect, wait)]
-        base = operation.replace("start_", "{order}_").replace("stop_", "{order}_")
-        calls = (f'("{operation}"', f'"{operation}",\n', f'f"{base}"', "(FOLLOW", f'"{operation}", ')
-        text = "\n".join(line for source in sources for line in source.splitlines() if "n.verb" not in line)
-        assert any(call in text for call in calls), operation
+        modules = [importlib.import_module(lazy.COMMANDS[path.split()[0]][0]) for path in paths]
+        sources = [inspect.getsource(module) for module in (*modules, client, references)]
+        text = "\n".join(
+            line for source in sources for line in source.splitlines() if "n.subcommand" not in line
+        )
+        assert re.search(rf"\b(?:bus|self)\.{operation}\b", text), operation
 
 
-@pytest.mark.parametrize("noun", list(lazy.NOUNS))
-def test_every_command_has_help_and_the_global_options(noun: str) -> None:
+@pytest.mark.parametrize("name", list(lazy.COMMANDS))
+def test_every_command_has_help_and_the_global_options(name: str) -> None:
     app.command()
-    for path, command in leaves(lazy.load(noun, lazy.LazyGroup), noun):
+    for path, command in leaves(lazy.load(name, lazy.LazyGroup), name):
         assert command.help, path
         names = {option for param in command.params for option in param.opts}
         assert {"--context", "--broker", "--realm", "--output"} <= names, path
@@ -99,7 +104,7 @@ def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
         [sys.executable, "-m", "busbar.cli.app", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=bound(30),
         env=env,
     )
 
@@ -111,7 +116,7 @@ def loaded_by(*arguments: str) -> set[str]:
         f"sys.argv = ['busbar', *{list(arguments)!r}]\n"
         "from busbar.cli.app import main\nmain()"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=bound(30))
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stdout.splitlines()[-1]))
 
@@ -129,7 +134,7 @@ def test_contexts_are_listed_without_the_mqtt_library_or_pydantic() -> None:
     assert not loaded.intersection({"paho", "amqtt", "sqlite_utils", "pydantic", "asyncio"})
 
 
-def test_a_misspelt_noun_is_a_usage_error_with_a_hint() -> None:
+def test_a_misspelt_command_is_a_usage_error_with_a_hint() -> None:
     result = run_cli("clster")
     assert result.returncode == ExitCode.USAGE
     assert "'cluster'" in result.stderr
@@ -154,6 +159,9 @@ def test_every_code_of_the_contract_has_its_exit_code() -> None:
         (BusError("of_a_newer_manager", "no"), 1),
         (CallTimeoutError("late"), 6),
         (BusOfflineError("gone"), 7),
+        (WaitTimeoutError("it", "RUNNING", "late", None), 6),
+        (GoalLostError("it", "RUNNING", "gone", None), 4),
+        (ResultError("odd"), 1),
         (KeyboardInterrupt(), 130),
         (OSError("disk"), 1),
     ],
@@ -163,6 +171,12 @@ def test_exit_codes(error: BaseException, code: int) -> None:
     assert as_object(error)["exit_code"] == code
 
 
+def test_a_wait_that_failed_says_so_in_json_too() -> None:
+    late = as_object(WaitTimeoutError("cluster 'edge'", "RUNNING", "late", None))
+    assert (late["code"], late["detail"]) == ("timeout", "cluster 'edge' is not RUNNING: late")
+    assert as_object(GoalLostError("it", "RUNNING", "gone", None))["code"] == "superseded"
+
+
 def test_an_error_is_one_sentence_with_code_and_place() -> None:
     error = BusError("already_exists", "router cluster 'edge' exists", ["/params/routercluster/name"])
     assert sentence(error) == "router cluster 'edge' exists (already_exists at /params/routercluster/name)"
@@ -170,7 +184,7 @@ def test_an_error_is_one_sentence_with_code_and_place() -> None:
 
 
 def test_an_error_as_json_is_that_of_the_wire(capsys: pytest.CaptureFixture[str]) -> None:
-    set_given(Given(output="json"))
+    set_global_options(GlobalOptions(output="json"))
     error = BusError("not_stopped", "it runs", ["/params/routercluster_oid"])
     assert app.report(error) == 4
     shown = json.loads(capsys.readouterr().err)["error"]
@@ -247,8 +261,10 @@ def test_a_port_alone_means_mqtt() -> None:
     assert transport(None, None, "80") == {"type": "mqtt", "endpoint": {"type": "tcp", "port": 80}}
 
 
-def test_definitions_hold_what_was_given_and_zero_counts() -> None:
-    assert definition(name="a", label=None, tags=[], scale=0) == {"name": "a", "scale": 0}
+def test_options_that_were_not_given_change_nothing_and_zero_counts() -> None:
+    from msgspec import UNSET
+
+    assert (or_unset(None), or_unset(0), or_unset("")) == (UNSET, 0, "")
 
 
 def test_pairs() -> None:
@@ -292,6 +308,8 @@ def test_unknown_types_are_left_to_typer() -> None:
         ("group", "update", "edge/web", "--max-surge", "-1"),
         ("principal", "add", "bob", "king"),
         ("cluster", "list", "-o", "xml"),
+        ("node", "list", "--status", "asleep"),
+        ("worker", "list", "--status", "running"),
         ("cluster", "create"),
         ("context", "add", "x", "--broker", "gopher://x"),
         ("up", "--agents", "2", "--node", "x"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from busbar.cli.context import (
     Config,
-    Given,
-    Layer,
+    GlobalOptions,
+    Settings,
     choose_context,
     config_path,
     environment,
@@ -19,41 +19,41 @@ from busbar.cli.context import (
     read_password,
     render_config,
     save_config,
-    settings,
+    settings_in_force,
     state_path,
 )
 from busbar.cli.errors import CliError, ExitCode
 
-LAB = Layer("mqtts://lab.example:8883", "lab", "site", "alice", "/secret/alice", "/ca.pem")
-UP = Layer("mqtt://127.0.0.1:1883", "default", "busbar", "admin", "/state/secrets/admin")
-NOTHING = Layer()
+LAB = Settings("mqtts://lab.example:8883", "lab", "site", "alice", "/secret/alice", "/ca.pem")
+UP = Settings("mqtt://127.0.0.1:1883", "default", "busbar", "admin", "/state/secrets/admin")
+NOTHING = Settings()
 
 
 def test_options_go_before_environment_before_context_before_local_state() -> None:
     env = environment({"BUSBAR_REALM": "from-env", "BUSBAR_USERNAME": "bob", "BUSBAR_PASSWORD_FILE": "/bob"})
-    found = merge(Given(realm="from-option"), env, LAB, UP)
+    found = merge(GlobalOptions(realm="from-option"), env, LAB, UP)
     assert (found.realm, found.username, found.password_file) == ("from-option", "bob", "/bob")
-    assert merge(Given(), env, LAB, UP).realm == "from-env"
-    assert merge(Given(), NOTHING, LAB, UP).realm == "lab"
-    assert merge(Given(), NOTHING, None, UP) == UP
+    assert merge(GlobalOptions(), env, LAB, UP).realm == "from-env"
+    assert merge(GlobalOptions(), NOTHING, LAB, UP).realm == "lab"
+    assert merge(GlobalOptions(), NOTHING, None, UP) == UP
 
 
 def test_local_state_says_nothing_about_another_broker() -> None:
-    found = merge(Given(broker="mqtt://elsewhere"), NOTHING, None, UP)
-    assert found == Layer(broker="mqtt://elsewhere")
-    assert merge(Given(), NOTHING, LAB, UP) == LAB
+    found = merge(GlobalOptions(broker="mqtt://elsewhere"), NOTHING, None, UP)
+    assert found == Settings(broker="mqtt://elsewhere")
+    assert merge(GlobalOptions(), NOTHING, LAB, UP) == LAB
 
 
-@pytest.mark.parametrize("env", [NOTHING, Layer(broker="mqtt://elsewhere")])
-def test_stored_credentials_go_to_no_other_broker(env: Layer) -> None:
-    given = Given() if env.broker else Given(broker="mqtt://elsewhere")
+@pytest.mark.parametrize("env", [NOTHING, Settings(broker="mqtt://elsewhere")])
+def test_stored_credentials_go_to_no_other_broker(env: Settings) -> None:
+    given = GlobalOptions() if env.broker else GlobalOptions(broker="mqtt://elsewhere")
     found = merge(given, env, LAB, UP)
     assert (found.username, found.password_file, found.password) == (None, None, None)
     assert found.realm == "lab", "what is no secret still counts"
 
 
 def test_the_same_broker_named_again_keeps_its_credentials() -> None:
-    assert merge(Given(broker=UP.broker), NOTHING, None, UP).password_file == UP.password_file
+    assert merge(GlobalOptions(broker=UP.broker), NOTHING, None, UP).password_file == UP.password_file
 
 
 @pytest.mark.parametrize(
@@ -66,24 +66,24 @@ def test_the_same_broker_named_again_keeps_its_credentials() -> None:
     ],
 )
 def test_credentials_of_a_cluster_go_to_its_brokers_alone(asked: str, kept: bool) -> None:
-    stored = Layer("mqtts://a,mqtts://b", "lab", None, "alice", "/secret/alice")
-    found = merge(Given(broker=asked), NOTHING, stored, UP)
+    stored = Settings("mqtts://a,mqtts://b", "lab", None, "alice", "/secret/alice")
+    found = merge(GlobalOptions(broker=asked), NOTHING, stored, UP)
     assert found.password_file == ("/secret/alice" if kept else None)
 
 
 def test_a_password_is_never_taken_from_below_the_user() -> None:
-    found = merge(Given(username="bob"), NOTHING, LAB, UP)
+    found = merge(GlobalOptions(username="bob"), NOTHING, LAB, UP)
     assert (found.username, found.password_file) == ("bob", None)
-    above = merge(Given(password_file="/mine"), NOTHING, LAB, UP)
+    above = merge(GlobalOptions(password_file="/mine"), NOTHING, LAB, UP)
     assert (above.username, above.password_file) == ("alice", "/mine")
 
 
 def test_a_password_in_the_environment_is_used_and_not_shown() -> None:
     env = environment({"BUSBAR_PASSWORD": "s3cret", "BUSBAR_USERNAME": "bob", "BUSBAR_BROKER": "mqtt://b"})
-    found = merge(Given(), env, None, NOTHING)
+    found = merge(GlobalOptions(), env, None, NOTHING)
     assert found.password == "s3cret"
     assert "s3cret" not in repr(found)
-    assert merge(Given(password_file="/f"), env, None, NOTHING).password is None
+    assert merge(GlobalOptions(password_file="/f"), env, None, NOTHING).password is None
 
 
 def test_an_empty_variable_says_nothing() -> None:
@@ -93,21 +93,24 @@ def test_an_empty_variable_says_nothing() -> None:
 def test_an_unknown_context_is_a_usage_error_that_names_the_known_ones() -> None:
     config = Config({"lab": LAB}, None)
     with pytest.raises(CliError, match=r"no context 'nope'.*known: lab") as caught:
-        choose_context(Given(context="nope"), {}, config, Path("config.toml"))
+        choose_context(GlobalOptions(context="nope"), {}, config, Path("config.toml"))
     assert caught.value.exit_code == ExitCode.USAGE
 
 
 def test_the_option_chooses_before_the_variable_before_the_current_context() -> None:
-    config = Config({"a": Layer("mqtt://a"), "b": Layer("mqtt://b"), "c": Layer("mqtt://c")}, "c")
+    config = Config({"a": Settings("mqtt://a"), "b": Settings("mqtt://b"), "c": Settings("mqtt://c")}, "c")
     path = Path("config.toml")
-    assert choose_context(Given(context="a"), {"BUSBAR_CONTEXT": "b"}, config, path) == config.contexts["a"]
-    assert choose_context(Given(), {"BUSBAR_CONTEXT": "b"}, config, path) == config.contexts["b"]
-    assert choose_context(Given(), {}, config, path) == config.contexts["c"]
-    assert choose_context(Given(), {}, Config(config.contexts), path) is None
+    assert (
+        choose_context(GlobalOptions(context="a"), {"BUSBAR_CONTEXT": "b"}, config, path)
+        == config.contexts["a"]
+    )
+    assert choose_context(GlobalOptions(), {"BUSBAR_CONTEXT": "b"}, config, path) == config.contexts["b"]
+    assert choose_context(GlobalOptions(), {}, config, path) == config.contexts["c"]
+    assert choose_context(GlobalOptions(), {}, Config(config.contexts), path) is None
 
 
 def test_the_config_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    strange = Layer('mqtt://h"\\', "r", None, "ü\u007f", "/a b/\U0001f50c", None, None, "/k")
+    strange = Settings('mqtt://h"\\', "r", None, "ü\u007f", "/a b/\U0001f50c", None, None, "/k")
     config = Config({"lab": LAB, "strange": strange, 'quo"te': NOTHING}, "lab")
     path = tmp_path / "deep" / "config.toml"
     save_config(path, config)
@@ -117,7 +120,7 @@ def test_the_config_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_no_password_is_ever_written_to_the_config_file() -> None:
-    assert "s3cret" not in render_config(Config({"a": Layer(broker="mqtt://a", password="s3cret")}))
+    assert "s3cret" not in render_config(Config({"a": Settings(broker="mqtt://a", password="s3cret")}))
 
 
 @pytest.mark.parametrize(
@@ -141,15 +144,17 @@ def test_the_folders_follow_the_environment() -> None:
 
 def test_everything_together(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path), "BUSBAR_STATE": str(tmp_path / "state")}
-    assert settings(Given(), env) == Layer(realm="default", root="busbar")
+    assert settings_in_force(GlobalOptions(), env) == Settings(realm="default", root="busbar")
     (tmp_path / "state").mkdir()
     up = {"broker": "mqtt://127.0.0.1:7", "realm": "r", "username": "admin", "pids": {"up": 1}, "port": 7}
     (tmp_path / "state" / "up.json").write_text(json.dumps(up))
-    assert settings(Given(), env) == local(up).__class__("mqtt://127.0.0.1:7", "r", "busbar", "admin")
+    assert settings_in_force(GlobalOptions(), env) == local(up).__class__(
+        "mqtt://127.0.0.1:7", "r", "busbar", "admin"
+    )
     (tmp_path / "state" / "up.json").write_text("[half")
-    assert settings(Given(), env).broker is None
+    assert settings_in_force(GlobalOptions(), env).broker is None
     save_config(config_path(env), Config({"lab": LAB}, "lab"))
-    assert settings(Given(), env) == LAB
+    assert settings_in_force(GlobalOptions(), env) == LAB
 
 
 def test_a_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -157,8 +162,8 @@ def test_a_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None
     path.write_text("s3cret\n")
     path.chmod(0o644)
     with pytest.raises(CliError, match="chmod 600"):
-        read_password(Layer(password_file=str(path)))
+        read_password(Settings(password_file=str(path)))
     path.chmod(0o600)
-    assert read_password(Layer(password_file=str(path))) == "s3cret"
+    assert read_password(Settings(password_file=str(path))) == "s3cret"
     with pytest.raises(CliError, match="No such file"):
-        read_password(Layer(password_file=str(tmp_path / "none")))
+        read_password(Settings(password_file=str(tmp_path / "none")))

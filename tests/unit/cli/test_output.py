@@ -1,4 +1,4 @@
-"""What is printed: columns, objects, JSON, YAML, units; waiting; the stack of `busbar up` as values."""
+"""What is printed: columns, objects, JSON, YAML, units; the stack of `busbar up` as values."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from typing import Any
 
 import pytest
 import yaml
-from busbar.cli import output, stats, wait
+from busbar.bus.client.events import cluster_of
+from busbar.bus.messages import Endpoint, Event, Status
+from busbar.bus.params import ManagerInfo, Node, Stat
+from busbar.cli import output, stats
 from busbar.cli.commands import status
-from busbar.cli.commands.event import cluster_of, line
-from busbar.cli.context import Given, Layer, set_given
+from busbar.cli.commands.event import json_line, line
+from busbar.cli.context import GlobalOptions, Settings, set_global_options
 from busbar.cli.errors import CliError, ExitCode
 from busbar.cli.services import up_plan
 from busbar.cli.services.supervise import _error_message, describe_exit
+from msgspec import structs
 
 ROWS = [
     {"name": "edge", "status": "RUNNING", "tags": ["a", "b"]},
     {"name": "b", "status": None, "tags": None},
 ]
-COLUMNS: list[output.Column] = [
-    ("name", "name"),
-    ("status", "status"),
+COLUMNS: list[output.Column[dict[str, Any]]] = [
+    ("name", lambda r: r["name"]),
+    ("status", lambda r: r["status"]),
     ("tags", lambda r: ", ".join(r["tags"] or [])),
 ]
 
 
 @pytest.fixture(autouse=True)
 def _plain() -> Iterator[None]:
-    set_given(Given())
+    set_global_options(GlobalOptions())
     yield
-    set_given(Given())
+    set_global_options(GlobalOptions())
 
 
 def test_a_table_is_aligned_and_begins_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,13 +54,22 @@ def test_an_empty_table_says_so_on_stderr_alone(capsys: pytest.CaptureFixture[st
 def test_json_and_yaml_hold_the_whole_objects(
     capsys: pytest.CaptureFixture[str], form: str, read: Any
 ) -> None:
-    set_given(Given(output=form))
+    set_global_options(GlobalOptions(output=form))
     output.show_list(ROWS, COLUMNS)
     assert read(capsys.readouterr().out) == ROWS
     output.show_list([], COLUMNS)
     assert read(capsys.readouterr().out) == []
     output.done({"oid": "1", "note": "yes: no"}, "a sentence")
     assert read(capsys.readouterr().out) == {"oid": "1", "note": "yes: no"}
+
+
+def test_objects_are_shown_with_the_members_they_have(capsys: pytest.CaptureFixture[str]) -> None:
+    set_global_options(GlobalOptions(output="json"))
+    found = Status(3, 1, "9", "RUNNING", "edge", "", scale=1, endpoints=[Endpoint("w", "n", "u")])
+    output.done(output.merged({"oid": "1", "version": 2}, found, None), "a sentence")
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["version"], shown["endpoints"]) == (3, [{"worker": "w", "node": "n", "url": "u"}])
+    assert list(shown)[:2] == ["oid", "version"] and "ready" not in shown
 
 
 def test_an_object_is_shown_names_first_and_oids_last(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,89 +94,42 @@ def test_units() -> None:
     assert output.size(3 * 2**20) == "3.0 MiB"
 
 
-# --- waiting -----------------------------------------------------------------------------------------------
-
-
-def test_started_wants_running_and_no_stale_status() -> None:
-    goal = wait.started(5)
-    assert not goal.reached({"status": "RUNNING", "version": 4})
-    assert not goal.reached({"status": "STARTING", "version": 5})
-    assert goal.reached({"status": "RUNNING", "version": 6})
-    assert goal.spoiled({"status": "STOPPED", "version": 4}) is None, "from before the start"
-    assert goal.spoiled({"status": "STOPPED", "version": 7})
-    assert goal.spoiled(None)
-
-
-def test_stopped_and_deleted() -> None:
-    assert wait.stopped(5).reached({"status": "STOPPED", "version": 6})
-    assert not wait.stopped(5).reached({"status": "STOPPED", "version": 4})
-    assert wait.deleted().reached(None)
-    assert not wait.deleted().reached({"status": "STOPPED", "version": 9})
-
-
-def test_waiting_for_a_drain_ends_when_nothing_is_left_or_it_is_called_off() -> None:
-    goal = wait.drained(4)
-    node = {"status": "online", "version": 5, "draining": "new disk", "drained": False}
-    assert not goal.reached(node) and goal.reached({**node, "drained": True})
-    assert not goal.reached({**node, "version": 3, "drained": True})
-    assert goal.spoiled(node) is None
-    assert "take workers again" in str(goal.spoiled({"status": "online", "version": 6}))
-    assert goal.spoiled(None) == "it was unpaired meanwhile"
-    assert wait.describe(node) == "online, draining"
-    assert wait.describe({**node, "drained": True}) == "online, drained"
-
-
-def test_waiting_for_an_update_ends_with_the_last_worker_or_a_newer_update() -> None:
-    goal = wait.updated(7, 3)
-    running = {"status": "RUNNING", "version": 9, "revision": 3, "scale": 2, "ready": 2}
-    assert goal.reached(running)
-    assert not goal.reached({**running, "updated": 1})
-    assert not goal.reached({**running, "version": 6})
-    assert not goal.reached({**running, "status": "DEGRADED"})
-    assert goal.reached({**running, "status": "STOPPED", "updated": 0}), "it takes it with its next start"
-    assert goal.spoiled({**running, "updated": 1}) is None
-    assert "revision 4 was asked for" in str(goal.spoiled({**running, "revision": 4}))
-    assert goal.spoiled(None) == "it was deleted meanwhile"
-    assert wait.describe({**running, "updated": 1}) == "RUNNING, 2 of 2 ready, 1 updated"
-
-
-def test_scaled_wants_as_many_ready_workers_or_a_stopped_group() -> None:
-    goal = wait.scaled(3, 4)
-    assert goal.reached({"status": "RUNNING", "version": 4, "scale": 4, "ready": 4})
-    assert goal.reached({"status": "STOPPED", "version": 3, "scale": 4, "ready": 0})
-    assert not goal.reached({"status": "RUNNING", "version": 4, "scale": 4, "ready": 3})
-    assert not goal.reached({"status": "RUNNING", "version": 4, "scale": 2, "ready": 2})
-
-
-def test_a_status_in_describe_exit() -> None:
-    assert wait.describe({"status": "STARTING", "scale": 4, "ready": 1}) == "STARTING, 1 of 4 ready"
-    assert wait.describe({"status": "online"}) == "online"
-    assert wait.describe(None)
-
-
 # --- screens -----------------------------------------------------------------------------------------------
 
 
+def manager(**more: Any) -> ManagerInfo:
+    known: dict[str, Any] = {
+        "manager": "m1", "state": "online", "store": "s", "epoch": 2, "realm": "lab", "version": "1",
+        "uptime_ms": 5000, "sequence": 1, "nodes": {}, "clusters": {}, "workers": {}, "outbox": 0,
+        "brake": None, "limits": {},
+    }  # fmt: skip
+    return ManagerInfo(**{**known, **more})
+
+
+def stat(name: str, status: str, **more: Any) -> Stat:
+    counts = dict.fromkeys(
+        (
+            "scale",
+            "ready",
+            "starting",
+            "backoff",
+            "pending",
+            "unknown",
+            "stopping",
+            "restarts",
+            "cpu_s",
+            "rss",
+        ),
+        0,
+    )
+    known: dict[str, Any] = {"since_ms": 0, "conditions": [], "endpoints": [], "workers": []}
+    return Stat(oid="o", name=name, status=status, **{**counts, **known, **more})
+
+
 def test_the_status_screen_tells_problems_with_their_reasons() -> None:
-    manager = {
-        "realm": "lab",
-        "manager": "m1",
-        "state": "online",
-        "epoch": 2,
-        "uptime_ms": 5000,
-        "version": "1",
-    }
-    stat = {
-        "name": "edge",
-        "status": "DEGRADED",
-        "scale": 4,
-        "ready": 3,
-        "backoff": 1,
-        "conditions": ["web-4: x"],
-    }
-    node = {"name": "n1", "status": "lost", "workers": 2, "conditions": [], "runtimes": []}
-    found = {"manager": {**manager, "brake": "2 of 3 nodes"}, "clusters": [stat], "nodes": [node]}
-    text = "\n".join(status.screen(found))
+    bad = stat("edge", "DEGRADED", scale=4, ready=3, backoff=1, conditions=["web-4: x"])
+    node = Node("o", "n1", None, "lost", 1, 1, workers=2)
+    text = "\n".join(status.screen(status.Realm(manager(brake="2 of 3 nodes"), [bad], [node])))
     for part in (
         "cluster edge: web-4: x",
         "node n1: lost",
@@ -171,26 +137,27 @@ def test_the_status_screen_tells_problems_with_their_reasons() -> None:
         "4 desired: 3 ready",
     ):
         assert part in text
-    good = {**stat, "status": "RUNNING", "conditions": ["all 4 workers are ready"]}
-    online = {**node, "status": "online", "conditions": ["runtime crossbar: program not found"]}
-    calm = {"manager": manager, "clusters": [good], "nodes": [online]}
-    assert status.screen(calm)[-1] == "no problems"
+    good = stat("edge", "RUNNING", scale=4, ready=4, conditions=["all 4 workers are ready"])
+    online = structs.replace(node, status="online", conditions=["runtime crossbar: program not found"])
+    assert status.screen(status.Realm(manager(), [good], [online]))[-1] == "no problems"
 
 
 def test_counts_in_one_line() -> None:
     assert (
-        stats.summary({"scale": 4, "ready": 3, "backoff": 1, "pending": 0}) == "4 desired: 3 ready, 1 backoff"
+        stats.summary(stat("edge", "DEGRADED", scale=4, ready=3, backoff=1))
+        == "4 desired: 3 ready, 1 backoff"
+    )
+
+
+def event(subject: str, **data: Any) -> Event:
+    return Event(
+        "s-1", "/busbar/lab/s", "1", "busbar.on_worker_failed", subject, "2026-11-22T07:30:00Z", data
     )
 
 
 def test_an_event_on_one_line() -> None:
-    event = {
-        "time": "2026-11-22T07:30:00Z",
-        "type": "busbar.on_worker_failed",
-        "subject": "worker/web-1",
-        "data": {"reason": "exit code 1", "cluster": "edge"},
-    }
-    assert line(event).split() == [
+    failed = event("worker/web-1", reason="exit code 1", cluster="edge")
+    assert line(failed).split() == [
         "2026-11-22T07:30:00Z",
         "worker_failed",
         "worker",
@@ -199,9 +166,10 @@ def test_an_event_on_one_line() -> None:
         "code",
         "1",
     ]
-    assert cluster_of(event) == "edge"
-    assert cluster_of({"subject": "node/n1", "data": {}}) is None
-    assert cluster_of({"subject": "node/n1", "data": {"cluster": "edge"}}) == "edge"
+    assert cluster_of(failed) == "edge"
+    assert cluster_of(event("node/n1")) is None
+    assert cluster_of(event("node/n1", cluster="edge")) == "edge"
+    assert json.loads(json_line(failed))["data"] == {"reason": "exit code 1", "cluster": "edge"}
 
 
 # --- the stack ---------------------------------------------------------------------------------------------
@@ -233,9 +201,9 @@ def test_a_second_preparation_changes_no_secret_and_no_account(tmp_path: Path) -
 
 
 def test_an_outside_broker_leaves_the_embedded_one_out(tmp_path: Path) -> None:
-    plan = up_plan.Plan(tmp_path, ("n1",), outside=Layer("mqtts://b:8883", tls_ca="/ca.pem"))
+    plan = up_plan.Plan(tmp_path, ("n1",), outside=Settings("mqtts://b:8883", tls_ca="/ca.pem"))
     assert [service.kind for service in up_plan.services(plan)] == ["manager", "agent"]
-    assert plan.connect("n1") == Layer(
+    assert plan.connect("n1") == Settings(
         "mqtts://b:8883", "default", "busbar", "n1", str(tmp_path / "secrets" / "n1"), "/ca.pem"
     )
     assert up_plan.up_state(plan, {})["tls_ca"] == "/ca.pem"

@@ -22,6 +22,8 @@ from busbar.agent.processes.process import Process, SpawnError, SpawnSpec, Worke
 from busbar.agent.processes.procfs import ProcessRecord
 from busbar.bus.clock import SystemClock
 
+from tests.pace import bound
+
 PYTHON = sys.executable
 SCOPE = f"test/{uuid.uuid4().hex}"
 READY_S = 10.0
@@ -45,7 +47,7 @@ def script(tmp_path: Path, text: str, token: str | None = None, **more: object) 
 
 async def until(condition: Callable[[], object], timeout_s: float = READY_S) -> None:
     """Poll for what only /proc or a file shows; there is nothing to await."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(bound(timeout_s)):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -241,7 +243,10 @@ asyncio.run(main())
 
 def record_of_killed_starter(tmp_path: Path, token: str) -> ProcessRecord:
     done = subprocess.run(
-        [PYTHON, "-c", STARTER, str(tmp_path), token, SCOPE], capture_output=True, text=True, timeout=30
+        [PYTHON, "-c", STARTER, str(tmp_path), token, SCOPE],
+        capture_output=True,
+        text=True,
+        timeout=bound(30),
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     return ProcessRecord(**json.loads(done.stdout))
@@ -265,7 +270,7 @@ async def test_the_exit_of_an_adopted_process_is_noticed(processes: WorkerProces
     process = processes.adopt(record)
     assert process is not None
     os.kill(record.pid, signal.SIGKILL)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(bound(5)):
         assert (await process.wait()).reason == "ended, exit code unknown"
 
 
@@ -308,7 +313,7 @@ async def test_token_alone_is_not_enough_to_adopt(
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     forged = dataclasses.replace(process.record, **forgery)  # type: ignore[arg-type]
     assert processes.adopt(forged) is None
-    assert procfs.is_alive(process.record)
+    await until(lambda: procfs.is_alive(process.record))  # the kernel shows its environment a moment later
     await processes.stop(process, signal.SIGTERM, 5)
 
 
@@ -357,7 +362,7 @@ async def test_zombie_counts_as_dead(processes: WorkerProcesses, tmp_path: Path)
     stat = procfs.read(child.pid)
     assert stat is not None
     record = ProcessRecord("web-1", child.pid, procfs.boot_id(), stat.start_ticks, "t1")
-    assert procfs.is_alive(record)
+    await until(lambda: procfs.is_alive(record))  # the kernel shows its environment a moment later
     child.kill()
     await until(lambda: (now := procfs.read(child.pid)) is not None and now.dead)
     assert not procfs.is_alive(record)
@@ -375,7 +380,7 @@ async def test_exits_are_noticed_without_pidfd(
 
     monkeypatch.setattr(os, "pidfd_open", refused)
     ended = processes.spawn(script(tmp_path, "raise SystemExit(4)"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(bound(5)):
         assert (await ended.wait()).code == 4
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
     report = await processes.stop(process, signal.SIGTERM, 5)
@@ -425,7 +430,7 @@ async def test_the_descriptor_limit_is_a_reason_and_leaks_nothing(
 ) -> None:
     token = uuid.uuid4().hex
     command = [PYTHON, "-c", LIMITED, str(tmp_path), token]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=bound(30))
     try:
         expected = "can't start sleep: the agent has no file descriptor left"
         assert done.stdout.splitlines() == [expected] * 20, done.stderr
@@ -467,7 +472,7 @@ while True:
     start = script(tmp_path, text)
     process = processes.spawn(start)
     await until(logged(start, "running"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(bound(10)):
         report = await processes.stop(process, signal.SIGTERM, 0.1)
     assert report.gone
     assert pids_with_token(start.token) == []
@@ -512,7 +517,7 @@ async def test_a_flood_of_output_is_bounded_by_rotation(processes: WorkerProcess
     process = processes.spawn(start)
     limit = 200_000
     rotations = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(bound(20)):
         while rotations < 5:
             rotations += logs.rotate_if_needed(start.log_path, max_bytes=limit, keep=2)
             await asyncio.sleep(0)

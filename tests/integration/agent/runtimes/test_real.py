@@ -39,6 +39,7 @@ from busbar.bus.clock import SystemClock
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import lacking
+from tests.pace import bound
 from tests.wamp import WampClient
 
 SCOPE = f"test/{uuid.uuid4().hex}"
@@ -65,7 +66,7 @@ class Worker:
     async def ready(self) -> float:
         """Seconds until ready."""
         begun = time.monotonic()
-        async with asyncio.timeout(self.launch.start_deadline_s):
+        async with asyncio.timeout(bound(self.launch.start_deadline_s)):
             while (reason := await self.ask()) is not None:
                 assert self.process.running, (reason, logs.tail(self.log, 20))
                 await asyncio.sleep(0.02)
@@ -125,7 +126,7 @@ def echo_over_mqtt(worker: Worker, transport: str = "tcp", user: tuple[str, str]
     if user:
         client.username_pw_set(*user)
     client.connect(worker.launch.probe_host, worker.launch.port)
-    end = time.monotonic() + 10
+    end = time.monotonic() + bound(10)
     try:
         while not got and time.monotonic() < end:
             if client.loop(0.1) != mqtt.MQTT_ERR_SUCCESS:
@@ -187,7 +188,7 @@ async def test_mosquitto_with_password_file_and_persistence(run: Run, tmp_path: 
     if mosquitto_passwd is None:
         lacking("mosquitto_passwd is not installed")
     command = [mosquitto_passwd, "-b", "-c", str(tmp_path / "users"), "alice", "wonder"]
-    await asyncio.to_thread(subprocess.run, command, check=True, timeout=10)
+    await asyncio.to_thread(subprocess.run, command, check=True, timeout=bound(10))
     runtime = load_runtimes({"mosquitto": {"secrets_root": str(tmp_path)}})["mosquitto"]
     options = {"password_file": "users", "persistence": True}
     worker = await run(runtime, {"type": "mqtt", "options": options})
@@ -217,7 +218,7 @@ async def test_amqtt_that_cannot_listen_logs_one_line(run: Run) -> None:
     worker = await run(RUNTIMES["amqtt"], name="first")
     await worker.ready()
     second = await start_on_port(worker, run)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(bound(15)):
         assert (await second.process.wait()).code == 1
     assert "address already in use" in " ".join(logs.tail(second.log, 1)).lower()
     assert len(logs.tail(second.log, 20)) <= 2
@@ -244,7 +245,7 @@ def get(url: str) -> tuple[int, str]:
             return None
 
     try:
-        with urllib.request.build_opener(Stay).open(url, timeout=5) as answer:
+        with urllib.request.build_opener(Stay).open(url, timeout=bound(5)) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -397,6 +398,6 @@ async def test_probe_reasons(tmp_path: Path) -> None:
             assert await probe(wanted, "127.0.0.1", port, tmp_path / "log", 0.2) == reason
     finally:
         server.close()
-        await asyncio.wait(answering, timeout=5)
+        await asyncio.wait(answering, timeout=bound(5))
     reason = await probe(TcpProbe(), "127.0.0.1", port, tmp_path / "log", 1)
     assert reason == f"nothing listens on 127.0.0.1:{port}"

@@ -16,6 +16,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import lacking
+from tests.pace import bound
 from tests.plain import Plain
 from tests.stack import stack
 from tests.wamp import WampClient
@@ -78,7 +79,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def offered(alice: Plain, node_oid: str) -> list[str]:
     """The node's runtimes after its first report; its birth alone makes it online before that."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + bound(10)
     while not (found := alice.ok("get_node", {"node_oid": node_oid})["runtimes"]):
         assert time.monotonic() < end, "the node reports no runtimes"
     return list(found)
@@ -99,10 +100,12 @@ def test_an_mqtt_router(site: Site, runtime: str) -> None:
     client.connect(address.hostname, address.port)
     client.loop_start()
     try:
-        ready.get(timeout=10)
+        ready.get(timeout=bound(10))
         for number in range(20):
             client.publish("chat/room", str(number), 1)
-        assert [got.get(timeout=10) for _ in range(20)] == [str(number).encode() for number in range(20)]
+        assert [got.get(timeout=bound(10)) for _ in range(20)] == [
+            str(number).encode() for number in range(20)
+        ]
     finally:
         client.disconnect()
         client.loop_stop()
@@ -116,7 +119,7 @@ async def test_crossbar(site: Site) -> None:
     transport = {"type": "web", "endpoint": {"type": "tcp", "port": [26200, 26299]}, "paths": paths}
     cluster, url = site.start("crossbar", transport)
     address = urlsplit(url)
-    with urllib.request.urlopen(f"http://{address.netloc}/v", timeout=10) as page:  # noqa: ASYNC210
+    with urllib.request.urlopen(f"http://{address.netloc}/v", timeout=bound(10)) as page:  # noqa: ASYNC210
         assert b'"version"' in page.read()
     async with WampClient(f"ws://{address.netloc}/ws") as session:
         await session.subscribe("com.example.chat")
@@ -127,6 +130,6 @@ async def test_crossbar(site: Site) -> None:
 
 def test_an_operator_defined_runtime(site: Site) -> None:
     cluster, url = site.start("pages", {"type": "tcp", "endpoint": {"type": "tcp", "port": [26300, 26399]}})
-    with urllib.request.urlopen(f"{url}/hello.txt", timeout=10) as page:
+    with urllib.request.urlopen(f"{url}/hello.txt", timeout=bound(10)) as page:
         assert page.read() == b"hello from web-1"
     site.stop(cluster)

@@ -14,6 +14,8 @@ from typing import ClassVar
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.broker.accounts import ensure_account
 
+from tests.pace import bound
+
 WAIT_S = 5.0
 CONNACK, PUBLISH, PUBACK, SUBACK, UNSUBACK, PINGRESP = 2, 3, 4, 9, 11, 13
 PUBREC, PUBCOMP = 5, 7
@@ -125,9 +127,9 @@ class Raw:
         """Send bytes."""
         self.writer.write(data)
 
-    async def hear(self, within: float = WAIT_S) -> tuple[int, bytes]:
+    async def hear(self, within: float | None = None) -> tuple[int, bytes]:
         """The next packet: first byte and body. EOFError when the broker hung up, else TimeoutError."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(bound(WAIT_S) if within is None else within):
             try:
                 first = (await self.reader.readexactly(1))[0]
                 length = shift = 0
@@ -143,7 +145,7 @@ class Raw:
     async def expect(self, kind: int, within: float = WAIT_S) -> tuple[int, bytes]:
         """The next packet of a kind; PUBLISHes before it are kept in `got`."""
         while True:
-            first, body = await self.hear(within)
+            first, body = await self.hear(bound(within))
             if first >> 4 == kind:
                 return first, body
             assert first >> 4 == PUBLISH, f"expected packet type {kind}, got {first >> 4}"
@@ -178,7 +180,7 @@ class Raw:
         """Wait until the broker hangs up; TimeoutError if it doesn't."""
         try:
             while True:
-                await self.hear(within)
+                await self.hear(bound(within))
         except EOFError:
             return
 

@@ -15,6 +15,7 @@ from busbar.bus.broker import EmbeddedBroker
 from busbar.bus.broker.packet_stream import MAX_CONNECT, MAX_PACKET, MAX_QUEUED
 
 from tests.integration.bus.broker.kit import R, Raw, Will, broker_in, connect_bytes, packet, text
+from tests.pace import bound
 
 AGENTS = 200
 
@@ -180,7 +181,7 @@ async def test_an_oversize_websocket_message_ends_the_link(broker: EmbeddedBroke
         await websocket.recv()
         await websocket.send(packet(0x30, bytes(MAX_PACKET + 1)))
         with pytest.raises(websockets.ConnectionClosed):
-            await asyncio.wait_for(websocket.recv(), 2)
+            await asyncio.wait_for(websocket.recv(), bound(2))
 
 
 def test_importing_the_package_does_not_import_amqtt() -> None:

@@ -22,6 +22,7 @@ from tests.integration.bus.broker.kit import (
     secret,
     text,
 )
+from tests.pace import bound
 
 REQUEST = f"{R}/request/alice/op"
 
@@ -334,7 +335,7 @@ async def test_paho_is_served(broker: EmbeddedBroker) -> None:
     client.connect_async("127.0.0.1", broker.port)
     client.loop_start()
     try:
-        assert await asyncio.wait_for(heard, 5) == (f"{R}/status/edge/worker/w", b"up", True)
+        assert await asyncio.wait_for(heard, bound(5)) == (f"{R}/status/edge/worker/w", b"up", True)
     finally:
         client.disconnect()
         await asyncio.to_thread(client.loop_stop)
@@ -349,6 +350,6 @@ async def test_paho_at_level_5_learns_that_3_1_1_is_spoken(broker: EmbeddedBroke
     client.connect_async("127.0.0.1", broker.port)
     client.loop_start()
     try:
-        assert await asyncio.wait_for(told, 5) == "Unsupported protocol version"
+        assert await asyncio.wait_for(told, bound(5)) == "Unsupported protocol version"
     finally:
         await asyncio.to_thread(client.loop_stop)

@@ -26,6 +26,7 @@ from busbar.bus.topics import Topics
 
 from tests.brokers import free_port, mosquitto, until
 from tests.certificates import certificates
+from tests.pace import bound
 
 pytestmark = pytest.mark.mosquitto
 
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.mosquitto
 async def running(link: MqttLink) -> AsyncIterator[MqttLink]:
     task = asyncio.create_task(link.run())
     try:
-        await link.wait_connected(10)
+        await link.wait_connected(bound(10))
         yield link
     finally:
         task.cancel()
@@ -52,7 +53,7 @@ async def echo_once(options: ConnectOptions, topic: str = "t/x") -> Message:
     link.subscribe(topic, got.put_nowait)
     async with running(link):
         await link.publish(topic, b"hello")
-        return await asyncio.wait_for(got.get(), 5)
+        return await asyncio.wait_for(got.get(), bound(5))
 
 
 async def test_tcp(mosquitto_port: int) -> None:
@@ -68,7 +69,7 @@ async def test_every_acknowledgement_is_heard_plain_or_with_a_reason(
     link = make(ConnectOptions(port=mosquitto_port, protocol=protocol))
     link.subscribe("t/heard", lambda message: None)
     async with running(link):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(bound(5)):
             for topic in ("t/heard", "t/unheard"):
                 await asyncio.gather(*(link.publish(topic, b"x") for _ in range(100)))
 
@@ -82,16 +83,16 @@ async def test_what_is_sent_with_a_callback_is_told_once_the_broker_has_it(mosqu
 
     send(0)
     assert told.empty(), "never from within the call"
-    assert isinstance((await asyncio.wait_for(told.get(), 5))[1], BusOfflineError)
+    assert isinstance((await asyncio.wait_for(told.get(), bound(5)))[1], BusOfflineError)
     async with running(link):
         for number in range(1, 101):
             send(number)
-        assert [await asyncio.wait_for(told.get(), 10) for _ in range(100)] == [
+        assert [await asyncio.wait_for(told.get(), bound(10)) for _ in range(100)] == [
             (number, None) for number in range(1, 101)
         ]
         send(101)
         link.reconnect("a test")
-        number, error = await asyncio.wait_for(told.get(), 5)
+        number, error = await asyncio.wait_for(told.get(), bound(5))
         assert (number, type(error)) == (101, BusOfflineError)
 
 
@@ -146,7 +147,7 @@ async def test_mqtt5_properties(mosquitto_port: int) -> None:
     sent = Properties("t/reply", b"corr", 60, "application/json", (("code", "busy"),))
     async with running(link):
         await link.publish("t/x", b"hello", properties=sent)
-        message = await asyncio.wait_for(got.get(), 5)
+        message = await asyncio.wait_for(got.get(), bound(5))
     assert message.properties.response_topic == "t/reply"
     assert message.properties.correlation == b"corr"
     assert message.properties.content_type == "application/json"
@@ -162,7 +163,7 @@ async def test_mqtt5_shows_the_retain_flag_of_a_live_message_where_it_is_asked_f
         link.subscribe("t/+", got.put_nowait)
         async with running(link):
             await link.publish("t/r", b"hello", retain=True)
-            assert (await asyncio.wait_for(got.get(), 5)).retain is bool(shown)
+            assert (await asyncio.wait_for(got.get(), bound(5))).retain is bool(shown)
             await link.publish("t/r", b"", retain=True)
 
 
@@ -176,7 +177,7 @@ async def test_a_broker_without_mqtt5_is_spoken_to_in_3_1_1(tmp_path: Path) -> N
                 link.subscribe("t/x", got.put_nowait)
                 async with running(link):
                     await link.publish("t/x", b"hello", properties=Properties(correlation=b"1"))
-                    assert (await asyncio.wait_for(got.get(), 5)).payload == b"hello"
+                    assert (await asyncio.wait_for(got.get(), bound(5))).payload == b"hello"
 
 
 @asynccontextmanager
@@ -221,8 +222,8 @@ async def test_reconnects_resubscribes_and_runs_the_hooks_again(tmp_path: Path) 
     try:
         for _ in range(2):
             with mosquitto(tmp_path, port=port):
-                await asyncio.wait_for(hooks.get(), 10)
-                assert (await asyncio.wait_for(got.get(), 5)).payload == b"here"
+                await asyncio.wait_for(hooks.get(), bound(10))
+                assert (await asyncio.wait_for(got.get(), bound(5))).payload == b"here"
             await wait_down(link)
             with pytest.raises(BusOfflineError):
                 await link.publish("t/x", b"lost")
@@ -249,8 +250,8 @@ async def test_goes_to_the_next_broker_when_one_is_lost_and_back_when_that_one_i
     try:
         brokers[0].__enter__()
         for at, (broker, after) in enumerate(pairwise([*brokers, None])):
-            assert await asyncio.wait_for(hooks.get(), 10) == ports[at % 2]
-            assert (await asyncio.wait_for(got.get(), 5)).payload == b"here"
+            assert await asyncio.wait_for(hooks.get(), bound(10)) == ports[at % 2]
+            assert (await asyncio.wait_for(got.get(), bound(5))).payload == b"here"
             if after is not None:
                 after.__enter__()
             assert broker is not None
@@ -289,7 +290,7 @@ async def test_will_is_new_for_each_connection_and_not_fired_by_a_goodbye(mosqui
             for conn in (1, 2):
                 mortal._connection.client._sock_close()  # type: ignore[union-attr]  # as a cut cable would
                 mortal.reconnect("test")
-                assert (await asyncio.wait_for(got.get(), 5)).payload == f"lost {conn}".encode()
+                assert (await asyncio.wait_for(got.get(), bound(5))).payload == f"lost {conn}".encode()
                 await wait_conn(mortal, conn + 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(got.get(), 0.3)
@@ -311,7 +312,7 @@ async def test_a_handler_that_raises_ends_nothing(mosquitto_port: int) -> None:
     async with running(link):
         await link.publish("a/x", b"1")
         await link.publish("b/x", b"2")
-        assert (await asyncio.wait_for(got.get(), 5)).payload == b"2"
+        assert (await asyncio.wait_for(got.get(), bound(5))).payload == b"2"
         assert link.connected
 
 
@@ -340,7 +341,7 @@ async def test_many_in_flight(mosquitto_port: int) -> None:
     link.subscribe("t/+", count)
     async with running(link):
         await asyncio.gather(*(link.publish("t/x", str(n).encode()) for n in range(3000)))
-        await asyncio.wait_for(done.wait(), 20)
+        await asyncio.wait_for(done.wait(), bound(20))
 
 
 async def test_rpc_resends_the_same_id_until_answered(
@@ -350,7 +351,7 @@ async def test_rpc_resends_the_same_id_until_answered(
     topics = Topics("lab")
     clock = SystemClock()
     link = make(ConnectOptions(port=mosquitto_port))
-    caller = Caller(link, topics, "alice", "box", clock, lambda: "r1")
+    caller = Caller(link, topics, "alice", "box", clock, lambda: "r1", Random(1))
     server = make(replace(ConnectOptions(port=mosquitto_port), client_id="server"))
     seen: list[bytes] = []
 
@@ -361,18 +362,18 @@ async def test_rpc_resends_the_same_id_until_answered(
 
     server.subscribe(topics.all_requests(), answer)
     async with running(server), running(link):
-        assert await caller.call("list_nodes", timeout=5) == [1]
+        assert await caller.call("list_nodes", timeout=bound(5)) == [1]
     assert len(seen) == 2 and seen[0] == seen[1]
 
 
 async def test_rpc_errors(mosquitto_port: int) -> None:
     topics = Topics("lab")
     link = make(ConnectOptions(port=mosquitto_port))
-    caller = Caller(link, topics, "alice", "box", SystemClock(), lambda: "r1")
+    caller = Caller(link, topics, "alice", "box", SystemClock(), lambda: "r1", Random(1))
     async with running(link):
         with pytest.raises(CallTimeoutError):
             await caller.call("list_nodes", timeout=0.2)
-        call = asyncio.create_task(caller.call("list_nodes", timeout=5))
+        call = asyncio.create_task(caller.call("list_nodes", timeout=bound(5)))
         await asyncio.sleep(0)
         error = b'{"code":"no_such_object","detail":"x","errors":[{"pointer":"/p"}]}'
         reply = b'{"id":"r1","ok":false,"error":' + error + b"}"

@@ -49,14 +49,14 @@ async def test_a_silent_node_is_late_at_three_heartbeats_and_lost_at_six(
         assert took == pytest.approx(4.0, abs=5 * STEP)
 
 
-async def test_a_start_deadline_is_judged_when_it_falls_due(tmp_path: Path) -> None:
+async def test_a_start_deadline_is_applied_when_it_is_due(tmp_path: Path) -> None:
     async with watching(tmp_path, heartbeat=BEAT) as watch:
         (agent,) = await fleet(watch, 1, scale=1, obey=False, start_deadline=3.3)
         took = await _pass_time(watch, 10, agent, until=lambda: watch.cluster().status == "ERROR")
         assert took == pytest.approx(3.3, abs=5 * STEP)
 
 
-async def test_a_fleet_that_is_heard_is_looked_at_no_more_often(tmp_path: Path) -> None:
+async def test_a_heard_fleet_needs_no_extra_passes(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         await watch.pass_time(60, agent)

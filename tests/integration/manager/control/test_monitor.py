@@ -1,4 +1,4 @@
-"""The monitor with a real store: whole lives of clusters, nodes and workers, and faults in between."""
+"""The monitor with a real store: life cycles of clusters, nodes and workers, and faults in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.manager.control import monitor as monitor_module
 from busbar.manager.control.apply import Batch
-from busbar.manager.planner.model import CreateWorker, Displace, MarkStopped, MarkUnknown
+from busbar.manager.planner.model import CreateWorker, Evict, MarkStopped, MarkUnknown
 from busbar.manager.store.rows import MemberRow
 
 from tests.integration.watching import Agent, Watch, fleet, watching
@@ -60,7 +60,7 @@ async def test_a_failed_worker_degrades_and_its_return_recovers(tmp_path: Path) 
         assert watch.told("web-1")[2:] == ["worker_failed", "worker_ready"]
 
 
-async def test_none_ready_past_the_deadline_is_an_error_that_heals(tmp_path: Path) -> None:
+async def test_none_ready_past_the_deadline_is_an_error_until_one_is(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1, obey=False)
         agent.obey(web_1={"state": "BACKOFF", "reason": "port in use"})
@@ -91,7 +91,7 @@ async def test_a_node_is_late_then_lost_and_its_workers_move(tmp_path: Path) -> 
         assert (moved["data"]["from"], moved["data"]["to"]) == ("n1", "n2")
         living[0].obey()
         await watch.until(lambda: watch.cluster().status == "RUNNING")
-        # It comes back with its worker still running: nobody believes it, and it is told to let go.
+        # It returns with its worker still running, which is not assigned to it any more.
         assert dead.assigned() == []
         dead.state("ready", conn=2)
         dead.conn = 2
@@ -116,7 +116,7 @@ async def test_a_partition_shorter_than_lost_after_restarts_nothing(tmp_path: Pa
         assert watch.cluster().status == "RUNNING"
 
 
-async def test_a_lone_node_keeps_its_workers_and_says_why(tmp_path: Path) -> None:
+async def test_workers_of_the_only_node_stay_and_the_reason_says_why(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=2)
         await watch.pass_time(200)
@@ -134,7 +134,7 @@ async def test_stop(tmp_path: Path) -> None:
         await watch.turn("STOPPING")
         assert watch.states() == {"web-1": "STOPPING n1", "web-2": "STOPPING n2", "web-3": "STOPPING n3"}
         assert watch.cluster().status == "STOPPING"
-        # The old report, still saying RUNNING under the old assignment, must not call anything back to life.
+        # The old report says RUNNING under the old assignment; it must not change a state.
         agents[0].say("reported", agents[0].report)
         await watch.rest()
         assert watch.states()["web-1"] == "STOPPING n1"
@@ -171,7 +171,7 @@ async def test_a_goodbye_is_offline_at_once_and_moved_later(tmp_path: Path) -> N
         await watch.pass_time(60, *agents)
         agents[0].state("disconnected")
         await watch.until(lambda: watch.node("n1").status == "offline")
-        agents[0].beat()  # a straggler of the connection that said goodbye
+        agents[0].beat()  # a late message of the connection that said goodbye
         await watch.pass_time(20, agents[1])
         assert watch.states()["web-1"] == "UNKNOWN n1"
         await watch.pass_time(12, agents[1])
@@ -182,7 +182,7 @@ async def test_a_goodbye_is_offline_at_once_and_moved_later(tmp_path: Path) -> N
 
 
 @pytest.mark.fault(27, "H K")
-async def test_a_will_is_a_hint_and_a_stale_one_nothing(tmp_path: Path) -> None:
+async def test_a_will_makes_a_node_late_and_a_stale_one_is_ignored(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
         agents[0].conn = 2
@@ -203,13 +203,13 @@ async def test_a_will_is_a_hint_and_a_stale_one_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(49, "K H")
-async def test_the_brake(tmp_path: Path) -> None:
+async def test_the_mass_failure_hold(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3)
         await watch.pass_time(60, *agents)
         await watch.pass_time(90, agents[2])
         reason = "2 of 3 nodes lost within 60 s: nothing is moved"
-        assert watch.observed.brake == reason
+        assert watch.memory.hold == reason
         assert watch.states() == {"web-1": "UNKNOWN n1", "web-2": "UNKNOWN n2", "web-3": "RUNNING n3"}
         assert watch.worker("web-1").reason == f"node n1 is lost; it is not moved: {reason}"
         await watch.scale(4)
@@ -217,7 +217,7 @@ async def test_the_brake(tmp_path: Path) -> None:
         assert "manager_braked" in watch.told("m1")
         agents[1].beat()
         await watch.pass_time(2, agents[2])
-        assert watch.observed.brake is None
+        assert watch.memory.hold is None
         assert watch.states()["web-1"] == "UNKNOWN n1", "who is still missing gets its whole time again"
         await watch.pass_time(40, *agents[1:])
         assert watch.states()["web-1"] in ("STARTING n2", "STARTING n3")
@@ -225,17 +225,17 @@ async def test_the_brake(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(49, "K")
-async def test_the_brake_outlives_a_restart_of_the_manager(tmp_path: Path) -> None:
+async def test_the_mass_failure_hold_survives_a_restart_of_the_manager(tmp_path: Path) -> None:
     broker, clock = MemoryBroker(), FakeClock()
     async with watching(tmp_path, broker, clock) as watch:
         agents = await fleet(watch, 3)
         await watch.pass_time(60, *agents)
         await watch.pass_time(40, agents[2])
-        assert watch.observed.brake
+        assert watch.memory.hold
     async with watching(tmp_path, broker, clock) as watch:
         living = successor(watch, agents[2])
         await watch.pass_time(120, living)
-        assert watch.observed.brake
+        assert watch.memory.hold
         assert watch.states() == {"web-1": "UNKNOWN n1", "web-2": "UNKNOWN n2", "web-3": "RUNNING n3"}
 
 
@@ -264,7 +264,7 @@ async def test_a_restarted_manager_keeps_everything_running(tmp_path: Path) -> N
         assert {row.name: row.assignment_version for row in watch.store.reads.nodes()} == versions
 
 
-async def test_what_died_with_the_manager_is_found_out(tmp_path: Path) -> None:
+async def test_a_node_lost_while_the_manager_was_down_is_detected(tmp_path: Path) -> None:
     broker, clock = MemoryBroker(), FakeClock()
     async with watching(tmp_path, broker, clock) as watch:
         agents = await fleet(watch, 3)
@@ -275,7 +275,7 @@ async def test_what_died_with_the_manager_is_found_out(tmp_path: Path) -> None:
         assert watch.states()["web-1"] == "STARTING n2"
 
 
-async def test_a_broker_that_was_away_makes_nobody_lost_at_its_return(tmp_path: Path) -> None:
+async def test_an_outage_of_the_broker_makes_no_node_lost(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3)
         await watch.pass_time(60, *agents)
@@ -289,8 +289,8 @@ async def test_a_broker_that_was_away_makes_nobody_lost_at_its_return(tmp_path: 
         agents[0].beat()
         agents[1].beat()
         await watch.rest()
-        # n3 was not heard yet; the brake is off, and still it is given its time.
-        assert watch.observed.brake is None
+        # n3 has not been heard yet; the hold is lifted, and its silence counts anew.
+        assert watch.memory.hold is None
         assert watch.states() == {"web-1": "RUNNING n1", "web-2": "RUNNING n2", "web-3": "UNKNOWN n3"}
         await watch.pass_time(3)
         agents[2].beat()
@@ -298,7 +298,7 @@ async def test_a_broker_that_was_away_makes_nobody_lost_at_its_return(tmp_path: 
         assert {row.generation for row in watch.store.reads.workers()} == {1}
 
 
-async def test_a_member_that_is_removed_is_emptied_first(tmp_path: Path) -> None:
+async def test_workers_of_a_removed_member_are_stopped_there_first(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
         await watch.remove_member("n1")
@@ -343,7 +343,7 @@ async def test_scaling_up_and_down(tmp_path: Path) -> None:
         await watch.until(lambda: watch.states() == {"web-1": "RUNNING n1"})
 
 
-async def test_hardlimits_hold_and_room_is_used_when_it_comes(tmp_path: Path) -> None:
+async def test_hardlimits_hold_and_freed_capacity_is_used(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         await watch.pair("n1")
         agent = Agent(watch, "n1")
@@ -360,11 +360,11 @@ async def test_hardlimits_hold_and_room_is_used_when_it_comes(tmp_path: Path) ->
         await watch.until(lambda: watch.cluster().status == "RUNNING")
 
 
-# --- a monitor that can't die
+# --- exceptions in a pass
 
 
 @pytest.mark.fault(15, "L")
-async def test_a_plan_that_raises_is_logged_and_tried_again(
+async def test_a_plan_that_raises_is_logged_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with watching(tmp_path) as watch:
@@ -384,7 +384,7 @@ async def test_a_plan_that_raises_is_logged_and_tried_again(
 
 
 @pytest.mark.fault(15, "L")
-async def test_an_action_that_raises_is_left_out_and_the_others_go_on(
+async def test_an_action_that_raises_is_skipped_and_the_others_are_applied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = Batch._create
@@ -408,7 +408,7 @@ async def test_an_action_that_raises_is_left_out_and_the_others_go_on(
 
 
 @pytest.mark.fault(12, "L")
-async def test_a_store_that_can_not_commit_is_outlived(
+async def test_the_monitor_survives_a_store_that_can_not_commit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with watching(tmp_path) as watch:
@@ -438,7 +438,7 @@ async def test_a_burst_larger_than_one_write(tmp_path: Path) -> None:
         assert len(agent.assigned()) == 1200
 
 
-async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
+async def test_actions_whose_precondition_no_longer_holds_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node leaves the cluster while a worker is being placed there."""
@@ -468,14 +468,14 @@ async def test_a_commit_between_plan_and_write_voids_what_no_longer_holds(
     ("kind", "told"),
     [
         (MarkUnknown, ["worker_starting", "worker_ready"]),
-        (Displace, ["worker_starting", "worker_ready", "worker_unknown", "worker_ready"]),
+        (Evict, ["worker_starting", "worker_ready", "worker_unknown", "worker_ready"]),
         (MarkStopped, ["worker_starting", "worker_ready"]),
     ],
 )
-async def test_a_sign_of_life_between_plan_and_write_is_heeded(
+async def test_a_sign_of_life_between_plan_and_write_cancels_an_eviction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, told: list[str]
 ) -> None:
-    """n1 is silent, and is heard in the very moment in which its worker would be given up."""
+    """n1 is silent, and is heard between the plan that evicts its worker and the write."""
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3, scale=1)
         await watch.pass_time(60, *agents)
@@ -506,7 +506,7 @@ async def test_a_membership_is_seen_even_if_a_message_came_first(tmp_path: Path)
         await watch.pair("n2")
         await watch.rest()
         node, cluster = watch.node("n2"), watch.cluster()
-        world = watch.monitor.world
+        world = watch.monitor.cache
         await watch.store.write(lambda tx: tx.insert_member(MemberRow(cluster.oid, node.oid, None, None, 0)))
         assert world.node_named("n2") is not None  # as any message of a node does
         members = world.snapshot().clusters[cluster.oid].members

@@ -15,6 +15,7 @@ from busbar.manager.api.operations.base import ChangeContext
 from busbar.manager.api.operations.workergroups import update_routercluster_workergroup
 from busbar.manager.control.apply import apply_all
 from busbar.manager.planner import model as m
+from busbar.manager.planner.rolling import updating
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.migrations import migrations
 from sqlite_utils import Database
@@ -69,12 +70,12 @@ async def through(watch: Watch, agents: list[Agent]) -> None:
         for agent in agents:
             agent.obey()
         await watch.rest()
-        if not watch.group().updating:
+        if not updating(watch.group()):
             return
     raise AssertionError(watch.states())
 
 
-async def test_each_worker_is_assigned_its_own_revision_until_it_is_renewed(tmp_path: Path) -> None:
+async def test_each_worker_is_assigned_its_own_revision_until_it_is_replaced(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3)
         made = await update(watch, transport=transport(5000))
@@ -97,7 +98,7 @@ async def test_each_worker_is_assigned_its_own_revision_until_it_is_renewed(tmp_
             assert watch.told(name)[-2:] == ["worker_starting", "worker_ready"]
 
 
-async def test_an_older_report_does_not_make_a_renewed_worker_ready(tmp_path: Path) -> None:
+async def test_an_older_report_does_not_make_a_replaced_worker_ready(tmp_path: Path) -> None:
     """The agent still runs the old process when it hears of the new definition: that is not readiness."""
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
@@ -109,7 +110,7 @@ async def test_an_older_report_does_not_make_a_renewed_worker_ready(tmp_path: Pa
         await watch.until(lambda: watch.worker("web-1").state == "RUNNING")
 
 
-async def test_a_halted_update_says_so_and_its_predecessor_brought_back_restarts_only_what_is_broken(
+async def test_a_blocked_rollout_says_so_and_rolling_back_restarts_only_failed_workers(
     tmp_path: Path,
 ) -> None:
     async with watching(tmp_path) as watch:
@@ -130,7 +131,7 @@ async def test_a_halted_update_says_so_and_its_predecessor_brought_back_restarts
         assert ports(watch, agents) == {"web-1": 1000, "web-2": 1000, "web-3": 1000}
 
 
-async def test_a_newer_update_supersedes_and_what_nothing_runs_is_forgotten(tmp_path: Path) -> None:
+async def test_a_newer_revision_supersedes_and_unused_revisions_are_deleted(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 3)
         await update(watch, transport=transport(5000))
@@ -145,13 +146,13 @@ async def test_a_newer_update_supersedes_and_what_nothing_runs_is_forgotten(tmp_
         assert watch.told("web").count("workergroup_updated") == 1
 
 
-async def test_labels_alone_touch_no_worker(tmp_path: Path) -> None:
+async def test_a_change_of_labels_alone_replaces_no_worker(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         await fleet(watch, 2, scale=2, label="old", tags=["a"])
         before = watch.node("n1").assignment_version
         made = await update(watch, label=None, description="text", lost_after=5.0)
         assert (made.label, made.description, made.tags, made.lost_after) == (None, "text", ["a"], 5.0)
-        assert (made.revision, made.updated, watch.group().updating) == (1, 2, False)
+        assert (made.revision, made.updated, updating(watch.group())) == (1, 2, False)
         await update(watch, runtime="amqtt")
         assert watch.node("n1").assignment_version == before and watch.group().revision == 1
         assert watch.told("web") == []
@@ -216,12 +217,12 @@ async def test_a_removed_transport_is_that_of_the_cluster(tmp_path: Path) -> Non
         assert made.transport is None and ports(watch, agents) == {"web-1": 2000}
 
 
-async def test_what_was_taken_back_meanwhile_stops_no_worker(tmp_path: Path) -> None:
+async def test_an_unassign_whose_cause_was_undone_is_skipped(tmp_path: Path) -> None:
     """Between a plan and its being carried out, an operation may have asked for the opposite."""
     async with watching(tmp_path) as watch:
         await fleet(watch, 1, scale=1)
         worker = watch.worker("web-1")
-        grounds = (m.Ground.SURPLUS, m.Ground.DRAINING, m.Ground.REMOVED)
+        grounds = (m.StopCause.SURPLUS, m.StopCause.DRAINING, m.StopCause.REMOVED)
         stops = [m.Unassign(worker.oid, "an older plan", ground) for ground in grounds]
         outcome = await watch.store.write(lambda tx: apply_all(tx, stops, "m1", _unheard))
         assert not outcome.changed and not outcome.failures
@@ -232,7 +233,7 @@ async def test_what_was_taken_back_meanwhile_stops_no_worker(tmp_path: Path) -> 
         assert outcome.changed and watch.worker("web-1").state == "STOPPING"
 
 
-async def test_a_renewal_is_left_out_where_another_worker_has_failed_meanwhile(tmp_path: Path) -> None:
+async def test_a_replacement_is_skipped_where_another_worker_has_failed_meanwhile(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2, scale=2)
         agents[1].obey(web_2={"state": "BACKOFF"})
@@ -242,7 +243,7 @@ async def test_a_renewal_is_left_out_where_another_worker_has_failed_meanwhile(t
         def late(tx: Tx) -> Any:
             tx.update_group(group.oid, revision=2)
             tx.add_revision(group.oid)
-            outcome = apply_all(tx, [m.Renew(worker.oid, "an older plan")], "m1", _unheard)
+            outcome = apply_all(tx, [m.Replace(worker.oid, "an older plan")], "m1", _unheard)
             tx.update_group(group.oid, revision=1)
             return outcome, tx.worker(worker.oid)
 
@@ -293,7 +294,7 @@ def test_an_older_database_gets_its_revisions_and_no_worker_is_told_anything_new
         ]
         assert digest(rows[0].runtime, rows[0].transport) == digest("amqtt", WEB)
         for group in store.reads.groups():
-            assert (group.revision, group.settled, group.updating) == (1, 1, False)
+            assert (group.revision, group.settled, updating(group)) == (1, 1, False)
             assert [each.revision for each in store.reads.revisions(group.oid)] == [1]
         assert {worker.revision for worker in store.reads.workers()} == {1}
     finally:

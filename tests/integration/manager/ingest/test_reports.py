@@ -1,4 +1,4 @@
-"""What nodes say, with a real store behind: what is believed, what is ignored, what is written."""
+"""Messages of nodes with a real store behind: what is written, and what is ignored."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from busbar.bus.connection.link import Message
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Applied, NodeState
 from busbar.bus.states import NodeStatus
-from busbar.manager.ingest.reports import CONFLICT
+from busbar.manager.ingest.node_session import CONFLICT
 from busbar.manager.publish.statuses import StatusBuilder
+from busbar.manager.store import Tx
 
 from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
 
@@ -42,7 +43,7 @@ async def test_a_birth_and_a_report_make_a_node_known(tmp_path: Path) -> None:
         assert (row.applied_epoch, row.applied_version) == (1, 1)
 
 
-async def test_the_same_said_again_writes_nothing(tmp_path: Path) -> None:
+async def test_repeated_messages_write_nothing(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agents = await fleet(watch, 2)
         before, told = versions(watch), watch.told()
@@ -55,7 +56,9 @@ async def test_the_same_said_again_writes_nothing(tmp_path: Path) -> None:
         assert watch.told() == told
 
 
-async def test_a_birth_that_is_known_wakes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_known_birth_does_not_wake_the_monitor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         woken: list[int] = []
@@ -80,7 +83,7 @@ BAD = [
 
 @pytest.mark.parametrize("leaf", ["state", "reported", "heartbeat"])
 @pytest.mark.fault(0, "L")
-async def test_what_cant_be_read_is_dropped(
+async def test_messages_that_can_not_be_decoded_are_dropped(
     tmp_path: Path, leaf: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with watching(tmp_path) as watch:
@@ -99,7 +102,9 @@ async def test_what_cant_be_read_is_dropped(
 
 
 @pytest.mark.fault(0, "L")
-async def test_an_unknown_node_is_not_listened_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_messages_of_an_unknown_node_are_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with watching(tmp_path) as watch:
         await watch.pair("n1")
         stranger = Agent(watch, "n1")
@@ -142,7 +147,7 @@ async def test_a_report_about_another_nodes_worker_is_ignored(tmp_path: Path) ->
     "known", [{}, {"oid": None}, {"oid": None, "cluster": None}], ids=["by oid", "by cluster", "by name"]
 )
 @pytest.mark.parametrize("state", ["RUNNING", "running", "Running"])
-async def test_a_worker_is_recognised(tmp_path: Path, known: dict[str, Any], state: str) -> None:
+async def test_a_reported_worker_is_matched(tmp_path: Path, known: dict[str, Any], state: str) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1, obey=False)
         agent.tell(agent.running("web-1", state=state, **known))
@@ -150,7 +155,7 @@ async def test_a_worker_is_recognised(tmp_path: Path, known: dict[str, Any], sta
 
 
 @pytest.mark.parametrize("wrong", [{"oid": "x"}, {"oid": None, "cluster": "other"}, {"generation": 1}])
-async def test_a_stranger_or_an_older_incarnation_is_not_taken_for_it(
+async def test_a_foreign_worker_or_an_older_generation_is_not_matched(
     tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     async with watching(tmp_path) as watch:
@@ -174,7 +179,7 @@ async def test_a_worker_that_the_report_lacks_is_not_running(tmp_path: Path) -> 
         assert watch.worker("web-2").pid is None
 
 
-async def test_a_restart_that_was_missed_is_told(tmp_path: Path) -> None:
+async def test_a_restart_between_reports_has_its_events(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         agent.obey(web_1={"restarts": 1, "pid": 777})
@@ -230,7 +235,7 @@ async def test_retained_messages_are_no_signs_of_life(tmp_path: Path) -> None:
         await watch.until(lambda: watch.node("n1").runtimes == ["amqtt"])
         await watch.rest()
         assert watch.node("n1").status == "offline"
-        assert not watch.observed.heard_once(watch.node("n1").oid)
+        assert not watch.memory.heard_once(watch.node("n1").oid)
         agent.beat()
         await watch.until(lambda: watch.node("n1").status == "online")
 
@@ -248,7 +253,7 @@ async def test_a_retained_report_counts_once_a_heartbeat_confirms_it(tmp_path: P
         await watch.until(lambda: watch.states() == {"web-1": "BACKOFF n1"})
 
 
-async def test_a_retained_heartbeat_is_nothing(tmp_path: Path) -> None:
+async def test_a_retained_heartbeat_is_ignored(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         await watch.pair("n1")
         agent = Agent(watch, "n1")
@@ -275,7 +280,7 @@ async def test_a_message_of_an_earlier_connection_is_outdated(tmp_path: Path) ->
 # --- heartbeats
 
 
-async def test_a_heartbeat_with_another_digest_asks_for_a_resync_now_and_then(tmp_path: Path) -> None:
+async def test_another_digest_requests_a_resync_once_per_interval(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         assert watch.commands == []
@@ -320,17 +325,35 @@ async def test_a_node_that_is_paired_again_is_believed_again(tmp_path: Path) -> 
         assert (watch.node("n1").boot, watch.node("n1").status) == ("b1", "online")
 
 
-async def test_figures_stay_in_memory(tmp_path: Path) -> None:
+async def test_worker_figures_are_not_stored(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         before = versions(watch)
         agent.obey(web_1={"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096})
         await watch.rest()
         oid = watch.worker("web-1").oid
-        assert watch.observed.stat(oid) == (5000, 1.5, 4096)
+        assert watch.memory.stat(oid) == (5000, 1.5, 4096)
         await watch.clock.advance(2)
-        assert watch.observed.stat(oid).uptime_ms == 7000
+        assert watch.memory.stat(oid).uptime_ms == 7000
         assert versions(watch) == before
+
+
+async def test_a_node_whose_row_is_gone_is_forgotten(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await watch.pair("n1", "n2")
+        for name in ("n1", "n2"):
+            Agent(watch, name).state("ready")
+        await watch.rest()
+        kept, gone = watch.node("n1").oid, watch.node("n2").oid
+        assert set(watch.reports.sessions) == {kept, gone}
+
+        def delete(tx: Tx) -> None:
+            tx.db.execute("DELETE FROM nodes WHERE oid = ?", (gone,))
+            tx.changes.nodes.add(gone)
+
+        await watch.store.write(delete)
+        await watch.rest()
+        assert set(watch.reports.sessions) == {kept}
 
 
 # --- two agents with one name
@@ -375,7 +398,7 @@ async def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> Non
         assert watch.node("n1").conn == 2
 
 
-async def test_a_talkative_node_has_one_write_under_way(tmp_path: Path) -> None:
+async def test_a_node_has_one_write_in_flight(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         most = 0
@@ -422,7 +445,7 @@ def _given(watch: Watch, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.fault(44, "C M")
-async def test_a_forged_epoch_is_outbid_on_that_node_alone(tmp_path: Path) -> None:
+async def test_a_forged_epoch_is_superseded_on_that_node_alone(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         agent, _ = await fleet(watch, 2, scale=2)
         epoch, before = watch.store.epoch, watch.node("n1").assignment_version
@@ -430,12 +453,14 @@ async def test_a_forged_epoch_is_outbid_on_that_node_alone(tmp_path: Path) -> No
         await watch.until(lambda: watch.node("n1").assignment_epoch == epoch + 1001)
         given = _given(watch, "n1")
         assert (given["epoch"], given["version"]) == (epoch + 1001, before + 1)
-        assert _given(watch, "n2")["epoch"] == epoch, "a node that lies moves nobody but itself"
-        assert watch.node("n1").applied_version == before, "what was never given is not taken for applied"
+        assert _given(watch, "n2")["epoch"] == epoch, "it moves no other node's epoch"
+        assert watch.node("n1").applied_version == before, (
+            "an assignment that was never given does not count as applied"
+        )
         assert f"epoch {epoch + 1000}" in watch.node("n1").conditions[0]
         agent.tell(applied=Applied(epoch + 1000, 2**53), digest="again")
         await watch.rest()
-        assert watch.node("n1").assignment_version == before + 1, "it is outbid once"
+        assert watch.node("n1").assignment_version == before + 1, "it is superseded once"
         agent.tell(agent.running("web-1"), applied=Applied(epoch + 1001, before + 1))
         await watch.until(lambda: not watch.node("n1").conditions)
         row = watch.node("n1")
@@ -444,7 +469,7 @@ async def test_a_forged_epoch_is_outbid_on_that_node_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.fault(17, "M")
-async def test_a_node_that_was_ahead_when_it_was_first_heard_is_not_fought_over(tmp_path: Path) -> None:
+async def test_an_epoch_that_was_ahead_from_the_start_is_not_superseded(tmp_path: Path) -> None:
     """This store may be an old copy: it has never led this node, so it says so and waits for a word."""
     async with watching(tmp_path) as watch:
         await watch.pair("n1")
@@ -467,7 +492,7 @@ async def test_a_node_that_was_ahead_when_it_was_first_heard_is_not_fought_over(
         assert watch.node("n1").assignment_epoch == 0
 
 
-async def test_an_outbid_node_keeps_its_lead_over_a_restart_of_the_manager(tmp_path: Path) -> None:
+async def test_a_superseding_epoch_survives_a_restart_of_the_manager(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         epoch = watch.store.epoch

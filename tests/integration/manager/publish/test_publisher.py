@@ -37,6 +37,7 @@ from tests.integration.manager.fixtures import (
     open_store,
     rig_on,
 )
+from tests.pace import bound
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ async def test_statuses_give_way_to_writes_for_a_while_and_assignments_do_not(
         tx.update_node(oid, reason="last")
 
     def flood(_: object) -> None:
-        manager.store.fault = lambda point: busy.wait(10) and None
+        manager.store.fault = lambda point: busy.wait(bound(10)) and None
         manager.store.submit(last, lambda _: None)
 
     def reason() -> str:
@@ -341,7 +342,7 @@ async def test_a_higher_epoch_of_the_same_store_fences_a_manager(net: Net, tmp_p
             await _furnish(client)
             running = next(task for task in asyncio.all_tasks() if task.get_name() == "watch")
             await client.link.publish(TOPICS.manager_state("m2"), higher, retain=True)
-            await asyncio.wait([running], timeout=5)
+            await asyncio.wait([running], timeout=bound(5))
             assert isinstance(running.exception(), FencedError)
             start = len(client.seen)
             assert manager.publisher.idle is False and manager.fence.reason

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.bus.clock import SystemClock
+from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.errors import BusError
 from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.store import Changes, Store, StoreRefusedError, Tx, check, engine
 from busbar.manager.store.rows import ClusterRow, GroupRow, MemberRow, NodeRow
@@ -23,12 +24,13 @@ from sqlite_utils import Database
 
 from tests.brokers import until
 from tests.integration.manager.fixtures import new_id
+from tests.pace import bound
 
 TOPICS = Topics("lab")
 
 
-def open_store(folder: Path) -> Store:
-    return Store.open(folder / "busbar.db", SystemClock(), new_id, TOPICS)
+def open_store(folder: Path, clock: Clock | None = None) -> Store:
+    return Store.open(folder / "busbar.db", clock or SystemClock(), new_id, TOPICS)
 
 
 @pytest.fixture
@@ -149,27 +151,50 @@ async def test_a_folder_that_others_can_read_and_that_holds_other_things_is_refu
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
-async def test_writes_that_wait_together_share_one_commit(store: Store) -> None:
+async def _commits(store: Store, count: int) -> list[Changes]:
+    """What is committed of so many writes that wait together."""
     commits: list[Changes] = []
     store.on_commit(commits.append)
     entered, leave = threading.Event(), threading.Event()
 
     def hold(point: str) -> None:
         entered.set()
-        leave.wait(10)
+        leave.wait(bound(10))
 
     store.fault = hold
     store.submit(lambda tx: None, lambda outcome: None)
-    assert await asyncio.to_thread(entered.wait, 10)
-    writes = asyncio.gather(*(store.write(add(f"c{i:02}")) for i in range(40)))
-    await until(lambda: store.waiting == 41)
+    assert await asyncio.to_thread(entered.wait, bound(10))
+    writes = asyncio.gather(*(store.write(add(f"c{i:02}")) for i in range(count)))
+    await until(lambda: store.waiting == count + 1)
     leave.set()
     oids = await writes
-    assert len(commits) == 1 and commits[0].clusters == set(oids)
-    assert [row.topic for row in commits[0].outbox] == [
+    assert set().union(*(each.clusters for each in commits)) == set(oids)
+    assert len(names(store)) == count
+    return commits
+
+
+async def test_writes_that_wait_together_share_one_commit(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "manager", FakeClock())
+    (commit,) = await _commits(store, 40)
+    assert [row.topic for row in commit.outbox] == [
         f"busbar/v1/lab/event/c{i:02}/routercluster/c{i:02}/created" for i in range(40)
     ]
-    assert len(names(store)) == 40
+    store.close()
+
+
+class Ticking(FakeClock):
+    """Each look at it takes four milliseconds."""
+
+    def monotonic(self) -> float:
+        self._move(self._now + 0.004)
+        return self._now
+
+
+async def test_a_group_takes_no_more_writes_along_once_its_time_is_over(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "manager", Ticking())
+    commits = await _commits(store, 12)
+    assert [len(each.clusters) for each in commits] == [3, 3, 3, 3]
+    store.close()
 
 
 async def test_a_failing_write_undoes_only_itself(store: Store) -> None:

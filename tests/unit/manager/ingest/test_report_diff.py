@@ -1,4 +1,4 @@
-"""What a report says about placed workers: who is meant, what changes, what is told."""
+"""What a report changes about assigned workers: matching, columns, events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from busbar.bus.messages import Applied, Reported, ReportedWorker
 from busbar.bus.states import WorkerState
-from busbar.manager.ingest.report_diff import conditions_of, match, see, trusted_version
+from busbar.manager.ingest.report_diff import Origin, conditions_of, diff_worker, match, trusted_version
 from busbar.manager.store.rows import WorkerRow
 
 
@@ -69,13 +69,13 @@ def test_match(reported: ReportedWorker, meant: list[str]) -> None:
         (row("STARTING"), seen(generation=0), "RUNNING", ["ready"]),
     ],
 )
-def test_see_a_worker_that_is_to_run(
+def test_diff_of_a_worker_that_is_to_run(
     before: WorkerRow, report: ReportedWorker | None, state: str, verbs: list[str]
 ) -> None:
-    sight = see(before, report, applied=9, live=True)
-    assert sight is not None and sight.gone is None
-    assert sight.columns.get("state", before.state) == state
-    assert [verb for verb, _ in sight.events] == verbs
+    diff = diff_worker(before, report, applied=9, live=True)
+    assert diff is not None and diff.gone is None
+    assert diff.columns.get("state", before.state) == state
+    assert [verb for verb, _ in diff.events] == verbs
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_see_a_worker_that_is_to_run(
         (row("STOPPED"), seen()),
     ],
 )
-def test_see_nothing_new(before: WorkerRow, report: ReportedWorker | None) -> None:
-    assert see(before, report, applied=9, live=True) is None
+def test_no_diff(before: WorkerRow, report: ReportedWorker | None) -> None:
+    assert diff_worker(before, report, applied=9, live=True) is None
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "UNKNOWN", "STARTING", "BACKOFF"])
 def test_what_is_not_live_proves_no_running(state: str) -> None:
-    assert see(row(state), seen("RUNNING", pid=9), applied=9, live=False) is None
+    assert diff_worker(row(state), seen("RUNNING", pid=9), applied=9, live=False) is None
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -104,19 +104,19 @@ def test_what_is_not_live_proves_no_running(state: str) -> None:
      (seen("STOPPED"), 6, False), (seen(), 7, False), (seen("STOPPING"), 9, False),
      (seen(generation=1), 9, False)],
 )  # fmt: skip
-def test_see_a_worker_that_is_to_stop(
+def test_diff_of_a_worker_that_is_to_stop(
     report: ReportedWorker | None, applied: int, gone: bool, live: bool
 ) -> None:
-    sight = see(row("STOPPING"), report, applied, live)
-    assert (sight is not None and sight.gone is not None) is gone
+    diff = diff_worker(row("STOPPING"), report, applied, live)
+    assert (diff is not None and diff.gone is not None) is gone
 
 
 def test_a_reason_does_not_outlive_its_state() -> None:
-    known = see(row("UNKNOWN", reason="node n1 is late"), seen(), 1, True)
+    known = diff_worker(row("UNKNOWN", reason="node n1 is late"), seen(), 1, True)
     assert known is not None and known.columns["reason"] is None
-    same = see(row("STARTING", reason="n1 has room"), seen("STARTING", pid=9), 1, True)
+    same = diff_worker(row("STARTING", reason="n1 has room"), seen("STARTING", pid=9), 1, True)
     assert same is not None and "reason" not in same.columns
-    failed = see(row(), seen("BACKOFF"), 1, True)
+    failed = diff_worker(row(), seen("BACKOFF"), 1, True)
     assert failed is not None and failed.columns["reason"] == "its process ended"
 
 
@@ -132,10 +132,10 @@ def test_a_reason_does_not_outlive_its_state() -> None:
         ("s2", Applied(3, 8), -1, "another manager's store (s2, not s1)"),
     ],
 )
-def test_whose_assignment_was_applied(
+def test_trusted_version_and_conditions(
     store: str | None, applied: Applied, version: int, words: str | None
 ) -> None:
     report = Reported(boot="b", conn=1, workers=[], store=store, applied=applied)
-    assert trusted_version(report, "s1", 3, 9) == version
-    found = conditions_of(report, "s1", 3, 9)
+    assert trusted_version(report, Origin("s1", 3), 9) == version
+    found = conditions_of(report, Origin("s1", 3), 9)
     assert (words in found[0]) if words else not found

@@ -10,7 +10,7 @@ from busbar.manager.planner import model as m
 from busbar.manager.planner.plan import plan
 
 NOW = 1000.0
-TIMING = m.Timing(heartbeat=5.0)
+TIMING = m.LivenessTiming(heartbeat=5.0)
 """Late at 15 s of silence, lost at 30 s."""
 
 
@@ -80,7 +80,7 @@ def cluster(
 
 
 def snapshot(
-    nodes: Iterable[m.NodeView], *clusters: m.ClusterView, timing: m.Timing = TIMING, **more: object
+    nodes: Iterable[m.NodeView], *clusters: m.ClusterView, timing: m.LivenessTiming = TIMING, **more: object
 ) -> m.Snapshot:
     return m.Snapshot(
         timing=timing,
@@ -124,8 +124,8 @@ class Simulator:
                 old = self.snapshot.nodes[action.node_oid]
                 new = replace(old, status=advance(old.status, action.status))
                 self.snapshot = replace(self.snapshot, nodes={**self.snapshot.nodes, new.oid: new})
-            case m.Brake():
-                self.snapshot = replace(self.snapshot, braked=action.reason, brake_nodes=action.nodes)
+            case m.MassFailureHold():
+                self.snapshot = replace(self.snapshot, hold=action.reason, hold_nodes=action.nodes)
             case m.SetCluster():
                 of = self.snapshot.clusters[action.cluster_oid]
                 self._put(replace(of, status=advance(of.status, action.status), since=self.now))
@@ -135,9 +135,9 @@ class Simulator:
                 of_node = self.snapshot.nodes[action.node_oid]
                 assert of_node.draining
                 self.change_node(of_node.oid, drain_note=action.note)
-            case m.HoldBack():
+            case m.BlockRollout():
                 self._group(self._find_group(action.group_oid), held_back=action.why)
-            case m.Settle():
+            case m.CompleteRollout():
                 assert self._find_group(action.group_oid).revision == action.revision
                 self._group(self._find_group(action.group_oid), settled=action.revision, held_back=None)
             case m.CreateWorker():
@@ -176,7 +176,7 @@ class Simulator:
                     revision=self._find_group(of.group_oid).revision,
                     reason=action.reason,
                 )
-            case m.Renew():
+            case m.Replace():
                 assert of.node_oid is not None
                 revision = self._find_group(of.group_oid).revision
                 assert of.revision != revision
@@ -187,11 +187,11 @@ class Simulator:
                 return replace(of, state=WorkerState.STOPPING, reason=action.reason)
             case m.MarkUnknown():
                 return replace(of, state=WorkerState.UNKNOWN, reason=action.reason)
-            case m.Displace():
+            case m.Evict():
                 return replace(of, state=WorkerState.PENDING, **away)
             case m.MarkStopped():
                 return replace(of, state=WorkerState.STOPPED, **away)
-            case m.Pend():
+            case m.MarkPending():
                 return replace(of, state=WorkerState.PENDING, node_oid=None, reason=action.reason)
         raise AssertionError(action)
 

@@ -1,4 +1,4 @@
-"""When the next judgement falls due: until then a plan that has come to rest says nothing."""
+"""When the next decision is due: until then an empty plan stays empty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRAIN = 1e-6
 GRACE = replace(TIMING, grace_until=NOW + 20)
 
 
-def _due(*nodes: m.NodeView, timing: m.Timing = TIMING) -> float:
+def _due(*nodes: m.NodeView, timing: m.LivenessTiming = TIMING) -> float:
     return next_due(snapshot(nodes, timing=timing), NOW) - NOW
 
 
@@ -34,22 +34,22 @@ def _due(*nodes: m.NodeView, timing: m.Timing = TIMING) -> float:
         (node("n1", "offline", silence=2, goodbye=True), TIMING, 28),
         (node("n1", "unpaired", silence=2), TIMING, 28),
         (node("n1", "unpaired", silence=31), TIMING, math.inf),
-        # The doubled limit falls due before the grace ends, or the plain one has been passed when it ends.
+        # The doubled limit is due before the grace ends, or the plain one has passed when it ends.
         (node("n1", silence=14), GRACE, 16),
         (node("n1", silence=6), GRACE, 20),
         (node("n1"), GRACE, 20),
         (node("n1"), replace(TIMING, grace_until=NOW + 2), 15),
     ],
 )
-def test_a_node_falls_due_at_its_limit(view: m.NodeView, timing: m.Timing, expected: float) -> None:
+def test_a_node_is_due_at_its_limit(view: m.NodeView, timing: m.LivenessTiming, expected: float) -> None:
     assert _due(view, timing=timing) == pytest.approx(expected)
 
 
-def test_the_soonest_counts() -> None:
+def test_the_earliest_limit_is_due() -> None:
     assert _due(node("n1"), node("n2", silence=4), node("n3", "late", silence=28)) == pytest.approx(2)
 
 
-def test_without_anything_nothing_falls_due() -> None:
+def test_nothing_is_due_without_nodes_and_clusters() -> None:
     assert next_due(snapshot([]), NOW) == math.inf
 
 
@@ -57,7 +57,7 @@ def _web(*workers: m.WorkerView, **more: object) -> m.ClusterView:
     return cluster(group("web", len(workers), workers, **more), members=["n1", "n2"])
 
 
-def test_a_start_deadline_falls_due() -> None:
+def test_a_start_deadline_is_due() -> None:
     waiting = _web(worker("web", 1, "STARTING", on="n1"), since=NOW - 10)
     assert next_due(snapshot([node("n1")], waiting), NOW) - NOW == pytest.approx(15)
     late = _web(worker("web", 1, "STARTING", on="n1"), since=NOW - 50)
@@ -66,7 +66,7 @@ def test_a_start_deadline_falls_due() -> None:
     assert next_due(snapshot([node("n1")], ready), NOW) - NOW == pytest.approx(15)
 
 
-def test_a_worker_of_a_lost_node_falls_due_for_moving() -> None:
+def test_an_eviction_is_due() -> None:
     nodes = [node("n1", "lost", silence=40), node("n2")]
     moved_at_50 = _web(worker("web", 1, "UNKNOWN", on="n1"), worker("web", 2, on="n2"), lost_after=50.0)
     assert next_due(snapshot(nodes, moved_at_50), NOW) - NOW == pytest.approx(10)
@@ -85,7 +85,7 @@ def _settled(fleet: m.Snapshot) -> Simulator:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(some_fleet(), troubled_fleet()), st.floats(0, 1), st.sampled_from([0.0, 7.0, 40.0]))
-def test_nothing_changes_before_it_is_due(fleet: m.Snapshot, share: float, grace: float) -> None:
+def test_no_plan_changes_before_it_is_due(fleet: m.Snapshot, share: float, grace: float) -> None:
     timing = replace(fleet.timing, grace_until=NOW + grace)
     here = _settled(replace(fleet, timing=timing))
     due = next_due(here.snapshot, NOW)
@@ -97,8 +97,8 @@ def test_nothing_changes_before_it_is_due(fleet: m.Snapshot, share: float, grace
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(troubled_fleet())
-def test_a_silent_fleet_comes_to_its_end_by_waking_when_due(fleet: m.Snapshot) -> None:
-    """Waking at nothing but the due times misses nothing, and ends."""
+def test_waking_when_due_is_enough_for_a_silent_fleet_to_converge(fleet: m.Snapshot) -> None:
+    """Waking at the due times alone misses nothing, and ends."""
     here = _settled(fleet)
     for _ in range(60):
         due = next_due(here.snapshot, here.now)

@@ -1,4 +1,4 @@
-"""Emptying a node, decided from snapshots: who leaves when, who stays and why."""
+"""Draining a node, planned from snapshots: which worker moves when, which stays and why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def note(sim: Simulator, name: str = "n1") -> str:
     return sim.snapshot.nodes[name].drain_note or ""
 
 
-def test_workers_leave_one_after_the_other_and_then_the_node_is_drained() -> None:
+def test_workers_are_moved_one_after_the_other_until_the_node_is_drained() -> None:
     sim = fleet("1112")
     for oid in ("web-1", "web-2", "web-3"):
         assert left(sim.settle()) == [oid]
@@ -41,14 +41,14 @@ def test_workers_leave_one_after_the_other_and_then_the_node_is_drained() -> Non
     assert {w.node_oid for w in sim.workers()} <= {"n2", "n3"}
 
 
-def test_one_of_each_group_leaves_at_once() -> None:
+def test_one_worker_of_each_group_moves_at_a_time() -> None:
     groups = [group(name, 2, [worker(name, i, on="n1") for i in (1, 2)]) for name in ("api", "web")]
     nodes = [node("n1", draining=True), node("n2")]
     sim = Simulator(snapshot(nodes, cluster(*groups, members=["n1", "n2"])))
     assert left(sim.settle()) == ["api-1", "web-1"]
 
 
-def test_where_no_other_node_has_room_the_worker_stays_and_the_note_says_why() -> None:
+def test_a_worker_stays_when_no_other_node_admits_it_and_the_note_says_why() -> None:
     sim = fleet("12", members=[m.MemberView("n1"), m.MemberView("n2", hardlimit=1)])
     assert not left(sim.settle())
     assert note(sim) == (
@@ -58,7 +58,7 @@ def test_where_no_other_node_has_room_the_worker_stays_and_the_note_says_why() -
     assert left(sim.settle()) == ["web-1"]
 
 
-def test_a_group_is_never_taken_below_its_scale_but_one() -> None:
+def test_a_drain_keeps_all_but_one_worker_of_a_group_ready() -> None:
     sim = fleet("1123")
     sim.report("web-3", "BACKOFF")
     assert not left(sim.settle())
@@ -72,13 +72,13 @@ def test_a_single_worker_moves_too() -> None:
     assert left(sim.settle()) == ["web-1"]
 
 
-def test_what_serves_nobody_leaves_first() -> None:
+def test_workers_that_are_not_ready_move_first() -> None:
     sim = fleet("113")
     sim.report("web-2", "BACKOFF")
     assert left(sim.settle()) == ["web-2"]
 
 
-def test_a_draining_node_takes_no_new_worker() -> None:
+def test_a_draining_node_admits_no_worker() -> None:
     sim = fleet("2", members=["n1"])
     sim.change_cluster(members=(m.MemberView("n1"),))
     sim.settle()
@@ -91,7 +91,7 @@ def test_a_draining_node_takes_no_new_worker() -> None:
     assert sim.worker("web-1").node_oid == "n1"
 
 
-def test_a_lost_node_that_is_drained_is_a_lost_node_and_is_emptied_at_its_return() -> None:
+def test_a_draining_node_that_is_lost_is_drained_when_it_returns() -> None:
     sim = fleet("1123")
     sim.pass_time(16, silent=["n1"])
     assert not left(sim.settle()), "nothing is asked of a node that can't be heard"
@@ -104,7 +104,7 @@ def test_a_lost_node_that_is_drained_is_a_lost_node_and_is_emptied_at_its_return
     assert left(sim.settle()) == ["web-1"]
 
 
-def test_a_lost_nodes_workers_are_moved_and_it_is_called_drained_only_when_it_agrees() -> None:
+def test_an_evicted_node_is_drained_only_once_it_has_confirmed_its_assignment() -> None:
     sim = fleet("123")
     sim.pass_time(70, silent=["n1"])
     sim.settle()
@@ -119,10 +119,10 @@ def test_a_lost_nodes_workers_are_moved_and_it_is_called_drained_only_when_it_ag
     assert note(sim) == "drained"
 
 
-def test_an_update_takes_the_workers_of_a_draining_node_elsewhere() -> None:
+def test_a_rollout_moves_workers_off_a_draining_node() -> None:
     sim = fleet("12", revision=2)
     actions = sim.settle()
-    assert left(actions) == ["web-1"] and not of_kind(actions, m.Renew)
+    assert left(actions) == ["web-1"] and not of_kind(actions, m.Replace)
     for _ in range(6):
         sim.obey()
         sim.settle()
@@ -130,15 +130,15 @@ def test_an_update_takes_the_workers_of_a_draining_node_elsewhere() -> None:
     assert {w.revision for w in sim.workers()} == {2}
 
 
-def test_an_update_renews_a_worker_on_a_draining_node_that_can_not_leave() -> None:
+def test_a_rollout_replaces_in_place_a_worker_that_can_not_leave_a_draining_node() -> None:
     sim = fleet("1", revision=2, members=["n1"])
-    assert [action.worker_oid for action in sim.settle() if isinstance(action, m.Renew)] == ["web-1"]
+    assert [action.worker_oid for action in sim.settle() if isinstance(action, m.Replace)] == ["web-1"]
     sim.obey()
     sim.settle()
     assert sim.cluster().groups[0].settled == 2 and "edge/web-1 stays" in note(sim)
 
 
-def test_nothing_leaves_under_the_brake() -> None:
+def test_a_drain_is_blocked_by_the_hold() -> None:
     workers = [worker("web", 1, on="n1")]
     nodes = [node("n1", draining=True), node("n4"), node("n2", "lost", 40), node("n3", "lost", 40)]
     nodes += [node("n5", "lost", 41)]
@@ -161,7 +161,7 @@ def test_a_paused_cluster_is_left_alone() -> None:
         max_size=10,
     ),
 )
-def test_never_below_the_scale_but_one_by_a_drain_and_it_ends(
+def test_a_drain_keeps_all_but_one_worker_ready_and_completes(
     homes: str, befallen: list[tuple[str, int]]
 ) -> None:
     sim = fleet(homes)
@@ -191,7 +191,7 @@ def test_never_below_the_scale_but_one_by_a_drain_and_it_ends(
 
 
 def check(before: m.Snapshot, actions: list[m.Action]) -> None:
-    """One pass, counted anew: at most one leaves, and no ready one where others are missing."""
+    """One pass, counted anew: at most one worker moves, and no ready one while others are not."""
     view = before.clusters["edge"].groups[0]
     gone = left(actions)
     assert len(gone) <= 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 from busbar.manager.planner import model as m
-from busbar.manager.planner.liveness import survey
+from busbar.manager.planner.liveness import judge_nodes
 from busbar.manager.planner.placement import Load
 from busbar.manager.planner.plan import at_rest, plan, plan_cluster
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +46,7 @@ def some_nodes(draw: st.DrawFn) -> list[m.NodeView]:
             goodbye=draw(st.sampled_from([False, False, False, True])),
             heard_once=draw(st.booleans()),
             known=draw(st.booleans()),
-            gone_before=draw(st.sampled_from([False, False, True])),
+            lost_before=draw(st.sampled_from([False, False, True])),
             will_at=draw(st.sampled_from([None, None, NOW])),
             draining=draw(st.sampled_from([False, False, False, True])),
         )
@@ -115,18 +115,18 @@ def check_step(before: m.Snapshot, actions: list[m.Action], now: float) -> None:
     groups = {g.oid: g for c in before.clusters.values() for g in c.groups}
     held = Counter(w.node_oid for w in workers.values() if w.node_oid)
     held_of = Counter((w.cluster_oid, w.node_oid) for w in workers.values() if w.node_oid)
-    braked = before.braked
+    hold = before.hold
     touched: Counter[str] = Counter()
     for action in actions:
-        assert isinstance(action, m.Brake) or action.reason, action
+        assert isinstance(action, m.MassFailureHold) or action.reason, action
         if isinstance(action, m.SetNode):
             assert may_advance(status[action.node_oid], action.status), action
             status[action.node_oid] = action.status
-        elif isinstance(action, m.Brake):
-            braked = action.reason
+        elif isinstance(action, m.MassFailureHold):
+            hold = action.reason
         elif isinstance(action, m.NoteDrain):
             assert before.nodes[action.node_oid].draining and action.note
-        elif isinstance(action, m.HoldBack | m.Settle):
+        elif isinstance(action, m.BlockRollout | m.CompleteRollout):
             assert groups[action.group_oid].revision != groups[action.group_oid].settled
         elif isinstance(action, m.SetGroup):
             assert may_advance(groups[action.group_oid].status, action.status), action
@@ -145,17 +145,17 @@ def check_step(before: m.Snapshot, actions: list[m.Action], now: float) -> None:
             if isinstance(action, m.Place):
                 assert of.state in (WorkerState.PENDING, WorkerState.STOPPED) and of.node_oid is None
                 check_place(before, status, groups[of.group_oid], action.node_oid, held, held_of)
-            elif isinstance(action, m.Displace):
-                check_displace(before, status, of, braked, now)
+            elif isinstance(action, m.Evict):
+                check_evict(before, status, of, hold, now)
             elif isinstance(action, m.MarkUnknown):
                 assert status[of.node_oid or ""] is not NodeStatus.ONLINE
             elif isinstance(action, m.MarkStopped):
                 assert of.state in (WorkerState.PENDING, WorkerState.STOPPING)
             elif isinstance(action, m.Unassign):
                 assert of.state in PLACED
-            elif isinstance(action, m.Renew):
+            elif isinstance(action, m.Replace):
                 of_group = groups[of.group_oid]
-                assert of.state in PLACED and of.revision != of_group.revision and braked is None
+                assert of.state in PLACED and of.revision != of_group.revision and hold is None
                 assert status[of.node_oid or ""] is NodeStatus.ONLINE
                 assert of_group.runtime in before.nodes[of.node_oid or ""].runtimes
     assert not touched or max(touched.values()) == 1, "two decisions about one worker in one pass"
@@ -189,8 +189,8 @@ def check_place(
         assert held[node_oid] <= target.max_workers
 
 
-def check_displace(
-    before: m.Snapshot, status: dict[str, NodeStatus], of: m.WorkerView, braked: str | None, now: float
+def check_evict(
+    before: m.Snapshot, status: dict[str, NodeStatus], of: m.WorkerView, hold: str | None, now: float
 ) -> None:
     home = before.clusters[of.cluster_oid]
     left = of.node_oid not in {each.node_oid for each in home.members}
@@ -201,7 +201,7 @@ def check_displace(
     lost_after = next(g.lost_after for g in home.groups if g.oid == of.group_oid)
     node_view, lost = before.nodes[of.node_oid or ""], before.timing.lost_after * before.timing.heartbeat
     assert now - node_view.heard_at >= (lost_after if node_view.goodbye else max(lost_after, lost))
-    assert braked is None, "moved under the brake"
+    assert hold is None, "moved under the brake"
 
 
 def overfull(state: m.Snapshot) -> set[tuple[str, str]]:
@@ -218,7 +218,7 @@ def overfull(state: m.Snapshot) -> set[tuple[str, str]]:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some_fleet())
-def test_any_fleet_comes_to_rest_and_keeps_the_rules(state: m.Snapshot) -> None:
+def test_every_fleet_converges_and_keeps_the_invariants(state: m.Snapshot) -> None:
     sim = Simulator(state)
     over = overfull(state)
     for _ in range(12):
@@ -234,8 +234,8 @@ def test_any_fleet_comes_to_rest_and_keeps_the_rules(state: m.Snapshot) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some_fleet())
-def test_a_cluster_is_passed_over_only_where_nothing_is_to_be_done(state: m.Snapshot) -> None:
-    fleet, _ = survey(state, NOW)
+def test_a_cluster_is_at_rest_only_where_a_plan_has_no_actions(state: m.Snapshot) -> None:
+    fleet, _ = judge_nodes(state, NOW)
     for of in state.clusters.values():
         if at_rest(of):
             assert plan_cluster(fleet, Load(state), of, NOW) == []
@@ -258,23 +258,23 @@ def stopped(of: m.ClusterView) -> m.ClusterView:
 
 @settings(max_examples=300, deadline=None)
 @given(troubled_fleet())
-def test_nothing_is_moved_too_early_nor_under_the_brake_nor_for_nothing(state: m.Snapshot) -> None:
+def test_no_eviction_is_early_under_the_hold_or_without_a_new_place(state: m.Snapshot) -> None:
     sim = Simulator(state)
     actions = sim.step()
     check_step(state, actions, sim.now)
-    check_braked(state, actions)
-    moved = [action.worker_oid for action in actions if isinstance(action, m.Displace)]
+    check_hold(state, actions)
+    moved = [action.worker_oid for action in actions if isinstance(action, m.Evict)]
     sim.settle()
     assert all(sim.worker(oid).node_oid for oid in moved), "moved without a place to go to"
 
 
-def check_braked(state: m.Snapshot, actions: list[m.Action]) -> None:
+def check_hold(state: m.Snapshot, actions: list[m.Action]) -> None:
     """The rule of the brake, counted the plain way: more than half lost within a minute of each other."""
     lost = [n for n in state.nodes.values() if NOW - n.heard_at >= 30 and not n.goodbye]
     alive = [n for n in state.nodes.values() if NOW - n.heard_at < 30 and not n.goodbye]
     together = max((sum(1 for b in lost if 0 <= b.heard_at - a.heard_at <= 60) for a in lost), default=0)
     if together >= 2 and together > len(alive):
-        assert not [action for action in actions if isinstance(action, m.Displace)]
+        assert not [action for action in actions if isinstance(action, m.Evict)]
 
 
 def check_rest(state: m.Snapshot) -> None:

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import pytest
 from busbar.manager.planner.liveness import Fleet
 from busbar.manager.planner.model import ClusterView, MemberView, NodeView
-from busbar.manager.planner.placement import Load, Room, max_workers
+from busbar.manager.planner.placement import Candidates, Load
 
 from tests.unit.manager.planner.fleets import NOW, TIMING, cluster, group, node, snapshot, worker
 
 
-def room(nodes: Sequence[NodeView], of: ClusterView, *others: ClusterView) -> Room:
+def candidates(nodes: Sequence[NodeView], of: ClusterView, *others: ClusterView) -> Candidates:
     state = snapshot(nodes, of, *others)
     fleet = Fleet(state.nodes, {each.oid: each.status for each in nodes}, TIMING, NOW)
-    return Room(fleet, Load(state), of, of.groups[0])
+    return Candidates(fleet, Load(state), of, of.groups[0])
 
 
-def takes(found: Room, count: int) -> list[str | None]:
-    seats = [found.take() for _ in range(count)]
-    return [seat.name if seat else None for seat in seats]
+def reserved(found: Candidates, count: int) -> list[str | None]:
+    found_nodes = [found.reserve() for _ in range(count)]
+    return [each.name if each else None for each in found_nodes]
 
 
 THREE = [node("n3"), node("n1"), node("n2")]
@@ -28,7 +28,7 @@ THREE = [node("n3"), node("n1"), node("n2")]
 
 def test_spread_over_empty_nodes_by_name() -> None:
     of = cluster(group("web", 4), members=["n1", "n2", "n3"])
-    assert takes(room(THREE, of), 4) == ["n1", "n2", "n3", "n1"]
+    assert reserved(candidates(THREE, of), 4) == ["n1", "n2", "n3", "n1"]
 
 
 def test_least_of_the_group_comes_first_then_of_the_cluster_then_in_all() -> None:
@@ -39,14 +39,14 @@ def test_least_of_the_group_comes_first_then_of_the_cluster_then_in_all() -> Non
     )
     of = cluster(web, api, members=["n1", "n2", "n3", "n4"])
     nodes = [*THREE, node("n4")]
-    assert takes(room(nodes, of, other), 4) == ["n4", "n3", "n2", "n1"]
+    assert reserved(candidates(nodes, of, other), 4) == ["n4", "n3", "n2", "n1"]
 
 
 def test_softlimit_is_avoided_while_others_have_room_and_hardlimit_never_crossed() -> None:
     members = [MemberView("n1", hardlimit=3, softlimit=1), MemberView("n2", hardlimit=3)]
     of = cluster(group("web", 9), members=members)
-    found = room([node("n1"), node("n2")], of)
-    assert takes(found, 7) == ["n1", "n2", "n2", "n2", "n1", "n1", None]
+    found = candidates([node("n1"), node("n2")], of)
+    assert reserved(found, 7) == ["n1", "n2", "n2", "n2", "n1", "n1", None]
     assert found.reason() == "every node is at its hardlimit (n1: 3/3, n2: 3/3)"
 
 
@@ -57,7 +57,7 @@ def test_stopping_workers_are_load_and_stopped_ones_are_not() -> None:
         worker("web", 3, "PENDING"),
     ]
     of = cluster(group("web", 3, workers), members=[MemberView("n1", hardlimit=2)])
-    assert takes(room([node("n1")], of), 2) == ["n1", None]
+    assert reserved(candidates([node("n1")], of), 2) == ["n1", None]
 
 
 def test_hardlimit_counts_this_cluster_and_max_workers_all() -> None:
@@ -65,17 +65,17 @@ def test_hardlimit_counts_this_cluster_and_max_workers_all() -> None:
         group("x", 1, [worker("x", 1, on="n1", cluster_oid="other")]), members=["n1"], name="other"
     )
     of = cluster(group("web", 3), members=[MemberView("n1", hardlimit=1)])
-    assert takes(room([node("n1")], of, other), 2) == ["n1", None]
-    found = room([node("n1", max_workers=1)], of, other)
-    assert takes(found, 1) == [None]
+    assert reserved(candidates([node("n1")], of, other), 2) == ["n1", None]
+    found = candidates([node("n1", max_workers=1)], of, other)
+    assert reserved(found, 1) == [None]
     assert found.reason() == "n1 is full (1/1 workers)"
 
 
 @pytest.mark.parametrize("status", ["late", "lost", "offline", "unpaired"])
-def test_only_nodes_that_are_heard(status: str) -> None:
+def test_only_online_nodes_are_candidates(status: str) -> None:
     of = cluster(group("web", 1), members=["n1"])
-    found = room([node("n1", status)], of)
-    assert takes(found, 1) == [None]
+    found = candidates([node("n1", status)], of)
+    assert reserved(found, 1) == [None]
     assert found.reason() == f"n1 is {status}"
 
 
@@ -106,28 +106,21 @@ BOTH = frozenset({"mosquitto", "amqtt"})
     ],
 )  # fmt: skip
 def test_reasons(nodes: list[NodeView], of: ClusterView, reason: str) -> None:
-    found = room(nodes, of)
-    assert found.take() is None
+    found = candidates(nodes, of)
+    assert found.reserve() is None
     assert found.reason() == reason
 
 
 def test_a_reason_names_a_few_nodes_and_counts_the_rest() -> None:
     nodes = [node(f"n{i:03}", "lost") for i in range(100)]
-    found = room(nodes, cluster(group("web", 1), members=[each.name for each in nodes]))
+    found = candidates(nodes, cluster(group("web", 1), members=[each.name for each in nodes]))
     assert found.reason().endswith("and 92 more")
     assert len(found.reason()) < 300
 
 
-@pytest.mark.parametrize(
-    ("capacity", "limit"),
-    [(None, None), ({}, None), ({"max_workers": 3}, 3), ({"max_workers": None}, None),
-     ({"max_workers": "3"}, None), ({"max_workers": True}, None), ({"max_workers": -1}, None),
-     ({"max_workers": 0}, 0)],
-)  # fmt: skip
-def test_max_workers_is_read_with_care(capacity: dict[str, object] | None, limit: int | None) -> None:
-    assert max_workers(capacity) == limit
-
-
 def test_the_runtime_is_the_groups() -> None:
     of = cluster(group("web", 1, runtime="mosquitto"), group("api", 1), members=["n1", "n2"])
-    assert takes(room([node("n1"), node("n2", runtimes=frozenset({"mosquitto"}))], of), 2) == ["n2", "n2"]
+    assert reserved(candidates([node("n1"), node("n2", runtimes=frozenset({"mosquitto"}))], of), 2) == [
+        "n2",
+        "n2",
+    ]

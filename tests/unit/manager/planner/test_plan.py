@@ -1,4 +1,4 @@
-"""What becomes of workers: slots, stops, moves, places, each with its reason."""
+"""Actions for workers: slots, stops, evictions, placements, each with its reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def actions_of(*args: Any, kinds: tuple[type, ...], **more: object) -> list[m.Ac
 
 
 WORKER_KINDS = (
-    m.CreateWorker, m.DropWorker, m.Pend, m.Place, m.Unassign, m.Displace, m.MarkUnknown, m.MarkStopped,
+    m.CreateWorker, m.DropWorker, m.MarkPending, m.Place, m.Unassign, m.Evict, m.MarkUnknown, m.MarkStopped,
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_missing_slots_are_created_in_a_started_cluster_only() -> None:
     assert about([], scale=3, status="PAUSED") == []
 
 
-def test_surplus_slots_go_highest_first() -> None:
+def test_surplus_slots_are_closed_highest_first() -> None:
     workers = [worker("web", i, on="n1") for i in (1, 2, 3, 4)]
     gone = about(workers, scale=2)
     assert [type(a).__name__ + a.worker_oid for a in gone if not isinstance(a, m.CreateWorker)] == [
@@ -75,16 +75,18 @@ def test_a_surplus_worker(state: str, on: str | None, kind: type | None) -> None
     assert all(a.reason == "group web asks for 0" for a in found)
 
 
-def test_a_stopped_slot_above_the_scale_goes_even_while_the_cluster_is_stopped() -> None:
+def test_a_stopped_surplus_slot_is_closed_even_while_the_cluster_is_stopped() -> None:
     workers = [worker("web", 1, "STOPPED"), worker("web", 2, "STOPPED")]
     assert about(workers, scale=1, status="STOPPED") == [m.DropWorker("web-2", "group web asks for 1")]
 
 
-def test_a_stopped_worker_of_a_started_cluster_waits_for_a_place_again() -> None:
+def test_a_stopped_worker_of_a_started_cluster_is_pending_again() -> None:
     assert about([worker("web", 1, "STOPPED")]) == [
         m.Place("web-1", "n1", "n1 has the least load of the nodes with room (0 workers)")
     ]
-    assert about([worker("web", 1, "STOPPED")], members=[]) == [m.Pend("web-1", "no node in the cluster")]
+    assert about([worker("web", 1, "STOPPED")], members=[]) == [
+        m.MarkPending("web-1", "no node in the cluster")
+    ]
 
 
 # --- stopping
@@ -125,7 +127,9 @@ def test_a_worker_of_a_cluster_that_is_to_stop(
     ],
 )
 @pytest.mark.parametrize("status", ["RUNNING", "STOPPING"])
-def test_a_stopping_worker_is_given_up_with_its_node(n1: m.NodeView, given_up: bool, status: str) -> None:
+def test_a_stopping_worker_is_stopped_once_its_node_is_lost(
+    n1: m.NodeView, given_up: bool, status: str
+) -> None:
     found = about([worker("web", 1, "STOPPING", on="n1")], status=status, n1=n1)
     assert [type(a) for a in found] == ([m.MarkStopped] if given_up else [])
     assert all("n1" in a.reason and "no longer has it assigned" in a.reason for a in found)
@@ -138,21 +142,21 @@ def test_a_stopping_worker_is_given_up_with_its_node(n1: m.NodeView, given_up: b
         (node("n1", "lost", silence=61), True),
         (node("n1", "offline", silence=59, goodbye=True), False),
         (node("n1", "offline", silence=61, goodbye=True), True),
-        # What the operator has taken out waits for the lost node alone.
+        # On a node that the operator has removed, only the lost threshold counts.
         (node("n1", "unpaired", silence=29), False),
         (node("n1", "unpaired", silence=31), True),
     ],
 )
-def test_a_slot_that_is_wanted_comes_up_elsewhere_after_the_groups_lost_after(
+def test_a_stopping_worker_that_is_wanted_again_is_reassigned_after_lost_after(
     n1: m.NodeView, moved: bool
 ) -> None:
-    """Its node may not have heard that it was to leave: it may well live on there."""
+    """Its node may not know that it was to stop: the worker may still run there."""
     of = group("web", 1, [worker("web", 1, "STOPPING", on="n1")], lost_after=60.0)
     found = actions_of([n1, node("n2")], cluster(of, members=["n1", "n2"]), kinds=WORKER_KINDS)
     assert [type(a) for a in found] == ([m.MarkStopped] if moved else [])
 
 
-def test_the_brake_holds_what_was_told_to_leave_too() -> None:
+def test_the_hold_covers_stopping_workers_too() -> None:
     nodes = [node("n1", silence=31), node("n2", silence=31), node("n3")]
     workers = [worker("web", 1, "STOPPING", on="n1"), worker("web", 2, "STOPPING", on="n2")]
     of = group("web", 1, workers)
@@ -161,7 +165,7 @@ def test_the_brake_holds_what_was_told_to_leave_too() -> None:
     assert given_up == ["web-2"], "that one is asked for no more: nothing comes up in its place"
 
 
-# --- what can't be heard
+# --- silent nodes
 
 
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING", "BACKOFF"])
@@ -175,13 +179,13 @@ def test_the_brake_holds_what_was_told_to_leave_too() -> None:
         (node("n1", silence=1, will_at=NOW), "late"),
     ],
 )
-def test_workers_of_a_node_that_cant_be_heard_are_unknown(state: str, n1: m.NodeView, word: str) -> None:
+def test_workers_of_a_silent_node_are_unknown(state: str, n1: m.NodeView, word: str) -> None:
     of = group("web", 1, [worker("web", 1, state, on="n1")], lost_after=99.0)
     found = actions_of([n1, node("n2")], cluster(of, members=["n1", "n2"]), kinds=WORKER_KINDS)
     assert found == [m.MarkUnknown("web-1", f"node n1 is {word}")]
 
 
-def test_unknown_is_said_again_only_with_another_reason() -> None:
+def test_mark_unknown_is_repeated_only_with_another_reason() -> None:
     late = node("n1", "late", silence=16)
     assert about([worker("web", 1, "UNKNOWN", on="n1", reason="node n1 is late")], n1=late) == []
     lost = node("n1", "lost", silence=16)
@@ -190,7 +194,7 @@ def test_unknown_is_said_again_only_with_another_reason() -> None:
     assert found == [m.MarkUnknown("web-1", "node n1 is lost")]
 
 
-# --- moving
+# --- evictions
 
 
 @pytest.mark.parametrize(
@@ -203,20 +207,20 @@ def test_unknown_is_said_again_only_with_another_reason() -> None:
         (node("n1", silence=31, goodbye=True), 30.0, True),
         (node("n1", silence=29, goodbye=True), 30.0, False),
         (node("n1", silence=1), 0.0, False),
-        # Called lost by a manager before this one, which has listened for five seconds only.
+        # Stored as lost by an earlier manager; this one has listened for five seconds only.
         (node("n1", "lost", silence=5, heard_once=False), 0.0, False),
         (node("n1", "lost", silence=29), 10.0, False),
         (node("n1", "lost", silence=31), 10.0, True),
         (node("n1", "offline", silence=11, goodbye=True), 10.0, True),
     ],
 )
-def test_moved_when_silent_for_longer_than_the_groups_lost_after(
+def test_workers_are_evicted_after_the_groups_lost_after(
     n1: m.NodeView, lost_after: float, moved: bool
 ) -> None:
     of = group("web", 1, [worker("web", 1, on="n1")], lost_after=lost_after)
     nodes = [n1, node("n2"), node("n3")]
-    found = actions_of(nodes, cluster(of, members=["n1", "n2"]), kinds=(m.Displace,))
-    assert [a.worker_oid for a in found if isinstance(a, m.Displace)] == (["web-1"] if moved else [])
+    found = actions_of(nodes, cluster(of, members=["n1", "n2"]), kinds=(m.Evict,))
+    assert [a.worker_oid for a in found if isinstance(a, m.Evict)] == (["web-1"] if moved else [])
 
 
 LOST = node("n1", "lost", silence=99)
@@ -229,25 +233,25 @@ LOST = node("n1", "lost", silence=99)
         (["n1", m.MemberView("n2", hardlimit=0)], "it stays there: n1 is lost; n2 is at its hardlimit (0/0)"),
     ],
 )
-def test_a_worker_keeps_its_place_when_no_other_node_could_take_it(members: list[Any], why: str) -> None:
+def test_a_worker_is_not_evicted_when_no_other_node_admits_it(members: list[Any], why: str) -> None:
     found = about([worker("web", 1, on="n1")], n1=LOST, members=members)
     assert found == [m.MarkUnknown("web-1", f"node n1 is lost; {why}")]
 
 
-def test_only_as_many_are_moved_as_find_a_place() -> None:
+def test_only_as_many_are_evicted_as_other_nodes_admit() -> None:
     workers = [worker("web", i, on="n1") for i in (1, 2, 3)]
     found = about(workers, scale=3, n1=LOST, members=["n1", m.MemberView("n2", hardlimit=2)])
-    assert [type(a) for a in found] == [m.Displace, m.Displace, m.MarkUnknown]
+    assert [type(a) for a in found] == [m.Evict, m.Evict, m.MarkUnknown]
     assert found[2].reason.endswith("n2 is at its hardlimit (2/2)")
 
 
-def test_a_pending_worker_gets_a_free_place_before_a_moved_one() -> None:
+def test_a_pending_worker_is_placed_before_an_evicted_one() -> None:
     workers = [worker("web", 1, on="n1"), worker("web", 2, "PENDING")]
     found = about(workers, scale=2, n1=LOST, members=["n1", m.MemberView("n2", hardlimit=1)])
     assert [type(a) for a in found] == [m.Place, m.MarkUnknown]
 
 
-def test_the_brake_holds_what_was_placed_and_lets_new_workers_be_placed() -> None:
+def test_the_hold_blocks_evictions_and_allows_placements() -> None:
     nodes = [node("n1", silence=31), node("n2", silence=31), node("n3")]
     workers = [worker("web", 1, on="n1"), worker("web", 2, on="n2"), worker("web", 3, "PENDING")]
     of = cluster(group("web", 3, workers), members=["n1", "n2", "n3"])
@@ -268,62 +272,62 @@ def test_the_brake_holds_what_was_placed_and_lets_new_workers_be_placed() -> Non
     [
         (node("n1"), m.Unassign),
         (node("n1", "late", silence=16), m.Unassign),
-        (node("n1", "lost", silence=31), m.Displace),
+        (node("n1", "lost", silence=31), m.Evict),
         (node("n1", "offline", silence=1, goodbye=True), m.MarkUnknown),
-        (node("n1", "offline", silence=31, goodbye=True), m.Displace),
+        (node("n1", "offline", silence=31, goodbye=True), m.Evict),
         (node("n1", "unpaired", silence=1, goodbye=True), m.MarkUnknown),
         (node("n1", "unpaired", silence=1), m.Unassign),
-        (node("n1", "unpaired", silence=31), m.Displace),
+        (node("n1", "unpaired", silence=31), m.Evict),
     ],
 )
 def test_a_node_that_left_the_cluster(n1: m.NodeView, kind: type) -> None:
-    """While its agent is away its workers may well live: a second one would be started beside each."""
+    """Its workers may still run while its agent is away: each would run twice."""
     (found,) = about([worker("web", 1, on="n1")], n1=n1, members=["n2"])
     assert type(found) is kind
     assert str(found.reason).startswith("n1 is no longer a node of cluster edge")
 
 
-def test_an_unpaired_node_is_a_member_of_nothing() -> None:
+def test_an_unpaired_node_is_no_member() -> None:
     (found,) = about([worker("web", 1, on="n1")], n1=node("n1", "unpaired", silence=31))
-    assert isinstance(found, m.Displace)
+    assert isinstance(found, m.Evict)
 
 
-def test_what_the_operator_removes_is_moved_even_under_the_brake() -> None:
+def test_workers_of_a_removed_node_are_moved_even_under_the_hold() -> None:
     nodes = [node("n1", silence=31), node("n2", silence=31), node("n3")]
     of = cluster(group("web", 1, [worker("web", 1, on="n1")]), members=["n3"])
     found = actions_of(nodes, of, kinds=WORKER_KINDS)
-    assert [type(a) for a in found] == [m.Displace]
+    assert [type(a) for a in found] == [m.Evict]
 
 
-# --- places
+# --- placements
 
 
-def test_a_pending_worker_is_placed_and_told_why() -> None:
+def test_a_placement_has_its_reason() -> None:
     workers = [worker("web", 1, on="n1"), worker("web", 2, "PENDING")]
     found = about(workers, scale=2)
     assert found == [m.Place("web-2", "n2", "n2 has the least load of the nodes with room (0 workers)")]
 
 
-def test_a_pending_reason_is_said_once() -> None:
+def test_mark_pending_is_not_repeated_for_the_same_reason() -> None:
     (found,) = about([worker("web", 1, "PENDING")], members=[])
-    assert found == m.Pend("web-1", "no node in the cluster")
+    assert found == m.MarkPending("web-1", "no node in the cluster")
     assert about([worker("web", 1, "PENDING", reason="no node in the cluster")], members=[]) == []
 
 
-def test_two_clusters_share_what_a_node_can_carry() -> None:
+def test_two_clusters_share_a_nodes_capacity() -> None:
     one = cluster(group("web", 1, [worker("web", 1, "PENDING")]), members=["n1"])
     two = cluster(
         group("api", 1, [worker("api", 1, "PENDING", cluster_oid="other")]), members=["n1"], name="other"
     )
-    found = actions_of([node("n1", max_workers=1)], one, two, kinds=(m.Place, m.Pend))
-    assert [type(a) for a in found] == [m.Place, m.Pend]
+    found = actions_of([node("n1", max_workers=1)], one, two, kinds=(m.Place, m.MarkPending))
+    assert [type(a) for a in found] == [m.Place, m.MarkPending]
     assert found[1].reason == "n1 is full (1/1 workers)"
 
 
-# --- one broken cluster
+# --- a cluster whose planning raises
 
 
-def test_a_broken_cluster_does_not_stop_the_others() -> None:
+def test_a_cluster_whose_planning_raises_does_not_stop_the_others() -> None:
     broken = replace(cluster(name="a"), groups=(None,))  # type: ignore[arg-type]
     good = cluster(group("web", 1, [worker("web", 1, "PENDING")]), members=["n1"])
     state = snapshot([node("n1")], good)
@@ -339,7 +343,7 @@ def test_a_broken_cluster_does_not_stop_the_others() -> None:
         plan(state, NOW)
 
 
-# --- whole lives, simulated
+# --- whole life cycles, simulated
 
 
 def start(scale: int, members: list[Any], nodes: list[m.NodeView]) -> Simulator:
@@ -351,7 +355,7 @@ def states(of: Simulator) -> dict[str, str]:
     return {w.oid: f"{w.state} {w.node_oid}" if w.node_oid else w.state for w in of.workers()}
 
 
-def test_a_life_from_start_to_stop() -> None:
+def test_a_cluster_from_start_to_stop() -> None:
     sim = start(4, ["n1", "n2", "n3"], [node("n1"), node("n2"), node("n3")])
     sim.settle()
     assert states(sim) == {
@@ -371,7 +375,7 @@ def test_a_life_from_start_to_stop() -> None:
     assert sim.cluster().groups[0].status == "STOPPED"
 
 
-def test_a_node_dies_and_comes_back() -> None:
+def test_a_node_is_lost_and_returns() -> None:
     sim = start(3, ["n1", "n2", "n3"], [node("n1"), node("n2"), node("n3")])
     sim.settle()
     sim.obey()
@@ -391,7 +395,7 @@ def test_a_node_dies_and_comes_back() -> None:
     assert states(sim) == {"web-1": "RUNNING n2", "web-2": "RUNNING n2", "web-3": "RUNNING n3"}
 
 
-def test_a_lone_node_keeps_its_workers() -> None:
+def test_workers_of_the_only_node_are_not_evicted() -> None:
     sim = start(2, ["n1"], [node("n1")])
     sim.settle()
     sim.obey()
@@ -407,7 +411,7 @@ def test_a_lone_node_keeps_its_workers() -> None:
     assert [w.generation for w in sim.workers()] == [1, 1]
 
 
-def test_room_for_a_pending_worker_is_used_when_it_comes() -> None:
+def test_a_pending_worker_is_placed_once_a_node_has_room() -> None:
     sim = start(2, [m.MemberView("n1", hardlimit=1)], [node("n1"), node("n2")])
     sim.settle()
     assert states(sim) == {"web-1": "STARTING n1", "web-2": "PENDING"}
@@ -417,7 +421,7 @@ def test_room_for_a_pending_worker_is_used_when_it_comes() -> None:
     assert states(sim)["web-2"] == "STARTING n2"
 
 
-def test_the_places_of_a_node_are_given_together() -> None:
+def test_placements_on_a_node_are_adjacent() -> None:
     nodes = [node(f"n{number}") for number in range(1, 4)]
     of = cluster(group("web", 9, [], "STARTING"), members=["n1", "n2", "n3"], status="STARTING")
     planned = plan(snapshot(nodes, of), NOW)

@@ -1,4 +1,4 @@
-"""Rolling updates, decided from snapshots: who is renewed when, what halts them, when they are over."""
+"""Rollouts, planned from snapshots: which worker is replaced when, what blocks and what completes them."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ def ready(sim: Simulator) -> int:
     return sum(1 for w in sim.workers() if w.state is WorkerState.RUNNING)
 
 
-def renewed(actions: list[m.Action]) -> list[str]:
-    return [action.worker_oid for action in actions if isinstance(action, m.Renew)]
+def replaced(actions: list[m.Action]) -> list[str]:
+    return [action.worker_oid for action in actions if isinstance(action, m.Replace)]
 
 
-def test_one_worker_at_a_time_is_renewed_where_it_is_and_the_end_is_noticed() -> None:
+def test_one_worker_at_a_time_is_replaced_in_place_until_the_rollout_is_complete() -> None:
     sim = updating(3)
     homes = {w.oid: w.node_oid for w in sim.workers()}
     seen = []
     for number in (1, 2, 3):
         actions = sim.settle()
-        seen += renewed(actions)
-        assert renewed(actions) == [f"web-{number}"] and ready(sim) == 2
+        seen += replaced(actions)
+        assert replaced(actions) == [f"web-{number}"] and ready(sim) == 2
         one = sim.worker(f"web-{number}")
         assert (one.state, one.generation, one.revision) == (WorkerState.STARTING, 2, 2)
         sim.obey()
     actions = sim.settle()
-    assert [action.revision for action in of_kind(actions, m.Settle)] == [2]  # type: ignore[union-attr]
+    assert [action.revision for action in of_kind(actions, m.CompleteRollout)] == [2]  # type: ignore[union-attr]
     assert of(sim).settled == 2 and sim.step() == []
     assert {w.oid: w.node_oid for w in sim.workers()} == homes
 
 
-def test_as_many_as_may_be_unavailable_are_renewed_together() -> None:
+def test_max_unavailable_workers_are_replaced_together() -> None:
     sim = updating(5, max_unavailable=3)
-    assert len(renewed(sim.settle())) == 3 and ready(sim) == 2
+    assert len(replaced(sim.settle())) == 3 and ready(sim) == 2
 
 
-def test_a_surge_keeps_every_worker_asked_for_ready() -> None:
+def test_a_surge_keeps_as_many_workers_ready_as_the_scale() -> None:
     sim = updating(2, max_unavailable=0, max_surge=1)
     actions = sim.settle()
     assert [a.ordinal for a in of_kind(actions, m.CreateWorker)] == [3]  # type: ignore[union-attr]
-    assert not renewed(actions), "before the surge is ready nothing can be spared"
+    assert not replaced(actions), "before the surge is ready nothing can be spared"
     for oid in ("web-1", "web-2"):
         sim.obey()
-        assert renewed(sim.settle()) == [oid]
+        assert replaced(sim.settle()) == [oid]
         assert ready(sim) == 2 and sim.cluster().status is ClusterState.RUNNING
     sim.obey()
     assert "web-3" in [a.worker_oid for a in of_kind(sim.settle(), m.Unassign)]  # type: ignore[union-attr]
@@ -73,12 +73,12 @@ def test_a_surge_keeps_every_worker_asked_for_ready() -> None:
     assert {w.oid for w in sim.workers()} == {"web-1", "web-2"} and of(sim).settled == 2
 
 
-def test_a_worker_that_does_not_become_ready_halts_the_update_and_the_reason_names_it() -> None:
+def test_a_worker_that_does_not_become_ready_blocks_the_rollout_and_is_named() -> None:
     sim = updating(3)
     sim.settle()
     sim.report("web-1", "BACKOFF")
     for _ in range(3):
-        assert not renewed(sim.settle())
+        assert not replaced(sim.settle())
     assert ready(sim) == 2 and of(sim).settled == 1
     (told,) = [a for a in plan(_with_status(sim, "RUNNING"), sim.now) if isinstance(a, m.SetGroup)]
     assert told.reason.startswith(
@@ -92,43 +92,43 @@ def _with_status(sim: Simulator, status: str) -> m.Snapshot:
     return again.snapshot
 
 
-def test_a_crashed_old_worker_is_not_sacrificed_to_a_halted_update() -> None:
-    """It would come back by itself; the new revision would not."""
+def test_an_outdated_worker_that_failed_is_not_replaced_while_the_rollout_is_blocked() -> None:
+    """Its agent restarts it with the old revision; the new one does not become ready."""
     sim = updating(3)
     sim.settle()
     sim.report("web-1", "BACKOFF")
     sim.settle()
     sim.report("web-3", "BACKOFF")
-    assert not renewed(sim.settle())
+    assert not replaced(sim.settle())
 
 
-def test_what_serves_nobody_is_renewed_first() -> None:
+def test_workers_that_are_not_ready_are_replaced_first() -> None:
     sim = updating(3)
     sim.report("web-2", "BACKOFF")
-    assert renewed(sim.settle()) == ["web-2"], "the ready ones wait: two of three are ready already"
+    assert replaced(sim.settle()) == ["web-2"], "the ready ones wait: two of three are ready already"
     sim.obey()
-    assert renewed(sim.settle()) == ["web-1"]
+    assert replaced(sim.settle()) == ["web-1"]
 
 
-def test_a_newer_update_supersedes_one_that_halted() -> None:
+def test_a_newer_revision_supersedes_a_blocked_rollout() -> None:
     sim = updating(3)
     sim.settle()
     sim.report("web-1", "BACKOFF")
     sim.settle()
     sim.change_group("web", revision=3)
-    assert renewed(sim.settle()) == ["web-1"], "the broken one first"
+    assert replaced(sim.settle()) == ["web-1"], "the broken one first"
     for oid in ("web-2", "web-3"):
         sim.obey()
-        assert renewed(sim.settle()) == [oid]
+        assert replaced(sim.settle()) == [oid]
     sim.obey()
     sim.settle()
     assert {w.revision for w in sim.workers()} == {3} and of(sim).settled == 3
 
 
-def test_workers_of_a_node_that_can_not_be_heard_wait_and_those_that_move_get_the_newest() -> None:
+def test_workers_of_a_silent_node_wait_and_evicted_ones_get_the_newest_revision() -> None:
     sim = updating(3, nodes=3)
     sim.pass_time(16, silent=["n3"])
-    assert not renewed(sim.settle()), "one is missing already"
+    assert not replaced(sim.settle()), "one is missing already"
     assert sim.worker("web-3").state is WorkerState.UNKNOWN
     sim.pass_time(40, silent=["n3"])
     sim.settle()
@@ -141,13 +141,13 @@ def test_workers_of_a_node_that_can_not_be_heard_wait_and_those_that_move_get_th
     assert of(sim).settled == 2 and {w.revision for w in sim.workers()} == {2}
 
 
-def test_a_worker_just_heard_again_is_not_renewed_before_it_is_known_how_it_is() -> None:
+def test_an_unknown_worker_is_not_replaced_before_its_node_has_reported_it() -> None:
     sim = updating(2, max_unavailable=2)
     sim.change_group("web", workers=tuple(worker("web", i, "UNKNOWN", on="n1") for i in (1, 2)))
-    assert not renewed(sim.settle())
+    assert not replaced(sim.settle())
 
 
-def test_a_runtime_that_its_node_does_not_offer_moves_a_worker() -> None:
+def test_a_worker_moves_when_its_node_lacks_the_new_runtime() -> None:
     offers = [node("n1"), node("n2", runtimes=frozenset({"amqtt", "mosquitto"}))]
     made = group("web", 1, [worker("web", 1, on="n1")], revision=2, runtime="mosquitto")
     sim = Simulator(snapshot(offers, cluster(made, members=["n1", "n2"])))
@@ -158,23 +158,23 @@ def test_a_runtime_that_its_node_does_not_offer_moves_a_worker() -> None:
     assert (sim.worker("web-1").node_oid, sim.worker("web-1").revision) == ("n2", 2)
 
 
-def test_a_runtime_that_nobody_offers_holds_the_update_back_until_somebody_does() -> None:
+def test_a_rollout_is_blocked_until_a_node_offers_the_runtime() -> None:
     sim = updating(2, runtime="mosquitto")
-    (held,) = of_kind(sim.settle(), m.HoldBack)
+    (held,) = of_kind(sim.settle(), m.BlockRollout)
     assert "no node offers runtime 'mosquitto'" in (of(sim).held_back or "") and held.reason
     assert ready(sim) == 2
     for name in ("n1", "n2"):
         offered = node(name, runtimes=frozenset({"mosquitto"}))
         sim.snapshot = snapshot([*sim.snapshot.nodes.values(), offered], sim.cluster())
-    assert len(renewed(sim.settle())) == 1 and of(sim).held_back is None
+    assert len(replaced(sim.settle())) == 1 and of(sim).held_back is None
 
 
-def test_nothing_is_renewed_under_the_brake() -> None:
+def test_a_rollout_is_blocked_by_the_hold() -> None:
     made = group("web", 3, [worker("web", 1, on="n1")], revision=2)
     nodes = [node("n1"), node("n2", "lost", 40), node("n3", "lost", 40)]
     sim = Simulator(snapshot(nodes, cluster(made, members=["n1"])))
     sim.change_group("web", scale=1)
-    assert not renewed(sim.settle())
+    assert not replaced(sim.settle())
     assert "nothing is moved" in (of(sim).held_back or "")
 
 
@@ -191,8 +191,8 @@ def test_a_stopped_cluster_takes_the_new_revision_with_its_next_start() -> None:
     assert of(sim).settled == 2
 
 
-def test_the_surge_gives_its_place_to_a_worker_that_has_none() -> None:
-    """A node is gone for good: what is left holds the scale, but not the surge beside it."""
+def test_a_surge_worker_is_released_for_one_that_no_node_admits() -> None:
+    """A node is gone for good: the others have room for the scale, but not for the surge."""
     room = [m.MemberView("n1", hardlimit=2)]
     workers = [
         worker("web", 1, on="n1", revision=2),
@@ -208,12 +208,12 @@ def test_the_surge_gives_its_place_to_a_worker_that_has_none() -> None:
     assert {w.oid for w in sim.workers()} == {"web-1", "web-2"} and of(sim).settled == 2
 
 
-# --- whatever happens
+# --- properties
 
 
 @st.composite
 def lives(draw: st.DrawFn) -> tuple[Simulator, list[Any]]:
-    """A group with some workers ready, and what befalls it while it is updated."""
+    """A group with some workers ready, and faults during its rollout."""
     scale = draw(st.integers(1, 6))
     unavailable, surge = draw(
         st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), (0, 3), (3, 2), (10, 0), (0, 10)])
@@ -244,11 +244,11 @@ def befalls(sim: Simulator, what: str, number: int) -> None:
 
 
 def check_pass(before: m.Snapshot, actions: list[m.Action]) -> None:
-    """One pass takes no more away than it may, counted anew from the snapshot."""
+    """One pass keeps the disruption budget, counted anew from the snapshot."""
     view = before.clusters["edge"].groups[0]
     by_oid = {w.oid: w for w in view.workers}
     serving = {w.oid for w in view.workers if w.state is WorkerState.RUNNING}
-    taken = {a.worker_oid for a in actions if isinstance(a, m.Renew)}
+    taken = {a.worker_oid for a in actions if isinstance(a, m.Replace)}
     surplus = {
         a.worker_oid
         for a in actions
@@ -269,7 +269,7 @@ def check_pass(before: m.Snapshot, actions: list[m.Action]) -> None:
 
 @settings(max_examples=250, deadline=None)
 @given(lives())
-def test_never_too_few_by_its_own_doing_nor_too_many_and_it_ends(life: tuple[Simulator, list[Any]]) -> None:
+def test_a_rollout_keeps_its_disruption_budget_and_completes(life: tuple[Simulator, list[Any]]) -> None:
     sim, befallen = life
     for what, number in befallen:
         for _ in range(12):
@@ -296,4 +296,4 @@ def test_never_too_few_by_its_own_doing_nor_too_many_and_it_ends(life: tuple[Sim
 def test_only_a_started_cluster_is_updated(status: str) -> None:
     sim = updating(2)
     sim.change_cluster(status=ClusterState(status))
-    assert not renewed(sim.settle())
+    assert not replaced(sim.settle())

@@ -113,7 +113,7 @@ def test_a_cluster(of: str, groups: list[GroupView], expected: str) -> None:
     assert judge_cluster(cluster(*named, status=of), after)[0] is ClusterState(expected)
 
 
-def test_statuses_come_with_sentences() -> None:
+def test_statuses_have_their_reasons() -> None:
     view = replace(
         web("RUNNING", "RUNNING", "BACKOFF", "RUNNING"),
         workers=(

@@ -1,0 +1,230 @@
+"""The operations on clusters and their nodes."""
+# Written by docs/client_methods.py from the contract's table; change that instead.
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import params as p
+from .base import Operations
+
+
+class ClusterOperations(Operations):
+    """The operations on clusters and their nodes."""
+
+    async def list_routerclusters(
+        self,
+        *,
+        return_names: bool | None = None,
+        timeout: float | None = None,
+    ) -> list[str]:
+        """List the router clusters.
+
+        Raises:
+            BusError: what any operation answers.
+        """
+        params = p.ListClusters(return_names=return_names)
+        return await self._operate("list_routerclusters", params, list[str], timeout)
+
+    async def get_routercluster(
+        self,
+        *,
+        routercluster_oid: str,
+        timeout: float | None = None,
+    ) -> p.Cluster:
+        """Return a cluster by its oid.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.ClusterRef(routercluster_oid=routercluster_oid)
+        return await self._operate("get_routercluster", params, p.Cluster, timeout)
+
+    async def get_routercluster_by_name(
+        self,
+        *,
+        routercluster_name: str,
+        timeout: float | None = None,
+    ) -> p.Cluster:
+        """Return a cluster by its name.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.ClusterByName(routercluster_name=routercluster_name)
+        return await self._operate("get_routercluster_by_name", params, p.Cluster, timeout)
+
+    async def create_routercluster(
+        self,
+        *,
+        name: str,
+        label: str | None = None,
+        description: str | None = None,
+        tags: list[str] | None = None,
+        transport: dict[str, Any] | None = None,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Cluster:
+        """Create a router cluster, stopped, owned by the caller.
+
+        What a new cluster is to be.
+
+        Raises:
+            BusError: `invalid_configuration`, `already_exists`, or what any operation answers.
+        """
+        params = p.CreateCluster(
+            routercluster=p.ClusterDefinition(
+                name=name, label=label, description=description, tags=tags, transport=transport
+            )
+        )
+        return await self._operate(
+            "create_routercluster", params, p.Cluster, timeout, expect_version, request_id
+        )
+
+    async def delete_routercluster(
+        self,
+        *,
+        routercluster_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Cluster:
+        """Delete a stopped cluster, its groups and its memberships.
+
+        Raises:
+            BusError: `no_such_object`, `not_stopped`, or what any operation answers.
+        """
+        params = p.ClusterRef(routercluster_oid=routercluster_oid)
+        return await self._operate(
+            "delete_routercluster", params, p.Cluster, timeout, expect_version, request_id
+        )
+
+    async def start_routercluster(
+        self,
+        *,
+        routercluster_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Accepted:
+        """Start a stopped or paused cluster.
+
+        Raises:
+            BusError: `no_such_object`, `cannot_start`, or what any operation answers.
+        """
+        params = p.ClusterRef(routercluster_oid=routercluster_oid)
+        return await self._operate(
+            "start_routercluster", params, p.Accepted, timeout, expect_version, request_id
+        )
+
+    async def stop_routercluster(
+        self,
+        *,
+        routercluster_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Accepted:
+        """Stop a started cluster.
+
+        Raises:
+            BusError: `no_such_object`, `cannot_stop`, or what any operation answers.
+        """
+        params = p.ClusterRef(routercluster_oid=routercluster_oid)
+        return await self._operate(
+            "stop_routercluster", params, p.Accepted, timeout, expect_version, request_id
+        )
+
+    async def stat_routercluster(
+        self,
+        *,
+        routercluster_oid: str,
+        timeout: float | None = None,
+    ) -> p.Stat:
+        """Return a cluster's status and statistics.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.ClusterRef(routercluster_oid=routercluster_oid)
+        return await self._operate("stat_routercluster", params, p.Stat, timeout)
+
+    async def add_routercluster_node(
+        self,
+        *,
+        routercluster_oid: str,
+        node_oid: str,
+        hardlimit: int | None = None,
+        softlimit: int | None = None,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Membership:
+        """Add a node to a cluster.
+
+        Limits are numbers of workers of this cluster on this node.
+
+        Raises:
+            BusError: `no_such_object`, `already_exists`, or what any operation answers.
+        """
+        params = p.AddNode(
+            routercluster_oid=routercluster_oid,
+            node_oid=node_oid,
+            config=p.MembershipConfig(hardlimit=hardlimit, softlimit=softlimit),
+        )
+        return await self._operate(
+            "add_routercluster_node", params, p.Membership, timeout, expect_version, request_id
+        )
+
+    async def remove_routercluster_node(
+        self,
+        *,
+        routercluster_oid: str,
+        node_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Membership:
+        """Remove a node from a cluster; its workers move.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.MembershipRef(routercluster_oid=routercluster_oid, node_oid=node_oid)
+        return await self._operate(
+            "remove_routercluster_node", params, p.Membership, timeout, expect_version, request_id
+        )
+
+    async def get_routercluster_node(
+        self,
+        *,
+        routercluster_oid: str,
+        node_oid: str,
+        timeout: float | None = None,
+    ) -> p.Membership:
+        """Return a node's membership in a cluster.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.MembershipRef(routercluster_oid=routercluster_oid, node_oid=node_oid)
+        return await self._operate("get_routercluster_node", params, p.Membership, timeout)
+
+    async def list_routercluster_nodes(
+        self,
+        *,
+        routercluster_oid: str,
+        return_names: bool | None = None,
+        filter_by_status: p.NodeStatusName | None = None,
+        timeout: float | None = None,
+    ) -> list[str]:
+        """List the nodes of a cluster.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.ListMembers(
+            routercluster_oid=routercluster_oid, return_names=return_names, filter_by_status=filter_by_status
+        )
+        return await self._operate("list_routercluster_nodes", params, list[str], timeout)

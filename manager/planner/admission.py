@@ -1,0 +1,87 @@
+"""Whether a node may take one more worker of a group. Pure.
+
+The one rule for it: a plan asks it of its snapshot, and applying asks it again of the transaction's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple
+
+from busbar.bus.states import NodeStatus, WorkerState
+
+_WEIGHTLESS: Final = frozenset({WorkerState.PENDING, WorkerState.STOPPED})
+
+
+class Obstacle(Enum):
+    """The kind of thing that keeps a worker off a node."""
+
+    UNKNOWN = auto()
+    MEMBERSHIP = auto()
+    STATUS = auto()
+    DRAINING = auto()
+    RUNTIME = auto()
+    HARDLIMIT = auto()
+    CAPACITY = auto()
+
+
+class Refusal(NamedTuple):
+    """Why a node takes no worker: `text` is a predicate (`is full (4/4 workers)`), `figures` its numbers."""
+
+    obstacle: Obstacle
+    text: str
+    figures: str = ""
+
+
+class Target(NamedTuple):
+    """A node as a place for one more worker of one cluster. A limit of None is no limit."""
+
+    status: NodeStatus
+    draining: bool
+    runtimes: Collection[str]
+    max_workers: int | None
+    """The node's own limit, for workers of all clusters together."""
+    member: bool
+    hardlimit: int | None
+    """The membership's limit, for workers of that cluster."""
+    in_cluster: int
+    """Workers of that cluster that occupy the node now."""
+    total: int
+    """Workers of all clusters that occupy it now."""
+
+
+def refusal(target: Target | None, runtime: str) -> Refusal | None:
+    """Why this node takes no more workers of that runtime; None when it takes one. A target of None is a
+    node that is not known."""
+    if target is None:
+        return Refusal(Obstacle.UNKNOWN, "is not known")
+    if not target.member:
+        return Refusal(Obstacle.MEMBERSHIP, "is not a node of the cluster")
+    if target.status is not NodeStatus.ONLINE:
+        return Refusal(Obstacle.STATUS, f"is {target.status}")
+    if target.draining:
+        return Refusal(Obstacle.DRAINING, "is draining")
+    if runtime not in target.runtimes:
+        return Refusal(Obstacle.RUNTIME, f"does not offer runtime '{runtime}'")
+    if target.hardlimit is not None and target.in_cluster >= target.hardlimit:
+        figures = f"{target.in_cluster}/{target.hardlimit}"
+        return Refusal(Obstacle.HARDLIMIT, f"is at its hardlimit ({figures})", figures)
+    if target.max_workers is not None and target.total >= target.max_workers:
+        figures = f"{target.total}/{target.max_workers}"
+        return Refusal(Obstacle.CAPACITY, f"is full ({figures} workers)", figures)
+    return None
+
+
+def occupies(state: WorkerState) -> bool:
+    """Whether a worker in this state counts as load of the node it is on.
+
+    One that is being stopped does: it holds its memory and its port until it is gone.
+    """
+    return state not in _WEIGHTLESS
+
+
+def max_workers(capacity: Mapping[str, Any] | None) -> int | None:
+    """A node's own limit, as its agent reports it; None when it has none."""
+    limit = (capacity or {}).get("max_workers")
+    return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 else None

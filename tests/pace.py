@@ -1,0 +1,52 @@
+"""How long tests wait on this machine.
+
+Bounds are written for a quick machine that has nothing else to do, and are stretched by how much longer a
+fixed piece of work takes here and now. An event is waited for no longer than before: a failure takes longer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+REFERENCE_S = 0.02
+"""What the work takes on the machine for which the bounds were written."""
+MARGIN = 3.0
+"""For what the machine has to do besides, and began after it was measured: the other tests, to begin with."""
+LONGEST = 20.0
+KNOWN = "TESTS_SLOWNESS"
+"""Where the processes of pytest-xdist find what the first one has measured."""
+
+
+def measure() -> float:
+    """How many times longer than on a quick, idle machine a step takes now, waiting for a core included."""
+    began = time.perf_counter()
+    for _ in range(5):
+        sum(len(str(number)) for number in range(25_000))
+    return min(LONGEST, max(1.0, (time.perf_counter() - began) / REFERENCE_S))
+
+
+def slowness() -> float:
+    """As measured once, when the run began."""
+    if KNOWN not in os.environ:
+        os.environ[KNOWN] = f"{measure():.2f}"
+    return float(os.environ[KNOWN])
+
+
+def bound(seconds: float) -> float:
+    """How long to wait at most for what takes less than `seconds`."""
+    return seconds * MARGIN * slowness()
+
+
+def within(seconds: float) -> float:
+    """What may be asserted of something that must take less than `seconds` and has just been timed."""
+    return seconds * max(slowness(), measure())
+
+
+def stretch(item: pytest.Item, default: float) -> None:
+    """Have the bound of a whole test scale as well."""
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0]) if marker else default
+    item.add_marker(pytest.mark.timeout(bound(seconds)), append=False)
