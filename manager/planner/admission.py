@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.states import NodeStatus, WorkerState
+from msgspec import Struct
 
 _WEIGHTLESS: Final = frozenset({WorkerState.PENDING, WorkerState.STOPPED})
 
@@ -34,7 +35,7 @@ class Refusal(NamedTuple):
     figures: str = ""
 
 
-class Target(NamedTuple):
+class Target(Struct, frozen=True, gc=False):
     """A node as a place for one more worker of one cluster. A limit of None is no limit."""
 
     status: NodeStatus

@@ -105,15 +105,15 @@ class Candidates:
         node, member = self._fleet.nodes.get(node_oid), self._members.get(node_oid)
         if node is None:
             return None
-        return Target(  # positional: this runs once per member and placement
-            self._fleet.status[node_oid],
-            node.draining,
-            node.runtimes,
-            node.max_workers,
-            member is not None,
-            member.hardlimit if member else None,
-            self._in_cluster[node_oid],
-            self._load.total[node_oid],
+        return Target(
+            status=self._fleet.status[node_oid],
+            draining=node.draining,
+            runtimes=node.runtimes,
+            max_workers=node.max_workers,
+            member=member is not None,
+            hardlimit=member.hardlimit if member else None,
+            in_cluster=self._in_cluster[node_oid],
+            total=self._load.total[node_oid],
         )
 
     def _candidate(self, node_oid: str) -> Candidate:
