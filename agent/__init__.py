@@ -1,1 +1,1 @@
-"""The agent: runs a node's workers and tells the manager how they are."""
+"""The agent: runs a node's workers and reports their state to the manager."""

@@ -1,10 +1,10 @@
-"""What an agent is told: its command line's part (`AgentConfig`) and its TOML file.
+"""An agent's configuration: from the command line (`AgentConfig`) and from a TOML file.
 
 [agent]
-host = "10.0.0.5"                # under which others reach this node's workers; default 127.0.0.1
+host = "10.0.0.5"                # advertised address of this node's workers; default 127.0.0.1
 max_workers = 50
-static_roots = ["/srv/www"]      # folders that `static` paths may name, besides www in the state folder
-stop_workers = false             # whether a clean exit stops the workers
+static_roots = ["/srv/www"]      # folders that `static` paths may use, besides www in the state folder
+stop_workers = false             # stop the workers on a clean exit
 [agent.labels]
 site = "ship-7"
 [runtimes.NAME]                  # see agent.runtimes.config
@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from busbar.bus.options import ConnectOptions
 
@@ -25,15 +25,15 @@ _KEYS: Final = ("host", "labels", "max_workers", "static_roots", "stop_workers")
 
 
 class ConfigError(ValueError):
-    """A mistake in the agent's configuration: where, and what."""
+    """The agent's configuration is invalid: which key, and why."""
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """One agent. What is given here goes before the file's `[agent]`; None, empty and False leave it to that.
+    """One agent. A value given here overrides the file's `[agent]`; None, empty and False do not.
 
-    `runtimes`: the TOML file. `host`: the advertised address. `stop_workers`: stop them at a clean exit.
-    `adopt_store`: let the next assignment of another store take this node over, once.
+    `runtimes`: the TOML file. `host`: the advertised address. `stop_workers`: stop them on a clean exit.
+    `adopt_store`: accept the next assignment of another store, once.
     """
 
     state: Path
@@ -52,21 +52,21 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class AgentFile:
-    """The TOML file, read and checked; `runtimes` is for `agent.runtimes.load_runtimes`."""
+    """The validated TOML file; `runtimes` goes to `agent.runtimes.load_runtimes`."""
 
     host: str | None = None
     max_workers: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     stop_workers: bool = False
     static_roots: tuple[Path, ...] = ()
-    runtimes: Mapping[str, Any] = field(default_factory=dict)
+    runtimes: Mapping[str, object] = field(default_factory=dict)
 
 
 def load(path: Path | None) -> AgentFile:
     """Read the file; None gives the defaults.
 
     Raises:
-        ConfigError: it can't be read, or holds a mistake: which key, and why.
+        ConfigError: it can't be read or is invalid: which key, and why.
     """
     if path is None:
         return AgentFile()
@@ -82,11 +82,11 @@ def load(path: Path | None) -> AgentFile:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def parse(data: Mapping[str, Any]) -> AgentFile:
-    """Check a parsed file.
+def parse(data: Mapping[str, object]) -> AgentFile:
+    """Validate a parsed file.
 
     Raises:
-        ConfigError: the first mistake found.
+        ConfigError: the first error.
     """
     for name in data:
         if name not in ("agent", "runtimes"):
@@ -106,7 +106,7 @@ def parse(data: Mapping[str, Any]) -> AgentFile:
 
 
 def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
-    """The configuration with the file's values where it has none of its own."""
+    """The configuration, with the file's values for what it leaves open."""
     return AgentConfig(
         state=config.state,
         node=config.node,
@@ -123,14 +123,14 @@ def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
     )
 
 
-def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _table(data: Mapping[str, object], name: str) -> Mapping[str, object]:
     table = data.get(name, {})
     if not isinstance(table, dict):
         raise ConfigError(f"{name}: must be a table")
     return table
 
 
-def _host(value: Any) -> str | None:
+def _host(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value or any(ord(c) <= 32 or c in "/@?#\x7f" for c in value):
@@ -138,7 +138,7 @@ def _host(value: Any) -> str | None:
     return value
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -146,13 +146,13 @@ def _count(value: Any) -> int | None:
     return value
 
 
-def _flag(value: Any) -> bool:
+def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError("agent.stop_workers: must be true or false")
     return value
 
 
-def _labels(value: Any) -> dict[str, str]:
+def _labels(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > MAX_LABELS:
         raise ConfigError(f"agent.labels: must be a table of at most {MAX_LABELS} strings")
     for name, text in value.items():
@@ -161,7 +161,7 @@ def _labels(value: Any) -> dict[str, str]:
     return value
 
 
-def _folders(value: Any) -> tuple[Path, ...]:
+def _folders(value: object) -> tuple[Path, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ConfigError("agent.static_roots: must be a list of strings")
     folders = tuple(Path(each) for each in value)

@@ -1,11 +1,11 @@
-"""The agent's folder: lock, stored assignment, one record per worker. Survives a torn file, or its own loss.
+"""The agent's state folder: lock, stored assignment, one record per worker. A torn file is no error.
 
 lock                held by the agent that uses the folder
-folder_id           random; tells the workers of this folder from those of another
-assignment.json     the last assignment that was applied
+folder_id           random; part of every token, so that workers of this folder are recognised
+assignment.json     the applied assignment
 records/OID.json    a worker's record, written before its process is forked
-workers/OID/        a worker's own folder; logs/OID.log its output
-www/                where `static` paths with a relative directory are taken from
+workers/OID/        a worker's working directory; logs/OID.log its output
+www/                root of `static` paths with a relative directory
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 
 class StateError(Exception):
-    """The folder can't be used; the text says why and what to do."""
+    """The folder can't be used; the text gives the cause and the fix."""
 
 
 class WorkerRecord(Struct, frozen=True, kw_only=True):
-    """What is kept of a worker's instance. `pid` is 0 from before the fork until after it;
-    `stopped`: it was stopped by its agent, so its end is no failure."""
+    """The stored record of a worker's instance. `pid` is 0 until after the fork; `stopped`: its agent stopped
+    it, so its exit is no failure."""
 
     oid: str
     worker: WorkerName
@@ -67,7 +67,7 @@ class State:
 
     @classmethod
     def open(cls, folder: Path, new_id: str) -> State:
-        """Make the folder (0700) where it is missing, and lock it. `new_id` is its id if it has none yet.
+        """Create the folder (0700) if it is missing, and lock it. `new_id` becomes its id if it has none.
 
         Raises:
             StateError: another agent uses it, or it can't be written.
@@ -89,32 +89,32 @@ class State:
             raise StateError(f"state folder {folder} can't be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Let another agent have the folder."""
+        """Release the folder."""
         self._lock.release()
 
     @property
     def www(self) -> Path:
-        """Where `static` paths with a relative directory are taken from."""
+        """Root of `static` paths with a relative directory."""
         return self.folder / "www"
 
     def worker_folder(self, oid: str) -> Path:
-        """A worker's own folder.
+        """A worker's working directory.
 
         Raises:
-            ValueError: not an object id, so not a file name either.
+            ValueError: not an object id, so not safe as a file name.
         """
         return self.folder / "workers" / _checked(oid)
 
     def log_path(self, oid: str) -> Path:
-        """A worker's output; raises as `worker_folder`."""
+        """A worker's log; raises as `worker_folder`."""
         return self.folder / "logs" / f"{_checked(oid)}.log"
 
     def assignment(self) -> Assignment | None:
-        """The stored assignment; None when there is none, or it is torn (then it is set aside)."""
+        """The stored assignment; None when there is none, or it is torn (then it is renamed)."""
         return _read(self.folder / "assignment.json", Assignment)
 
     def store_assignment(self, assignment: Assignment) -> None:
-        """Write it down durably: after a power loss, it or the one before is there, whole.
+        """Store it durably: after a power loss, either it or the previous one is there, complete.
 
         Raises:
             OSError: it could not be written.
@@ -122,12 +122,12 @@ class State:
         files.write_atomically(self.folder / "assignment.json", msgspec.json.encode(assignment))
 
     def records(self) -> list[WorkerRecord]:
-        """Every readable record; torn ones are set aside (their processes are found by token)."""
+        """Every readable record; torn ones are renamed (their processes are found by token)."""
         found = (_read(path, WorkerRecord) for path in sorted((self.folder / "records").glob("*.json")))
         return [record for record in found if record is not None and _OID.fullmatch(record.oid)]
 
     def write_record(self, record: WorkerRecord) -> None:
-        """Write a record whole or not at all. Not durably: a power loss takes its process along.
+        """Write a record atomically, but not durably: a power loss ends its process as well.
 
         Raises:
             OSError: it could not be written.
@@ -136,7 +136,7 @@ class State:
         files.write_atomically(self._record_path(record.oid), msgspec.json.encode(record), durable=False)
 
     def forget(self, oid: str) -> None:
-        """Remove what is kept of a worker: record, folder and logs. Never raises."""
+        """Delete a worker's record, folder and logs. Never raises."""
         with contextlib.suppress(OSError, ValueError):
             self._record_path(oid).unlink(missing_ok=True)
             shutil.rmtree(self.worker_folder(oid), ignore_errors=True)
@@ -148,7 +148,7 @@ class State:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a living agent uses that folder."""
+    """Whether a living agent holds that folder."""
     return files.is_locked(folder / "lock")
 
 
@@ -190,6 +190,6 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 
 def _set_aside(path: Path, why: str) -> None:
-    log.warning("%s is not readable and was set aside as .bad: %s", path, why)
+    log.warning("%s is not readable, renamed to .bad: %s", path, why)
     with contextlib.suppress(OSError):
         files.rename(path, path.with_name(f"{path.name}.bad"))

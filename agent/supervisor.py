@@ -1,6 +1,6 @@
-"""Brings the workers to where the assignment wants them: asks `planner.plan` and has its steps carried out.
+"""The reconcile loop: has `planner.plan` compare workers with the assignment, and carries out its steps.
 
-One loop, woken by every event and by time, makes a full pass each time: events only hasten.
+Every event and a timer wake it, and each pass looks at everything: a lost event only costs time.
 """
 
 from __future__ import annotations
@@ -16,161 +16,161 @@ from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker, Assignment
 
 from .planner import plan
-from .planner.lifecycle import Timing
+from .planner.lifecycle import WorkerTiming
 from .state import is_locked
 from .workers.adoption import Adoption
-from .workers.instances import Hands
-from .workers.table import Workers
+from .workers.controller import WorkerController
+from .workers.process_runner import ProcessRunner
+from .workers.registry import WorkerRegistry
 
 log = logging.getLogger("busbar.agent")
 
 IDLE_S: Final = 1.0
-"""Longest pause between two passes, seconds: the pass is what counts, not the event."""
+"""Longest pause between two passes, seconds."""
 USAGE_S: Final = 10.0
-"""How often CPU and memory are read, seconds."""
-ASLEEP_S: Final = 1.0
-"""By so much more than the longest pause two passes lie apart only when the agent itself was stopped."""
-_PAUSE_S: Final = 0.01
+"""Interval of reading CPU and memory, seconds."""
+SUSPENDED_S: Final = 1.0
+"""If two passes lie apart by so much more than the longest pause, the agent itself was suspended."""
+_MIN_PAUSE_S: Final = 0.01
 _RETRY_S: Final = 1.0
 
 
-class Supervisor:
-    """Runs the workers of one node. `stats` is called when their usage was read anew."""
+class WorkerSupervisor:
+    """Supervises the workers of one node. `on_usage` is called after their usage was read."""
 
     def __init__(
         self,
-        hands: Hands,
+        runner: ProcessRunner,
         clock: Clock,
         random: Random,
         changed: Callable[[], None],
-        stats: Callable[[], None],
-        timing: Timing | None = None,
+        on_usage: Callable[[], None],
+        timing: WorkerTiming | None = None,
     ) -> None:
         self.assignment: Assignment | None = None
-        self._wanted: Mapping[str, AssignedWorker] = {}
         self.scanned = asyncio.Event()
-        self._clock = clock
-        self._stats = stats
         self._wake = asyncio.Event()
-        self._first = True
-        self._halted = False
-        self._passed_at = clock.monotonic()
-        self.workers = Workers(hands, clock, random, changed, self._wake.set, timing or Timing())
-        self.adoption = Adoption(self.workers)
+        self.registry = WorkerRegistry(runner.state, runner.processes, clock, changed, self._wake.set)
+        self.controller = WorkerController(self.registry, runner, clock, random, timing or WorkerTiming())
+        self.adoption = Adoption(self.controller)
+        self._desired: Mapping[str, AssignedWorker] = {}
+        self._clock = clock
+        self._on_usage = on_usage
+        self._first_scan = True
+        self._stopping_all = False
+        self._last_pass = clock.monotonic()
 
     def apply(self, assignment: Assignment) -> None:
-        """Take an assignment over; its workers are in the very next report."""
+        """Make this the desired state; the next report has all of its workers."""
         before, self.assignment = self.assignment, assignment
-        self._wanted = plan.wanted(assignment) or {}
+        self._desired = plan.desired_workers(assignment) or {}
         if before is None or before.store != assignment.store:
-            # Nothing is started before it is known what of this store runs already.
+            # Nothing is started before it is known which workers of this store run already.
             self.scanned.clear()
-        self.workers.admit(self._wanted.values())
-        self.adoption.equip(self._wanted)
-        self.workers.tell()
+        self.registry.admit(self._desired.values())
+        self.adoption.attach_probes(self._desired)
+        self.registry.notify()
 
     async def run(self) -> None:
-        """Supervise until cancelled; workers are left as they are."""
-        helper = asyncio.create_task(self._housekeeping(), name="housekeeping")
+        """Reconcile until cancelled; the workers go on."""
+        housekeeping = asyncio.create_task(self._housekeeping(), name="housekeeping")
         try:
             while True:
                 self._wake.clear()
-                await self._pause(await self._turn())
+                await self._pause(await self._run_once())
         finally:
-            helper.cancel()
-            await self.workers.cancel_tasks()
+            housekeeping.cancel()
+            await self.controller.cancel_tasks()
 
-    async def halt(self, reason: str) -> None:
-        """Stop all workers for good, each within its grace and 6 s.
+    async def stop_all(self, reason: str) -> None:
+        """Stop all workers for good, each within its grace period and 6 s.
 
         Raises:
             OSError: /proc can't be read.
         """
-        self._halted = True
-        await self.workers.halt(reason)
+        self._stopping_all = True
+        await self.controller.stop_all(reason)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(_PAUSE_S, min(seconds, IDLE_S))):
+            async with asyncio.timeout(max(_MIN_PAUSE_S, min(seconds, IDLE_S))):
                 await self._wake.wait()
 
-    async def _turn(self) -> float:
-        """One turn of the loop; after how many seconds the next is due."""
+    async def _run_once(self) -> float:
+        """One turn of the loop; returns the seconds until the next is due."""
         try:
             if not self.scanned.is_set():
                 await self._scan()
-            return IDLE_S if self._halted else self._pass()
+            return IDLE_S if self._stopping_all else self._reconcile()
         except Exception:
-            log.exception("a pass failed; the next one follows")
+            log.exception("a pass failed, and is repeated")
             return _RETRY_S
 
     async def _scan(self) -> None:
-        """Find out what lives. Until that has worked nothing is started: it might run already."""
+        """Find the living workers. Nothing is started before this has succeeded: it might run already."""
         store = self.assignment.store if self.assignment else None
-        await self.adoption.scan(self.workers.hands.state.records() if self._first else [], store)
-        self._first = False
-        self.adoption.equip(self._wanted)
-        await self.adoption.first_look()
+        records = self.controller.runner.state.records() if self._first_scan else []
+        await self.adoption.scan(records, store)
+        self._first_scan = False
+        self.adoption.attach_probes(self._desired)
+        await self.adoption.probe_adopted()
         self.scanned.set()
-        self.workers.tell()
+        self.registry.notify()
 
-    def _pass(self) -> float:
-        assigned = None if self.assignment is None else self._wanted
-        timing, now = self.workers.timing, self.workers.now()
-        gap, self._passed_at = now - self._passed_at - IDLE_S, now
-        if gap > ASLEEP_S:
-            self.workers.excuse(gap + IDLE_S)
-        for step in plan.steps(assigned, self.workers.values(), now, timing):
-            self._do(step)
-        return plan.next_due(self.workers.values().values(), now) - now
-
-    def _do(self, step: plan.Step) -> None:
-        try:
-            self._carry_out(step)
-        except Exception as error:
-            log.exception("worker %s: %s failed", step.oid, type(step).__name__)
-            self.workers.broken(self.workers[step.oid], error)
+    def _reconcile(self) -> float:
+        desired = None if self.assignment is None else self._desired
+        timing, now = self.controller.timing, self._clock.monotonic()
+        overdue, self._last_pass = now - self._last_pass - IDLE_S, now
+        if overdue > SUSPENDED_S:
+            self.controller.extend_deadlines(overdue + IDLE_S)
+        for step in plan.reconcile(desired, self.registry.snapshot(), now, timing):
+            try:
+                self._carry_out(step)
+            except Exception as error:
+                log.exception("worker %s: %s failed", step.oid, type(step).__name__)
+                self.controller.recover_from_error(self.registry[step.oid], error)
+        return plan.next_due(self.registry.snapshot().values(), now) - now
 
     def _carry_out(self, step: plan.Step) -> None:
-        workers = self.workers
         match step:
-            case plan.Admit():
-                workers.admit([self._wanted[step.oid]])
-            case plan.Start():
+            case plan.AdmitWorker():
+                self.registry.admit([self._desired[step.oid]])
+            case plan.StartWorker():
                 self._start(step)
-            case plan.Stop():
-                workers.stop(workers[step.oid], step.then, step.reason)
-            case plan.Probe():
-                workers.probe(workers[step.oid], step.live)
-            case plan.Forgive():
-                workers.forgive(workers[step.oid])
+            case plan.StopWorker():
+                self.controller.stop(self.registry[step.oid], step.after, step.reason)
+            case plan.ProbeWorker():
+                self.controller.probe(self.registry[step.oid], step.live)
+            case plan.ResetBackoff():
+                self.controller.reset_backoff(self.registry[step.oid])
 
-    def _start(self, step: plan.Start) -> None:
+    def _start(self, step: plan.StartWorker) -> None:
         assert self.assignment is not None
-        instance, definition = self.workers[step.oid], self._wanted[step.oid]
+        instance, definition = self.registry[step.oid], self._desired[step.oid]
         log.info("worker %s: start: %s", instance.worker.name, step.reason)
-        holder = self.adoption.held.get(step.oid)
+        holder = self.adoption.held_elsewhere.get(step.oid)
         if holder is not None and not is_locked(holder):
-            # That agent is gone: its worker becomes ours.
+            # The other agent is gone: scan again and adopt its worker.
             self.scanned.clear()
             self._wake.set()
             return
-        self.workers.begin(instance, definition)
+        self.controller.prepare_start(instance, definition)
         if holder is not None:
-            self.workers.fail(instance, f"another agent of this node runs it on this host (folder {holder})")
+            reason = f"another agent of this node runs it on this host (folder {holder})"
+            self.controller.fail(instance, reason)
         else:
-            self.workers.start(instance, definition, self.assignment.store)
+            self.controller.start(instance, definition, self.assignment.store)
 
     async def _housekeeping(self) -> None:
-        """Bounds the logs and reads usage; never ends of itself."""
+        """Rotates logs and reads usage, until cancelled."""
         due = self._clock.monotonic() + _RETRY_S
         while True:
             await self._clock.sleep(1.0)
             try:
-                self.workers.rotate_logs()
+                self.registry.rotate_logs()
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
-                    await self.workers.refresh_usage()
-                    self._stats()
+                    await self.registry.refresh_usage()
+                    self._on_usage()
             except Exception:
                 log.exception("housekeeping failed")

@@ -16,8 +16,8 @@ from typing import Any
 from unittest import mock
 
 from busbar.agent.config import AgentConfig
-from busbar.agent.planner.lifecycle import Timing
-from busbar.agent.processes.procfs import found
+from busbar.agent.planner.lifecycle import WorkerTiming
+from busbar.agent.processes.procfs import scan
 from busbar.agent.service import Agent
 from busbar.agent.state import State
 from busbar.bus.clock import SystemClock
@@ -30,8 +30,8 @@ from busbar.bus.topics import Topics
 
 from tests.pace import bound
 
-QUICK = Timing(live_every=0.2)
-"""Live probes each 0.2 s; an unanswered one still takes 2 s."""
+QUICK = WorkerTiming(live_every=0.2)
+"""Liveness probes every 0.2 s; an unanswered one still takes 2 s."""
 
 SERVER = """
 import http.server, os, signal, sys, threading
@@ -58,7 +58,7 @@ server.serve_forever()
 
 
 def toml_of(folder: Path) -> Path:
-    """An agent's configuration with one exec runtime for each way to behave."""
+    """An agent's configuration with one exec runtime per behaviour."""
     program = folder / "server.py"
     program.write_text(SERVER)
     text = ""
@@ -79,7 +79,7 @@ def worker(name: str = "web-1", runtime: str = "serve", **more: Any) -> Assigned
 
 
 class Bench:
-    """One node: its folder, its broker, what it said. Realms are random, so that benches never meet."""
+    """One node: its folder, its broker, its messages. Realms are random, so benches never interfere."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -120,8 +120,8 @@ class Bench:
         async with self._news:
             self._news.notify_all()
 
-    async def start(self, timing: Timing = QUICK, broker: bool = True, **more: Any) -> Agent:
-        """Start the agent, and wait until it works."""
+    async def start(self, timing: WorkerTiming = QUICK, broker: bool = True, **more: Any) -> Agent:
+        """Start the agent, and wait until it is ready."""
         ready = asyncio.Event()
         agent = Agent(
             self.config(**more),
@@ -154,7 +154,7 @@ class Bench:
         self.observer.post(self.topics.node("n1", "assignment"), payload, retain=True)
 
     def store(self, *workers: AssignedWorker) -> None:
-        """Put an assignment into the agent's folder, as an earlier agent would have left it."""
+        """Store an assignment in the agent's folder, as an earlier agent would have."""
         self.version += 1
         state = State.open(self.folder / "state", secrets.token_hex(8))
         state.store_assignment(Assignment(store="s1", epoch=1, version=self.version, workers=list(workers)))
@@ -164,7 +164,7 @@ class Bench:
         self.observer.post(self.topics.node("n1", "command"), encode(Command(**more)))
 
     async def report(self, wanted: Callable[[dict[str, Any]], Any], timeout: float = 15) -> dict[str, Any]:
-        """Wait until the latest report is as wanted."""
+        """Wait until the latest report satisfies `wanted`."""
         return await self._wait(
             lambda: self.reports and wanted(self.reports[-1]) and self.reports[-1], timeout
         )
@@ -181,7 +181,7 @@ class Bench:
         return await self._wait(found, timeout)
 
     async def message(self, wanted: Callable[[Message], Any], timeout: float = 15) -> Message:
-        """Wait for a message of the agent, those that came before included."""
+        """Wait for a message of the agent, earlier ones included."""
         return await self._wait(lambda: next((each for each in self.messages if wanted(each)), None), timeout)
 
     async def _wait(self, found: Callable[[], Any], timeout: float) -> Any:
@@ -197,10 +197,10 @@ class Bench:
 
     def living(self) -> set[int]:
         """Every process of this node."""
-        return {pid for each in found(self.scope) for pid in each.pids}
+        return {pid for each in scan(self.scope) for pid in each.pids}
 
     async def close(self) -> None:
-        """End everything, whatever state it is in."""
+        """Stop everything, in any state."""
         with contextlib.suppress(Exception):
             await self.stop()
         if self._run is not None:
@@ -213,14 +213,14 @@ class Bench:
 
 
 def _own_ports() -> Any:
-    """A range of ports for each process of the suite: the oids, which spread them, are alike in all."""
+    """A port range per process of the suite: the oids, which spread the ports, are the same in all."""
     low = 20_000 + 3_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     return mock.patch.multiple("busbar.agent.runtimes.transport", DEFAULT_LOW=low, DEFAULT_HIGH=low + 2_999)
 
 
 @contextlib.asynccontextmanager
 async def bench(folder: Path) -> AsyncIterator[Bench]:
-    """A bench whose processes are gone at the end."""
+    """A bench whose processes are killed at the end."""
     made = Bench(folder)
     with _own_ports():
         await made.open()

@@ -323,7 +323,6 @@ def test_nobody_reaches_into_another_object(path: Path) -> None:
 
 CLOCK_READERS = {
     "bus/clock.py",
-    "agent/processes/process.py",  # polls for a process's end where the kernel has no pidfd
 }
 """Files that may read time or set timers; all others are given a clock (`asyncio.timeout` is fine)."""
 CLOCK_MAKERS = {

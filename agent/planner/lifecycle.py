@@ -1,4 +1,4 @@
-"""One worker as its agent knows it, and what each happening makes of it. Pure: a change is a new value."""
+"""A worker's state as its agent knows it, and its transitions. Pure: a transition returns a new value."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from . import restart
 NEVER: Final = math.inf
 MAX_REASON: Final = 2000
 """Characters of a reason; the contract allows 4,096."""
+SLOW_START_PROBES: Final = 20
+"""Failed readiness probes (about 2 s) after which the reason of a starting worker gives the probe's error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """Intervals in seconds. A hung worker is noticed after `live_misses` probes, one each `live_every`."""
+class WorkerTiming:
+    """Intervals in seconds. A worker is hung after `live_misses` failed probes, one per `live_every`."""
 
     probe_every: float = 0.05
     probe_every_max: float = 0.25
@@ -29,7 +31,7 @@ class Timing:
 
 
 class Phase(StrEnum):
-    """Where a worker stands. In WAITING and STOPPED alone it has no process."""
+    """Phase of a worker. Only in WAITING and STOPPED it has no process."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -38,7 +40,7 @@ class Phase(StrEnum):
     STOPPED = "stopped"
 
 
-class Then(StrEnum):
+class AfterStop(StrEnum):
     """What follows a stop."""
 
     FORGET = "forget"
@@ -47,17 +49,13 @@ class Then(StrEnum):
     HOLD = "hold"
 
 
-PATIENCE: Final = 20
-"""Unanswered probes of a starting worker (some 2 s) after which its reason says what is missing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker. `generation` and `digest` are those of the instance it has, or had last.
+    """One worker. `generation` and `digest` are those of its present or last instance.
 
-    Times are monotonic seconds. `busy`: something about it is under way, nothing may be begun. `failures` are
-    consecutive ones; `restarts` counts the starts of this definition after its first. `cause` is the last
-    failure in words.
+    Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are
+    consecutive ones; `restarts` counts the starts of this definition after the first. `by_liveness`: the
+    liveness probe decides whether it is ready. `last_failure` is why it failed last.
     """
 
     oid: str
@@ -72,38 +70,39 @@ class Worker:
     delay: float = 0.0
     deadline: float = NEVER
     deadline_s: float = 0.0
-    probe_at: float = NEVER
+    next_probe: float = NEVER
     probing: bool = False
-    by_life: bool = False
-    misses: int = 0
-    missed: str | None = None
+    by_liveness: bool = False
+    failed_probes: int = 0
+    probe_error: str | None = None
     failures: int = 0
     starts: int = 0
     restarts: int = 0
-    cause: str | None = None
-    then: Then = Then.FORGET
+    last_failure: str | None = None
+    after_stop: AfterStop = AfterStop.FORGET
     stop_reason: str | None = None
+    stop_error: str | None = None
 
     @property
     def alive(self) -> bool:
         """It has, or may have, a process."""
         return self.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)
 
-    def is_defined_as(self, generation: int, digest: str) -> bool:
+    def matches(self, generation: int, digest: str) -> bool:
         """Whether its instance is of this definition."""
         return (self.generation, self.digest) == (generation, digest)
 
 
 def admitted(oid: str, name: str, cluster: str, generation: int, digest: str, now: float) -> Worker:
-    """A worker that was assigned just now."""
+    """A newly assigned worker."""
     return Worker(oid, name, cluster, generation, digest, since=now, next_start=now)
 
 
-def begun(worker: Worker, generation: int, digest: str, now: float) -> Worker:
-    """Its start is being prepared. A new definition begins with a clean record."""
-    if not worker.is_defined_as(generation, digest):
-        happened = restart.failures_after(worker.failures, restart.Happened.REPLACED)
-        worker = replace(worker, failures=happened, starts=0, restarts=0, cause=None)
+def starting(worker: Worker, generation: int, digest: str, now: float) -> Worker:
+    """Its start is being prepared. A new definition resets the failure and restart counts."""
+    if not worker.matches(generation, digest):
+        failures = restart.failures_after(worker.failures, restart.Outcome.REPLACED)
+        worker = replace(worker, failures=failures, starts=0, restarts=0, last_failure=None)
     return replace(
         worker,
         generation=generation,
@@ -112,21 +111,21 @@ def begun(worker: Worker, generation: int, digest: str, now: float) -> Worker:
         since=now,
         busy=True,
         deadline=NEVER,
-        probe_at=NEVER,
+        next_probe=NEVER,
         probing=False,
-        by_life=False,
-        misses=0,
-        missed=None,
+        by_liveness=False,
+        failed_probes=0,
+        probe_error=None,
     )
 
 
 def spawned(worker: Worker, now: float, deadline_s: float) -> Worker:
-    """Its process runs; it is ready only when its probe says so."""
+    """Its process runs; it is ready once its probe succeeds."""
     return replace(
         worker,
         busy=False,
         since=now,
-        probe_at=now,
+        next_probe=now,
         deadline=now + deadline_s,
         deadline_s=deadline_s,
         starts=worker.starts + 1,
@@ -135,14 +134,14 @@ def spawned(worker: Worker, now: float, deadline_s: float) -> Worker:
 
 
 def adopted(worker: Worker, now: float, deadline_s: float, was_ready: bool) -> Worker:
-    """Its process was found alive by a new agent. One that had been ready need only prove that it lives."""
+    """A new agent found its process. If it had been ready, a liveness probe is enough."""
     return replace(
         worker,
         phase=Phase.STARTING,
         busy=False,
         since=now,
-        probe_at=now,
-        by_life=was_ready,
+        next_probe=now,
+        by_liveness=was_ready,
         deadline=now + deadline_s,
         deadline_s=deadline_s,
         starts=worker.restarts + 1,
@@ -150,50 +149,52 @@ def adopted(worker: Worker, now: float, deadline_s: float, was_ready: bool) -> W
 
 
 def probing(worker: Worker) -> Worker:
-    """It is being asked."""
-    return replace(worker, probing=True, probe_at=NEVER)
+    """A probe is in progress."""
+    return replace(worker, probing=True, next_probe=NEVER)
 
 
-def answered(worker: Worker, now: float, timing: Timing) -> Worker:
-    """It is well: ready, or still alive."""
+def probe_succeeded(worker: Worker, now: float, timing: WorkerTiming) -> Worker:
+    """It is ready, or still alive."""
     since = worker.since if worker.phase is Phase.RUNNING else now
     return replace(
         worker,
         phase=Phase.RUNNING,
         since=since,
         probing=False,
-        probe_at=now + timing.live_every,
+        next_probe=now + timing.live_every,
         deadline=NEVER,
-        misses=0,
-        missed=None,
+        failed_probes=0,
+        probe_error=None,
     )
 
 
-def silent(worker: Worker, now: float, why: str, timing: Timing) -> Worker:
-    """It did not answer well."""
+def probe_failed(worker: Worker, now: float, error: str, timing: WorkerTiming) -> Worker:
+    """It did not answer, or not as expected."""
     if worker.phase is Phase.RUNNING:
         wait = timing.live_every
     else:
-        # Often at first, so that a quick start is seen at once; then more rarely, for those that take long.
+        # Often at first, to see a quick start at once; then less often, for slow ones.
         wait = min(timing.probe_every_max, timing.probe_every * (1.0 + (now - worker.since)))
-    misses = worker.misses + 1
-    return replace(worker, probing=False, probe_at=now + wait, misses=misses, missed=why)
+    failed_probes = worker.failed_probes + 1
+    return replace(
+        worker, probing=False, next_probe=now + wait, failed_probes=failed_probes, probe_error=error
+    )
 
 
-def slept(worker: Worker, seconds: float) -> Worker:
-    """Its agent was stopped for that long, and asked nothing: the worker is not to blame."""
-    return replace(worker, deadline=worker.deadline + seconds, misses=0)
+def agent_suspended(worker: Worker, seconds: float) -> Worker:
+    """The agent was suspended for so long and did not probe: that time does not count against the worker."""
+    return replace(worker, deadline=worker.deadline + seconds, failed_probes=0)
 
 
-def unwatched(worker: Worker, now: float) -> Worker:
-    """Nothing can be asked of it: its living process is all that there is to know."""
-    return replace(answered(worker, now, Timing()), probe_at=NEVER)
+def without_probe(worker: Worker, now: float) -> Worker:
+    """No probe is known for it: it counts as running while its process lives."""
+    return replace(probe_succeeded(worker, now, WorkerTiming()), next_probe=NEVER)
 
 
-def failed(worker: Worker, now: float, cause: str, random_0_1: float) -> Worker:
-    """It ended by itself, could not be started, or had to be stopped: it waits for its next start."""
+def failed(worker: Worker, now: float, failure: str, random_0_1: float) -> Worker:
+    """It exited, could not be started, or was stopped as unhealthy: it waits for its next start."""
     ready_for = now - worker.since if worker.phase is Phase.RUNNING else None
-    failures = restart.failures_after(worker.failures, restart.judge(ready_for))
+    failures = restart.failures_after(worker.failures, restart.classify_failure(ready_for))
     delay = restart.BACKOFF.delay(failures, random_0_1)
     return replace(
         worker,
@@ -203,64 +204,69 @@ def failed(worker: Worker, now: float, cause: str, random_0_1: float) -> Worker:
         delay=delay,
         next_start=now + delay,
         deadline=NEVER,
-        probe_at=NEVER,
+        next_probe=NEVER,
         probing=False,
-        cause=cause[:MAX_REASON],
+        last_failure=failure[:MAX_REASON],
     )
 
 
-def stable(worker: Worker) -> Worker:
-    """It has been ready for long enough: what was is forgotten."""
-    return replace(worker, failures=0, cause=None, delay=0.0)
+def backoff_reset(worker: Worker) -> Worker:
+    """It has been ready long enough: earlier failures no longer count."""
+    return replace(worker, failures=0, last_failure=None, delay=0.0)
 
 
-def stopping(worker: Worker, now: float, then: Then, reason: str) -> Worker:
+def stopping(worker: Worker, now: float, after: AfterStop, reason: str) -> Worker:
     """It is being stopped."""
     return replace(
         worker,
         phase=Phase.STOPPING,
         since=now,
         busy=True,
-        probe_at=NEVER,
+        next_probe=NEVER,
         probing=False,
         deadline=NEVER,
-        then=then,
+        after_stop=after,
         stop_reason=reason,
     )
 
 
-def wanted_again(worker: Worker) -> Worker:
-    """It was to be forgotten after its stop, and is assigned anew: it will start with a clean record.
+def reassigned(worker: Worker) -> Worker:
+    """Assigned again during a stop that was to forget it: afterwards it starts afresh, with counts reset.
 
-    Its stop goes on: there are never two of it.
+    The stop goes on: there are never two instances.
     """
-    if worker.phase is not Phase.STOPPING or worker.then is not Then.FORGET:
+    if worker.phase is not Phase.STOPPING or worker.after_stop is not AfterStop.FORGET:
         return worker
-    reason = "assigned again: what is being stopped gives way to a new start"
     return replace(
-        worker, then=Then.REPLACE, stop_reason=reason, failures=0, starts=0, restarts=0, cause=None
+        worker,
+        after_stop=AfterStop.REPLACE,
+        stop_reason="assigned again: starts once the old instance is stopped",
+        failures=0,
+        starts=0,
+        restarts=0,
+        last_failure=None,
     )
 
 
-def not_gone(worker: Worker, now: float, why: str, timing: Timing) -> Worker:
-    """Something of it is still there after a stop: it is tried again."""
-    return replace(worker, busy=False, next_start=now + timing.stop_again, missed=why)
+def stop_failed(worker: Worker, now: float, error: str, timing: WorkerTiming) -> Worker:
+    """Some of its processes survived the stop, which is tried again."""
+    return replace(worker, busy=False, next_start=now + timing.stop_again, stop_error=error)
 
 
-def gone(worker: Worker, now: float, random_0_1: float) -> Worker | None:
-    """Nothing of it runs any more; None when nothing of it is to be remembered either."""
-    match worker.then:
-        case Then.FORGET:
+def stopped(worker: Worker, now: float, random_0_1: float) -> Worker | None:
+    """None of its processes is left. None when the worker itself is to be forgotten."""
+    match worker.after_stop:
+        case AfterStop.FORGET:
             return None
-        case Then.HOLD:
+        case AfterStop.HOLD:
             return replace(worker, phase=Phase.STOPPED, busy=False, since=now)
-        case Then.REPLACE:
+        case AfterStop.REPLACE:
             return replace(worker, phase=Phase.WAITING, busy=False, since=now, next_start=now)
-        case Then.BACKOFF:
+        case AfterStop.BACKOFF:
             return replace(failed(worker, now, worker.stop_reason or "stopped", random_0_1), busy=False)
 
 
-_SHOWN: Final = {
+_REPORTED: Final = {
     Phase.STARTING: WorkerState.STARTING,
     Phase.RUNNING: WorkerState.RUNNING,
     Phase.STOPPING: WorkerState.STOPPING,
@@ -268,29 +274,30 @@ _SHOWN: Final = {
 }
 
 
-def shown(worker: Worker) -> WorkerState:
-    """Its state in the contract's words."""
+def reported_state(worker: Worker) -> WorkerState:
+    """Its state as the contract names it."""
     if worker.phase is Phase.WAITING:
         return WorkerState.BACKOFF if worker.failures else WorkerState.STARTING
-    return _SHOWN[worker.phase]
+    return _REPORTED[worker.phase]
 
 
 def reason(worker: Worker) -> str | None:
-    """Why it is as it is, in words; None when all is well."""
+    """The reason for its state; None when it is healthy and has not failed lately."""
     match worker.phase:
         case Phase.WAITING:
-            tail = f"next try in {worker.delay:.2g} s; " if worker.failures else ""
-            return f"{tail}{worker.cause}"[:MAX_REASON] if worker.cause else "waits for its turn to start"
-        case Phase.STARTING if worker.misses >= PATIENCE:
-            before = f"; before: {worker.cause}" if worker.cause else ""
-            return f"not ready yet: {worker.missed}{before}"[:MAX_REASON]
+            prefix = f"next try in {worker.delay:.2g} s; " if worker.failures else ""
+            failure = worker.last_failure
+            return f"{prefix}{failure}"[:MAX_REASON] if failure else "waits for a free start slot"
+        case Phase.STARTING if worker.failed_probes >= SLOW_START_PROBES:
+            before = f"; before: {worker.last_failure}" if worker.last_failure else ""
+            return f"not ready yet: {worker.probe_error}{before}"[:MAX_REASON]
         case Phase.STARTING:
-            return f"restarting: {worker.cause}"[:MAX_REASON] if worker.cause else None
-        case Phase.RUNNING if worker.misses:
-            return f"does not answer: {worker.missed}"[:MAX_REASON]
+            return f"restarting: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
+        case Phase.RUNNING if worker.failed_probes:
+            return f"does not answer: {worker.probe_error}"[:MAX_REASON]
         case Phase.RUNNING:
-            return f"restarted: {worker.cause}"[:MAX_REASON] if worker.cause else None
-        case Phase.STOPPING if worker.missed and not worker.busy:
-            return f"{worker.stop_reason}; {worker.missed}"[:MAX_REASON]
+            return f"restarted: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
+        case Phase.STOPPING if worker.stop_error and not worker.busy:
+            return f"{worker.stop_reason}; {worker.stop_error}"[:MAX_REASON]
         case _:
             return worker.stop_reason

@@ -1,8 +1,7 @@
-"""What an agent does next: steps(assigned, workers, now). Pure.
+"""Reconciles a node's workers with its assignment: reconcile(desired, workers, now) gives the steps. Pure.
 
-Read this file and `lifecycle`, and you know the agent without having met a process. What holds of
-every plan: a worker never has two instances at once; none is stopped for want of an assignment; a worker that
-is not as assigned is brought there, however often it fails.
+Every plan keeps these invariants: a worker never has two instances at once; none is stopped because an
+assignment is missing; a worker that differs from its assignment is retried however often it fails.
 """
 
 from __future__ import annotations
@@ -13,24 +12,24 @@ from typing import Final
 
 from busbar.bus.messages import AssignedWorker, Assignment
 
-from .lifecycle import NEVER, Phase, Then, Timing, Worker
+from .lifecycle import NEVER, AfterStop, Phase, Worker, WorkerTiming
 from .restart import STABLE_S
 
-LEAP: Final = 2**32
-"""Starts of a manager, or assignments of one, that a node may have missed. A leap beyond it is a forgery that
-would bring the numbers to the end of what can be counted, where no manager could put it right."""
+MAX_ADVANCE: Final = 2**32
+"""By how much an assignment's epoch or version may exceed the applied one. More is a forgery that would use
+up the range of the numbers, so that no manager could ever supersede it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Admit:
-    """A worker is assigned that was unknown: it waits for its start from now on."""
+class AdmitWorker:
+    """A newly assigned worker: it waits for its start from now on."""
 
     oid: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartWorker:
     """Start an instance; there is none."""
 
     oid: str
@@ -38,17 +37,17 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop the instance, whatever it takes."""
+class StopWorker:
+    """Stop the instance, by SIGKILL if need be."""
 
     oid: str
-    then: Then
+    after: AfterStop
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Ask whether it is ready, or (`live`) whether it still answers."""
+class ProbeWorker:
+    """Run its readiness probe, or (`live`) its liveness probe."""
 
     oid: str
     live: bool
@@ -56,18 +55,18 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgive:
-    """It has been ready long enough for its failures to be forgotten."""
+class ResetBackoff:
+    """It has been ready long enough: reset its failure count."""
 
     oid: str
     reason: str
 
 
-Step = Admit | Start | Stop | Probe | Forgive
+Step = AdmitWorker | StartWorker | StopWorker | ProbeWorker | ResetBackoff
 
 
-def wanted(assignment: Assignment | None) -> dict[str, AssignedWorker] | None:
-    """Workers to run, by oid; None without an assignment, which means that nothing is known.
+def desired_workers(assignment: Assignment | None) -> dict[str, AssignedWorker] | None:
+    """The workers to run, by oid; None without an assignment: then nothing is known.
 
     Of two entries with one oid the higher generation counts: there is never more than one instance.
     """
@@ -81,142 +80,153 @@ def wanted(assignment: Assignment | None) -> dict[str, AssignedWorker] | None:
     return by_oid
 
 
-def steps(
-    assigned: Mapping[str, AssignedWorker] | None,
+def reconcile(
+    desired: Mapping[str, AssignedWorker] | None,
     workers: Mapping[str, Worker],
     now: float,
-    timing: Timing,
+    timing: WorkerTiming,
 ) -> list[Step]:
-    """What is to be done now, each step with its reason.
+    """The steps to take now, each with its reason.
 
-    At most `timing.starting_limit` workers are starting at once, those that have waited longest first.
+    At most `timing.starting_limit` workers are starting at once; those that have waited longest go first.
     """
     out: list[Step] = []
     for worker in workers.values():
         if not worker.busy:
-            out += _of_one(assigned, worker, now, timing)
-    if assigned is not None:
-        out += [Admit(oid, "assigned") for oid in assigned if oid not in workers]
-        out += _starts(assigned, workers.values(), now, timing)
+            out += _steps_for(desired, worker, now, timing)
+    if desired is not None:
+        out += [AdmitWorker(oid, "assigned") for oid in desired if oid not in workers]
+        out += _starts(desired, workers.values(), now, timing)
     return out
 
 
-def _of_one(
-    assigned: Mapping[str, AssignedWorker] | None, worker: Worker, now: float, timing: Timing
+def _steps_for(
+    desired: Mapping[str, AssignedWorker] | None, worker: Worker, now: float, timing: WorkerTiming
 ) -> Iterator[Step]:
     if worker.phase is Phase.STOPPED:
         return
     if worker.phase is Phase.STOPPING:
         if worker.next_start <= now:
-            yield Stop(worker.oid, worker.then, worker.stop_reason or "stopping")
+            yield StopWorker(worker.oid, worker.after_stop, worker.stop_reason or "stopping")
         return
-    stop = _misplaced(assigned, worker) or _unwell(assigned, worker, now, timing)
+    stop = _stop_if_not_desired(desired, worker) or _stop_if_unhealthy(desired, worker, now, timing)
     if stop is not None:
         yield stop
     elif worker.alive:
-        yield from _watch(worker, now)
+        yield from _health_steps(worker, now)
 
 
-def _misplaced(assigned: Mapping[str, AssignedWorker] | None, worker: Worker) -> Stop | None:
-    """Silence never means stop: only an assignment that lacks the worker, or defines it otherwise, does."""
-    if assigned is None:
+def _stop_if_not_desired(desired: Mapping[str, AssignedWorker] | None, worker: Worker) -> StopWorker | None:
+    """An assignment stops it by lacking it or by defining it differently; no assignment never does."""
+    if desired is None:
         return None
-    definition = assigned.get(worker.oid)
+    definition = desired.get(worker.oid)
     if definition is None:
-        return Stop(worker.oid, Then.FORGET, "no longer assigned to this node")
-    if worker.alive and not worker.is_defined_as(definition.generation, definition.digest):
-        change = f"generation {worker.generation} gives way to {definition.generation}"
-        return Stop(worker.oid, Then.REPLACE, f"new definition: {change}")
+        return StopWorker(worker.oid, AfterStop.FORGET, "no longer assigned to this node")
+    if worker.alive and not worker.matches(definition.generation, definition.digest):
+        change = f"generation {definition.generation} replaces {worker.generation}"
+        return StopWorker(worker.oid, AfterStop.REPLACE, f"new definition: {change}")
     return None
 
 
-def _unwell(
-    assigned: Mapping[str, AssignedWorker] | None, worker: Worker, now: float, timing: Timing
-) -> Stop | None:
-    if assigned is None:
-        # It could not be started again: rather a worker that does not answer than none.
+def _stop_if_unhealthy(
+    desired: Mapping[str, AssignedWorker] | None, worker: Worker, now: float, timing: WorkerTiming
+) -> StopWorker | None:
+    if desired is None:
+        # It could not be started again: an unresponsive worker is better than none.
         return None
     if worker.phase is Phase.STARTING and now >= worker.deadline:
-        why = worker.missed or "it was not asked yet"
-        return Stop(worker.oid, Then.BACKOFF, f"not ready within {worker.deadline_s:g} s: {why}")
-    if worker.phase is Phase.RUNNING and worker.misses >= timing.live_misses:
-        return Stop(worker.oid, Then.BACKOFF, f"hung: {worker.misses} probes unanswered, {worker.missed}")
+        error = worker.probe_error or "not probed yet"
+        return StopWorker(worker.oid, AfterStop.BACKOFF, f"not ready within {worker.deadline_s:g} s: {error}")
+    if worker.phase is Phase.RUNNING and worker.failed_probes >= timing.live_misses:
+        error = f"hung: {worker.failed_probes} probes unanswered, {worker.probe_error}"
+        return StopWorker(worker.oid, AfterStop.BACKOFF, error)
     return None
 
 
-def _watch(worker: Worker, now: float) -> Iterator[Step]:
+def _health_steps(worker: Worker, now: float) -> Iterator[Step]:
     running = worker.phase is Phase.RUNNING
-    if running and worker.cause and now - worker.since >= STABLE_S:
-        yield Forgive(worker.oid, f"ready for {STABLE_S:g} s")
-    if worker.probe_at <= now and not worker.probing:
-        live = running or worker.by_life
-        yield Probe(worker.oid, live, "does it still answer" if live else "is it ready")
+    if running and worker.last_failure and now - worker.since >= STABLE_S:
+        yield ResetBackoff(worker.oid, f"ready for {STABLE_S:g} s")
+    if worker.next_probe <= now and not worker.probing:
+        live = running or worker.by_liveness
+        yield ProbeWorker(worker.oid, live, "liveness" if live else "readiness")
 
 
 def _starts(
-    assigned: Mapping[str, AssignedWorker], workers: Iterable[Worker], now: float, timing: Timing
-) -> Iterator[Start]:
+    desired: Mapping[str, AssignedWorker], workers: Iterable[Worker], now: float, timing: WorkerTiming
+) -> Iterator[StartWorker]:
     known = list(workers)
-    room = timing.starting_limit - sum(1 for worker in known if worker.phase is Phase.STARTING)
-    due = [worker for worker in known if _start_due(assigned, worker, now)]
-    for worker in sorted(due, key=lambda each: each.next_start)[: max(0, room)]:
-        yield Start(worker.oid, f"again after: {worker.cause}" if worker.cause else "assigned")
+    slots = timing.starting_limit - sum(1 for worker in known if worker.phase is Phase.STARTING)
+    due = [worker for worker in known if _start_due(desired, worker, now)]
+    for worker in sorted(due, key=lambda each: each.next_start)[: max(0, slots)]:
+        failure = worker.last_failure
+        yield StartWorker(worker.oid, f"restart after: {failure}" if failure else "assigned")
 
 
-def _start_due(assigned: Mapping[str, AssignedWorker], worker: Worker, now: float) -> bool:
-    definition = assigned.get(worker.oid)
+def _start_due(desired: Mapping[str, AssignedWorker], worker: Worker, now: float) -> bool:
+    definition = desired.get(worker.oid)
     if definition is None or worker.busy or worker.phase is not Phase.WAITING:
         return False
-    changed = not worker.is_defined_as(definition.generation, definition.digest)
+    changed = not worker.matches(definition.generation, definition.digest)
     return changed or worker.next_start <= now
 
 
 def next_due(workers: Iterable[Worker], now: float) -> float:
-    """When `steps` may next have something to say by the mere passing of time (monotonic seconds)."""
+    """When, without any event, `reconcile` may next give a step (monotonic seconds)."""
     return min((_due(worker, now) for worker in workers if not worker.busy), default=NEVER)
 
 
 def _due(worker: Worker, now: float) -> float:
     match worker.phase:
         case Phase.WAITING:
-            # Overdue, it waits for room among those starting: not for time.
+            # Overdue, it waits for a free start slot, not for time to pass.
             return worker.next_start if worker.next_start > now else NEVER
         case Phase.STOPPING:
             return worker.next_start
         case Phase.STARTING:
-            return min(worker.deadline, worker.probe_at)
+            return min(worker.deadline, worker.next_probe)
         case Phase.RUNNING:
-            return min(worker.probe_at, worker.since + STABLE_S if worker.cause else NEVER)
+            return min(worker.next_probe, worker.since + STABLE_S if worker.last_failure else NEVER)
         case Phase.STOPPED:
             return NEVER
 
 
-def refusal(stored: Assignment | None, new: Assignment, *, adopt_store: bool) -> str | None:
-    """Why an assignment is not to be applied, or None: the contract's rule (section 7).
+# --- which assignment counts -------------------------------------------------------------------------------
 
-    Applied is only what comes from the same store (any, when none is stored) with a greater (epoch, version).
-    The same assignment once more, or an older one of the same manager that came late, is refused in an empty
-    sentence: there is nothing to say about it.
+
+def is_redelivery(applied: Assignment | None, new: Assignment) -> bool:
+    """Whether this is the applied assignment again, or an older one of the same manager that came late.
+
+    Such duplicates are ignored without an error.
     """
-    if stored is None:
+    if applied is None or applied.store != new.store or applied.epoch != new.epoch:
+        return False
+    return new == applied or new.version < applied.version
+
+
+def refusal(applied: Assignment | None, new: Assignment, *, adopt_store: bool) -> str | None:
+    """Why an assignment is refused; None when it is to be applied (the contract's rule, section 7).
+
+    It must come from the same store (any, when none is applied) with a greater (epoch, version).
+    """
+    if applied is None:
         return None
-    if new.store != stored.store:
+    if new.store != applied.store:
         if adopt_store:
             return None
         return (
-            f"assignment of store '{new.store}' refused: this node belongs to store '{stored.store}' "
+            f"assignment of store '{new.store}' refused: this node belongs to store '{applied.store}' "
             "(start the agent once with --adopt-store to move it)"
         )
-    if (new.epoch, new.version) > (stored.epoch, stored.version) and _leap(stored, new) <= LEAP:
-        return None
-    if new == stored or (new.epoch == stored.epoch and new.version < stored.version):
-        return ""
-    have, got = f"{stored.epoch}/{stored.version}", f"{new.epoch}/{new.version}"
-    if _leap(stored, new) > LEAP:
-        return f"assignment {got} (epoch/version) refused: no manager leaps so far from {have}"
-    return f"assignment {got} (epoch/version) refused: {have} is applied"
+    have, got = f"{applied.epoch}/{applied.version}", f"{new.epoch}/{new.version}"
+    if _advance(applied, new) > MAX_ADVANCE:
+        return f"assignment {got} (epoch/version) refused: too far ahead of {have}"
+    if (new.epoch, new.version) <= (applied.epoch, applied.version):
+        return f"assignment {got} (epoch/version) refused: {have} is applied"
+    return None
 
 
-def _leap(stored: Assignment, new: Assignment) -> int:
-    """How far an assignment is ahead of the stored one."""
-    return new.epoch - stored.epoch or new.version - stored.version
+def _advance(applied: Assignment, new: Assignment) -> int:
+    """How far an assignment is ahead of the applied one."""
+    return new.epoch - applied.epoch or new.version - applied.version

@@ -1,4 +1,4 @@
-"""When a worker that ended is started again: jittered exponential backoff as a state table. Pure."""
+"""When a failed worker is started again: jittered exponential backoff as a state table. Pure."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Final
 from busbar.bus.backoff import Backoff
 
 BACKOFF: Final = Backoff(base=0.25, cap=30.0, jitter=(0.8, 1.2))
-"""A single crash is to be ready again well under 2 s (p99); a crash loop costs two starts a minute, and a
-worker is never given up."""
+"""After one crash a worker is ready again well under 2 s (p99); a crash loop costs two starts a minute, and
+retries are unlimited."""
 STABLE_S: Final = 10.0
-"""Seconds a worker must have been ready for its earlier failures to be forgotten."""
+"""Seconds a worker must have been ready before its failure count is reset."""
 
 
-class Happened(StrEnum):
-    """What befell a worker, as far as its restarts are concerned."""
+class Outcome(StrEnum):
+    """What happened to a worker, as far as its backoff is concerned."""
 
     FAILED = "failed"
-    """It ended, hung, missed its start deadline, or could not be started; it had not been stable."""
+    """It exited, hung, missed its start deadline or could not be started, before it was stable."""
     FAILED_AFTER_STABLE = "failed_after_stable"
     """The same, after it had been ready for at least `STABLE_S`."""
     STABLE = "stable"
     """It has now been ready for `STABLE_S`."""
     REPLACED = "replaced"
-    """It was given a new definition: what the old one did says nothing about it."""
+    """It got a new definition: failures of the old one do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,22 @@ class _Rule:
     add: int
 
 
-_TABLE: Final[Mapping[Happened, _Rule]] = {
-    Happened.FAILED: _Rule(keep=True, add=1),
-    Happened.FAILED_AFTER_STABLE: _Rule(keep=False, add=1),
-    Happened.STABLE: _Rule(keep=False, add=0),
-    Happened.REPLACED: _Rule(keep=False, add=0),
+_TABLE: Final[Mapping[Outcome, _Rule]] = {
+    Outcome.FAILED: _Rule(keep=True, add=1),
+    Outcome.FAILED_AFTER_STABLE: _Rule(keep=False, add=1),
+    Outcome.STABLE: _Rule(keep=False, add=0),
+    Outcome.REPLACED: _Rule(keep=False, add=0),
 }
 
 
-def failures_after(consecutive_failures: int, happened: Happened) -> int:
-    """Count of consecutive failures once `happened` is taken into account."""
-    rule = _TABLE[happened]
+def failures_after(consecutive_failures: int, outcome: Outcome) -> int:
+    """The number of consecutive failures after this outcome."""
+    rule = _TABLE[outcome]
     return (consecutive_failures if rule.keep else 0) + rule.add
 
 
-def judge(ready_for_s: float | None) -> Happened:
-    """Say what an end means, given how long the worker had been ready (None: it never was), in seconds."""
+def classify_failure(ready_for_s: float | None) -> Outcome:
+    """Classify a failure by how many seconds the worker had been ready (None: it never was)."""
     if ready_for_s is not None and ready_for_s >= STABLE_S:
-        return Happened.FAILED_AFTER_STABLE
-    return Happened.FAILED
+        return Outcome.FAILED_AFTER_STABLE
+    return Outcome.FAILED

@@ -1,4 +1,4 @@
-"""Workers' output on disk: bounded, rotated by copy and truncate, and its last lines as a reason."""
+"""Workers' logs: bounded, rotated by copy and truncate; their last lines explain a failure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MAX_BYTES: Final = 1 << 20
 KEEP: Final = 3
 _LINE_CHARS: Final = 300
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-"""Terminal sequences and control characters but tab: a worker's output must not steer a reader's terminal."""
+"""Escape sequences and control characters except tab: output must not control a reader's terminal."""
 
 
 def open_append(path: Path) -> int:
-    """Open a log for a worker to write to; the descriptor is the caller's to close.
+    """Open a log for a worker to write to; the caller closes the descriptor.
 
     Raises:
         OSError: it can't be opened, or is a symbolic link.
@@ -27,11 +27,11 @@ def open_append(path: Path) -> int:
 
 
 def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -> bool:
-    """Move a grown log to `.1` (older ones to `.2` … `.keep`) and empty it; tell whether it was done.
+    """Copy a large log to `.1` (older ones to `.2` … `.keep`) and truncate it; returns whether it did.
 
-    The worker keeps its open file: it was opened with O_APPEND, so its next write lands at the new end. At
-    most the last `max_bytes` are copied, so a flood costs no more than that; what is written between copy
-    and truncation is lost. Never raises: a log that can't be copied (disk full) is emptied all the same.
+    The worker's file is open with O_APPEND, so its next write goes to the new end. At most the last
+    `max_bytes` are copied, which bounds the cost of a flood; output between copy and truncation is lost.
+    Never raises: a log that can't be copied (disk full) is truncated all the same.
     """
     try:
         if path.stat().st_size <= max_bytes:
@@ -66,7 +66,7 @@ def _last_bytes(path: Path, count: int, start: int = 0) -> bytes:
 
 
 def read_since(path: Path, start: int, max_bytes: int = 256 * 1024) -> str:
-    """What was written after byte `start` (everything if truncated since), at most the last `max_bytes`."""
+    """Output after byte `start` (all of it if truncated since), at most the last `max_bytes`."""
     try:
         return _last_bytes(path, max_bytes, start).decode(errors="replace")
     except OSError:
@@ -74,9 +74,9 @@ def read_since(path: Path, start: int, max_bytes: int = 256 * 1024) -> str:
 
 
 def tail(path: Path, lines: int = 5, max_bytes: int = 4096, start: int = 0) -> list[str]:
-    """The last non-empty lines written after byte `start`, fit to be shown: the reason of a failure.
+    """The last non-empty lines after byte `start`, safe to display.
 
-    Control characters are taken out and each line is cut to 300 characters. A missing file has none.
+    Control characters are removed and each line is cut to 300 characters. A missing file has none.
     """
     try:
         raw = _last_bytes(path, max_bytes, start)

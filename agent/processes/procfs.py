@@ -1,33 +1,33 @@
-"""Read /proc: who a process is, and which processes bear our token. Linux alone; only reads.
+"""Reads /proc: a process's identity, and which processes carry our token. Linux only.
 
-Fields of /proc/PID/stat and the meaning of their numbers: proc_pid_stat(5).
+Fields of /proc/PID/stat: see proc_pid_stat(5).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 PROC: Final = Path("/proc")
 DEAD: Final = frozenset("ZXx")
-"""States in which a process has ended: a zombie waits only to be reaped."""
+"""States of a process that has exited: a zombie only waits to be reaped."""
 TOKEN: Final = "BUSBAR_WORKER_TOKEN"
 WORKER: Final = "BUSBAR_WORKER"
 SCOPE: Final = "BUSBAR_NODE"
-"""Names of the variables that mark a worker's process."""
+"""Environment variables that identify a worker's process."""
 _LISTEN: Final = "0A"
-"""TCP_LISTEN as /proc/net/tcp has it."""
+"""TCP_LISTEN in /proc/net/tcp."""
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One process. `start_ticks` (since boot) with pid and boot id names it for ever."""
+    """One process. Its pid, boot id and `start_ticks` (since boot) are unique for ever."""
 
     pid: int
     state: str
@@ -40,15 +40,15 @@ class Stat:
 
     @property
     def dead(self) -> bool:
-        """Ended, though it may still be listed."""
+        """Exited, though it may still be listed."""
         return self.state in DEAD
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """What is written down of a process so that it can be known again. Plain data, see `to_dict`.
+    """The identity of a process, kept so that a later agent recognises it.
 
-    `log_from`: size of its log when it started, bytes; what it says itself comes after.
+    `log_from`: size of its log when it started, bytes; its own output comes after.
     """
 
     worker: str
@@ -58,28 +58,10 @@ class ProcessRecord:
     token: str
     log_from: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """For a state file."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ProcessRecord:
-        """From a state file.
-
-        Raises:
-            ValueError: a member is missing or of the wrong type.
-        """
-        try:
-            texts = {name: str(data[name]) for name in ("worker", "boot_id", "token")}
-            numbers = {name: int(data[name]) for name in ("pid", "start_ticks")}
-            return cls(**texts, **numbers, log_from=int(data.get("log_from", 0)))  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a process record: {error}") from error
-
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of all processes of one worker together: CPU seconds so far, resident bytes, how many they are."""
+    """Sums over a worker's processes: CPU seconds so far, resident bytes, and their number."""
 
     cpu_s: float = 0.0
     rss_bytes: int = 0
@@ -87,8 +69,8 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Living processes that bear one token. `leader` is None when only descendants are left: sweep those."""
+class TokenGroup:
+    """Living processes with one token. `leader` is None when only descendants are left: kill those."""
 
     token: str
     worker: str
@@ -99,7 +81,7 @@ class Found:
 
 @cache
 def boot_id() -> str:
-    """This boot's id: a pid of another boot means nothing."""
+    """This boot's id: a pid of another boot is meaningless."""
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -109,12 +91,12 @@ def uptime_s() -> float:
 
 
 def age_s(stat: Stat) -> float:
-    """Seconds a process has been there: works for adopted ones too."""
+    """Seconds since a process started, adopted ones included."""
     return max(0.0, uptime_s() - stat.start_ticks / _TICKS_PER_S)
 
 
 def parse_stat(text: str) -> Stat:
-    """Read the text of /proc/PID/stat; the program's name, in brackets, may hold brackets and spaces itself.
+    """Parse /proc/PID/stat; the program's name, in parentheses, may itself have parentheses and spaces.
 
     CPU seconds include those of the children it has waited for (fields 14 to 17).
     """
@@ -136,7 +118,7 @@ def read(pid: int) -> Stat | None:
     """The process with this pid now, zombies included; None when there is none.
 
     Raises:
-        OSError: it can't be told (such as no descriptor left): never to be read as "it is gone".
+        OSError: unknown (such as no descriptor left); never to be taken for "it is gone".
     """
     try:
         return parse_stat((PROC / str(pid) / "stat").read_text(errors="replace"))
@@ -145,7 +127,7 @@ def read(pid: int) -> Stat | None:
 
 
 def environ(pid: int) -> bytes | None:
-    """A process's environment as it was at its start, NUL-separated; None when it may not be read or is gone.
+    """A process's initial environment, NUL-separated; None when it may not be read, or has exited.
 
     Raises:
         OSError: as `read`.
@@ -156,7 +138,7 @@ def environ(pid: int) -> bytes | None:
         return None
 
 
-def variables(raw: bytes) -> dict[str, str]:
+def parse_environ(raw: bytes) -> dict[str, str]:
     """An environment block as a dict; the first of two equal names counts, as in getenv(3)."""
     found: dict[str, str] = {}
     for entry in raw.split(b"\0"):
@@ -166,13 +148,13 @@ def variables(raw: bytes) -> dict[str, str]:
     return found
 
 
-def holds(raw: bytes, name: str, value: str) -> bool:
+def has_variable(raw: bytes, name: str, value: str) -> bool:
     """Whether an environment block sets `name` to `value`."""
     return f"{name}={value}".encode() in raw.split(b"\0")
 
 
 def pids() -> list[int]:
-    """Every process's id, the newest first: one that lives for less than a pass takes is then not missed.
+    """All process ids, newest first, so that a process shorter-lived than a pass is not missed.
 
     Raises:
         OSError: /proc can't be listed.
@@ -180,12 +162,12 @@ def pids() -> list[int]:
     return sorted((int(name) for name in os.listdir(PROC) if name.isdigit()), reverse=True)
 
 
-def is_ours(record: ProcessRecord) -> bool:
-    """Whether the process of this record still lives: boot id, start time and token all fit.
+def is_alive(record: ProcessRecord) -> bool:
+    """Whether the process of this record still lives: boot id, start time and token all match.
 
-    A program may overwrite its environment (as some do to set their title). Then a process that has that
-    pid and start time, leads its own session, and shows no environment at all still counts; a stranger's
-    environment, having a PATH and not our token, never does.
+    A program may overwrite its environment (some do to set their title). Then a session leader with that pid
+    and start time and no environment at all still matches; one whose environment has a PATH but not our
+    token never does.
 
     Raises:
         OSError: /proc can't be read.
@@ -200,26 +182,28 @@ def _leader(record: ProcessRecord) -> Stat | None:
     stat = read(record.pid)
     if stat is None or stat.start_ticks != record.start_ticks or stat.sid != record.pid:
         return None
-    # A zombie's environment is gone; that pid and that start time make it ours, and it can't be hurt.
-    # It is empty for a moment during exec, and stays so after `env -i`: pid, start time and session decide.
+    # A zombie has no environment; its pid and start time identify it, and no signal can harm it. During exec,
+    # and after `env -i`, the environment is empty: pid, start time and session are enough then.
     raw = environ(record.pid)
-    return stat if stat.dead or raw == b"" or _marked(raw, record.token) or _wiped(raw) else None
+    known = stat.dead or raw == b"" or _has_token(raw, record.token) or _overwritten(raw)
+    return stat if known else None
 
 
-def _marked(raw: bytes | None, token: str) -> bool:
-    return bool(token) and raw is not None and holds(raw, TOKEN, token)
+def _has_token(raw: bytes | None, token: str) -> bool:
+    return bool(token) and raw is not None and has_variable(raw, TOKEN, token)
 
 
-def _wiped(raw: bytes | None) -> bool:
-    """Unreadable or overwritten: all of ours start with a PATH and a token, so neither is left."""
+def _overwritten(raw: bytes | None) -> bool:
+    """Unreadable or overwritten: ours all start with a PATH and a token, and neither is left."""
     return raw is None or (raw != b"" and b"PATH=" not in raw and TOKEN.encode() not in raw)
 
 
-def members(record: ProcessRecord, seen: dict[int, Stat]) -> Iterator[Stat]:
-    """Living processes of a worker: its session while its leader vouches for it, its token, those in `seen`.
+def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | None = None) -> Iterator[Stat]:
+    """Living processes of a worker: of its session (while its leader lives), with its token, or in `seen`.
 
-    Each is given as soon as it is seen. `seen` (by pid) grows by those found, so that one is not lost when
-    the leader that vouched for it goes.
+    Yields each as soon as it is seen, and adds it to `seen` (by pid), so that a session member is not lost
+    when its leader exits. `unread` gets the pids that exited between listing and reading: each may have been
+    a member, with a child that is not listed.
 
     Raises:
         OSError: /proc can't be read.
@@ -229,17 +213,23 @@ def members(record: ProcessRecord, seen: dict[int, Stat]) -> Iterator[Stat]:
     for pid in pids():
         raw = environ(pid)
         stat = read(pid)
+        if stat is None and unread is not None:
+            unread.append(pid)
         if stat is None or stat.dead:
             continue
         in_session = here and stat.sid == record.pid and stat.start_ticks >= record.start_ticks
         known = pid in seen and seen[pid].start_ticks == stat.start_ticks
-        if known or _marked(raw, record.token) or (in_session and (leader is not None or _wiped(raw))):
+        if (
+            known
+            or _has_token(raw, record.token)
+            or (in_session and (leader is not None or _overwritten(raw)))
+        ):
             seen[pid] = stat
             yield stat
 
 
-def found(scope: str) -> list[Found]:
-    """Every living process whose environment names this scope, by token.
+def scan(scope: str) -> list[TokenGroup]:
+    """Every living process of this scope, by token.
 
     Raises:
         OSError: /proc can't be read.
@@ -247,43 +237,43 @@ def found(scope: str) -> list[Found]:
     groups: dict[str, list[tuple[Stat, dict[str, str]]]] = {}
     for pid in pids():
         raw = environ(pid)
-        if raw is None or not holds(raw, SCOPE, scope):
+        if raw is None or not has_variable(raw, SCOPE, scope):
             continue
-        stat, names = read(pid), variables(raw)
+        stat, names = read(pid), parse_environ(raw)
         if stat is not None and not stat.dead and TOKEN in names:
             groups.setdefault(names[TOKEN], []).append((stat, names))
-    return [_found(token, group) for token, group in groups.items()]
+    return [_token_group(token, group) for token, group in groups.items()]
 
 
-def _found(token: str, group: list[tuple[Stat, dict[str, str]]]) -> Found:
+def _token_group(token: str, group: list[tuple[Stat, dict[str, str]]]) -> TokenGroup:
     group.sort(key=lambda member: (member[0].start_ticks, member[0].pid))
     names = group[0][1]
     worker = names.get(WORKER, "")
-    # The leader was there first: a descendant that made itself a session can't be older.
+    # The leader is the oldest: a descendant with a session of its own can't be older.
     first = next((stat for stat, _ in group if stat.sid == stat.pid), None)
     leader = None
     if first is not None and first.start_ticks <= group[0][0].start_ticks:
         leader = ProcessRecord(worker, first.pid, boot_id(), first.start_ticks, token)
     marks = {name: value for name, value in names.items() if name.startswith("BUSBAR_")}
-    return Found(token, worker, leader, tuple(stat.pid for stat, _ in group), marks)
+    return TokenGroup(token, worker, leader, tuple(stat.pid for stat, _ in group), marks)
 
 
 def listens(record: ProcessRecord, port: int) -> bool | None:
-    """Whether one of a worker's processes holds a listening TCP socket on `port`; None when nobody's is seen.
+    """Whether one of a worker's processes has a listening TCP socket on `port`; None when no process has one.
 
-    A probe alone can't tell who answered: another worker on the host may have won the race for the port.
+    A probe can't tell who answered: another worker on the host may have won the race for the port.
 
     Raises:
         OSError: /proc can't be read.
     """
-    inodes = _listening(port)
+    inodes = _listening_inodes(port)
     if not inodes:
         return None
-    return any(_holds_socket(member.pid, inodes) for member in members(record, {}))
+    return any(_has_socket(member.pid, inodes) for member in members(record, {}))
 
 
-def _listening(port: int) -> set[str]:
-    """Inodes of the sockets that listen on a port, in this network namespace (proc_net(5), tcp)."""
+def _listening_inodes(port: int) -> set[str]:
+    """Inodes of the listening sockets on a port, in this network namespace (proc_net(5), tcp)."""
     found = set()
     for table in ("tcp", "tcp6"):
         path = PROC / "net" / table
@@ -294,15 +284,15 @@ def _listening(port: int) -> set[str]:
     return found
 
 
-def _holds_socket(pid: int, inodes: Collection[str]) -> bool:
+def _has_socket(pid: int, inodes: Collection[str]) -> bool:
     folder = PROC / str(pid) / "fd"
     try:
-        return any(_link(folder / name) in inodes for name in os.listdir(folder))
+        return any(_link_target(folder / name) in inodes for name in os.listdir(folder))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
 
 
-def _link(path: Path) -> str:
+def _link_target(path: Path) -> str:
     try:
         return os.readlink(path)
     except OSError:
@@ -310,7 +300,7 @@ def _link(path: Path) -> str:
 
 
 def usage(records: Collection[ProcessRecord]) -> dict[str, Usage]:
-    """What each worker uses now, by token, in one pass.
+    """Present usage of each worker by token, in one pass.
 
     Raises:
         OSError: /proc can't be read.
@@ -321,10 +311,10 @@ def usage(records: Collection[ProcessRecord]) -> dict[str, Usage]:
         stat = read(pid)
         if stat is None or stat.dead:
             continue
-        token = sessions.get(stat.sid) or variables(environ(pid) or b"").get(TOKEN, "")
+        token = sessions.get(stat.sid) or parse_environ(environ(pid) or b"").get(TOKEN, "")
         if token in by_token:
-            sum_ = by_token[token]
+            so_far = by_token[token]
             by_token[token] = Usage(
-                sum_.cpu_s + stat.cpu_s, sum_.rss_bytes + stat.rss_bytes, sum_.processes + 1
+                so_far.cpu_s + stat.cpu_s, so_far.rss_bytes + stat.rss_bytes, so_far.processes + 1
             )
     return by_token

@@ -1,7 +1,7 @@
-"""Tells the bus how this node is: birth and will, the latest report, heartbeats. The latest report wins.
+"""Publishes the node's state: birth and will, the latest report, heartbeats.
 
-It also listens for its own state: a will that came late is corrected, and a link that has gone deaf (the
-broker gave the session to somebody else) is noticed because nothing comes back.
+It also subscribes to its own state topic: it overwrites a late will, and detects a connection on which
+nothing is received (the broker gave the session to another client): its own state does not come back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link, Message, Will
@@ -26,64 +26,64 @@ from msgspec import structs, to_builtins
 log = logging.getLogger("busbar.agent")
 
 COALESCE_S: Final = 0.1
-"""Least time between two reports, seconds."""
+"""Minimum time between two reports, seconds."""
 ECHO_BEATS: Final = 2
-"""Own state is told again with every heartbeat, and must come back within so many: a dead link is noticed
-within three."""
-ECHO_LEAST_S: Final = 2.0
+"""The node's state is published with every heartbeat and must come back within so many of them: a dead
+connection is noticed within three."""
+ECHO_MIN_S: Final = 2.0
 GOODBYE_S: Final = 2.0
 CONFLICT_BEATS: Final = 6
-"""For so many heartbeats another agent's birth on our topic is shown as a conflict."""
+"""For so many heartbeats another agent's birth on our topic is reported as a conflict."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """The node's present state, without what is about the connection."""
+class NodeSnapshot:
+    """The node's present state, without the connection's."""
 
     workers: list[ReportedWorker] = field(default_factory=list)
     store: str | None = None
     applied: Applied = field(default_factory=Applied)
     refused: str | None = None
-    capacity: dict[str, Any] | None = None
+    capacity: dict[str, int | None] | None = None
     runtimes: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     conditions: list[str] = field(default_factory=list)
 
 
-def view_digest(view: View) -> str:
-    """Fingerprint of what a view says of states; usage is left out, or every report would look like news."""
-    workers = [structs.replace(each, uptime_ms=None, cpu_s=None, rss=None) for each in view.workers]
+def snapshot_digest(snapshot: NodeSnapshot) -> str:
+    """Digest of a snapshot without usage, which would make every report look like a change."""
+    workers = [structs.replace(each, uptime_ms=None, cpu_s=None, rss=None) for each in snapshot.workers]
     return digest(
         to_builtins(workers),
-        view.store,
-        to_builtins(view.applied),
-        view.refused,
-        view.capacity,
-        view.runtimes,
-        view.labels,
-        view.conditions,
+        snapshot.store,
+        to_builtins(snapshot.applied),
+        snapshot.refused,
+        snapshot.capacity,
+        snapshot.runtimes,
+        snapshot.labels,
+        snapshot.conditions,
     )
 
 
-def report_of(view: View, boot: str, conn: int) -> Reported:
-    """The report of a view."""
+def report_of(snapshot: NodeSnapshot, boot: str, conn: int) -> Reported:
+    """The report of a snapshot."""
     return Reported(
         boot=boot,
         conn=conn,
-        workers=view.workers,
-        store=view.store,
-        applied=view.applied,
-        refused=view.refused,
-        capacity=view.capacity,
-        runtimes=view.runtimes,
-        digest=view_digest(view),
-        labels=view.labels,
-        conditions=view.conditions[:64],
+        workers=snapshot.workers,
+        store=snapshot.store,
+        applied=snapshot.applied,
+        refused=snapshot.refused,
+        capacity=snapshot.capacity,
+        runtimes=snapshot.runtimes,
+        digest=snapshot_digest(snapshot),
+        labels=snapshot.labels,
+        conditions=snapshot.conditions[:64],
     )
 
 
 def will_of(topics: Topics, node: str, boot: str) -> Callable[[int], Will]:
-    """The will of each connection: `lost`, with the (boot, conn) of its birth."""
+    """The will of a connection: `lost`, with the (boot, conn) of its birth."""
 
     def will(conn: int) -> Will:
         return Will(topics.node(node, "state"), encode(NodeState(NodeBirth.LOST, boot, conn)))
@@ -92,7 +92,7 @@ def will_of(topics: Topics, node: str, boot: str) -> Callable[[int], Will]:
 
 
 class Reporter:
-    """Speaks for one node. `view` gives its present state, `beat_s` is the heartbeat interval in seconds."""
+    """Reports for one node. `take_snapshot` gives its state, `heartbeat_s` is the interval in seconds."""
 
     def __init__(
         self,
@@ -102,166 +102,166 @@ class Reporter:
         boot: str,
         clock: Clock,
         random: Random,
-        view: Callable[[], View],
+        take_snapshot: Callable[[], NodeSnapshot],
     ) -> None:
-        self.beat_s = 5.0
+        self.heartbeat_s = 5.0
         self.conflict: str | None = None
         self._link, self._clock, self._random = link, clock, random
-        self._boot, self._view = boot, view
+        self._boot, self._take_snapshot = boot, take_snapshot
         self._state_topic = topics.node(node, "state")
         self._report_topic = topics.node(node, "reported")
-        self._beat_topic = topics.node(node, "heartbeat")
-        self._news = asyncio.Event()
+        self._heartbeat_topic = topics.node(node, "heartbeat")
+        self._report_due = asyncio.Event()
         self._new_interval = asyncio.Event()
         self._force = False
-        self._told: tuple[int, str] = (0, "")
+        self._published: tuple[int, str] = (0, "")
         self._seq = 0
-        self._began = clock.monotonic()
-        self._asked: float | None = None
-        self._born_at = 0.0
+        self._started_at = clock.monotonic()
+        self._echo_due_since: float | None = None
+        self._ready_sent_at = 0.0
         self._conflict_at = 0.0
         self._leaving = False
         link.subscribe(self._state_topic, self._on_state)
         link.on_connect(self._on_connect)
 
     def changed(self) -> None:
-        """Something may have changed: it is reported at once, but never more often than each `COALESCE_S`."""
-        self._news.set()
+        """Report if something has changed: at once, but at most once per `COALESCE_S`."""
+        self._report_due.set()
 
-    def again(self) -> None:
-        """Report even if no state has changed: somebody asked, or usage is to be told."""
+    def force_report(self) -> None:
+        """Report even if only usage, or nothing, has changed."""
         self._force = True
-        self._news.set()
+        self._report_due.set()
 
     # --- reports
 
-    async def reports(self) -> None:
-        """Publish what is new; never ends of itself."""
+    async def run_reports(self) -> None:
+        """Publish reports until cancelled."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._report_due.wait()
+            self._report_due.clear()
             await self._report()
             await self._clock.sleep(COALESCE_S)
 
     async def _report(self) -> None:
         if not self._link.connected:
             return  # every connection begins with a full report
-        view, conn = self._view(), self._link.conn
-        told = (conn, view_digest(view))
-        if told == self._told and not self._force:
+        snapshot, conn = self._take_snapshot(), self._link.conn
+        version = (conn, snapshot_digest(snapshot))
+        if version == self._published and not self._force:
             return
         self._force = False
         try:
-            payload = encode(report_of(view, self._boot, conn))
+            payload = encode(report_of(snapshot, self._boot, conn))
             await self._link.publish(self._report_topic, payload, qos=1, retain=True)
-            self._told = told
+            self._published = version
         except BusOfflineError as error:
             log.debug("report not published: %s", error)
-            self._news.set()
+            self._report_due.set()
 
     async def _on_connect(self) -> None:
-        # Before the birth is sent: its echo may be here before its acknowledgement.
-        self._asked = self._clock.monotonic()
+        # Set before publishing: the echo may arrive before the acknowledgement.
+        self._echo_due_since = self._clock.monotonic()
         await self._publish_state(NodeBirth.READY)
         self._force = True
         await self._report()
 
     async def _publish_state(self, state: NodeBirth) -> None:
         payload = encode(NodeState(state, self._boot, self._link.conn))
-        self._born_at = self._clock.monotonic()
+        self._ready_sent_at = self._clock.monotonic()
         await self._link.publish(self._state_topic, payload, qos=1, retain=True)
 
-    # --- heartbeats and the echo
+    # --- heartbeats, and the echo of our own state
 
     def set_interval(self, seconds: float) -> None:
-        """Beat this often from now on."""
-        if seconds != self.beat_s:
-            self.beat_s = seconds
+        """Set the heartbeat interval."""
+        if seconds != self.heartbeat_s:
+            self.heartbeat_s = seconds
             self._new_interval.set()
 
-    async def heartbeats(self) -> None:
-        """Beat every `beat_s` seconds, the first after a random part of that; never ends of itself."""
-        await self._rest(self._random.random() * self.beat_s)
+    async def run_heartbeats(self) -> None:
+        """Send heartbeats until cancelled, the first after a random part of the interval."""
+        await self._wait_for_heartbeat(self._random.random() * self.heartbeat_s)
         while True:
             try:
-                self._beat()
+                self._send_heartbeat()
             except Exception:
                 log.exception("a heartbeat failed")
-            await self._rest(self.beat_s)
+            await self._wait_for_heartbeat(self.heartbeat_s)
 
-    async def _rest(self, seconds: float) -> None:
-        """Until the next beat; a new interval cuts it short, lest a node that was slow be taken for lost."""
+    async def _wait_for_heartbeat(self, seconds: float) -> None:
+        """A new interval ends the wait, or a node with a long one might be taken for lost."""
         self._new_interval.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._new_interval.wait()
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         if not self._link.connected or self._leaving:
             return
         self._seq += 1
         now = self._clock.monotonic()
-        beat = Heartbeat(
+        heartbeat = Heartbeat(
             boot=self._boot,
             conn=self._link.conn,
             seq=self._seq,
-            uptime_ms=int((now - self._began) * 1000),
-            applied=self._view().applied,
-            digest=self._told[1],
+            uptime_ms=int((now - self._started_at) * 1000),
+            applied=self._take_snapshot().applied,
+            digest=self._published[1],
         )
-        self._link.post(self._beat_topic, encode(beat), qos=0)
+        self._link.post(self._heartbeat_topic, encode(heartbeat), qos=0)
         self._end_conflict(now)
         self._check_echo(now)
 
     def _check_echo(self, now: float) -> None:
-        bound = max(ECHO_LEAST_S, ECHO_BEATS * self.beat_s)
-        if self._asked is not None and now - self._asked >= bound:
-            self._asked = None
-            self._link.reconnect("deaf: what it says does not come back")
-        elif self._asked is None:
-            self._say_ready(now)
+        bound = max(ECHO_MIN_S, ECHO_BEATS * self.heartbeat_s)
+        if self._echo_due_since is not None and now - self._echo_due_since >= bound:
+            self._echo_due_since = None
+            self._link.reconnect("nothing is received: the own state does not come back")
+        elif self._echo_due_since is None:
+            self._publish_ready(now)
 
-    def _say_ready(self, now: float) -> None:
-        self._born_at = now
+    def _publish_ready(self, now: float) -> None:
+        self._ready_sent_at = now
         payload = encode(NodeState(NodeBirth.READY, self._boot, self._link.conn))
-        if self._link.post(self._state_topic, payload, qos=1, retain=True) and self._asked is None:
-            self._asked = now
+        if self._link.post(self._state_topic, payload, qos=1, retain=True) and self._echo_due_since is None:
+            self._echo_due_since = now
 
     def _on_state(self, message: Message) -> None:
         if message.retain or self._leaving:
-            return  # from before this connection: the birth has overwritten it
+            return  # retained from before this connection: our birth has overwritten it
         try:
             state = read(message.payload, NodeState)
         except BusError:
             state = NodeState("", "unknown", 0)
         now = self._clock.monotonic()
         if (state.state, state.boot, state.conn) == (NodeBirth.READY, self._boot, self._link.conn):
-            self._asked = None
+            self._echo_due_since = None
             return
         if state.boot != self._boot and state.state == NodeBirth.READY:
             self._note_conflict(state, now)
-        # Not more than once per heartbeat: two agents of one name must not drive each other on.
-        if state.state != NodeBirth.READY or now - self._born_at >= self.beat_s:
-            self._say_ready(now)
+        # At most once per heartbeat: two agents of one name must not trigger each other endlessly.
+        if state.state != NodeBirth.READY or now - self._ready_sent_at >= self.heartbeat_s:
+            self._publish_ready(now)
 
     def _note_conflict(self, state: NodeState, now: float) -> None:
         self._conflict_at = now
         if self.conflict is None:
-            self.conflict = f"conflict: another agent of this node's name is on the bus (boot {state.boot})"
+            self.conflict = f"conflict: another agent with this node's name is connected (boot {state.boot})"
             log.warning("%s", self.conflict)
             self.changed()
 
     def _end_conflict(self, now: float) -> None:
-        if self.conflict is not None and now - self._conflict_at > CONFLICT_BEATS * self.beat_s:
+        if self.conflict is not None and now - self._conflict_at > CONFLICT_BEATS * self.heartbeat_s:
             self.conflict = None
             self.changed()
 
     async def goodbye(self) -> None:
-        """Say the last report and `disconnected`, within `GOODBYE_S` seconds; never raises."""
+        """Publish the last report and `disconnected`, within `GOODBYE_S` seconds; never raises."""
         self._leaving = True
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self._report()
                 await self._publish_state(NodeBirth.DISCONNECTED)
         except (TimeoutError, BusOfflineError):
-            log.warning("left without a goodbye: the broker is not in reach")
+            log.warning("left without a goodbye: the broker is unreachable")

@@ -1,8 +1,8 @@
-"""A plain MQTT router for users' traffic: `python -m busbar.agent.routers.amqtt_router --config FILE`.
+"""A plain MQTT router for user traffic: `python -m busbar.agent.routers.amqtt_router --config FILE`.
 
-The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path}`. It knows
-nothing of Busbar's bus. Exit codes: 0 after SIGTERM or SIGINT, 1 when it can't listen, 2 for a wrong
-command or file.
+The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path}`. It
+knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it can't listen, 2 for a wrong command
+or file.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Final, Literal
 
 from amqtt.broker import Broker
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 
 SHUTDOWN_S: Final = 2.0
-"""Bound of a clean shutdown, seconds: amqtt waits without end for a slow consumer."""
+"""Bound of a clean shutdown, seconds: amqtt itself waits for a slow consumer without limit."""
 
 
 class Anyone(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed
-    """Lets every client in. amqtt's own plugin for it costs the import of its password hashers."""
+    """Accepts every client. amqtt's own plugin for this also imports its password hashers."""
 
     async def authenticate(self, *, session: Session) -> bool:
         session.is_anonymous = session.username is None
@@ -36,15 +37,24 @@ class Anyone(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed
         """No options."""
 
 
-def broker_config(options: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The configuration file."""
+
+    type: Literal["tcp", "ws"]
+    bind: str
+    password_file: str | None = None
+
+
+def broker_config(options: Options) -> dict[str, object]:
     """The router's options as amqtt's configuration."""
-    auth: dict[str, Any] = {f"{__name__}.Anyone": {}}
-    if options.get("password_file"):
-        auth = {"busbar.agent.routers.amqtt_users.Users": {"password_file": options["password_file"]}}
-    return {"listeners": {"default": {"type": options["type"], "bind": options["bind"]}}, "plugins": auth}
+    auth: dict[str, dict[str, str]] = {f"{__name__}.Anyone": {}}
+    if options.password_file:
+        auth = {"busbar.agent.routers.amqtt_users.Users": {"password_file": options.password_file}}
+    return {"listeners": {"default": {"type": options.type, "bind": options.bind}}, "plugins": auth}
 
 
-async def run(options: dict[str, Any]) -> None:
+async def run(options: Options) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -57,40 +67,39 @@ async def run(options: dict[str, Any]) -> None:
         loop.add_signal_handler(signum, stop.set)
     broker = Broker(broker_config(options))
     await broker.start()
-    print(f"listening on {options['bind']} ({options['type']})", flush=True)
+    print(f"listening on {options.bind} ({options.type})", flush=True)
     await stop.wait()
     try:
         await asyncio.wait_for(broker.shutdown(), SHUTDOWN_S)
     except Exception as error:
         print(f"shutdown cut short: {error!r}", flush=True)
     sys.stdout.flush()
-    # What amqtt leaves running must not hold the process.
+    # Whatever amqtt leaves running must not block the exit.
     os._exit(0)
 
 
 def main(arguments: list[str]) -> int:
     """Run the router; see the module for the exit codes."""
-    # Every connection, a readiness check's too, is a line at level INFO.
+    # At level INFO every connection, probes included, is a line.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         if len(arguments) != 2 or arguments[0] != "--config":
             raise ValueError("usage: --config FILE")
-        with open(arguments[1], encoding="utf-8") as file:
-            options = json.load(file)
-    except (OSError, ValueError) as error:
+        options = Options(**json.loads(Path(arguments[1]).read_bytes()))
+    except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # amqtt logs the traceback of a failed start; one line says it better.
+    # amqtt logs a traceback of a failed start; our one line is enough.
     logging.getLogger("amqtt.broker").addFilter(lambda entry: entry.exc_info is None)
     try:
         asyncio.run(run(options))
-    except Exception as error:  # whatever ended it, its log's last line says so
+    except Exception as error:  # the log's last line gives the cause
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    # amqtt loads the plugin by its module's name: let that be this module, not a second copy.
+    # amqtt imports the plugin by module name: that must be this module, not a second copy.
     sys.modules["busbar.agent.routers.amqtt_router"] = sys.modules["__main__"]
     sys.exit(main(sys.argv[1:]))

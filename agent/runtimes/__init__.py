@@ -1,9 +1,9 @@
-"""Runtimes: the kinds of program that workers run. Configuration in, argument list and readiness out."""
+"""Runtimes: the kinds of program that workers run. Renders configuration to a launch spec."""
 
 from .base import (
     AllProbes,
     HttpProbe,
-    Launch,
+    LaunchSpec,
     LogProbe,
     MqttProbe,
     Probe,
@@ -19,7 +19,7 @@ from .programs import prepare
 __all__ = [
     "AllProbes",
     "HttpProbe",
-    "Launch",
+    "LaunchSpec",
     "LogProbe",
     "MqttProbe",
     "Probe",

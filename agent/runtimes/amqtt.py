@@ -1,4 +1,4 @@
-"""Runtime `amqtt`: an MQTT router process from Busbar's own dependency. Pure but for `missing`."""
+"""Runtime `amqtt`: an MQTT router from a Python package that Busbar requires. Pure except `unavailable`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..processes.ports import PortWish
-from .base import Launch, MqttProbe, Transport, WorkerSpec, address, bind_address, check_worker
-from .transport import ROOT, below, checked, options, wish
+from ..processes.ports import PortRequest
+from .base import LaunchSpec, MqttProbe, Transport, WorkerSpec, address, bind_address, check_worker
+from .transport import ROOT, checked_options, checked_transport, path_below, port_request
 
 TYPES = ("mqtt", "websocket")
 """Transport types of the MQTT routers: MQTT over TCP, or over WebSocket."""
@@ -25,30 +25,32 @@ class AmqttRuntime:
     python: str = sys.executable
     name: str = "amqtt"
 
-    def missing(self) -> str | None:
+    def unavailable(self) -> str | None:
         """See `Runtime`."""
         return None if importlib.util.find_spec("amqtt") else "the Python package amqtt is not installed"
 
-    def port_needed(self, transport: Transport | None) -> PortWish:
+    def port_needed(self, transport: Transport | None) -> PortRequest:
         """See `Runtime`."""
-        return wish(checked(transport, TYPES), may_share=False)
+        return port_request(checked_transport(transport, TYPES), may_share=False)
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
-        plain = checked(worker.transport, TYPES)
-        wanted = wish(plain, may_share=False)
+        plain = checked_transport(worker.transport, TYPES)
+        request = port_request(plain, may_share=False)
         websocket = plain["type"] == "websocket"
-        reference = options(plain, {"password_file": str}).get("password_file")
-        secrets = below(self.secrets_root, reference, PASSWORD_POINTER, "secrets_root") if reference else None
+        reference = checked_options(plain, {"password_file": str}).get("password_file")
+        secrets = (
+            path_below(self.secrets_root, reference, PASSWORD_POINTER, "secrets_root") if reference else None
+        )
         config = {
             "type": "ws" if websocket else "tcp",
-            "bind": bind_address(wanted.interface, port),
+            "bind": bind_address(request.interface, port),
             "password_file": str(secrets) if secrets else None,
         }
         probe = MqttProbe(websocket)
-        return Launch(
-            # -P: a file in the worker's folder must not stand in for a module.
+        return LaunchSpec(
+            # -P: a file in the worker's folder must not be imported as a module.
             argv=(
                 self.python,
                 "-P",
@@ -61,8 +63,8 @@ class AmqttRuntime:
             files={CONFIG: json.dumps(config, indent=1)},
             ready=probe,
             live=probe,
-            address=address("ws" if websocket else "mqtt", wanted.interface, host, port),
-            interface=wanted.interface,
+            address=address("ws" if websocket else "mqtt", request.interface, host, port),
+            interface=request.interface,
             port=port,
             start_deadline_s=20.0,
         )

@@ -1,4 +1,4 @@
-"""What a runtime is: a worker's definition in, a program's start and readiness out. Pure."""
+"""The interface of a runtime: renders a worker's definition to a launch spec with its probes. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ..processes.ports import PortWish
+from ..processes.ports import PortRequest
 
 Transport = Mapping[str, Any]
-"""The contract's shared `transport` (section 7) in plain form."""
+"""The contract's shared `transport` (section 7) as decoded JSON."""
 
 
 class RuntimeConfigError(Exception):
-    """This runtime can't run that definition: where (a JSON pointer into the worker), and why."""
+    """This runtime can't run that definition: a JSON pointer into the worker, and the reason."""
 
     def __init__(self, pointer: str, detail: str) -> None:
         super().__init__(f"{pointer}: {detail}")
@@ -26,7 +26,7 @@ class RuntimeConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TcpProbe:
-    """The port takes a connection."""
+    """The port accepts a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class HttpProbe:
 
 @dataclass(frozen=True, slots=True)
 class MqttProbe:
-    """A CONNECT is answered by a CONNACK, be it a refusal; over WebSocket on the path /mqtt if so wanted."""
+    """A CONNECT is answered by a CONNACK, even by a refusal; optionally over WebSocket on /mqtt."""
 
     websocket: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LogProbe:
-    """The process has written a text (or, with `regex`, a line matching a regular expression)."""
+    """The process has logged a text (with `regex`: a line that matches a regular expression)."""
 
     pattern: str
     regex: bool = False
@@ -54,7 +54,7 @@ class LogProbe:
 
 @dataclass(frozen=True, slots=True)
 class AllProbes:
-    """Every one of these, asked in this order."""
+    """All of these, in this order."""
 
     probes: tuple[TcpProbe | HttpProbe | MqttProbe | LogProbe, ...]
 
@@ -76,12 +76,12 @@ class WorkerSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """How to start one worker, and how to know that it is ready.
+class LaunchSpec:
+    """How to start one worker, and how to probe it.
 
     `files`: relative path to content, written into the worker's folder before the start; `remove`: relative
-    paths of what an earlier run may have left. `ready` is asked until it is well once, `live` from then on
-    (None: the process alone is watched). Durations in seconds.
+    paths that an earlier run may have left. `ready` is probed until it succeeds once, `live` from then on
+    (None: only the process is watched). Durations in seconds.
     """
 
     argv: tuple[str, ...]
@@ -97,36 +97,36 @@ class Launch:
     start_deadline_s: float = 30.0
     remove: tuple[str, ...] = ()
     own_listener: bool = True
-    """Whether the worker's own processes hold the port (not so where it starts a container, say)."""
+    """Whether the worker's own processes listen on the port (not if it starts a container, say)."""
 
     @property
     def probe_host(self) -> str:
-        """Where the agent itself reaches the worker."""
+        """The address at which the agent itself reaches the worker."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.interface, self.interface)
 
 
 class Runtime(Protocol):
-    """A kind of program that workers run. Everything but `missing` is a function of its arguments alone."""
+    """A kind of program that workers run. All methods but `unavailable` are pure."""
 
     @property
     def name(self) -> str:
-        """As in a worker group's `runtime`."""
+        """Its name in a worker group's `runtime`."""
         ...
 
-    def missing(self) -> str | None:
-        """Why this host can't run it (such as a program that isn't there), or None."""
+    def unavailable(self) -> str | None:
+        """Why this host can't run it (such as a program that is not installed), or None."""
         ...
 
-    def port_needed(self, transport: Transport | None) -> PortWish | None:
-        """The ports that a worker may get; None when it listens on none.
+    def port_needed(self, transport: Transport | None) -> PortRequest | None:
+        """The ports that a worker may use; None when it listens on none.
 
         Raises:
             RuntimeConfigError: the transport is not for this runtime.
         """
         ...
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
-        """Render a worker's start. `host` is the node's advertised host, `port` what was chosen (0: none).
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
+        """Render a worker's launch spec. `host` is the advertised address, `port` the chosen one (0: none).
 
         Raises:
             RuntimeConfigError: the definition is not for this runtime.
@@ -139,7 +139,7 @@ _OID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
 def check_worker(worker: WorkerSpec) -> None:
-    """Refuse names that could be read as options, paths or further lines where they get rendered.
+    """Refuse names that could act as options, paths or extra lines once rendered.
 
     Raises:
         RuntimeConfigError: with the member at fault.
@@ -152,7 +152,7 @@ def check_worker(worker: WorkerSpec) -> None:
 
 
 def address(scheme: str, interface: str, host: str, port: int, path: str = "") -> str:
-    """The URL under which others reach a worker: the node's `host` when it listens on every interface."""
+    """A worker's URL for clients: with the node's `host` when it listens on all interfaces."""
     reached = host if interface in ("0.0.0.0", "::") else interface
     return f"{scheme}://{f'[{reached}]' if ':' in reached else reached}:{port}{path}"
 

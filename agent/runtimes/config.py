@@ -55,7 +55,7 @@ class RuntimesError(ValueError):
 def load_runtimes(config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, Runtime]:
     """Every runtime of this node by name: the built-in ones always, then the operator's.
 
-    `config` is the `[runtimes]` table. Whether a runtime can run here, its `missing()` tells.
+    `config` is the `[runtimes]` table. Whether a runtime can run here, `unavailable()` tells.
 
     Raises:
         RuntimesError: the first mistake found.

@@ -1,6 +1,6 @@
 """Runtime `crossbar`: a standalone Crossbar.io node with one router worker and a Web transport.
 
-Pure but for `missing`. The configuration's shape is that of Crossbar.io 26.10 (version 2).
+Pure except `unavailable`. The configuration format is that of Crossbar.io 26.10 (version 2).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from busbar.bus.errors import pointer_step
 
-from ..processes.ports import PortWish
+from ..processes.ports import PortRequest
 from .base import (
     AllProbes,
     HttpProbe,
-    Launch,
+    LaunchSpec,
     LogProbe,
     RuntimeConfigError,
     Transport,
@@ -27,17 +27,17 @@ from .base import (
     address,
     check_worker,
 )
-from .programs import find_program, missing_program
-from .transport import ROOT, below, checked, known_options, options, wish
+from .programs import find_program, why_not_runnable
+from .transport import ROOT, check_options, checked_options, checked_transport, path_below, port_request
 
 TYPES = ("web",)
 FOLDER = ".crossbar"
 HOME = "web"
-"""Folder, within the worker's own, behind `/` where the transport says nothing of `/`."""
+"""Folder within the worker's own, served at `/` unless the transport defines `/`."""
 _PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
 _REALM: Final = re.compile(r"[A-Za-z][A-Za-z0-9_@.-]{2,254}")
 _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket")
-"""Services that answer for every path below their own: on `/` they swallow the others."""
+"""Services that answer every path below their own: on `/` they hide the others."""
 _OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
     "static": {"enable_directory_listing": bool, "cache_timeout": int, "default_file": str},
     "json": {"prettify": bool, "allow_cross_origin": bool, "discourage_caching": bool},
@@ -55,38 +55,40 @@ _OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
         "validate_utf8": bool,
     },
 }
-"""Options of each path service that a transport may set; anything else is refused."""
+"""Options of each path service that a transport may set; others are refused."""
+Rendered = dict[str, object]
+"""Part of the node's configuration, as JSON."""
 _EVERYTHING: Final = {"call": True, "register": True, "publish": True, "subscribe": True}
 
 
 @dataclass(frozen=True, slots=True)
 class CrossbarRuntime:
-    """`static_root`: the operator's folder that static paths are taken from."""
+    """`static_root`: the operator's folder for static paths."""
 
     program: str = "crossbar"
     static_root: Path | None = None
     name: str = "crossbar"
 
-    def missing(self) -> str | None:
+    def unavailable(self) -> str | None:
         """See `Runtime`."""
-        return missing_program(self.program, beside=sys.executable)
+        return why_not_runnable(self.program, beside=sys.executable)
 
-    def port_needed(self, transport: Transport | None) -> PortWish:
+    def port_needed(self, transport: Transport | None) -> PortRequest:
         """See `Runtime`."""
-        return wish(checked(transport, TYPES), may_share=True)
+        return port_request(checked_transport(transport, TYPES), may_share=True)
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
-        plain = checked(worker.transport, TYPES)
-        wanted = wish(plain, may_share=True)
-        options(plain, {})
+        plain = checked_transport(worker.transport, TYPES)
+        request = port_request(plain, may_share=True)
+        checked_options(plain, {})
         paths = self._paths(plain.get("paths") or _DEFAULT_PATHS, folder)
-        config = _node(worker, _realms(plain), _web(plain, wanted, port, paths))
+        config = _node(worker, _realms(plain), _web(plain, request, port, paths))
         probe = _probe(paths)
         websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
         scheme, path = ("http", "/") if websocket is None else ("ws", "/" + websocket.strip("/"))
-        return Launch(
+        return LaunchSpec(
             argv=(
                 find_program(self.program, beside=sys.executable) or self.program,
                 *("start", "--cbdir", str(folder / FOLDER), "--color", "false", "--loglevel", "info"),
@@ -96,20 +98,20 @@ class CrossbarRuntime:
                 f"{FOLDER}/config.json": json.dumps(config, indent=1),
                 f"{HOME}/index.html": _page(worker),
             },
-            # On a shared port a request may be answered by another worker: its own log can't be.
+            # On a shared port another worker may answer the request, so its own log is checked too.
             ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), probe)),
             live=probe,
-            address=address(scheme, wanted.interface, host, port, path),
-            interface=wanted.interface,
+            address=address(scheme, request.interface, host, port, path),
+            interface=request.interface,
             port=port,
             grace_s=8.0,
-            # A start takes 6 to 8 s, and much longer where several start on one core.
+            # A start takes 6 to 8 s, much longer if several start on one core.
             start_deadline_s=60.0,
-            # A node that was killed leaves its pid file; with that pid in use again it would not start.
+            # A killed node leaves its pid file; if that pid is in use again, it would not start.
             remove=(f"{FOLDER}/node.pid",),
         )
 
-    def _paths(self, given: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    def _paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
         paths = self._services(given, f"{ROOT}/paths")
         root = paths.setdefault("/", {"type": "static", "directory": str(folder / HOME)})
         if root["type"] in _LEAVES and len(paths) > 1:
@@ -117,7 +119,7 @@ class CrossbarRuntime:
             raise RuntimeConfigError(f"{ROOT}/paths/~1", detail)
         return paths
 
-    def _services(self, given: Mapping[str, Any], pointer: str) -> dict[str, dict[str, Any]]:
+    def _services(self, given: Transport, pointer: str) -> dict[str, Rendered]:
         services = {}
         for name, service in given.items():
             at = f"{pointer}/{pointer_step(name)}"
@@ -126,15 +128,17 @@ class CrossbarRuntime:
             services[name] = self._service(service, at)
         return services
 
-    def _service(self, service: Mapping[str, Any], at: str) -> dict[str, Any]:
-        """Only what is known to be harmless is copied; `check_transport` has seen that it is there."""
+    def _service(self, service: Transport, at: str) -> Rendered:
+        """Copies only what is known to be harmless; `check_transport` has checked that it is there."""
         kind = service["type"]
-        rendered: dict[str, Any] = {"type": kind}
+        rendered: Rendered = {"type": kind}
         if "options" in service:
             rendered["options"] = _service_options(kind, service["options"], f"{at}/options")
         match kind:
             case "static":
-                directory = below(self.static_root, service["directory"], f"{at}/directory", "static_root")
+                directory = path_below(
+                    self.static_root, service["directory"], f"{at}/directory", "static_root"
+                )
                 rendered["directory"] = str(directory)
             case "json":
                 rendered["value"] = service["value"]
@@ -149,16 +153,16 @@ class CrossbarRuntime:
         return rendered
 
 
-_DEFAULT_PATHS: Final[Mapping[str, Any]] = {"ws": {"type": "websocket"}, "info": {"type": "nodeinfo"}}
+_DEFAULT_PATHS: Final[Transport] = {"ws": {"type": "websocket"}, "info": {"type": "nodeinfo"}}
 
 
-def _service_options(kind: str, given: Mapping[str, Any], pointer: str) -> dict[str, Any]:
-    checked_options = known_options(given, _OPTIONS.get(kind, {}), pointer)
-    if "/" in checked_options.get("default_file", ""):
+def _service_options(kind: str, given: Transport, pointer: str) -> Transport:
+    known = check_options(given, _OPTIONS.get(kind, {}), pointer)
+    if "/" in known.get("default_file", ""):
         raise RuntimeConfigError(f"{pointer}/default_file", "a file name, not a path")
-    if not all(isinstance(origin, str) for origin in checked_options.get("allowed_origins", [])):
+    if not all(isinstance(origin, str) for origin in known.get("allowed_origins", [])):
         raise RuntimeConfigError(f"{pointer}/allowed_origins", "must be a list of strings")
-    return checked_options
+    return known
 
 
 def _url(url: str, pointer: str) -> str:
@@ -167,7 +171,7 @@ def _url(url: str, pointer: str) -> str:
     return url
 
 
-def _realms(plain: Mapping[str, Any]) -> list[str]:
+def _realms(plain: Transport) -> list[str]:
     realms: list[str] = plain.get("realms", ["realm1"])
     for index, realm in enumerate(realms):
         if not _REALM.fullmatch(realm):
@@ -179,15 +183,15 @@ def _realms(plain: Mapping[str, Any]) -> list[str]:
     return realms
 
 
-def _web(plain: Mapping[str, Any], wanted: PortWish, port: int, paths: Mapping[str, Any]) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"type": "tcp", "port": port, "interface": wanted.interface}
+def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> Rendered:
+    endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
     endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
-    if wanted.shared:
+    if request.shared:
         endpoint["shared"] = True
     return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}
 
 
-def _node(worker: WorkerSpec, realms: list[str], transport: Mapping[str, Any]) -> dict[str, Any]:
+def _node(worker: WorkerSpec, realms: list[str], transport: Rendered) -> Rendered:
     role = {"name": "anonymous", "permissions": [{"uri": "", "match": "prefix", "allow": _EVERYTHING}]}
     return {
         "version": 2,
@@ -208,8 +212,8 @@ def _node_id(worker: str) -> str:
     return f"w_{worker.replace('-', '_')}"[:64]
 
 
-def _probe(paths: Mapping[str, Mapping[str, Any]]) -> HttpProbe:
-    """Ask a path, not the port: the port opens up to 60 ms before its paths, with 404 till then."""
+def _probe(paths: Mapping[str, Rendered]) -> HttpProbe:
+    """Probe a path, not the port: the port opens up to 60 ms before its paths, with 404 until then."""
     for kind in ("nodeinfo", "json", "redirect", "websocket"):
         for name, service in paths.items():
             if service["type"] == kind:
@@ -218,6 +222,6 @@ def _probe(paths: Mapping[str, Mapping[str, Any]]) -> HttpProbe:
 
 
 def _page(worker: WorkerSpec) -> str:
-    # Names hold letters, digits, '-' and '_' alone (check_worker): nothing to escape.
+    # Names have only letters, digits, '-' and '_' (check_worker): nothing to escape.
     title = f"{worker.cluster}/{worker.name}"
     return f"<!doctype html><title>{title}</title><p>Router worker {title}, run by Busbar.</p>\n"

@@ -1,7 +1,7 @@
-"""Operator-defined runtimes: any program, as the agent's own configuration has it. Pure but for `missing`.
+"""Operator-defined runtimes: any program, defined in the agent's configuration. Pure except `unavailable`.
 
-No text from the bus becomes a program, an option or a variable's name: templates stand in the node's
-configuration, the fields they may hold are few, and values are put in as they are, with no shell in sight.
+No text from the bus becomes a program, an option or a variable's name: templates come from the node's
+configuration, have a fixed set of fields, and are filled in without a shell.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ..processes.ports import PortWish
-from .base import Launch, Probe, Transport, WorkerSpec, address, check_worker
-from .programs import find_program, missing_program
-from .transport import checked, wish
+from ..processes.ports import PortRequest
+from .base import LaunchSpec, Probe, Transport, WorkerSpec, address, check_worker
+from .programs import find_program, why_not_runnable
+from .transport import checked_transport, port_request
 
 FIELDS: Final = ("port", "host", "folder", "worker", "cluster", "workergroup", "oid")
-"""What argv, env and the configuration's template may hold in braces; `{host}`: the interface to bind."""
+"""Fields of argv, env and the configuration template; `{host}` is the interface to bind."""
 TEMPLATE_FIELDS: Final = (*FIELDS, "transport")
-"""The configuration's template alone may also hold the transport, as one line of JSON."""
+"""The configuration template may also use the transport, as one line of JSON."""
 _FIELD: Final = re.compile(r"\{\{([A-Za-z_]+)\}\}|\{([A-Za-z_]+)\}")
 
 
@@ -45,20 +45,20 @@ class ExecRuntime:
     grace_s: float = 5.0
     start_deadline_s: float = 30.0
 
-    def missing(self) -> str | None:
+    def unavailable(self) -> str | None:
         """See `Runtime`."""
-        return missing_program(self.argv[0])
+        return why_not_runnable(self.argv[0])
 
-    def port_needed(self, transport: Transport | None) -> PortWish | None:
+    def port_needed(self, transport: Transport | None) -> PortRequest | None:
         """See `Runtime`."""
-        plain = checked(transport, self.types)
-        return wish(plain, may_share=True) if self.listens else None
+        plain = checked_transport(transport, self.types)
+        return port_request(plain, may_share=True) if self.listens else None
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
-        plain = checked(worker.transport, self.types)
-        interface = wish(plain, may_share=True).interface
+        plain = checked_transport(worker.transport, self.types)
+        interface = port_request(plain, may_share=True).interface
         values = {
             "port": str(port),
             "host": interface,
@@ -68,11 +68,11 @@ class ExecRuntime:
             "workergroup": worker.workergroup,
             "oid": worker.oid,
         }
-        # The transport in ASCII JSON is one line, whatever text it holds.
+        # ASCII JSON is one line, whatever text the transport has.
         template_values = {**values, "transport": json.dumps(plain, sort_keys=True)}
         files = {self.config_file: fill(self.config_template, template_values)} if self.config_file else {}
         program = find_program(self.argv[0]) or self.argv[0]
-        return Launch(
+        return LaunchSpec(
             argv=(program, *(fill(piece, values) for piece in self.argv[1:])),
             env={name: fill(value, values) for name, value in self.env.items()},
             files=files,
@@ -89,10 +89,10 @@ class ExecRuntime:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Replace each `{field}` once (a value's own braces stay); `{{word}}` stands for the text `{word}`."""
+    """Replace each `{field}` once (braces in values stay); `{{word}}` yields the text `{word}`."""
     return _FIELD.sub(lambda found: f"{{{found[1]}}}" if found[1] else values[found[2]], template)
 
 
 def unknown_fields(template: str, known: tuple[str, ...]) -> list[str]:
-    """Fields of a template that are none of `known`."""
+    """Fields of a template that are not in `known`."""
     return [found[2] for found in _FIELD.finditer(template) if found[2] and found[2] not in known]

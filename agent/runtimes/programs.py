@@ -1,4 +1,4 @@
-"""Find programs on this host, and put a launch's files into its folder."""
+"""Finds programs on this host, and writes a launch spec's files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 
 from busbar.bus.files import write_atomically
 
-from .base import Launch
+from .base import LaunchSpec
 
 _SBIN: Final = ("/usr/sbin", "/usr/local/sbin")
-"""Where Debian puts mosquitto; not on every user's PATH."""
+"""Where Debian installs mosquitto; not on every user's PATH."""
 
 
 def find_program(program: str, beside: str | None = None) -> str | None:
-    """An executable's path: as given, else next to the program `beside`, else on PATH or in an sbin."""
+    """An executable's path: as given if it has a slash, else next to `beside`, on PATH or in an sbin."""
     if "/" in program:
         return shutil.which(program)
     first = [str(Path(beside).parent)] if beside else []
@@ -24,8 +24,8 @@ def find_program(program: str, beside: str | None = None) -> str | None:
     return shutil.which(program, path=os.pathsep.join(search))
 
 
-def missing_program(program: str, beside: str | None = None) -> str | None:
-    """Why a program can't be run, or None."""
+def why_not_runnable(program: str, beside: str | None = None) -> str | None:
+    """Why a program can't be run; None when it can."""
     if find_program(program, beside):
         return None
     if "/" in program and Path(program).exists():
@@ -33,11 +33,11 @@ def missing_program(program: str, beside: str | None = None) -> str | None:
     return f"program not found: {program}"
 
 
-def prepare(launch: Launch, folder: Path) -> None:
-    """Make the worker's folder (mode 0700) and write its files (0600), each whole or not at all.
+def prepare(launch: LaunchSpec, folder: Path) -> None:
+    """Create the worker's folder (mode 0700) and write its files (0600), each atomically.
 
     Raises:
-        OSError: such as no space, or no permission.
+        OSError: such as no space or no permission.
         ValueError: a path that leaves the folder.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -46,7 +46,7 @@ def prepare(launch: Launch, folder: Path) -> None:
     for name, content in launch.files.items():
         path = _within(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, content, durable=False)  # written anew at each start
+        write_atomically(path, content, durable=False)  # rewritten at each start
 
 
 def _within(folder: Path, name: str) -> Path:

@@ -1,26 +1,25 @@
-"""Read the shared `transport` for a runtime: is it of its type, which port, which interface. Pure."""
+"""Reads the shared `transport` for a runtime: checks its type, gives ports and interface. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from busbar.bus.errors import BusError, pointer_step
 from busbar.bus.transport import check_transport, port_range
 
-from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortWish
+from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortRequest
 from .base import RuntimeConfigError, Transport
 
 ROOT = "/transport"
 
 
-def checked(transport: Transport | None, types: tuple[str, ...]) -> dict[str, Any]:
-    """The transport, checked, with a default for a missing one: the first of `types`.
+def checked_transport(transport: Transport | None, types: tuple[str, ...]) -> Transport:
+    """The checked transport; a missing one defaults to the first of `types`.
 
     Raises:
-        RuntimeConfigError: it is malformed, or of a type that is none of `types` (none given: any).
+        RuntimeConfigError: it is malformed, or its type is not in `types` (empty: any).
     """
     if transport is None:
         return {"type": types[0] if types else "tcp"}
@@ -35,13 +34,13 @@ def checked(transport: Transport | None, types: tuple[str, ...]) -> dict[str, An
     return plain
 
 
-def wish(plain: Mapping[str, Any], *, may_share: bool) -> PortWish:
-    """The ports asked for by a checked transport.
+def port_request(plain: Transport, *, may_share: bool) -> PortRequest:
+    """The ports that a checked transport requests.
 
     Raises:
         RuntimeConfigError: with the pointer to the member at fault.
     """
-    endpoint: Mapping[str, Any] = plain.get("endpoint", {})
+    endpoint: Transport = plain.get("endpoint", {})
     pointer = f"{ROOT}/endpoint"
     try:
         ports = port_range(endpoint["port"], f"{pointer}/port") if "port" in endpoint else None
@@ -53,43 +52,43 @@ def wish(plain: Mapping[str, Any], *, may_share: bool) -> PortWish:
         raise RuntimeConfigError(f"{pointer}/shared", "workers of this runtime can't share a port")
     if shared and low != high:
         raise RuntimeConfigError(f"{pointer}/shared", "only a single port can be shared, not a range")
-    return PortWish(
+    return PortRequest(
         low, high, shared, _interface(endpoint.get("interface", LOOPBACK), f"{pointer}/interface")
     )
 
 
-def options(plain: Mapping[str, Any], allowed: Mapping[str, type]) -> dict[str, Any]:
-    """The transport's `options`: only known ones, of the right type.
+def checked_options(plain: Transport, allowed: Mapping[str, type]) -> Transport:
+    """The transport's `options`: only allowed ones, of the right type.
 
     Raises:
         RuntimeConfigError: with the pointer to the option at fault.
     """
-    return known_options(plain.get("options", {}), allowed, f"{ROOT}/options")
+    return check_options(plain.get("options", {}), allowed, f"{ROOT}/options")
 
 
-def known_options(given: Mapping[str, Any], allowed: Mapping[str, type], pointer: str) -> dict[str, Any]:
-    """As `options`, for any object at `pointer`."""
+def check_options(given: Transport, allowed: Mapping[str, type], pointer: str) -> Transport:
+    """As `checked_options`, for any object at `pointer`."""
     for name, value in given.items():
         at = f"{pointer}/{pointer_step(name)}"
         if name not in allowed:
             raise RuntimeConfigError(at, f"unknown option (known: {', '.join(sorted(allowed)) or 'none'})")
-        # A bool is an int to Python, and never to the reader of a configuration.
+        # A bool is an int in Python, but not in a configuration.
         if not isinstance(value, allowed[name]) or (isinstance(value, bool) and allowed[name] is not bool):
             raise RuntimeConfigError(at, f"must be of type {allowed[name].__name__}")
     return dict(given)
 
 
-def below(root: Path | None, reference: str, pointer: str, setting: str) -> Path:
-    """The file or folder that a transport refers to: always below a folder the node's operator has named.
+def path_below(root: Path | None, reference: str, pointer: str, setting: str) -> Path:
+    """The file or folder that a transport refers to, always below a folder that the operator configured.
 
     Raises:
-        RuntimeConfigError: it is elsewhere, climbs, or no such folder is configured.
+        RuntimeConfigError: it is elsewhere, has `..`, or no such folder is configured.
     """
     if root is None:
         raise RuntimeConfigError(pointer, f"this node's configuration names no '{setting}' to take it from")
     if not reference or any(ord(char) < 32 or char == "\x7f" for char in reference):
         raise RuntimeConfigError(pointer, "empty, or with control characters")
-    path = root / reference  # an absolute reference replaces the root: then it must lie below it by itself
+    path = root / reference  # an absolute reference replaces the root, and must lie below it too
     if ".." in path.parts or not path.is_relative_to(root):
         raise RuntimeConfigError(pointer, f"not below this node's '{setting}'")
     return path

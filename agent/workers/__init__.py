@@ -1,1 +1,1 @@
-"""One worker's life: launch, adopt, probe, stop, recover."""
+"""One worker's life: start, adopt, probe, stop."""

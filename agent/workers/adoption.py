@@ -1,4 +1,4 @@
-"""Finds the living workers again when an agent starts, or learns which store it belongs to."""
+"""Adopts living workers when an agent starts, or learns which store it belongs to."""
 
 from __future__ import annotations
 
@@ -12,60 +12,64 @@ from busbar.bus.messages import AssignedWorker
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Phase, Worker
-from ..processes.process import Exit
-from ..processes.procfs import Found, ProcessRecord
+from ..processes.exits import Exit
+from ..processes.procfs import ProcessRecord, TokenGroup
 from ..state import WorkerRecord, is_locked
-from . import recover
-from .instances import Instance
-from .table import Workers
+from . import identity, ownership
+from .controller import WorkerController
+from .process_runner import Instance
 
 log = logging.getLogger("busbar.agent")
 
 
 class Adoption:
-    """`held`: workers that another living agent of this node runs on this host, by oid, with its folder."""
+    """`held_elsewhere`: by oid, the state folder of another living agent of this node that runs that worker
+    on this host. `foreign`: how many workers of another store or agent run here."""
 
-    def __init__(self, workers: Workers) -> None:
-        self.held: dict[str, Path] = {}
-        self.strangers = 0
-        self._workers = workers
-        self._state = workers.hands.state
-        self._ground = workers.hands.ground
+    def __init__(self, controller: WorkerController) -> None:
+        self.held_elsewhere: dict[str, Path] = {}
+        self.foreign = 0
+        self._controller = controller
+        self._registry = controller.registry
+        self._runner = controller.runner
+        self._state = controller.runner.state
+        self._host = controller.runner.host
 
     async def scan(self, records: list[WorkerRecord], store: str | None) -> None:
-        """Adopt what lives and is ours; kill what is ours and belongs to no worker; leave the rest alone.
+        """Adopt this agent's living workers, kill its orphans, leave foreign ones alone.
 
         Raises:
             OSError: /proc can't be read: nothing is known, so nothing may be started.
         """
-        known = {each.token for each in self._workers.all() if each.process is not None}
-        found = [each for each in await self._workers.hands.found() if each.token not in known]
-        living = {each.token for each in records if self._ground.is_ours(recover.process_of(each))}
-        held = {each.token for each in found if self._held_elsewhere(each)}
-        result = recover.recover(records, living, found, self._state.folder_id, store, held)
-        for record, process in result.known:
-            self._take(record, process)
-        for token in result.swept:
-            log.warning("processes that belong to no worker are killed: %s", token)
-            await self._workers.hands.processes.sweep_token(token)
-        self._note_strangers(result.strangers, held, store)
+        known = {each.token for each in self._registry.all() if each.process is not None}
+        scanned = await asyncio.to_thread(self._runner.processes.scan)
+        found = [group for group in scanned if group.token not in known]
+        living = {each.token for each in records if self._host.is_alive(identity.process_of(each))}
+        held = {group.token for group in found if self._is_held_elsewhere(group)}
+        owned = ownership.classify(records, living, found, self._state.folder_id, store, held)
+        for record, process in owned.workers:
+            self._adopt(record, process)
+        for token in owned.orphans:
+            log.warning("killing orphaned processes: %s", token)
+            await self._runner.processes.kill_by_token(token)
+        self._note_foreign(owned.foreign, held, store)
 
-    def _held_elsewhere(self, found: Found) -> bool:
-        folder = _folder(found)
+    def _is_held_elsewhere(self, group: TokenGroup) -> bool:
+        folder = _state_folder(group)
         return folder != self._state.folder and is_locked(folder)
 
-    def _note_strangers(self, strangers: tuple[Found, ...], held: set[str], store: str | None) -> None:
-        self.strangers = len(strangers)
-        self.held = {
-            each.marks.get(recover.OID, ""): _folder(each)
-            for each in strangers
-            if each.token in held and each.marks.get(recover.STORE) == store
+    def _note_foreign(self, foreign: tuple[TokenGroup, ...], held: set[str], store: str | None) -> None:
+        self.foreign = len(foreign)
+        self.held_elsewhere = {
+            group.marks.get(identity.OID, ""): _state_folder(group)
+            for group in foreign
+            if group.token in held and group.marks.get(identity.STORE) == store
         }
 
-    def _take(self, record: WorkerRecord, process: ProcessRecord | None) -> None:
-        now = self._workers.now()
+    def _adopt(self, record: WorkerRecord, process: ProcessRecord | None) -> None:
+        now = self._registry.now()
         starts = 0 if record.stopped else record.restarts + 1
-        new = Worker(
+        worker = Worker(
             oid=record.oid,
             name=record.worker,
             cluster=record.cluster,
@@ -76,50 +80,52 @@ class Adoption:
             starts=starts,
             restarts=max(0, starts - 1),
         )
-        instance = Instance(new, record)
-        adopted = process is not None and self._workers.hands.adopt(instance, process)
+        instance = Instance(worker, record)
+        adopted = process is not None and self._runner.adopt(instance, process)
         if process is not None and adopted:
             log.info("worker %s: adopted, pid %d", record.worker, process.pid)
-            instance.started = now - self._ground.age_s(process)
-            # Nothing can be asked, and nothing missed, before its definition is known: see `equip`.
-            blind = lifecycle.adopted(new, now, lifecycle.NEVER, record.ready)
-            instance.worker = replace(blind, probe_at=lifecycle.NEVER)
-        self._workers.put(instance)
+            instance.started = now - self._host.age_s(process)
+            # No probe and no deadline before its definition is known, see `attach_probes`.
+            unprobed = lifecycle.adopted(worker, now, lifecycle.NEVER, record.ready)
+            instance.worker = replace(unprobed, next_probe=lifecycle.NEVER)
+        self._controller.add(instance)
         if not adopted and record.pid and not record.stopped:
-            self._died(instance, record)
+            self._on_death(instance, record)
 
-    def _died(self, instance: Instance, record: WorkerRecord) -> None:
-        if record.boot_id == self._ground.boot_id():
-            words = self._workers.hands.last_words(instance, Exit(None))
-            self._workers.fail(instance, f"while the agent was away: {words}")
-        self._workers.sweep(instance)
+    def _on_death(self, instance: Instance, record: WorkerRecord) -> None:
+        """It exited while no agent ran; after a reboot that is no failure."""
+        if record.boot_id == self._host.boot_id():
+            description = self._runner.describe_exit(instance, Exit(None))
+            self._controller.fail(instance, f"while the agent was away: {description}")
+        self._controller.kill_leftovers(instance)
 
-    def equip(self, assigned: Mapping[str, AssignedWorker]) -> None:
-        """Adopted workers whose definition is known can be asked from now on."""
-        for instance in self._workers.all():
-            definition, worker = assigned.get(instance.worker.oid), instance.worker
-            blind = (
-                instance.launch is None and instance.process is not None and worker.phase is Phase.STARTING
+    def attach_probes(self, desired: Mapping[str, AssignedWorker]) -> None:
+        """Adopted workers whose definition is known get their probes."""
+        for instance in self._registry.all():
+            definition, worker = desired.get(instance.worker.oid), instance.worker
+            unprobed = (
+                instance.spec is None and instance.process is not None and worker.phase is Phase.STARTING
             )
-            if blind and definition and worker.is_defined_as(definition.generation, definition.digest):
-                self._equip(instance, definition)
+            if unprobed and definition and worker.matches(definition.generation, definition.digest):
+                self._attach_probe(instance, definition)
 
-    def _equip(self, instance: Instance, definition: AssignedWorker) -> None:
-        why = self._workers.hands.equip(instance, definition)
-        now = self._workers.now()
-        if why is not None:
-            log.warning("worker %s is kept, but can't be asked: %s", instance.worker.name, why)
-            self._workers.set(instance, lifecycle.unwatched(instance.worker, now))
-        elif instance.launch is not None and instance.record is not None:
-            seconds, ready = instance.launch.start_deadline_s, instance.record.ready
-            self._workers.set(instance, lifecycle.adopted(instance.worker, now, seconds, ready))
+    def _attach_probe(self, instance: Instance, definition: AssignedWorker) -> None:
+        error = self._runner.attach_probe(instance, definition)
+        now = self._registry.now()
+        if error is not None:
+            log.warning("worker %s is kept without probes: %s", instance.worker.name, error)
+            self._registry.update(instance, lifecycle.without_probe(instance.worker, now))
+        elif instance.spec is not None and instance.record is not None:
+            seconds, ready = instance.spec.start_deadline_s, instance.record.ready
+            self._registry.update(instance, lifecycle.adopted(instance.worker, now, seconds, ready))
 
-    async def first_look(self) -> None:
-        """Ask all that were adopted once: one that is well is never told of as anything but running."""
-        fresh = [each for each in self._workers.all() if each.launch and each.worker.phase is Phase.STARTING]
-        looks = (self._workers.look(each, each.worker.by_life) for each in fresh)
-        await asyncio.gather(*looks, return_exceptions=True)
+    async def probe_adopted(self) -> None:
+        """Probe all adopted workers once, so that healthy ones are reported as running from the start."""
+        known = (each for each in self._registry.all() if each.spec is not None)
+        adopted = [each for each in known if each.worker.phase is Phase.STARTING]
+        probes = (self._controller.probe_once(each, each.worker.by_liveness) for each in adopted)
+        await asyncio.gather(*probes, return_exceptions=True)
 
 
-def _folder(found: Found) -> Path:
-    return Path(found.marks.get(recover.STATE, "/"))
+def _state_folder(group: TokenGroup) -> Path:
+    return Path(group.marks.get(identity.STATE, "/"))

@@ -10,7 +10,6 @@ import typer
 
 from ..context import state_path
 from ..errors import usage
-from .manager import connection
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -47,6 +46,7 @@ def agent(
 
     from .. import definition
     from ..services import run
+    from ..services.specs import AgentSpec, ConnectSpec
     from ..settings import service_settings
 
     if not is_name(node):
@@ -60,16 +60,18 @@ def agent(
 
         settings = exchange(settings, node, join)
     folder = (state or state_path(os.environ) / "agents" / node).expanduser().absolute()
-    spec = {
-        **connection(settings),
-        "state": str(folder),
-        "node": node,
-        "runtimes": str(runtimes.expanduser().absolute()) if runtimes else None,
-        "host": host,
-        "max_workers": max_workers,
-        "labels": definition.pairs(label, "--label") or {},
-        "static_roots": [str(path.expanduser().absolute()) for path in static_root or ()],
-        "stop_workers": stop_workers,
-        "adopt_store": adopt_store,
-    }
-    raise typer.Exit(run.serve("agent", spec))
+    spec = AgentSpec(
+        realm=str(settings.realm),
+        root=str(settings.root),
+        connect=ConnectSpec.of(settings),
+        state=str(folder),
+        node=node,
+        runtimes=str(runtimes.expanduser().absolute()) if runtimes else None,
+        host=host,
+        max_workers=max_workers,
+        labels=definition.pairs(label, "--label") or {},
+        static_roots=[str(path.expanduser().absolute()) for path in static_root or ()],
+        stop_workers=stop_workers,
+        adopt_store=adopt_store,
+    )
+    raise typer.Exit(run.serve(spec))

@@ -39,20 +39,21 @@ def run(
     if ctx.invoked_subcommand is not None:
         return
     from ..services import run, up_plan
+    from ..services.specs import BrokerSpec
 
     run.log_to_stderr(log_level)
     folder = _folder(state)
     for user, kind in ((up_plan.ADMIN_USER, acl.PERSON), (up_plan.MANAGER_USER, acl.MANAGER)):
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
-    spec = {
-        "accounts": str(folder / "broker" / "accounts.json"),
-        "host": host,
-        "port": port,
-        "ws_port": ws_port,
-        "root": root,
-        "realm": global_options().realm,
-    }
-    raise typer.Exit(run.serve("broker", spec))
+    spec = BrokerSpec(
+        accounts=str(folder / "broker" / "accounts.json"),
+        host=host,
+        port=port,
+        ws_port=ws_port,
+        root=root,
+        realm=global_options().realm,
+    )
+    raise typer.Exit(run.serve(spec))
 
 
 @app.command("add-account", help="Create a user's account; prints the name of the file with its secret.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -11,7 +10,7 @@ import typer
 from busbar.bus.roles import OWNER
 
 from .. import common_options as n
-from ..context import Settings, state_path
+from ..context import state_path
 
 app = n.command_group("Run the manager, check its store, show its state.", bare=True)
 
@@ -44,27 +43,22 @@ def run(
     if ctx.invoked_subcommand is not None:
         return
     from ..services import run
+    from ..services.specs import ConnectSpec, ManagerSpec
     from ..settings import service_settings
 
     settings = service_settings("manager")
     run.log_to_stderr(log_level)
-    spec = {
-        **connection(settings),
-        "state": str(_folder(state)),
-        "manager_id": manager_id,
-        "heartbeat_s": heartbeat,
-        "mqtt": mqtt,
-        "principals": dict.fromkeys(owner or ["admin"], OWNER),
-    }
-    raise typer.Exit(run.serve("manager", spec))
-
-
-def connection(settings: Settings) -> dict[str, object]:
-    """The part of a specification that says how to connect. A password in the environment stays there."""
-    known = {
-        name: value for name, value in asdict(settings).items() if value is not None and name != "password"
-    }
-    return {"realm": settings.realm, "root": settings.root, "connect": known}
+    spec = ManagerSpec(
+        realm=str(settings.realm),
+        root=str(settings.root),
+        connect=ConnectSpec.of(settings),
+        state=str(_folder(state)),
+        manager_id=manager_id,
+        heartbeat_s=heartbeat,
+        mqtt=mqtt,
+        principals=dict.fromkeys(owner or ["admin"], OWNER),
+    )
+    raise typer.Exit(run.serve(spec))
 
 
 @app.command(help="Verify the manager's SQLite file: integrity, references, schema version. Read-only.")

@@ -85,8 +85,8 @@ def pair(
     if state is None or output.output_format() == "table":
         output.done(made, f"node '{node}' paired, {made.status}")
     if state is None:
-        return accounts.outside(node, "add")
-    return accounts.tell_token(state, made, node, valid)
+        return accounts.explain_external(node, "add")
+    return accounts.print_token(state, made, node, valid)
 
 
 @n.subcommand(
@@ -102,7 +102,7 @@ def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
     found = run(lambda bus: bus.find_node(node))
     if found.status == "unpaired":
         raise CliError(f"node '{found.name}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
-    accounts.tell_token(state, {"name": found.name}, found.name, valid)
+    accounts.print_token(state, {"name": found.name}, found.name, valid)
 
 
 @app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")
@@ -168,7 +168,7 @@ def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: 
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
     if state is None:
-        accounts.outside(gone.name, "remove")
+        accounts.explain_external(gone.name, "remove")
     elif not keep_account:
         accounts.remove(state, gone.name, NODE)
 

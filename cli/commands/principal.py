@@ -38,7 +38,7 @@ def add(name: Name, role: RoleArgument) -> None:
     made = run(lambda bus: bus.add_principal(name=name, role=role))
     if state is None:
         output.done(made, f"principal '{name}' is {made.role}")
-        return accounts.outside(name, "add")
+        return accounts.explain_external(name, "add")
     secret = str(accounts.add(state, name, PERSON))
     text = f"principal '{name}' is {made.role}; its password is in {secret}"
     return output.done(output.merged(made, password_file=secret), text)
@@ -56,6 +56,6 @@ def remove(name: Name) -> None:
     output.done(gone, f"principal '{name}' removed")
     state = accounts.local_state()
     if state is None:
-        accounts.outside(name, "remove")
+        accounts.explain_external(name, "remove")
     else:
         accounts.remove(state, name, PERSON)

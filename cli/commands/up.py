@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 READY_S: Final = 60.0
-"""Timeout of the start, in seconds."""
+"""Seconds until all services must be ready."""
 ONLINE_S: Final = 15.0
 
 log = logging.getLogger("busbar.up")
@@ -73,29 +73,29 @@ def up(
     from ..services import run, up_plan
 
     run.log_to_stderr(log_level)
-    began, env = SystemClock().monotonic(), os.environ
+    started, env = SystemClock().monotonic(), os.environ
     folder = (state or state_path(env)).expanduser().absolute()
     with up_plan.locked(folder):
-        before = up_plan.last_time(folder)
+        last_up = up_plan.read_last_up(folder)
         plan = up_plan.Plan(
             state=folder,
-            nodes=up_plan.choose_nodes(agents, node or (), before) if agents != 0 else (),
+            nodes=up_plan.choose_nodes(agents, node or (), last_up) if agents != 0 else (),
             realm=realm
             or global_options().realm
             or env.get("BUSBAR_REALM")
-            or before.get("realm")
+            or last_up.get("realm")
             or DEFAULT_REALM,
-            root=env.get("BUSBAR_ROOT") or before.get("root") or DEFAULT_ROOT,
+            root=env.get("BUSBAR_ROOT") or last_up.get("root") or DEFAULT_ROOT,
             outside=_outside(broker or global_options().broker),
-            heartbeat=heartbeat or before.get("heartbeat") or 5.0,
+            heartbeat=heartbeat or last_up.get("heartbeat") or 5.0,
             stop_workers=stop_workers,
             runtimes=_absolute(runtimes),
             static_roots=tuple(path.expanduser().absolute() for path in static_root or ()),
             log_level=log_level,
         )
         if plan.outside is None:
-            plan = replace(plan, port=up_plan.choose_port(port, before))
-        code = asyncio.run(Up(plan, began, verbose).run())
+            plan = replace(plan, port=up_plan.choose_port(port, last_up))
+        code = asyncio.run(Up(plan, started, verbose).run())
     raise typer.Exit(code)
 
 
@@ -104,7 +104,7 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _outside(broker: str | None) -> Settings | None:
-    """The outside broker of --broker, of a named context, or of the environment."""
+    """The external broker: the given one, else that of a given context or of the environment."""
     if broker is None and not global_options().context and not os.environ.get("BUSBAR_BROKER"):
         return None
     return settings_in_force(global_options().merged({"broker": broker}), os.environ)
@@ -113,16 +113,16 @@ def _outside(broker: str | None) -> Settings | None:
 class Up:
     """One run: start, announce, wait for a signal, stop."""
 
-    def __init__(self, plan: Plan, began: float, verbose: bool) -> None:
+    def __init__(self, plan: Plan, started: float, verbose: bool) -> None:
         from busbar.bus.clock import SystemClock
 
-        self._plan, self._began, self._verbose = plan, began, verbose
+        self._plan, self._started, self._verbose = plan, started, verbose
         self._clock = SystemClock()
         self._stop = asyncio.Event()
         self._announced = False
 
     async def run(self) -> int:
-        """Until SIGINT or SIGTERM; return the exit code."""
+        """Run until SIGINT or SIGTERM; return the exit code."""
         from random import Random
 
         from ..services import up_plan
@@ -132,7 +132,7 @@ class Up:
         self._supervisor = ServiceSupervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays in force
+            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays effective
                 loop.add_signal_handler(signum, self._on_signal)
         self._supervisor.start()
         try:
@@ -160,9 +160,9 @@ class Up:
         return ExitCode.OK
 
     def _on_signal(self) -> None:
-        """The first signal stops in order, a second one kills."""
+        """The first signal stops in order, the next one kills."""
         if self._stop.is_set():
-            self._supervisor.hurry.set()
+            self._supervisor.kill_now.set()
         self._stop.set()
 
     def _changed(self) -> None:
@@ -175,18 +175,18 @@ class Up:
             if self._announced:
                 up_plan.write_up(self._plan, pids)
         except OSError as error:
-            # A full disk: the services keep running.
+            # On a full disk the services go on.
             log.warning("up.json was not written: %s", error)
 
     async def _start(self) -> None:
-        """Wait until all is up, pair the nodes, announce it.
+        """Wait until all services are ready, pair the nodes, announce it.
 
         Raises:
             CliError: it takes too long.
         """
         try:
             async with asyncio.timeout(READY_S):
-                # Imported while the children start, not after.
+                # Imported while the children start.
                 from ..services import pairing
 
                 await self._supervisor.ready()
@@ -196,17 +196,17 @@ class Up:
             raise CliError(f"not up after {READY_S:g} s: {late}", ExitCode.TIMEOUT, "timeout") from None
         self._announced = True
         self._changed()
-        announce(self._plan, states, self._clock.monotonic() - self._began)
+        announce(self._plan, states, self._clock.monotonic() - self._started)
 
 
 def say(text: str) -> None:
-    """Print a line; a closed stdout is no reason to stop."""
+    """Print a line; a closed standard output is no error."""
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
 
 def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
-    """The short table when all is up."""
+    """Print the summary once all services are ready."""
     kind = "outside" if plan.outside else "embedded"
     nodes = ", ".join(f"{name} {state}" for name, state in states.items()) or "none"
     rows = {

@@ -1,1 +1,1 @@
-"""The demonstration that `make demo` shows."""
+"""The demonstration of `make demo`."""

@@ -1,7 +1,7 @@
 """The demonstration: `python -m busbar.cli.demo`, which is `make demo`.
 
-It runs the real command line against a real stack in a temporary folder, checks everything that it says,
-and leaves nothing running. Exit code 0 when all of it was so, 1 with the reason otherwise.
+It runs the real command line and services in a temporary folder, checks every claim that it prints, and
+leaves nothing running. Exit code 0 if all checks passed, else 1 with the reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NODES: Final = ("n1", "n2", "n3")
 WORKERS: Final = 4
 MESSAGES: Final = 25
 LIMIT_S: Final = 115.0
-"""The whole demonstration ends within two minutes, whatever happens."""
+"""Bound of the whole demonstration, seconds."""
 CROSSBAR_TRANSPORT: Final = (
     '{"type": "web", "endpoint": {"type": "tcp", "port": "24100-24199"}, "paths": {'
     '"ws": {"type": "websocket"}, "info": {"type": "nodeinfo"}, '
@@ -38,7 +38,7 @@ CROSSBAR_TRANSPORT: Final = (
 
 
 async def bring_up(stage: Stage) -> Process:
-    """`busbar up`, until it says that it is ready."""
+    """Start `busbar up` and wait until it is ready."""
     arguments = ("up", "--agents", str(len(NODES)), "--realm", stage.realm, "--port", "0", "--heartbeat", "1")
     async with stage.chapter("Broker, manager and three agents") as facts:
         up = await stage.start(*arguments, "--stop-workers")
@@ -56,21 +56,21 @@ async def bring_up(stage: Stage) -> Process:
             await end(up, signal.SIGINT)
             raise
         facts.append(ready)
-        nodes = await stage.ask("node", "list")
+        nodes = await stage.query("node", "list")
         check([row["status"] for row in nodes] == ["online"] * 3, f"not all nodes are online: {nodes}")
     return up
 
 
 async def make_cluster(stage: Stage) -> None:
-    """A cluster, a group of four workers over three nodes."""
+    """Create a cluster with a group of four workers on three nodes."""
     async with stage.chapter(f"A cluster with {WORKERS} MQTT routers on {len(NODES)} nodes") as facts:
         await stage.busbar("cluster", "create", "edge", "--type", "mqtt", "--port", "24000-24099")
         for node in NODES:
             await stage.busbar("cluster", "add-node", "edge", node)
         await stage.busbar("group", "add", "edge/web", "--scale", str(WORKERS))
-        began = stage.clock.monotonic()
+        started = stage.clock.monotonic()
         await stage.busbar("cluster", "start", "edge", "--wait")
-        facts.append(f"all ready in {stage.clock.monotonic() - began:.1f} s")
+        facts.append(f"all ready in {stage.clock.monotonic() - started:.1f} s")
         await stage.busbar("worker", "list")
         workers = await stage.workers("edge")
         check(len(workers) == WORKERS, f"there are {len(workers)} workers")
@@ -79,9 +79,9 @@ async def make_cluster(stage: Stage) -> None:
 
 
 async def send_messages(stage: Stage) -> None:
-    """A real client through every worker's endpoint."""
+    """Use every worker's endpoint with a real client."""
     async with stage.chapter("A client sends messages through the workers") as facts:
-        stat = await stage.ask("cluster", "stat", "edge")
+        stat = await stage.query("cluster", "stat", "edge")
         check(len(stat["endpoints"]) == WORKERS, f"endpoints: {stat['endpoints']}")
         for endpoint in stat["endpoints"]:
             back = await clients.mqtt_echo(endpoint["url"], MESSAGES, stage.clock)
@@ -91,10 +91,10 @@ async def send_messages(stage: Stage) -> None:
 
 
 async def kill_worker(stage: Stage) -> None:
-    """SIGKILL a worker while somebody watches the events."""
+    """SIGKILL a worker while watching the events."""
     async with stage.chapter("A worker is killed, and replaced") as facts:
         before = await stage.workers("edge")
-        manager = await stage.ask("manager", "show")
+        manager = await stage.query("manager", "show")
         watch = await stage.start(
             "event", "watch", "--since", str(manager["sequence"]), "-o", "json", quiet=True
         )
@@ -102,12 +102,12 @@ async def kill_worker(stage: Stage) -> None:
         try:
             victim = before["web-2"]
             stage.say(f"kill -9 {victim['pid']}  (worker web-2 on {victim['node']})")
-            began = stage.clock.monotonic()
+            started = stage.clock.monotonic()
             os.kill(victim["pid"], signal.SIGKILL)
             events = Events(stage, watch)
             await events.until("worker_failed", "web-2")
             await events.until("worker_ready", "web-2")
-            facts.append(f"ready again after {stage.clock.monotonic() - began:.1f} s")
+            facts.append(f"ready again after {stage.clock.monotonic() - started:.1f} s")
         finally:
             await end(watch, signal.SIGINT, 5.0)
         after = await stage.workers("edge")
@@ -115,31 +115,31 @@ async def kill_worker(stage: Stage) -> None:
         same = all(after[name]["pid"] == row["pid"] for name, row in before.items() if name != "web-2")
         check(same, "another worker was restarted too")
         url = after["web-2"]["address"]
-        check(await clients.mqtt_echo(url, MESSAGES, stage.clock) == MESSAGES, "it carries no messages")
+        check(await clients.mqtt_echo(url, MESSAGES, stage.clock) == MESSAGES, "it routes no messages")
         stage.say(f"web-2 runs as pid {after['web-2']['pid']}, the others as before; messages flow again")
 
 
 async def kill_manager(stage: Stage) -> None:
-    """SIGKILL the manager: no worker notices."""
+    """SIGKILL the manager; the workers are unaffected."""
     from ..context import read_up
 
     async with stage.chapter("The manager is killed, and no worker notices") as facts:
-        before, manager = await stage.workers("edge"), await stage.ask("manager", "show")
+        before, manager = await stage.workers("edge"), await stage.query("manager", "show")
         pid = read_up(stage.state)["pids"]["manager"]
         stage.say(f"kill -9 {pid}  (the manager, epoch {manager['epoch']})")
-        began = stage.clock.monotonic()
+        started = stage.clock.monotonic()
         os.kill(pid, signal.SIGKILL)
 
         async def restarted() -> bool:
             return bool(read_up(stage.state)["pids"].get("manager", pid) != pid)
 
         await stage.until("busbar up starts it again", restarted)
-        again = await stage.ask("manager", "show")
-        facts.append(f"answers after {stage.clock.monotonic() - began:.1f} s")
+        again = await stage.query("manager", "show")
+        facts.append(f"answers after {stage.clock.monotonic() - started:.1f} s")
         check(again["epoch"] == manager["epoch"] + 1, f"its epoch is {again['epoch']}")
 
         async def running() -> bool:
-            return bool((await stage.ask("cluster", "show", "edge"))["status"] == "RUNNING")
+            return bool((await stage.query("cluster", "show", "edge"))["status"] == "RUNNING")
 
         await stage.until("the cluster is RUNNING", running)
         after = await stage.workers("edge")
@@ -150,8 +150,8 @@ async def kill_manager(stage: Stage) -> None:
 
 
 async def crossbar(stage: Stage) -> None:
-    """A Crossbar.io router with Web services, where the program is there."""
-    nodes = await stage.ask("node", "list")
+    """Run a Crossbar.io router with Web services, if the program is installed."""
+    nodes = await stage.query("node", "list")
     if not all("crossbar" in row["runtimes"] for row in nodes):
         print("\nCrossbar.io is not installed (the extra 'crossbar'): its part is skipped.")
         return
@@ -160,7 +160,7 @@ async def crossbar(stage: Stage) -> None:
         await stage.busbar("cluster", "add-node", "wamp", "n1")
         await stage.busbar("group", "add", "wamp/router", "--runtime", "crossbar", "--scale", "1")
         await stage.busbar("cluster", "start", "wamp", "--wait", "--timeout", "60")
-        url = (await stage.ask("cluster", "stat", "wamp"))["endpoints"][0]["url"]
+        url = (await stage.query("cluster", "stat", "wamp"))["endpoints"][0]["url"]
         http = "http" + url.removeprefix("ws").rpartition("/")[0]
         found = await clients.http_json(f"{http}/hello")
         check(found == {"hello": "from a router worker"}, f"GET /hello: {found}")
@@ -175,12 +175,12 @@ async def crossbar(stage: Stage) -> None:
 
 
 async def take_down(stage: Stage, up: Process) -> None:
-    """Stop, delete, end: nothing is left."""
+    """Stop and delete everything; no process is left."""
     async with stage.chapter("Everything is stopped, and nothing is left") as facts:
         await stage.busbar("cluster", "stop", "edge", "--wait")
         await stage.busbar("cluster", "delete", "edge", "--wait")
-        check(await stage.ask("cluster", "list") == [], "a cluster is left")
-        check(await stage.ask("worker", "list") == [], "a worker is left")
+        check(await stage.query("cluster", "list") == [], "a cluster is left")
+        check(await stage.query("worker", "list") == [], "a worker is left")
         stage.say("Ctrl-C to busbar up")
         await end(up, signal.SIGINT)
         check(up.returncode == 0, f"busbar up ended with exit code {up.returncode}")
@@ -190,7 +190,7 @@ async def take_down(stage: Stage, up: Process) -> None:
 
 
 async def story(stage: Stage) -> None:
-    """All chapters in their order."""
+    """Run all chapters in order."""
     up = await bring_up(stage)
     try:
         for chapter in (make_cluster, send_messages, kill_worker, kill_manager, crossbar):
@@ -201,9 +201,9 @@ async def story(stage: Stage) -> None:
 
 
 async def run(folder: Path) -> int:
-    """The story within its time, then the table."""
+    """Run the story within its bound, then print the summary."""
     clock = SystemClock()
-    stage, began = Stage(folder, clock), clock.monotonic()
+    stage, started = Stage(folder, clock), clock.monotonic()
     task = asyncio.current_task()
     assert task is not None
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -220,21 +220,21 @@ async def run(folder: Path) -> int:
         return 130
     print()
     print_table(
-        ["what happened", "", "time"], [*stage.summary, ["total", "", f"{clock.monotonic() - began:.1f} s"]]
+        ["what happened", "", "time"], [*stage.summary, ["total", "", f"{clock.monotonic() - started:.1f} s"]]
     )
     print(paint("all of it was checked"))
     return 0
 
 
 def show_logs(folder: Path) -> None:
-    """The last lines of each service, when something went wrong."""
+    """Print the last log lines of each service after a failure."""
     for path in sorted(folder.glob("*.log")):
         for line in path.read_text(errors="replace").splitlines()[-15:]:
             print(f"  {path.stem}: {line}", file=sys.stderr)
 
 
 def main() -> int:
-    """Run it in a temporary folder, which is removed."""
+    """Run it in a temporary folder, which is removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="busbar-demo-"))
     try:
         return asyncio.run(run(folder))

@@ -1,4 +1,4 @@
-"""What a user's own programs would do with the workers: MQTT, HTTP, WAMP. For the demonstration."""
+"""Clients of the workers, as a user's programs would be: MQTT, HTTP, WAMP."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from busbar.bus.connection.link import Message
 from busbar.bus.options import parse_url
 
 ANSWER_S: Final = 10.0
-"""Bound of every wait for a worker's answer."""
+"""Bound of every wait for an answer, seconds."""
 
 
 async def mqtt_echo(url: str, count: int, clock: Clock) -> int:
-    """Subscribe and publish through an MQTT router; return how many messages came back."""
+    """Subscribe and publish through an MQTT router; returns how many messages came back."""
     from busbar.bus.connection.mqtt_link import MqttLink
 
     link = MqttLink(parse_url(url), clock=clock, random=Random())
-    came: set[bytes] = set()
-    all_there = asyncio.Event()
+    received: set[bytes] = set()
+    complete = asyncio.Event()
 
-    def note(message: Message) -> None:
-        came.add(message.payload)
-        if len(came) == count:
-            all_there.set()
+    def on_message(message: Message) -> None:
+        received.add(message.payload)
+        if len(received) == count:
+            complete.set()
 
-    link.subscribe("demo/echo", note)
+    link.subscribe("demo/echo", on_message)
     running = asyncio.create_task(link.run())
     try:
         await link.wait_connected(ANSWER_S)
         for number in range(count):
             await link.publish("demo/echo", f"message {number}".encode())
         async with asyncio.timeout(ANSWER_S):
-            await all_there.wait()
+            await complete.wait()
     except TimeoutError:
         pass
     finally:
         running.cancel()
         await asyncio.wait([running])
-    return len(came)
+    return len(received)
 
 
 async def http_text(url: str) -> str:
@@ -67,7 +67,7 @@ async def http_json(url: str) -> Any:
 
 
 async def wamp_hello(url: str, realm: str) -> list[Any]:
-    """Join a realm over WebSocket, written by hand; return the router's first message (2 is WELCOME)."""
+    """Join a realm over a minimal WebSocket; returns the router's first message (2 is WELCOME)."""
     parts = urlsplit(url)
     async with asyncio.timeout(ANSWER_S):
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -98,7 +98,7 @@ def _upgrade(host: str, path: str) -> bytes:
 
 
 def _frame(payload: bytes) -> bytes:
-    """One text frame, masked, as a client must (RFC 6455, section 5.2)."""
+    """One text frame, masked as a client's must be (RFC 6455, section 5.2)."""
     mask = os.urandom(4)
     size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack(">H", len(payload))
     return b"\x81" + size + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
@@ -114,7 +114,7 @@ async def _read_frame(reader: asyncio.StreamReader) -> bytes:
 
 
 def processes_with(*marks: bytes) -> list[str]:
-    """Command lines of other living processes whose environment or arguments hold one of the marks."""
+    """Command lines of other processes whose environment or arguments contain one of the marks."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal() or int(folder.name) == os.getpid():

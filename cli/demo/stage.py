@@ -1,4 +1,4 @@
-"""The stage of the demonstration: a temporary folder, the command line in it, and the checks."""
+"""Runs the demonstration's commands in a temporary folder, and checks their results."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ STEP_S: Final = 75.0
 
 
 class DemoError(Exception):
-    """Something was not as it should be."""
+    """A check failed."""
 
 
 def check(condition: object, otherwise: str) -> None:
-    """Every claim of the demonstration goes through here.
+    """Check one claim of the demonstration.
 
     Raises:
-        DemoError: it isn't so.
+        DemoError: it is false; `otherwise` is the reason.
     """
     if not condition:
         raise DemoError(otherwise)
 
 
 class Stage:
-    """The temporary folder, the command line in it, and what has happened so far."""
+    """The temporary folder, the command line in it, and the summary so far."""
 
     def __init__(self, folder: Path, clock: SystemClock) -> None:
         self.clock = clock
@@ -58,23 +58,23 @@ class Stage:
         self.summary: list[list[str]] = []
 
     def say(self, text: str) -> None:
-        """A line of the story."""
+        """Print a line."""
         print(f"  {text}", flush=True)
 
     @asynccontextmanager
     async def chapter(self, title: str) -> AsyncIterator[list[str]]:
-        """A part of the story; what is put into the list stands in the last table, with its time."""
+        """A part of the story; facts appended to the list are shown in the summary, with its duration."""
         print(f"\n\x1b[1m{title}\x1b[0m" if sys.stdout.isatty() else f"\n== {title}", flush=True)
-        began, facts = self.clock.monotonic(), list[str]()
+        started, facts = self.clock.monotonic(), list[str]()
         async with asyncio.timeout(STEP_S):
             yield facts
-        self.summary.append([title, "; ".join(facts), f"{self.clock.monotonic() - began:.1f} s"])
+        self.summary.append([title, "; ".join(facts), f"{self.clock.monotonic() - started:.1f} s"])
 
     async def start(self, *arguments: str, quiet: bool = False) -> Process:
-        """Start a `busbar` command, and show it as one would type it."""
+        """Start a `busbar` command, and print it as typed."""
         if not quiet:
             print(f"$ busbar {shlex.join(arguments)}", flush=True)
-        # A session of its own: Ctrl-C goes to us, and we end it in order.
+        # In a session of its own, so that Ctrl-C reaches only us, and we stop it in order.
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "busbar.cli.app", *arguments),
             stdout=PIPE,
@@ -85,7 +85,7 @@ class Stage:
         )
 
     async def busbar(self, *arguments: str, quiet: bool = False) -> str:
-        """Run a `busbar` command to its end and show what it prints.
+        """Run a `busbar` command to its end and print its output.
 
         Raises:
             DemoError: it failed.
@@ -100,29 +100,28 @@ class Stage:
         check(process.returncode == 0, f"busbar {shlex.join(arguments)}: {output.strip()}")
         return output
 
-    async def ask(self, *arguments: str) -> Any:
-        """The same with JSON and without showing it: for the checks."""
+    async def query(self, *arguments: str) -> Any:
+        """Run it with JSON output, without printing, for the checks."""
         return json.loads(await self.busbar(*arguments, "-o", "json", quiet=True))
 
     async def workers(self, cluster: str) -> dict[str, dict[str, Any]]:
         """A cluster's workers by name."""
-        return {row["name"]: row for row in await self.ask("worker", "list", "-c", cluster)}
+        return {row["name"]: row for row in await self.query("worker", "list", "-c", cluster)}
 
-    async def until(self, what: str, question: Callable[[], Awaitable[Any]], timeout: float = 20.0) -> Any:
-        """Ask again and again until the answer is yes.
+    async def until(self, what: str, condition: Callable[[], Awaitable[bool]], timeout: float = 20.0) -> None:
+        """Poll until the condition holds.
 
         Raises:
-            DemoError: it is not within `timeout` seconds.
+            DemoError: it does not within `timeout` seconds.
         """
         end_at = self.clock.monotonic() + timeout
-        while not (answer := await question()):
+        while not await condition():
             check(self.clock.monotonic() < end_at, f"{what}: not within {timeout:g} s")
             await self.clock.sleep(0.1)
-        return answer
 
 
 async def end(process: Process, signum: int, timeout: float = 45.0) -> None:
-    """End a process, and kill it when it does not."""
+    """Stop a process with this signal, and kill it after `timeout` seconds."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -137,13 +136,13 @@ async def end(process: Process, signum: int, timeout: float = 45.0) -> None:
 
 
 class Events:
-    """`busbar event watch` beside us: shows what comes, and lets one wait for it."""
+    """The output of `busbar event watch`: prints events, and waits for one."""
 
     def __init__(self, stage: Stage, process: Process) -> None:
         self._stage, self._process = stage, process
 
     async def until(self, kind: str, worker: str, timeout: float = 30.0) -> Event:
-        """Show events until one of this kind and worker comes, and return it."""
+        """Print events up to the first one of this kind and worker, and return it."""
         assert self._process.stdout is not None
         async with asyncio.timeout(timeout):
             while raw := await self._process.stdout.readline():

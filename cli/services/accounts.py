@@ -1,7 +1,7 @@
-"""Creates and removes accounts of the embedded broker together with nodes and principals.
+"""Adds and removes accounts of the embedded broker together with the manager's nodes and principals.
 
-Only where the broker in use is that of a `busbar up` on this machine; everywhere else accounts are the
-business of whoever runs the broker, and `outside` says in words what to do there.
+Only for the broker of a `busbar up` on this machine; the accounts of an external broker are managed there,
+and `explain_external` prints how.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..settings import SECRETS
 
 
 def local_state() -> Path | None:
-    """The state folder whose embedded broker this command talks to; None when it talks to another broker."""
+    """The state folder of the embedded broker in use; None for another broker."""
     state = state_path(os.environ).absolute()
     up = read_up(state)
     embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
@@ -26,7 +26,7 @@ def local_state() -> Path | None:
 
 
 def accounts_file(state: Path) -> Path:
-    """The embedded broker's accounts."""
+    """The embedded broker's accounts file."""
     return state / "broker" / "accounts.json"
 
 
@@ -46,7 +46,7 @@ def kind_of(state: Path, name: str) -> str | None:
 
 
 def refuse_other(state: Path | None, name: str, kind: str) -> None:
-    """Raises CliError when the name is an account of another kind: it would lose its rights."""
+    """Raises CliError if the name is an account of another kind, which would lose its rights."""
     found = kind_of(state, name) if state is not None else None
     if found not in (None, kind):
         raise CliError(
@@ -55,20 +55,20 @@ def refuse_other(state: Path | None, name: str, kind: str) -> None:
 
 
 def add(state: Path, name: str, kind: str) -> Path:
-    """Create an account with a new secret; return the secret's file."""
+    """Create an account with a secret of its own; returns the secret's file."""
     from . import up_plan
 
     if kind_of(state, name) is None:
-        # A former owner of the name may still know a secret that was left behind.
+        # A previous holder of the name may still know a secret that was left behind.
         (state / SECRETS / name).unlink(missing_ok=True)
     up_plan.ensure_broker_account(state, name, kind, up_plan.ensure_secret(state, name))
     return state / SECRETS / name
 
 
 def remove(state: Path, name: str, kind: str) -> bool:
-    """Remove an account of this kind, its secret and its token; its connections are closed within 2 seconds.
+    """Remove an account of this kind, its secret and its token; it is disconnected within 2 seconds.
 
-    The broker may have done so already: it follows what the manager says.
+    The broker, which follows the manager, may have removed it already.
     """
     from busbar.bus.broker.join_tokens import revoke
     from busbar.bus.clock import SystemClock
@@ -81,10 +81,10 @@ def remove(state: Path, name: str, kind: str) -> bool:
 
 
 def token(state: Path, node: str, valid_s: float) -> str:
-    """A join token for a node, valid once.
+    """A single-use token with which a node gets credentials of its own.
 
     Raises:
-        CliError: the name or the time can't be, or the name is that of another kind of account.
+        CliError: name or validity is invalid, or the name is an account of another kind.
     """
     from busbar.bus.broker.join_tokens import issue_token
     from busbar.bus.clock import SystemClock
@@ -95,8 +95,8 @@ def token(state: Path, node: str, valid_s: float) -> str:
         raise CliError(str(error), ExitCode.USAGE, "usage") from None
 
 
-def outside(name: str, what: str) -> None:
-    """Say what remains to be done at an outside broker."""
+def explain_external(name: str, what: str) -> None:
+    """Print what to do at an external broker."""
     settings: Settings = settings_in_force(global_options(), os.environ)
     flag = "-D " if what == "remove" else ""
     output.note(
@@ -106,8 +106,8 @@ def outside(name: str, what: str) -> None:
     )
 
 
-def tell_token(state: Path, made: object, node: str, valid_s: float) -> None:
-    """Print a node's join token and how to use it."""
+def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
+    """Print a node's token, which is not kept, and how to use it."""
     text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
         return output.dump(output.merged(made, token=text, token_valid_s=valid_s))

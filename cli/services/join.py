@@ -1,4 +1,4 @@
-"""A node redeems its join token for credentials that only it knows."""
+"""Exchanges a node's token for credentials of its own, which only the node knows."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ TIMEOUT_S: Final = 10.0
 
 
 def join(settings: Settings, node: str, source: str) -> Settings:
-    """Exchange the token in the file `source` (`-`: standard input); the node's settings from now on.
+    """Exchange the token in the file `source` (`-`: standard input); returns the node's settings.
 
-    The secret lies in the password file of the settings, else in `secrets/NODE` of the state folder.
+    The secret goes to the password file of the settings, else to `secrets/NODE` of the state folder.
 
     Raises:
-        CliError: the token is not, or no longer, good; or the broker can't be reached.
+        CliError: the token is invalid or spent, or the broker can't be reached.
     """
     path = Path(settings.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.joining")
     joined = replace(settings, username=node, password=None, password_file=str(path))
-    # An interrupted exchange may have succeeded: then the secret works and the token is spent.
-    if not (fresh.exists() and _lets_in(replace(joined, password_file=str(fresh)))):
+    # The secret of an interrupted exchange may be valid already, with the token spent.
+    if not (fresh.exists() and _can_connect(replace(joined, password_file=str(fresh)))):
         _exchange(joined, fresh, read_token(source))
     rename(fresh, path, durable=True)
     return joined
 
 
 def read_token(source: str) -> str:
-    """The token in a file, or from standard input: never from an argument, which other users could read.
+    """The token from a file or standard input, never from an argument, which any user could read.
 
     Raises:
-        CliError: there is none.
+        CliError: there is no token.
     """
     try:
         if source != "-":
@@ -69,8 +69,8 @@ def _exchange(joined: Settings, fresh: Path, token: str) -> None:
     from busbar.bus.broker.join_tokens import join_password
 
     secret = new_secret()
-    write_atomically(fresh, secret + "\n")  # first: after the token is spent, this is the only way in
-    if not _lets_in(replace(joined, password_file=None, password=join_password(token, secret))):
+    write_atomically(fresh, secret + "\n")  # first: once the token is spent, only this secret is valid
+    if not _can_connect(replace(joined, password_file=None, password=join_password(token, secret))):
         fresh.unlink()
         raise CliError(
             f"the broker {joined.broker} did not take the token of node '{joined.username}': it was used, has"
@@ -80,17 +80,17 @@ def _exchange(joined: Settings, fresh: Path, token: str) -> None:
         )
 
 
-def _lets_in(settings: Settings) -> bool:
-    async def knock() -> None:
+def _can_connect(settings: Settings) -> bool:
+    async def connect() -> None:
         async with connected(settings, TIMEOUT_S):
             pass
 
     try:
-        asyncio.run(knock())
+        asyncio.run(connect())
     except CliError as error:
         if error.exit_code != ExitCode.NOT_AUTHORIZED:
             raise
         return False
     finally:
-        logging.getLogger("busbar").propagate = True  # `connected` silences it
+        logging.getLogger("busbar").propagate = True  # `connected` turns it off, for commands
     return True

@@ -1,4 +1,4 @@
-"""Pairs the nodes of `busbar up` and waits until they are online."""
+"""Pairs the nodes of `busbar up` with its manager, and waits until they are online."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RETRY_S = 0.2
 
 
 async def pair(plan: Plan, clock: Clock, timeout: float) -> dict[str, str]:
-    """Pair the nodes that are not; return each one's state once all are online, or after `timeout` seconds.
+    """Pair new nodes, and return each node's state once all are online, or after `timeout` seconds.
 
     Raises:
-        CliError, BusError: the broker does not let us in, or the manager refuses.
+        CliError, BusError: the broker rejects us, or the manager refuses.
     """
     while True:
         try:

@@ -1,13 +1,12 @@
-"""Runs one service in this process: broker, manager or agent, from a plain specification.
+"""Runs one service in this process: broker, manager or agent, from its spec.
 
-`python -m busbar.cli.services.run KIND FILE` is what `busbar up` starts; it spares its children the command
-line's imports. Their standard input is a socket to `up`: they say `ready` on it, and when it ends they end.
+`busbar up` starts `python -m busbar.cli.services.run KIND FILE`, without the imports of the command line.
+Standard input is a socket to `up`: the service writes `ready` to it, and exits when it is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -16,34 +15,32 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
-Spec = Mapping[str, Any]
+import msgspec
+
+from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, MqttVersion, ServiceSpec
+
+if TYPE_CHECKING:
+    from busbar.bus.options import ConnectOptions
+
 Ready = Callable[[], None]
-Service = Callable[[Spec, Ready], Awaitable[None]]
 
 STOP_S: Final = 60.0
-"""Limit of a clean stop, seconds; `up` waits less."""
+"""Bound of a clean stop, seconds; `up` sends SIGKILL earlier."""
 READY: Final = b"ready\n"
 REFUSED: Final = 4
-"""Exit code of a service that refuses to run: a locked folder, a corrupt database, a newer manager. A
-restart does not help."""
+"""Exit code of a service that refuses to run, such as for a locked folder, a corrupt database or a newer
+manager. A restart does not help."""
 
 log = logging.getLogger("busbar.service")
 
 
-async def run_broker(spec: Spec, ready: Ready) -> None:
-    """The embedded broker, until cancelled."""
+async def run_broker(spec: BrokerSpec, ready: Ready) -> None:
+    """Run the embedded broker until cancelled."""
     from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 
-    config = BrokerConfig(
-        Path(spec["accounts"]),
-        spec.get("host", "127.0.0.1"),
-        spec["port"],
-        spec.get("ws_port"),
-        spec["root"],
-        spec.get("realm"),
-    )
+    config = BrokerConfig(Path(spec.accounts), spec.host, spec.port, spec.ws_port, spec.root, spec.realm)
     async with EmbeddedBroker(config) as broker:
         log.info("broker listens on mqtt://%s:%s", config.host, broker.port)
         if broker.ws_port:
@@ -52,70 +49,81 @@ async def run_broker(spec: Spec, ready: Ready) -> None:
         await asyncio.get_running_loop().create_future()
 
 
-_SPOKEN: Final[Mapping[str, Mapping[str, Any]]] = {
+class _Protocol(TypedDict, total=False):
+    protocol: Literal[4, 5]
+    falls_back: bool
+
+
+_PROTOCOLS: Final[Mapping[MqttVersion, _Protocol]] = {
     "auto": {"protocol": 5, "falls_back": True},
     "5": {"protocol": 5},
     "3.1.1": {"protocol": 4},
 }
-"""What `busbar manager --mqtt` means."""
+"""The connection options of `busbar manager --mqtt`."""
 
 
-async def run_manager(spec: Spec, ready: Ready) -> None:
-    """The manager, until cancelled."""
+async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
+    """Run the manager until cancelled."""
     from busbar.manager.service import ManagerConfig, run
 
     config = ManagerConfig(
-        state=Path(spec["state"]),
-        realm=spec["realm"],
-        connect=replace(connect_options(spec), **_SPOKEN[spec.get("mqtt", "auto")]),
-        root=spec["root"],
-        manager_id=spec.get("manager_id", "m1"),
-        heartbeat_s=spec["heartbeat_s"],
-        principals=spec["principals"],
+        state=Path(spec.state),
+        realm=spec.realm,
+        connect=replace(connect_options(spec.connect), **_PROTOCOLS[spec.mqtt]),
+        root=spec.root,
+        manager_id=spec.manager_id,
+        heartbeat_s=spec.heartbeat_s,
+        principals=spec.principals,
     )
     await run(config, ready)
 
 
-async def run_agent(spec: Spec, ready: Ready) -> None:
-    """The agent of one node, until cancelled."""
+async def run_agent(spec: AgentSpec, ready: Ready) -> None:
+    """Run the agent of one node until cancelled."""
     from busbar.agent.service import AgentConfig, run
 
     config = AgentConfig(
-        state=Path(spec["state"]),
-        node=spec["node"],
-        realm=spec["realm"],
-        connect=connect_options(spec),
-        root=spec["root"],
-        runtimes=Path(spec["runtimes"]) if spec.get("runtimes") else None,
-        host=spec.get("host"),
-        max_workers=spec.get("max_workers"),
-        labels=spec.get("labels", {}),
-        stop_workers=spec["stop_workers"],
-        static_roots=tuple(map(Path, spec.get("static_roots", ()))),
-        adopt_store=spec.get("adopt_store", False),
+        state=Path(spec.state),
+        node=spec.node,
+        realm=spec.realm,
+        connect=connect_options(spec.connect),
+        root=spec.root,
+        runtimes=Path(spec.runtimes) if spec.runtimes else None,
+        host=spec.host,
+        max_workers=spec.max_workers,
+        labels=spec.labels,
+        stop_workers=spec.stop_workers,
+        static_roots=tuple(map(Path, spec.static_roots)),
+        adopt_store=spec.adopt_store,
     )
     await run(config, ready)
 
 
-SERVICES: Final[Mapping[str, Service]] = {"broker": run_broker, "manager": run_manager, "agent": run_agent}
+def run_service(spec: ServiceSpec, ready: Ready) -> Awaitable[None]:
+    """Run a service until cancelled; `ready` is called once it works."""
+    match spec:
+        case BrokerSpec():
+            return run_broker(spec, ready)
+        case ManagerSpec():
+            return run_manager(spec, ready)
+        case AgentSpec():
+            return run_agent(spec, ready)
 
 
-def connect_options(spec: Spec) -> Any:
-    """The connection of a manager or an agent; its secret comes from a file, or from the environment.
+def connect_options(spec: ConnectSpec) -> ConnectOptions:
+    """The connection of a manager or an agent; its secret comes from a file or from the environment.
 
     Raises:
         CliError: the password file can't be read, or others can read it.
     """
     from ..connect import options_of
-    from ..context import Settings
 
-    settings = Settings(**spec["connect"], password=os.environ.get("BUSBAR_PASSWORD"))
-    options = options_of(settings)
+    options = options_of(spec.settings(os.environ.get("BUSBAR_PASSWORD")))
     return replace(options, client_id=f"busbar-{options.username}-{os.urandom(4).hex()}")
 
 
 def log_to_stderr(level: str) -> None:
-    """One line per important thing, with time and level.
+    """Log to stderr, one line per entry, with time and level.
 
     Raises:
         CliError: there is no such level.
@@ -135,31 +143,32 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("busbar").setLevel(level.upper())
 
 
-def serve(kind: str, spec: Spec, parent: socket.socket | None = None) -> int:
-    """Run a service until SIGTERM, SIGINT or the parent's end; return the exit code."""
+def serve(spec: ServiceSpec, parent: socket.socket | None = None) -> int:
+    """Run a service until SIGTERM, SIGINT or the exit of the parent; return the exit code."""
     from ..errors import exit_code, sentence
 
     try:
-        return asyncio.run(_life(kind, spec, parent))
+        return asyncio.run(_run_until_stopped(spec, parent))
     except Exception as error:
         # What a user can fix is one sentence; everything else needs its traceback.
         ours = type(error).__module__.startswith("busbar.")
         known = ours or isinstance(error, (OSError, ValueError))
-        log.error("%s: %s", kind, sentence(error), exc_info=None if known else error)
+        log.error("%s: %s", spec.kind, sentence(error), exc_info=None if known else error)
         return REFUSED if ours and exit_code(error) == 1 else int(exit_code(error))
 
 
-async def _life(kind: str, spec: Spec, parent: socket.socket | None) -> int:
+async def _run_until_stopped(spec: ServiceSpec, parent: socket.socket | None) -> int:
+    kind = spec.kind
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     if parent is not None:
         loop.add_reader(parent, _on_parent, parent, spec, stop)
-    service = asyncio.create_task(_as_task(SERVICES[kind](spec, lambda: _say_ready(kind, parent))), name=kind)
-    ordered = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait({service, ordered}, return_when=asyncio.FIRST_COMPLETED)
-    ordered.cancel()
+    service = asyncio.create_task(_as_task(run_service(spec, lambda: _notify_ready(kind, parent))), name=kind)
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({service, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
     if not service.done():
         log.info("%s stops", kind)
         service.cancel()
@@ -176,45 +185,44 @@ async def _as_task(work: Awaitable[None]) -> None:
     await work
 
 
-def _say_ready(kind: str, parent: socket.socket | None) -> None:
+def _notify_ready(kind: str, parent: socket.socket | None) -> None:
     log.info("%s is ready", kind)
     if parent is not None:
         try:
             parent.send(READY)
         except OSError:
-            log.info("nobody to tell")
+            log.info("the parent is gone")
 
 
-def _on_parent(parent: socket.socket, spec: Spec, stop: asyncio.Event) -> None:
-    """`up` sends nothing: readable means that it has died. Workers are always kept then."""
+def _on_parent(parent: socket.socket, spec: ServiceSpec, stop: asyncio.Event) -> None:
+    """`up` never writes: end of file means that it died without an orderly stop, so the workers are kept."""
     try:
-        ended = parent.recv(64) == b""
+        closed = parent.recv(64) == b""
     except BlockingIOError:
         return
     except OSError:
-        ended = True
-    if not ended:
+        closed = True
+    if not closed:
         return
     asyncio.get_running_loop().remove_reader(parent)
-    log.warning("the supervisor is gone; ending, with the workers left running")
-    if spec.get("stop_workers") or spec.get("runtimes"):
-        # A clean exit would stop the workers (or might, by the runtimes file), which nobody ordered.
+    log.warning("the supervisor is gone: exiting, the workers go on")
+    if isinstance(spec, AgentSpec) and (spec.stop_workers or spec.runtimes):
+        # A clean exit of this agent would stop its workers (its file may say so), which was not requested.
         os._exit(1)
     stop.set()
 
 
 def main(arguments: list[str]) -> int:
-    """A child of `busbar up`: KIND and the file of its specification."""
+    """Run a child of `busbar up`; the arguments are KIND and the file of its spec."""
     kind, path = arguments
-    with open(path, encoding="utf-8") as file:
-        spec = json.load(file)
-    log_to_stderr(spec.get("log_level", "info"))
+    spec = msgspec.json.decode(Path(path).read_bytes(), type=SPEC_TYPES[kind])
+    log_to_stderr(spec.log_level)
     parent = socket.socket(fileno=os.dup(0))
     parent.setblocking(False)
     # Child processes must not inherit the socket.
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    return serve(kind, spec, parent)
+    return serve(spec, parent)
 
 
 if __name__ == "__main__":

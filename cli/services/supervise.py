@@ -1,7 +1,7 @@
-"""Keeps the services of `busbar up` running: one child process each, started again with backoff when it dies.
+"""Supervises the services of `busbar up`: one child process each, restarted with backoff when it exits.
 
-Each child leads a session of its own, so the terminal's Ctrl-C does not reach it: `up` orders the shutdown.
-Its standard input is a socket to us, on which it says `ready`, and whose end tells it that we are gone.
+Each child leads a session of its own, so the terminal's Ctrl-C does not reach it: `up` stops them in order.
+Its standard input is a socket to us: it writes `ready` to it, and sees it closed when we are gone.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from .up_plan import Plan, Service, services, spec_path
 LOG_BYTES: Final = 1 << 20
 LOG_KEEP: Final = 2
 STABLE_S: Final = 10.0
-"""A child that ran this long is restarted with the shortest delay."""
+"""A child that ran for so long restarts with the shortest delay."""
 KILL_S: Final = 3.0
-FINAL: Final = frozenset({2, REFUSED})
-"""Exit codes of a service that a restart does not help, if it was never ready."""
+NO_RETRY: Final = frozenset({2, REFUSED})
+"""Exit codes of a service that a restart will not make ready, if it never was."""
 LINE_MAX: Final = 8192
 
 log = logging.getLogger("busbar.up")
 
 
 class Child:
-    """One service as a process that is restarted until `stop`."""
+    """One service as a child process that is restarted until `stop`."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Child:
         self.service = service
         self.ready = asyncio.Event()
         self.starts = 0
-        self.last_line = ""
+        self.last_error = ""
         self.was_ready = False
         self.refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._spec = spec_path(plan.state, service)
-        self._output = Output(plan.state / "logs" / f"{service.name}.log", service.name if echo else None)
+        self._log = ServiceLog(plan.state / "logs" / f"{service.name}.log", service.name if echo else None)
         self._clock, self._random, self._changed = clock, random, changed
         self._process: Process | None = None
         self._stopping = asyncio.Event()
@@ -65,40 +65,40 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The living process."""
+        """The pid of the running process."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
     async def run(self) -> None:
-        """Keep it running until `stop`."""
+        """Restart it until `stop`."""
         failures = 0
         while not self._stopping.is_set():
-            began = self._clock.monotonic()
+            started = self._clock.monotonic()
             try:
-                code = await self._once()
-                how = words(code)
+                code = await self._run_once()
+                status = describe_exit(code)
             except OSError as error:
-                code, how = 1, str(error)
-            except Exception as error:  # must not end the other services
-                log.exception("%s: could not be kept", self.service.name)
-                code, how = 1, repr(error)
+                code, status = 1, str(error)
+            except Exception as error:  # a bug here must not stop the other services
+                log.exception("%s: supervision failed", self.service.name)
+                code, status = 1, repr(error)
             if self._stopping.is_set():
                 break
-            failures = 1 if self._clock.monotonic() - began > STABLE_S else failures + 1
-            if code in FINAL and not self.was_ready and not self.refused.done():
-                self.refused.set_result(f"{self.service.name}: {self.last_line or how}")
+            failures = 1 if self._clock.monotonic() - started > STABLE_S else failures + 1
+            if code in NO_RETRY and not self.was_ready and not self.refused.done():
+                self.refused.set_result(f"{self.service.name}: {self.last_error or status}")
             delay = self._backoff.delay(failures, self._random.random())
-            log.warning("%s: %s; again in %.1f s", self.service.name, self._why(how), delay)
+            log.warning("%s: %s; restart in %.1f s", self.service.name, self._reason(status), delay)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._stopping.wait()
-        self._output.close()
+        self._log.close()
 
-    def _why(self, how: str) -> str:
-        return f"{how} ({self.last_line})" if self.last_line else how
+    def _reason(self, status: str) -> str:
+        return f"{status} ({self.last_error})" if self.last_error else status
 
-    async def _once(self) -> int:
-        """Start it, wait for its end, return its exit code."""
+    async def _run_once(self) -> int:
+        """Start it, wait for its exit, return its exit code."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours:
@@ -118,18 +118,21 @@ class Child:
             if self._stopping.is_set():
                 process.terminate()
             self._changed()
-            tasks = [asyncio.create_task(self._copy(process)), asyncio.create_task(self._hear(ours))]
+            tasks = [
+                asyncio.create_task(self._copy_output(process)),
+                asyncio.create_task(self._read_ready(ours)),
+            ]
             try:
                 return await process.wait()
             finally:
                 self.ready.clear()
-                # Read what is left in the pipe; bounded, since a grandchild may hold it open.
+                # Its last output is in the pipe; a grandchild may hold that open, so the wait is bounded.
                 await asyncio.wait(tasks[:1], timeout=0.5)
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
 
-    async def _copy(self, process: Process) -> None:
+    async def _copy_output(self, process: Process) -> None:
         assert process.stdout is not None
         rest = b""
         while data := await process.stdout.read(65_536):
@@ -137,69 +140,70 @@ class Child:
             rest = rest[-LINE_MAX:]
             for line in lines:
                 text = line[:LINE_MAX].decode(errors="replace").rstrip()
-                self.last_line = _message_of(text) or self.last_line
-                self._output.write(text)
+                self.last_error = _error_message(text) or self.last_error
+                self._log.write(text)
 
-    async def _hear(self, ours: socket.socket) -> None:
+    async def _read_ready(self, ours: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):
             while data := await loop.sock_recv(ours, 64):
                 if READY in data:
-                    self.last_line = ""
+                    self.last_error = ""
                     self.was_ready = True
                     self.ready.set()
                     self._changed()
 
-    async def stop(self, hurry: asyncio.Event) -> None:
-        """Send SIGTERM, then SIGKILL after `stop_s` seconds, or as soon as `hurry` is set."""
+    async def stop(self, kill_now: asyncio.Event) -> None:
+        """Stop it: SIGTERM, then SIGKILL after its `stop_s`, or as soon as `kill_now` is set."""
         self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-        ended = asyncio.create_task(process.wait())
-        hurried = asyncio.create_task(hurry.wait())
-        both = {ended, hurried}
+        exited = asyncio.create_task(process.wait())
+        killed = asyncio.create_task(kill_now.wait())
+        both = {exited, killed}
         await asyncio.wait(both, timeout=self.service.stop_s, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not ended.done():
-            log.warning("%s does not end: killed", self.service.name)
+        killed.cancel()
+        if not exited.done():
+            log.warning("%s does not exit: killed", self.service.name)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await asyncio.wait({ended}, timeout=KILL_S)
+            await asyncio.wait({exited}, timeout=KILL_S)
 
 
 class ServiceSupervisor:
-    """All services of one plan."""
+    """Supervises all services of one plan."""
 
     def __init__(
         self, plan: Plan, clock: Clock, random: Random, changed: Callable[[], None], echo: bool = False
     ) -> None:
         self.children = [Child(service, plan, clock, random, changed, echo) for service in services(plan)]
         self._tasks: list[asyncio.Task[None]] = []
-        self.hurry = asyncio.Event()
+        self.kill_now = asyncio.Event()
 
     @property
     def pids(self) -> dict[str, int]:
-        """The living processes, by service."""
+        """The pids of running processes, by service."""
         return {child.service.name: child.pid for child in self.children if child.pid is not None}
 
     def start(self) -> None:
-        """Start all at once; each retries until what it depends on is up."""
+        """Start all at once: a service that needs another retries until it is there."""
         self._tasks = [asyncio.create_task(child.run(), name=child.service.name) for child in self.children]
 
     async def ready(self) -> None:
         """Wait until all are ready.
 
         Raises:
-            CliError: one of them refuses to run.
+            CliError: one refuses to run.
         """
         for child in self.children:
             ready = asyncio.create_task(child.ready.wait())
-            refusals: list[asyncio.Future[Any]] = [each.refused for each in self.children]
+            refusals = [each.refused for each in self.children]
+            first: list[asyncio.Future[Any]] = [ready, *refusals]
             try:
-                await asyncio.wait([ready, *refusals], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 ready.cancel()
             for refusal in refusals:
@@ -207,14 +211,14 @@ class ServiceSupervisor:
                     raise CliError(refusal.result(), ExitCode.FAILED, "refused")
 
     def not_ready(self) -> list[str]:
-        """The services that are not ready, each with its last line."""
+        """Those that are not ready, with their last error."""
         late = (child for child in self.children if not child.ready.is_set())
-        return [f"{child.service.name} ({child.last_line or 'still starting'})" for child in late]
+        return [f"{child.service.name} ({child.last_error or 'still starting'})" for child in late]
 
     async def stop(self) -> None:
-        """Stop agents first, which need the bus for a clean exit; then the manager; the broker last."""
+        """Stop the agents, which say goodbye over the broker, then the manager, then the broker."""
         for kind in ("agent", "manager", "broker"):
-            await asyncio.gather(*(child.stop(self.hurry) for child in self._of(kind)))
+            await asyncio.gather(*(child.stop(self.kill_now) for child in self._of(kind)))
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -224,15 +228,15 @@ class ServiceSupervisor:
         return [child for child in self.children if child.service.kind == kind]
 
 
-class Output:
-    """A service's output in a bounded file, and on the console if asked for."""
+class ServiceLog:
+    """A service's output in a bounded file, and with `echo_as` on the console."""
 
     def __init__(self, path: Path, echo_as: str | None) -> None:
         self._handler = logging.handlers.RotatingFileHandler(
             path, maxBytes=LOG_BYTES, backupCount=LOG_KEEP, encoding="utf-8", delay=True
         )
         self._handler.setFormatter(logging.Formatter("%(message)s"))
-        # A full disk must neither print tracebacks nor end a service.
+        # A full disk must neither fill the console with tracebacks nor stop anything.
         self._handler.handleError = lambda record: None  # type: ignore[method-assign]
         self._echo_as = echo_as
 
@@ -247,8 +251,8 @@ class Output:
         self._handler.close()
 
 
-def words(code: int) -> str:
-    """An exit code in words."""
+def describe_exit(code: int) -> str:
+    """An exit code as text."""
     if code >= 0:
         return f"ended with exit code {code}"
     with contextlib.suppress(ValueError):
@@ -256,8 +260,8 @@ def words(code: int) -> str:
     return f"killed by signal {-code}"
 
 
-def _message_of(line: str) -> str:
-    """The message of an error line or of a traceback's last line; else empty."""
+def _error_message(line: str) -> str:
+    """The message of an error's log line, or the last line of a traceback; empty for all others."""
     for mark in (" ERROR ", " CRITICAL ", " WARNING "):
         if mark in line:
             return line.partition(mark)[2].partition(": ")[2] or line

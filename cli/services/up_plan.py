@@ -1,4 +1,4 @@
-"""The services of `busbar up` and its state folder: secrets, accounts, a specification per service."""
+"""The services of `busbar up`, and its state folder: secrets, accounts and a spec per service."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from busbar.bus import acl
 from busbar.bus.files import FileLock, write_atomically
 from busbar.bus.roles import OWNER
@@ -17,20 +18,21 @@ from busbar.bus.roles import OWNER
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
+from .specs import AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, ServiceSpec
 
 ADMIN_USER: Final = "admin"
 MANAGER_USER: Final = "manager"
 RESERVED: Final = frozenset({ADMIN_USER, MANAGER_USER})
-"""User names at the broker that no node may have."""
+"""User names that no node may have."""
 LOOPBACK: Final = "127.0.0.1"
 MQTT_PORT: Final = 1883
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One `busbar up`. `outside` is the connection to an outside broker; without it one is embedded.
+    """One `busbar up`. `outside` is the connection to an external broker; without it the broker is embedded.
 
-    `heartbeat` is seconds; `port` is what the embedded broker listens on.
+    `heartbeat` is in seconds; `port` is that of the embedded broker.
     """
 
     state: Path
@@ -47,12 +49,12 @@ class Plan:
 
     @property
     def url(self) -> str:
-        """The broker's address."""
+        """The broker's URL."""
         outside = self.outside.broker if self.outside else None
         return outside or f"mqtt://{LOOPBACK}:{self.port}"
 
     def connect(self, user: str) -> Settings:
-        """Connection settings of one of our users, whose secret is in a file of its name."""
+        """How one of our users connects; its secret is in the file of its name."""
         tls = {m: getattr(self.outside, m) for m in ("tls_ca", "tls_cert", "tls_key")} if self.outside else {}
         secret = str(self.state / SECRETS / user)
         return Settings(self.url, self.realm, self.root, user, secret, **tls)
@@ -60,66 +62,71 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process of the stack. `stop_s`: seconds between SIGTERM and SIGKILL."""
+    """One child process of `busbar up`. `stop_s`: seconds between SIGTERM and SIGKILL."""
 
     name: str
-    kind: str
-    spec: Mapping[str, Any]
+    spec: ServiceSpec
     stop_s: float
+
+    @property
+    def kind(self) -> str:
+        """broker, manager or agent."""
+        return self.spec.kind
 
 
 def services(plan: Plan) -> list[Service]:
-    """The processes, in the order in which they are started (all at once); they stop in reverse. Pure."""
-    found = [] if plan.outside else [Service("broker", "broker", _broker(plan), 5.0)]
-    found.append(Service("manager", "manager", _manager(plan), 8.0))
+    """The services; all are started at once, and stopped agents first, the broker last. Pure."""
+    found = [] if plan.outside else [Service("broker", _broker(plan), 5.0)]
+    found.append(Service("manager", _manager(plan), 8.0))
     stop_s = 30.0 if plan.stop_workers else 8.0
-    return found + [Service(f"agent-{node}", "agent", _agent(plan, node), stop_s) for node in plan.nodes]
+    return found + [Service(f"agent-{node}", _agent(plan, node), stop_s) for node in plan.nodes]
 
 
-def _broker(plan: Plan) -> dict[str, Any]:
-    return {
-        "accounts": str(plan.state / "broker" / "accounts.json"),
-        "port": plan.port,
-        "root": plan.root,
-        "realm": plan.realm,
-        "log_level": plan.log_level,
-    }
+def _broker(plan: Plan) -> BrokerSpec:
+    return BrokerSpec(
+        accounts=str(plan.state / "broker" / "accounts.json"),
+        port=plan.port,
+        root=plan.root,
+        realm=plan.realm,
+        log_level=plan.log_level,
+    )
 
 
-def _manager(plan: Plan) -> dict[str, Any]:
-    return {
-        **_common(plan, MANAGER_USER),
-        "state": str(plan.state / "manager"),
-        "mqtt": "3.1.1" if plan.outside is None else "auto",
-        "heartbeat_s": plan.heartbeat,
-        "principals": {ADMIN_USER: OWNER},
-    }
+def _manager(plan: Plan) -> ManagerSpec:
+    return ManagerSpec(
+        realm=plan.realm,
+        root=plan.root,
+        connect=ConnectSpec.of(plan.connect(MANAGER_USER)),
+        state=str(plan.state / "manager"),
+        mqtt="3.1.1" if plan.outside is None else "auto",
+        heartbeat_s=plan.heartbeat,
+        principals={ADMIN_USER: OWNER},
+        log_level=plan.log_level,
+    )
 
 
-def _agent(plan: Plan, node: str) -> dict[str, Any]:
-    return {
-        **_common(plan, node),
-        "state": str(plan.state / "agents" / node),
-        "node": node,
-        "runtimes": str(plan.runtimes) if plan.runtimes else None,
-        "static_roots": [str(path) for path in plan.static_roots],
-        "stop_workers": plan.stop_workers,
-    }
+def _agent(plan: Plan, node: str) -> AgentSpec:
+    return AgentSpec(
+        realm=plan.realm,
+        root=plan.root,
+        connect=ConnectSpec.of(plan.connect(node)),
+        state=str(plan.state / "agents" / node),
+        node=node,
+        runtimes=str(plan.runtimes) if plan.runtimes else None,
+        static_roots=[str(path) for path in plan.static_roots],
+        stop_workers=plan.stop_workers,
+        log_level=plan.log_level,
+    )
 
 
-def _common(plan: Plan, user: str) -> dict[str, Any]:
-    connect = {name: value for name, value in asdict(plan.connect(user)).items() if value is not None}
-    return {"realm": plan.realm, "root": plan.root, "connect": connect, "log_level": plan.log_level}
-
-
-# --- the folder --------------------------------------------------------------------------------------------
+# --- the state folder --------------------------------------------------------------------------------------
 
 
 def private_folder(path: Path) -> Path:
-    """Create a folder of mode 0700.
+    """Create a folder that only this user can access.
 
     Raises:
-        CliError: it can't be made, or belongs to somebody else.
+        CliError: it can't be created, or belongs to another user.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -132,10 +139,10 @@ def private_folder(path: Path) -> Path:
 
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Hold the state folder, so that no second `busbar up` uses it.
+    """Hold the lock of the state folder.
 
     Raises:
-        CliError: one does.
+        CliError: another `busbar up` holds it.
     """
     lock = FileLock(private_folder(state) / "up.lock")
     if not lock.take():
@@ -152,7 +159,7 @@ def locked(state: Path) -> Iterator[None]:
 
 
 def prepare(plan: Plan) -> None:
-    """Make secrets and accounts that are missing, and write the specifications, without secrets."""
+    """Create missing secrets and accounts, and write the specs."""
     users = {ADMIN_USER: acl.PERSON, MANAGER_USER: acl.MANAGER, **dict.fromkeys(plan.nodes, acl.NODE)}
     for user, kind in users.items():
         secret = ensure_secret(plan.state, user)
@@ -161,12 +168,13 @@ def prepare(plan: Plan) -> None:
     private_folder(plan.state / "logs")
     private_folder(plan.state / "services")
     for service in services(plan):
-        # Written anew at each start, so not durably.
-        write_atomically(spec_path(plan.state, service), json.dumps(service.spec, indent=1), durable=False)
+        text = msgspec.json.format(msgspec.json.encode(service.spec), indent=1)
+        # Rewritten at each start, so not durably.
+        write_atomically(spec_path(plan.state, service), text.decode(), durable=False)
 
 
 def ensure_secret(state: Path, user: str) -> str:
-    """A user's secret: made at first use, in a file of mode 0600."""
+    """A user's secret, created at first use in a file of mode 0600."""
     from busbar.bus.broker.accounts import new_secret
 
     path = private_folder(state / SECRETS) / user
@@ -176,7 +184,7 @@ def ensure_secret(state: Path, user: str) -> str:
 
 
 def ensure_broker_account(state: Path, user: str, kind: str, secret: str) -> None:
-    """Create an account of the embedded broker; an existing one is kept, which saves a slow hash."""
+    """Create an account of the embedded broker; an existing one is kept, which saves hashing."""
     from busbar.bus.broker.accounts import Accounts, ensure_account
 
     path = private_folder(state / "broker") / "accounts.json"
@@ -189,12 +197,12 @@ def ensure_broker_account(state: Path, user: str, kind: str, secret: str) -> Non
 
 
 def spec_path(state: Path, service: Service) -> Path:
-    """Where a service finds its specification."""
+    """The file of a service's spec."""
     return state / "services" / f"{service.name}.json"
 
 
-def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
-    """The content of up.json: what the command line needs to connect, and the running processes. Pure."""
+def up_state(plan: Plan, pids: Mapping[str, int]) -> dict[str, object]:
+    """The content of up.json: what the command line needs to connect, and the pids. Pure."""
     mine = plan.connect(ADMIN_USER)
     tls = {m: value for m in ("tls_ca", "tls_cert", "tls_key") if (value := getattr(mine, m))}
     return {
@@ -214,50 +222,50 @@ def describe(plan: Plan, pids: Mapping[str, int]) -> dict[str, Any]:
 
 def write_up(plan: Plan, pids: Mapping[str, int]) -> None:
     """Write up.json."""
-    text = json.dumps(describe(plan, pids), indent=1) + "\n"
+    text = json.dumps(up_state(plan, pids), indent=1) + "\n"
     write_atomically(plan.state / UP_FILE, text, durable=False)
 
 
-# --- choices -----------------------------------------------------------------------------------------------
+# --- defaults ----------------------------------------------------------------------------------------------
 
 
-def choose_nodes(agents: int | None, named: Sequence[str], before: Mapping[str, Any]) -> tuple[str, ...]:
-    """The nodes' names: as asked for, else as last time, else one. Pure.
+def choose_nodes(agents: int | None, named: Sequence[str], last_up: Mapping[str, Any]) -> tuple[str, ...]:
+    """The nodes' names: as given, else as last time, else one. Pure.
 
     Raises:
-        CliError: both ways at once, a malformed name, or one twice.
+        CliError: both options are given, or a name is malformed or repeated.
     """
     from busbar.bus.topics import is_name
 
     if agents is not None and named:
-        raise usage("say --agents or --node, not both")
-    last = [str(name) for name in before.get("nodes", [])] if agents is None else []
+        raise usage("use --agents or --node, not both")
+    last = [str(name) for name in last_up.get("nodes", [])] if agents is None else []
     nodes = tuple(named) or tuple(last) or tuple(f"n{i}" for i in range(1, (agents or 1) + 1))
     for name in nodes:
         if not is_name(name) or name in RESERVED:
             raise usage(f"node name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}, and neither admin nor manager")
     if len(set(nodes)) != len(nodes):
-        raise usage("a node's name stands twice")
+        raise usage("a node is named twice")
     return nodes
 
 
-def choose_port(wanted: int | None, before: Mapping[str, Any]) -> int:
-    """The embedded broker's port: as asked for; else the last one, 1883, or any, whichever is free.
+def choose_port(given: int | None, last_up: Mapping[str, Any]) -> int:
+    """The embedded broker's port: as given, else the first free one of the last, 1883 and any.
 
     Raises:
-        CliError: the one asked for is taken.
+        CliError: the given one is taken.
     """
-    if wanted:
-        if not _is_free(wanted):
+    if given:
+        if not _is_free(given):
             raise CliError(
-                f"port {wanted} of {LOOPBACK} is taken: choose another with --port, or use --broker",
+                f"port {given} of {LOOPBACK} is taken: choose another with --port, or use --broker",
                 ExitCode.CONFLICT,
                 "port_taken",
             )
-        return wanted
-    last = before.get("port")
-    likely = [last, MQTT_PORT] if wanted is None else [last]
-    return next((port for port in likely if isinstance(port, int) and _is_free(port)), None) or _any_port()
+        return given
+    last = last_up.get("port")
+    preferred = [last, MQTT_PORT] if given is None else [last]
+    return next((port for port in preferred if isinstance(port, int) and _is_free(port)), None) or _any_port()
 
 
 def _is_free(port: int) -> bool:
@@ -276,6 +284,6 @@ def _any_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def last_time(state: Path) -> dict[str, Any]:
-    """What the last `busbar up` of this folder wrote down."""
+def read_last_up(state: Path) -> dict[str, Any]:
+    """What the last `busbar up` of this folder has written to up.json."""
     return read_up(state)

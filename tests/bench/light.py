@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from busbar.agent.planner import plan
-from busbar.agent.reporting.reporter import Reporter, View, report_of, view_digest, will_of
+from busbar.agent.reporting.reporter import NodeSnapshot, Reporter, report_of, snapshot_digest, will_of
 from busbar.bus.clock import SystemClock
 from busbar.bus.connection.link import Message
 from busbar.bus.connection.mqtt_link import MqttLink
@@ -46,12 +46,12 @@ class LightAgent:
         self.link.subscribe(topics.node(node, "command"), self._on_command)
         self.assignment: Assignment | None = None
 
-    def view(self) -> View:
+    def view(self) -> NodeSnapshot:
         held = self.assignment
         if held is None:
-            return View(runtimes=RUNTIMES)
+            return NodeSnapshot(runtimes=RUNTIMES)
         applied = Applied(held.epoch, held.version)
-        return View(running(held), held.store, applied, runtimes=RUNTIMES)
+        return NodeSnapshot(running(held), held.store, applied, runtimes=RUNTIMES)
 
     def _on_assignment(self, message: Message) -> None:
         if not message.payload:
@@ -67,7 +67,7 @@ class LightAgent:
             self.reporter.again()
 
     def run(self) -> list[asyncio.Task[None]]:
-        loops = (self.link.run(), self.reporter.reports(), self.reporter.heartbeats())
+        loops = (self.link.run(), self.reporter.run_reports(), self.reporter.run_heartbeats())
         return [asyncio.ensure_future(loop) for loop in loops]
 
 
@@ -105,7 +105,7 @@ class Chorus:
         self._link.subscribe(topics.all_nodes("command"), self._on_command)
         self._beats = [topics.node(node, "heartbeat") for node in nodes]
         self._answered: set[str] = set()
-        self._digest = view_digest(View(runtimes=RUNTIMES))
+        self._digest = snapshot_digest(NodeSnapshot(runtimes=RUNTIMES))
         self._tasks: list[asyncio.Task[Any]] = []
         self._news = asyncio.Event()
         self.sent = 0
@@ -115,7 +115,7 @@ class Chorus:
         """Connect; every node says its birth and its report."""
         self._tasks.append(asyncio.create_task(self._link.run()))
         await self._link.wait_connected(30)
-        view = View(runtimes=RUNTIMES)
+        view = NodeSnapshot(runtimes=RUNTIMES)
         report = encode(report_of(view, "b-1", 1))
         birth = encode(NodeState(NodeBirth.READY, "b-1", 1))
         for node in self._nodes:

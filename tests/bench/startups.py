@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from busbar.agent.runtimes import Launch, load_runtimes, prepare
+from busbar.agent.runtimes import LaunchSpec, load_runtimes, prepare
 from busbar.agent.runtimes.base import WorkerSpec
 from busbar.agent.workers.probes import probe
 
@@ -101,7 +101,7 @@ async def _cluster(bench: Bench, at: Path, runtime: str) -> None:
     """Start and stop of one cluster of SCALE workers, in turns with the bare programs' start."""
     ours: list[float] = []
     bare: list[float] = []
-    if load_runtimes({})[runtime].missing():
+    if load_runtimes({})[runtime].unavailable():
         bench.results.notes.append(f"start of a cluster: no {runtime} on this machine.")
         return
     async with _client(at / "state") as call:
@@ -256,7 +256,7 @@ async def _by_hand(at: Path, runtime: str, number: int, began: float) -> float:
         shutil.rmtree(where, ignore_errors=True)
 
 
-def _launch(where: Path, runtime: str, number: int) -> Launch:
+def _launch(where: Path, runtime: str, number: int) -> LaunchSpec:
     port = free_port()
     transport = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
     spec = WorkerSpec(f"web-{number + 1}", f"bare-{number}", "bare", "web", 1, transport)

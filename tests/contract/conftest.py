@@ -1,4 +1,4 @@
-"""One system per broker for the whole contract suite: real broker, real manager, agents of plain MQTT."""
+"""One system per broker for the contract suite: real broker, real manager, agents in plain MQTT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stack import FakeNode, Stack, stack
 
 @dataclass
 class Lab:
-    """What a test of the suite works with: four persons' clients, and two nodes that do as they are told."""
+    """Clients of four persons, and two nodes that follow their assignments."""
 
     stack: Stack
     alice: Plain
@@ -28,11 +28,11 @@ class Lab:
     _names: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def name(self, stem: str = "c") -> str:
-        """A name that no other test has."""
+        """A unique name."""
         return f"{stem}{next(self._names)}"
 
     def cluster(self, client: Plain | None = None, **more: Any) -> dict[str, Any]:
-        """A new cluster with a name of its own."""
+        """A new cluster with a unique name."""
         name = self.name()
         made: dict[str, Any] = (client or self.alice).ok(
             "create_routercluster", {"routercluster": {"name": name, **more}}
@@ -70,7 +70,7 @@ BROKERS = os.environ.get("BUSBAR_BROKERS", "embedded,mosquitto").split(",")
 
 @pytest.fixture(scope="package", params=BROKERS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The system on the embedded broker and on mosquitto with the generated access list, or on a cluster."""
+    """The system on the embedded broker, on mosquitto with the generated ACL, or on a broker cluster."""
     with stack(tmp_path_factory.mktemp(request.param), request.param) as made:
         made.start_manager()
         alice = made.client("alice")

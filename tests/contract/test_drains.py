@@ -1,4 +1,4 @@
-"""Emptying a node from a plain MQTT client."""
+"""Draining a node from a plain MQTT client."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.faults.census import until
 
 @pytest.fixture(autouse=True)
 def _as_before(lab: Lab) -> Iterator[None]:
-    """Leave no node draining behind."""
+    """Leave no node draining."""
     yield
     for oid in lab.oids.values():
         lab.alice.ok("undrain_node", {"node_oid": oid})
 
 
 def live_on(lab: Lab, cluster: dict[str, Any], *nodes: str) -> None:
-    """Wait until every worker of a cluster is ready, on these nodes alone."""
+    """Wait until every worker of a cluster is ready, on these nodes only."""
 
     def found() -> bool:
         stat = lab.alice.ok("stat_routercluster", {"routercluster_oid": cluster["oid"]})
@@ -30,7 +30,7 @@ def live_on(lab: Lab, cluster: dict[str, Any], *nodes: str) -> None:
     until(found, 20, f"the workers are on {nodes}")
 
 
-def test_a_node_is_drained_and_let_in_again(lab: Lab) -> None:
+def test_a_node_is_drained_and_reactivated(lab: Lab) -> None:
     cluster, _ = lab.running(scale=4)
     oid = lab.oids["n1"]
     topic = lab.alice.topic("status", "_", "node", "n1")
@@ -74,7 +74,7 @@ def _group(lab: Lab, cluster: dict[str, Any]) -> str:
     return str(oids[0])
 
 
-def test_what_can_not_move_stays_and_the_node_says_why(lab: Lab) -> None:
+def test_a_worker_that_cannot_move_stays_and_the_node_reports_why(lab: Lab) -> None:
     cluster = lab.cluster()
     lab.join(cluster, "n1")
     lab.group(cluster, name="web", scale=1)
@@ -99,7 +99,7 @@ def test_what_can_not_move_stays_and_the_node_says_why(lab: Lab) -> None:
     lab.stop(cluster)
 
 
-def test_who_may_drain_what(lab: Lab) -> None:
+def test_draining_needs_the_right_role(lab: Lab) -> None:
     oid = lab.oids["n2"]
     assert lab.vic.code("drain_node", {"node_oid": oid}) == "not_authorized"
     assert lab.vic.code("undrain_node", {"node_oid": oid}) == "not_authorized"

@@ -99,7 +99,7 @@ def test_start_run_stop(lab: Lab) -> None:
     lab.alice.wait_retained(lab.alice.topic("status", name, "worker", "web-1"), lambda value: value == {})
 
 
-def test_a_cluster_without_workers_runs_at_once(lab: Lab) -> None:
+def test_a_cluster_without_workers_is_running_at_once(lab: Lab) -> None:
     cluster = lab.cluster()
     lab.alice.ok("start_routercluster", {"routercluster_oid": cluster["oid"]})
     lab.alice.status(cluster["name"], "routercluster", cluster["name"], "RUNNING")

@@ -1,4 +1,4 @@
-"""Requests as such: exactly-once effect, conditions, deadlines, and each kind of wrong input."""
+"""Requests: exactly-once effect, preconditions, deadlines, and every kind of invalid input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_ids_belong_to_their_caller(lab: Lab) -> None:
         assert client.call("create_routercluster", params, id=request_id)["ok"]
 
 
-def test_a_refused_change_is_remembered_too(lab: Lab) -> None:
+def test_a_refusal_is_idempotent_too(lab: Lab) -> None:
     made = lab.cluster()
     request_id = f"refused-{made['name']}"
     params = {"routercluster": {"name": made["name"]}}
@@ -143,8 +143,8 @@ def test_a_bad_transport(lab: Lab) -> None:
 
 
 @pytest.mark.fault(0, "A")
-def test_a_retained_request_never_runs(lab: Lab) -> None:
-    """Neither while it is live nor when the manager comes back."""
+def test_a_retained_request_is_never_executed(lab: Lab) -> None:
+    """Neither when it is published nor when the manager restarts."""
     if lab.stack.broker in ("nats", "aedes"):
         pytest.skip(
             "only MQTT 5 shows the RETAIN flag of a live message (decision 15); this cluster has 3.1.1"
@@ -154,7 +154,7 @@ def test_a_retained_request_never_runs(lab: Lab) -> None:
     body = {"id": f"kept-{name}", "reply": "box", "params": {"routercluster": {"name": name}}}
     try:
         lab.alice.publish(topic, body, retain=True)
-        # The manager takes requests in order: what follows is answered after it.
+        # The manager executes requests in order: the next one is answered after it.
         assert name not in lab.alice.ok("list_routerclusters", {"return_names": True})
         epoch = lab.alice.call("list_nodes", {})["epoch"]
         lab.stack.kill("manager")
@@ -169,7 +169,7 @@ def test_a_retained_request_never_runs(lab: Lab) -> None:
 
 
 def test_the_mqtt_5_mirror(lab: Lab) -> None:
-    """A client that reads properties alone, towards the manager as it is started by default."""
+    """A client that uses MQTT 5 properties only, with the manager's default settings."""
     own = lab.alice.topic("response", "alice", "five")
     asked = Properties(PacketTypes.PUBLISH)
     asked.ResponseTopic, asked.CorrelationData = own, b"\x00\xff"
@@ -200,7 +200,7 @@ def test_the_mqtt_5_mirror(lab: Lab) -> None:
 
 
 @pytest.mark.fault(0, "A")
-def test_a_request_on_anothers_topic_does_not_arrive(lab: Lab) -> None:
+def test_a_request_on_another_callers_topic_does_not_arrive(lab: Lab) -> None:
     name = lab.name()
     lab.bob.client.publish(
         lab.bob.topic("request", "alice", "create_routercluster"),
@@ -211,7 +211,7 @@ def test_a_request_on_anothers_topic_does_not_arrive(lab: Lab) -> None:
     assert name not in bob.ok("list_routerclusters", {"return_names": True})
 
 
-def test_reports_from_strangers_change_nothing(lab: Lab) -> None:
+def test_reports_of_unpaired_nodes_change_nothing(lab: Lab) -> None:
     stranger = lab.stack.client("n3")
     body = {"state": "ready", "boot": "b-x", "conn": 1}
     stranger.publish(stranger.topic("node", "n3", "state"), body, retain=True)
@@ -243,12 +243,14 @@ def test_a_node_reports_for_itself_alone(lab: Lab) -> None:
     lab.stop(cluster)
 
 
-def test_a_dashboard_may_ask_for_the_statuses_of_every_realm(lab: Lab) -> None:
+def test_a_dashboard_may_subscribe_to_the_statuses_of_every_realm(lab: Lab) -> None:
     """As `mosquitto_sub -t 'busbar/v1/+/status/#'` does; it gets the retained ones at once."""
     if lab.stack.broker == "nats":
         pytest.skip("NATS refuses a filter that is wider than the user's rights; a dashboard names its realm")
     cluster = lab.cluster()
-    lab.alice.status(cluster["name"], "routercluster", cluster["name"], "STOPPED")  # may follow the reply
+    lab.alice.status(
+        cluster["name"], "routercluster", cluster["name"], "STOPPED"
+    )  # may arrive after the reply
     late = lab.stack.client("vic")
     late.client.subscribe("busbar/v1/+/status/#", 1)
     found = late.status(cluster["name"], "routercluster", cluster["name"], "STOPPED")

@@ -1,4 +1,4 @@
-"""Rolling updates from a plain MQTT client: requests, events, statuses, and what the nodes are assigned."""
+"""Rolling updates from a plain MQTT client: requests, events, statuses and assignments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def transport(port: int) -> dict[str, Any]:
 
 
 def assigned(lab: Lab, cluster: str) -> dict[str, Any]:
-    """The workers of a cluster as the nodes' assignments hold them, by name."""
+    """The workers of a cluster in the nodes' assignments, by name."""
     held = (node.assignment["workers"] for node in lab.nodes.values() if node.assignment)
     return {w["worker"]: w for workers in held for w in workers if w["cluster"] == cluster}
 
@@ -49,7 +49,7 @@ def test_a_group_is_updated_worker_by_worker(lab: Lab) -> None:
     lab.stop(cluster)
 
 
-def test_an_update_that_fails_halts_with_its_reason_and_can_be_taken_back(lab: Lab) -> None:
+def test_a_failing_update_halts_with_its_reason_and_can_be_rolled_back(lab: Lab) -> None:
     cluster, group = lab.running(scale=2)
     name = cluster["name"]
     both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
@@ -71,7 +71,7 @@ def test_an_update_that_fails_halts_with_its_reason_and_can_be_taken_back(lab: L
     assert (halted["status"], halted["ready"]) == ("DEGRADED", 1)
     stat = lab.alice.ok("stat_routercluster_workergroup", both)
     assert stat["conditions"][0] == halted["reason"]
-    assert assigned(lab, name)["web-2"] == before["web-2"], "the other one is left as it is"
+    assert assigned(lab, name)["web-2"] == before["web-2"], "the other one is unchanged"
     back = lab.alice.ok("update_routercluster_workergroup", {**both, "workergroup": {"transport": None}})
     assert back["revision"] == 3
     lab.alice.wait_event("on_workergroup_updated", oid=group["oid"], revision=3)
@@ -82,8 +82,10 @@ def test_an_update_that_fails_halts_with_its_reason_and_can_be_taken_back(lab: L
     lab.stop(cluster)
 
 
-def test_what_an_update_refuses(lab: Lab) -> None:
-    bob = lab.stack.client("bob")  # mosquitto hangs up on whoever was refused something, as other tests are
+def test_updates_that_are_refused(lab: Lab) -> None:
+    bob = lab.stack.client(
+        "bob"
+    )  # mosquitto disconnects a client that was refused something, as other tests do
     cluster = lab.cluster(bob)
     group = bob.ok(
         "add_routercluster_workergroup", {"routercluster_oid": cluster["oid"], "workergroup": {"scale": 1}}

@@ -1,1 +1,1 @@
-"""Real faults: real processes that are killed, paused, cut off, lied to; the catalogue says which."""
+"""Faults with real processes, which are killed, suspended, partitioned or deceived; see the catalogue."""

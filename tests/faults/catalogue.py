@@ -1,4 +1,4 @@
-"""The catalogue of faults: what may happen, what must hold, and which rows no test shows, and why."""
+"""The catalogue of faults: what may happen, what must hold, and which rows have no test, and why."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def _parse() -> dict[int, Row]:
 
 ROWS: Final = _parse()
 BAD_INPUT: Final = 0
-"""The number under which tests of bad input are counted."""
+"""The row number of tests of bad input."""
 
 NOT_PROVEN: Final[dict[int, str]] = {}
-"""Rows that no test shows, with the reason."""
+"""Rows without a test, with the reason."""
 
 IN_PART: Final = {
     8: "for 16 short heartbeats, more than twice what makes a node lost, and not for 30 s",
@@ -122,4 +122,4 @@ IN_PART: Final = {
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
     31: "a restart with a record that holds more than this version knows",
 }
-"""What the tests of a row leave out."""
+"""What the tests of a row do not cover."""

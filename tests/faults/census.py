@@ -1,4 +1,4 @@
-"""Counts workers as the kernel knows them, many times a second: doubles, restarts, orphans."""
+"""Counts worker processes in /proc many times a second: duplicates, restarts, orphans."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ YOUNG_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One process that bears a worker's token. `leads`: it is the one the agent started."""
+    """One process with a worker's token. `leads`: the agent started it."""
 
     pid: int
     start: int
@@ -33,12 +33,12 @@ class Life:
 
     @property
     def key(self) -> tuple[int, int]:
-        """What tells it from every other process of this boot."""
+        """Unique among the processes of this boot."""
         return self.pid, self.start
 
 
 class Census:
-    """Looks at /proc from a thread of its own. Only workers of agents whose folder lies in `folder` count."""
+    """Reads /proc in a thread. Only workers of agents with a state folder below `folder` count."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
@@ -47,10 +47,10 @@ class Census:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.history: dict[tuple[int, int], Life] = {}
-        """Every leader that was ever seen."""
+        """Every leader seen so far."""
         self.doubles: list[str] = []
         self.most: dict[str, int] = {}
-        """The most leaders of a cluster that were seen at once."""
+        """The most leaders of a cluster seen at once."""
         self.watch_doubles = True
         self._thread = threading.Thread(target=self._forever, name="census", daemon=True)
         self._thread.start()
@@ -65,7 +65,7 @@ class Census:
         self._thread.join(bound(5))
 
     def look(self) -> list[Life]:
-        """All that lives now."""
+        """All living processes."""
         with self._lock:
             found = [life for pid in _pids() if (life := self._read(pid)) is not None]
             self._judge([life for life in found if life.leads])
@@ -80,7 +80,7 @@ class Census:
         return found
 
     def keys(self, cluster: str) -> set[tuple[int, int]]:
-        """Pid and start time of every living worker of a cluster."""
+        """Pid and start time of each living worker of a cluster."""
         return {life.key for life in self.look() if life.leads and life.cluster == cluster}
 
     def ever(self, cluster: str) -> set[tuple[int, int]]:
@@ -89,7 +89,7 @@ class Census:
             return {key for key, life in self.history.items() if life.cluster == cluster}
 
     def processes(self, cluster: str) -> list[Life]:
-        """Everything that bears a token of that cluster, descendants included."""
+        """All processes with a token of that cluster, descendants included."""
         return [life for life in self.look() if life.cluster == cluster]
 
     def kill(self, life: Life) -> None:
@@ -121,7 +121,7 @@ class Census:
             return self._known[key]
         life = self._environment(pid, key[1], int(fields[3]))
         first = self._first.setdefault(key, time.monotonic())
-        # A fork has its parent's environment until it has become the program.
+        # Between fork and exec a process has its parent's environment.
         if life is not None or time.monotonic() - first > YOUNG_S:
             self._known[key] = life
             self._first.pop(key, None)
@@ -150,7 +150,7 @@ class Census:
 
 
 def _has_ours(pid: int, token: str) -> bool:
-    """Whether an older process bears the same token: then this one has only made itself a session."""
+    """Whether an older process has the same token: then this one only leads a session of its own."""
     for other in _pids():
         if other != pid:
             with contextlib.suppress(OSError, ValueError):
@@ -167,7 +167,7 @@ def _pids() -> list[int]:
 
 
 def until(condition: Callable[[], Any], timeout: float, what: str) -> Any:
-    """Wait for what only the kernel or a question can tell."""
+    """Poll for what only the kernel or a query shows."""
     end = time.monotonic() + bound(timeout)
     while not (found := condition()):
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""One system for all tests here; each leaves it as it found it."""
+"""One system for all tests here; each restores it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.faults.yard import Yard, yard
 
 @pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    """Broker, manager and two nodes, shared by all tests: a start costs five seconds."""
+    """Broker, manager and two nodes, shared by all tests, since a start takes five seconds."""
     with yard(tmp_path_factory.mktemp("yard")) as made:
         yield made
 
 
 @pytest.fixture
 def here(place: Yard) -> Iterator[Yard]:
-    """The same, with all services up and no fault on before and after each test."""
+    """The same; before and after each test all services run without a fault."""
     place.census.doubles.clear()
     place.census.watch_doubles = True
     yield place

@@ -1,7 +1,6 @@
 """Runs `busbar` with failpoints: `python -m tests.faults.failing POINT[:VALUE]… -- manager …`.
 
-The product has no failpoints to be left on by mistake: they are put in here, by replacing what is called
-at the point, in this process alone.
+The product itself has no failpoints: they are patched in here, in this process only.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from busbar.bus.connection.link import Done
 from busbar.bus.errors import BusOfflineError
 
 BEFORE, AFTER, REPLY = "fp-before-", "fp-after-", "fp-reply-"
-"""A request with an id that begins so kills the manager before its commit, after it, or after its reply."""
+"""A request with this id prefix kills the manager before its commit, after it, or after its reply."""
 
 
 def die() -> None:
-    """As SIGKILL by anybody else."""
+    """As if killed from outside."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 
 
 def commits(_value: str) -> None:
-    """The manager dies around the commit of a request whose id asks for it."""
+    """The manager dies around the commit of a request with such an id."""
     from busbar.manager.store import engine
 
     original = engine.Store._finish
@@ -48,7 +47,7 @@ def commits(_value: str) -> None:
 
 
 def reply(_value: str) -> None:
-    """The manager dies when the broker has its reply, and before the event is sent."""
+    """The manager dies once the broker has its reply, before the event is sent."""
     from busbar.bus.connection.mqtt_link import MqttLink
 
     original = MqttLink.send
@@ -69,7 +68,7 @@ def reply(_value: str) -> None:
 
 
 def step(value: str) -> None:
-    """The manager dies at the commit that carries such an action of the plan: `renew:before_commit`."""
+    """The manager dies at the commit of such an action of the plan: `renew:before_commit`."""
     from busbar.manager.control.apply import Batch
     from busbar.manager.store import engine
 
@@ -96,7 +95,7 @@ def _size(changes: Any) -> int:
 
 
 def migration(_value: str) -> None:
-    """The manager knows one schema step more, and dies in its middle."""
+    """The manager has one more migration, and dies during it."""
     from busbar.manager.store.migrations import migrations
 
     @migrations()
@@ -107,14 +106,14 @@ def migration(_value: str) -> None:
 
 
 def audit(value: str) -> None:
-    """The manager audits the retained topics every so many seconds."""
+    """The manager audits the retained topics at this interval, seconds."""
     from busbar.manager.publish.retained_audit import RetainedAudit
 
     RetainedAudit.__init__.__defaults__ = (float(value),)  # type: ignore[misc]
 
 
 def clock(value: str) -> None:
-    """The wall clock is as many seconds off as a file says."""
+    """The wall clock is off by the seconds in a file."""
     from busbar.bus.clock import SystemClock
 
     file = Path(value)
@@ -122,18 +121,18 @@ def clock(value: str) -> None:
 
 
 def fork(value: str) -> None:
-    """The agent dies after the fork of a worker of that cluster, before its pid is written down."""
-    from busbar.agent.processes.process import Processes
+    """The agent dies after the fork of a worker of that cluster, before it stores the pid."""
+    from busbar.agent.processes.process import WorkerProcesses
 
-    original = Processes.spawn
+    original = WorkerProcesses.spawn
 
-    def spawn(self: Any, start: Any) -> Any:
-        process = original(self, start)
-        if start.marks.get("BUSBAR_CLUSTER") == value:
+    def spawn(self: Any, spec: Any) -> Any:
+        process = original(self, spec)
+        if spec.marks.get("BUSBAR_CLUSTER") == value:
             die()
         return process
 
-    Processes.spawn = spawn  # type: ignore[method-assign]
+    WorkerProcesses.spawn = spawn  # type: ignore[method-assign]
 
 
 POINTS: dict[str, Callable[[str], None]] = {
@@ -142,7 +141,7 @@ POINTS: dict[str, Callable[[str], None]] = {
 
 
 def command(*points: str) -> list[str]:
-    """How a test starts it: the words that come before `busbar`'s own."""
+    """The command of a test, without `busbar`'s own arguments."""
     return [sys.executable, "-m", "tests.faults.failing", *points, "--"]
 
 

@@ -1,6 +1,6 @@
-"""Writes what the soak has measured into the page on reliability, between its two marks.
+"""Writes the measurements of the soak into the page on reliability, between its two marks.
 
-Rows that a run did not measure stay as they are, with their own date.
+Rows that a run did not measure keep their values and their date.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Figure(NamedTuple):
 
 
 def rows(found: dict[str, Any]) -> Iterator[Figure]:
-    """What a run has found."""
+    """The results of a run."""
     if "kills" in found:
         yield from _kills(found)
     rounds = found.get("asked", {}).get("rounds")
@@ -69,7 +69,7 @@ def _kills(found: dict[str, Any]) -> Iterator[Figure]:
 
 
 def table(old: str, found: dict[str, Any], date: str) -> list[str]:
-    """The table's lines: the new figures, and the old ones that were not measured this time. Pure."""
+    """The table's lines: new figures, and old ones that were not measured this time. Pure."""
     lines = {line.split("|")[1].strip(): line for line in old.splitlines() if line.startswith("|")}
     kept = {what: line for what, line in lines.items() if what != "what" and set(what) != {"-"}}
     new = {
@@ -80,7 +80,7 @@ def table(old: str, found: dict[str, Any], date: str) -> list[str]:
 
 
 def write(found: dict[str, Any]) -> None:
-    """Bring the table up to date."""
+    """Update the table."""
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     old, _, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""How long recoveries take, with real processes: crash, change, partition."""
+"""Measures recovery times with real processes: crash, change, partition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.yard import Cluster, Yard, yard
 
 BEAT_S = 0.5
 ROUNDS = 100
-"""How often each is measured, unless told otherwise; the slow starts of a real router less often."""
+"""Default number of measurements; fewer for the slow starts of a real router."""
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -26,7 +26,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Everything, in one system."""
+    """Measure everything in one system."""
     with yard(folder, heartbeat=BEAT_S) as here:
         found: dict[str, Any] = {"heartbeat_s": BEAT_S}
         found["crash_light"] = _summary(_crashes(here, "serve", rounds, 10))
@@ -46,7 +46,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 
 def _crashes(here: Yard, runtime: str, count: int, scale: int) -> list[float]:
-    """SIGKILL of a ready worker until its event `ready`; each worker once per cluster."""
+    """From SIGKILL of a ready worker to its event `ready`; each worker once per cluster."""
     found: list[float] = []
     while len(found) < count:
         cluster = here.cluster(scale, runtime)
@@ -61,7 +61,7 @@ def _crashes(here: Yard, runtime: str, count: int, scale: int) -> list[float]:
 
 
 def _starts(here: Yard, runtime: str, count: int) -> list[float]:
-    """The router alone: its own command line in its own folder, until its port answers."""
+    """The router alone, with its own command line and folder, until its port answers."""
     cluster = here.cluster(1, runtime)
     (life,) = cluster.running(1).values()
     process = Path(f"/proc/{life.pid}")
@@ -103,7 +103,7 @@ def _answers(port: int) -> bool:
 
 
 def _reached(here: Yard, cluster: Cluster, scale: int, mark: int, timeout: float = 30.0) -> None:
-    """Wait for a status, published after the mark, that says so many are asked for and ready."""
+    """Wait for a status after the mark with so many desired and ready."""
     topic = here.alice.topic("status", cluster.name, "workergroup", "web")
 
     def right(message: tuple[str, bytes, bool]) -> bool:
@@ -117,7 +117,7 @@ def _reached(here: Yard, cluster: Cluster, scale: int, mark: int, timeout: float
 
 
 def _changes(here: Yard, count: int) -> list[float]:
-    """A change of scale until the status says that it is so, and the kernel too."""
+    """From a change of scale until status and /proc agree with it."""
     cluster = here.cluster(3)
     cluster.running(3)
     found = []
@@ -132,12 +132,12 @@ def _changes(here: Yard, count: int) -> list[float]:
 
 
 def _cuts(here: Yard, count: int) -> list[tuple[float, float]]:
-    """A node's link swallows everything, at every phase of its heartbeats, until its status is `late`.
+    """From a black hole on a node's connection, at every phase of its heartbeats, until its status is `late`.
 
-    Seconds since the cut, and since the last message of that node that was let through.
+    Returns the seconds since the cut, and since the node's last message that passed.
     """
     topic, found = here.alice.topic("status", "_", "node", "n1"), []
-    time.sleep(13 * BEAT_S)  # past the grace that follows a start
+    time.sleep(13 * BEAT_S)  # past the grace period after a start
     proxy = here.proxies["n1"]
     for number in range(count):
         here.alice.wait_retained(topic, lambda value: value["status"] == "online")
@@ -162,7 +162,7 @@ def _said(here: Yard, topic: str, mark: int, status: str, timeout: float = 30.0)
 
 
 def _heals(here: Yard, count: int) -> list[float]:
-    """A change during a partition, from its healing until it is so."""
+    """From the end of a partition until a change made during it is effective."""
     cluster = here.cluster(2)
     cluster.running(2)
     found = []

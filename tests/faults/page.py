@@ -19,8 +19,8 @@ PAGE = ROOT / "docs" / "reference" / "faults.md"
 
 
 def proofs() -> dict[int, dict[str, set[str]]]:
-    """By number: the tests (`path::name`) that bear the marker, and the invariants they name."""
-    # Garbage of other tests that logs while it is collected confuses CPython 3.11's parser (SystemError).
+    """By row number: the tests (`path::name`) with the marker, and the invariants they name."""
+    # Objects of other tests that log while garbage collected confuse CPython 3.11's parser (SystemError).
     gc.collect()
     found: dict[int, dict[str, set[str]]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):

@@ -1,4 +1,4 @@
-"""A TCP proxy that knows MQTT packets: it passes, delays, drops, doubles, tears and swallows them."""
+"""A TCP proxy for MQTT packets: it forwards, delays, drops, duplicates and truncates them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Packet:
         return self.raw[start + 3 : start + 3 + length].decode(errors="replace")
 
     def again(self) -> bytes:
-        """The same once more; a QoS 1 PUBLISH bears the DUP flag then."""
+        """A duplicate; a QoS 1 PUBLISH gets the DUP flag."""
         if self.kind == PUBLISH and self.raw[0] & 0x06:
             return bytes([self.raw[0] | 0x08]) + self.raw[1:]
         return self.raw
@@ -55,12 +55,12 @@ def nothing(_packet: Packet) -> bool:
 
 
 class Proxy:
-    """Listens on `port` and passes on to `upstream`, with the faults that its attributes ask for.
+    """Listens on `port` and forwards to `upstream`, with the faults that its attributes set.
 
-    `delay`: seconds for every packet. `drop`, `twice`, `tear`, `hold`: which packets vanish, come twice, are
-    cut in their middle by a reset, or are overtaken by all that come within `hold_s`. `hole`: nothing passes
-    and nobody is told. `shut`: connections are refused. `spoke` is when the last PUBLISH passed on its way up
-    (monotonic seconds).
+    `delay`: seconds for every packet. `drop`, `twice`, `tear`, `hold`: which packets are dropped, duplicated,
+    truncated by a reset, or delivered after all that come within `hold_s`. `hole`: a black hole, without a
+    reset. `shut`: connections are refused. `spoke`: when the last PUBLISH to the broker passed (monotonic
+    seconds).
     """
 
     def __init__(self, upstream: int) -> None:
@@ -87,11 +87,11 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def blackhole(self) -> None:
-        """From now on nothing passes, and nobody is told: a half-open connection for both sides."""
+        """Make a black hole: a half-open connection for both sides."""
         self.hole = True
 
     def heal(self) -> None:
-        """No fault any more; connections that went through a black hole are reset."""
+        """Clear all faults; connections that went through a black hole are reset."""
         was, self.hole, self.shut, self.delay = self.hole, False, False, 0.0
         self.drop = self.twice = self.tear = self.hold = nothing
         if was:
@@ -112,7 +112,7 @@ class Proxy:
         self._run(work())
 
     def close(self) -> None:
-        """End it, with every connection."""
+        """Stop it, and close every connection."""
         self.shut = True
 
         async def work() -> None:
@@ -140,7 +140,7 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
         try:
             if not self.shut:
-                # Cancelled by `close` alone: nothing waits for this task.
+                # Only `close` cancels it: nothing waits for this task.
                 with contextlib.suppress(asyncio.CancelledError):
                     await link.run(reader)
         finally:

@@ -1,9 +1,9 @@
-"""Kills services and workers at random while callers work; counts what was lost, restarted, doubled, left.
+"""Kills services and workers at random under load; counts lost, restarted, duplicated and left-over ones.
 
-python -m tests.faults.soak --minutes 3 --kills 300        ends when either is reached
+python -m tests.faults.soak --minutes 3 --kills 300        stops when either is reached
 python -m tests.faults.soak --measure                      how long recoveries take
-python -m tests.faults.soak --measure --rounds 10          roughly, in a tenth of the time
-python -m tests.faults.soak --measure --write              and writes docs/explanation/reliability.md's table
+python -m tests.faults.soak --measure --rounds 10          a rough run in a tenth of the time
+python -m tests.faults.soak --measure --write              also updates docs/explanation/reliability.md
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tests.faults.yard import Cluster, Watcher, Yard, yard
 SCALE = 6
 WEIGHTS = {"manager": 4, "n1": 2, "n2": 2, "broker": 1, "worker": 3}
 CUT = 0.15
-"""How often a link to the broker goes dead for a while besides, as a share of the kills."""
+"""How often a connection to the broker becomes a black hole as well, as a share of the kills."""
 
 
 class Caller(threading.Thread):
-    """Creates and deletes clusters, never gives up, and remembers what was acknowledged."""
+    """Creates and deletes clusters, retries without limit, and records what was acknowledged."""
 
     def __init__(self, client: Watcher, name: str, stop: threading.Event, seed: int) -> None:
         super().__init__(daemon=True)
@@ -71,7 +71,7 @@ class Caller(threading.Thread):
 
 
 class Chaos:
-    """Kills, and starts again what nobody else would."""
+    """Kills, and restarts what nothing else restarts."""
 
     def __init__(self, here: Yard, cluster: Cluster, seed: int) -> None:
         self.here, self.cluster = here, cluster
@@ -85,7 +85,7 @@ class Chaos:
         return sum(self.killed.values())
 
     def cut(self) -> None:
-        """A black hole before one service, for up to two seconds; then the connection is reset."""
+        """A black hole at one service for up to two seconds, then a reset."""
         proxy = self.here.proxies[self.random.choice(["manager", "n1", "n2"])]
         proxy.blackhole()
         timer = threading.Timer(self.random.uniform(0.2, 2.0), proxy.heal)
@@ -94,7 +94,7 @@ class Chaos:
         self.cuts += 1
 
     def close(self) -> None:
-        """Wait until every link is whole again."""
+        """Wait until all faults of the proxies have ended."""
         for timer in self._timers:
             timer.join(5)
 
@@ -175,7 +175,7 @@ def _verdict(here: Yard, cluster: Cluster, callers: list[Caller], chaos: Chaos) 
 
 
 def _gaps(here: Yard) -> int:
-    """Numbers missing in the sequence of events."""
+    """Gaps in the sequence numbers of events."""
     seen: list[int] = []
     while True:
         page = here.alice.sure("get_events", {"since": seen[-1] if seen else 0, "limit": 500})

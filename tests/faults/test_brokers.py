@@ -1,4 +1,4 @@
-"""Faults of a broker that keeps its retained messages, and of one that a hundred agents come back to."""
+"""A broker with stale retained messages, and one to which a hundred agents reconnect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from busbar.agent.reporting.reporter import Reporter, View, will_of
+from busbar.agent.reporting.reporter import NodeSnapshot, Reporter, will_of
 from busbar.bus.clock import SystemClock
 from busbar.bus.connection.link import Message
 from busbar.bus.connection.mqtt_link import MqttLink
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.mosquitto]
 
 
 class Broker:
-    """A mosquitto that writes its retained messages down at every change."""
+    """A mosquitto that persists its retained messages at every change."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.store = folder / "mosquitto.db"
@@ -82,7 +82,7 @@ def keeping(tmp_path: Path) -> Iterator[tuple[Yard, Broker]]:
 
 
 @pytest.mark.fault(43, "M C K")
-def test_a_broker_that_comes_back_with_old_retained_state(keeping: tuple[Yard, Broker]) -> None:
+def test_a_broker_that_comes_back_with_stale_retained_messages(keeping: tuple[Yard, Broker]) -> None:
     here, broker = keeping
     for node in ("n1", "n2"):
         here.oids[node] = here.alice.sure("pair_node", {"node": {"name": node}})["oid"]
@@ -101,7 +101,7 @@ def test_a_broker_that_comes_back_with_old_retained_state(keeping: tuple[Yard, B
     broker.end()
     shutil.copy(old, broker.store)
     broker.start()
-    time.sleep(6 * here.stack.heartbeat)  # the agents have the old assignment before them now
+    time.sleep(6 * here.stack.heartbeat)  # the agents get the old assignment now
     cluster.kept(before)
     here.start_manager()
     cluster.running(4)
@@ -116,7 +116,7 @@ def test_a_broker_that_comes_back_with_old_retained_state(keeping: tuple[Yard, B
 
 
 class Swarm:
-    """The bus's half of many agents, in one process: births, reports, heartbeats, assignments."""
+    """The MQTT side of many agents in one process: births, reports, heartbeats, assignments."""
 
     def __init__(self, port: int, names: list[str]) -> None:
         self.tasks: list[asyncio.Task[None]] = []
@@ -132,17 +132,20 @@ class Swarm:
                 if message.payload:
                     held[:] = [read(message.payload, Assignment)]
 
-            def view(held: list[Assignment] = held) -> View:
+            def snapshot(held: list[Assignment] = held) -> NodeSnapshot:
                 if not held:
-                    return View(runtimes=["amqtt"])
-                return View([], held[0].store, Applied(held[0].epoch, held[0].version), runtimes=["amqtt"])
+                    return NodeSnapshot(runtimes=["amqtt"])
+                return NodeSnapshot(
+                    [], held[0].store, Applied(held[0].epoch, held[0].version), runtimes=["amqtt"]
+                )
 
-            reporter = Reporter(link, topics, name, boot, clock, random, view)
-            reporter.beat_s = 1.0
+            reporter = Reporter(link, topics, name, boot, clock, random, snapshot)
+            reporter.heartbeat_s = 1.0
             link.subscribe(topics.node(name, "assignment"), take)
             self.links.append(link)
             self.tasks += [
-                asyncio.ensure_future(x) for x in (link.run(), reporter.reports(), reporter.heartbeats())
+                asyncio.ensure_future(x)
+                for x in (link.run(), reporter.run_reports(), reporter.run_heartbeats())
             ]
 
 
@@ -190,7 +193,7 @@ async def test_a_hundred_agents_come_back_at_once(tmp_path: Path) -> None:
             took = time.monotonic() - began
             assert took < within(15), f"it took {took:.1f} s"
             lost = [m for m in itertools.islice(here.alice.messages, mark, None) if b'"lost"' in m[1]]
-            assert not lost, "a broker that was away makes nobody lost"
+            assert not lost, "a broker that was away makes no node lost"
     finally:
         here.close()
         made.close()

@@ -1,4 +1,4 @@
-"""Faults while a node is emptied: its agent away, for a while or for too long, and the manager killed."""
+"""Faults during a drain: the agent offline for a short or a long time, and the manager killed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _drain(here: Yard) -> None:
 
 
 def _drain_to_death(here: Yard) -> None:
-    """Ask, always with one id, until the manager dies of what follows: its reply may be lost with it."""
+    """Retry a request with one id until the manager dies of its effects; the reply may be lost."""
     manager = here.stack.processes.pop("manager")
 
     def dead() -> int | None:
@@ -47,11 +47,11 @@ def _drained(here: Yard) -> Any:
 
 
 @pytest.mark.fault(56, "B C K")
-def test_a_node_is_drained_while_its_agent_is_away(here: Yard) -> None:
+def test_a_node_is_drained_while_its_agent_is_offline(here: Yard) -> None:
     cluster = here.cluster(4, lost_after=60)
     before = cluster.running(4)
     here.kill("n1")
-    here.node("n1", "lost")  # before that its first worker would be told to leave
+    here.node("n1", "lost")  # before that its first worker would be moved
     _drain(here)
 
     def told() -> bool:
@@ -66,7 +66,7 @@ def test_a_node_is_drained_while_its_agent_is_away(here: Yard) -> None:
         _drained(here)
         after = cluster.running(4)
     assert {life.node for life in after.values()} == {"n2"}
-    assert asked.least == 3 and asked.looks > 3, "one leaves at a time"
+    assert asked.least == 3 and asked.looks > 3, "one is moved at a time"
     kept = {name for name, life in before.items() if life.node == "n2"}
     assert {n: after[n].key for n in kept} == {n: before[n].key for n in kept}
     assert here.census.most[cluster.name] == 4
@@ -75,18 +75,18 @@ def test_a_node_is_drained_while_its_agent_is_away(here: Yard) -> None:
 
 
 @pytest.mark.fault(56, "B C H")
-def test_a_drained_node_whose_agent_is_away_for_too_long_is_a_lost_node(here: Yard) -> None:
+def test_a_draining_node_whose_agent_stays_offline_becomes_lost(here: Yard) -> None:
     cluster = here.cluster(2, lost_after=1)
     before = cluster.running(2)
     mine = {life.key for life in before.values() if life.node == "n1"}
-    here.census.watch_doubles = False  # the stated exception: nobody can stop what can't be reached
+    here.census.watch_doubles = False  # the documented exception: an unreachable worker can't be stopped
     here.proxies["n1"].blackhole()
     _drain(here)
     here.node("n1", "lost")
     cluster.is_("RUNNING", ready=2)
     assert {w["node"] for w in cluster.stat()["workers"]} == {"n2"} and mine <= cluster.pids()
     told = here.alice.sure("get_node", {"node_oid": here.oids["n1"]})
-    assert not told["drained"], "it still runs its worker, and nobody has told it"
+    assert not told["drained"], "it still runs its worker, unaware of the drain"
     here.proxies["n1"].heal()
     _drained(here)
     until(lambda: not mine & cluster.pids(), 10, "n1 has dropped what is elsewhere now")
@@ -111,7 +111,7 @@ def test_the_manager_is_killed_at_each_step_of_a_drain(here: Yard) -> None:
         after = cluster.running(4)
     assert {life.node for life in after.values()} == {"n2"}
     assert asked.least == 3 and here.census.most[cluster.name] == 4
-    assert len(here.census.ever(cluster.name)) == 6, "each that moved was started once"
+    assert len(here.census.ever(cluster.name)) == 6, "each moved worker was started once"
     assert sum(before[name].key == life.key for name, life in after.items()) == 2
     here.check()
     cluster.stop()

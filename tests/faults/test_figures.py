@@ -1,4 +1,4 @@
-"""The table of figures takes over what was measured and keeps what was not."""
+"""The table of figures is updated with what was measured, and keeps the rest."""
 
 from __future__ import annotations
 

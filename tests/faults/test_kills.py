@@ -1,4 +1,4 @@
-"""SIGKILL, one service after the other: all is as before, and no worker was restarted but the one."""
+"""SIGKILL of each service: the state is restored, and only a killed worker is restarted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.fault(1, "D C K")
-def test_a_killed_manager_leaves_every_worker_and_comes_back_with_all_it_acknowledged(here: Yard) -> None:
+def test_a_killed_manager_affects_no_worker_and_keeps_all_it_acknowledged(here: Yard) -> None:
     cluster = here.cluster(4)
     before = cluster.running(4)
     here.kill("manager")
-    time.sleep(4 * here.stack.heartbeat)  # long enough for something to be done about it
+    time.sleep(4 * here.stack.heartbeat)  # long enough for the manager to react
     cluster.kept(before)
     here.start_manager()
     cluster.running(4)
@@ -29,7 +29,7 @@ def test_a_killed_manager_leaves_every_worker_and_comes_back_with_all_it_acknowl
 
 
 @pytest.mark.fault(18, "K B")
-def test_a_killed_agent_leaves_its_workers_and_adopts_them_when_it_is_back(here: Yard) -> None:
+def test_a_killed_agent_leaves_its_workers_running_and_adopts_them_on_restart(here: Yard) -> None:
     cluster = here.cluster(4)
     before = cluster.running(4)
     here.kill("n1")
@@ -41,7 +41,7 @@ def test_a_killed_agent_leaves_its_workers_and_adopts_them_when_it_is_back(here:
     cluster.running(4)
     cluster.kept(before)
     victim = next(life for life in before.values() if life.node == "n1")
-    here.census.kill(victim)  # an adopted worker is watched as well as one's own
+    here.census.kill(victim)  # an adopted worker is supervised like any other
     until(lambda: victim.key not in cluster.pids(), 5, "it is dead")
     cluster.running(4)
     cluster.stop()
@@ -67,7 +67,7 @@ def test_a_killed_worker_is_ready_again_within_two_seconds_and_no_other_is_touch
 
 
 @pytest.mark.fault(42, "C K")
-def test_a_killed_broker_that_comes_back_empty_is_told_everything(here: Yard) -> None:
+def test_everything_is_republished_to_a_killed_broker_that_comes_back_empty(here: Yard) -> None:
     cluster = here.cluster(3)
     before = cluster.running(3)
     here.kill("broker")
@@ -85,7 +85,7 @@ def test_a_killed_broker_that_comes_back_empty_is_told_everything(here: Yard) ->
 
 
 @pytest.mark.fault((1, 18, 32, 42), "D C K")
-def test_everything_killed_at_once_but_the_workers(here: Yard) -> None:
+def test_all_services_killed_at_once(here: Yard) -> None:
     cluster = here.cluster(4)
     before = cluster.running(4)
     for name in ("manager", "n1", "n2", "broker"):

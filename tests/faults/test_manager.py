@@ -1,4 +1,4 @@
-"""Faults of the manager: killed at named points, paused, cut off, doubled, with a wall clock gone mad."""
+"""Faults of the manager: killed at failpoints, suspended, partitioned, duplicated, a jumping wall clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def _killed_by(here: Yard, request_id: str, name: str) -> None:
-    """Start a manager with failpoints, and send what kills it."""
+    """Start a manager with failpoints, and send the request that kills it."""
     here.kill("manager")
     here.start_manager(*command("commits", "reply"))
     here.manager_is_up()
@@ -41,7 +41,7 @@ def _created(here: Yard, request_id: str) -> list[dict[str, Any]]:
         pytest.param(REPLY, True, marks=pytest.mark.fault(4, "D")),
     ],
 )
-def test_killed_around_a_commit(here: Yard, point: str, replied: bool) -> None:
+def test_a_manager_killed_around_a_commit(here: Yard, point: str, replied: bool) -> None:
     request_id, name = f"{point}1", point.strip("-")
     wish = {"routercluster": {"name": name}}
     _killed_by(here, request_id, name)
@@ -52,7 +52,7 @@ def test_killed_around_a_commit(here: Yard, point: str, replied: bool) -> None:
     if point == BEFORE:
         assert name not in here.alice.sure("list_routerclusters", {"return_names": True})
     elif point == AFTER:
-        # Its reply and its event come from the outbox: nobody has to ask again.
+        # Its reply and its event come from the outbox, without a retry.
         first = here.alice.reply(request_id, 15)
         assert first is not None
     again = here.alice.ask("create_routercluster", wish, id=request_id)
@@ -69,7 +69,7 @@ def test_killed_around_a_commit(here: Yard, point: str, replied: bool) -> None:
 
 
 @pytest.mark.fault(5, "B C K")
-def test_killed_in_the_middle_of_scaling(here: Yard) -> None:
+def test_a_manager_killed_during_scaling(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     cluster.scale(6)
@@ -89,7 +89,7 @@ def test_killed_in_the_middle_of_scaling(here: Yard) -> None:
 
 
 @pytest.mark.fault(7, "D")
-def test_killed_in_the_middle_of_a_schema_step(here: Yard) -> None:
+def test_a_manager_killed_during_a_migration(here: Yard) -> None:
     cluster = here.cluster(1)
     before = cluster.running(1)
     here.kill("manager")
@@ -103,7 +103,7 @@ def test_killed_in_the_middle_of_a_schema_step(here: Yard) -> None:
 
 
 @pytest.mark.fault(8, "M B K")
-def test_paused_for_longer_than_nodes_are_given(here: Yard) -> None:
+def test_a_manager_paused_for_longer_than_lost_after(here: Yard) -> None:
     cluster = here.cluster(3, lost_after=1)
     before = cluster.running(3)
     mark = len(here.alice.messages)
@@ -112,7 +112,7 @@ def test_paused_for_longer_than_nodes_are_given(here: Yard) -> None:
     cluster.running(3)
     cluster.kept(before)
     moved = [e for e in _events_since(here, mark) if e["type"].endswith(("_moved", "_node_lost"))]
-    assert not moved, "the time in which the manager slept was held against the nodes"
+    assert not moved, "the time in which the manager was suspended counted against the nodes"
     cluster.stop()
 
 
@@ -121,7 +121,7 @@ def _events_since(here: Yard, mark: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.fault(9, "M")
-def test_a_manager_of_another_store_moves_no_worker_and_is_shown(here: Yard) -> None:
+def test_a_manager_of_another_store_moves_no_worker_and_is_reported(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     here.start_manager(state="other-state", name="rogue")
@@ -143,7 +143,7 @@ def test_a_manager_of_another_store_moves_no_worker_and_is_shown(here: Yard) -> 
 
 
 @pytest.mark.fault(10, "H C K")
-def test_cut_from_the_broker(here: Yard) -> None:
+def test_a_manager_partitioned_from_the_broker(here: Yard) -> None:
     cluster = here.cluster(3)
     before = cluster.running(3)
     state = here.alice.topic("manager", "m1", "state")
@@ -191,7 +191,7 @@ def test_a_wall_clock_that_jumps_an_hour_each_way(here: Yard) -> None:
 
 
 @pytest.mark.fault(46, "L")
-def test_a_broker_that_takes_five_seconds(here: Yard) -> None:
+def test_a_broker_with_five_seconds_of_latency(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     here.proxies["manager"].delay = 2.5
@@ -207,7 +207,7 @@ def test_a_broker_that_takes_five_seconds(here: Yard) -> None:
 
 
 @pytest.mark.fault(54, "A")
-def test_two_callers_change_one_group_at_once(here: Yard) -> None:
+def test_two_callers_change_one_group_concurrently(here: Yard) -> None:
     cluster = here.cluster(1, start=False)
     other = here.watcher("alice")
     version = here.alice.sure(
@@ -233,7 +233,7 @@ def test_two_callers_change_one_group_at_once(here: Yard) -> None:
 
 
 @pytest.mark.fault((45, 47), "A M")
-def test_requests_doubled_torn_and_overtaken_have_one_effect_each(here: Yard) -> None:
+def test_duplicated_torn_and_reordered_requests_have_one_effect_each(here: Yard) -> None:
     proxy = here.proxy("client")
     client = here.watcher("alice", proxy.port)
     proxy.twice = lambda packet: packet.up and "/request/" in packet.topic
@@ -243,7 +243,7 @@ def test_requests_doubled_torn_and_overtaken_have_one_effect_each(here: Yard) ->
     proxy.heal()
     proxy.hold = lambda packet: packet.up and "/request/" in packet.topic and b"slow-" in packet.raw
     for number in range(5):
-        # The creation is overtaken by the deletion of what it creates; both are sent until answered.
+        # The deletion arrives before the creation; both are retried until answered.
         client.push("create_routercluster", {"routercluster": {"name": f"slow-{number}"}}, f"slow-{number}")
         code = client.ask("get_routercluster_by_name", {"routercluster_name": f"slow{number}"})["error"][
             "code"
@@ -269,7 +269,7 @@ def _events_once(here: Yard) -> list[dict[str, Any]]:
 
 
 def _torn(here: Yard, client: Any, where: str, match: Any) -> None:
-    """Three requests; the connection there breaks in the middle of a packet of each."""
+    """Three requests; the connection breaks within a packet of each."""
     proxy = here.proxies[where]
     for number in range(3):
         name = f"torn-{where}-{number}"

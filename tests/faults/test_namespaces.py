@@ -1,4 +1,4 @@
-"""A node in a network namespace of its own, whose cable is pulled: a half-open connection as in life."""
+"""A node in its own network namespace whose link goes down: a real half-open connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _ip(*words: str, check: bool = True) -> None:
 
 @pytest.fixture
 def cable() -> Iterator[str]:
-    """Two ends of a cable: one here, one in a namespace."""
+    """A veth pair, with one end in a namespace."""
     _ip("netns", "del", SPACE, check=False)
     try:
         _ip("netns", "add", SPACE)
@@ -49,7 +49,7 @@ def cable() -> Iterator[str]:
 
 
 @pytest.mark.fault((23, 25), "H K C")
-def test_a_cable_that_is_pulled_is_noticed_and_nothing_restarts(cable: str, tmp_path: Path) -> None:
+def test_an_unplugged_cable_is_noticed_and_nothing_restarts(cable: str, tmp_path: Path) -> None:
     made = Stack(tmp_path, 0.4)
     port = free_port()
     lines = [*mosquitto_lines(made), f"listener {port} {HOST}"]
@@ -67,14 +67,14 @@ def test_a_cable_that_is_pulled_is_noticed_and_nothing_restarts(cable: str, tmp_
             here.node("n1", "online")
             cluster = here.cluster(2, nodes=("n1",))
             before = cluster.running(2)
-            time.sleep(12 * made.heartbeat)  # past the grace that follows the manager's start
+            time.sleep(12 * made.heartbeat)  # past the grace period after the manager's start
             began, mark = time.monotonic(), here.log_mark("n1")
             _ip("link", "set", cable, "down")
             topic = here.alice.topic("status", "_", "node", "n1")
             here.alice.wait_retained(topic, lambda value: value["status"] in ("late", "lost"), 10)
             took = time.monotonic() - began
             assert took < within(4 * made.heartbeat + 1.0), f"late after {took:.2f} s"
-            until(lambda: "deaf" in here.log("n1")[mark:], 10, "the agent has noticed")
+            until(lambda: "nothing is received" in here.log("n1")[mark:], 10, "the agent has noticed")
             here.node("n1", "lost")
             cluster.kept(before)
             _ip("link", "set", cable, "up")

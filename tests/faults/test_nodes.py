@@ -1,4 +1,4 @@
-"""Faults between agents and the rest: partitions, deaf links, stale wills, the brake, removals."""
+"""Faults of nodes: partitions, deaf connections, stale wills, the mass failure hold, removals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_partition_shorter_than_lost_after(here: Yard) -> None:
     before = cluster.running(4)
     here.proxies["n1"].cut()
     here.node("n1", "lost")
-    assert _states(cluster, "n1") == {"UNKNOWN"}, "what can't be heard is never called running"
+    assert _states(cluster, "n1") == {"UNKNOWN"}, "an unreachable worker is never reported as running"
     here.proxies["n1"].heal()
     here.node("n1", "online")
     cluster.running(4)
@@ -42,7 +42,7 @@ def test_a_partition_longer_than_lost_after(here: Yard) -> None:
     cluster = here.cluster(2, lost_after=1)
     before = cluster.running(2)
     there = next(name for name, life in before.items() if life.node == "n1")
-    here.census.watch_doubles = False  # the stated exception: nobody can stop what can't be reached
+    here.census.watch_doubles = False  # the documented exception: an unreachable worker can't be stopped
     here.proxies["n1"].blackhole()
     here.node("n1", "lost")
     cluster.is_("RUNNING", ready=2)
@@ -57,10 +57,10 @@ def test_a_partition_longer_than_lost_after(here: Yard) -> None:
 
 
 @pytest.mark.fault(25, "H K C")
-def test_a_half_open_link_is_noticed_by_both_sides_within_three_heartbeats(here: Yard) -> None:
+def test_a_half_open_connection_is_noticed_by_both_sides_within_three_heartbeats(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
-    time.sleep(2)  # past the grace that follows a connect of the manager
+    time.sleep(2)  # past the grace period after the manager's connect
     mark = here.log_mark("n1")
     here.proxies["n1"].blackhole()
     began = time.monotonic()
@@ -69,8 +69,9 @@ def test_a_half_open_link_is_noticed_by_both_sides_within_three_heartbeats(here:
     )
     late = time.monotonic() - began
     assert late < within(3 * here.stack.heartbeat + 1.0), f"late after {late:.2f} s"
-    # The agent: its own state does not come back (within two heartbeats, or 2 s when they are shorter).
-    until(lambda: "deaf" in here.log("n1")[mark:], 2 + 3 * here.stack.heartbeat, "the agent has noticed")
+    # The agent misses its own state (for two heartbeats, at least 2 s).
+    seconds = 2 + 3 * here.stack.heartbeat
+    until(lambda: "nothing is received" in here.log("n1")[mark:], seconds, "the agent has noticed")
     cluster.kept(before)
     here.proxies["n1"].heal()
     here.node("n1", "online")
@@ -81,12 +82,12 @@ def test_a_half_open_link_is_noticed_by_both_sides_within_three_heartbeats(here:
 
 @pytest.mark.fault(26, "C K")
 @pytest.mark.parametrize("name", ["n1", "manager"])
-def test_a_link_that_has_gone_deaf_is_made_anew(here: Yard, name: str) -> None:
+def test_a_deaf_connection_is_reconnected(here: Yard, name: str) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     mark = here.log_mark(name)
     here.proxies[name].drop = lambda packet: not packet.up and packet.kind == PUBLISH
-    until(lambda: "deaf" in here.log(name)[mark:], 15, f"{name} has noticed")
+    until(lambda: "nothing is received" in here.log(name)[mark:], 15, f"{name} has noticed")
     here.proxies[name].heal()
     cluster.scale(4)
     after = cluster.running(4, timeout=20)
@@ -119,7 +120,7 @@ def test_a_stale_will_that_arrives_after_the_reconnect(here: Yard) -> None:
 
 
 @pytest.mark.fault(45, "A M C")
-def test_an_agents_messages_doubled_and_overtaken(here: Yard) -> None:
+def test_duplicated_and_reordered_messages_of_an_agent(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     proxy = here.proxies["n1"]
@@ -159,10 +160,10 @@ def test_forged_and_deleted_retained_topics_are_repaired(here: Yard) -> None:
     forger.wait_retained(topic, lambda value: value == true, 10)
     here.alice.wait_retained(status, lambda value: value.get("status") == "RUNNING", 10)
     cluster.kept(before)
-    # A forger with the manager's own account and a version ahead is obeyed, until the manager sees it.
+    # A forgery with the manager's account and a higher version is applied until the manager sees it.
     _is_followed(forger, {**true, "version": true["version"] + 1000, "workers": []})
     cluster.running(2)
-    # So is one with an epoch ahead, which the manager's own restarts would take long to reach.
+    # So is one with an epoch that the manager's restarts would take long to reach.
     true = forger.wait_retained(topic, lambda value: len(value.get("workers", ())) == 1)
     _is_followed(forger, {**true, "epoch": true["epoch"] + 1000, "workers": []})
     cluster.running(2)
@@ -179,7 +180,7 @@ def test_forged_and_deleted_retained_topics_are_repaired(here: Yard) -> None:
 
 
 def _is_followed(forger: Watcher, forged: dict[str, Any]) -> None:
-    """Give it to n1, whose report tells that it has applied it: it is repaired within moments."""
+    """Send it to n1; once n1 reports it as applied, the manager repairs it quickly."""
     reported, mark = forger.topic("node", "n1", "reported"), len(forger.messages)
     forger.publish(forger.topic("node", "n1", "assignment"), forged, retain=True)
     applied = {"epoch": forged["epoch"], "version": forged["version"]}
@@ -191,13 +192,13 @@ def _is_followed(forger: Watcher, forged: dict[str, Any]) -> None:
 
 
 @pytest.mark.fault(52, "O")
-def test_a_node_that_is_removed_while_it_is_away_drops_its_workers_at_its_return(here: Yard) -> None:
+def test_a_node_removed_while_offline_stops_its_workers_on_return(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     here.kill("n1")
     here.node("n1", "late", "lost")
     here.alice.sure("unpair_node", {"node_oid": here.oids["n1"], "keep_account": True})
-    here.census.watch_doubles = False  # it can't be told while it is away
+    here.census.watch_doubles = False  # it can't be notified while it is offline
     cluster.is_("RUNNING", ready=2)
     here.start_agent("n1")
     gone = {life.key for life in before.values() if life.node == "n1"}
@@ -210,7 +211,7 @@ def test_a_node_that_is_removed_while_it_is_away_drops_its_workers_at_its_return
 
 
 @pytest.mark.fault(56, "B C")
-def test_a_node_leaves_its_cluster_while_its_agent_is_away(here: Yard) -> None:
+def test_a_node_leaves_its_cluster_while_its_agent_is_offline(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     here.kill("n1")
@@ -227,7 +228,7 @@ def test_a_node_leaves_its_cluster_while_its_agent_is_away(here: Yard) -> None:
 
 
 @pytest.mark.fault(29, "K C")
-def test_a_host_that_boots_with_no_network_starts_its_workers(here: Yard) -> None:
+def test_a_host_that_boots_without_a_network_starts_its_workers(here: Yard) -> None:
     cluster = here.cluster(4)
     before = cluster.running(4)
     here.kill("n1")
@@ -247,7 +248,7 @@ def test_a_host_that_boots_with_no_network_starts_its_workers(here: Yard) -> Non
 
 
 @pytest.mark.fault(22, "B")
-def test_two_agents_with_one_name_show_a_conflict_and_run_nothing_twice(here: Yard) -> None:
+def test_two_agents_with_one_name_report_a_conflict_and_run_no_worker_twice(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     here.start_agent("n1", state="agent-copy", name="copy")
@@ -267,7 +268,7 @@ def test_two_agents_with_one_name_show_a_conflict_and_run_nothing_twice(here: Ya
 
 
 @pytest.mark.fault(20, "O")
-def test_an_agent_killed_in_the_middle_of_a_stop(here: Yard) -> None:
+def test_an_agent_killed_during_a_stop(here: Yard) -> None:
     cluster = here.cluster(2, "stubborn", nodes=("n1",))
     cluster.running(2)
     here.alice.sure("stop_routercluster", {"routercluster_oid": cluster.oid})
@@ -279,7 +280,7 @@ def test_an_agent_killed_in_the_middle_of_a_stop(here: Yard) -> None:
 
 
 @pytest.mark.fault(19, "B O")
-def test_an_agent_killed_between_fork_and_record(here: Yard) -> None:
+def test_an_agent_killed_between_fork_and_storing_the_pid(here: Yard) -> None:
     cluster = here.cluster(1, nodes=("n1",), start=False)
     here.kill("n1")
     here.start_agent("n1", *command(f"fork:{cluster.name}"))
@@ -295,7 +296,7 @@ def test_an_agent_killed_between_fork_and_record(here: Yard) -> None:
 
 
 @pytest.mark.fault(49, "K H")
-def test_most_nodes_vanish_at_once_and_come_back_one_by_one(here: Yard) -> None:
+def test_most_nodes_lost_at_once_come_back_one_by_one(here: Yard) -> None:
     if "n3" not in here.oids:
         here.oids["n3"] = here.alice.sure("pair_node", {"node": {"name": "n3"}})["oid"]
         here.start_agent("n3")
@@ -322,8 +323,8 @@ def test_most_nodes_vanish_at_once_and_come_back_one_by_one(here: Yard) -> None:
     cluster.stop()
 
 
-def test_the_proxy_blocks_what_it_says(here: Yard) -> None:
-    """The tool itself: a black hole answers no CONNECT."""
+def test_the_proxy_drops_what_it_claims_to_drop(here: Yard) -> None:
+    """The test tool itself: a black hole answers no CONNECT."""
     proxy = here.proxy("client")
     seen: list[int] = []
     proxy.drop = lambda packet: bool(seen.append(packet.kind)) or False

@@ -1,4 +1,4 @@
-"""The page of faults is up to date, and every row is shown by a test or says why not."""
+"""The page of faults is up to date, and every row has a test or a reason."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == text(), "run python -m tests.faults.page --write"
 
 
-def test_every_row_is_shown_or_says_why_not() -> None:
+def test_every_row_has_a_test_or_a_reason() -> None:
     found = proofs()
     assert not [number for number in ROWS if (number in found) == (number in NOT_PROVEN)]
     assert set(found) <= {*ROWS, BAD_INPUT}
 
 
-def test_the_invariants_that_must_hold_are_looked_at() -> None:
+def test_the_tests_check_the_invariants_that_must_hold() -> None:
     for number, tests in proofs().items():
         named = {letter for letters in tests.values() for letter in letters}
         assert named <= set(INVARIANTS), f"{number}: {named - set(INVARIANTS)}"

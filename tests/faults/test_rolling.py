@@ -1,4 +1,4 @@
-"""Faults in a rolling update: the manager killed at each of its steps, a node lost, a newer one meanwhile."""
+"""Faults during a rolling update: the manager killed at each step, a lost node, a newer update."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POINTS = ("before_commit", "after_commit")
 
 
 def _dies(here: Yard) -> None:
-    """Wait until the manager has killed itself."""
+    """Wait until the manager has died at its failpoint."""
     assert here.stack.processes.pop("manager").wait(bound(20)) == -9
 
 
@@ -31,7 +31,7 @@ def _wish(cluster: Cluster, port: int) -> dict[str, Any]:
 
 @pytest.mark.fault(6, "B C D")
 def test_the_manager_is_killed_at_each_step_of_an_update(here: Yard) -> None:
-    """Around the request's commit, around that of every worker's renewal, and around that of the end."""
+    """Around the commits of the request, of each worker's replacement, and of the completion."""
     cluster = here.cluster(3)
     before = cluster.running(3)
     wish = _wish(cluster, 27000)
@@ -49,13 +49,13 @@ def test_the_manager_is_killed_at_each_step_of_an_update(here: Yard) -> None:
             _dies(here)
         here.start_manager()
         again = here.alice.ask("update_routercluster_workergroup", wish, id=f"{AFTER}update")
-        assert again["ok"] and again["result"]["revision"] == 2, "it was acknowledged once, and done once"
+        assert again["ok"] and again["result"]["revision"] == 2, "it was acknowledged once, and applied once"
         after = cluster.updated(2)
     assert asked.least == 2 and asked.looks > 10, "one at a time, and no more"
     assert all(27000 <= port < 27020 for port in cluster.ports().values())
     assert here.census.most[cluster.name] == 3
     started = here.census.ever(cluster.name) - {life.key for life in before.values()}
-    assert started == {life.key for life in after.values()}, "each was renewed once"
+    assert started == {life.key for life in after.values()}, "each was replaced once"
     told = {e["id"]: e["type"] for e in here.alice.events() if e["data"].get("oid") == cluster.group}
     assert list(told.values()).count("busbar.on_workergroup_updated") == 1
     here.check()
@@ -63,7 +63,7 @@ def test_the_manager_is_killed_at_each_step_of_an_update(here: Yard) -> None:
 
 
 @pytest.mark.fault(53, "B C K")
-def test_an_update_while_a_node_is_lost_is_superseded_and_the_node_comes_back(here: Yard) -> None:
+def test_an_update_with_a_lost_node_is_superseded_and_the_node_comes_back(here: Yard) -> None:
     cluster = here.cluster(4, lost_after=60)
     before = cluster.running(4)
     away = {name: life for name, life in before.items() if life.node == "n1"}
@@ -84,8 +84,8 @@ def test_an_update_while_a_node_is_lost_is_superseded_and_the_node_comes_back(he
         after = cluster.updated(4)
     assert asked.least >= 1 and asked.looks > 3
     assert _on(cluster, 27300) == 4 and {x.node for x in after.values()} == {"n1", "n2"}
-    # At most four at first, two of the first update and two of the second there, and those of n1 once; one
-    # that was superseded at once may have come and gone between two looks.
+    # At most four at first, two each of both updates there, and those of n1 once; one
+    # that was superseded at once may have come and gone between two scans.
     assert 4 + 2 + 2 < len(here.census.ever(cluster.name)) <= 4 + 2 + 2 + 2
     assert here.census.most[cluster.name] == 4
     here.check()
@@ -97,16 +97,18 @@ def _on(cluster: Cluster, port: int) -> int:
 
 
 @pytest.mark.fault(53, "B C")
-def test_workers_that_a_lost_node_had_come_up_elsewhere_with_the_newest_revision(here: Yard) -> None:
+def test_workers_of_a_lost_node_are_moved_with_the_newest_revision(here: Yard) -> None:
     cluster = here.cluster(2, lost_after=1)
     before = cluster.running(2)
-    here.census.watch_doubles = False  # the stated exception: what can't be reached runs on there
+    here.census.watch_doubles = False  # the documented exception: unreachable workers go on there
     here.proxies["n1"].blackhole()
     here.node("n1", "lost")
     cluster.update(27400)
     cluster.updated(2)
     assert {w["node"] for w in cluster.stat()["workers"]} == {"n2"}
-    assert [x.node for x in before.values() if x.key in cluster.pids()] == ["n1"], "its own is left alone"
+    assert [x.node for x in before.values() if x.key in cluster.pids()] == ["n1"], (
+        "its own worker is not touched"
+    )
     here.proxies["n1"].heal()
     here.node("n1", "online")
     until(lambda: _on(cluster, 27400) == len(cluster.pids()) == 2, 10, "n1 has dropped what is elsewhere now")
@@ -116,7 +118,7 @@ def test_workers_that_a_lost_node_had_come_up_elsewhere_with_the_newest_revision
 
 
 @pytest.mark.fault(53, "B C")
-def test_an_update_that_does_not_become_ready_halts_and_a_newer_one_mends_it(here: Yard) -> None:
+def test_an_update_that_does_not_become_ready_halts_and_a_newer_one_fixes_it(here: Yard) -> None:
     cluster = here.cluster(3)
     before = cluster.running(3)
     params = {"routercluster_oid": cluster.oid, "workergroup_oid": cluster.group}
@@ -130,19 +132,19 @@ def test_an_update_that_does_not_become_ready_halts_and_a_newer_one_mends_it(her
         after = cluster.updated(3)
     assert asked.least == 2
     kept = {name for name in before if before[name].key == after[name].key}
-    assert len(kept) == 2, "those that had not been renewed are as they were"
+    assert len(kept) == 2, "those not yet replaced are untouched"
     here.check()
     cluster.stop()
 
 
-def test_a_surge_keeps_as_many_serving_as_are_asked_for(here: Yard) -> None:
+def test_a_surge_keeps_the_desired_number_ready(here: Yard) -> None:
     cluster = here.cluster(3)
     before = cluster.running(3)
     mark = len(here.alice.messages)
     with serving.watching(lambda: cluster.ports().values()) as asked:
         cluster.update(27500, max_unavailable=0, max_surge=1)
         after = cluster.updated(2)
-    assert asked.least == 3 and asked.looks > 3, "not one fewer at any moment"
+    assert asked.least == 3 and asked.looks > 3, "never one fewer"
     assert here.census.most[cluster.name] == 4 and _on(cluster, 27500) == 3
     assert set(after) == set(before) and not {x.key for x in after.values()} & {
         x.key for x in before.values()
@@ -158,8 +160,8 @@ def _events(here: Yard, mark: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.fault(20, "B O C")
-def test_an_agent_killed_while_it_stops_what_is_to_be_renewed(here: Yard) -> None:
-    """The old process ignores SIGTERM: it lives on, is found again, and goes before the new one starts."""
+def test_an_agent_killed_while_it_stops_a_worker_that_is_replaced(here: Yard) -> None:
+    """The old process ignores SIGTERM: it is adopted, and killed before the new one starts."""
     cluster = here.cluster(1, "stubborn", nodes=("n1",))
     (old,) = cluster.running(1).values()
     mark = here.log_mark("n1")

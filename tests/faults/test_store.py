@@ -1,4 +1,4 @@
-"""Faults below the manager: locks, a full disk, failing writes, a torn log, an old backup, lost power."""
+"""Faults of storage: locks, a full disk, failing writes, a torn log, an old backup, power loss."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _database(here: Yard) -> Path:
 
 
 @pytest.mark.fault(11, "L")
-def test_a_database_that_another_program_locks(here: Yard) -> None:
+def test_a_database_locked_by_another_program(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     other = sqlite3.connect(_database(here), isolation_level=None)
@@ -55,11 +55,11 @@ def test_a_database_that_another_program_locks(here: Yard) -> None:
 
 
 @pytest.mark.fault(13, "M")
-def test_a_write_ahead_log_that_was_cut_short(here: Yard) -> None:
+def test_a_truncated_write_ahead_log(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
     here.kill("manager")
-    here.start_manager()  # what is there now goes into the file itself at this start
+    here.start_manager()  # this start checkpoints the log into the file
     here.manager_is_up()
     epoch = here.alice.sure("get_manager")["epoch"]
     for size in (0.5, 0.0):
@@ -70,14 +70,14 @@ def test_a_write_ahead_log_that_was_cut_short(here: Yard) -> None:
         here.start_manager()
         here.manager_is_up()
         now = here.alice.sure("get_manager")["epoch"]
-        assert now > epoch, "the epoch went back: agents would refuse what is new, or take what is old"
+        assert now > epoch, "the epoch decreased: agents would refuse new assignments, or accept old ones"
         epoch = now
     time.sleep(4 * here.stack.heartbeat)
     cluster.kept(before)
 
 
 @pytest.mark.fault(17, "M")
-def test_a_store_from_an_older_backup_does_not_fight(here: Yard) -> None:
+def test_a_store_from_an_older_backup_does_not_take_over(here: Yard) -> None:
     cluster = here.cluster(1)
     before = cluster.running(1)
     backup = here.stack.folder / "backup.db"
@@ -110,7 +110,7 @@ def test_a_store_from_an_older_backup_does_not_fight(here: Yard) -> None:
 
 
 @pytest.mark.fault(13, "D")
-def test_a_corrupt_database_is_refused_with_the_way_to_restore(here: Yard) -> None:
+def test_a_corrupt_database_is_refused_with_instructions_to_restore(here: Yard) -> None:
     cluster = here.cluster(1)
     before = cluster.running(1)
     here.kill("manager")
@@ -190,7 +190,7 @@ def test_a_full_disk(here: Yard, small_disk: Path) -> None:
 
 
 def _fill(path: Path) -> None:
-    """Leave no block free."""
+    """Fill all blocks."""
     file = os.open(path, os.O_CREAT | os.O_WRONLY)
     try:
         for size in (65536, 4096):
@@ -209,8 +209,8 @@ def _once(here: Yard, name: str) -> dict[str, Any] | None:
 @needs_root
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.fault(16, "D")
-def test_no_reply_leaves_before_its_commit_is_on_the_disk(tmp_path: Path) -> None:
-    """What a power loss may take is what was not synced: nothing of that has been acknowledged."""
+def test_no_reply_is_sent_before_its_commit_is_on_disk(tmp_path: Path) -> None:
+    """A power loss may lose what was not synced; none of that has been acknowledged."""
     trace = tmp_path / "trace"
     with yard(tmp_path, nodes=()) as here:
         here.kill("manager")
@@ -228,11 +228,11 @@ def test_no_reply_leaves_before_its_commit_is_on_the_disk(tmp_path: Path) -> Non
     for name in ids:
         written = next(at for at, (what, data) in enumerate(order) if what == "log" and name in data)
         sent = next(at for at, (what, data) in enumerate(order) if what == "sent" and name in data)
-        assert any(what == "sync" for what, _ in order[written:sent]), f"{name}: told before it was synced"
+        assert any(what == "sync" for what, _ in order[written:sent]), f"{name}: sent before it was synced"
 
 
 def _calls(text: str) -> Iterator[tuple[str, str]]:
-    """Writes to the log, syncs of it (as they end), and what went out on a socket, in order."""
+    """Writes to the log, completed syncs, and sends on a socket, in order."""
     waiting: dict[str, bool] = {}
     for line in text.splitlines():
         thread = line.split()[0]
@@ -255,7 +255,7 @@ def _bytes(line: str) -> str:
     return bytes.fromhex(found.replace("\\x", "")).decode("latin-1")
 
 
-def test_events_have_no_gap_after_all_that(here: Yard) -> None:
+def test_events_have_no_gap_after_all_these_faults(here: Yard) -> None:
     here.alice.sure("create_routercluster", {"routercluster": {"name": "last"}})
     events = here.alice.sure("get_events", {"since": 0, "limit": 1000})
     rows = events["events"] if isinstance(events, dict) else events

@@ -1,4 +1,4 @@
-"""Faults of workers: deaf to signals, with families, crashing, refusing, flooding; and some races."""
+"""Faults of workers: ignored signals, descendants, crashes, hangs, floods of output; and some races."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _reason(cluster: Cluster, text: str, state: str = "BACKOFF") -> str:
 
 @pytest.mark.fault((33, 34), "O")
 @pytest.mark.parametrize("mode", ["stubborn", "family"])
-def test_nothing_is_left_of_what_ignores_sigterm_or_has_left_home(here: Yard, mode: str) -> None:
+def test_no_process_is_left_that_ignores_sigterm_or_left_its_session(here: Yard, mode: str) -> None:
     cluster = here.cluster(2, mode)
     cluster.running(2)
     count = len(here.census.processes(cluster.name))
@@ -51,7 +51,7 @@ def test_nothing_is_left_of_what_ignores_sigterm_or_has_left_home(here: Yard, mo
 
 
 @pytest.mark.fault(34, "B O")
-def test_a_dead_workers_grandchild_is_gone_before_the_next_start(here: Yard) -> None:
+def test_a_dead_workers_descendants_are_gone_before_the_next_start(here: Yard) -> None:
     cluster = here.cluster(1, "family")
     (life,) = cluster.running(1).values()
     family = {each.key for each in here.census.processes(cluster.name)}
@@ -82,7 +82,7 @@ def test_every_reason_reaches_the_status(here: Yard) -> None:
         assert str(port) in _reason(clusters["port"], "port")
         for mode, cluster in clusters.items():
             worker = _worker(cluster)
-            assert worker["state"] != "RUNNING", "a worker that does not answer is never called running"
+            assert worker["state"] != "RUNNING", "a worker that does not answer is never reported as running"
             assert worker["reason"], f"{mode}: {worker}"
             assert cluster.stat()["status"] in ("STARTING", "ERROR")
         assert "no node offers runtime 'nowhere'" in _worker(clusters["nowhere"])["reason"]
@@ -90,7 +90,7 @@ def test_every_reason_reaches_the_status(here: Yard) -> None:
         assert any("/no/such/program" in text for text in conditions), conditions
         assert any("not-executable" in text for text in conditions), conditions
         other = here.cluster(1)
-        other.running(1)  # one worker's faults are its own
+        other.running(1)  # other workers are unaffected
     clusters["port"].running(1, timeout=40)
     for cluster in (*clusters.values(), other):
         cluster.stop()
@@ -98,14 +98,14 @@ def test_every_reason_reaches_the_status(here: Yard) -> None:
 
 
 @pytest.mark.fault(38, "H")
-def test_a_configuration_that_cant_be_rendered_says_where(here: Yard) -> None:
+def test_a_configuration_that_cannot_be_rendered_reports_where(here: Yard) -> None:
     cluster = here.cluster(1, "amqtt", transport={"type": "mqtt", "options": {"nonsense": 1}})
     assert "/transport/options/nonsense" in _reason(cluster, "unknown option")
     cluster.stop()
 
 
 @pytest.mark.fault(39, "L")
-def test_a_flood_of_output_is_bounded_and_holds_nobody_up(here: Yard) -> None:
+def test_a_flood_of_output_is_bounded_and_delays_nobody(here: Yard) -> None:
     cluster = here.cluster(1, "flood", nodes=("n1",))
     cluster.running(1)
     written = lambda: sum(p.stat().st_size for p in Path(here.stack.folder / "agent-n1").rglob("*.log*"))  # noqa: E731
@@ -150,7 +150,7 @@ def _zombies(parent: int) -> list[int]:
 
 
 @pytest.mark.fault(30, "L")
-def test_a_descriptor_limit_is_a_reason_and_passes(here: Yard) -> None:
+def test_a_descriptor_limit_is_a_reason_and_recovers(here: Yard) -> None:
     cluster = here.cluster(1, nodes=("n1",))
     before = cluster.running(1)
     agent = here.pid("n1")
@@ -159,7 +159,7 @@ def test_a_descriptor_limit_is_a_reason_and_passes(here: Yard) -> None:
     resource.prlimit(agent, resource.RLIMIT_NOFILE, (open_now + 1, hard))
     try:
         more = here.cluster(1, nodes=("n1",))
-        # Looking for a port and starting the process both take one: the reason is the same.
+        # Probing a port and spawning both need a descriptor: the reason is the same.
         _reason(more, "the agent has no file descriptor left")
         cluster.kept(before)
         assert cluster.stat()["ready"] == 1
@@ -172,7 +172,7 @@ def test_a_descriptor_limit_is_a_reason_and_passes(here: Yard) -> None:
 
 
 @pytest.mark.fault(51, "B O")
-def test_deleted_during_the_start_stopped_during_the_scaling_scaled_during_a_loss(here: Yard) -> None:
+def test_delete_during_start_stop_during_scaling_and_scale_during_loss(here: Yard) -> None:
     first = here.cluster(4)
     refused = here.alice.ask("delete_routercluster", {"routercluster_oid": first.oid})
     assert refused["error"]["code"] == "not_stopped"
@@ -199,7 +199,7 @@ def test_deleted_during_the_start_stopped_during_the_scaling_scaled_during_a_los
 
 
 @pytest.mark.fault(51, "O C")
-def test_stopped_while_a_node_is_lost(here: Yard) -> None:
+def test_a_cluster_stopped_while_a_node_is_lost(here: Yard) -> None:
     cluster = here.cluster(2)
     cluster.running(2)
     here.proxies["n1"].blackhole()

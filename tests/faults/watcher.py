@@ -1,4 +1,4 @@
-"""A client that outlives every fault: it comes back, subscribes again, and asks until it is answered."""
+"""A client that survives every fault: it reconnects, resubscribes and retries its requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.pace import bound
 from tests.plain import Plain
 
 BOUND_S = 20.0
-"""Within this everything has converged; the machine may be busy."""
+"""Bound of convergence, seconds; generous for a busy machine."""
 
 
 class Watcher(Plain):
-    """A plain client that comes back by itself, with its subscriptions, and asks until it is answered."""
+    """A plain client that reconnects with its subscriptions, and retries until answered."""
 
     def __init__(self, port: int, user: str, password: str, realm: str = "lab") -> None:
         self._filters: list[str] = []
@@ -34,7 +34,7 @@ class Watcher(Plain):
                 client.subscribe(each, 1)
 
     def push(self, op: str, params: dict[str, Any], request_id: str, **more: Any) -> None:
-        """Send a request and wait for nothing."""
+        """Send a request without waiting."""
         body = {"id": request_id, "reply": "box", "params": params, **more}
         self.client.publish(self.topic("request", self.user, op), json.dumps(body), 1)
 
@@ -54,11 +54,11 @@ class Watcher(Plain):
     def ask(
         self, op: str, params: dict[str, Any] | None = None, *, timeout: float = BOUND_S, **more: Any
     ) -> dict[str, Any]:
-        """One request, sent again with the same id until it is answered; the whole reply."""
+        """Retry a request with one id until it is answered; returns the whole reply."""
         return self.insist(op, params, bound(timeout), **more)
 
     def insist(self, op: str, params: dict[str, Any] | None, seconds: float, **more: Any) -> dict[str, Any]:
-        """The same for so many seconds, whatever the machine."""
+        """The same for exactly so many seconds, on any machine."""
         request_id = more.pop("id", None) or next(self._ids)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -82,7 +82,7 @@ class Watcher(Plain):
         return found
 
     def sure(self, op: str, params: dict[str, Any] | None = None, **more: Any) -> Any:
-        """The result of a request that has to succeed, however often it must be sent."""
+        """The result of a request that must succeed, with retries."""
         reply = self.ask(op, params, **more)
         assert reply["ok"], reply
         return reply["result"]

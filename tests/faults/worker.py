@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def grandchild() -> None:
-    """Leave a process behind that is in a session of its own, an orphan, and deaf to SIGTERM."""
+    """Leave an orphan in a session of its own that ignores SIGTERM."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:

@@ -1,4 +1,4 @@
-"""The whole system with a proxy in front of every service, real agents, real workers, a census of them."""
+"""The whole system with a proxy per service, real agents, real workers and a census of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODES = ("serve", "stubborn", "family", "crash", "early", "deaf", "flood")
 
 
 class Yard:
-    """Use `yard(...)` to make one: broker, manager, agents, proxies, an owner's client."""
+    """Broker, manager, agents, proxies and an owner's client; made by `yard(...)`."""
 
     def __init__(self, made: Stack) -> None:
         self.stack = made
@@ -52,7 +52,7 @@ class Yard:
         return made
 
     def spawn(self, name: str, arguments: list[str], *before: str) -> subprocess.Popen[bytes]:
-        """Start `busbar` with arguments, or `before` with them: a wrapper or a failing program."""
+        """Start `busbar` with arguments, prefixed by `before`: a wrapper or a failing program."""
         program = list(before) or [sys.executable, "-m", "busbar.cli.app"]
         env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
         with (self.stack.folder / f"{name}.log").open("ab") as output:
@@ -68,7 +68,7 @@ class Yard:
 
     @staticmethod
     def stack_command() -> list[str]:
-        """The words that start `busbar`, for a wrapper to put its own before."""
+        """The command line of `busbar`, for a wrapper."""
         return [sys.executable, "-m", "busbar.cli.app"]
 
     def connection(self, user: str, port: int) -> list[str]:
@@ -92,7 +92,7 @@ class Yard:
         start_embedded(self.stack)
 
     def kill(self, name: str) -> None:
-        """SIGKILL a service and wait until the kernel says so."""
+        """SIGKILL a service and wait until it has exited."""
         self.stack.kill(name)
 
     def pid(self, name: str) -> int:
@@ -102,12 +102,12 @@ class Yard:
         return (self.stack.folder / f"{name}.log").read_text(errors="replace")
 
     def log_mark(self, name: str) -> int:
-        """Where a service's log ends now."""
+        """The present end of a service's log."""
         return len(self.log(name))
 
     @contextmanager
     def paused(self, *names: str) -> Iterator[None]:
-        """SIGSTOP for the time of the block."""
+        """SIGSTOP while the block runs."""
         pids = [self.pid(name) for name in names]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -117,7 +117,7 @@ class Yard:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
 
-    # --- what is asked for
+    # --- desired state
 
     def cluster(
         self,
@@ -149,7 +149,7 @@ class Yard:
         return made
 
     def node(self, name: str, *statuses: str, timeout: float = BOUND_S) -> dict[str, Any]:
-        """Wait until a node has one of these statuses, as the manager says when it is asked."""
+        """Wait until the manager gives one of these statuses for a node."""
 
         def found() -> Any:
             node = self.alice.sure("get_node", {"node_oid": self.oids[name]})
@@ -166,7 +166,7 @@ class Yard:
             self.node(node, "online")
 
     def check(self) -> None:
-        """No worker was ever seen twice."""
+        """Check that no worker was ever seen twice."""
         assert not self.census.doubles, self.census.doubles[:3]
 
     def close(self) -> None:
@@ -190,7 +190,7 @@ class Cluster:
         self.yard.alice.sure("start_routercluster", {"routercluster_oid": self.oid})
 
     def is_(self, *statuses: str, ready: int | None = None, timeout: float = BOUND_S) -> dict[str, Any]:
-        """Wait until it has one of these statuses (and so many ready workers), as the manager says."""
+        """Wait until the manager gives one of these statuses (and so many ready workers)."""
         seen: dict[str, Any] = {}
 
         def found() -> Any:
@@ -206,7 +206,7 @@ class Cluster:
         return answer
 
     def running(self, scale: int, timeout: float = BOUND_S) -> dict[str, Life]:
-        """Wait until so many are ready, and the kernel says the same; the living workers by name."""
+        """Wait until so many are ready, in /proc too; returns the living workers by name."""
         self.is_("RUNNING", ready=scale, timeout=timeout)
 
         def found() -> Any:
@@ -222,7 +222,7 @@ class Cluster:
         return found
 
     def update(self, port: int, max_unavailable: int = 1, max_surge: int = 0, **more: Any) -> dict[str, Any]:
-        """Have the workers listen on one of the 20 ports from this one on; the group as it is answered."""
+        """Have the workers listen on one of 20 ports from this one; returns the group."""
         transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": f"{port}-{port + 19}"}}
         params = {"routercluster_oid": self.oid, "workergroup_oid": self.group}
         params |= {"workergroup": {"transport": transport}}
@@ -231,7 +231,7 @@ class Cluster:
         return found
 
     def updated(self, revision: int, timeout: float = BOUND_S) -> dict[str, Life]:
-        """Wait until that revision's update is over; the living workers by name."""
+        """Wait until that revision's update is complete; returns the living workers by name."""
         topic = self.yard.alice.topic("status", self.name, "workergroup", "web")
         status = self.yard.alice.wait_retained(
             topic, lambda value: value.get("revision") == revision and "updated" not in value, timeout
@@ -239,7 +239,7 @@ class Cluster:
         return self.running(status["scale"], timeout)
 
     def ports(self) -> dict[str, int]:
-        """Where each living worker listens, as its command line says."""
+        """The port of each living worker, from its command line."""
         found = {}
         for name, life in self.yard.census.leaders(self.name).items():
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -247,7 +247,7 @@ class Cluster:
         return found
 
     def stop(self, timeout: float = BOUND_S) -> None:
-        """Stop it and wait until nothing bears its token: no orphan."""
+        """Stop it and wait until no process has its token."""
         self.yard.alice.sure("stop_routercluster", {"routercluster_oid": self.oid})
         self.gone(timeout)
 
@@ -259,7 +259,7 @@ class Cluster:
         return self.yard.census.keys(self.name)
 
     def kept(self, before: dict[str, Life]) -> None:
-        """The very same processes live, and no other ever lived since."""
+        """Check that exactly these processes live, and no other ever did since."""
         now = self.yard.census.leaders(self.name)
         assert {n: x.key for n, x in now.items()} == {n: x.key for n, x in before.items()}, "K: restarted"
         started = self.yard.census.ever(self.name)
@@ -268,7 +268,7 @@ class Cluster:
 
 
 def write_runtimes(folder: Path) -> Path:
-    """One exec runtime for each way to behave, and some that can't work."""
+    """One exec runtime per behaviour, and some that can't work."""
     text = ""
     for mode in MODES:
         argv = json.dumps([sys.executable, "-I", "-S", str(WORKER), "{port}", mode])
@@ -291,7 +291,7 @@ def yard(
     broker: str = "embedded",
     heartbeat: float = HEARTBEAT_S,
 ) -> Iterator[Yard]:
-    """A whole system at work, with every node online."""
+    """A running system with every node online."""
     with stack(folder, broker, heartbeat) as made:
         here = Yard(made)
         try:
@@ -314,7 +314,7 @@ def yard(
 
 
 def threads(work: list[Any]) -> None:
-    """Run each in a thread of its own; the first failure is raised."""
+    """Run each in a thread; raises the first failure."""
     failed: list[BaseException] = []
 
     def run(each: Any) -> None:

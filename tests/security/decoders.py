@@ -1,4 +1,4 @@
-"""Targets of the fuzzing that need a stage: the embedded broker's packets, the agent's own file.
+"""Fuzzing targets that need a setup: the embedded broker's packets, the agent's own file.
 
 Each is a function of bytes that may refuse but must not fail (see fuzz.py).
 """
@@ -21,7 +21,7 @@ KINDS = ("manager", "person", "node")
 
 @cache
 def folder() -> Path:
-    """A folder for what has to lie in a file, in memory where that is possible; removed at the end."""
+    """A temporary folder, in memory where possible; removed at the end."""
     given = os.environ.get(FOLDER)
     if given:
         return Path(given)
@@ -32,7 +32,7 @@ def folder() -> Path:
 
 
 def drive(coroutine: Any) -> Any:
-    """Run a coroutine that never has to wait."""
+    """Run a coroutine that never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -41,9 +41,9 @@ def drive(coroutine: Any) -> Any:
 
 
 def packets(data: bytes) -> None:
-    """What a client says to the embedded broker once it is let in: packet after packet, in its own pieces.
+    """The packets of a connected client, as the embedded broker reads them, in arbitrary pieces.
 
-    The first byte chooses the kind of account, and where the stream is cut in two.
+    The first byte chooses the kind of account, and where the stream is split.
     """
     from busbar.bus.broker.client_connection import ENDINGS
 
@@ -63,7 +63,7 @@ def packets(data: bytes) -> None:
 
 
 def agent_file(data: bytes) -> None:
-    """The agent's TOML, runtimes included: every mistake in it is said, none ends in a traceback."""
+    """The agent's TOML, runtimes included: every error is reported, none is a traceback."""
     from busbar.agent.config import ConfigError, load
     from busbar.agent.runtimes import load_runtimes
     from busbar.agent.runtimes.config import RuntimesError
@@ -75,17 +75,17 @@ def agent_file(data: bytes) -> None:
 
 
 class _Transport(asyncio.Transport):
-    """Nothing at the other end."""
+    """A transport without a peer."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return None
 
     def abort(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""
 
 
 class _Access:
-    """Accounts are right; access is judged by the product's own rules."""
+    """Accepts all accounts; the product's own rules decide on access."""
 
     def may_publish(self, peer: Any, topic: str, retain: bool) -> bool:
         from busbar.bus import acl
@@ -114,7 +114,7 @@ async def _on_manager_event(message: Any) -> None:
 
 
 def _connection(kind: str) -> tuple[Any, Any]:
-    """A connection past its CONNECT, on a broker of its own."""
+    """A connection after its CONNECT, on a broker of its own."""
     from busbar.bus.broker.access_plugin import Peer
     from busbar.bus.broker.accounts import Account
     from busbar.bus.broker.client_connection import ClientConnection

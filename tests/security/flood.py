@@ -1,8 +1,8 @@
-"""How others fare while one caller floods the manager; not part of the suite, for it measures.
+"""Latency of other callers while one floods the manager. A measurement, not part of the suite.
 
 python -m tests.security.flood --seconds 60 --rate 1000 --broker mosquitto
 
-It ends with exit code 1 when a goal is missed: the others' p99 below 500 ms, and the manager's memory flat.
+Exit code 1 if a goal is missed: the others' p99 below 500 ms, and constant memory of the manager.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.stack import ROOT, Stack, stack
 TOPICS = Topics("lab")
 P99_MS = 500.0
 GROWTH_MB = 16.0
-"""What the manager may grow by under the flood, which makes some thousands of clusters."""
+"""Allowed growth of the manager under the flood, which creates some thousands of clusters."""
 
 
 def rss_mb(pid: int) -> float:
@@ -55,7 +55,7 @@ def link_of(port: int, user: str, secret: str) -> MqttLink:
 
 
 class Flooder:
-    """Sends requests at a steady rate, whatever it is told."""
+    """Sends requests at a constant rate, whatever the replies."""
 
     def __init__(self, link: MqttLink) -> None:
         self.link, self.sent = link, 0
@@ -71,7 +71,7 @@ class Flooder:
         while (passed := time.monotonic() - began) < seconds:
             while self.sent < passed * rate:
                 self.sent += 1
-                # Every other request is a change, of the dearest kind.
+                # Every other request is a change, of the most expensive kind.
                 change = self.sent % 2
                 op = "create_routercluster" if change else "list_routerclusters"
                 params = {"routercluster": {"name": f"f{self.sent}"}} if change else {}
@@ -81,12 +81,12 @@ class Flooder:
 
 
 async def others(caller: Caller, seconds: float, stem: str) -> list[float]:
-    """Latencies, in milliseconds, of somebody who reads and changes in turns, ten times a second."""
+    """Latencies in milliseconds of a caller that alternately reads and changes, ten times a second."""
     found, began, number = [], time.monotonic(), 0
     while time.monotonic() - began < seconds:
         number += 1
         before = time.monotonic()
-        # The bound of a call is far above what is asked for: a slow answer shows up in the figures.
+        # The timeout is far above the goal, so that a slow answer shows up in the figures.
         if number % 2:
             await caller.call(
                 "create_routercluster", {"routercluster": {"name": f"{stem}{number}"}}, timeout=30
@@ -108,7 +108,7 @@ def quantiles(values: list[float]) -> str:
 
 
 def missed(during: list[float], memory: list[float]) -> list[str]:
-    """The goals that were missed, in words."""
+    """The missed goals, as text."""
     found = []
     if p99(during) >= P99_MS:
         found.append(f"others wait: p99 {p99(during):.0f} ms")
@@ -127,7 +127,7 @@ async def measure(made: Stack, rate: float, seconds: float) -> dict[str, Any]:
         await calm.wait_connected(10)
         before = await others(caller, min(10.0, seconds), "before")
         memory, cpu = [rss_mb(pid)], cpu_s(pid)
-        # A process of its own: else the two clients would slow each other down.
+        # In a process of its own, or the two clients would slow each other down.
         flooder = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.security.flood", "--as-flooder", str(made.port),
             str(made.folder / "secrets" / "bob"), "--rate", str(rate), "--seconds", str(seconds),

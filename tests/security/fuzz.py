@@ -1,9 +1,9 @@
-"""Every decoder that strangers can reach, as a function of bytes that may refuse but must not fail.
+"""Every decoder of untrusted input, as a function of bytes that may refuse but must not fail.
 
-The suite throws some thousands of inputs at them (test_fuzz). With atheris installed, this throws millions,
-led by coverage; without it, it mutates blindly:
+The suite runs some thousands of inputs (test_fuzz). With atheris installed, this runs millions, guided by
+coverage; without it, it mutates blindly:
 
-python -m tests.security.fuzz --inputs 10000000            all of them, in turns
+python -m tests.security.fuzz --inputs 10000000            all of them, in turn
 python -m tests.security.fuzz --inputs 100000 request      one of them
 """
 
@@ -50,7 +50,7 @@ PARAMS = [row.params for row in OPERATIONS.values()]
 
 
 def request(data: bytes) -> None:
-    """An operation's request: envelope, then the parameters of every operation."""
+    """An operation's request: the envelope, then the parameters of every operation."""
     try:
         body = parse(data)
     except BusError as error:
@@ -69,7 +69,7 @@ def request(data: bytes) -> None:
 
 
 def peer(data: bytes) -> None:
-    """What managers, agents and clients read of each other."""
+    """What managers, agents and clients read from each other."""
     for kind in PEER_MESSAGES:
         try:
             read(data, kind)
@@ -92,7 +92,7 @@ def transport(data: bytes) -> None:
 
 
 def words(data: bytes) -> None:
-    """Topics, filters, names, URLs, passwords: what comes as text."""
+    """Text: topics, filters, names, URLs, passwords."""
     text = data.decode("utf-8", "surrogateescape")
     for take in (TOPICS.parse_request, TOPICS.parse_node, TOPICS.parse_status, TOPICS.parse_manager):
         take(TOPICS.prefix + "/" + text)
@@ -114,7 +114,7 @@ def words(data: bytes) -> None:
 
 
 def accounts(data: bytes) -> None:
-    """The accounts file, should somebody have damaged it."""
+    """A damaged accounts file."""
     path = folder() / "accounts.json"
     path.touch(mode=0o600)
     path.write_bytes(data)
@@ -136,7 +136,7 @@ def connect(data: bytes) -> None:
 
 
 def agent(data: bytes) -> None:
-    """What an agent is handed on its own topics."""
+    """An agent's assignments."""
     from busbar.agent.planner import plan
 
     try:
@@ -145,11 +145,12 @@ def agent(data: bytes) -> None:
         return
     plan.refusal(None, assignment, adopt_store=False)
     plan.refusal(assignment, assignment, adopt_store=False)
-    plan.wanted(assignment)
+    plan.is_redelivery(assignment, assignment)
+    plan.desired_workers(assignment)
 
 
 def manager(data: bytes) -> None:
-    """A whole manager's doors: requests, node messages, manager states. They never raise."""
+    """All inputs of a manager: requests, node messages, manager states. They never raise."""
     dispatch, reports, fence = _doors()
     dispatch.handle(Message(TOPICS.request("alice", "create_routercluster"), data))
     for leaf in ("state", "reported", "heartbeat"):
@@ -167,7 +168,7 @@ TARGETS: dict[str, Target] = {
 
 @cache
 def _doors() -> tuple[Any, Any, Any]:
-    """A manager's doors on a store of its own, whose writer is never handed anything."""
+    """A manager's inputs with a store whose writer never gets anything."""
     from busbar.bus.clock import SystemClock
     from busbar.manager.api.requests import Dispatch, Responder
     from busbar.manager.ingest.reports import Reports
@@ -196,7 +197,7 @@ def _timing() -> Any:
 
 
 class _Store:
-    """As much of a store as the doors touch before anything is written."""
+    """The part of a store that is used before anything is written."""
 
     id, epoch, topics = "s1", 1, TOPICS
 
@@ -210,10 +211,10 @@ class _Store:
         return PrincipalRow("oid", name, "owner", 0)
 
     def on_commit(self, listener: Any) -> None:
-        """Nothing is ever committed."""
+        """Nothing is committed."""
 
     def submit(self, fn: Any, done: Any, cause: Any = None) -> None:
-        """The write itself is the store's business."""
+        """Writing is not part of this target."""
 
 
 class _World:
@@ -302,18 +303,18 @@ def inputs(seed: int) -> Iterator[bytes]:
 
 
 def attack(target: Target, data: bytes) -> None:
-    """One input. Raises AssertionError, naming it, when the target fails or takes over two seconds of CPU."""
+    """Run one input. Raises AssertionError with it if the target fails or takes over two CPU seconds."""
     began = time.thread_time()
     try:
         target(data)
-    except BaseException as error:  # SystemExit and the like would end atheris without a word
+    except BaseException as error:  # SystemExit and the like would end atheris silently
         raise AssertionError(f"{target.__name__} failed on {data[:300]!r}: {error!r}") from error
     if time.thread_time() - began > 2.0:
         raise AssertionError(f"{target.__name__} took {time.thread_time() - began:.1f} s on {data[:300]!r}")
 
 
 def blind(names: list[str], count: int, seed: int, seconds: float) -> int:
-    """The same without atheris: mutations, in turns."""
+    """The same without atheris: mutations, in turn."""
     source, began = inputs(seed), time.monotonic()
     targets = [TARGETS[name] for name in names]
     done = 0
@@ -331,7 +332,7 @@ def blind(names: list[str], count: int, seed: int, seconds: float) -> int:
 
 
 def fuzz_once(names: list[str], arguments: list[str]) -> None:
-    """One process of atheris, which ends itself: led by coverage, until a failure or its bound."""
+    """One process of atheris, which exits by itself after a failure or at its bound."""
     import atheris  # type: ignore[import-not-found]
 
     targets = [TARGETS[name] for name in names]
@@ -340,7 +341,7 @@ def fuzz_once(names: list[str], arguments: list[str]) -> None:
         if data:
             attack(targets[data[0] % len(targets)], data[1:])
 
-    for target in targets:  # what they import late is to be instrumented too
+    for target in targets:  # instrument their late imports too
         for seed in SEEDS:
             target(seed)
     atheris.instrument_all()
@@ -349,7 +350,7 @@ def fuzz_once(names: list[str], arguments: list[str]) -> None:
 
 
 def guided(names: list[str], count: int, seed: int, seconds: float) -> int:
-    """With atheris, in a process of its own, whose end and last words are judged here."""
+    """Run atheris in a process of its own, and check its exit status and output."""
     corpus = folder() / "corpus"
     corpus.mkdir(exist_ok=True)
     for number, data in enumerate(SEEDS):

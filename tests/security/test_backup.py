@@ -1,4 +1,4 @@
-"""Backup and restore: whole while the manager writes, private, verified; a restored store does not fight."""
+"""Backups are consistent, private and verified; a restored store does not compete with a newer one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add(tx: Tx, name: str) -> None:
 
 
 def add_pair(tx: Tx, number: int) -> None:
-    """Two rows that only a torn copy could hold one of."""
+    """Two rows that only an inconsistent copy could have one of."""
     add(tx, f"left-{number}")
     add(tx, f"right-{number}")
 
@@ -56,7 +56,7 @@ async def keep(state: Path, *words: str) -> None:
 # --- the copy ----------------------------------------------------------------------------------------------
 
 
-async def test_a_copy_is_of_one_moment_while_the_store_is_written_to(tmp_path: Path) -> None:
+async def test_a_copy_is_consistent_while_the_store_is_written_to(tmp_path: Path) -> None:
     state, stop = tmp_path / "manager", asyncio.Event()
     store = open_store(state)
 
@@ -78,14 +78,14 @@ async def test_a_copy_is_of_one_moment_while_the_store_is_written_to(tmp_path: P
         found = names(target)
         lefts = {name.removeprefix("left-") for name in found if name.startswith("left-")}
         assert lefts == {name.removeprefix("right-") for name in found if name.startswith("right-")}
-        assert lefts == {str(n) for n in range(len(lefts))}, "all before the moment, none after"
+        assert lefts == {str(n) for n in range(len(lefts))}, "all before one instant, none after"
         sizes.append(len(lefts))
     stop.set()
     assert sizes == sorted(sizes) and sizes[-1] <= await writing
     store.close()
 
 
-async def test_it_is_private_one_file_and_marked(tmp_path: Path) -> None:
+async def test_a_backup_is_one_private_and_marked_file(tmp_path: Path) -> None:
     await keep(tmp_path / "manager", "alice")
     old_mask = os.umask(0)
     try:
@@ -95,12 +95,12 @@ async def test_it_is_private_one_file_and_marked(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["copy", "manager"]
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
     assert backup_time(tmp_path / "copy") == WHEN
-    assert backup_time(database(tmp_path / "manager")) == "", "the original goes on"
+    assert backup_time(database(tmp_path / "manager")) == "", "the original is unaffected"
     open_store(tmp_path / "manager").close()
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "nothing"])
-def test_what_is_no_store_is_not_copied(tmp_path: Path, what: str) -> None:
+def test_a_file_that_is_no_store_is_not_copied(tmp_path: Path, what: str) -> None:
     state = tmp_path / "manager"
     state.mkdir()
     if what != "missing":
@@ -110,23 +110,23 @@ def test_what_is_no_store_is_not_copied(tmp_path: Path, what: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manager"]
 
 
-async def test_a_target_that_can_not_be_written_says_so(tmp_path: Path) -> None:
+async def test_an_unwritable_target_is_reported(tmp_path: Path) -> None:
     await keep(tmp_path / "manager")
     with pytest.raises(StoreRefusedError, match="No such file"):
         backup(tmp_path / "manager", tmp_path / "nowhere" / "copy", WHEN)
 
 
-# --- the way back ------------------------------------------------------------------------------------------
+# --- restore -----------------------------------------------------------------------------------------------
 
 
-async def test_a_restored_store_is_silent_until_told_to_take_over(tmp_path: Path) -> None:
+async def test_a_restored_store_does_not_publish_until_it_takes_over(tmp_path: Path) -> None:
     state, copy = tmp_path / "manager", tmp_path / "copy"
     await keep(state, "alice")
     backup(state, copy, WHEN)
     await keep(state, "bob")
     aside = restore(state, copy, WHEN)
     assert names(database(state)) == {"alice"}
-    assert aside is not None and names(aside) == {"alice", "bob"}, "what was there is kept"
+    assert aside is not None and names(aside) == {"alice", "bob"}, "the previous file is kept"
     assert stat.S_IMODE(database(state).stat().st_mode) == 0o600
     with pytest.raises(StoreRefusedError, match=f"is a backup .{WHEN}.*take-over"):
         open_store(state)
@@ -136,8 +136,8 @@ async def test_a_restored_store_is_silent_until_told_to_take_over(tmp_path: Path
     store.close()
 
 
-async def test_epoch_and_sequence_never_go_back(tmp_path: Path) -> None:
-    """Also when the same old backup is restored a second time."""
+async def test_epoch_and_sequence_never_decrease(tmp_path: Path) -> None:
+    """Also if the same old backup is restored twice."""
     state, copy = tmp_path / "manager", tmp_path / "copy"
     store = open_store(state)
     event = partial(Tx.event, subject="manager", verb="braked", cluster=None, name="m1", data={})
@@ -156,8 +156,8 @@ async def test_epoch_and_sequence_never_go_back(tmp_path: Path) -> None:
     assert seen[1][1] > 1_000_000 and seen[2][1] > 1_000_000
 
 
-async def test_the_old_log_is_not_played_into_the_new_file(tmp_path: Path) -> None:
-    """A manager that was killed leaves a write-ahead log; restoring must not mix the two."""
+async def test_the_old_log_is_not_applied_to_the_restored_file(tmp_path: Path) -> None:
+    """A killed manager leaves a write-ahead log, which must not be applied to the restored file."""
     state, copy = tmp_path / "manager", tmp_path / "copy"
     await keep(state, "alice")
     backup(state, copy, WHEN)
@@ -194,7 +194,7 @@ async def test_a_bad_backup_changes_nothing(tmp_path: Path, damage: str) -> None
     assert names(database(state)) == {"alice"}
 
 
-async def test_a_damaged_store_is_put_aside(tmp_path: Path) -> None:
+async def test_a_damaged_store_is_renamed(tmp_path: Path) -> None:
     state, copy = tmp_path / "manager", tmp_path / "copy"
     await keep(state, "alice")
     backup(state, copy, WHEN)
@@ -225,7 +225,7 @@ def test_there_is_nothing_to_take_over(tmp_path: Path) -> None:
     assert not (tmp_path / "manager").exists()
 
 
-# --- the whole story, with processes -----------------------------------------------------------------------
+# --- with real processes ----------------------------------------------------------------------------------
 
 
 def busbar(made: Stack, *arguments: str, code: int = 0) -> str:
@@ -239,7 +239,7 @@ def busbar(made: Stack, *arguments: str, code: int = 0) -> str:
 
 
 def start(made: Stack, alice: Plain) -> None:
-    """Start the manager and wait for its word."""
+    """Start the manager and wait until it is ready."""
     alice.retained.pop(alice.topic("manager", "m1", "state"), None)
     made.start_manager()
     made.wait_manager(alice)
@@ -259,7 +259,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.timeout(120)
-def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> None:
+def test_an_older_backup_waits_until_take_over_makes_it_effective(tmp_path: Path) -> None:
     with stack(tmp_path, heartbeat=0.5) as made:
         alice = made.client("alice")
         alice.subscribe("status", "#")
@@ -279,7 +279,7 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
         alice.ok("start_routercluster", oid)
         first = pid_of(alice, "web-1")
 
-        # A backup, made while the manager runs; then life goes on, and the manager is started anew.
+        # A backup while the manager runs; then changes, and a restart of the manager.
         copy = made.folder / "copy"
         assert "verified copy" in busbar(made, "backup", str(copy), "--state", str(state))
         assert "use --replace" in busbar(made, "backup", str(copy), "--state", str(state), code=4)
@@ -291,7 +291,7 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
         assert "stop it first" in busbar(made, "restore", str(copy), "--state", str(state), code=1)
         made.kill("manager", signal.SIGTERM)
 
-        # A plain copy of the old file: the broker still knows better, so this manager ends, and says why.
+        # A plain copy of the old file: the broker has newer state, so this manager exits with the reason.
         unmarked = made.folder / "unmarked"
         shutil.copytree(state, unmarked)
         busbar(made, "restore", str(copy), "--state", str(unmarked))
@@ -302,7 +302,7 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
         assert fenced.wait(bound(20)) != 0
         assert "restored from an older backup" in (made.folder / "fenced.log").read_text()
 
-        # The proper way: restored, it refuses to start.
+        # Restored properly, it refuses to start.
         said = busbar(made, "restore", str(copy), "--state", str(state))
         assert "publishes nothing before" in said and "is kept as" in said
         refused = made.spawn("refused", "manager", "--state", str(state), *made.connection("manager"))
@@ -311,7 +311,7 @@ def test_an_older_backup_does_not_fight_and_take_over_heals(tmp_path: Path) -> N
         assert [m[0] for m in alice.messages[mark:] if "/status/" in m[0] or "/event/" in m[0]] == []
         assert alive(first) and alive(second), "meanwhile no worker was touched"
 
-        # And told to take over, it is followed: what it does not know of is stopped, the rest runs on.
+        # After take-over the agents follow it: workers that it does not know are stopped, the rest go on.
         busbar(made, "manager", "take-over", "--state", str(state))
         start(made, alice)
         event = alice.wait_event("on_manager_restored", since=mark)
@@ -329,13 +329,13 @@ def until_gone(pid: int) -> None:
 
     end = time.monotonic() + bound(20)
     while alive(pid):
-        assert time.monotonic() < end, "a worker that nobody asks for runs on"
+        assert time.monotonic() < end, "a worker that is not desired goes on"
         time.sleep(0.05)
 
 
 @pytest.mark.timeout(60)
-async def test_without_the_brokers_memory_the_agents_themselves_refuse(tmp_path: Path) -> None:
-    """The rule of (epoch, version): an agent follows no store that goes back, whatever the broker forgot."""
+async def test_without_retained_messages_the_agents_themselves_refuse(tmp_path: Path) -> None:
+    """By (epoch, version) an agent refuses a store that went back, even if the broker lost its state."""
     from busbar.agent.planner.plan import refusal
     from busbar.bus.messages import Assignment
 

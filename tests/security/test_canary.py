@@ -1,4 +1,4 @@
-"""Every secret of a running system is searched for where it must not be: nowhere is it found."""
+"""Searches for every secret of a running system where it must not be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Listening(Stack):
-    """Keeps what every command said."""
+    """Records the output of every command."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -32,7 +32,7 @@ class Listening(Stack):
 
 
 def processes() -> Iterator[tuple[int, bytes]]:
-    """Every process of this machine with its argument list, which anybody may read."""
+    """Every process with its argument list, which any user may read."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -47,7 +47,7 @@ def secrets_of(*folders: Path) -> set[str]:
     return found
 
 
-def test_no_secret_is_anywhere_but_in_its_file(tmp_path: Path) -> None:
+def test_a_secret_is_only_in_its_file(tmp_path: Path) -> None:
     up = Listening(tmp_path)
     agent: subprocess.Popen[bytes] | None = None
     try:
@@ -58,10 +58,10 @@ def test_no_secret_is_anywhere_but_in_its_file(tmp_path: Path) -> None:
         spy = Plain(where["port"], "manager", manager, up.realm)
         spy.subscribe("#")
 
-        # A life with every kind of secret in it.
+        # Use every kind of secret.
         person = Path(up.ask("principal", "add", "bob", "operator")["password_file"])
         token = up.ask("node", "pair", "n9")["token"]
-        up.outputs.pop()  # it is told this once, by design
+        up.outputs.pop()  # it is printed only once, by design
         home = tmp_path / "machine"
         with (tmp_path / "agent.log").open("wb") as log:
             agent = subprocess.Popen(
@@ -104,8 +104,8 @@ def test_no_secret_is_anywhere_but_in_its_file(tmp_path: Path) -> None:
         assert str(tmp_path / "copy") in places
         for name, content in places.items():
             leaked = [secret for secret in held if secret.encode() in content]
-            assert not leaked, f"a secret stands in {name}"
-        # And the search would find one.
+            assert not leaked, f"a secret is in {name}"
+        # The search itself does find one.
         shown = json.dumps(sorted(held))
         assert all(secret in shown for secret in held)
         spy.__exit__()

@@ -1,4 +1,4 @@
-"""One command is enough: people and nodes get in, and are put out, with `busbar up` and nothing else."""
+"""With `busbar up`, one command adds or removes a person or a node."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.plain import Plain
 pytestmark = pytest.mark.timeout(120)
 
 REVOKED_S = 4.0
-"""Seconds: two until the broker hangs up, and the agent's next try, which is refused aloud."""
+"""Seconds: two until the broker disconnects it, and the agent's next attempt, which is refused."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def person(up: Stack, name: str, file: str) -> dict[str, str]:
-    """The environment of a person who has nothing but a name and a password file."""
+    """The environment of a person with only a name and a password file."""
     return {
         "BUSBAR_STATE": str(up.folder / f"home-{name}"),
         "BUSBAR_BROKER": up.written()["broker"],
@@ -48,7 +48,7 @@ def person(up: Stack, name: str, file: str) -> dict[str, str]:
 def agent(
     up: Stack, node: str, *more: str, token: str = ""
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """An agent as on a machine of its own: it knows the broker and what stands on its standard input."""
+    """An agent as on another machine: it knows only the broker and its standard input."""
     home = up.folder / f"machine-{node}"
     home.mkdir(exist_ok=True)
     log = home / "log"
@@ -77,7 +77,7 @@ def agent(
 # --- people ------------------------------------------------------------------------------------------------
 
 
-def test_a_person_comes_and_goes_with_one_command(up: Stack) -> None:
+def test_a_person_is_added_and_removed_with_one_command_each(up: Stack) -> None:
     made = up.ask("principal", "add", "bob", "operator")
     assert made["role"] == "operator"
     file = Path(made["password_file"])
@@ -98,13 +98,15 @@ def test_a_person_comes_and_goes_with_one_command(up: Stack) -> None:
 
 
 def plain(up: Stack) -> Plain:
-    """The administrator's own MQTT client, which knows nothing of the command line."""
+    """The administrator's own MQTT client, independent of the command line."""
     written = up.written()
     secret = Path(written["password_file"]).read_text().strip()
     return Plain(written["port"], written["username"], secret, up.realm)
 
 
-def test_a_person_removed_by_a_plain_client_is_out_and_his_old_password_stays_so(up: Stack) -> None:
+def test_a_person_removed_by_a_plain_client_is_disconnected_and_the_old_password_stays_invalid(
+    up: Stack,
+) -> None:
     file = Path(up.ask("principal", "add", "dave", "viewer")["password_file"])
     dave = person(up, "dave", str(file))
     up.ok("cluster", "list", **dave)
@@ -125,7 +127,7 @@ def _accounts(up: Stack) -> str:
     return (up.state / "broker" / "accounts.json").read_text()
 
 
-def test_the_last_owner_stays(up: Stack) -> None:
+def test_the_last_owner_cannot_be_removed(up: Stack) -> None:
     assert "last owner" in up.fails(5, "principal", "remove", "admin")
     assert "last owner" in up.fails(5, "principal", "role", "admin", "viewer")
     assert [(row["name"], row["role"]) for row in up.ask("principal", "list")] == [("admin", "owner")]
@@ -134,7 +136,7 @@ def test_the_last_owner_stays(up: Stack) -> None:
     up.ok("principal", "remove", "second")
 
 
-def test_no_account_changes_its_kind_by_the_way(up: Stack) -> None:
+def test_no_command_changes_the_kind_of_an_account(up: Stack) -> None:
     assert "account of a manager" in up.fails(4, "principal", "add", "manager", "viewer")
     assert "account of a node" in up.fails(4, "principal", "add", "n1", "viewer")
     assert "account of a person" in up.fails(4, "node", "pair", "admin")
@@ -144,7 +146,7 @@ def test_no_account_changes_its_kind_by_the_way(up: Stack) -> None:
 # --- nodes -------------------------------------------------------------------------------------------------
 
 
-def test_a_node_joins_with_its_token_and_is_put_out(up: Stack) -> None:
+def test_a_node_joins_with_its_token_and_is_removed(up: Stack) -> None:
     made = up.ask("node", "pair", "n9")
     token, home = made["token"], up.folder / "machine-n9"
     assert made["status"] == "offline"
@@ -165,13 +167,13 @@ def test_a_node_joins_with_its_token_and_is_put_out(up: Stack) -> None:
         up.ok("node", "unpair", "n9")
         until(lambda: "authori" in log.read_text().lower(), "the broker refuses n9", REVOKED_S)
         until(lambda: not alive(worker), "its worker is stopped: it was told before it was put out")
-        assert process.poll() is None, "the agent lives on, shut out"
+        assert process.poll() is None, "the agent goes on, disconnected"
         assert "n9" not in up.ok("node", "list", "-q").split()
     assert "does not let user 'n9' in" in up.fails(5, "cluster", "list", **person(up, "n9", str(secret)))
     up.ok("cluster", "delete", "gone", "--stop")
 
 
-def test_a_node_unpaired_by_a_plain_client_stops_its_workers_and_is_out(up: Stack) -> None:
+def test_a_node_unpaired_by_a_plain_client_stops_its_workers_and_is_disconnected(up: Stack) -> None:
     token = up.ask("node", "pair", "n5")["token"]
     with agent(up, "n5", "--join", "-", token=token) as (process, log), plain(up) as admin:
         until(lambda: up.ask("node", "show", "n5")["status"] == "online", "n5 is online")
@@ -187,7 +189,7 @@ def test_a_node_unpaired_by_a_plain_client_stops_its_workers_and_is_out(up: Stac
     up.ok("cluster", "delete", "left", "--stop")
 
 
-def test_a_node_that_is_away_may_be_heard_once_more(up: Stack) -> None:
+def test_an_offline_node_may_connect_once_more_to_stop_its_workers(up: Stack) -> None:
     token = up.ask("node", "pair", "n7")["token"]
     with agent(up, "n7", "--join", "-", token=token):
         until(lambda: up.ask("node", "show", "n7")["status"] == "online", "n7 is online")
@@ -202,7 +204,7 @@ def test_a_node_that_is_away_may_be_heard_once_more(up: Stack) -> None:
     assert '"n7"' not in _accounts(up)
 
 
-def test_a_token_can_be_given_again_and_the_old_one_is_void(up: Stack) -> None:
+def test_a_token_can_be_reissued_and_the_old_one_is_void(up: Stack) -> None:
     first = up.ask("node", "pair", "n8")["token"]
     second = up.ask("node", "token", "n8", "--valid", "600")["token"]
     home = up.folder / "machine-n8"
@@ -218,8 +220,8 @@ def test_a_token_can_be_given_again_and_the_old_one_is_void(up: Stack) -> None:
     assert "not paired" in up.fails(3, "node", "token", "n8")
 
 
-def test_a_secret_of_an_exchange_that_was_cut_off_is_used(up: Stack) -> None:
-    """The broker had taken the token, but the node never heard so: it comes back with what it wrote down."""
+def test_the_secret_of_an_interrupted_exchange_is_used(up: Stack) -> None:
+    """The broker accepted the token, but the node never got the reply: it retries with the stored secret."""
     token = up.ask("node", "pair", "n6")["token"]
     home = up.folder / "machine-n6"
     env = {"BUSBAR_STATE": str(home), "BUSBAR_BROKER": up.written()["broker"], "BUSBAR_REALM": up.realm}

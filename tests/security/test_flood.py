@@ -1,4 +1,4 @@
-"""One caller floods: it is told `busy`, and everybody else is answered. Figures: tests.security.flood."""
+"""A flooding caller gets `busy`, and everybody else is answered. Figures: tests.security.flood."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def answers(client: Plain) -> Counter[str]:
 
 @pytest.mark.parametrize("broker", ["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
 @pytest.mark.parametrize("operation", ["list_nodes", "create_routercluster"])
-def test_the_flooder_is_told_busy_and_others_are_answered(
+def test_a_flooding_caller_gets_busy_and_others_are_answered(
     tmp_path: Path, broker: str, operation: str
 ) -> None:
     with stack(tmp_path, broker) as made:
@@ -60,7 +60,7 @@ def test_the_flooder_is_told_busy_and_others_are_answered(
             params = {"routercluster": {"name": f"f{number}"}} if operation.startswith("create") else {}
             body = json.dumps({"id": f"f{number}", "reply": "flood", "params": params})
             bob.client.publish(topic, body, 1)
-        # While that is under way, somebody else's requests are answered, each in time.
+        # Meanwhile, requests of another caller are each answered in time.
         for number in range(5):
             alice.ok("create_routercluster", {"routercluster": {"name": f"calm{number}"}}, timeout=5)
         end = time.monotonic() + bound(30)

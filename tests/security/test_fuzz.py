@@ -1,4 +1,4 @@
-"""Every decoder against inputs that were made to hurt: it may refuse, and must neither fail nor stall."""
+"""Every decoder with hostile inputs: it may refuse, and must neither fail nor stall."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BYTES = st.one_of(
     ),
 )  # fmt: skip
 HURTFUL = (
-    # An unterminated string of escaped quotes behind many brackets: once the square of its length, minutes.
+    # An unterminated string of escaped quotes after many brackets: took minutes when matching was O(n²).
     b"[]" * 40 + b'"' + b'\\"' * 100_000, b'{"a":[' + b"[]," * 80_000 + b"1]}", b"{[" * 100_000,
     b"", b"\x00", b"\xff" * 100, b"[" * 100_000, b'{"a":' * 50_000, b'{"a":"' + b"\\" * 100_001, b"9" * 5_000,
     b'{"n":' + b"9" * 100_000 + b"}", b'{"n":1e999}', b'{"a":1,"a":1}', b'{"a":NaN}', b'{"a":"\\ud800"}',
@@ -47,7 +47,7 @@ HURTFUL = (
 
 @pytest.fixture(autouse=True)
 def silence() -> Iterator[None]:
-    """The doors log what they drop; not ten thousand times."""
+    """Silence the log of dropped input."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -56,7 +56,7 @@ def silence() -> Iterator[None]:
 @pytest.mark.parametrize("name", fuzz.TARGETS)
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=BYTES)
-def test_made_up_inputs(name: str, data: bytes) -> None:
+def test_generated_inputs(name: str, data: bytes) -> None:
     fuzz.attack(fuzz.TARGETS[name], data)
 
 
@@ -67,13 +67,13 @@ def test_mutated_inputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", fuzz.TARGETS)
-def test_inputs_known_to_hurt(name: str) -> None:
+def test_inputs_that_failed_before(name: str) -> None:
     for data in HURTFUL:
         fuzz.attack(fuzz.TARGETS[name], data)
 
 
-def test_the_seeds_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the fuzzing would scratch at the door alone: each kind of message has a seed that passes it."""
+def test_the_seeds_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of message has a valid seed, or mutations would never get past the first check."""
     from busbar.bus.decode import read
     from busbar.bus.errors import BusError
 
@@ -90,8 +90,8 @@ def test_the_seeds_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(takes(kind, seed) for seed in fuzz.SEEDS), kind
 
 
-def test_a_planted_defect_is_found() -> None:
-    """The net has no hole: a decoder that falls over a lone surrogate, or stalls, is caught."""
+def test_a_planted_bug_is_found() -> None:
+    """The harness catches a decoder that fails on a lone surrogate, or stalls."""
 
     def naive(data: bytes) -> None:
         __import__("json").loads(data)

@@ -1,4 +1,4 @@
-"""A node's way in: a token good once, for its own name, for a short while; and how it is put out again."""
+"""How a node joins: a single-use, short-lived token bound to its name; and how it is removed."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ async def test_a_token_becomes_an_account_once(broker: EmbeddedBroker, accounts:
     joined = await Raw.connect(broker.port, "n9", client_id="a", password=join_password(token, mine))
     assert joined.code == 0
     await joined.publish(f"{R}/node/n9/state")
-    assert await knock(broker, "n9", mine) == 0, "from now on its own secret lets it in"
+    assert await knock(broker, "n9", mine) == 0, "from now on its own secret is valid"
     assert await knock(broker, "n9", join_password(token, new_secret())) == 5, "the token is spent"
     assert await knock(broker, "n9", token) == 5
     await joined.ping()
     assert Accounts.load(accounts).table["n9"].kind == "node"
 
 
-async def test_a_token_is_of_one_name(broker: EmbeddedBroker, accounts: Path) -> None:
+async def test_a_token_is_bound_to_one_name(broker: EmbeddedBroker, accounts: Path) -> None:
     token = issue_token(accounts, "n9", now())
     for name in ("n8", "n1", "alice", "manager", "", "N9", "n9/x"):
         assert await knock(broker, name, join_password(token, new_secret())) == 5, name
     assert await knock(broker, "n9", join_password(token, new_secret())) == 0
 
 
-async def test_of_two_who_come_with_one_token_one_gets_in(broker: EmbeddedBroker, accounts: Path) -> None:
+async def test_of_two_clients_with_one_token_one_gets_in(broker: EmbeddedBroker, accounts: Path) -> None:
     token = issue_token(accounts, "n9", now())
     codes = await asyncio.gather(*(knock(broker, "n9", join_password(token, new_secret())) for _ in range(8)))
     assert sorted(codes) == [0] + [5] * 7
@@ -82,7 +82,9 @@ async def test_an_expired_token_is_refused(broker: EmbeddedBroker, accounts: Pat
     assert "n9" not in Accounts.load(accounts).table
 
 
-async def test_a_node_that_joins_again_puts_its_old_self_out(broker: EmbeddedBroker, accounts: Path) -> None:
+async def test_a_node_that_joins_again_disconnects_its_old_connection(
+    broker: EmbeddedBroker, accounts: Path
+) -> None:
     old = await Raw.connect(broker.port, "n1", client_id="old")
     token = issue_token(accounts, "n1", now())
     await old.ping()
@@ -91,7 +93,7 @@ async def test_a_node_that_joins_again_puts_its_old_self_out(broker: EmbeddedBro
     assert await knock(broker, "n1", secret("n1")) == 5
 
 
-async def test_guessing_holds_nobody_up(broker: EmbeddedBroker, accounts: Path) -> None:
+async def test_guessing_delays_nobody(broker: EmbeddedBroker, accounts: Path) -> None:
     issue_token(accounts, "n9", now())
     held = await Raw.connect(broker.port, "alice")
     guesses = [asyncio.create_task(knock(broker, "n9", join_password("x" * 43, SECRET))) for _ in range(50)]
@@ -104,7 +106,7 @@ async def test_guessing_holds_nobody_up(broker: EmbeddedBroker, accounts: Path) 
 # --- the rules, without a broker ----------------------------------------------------------------------------
 
 
-def test_only_the_hash_is_kept_and_privately(accounts: Path) -> None:
+def test_only_the_hash_is_stored_in_a_private_file(accounts: Path) -> None:
     token = issue_token(accounts, "n9", NOW)
     for path in accounts.parent.iterdir():
         assert token not in path.read_text()
@@ -125,12 +127,12 @@ def test_a_revocation_voids_the_token_too(accounts: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [900.0, 901.0, 10_000.0])
-def test_time_runs_out(accounts: Path, late: float) -> None:
+def test_a_token_expires(accounts: Path, late: float) -> None:
     token = issue_token(accounts, "n9", NOW)
     assert not redeem(accounts, "n9", Offer(token, SECRET), NOW + late)
 
 
-def test_expired_tokens_are_swept(accounts: Path) -> None:
+def test_expired_tokens_are_deleted(accounts: Path) -> None:
     issue_token(accounts, "n7", NOW, 10)
     issue_token(accounts, "n8", NOW + 11)
     assert set(json.loads((accounts.parent / "tokens.json").read_text())) == {"n8"}
@@ -139,12 +141,12 @@ def test_expired_tokens_are_swept(accounts: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "valid"), [("alice", 900), ("manager", 900), ("N9", 900), ("n9", 0), ("n9", -1), ("n9", 86_401)]
 )
-def test_impossible_tokens_are_refused(accounts: Path, name: str, valid: float) -> None:
+def test_invalid_token_parameters_are_refused(accounts: Path, name: str, valid: float) -> None:
     with pytest.raises(ValueError):
         issue_token(accounts, name, NOW, valid)
 
 
-def test_a_name_that_became_a_person_meanwhile_is_left_alone(accounts: Path) -> None:
+def test_a_name_that_became_a_person_meanwhile_is_not_changed(accounts: Path) -> None:
     token = issue_token(accounts, "n9", NOW)
     ensure_account(accounts, "n9", "person", secret("n9"))
     assert not redeem(accounts, "n9", Offer(token, SECRET), NOW)
@@ -152,7 +154,7 @@ def test_a_name_that_became_a_person_meanwhile_is_left_alone(accounts: Path) -> 
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"n9": 1}', b'{"n9": {"hash": 1}}', b"\xff"])
-def test_a_damaged_file_lets_nobody_in_and_is_healed(accounts: Path, damage: bytes) -> None:
+def test_a_damaged_file_lets_nobody_in_and_is_replaced(accounts: Path, damage: bytes) -> None:
     token = issue_token(accounts, "n9", NOW)
     (accounts.parent / "tokens.json").write_bytes(damage)
     assert not redeem(accounts, "n9", Offer(token, SECRET), NOW)
@@ -161,7 +163,7 @@ def test_a_damaged_file_lets_nobody_in_and_is_healed(accounts: Path, damage: byt
 
 
 @given(st.text(max_size=120))
-def test_only_an_offer_reads_as_one(text: str) -> None:
+def test_only_a_join_password_parses_as_one(text: str) -> None:
     offer = parse_offer(text)
     assert offer is None or (join_password(*offer) == text and len(offer.secret) >= 32)
 
@@ -169,11 +171,11 @@ def test_only_an_offer_reads_as_one(text: str) -> None:
 @pytest.mark.parametrize(
     "password", ["join:", "join:a", "join:a:", "join::" + SECRET, "join:a:short", "x" * 60]
 )
-def test_other_passwords_are_no_offers(password: str) -> None:
+def test_other_passwords_are_no_join_passwords(password: str) -> None:
     assert parse_offer(password) is None
 
 
-async def test_a_person_may_have_a_password_that_looks_like_an_offer(
+async def test_a_person_may_have_a_password_that_looks_like_a_join_password(
     broker: EmbeddedBroker, accounts: Path
 ) -> None:
     odd = join_password("t" * 43, SECRET)

@@ -1,5 +1,5 @@
-"""The matrix of access: actor × action × topic, written down by hand from the contract, held against the
-embedded broker and against mosquitto with the generated access file. Both must decide every cell alike.
+"""The access matrix, actor × action × topic, written by hand from the contract, checked against the embedded
+broker and against mosquitto with the generated ACL file. Both must agree on every cell.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.integration.bus.broker.kit import R, Raw, Will, packet, secret, text
 
 pytestmark = pytest.mark.timeout(120)
 
-PERSONS = ("alice", "bob", "vic")  # an owner, an operator and a viewer: roles are the manager's business
+PERSONS = ("alice", "bob", "vic")  # an owner, an operator and a viewer: the manager checks roles
 NODES = ("n1", "n2")
 KINDS = {"manager": "manager", **dict.fromkeys(PERSONS, "person"), **dict.fromkeys(NODES, "node")}
 ACTORS = tuple(KINDS)
@@ -47,7 +47,7 @@ OWN_LEAVES = ("state", "reported", "heartbeat", "log/+")
 
 
 def may_write(actor: str, topic: str) -> bool:
-    """The contract, sections 2 and 9, in this test's own words."""
+    """Sections 2 and 9 of the contract, restated independently."""
     own = [f"{R}/request/{actor}/+", *(f"{R}/node/{actor}/{leaf}" for leaf in OWN_LEAVES)]
     return actor == "manager" or any(matches(pattern, topic) for pattern in own)
 
@@ -69,7 +69,7 @@ class Lab:
     clients: list[Raw] = field(default_factory=list)
 
     def takes(self, topic: str, retain: bool = True) -> bool:
-        """The embedded broker takes no retained request; mosquitto can't be told to (decision 7)."""
+        """The embedded broker rejects retained requests; mosquitto can't be configured to (decision 7)."""
         return not (retain and self.broker == "embedded" and topic.startswith(f"{R}/request/"))
 
     async def client(self, actor: str, client_id: str = "", **more: object) -> Raw:
@@ -77,7 +77,7 @@ class Lab:
         return await Raw.connect(self.port, actor, client_id=client_id or f"{actor}-{number}", **more)
 
     async def write(self, writer: Raw, actor: str, topic: str, payload: bytes, retain: bool = False) -> Raw:
-        """Publish, again after a hang-up: mosquitto 2.0.11 acknowledges what is forbidden, then hangs up."""
+        """Publish, once more after a disconnect: mosquitto 2.0.11 disconnects after a forbidden publish."""
         try:
             await writer.publish(topic, payload, retain)
         except EOFError:
@@ -104,7 +104,7 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[L
 
 
 def outside(folder: Path) -> tuple[str, ...]:
-    """What an operator sets up for mosquitto: passwords, and the rules that `busbar acl` prints."""
+    """An operator's mosquitto: passwords, and the rules that `busbar acl` prints."""
     rules, passwords = folder / "acl", folder / "passwords"
     rules.write_text(render_mosquitto("busbar", "lab", "manager", PERSONS))
     passwords.write_text("".join(f"{name}:{secret(name)}\n" for name in ACTORS))
@@ -128,7 +128,7 @@ def heard(client: Raw) -> set[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("retain", [False, True], ids=["live", "retained"])
-async def test_writing(lab: Lab, retain: bool) -> None:
+async def test_publishing(lab: Lab, retain: bool) -> None:
     watching = await observer(lab)
     expected = set()
     for actor in ACTORS:
@@ -141,7 +141,7 @@ async def test_writing(lab: Lab, retain: bool) -> None:
     assert heard(watching) == expected
     if not retain:
         return
-    late = await observer(lab)  # takes the id over; what is kept is the last that was allowed
+    late = await observer(lab)  # takes the id over; the last allowed message stays retained
     await late.ping()
     assert heard(late) == {
         (topic, b"n2" if may_write("n2", topic) else _last(topic)) for topic in TOPICS if lab.takes(topic)
@@ -153,7 +153,7 @@ def _last(topic: str) -> bytes:
 
 
 async def test_wills(lab: Lab) -> None:
-    """A will is a publish: what may not be written is never spoken by a broker either."""
+    """A will is a publish: the broker must not publish what the client may not."""
     watching = await observer(lab)
     expected = set()
     for actor in ACTORS:
@@ -174,7 +174,7 @@ async def test_wills(lab: Lab) -> None:
 
 
 async def _hear(client: Raw, wanted: tuple[str, bytes]) -> None:
-    """Wait until the client has heard this message."""
+    """Wait until the client has received this message."""
     kept, client.got = client.got, []
     while wanted not in {message[:2] for message in kept}:
         kept.append(await client.message())
@@ -185,7 +185,7 @@ async def _hear(client: Raw, wanted: tuple[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("retain", [False, True], ids=["live", "retained"])
-async def test_reading(lab: Lab, retain: bool) -> None:
+async def test_subscribing(lab: Lab, retain: bool) -> None:
     speaking = await lab.client("manager", "speaker")
     readers: dict[str, Raw] = {}
 
@@ -220,7 +220,7 @@ FILTERS = (
     "busbar/+/lab/status/#",
 )  # fmt: skip
 STRAY = "busbar/v1/other/node/n1/state"
-WITHIN = {  # filters that lie wholly within somebody's rights: there the brokers must deliver alike
+WITHIN = {  # filters entirely within an actor's rights: both brokers must deliver the same
     **{actor: {f"{R}/response/{{self}}/+", f"{R}/manager/+/state", "busbar/v1/+/manager/+/state"}
        for actor in ACTORS},
 }  # fmt: skip
@@ -240,10 +240,10 @@ WITHIN["manager"] = {wanted for wanted in FILTERS if wanted.startswith((R, "busb
 
 
 @pytest.mark.parametrize("retain", [False, True], ids=["live", "retained"])
-async def test_wildcards_bring_nothing_that_may_not_be_read(lab: Lab, retain: bool) -> None:
-    """A filter wider than the rights: the embedded broker refuses it aloud, mosquitto narrows it in silence.
+async def test_wildcards_deliver_nothing_that_may_not_be_read(lab: Lab, retain: bool) -> None:
+    """A filter wider than the rights: the embedded broker refuses it, mosquitto silently narrows it.
 
-    That is the only difference (docs/decisions/0007); neither lets anything through.
+    That is the only difference (docs/decisions/0007); neither delivers anything forbidden.
     """
     speaking = await lab.client("manager", "speaker")
     readers: dict[tuple[str, str], Raw] = {}
@@ -281,7 +281,7 @@ async def test_wildcards_bring_nothing_that_may_not_be_read(lab: Lab, retain: bo
             assert not granted[actor, wanted], (actor, wanted)
 
 
-# --- who gets in -------------------------------------------------------------------------------------------
+# --- authentication -----------------------------------------------------------------------------------------
 
 
 async def test_nobody_is_anonymous(lab: Lab) -> None:
@@ -310,10 +310,10 @@ async def test_nobody_is_anonymous(lab: Lab) -> None:
     ("attacker", "victim"), [("bob", "n1"), ("n2", "n1"), ("n1", "manager"), ("bob", "alice"), ("vic", "bob")]
 )
 @pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept session"])
-async def test_taking_over_a_client_id_gains_nothing(
+async def test_taking_over_a_client_id_gives_no_access(
     lab: Lab, attacker: str, victim: str, clean: bool
 ) -> None:
-    """An outside broker hangs up on the victim (which comes back under a new random id); ours does not."""
+    """An external broker disconnects the victim (which reconnects with a new random id); ours does not."""
     private = f"{R}/response/{victim}/box"
     speaking = await lab.client("manager", "speaker")
     held = await lab.client(victim, "known-id", clean=clean)
@@ -348,11 +348,11 @@ async def test_the_same_account_takes_its_own_id_over(lab: Lab) -> None:
     await second.ping()
 
 
-# --- the printed rules, read as mosquitto reads them --------------------------------------------------------
+# --- the printed rules, as mosquitto parses them ------------------------------------------------------------
 
 
 def decides(rules: str, user: str, access: str, topic: str) -> bool:
-    """mosquitto's reading of an access file: the user's topics, then the patterns with %u put in."""
+    """An ACL file as mosquitto reads it: the user's topics, then the patterns with %u replaced."""
     current: str | None = None
     for line in rules.splitlines():
         words = line.split(" ")
@@ -380,7 +380,7 @@ ANY_TOPIC = st.one_of(
 
 
 @given(st.sampled_from(ACTORS), ANY_TOPIC)
-def test_the_embedded_broker_decides_as_the_printed_rules_do(actor: str, topic: str) -> None:
+def test_the_embedded_broker_enforces_the_printed_rules(actor: str, topic: str) -> None:
     kind = KINDS[actor]
     write = acl.may_publish(kind, actor, topic, "busbar", "lab")
     read = acl.may_read(kind, actor, topic, "busbar", "lab")
@@ -391,8 +391,8 @@ def test_the_embedded_broker_decides_as_the_printed_rules_do(actor: str, topic: 
     assert read == decides(RULES, actor, "read", topic)
 
 
-def test_every_cell_of_the_table_is_what_the_rules_say() -> None:
-    """And the table above is no paraphrase of the code: it was written from the contract."""
+def test_every_cell_of_the_matrix_follows_from_the_rules() -> None:
+    """The table above was written from the contract, not from the code."""
     for actor in ACTORS:
         for topic in TOPICS:
             assert acl.may_publish(KINDS[actor], actor, topic, "busbar", "lab") == may_write(actor, topic)

@@ -1,6 +1,6 @@
-"""A compromised agent, with the credentials of one node, tries the rest: it can affect its own node alone.
+"""A compromised agent with the credentials of one node can affect only that node.
 
-And people: who may call what, by role, and whose clusters. On both brokers, with a real manager.
+Also persons: who may call what, by role and by ownership. On both brokers, with a real manager.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tests.plain import Plain
 from tests.stack import FakeNode, Stack, stack
 
 BIG = 500_000
-"""Bytes: a broker may hang up on more."""
+"""Bytes: a broker may disconnect a client that sends more."""
 pytestmark = pytest.mark.timeout(120)
 
 
 @dataclass
 class Lab:
-    """A manager, two nodes that do as they are told, and a running cluster with a worker on each."""
+    """A manager, two nodes that follow their assignments, and a running cluster with a worker on each."""
 
     stack: Stack
     alice: Plain
@@ -36,13 +36,13 @@ class Lab:
 
     @contextlib.contextmanager
     def as_node(self, node: str = "n1") -> Iterator[Plain]:
-        """Another connection with a node's own credentials."""
+        """Another connection with a node's credentials."""
         with Plain(self.stack.port, node, self.stack.secrets[node]) as client:
             assert client.refused is None
             yield client
 
     def publish(self, topic: str, body: Any, retain: bool = False, node: str = "n1") -> None:
-        """Publish with a node's credentials; a connection each, for some brokers hang up on a trespasser."""
+        """Publish with a node's credentials, each on a new connection: a broker may drop a violator."""
         with self.as_node(node) as client:
             if len(body) < BIG:
                 client.publish(topic, body, retain=retain)
@@ -52,7 +52,7 @@ class Lab:
                 time.sleep(0.01)
 
     def settle(self) -> None:
-        """What was published before has been dealt with: the manager has one queue for all of it."""
+        """Wait until all earlier messages are processed: the manager has one queue."""
         self.alice.ok("get_manager")
         self.alice.ok("create_routercluster", {"routercluster": {"name": self.fresh()}})
 
@@ -88,7 +88,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def others(lab: Lab) -> dict[str, Any]:
-    """Everything that is not n1's business, as the manager and the broker hold it."""
+    """All state of the manager and the broker that n1 must not affect."""
     alice = lab.alice
     stat = alice.ok("stat_routercluster", {"routercluster_oid": lab.cluster["oid"]})
     steady = ("oid", "name", "node", "state", "generation", "address", "pid", "restarts", "reason")
@@ -106,7 +106,7 @@ def others(lab: Lab) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def nothing_happens(lab: Lab) -> Iterator[None]:
-    """Whatever is tried inside, nothing but n1 is changed, and nothing is told about anybody else."""
+    """Check that the block changes nothing but n1, and publishes no event about anything else."""
     before, mark = others(lab), len(lab.alice.messages)
     yield
     lab.settle()
@@ -144,7 +144,7 @@ FORGED: dict[str, Any] = {
 
 
 def forged(lab: Lab) -> Iterator[tuple[str, Any]]:
-    """What it would like to say, with the true store id and boot id: assume that it knows them."""
+    """Forged messages with the real store id and boot id, which it is assumed to know."""
     store = lab.alice.ok("get_manager")["store"]
     for tail, body in FORGED.items():
         text = json.dumps(body).replace("STORE", store).replace("BOOT", lab.nodes["n2"].boot)
@@ -152,13 +152,13 @@ def forged(lab: Lab) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("retain", [False, True], ids=["live", "retained"])
-def test_it_can_not_speak_as_anybody_else(lab: Lab, retain: bool) -> None:
+def test_a_node_cannot_publish_as_anybody_else(lab: Lab, retain: bool) -> None:
     with nothing_happens(lab):
         for topic, body in forged(lab):
             lab.publish(topic, body, retain)
 
 
-def test_nor_by_its_will(lab: Lab) -> None:
+def test_a_node_cannot_publish_as_anybody_else_by_its_will(lab: Lab) -> None:
     from paho.mqtt import client as paho
     from paho.mqtt.enums import CallbackAPIVersion
 
@@ -174,7 +174,7 @@ def test_nor_by_its_will(lab: Lab) -> None:
                 sock.close()
 
 
-def test_it_hears_what_is_its_own_alone(lab: Lab) -> None:
+def test_a_node_receives_only_its_own_messages(lab: Lab) -> None:
     with lab.as_node() as spy:
         for wanted in ("#", "busbar/#", "+/+/+/#"):
             spy.client.subscribe(wanted, 1)
@@ -184,13 +184,13 @@ def test_it_hears_what_is_its_own_alone(lab: Lab) -> None:
         lab.settle()
         lab.nodes["n2"].report()
         lab.alice.code("create_routercluster", {"routercluster": {"name": "edge"}})
-        spy.code("list_nodes")  # an answer of its own: what came before it has come
+        spy.code("list_nodes")  # its own reply: everything before it has arrived
         heard = {message[0] for message in spy.messages}
     own = ("response/n1/", "node/n1/", "manager/")
     assert [t for t in heard if not t.startswith(tuple(lab.alice.topic(*o.split("/")) for o in own))] == []
 
 
-def test_a_node_is_no_principal(lab: Lab) -> None:
+def test_a_node_is_not_a_principal(lab: Lab) -> None:
     with lab.as_node() as client:
         assert {client.code(operation, {}) for operation in OPERATIONS} == {"no_such_principal"}
 
@@ -200,8 +200,8 @@ def report(lab: Lab, **more: Any) -> dict[str, Any]:
     return {"boot": node.boot, "conn": node.conn, "workers": [], "runtimes": ["amqtt"], **more}
 
 
-def test_its_reports_are_about_its_own_workers_alone(lab: Lab) -> None:
-    """By name, by cluster and name, by oid: another node's worker is not its to speak of."""
+def test_a_node_can_report_only_its_own_workers(lab: Lab) -> None:
+    """By name, by cluster and name, by oid: reports about another node's worker are ignored."""
     victim = others(lab)["workers"][0]
     with nothing_happens(lab):
         for state in ("STOPPED", "RUNNING", "BACKOFF"):
@@ -214,8 +214,8 @@ def test_its_reports_are_about_its_own_workers_alone(lab: Lab) -> None:
     lab.alice.status("edge", "routercluster", "edge", "RUNNING")
 
 
-def test_its_claims_do_not_reach_beyond_it(lab: Lab) -> None:
-    """An epoch of the far future does not fence the manager; big lists cost it nothing to speak of."""
+def test_false_claims_of_a_node_affect_only_that_node(lab: Lab) -> None:
+    """A huge epoch does not fence the manager, and big lists are cheap for it."""
     top = {"epoch": 2**53, "version": 2**53}
     bodies = [
         report(lab, applied=top, store=lab.alice.ok("get_manager")["store"]),
@@ -246,15 +246,15 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("leaf", ["reported", "heartbeat", "state", "log/w-1"])
-def test_garbage_ends_nothing(lab: Lab, leaf: str) -> None:
+def test_garbage_crashes_nothing(lab: Lab, leaf: str) -> None:
     with nothing_happens(lab):
         for body in GARBAGE:
             lab.publish(lab.alice.topic("node", "n1", *leaf.split("/")), body, True)
         lab.publish(lab.alice.topic("node", "n1", *leaf.split("/")), b"", True)
 
 
-def test_what_is_not_paired_is_not_heard(lab: Lab) -> None:
-    """Credentials at the broker are not enough: n3 has them, and was never paired."""
+def test_an_unpaired_node_is_ignored(lab: Lab) -> None:
+    """Credentials at the broker are not enough: n3 has them, but was never paired."""
     with nothing_happens(lab):
         body = {"boot": "b", "conn": 1, "workers": [], "runtimes": ["amqtt"]}
         lab.publish(lab.alice.topic("node", "n3", "reported"), body, True, node="n3")
@@ -264,8 +264,8 @@ def test_what_is_not_paired_is_not_heard(lab: Lab) -> None:
     assert sorted(lab.alice.ok("list_nodes", {"return_names": True})) == ["n1", "n2"]
 
 
-def test_the_brake_is_not_in_one_nodes_hand_and_it_recovers(lab: Lab) -> None:
-    """After all of this n1 says the truth again, and all is as it was."""
+def test_one_node_cannot_trigger_the_mass_failure_hold_and_it_recovers(lab: Lab) -> None:
+    """After all of this n1 reports correctly again, and the state is restored."""
     for leaf in ("reported", "state", "heartbeat"):
         lab.publish(lab.alice.topic("node", "n1", leaf), b"", True)
     lab.nodes["n1"].boot = "b-honest"
@@ -282,7 +282,7 @@ OWNERS_ONLY = {"unpair_node", "add_principal", "set_principal_role", "remove_pri
 
 
 def allowed(role: str, operation: str) -> bool:
-    """The contract in this test's own words."""
+    """The contract, restated independently."""
     reads = operation.startswith(("list_", "get_", "stat_"))
     return reads or role == "owner" or (role == "operator" and operation not in OWNERS_ONLY)
 
@@ -296,12 +296,12 @@ def test_roles(lab: Lab, person: str, role: str) -> None:
         assert (code == "not_authorized") != allowed(role, operation), (operation, code)
 
 
-def test_who_has_no_role_may_nothing(lab: Lab) -> None:
+def test_a_user_without_a_role_may_do_nothing(lab: Lab) -> None:
     client = lab.stack.client("nobody")
     assert {client.code(operation, {}) for operation in OPERATIONS} == {"no_such_principal"}
 
 
-def test_another_operators_cluster_is_not_to_be_touched(lab: Lab) -> None:
+def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
     carol, bob = lab.stack.client("carol"), lab.stack.client("bob")
     made = carol.ok("create_routercluster", {"routercluster": {"name": f"carols{lab.stack.port}"}})
     ref = {"routercluster_oid": made["oid"]}

@@ -1,4 +1,4 @@
-"""Whoever is unpaired or removed, by any client, loses his account at the embedded broker with that."""
+"""Unpairing a node or removing a principal, by any client, revokes its account at the embedded broker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)
 
 UNPAIRED, REMOVED = f"{R}/event/_/node/n1/unpaired", f"{R}/event/_/principal/bob/removed"
 GONE_S = 5.0
-"""A bound, not a goal: a revoked connection is dropped within three seconds."""
+"""A bound, not a goal: a revoked client is disconnected within three seconds."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def _knock(broker: EmbeddedBroker, name: str, password: str | None = None)
 # --- the broker, with the manager's events ------------------------------------------------------------------
 
 
-async def test_a_removed_principal_is_out_when_the_event_is_acknowledged(
+async def test_a_removed_principal_is_disconnected_once_the_event_is_acknowledged(
     broker: EmbeddedBroker, accounts: Path
 ) -> None:
     manager, bob = await Raw.connect(broker.port, "manager"), await Raw.connect(broker.port, "bob")
@@ -60,24 +60,24 @@ async def test_a_removed_principal_is_out_when_the_event_is_acknowledged(
     assert await _knock(broker, "alice") == 0
 
 
-async def test_an_unpaired_node_hears_its_last_assignment_and_is_out(
+async def test_an_unpaired_node_gets_its_last_assignment_and_is_disconnected(
     broker: EmbeddedBroker, accounts: Path
 ) -> None:
     manager, node = await Raw.connect(broker.port, "manager"), await Raw.connect(broker.port, "n1")
     await node.subscribe(f"{R}/node/n1/assignment")
     await manager.publish(UNPAIRED, b'{"data": {"keep_account": false}}')
     assert "n1" not in Accounts.load(accounts).table
-    assert await _knock(broker, "n1") == 5, "it does not come in again"
+    assert await _knock(broker, "n1") == 5, "it can't connect again"
     await manager.publish(f"{R}/node/n1/assignment", b"nothing", retain=True)
     assert (await node.message())[1] == b"nothing"
     await manager.subscribe(f"{R}/node/n1/reported")
     await node.publish(f"{R}/node/n1/reported", b"none left")
-    assert (await manager.message())[1] == b"none left", "what it stopped can still be told"
+    assert (await manager.message())[1] == b"none left", "it can still report the stop"
     await node.closed(within=GONE_S)
     assert await _knock(broker, "n2") == 0
 
 
-async def test_a_node_may_keep_its_account_for_a_while(broker: EmbeddedBroker, accounts: Path) -> None:
+async def test_a_node_may_keep_its_account_for_some_time(broker: EmbeddedBroker, accounts: Path) -> None:
     manager, node = await Raw.connect(broker.port, "manager"), await Raw.connect(broker.port, "n1")
     await manager.publish(UNPAIRED, b'{"data": {"keep_account": true}}')
     assert "n1" in Accounts.load(accounts).table
@@ -85,7 +85,7 @@ async def test_a_node_may_keep_its_account_for_a_while(broker: EmbeddedBroker, a
     assert await _knock(broker, "n1") == 0
 
 
-async def test_a_token_that_was_not_used_goes_with_the_node(broker: EmbeddedBroker, accounts: Path) -> None:
+async def test_an_unused_token_is_removed_with_the_node(broker: EmbeddedBroker, accounts: Path) -> None:
     token = issue_token(accounts, "n9", SystemClock().time_ns() / 1e9)
     manager = await Raw.connect(broker.port, "manager")
     await manager.publish(f"{R}/event/_/node/n9/unpaired", b"{}")
@@ -105,7 +105,7 @@ async def test_a_token_that_was_not_used_goes_with_the_node(broker: EmbeddedBrok
         f"{R}/status/_/node/n1/unpaired",
     ],
 )
-async def test_nothing_else_takes_an_account_away(broker: EmbeddedBroker, accounts: Path, topic: str) -> None:
+async def test_nothing_else_removes_an_account(broker: EmbeddedBroker, accounts: Path, topic: str) -> None:
     before = Accounts.load(accounts).table
     manager = await Raw.connect(broker.port, "manager")
     await manager.publish(topic, b"{}")
@@ -114,7 +114,7 @@ async def test_nothing_else_takes_an_account_away(broker: EmbeddedBroker, accoun
 
 
 @pytest.mark.parametrize("actor", ["alice", "bob", "n1", "n2"])
-async def test_nobody_but_a_manager_can_have_an_account_removed(
+async def test_only_a_manager_can_have_an_account_removed(
     broker: EmbeddedBroker, accounts: Path, actor: str
 ) -> None:
     before = Accounts.load(accounts).table
@@ -126,7 +126,7 @@ async def test_nobody_but_a_manager_can_have_an_account_removed(
     assert {await _knock(broker, name) for name in before} == {0}
 
 
-async def test_a_manager_of_another_realm_has_no_say(accounts: Path) -> None:
+async def test_a_manager_of_another_realm_removes_no_account(accounts: Path) -> None:
     for name, kind in {"manager": "manager", "n1": "node"}.items():
         ensure_account(accounts, name, kind, secret(name))
     async with EmbeddedBroker(BrokerConfig(accounts, realm="lab")) as broker:
@@ -150,7 +150,7 @@ def _held(accounts: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-async def test_what_can_not_be_written_yet_is_in_force_and_written_later(
+async def test_a_removal_that_cannot_be_written_yet_is_effective_and_written_later(
     broker: EmbeddedBroker, accounts: Path
 ) -> None:
     manager, bob = await Raw.connect(broker.port, "manager"), await Raw.connect(broker.port, "bob")
@@ -165,7 +165,7 @@ async def test_what_can_not_be_written_yet_is_in_force_and_written_later(
     )
 
 
-async def test_who_is_let_in_again_stays_in(broker: EmbeddedBroker, accounts: Path) -> None:
+async def test_an_account_that_is_added_again_stays(broker: EmbeddedBroker, accounts: Path) -> None:
     manager = await Raw.connect(broker.port, "manager")
     await manager.publish(UNPAIRED, b"{}")
     await manager.publish(UNPAIRED, b"{}")
@@ -184,20 +184,20 @@ async def test_who_is_let_in_again_stays_in(broker: EmbeddedBroker, accounts: Pa
 @pytest.mark.parametrize(
     "payload", [b"", b"{", b"[]", b"\xff", b'{"data": 1}', b'{"data": {"keep_account": 1}}']
 )
-def test_an_event_that_can_not_be_read_takes_the_account(payload: bytes) -> None:
+def test_an_unreadable_event_removes_the_account(payload: bytes) -> None:
     assert revocation_of(UNPAIRED, payload, "busbar") == Revocation("n1", "node")
     assert revocation_of(REMOVED, payload, "busbar") == Revocation("bob", "person")
 
 
 @given(st.text(max_size=60), st.binary(max_size=60))
-def test_no_topic_breaks_it(topic: str, payload: bytes) -> None:
+def test_any_topic_is_accepted(topic: str, payload: bytes) -> None:
     assert revocation_of(topic, payload, "busbar") is None
     for whole in (f"{R}/event/{topic}/unpaired", f"{topic}/removed"):
         found = revocation_of(whole, payload, "busbar")
         assert found is None or whole.count("/") >= 7
 
 
-# --- the whole, with plain clients --------------------------------------------------------------------------
+# --- end to end, with plain clients ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def _watcher(lab: Stack, user: str) -> Watcher:
-    """A client that comes back by itself, as an agent or a person's program does."""
+    """A client that reconnects, as an agent or a user's program does."""
     made = Watcher(lab.port, user, lab.secrets[user])
     lab.clients.append(made)
     return made
@@ -252,7 +252,7 @@ def test_a_plain_client_unpairs_a_node(lab: Stack) -> None:
     assert refused is not None and "authori" in refused.lower()
 
 
-def test_an_unpaired_node_with_its_account_may_learn_of_it_later(lab: Stack) -> None:
+def test_an_unpaired_node_that_kept_its_account_learns_of_it_later(lab: Stack) -> None:
     alice = _watcher(lab, "alice")
     oid = alice.ok("pair_node", {"node": {"name": "n2"}})["oid"]
     gone = alice.ok("unpair_node", {"node_oid": oid, "keep_account": True})

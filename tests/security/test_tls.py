@@ -24,7 +24,7 @@ HEARTBEAT_S = 0.5
 
 
 class Secure(Stack):
-    """Services that know nothing but certificates: no password anywhere."""
+    """Services with certificates only: no password anywhere."""
 
     def connection(self, user: str) -> list[str]:
         return ["--realm", "lab", "--broker", f"mqtts://127.0.0.1:{self.port}", *self.tls(user)]
@@ -69,10 +69,10 @@ def as_alice(lab: Secure) -> list[str]:
     return [*lab.connection("alice"), "--username", "alice"]
 
 
-def test_manager_agent_and_command_line_need_certificates_alone(lab: Secure) -> None:
+def test_manager_agent_and_command_line_need_only_certificates(lab: Secure) -> None:
     paired = lab.busbar("node", "pair", "n1", *as_alice(lab), BUSBAR_TIMEOUT="20")
     assert paired.returncode == 0, paired.stderr + lab.logs()
-    assert "CN is 'n1'" in paired.stderr, "it says what an outside broker needs"
+    assert "CN is 'n1'" in paired.stderr, "it prints what an external broker needs"
     made = lab.busbar("cluster", "create", "edge", "--type", "mqtt", "--port", "25300-25399", *as_alice(lab))
     assert made.returncode == 0, made.stderr
     for words in (["cluster", "add-node", "edge", "n1"], ["group", "add", "edge/web"],
@@ -84,7 +84,7 @@ def test_manager_agent_and_command_line_need_certificates_alone(lab: Secure) -> 
     assert [(row["name"], row["status"]) for row in nodes] == [("n1", "online")]
 
 
-def test_environment_and_context_say_the_same(lab: Secure) -> None:
+def test_environment_and_context_work_alike(lab: Secure) -> None:
     env = {
         "BUSBAR_BROKER": f"mqtts://127.0.0.1:{lab.port}",
         "BUSBAR_REALM": "lab",
@@ -99,8 +99,8 @@ def test_environment_and_context_say_the_same(lab: Secure) -> None:
     assert lab.busbar("cluster", "list").returncode == 0
 
 
-def test_the_certificate_says_who_it_is_not_the_option(lab: Secure) -> None:
-    """vic's certificate with alice's name: the broker knows vic, so alice's topics stay closed."""
+def test_the_certificate_determines_the_user_not_the_option(lab: Secure) -> None:
+    """vic's certificate with alice's name: for the broker it is vic, so alice's topics are forbidden."""
     mixed = [*lab.connection("vic"), "--username", "alice"]
     result = lab.busbar("cluster", "create", "stolen", *mixed, BUSBAR_TIMEOUT="2")
     assert result.returncode in (5, 6, 7), result.stderr
@@ -108,7 +108,7 @@ def test_the_certificate_says_who_it_is_not_the_option(lab: Secure) -> None:
 
 
 @pytest.mark.parametrize("what", ["no certificate", "another authority's", "an unknown server"])
-def test_strangers_do_not_get_in(lab: Secure, what: str, tmp_path: Path) -> None:
+def test_unknown_certificates_are_rejected(lab: Secure, what: str, tmp_path: Path) -> None:
     where = ["--realm", "lab", "--broker", f"mqtts://127.0.0.1:{lab.port}", "--username", "alice"]
     tls = {
         "no certificate": ["--tls-ca", str(lab.folder / "ca.crt")],
@@ -124,7 +124,7 @@ def test_strangers_do_not_get_in(lab: Secure, what: str, tmp_path: Path) -> None
 def test_a_persons_certificate_is_not_used_by_a_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A context holds somebody's certificate; a manager or an agent started there is not that somebody."""
+    """A manager or an agent does not use the certificate of a person's context."""
     for name in [name for name in os.environ if name.startswith("BUSBAR_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

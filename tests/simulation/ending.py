@@ -68,7 +68,7 @@ def _nodes(watch: Watch) -> str | None:
             return f"node {name} is {row.status}"
         if row.draining is not None and (why := _undrained(watch, row)):
             return f"{name} is draining: {why}"
-        applied = host.agent.view().applied
+        applied = host.agent.snapshot().applied
         if (row.applied_epoch, row.applied_version) != (applied.epoch, applied.version):
             return f"{name}: stored applied {row.applied_epoch}/{row.applied_version}, it has {applied}"
         if applied.version != row.assignment_version:

@@ -85,7 +85,7 @@ class Watch(Lasting):
     def killing(self, machine: Machine, process: SimProcess) -> None:
         """An agent stops a living worker: only because it was told to, or because it is not well."""
         agent = self._agent(machine.name).agent
-        wanted = agent_plan.wanted(agent.supervisor.assignment) if agent is not None else None
+        wanted = agent_plan.desired_workers(agent.supervisor.assignment) if agent is not None else None
         late = self.world.loop.now >= process.born + START_DEADLINE_S
         if process.hung or (late and not process.answers(self.world.loop.now)):
             return

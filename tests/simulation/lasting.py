@@ -95,7 +95,7 @@ class Lasting:
         for host in self.world.agents.values():
             if not host.up or host.agent is None:
                 continue
-            wanted = agent_plan.wanted(host.agent.supervisor.assignment)
+            wanted = agent_plan.desired_workers(host.agent.supervisor.assignment)
             ordered = self.mirror.assigned(host.name) if self._touched(host.name) > ORPHAN_S else None
             for process in host.machine.processes.values():
                 definition = None if wanted is None else wanted.get(process.oid)

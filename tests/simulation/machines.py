@@ -1,4 +1,4 @@
-"""Hosts and their processes: what an agent stands on (`agent.workers.host`) in the simulation."""
+"""Simulated hosts (`agent.workers.host`) and their processes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from busbar.agent.processes.ports import PortWish
-from busbar.agent.processes.process import Exit, Processes, SpawnError, Start, StopReport
-from busbar.agent.processes.procfs import Found, ProcessRecord, Usage
-from busbar.agent.runtimes import Launch, Probe, Runtime, TcpProbe, WorkerSpec
-from busbar.agent.workers.host import Ground
-from busbar.agent.workers.recover import GENERATION, OID, PORT
+from busbar.agent.processes.exits import Exit
+from busbar.agent.processes.killing import StopResult
+from busbar.agent.processes.ports import PortRequest
+from busbar.agent.processes.process import SpawnError, SpawnSpec, WorkerProcesses
+from busbar.agent.processes.procfs import ProcessRecord, TokenGroup, Usage
+from busbar.agent.runtimes import LaunchSpec, Probe, Runtime, TcpProbe, WorkerSpec
+from busbar.agent.workers.host import Host
+from busbar.agent.workers.identity import GENERATION, OID, PORT
+from busbar.bus.clock import Clock
 
 from tests.simulation.loop import SimLoop, owner
 
 GRACE_S = 1.0
 START_DEADLINE_S = 4.0
-PORTS = PortWish(20000, 20063)
+PORTS = PortRequest(20000, 20063)
 
 
 @dataclass(slots=True)
@@ -88,21 +91,21 @@ class Machine:
         """Processes with that token, also those of which only a grandchild is left."""
         return [each for each in self.processes.values() if each.token == token]
 
-    def spawn(self, start: Start) -> SimProcess:
+    def spawn(self, spec: SpawnSpec) -> SimProcess:
         habits, random, now = self.habits, self.random, self.loop.now
         if random.random() < habits.refuse_spawn:
             raise SpawnError("the limit on processes is reached")
         self._fail_point("before_fork")
         self._pid += 1
         ready = now + random.uniform(*habits.start_s)
-        record = ProcessRecord(start.worker, self._pid, self.boot_id, int(now * 100), start.token)
+        record = ProcessRecord(spec.worker, self._pid, self.boot_id, int(now * 100), spec.token)
         process = SimProcess(
             pid=self._pid,
             record=record,
-            oid=start.marks[OID],
-            generation=int(start.marks[GENERATION]),
-            port=int(start.marks[PORT]),
-            marks=dict(start.marks),
+            oid=spec.marks[OID],
+            generation=int(spec.marks[GENERATION]),
+            port=int(spec.marks[PORT]),
+            marks=dict(spec.marks),
             born=now,
             ready_at=float("inf") if random.random() < habits.never_ready else ready,
             stubborn=random.random() < habits.stubborn,
@@ -152,7 +155,7 @@ class Machine:
 
 
 class Watched:
-    """What `agent.processes.process.Process` is to the agent."""
+    """`agent.processes.process.Process` on a simulated host."""
 
     def __init__(self, machine: Machine, process: SimProcess, adopted: bool) -> None:
         self.record = process.record
@@ -182,22 +185,22 @@ class Watched:
 
 
 class SimProcesses:
-    """What `agent.processes.process.Processes` is to the agent: the same promises, on a simulated host."""
+    """`agent.processes.process.WorkerProcesses` on a simulated host, with the same guarantees."""
 
     def __init__(self, scope: str, machine: Machine) -> None:
         self.scope, self._machine = scope, machine
 
-    def spawn(self, start: Start) -> Watched:
-        return Watched(self._machine, self._machine.spawn(start), adopted=False)
+    def spawn(self, spec: SpawnSpec) -> Watched:
+        return Watched(self._machine, self._machine.spawn(spec), adopted=False)
 
     def adopt(self, record: ProcessRecord) -> Watched | None:
         process = _alive(self._machine, record)
         return Watched(self._machine, process, adopted=True) if process else None
 
-    def found(self) -> list[Found]:
+    def scan(self) -> list[TokenGroup]:
         machine = self._machine
         return [
-            Found(
+            TokenGroup(
                 each.token,
                 each.record.worker,
                 each.record if each.alive else None,
@@ -207,7 +210,7 @@ class SimProcesses:
             for each in machine.processes.values()
         ]
 
-    async def stop(self, target: Watched | ProcessRecord, signum: int, grace_s: float) -> StopReport:
+    async def stop(self, target: Watched | ProcessRecord, signum: int, grace_s: float) -> StopResult:
         machine = self._machine
         record = target.record if isinstance(target, Watched) else target
         await self._look()
@@ -227,23 +230,23 @@ class SimProcesses:
         await asyncio.wait({notice.exited}, timeout=seconds)
         notice.close()
 
-    async def sweep(self, record: ProcessRecord) -> StopReport:
+    async def kill_leftovers(self, record: ProcessRecord) -> StopResult:
         return await self._kill(record.token, 0)
 
-    async def sweep_token(self, token: str) -> StopReport:
+    async def kill_by_token(self, token: str) -> StopResult:
         return await self._kill(token, 0)
 
     async def usage(self, records: Iterable[ProcessRecord]) -> dict[str, Usage]:
         await self._look()
         return {record.token: Usage(1.5, 1_000_000, 1) for record in records}
 
-    async def _kill(self, token: str, asked: int) -> StopReport:
+    async def _kill(self, token: str, asked: int) -> StopResult:
         machine, killed = self._machine, 0
         while True:
             await self._look()
             left = machine.bearing(token)
             if not left:
-                return StopReport(asked, killed)
+                return StopResult(asked, killed)
             for process in left:
                 killed += 1
                 if process.alive:
@@ -265,15 +268,15 @@ class SimRuntime:
 
     name: str = "sim"
 
-    def missing(self) -> str | None:
+    def unavailable(self) -> str | None:
         return None
 
-    def port_needed(self, transport: Any) -> PortWish | None:
+    def port_needed(self, transport: Any) -> PortRequest | None:
         return PORTS
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> Launch:
+    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         probe = TcpProbe()
-        return Launch(
+        return LaunchSpec(
             argv=("sim",),
             env={},
             files={},
@@ -287,13 +290,13 @@ class SimRuntime:
         )
 
 
-class SimGround(Ground):
-    """A simulated host below the agent's code."""
+class SimHost(Host):
+    """The host that the real agent code runs on."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
-    def processes(self, scope: str) -> Processes:
+    def processes(self, scope: str, clock: Clock) -> WorkerProcesses:
         return SimProcesses(scope, self._machine)  # type: ignore[return-value]
 
     def runtimes(self, table: Mapping[str, Any]) -> Mapping[str, Runtime]:
@@ -318,7 +321,7 @@ class SimGround(Ground):
     def boot_id(self) -> str:
         return self._machine.boot_id
 
-    def is_ours(self, record: ProcessRecord) -> bool:
+    def is_alive(self, record: ProcessRecord) -> bool:
         return _alive(self._machine, record) is not None
 
     def listens(self, record: ProcessRecord, port: int) -> bool | None:

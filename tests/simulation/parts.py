@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from busbar.agent.config import AgentConfig
-from busbar.agent.planner.lifecycle import Timing
+from busbar.agent.planner.lifecycle import WorkerTiming
 from busbar.agent.service import Agent
 from busbar.bus.connection.link import Will
 from busbar.bus.options import ConnectOptions
@@ -23,7 +23,7 @@ from busbar.manager.store import Store, StoreRefusedError
 
 from tests.simulation.link import SimLink
 from tests.simulation.loop import Program, SimClock
-from tests.simulation.machines import Machine, SimGround
+from tests.simulation.machines import Machine, SimHost
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -236,8 +236,8 @@ class AgentHost:
     def _start(self) -> None:
         random = self.world.random(f"agent {self.name}")
         config = AgentConfig(self.folder, self.name, REALM, ConnectOptions())
-        timing, ground = Timing(live_every=1.5, live_misses=2), SimGround(self.machine)
-        self.agent = Agent(config, self._link, self.clock, random, self._new_id, timing, ground)
+        timing, host = WorkerTiming(live_every=1.5, live_misses=2), SimHost(self.machine)
+        self.agent = Agent(config, self._link, self.clock, random, self._new_id, timing, host)
         self.stop_event = asyncio.Event()
         self.task = self.world.loop.create_task(self.agent.run(self.stop_event))
         self.task.add_done_callback(self._ended)

@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any
 
 from busbar.agent.planner import plan as agent_plan
-from busbar.agent.workers import recover
-from busbar.agent.workers.instances import Hands
+from busbar.agent.workers import ownership
+from busbar.agent.workers.process_runner import ProcessRunner
 from busbar.bus.states import NodeStatus
 from busbar.manager.control.apply import apply_all
 from busbar.manager.control.monitor import Monitor
@@ -42,7 +42,7 @@ def _forget_requests() -> list[tuple[Any, str, Any]]:
 
 def _adopt_nothing() -> list[tuple[Any, str, Any]]:
     """B: an agent that starts again does not find its workers."""
-    return [(recover, "recover", lambda *values: recover.Recovered((), (), ()))]
+    return [(ownership, "classify", lambda *values: ownership.Ownership((), (), ()))]
 
 
 def _move_at_once() -> list[tuple[Any, str, Any]]:
@@ -53,10 +53,10 @@ def _move_at_once() -> list[tuple[Any, str, Any]]:
 def _stop_nothing() -> list[tuple[Any, str, Any]]:
     """O: a stop is said to be done."""
 
-    async def stop(self: Hands, instance: Any) -> None:
+    async def stop(self: ProcessRunner, instance: Any) -> None:
         instance.process = None
 
-    return [(Hands, "stop", stop)]
+    return [(ProcessRunner, "stop", stop)]
 
 
 def _say_nothing_again() -> list[tuple[Any, str, Any]]:
@@ -66,7 +66,10 @@ def _say_nothing_again() -> list[tuple[Any, str, Any]]:
 
 def _apply_anything() -> list[tuple[Any, str, Any]]:
     """M: an agent applies whatever comes."""
-    return [(agent_plan, "refusal", lambda stored, new, *, adopt_store: None)]
+    return [
+        (agent_plan, "is_redelivery", lambda applied, new: False),
+        (agent_plan, "refusal", lambda applied, new, *, adopt_store: None),
+    ]
 
 
 def _trust_everybody() -> list[tuple[Any, str, Any]]:

@@ -1,4 +1,4 @@
-"""The agent with real workers: assignment in, reports out, through every way a worker can behave."""
+"""The agent with real workers: assignments in, reports out, with every behaviour of a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from busbar.agent.planner.lifecycle import Timing
+from busbar.agent.planner.lifecycle import WorkerTiming
 from busbar.agent.state import StateError
 
 from tests.agents import QUICK, Bench, bench, worker
@@ -78,7 +78,7 @@ async def test_a_killed_worker_is_ready_again_within_two_seconds(node: Bench) ->
 
 
 @pytest.mark.fault(35, "L")
-async def test_a_crash_loop_shows_its_reason_and_goes_on(node: Bench) -> None:
+async def test_a_crash_loop_reports_its_reason_and_retries(node: Bench) -> None:
     await node.start()
     node.assign(worker(runtime="crash"), worker("web-2"))
     failing = await node.state("web-1", "BACKOFF", restarts=2)
@@ -97,7 +97,7 @@ async def test_an_amqtt_worker_answers_mqtt(node: Bench) -> None:
     await node.state("web-1", "RUNNING", restarts=1)
 
 
-async def test_an_empty_list_stops_all_and_nothing_bears_the_token(node: Bench) -> None:
+async def test_an_empty_assignment_stops_all_and_leaves_no_process(node: Bench) -> None:
     await node.start()
     node.assign(worker(), worker("web-2", "stubborn"))
     await node.report(lambda last: {each["state"] for each in last["workers"]} == {"RUNNING"})
@@ -110,7 +110,7 @@ async def test_an_empty_list_stops_all_and_nothing_bears_the_token(node: Bench) 
     assert not list((node.folder / "state" / "records").iterdir())
 
 
-async def test_a_worker_that_is_no_longer_assigned_is_stopped_and_only_that_one(node: Bench) -> None:
+async def test_only_a_worker_that_is_no_longer_assigned_is_stopped(node: Bench) -> None:
     await node.start()
     node.assign(worker(), worker("web-2"))
     first = await node.state("web-1", "RUNNING")
@@ -120,7 +120,7 @@ async def test_a_worker_that_is_no_longer_assigned_is_stopped_and_only_that_one(
     assert node.living() == {first["pid"]}
 
 
-async def test_every_report_that_says_applied_holds_the_workers_of_that_assignment(node: Bench) -> None:
+async def test_a_report_that_names_an_assignment_as_applied_has_its_workers(node: Bench) -> None:
     await node.start()
     for count in (1, 5, 2, 0, 3):
         node.assign(*(worker(f"web-{number}") for number in range(count)))
@@ -131,10 +131,10 @@ async def test_every_report_that_says_applied_holds_the_workers_of_that_assignme
         assert all(names <= {found["worker"] for found in each["workers"]} for each in same)
 
 
-async def test_a_worker_assigned_again_while_it_is_forgotten_is_in_every_report_and_starts_anew(
+async def test_a_worker_reassigned_while_it_is_forgotten_is_in_every_report_and_starts_anew(
     node: Bench,
 ) -> None:
-    """At no instant is it missing: whenever a report is made, it holds what is assigned."""
+    """It is never missing: every report has all assigned workers."""
     agent = await node.start()
     node.assign(worker())
     old = await node.state("web-1", "RUNNING")
@@ -147,7 +147,7 @@ async def test_a_worker_assigned_again_while_it_is_forgotten_is_in_every_report_
         forget(oid)
 
     def seen() -> None:
-        told.append({each.worker for each in agent.view().workers})
+        told.append({each.worker for each in agent.snapshot().workers})
         changed()
 
     with mock.patch.object(agent.state, "forget", slow_forget):
@@ -159,13 +159,13 @@ async def test_a_worker_assigned_again_while_it_is_forgotten_is_in_every_report_
             go_on.set()
             new = await node.state("web-1", "RUNNING")
     assert new["pid"] != old["pid"]
-    assert new["restarts"] == 0, "it was stopped in good order"
+    assert new["restarts"] == 0, "it was stopped in order"
     assert told and all(names == {"web-1"} for names in told)
     assert node.living() == {new["pid"]}
 
 
 @pytest.mark.parametrize("change", [{"generation": 2}, {"digest": "d2"}])
-async def test_a_new_definition_replaces_the_worker_never_two_at_once(
+async def test_a_new_definition_replaces_the_worker_with_never_two_instances(
     node: Bench, change: dict[str, object]
 ) -> None:
     await node.start()
@@ -181,7 +181,7 @@ async def test_a_new_definition_replaces_the_worker_never_two_at_once(
     assert node.living() == {new["pid"]}
 
 
-async def test_a_lower_epoch_is_refused_and_a_higher_one_clears_that(node: Bench) -> None:
+async def test_a_lower_epoch_is_refused_until_a_higher_one_is_applied(node: Bench) -> None:
     await node.start()
     node.assign(worker(), version=7)
     first = await node.state("web-1", "RUNNING")
@@ -212,7 +212,7 @@ async def test_a_foreign_store_is_refused_until_it_is_adopted(node: Bench) -> No
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b'{"store": "s1"}', b'{"workers": []}', b"\xff"])
 @pytest.mark.fault(0, "K L")
-async def test_an_unreadable_assignment_is_no_information(node: Bench, payload: bytes) -> None:
+async def test_an_unreadable_assignment_changes_nothing(node: Bench, payload: bytes) -> None:
     await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
@@ -220,7 +220,7 @@ async def test_an_unreadable_assignment_is_no_information(node: Bench, payload: 
     count = len(node.reports)
     node.command(resync=True)
     last = await node.report(lambda last: len(node.reports) > count)
-    # An empty one is what deleting a retained message looks like: there is not even something to refuse.
+    # An empty payload deletes the retained message: there is nothing to refuse.
     assert ("not readable" in (last["refused"] or "")) == bool(payload)
     node.assign(worker(), worker("web-2"))
     await node.state("web-2", "RUNNING")
@@ -228,7 +228,7 @@ async def test_an_unreadable_assignment_is_no_information(node: Bench, payload: 
 
 
 @pytest.mark.fault((33, 38, 40), "L B H")
-async def test_one_workers_faults_are_its_own(node: Bench) -> None:
+async def test_a_worker_that_cannot_start_does_not_affect_the_others(node: Bench) -> None:
     await node.start()
     node.assign(
         worker("web-1", "nonsense"),
@@ -253,8 +253,8 @@ def static(directory: str) -> dict[str, object]:
 
 
 @pytest.mark.fault(37, "H C")
-async def test_a_hung_worker_is_killed_and_started_again(node: Bench) -> None:
-    await node.start(Timing(live_every=0.1))
+async def test_a_hung_worker_is_killed_and_restarted(node: Bench) -> None:
+    await node.start(WorkerTiming(live_every=0.1))
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
     os.kill(first["pid"], signal.SIGSTOP)
@@ -263,10 +263,10 @@ async def test_a_hung_worker_is_killed_and_started_again(node: Bench) -> None:
     assert node.living() == {again["pid"]}
 
 
-async def test_a_worker_is_not_ready_because_another_process_answers_on_its_port(
+async def test_an_answer_of_another_process_on_its_port_does_not_make_a_worker_ready(
     node: Bench, free_range: int
 ) -> None:
-    """As when two agents of one host choose the same free port at the same time."""
+    """As when two agents on one host choose the same free port at the same time."""
     await node.start()
     transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": free_range}}
     node.assign(worker(runtime="deaf", transport=transport))
@@ -282,7 +282,7 @@ async def test_a_worker_is_not_ready_because_another_process_answers_on_its_port
     assert waiting["workers"][0]["state"] == "STARTING"
 
 
-async def test_ports_of_a_range_are_shared_out_and_the_rest_says_why(node: Bench, free_range: int) -> None:
+async def test_a_port_range_is_used_up_and_the_next_worker_reports_why(node: Bench, free_range: int) -> None:
     await node.start()
     transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": [free_range, free_range + 1]}}
     node.assign(*(worker(f"web-{number}", transport=transport) for number in range(3)))
@@ -295,9 +295,7 @@ async def test_ports_of_a_range_are_shared_out_and_the_rest_says_why(node: Bench
     assert "no free port in" in short["reason"]
 
 
-async def test_a_restart_takes_the_same_port_even_if_another_has_become_free(
-    node: Bench, free_range: int
-) -> None:
+async def test_a_restart_keeps_the_port_even_if_an_earlier_one_is_free(node: Bench, free_range: int) -> None:
     transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": [free_range, free_range + 1]}}
     await node.start()
     with socket.socket() as first_choice:
@@ -347,7 +345,7 @@ async def test_workers_outlive_a_clean_exit_and_are_adopted(node: Bench) -> None
     assert "exit code unknown" in again["reason"]
 
 
-async def test_an_agent_told_so_stops_its_workers_and_starts_them_again_without_blame(node: Bench) -> None:
+async def test_workers_stopped_on_exit_start_again_without_a_failure(node: Bench) -> None:
     await node.start(stop_workers=True)
     node.assign(worker(), worker("web-2", "stubborn"))
     first = await node.state("web-1", "RUNNING")
@@ -373,13 +371,13 @@ async def test_a_stored_assignment_is_enough_to_start(node: Bench) -> None:
     await node.state("web-1", "RUNNING")
 
 
-async def test_a_worker_that_died_while_the_agent_was_away_is_started_with_the_reason(node: Bench) -> None:
+async def test_a_worker_that_died_while_the_agent_was_away_restarts_with_the_reason(node: Bench) -> None:
     await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
     await node.stop()
     os.kill(first["pid"], signal.SIGKILL)
-    await asyncio.to_thread(os.waitpid, first["pid"], 0)  # dead for good: the kernel takes a moment
+    await asyncio.to_thread(os.waitpid, first["pid"], 0)  # wait until it is dead: the kernel takes a moment
     node.reports.clear()
     await node.start()
     again = await node.state("web-1", "RUNNING", restarts=1)
@@ -388,7 +386,7 @@ async def test_a_worker_that_died_while_the_agent_was_away_is_started_with_the_r
 
 
 @pytest.mark.fault(29, "C")
-async def test_after_a_reboot_all_workers_start_without_blame(node: Bench) -> None:
+async def test_after_a_reboot_all_workers_start_without_a_failure(node: Bench) -> None:
     await node.start(stop_workers=True)
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
@@ -411,7 +409,7 @@ async def test_a_lost_state_folder_does_not_lose_the_workers(node: Bench) -> Non
     node.reports.clear()
     node.assign(worker())
     await node.start()
-    kept = await node.state("web-1", "RUNNING")  # so both were found; before that web-1 alone is known of
+    kept = await node.state("web-1", "RUNNING")  # so both were adopted; before that only web-1 is known
     assert kept["pid"] == before["web-1"]
     await node.report(lambda last: [each["worker"] for each in last["workers"]] == ["web-1"])
     assert node.living() == {kept["pid"]}
@@ -435,7 +433,7 @@ async def test_torn_files_do_not_lose_the_workers(node: Bench) -> None:
     assert (kept["pid"], kept["restarts"]) == (first["pid"], 0)
 
 
-async def test_a_worker_of_another_store_is_left_alone(node: Bench) -> None:
+async def test_a_worker_of_another_store_is_not_touched(node: Bench) -> None:
     await node.start()
     node.assign(worker())
     stranger = await node.state("web-1", "RUNNING")
@@ -468,8 +466,8 @@ async def test_descendants_of_a_dead_worker_are_gone_before_the_next_start(node:
     assert node.living() == set()
 
 
-async def test_many_workers_start_a_few_at_a_time(node: Bench) -> None:
-    await node.start(Timing(starting_limit=2, live_every=1.0))
+async def test_concurrent_starts_are_limited(node: Bench) -> None:
+    await node.start(WorkerTiming(starting_limit=2, live_every=1.0))
     node.assign(*(worker(f"web-{number}") for number in range(6)))
     await node.report(lambda last: [each["state"] for each in last["workers"]].count("RUNNING") == 6, 30)
     for report in node.reports:

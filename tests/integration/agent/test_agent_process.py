@@ -55,7 +55,7 @@ async def agent(node: Bench, port: int, *, stop: bool = False) -> AsyncIterator[
 
 
 async def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
-    """Wait for what only /proc or a file can tell."""
+    """Poll for what only /proc or a file shows."""
     async with asyncio.timeout(bound(timeout)):
         while not (found := condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -104,7 +104,7 @@ async def test_a_killed_agent_leaves_its_worker_and_the_next_one_adopts_it(node:
 
 
 @pytest.mark.fault(20, "O")
-async def test_an_agent_killed_in_the_middle_of_a_stop_ends_it_when_it_is_back(node: Bench) -> None:
+async def test_an_agent_killed_during_a_stop_completes_it_after_its_restart(node: Bench) -> None:
     node.store(worker(runtime="stubborn"))
     nowhere = free_port()
     async with agent(node, nowhere) as first:
@@ -138,7 +138,7 @@ async def test_sigterm_keeps_or_stops_the_workers_as_configured(node: Bench) -> 
 
 
 @pytest.mark.fault(22, "B")
-async def test_a_second_agent_says_in_one_line_why_it_does_not_begin(node: Bench) -> None:
+async def test_a_second_agent_logs_in_one_line_why_it_does_not_start(node: Bench) -> None:
     nowhere = free_port()
     async with agent(node, nowhere) as first:
         lock = node.folder / "state" / "lock"
@@ -158,7 +158,7 @@ async def test_a_second_agent_says_in_one_line_why_it_does_not_begin(node: Bench
 
 
 class Manager:
-    """What the manager's side of a real broker sees and says."""
+    """The manager's side, over a real broker."""
 
     def __init__(self, node: Bench, port: int) -> None:
         self.node = node
@@ -225,7 +225,7 @@ async def test_over_mosquitto_a_killed_agent_is_lost_and_back_with_the_same_work
 
 @pytest.mark.mosquitto
 @pytest.mark.fault(42, "C K")
-async def test_over_mosquitto_a_broker_that_forgot_everything_is_told_everything(node: Bench) -> None:
+async def test_over_mosquitto_an_agent_republishes_to_a_broker_that_lost_its_state(node: Bench) -> None:
     port = free_port()
     async with agent(node, port):
         with mosquitto(node.folder, port=port):
@@ -260,7 +260,7 @@ async def test_the_agent_stays_light() -> None:
 
 
 @pytest.mark.fault(31, "K")
-async def test_records_are_read_by_the_next_version_that_knows_more(tmp_path: Path) -> None:
+async def test_a_record_with_members_of_a_newer_version_is_read(tmp_path: Path) -> None:
     state = State.open(tmp_path / "state", "0" * 16)
     path = tmp_path / "state" / "records" / "o1.json"
     known = {"oid": "o1", "worker": "w-1", "cluster": "c", "generation": 1, "digest": "d", "token": "t"}

@@ -1,4 +1,4 @@
-"""What the agent says on the bus, and what it makes of what it hears there."""
+"""What the agent publishes, and how it reacts to messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from busbar.agent.processes import logs
-from busbar.agent.processes.process import Processes
-from busbar.agent.reporting.log_follow import read_lines
+from busbar.agent.processes.process import WorkerProcesses
+from busbar.agent.reporting.log_stream import read_lines
 from busbar.bus.connection.link import Message
 from busbar.bus.decode import encode
 from busbar.bus.messages import NodeState
@@ -28,7 +28,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Bench]:
         yield made
 
 
-def said(node: Bench, leaf: str) -> list[dict[str, Any]]:
+def published(node: Bench, leaf: str) -> list[dict[str, Any]]:
     topic = node.topics.node("n1", leaf)  # type: ignore[arg-type]
     return [json.loads(each.payload) for each in node.messages if each.topic == topic and each.payload]
 
@@ -50,7 +50,7 @@ async def test_birth_comes_before_the_report_and_the_will_bears_its_boot_and_con
     await node.report(lambda last: True)
     topics = [each.topic.rsplit("/", 1)[1] for each in node.messages]
     assert topics.index("state") < topics.index("reported")
-    birth = said(node, "state")[0]
+    birth = published(node, "state")[0]
     assert birth == {"state": "ready", "boot": agent.boot, "conn": 1}
     will = agent.link._present_will  # type: ignore[attr-defined]
     assert json.loads(will.payload) == {"state": "lost", "boot": agent.boot, "conn": 1}
@@ -59,7 +59,7 @@ async def test_birth_comes_before_the_report_and_the_will_bears_its_boot_and_con
     assert (last["boot"], last["conn"]) == (agent.boot, 1)
 
 
-async def test_everything_is_said_again_on_a_new_connection(node: Bench) -> None:
+async def test_state_and_report_are_republished_on_a_new_connection(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
@@ -72,16 +72,16 @@ async def test_everything_is_said_again_on_a_new_connection(node: Bench) -> None
 
 
 @pytest.mark.fault(27, "H")
-async def test_a_will_that_comes_late_is_corrected(node: Bench) -> None:
+async def test_a_late_will_is_overwritten(node: Bench) -> None:
     agent = await node.start()
     await node.message(state(node, state="ready"))
     late = encode(NodeState("lost", agent.boot, 0))
     node.observer.post(node.topics.node("n1", "state"), late, retain=True)
     await node.message(state(node, state="lost"))
-    await node.message(lambda each: said(node, "state")[-1]["state"] == "ready", timeout=2)
+    await node.message(lambda each: published(node, "state")[-1]["state"] == "ready", timeout=2)
 
 
-async def test_nonsense_on_its_own_state_topic_is_corrected(node: Bench) -> None:
+async def test_garbage_on_its_own_state_topic_is_overwritten(node: Bench) -> None:
     await node.start()
     await node.message(state(node, state="ready"))
     node.observer.post(node.topics.node("n1", "state"), b"", retain=True)
@@ -91,17 +91,17 @@ async def test_nonsense_on_its_own_state_topic_is_corrected(node: Bench) -> None
 
 
 @pytest.mark.fault(22, "B")
-async def test_another_agent_of_this_name_is_a_conflict_and_no_storm(node: Bench) -> None:
+async def test_another_agent_of_the_same_name_is_a_conflict_without_a_message_storm(node: Bench) -> None:
     await node.start()
     node.assign(heartbeat_ms=300)
     await node.report(lambda last: last["store"] == "s1")
     other = encode(NodeState("ready", "b-other", 3))
-    before = len(said(node, "state"))
+    before = len(published(node, "state"))
     for _ in range(20):
         node.observer.post(node.topics.node("n1", "state"), other, retain=True)
     last = await node.report(lambda last: last["conditions"] and "conflict" in last["conditions"][0])
     assert "b-other" in last["conditions"][0]
-    own = [each for each in said(node, "state")[before:] if each["boot"] != "b-other"]
+    own = [each for each in published(node, "state")[before:] if each["boot"] != "b-other"]
     assert len(own) <= 2
     await node.report(lambda last: not any("conflict" in each for each in last["conditions"]))
 
@@ -111,9 +111,9 @@ async def test_heartbeats_carry_what_is_applied_and_the_digest_of_the_last_repor
     node.assign(worker(), heartbeat_ms=100)
     await node.state("web-1", "RUNNING")
     digest = node.reports[-1]["digest"]
-    seen = len(said(node, "heartbeat"))
-    await node.message(lambda _: len(said(node, "heartbeat")) >= seen + 3)
-    beats = said(node, "heartbeat")
+    seen = len(published(node, "heartbeat"))
+    await node.message(lambda _: len(published(node, "heartbeat")) >= seen + 3)
+    beats = published(node, "heartbeat")
     assert [each["seq"] for each in beats] == list(range(1, len(beats) + 1))
     assert beats[-1]["digest"] == digest
     assert (beats[-1]["boot"], beats[-1]["applied"]) == (agent.boot, {"epoch": 1, "version": 1})
@@ -122,7 +122,7 @@ async def test_heartbeats_carry_what_is_applied_and_the_digest_of_the_last_repor
 
 
 @pytest.mark.fault(26, "C")
-async def test_a_deaf_link_is_noticed_and_made_anew(node: Bench) -> None:
+async def test_a_deaf_connection_is_noticed_and_reconnected(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker(), heartbeat_ms=100)
     first = await node.state("web-1", "RUNNING")
@@ -131,21 +131,21 @@ async def test_a_deaf_link_is_noticed_and_made_anew(node: Bench) -> None:
     assert node.living() == {first["pid"]}
 
 
-async def test_a_link_that_hears_is_left_alone(node: Bench) -> None:
+async def test_a_healthy_connection_is_kept(node: Bench) -> None:
     agent = await node.start()
     node.assign(heartbeat_ms=50)
-    await node.message(lambda _: len(said(node, "heartbeat")) >= 60, timeout=10)
+    await node.message(lambda _: len(published(node, "heartbeat")) >= 60, timeout=10)
     assert agent.link.conn == 1
-    assert len(said(node, "state")) >= 5
+    assert len(published(node, "state")) >= 5
 
 
-async def test_usage_is_told_but_is_no_change_of_state(node: Bench) -> None:
+async def test_usage_is_reported_but_does_not_change_the_digest(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker())
     await node.state("web-1", "RUNNING")
     before = node.reports[-1]
-    await agent.supervisor.workers.refresh_usage()
-    agent.reporter.again()
+    await agent.supervisor.registry.refresh_usage()
+    agent.reporter.force_report()
     last = await node.report(lambda last: last["workers"][0]["rss"])
     assert last["digest"] == before["digest"]
     assert last["workers"][0]["rss"] > 1_000_000
@@ -162,7 +162,7 @@ async def test_reports_are_coalesced(node: Bench) -> None:
     assert ended < 30
 
 
-async def test_a_resync_brings_the_report_again(node: Bench) -> None:
+async def test_a_resync_forces_a_report(node: Bench) -> None:
     await node.start()
     await node.report(lambda last: True)
     await asyncio.sleep(0.3)
@@ -181,13 +181,13 @@ def followed(node: Bench) -> list[str]:
     return [line for chunk in chunks for line in chunk["lines"]]
 
 
-async def test_a_followed_log_shows_the_last_lines_and_then_what_comes(node: Bench) -> None:
+async def test_a_followed_log_streams_the_last_lines_and_then_new_ones(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker())
     await node.state("web-1", "RUNNING")
     node.command(follow="web-1", lease_ms=60_000, lines=1)
     await node.message(lambda _: followed(node) == ["listening"])
-    path = agent.supervisor.workers.log_of("web-1", "edge")
+    path = agent.supervisor.registry.log_path("web-1", "edge")
     assert path is not None
     with path.open("a") as file:
         file.write("new \x1b[31mline\nhalf")
@@ -198,7 +198,7 @@ async def test_a_followed_log_shows_the_last_lines_and_then_what_comes(node: Ben
     node.command(follow="web-1", lease_ms=0)
     node.command(follow="nobody", lease_ms=1000)
     async with asyncio.timeout(bound(5)):
-        while agent.follower._leases:  # noqa: ASYNC110
+        while agent.logs._leases:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -221,7 +221,7 @@ async def test_a_flood_of_output_stays_bounded(node: Bench) -> None:
     agent = await node.start()
     node.assign(worker(runtime="flood"))
     await node.state("web-1", "RUNNING")
-    path = agent.supervisor.workers.log_of("web-1", None)
+    path = agent.supervisor.registry.log_path("web-1", None)
     assert path is not None
     async with asyncio.timeout(bound(10)):
         while path.stat().st_size > logs.MAX_BYTES:  # noqa: ASYNC110
@@ -230,23 +230,23 @@ async def test_a_flood_of_output_stays_bounded(node: Bench) -> None:
 
 
 @pytest.mark.fault(30, "B L")
-async def test_nothing_is_started_while_it_cannot_be_told_what_runs(
+async def test_nothing_is_started_while_proc_cannot_be_read(
     node: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
     await node.stop()
-    real, calls = Processes.found, 0
+    real, calls = WorkerProcesses.scan, 0
 
-    def failing(self: Processes) -> Any:
+    def failing(self: WorkerProcesses) -> Any:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise OSError(24, "Too many open files")
         return real(self)
 
-    monkeypatch.setattr(Processes, "found", failing)
+    monkeypatch.setattr(WorkerProcesses, "scan", failing)
     node.reports.clear()
     await node.start()
     again = await node.state("web-1", "RUNNING")
@@ -255,11 +255,11 @@ async def test_nothing_is_started_while_it_cannot_be_told_what_runs(
 
 
 @pytest.mark.fault(15, "L")
-async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for_good(
+async def test_an_internal_error_in_one_worker_is_retried_and_does_not_affect_the_others(
     node: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = await node.start()
-    real, failed = agent.supervisor.workers.hands.ask, 0
+    real, failed = agent.supervisor.controller.runner.probe, 0
 
     async def failing(instance: Any, **more: Any) -> Any:
         nonlocal failed
@@ -268,7 +268,7 @@ async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for
             raise RuntimeError("a defect")
         return await real(instance, **more)
 
-    monkeypatch.setattr(agent.supervisor.workers.hands, "ask", failing)
+    monkeypatch.setattr(agent.supervisor.controller.runner, "probe", failing)
     node.assign(worker(), worker("web-2"))
     await node.state("web-2", "RUNNING", restarts=0)
     again = await node.state("web-1", "RUNNING", restarts=1)
@@ -277,7 +277,7 @@ async def test_a_fault_of_ours_in_one_worker_stops_neither_it_nor_the_others_for
 
 
 @pytest.mark.fault(21, "O")
-async def test_a_pid_that_now_is_a_strangers_is_not_touched(node: Bench) -> None:
+async def test_a_pid_reused_by_a_foreign_process_is_not_touched(node: Bench) -> None:
     await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")
@@ -300,7 +300,7 @@ async def test_a_pid_that_now_is_a_strangers_is_not_touched(node: Bench) -> None
 
 
 @pytest.mark.fault(19, "B O")
-async def test_a_fork_that_was_never_written_down_is_adopted(node: Bench) -> None:
+async def test_a_fork_whose_pid_was_never_stored_is_adopted(node: Bench) -> None:
     await node.start()
     node.assign(worker())
     first = await node.state("web-1", "RUNNING")

@@ -1,4 +1,4 @@
-"""The agent's configuration, and what a transport may name on this node."""
+"""The agent's configuration, and which folders and ports a transport may use on a node."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from busbar.agent.config import AgentConfig, AgentFile, ConfigError, load, merge
 from busbar.agent.processes.ports import NoPortError
 from busbar.agent.runtimes import RuntimeConfigError, load_runtimes
 from busbar.agent.state import State
-from busbar.agent.workers.launching import Launcher, RefusedError, with_roots
+from busbar.agent.workers.spec_renderer import RefusedError, SpecRenderer, with_roots
 from busbar.bus.messages import AssignedWorker
 from busbar.bus.options import ConnectOptions
 
 
-def test_a_whole_file(tmp_path: Path) -> None:
+def test_a_full_file(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     path.write_text(
         '[agent]\nhost = "10.0.0.5"\nmax_workers = 5\nstatic_roots = ["/srv/www"]\nstop_workers = true\n'
@@ -48,7 +48,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ({"agent": {"static_roots": ["/srv/../etc"]}}, "agent.static_roots: "),
     ],
 )
-def test_each_mistake_is_named(data: dict[str, Any], message: str) -> None:
+def test_each_error_names_its_key(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match="^" + message):
         parse(data)
 
@@ -61,7 +61,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "agent.toml")
 
 
-def test_what_the_command_line_says_goes_before_the_file(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     given = AgentConfig(tmp_path, "n1", "lab", ConnectOptions(), host="b", max_workers=0, labels={"a": "1"})
     file = AgentFile("c", 7, {"a": "2", "b": "2"}, True, (Path("/srv"),))
     both = merged(given, file)
@@ -78,11 +78,11 @@ def state(tmp_path: Path) -> Iterator[State]:
     opened.close()
 
 
-def launcher(state: State, *roots: Path, table: dict[str, Any] | None = None) -> Launcher:
+def launcher(state: State, *roots: Path, table: dict[str, Any] | None = None) -> SpecRenderer:
     runtimes, allowed = with_roots(
         load_runtimes({"crossbar": {"program": "/bin/true", **(table or {})}}), roots
     )
-    return Launcher(state, runtimes, "127.0.0.1", {}, allowed)
+    return SpecRenderer(state, runtimes, "127.0.0.1", {}, allowed)
 
 
 def crossbar(directory: str) -> AssignedWorker:
@@ -92,8 +92,8 @@ def crossbar(directory: str) -> AssignedWorker:
     return AssignedWorker("web-1", "o1", "edge", "web", 1, "crossbar", "d", transport=transport)
 
 
-def directories(found: Launcher, worker: AssignedWorker) -> set[str]:
-    config = json.loads(found.launch(worker, (), None).files[".crossbar/config.json"])
+def directories(found: SpecRenderer, worker: AssignedWorker) -> set[str]:
+    config = json.loads(found.for_start(worker, (), None).files[".crossbar/config.json"])
     paths = config["workers"][0]["transports"][0]["paths"]
     return {paths["s"]["directory"], paths["p"]["paths"]["in"]["directory"]}
 
@@ -102,7 +102,7 @@ def test_the_pointer_to_a_path_is_escaped(state: State) -> None:
     static = {"type": "static", "directory": "/etc"}
     worker = msgspec.structs.replace(crossbar("x"), transport={"type": "web", "paths": {"/": static}})
     with pytest.raises(RuntimeConfigError, match=r"^/transport/paths/~1/directory: "):
-        launcher(state).launch(worker, (), None)
+        launcher(state).for_start(worker, (), None)
 
 
 def test_a_static_folder_lies_in_www_or_in_one_of_the_roots(state: State, tmp_path: Path) -> None:
@@ -123,14 +123,14 @@ def test_any_other_folder_is_refused(state: State, directory: str) -> None:
     (state.www / "site").mkdir()
     (state.www / "link").symlink_to("/etc")
     with pytest.raises((RuntimeConfigError, ValueError)):
-        launcher(state).launch(crossbar(directory), (), None)
+        launcher(state).for_start(crossbar(directory), (), None)
 
 
 def test_what_this_node_cannot_run_is_refused_with_the_reason(state: State) -> None:
     found = launcher(state, table={"program": "/nowhere/crossbar"})
     with pytest.raises(RefusedError, match="'crossbar' can't run on this node: program not found: /nowhere"):
-        found.launch(crossbar("site"), (), None)
-    assert "crossbar" in found.missing()
+        found.for_start(crossbar("site"), (), None)
+    assert "crossbar" in found.unavailable()
 
 
 def mqtt(port: object) -> AssignedWorker:
@@ -138,10 +138,10 @@ def mqtt(port: object) -> AssignedWorker:
     return AssignedWorker("web-1", "o1", "edge", "web", 1, "amqtt", "d", transport=transport)
 
 
-def test_the_port_it_had_is_taken_again_unless_another_has_it(state: State) -> None:
+def test_the_last_port_is_kept_unless_another_worker_has_it(state: State) -> None:
     found = launcher(state)
-    assert found.launch(mqtt("14000-14999"), (), 14321).port == 14321
-    assert found.launch(mqtt("14000-14999"), {14321}, 14321).port != 14321
-    assert found.launch(mqtt("14000-14999"), (), 9).port >= 14000
+    assert found.for_start(mqtt("14000-14999"), (), 14321).port == 14321
+    assert found.for_start(mqtt("14000-14999"), {14321}, 14321).port != 14321
+    assert found.for_start(mqtt("14000-14999"), (), 9).port >= 14000
     with pytest.raises(NoPortError, match="held by another worker"):
-        found.launch(mqtt(14321), {14321}, None)
+        found.for_start(mqtt(14321), {14321}, None)

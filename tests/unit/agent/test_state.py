@@ -1,4 +1,4 @@
-"""The agent's folder: locked, private, and survivable when torn."""
+"""The agent's state folder: locked, private, and usable with torn files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from busbar.agent.processes.procfs import Found, ProcessRecord
 from busbar.agent.state import State, StateError, WorkerRecord, is_locked
-from busbar.agent.workers import recover
 from busbar.bus.messages import AssignedWorker, Assignment
 
 FOLDER_ID = "0123456789abcdef"
@@ -76,7 +74,7 @@ def test_assignment_and_records_come_back(state: State) -> None:
 @pytest.mark.parametrize(
     "torn", [b"", b"{", b'{"store": "s", "epoch"', b"\xff\xfe", b"[" * 5000, b"[]", b"null"]
 )
-def test_torn_files_are_set_aside(state: State, torn: bytes) -> None:
+def test_torn_files_are_renamed(state: State, torn: bytes) -> None:
     (state.folder / "assignment.json").write_bytes(torn)
     assert state.assignment() is None
     assert (state.folder / "assignment.json.bad").read_bytes() == torn
@@ -86,7 +84,7 @@ def test_torn_files_are_set_aside(state: State, torn: bytes) -> None:
     assert (state.folder / "records" / "o2.json.bad").exists()
 
 
-def test_what_a_write_cut_short_has_left_is_not_read(state: State) -> None:
+def test_the_leftover_of_an_interrupted_write_is_not_read(state: State) -> None:
     state.write_record(record())
     left = state.folder / "records" / ".o1.json.0a1b.new"
     left.write_bytes(b"{")
@@ -97,73 +95,8 @@ def test_what_a_write_cut_short_has_left_is_not_read(state: State) -> None:
 
 
 @pytest.mark.parametrize("oid", ["", "..", "../x", "a/b", "a\0b", "x" * 65, "a\n"])
-def test_what_is_no_object_id_never_becomes_a_path(state: State, oid: str) -> None:
+def test_an_invalid_object_id_never_becomes_a_path(state: State, oid: str) -> None:
     for use in (state.worker_folder, state.log_path, lambda each: state.write_record(record(each))):
         with pytest.raises(ValueError, match="not an object id"):
             use(oid)
     state.forget(oid)
-
-
-def found(token: str, pid: int = 7, **marks: str) -> Found:
-    leader = ProcessRecord("web-1", pid, "boot", 5, token)
-    base = {recover.OID: "o1", recover.GENERATION: "3", recover.PORT: "80", recover.STORE: "s"}
-    return Found(token, "web-1", leader, (pid,), {**base, **marks})
-
-
-OURS = f"busbar:lab/n1:{FOLDER_ID}:o1:3:a"
-OTHERS = "busbar:lab/n1:ffffffffffffffff:o1:3:b"
-
-
-def put(
-    records: list[WorkerRecord], found_: list[Found], store: str | None = "s", held: tuple[str, ...] = ()
-) -> recover.Recovered:
-    living = {each.token for each in records if each.pid}
-    return recover.recover(records, living, found_, FOLDER_ID, store, held)
-
-
-def test_a_record_whose_process_lives_is_adopted() -> None:
-    kept = record(token=OURS, pid=7, boot_id="boot", start_ticks=5)
-    assert put([kept], [found(OURS)]).known == ((kept, recover.process_of(kept)),)
-
-
-def test_a_fork_whose_pid_was_never_written_down_is_found_by_its_token() -> None:
-    kept = record(token=OURS)
-    ((_, process),) = put([kept], [found(OURS)]).known
-    assert process is not None
-    assert process.pid == 7
-
-
-def test_a_dead_worker_is_known_as_dead() -> None:
-    assert put([record()], []).known == ((record(), None),)
-
-
-def test_without_a_record_the_process_says_who_it_is() -> None:
-    ((made, process),) = put([], [found(OURS)]).known
-    assert (made.oid, made.generation, made.port, made.pid) == ("o1", 3, 80, 7)
-    assert process is not None
-
-
-def test_of_two_instances_the_recorded_one_is_kept() -> None:
-    kept = record(token=OURS, pid=7)
-    other = found(OURS[:-1] + "z", pid=8)
-    result = put([kept], [found(OURS), other])
-    assert [each.token for each, _ in result.known] == [OURS]
-    assert result.swept == (other.token,)
-
-
-def test_descendants_without_their_leader_are_swept() -> None:
-    orphan = Found(OURS, "web-1", None, (9,), {recover.OID: "o1"})
-    assert put([], [orphan]).swept == (OURS,)
-
-
-@pytest.mark.parametrize(
-    ("store", "held", "ours"),
-    [("s", (), True), ("t", (), False), (None, (), False), ("s", (OTHERS,), False)],
-)
-def test_another_folders_worker_is_ours_only_if_its_store_is_and_its_agent_is_gone(
-    store: str | None, held: tuple[str, ...], ours: bool
-) -> None:
-    result = put([], [found(OTHERS)], store, held)
-    assert bool(result.known) == ours
-    assert bool(result.strangers) != ours
-    assert not result.swept

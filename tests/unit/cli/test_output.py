@@ -18,7 +18,7 @@ from busbar.cli.commands.event import json_line, line
 from busbar.cli.context import GlobalOptions, Settings, set_global_options
 from busbar.cli.errors import CliError, ExitCode
 from busbar.cli.services import up_plan
-from busbar.cli.services.supervise import _message_of, words
+from busbar.cli.services.supervise import _error_message, describe_exit
 from msgspec import structs
 
 ROWS = [
@@ -179,8 +179,8 @@ def test_the_stack_holds_no_secret_and_each_service_its_own_user(tmp_path: Path)
     plan = up_plan.Plan(tmp_path, ("n1", "n2"), port=4711)
     found = {service.name: service for service in up_plan.services(plan)}
     assert list(found) == ["broker", "manager", "agent-n1", "agent-n2"]
-    assert found["agent-n2"].spec["connect"]["username"] == "n2"
-    assert found["manager"].spec["connect"]["password_file"] == str(tmp_path / "secrets" / "manager")
+    assert found["agent-n2"].spec.connect.username == "n2"
+    assert found["manager"].spec.connect.password_file == str(tmp_path / "secrets" / "manager")
     up_plan.prepare(plan)
     secrets = [path.read_text().strip() for path in (tmp_path / "secrets").iterdir()]
     assert len(set(secrets)) == 4
@@ -206,7 +206,7 @@ def test_an_outside_broker_leaves_the_embedded_one_out(tmp_path: Path) -> None:
     assert plan.connect("n1") == Settings(
         "mqtts://b:8883", "default", "busbar", "n1", str(tmp_path / "secrets" / "n1"), "/ca.pem"
     )
-    assert up_plan.describe(plan, {})["tls_ca"] == "/ca.pem"
+    assert up_plan.up_state(plan, {})["tls_ca"] == "/ca.pem"
 
 
 def test_nodes_are_those_asked_for_else_those_of_last_time() -> None:
@@ -246,10 +246,10 @@ def test_a_second_up_on_the_folder_is_refused_with_the_pid(tmp_path: Path) -> No
         pass
 
 
-def test_ends_in_words() -> None:
-    assert words(-9) == "killed by SIGKILL"
-    assert words(1) == "ended with exit code 1"
-    assert _message_of("2026 ERROR busbar.service: broker: port 1 is taken") == "broker: port 1 is taken"
-    assert _message_of("2026 INFO busbar.service: fine") == ""
-    assert _message_of("ValueError: no") == "ValueError: no"
-    assert _message_of("  File x, line 3, in Error") == ""
+def test_exit_codes_and_errors_as_text() -> None:
+    assert describe_exit(-9) == "killed by SIGKILL"
+    assert describe_exit(1) == "ended with exit code 1"
+    assert _error_message("2026 ERROR busbar.service: broker: port 1 is taken") == "broker: port 1 is taken"
+    assert _error_message("2026 INFO busbar.service: fine") == ""
+    assert _error_message("ValueError: no") == "ValueError: no"
+    assert _error_message("  File x, line 3, in Error") == ""

@@ -9,6 +9,7 @@ import pytest
 from busbar.agent.state import StateError
 from busbar.cli.errors import CliError, ExitCode
 from busbar.cli.services import run
+from busbar.cli.services.specs import BrokerSpec
 from busbar.manager.store import StoreRefusedError
 
 
@@ -16,8 +17,8 @@ def serve(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
     async def fail(spec: Any, ready: Any) -> None:
         raise error
 
-    monkeypatch.setattr(run, "SERVICES", {"agent": fail})
-    return run.serve("agent", {})
+    monkeypatch.setattr(run, "run_broker", fail)
+    return run.serve(BrokerSpec(accounts="", port=0, root="busbar"))
 
 
 @pytest.mark.parametrize("error", [StateError("in use"), StoreRefusedError("corrupt")], ids=repr)

@@ -1,4 +1,4 @@
-"""Every runtime for real: started, asked until ready, a client through it, stopped, nothing left."""
+"""Every runtime for real: started, probed until ready, used by a client, stopped without leftovers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from busbar.agent.processes import logs, procfs
-from busbar.agent.processes.ports import NoPortError, choose
-from busbar.agent.processes.process import Process, Processes, Start
+from busbar.agent.processes.ports import NoPortError, choose_port
+from busbar.agent.processes.process import Process, SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import is_free
 from busbar.agent.runtimes import (
     HttpProbe,
-    Launch,
+    LaunchSpec,
     MqttProbe,
     Runtime,
     TcpProbe,
@@ -35,6 +35,7 @@ from busbar.agent.runtimes import (
     prepare,
 )
 from busbar.agent.workers.probes import probe
+from busbar.bus.clock import SystemClock
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import lacking
@@ -42,13 +43,14 @@ from tests.pace import bound
 from tests.wamp import WampClient
 
 SCOPE = f"test/{uuid.uuid4().hex}"
+CLOCK = SystemClock()
 Run = Callable[..., Any]
 
 
 class Worker:
     """A started worker, with what a client needs."""
 
-    def __init__(self, process: Process, launch: Launch, log: Path) -> None:
+    def __init__(self, process: Process, launch: LaunchSpec, log: Path) -> None:
         self.process, self.launch, self.log = process, launch, log
 
     async def ask(self, timeout_s: float = 2.0) -> str | None:
@@ -73,37 +75,39 @@ class Worker:
 
 @pytest.fixture
 async def run(tmp_path: Path) -> AsyncIterator[Run]:
-    processes = Processes(SCOPE)
+    processes = WorkerProcesses(SCOPE, CLOCK)
 
     async def start(
         runtime: Runtime, transport: Mapping[str, Any] | None = None, name: str = "web-1"
     ) -> Worker:
-        missing = runtime.missing()
+        missing = runtime.unavailable()
         if missing:
             lacking(missing)
         folder = tmp_path / name
         wish = runtime.port_needed(transport)
         port = 0
         if wish is not None:
-            port = choose(
+            port = choose_port(
                 wish, (), lambda p: is_free(wish.interface, p, shared=wish.shared), offset=os.getpid()
             )
         spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)
         launch = runtime.render(spec, "127.0.0.1", port, folder)
         prepare(launch, folder)
         log = folder / "worker.log"
-        begun = Start(name, uuid.uuid4().hex, launch.argv, folder, log, launch.env)
+        begun = SpawnSpec(name, uuid.uuid4().hex, launch.argv, folder, log, launch.env)
         return Worker(processes.spawn(begun), launch, log)
 
     yield start
-    for found in processes.found():
-        await processes.sweep_token(found.token)
-    assert processes.found() == []
+    for found in processes.scan():
+        await processes.kill_by_token(found.token)
+    assert processes.scan() == []
 
 
 async def stop(worker: Worker) -> None:
-    """Stop it as an agent would: by its signal, within its grace, with nothing to kill."""
-    report = await Processes(SCOPE).stop(worker.process, worker.launch.stop_signal, worker.launch.grace_s)
+    """Stop it as an agent does: by its signal, within its grace period, without SIGKILL."""
+    report = await WorkerProcesses(SCOPE, CLOCK).stop(
+        worker.process, worker.launch.stop_signal, worker.launch.grace_s
+    )
     assert report.gone and report.killed == 0, (report, logs.tail(worker.log, 20))
     token = worker.process.record.token.encode()
     assert not [pid for pid in procfs.pids() if token in (procfs.environ(pid) or b"")]
@@ -158,7 +162,7 @@ async def test_mqtt_router(run: Run, name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["amqtt", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
 async def test_mqtt_router_is_ready_fast(run: Run, name: str) -> None:
     worker = await run(RUNTIMES[name])
-    # A crash is to be healed within 2 s, the first restart's delay included.
+    # A crashed worker must be ready again within 2 s, including the first backoff.
     assert await worker.ready() < 1.7
     await stop(worker)
 
@@ -166,12 +170,14 @@ async def test_mqtt_router_is_ready_fast(run: Run, name: str) -> None:
 async def test_amqtt_router_with_password_file(run: Run, tmp_path: Path) -> None:
     from pwdlib.hashers.argon2 import Argon2Hasher
 
-    (tmp_path / "users").write_text(f"alice:{Argon2Hasher().hash('wonder')}\n")
+    users = {"alice": Argon2Hasher().hash("wonder"), "bob": "not-a-hash"}
+    (tmp_path / "users").write_text("".join(f"{name}:{stored}\n" for name, stored in users.items()))
     runtime = load_runtimes({"amqtt": {"secrets_root": str(tmp_path)}})["amqtt"]
     worker = await run(runtime, {"type": "mqtt", "options": {"password_file": "users"}})
     await worker.ready()
     assert await asyncio.to_thread(echo_over_mqtt, worker, user=("alice", "wonder")) == b"through"
     assert await asyncio.to_thread(echo_over_mqtt, worker, user=("alice", "wrong")) == b""
+    assert await asyncio.to_thread(echo_over_mqtt, worker, user=("bob", "wonder")) == b""
     assert await asyncio.to_thread(echo_over_mqtt, worker) == b""
     await stop(worker)
 
@@ -194,7 +200,7 @@ async def test_mosquitto_with_password_file_and_persistence(run: Run, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["amqtt", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
-async def test_taken_port_is_the_reason(run: Run, name: str) -> None:
+async def test_a_taken_port_is_the_reason(run: Run, name: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
@@ -202,13 +208,13 @@ async def test_taken_port_is_the_reason(run: Run, name: str) -> None:
         assert not is_free("127.0.0.1", port)
         spec = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
         runtime = RUNTIMES[name]
-        if runtime.missing():
-            lacking(str(runtime.missing()))
+        if runtime.unavailable():
+            lacking(str(runtime.unavailable()))
         with pytest.raises(NoPortError, match=f"port {port} on 127.0.0.1 is in use"):
             await run(runtime, spec)
 
 
-async def test_amqtt_that_cannot_listen_says_so_in_one_line(run: Run) -> None:
+async def test_amqtt_that_cannot_listen_logs_one_line(run: Run) -> None:
     worker = await run(RUNTIMES["amqtt"], name="first")
     await worker.ready()
     second = await start_on_port(worker, run)
@@ -222,15 +228,15 @@ async def test_amqtt_that_cannot_listen_says_so_in_one_line(run: Run) -> None:
 async def start_on_port(worker: Worker, run: Run) -> Worker:
     """A second worker on the first one's port, as when two agents race for it."""
     other = await run(RUNTIMES["amqtt"], name="second")
-    other.process._notice.close()
+    other.process.close()
     os.kill(other.process.record.pid, signal.SIGKILL)
     folder = other.log.parent
     config = folder / "router.json"
     config.write_text(config.read_text().replace(f":{other.launch.port}", f":{worker.launch.port}"))
-    begun = Start(
+    begun = SpawnSpec(
         "second", uuid.uuid4().hex, other.launch.argv, folder, folder / "again.log", other.launch.env
     )
-    return Worker(Processes(SCOPE).spawn(begun), other.launch, begun.log_path)
+    return Worker(WorkerProcesses(SCOPE, CLOCK).spawn(begun), other.launch, begun.log_path)
 
 
 def get(url: str) -> tuple[int, str]:
@@ -280,8 +286,8 @@ async def test_crossbar_router(run: Run, tmp_path: Path) -> None:
     assert (await asyncio.to_thread(get, f"{base}/old"))[0] == 302
     assert (await asyncio.to_thread(get, f"{base}/info"))[0] == 200
     assert (await asyncio.to_thread(get, f"{base}/%2e%2e/users"))[0] == 404
-    # Its processes rename themselves; the token must be readable all the same.
-    found = {each.token: each for each in Processes(SCOPE).found()}[worker.process.record.token]
+    # Its processes set their titles; the token must still be readable.
+    found = {each.token: each for each in WorkerProcesses(SCOPE, CLOCK).scan()}[worker.process.record.token]
     assert len(found.pids) == 2 and found.leader is not None
     await stop(worker)
     assert (worker.log.parent / ".crossbar" / "key.priv").stat().st_mode & 0o77 == 0
@@ -289,7 +295,7 @@ async def test_crossbar_router(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.crossbar
 @pytest.mark.timeout(150)
-async def test_crossbar_default_transport_shared_and_killed(run: Run) -> None:
+async def test_crossbar_with_default_transport_shared_port_and_a_kill(run: Run) -> None:
     runtime = load_runtimes({"crossbar": crossbar_program()})["crossbar"]
     shared = {"type": "web", "endpoint": {"type": "tcp", "port": 22080, "shared": True}}
     first, second = await run(runtime, shared, "web-1"), await run(runtime, shared, "web-2")
@@ -297,13 +303,13 @@ async def test_crossbar_default_transport_shared_and_killed(run: Run) -> None:
     await second.ready()
     os.kill(first.process.record.pid, signal.SIGKILL)
     await first.process.wait()
-    processes = Processes(SCOPE)
-    await processes.sweep(first.process.record)
+    processes = WorkerProcesses(SCOPE, CLOCK)
+    await processes.kill_leftovers(first.process.record)
     async with WampClient(second.launch.address) as wamp:
         await wamp.subscribe("com.example.topic")
         await wamp.publish("com.example.topic", "still")
         assert await wamp.event() == ["still"]
-    # Started again in its old folder, whatever the killed one left there.
+    # Restarted in its old folder, with whatever the killed one left there.
     again = await run(runtime, shared, "web-1")
     await again.ready()
     assert "NODE_BOOT_COMPLETE" in logs.read_since(again.log, again.process.record.log_from)
@@ -348,16 +354,16 @@ async def test_exec_runtime_with_log_probe_and_no_port(run: Run) -> None:
     worker = await run(runtime)
     await worker.ready()
     assert (worker.launch.address, worker.launch.live) == ("", None)
-    report = await Processes(SCOPE).stop(worker.process, worker.launch.stop_signal, 5)
+    report = await WorkerProcesses(SCOPE, CLOCK).stop(worker.process, worker.launch.stop_signal, 5)
     assert report.gone and report.killed == 0
-    # A line of an earlier run says nothing about this one.
+    # A log line of an earlier run does not count.
     runtime = load_runtimes({"quiet": {**table, "argv": ["sleep", "60"]}})["quiet"]
     worker = await run(runtime)
     assert await worker.ask(0.2) == r"has not logged '^up: \d+' yet"
 
 
 async def test_probe_reasons(tmp_path: Path) -> None:
-    """What is not well is told, whatever the other side does, in bounded time."""
+    """Every unhealthy answer gives an error, in bounded time."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answering.append(asyncio.current_task())

@@ -78,7 +78,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def offered(alice: Plain, node_oid: str) -> list[str]:
-    """The node's runtimes, once its first report is in: it is online before that, from its birth."""
+    """The node's runtimes after its first report; its birth alone makes it online before that."""
     end = time.monotonic() + bound(10)
     while not (found := alice.ok("get_node", {"node_oid": node_oid})["runtimes"]):
         assert time.monotonic() < end, "the node reports no runtimes"
@@ -128,7 +128,7 @@ async def test_crossbar(site: Site) -> None:
     site.stop(cluster)
 
 
-def test_a_program_of_the_operators_own(site: Site) -> None:
+def test_an_operator_defined_runtime(site: Site) -> None:
     cluster, url = site.start("pages", {"type": "tcp", "endpoint": {"type": "tcp", "port": [26300, 26399]}})
     with urllib.request.urlopen(f"{url}/hello.txt", timeout=bound(10)) as page:
         assert page.read() == b"hello from web-1"

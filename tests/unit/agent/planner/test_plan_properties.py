@@ -1,18 +1,19 @@
-"""What holds of every schedule: a small world of workers, driven by the plan and by chance."""
+"""Invariants of every schedule: a small world of workers, driven by the plan and by random events."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
 from busbar.agent.planner import lifecycle, plan
-from busbar.agent.planner.lifecycle import Phase, Then, Timing, Worker
+from busbar.agent.planner.lifecycle import AfterStop, Phase, Worker, WorkerTiming
 from busbar.bus.messages import AssignedWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 OIDS = ("a", "b", "c")
-T = Timing(starting_limit=2)
-Wanted = dict[str, AssignedWorker] | None
+EVENTS = ("exit", "probe ok", "probe failed", "stopped", "stop failed")
+T = WorkerTiming(starting_limit=2)
+Desired = dict[str, AssignedWorker] | None
 
 
 def definition(oid: str, generation: int) -> AssignedWorker:
@@ -29,56 +30,56 @@ def definition(oid: str, generation: int) -> AssignedWorker:
 
 @dataclass
 class World:
-    """Processes as they are, beside what the agent knows; every rule is checked where it could be broken."""
+    """The real processes and the agent's view of them; each rule is checked where it could be broken."""
 
-    wanted: Wanted = None
+    desired: Desired = None
     now: float = 0.0
     workers: dict[str, Worker] = field(default_factory=dict)
     processes: dict[str, int] = field(default_factory=dict)
 
-    def turn(self) -> None:
-        for step in plan.steps(self.wanted, self.workers, self.now, T):
+    def reconcile(self) -> None:
+        for step in plan.reconcile(self.desired, self.workers, self.now, T):
             self.apply(step)
 
     def apply(self, step: plan.Step) -> None:
         worker = self.workers.get(step.oid)
         assert step.reason
         match step:
-            case plan.Admit():
+            case plan.AdmitWorker():
                 assert worker is None
-                assert self.wanted is not None
-                each = self.wanted[step.oid]
+                assert self.desired is not None
+                each = self.desired[step.oid]
                 self.workers[step.oid] = lifecycle.admitted(
                     each.oid, each.worker, each.cluster, each.generation, each.digest, self.now
                 )
-            case plan.Start():
+            case plan.StartWorker():
                 assert worker is not None
-                assert self.wanted is not None
+                assert self.desired is not None
                 assert step.oid not in self.processes, "a second instance"
-                each = self.wanted[step.oid]
-                begun = lifecycle.begun(worker, each.generation, each.digest, self.now)
+                each = self.desired[step.oid]
+                starting = lifecycle.starting(worker, each.generation, each.digest, self.now)
                 self.processes[step.oid] = each.generation
-                self.workers[step.oid] = lifecycle.spawned(begun, self.now, 30.0)
-                starting = [each for each in self.workers.values() if each.phase is Phase.STARTING]
-                assert len(starting) <= T.starting_limit
-            case plan.Stop():
+                self.workers[step.oid] = lifecycle.spawned(starting, self.now, 30.0)
+                in_start = [each for each in self.workers.values() if each.phase is Phase.STARTING]
+                assert len(in_start) <= T.starting_limit
+            case plan.StopWorker():
                 assert worker is not None
                 self.check_stop(worker, step)
-                self.workers[step.oid] = lifecycle.stopping(worker, self.now, step.then, step.reason)
-            case plan.Probe():
+                self.workers[step.oid] = lifecycle.stopping(worker, self.now, step.after, step.reason)
+            case plan.ProbeWorker():
                 assert worker is not None
                 assert step.oid in self.processes
                 self.workers[step.oid] = lifecycle.probing(worker)
-            case plan.Forgive():
+            case plan.ResetBackoff():
                 assert worker is not None
-                self.workers[step.oid] = lifecycle.stable(worker)
+                self.workers[step.oid] = lifecycle.backoff_reset(worker)
 
-    def check_stop(self, worker: Worker, step: plan.Stop) -> None:
-        assert self.wanted is not None, "stopped for want of an assignment"
-        each = self.wanted.get(worker.oid)
-        if each is not None and worker.is_defined_as(each.generation, each.digest):
-            unwell = worker.misses >= T.live_misses or self.now >= worker.deadline
-            assert worker.phase is Phase.STOPPING or (step.then is Then.BACKOFF and unwell)
+    def check_stop(self, worker: Worker, step: plan.StopWorker) -> None:
+        assert self.desired is not None, "stopped without an assignment"
+        each = self.desired.get(worker.oid)
+        if each is not None and worker.matches(each.generation, each.digest):
+            unhealthy = worker.failed_probes >= T.live_misses or self.now >= worker.deadline
+            assert worker.phase is Phase.STOPPING or (step.after is AfterStop.BACKOFF and unhealthy)
 
     def happen(self, what: str, oid: str) -> None:
         worker = self.workers.get(oid)
@@ -88,15 +89,15 @@ class World:
         if what == "exit" and running:
             self.processes.pop(oid)
             self.workers[oid] = lifecycle.failed(worker, self.now, "exit code 1", 0.5)
-        elif what == "well" and worker.probing and running:
-            self.workers[oid] = lifecycle.answered(worker, self.now, T)
-        elif what == "silent" and worker.probing and running:
-            self.workers[oid] = lifecycle.silent(worker, self.now, "no answer", T)
+        elif what == "probe ok" and worker.probing and running:
+            self.workers[oid] = lifecycle.probe_succeeded(worker, self.now, T)
+        elif what == "probe failed" and worker.probing and running:
+            self.workers[oid] = lifecycle.probe_failed(worker, self.now, "no answer", T)
         elif what == "stopped" and worker.phase is Phase.STOPPING and worker.busy:
             self.processes.pop(oid, None)
-            self.replace(oid, lifecycle.gone(worker, self.now, 0.5))
-        elif what == "left" and worker.phase is Phase.STOPPING and worker.busy:
-            self.workers[oid] = lifecycle.not_gone(worker, self.now, "processes 1", T)
+            self.replace(oid, lifecycle.stopped(worker, self.now, 0.5))
+        elif what == "stop failed" and worker.phase is Phase.STOPPING and worker.busy:
+            self.workers[oid] = lifecycle.stop_failed(worker, self.now, "processes 1", T)
 
     def replace(self, oid: str, worker: Worker | None) -> None:
         if worker is None:
@@ -111,7 +112,9 @@ assignments = st.dictionaries(st.sampled_from(OIDS), st.integers(1, 3)).map(
 events = st.one_of(
     st.tuples(st.just("assign"), assignments),
     st.tuples(st.just("wait"), st.floats(0.01, 40.0)),
-    st.tuples(st.sampled_from(["exit", "well", "silent", "stopped", "left"]), st.sampled_from(OIDS)),
+    st.tuples(
+        st.sampled_from(["exit", "probe ok", "probe failed", "stopped", "stop failed"]), st.sampled_from(OIDS)
+    ),
 )
 
 
@@ -119,45 +122,47 @@ def play(schedule: list[tuple[str, object]]) -> World:
     world = World()
     for what, value in schedule:
         if what == "assign":
-            world.wanted = value  # type: ignore[assignment]
+            world.desired = value  # type: ignore[assignment]
         elif what == "wait":
             world.now += value  # type: ignore[operator]
         else:
             world.happen(what, str(value))
-        world.turn()
+        world.reconcile()
         check(world)
     return world
 
 
 def check(world: World) -> None:
     for oid in world.processes:
-        assert world.workers[oid].alive, "a process that the agent takes for gone"
+        assert world.workers[oid].alive, "the agent takes a living process for gone"
     for worker in world.workers.values():
         assert (worker.oid in world.processes) or worker.phase not in (Phase.STARTING, Phase.RUNNING)
         assert replace(worker).oid == worker.oid
-        lifecycle.shown(worker)
+        lifecycle.reported_state(worker)
         assert len(lifecycle.reason(worker) or "") <= lifecycle.MAX_REASON
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(events, max_size=60))
-def test_never_two_instances_and_never_a_stop_without_an_order(schedule: list[tuple[str, object]]) -> None:
+def test_never_two_instances_and_no_stop_without_a_reason(
+    schedule: list[tuple[str, object]],
+) -> None:
     play(schedule)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(events, max_size=40), assignments)
-def test_whatever_happened_the_agent_converges(
+def test_the_agent_converges_after_any_schedule(
     schedule: list[tuple[str, object]], last: dict[str, AssignedWorker]
 ) -> None:
     world = play(schedule)
-    world.wanted = last
+    world.desired = last
     for _ in range(40):
-        world.turn()
+        world.reconcile()
         for oid in OIDS:
             world.happen("stopped", oid)
-            world.happen("well", oid)
-        world.turn()
+            world.happen("probe ok", oid)
+        world.reconcile()
         world.now += 2.0
     assert world.processes == {oid: each.generation for oid, each in last.items()}
     assert {oid: each.phase for oid, each in world.workers.items()} == dict.fromkeys(last, Phase.RUNNING)
@@ -165,8 +170,8 @@ def test_whatever_happened_the_agent_converges(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(events.filter(lambda event: event[0] != "assign"), max_size=40))
-def test_silence_stops_nothing(schedule: list[tuple[str, object]]) -> None:
-    """Workers found alive by an agent without an assignment go on, whatever they answer."""
+def test_nothing_is_stopped_without_an_assignment(schedule: list[tuple[str, object]]) -> None:
+    """Workers adopted by an agent without an assignment go on, whatever their probes say."""
     world = World()
     for oid in OIDS:
         world.workers[oid] = lifecycle.adopted(Worker(oid, f"w-{oid}", "c", 1, "d1"), 0.0, 30.0, True)
@@ -176,5 +181,5 @@ def test_silence_stops_nothing(schedule: list[tuple[str, object]]) -> None:
             world.now += value  # type: ignore[operator]
         elif what != "exit":
             world.happen(what, str(value))
-        world.turn()
+        world.reconcile()
     assert set(world.processes) == set(OIDS)

@@ -1,13 +1,13 @@
-"""Backoff: fast at first, capped, jittered, never given up, forgotten after a stable time."""
+"""Backoff: short at first, capped, jittered, unlimited, reset after a stable time."""
 
 from __future__ import annotations
 
 from busbar.agent.planner.restart import (
     BACKOFF,
     STABLE_S,
-    Happened,
+    Outcome,
+    classify_failure,
     failures_after,
-    judge,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,30 +18,30 @@ def test_delays_double_to_the_cap() -> None:
     assert delays == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
-def test_first_restart_leaves_room_within_two_seconds() -> None:
+def test_the_first_restart_comes_well_within_two_seconds() -> None:
     assert BACKOFF.delay(1, 1.0) == 0.3
 
 
-def test_jitter_is_a_fifth_either_way() -> None:
+def test_jitter_is_twenty_percent_either_way() -> None:
     assert (BACKOFF.delay(3, 0.0), BACKOFF.delay(3, 1.0)) == (0.8, 1.2)
 
 
-def test_stable_time_forgets_failures() -> None:
-    assert judge(None) is Happened.FAILED
-    assert judge(STABLE_S - 0.001) is Happened.FAILED
-    assert judge(STABLE_S) is Happened.FAILED_AFTER_STABLE
-    assert failures_after(7, Happened.FAILED) == 8
-    assert failures_after(7, Happened.FAILED_AFTER_STABLE) == 1
-    assert failures_after(7, Happened.STABLE) == 0
-    assert failures_after(7, Happened.REPLACED) == 0
+def test_a_stable_time_resets_failures() -> None:
+    assert classify_failure(None) is Outcome.FAILED
+    assert classify_failure(STABLE_S - 0.001) is Outcome.FAILED
+    assert classify_failure(STABLE_S) is Outcome.FAILED_AFTER_STABLE
+    assert failures_after(7, Outcome.FAILED) == 8
+    assert failures_after(7, Outcome.FAILED_AFTER_STABLE) == 1
+    assert failures_after(7, Outcome.STABLE) == 0
+    assert failures_after(7, Outcome.REPLACED) == 0
 
 
-@given(st.lists(st.sampled_from(list(Happened))))
-def test_failures_count_those_since_the_last_reset(history: list[Happened]) -> None:
+@given(st.lists(st.sampled_from(list(Outcome))))
+def test_failures_are_counted_since_the_last_reset(history: list[Outcome]) -> None:
     failures = 0
-    for happened in history:
-        failures = failures_after(failures, happened)
-    resets = [i for i, each in enumerate(history) if each is not Happened.FAILED]
+    for outcome in history:
+        failures = failures_after(failures, outcome)
+    resets = [i for i, each in enumerate(history) if each is not Outcome.FAILED]
     since = len(history) - (resets[-1] + 1) if resets else len(history)
-    last = bool(resets) and history[resets[-1]] is Happened.FAILED_AFTER_STABLE
+    last = bool(resets) and history[resets[-1]] is Outcome.FAILED_AFTER_STABLE
     assert failures == since + last

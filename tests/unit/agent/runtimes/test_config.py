@@ -1,4 +1,4 @@
-"""The `[runtimes]` table: what is accepted, and where each mistake is."""
+"""The `[runtimes]` table: what is accepted, and which key an error names."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def exec_runtime(**table: Any) -> ExecRuntime:
 
 def test_built_in_runtimes_are_always_there() -> None:
     assert list(load_runtimes({}, environ={})) == ["amqtt", "mosquitto", "crossbar"]
-    assert load_runtimes({}, environ={})["amqtt"].missing() is None
+    assert load_runtimes({}, environ={})["amqtt"].unavailable() is None
 
 
-def test_whole_example() -> None:
+def test_a_full_example() -> None:
     runtimes = load_runtimes(tomllib.loads(EXAMPLE), environ={"BUSBAR_CROSSBAR": "/elsewhere"})
     crossbar, echo = runtimes["crossbar"], runtimes["echo"]
     assert isinstance(crossbar, CrossbarRuntime) and crossbar.program == "/opt/crossbar/bin/crossbar"
@@ -48,12 +48,12 @@ def test_whole_example() -> None:
     assert echo.ready == LogProbe(r"listening on \d+", regex=True)
     assert echo.live == HttpProbe("/healthz", (200,))
     assert (echo.stop_signal, echo.grace_s, echo.start_deadline_s) == (signal.SIGINT, 2.5, 12.0)
-    assert echo.missing() == "program not found: /usr/bin/echod"
+    assert echo.unavailable() == "program not found: /usr/bin/echod"
 
 
 def test_crossbar_program_from_the_environment() -> None:
     crossbar = load_runtimes({}, environ={"BUSBAR_CROSSBAR": "/elsewhere"})["crossbar"]
-    assert crossbar.missing() == "program not found: /elsewhere"
+    assert crossbar.unavailable() == "program not found: /elsewhere"
 
 
 def test_defaults_of_an_exec_runtime() -> None:
@@ -103,7 +103,7 @@ def test_defaults_of_an_exec_runtime() -> None:
         ({"scheme": "a b"}, "runtimes.x.scheme"),
     ],
 )
-def test_mistakes_are_told_by_place(table: dict[str, Any], where: str) -> None:
+def test_an_error_names_the_key(table: dict[str, Any], where: str) -> None:
     with pytest.raises(RuntimesError) as caught:
         exec_runtime(**table)
     assert caught.value.where == where
@@ -121,7 +121,7 @@ def test_mistakes_are_told_by_place(table: dict[str, Any], where: str) -> None:
         ({"crossbar": {"program": ""}}, "runtimes.crossbar.program"),
     ],
 )
-def test_mistakes_in_tables(config: dict[str, Any], where: str) -> None:
+def test_errors_in_tables(config: dict[str, Any], where: str) -> None:
     with pytest.raises(RuntimesError) as caught:
         load_runtimes(config, environ={})
     assert caught.value.where == where

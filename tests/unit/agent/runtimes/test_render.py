@@ -1,4 +1,4 @@
-"""What each runtime renders, and what it refuses, with the pointer to the member at fault."""
+"""What each runtime renders, and what it refuses, with a pointer to the member."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.agent.processes.ports import PortWish
+from busbar.agent.processes.ports import PortRequest
 from busbar.agent.runtimes import (
     AllProbes,
     HttpProbe,
-    Launch,
+    LaunchSpec,
     LogProbe,
     MqttProbe,
     RuntimeConfigError,
@@ -42,7 +42,7 @@ def worker(transport: Any = None, **more: Any) -> WorkerSpec:
     )
 
 
-def render(runtime: str, transport: Any = None, port: int = 4711, **more: Any) -> Launch:
+def render(runtime: str, transport: Any = None, port: int = 4711, **more: Any) -> LaunchSpec:
     return RUNTIMES[runtime].render(worker(transport, **more), "n1.example", port, FOLDER)
 
 
@@ -63,19 +63,19 @@ def web(path: Any, name: str = "x", **more: Any) -> dict[str, Any]:
 
 def test_missing_transport_gets_a_free_port_on_loopback() -> None:
     for name in ("amqtt", "mosquitto", "crossbar", "tool"):
-        assert RUNTIMES[name].port_needed(None) == PortWish(20000, 29999, False, "127.0.0.1")
+        assert RUNTIMES[name].port_needed(None) == PortRequest(20000, 29999, False, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
     ("port", "low", "high"), [(1883, 1883, 1883), ([1, 9], 1, 9), ("1883-1890", 1883, 1890)]
 )
-def test_port_wishes(port: Any, low: int, high: int) -> None:
-    assert RUNTIMES["amqtt"].port_needed(endpoint(port=port)) == PortWish(low, high)
+def test_port_requests(port: Any, low: int, high: int) -> None:
+    assert RUNTIMES["amqtt"].port_needed(endpoint(port=port)) == PortRequest(low, high)
 
 
 def test_shared_port_is_for_crossbar() -> None:
     shared = {"type": "web", "endpoint": {"type": "tcp", "port": 8080, "shared": True}}
-    assert RUNTIMES["crossbar"].port_needed(shared) == PortWish(8080, 8080, shared=True)
+    assert RUNTIMES["crossbar"].port_needed(shared) == PortRequest(8080, 8080, shared=True)
     assert refused("amqtt", endpoint(port=1, shared=True)) == "/transport/endpoint/shared"
     shared["endpoint"] = {"type": "tcp", "port": [8080, 8090], "shared": True}
     assert refused("crossbar", shared) == "/transport/endpoint/shared"
@@ -204,7 +204,7 @@ def test_crossbar_refusals(transport: Any, pointer: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cgi", "wsgi", "resource", "reverseproxy", "caller", "upload", "nonsense"])
-def test_crossbar_refuses_services_that_reach_further(kind: str) -> None:
+def test_crossbar_refuses_services_that_reach_other_hosts_or_files(kind: str) -> None:
     assert refused("crossbar", web({"type": kind})).startswith("/transport/paths/x")
     assert refused("crossbar", web({"type": "static", "package": "os", "resource": "x"})).startswith(
         "/transport/paths/x"
@@ -212,7 +212,7 @@ def test_crossbar_refuses_services_that_reach_further(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["--help", "a/b", "..", "a\nb", "", "a" * 100, "{folder}"])
-def test_names_that_could_be_something_else_are_refused(name: str) -> None:
+def test_names_that_could_act_as_options_or_paths_are_refused(name: str) -> None:
     for runtime in RUNTIMES:
         with pytest.raises(RuntimeConfigError) as caught:
             render(runtime, name=name)
@@ -228,7 +228,7 @@ def test_exec_render() -> None:
 
 
 @given(st.text(), st.dictionaries(st.text(), st.text() | st.integers(), max_size=4))
-def test_text_from_the_bus_stays_one_json_line_and_out_of_argv(text: str, options: dict[str, Any]) -> None:
+def test_text_from_the_bus_is_one_json_line_and_never_in_argv(text: str, options: dict[str, Any]) -> None:
     table = {"argv": ["/bin/x", "{worker}"], "env": {"W": "{worker}"}, "config_file": "x.conf"}
     runtime = load_runtimes({"x": {**table, "config_template": "{transport}"}}, environ={})["x"]
     spec = worker({"type": "tcp", "options": {**options, "key": text}})

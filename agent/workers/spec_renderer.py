@@ -1,4 +1,4 @@
-"""From an assigned worker to a launch: its runtime, its port, the folders its transport may name."""
+"""Renders an assigned worker's launch spec: picks runtime and port, checks the folders of its transport."""
 
 from __future__ import annotations
 
@@ -6,69 +6,68 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from busbar.bus.errors import pointer_step
 from busbar.bus.messages import AssignedWorker
 
-from ..processes.ports import choose
+from ..processes.ports import choose_port
 from ..processes.sockets import is_free
-from ..runtimes import Launch, Runtime, RuntimeConfigError, WorkerSpec
+from ..runtimes import LaunchSpec, Runtime, RuntimeConfigError, Transport, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
 from ..state import State
 
 
 class RefusedError(Exception):
-    """This node can't run that worker; the text says why."""
+    """This node can't run that worker; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Launcher:
-    """`roots` are the operator's folders that `static` paths may name besides the state folder's `www`."""
+class SpecRenderer:
+    """`roots` are the operator's folders that `static` paths may use besides the state folder's `www`."""
 
     state: State
     runtimes: Mapping[str, Runtime]
-    host: str
+    advertised_host: str
     labels: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[Path, ...] = ()
     is_free: Callable[..., bool] = is_free
 
-    def launch(self, worker: AssignedWorker, taken: Collection[int], prefer: int | None) -> Launch:
-        """Choose a port and render the start; `prefer` is the port it had before.
+    def for_start(self, worker: AssignedWorker, taken: Collection[int], prefer: int | None) -> LaunchSpec:
+        """Choose a port and render the spec of a new instance; `prefer` is the port of its last one.
 
         Raises:
-            RefusedError, RuntimeConfigError, NoPortError, ValueError: why it can't be started here.
+            RefusedError, RuntimeConfigError, NoPortError, ValueError: why it can't start here.
         """
         runtime = self._runtime(worker)
         transport = self._transport(worker)
-        wish = runtime.port_needed(transport)
+        request = runtime.port_needed(transport)
         port = 0
-        if wish is not None:
-            low = wish
+        if request is not None:
+            interface, shared = request.interface, request.shared
 
             def free(candidate: int) -> bool:
-                return self.is_free(low.interface, candidate, shared=low.shared)
+                return self.is_free(interface, candidate, shared=shared)
 
             offset = zlib.crc32(worker.oid.encode())
-            port = choose(wish, taken, free, offset=offset, prefer=prefer or None)
+            port = choose_port(request, taken, free, offset=offset, prefer=prefer or None)
         return self._render(runtime, worker, transport, port)
 
-    def same(self, worker: AssignedWorker, port: int) -> Launch:
-        """The launch of a worker that runs already: how to ask whether it is well.
+    def for_running(self, worker: AssignedWorker, port: int) -> LaunchSpec:
+        """The spec of a running instance, with its probes.
 
         Raises:
-            RefusedError, RuntimeConfigError, ValueError: its definition can't be rendered (any more).
+            RefusedError, RuntimeConfigError, ValueError: its definition can't be rendered (any longer).
         """
         return self._render(self._runtime(worker, check=False), worker, self._transport(worker), port)
 
-    def missing(self) -> dict[str, str]:
+    def unavailable(self) -> dict[str, str]:
         """Runtimes that can't run here, with the reason."""
-        found = {name: runtime.missing() for name, runtime in self.runtimes.items()}
-        return {name: reason for name, reason in found.items() if reason}
+        reasons = {name: runtime.unavailable() for name, runtime in self.runtimes.items()}
+        return {name: reason for name, reason in reasons.items() if reason}
 
     def _render(
-        self, runtime: Runtime, worker: AssignedWorker, transport: dict[str, Any] | None, port: int
-    ) -> Launch:
+        self, runtime: Runtime, worker: AssignedWorker, transport: Transport | None, port: int
+    ) -> LaunchSpec:
         spec = WorkerSpec(
             worker.worker,
             worker.oid,
@@ -78,30 +77,30 @@ class Launcher:
             transport,
             self.labels,
         )
-        return runtime.render(spec, self.host, port, self.state.worker_folder(worker.oid))
+        return runtime.render(spec, self.advertised_host, port, self.state.worker_folder(worker.oid))
 
     def _runtime(self, worker: AssignedWorker, *, check: bool = True) -> Runtime:
         runtime = self.runtimes.get(worker.runtime)
         if runtime is None:
             known = ", ".join(sorted(self.runtimes))
             raise RefusedError(f"this node has no runtime '{worker.runtime}' (it has: {known})")
-        reason = runtime.missing() if check else None
+        reason = runtime.unavailable() if check else None
         if reason:
             raise RefusedError(f"runtime '{worker.runtime}' can't run on this node: {reason}")
         return runtime
 
-    def _transport(self, worker: AssignedWorker) -> dict[str, Any] | None:
+    def _transport(self, worker: AssignedWorker) -> Transport | None:
         if worker.transport is None or not isinstance(worker.transport.get("paths"), dict):
             return worker.transport
         paths = self._paths(worker.transport["paths"], "/transport/paths")
         return {**worker.transport, "paths": paths}
 
-    def _paths(self, paths: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+    def _paths(self, paths: Mapping[str, object], pointer: str) -> dict[str, object]:
         return {
             name: self._path(service, f"{pointer}/{pointer_step(name)}") for name, service in paths.items()
         }
 
-    def _path(self, service: Any, pointer: str) -> Any:
+    def _path(self, service: object, pointer: str) -> object:
         if not isinstance(service, dict):
             return service
         if service.get("type") == "static" and isinstance(service.get("directory"), str):
@@ -111,11 +110,11 @@ class Launcher:
         return service
 
     def _static(self, directory: str, pointer: str) -> Path:
-        """Links are followed first: a name inside must not lead outside."""
+        """Resolved first: a symbolic link must not lead outside."""
         path = (self.state.www / directory).resolve()
         if not any(path.is_relative_to(root.resolve()) for root in (self.state.www, *self.roots)):
             raise RuntimeConfigError(
-                pointer, f"'{directory[:200]}' lies neither in the agent's www folder nor in its static_roots"
+                pointer, f"'{directory[:200]}' is neither in the agent's www folder nor in its static_roots"
             )
         if not path.is_dir():
             raise RuntimeConfigError(pointer, f"there is no folder '{directory[:200]}' on this node")
@@ -125,7 +124,7 @@ class Launcher:
 def with_roots(
     runtimes: Mapping[str, Runtime], roots: tuple[Path, ...]
 ) -> tuple[dict[str, Runtime], tuple[Path, ...]]:
-    """Let the launcher alone judge static folders: the crossbar runtime's own root joins the others."""
+    """Have `SpecRenderer` alone check static folders: the crossbar runtime's own root joins the others."""
     out, allowed = dict(runtimes), list(roots)
     for name, runtime in runtimes.items():
         if isinstance(runtime, CrossbarRuntime):

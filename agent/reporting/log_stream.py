@@ -1,4 +1,4 @@
-"""Publishes a worker's output while somebody follows it: the last lines, then what comes."""
+"""Streams a worker's log while somebody follows it: the last lines, then new ones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..processes import logs
 
 log = logging.getLogger("busbar.agent")
 
-EVERY_S: Final = 0.25
+INTERVAL_S: Final = 0.25
 MAX_LINES: Final = 100
-"""Lines published each `EVERY_S`; what exceeds them is dropped and counted."""
+"""Lines published per `INTERVAL_S`; more are dropped and counted."""
 MAX_READ: Final = 64 * 1024
 MAX_CHARS: Final = 1000
-"""Characters of a line."""
+"""Characters per line."""
 MAX_FOLLOWED: Final = 16
-"""Workers followed at once."""
+"""Workers followed at the same time."""
 
 
 @dataclass(slots=True)
@@ -35,8 +35,8 @@ class _Lease:
     task: asyncio.Task[None] | None = None
 
 
-class Follower:
-    """Follows logs. `find` gives the log of a worker by name and cluster, or None."""
+class LogStreamer:
+    """Streams logs. `find` gives the log of a worker by name and cluster, or None."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Follower:
         self._leases: dict[tuple[str, str | None], _Lease] = {}
 
     def follow(self, worker: str, cluster: str | None, lines: int, lease_ms: int) -> None:
-        """Begin, or prolong; a lease of 0 ends it. Unknown workers, and too many, are ignored."""
+        """Start a stream or extend its lease (0 ends it). Unknown workers, and too many, are ignored."""
         key, until = (worker, cluster), self._clock.monotonic() + lease_ms / 1000
         lease = self._leases.get(key)
         if lease is not None:
@@ -61,7 +61,7 @@ class Follower:
             lease.task = asyncio.create_task(self._run(key, lease, lines), name=f"follow {worker}")
 
     def close(self) -> None:
-        """End all."""
+        """End all streams."""
         for lease in self._leases.values():
             if lease.task is not None:
                 lease.task.cancel()
@@ -81,7 +81,7 @@ class Follower:
         at = _size(path)
         self._publish(key, logs.tail(path, min(lines, MAX_LINES * 10), MAX_READ), 0)
         while self._clock.monotonic() < lease.until:
-            await self._clock.sleep(EVERY_S)
+            await self._clock.sleep(INTERVAL_S)
             fresh, dropped, at = read_lines(path, at)
             if fresh or dropped:
                 self._publish(key, fresh, dropped)
@@ -93,9 +93,9 @@ class Follower:
 
 
 def read_lines(path: Path, at: int) -> tuple[list[str], int, int]:
-    """Whole lines written since byte `at`: the last ones of them, how many were dropped, and where to go on.
+    """Complete lines after byte `at`: the last `MAX_LINES`, how many were dropped, and the next offset.
 
-    Of more than `MAX_READ` bytes the first are skipped; what they held counts as one dropped line.
+    Of more than `MAX_READ` bytes the first are skipped and count as one dropped line.
     """
     size = _size(path)
     at = 0 if size < at else at
@@ -109,7 +109,7 @@ def read_lines(path: Path, at: int) -> tuple[list[str], int, int]:
 
 
 def _clean(line: str) -> str:
-    """Without control characters: a worker's output must not steer a reader's terminal."""
+    """Remove control characters: a worker's output must not control a reader's terminal."""
     return "".join(char for char in line if char.isprintable() or char == "\t")[:MAX_CHARS]
 
 

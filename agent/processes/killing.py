@@ -1,0 +1,120 @@
+"""Stops the processes of a worker: SIGTERM to its process group, SIGKILL for whatever survives.
+
+A signal goes through a pidfd that was opened before the identity check, so it never hits a reused pid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+from busbar.bus.clock import Clock
+
+from . import procfs
+from .exits import pidfd, wait_for_exits
+from .procfs import ProcessRecord, Stat
+
+KILL_PASSES: Final = 25
+KILL_WAIT_S: Final = 0.2
+KILL_BURST: Final = 20
+"""Bounds of SIGKILL: 25 passes of at most 0.2 s, so 5 s (no orphan is left 10 s after a stop)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopResult:
+    """Processes that got the stop signal, processes that got SIGKILL, and pids that survived both."""
+
+    signalled: int = 0
+    killed: int = 0
+    survivors: tuple[int, ...] = ()
+
+    @property
+    def gone(self) -> bool:
+        """No process is left."""
+        return not self.survivors
+
+
+async def stop(record: ProcessRecord, signum: int, grace_s: float, clock: Clock) -> StopResult:
+    """Signal the process group, wait `grace_s` seconds, kill the rest; at most `grace_s` + 5 s.
+
+    Raises:
+        OSError: /proc can't be read.
+    """
+    seen: dict[int, Stat] = {}
+    group = [stat for stat in await _members(record, seen) if stat.pgid == record.pid]
+    signalled = sum(_send(stat, signum) for stat in group)
+    if signalled:
+        # A suspended process could not handle the signal within its grace period.
+        for stat in group:
+            if stat.state in "Tt":
+                _send(stat, signal.SIGCONT)
+        await wait_for_exits(group, grace_s, clock)
+    return await kill(record, clock, seen, signalled)
+
+
+async def kill(
+    record: ProcessRecord, clock: Clock, seen: dict[int, Stat] | None = None, signalled: int = 0
+) -> StopResult:
+    """Kill every process of a worker, `seen` ones included. Bounded, see `KILL_PASSES`.
+
+    Raises:
+        OSError: /proc can't be read.
+    """
+    seen = {} if seen is None else seen
+    killed: set[int] = set()
+    for _ in range(KILL_PASSES):
+        left = await asyncio.to_thread(_kill_burst, record, seen, killed)
+        if not left:
+            return StopResult(signalled, len(killed))
+        await wait_for_exits(left, KILL_WAIT_S, clock)
+    left = await _members(record, seen)
+    return StopResult(signalled, len(killed), tuple(stat.pid for stat in left))
+
+
+async def _members(record: ProcessRecord, seen: dict[int, Stat]) -> list[Stat]:
+    return await asyncio.to_thread(lambda: list(procfs.members(record, seen)))
+
+
+def _kill_burst(record: ProcessRecord, seen: dict[int, Stat], killed: set[int]) -> list[Stat]:
+    """Scan and kill until two complete scans find nothing new: one could miss a process that keeps forking.
+
+    Returns what the last scan still saw.
+    """
+    left: list[Stat] = []
+    idle_scans = 0
+    for _ in range(KILL_BURST):
+        left, unread, before = [], list[int](), len(killed)
+        for stat in procfs.members(record, seen, unread):
+            left.append(stat)
+            if _send(stat, signal.SIGKILL):
+                killed.add(stat.pid)
+        idle_scans = idle_scans + 1 if len(killed) == before and not unread else 0
+        if idle_scans == 2:
+            break
+    return left
+
+
+def _send(target: Stat, signum: int) -> bool:
+    """Signal exactly this process; False when it is gone or may not be signalled.
+
+    Raises:
+        OSError: /proc can't be read, so the identity of the pid is unknown.
+    """
+    fd = pidfd(target.pid)
+    try:
+        now = procfs.read(target.pid)
+        if now is None or now.dead or now.start_ticks != target.start_ticks:
+            return False
+        if fd is not None:
+            signal.pidfd_send_signal(fd, signum)
+        else:
+            os.kill(target.pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        if fd is not None:
+            os.close(fd)
+    return True

@@ -1,0 +1,249 @@
+"""Carries out the planned steps: starts, probes and stops workers, and records each result in the registry.
+
+Slow operations run as one task per worker. A failure in one does not affect another, and a worker whose
+process may still live is never treated as one without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+import msgspec
+from busbar.bus.clock import Clock
+from busbar.bus.messages import AssignedWorker
+
+from ..planner import lifecycle
+from ..planner.lifecycle import AfterStop, Phase, WorkerTiming
+from ..processes.exits import Exit
+from ..processes.process import describe_os_error
+from .process_runner import Instance, ProcessRunner
+from .registry import WorkerRegistry
+
+log = logging.getLogger("busbar.agent")
+
+PROBE_TIMEOUT_S: Final = 2.0
+
+
+class WorkerController:
+    """Operates the workers of a registry."""
+
+    def __init__(
+        self,
+        registry: WorkerRegistry,
+        runner: ProcessRunner,
+        clock: Clock,
+        random: Random,
+        timing: WorkerTiming,
+    ) -> None:
+        self.registry = registry
+        self.runner = runner
+        self.timing = timing
+        self._clock = clock
+        self._random = random
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping_all = False
+
+    def add(self, instance: Instance) -> None:
+        """Take over an instance that was found, in place of what is known of its oid."""
+        self.registry.add(instance)
+        if instance.process is not None:
+            self._watch(instance)
+
+    # --- start
+
+    def prepare_start(self, instance: Instance, definition: AssignedWorker) -> None:
+        """Mark it as starting."""
+        worker = lifecycle.starting(instance.worker, definition.generation, definition.digest, self._now())
+        self.registry.update(instance, worker)
+
+    def start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
+        """Start a worker that is marked as starting; if that fails it waits for its next start."""
+        others = (each for each in self.registry.all() if each is not instance and each.worker.alive)
+        ports = {each.record.port for each in others if each.record}
+        try:
+            self.runner.start(instance, definition, store, ports - {0})
+        except Exception as error:
+            if instance.process is not None:
+                raise
+            self.fail(instance, _start_failure(error))
+            return
+        assert instance.spec is not None
+        instance.started = self._now()
+        self._watch(instance)
+        self.registry.update(
+            instance, lifecycle.spawned(instance.worker, self._now(), instance.spec.start_deadline_s)
+        )
+
+    # --- probes
+
+    def probe(self, instance: Instance, live: bool) -> None:
+        """Start a probe."""
+        instance.worker = lifecycle.probing(instance.worker)
+        self._run_task(self.probe_once(instance, live), instance)
+
+    async def probe_once(self, instance: Instance, live: bool) -> None:
+        """Probe once, within `PROBE_TIMEOUT_S` seconds, and record the result."""
+        token = instance.token
+        error = await self.runner.probe(instance, live=live, timeout_s=PROBE_TIMEOUT_S)
+        if instance.token == token and instance.worker.phase in (Phase.STARTING, Phase.RUNNING):
+            self._record_probe(instance, error)
+
+    def _record_probe(self, instance: Instance, error: str | None) -> None:
+        worker, now = instance.worker, self._now()
+        if error is not None:
+            self.registry.update(instance, lifecycle.probe_failed(worker, now, error, self.timing))
+            return
+        healthy = lifecycle.probe_succeeded(worker, now, self.timing)
+        has_liveness = instance.spec is None or instance.spec.live is not None
+        self.registry.update(
+            instance, healthy if has_liveness else replace(healthy, next_probe=lifecycle.NEVER)
+        )
+        if worker.phase is Phase.STARTING:
+            log.info("worker %s: ready at %s", worker.name, instance.record and instance.record.address)
+            self._update_record(instance, ready=True)
+
+    def _update_record(self, instance: Instance, **changes: bool) -> None:
+        if instance.record is not None:
+            instance.record = msgspec.structs.replace(instance.record, **changes)
+            self.runner.save_record(instance)
+
+    def extend_deadlines(self, seconds: float) -> None:
+        """The agent was suspended for so long: that time counts against no worker's deadline."""
+        log.warning("this agent was suspended for about %.1f s", seconds)
+        for instance in self.registry.all():
+            if instance.worker.alive:
+                self.registry.update(instance, lifecycle.agent_suspended(instance.worker, seconds))
+
+    def reset_backoff(self, instance: Instance) -> None:
+        """It has been ready long enough."""
+        self.registry.update(instance, lifecycle.backoff_reset(instance.worker))
+
+    # --- exits
+
+    def _watch(self, instance: Instance) -> None:
+        process, token = instance.process, instance.token
+        assert process is not None
+
+        def on_exit(exited: asyncio.Future[Exit]) -> None:
+            if not exited.cancelled() and instance.token == token:
+                self._on_exit(instance, exited.result())
+
+        process.exited.add_done_callback(on_exit)
+
+    def _on_exit(self, instance: Instance, end: Exit) -> None:
+        if self._stopping_all or instance.worker.phase not in (Phase.STARTING, Phase.RUNNING):
+            return
+        description = self.runner.describe_exit(instance, end)
+        log.warning("worker %s: %s", instance.worker.name, description)
+        if instance.process is not None:
+            instance.process.close()
+        instance.process = None
+        self.fail(instance, description)
+        self.kill_leftovers(instance)
+
+    def kill_leftovers(self, instance: Instance) -> None:
+        """Kill the descendants of its last process; it is not started again before they are gone."""
+        self.registry.update(instance, replace(instance.worker, busy=True))
+        self._run_task(self._kill_leftovers(instance), instance)
+
+    async def _kill_leftovers(self, instance: Instance) -> None:
+        while (error := await self.runner.kill_leftovers(instance)) is not None:
+            self.registry.update(instance, replace(instance.worker, last_failure=error))
+            await self._clock.sleep(self.timing.stop_again)
+        self.registry.update(instance, replace(instance.worker, busy=False))
+
+    def fail(self, instance: Instance, failure: str) -> None:
+        """It has no process, and backs off before its next start."""
+        # A file name in an error may not be valid UTF-8.
+        encodable = failure.encode("utf-8", "replace").decode()
+        failed = lifecycle.failed(instance.worker, self._now(), encodable, self._random.random())
+        self.registry.update(instance, replace(failed, busy=False))
+
+    # --- stop
+
+    def stop(self, instance: Instance, after: AfterStop, reason: str) -> None:
+        """Stop it; `after` is what follows once no process of it is left."""
+        log.info("worker %s: stop: %s", instance.worker.name, reason)
+        self.registry.update(instance, lifecycle.stopping(instance.worker, self._now(), after, reason))
+        self._run_task(self._stop(instance), instance)
+
+    async def _stop(self, instance: Instance) -> None:
+        error = await self.runner.stop(instance)
+        if error is not None:
+            log.error("worker %s: %s", instance.worker.name, error)
+            failed = lifecycle.stop_failed(instance.worker, self._now(), error, self.timing)
+            self.registry.update(instance, failed)
+            return
+        instance.spec = None
+        stopped = lifecycle.stopped(instance.worker, self._now(), self._random.random())
+        if stopped is not None:
+            # The next agent must not take an orderly stop for a crash.
+            self._update_record(instance, stopped=instance.worker.after_stop is not AfterStop.BACKOFF)
+            self.registry.update(instance, stopped)
+            return
+        await asyncio.to_thread(self.runner.state.forget, instance.worker.oid)
+        self.registry.forget(instance)
+
+    def recover_from_error(self, instance: Instance, error: Exception) -> None:
+        """A bug of ours, not a failure of the worker: its process, if any, is stopped before a new start."""
+        reason, worker = f"internal error: {error}", instance.worker
+        if worker.phase is not Phase.STOPPING:
+            if instance.process is None:
+                self.fail(instance, reason)
+                return
+            worker = lifecycle.stopping(worker, self._now(), AfterStop.BACKOFF, reason)
+        self.registry.update(instance, lifecycle.stop_failed(worker, self._now(), reason, self.timing))
+
+    async def stop_all(self, reason: str) -> None:
+        """Stop all workers (each within its grace period and 6 s), then kill what this state folder has left.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        self._stopping_all = True
+        await self.cancel_tasks()
+        instances = self.registry.all()
+        for instance in instances:
+            stopping = lifecycle.stopping(instance.worker, self._now(), AfterStop.HOLD, reason)
+            self.registry.update(instance, stopping)
+        await asyncio.gather(*(self._stop(each) for each in instances), return_exceptions=True)
+        await self.runner.kill_all()
+
+    # --- tasks
+
+    def _run_task(self, work: Awaitable[None], instance: Instance) -> None:
+        """Run a slow operation on one worker."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                log.exception("worker %s: a task failed", instance.worker.name)
+                self.recover_from_error(instance, error)
+
+        task = asyncio.create_task(guarded(), name=f"worker {instance.worker.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def cancel_tasks(self) -> None:
+        """Cancel all operations; the next agent resumes a stop that was under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5.0)
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+
+def _start_failure(error: Exception) -> str:
+    if isinstance(error, OSError):
+        about = f": {error.filename}" if error.filename else ""
+        return f"can't start it: {describe_os_error(error)}{about}"
+    return str(error) or type(error).__name__

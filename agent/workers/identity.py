@@ -1,0 +1,73 @@
+"""What identifies a worker's process: its token, and the BUSBAR_* variables in its environment."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from busbar.bus.messages import WORKER_NAME_PATTERN, AssignedWorker
+
+from ..processes.procfs import ProcessRecord, TokenGroup
+from ..state import WorkerRecord
+
+OID: Final = "BUSBAR_OID"
+CLUSTER: Final = "BUSBAR_CLUSTER"
+GENERATION: Final = "BUSBAR_GENERATION"
+DIGEST: Final = "BUSBAR_DIGEST"
+PORT: Final = "BUSBAR_PORT"
+STORE: Final = "BUSBAR_STORE"
+STATE: Final = "BUSBAR_STATE"
+
+
+def token(scope: str, folder_id: str, oid: str, generation: int, random: str) -> str:
+    """A unique token that names its node, its agent's state folder and its worker."""
+    return f"busbar:{scope}:{folder_id}:{oid}:{generation}:{random}"
+
+
+def is_of_folder(token: str, folder_id: str) -> bool:
+    """Whether a token was made by an agent with this state folder."""
+    return f":{folder_id}:" in token
+
+
+def marks(worker: AssignedWorker, store: str, port: int, folder: str) -> dict[str, str]:
+    """The variables from which an agent that lost its state folder rebuilds the record, see `record_from`."""
+    return {
+        OID: worker.oid,
+        CLUSTER: worker.cluster,
+        GENERATION: str(worker.generation),
+        DIGEST: worker.digest,
+        PORT: str(port),
+        STORE: store,
+        STATE: folder,
+    }
+
+
+def process_of(record: WorkerRecord) -> ProcessRecord:
+    """The process of a worker's record."""
+    return ProcessRecord(
+        record.worker, record.pid, record.boot_id, record.start_ticks, record.token, record.log_from
+    )
+
+
+def record_from(group: TokenGroup) -> WorkerRecord | None:
+    """A record rebuilt from the environment; None when the leader has exited or a variable is missing."""
+    marks, leader = group.marks, group.leader
+    if leader is None or not marks.get(OID) or not re.match(WORKER_NAME_PATTERN, group.worker):
+        return None
+    try:
+        generation, port = int(marks[GENERATION]), int(marks[PORT])
+    except (KeyError, ValueError):
+        return None
+    return WorkerRecord(
+        oid=marks[OID],
+        worker=group.worker,
+        cluster=marks.get(CLUSTER, ""),
+        generation=generation,
+        digest=marks.get(DIGEST, ""),
+        token=group.token,
+        pid=leader.pid,
+        boot_id=leader.boot_id,
+        start_ticks=leader.start_ticks,
+        port=port,
+        ready=True,
+    )

@@ -1,0 +1,71 @@
+"""Decides, when an agent starts, which living processes are its workers, orphans or foreign. No I/O.
+
+A record may be missing or torn, the agent may have died between fork and writing the pid, and the whole
+state folder may be lost: therefore every process also carries its identity in its environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..processes.procfs import ProcessRecord, TokenGroup
+from ..state import WorkerRecord
+from . import identity
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """`workers`: records, each with its process if that may still live. `orphans`: tokens of this agent that
+    no record accounts for. `foreign`: processes of another agent or another store."""
+
+    workers: tuple[tuple[WorkerRecord, ProcessRecord | None], ...]
+    orphans: tuple[str, ...]
+    foreign: tuple[TokenGroup, ...]
+
+
+def classify(
+    records: Sequence[WorkerRecord],
+    living: Collection[str],
+    found: Sequence[TokenGroup],
+    folder_id: str,
+    store: str | None,
+    held: Collection[str],
+) -> Ownership:
+    """Match records with the processes that were found.
+
+    `living` are the tokens of records whose process lives, `store` is that of the stored assignment, `held`
+    are tokens whose own agent lives. This agent owns the processes of its state folder, and those of its
+    store that no living agent holds: their folder is lost, or ours is a copy of it.
+    """
+    by_token = {group.token: group for group in found}
+    workers: dict[str, tuple[WorkerRecord, ProcessRecord | None]] = {}
+    orphans: list[str] = []
+    foreign: list[TokenGroup] = []
+    for record in records:
+        process = _process(record, living, by_token.pop(record.token, None))
+        workers[record.oid] = (record, process)
+    for group in by_token.values():
+        if not _is_owned(group, folder_id, store, held):
+            foreign.append(group)
+            continue
+        rebuilt = identity.record_from(group)
+        if rebuilt is None or (rebuilt.oid in workers and workers[rebuilt.oid][1] is not None):
+            orphans.append(group.token)
+        else:
+            if rebuilt.oid in workers:
+                orphans.append(workers[rebuilt.oid][0].token)
+            workers[rebuilt.oid] = (rebuilt, group.leader)
+    return Ownership(tuple(workers.values()), tuple(orphans), tuple(foreign))
+
+
+def _process(record: WorkerRecord, living: Collection[str], group: TokenGroup | None) -> ProcessRecord | None:
+    if record.token in living:
+        return identity.process_of(record)
+    return group.leader if group is not None else None
+
+
+def _is_owned(group: TokenGroup, folder_id: str, store: str | None, held: Collection[str]) -> bool:
+    if identity.is_of_folder(group.token, folder_id):
+        return True
+    return store is not None and group.marks.get(identity.STORE) == store and group.token not in held

@@ -1,0 +1,231 @@
+"""Operations on one worker's process: start, adopt, probe, stop. Makes no decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import msgspec
+from busbar.bus.messages import AssignedWorker
+
+from ..planner.lifecycle import Worker
+from ..processes import logs
+from ..processes.exits import Exit
+from ..processes.killing import StopResult
+from ..processes.process import Process, SpawnSpec, WorkerProcesses
+from ..processes.procfs import ProcessRecord, Usage
+from ..runtimes import LaunchSpec, prepare
+from ..state import State, WorkerRecord
+from . import identity
+from .host import Host
+from .spec_renderer import SpecRenderer
+
+log = logging.getLogger("busbar.agent")
+
+REASON_LINES = 5
+"""Last lines of a worker's log that become part of its reason."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """A worker and its process, if any. `started` is monotonic seconds."""
+
+    worker: Worker
+    record: WorkerRecord | None = None
+    process: Process | None = None
+    spec: LaunchSpec | None = None
+    started: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def token(self) -> str:
+        """Unique per start; empty before the first."""
+        return self.record.token if self.record else ""
+
+
+class ProcessRunner:
+    """Carries out; the text of every exception is fit for a reason."""
+
+    def __init__(
+        self,
+        state: State,
+        specs: SpecRenderer,
+        processes: WorkerProcesses,
+        new_id: Callable[[], str],
+        host: Host,
+    ) -> None:
+        self.host = host
+        self.state = state
+        self.specs = specs
+        self.processes = processes
+        self._new_id = new_id
+
+    # --- start and adopt
+
+    def start(self, instance: Instance, worker: AssignedWorker, store: str, taken: Collection[int]) -> None:
+        """Render the spec, store the token, fork, store the pid: synchronously, so that nothing interleaves.
+
+        Raises:
+            RefusedError, RuntimeConfigError, NoPortError, SpawnError, OSError, ValueError: the reason.
+        """
+        before = instance.record
+        spec = self.specs.for_start(worker, taken, before.port if before else None)
+        prepare(spec, self.state.worker_folder(worker.oid))
+        record = self._new_record(instance, worker, spec)
+        self.state.write_record(record)
+        instance.record, instance.spec = record, spec
+        instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
+        self._record_process(instance, instance.process.record)
+
+    def _new_record(self, instance: Instance, worker: AssignedWorker, spec: LaunchSpec) -> WorkerRecord:
+        scope, generation = self.processes.scope, worker.generation
+        return WorkerRecord(
+            oid=worker.oid,
+            worker=worker.worker,
+            cluster=worker.cluster,
+            generation=generation,
+            digest=worker.digest,
+            token=identity.token(scope, self.state.folder_id, worker.oid, generation, self._new_id()),
+            port=spec.port,
+            address=spec.address,
+            restarts=instance.worker.starts,
+            stop_signal=spec.stop_signal,
+            grace_s=spec.grace_s,
+        )
+
+    def _spawn_spec(
+        self, worker: AssignedWorker, spec: LaunchSpec, record: WorkerRecord, store: str
+    ) -> SpawnSpec:
+        return SpawnSpec(
+            worker=worker.worker,
+            token=record.token,
+            argv=tuple(spec.argv),
+            folder=self.state.worker_folder(worker.oid),
+            log_path=self.state.log_path(worker.oid),
+            env=spec.env,
+            marks=identity.marks(worker, store, spec.port, str(self.state.folder)),
+        )
+
+    def _record_process(self, instance: Instance, process: ProcessRecord) -> None:
+        assert instance.record is not None
+        instance.record = msgspec.structs.replace(
+            instance.record,
+            pid=process.pid,
+            boot_id=process.boot_id,
+            start_ticks=process.start_ticks,
+            log_from=process.log_from,
+        )
+        self.save_record(instance)
+
+    def save_record(self, instance: Instance) -> None:
+        """Store the record; if that fails, the process can still be found by its token."""
+        if instance.record is not None:
+            try:
+                self.state.write_record(instance.record)
+            except (OSError, ValueError) as error:
+                log.warning("record of %s not written: %s", instance.worker.name, error)
+
+    def adopt(self, instance: Instance, process: ProcessRecord) -> bool:
+        """Take over a living process; False when it has exited.
+
+        Raises:
+            OSError: nothing is known.
+        """
+        instance.process = self.processes.adopt(process)
+        if instance.process is None:
+            return False
+        self._record_process(instance, process)
+        return True
+
+    # --- probe
+
+    def attach_probe(self, instance: Instance, worker: AssignedWorker) -> str | None:
+        """Give an adopted worker its spec, and so its probes; the error if it can't be rendered here."""
+        record = instance.record
+        assert record is not None
+        try:
+            spec = self.specs.for_running(worker, record.port)
+        except Exception as error:
+            return str(error)
+        instance.spec = spec
+        instance.record = msgspec.structs.replace(
+            record, address=spec.address, stop_signal=spec.stop_signal, grace_s=spec.grace_s
+        )
+        self.save_record(instance)
+        return None
+
+    async def probe(self, instance: Instance, *, live: bool, timeout_s: float) -> str | None:
+        """Probe once, within `timeout_s`; None when it is healthy, else the error."""
+        spec, record = instance.spec, instance.record
+        if spec is None or record is None:
+            return "its definition is not known yet"
+        wanted = spec.live if live else spec.ready
+        if wanted is None:
+            return None
+        path = self.state.log_path(record.oid)
+        error = await self.host.probe(
+            wanted, spec.probe_host, spec.port, path, timeout_s, log_from=record.log_from
+        )
+        if error is not None or live or not spec.own_listener or not spec.port:
+            return error
+        own = await asyncio.to_thread(self.host.listens, identity.process_of(record), spec.port)
+        return f"port {spec.port} is answered by another process" if own is False else None
+
+    # --- stop
+
+    async def stop(self, instance: Instance) -> str | None:
+        """Stop all processes of an instance; None when none is left, else the error.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        record = instance.record
+        if record is None:
+            return None
+        if instance.process is not None:
+            result = await self.processes.stop(instance.process, record.stop_signal, record.grace_s)
+        else:
+            result = await self.processes.kill_leftovers(identity.process_of(record))
+        if not result.gone:
+            return _survivors(result)
+        if instance.process is not None:
+            instance.process.close()
+            instance.process = None
+        return None
+
+    async def kill_leftovers(self, instance: Instance) -> str | None:
+        """Kill the descendants of an instance that has exited; None when none is left, else the error.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        if instance.record is None:
+            return None
+        result = await self.processes.kill_leftovers(identity.process_of(instance.record))
+        return None if result.gone else _survivors(result)
+
+    async def kill_all(self) -> None:
+        """Kill every process that an agent with this state folder has started.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        for group in await asyncio.to_thread(self.processes.scan):
+            if identity.is_of_folder(group.token, self.state.folder_id):
+                await self.processes.kill_by_token(group.token)
+
+    def describe_exit(self, instance: Instance, end: Exit) -> str:
+        """Its exit status, and the last lines of its log."""
+        record = instance.record
+        lines: list[str] = []
+        if record is not None:
+            with contextlib.suppress(ValueError):
+                lines = logs.tail(self.state.log_path(record.oid), REASON_LINES, start=record.log_from)
+        return f"{end.reason}; last output: {' | '.join(lines)}" if lines else end.reason
+
+
+def _survivors(result: StopResult) -> str:
+    return f"processes {', '.join(map(str, result.survivors))} can't be killed"

@@ -1,0 +1,149 @@
+"""The node's workers by oid: what is known of each, and what a report shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from busbar.bus.clock import Clock
+from busbar.bus.messages import AssignedWorker, ReportedWorker
+
+from ..planner import lifecycle
+from ..planner.lifecycle import Worker
+from ..processes import logs
+from ..processes.process import WorkerProcesses
+from ..state import State
+from .process_runner import Instance
+
+
+class WorkerRegistry:
+    """`changed` is called after a change that a report would show, `wake` after any, to reconcile."""
+
+    def __init__(
+        self,
+        state: State,
+        processes: WorkerProcesses,
+        clock: Clock,
+        changed: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._by_oid: dict[str, Instance] = {}
+        self._state, self._processes, self._clock = state, processes, clock
+        self._changed, self._wake = changed, wake
+
+    def __len__(self) -> int:
+        return len(self._by_oid)
+
+    def __getitem__(self, oid: str) -> Instance:
+        return self._by_oid[oid]
+
+    def all(self) -> list[Instance]:
+        """Every instance, also those without a process."""
+        return list(self._by_oid.values())
+
+    def snapshot(self) -> dict[str, Worker]:
+        """The state of each worker, for `agent.planner.plan`."""
+        return {oid: instance.worker for oid, instance in self._by_oid.items()}
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._clock.monotonic()
+
+    # --- changes
+
+    def add(self, instance: Instance) -> None:
+        """Add an instance, or replace the one with its oid."""
+        self._by_oid[instance.worker.oid] = instance
+        self.notify()
+
+    def admit(self, assigned: Collection[AssignedWorker]) -> None:
+        """Add those that are new; keep those that were to be forgotten after their stop."""
+        for each in assigned:
+            known = self._by_oid.get(each.oid)
+            if known is not None:
+                self.update(known, lifecycle.reassigned(known.worker))
+                continue
+            worker = (each.oid, each.worker, each.cluster, each.generation, each.digest)
+            self.add(Instance(lifecycle.admitted(*worker, self.now())))
+
+    def forget(self, instance: Instance) -> None:
+        """Remove it; one that was assigned again meanwhile is replaced, so that no report lacks it."""
+        was = instance.worker
+        self._by_oid.pop(was.oid, None)
+        if was.after_stop is not lifecycle.AfterStop.FORGET:
+            new = lifecycle.admitted(was.oid, was.name, was.cluster, was.generation, was.digest, self.now())
+            self._by_oid[was.oid] = Instance(new)
+        self.notify()
+
+    def update(self, instance: Instance, worker: Worker) -> None:
+        """Set its state, and have it reported if a report shows the difference."""
+        before, instance.worker = instance.worker, worker
+        if _reported_part(before) != _reported_part(worker):
+            self._changed()
+        self._wake()
+
+    def notify(self) -> None:
+        """Have a report sent, and the workers reconciled."""
+        self._changed()
+        self._wake()
+
+    # --- what is reported
+
+    def reported(self) -> list[ReportedWorker]:
+        """Every worker as a report shows it."""
+        workers = [_reported(instance, self.now()) for instance in self._by_oid.values()]
+        return sorted(workers, key=lambda each: (each.cluster or "", each.worker, each.oid or ""))
+
+    def log_path(self, worker: str, cluster: str | None) -> Path | None:
+        """The log of a worker by name; None when there is none of that name."""
+        for instance in self._by_oid.values():
+            known = instance.worker
+            if known.name == worker and cluster in (None, known.cluster) and instance.record is not None:
+                return self._state.log_path(instance.record.oid)
+        return None
+
+    async def refresh_usage(self) -> None:
+        """Read CPU and memory of every worker, in one pass over /proc.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        living = {each.token: each for each in self._by_oid.values() if each.process is not None}
+        records = [each.process.record for each in living.values() if each.process is not None]
+        for token, usage in (await self._processes.usage(records)).items():
+            living[token].usage = usage
+
+    def rotate_logs(self) -> None:
+        """Bound the size of the workers' logs."""
+        for instance in self._by_oid.values():
+            if instance.process is not None and instance.record is not None:
+                logs.rotate_if_needed(self._state.log_path(instance.record.oid))
+
+    def close(self) -> None:
+        """Stop watching; the workers go on."""
+        for instance in self._by_oid.values():
+            if instance.process is not None:
+                instance.process.close()
+
+
+def _reported_part(worker: Worker) -> tuple[object, ...]:
+    return worker.phase, worker.starts, worker.generation, lifecycle.reason(worker)
+
+
+def _reported(instance: Instance, now: float) -> ReportedWorker:
+    worker, process, record = instance.worker, instance.process, instance.record
+    lives = process is not None and process.running
+    return ReportedWorker(
+        worker=worker.name,
+        state=str(lifecycle.reported_state(worker)),
+        generation=worker.generation,
+        pid=process.record.pid if process is not None and lives else None,
+        address=(record.address or None) if record is not None and lives else None,
+        restarts=worker.restarts,
+        reason=lifecycle.reason(worker),
+        oid=worker.oid,
+        cluster=worker.cluster or None,
+        uptime_ms=int(max(0.0, now - instance.started) * 1000) if lives else None,
+        cpu_s=round(instance.usage.cpu_s, 2) if lives else None,
+        rss=instance.usage.rss_bytes if lives else None,
+    )

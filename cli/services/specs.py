@@ -1,0 +1,86 @@
+"""What a service is started with. `busbar up` writes it to a file: it holds no secret."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, Literal
+
+from msgspec import Struct, field
+
+from ..context import MEMBERS, Settings
+
+MqttVersion = Literal["auto", "5", "3.1.1"]
+
+
+class ConnectSpec(Struct, frozen=True, omit_defaults=True):
+    """How a service connects; the members are those of `Settings`, without the password."""
+
+    broker: str | None = None
+    realm: str | None = None
+    root: str | None = None
+    username: str | None = None
+    password_file: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> ConnectSpec:
+        """From settings. A password from the environment is left there."""
+        return cls(**{name: getattr(settings, name) for name in MEMBERS})
+
+    def settings(self, password: str | None) -> Settings:
+        """The settings, with a password from the environment."""
+        return Settings(**{name: getattr(self, name) for name in MEMBERS}, password=password)
+
+
+class BrokerSpec(Struct, frozen=True, kw_only=True):
+    """The embedded broker."""
+
+    kind: ClassVar[str] = "broker"
+    accounts: str
+    port: int
+    root: str
+    realm: str | None = None
+    host: str = "127.0.0.1"
+    ws_port: int | None = None
+    log_level: str = "info"
+
+
+class ManagerSpec(Struct, frozen=True, kw_only=True):
+    """The manager. `principals`: role by user name, for a new database."""
+
+    kind: ClassVar[str] = "manager"
+    realm: str
+    root: str
+    connect: ConnectSpec
+    state: str
+    heartbeat_s: float
+    principals: dict[str, str]
+    manager_id: str = "m1"
+    mqtt: MqttVersion = "auto"
+    log_level: str = "info"
+
+
+class AgentSpec(Struct, frozen=True, kw_only=True):
+    """The agent of one node."""
+
+    kind: ClassVar[str] = "agent"
+    realm: str
+    root: str
+    connect: ConnectSpec
+    state: str
+    node: str
+    stop_workers: bool
+    runtimes: str | None = None
+    host: str | None = None
+    max_workers: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    static_roots: list[str] = field(default_factory=list)
+    adopt_store: bool = False
+    log_level: str = "info"
+
+
+ServiceSpec = BrokerSpec | ManagerSpec | AgentSpec
+SPEC_TYPES: Final[dict[str, type[ServiceSpec]]] = {
+    each.kind: each for each in (BrokerSpec, ManagerSpec, AgentSpec)
+}
