@@ -91,6 +91,7 @@ Races
 56|a node is drained while its agent is away|B C
 Authority
 79|a caller is demoted or removed with requests in flight|P
+80|an operator drains or unpairs nodes that carry others' clusters|P
 """
 
 
