@@ -218,7 +218,8 @@ class Dispatch:
                 raise
             params = error
         job = ChangeJob(self, ctx, row, request, params)
-        self._store.submit(job.run, job.done)
+        # The transaction fills in who the caller is then.
+        self._store.submit(job.run, job.done, Cause({"authid": ctx.caller}, ctx.id))
         self._limits.began(ctx.caller)
 
     # --- answers

@@ -130,3 +130,9 @@ def node_draining(db: Database) -> None:
 def node_owner(db: Database) -> None:
     """Who paired a node."""
     _run(db, _NODE_OWNER)
+
+
+@migrations()
+def realm_claim(db: Database) -> None:
+    """A store that has served keeps its realm, whichever that is; see `backup.ANY_REALM`."""
+    db.execute("INSERT INTO meta (key, value) SELECT 'realm', '*' FROM meta WHERE key = 'epoch'")

@@ -56,7 +56,7 @@ class FakeStore:
     def on_commit(self, listener: Callable[[Any], None]) -> None:
         pass
 
-    def submit(self, fn: Any, done: Any) -> None:
+    def submit(self, fn: Any, done: Any, cause: Any) -> None:
         if self.full:
             raise BusError("busy", "full", retry_after_ms=500)
         self.submitted.append((fn, done))
