@@ -73,5 +73,6 @@ def agent(
         static_roots=[str(path.expanduser().absolute()) for path in static_root or ()],
         stop_workers=stop_workers,
         adopt_store=adopt_store,
+        log_level=log_level,
     )
     raise typer.Exit(run.serve(spec))
