@@ -109,6 +109,11 @@ class State:
         """A worker's log; raises as `worker_folder`."""
         return self.folder / "logs" / f"{_checked(oid)}.log"
 
+    @property
+    def logs(self) -> Path:
+        """Folder of the workers' logs."""
+        return self.folder / "logs"
+
     def assignment(self) -> Assignment | None:
         """The stored assignment; None when there is none, or it is torn (then it is renamed)."""
         return _read(self.folder / "assignment.json", Assignment)

@@ -45,6 +45,11 @@ if mode in ('slow', 'deaf'):
 if mode == 'flood':
     for _ in range(40000):
         print('x' * 99)
+if mode == 'spill':
+    for _ in range(4000):
+        print('x' * 999)
+    print('boom: cannot go on', flush=True)
+    sys.exit(3)
 if mode == 'stubborn':
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -62,7 +67,7 @@ def toml_of(folder: Path) -> Path:
     program = folder / "server.py"
     program.write_text(SERVER)
     text = ""
-    for mode in ("serve", "crash", "slow", "deaf", "stubborn", "flood"):
+    for mode in ("serve", "crash", "slow", "deaf", "stubborn", "flood", "spill"):
         argv = json.dumps([sys.executable, "-u", str(program), "{port}", mode])
         text += f'[runtimes.{mode}]\nargv = {argv}\nready = {{type = "http"}}\ngrace = 1\n'
         text += 'scheme = "http"\nstart_deadline = ' + ("1" if mode == "slow" else "20") + "\n"

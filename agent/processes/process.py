@@ -7,8 +7,10 @@ agent identifies it by boot id, start time and a random token in its environment
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import resource
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -104,6 +106,7 @@ class WorkerProcesses:
                 os.close(log_fd)
         except (OSError, ValueError) as error:
             raise SpawnError(_spawn_failure(error, spec)) from error
+        _forbid_core_dumps(child.pid)
         try:
             return Process(_record_of(child.pid, spec, log_from), child, self._clock)
         except OSError as error:
@@ -189,6 +192,12 @@ class WorkerProcesses:
             OSError: /proc can't be read.
         """
         return await asyncio.to_thread(procfs.usage, list(records))
+
+
+def _forbid_core_dumps(pid: int) -> None:
+    """A crash loop must not fill the disk with core dumps; the limit is inherited."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def _record_of(pid: int, spec: SpawnSpec, log_from: int) -> ProcessRecord:

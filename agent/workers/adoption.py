@@ -12,6 +12,7 @@ from busbar.bus.messages import AssignedWorker
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Phase, Worker
+from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.procfs import ProcessRecord, TokenGroup
 from ..state import WorkerRecord, is_locked
@@ -41,6 +42,7 @@ class Adoption:
         Raises:
             OSError: /proc can't be read: nothing is known, so nothing may be started.
         """
+        logs.rotate_all(self._state.logs)  # nobody did it while no agent ran
         known = {each.token for each in self._registry.all() if each.process is not None}
         scanned = await asyncio.to_thread(self._runner.processes.scan)
         found = [group for group in scanned if group.token not in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from .spec_renderer import SpecRenderer
 
 log = logging.getLogger("busbar.agent")
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REASON_LINES = 5
 """Last lines of a worker's log that become part of its reason."""
 
@@ -39,6 +41,8 @@ class Instance:
     spec: LaunchSpec | None = None
     started: float = 0.0
     usage: Usage = field(default_factory=Usage)
+    rotated: bool = False
+    """Its log was rotated since its start: its last output may be in the copy."""
 
     @property
     def token(self) -> str:
@@ -75,10 +79,25 @@ class ProcessRunner:
         spec = self.specs.for_start(worker, taken, before.port if before else None)
         prepare(spec, self.state.worker_folder(worker.oid))
         record = self._new_record(instance, worker, spec)
-        self.state.write_record(record)
+        self._store_token(record)
+        logs.rotate_if_needed(self.state.log_path(worker.oid))
+        instance.rotated = False
         instance.record, instance.spec = record, spec
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
+
+    def _store_token(self, record: WorkerRecord) -> None:
+        """A full disk stops no start: the process carries the same facts in its environment.
+
+        Raises:
+            OSError: another error.
+        """
+        try:
+            self.state.write_record(record)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            log.warning("record of %s not written before its start: %s", record.worker, error)
 
     def _new_record(self, instance: Instance, worker: AssignedWorker, spec: LaunchSpec) -> WorkerRecord:
         scope, generation = self.processes.scope, worker.generation
@@ -223,7 +242,10 @@ class ProcessRunner:
         lines: list[str] = []
         if record is not None:
             with contextlib.suppress(ValueError):
-                lines = logs.tail(self.state.log_path(record.oid), REASON_LINES, start=record.log_from)
+                path = self.state.log_path(record.oid)
+                lines = logs.tail(path, REASON_LINES, start=record.log_from)
+                if not lines and instance.rotated:
+                    lines = logs.tail(logs.newest_copy(path), REASON_LINES)
         return f"{end.reason}; last output: {' | '.join(lines)}" if lines else end.reason
 
 

@@ -70,6 +70,7 @@ Worker
 37|hangs with a living pid|H
 38|port in use; program missing; no permission; broken configuration|H
 39|floods its output|L
+107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
 41|zombie|O
 Broker and network

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.request
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from busbar.agent.planner.lifecycle import WorkerTiming
+from busbar.agent.processes import logs
 from busbar.agent.state import StateError
 
 from tests.agents import QUICK, Bench, bench, worker
@@ -48,6 +51,71 @@ async def test_an_assigned_worker_is_started_and_reported_ready_with_its_address
     assert {"amqtt", "serve"} <= set(last["runtimes"])
     assert last["capacity"]["cpus"] >= 1
     assert last["capacity"]["workers"] == 1
+
+
+@pytest.mark.fault(107, "L")
+async def test_the_log_of_a_crash_loop_is_bounded_and_its_last_output_is_told(node: Bench) -> None:
+    await node.start()
+    node.assign(worker(runtime="spill"))
+    largest = 0
+    for starts in range(4):
+        found = await node.report(
+            lambda r, n=starts: (
+                r["workers"]
+                and r["workers"][0]["restarts"] >= n
+                and r["workers"][0]["state"] == "BACKOFF"
+                and r["workers"][0]
+            )
+        )
+        assert "boom: cannot go on" in found["workers"][0]["reason"]
+        sizes = [path.stat().st_size for path in (node.folder / "state" / "logs").iterdir()]
+        largest = max(largest, sum(sizes))
+    # Three copies, and what one run writes on top of a log that is not too large.
+    assert largest <= (logs.KEEP + 1) * logs.MAX_BYTES + 4_100_000
+
+
+@pytest.mark.fault(107, "L")
+async def test_the_logs_of_the_time_without_an_agent_are_bounded_at_its_start(node: Bench) -> None:
+    folder = node.folder / "state" / "logs"
+    folder.mkdir(parents=True)
+    for name in ("oid-web-1.log", "unknown.log"):
+        (folder / name).write_bytes(b"x" * 5_000_000)
+    await node.start()
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 2 * logs.MAX_BYTES
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("a tmpfs can't be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.mark.fault(107, "L C")
+async def test_a_full_disk_stops_no_restart_and_a_new_worker_is_told_why(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    async with bench(tmp_path) as node:
+        await node.start(state=small_disk / "state")
+        node.assign(worker())
+        first = await node.state("web-1", "RUNNING")
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+            while True:
+                filler.write(bytes(1 << 16))
+        os.kill(first["pid"], signal.SIGKILL)
+        again = await node.state("web-1", "RUNNING", restarts=1)
+        assert again["pid"] != first["pid"]
+        os.kill(again["pid"], signal.SIGKILL)
+        await node.state("web-1", "RUNNING", restarts=2)
+        node.assign(worker(), worker("web-2"))
+        await node.report(lambda r: len(r["workers"]) == 2)
+        os.unlink(small_disk / "filler")
+        await node.state("web-2", "RUNNING")
+        await node.state("web-1", "RUNNING", restarts=2)
 
 
 async def test_a_worker_is_not_called_ready_before_it_answers(node: Bench) -> None:
