@@ -20,14 +20,18 @@ from busbar.bus.messages import Applied, Assignment, Command
 from busbar.bus.topics import Topics, is_name
 
 from . import config as configuration
+from . import state
 from .config import AgentConfig, ConfigError
+from .owner import owner_here
 from .planner import plan
 from .planner.lifecycle import WorkerTiming
+from .processes import procfs
 from .reporting.log_stream import LogStreamer
 from .reporting.reporter import NodeSnapshot, Reporter, will_of
 from .runtimes import Runtime
 from .state import State, StateError
 from .supervisor import WorkerSupervisor
+from .workers import identity
 from .workers.host import Host
 from .workers.process_runner import ProcessRunner
 from .workers.spec_renderer import SpecRenderer, with_roots
@@ -70,7 +74,7 @@ class Agent:
         topics = Topics(config.realm, config.root)
         runtimes = with_roots(host.runtimes(file.runtimes), config.static_roots)
         self.boot = f"b-{new_id()[:8]}"
-        self.state = State.open(config.state, new_id())
+        self.state = State.open(config.state, new_id(), owner_here(config.realm, config.node, config.state))
         self.specs = _renderer(self.state, config, runtimes, host)
         processes = host.processes(f"{config.realm}/{config.node}", clock)
         self._runner = ProcessRunner(self.state, self.specs, processes, new_id, host)
@@ -271,20 +275,34 @@ class Agent:
 
 
 def _renderer(
-    state: State,
+    folder: State,
     config: AgentConfig,
     runtimes: tuple[Mapping[str, Runtime], tuple[Path, ...]],
     host: Host,
 ) -> SpecRenderer:
     known, roots = runtimes
     address = config.host or "127.0.0.1"
-    return SpecRenderer(state, known, address, dict(config.labels), roots, host.is_free)
+    return SpecRenderer(folder, known, address, dict(config.labels), roots, host.is_free)
 
 
 def set_log_level(level: str | None) -> None:
     """Set what is logged; None leaves it as it is."""
     if level is not None:
         logging.getLogger("busbar").setLevel(level.upper())
+
+
+def reset(folder: Path, *, keep: bool) -> None:
+    """As `state.reset`, unless workers of this folder run on this host.
+
+    Raises:
+        StateError: they do, or as `state.reset`.
+        OSError: /proc can't be read.
+    """
+    living = [] if keep else procfs.with_variable(identity.STATE, str(folder))
+    if living:
+        pids = ", ".join(map(str, sorted(living)[:5]))
+        raise StateError(f"workers of {folder} run on this host (pids {pids}): stop them first")
+    state.reset(folder, keep=keep)
 
 
 async def run(

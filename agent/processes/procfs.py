@@ -245,6 +245,15 @@ def scan(scope: str) -> list[TokenGroup]:
     return [_token_group(token, group) for token, group in groups.items()]
 
 
+def with_variable(name: str, value: str) -> list[int]:
+    """Pids of the living processes with this variable in their environment.
+
+    Raises:
+        OSError: /proc can't be read.
+    """
+    return [pid for pid in pids() if has_variable(environ(pid) or b"", name, value)]
+
+
 def _token_group(token: str, group: list[tuple[Stat, dict[str, str]]]) -> TokenGroup:
     group.sort(key=lambda member: (member[0].start_ticks, member[0].pid))
     names = group[0][1]

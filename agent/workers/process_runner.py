@@ -17,9 +17,9 @@ from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
-from ..processes.procfs import ProcessRecord, Usage
+from ..processes.procfs import ProcessRecord, TokenGroup, Usage
 from ..runtimes import LaunchSpec, prepare
-from ..state import State, WorkerRecord
+from ..state import State, WorkerRecord, is_locked
 from . import identity
 from .host import Host
 from .spec_renderer import SpecRenderer
@@ -233,8 +233,14 @@ class ProcessRunner:
             OSError: /proc can't be read.
         """
         for group in await asyncio.to_thread(self.processes.scan):
-            if identity.is_of_folder(group.token, self.state.folder_id):
+            ours = identity.is_of_folder(group.token, self.state.folder_id)
+            if ours and not self.is_held_elsewhere(group):
                 await self.processes.kill_by_token(group.token)
+
+    def is_held_elsewhere(self, group: TokenGroup) -> bool:
+        """Whether another agent on this host, which lives, has started these processes."""
+        folder = identity.state_folder(group)
+        return folder != self.state.folder and is_locked(folder)
 
     def describe_exit(self, instance: Instance, end: Exit) -> str:
         """Its exit status, and the last lines of its log."""

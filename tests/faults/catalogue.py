@@ -60,6 +60,7 @@ Agent
 29|host reboot with no network|C
 30|descriptor or process limit reached|L
 31|agent upgraded in place|K
+64|a state folder copied to another node or host|B O K
 67|SIGHUP, SIGQUIT, SIGUSR1 or SIGPIPE to a service; its terminal is closed|K O L
 Worker
 32|SIGKILLed|C

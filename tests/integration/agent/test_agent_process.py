@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -36,12 +37,21 @@ async def node(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 @contextlib.asynccontextmanager
-async def agent(node: Bench, port: int, *, stop: bool = False) -> AsyncIterator[Process]:
+async def agent(
+    node: Bench, port: int, *, stop: bool = False, name: str = "n1", state: Path | None = None
+) -> AsyncIterator[Process]:
     """`busbar agent` as operators run it; killed at the end if it still lives."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "busbar.cli.app", "agent", "--node", "n1"),
-        *("--state", str(node.folder / "state"), "--runtimes", str(node.toml), "--realm", node.realm),
+        *(sys.executable, "-m", "busbar.cli.app", "agent", "--node", name),
+        *(
+            "--state",
+            str(state or node.folder / "state"),
+            "--runtimes",
+            str(node.toml),
+            "--realm",
+            node.realm,
+        ),
         *("--broker", f"mqtt://127.0.0.1:{port}", "--stop-workers" if stop else "--keep-workers"),
         stderr=PIPE,
         env={**clean, "HOME": str(node.folder)},
@@ -218,6 +228,28 @@ async def test_when_its_terminal_is_closed_the_agent_stops_cleanly(node: Bench) 
             process.kill()
         await process.wait()
     assert node.living() == set()
+
+
+@pytest.mark.fault(64, "B O K")
+async def test_a_copied_folder_does_not_touch_the_workers_of_the_original(node: Bench) -> None:
+    node.store(worker())
+    state, copy = node.folder / "state", node.folder / "copy"
+    async with agent(node, free_port()):
+        pid = await ready(node)
+        shutil.copytree(state, copy)
+        for name in ("n1", "n2"):
+            async with agent(node, free_port(), stop=True, name=name, state=copy) as second:
+                _, stderr = await asyncio.wait_for(second.communicate(), bound(15))
+                assert second.returncode == REFUSED
+                assert "made for node n1" in stderr.decode() and "busbar agent reset" in stderr.decode()
+        assert node.living() == {pid}
+        command = (sys.executable, "-m", "busbar.cli.app", "agent", "reset", "--state", str(copy))
+        assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
+        async with agent(node, free_port(), stop=True, state=copy) as second:
+            await logged(second, "agent is ready")
+            second.terminate()
+            assert await asyncio.wait_for(second.wait(), bound(15)) == 0
+        assert node.living() == {pid}, "a folder of the same scope stopped what is not its own"
 
 
 IN_TERMINAL = """
