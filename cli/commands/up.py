@@ -128,6 +128,8 @@ class Up:
         """Run until a signal; return the exit code."""
         from random import Random
 
+        from busbar.bus.reaper import Reaper
+
         from ..services import up_plan
         from ..services.supervise import ServiceSupervisor
 
@@ -135,12 +137,14 @@ class Up:
         self._supervisor = ServiceSupervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
         signals.deliver(self._on_signal)
         self._supervisor.start()
+        reaping = asyncio.create_task(Reaper().run(self._clock), name="reaper")
         try:
             code = await self._serve()
         finally:
             if self._announced:
                 say("stopping" + (", with the workers" if self._plan.stop_workers else "; workers are kept"))
             await self._supervisor.stop()
+            reaping.cancel()
             self._write({})
         return code
 

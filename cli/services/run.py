@@ -170,12 +170,14 @@ async def _run_until_stopped(spec: ServiceSpec, parent: socket.socket | None, si
     work = run_service(spec, lambda: _notify_ready(kind, parent), reload)
     service = asyncio.create_task(_as_task(work), name=kind)
     stopped = asyncio.create_task(stop.wait(), name="stop")
+    reaping = asyncio.create_task(_reap(), name="reaper")
     await asyncio.wait({service, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not service.done():
         log.info("%s stops", kind)
         service.cancel()
         await asyncio.wait({service}, timeout=STOP_S)
+    reaping.cancel()
     if service.done() and not service.cancelled():
         service.result()
         if not stop.is_set():
@@ -196,6 +198,13 @@ def _on_signal(
         reload.set()
     else:
         log.info("SIGHUP: the %s has nothing to reload, and goes on", kind)
+
+
+async def _reap() -> None:
+    from busbar.bus.clock import SystemClock
+    from busbar.bus.reaper import Reaper
+
+    await Reaper().run(SystemClock())
 
 
 async def _as_task(work: Awaitable[None]) -> None:

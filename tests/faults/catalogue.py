@@ -61,6 +61,7 @@ Agent
 30|descriptor or process limit reached|L
 31|agent upgraded in place|K
 64|a state folder copied to another node or host|B O K
+66|a service is PID 1 or a subreaper, and workers leave orphans|L
 67|SIGHUP, SIGQUIT, SIGUSR1 or SIGPIPE to a service; its terminal is closed|K O L
 Worker
 32|SIGKILLed|C
