@@ -34,7 +34,7 @@ QUICK = WorkerTiming(live_every=0.2)
 """Liveness probes every 0.2 s; an unanswered one still takes 2 s."""
 
 SERVER = """
-import http.server, os, signal, sys, threading
+import http.server, os, signal, socket, sys, threading
 port, mode = int(sys.argv[1]), sys.argv[2]
 print('worker', mode, 'began', flush=True)
 if mode == 'crash':
@@ -56,7 +56,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers(); self.wfile.write(b'ok')
     def log_message(self, *arguments): pass
-server = http.server.ThreadingHTTPServer(('127.0.0.1', port), Handler)
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_port = mode == 'share'
+    def server_bind(self):
+        if self.allow_reuse_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+server = Server(('127.0.0.1', port), Handler)
 print('listening', flush=True)
 server.serve_forever()
 """
@@ -67,7 +73,7 @@ def toml_of(folder: Path) -> Path:
     program = folder / "server.py"
     program.write_text(SERVER)
     text = ""
-    for mode in ("serve", "crash", "slow", "deaf", "stubborn", "flood", "spill"):
+    for mode in ("serve", "crash", "slow", "deaf", "stubborn", "flood", "spill", "share"):
         argv = json.dumps([sys.executable, "-u", str(program), "{port}", mode])
         text += f'[runtimes.{mode}]\nargv = {argv}\nready = {{type = "http"}}\ngrace = 1\n'
         text += 'scheme = "http"\nstart_deadline = ' + ("1" if mode == "slow" else "20") + "\n"

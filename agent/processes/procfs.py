@@ -275,22 +275,44 @@ def listens(record: ProcessRecord, port: int) -> bool | None:
     Raises:
         OSError: /proc can't be read.
     """
-    inodes = _listening_inodes(port)
+    inodes = listening_inodes(port)
     if not inodes:
         return None
     return any(_has_socket(member.pid, inodes) for member in members(record, {}))
 
 
-def _listening_inodes(port: int) -> set[str]:
-    """Inodes of the listening sockets on a port, in this network namespace (proc_net(5), tcp)."""
-    found = set()
+def listening_inodes(port: int) -> set[str]:
+    """The listening sockets on a port, in this network namespace, as /proc/PID/fd shows them."""
+    return {socket for state, _, socket in _sockets(port) if state == _LISTEN}
+
+
+def accepted_inodes(port: int, clients: Collection[int]) -> dict[int, str]:
+    """By client port, the server's sockets on `port`, once a process has accepted them."""
+    return {
+        client: socket
+        for state, client, socket in _sockets(port)
+        if state != _LISTEN and client in clients and socket != "socket:[0]"
+    }
+
+
+def _sockets(port: int) -> Iterator[tuple[str, int, str]]:
+    """State, remote port and socket of each TCP socket with that local port (proc_net(5), tcp)."""
     for table in ("tcp", "tcp6"):
         path = PROC / "net" / table
         for line in path.read_text().splitlines()[1:] if path.exists() else ():
             fields = line.split()
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(f"socket:[{fields[9]}]")
-    return found
+            if int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[3], int(fields[2].rpartition(":")[2], 16), f"socket:[{fields[9]}]"
+
+
+def member_pids(record: ProcessRecord) -> list[int]:
+    """Pids of a worker's living processes. Raises as `members`."""
+    return [stat.pid for stat in members(record, {})]
+
+
+def any_has_socket(pids: Collection[int], socket: str) -> bool:
+    """Whether one of these processes has that socket open."""
+    return any(_has_socket(pid, (socket,)) for pid in pids)
 
 
 def _has_socket(pid: int, inodes: Collection[str]) -> bool:

@@ -185,6 +185,9 @@ class ProcessRunner:
         if wanted is None:
             return None
         path = self.state.log_path(record.oid)
+        if spec.shared and spec.own_listener:
+            process = identity.process_of(record)
+            return await self.host.probe_shared(wanted, spec, path, timeout_s, process)
         error = await self.host.probe(
             wanted, spec.probe_host, spec.port, path, timeout_s, log_from=record.log_from
         )

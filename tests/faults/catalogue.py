@@ -70,6 +70,7 @@ Worker
 35|crash loop|L
 36|exits 0 early|H
 37|hangs with a living pid|H
+63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H
 39|floods its output|L
 107|writes much, exits and is started again; the node's disk is full|L C

@@ -118,6 +118,24 @@ async def test_a_full_disk_stops_no_restart_and_a_new_worker_is_told_why(
         await node.state("web-1", "RUNNING", restarts=2)
 
 
+@pytest.mark.fault(63, "K H C")
+async def test_on_a_shared_port_only_the_hung_worker_is_restarted(node: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    shared = {"type": "tcp", "endpoint": {"type": "tcp", "port": port, "shared": True}}
+    await node.start()
+    names = ("web-1", "web-2", "web-3")
+    node.assign(*(worker(name, "share", transport=shared) for name in names))
+    before = {name: (await node.state(name, "RUNNING", timeout=30))["pid"] for name in names}
+    os.kill(before["web-2"], signal.SIGSTOP)
+    await node.state("web-2", "RUNNING", restarts=1, timeout=60)
+    pids = {each["worker"]: each["pid"] for each in node.reports[-1]["workers"]}
+    assert pids["web-2"] != before["web-2"]
+    for name in ("web-1", "web-3"):
+        restarts = [e["restarts"] for r in node.reports for e in r["workers"] if e["worker"] == name]
+        assert pids[name] == before[name] and set(restarts) == {0}
+
+
 async def test_a_worker_is_not_called_ready_before_it_answers(node: Bench) -> None:
     await node.start()
     node.assign(worker(runtime="slow"))
