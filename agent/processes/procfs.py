@@ -5,6 +5,7 @@ Fields of /proc/PID/stat: see proc_pid_stat(5).
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -198,8 +199,25 @@ def _overwritten(raw: bytes | None) -> bool:
     return raw is None or (raw != b"" and b"PATH=" not in raw and TOKEN.encode() not in raw)
 
 
+def inherited_mark(token: str) -> int:
+    """The soft limit RLIMIT_LOCKS of every process with this token. Linux ignores it, every descendant inherits
+    it and no program sets it: it finds those that left their session and overwrote their environment.
+    """
+    return int.from_bytes(hashlib.sha256(token.encode()).digest()[:7]) | 1
+
+
+def _has_mark(pid: int, mark: int) -> bool:
+    try:
+        limits = (PROC / str(pid) / "limits").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    line = next((each for each in limits.splitlines() if each.startswith("Max file locks")), "")
+    return line.split()[3:4] == [str(mark)]
+
+
 def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | None = None) -> Iterator[Stat]:
-    """Living processes of a worker: of its session (while its leader lives), with its token, or in `seen`.
+    """Living processes of a worker: of its session (while its leader lives), with its token or the mark that
+    goes with it (`inherited_mark`), or in `seen`.
 
     Yields each as soon as it is seen, and adds it to `seen` (by pid), so that a session member is not lost
     when its leader exits. `unread` gets the pids that exited between listing and reading: each may have been
@@ -210,6 +228,7 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
     """
     leader = _leader(record)
     here = record.boot_id == boot_id()
+    mark = inherited_mark(record.token) if record.token else 0
     for pid in pids():
         raw = environ(pid)
         stat = read(pid)
@@ -223,6 +242,7 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
             known
             or _has_token(raw, record.token)
             or (in_session and (leader is not None or _overwritten(raw)))
+            or (mark and not (raw and TOKEN.encode() in raw) and _has_mark(pid, mark))
         ):
             seen[pid] = stat
             yield stat

@@ -218,16 +218,16 @@ class ProcessRunner:
             instance.process = None
         return None
 
-    async def kill_leftovers(self, instance: Instance) -> str | None:
-        """Kill the descendants of an instance that has exited; None when none is left, else the error.
+    async def kill_leftovers(self, instance: Instance) -> tuple[int, str | None]:
+        """Kill the descendants of an instance that has exited: how many, and the error if any is left.
 
         Raises:
             OSError: /proc can't be read.
         """
         if instance.record is None:
-            return None
+            return 0, None
         result = await self.processes.kill_leftovers(identity.process_of(instance.record))
-        return None if result.gone else _survivors(result)
+        return result.killed, None if result.gone else _survivors(result)
 
     async def kill_all(self) -> None:
         """Kill every process that an agent with this state folder has started.

@@ -67,6 +67,7 @@ Worker
 32|SIGKILLed|C
 33|ignores SIGTERM|O
 34|forks a grandchild; double-forks with setsid|O
+65|daemonizes and overwrites its environment|O H
 35|crash loop|L
 36|exits 0 early|H
 37|hangs with a living pid|H

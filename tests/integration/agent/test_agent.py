@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -20,7 +21,7 @@ from unittest import mock
 
 import pytest
 from busbar.agent.planner.lifecycle import WorkerTiming
-from busbar.agent.processes import logs
+from busbar.agent.processes import logs, procfs
 from busbar.agent.state import StateError
 
 from tests.agents import QUICK, Bench, bench, worker
@@ -134,6 +135,43 @@ async def test_on_a_shared_port_only_the_hung_worker_is_restarted(node: Bench) -
     for name in ("web-1", "web-3"):
         restarts = [e["restarts"] for r in node.reports for e in r["workers"] if e["worker"] == name]
         assert pids[name] == before[name] and set(restarts) == {0}
+
+
+DAEMON = """
+import ctypes, os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    raw = open("/proc/self/stat").read().rpartition(")")[2].split()
+    ctypes.memset(int(raw[47]), 120, int(raw[48]) - int(raw[47]) - 1)  # env_start, env_end
+    os.chdir("/")
+    with open(sys.argv[1], "a") as pids:
+        print(os.getpid(), file=pids)
+    time.sleep(600)
+pids = sys.argv[1]
+while not os.path.exists(pids) or not os.path.getsize(pids):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.fault(65, "O H")
+async def test_a_daemonizing_worker_leaks_nothing_and_is_told_what_to_set(node: Bench) -> None:
+    program, pids = node.folder / "daemon.py", node.folder / "pids"
+    program.write_text(DAEMON)
+    argv = json.dumps([sys.executable, str(program), str(pids)])
+    with node.toml.open("a") as file:
+        file.write(f"[runtimes.daemon]\nargv = {argv}\n")
+    await node.start()
+    node.assign(worker(runtime="daemon"))
+    found = await node.report(
+        lambda r: r["workers"] and r["workers"][0]["restarts"] >= 2 and "daemonized" in str(r["workers"])
+    )
+    assert "in the foreground" in found["workers"][0]["reason"]
+    node.assign()
+    await node.report(lambda r: not r["workers"])
+    started = [int(line) for line in pids.read_text().split()]
+    assert len(started) >= 2
+    left = [stat for pid in started if (stat := procfs.read(pid)) is not None and not stat.dead]
+    assert left == []
 
 
 async def test_a_worker_is_not_called_ready_before_it_answers(node: Bench) -> None:
