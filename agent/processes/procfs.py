@@ -200,8 +200,10 @@ def _overwritten(raw: bytes | None) -> bool:
 
 
 def inherited_mark(token: str) -> int:
-    """The soft limit RLIMIT_LOCKS of every process with this token. Linux ignores it, every descendant inherits
-    it and no program sets it: it finds those that left their session and overwrote their environment.
+    """The soft limit RLIMIT_LOCKS of every process with this token.
+
+    Linux ignores it, every descendant inherits it and no program sets it: it finds those that left their
+    session and overwrote their environment.
     """
     return int.from_bytes(hashlib.sha256(token.encode()).digest()[:7]) | 1
 
