@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import acl
 from ..clock import Clock, SystemClock
 from ..topics import NAME_PATTERN, is_name
+from .limits import LIMITS, Limits
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,7 +39,7 @@ class BrokerConfig:
 
     `accounts`: the file of bus.broker.accounts, followed while the broker runs. `port` and `ws_port`: 0
     takes a free one; `ws_port` None means no WebSocket listener. `root`: the first topic level. `realm`: the
-    one in which managers and persons have their rights; None: in any.
+    one in which managers and persons have their rights; None: in any. `limits`: see bus.broker.limits.
     """
 
     accounts: Path
@@ -47,6 +48,7 @@ class BrokerConfig:
     ws_port: int | None = None
     root: str = "busbar"
     realm: str | None = None
+    limits: Limits = LIMITS
 
 
 class EmbeddedBroker:
@@ -176,6 +178,7 @@ def _make(config: BrokerConfig, sockets: dict[str, socket.socket], clock: Clock)
     # amqtt opens nothing for an external listener: HardenedBroker serves the sockets itself.
     listeners: dict[str, Any] = {name: {"type": "external"} for name in sockets}
     access: dict[str, Any] = {"accounts": str(config.accounts), "root": config.root}
-    access |= {"realm": config.realm or "+", "clock": clock}
+    access |= {"realm": config.realm or "+", "clock": clock, "limits": config.limits}
     plugins = {"busbar.bus.broker.access_plugin.AccessPlugin": access}
-    return HardenedBroker(AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins}), sockets, clock)
+    settings = AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins})
+    return HardenedBroker(settings, sockets, clock, config.limits)

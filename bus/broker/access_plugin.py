@@ -20,6 +20,7 @@ from ..clock import Clock
 from ..topics import is_request
 from .accounts import Account, Accounts
 from .join_tokens import parse_offer, redeem, revoke
+from .limits import LIMITS, Limits, Owner, fits
 from .revocation import Revocation
 
 _THREADS: Final = 2
@@ -53,12 +54,13 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     @dataclass
     class Config:
-        """Path of the accounts file, a Clock, first level of every topic, and the realm (`+`: any)."""
+        """The accounts file, a Clock, first level of every topic, the realm (`+`: any), and limits."""
 
         accounts: str
         clock: Any
         root: str = "busbar"
         realm: str = "+"
+        limits: Limits = LIMITS
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
@@ -66,6 +68,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._clock: Clock = self.config.clock
         self.root: str = self.config.root
         self._where = (self.root, str(self.config.realm))
+        self._limits: Limits = self.config.limits
         self._accounts = Accounts()
         self._seen: tuple[int, ...] = ()
         self._trouble = ""
@@ -104,6 +107,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """amqtt's check of one topic or filter; what is unknown is refused."""
         if session is None or topic is None:
             return False
+        if not fits(topic, self._limits):
+            return False
         if action == Action.SUBSCRIBE:
             return acl.may_subscribe(session.kind, session.username, topic, *self._where)
         if action == Action.PUBLISH:
@@ -115,6 +120,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
         A request is never retained: on MQTT 3.1.1 the manager can't see that it is, and would run it.
         """
+        if not fits(topic, self._limits):
+            return False
         if retain and is_request(topic, self._where[0]):
             return False
         return acl.may_publish(peer.kind, peer.username, topic, *self._where)
@@ -127,9 +134,10 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """False once the account was removed or its password or kind changed."""
         return peer.account is not None and self._account(peer.username) == peer.account
 
-    def has_account(self, name: str) -> bool:
-        """True while the name has an account."""
-        return self._account(name) is not None
+    def has_account(self, owner: Owner) -> bool:
+        """True while the name has an account of this kind."""
+        account = self._account(owner.name)
+        return account is not None and account.kind == owner.kind
 
     def may_stay(self, peer: Peer) -> bool:
         """True while the connection's account is valid, and for a short time for an unpaired node's."""

@@ -37,7 +37,8 @@ from ..clock import Clock
 from ..topics import is_valid_topic
 from .access_plugin import AccessPlugin, Peer
 from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, LastWill, Refused, connack, read_connect
-from .packet_stream import GONE, MAX_CONNECT, MAX_PACKET, Malformed, PacketStream
+from .limits import LIMITS, Limits, Owner, count_filters
+from .packet_stream import GONE, Malformed, PacketStream
 from .router import SUBACK_FAILURE, Router
 from .session import Publication, Session
 
@@ -51,6 +52,7 @@ _FLUSH_S: Final = 1.0
 _TURN: Final = 32  # packets handled before other clients get their turn
 _MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
 _REQUIRED_FLAGS: Final = {PUBREL: 0x02, SUBSCRIBE: 0x02, UNSUBSCRIBE: 0x02}  # section 2.2.2
+_FILTER_PACKETS: Final = {SUBSCRIBE: 1, UNSUBSCRIBE: 0}  # bytes behind each filter
 ENDINGS: Final = (*GONE, Malformed, AMQTTError, MQTTError, NoDataError, CodecError)
 """What ends a connection through the client's doing; anything else is a defect of ours."""
 _PINGRESP: Final = bytes(PingRespPacket.build().to_bytes())
@@ -76,6 +78,7 @@ class ClientConnection:
         authenticate: Authenticate,
         may_subscribe: MaySubscribe,
         on_manager_event: OnManagerEvent,
+        limits: Limits = LIMITS,
     ) -> None:
         self.stream = stream
         self.peer = Peer("", "")
@@ -85,6 +88,7 @@ class ClientConnection:
         self._clock = clock
         self._may_subscribe = may_subscribe
         self._on_manager_event = on_manager_event
+        self._limits = limits
         self._session: Session | None = None
         self._will: LastWill | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -150,7 +154,8 @@ class ClientConnection:
     async def _serve(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
-                connect = await read_connect(*await self.stream.packet(MAX_CONNECT, None, CONNECT))
+                header, body = await self.stream.packet(None, CONNECT)
+                connect = await read_connect(header, BufferReader(body))
             async with asyncio.timeout(LOGIN_WITHIN_S):
                 session = await self._admit(connect)
         except Refused as refused:
@@ -159,7 +164,7 @@ class ClientConnection:
             return
         within = connect.keep_alive_s * KEEP_ALIVE_FACTOR or None
         for count in itertools.count(1):
-            header, body = await self.stream.packet(MAX_PACKET, within)
+            header, body = await self.stream.packet(within)
             if header.packet_type == DISCONNECT:
                 self._will = None
                 return
@@ -174,25 +179,32 @@ class ClientConnection:
             raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
         if connect.will is not None:
             self._will = self._permitted_will(connect.will)
-        session, present = self._router.open(self.peer.username, connect.client_id, not connect.clean)
+        session, present = self._router.open(
+            Owner(self.peer.username, self.peer.kind), connect.client_id, not connect.clean
+        )
         self._session = session
         self.stream.send(connack(ACCEPTED, present))
         session.attach(self)
         return session
 
     def _permitted_will(self, will: LastWill) -> LastWill | None:
-        if self._access.may_publish(self.peer, will.publication.topic, will.retain):
+        small = len(will.publication.payload) <= self._limits.will_bytes
+        if small and self._access.may_publish(self.peer, will.publication.topic, will.retain):
             return will
         log.warning("%s may not leave a will on %s: ignored", self.peer.username, will.publication.topic)
         return None
 
-    async def _handle(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+    async def _handle(self, session: Session, header: MQTTFixedHeader, body: bytes) -> None:
         handler = self._handlers.get(header.packet_type)
         if handler is None:
             raise Malformed(f"unexpected packet of type {header.packet_type}")
         if header.packet_type != PUBLISH and header.flags != _REQUIRED_FLAGS.get(header.packet_type, 0):
             raise Malformed(f"reserved flags of packet type {header.packet_type}")
-        await handler(session, header, body)
+        if header.packet_type in _FILTER_PACKETS:
+            limit = self._limits.packet_filters
+            if count_filters(body, _FILTER_PACKETS[header.packet_type], limit) > limit:
+                raise Malformed(f"more than {limit} filters in a packet")
+        await handler(session, header, BufferReader(body))
 
     async def _on_publish(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await PublishPacket.from_stream(body, fixed_header=header)

@@ -9,7 +9,8 @@ contradict them.
 import logging
 from typing import Final
 
-from .session import MAX_FILTERS, Encode, Publication, Session
+from .limits import Accounting, Owner
+from .session import Encode, Publication, Session
 from .topic_tree import SubscriptionTree, TopicTree
 
 MAX_RETAINED: Final = 100_000
@@ -25,14 +26,16 @@ log = logging.getLogger(__name__)
 class Router:
     """The state shared by all connections. No method blocks."""
 
-    def __init__(self, encode: Encode) -> None:
+    def __init__(self, encode: Encode, accounting: Accounting | None = None) -> None:
         self._encode = encode
-        self._sessions: dict[tuple[str, str], Session] = {}
+        self._accounting = accounting or Accounting()
+        self._limits = self._accounting.limits
+        self._sessions: dict[tuple[Owner, str], Session] = {}
         self._tree: SubscriptionTree[Session] = SubscriptionTree()
         self._retained: TopicTree[Publication] = TopicTree()
         self._retained_bytes = 0
 
-    def open(self, owner: str, client_id: str, persistent: bool) -> tuple[Session, bool]:
+    def open(self, owner: Owner, client_id: str, persistent: bool) -> tuple[Session, bool]:
         """The session for a new connection, and whether it was there before.
 
         Sessions belong to accounts: only the same account can take a client id over, and another account with
@@ -48,7 +51,7 @@ class Router:
             self.forget(old)
         if persistent:
             self._make_room()
-        session = Session(owner, client_id, persistent, self._encode)
+        session = Session(owner, client_id, persistent, self._encode, self._limits)
         self._sessions[owner, client_id] = session
         return session, False
 
@@ -64,6 +67,7 @@ class Router:
         """Remove the session and its subscriptions."""
         for wanted in session.filters:
             self._tree.remove(wanted, session)
+            self._accounting.return_filter(session.owner, wanted)
         session.filters.clear()
         if self._sessions.get((session.owner, session.client_id)) is session:
             del self._sessions[session.owner, session.client_id]
@@ -78,9 +82,14 @@ class Router:
             self.forget(session)
 
     def subscribe(self, session: Session, wanted: str, qos: int) -> int:
-        """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK."""
-        if wanted not in session.filters and len(session.filters) >= MAX_FILTERS:
-            return SUBACK_FAILURE
+        """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK.
+
+        Refused beyond the limits of the session and of its account.
+        """
+        if wanted not in session.filters:
+            full = len(session.filters) >= self._limits.session_filters
+            if full or not self._accounting.take_filter(session.owner, wanted):
+                return SUBACK_FAILURE
         granted = min(qos, 1)
         session.filters[wanted] = granted
         self._tree.add(wanted, session, granted)
@@ -90,6 +99,7 @@ class Router:
         """Drop the filter, if the session has it."""
         if session.filters.pop(wanted, None) is not None:
             self._tree.remove(wanted, session)
+            self._accounting.return_filter(session.owner, wanted)
 
     def send_retained(self, session: Session, wanted: str, qos: int) -> None:
         """Send the session the retained messages of a filter that was just granted."""

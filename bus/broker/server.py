@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final, cast
 
 import websockets
-from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter
+from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import Action
 from amqtt.contexts import BrokerConfig as AmqttConfig
@@ -23,7 +23,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from ..clock import Clock
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
-from .packet_stream import MAX_PACKET, PacketStream, encode, tcp_read, websocket_read
+from .limits import Accounting, Limits
+from .packet_stream import PacketStream, Read, encode, tcp_read, websocket_read
 from .revocation import revocation_of
 from .router import Router
 from .session import Publication
@@ -42,12 +43,16 @@ log = logging.getLogger(__name__)
 class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
     """Serves on sockets that are bound already, one per listener name: `ws` is WebSocket, any other TCP."""
 
-    def __init__(self, config: AmqttConfig, sockets: dict[str, socket.socket], clock: Clock) -> None:
+    def __init__(
+        self, config: AmqttConfig, sockets: dict[str, socket.socket], clock: Clock, limits: Limits
+    ) -> None:
         super().__init__(config)
         self._sockets = sockets
         self._clock = clock
         self._access = next(p for p in self.plugins_manager.plugins if isinstance(p, AccessPlugin))
-        self._router = Router(encode)
+        self._limits = limits
+        self._accounting = Accounting(limits)
+        self._router = Router(encode, self._accounting)
         self._listeners: list[asyncio.Server | WebSocketServer] = []
         self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
         self._follower: asyncio.Task[None] | None = None
@@ -77,12 +82,11 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         """A TCP connection was accepted."""
-        await self._serve(PacketStream(tcp_read(reader), StreamWriterAdapter(writer), writer.transport))
+        await self._serve(tcp_read(reader), StreamWriterAdapter(writer), writer.transport)
 
     async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
-        writer = WebSocketsWriter(websocket)
-        await self._serve(PacketStream(websocket_read(websocket), writer, websocket.transport))
+        await self._serve(websocket_read(websocket), WebSocketsWriter(websocket), websocket.transport)
 
     async def _listen(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
         if name == "ws":
@@ -90,7 +94,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
                 subprotocols=[websockets.Subprotocol("mqtt")],
-                max_size=MAX_PACKET + 8,
+                max_size=self._limits.packet_bytes + 8,
                 compression=None,
                 close_timeout=_STOP_S,
                 backlog=_BACKLOG,
@@ -98,7 +102,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         handle = partial(self.stream_connected, listener_name=name)
         return await asyncio.start_server(handle, sock=sock, backlog=_BACKLOG)
 
-    async def _serve(self, stream: PacketStream) -> None:
+    async def _serve(self, read: Read, writer: WriterAdapter, transport: asyncio.BaseTransport) -> None:
+        stream = PacketStream(read, writer, transport, self._limits)
         if len(self._connections) >= MAX_CONNECTIONS or self._stopping.is_set():
             stream.abort("too many connections")
             return
@@ -110,6 +115,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             authenticate=self._authenticated,
             may_subscribe=self._may_subscribe,
             on_manager_event=self._on_manager_event,
+            limits=self._limits,
         )
         self._connections[connection] = cast("asyncio.Task[object]", asyncio.current_task())
         try:

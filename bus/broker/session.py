@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from .limits import LIMITS, Limits, Owner
+
 MAX_IN_FLIGHT: Final = 1000
 """QoS 1 messages sent and not acknowledged; further ones are queued in order."""
-MAX_HELD_BYTES: Final = 16 * 1024 * 1024
-"""In flight plus queued, per client. Beyond it a client is disconnected or, while away, loses the newest."""
 MAX_AWAY: Final = 1000
 """Messages kept for a persistent session that is away (as mosquitto's `max_queued_messages`)."""
-MAX_FILTERS: Final = 1000
-"""Filters per client; a further one is refused in the SUBACK."""
 _PER_MESSAGE: Final = 200  # bytes of bookkeeping, so that many empty messages count too
 
 
@@ -57,10 +55,11 @@ Encode = Callable[[Publication, int | None, bool], bytes]
 class Session:
     """One client's state. `owner` is the account, `persistent` the opposite of MQTT's clean session."""
 
-    owner: str
+    owner: Owner
     client_id: str
     persistent: bool
     encode: Encode
+    limits: Limits = LIMITS
     sink: Sink | None = None
     filters: dict[str, int] = field(default_factory=dict)
     received: set[int] = field(default_factory=set)  # ids of incoming QoS 2 messages not yet released
@@ -102,7 +101,8 @@ class Session:
     def _hold(self, message: Publication) -> None:
         if self.sink is None and (not self.persistent or len(self._waiting) >= MAX_AWAY):
             return
-        if self._held + message.cost > MAX_HELD_BYTES:
+        if self._held + message.cost > self.limits.session_bytes:
+            # While away it loses the newest.
             if self.sink is not None:
                 self.sink.abort("too many unacknowledged messages")
             return

@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "S": "what one client or account takes is bounded, and the others are served",
 }
 
 
@@ -88,6 +89,9 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Load
+76|filters, topics and wills that are deep, long or many|S
+83|idle sockets, clients that do not read, packets of many filters|S
 """
 
 

@@ -118,6 +118,7 @@ def _connection(kind: str) -> tuple[Any, Any]:
     from busbar.bus.broker.access_plugin import Peer
     from busbar.bus.broker.accounts import Account
     from busbar.bus.broker.client_connection import ClientConnection
+    from busbar.bus.broker.limits import Owner
     from busbar.bus.broker.packet_stream import PacketStream, encode
     from busbar.bus.broker.router import Router
     from busbar.bus.clock import SystemClock
@@ -135,6 +136,6 @@ def _connection(kind: str) -> tuple[Any, Any]:
         on_manager_event=_on_manager_event,
     )
     connection.peer = Peer("n1", "", Account(kind, "", ""))
-    connection._session, _ = router.open("n1", "c", True)
+    connection._session, _ = router.open(Owner("n1", kind), "c", True)
     connection._session.attach(connection)
     return connection, stream

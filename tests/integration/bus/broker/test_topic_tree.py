@@ -2,13 +2,15 @@
 
 import struct
 
+from busbar.bus.broker.limits import LIMITS, Owner
 from busbar.bus.broker.router import MAX_PERSISTENT, Router
-from busbar.bus.broker.session import MAX_AWAY, MAX_HELD_BYTES, MAX_IN_FLIGHT, Publication, Session
+from busbar.bus.broker.session import MAX_AWAY, MAX_IN_FLIGHT, Publication, Session
 from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
 from busbar.bus.topics import matches
 from hypothesis import given
 from hypothesis import strategies as st
 
+ALICE = Owner("alice", "person")
 TOPICS = st.lists(st.sampled_from(["a", "b", "$s", ""]), min_size=1, max_size=4).map("/".join)
 FILTERS = st.tuples(
     st.lists(st.sampled_from(["a", "b", "$s", "+", ""]), max_size=3), st.sampled_from(["a", "+", "#"])
@@ -67,7 +69,7 @@ def encode(message: Publication, packet_id: int | None, dup: bool) -> bytes:
 
 
 def test_further_messages_wait_in_order_for_acknowledgements() -> None:
-    session, pen = Session("u", "c", False, encode), Pen()
+    session, pen = Session(ALICE, "c", False, encode), Pen()
     session.attach(pen)
     for n in range(MAX_IN_FLIGHT + 2):
         session.deliver(Publication("t", b"%d" % n, 1), 1)
@@ -78,7 +80,7 @@ def test_further_messages_wait_in_order_for_acknowledgements() -> None:
 
 
 def test_packet_ids_go_round_and_skip_those_in_flight() -> None:
-    session, pen = Session("u", "c", False, encode), Pen()
+    session, pen = Session(ALICE, "c", False, encode), Pen()
     session.attach(pen)
     session.deliver(Publication("t", b"held", 1), 1)
     for n in range(2, 65537):
@@ -89,7 +91,7 @@ def test_packet_ids_go_round_and_skip_those_in_flight() -> None:
 
 
 def test_an_absent_client_is_kept_a_bounded_number_of_messages() -> None:
-    session, pen = Session("u", "c", True, encode), Pen()
+    session, pen = Session(ALICE, "c", True, encode), Pen()
     for n in range(MAX_AWAY + 5):
         session.deliver(Publication("t", b"%d" % n, 1), 1)
         session.deliver(Publication("t", b"qos 0"), 0)
@@ -99,18 +101,18 @@ def test_an_absent_client_is_kept_a_bounded_number_of_messages() -> None:
 
 
 def test_too_many_bytes_unacknowledged_end_the_connection() -> None:
-    session, pen = Session("u", "c", False, encode), Pen()
+    session, pen = Session(ALICE, "c", False, encode), Pen()
     session.attach(pen)
     for _ in range(17):
-        session.deliver(Publication("t", bytes(MAX_HELD_BYTES // 16), 1), 1)
+        session.deliver(Publication("t", bytes(LIMITS.session_bytes // 16), 1), 1)
     assert pen.ended
-    assert session.held_bytes <= MAX_HELD_BYTES
+    assert session.held_bytes <= LIMITS.session_bytes
 
 
 def test_persistent_sessions_are_bounded_and_the_longest_away_goes_first() -> None:
     router = Router(encode)
     for n in range(MAX_PERSISTENT + 3):
-        session, _ = router.open("u", f"c{n}", True)
+        session, _ = router.open(ALICE, f"c{n}", True)
         session.attach(Pen())
         router.subscribe(session, "t", 1)
         router.close(session)
@@ -119,7 +121,7 @@ def test_persistent_sessions_are_bounded_and_the_longest_away_goes_first() -> No
 
 def test_a_full_retained_store_still_delivers(monkeypatch: object) -> None:
     router, pen = Router(encode), Pen()
-    session, _ = router.open("u", "c", False)
+    session, _ = router.open(ALICE, "c", False)
     session.attach(pen)
     router.subscribe(session, "#", 0)
     from busbar.bus.broker import router as module

@@ -1,0 +1,133 @@
+"""The limits of the embedded broker: one table, and the accounting that enforces it. Pure.
+
+Each limit is checked before the work or the memory that it bounds is spent. What belongs to an account is
+charged to it and returned when the account goes, so no account can use what others need. A `source` is the
+address a connection comes from (see `source_of`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Final, NamedTuple
+
+from ..acl import MANAGER
+
+_KIB: Final = 1024
+_MIB: Final = 1024 * 1024
+_PER_LEVEL: Final = 400
+"""Bytes that one level of a filter or topic takes in a tree."""
+
+
+def _limit(default: int, why: str) -> int:
+    # dataclasses.field is typed as returning the default's type.
+    return field(default=default, metadata={"why": why})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The table: every limit with its unit, in the metadata, and its default."""
+
+    # One packet
+    topic_bytes: int = _limit(1024, "bytes of a topic, will topic or filter")
+    topic_levels: int = _limit(32, "levels of a topic, will topic or filter")
+    will_bytes: int = _limit(16 * _KIB, "payload bytes of a will")
+    packet_bytes: int = _limit(_MIB, "bytes of a PUBLISH; the bus allows payloads of 256 KiB")
+    connect_bytes: int = _limit(128 * _KIB, "bytes of a CONNECT, whose sender is not yet authenticated")
+    filter_packet_bytes: int = _limit(64 * _KIB, "bytes of a SUBSCRIBE or UNSUBSCRIBE")
+    packet_filters: int = _limit(256, "filters in a SUBSCRIBE or UNSUBSCRIBE")
+    # One client
+    session_filters: int = _limit(1000, "filters per session")
+    queued_bytes: int = _limit(16 * _MIB, "bytes queued for a connection that does not read")
+    session_bytes: int = _limit(16 * _MIB, "bytes of QoS 1 messages per session, until acknowledged")
+    # One account
+    account_filters: int = _limit(4096, "filters per account")
+    account_filter_bytes: int = _limit(4 * _MIB, "bytes of filters per account, 400 per level included")
+    filter_bytes: int = _limit(64 * _MIB, "the same of all accounts but the managers'")
+
+
+LIMITS: Final = Limits()
+
+
+def table(limits: Limits = LIMITS) -> list[tuple[str, int, str]]:
+    """Name, value, and meaning with unit of every limit."""
+    return [(f.name, getattr(limits, f.name), f.metadata["why"]) for f in fields(limits)]
+
+
+class Owner(NamedTuple):
+    """The account that something is charged to, and its kind of bus.acl."""
+
+    name: str
+    kind: str
+
+
+@dataclass(slots=True)
+class Use:
+    """What one account uses now."""
+
+    filters: int = 0
+    filter_bytes: int = 0
+
+
+class Accounting:
+    """What the accounts use, per account and in all."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self._uses: dict[Owner, Use] = {}
+        self._filter_bytes = 0
+
+    def uses(self) -> Mapping[Owner, Use]:
+        """What each account that uses anything uses now."""
+        return self._uses
+
+    def take_filter(self, owner: Owner, wanted: str) -> bool:
+        """Charge a filter; False, and nothing charged, when it is above a limit."""
+        use, cost, limits = self._of(owner), path_cost(wanted), self.limits
+        mine = use.filter_bytes + cost
+        if use.filters >= limits.account_filters or mine > limits.account_filter_bytes:
+            return False
+        if owner.kind != MANAGER:
+            if self._filter_bytes + cost > limits.filter_bytes:
+                return False
+            self._filter_bytes += cost
+        use.filters, use.filter_bytes = use.filters + 1, mine
+        return True
+
+    def return_filter(self, owner: Owner, wanted: str) -> None:
+        """Undo `take_filter`."""
+        use, cost = self._of(owner), path_cost(wanted)
+        use.filters, use.filter_bytes = use.filters - 1, use.filter_bytes - cost
+        if owner.kind != MANAGER:
+            self._filter_bytes -= cost
+        self._tidy(owner)
+
+    def _of(self, owner: Owner) -> Use:
+        return self._uses.setdefault(owner, Use())
+
+    def _tidy(self, owner: Owner) -> None:
+        if self._uses.get(owner) == Use():
+            del self._uses[owner]
+
+
+def path_cost(path: str) -> int:
+    """Bytes that a topic or filter counts for where it is kept in a tree."""
+    return len(path) + _PER_LEVEL * (path.count("/") + 1)
+
+
+def fits(path: str, limits: Limits = LIMITS) -> bool:
+    """True for a topic or filter within the limits on its bytes and levels."""
+    # The length is compared first: it is known without a walk.
+    if len(path) > limits.topic_bytes or path.count("/") >= limits.topic_levels:
+        return False
+    return path.isascii() or len(path.encode("utf-8", "surrogatepass")) <= limits.topic_bytes
+
+
+def count_filters(body: bytes, extra: int, limit: int) -> int:
+    """Filters in the body of a SUBSCRIBE (`extra` 1: the QoS) or UNSUBSCRIBE (0), counted up to `limit` + 1.
+
+    Counted before anything is decoded. A body that ends inside a filter counts what is whole.
+    """
+    at, count = 2, 0
+    while at + 2 <= len(body) and count <= limit:
+        at += 2 + int.from_bytes(body[at : at + 2]) + extra
+        count += 1
+    return count
