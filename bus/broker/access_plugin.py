@@ -6,8 +6,11 @@ import hmac
 import logging
 import os
 import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,14 +22,12 @@ from ..acl import NODE
 from ..clock import Clock
 from ..topics import is_request
 from .accounts import Account, Accounts
-from .join_tokens import parse_offer, redeem, revoke
-from .limits import LIMITS, Limits, Owner, fits
+from .join_tokens import is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
+from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
 
-_THREADS: Final = 2
-_MAX_LOGINS: Final = 1024
-"""Passwords that may wait for a thread; further clients are refused and retry."""
-_MAX_JOINS: Final = 32
+_MAX_WRONG: Final = 1024
+"""Wrong passwords that are remembered, so that a client with an old one costs one hash."""
 _WRITE_WITHIN_S: Final = 1.0
 """How long to wait until a revocation, already in force, is on disk."""
 _LEARN_S: Final = 1.0
@@ -41,7 +42,10 @@ class Peer:
 
     username: str
     password: str
+    source: str = "unknown"
     account: Account | None = None
+    busy: bool = False
+    """Refused unchecked: too many wrong passwords. The client may try again."""
 
     @property
     def kind(self) -> str:
@@ -73,13 +77,19 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._seen: tuple[int, ...] = ()
         self._trouble = ""
         self._reading = asyncio.Lock()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="broker-login")
-        self._joining = 0
+        # Files and passwords have threads of their own: a revocation doesn't wait for strangers' logins.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="broker-files")
+        threads = self._limits.login_threads
+        self._login_pool = ThreadPoolExecutor(threads, thread_name_prefix="broker-login")
+        self._guard = LoginGuard(self._limits)
+        self._tokens: Mapping[str, str] = {}
+        self._tokens_seen: tuple[int, ...] = ()
         self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
         # Verified passwords, as hashes under a key of this process: a hundred agents that reconnect at once
         # don't cost a hundred scrypts.
         self._key = secrets.token_bytes(32)
         self._verified: dict[str, tuple[Account, bytes]] = {}
+        self._wrong: OrderedDict[tuple[str, bytes], Account] = OrderedDict()
         # In force, but not yet written to the file.
         self._revoked: dict[str, str] = {}
         self._writing: asyncio.Task[None] | None = None
@@ -90,11 +100,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         await self.refresh()
         await self._join(session)
         account = self._account(session.username)
-        if account is None:
+        if account is None or session.busy:
             return False
         digest = self._digest(session.password)
         if not self._is_cached(session.username, account, digest):
-            if not await self._verify(session, digest):
+            if not await self._verify(session, account, digest):
                 return False
             self._verified[session.username] = (account, digest)
         session.account = account
@@ -199,7 +209,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     async def close(self) -> None:
         """Stop the threads; what they compute now is discarded."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._login_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _join(self, peer: Peer) -> None:
         """Give a node that offers a join token and a secret its account, with that secret as password.
@@ -207,34 +218,66 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         Any other password, and an invalid token, is then checked as a password.
         """
         offer = parse_offer(peer.password)
-        if offer is None or self._joining >= _MAX_JOINS or peer.username in self._revoked:
+        if offer is None or peer.username in self._revoked:
+            return
+        await self._read_tokens()
+        if not is_token_of(self._tokens, peer.username, offer):  # guesses end here, before any hashing
             return
         loop = asyncio.get_running_loop()
-        self._joining += 1
         try:
             now_s = self._clock.time_ns() / 1e9
-            made = await loop.run_in_executor(self._pool, redeem, self._path, peer.username, offer, now_s)
+            made = await loop.run_in_executor(
+                self._login_pool, redeem, self._path, peer.username, offer, now_s
+            )
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             self._complain(f"a node could not join: {error}")
             return
-        finally:
-            self._joining -= 1
         if made:
             log.info("%s joined with a token", peer.username)
             peer.password = offer.secret
             await self.refresh()
 
-    async def _verify(self, peer: Peer, digest: bytes) -> bool:
-        """Hash in a thread; concurrent connections with the same password share one hash."""
+    async def _read_tokens(self) -> None:
+        """Read the hashes of the join tokens again when the file was replaced."""
+        async with self._reading:
+            found = _signature(tokens_file(self._path))
+            if found != self._tokens_seen:
+                loop, now_s = asyncio.get_running_loop(), self._clock.time_ns() / 1e9
+                self._tokens = await loop.run_in_executor(self._pool, read_hashes, self._path, now_s)
+                self._tokens_seen = found
+
+    async def _verify(self, peer: Peer, account: Account, digest: bytes) -> bool:
+        """Hash in a thread, unless the guard refuses; concurrent connections with one password share it."""
         login = (peer.username, digest)
+        if self._wrong.get(login) == account:
+            return False
         if login not in self._logins:
-            if len(self._logins) >= _MAX_LOGINS:
+            if not self._guard.admit(peer.username, peer.source, self._clock.monotonic()):
+                peer.busy = True
                 return False
             loop = asyncio.get_running_loop()
-            hashing = loop.run_in_executor(self._pool, self._accounts.verify, peer.username, peer.password)
-            hashing.add_done_callback(lambda _: self._logins.pop(login, None))
+            hashing = loop.run_in_executor(
+                self._login_pool, self._accounts.verify, peer.username, peer.password
+            )
+            hashing.add_done_callback(partial(self._verified_one, login, peer.source, account))
             self._logins[login] = hashing
         return await asyncio.shield(self._logins[login]) is not None
+
+    def _verified_one(
+        self,
+        login: tuple[str, bytes],
+        source: str,
+        account: Account,
+        hashing: "asyncio.Future[str | None]",
+    ) -> None:
+        self._logins.pop(login, None)
+        failed = hashing.cancelled() or hashing.exception() is not None
+        right = not failed and hashing.result() is not None
+        self._guard.ended(login[0], source, self._clock.monotonic(), right)
+        if not right and not failed:
+            self._wrong[login] = account
+            if len(self._wrong) > _MAX_WRONG:
+                self._wrong.popitem(last=False)
 
     def _is_cached(self, name: str, account: Account, digest: bytes) -> bool:
         known = self._verified.get(name)

@@ -36,7 +36,16 @@ from ..acl import MANAGER
 from ..clock import Clock
 from ..topics import is_valid_topic
 from .access_plugin import AccessPlugin, Peer
-from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, LastWill, Refused, connack, read_connect
+from .connect import (
+    ACCEPTED,
+    BUSY_CODE,
+    NOT_AUTHORIZED_CODE,
+    Connect,
+    LastWill,
+    Refused,
+    connack,
+    read_connect,
+)
 from .limits import LIMITS, Limits, Owner, count_filters
 from .packet_stream import GONE, Malformed, PacketStream
 from .router import SUBACK_FAILURE, Router
@@ -174,8 +183,10 @@ class ClientConnection:
 
     async def _admit(self, connect: Connect) -> Session:
         """No session is looked up, and no other connection affected, before the password is verified."""
-        self.peer = Peer(connect.username, connect.password)
+        self.peer = Peer(connect.username, connect.password, self.stream.source)
         if not await self._authenticate(self.peer):
+            if self.peer.busy:
+                raise Refused(BUSY_CODE, f"too many wrong passwords for {connect.username!r}")
             raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
         if connect.will is not None:
             self._will = self._permitted_will(connect.will)

@@ -5,7 +5,9 @@ charged to it and returned when the account goes, so no account can use what oth
 address a connection comes from (see `source_of`).
 """
 
-from collections.abc import Mapping
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, NamedTuple
 
@@ -42,6 +44,13 @@ class Limits:
     account_filters: int = _limit(4096, "filters per account")
     account_filter_bytes: int = _limit(4 * _MIB, "bytes of filters per account, 400 per level included")
     filter_bytes: int = _limit(64 * _MIB, "the same of all accounts but the managers'")
+    # Logins
+    name_guesses: int = _limit(10, "wrong passwords for one name at once")
+    name_guess_s: int = _limit(2, "seconds until one more is allowed")
+    source_guesses: int = _limit(256, "wrong passwords of one source at once; right ones cost nothing")
+    source_guesses_per_s: int = _limit(8, "further ones per second")
+    waiting_logins: int = _limit(256, "passwords that wait for a thread; remembered ones never do")
+    login_threads: int = _limit(2, "threads that hash passwords, and do nothing else")
 
 
 LIMITS: Final = Limits()
@@ -106,6 +115,85 @@ class Accounting:
     def _tidy(self, owner: Owner) -> None:
         if self._uses.get(owner) == Use():
             del self._uses[owner]
+
+
+class Buckets:
+    """Token buckets by key: `burst` tokens, `per_s` more each second.
+
+    At most `keys` are kept; the one used longest ago is dropped first, and starts full again.
+    """
+
+    def __init__(self, burst: float, per_s: float, keys: int = 4096) -> None:
+        self._burst, self._per_s, self._keys = burst, per_s, keys
+        self._rows: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def level(self, key: Hashable, now: float) -> float:
+        """The tokens that the key has."""
+        tokens, at = self._rows.get(key, (self._burst, now))
+        return min(self._burst, tokens + max(0.0, now - at) * self._per_s)
+
+    def take(self, key: Hashable, now: float) -> bool:
+        """Take a token; False when there is none."""
+        level = self.level(key, now)
+        if level < 1:
+            return False
+        self._set(key, level - 1, now)
+        return True
+
+    def give_back(self, key: Hashable, now: float) -> None:
+        """Undo `take`."""
+        self._set(key, self.level(key, now) + 1, now)
+
+    def _set(self, key: Hashable, tokens: float, now: float) -> None:
+        self._rows[key] = (tokens, now)
+        self._rows.move_to_end(key)
+        if len(self._rows) > self._keys or tokens >= self._burst:
+            self._rows.pop(key if tokens >= self._burst else next(iter(self._rows)))
+
+
+class LoginGuard:
+    """Which passwords may be hashed. A wrong one costs its name and its source a token, a right one nothing.
+
+    A name nobody has guessed at lately is exempt from the limit of its source: all clients of one machine
+    are one source, and guesses at one name must not keep the others out.
+    """
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._names = Buckets(limits.name_guesses, 1 / limits.name_guess_s)
+        self._sources = Buckets(limits.source_guesses, limits.source_guesses_per_s)
+        self._waiting, self._full = 0, limits.waiting_logins
+        self._burst = limits.name_guesses
+
+    def admit(self, name: str, source: str, now: float) -> bool:
+        """Take the tokens of an attempt, which `ended` then ends; False when it must not be hashed."""
+        untouched = self._names.level(name, now) >= self._burst
+        if self._waiting >= self._full or not self._names.take(name, now):
+            return False
+        if not self._sources.take(source, now) and not untouched:
+            self._names.give_back(name, now)
+            return False
+        self._waiting += 1
+        return True
+
+    def ended(self, name: str, source: str, now: float, right: bool) -> None:
+        """The password was hashed; a right one returns the tokens."""
+        self._waiting -= 1
+        if right:
+            self._names.give_back(name, now)
+            self._sources.give_back(source, now)
+
+
+def source_of(address: object) -> str:
+    """The source that a socket's peer address belongs to: loopback as one, IPv6 by /64, else the address."""
+    try:
+        found = ipaddress.ip_address(address[0].partition("%")[0])  # type: ignore[index]
+    except (TypeError, ValueError, IndexError, AttributeError):
+        return "unknown"
+    if found.version == 6 and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    if found.is_loopback:
+        return "loopback"
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
 
 
 def path_cost(path: str) -> int:

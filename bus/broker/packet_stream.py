@@ -15,7 +15,7 @@ from amqtt.adapters import WriterAdapter
 from amqtt.mqtt.packet import CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, MQTTFixedHeader
 from amqtt.mqtt.publish import PublishPacket
 
-from .limits import LIMITS, Limits
+from .limits import LIMITS, Limits, source_of
 from .session import Publication
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class PacketStream:
             SUBSCRIBE: limits.filter_packet_bytes,
             UNSUBSCRIBE: limits.filter_packet_bytes,
         }
+        self.source = source_of(transport.get_extra_info("peername"))
         self._max_queued = limits.queued_bytes
         self._read = read
         self._writer = writer

@@ -91,6 +91,7 @@ Races
 56|a node is drained while its agent is away|B C
 Load
 76|filters, topics and wills that are deep, long or many|S
+77|passwords guessed without an account|S
 83|idle sockets, clients that do not read, packets of many filters|S
 """
 

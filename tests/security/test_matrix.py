@@ -404,6 +404,6 @@ async def test_a_hundred_wrong_passwords_lock_nobody_out(lab: Lab) -> None:
     guesses = await asyncio.gather(
         *(Raw.connect(lab.port, "n1", client_id=f"g{n}", password=f"guess-{n}" * 5) for n in range(100))
     )
-    assert {guess.code for guess in guesses} <= {4, 5}
+    assert {guess.code for guess in guesses} <= {3, 4, 5}
     await held.ping()
     assert (await lab.client("n1")).code == 0
