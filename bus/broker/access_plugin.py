@@ -20,7 +20,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from .. import acl
 from ..acl import NODE
 from ..clock import Clock
-from ..topics import is_request
+from ..topics import is_log, is_request
 from .accounts import Account, Accounts
 from .join_tokens import is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
 from .limits import LIMITS, Limits, LoginGuard, Owner, fits
@@ -135,6 +135,10 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         if retain and is_request(topic, self._where[0]):
             return False
         return acl.may_publish(peer.kind, peer.username, topic, *self._where)
+
+    def may_retain(self, topic: str) -> bool:
+        """False for log topics: a log line is delivered, and never kept."""
+        return not is_log(topic, self.root)
 
     def narrowed(self, peer: Peer, wanted: str) -> str:
         """The filter to subscribe for an allowed one (see bus.acl)."""

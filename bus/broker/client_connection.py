@@ -149,6 +149,10 @@ class ClientConnection:
         self.drop("taken over by a newer connection")
 
     @property
+    def _owner(self) -> Owner:
+        return Owner(self.peer.username, self.peer.kind)
+
+    @property
     def _client_id(self) -> str:
         return self._session.client_id if self._session is not None else "?"
 
@@ -190,9 +194,7 @@ class ClientConnection:
             raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
         if connect.will is not None:
             self._will = self._permitted_will(connect.will)
-        session, present = self._router.open(
-            Owner(self.peer.username, self.peer.kind), connect.client_id, not connect.clean
-        )
+        session, present = self._router.open(self._owner, connect.client_id, not connect.clean)
         self._session = session
         self.stream.send(connack(ACCEPTED, present))
         session.attach(self)
@@ -233,7 +235,9 @@ class ClientConnection:
         """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does: PUBLISH
         can't be refused (MQTT 3.1.1, section 3.3.5), and a disconnected client would only come back."""
         if self._access.may_publish(self.peer, publication.topic, retain):
-            self._router.publish(publication, retain)
+            self._router.publish(
+                publication, retain and self._access.may_retain(publication.topic), self._owner
+            )
             if self.peer.kind == MANAGER:  # its events may revoke accounts (bus.broker.revocation)
                 await self._on_manager_event(publication)
         else:
@@ -294,7 +298,8 @@ class ClientConnection:
             self._router.close(self._session)
         will, self._will = self._will, None
         if will is not None and self._session is not None and self._access.is_current(self.peer):
-            self._router.publish(will.publication, will.retain)
+            retain = will.retain and self._access.may_retain(will.publication.topic)
+            self._router.publish(will.publication, retain, self._owner)
 
 
 async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, NamedTuple
 
-from ..acl import MANAGER
+from ..acl import MANAGER, NODE, PERSON
 
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
@@ -44,6 +44,13 @@ class Limits:
     account_filters: int = _limit(4096, "filters per account")
     account_filter_bytes: int = _limit(4 * _MIB, "bytes of filters per account, 400 per level included")
     filter_bytes: int = _limit(64 * _MIB, "the same of all accounts but the managers'")
+    # Retained messages: those of one kind of account never take the place of another kind's
+    account_retained: int = _limit(64, "retained messages per node or person")
+    account_retained_bytes: int = _limit(4 * _MIB, "bytes of retained messages per node or person")
+    manager_retained: int = _limit(100_000, "retained messages of all managers")
+    manager_retained_bytes: int = _limit(128 * _MIB, "bytes of retained messages of all managers")
+    node_retained_bytes: int = _limit(64 * _MIB, "bytes of retained messages of all nodes")
+    person_retained_bytes: int = _limit(8 * _MIB, "bytes of retained messages of all persons")
     # Logins
     name_guesses: int = _limit(10, "wrong passwords for one name at once")
     name_guess_s: int = _limit(2, "seconds until one more is allowed")
@@ -74,6 +81,8 @@ class Use:
 
     filters: int = 0
     filter_bytes: int = 0
+    retained: int = 0
+    retained_bytes: int = 0
 
 
 class Accounting:
@@ -83,6 +92,7 @@ class Accounting:
         self.limits = limits
         self._uses: dict[Owner, Use] = {}
         self._filter_bytes = 0
+        self._retained: dict[str, Use] = {}  # by kind of account
 
     def uses(self) -> Mapping[Owner, Use]:
         """What each account that uses anything uses now."""
@@ -108,6 +118,35 @@ class Accounting:
         if owner.kind != MANAGER:
             self._filter_bytes -= cost
         self._tidy(owner)
+
+    def take_retained(self, owner: Owner, cost: int) -> bool:
+        """Charge a retained message; False, and nothing charged, when it is above a limit."""
+        limits, use, all_of = self.limits, self._of(owner), self._retained.setdefault(owner.kind, Use())
+        totals: dict[str, int] = {
+            MANAGER: limits.manager_retained_bytes,
+            NODE: limits.node_retained_bytes,
+            PERSON: limits.person_retained_bytes,
+        }
+        if owner.kind == MANAGER:
+            full = all_of.retained >= limits.manager_retained
+        else:
+            full = use.retained >= limits.account_retained
+            full = full or use.retained_bytes + cost > limits.account_retained_bytes
+        if full or all_of.retained_bytes + cost > totals.get(owner.kind, 0):
+            self._tidy(owner)
+            return False
+        self._retain(owner, 1, cost)
+        return True
+
+    def return_retained(self, owner: Owner, cost: int) -> None:
+        """Undo `take_retained`."""
+        self._retain(owner, -1, -cost)
+        self._tidy(owner)
+
+    def _retain(self, owner: Owner, count: int, cost: int) -> None:
+        for use in (self._of(owner), self._retained[owner.kind]):
+            use.retained += count
+            use.retained_bytes += cost
 
     def _of(self, owner: Owner) -> Use:
         return self._uses.setdefault(owner, Use())

@@ -7,20 +7,27 @@ contradict them.
 """
 
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
-from .limits import Accounting, Owner
+from .limits import Accounting, Owner, path_cost
 from .session import Encode, Publication, Session
 from .topic_tree import SubscriptionTree, TopicTree
 
-MAX_RETAINED: Final = 100_000
-MAX_RETAINED_BYTES: Final = 128 * 1024 * 1024
 MAX_PERSISTENT: Final = 64
 """Sessions kept for disconnected clients; the one disconnected longest is evicted first."""
 SUBACK_FAILURE: Final = 0x80
 """The SUBACK code of a refused filter (MQTT 3.1.1, section 3.9.3)."""
 
 log = logging.getLogger(__name__)
+
+
+class _Retained(NamedTuple):
+    message: Publication
+    owner: Owner
+
+    @property
+    def cost(self) -> int:
+        return self.message.cost + path_cost(self.message.topic)
 
 
 class Router:
@@ -32,8 +39,8 @@ class Router:
         self._limits = self._accounting.limits
         self._sessions: dict[tuple[Owner, str], Session] = {}
         self._tree: SubscriptionTree[Session] = SubscriptionTree()
-        self._retained: TopicTree[Publication] = TopicTree()
-        self._retained_bytes = 0
+        self._retained: TopicTree[_Retained] = TopicTree()
+        self._retained_by: dict[Owner, set[str]] = {}
 
     def open(self, owner: Owner, client_id: str, persistent: bool) -> tuple[Session, bool]:
         """The session for a new connection, and whether it was there before.
@@ -76,6 +83,18 @@ class Router:
         """The persistent sessions without a connection."""
         return [session for session in self._sessions.values() if session.sink is None]
 
+    def owners(self) -> set[Owner]:
+        """The accounts with a session or a retained message."""
+        return {owner for owner, _ in self._sessions} | set(self._retained_by)
+
+    def forget_owner(self, owner: Owner) -> None:
+        """Remove all that an account left: its sessions without a connection, and its retained messages."""
+        for session in self.away():
+            if session.owner == owner:
+                self.forget(session)
+        for topic in list(self._retained_by.get(owner, ())):
+            self._drop_retained(topic)
+
     def _make_room(self) -> None:
         away = [session for session in self.away() if session.persistent]
         for session in away[: max(0, len(away) - MAX_PERSISTENT + 1)]:
@@ -103,13 +122,13 @@ class Router:
 
     def send_retained(self, session: Session, wanted: str, qos: int) -> None:
         """Send the session the retained messages of a filter that was just granted."""
-        for message in self._retained.match(wanted):
+        for message, _ in self._retained.match(wanted):
             session.deliver(message, min(qos, message.qos))
 
-    def publish(self, message: Publication, retain: bool) -> None:
-        """Store the message if it is retained, and deliver it to all subscribers."""
+    def publish(self, message: Publication, retain: bool, owner: Owner) -> None:
+        """Store the message if `owner` wants it retained, and deliver it to all subscribers."""
         if retain:
-            self._retain(message)
+            self._retain(message, owner)
         plain: bytes | None = None
         for session, granted in self._tree.match(message.topic).items():
             qos = min(granted, message.qos)
@@ -117,14 +136,23 @@ class Router:
                 plain = self._encode(message, None, False)
             session.deliver(message, qos, plain)
 
-    def _retain(self, message: Publication) -> None:
-        old = self._retained.pop(message.topic)
-        self._retained_bytes -= old.cost if old is not None else 0
+    def _retain(self, message: Publication, owner: Owner) -> None:
+        self._drop_retained(message.topic)
         if not message.payload:
             return
-        kept = Publication(message.topic, message.payload, message.qos, retain=True)
-        if len(self._retained) >= MAX_RETAINED or self._retained_bytes + kept.cost > MAX_RETAINED_BYTES:
-            log.warning("retained store is full: %s is delivered but not kept", message.topic)
+        kept = _Retained(Publication(message.topic, message.payload, message.qos, retain=True), owner)
+        if not self._accounting.take_retained(owner, kept.cost):
+            log.warning("retained messages of %s: limit reached, delivered but not kept", owner.name)
             return
-        self._retained_bytes += kept.cost
         self._retained.put(message.topic, kept)
+        self._retained_by.setdefault(owner, set()).add(message.topic)
+
+    def _drop_retained(self, topic: str) -> None:
+        old = self._retained.pop(topic)
+        if old is None:
+            return
+        self._accounting.return_retained(old.owner, old.cost)
+        topics = self._retained_by[old.owner]
+        topics.discard(topic)
+        if not topics:
+            del self._retained_by[old.owner]

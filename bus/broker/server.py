@@ -162,9 +162,9 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         for connection in list(self._connections):
             if connection.peer.account is not None and not self._access.may_stay(connection.peer):
                 connection.drop("the account was removed or changed")
-        for session in self._router.away():
-            if not self._access.has_account(session.owner):
-                self._router.forget(session)
+        for owner in self._router.owners():
+            if not self._access.has_account(owner):
+                self._router.forget_owner(owner)
 
     async def _end_connections(self) -> None:
         tasks = set(self._connections.values())

@@ -92,6 +92,7 @@ Races
 Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
+78|retained messages without end|S
 83|idle sockets, clients that do not read, packets of many filters|S
 """
 

@@ -92,6 +92,9 @@ class _Access:
 
         return acl.may_publish(peer.kind, peer.username, topic, "busbar", "lab")
 
+    def may_retain(self, topic: str) -> bool:
+        return True
+
     def narrowed(self, peer: Any, wanted: str) -> str:
         from busbar.bus import acl
 

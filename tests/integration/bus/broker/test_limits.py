@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import websockets
 from busbar.bus.broker import EmbeddedBroker
+from busbar.bus.broker.accounts import remove_account
 from busbar.bus.broker.limits import LIMITS
 
 from tests.integration.bus.broker.kit import UNSUBACK, R, Raw, Will, broker_in, connect_bytes, packet, text
@@ -220,6 +221,51 @@ async def test_a_packet_of_many_filters_ends_its_connection_alone(broker: Embedd
     await bob.ping()
 
 
+@pytest.mark.fault(78, "S")
+async def test_logs_are_delivered_and_never_retained(broker: EmbeddedBroker) -> None:
+    manager = await Raw.connect(broker.port, "manager")
+    await manager.subscribe(f"{R}/node/+/log/+")
+    for name in ("alice", "n1"):
+        writer = await Raw.connect(broker.port, name, will=Will(f"{R}/node/{name}/log/w", retain=True))
+        await writer.publish(f"{R}/node/{name}/log/w", bytes(1000), retain=True)
+        assert len((await manager.message())[1]) == 1000
+        writer.leave()
+        assert (await manager.message())[1] == b"lost"
+    late = await Raw.connect(broker.port, "manager", client_id="late")
+    await late.subscribe(f"{R}/#")
+    await late.ping()
+    assert late.got == []
+
+
+@pytest.mark.fault(78, "S")
+async def test_a_viewer_that_retains_does_not_displace_assignments(broker: EmbeddedBroker) -> None:
+    """Below its own name, where every account may write, in as many realms as it likes."""
+    alice = await Raw.connect(broker.port, "alice")
+    for n in range(140):
+        await alice.publish(f"busbar/v1/r{n}/node/alice/reported", bytes(1_000_000), retain=True)
+    manager = await Raw.connect(broker.port, "manager")
+    for n in range(5):
+        await manager.publish(f"{R}/node/n{n}/assignment", bytes(1_000_000), retain=True)
+    late = await Raw.connect(broker.port, "manager", client_id="late")
+    await late.subscribe("busbar/v1/+/node/#")
+    await late.ping()
+    mine = sum(len(payload) for topic, payload, _ in late.got if "alice" in topic)
+    assert 0 < mine <= LIMITS.account_retained_bytes
+    assert sum("assignment" in topic for topic, _, _ in late.got) == 5
+
+
+@pytest.mark.fault(78, "S")
+async def test_retained_messages_go_with_the_account(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    node = await Raw.connect(broker.port, "n1")
+    await node.publish(f"{R}/node/n1/state", b"here", retain=True)
+    await asyncio.to_thread(remove_account, tmp_path / "private" / "accounts.json", "n1")
+    await node.closed()
+    manager = await Raw.connect(broker.port, "manager")
+    await manager.subscribe(f"{R}/#")
+    await manager.ping()
+    assert manager.got == []
+
+
 @pytest.mark.fault(48, "C")
 async def test_many_agents_reconnect_at_once(
     broker: EmbeddedBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -227,13 +273,13 @@ async def test_many_agents_reconnect_at_once(
     """Each with its own filters, a retained assignment to fetch, a retained state, and a takeover."""
     manager = await Raw.connect(broker.port, "manager")
     for n in range(AGENTS):
-        await manager.publish(f"{R}/node/n1/log/w{n}", b"1", retain=True)
+        await manager.publish(f"{R}/node/n1/state/w{n}", b"1", retain=True)
     await manager.publish(f"{R}/node/n1/assignment", b"all", retain=True)
 
     async def agent(n: int) -> Raw:
         raw = await Raw.connect(broker.port, "n1", client_id=f"agent-{n}")
         await raw.subscribe(f"{R}/node/n1/assignment", f"{R}/node/n1/command", f"{R}/manager/+/state")
-        await raw.publish(f"{R}/node/n1/log/a{n}", b"ready", retain=True)
+        await raw.publish(f"{R}/node/n1/log/a{n}", b"ready")
         assert (await raw.message())[1] == b"all"
         return raw
 

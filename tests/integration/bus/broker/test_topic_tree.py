@@ -1,8 +1,10 @@
 """The topic trees and the session's bookkeeping, checked against the plain rules."""
 
 import struct
+from dataclasses import replace
 
-from busbar.bus.broker.limits import LIMITS, Owner
+import pytest
+from busbar.bus.broker.limits import LIMITS, Accounting, Owner
 from busbar.bus.broker.router import MAX_PERSISTENT, Router
 from busbar.bus.broker.session import MAX_AWAY, MAX_IN_FLIGHT, Publication, Session
 from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
@@ -119,17 +121,83 @@ def test_persistent_sessions_are_bounded_and_the_longest_away_goes_first() -> No
     assert [s.client_id for s in router.away()] == [f"c{n}" for n in range(3, MAX_PERSISTENT + 3)]
 
 
-def test_a_full_retained_store_still_delivers(monkeypatch: object) -> None:
-    router, pen = Router(encode), Pen()
-    session, _ = router.open(ALICE, "c", False)
+MANAGER = Owner("manager", "manager")
+N1, N2 = Owner("n1", "node"), Owner("n2", "node")
+
+
+def reader(router: Router) -> tuple[Session, Pen]:
+    session, _ = router.open(MANAGER, "reader", False)
+    pen = Pen()
     session.attach(pen)
     router.subscribe(session, "#", 0)
-    from busbar.bus.broker import router as module
+    return session, pen
 
-    monkeypatch.setattr(module, "MAX_RETAINED", 1)  # type: ignore[attr-defined]
-    router.publish(Publication("a", b"1"), retain=True)
-    router.publish(Publication("b", b"1"), retain=True)
-    router.publish(Publication("a", b"2"), retain=True)
-    assert len(pen.sent) == 3
+
+def retained(router: Router) -> list[bytes]:
+    """The payloads that a new subscriber of everything gets."""
+    session, pen = reader(router)
     router.send_retained(session, "#", 0)
-    assert pen.sent[3:] == [encode(Publication("a", b"2", 0, True), None, False)]
+    return sorted(data[3:] for data in pen.sent)
+
+
+def test_a_full_retained_store_still_delivers() -> None:
+    router = Router(encode, Accounting(replace(LIMITS, account_retained=1)))
+    _, pen = reader(router)
+    router.publish(Publication("a", b"1"), True, N1)
+    router.publish(Publication("b", b"1"), True, N1)
+    router.publish(Publication("a", b"2"), True, N1)
+    assert len(pen.sent) == 3
+    assert retained(router) == [b"2"]
+
+
+@pytest.mark.fault(78, "S")
+@pytest.mark.parametrize("greedy", [ALICE, N1])
+def test_nobody_fills_the_place_of_other_accounts(greedy: Owner) -> None:
+    """Neither with few large messages nor with many small ones, nor under many names of one kind."""
+    limits = replace(LIMITS, node_retained_bytes=100_000, person_retained_bytes=100_000)
+    limits = replace(limits, account_retained_bytes=30_000)
+    router = Router(encode, Accounting(limits))
+    for size in (20_000, 1):
+        for name in range(20):
+            for n in range(10):
+                owner = Owner(f"{greedy.name}{name}", greedy.kind)
+                router.publish(Publication(f"{name}/{n}", bytes(size)), True, owner)
+    assert 0 < sum(map(len, retained(router))) <= 100_000
+    other = Owner("x", "node" if greedy == ALICE else "person")
+    router.publish(Publication("other", b"o"), True, other)
+    router.publish(Publication("assignment", bytes(1_000_000)), True, MANAGER)
+    assert {b"o", bytes(1_000_000)} <= set(retained(router))
+
+
+@pytest.mark.fault(78, "S")
+def test_a_retained_message_belongs_to_its_last_publisher_and_goes_with_the_account() -> None:
+    accounting = Accounting()
+    router = Router(encode, accounting)
+    router.publish(Publication("a", b"n1"), True, N1)
+    router.publish(Publication("a", b"n2"), True, N2)
+    router.publish(Publication("b", b"n1"), True, N1)
+    router.forget_owner(N1)
+    assert retained(router) == [b"n2"]
+    assert N1 not in router.owners()
+    router.publish(Publication("a", b""), True, MANAGER)
+    assert (retained(router), N2 in accounting.uses()) == ([], False)
+
+
+@given(st.lists(st.tuples(st.sampled_from([N1, N2, ALICE]), TOPICS, st.integers(0, 3)), max_size=30))
+def test_what_is_charged_is_what_is_kept(rows: list[tuple[Owner, str, int]]) -> None:
+    """Filters and retained messages taken, replaced, refused and removed: the accounts balance."""
+    accounting = Accounting(replace(LIMITS, account_retained=2, account_filters=2))
+    router = Router(encode, accounting)
+    for owner, topic, what in rows:
+        session, _ = router.open(owner, "c", True)
+        if what < 2:
+            router.publish(Publication(topic, b"x" * what), True, owner)
+        elif what == 2:
+            router.subscribe(session, topic, 1)
+        else:
+            router.unsubscribe(session, topic)
+    for owner in (N1, N2, ALICE):
+        router.forget_owner(owner)
+    assert not accounting.uses()
+    assert not router.owners()
+    assert not any(use.retained or use.retained_bytes for use in accounting._retained.values())
