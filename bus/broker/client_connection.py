@@ -1,7 +1,6 @@
 """One client's connection: the MQTT 3.1.1 server side, from CONNECT to the end."""
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -46,7 +45,7 @@ from .connect import (
     connack,
     read_connect,
 )
-from .limits import LIMITS, Limits, Owner, count_filters
+from .limits import Accounting, Owner, count_filters
 from .packet_stream import GONE, Malformed, PacketStream
 from .router import SUBACK_FAILURE, Router
 from .session import Publication, Session
@@ -87,7 +86,8 @@ class ClientConnection:
         authenticate: Authenticate,
         may_subscribe: MaySubscribe,
         on_manager_event: OnManagerEvent,
-        limits: Limits = LIMITS,
+        on_silence: Callable[[bool], None] = lambda _: None,
+        accounting: Accounting | None = None,
     ) -> None:
         self.stream = stream
         self.peer = Peer("", "")
@@ -97,7 +97,10 @@ class ClientConnection:
         self._clock = clock
         self._may_subscribe = may_subscribe
         self._on_manager_event = on_manager_event
-        self._limits = limits
+        self._on_silence = on_silence  # True while it is refused, False once it has said who it is
+        self._accounting = accounting or Accounting()
+        self._limits = self._accounting.limits
+        self._counted = False
         self._session: Session | None = None
         self._will: LastWill | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -130,6 +133,18 @@ class ClientConnection:
         self._will = None
         self.stream.abort(reason)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the client's connection and session hold."""
+        return self.stream.held_bytes + (self._session.held_bytes if self._session is not None else 0)
+
+    def evict(self) -> None:
+        """End the connection and its session now, to have the memory back; the will is published."""
+        self.stream.abort("its account holds too many bytes, and it the most")
+        if self._session is not None:
+            self._router.forget(self._session)
+            self._session.detach()
+
     def end(self) -> None:
         """The broker stops: write what is queued, then close, without the will."""
         self._will = None
@@ -146,10 +161,12 @@ class ClientConnection:
 
     def supersede(self) -> None:
         """Sink: the client reconnected (same account and client id), so its will is not published."""
+        self._uncount()
         self.drop("taken over by a newer connection")
 
     @property
-    def _owner(self) -> Owner:
+    def owner(self) -> Owner:
+        """The account that the connection is charged to."""
         return Owner(self.peer.username, self.peer.kind)
 
     @property
@@ -169,20 +186,25 @@ class ClientConnection:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 header, body = await self.stream.packet(None, CONNECT)
                 connect = await read_connect(header, BufferReader(body))
+            self._on_silence(False)
             async with asyncio.timeout(LOGIN_WITHIN_S):
                 session = await self._admit(connect)
         except Refused as refused:
+            self._on_silence(True)
             log.info("connection refused: %s", refused)
             self.stream.send(connack(refused.code))
             return
         within = connect.keep_alive_s * KEEP_ALIVE_FACTOR or None
-        for count in itertools.count(1):
+        work = 0
+        while True:
             header, body = await self.stream.packet(within)
             if header.packet_type == DISCONNECT:
                 self._will = None
                 return
             await self._handle(session, header, body)
-            if count % _TURN == 0:
+            work += _TURN if header.packet_type == SUBSCRIBE else 1
+            if work >= _TURN:
+                work = 0
                 await self._clock.sleep(0)
 
     async def _admit(self, connect: Connect) -> Session:
@@ -194,7 +216,12 @@ class ClientConnection:
             raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
         if connect.will is not None:
             self._will = self._permitted_will(connect.will)
-        session, present = self._router.open(self._owner, connect.client_id, not connect.clean)
+        self._router.supersede(self.owner, connect.client_id)
+        if not self._accounting.take_connection(self.owner):
+            raise Refused(BUSY_CODE, f"too many connections of {connect.username!r}, or in all")
+        self._counted = True
+        self.stream.charge_to(self._router.meter(self.owner))
+        session, present = self._router.open(self.owner, connect.client_id, not connect.clean)
         self._session = session
         self.stream.send(connack(ACCEPTED, present))
         session.attach(self)
@@ -236,7 +263,7 @@ class ClientConnection:
         can't be refused (MQTT 3.1.1, section 3.3.5), and a disconnected client would only come back."""
         if self._access.may_publish(self.peer, publication.topic, retain):
             self._router.publish(
-                publication, retain and self._access.may_retain(publication.topic), self._owner
+                publication, retain and self._access.may_retain(publication.topic), self.owner
             )
             if self.peer.kind == MANAGER:  # its events may revoke accounts (bus.broker.revocation)
                 await self._on_manager_event(publication)
@@ -278,7 +305,10 @@ class ClientConnection:
         self.stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
         for (topic, _), code in zip(wanted, codes, strict=True):
             if code != SUBACK_FAILURE:
-                self._router.send_retained(session, topic, code)
+                for _ in self._router.send_retained(session, topic, code):
+                    await self._clock.sleep(0)
+                    if session.sink is not self or self.stream.reason:
+                        raise EOFError(self.stream.reason or "superseded")
 
     async def _on_unsubscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await UnsubscribePacket.from_stream(body, fixed_header=header)
@@ -292,14 +322,20 @@ class ClientConnection:
     async def _on_ignored(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         """Responses of a QoS 2 exchange, which this broker never initiates."""
 
+    def _uncount(self) -> None:
+        counted, self._counted = self._counted, False
+        if counted:
+            self._accounting.return_connection(self.owner)
+
     def _leave(self) -> None:
         """Give the session back, and publish the will of a client that vanished and still has its account."""
+        self._uncount()
         if self._session is not None and self._session.sink is self:
             self._router.close(self._session)
         will, self._will = self._will, None
         if will is not None and self._session is not None and self._access.is_current(self.peer):
             retain = will.retain and self._access.may_retain(will.publication.topic)
-            self._router.publish(will.publication, retain, self._owner)
+            self._router.publish(will.publication, retain, self.owner)
 
 
 async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:

@@ -6,9 +6,9 @@ address a connection comes from (see `source_of`).
 """
 
 import ipaddress
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Final, NamedTuple
 
 from ..acl import MANAGER, NODE, PERSON
@@ -40,7 +40,17 @@ class Limits:
     session_filters: int = _limit(1000, "filters per session")
     queued_bytes: int = _limit(16 * _MIB, "bytes queued for a connection that does not read")
     session_bytes: int = _limit(16 * _MIB, "bytes of QoS 1 messages per session, until acknowledged")
+    away: int = _limit(64, "sessions kept for clients that are away; the one away longest goes first")
+    account_away: int = _limit(16, "the same per account")
+    # Connections
+    connections: int = _limit(4096, "connections, lowered to the descriptors that the process may open")
+    spare_descriptors: int = _limit(128, "descriptors kept for files, listeners and the manager's connection")
+    silent_connections: int = _limit(512, "connections not logged in; a quarter of `connections` at most")
+    silent_per_source: int = _limit(256, "the same per source; beyond it the oldest one is closed")
+    account_connections: int = _limit(128, "connections per account; an eighth of `connections` at most")
     # One account
+    account_bytes: int = _limit(32 * _MIB, "bytes queued, unacknowledged or partly received, per account")
+    held_bytes: int = _limit(256 * _MIB, "the same of all accounts")
     account_filters: int = _limit(4096, "filters per account")
     account_filter_bytes: int = _limit(4 * _MIB, "bytes of filters per account, 400 per level included")
     filter_bytes: int = _limit(64 * _MIB, "the same of all accounts but the managers'")
@@ -83,6 +93,8 @@ class Use:
     filter_bytes: int = 0
     retained: int = 0
     retained_bytes: int = 0
+    connections: int = 0
+    held_bytes: int = 0
 
 
 class Accounting:
@@ -93,6 +105,8 @@ class Accounting:
         self._uses: dict[Owner, Use] = {}
         self._filter_bytes = 0
         self._retained: dict[str, Use] = {}  # by kind of account
+        self._held = 0
+        self._connections = 0
 
     def uses(self) -> Mapping[Owner, Use]:
         """What each account that uses anything uses now."""
@@ -118,6 +132,52 @@ class Accounting:
         if owner.kind != MANAGER:
             self._filter_bytes -= cost
         self._tidy(owner)
+
+    def take_connection(self, owner: Owner) -> bool:
+        """Charge a connection; False, and nothing charged, when the account or the broker has too many.
+
+        Managers may also use the spare descriptors, so that others can't keep them out.
+        """
+        use, limits = self._of(owner), self.limits
+        most = limits.connections - limits.silent_connections - limits.waiting_logins
+        full = self._connections >= most and owner.kind != MANAGER
+        if full or use.connections >= limits.account_connections:
+            self._tidy(owner)
+            return False
+        self._connections += 1
+        use.connections += 1
+        return True
+
+    def return_connection(self, owner: Owner) -> None:
+        """Undo `take_connection`."""
+        self._connections -= 1
+        self._of(owner).connections -= 1
+        self._tidy(owner)
+
+    def hold(self, owner: Owner, count: int) -> bool:
+        """Charge bytes held in memory; False, and nothing charged, beyond the limits of account or broker."""
+        use, limits = self._of(owner), self.limits
+        if use.held_bytes + count > limits.account_bytes or self._held + count > limits.held_bytes:
+            self._tidy(owner)
+            return False
+        use.held_bytes += count
+        self._held += count
+        if not count:
+            self._tidy(owner)
+        return True
+
+    def release(self, owner: Owner, count: int) -> None:
+        """Undo `hold`."""
+        self._of(owner).held_bytes -= count
+        self._held -= count
+        self._tidy(owner)
+
+    def crowd(self, owner: Owner, count: int) -> Owner:
+        """The account to take bytes from for so many more of `owner`: itself, or the one that has most."""
+        mine = self._uses.get(owner, Use()).held_bytes
+        if mine + count > self.limits.account_bytes or not self._uses:
+            return owner
+        return max(self._uses, key=lambda owner: self._uses[owner].held_bytes)
 
     def take_retained(self, owner: Owner, cost: int) -> bool:
         """Charge a retained message; False, and nothing charged, when it is above a limit."""
@@ -154,6 +214,82 @@ class Accounting:
     def _tidy(self, owner: Owner) -> None:
         if self._uses.get(owner) == Use():
             del self._uses[owner]
+
+
+class Meter:
+    """Charges bytes to one account. `make_room` ends what holds most; False when there is nothing to end."""
+
+    def __init__(
+        self,
+        accounting: Accounting,
+        owner: Owner,
+        make_room: Callable[[Owner, int], bool] = lambda _, __: False,
+    ) -> None:
+        self._accounting, self._owner, self._make_room = accounting, owner, make_room
+
+    def take(self, count: int) -> bool:
+        """Charge bytes; False when there is no room for them."""
+        while not self._accounting.hold(self._owner, count):
+            if not self._make_room(self._owner, count):
+                return False
+        return True
+
+    def give_back(self, count: int) -> None:
+        """Undo `take`."""
+        self._accounting.release(self._owner, count)
+
+
+class Gate:
+    """The connections that are not logged in. Of too many the oldest is closed: a client that logs in takes
+    a moment, so strangers that say nothing close each other's connections."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._limits = limits
+        self._silent: OrderedDict[Hashable, str] = OrderedDict()
+        self._per_source: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._silent)
+
+    def arrived(self, key: Hashable, source: str) -> Hashable | None:
+        """A connection was accepted: the one to close for it, if any."""
+        self.left(key)
+        self._silent[key] = source
+        self._per_source[source] += 1
+        if self._per_source[source] > self._limits.silent_per_source:
+            crowd = source
+        elif len(self._silent) > self._limits.silent_connections:
+            crowd = self._per_source.most_common(1)[0][0]
+        else:
+            return None
+        oldest = next(key for key, where in self._silent.items() if where == crowd)
+        self.left(oldest)
+        return oldest
+
+    def left(self, key: Hashable) -> None:
+        """It is logged in, being verified, or gone."""
+        source = self._silent.pop(key, None)
+        if source is not None:
+            self._per_source[source] -= 1
+            if not self._per_source[source]:
+                del self._per_source[source]
+
+
+def fitted(limits: Limits, descriptors: int) -> Limits:
+    """The limits with the connections lowered to so many descriptors."""
+    most = max(8, min(limits.connections, descriptors - limits.spare_descriptors))
+    silent = max(2, min(limits.silent_connections, most // 4))
+    per_source = min(limits.silent_per_source, silent)
+    waiting = max(2, min(limits.waiting_logins, most // 8))
+    per_account = max(2, min(limits.account_connections, most // 8))
+    return replace(
+        limits,
+        connections=most,
+        silent_connections=silent,
+        silent_per_source=per_source,
+        account_connections=per_account,
+        waiting_logins=waiting,
+    )
 
 
 class Buckets:

@@ -15,7 +15,7 @@ from amqtt.adapters import WriterAdapter
 from amqtt.mqtt.packet import CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, MQTTFixedHeader
 from amqtt.mqtt.publish import PublishPacket
 
-from .limits import LIMITS, Limits, source_of
+from .limits import LIMITS, Limits, Meter, source_of
 from .session import Publication
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class PacketStream:
         self._buffer = bytearray()
         self._queue: deque[bytes] = deque()
         self._queued = 0
+        self._meter: Meter | None = None
         self._wake = asyncio.Event()
         self._ended = False
         self.reason = ""
@@ -101,9 +102,35 @@ class PacketStream:
         if self._queued + len(data) + _PER_PACKET > self._max_queued:
             self.abort("does not read what it is sent")
             return
+        if not self._take_bytes(len(data) + _PER_PACKET):
+            return
         self._queue.append(data)
         self._queued += len(data) + _PER_PACKET
         self._wake.set()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes queued for the client and received from it, in packets not yet complete."""
+        return self._queued + len(self._buffer)
+
+    def charge_to(self, meter: Meter) -> None:
+        """The client is known: what its connection holds is charged to its account from now on."""
+        if meter.take(self.held_bytes):
+            self._meter = meter
+        else:
+            self.abort("its account holds too many bytes")
+
+    def _take_bytes(self, count: int) -> bool:
+        meter = self._meter
+        if meter is not None and not meter.take(count):
+            self.abort("its account holds too many bytes")
+        elif meter is not None and self._ended:  # ended to make room
+            meter.give_back(count)
+        return not self._ended
+
+    def _give_back(self, count: int) -> None:
+        if self._meter is not None:
+            self._meter.give_back(count)
 
     async def write_queued(self) -> None:
         """Runs beside the reader until `finish` or `abort`; then the queue is written or dropped."""
@@ -115,7 +142,7 @@ class PacketStream:
                     self._writer.write(b"".join(batch))
                     async with asyncio.timeout(STALL_S):
                         await self._writer.drain()
-                    self._queued -= sum(map(len, batch)) + _PER_PACKET * len(batch)
+                    self._written(sum(map(len, batch)) + _PER_PACKET * len(batch))
                 if self._ended:
                     return
         except Exception as error:  # a transport may raise anything; here it only means the end
@@ -145,6 +172,9 @@ class PacketStream:
             self.reason = reason
         self.hang_up()
         self._queue.clear()
+        self._give_back(self.held_bytes)
+        self._meter, self._queued = None, 0
+        self._buffer.clear()
         abort: Callable[[], None] = getattr(self._transport, "abort", self._transport.close)
         abort()
 
@@ -152,7 +182,8 @@ class PacketStream:
         data = await self._read()
         if not data:
             raise EOFError("the client hung up")
-        self._buffer += data
+        if self._take_bytes(len(data)):
+            self._buffer += data
 
     def _take(self, only: int | None) -> tuple[MQTTFixedHeader, bytes] | None:
         if self._ended:
@@ -170,7 +201,13 @@ class PacketStream:
             return None
         first, body = self._buffer[0], bytes(self._buffer[start : start + length])
         del self._buffer[: start + length]
+        self._give_back(start + length)
         return MQTTFixedHeader(first >> 4, first & 0x0F, length), body
+
+    def _written(self, count: int) -> None:
+        if self._queued:  # else it was aborted meanwhile
+            self._queued -= count
+            self._give_back(count)
 
     def _next_batch(self) -> list[bytes]:
         parts: list[bytes] = []

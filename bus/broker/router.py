@@ -7,18 +7,26 @@ contradict them.
 """
 
 import logging
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from .limits import Accounting, Owner, path_cost
+from .limits import Accounting, Meter, Owner, path_cost
 from .session import Encode, Publication, Session
 from .topic_tree import SubscriptionTree, TopicTree
 
-MAX_PERSISTENT: Final = 64
-"""Sessions kept for disconnected clients; the one disconnected longest is evicted first."""
+_STEP: Final = 256  # retained messages sent before others get their turn
 SUBACK_FAILURE: Final = 0x80
 """The SUBACK code of a refused filter (MQTT 3.1.1, section 3.9.3)."""
 
 log = logging.getLogger(__name__)
+
+
+MakeRoom = Callable[[Owner, int], bool]
+"""Ends what holds most bytes, for so many more of an account; False when there is nothing to end."""
+
+
+def _no_room(owner: Owner, count: int) -> bool:
+    return False
 
 
 class _Retained(NamedTuple):
@@ -33,7 +41,10 @@ class _Retained(NamedTuple):
 class Router:
     """The state shared by all connections. No method blocks."""
 
-    def __init__(self, encode: Encode, accounting: Accounting | None = None) -> None:
+    def __init__(
+        self, encode: Encode, accounting: Accounting | None = None, make_room: MakeRoom = _no_room
+    ) -> None:
+        self._make_room = make_room
         self._encode = encode
         self._accounting = accounting or Accounting()
         self._limits = self._accounting.limits
@@ -48,19 +59,24 @@ class Router:
         Sessions belong to accounts: only the same account can take a client id over, and another account with
         the same id does not interfere.
         """
+        self.supersede(owner, client_id)
         old = self._sessions.get((owner, client_id))
-        if old is not None and old.sink is not None:
-            old.sink.supersede()
-            old.detach()
         if old is not None and old.persistent and persistent:
             return old, True
         if old is not None:
             self.forget(old)
         if persistent:
-            self._make_room()
-        session = Session(owner, client_id, persistent, self._encode, self._limits)
+            self._limit_away(owner)
+        session = Session(owner, client_id, persistent, self._encode, self._limits, self.meter(owner))
         self._sessions[owner, client_id] = session
         return session, False
+
+    def supersede(self, owner: Owner, client_id: str) -> None:
+        """End the connection of this client, if there is one: it has connected again."""
+        old = self._sessions.get((owner, client_id))
+        if old is not None and old.sink is not None:
+            old.sink.supersede()
+            old.detach()
 
     def close(self, session: Session) -> None:
         """The session's connection ended: a clean session ends with it."""
@@ -76,12 +92,17 @@ class Router:
             self._tree.remove(wanted, session)
             self._accounting.return_filter(session.owner, wanted)
         session.filters.clear()
+        session.discard()
         if self._sessions.get((session.owner, session.client_id)) is session:
             del self._sessions[session.owner, session.client_id]
 
     def away(self) -> list[Session]:
         """The persistent sessions without a connection."""
         return [session for session in self._sessions.values() if session.sink is None]
+
+    def meter(self, owner: Owner) -> Meter:
+        """What charges the bytes that are held for an account."""
+        return Meter(self._accounting, owner, self._make_room)
 
     def owners(self) -> set[Owner]:
         """The accounts with a session or a retained message."""
@@ -95,10 +116,11 @@ class Router:
         for topic in list(self._retained_by.get(owner, ())):
             self._drop_retained(topic)
 
-    def _make_room(self) -> None:
-        away = [session for session in self.away() if session.persistent]
-        for session in away[: max(0, len(away) - MAX_PERSISTENT + 1)]:
-            self.forget(session)
+    def _limit_away(self, owner: Owner) -> None:
+        for limit, theirs in ((self._limits.account_away, {owner}), (self._limits.away, self.owners())):
+            away = [session for session in self.away() if session.owner in theirs]
+            for session in away[: max(0, len(away) - limit + 1)]:
+                self.forget(session)
 
     def subscribe(self, session: Session, wanted: str, qos: int) -> int:
         """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK.
@@ -120,10 +142,17 @@ class Router:
             self._tree.remove(wanted, session)
             self._accounting.return_filter(session.owner, wanted)
 
-    def send_retained(self, session: Session, wanted: str, qos: int) -> None:
-        """Send the session the retained messages of a filter that was just granted."""
-        for message, _ in self._retained.match(wanted):
-            session.deliver(message, min(qos, message.qos))
+    def send_retained(self, session: Session, wanted: str, qos: int) -> Iterator[None]:
+        """Send the session the retained messages of a filter that was just granted, some at each step.
+
+        Others are served between the steps; what is replaced meanwhile reached the session as it came.
+        """
+        found = list(self._retained.match(wanted))
+        for count, kept in enumerate(found, 1):
+            if self._retained.get(kept.message.topic) is kept:
+                session.deliver(kept.message, min(qos, kept.message.qos))
+            if count % _STEP == 0:
+                yield
 
     def publish(self, message: Publication, retain: bool, owner: Owner) -> None:
         """Store the message if `owner` wants it retained, and deliver it to all subscribers."""

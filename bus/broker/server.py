@@ -9,8 +9,9 @@ are external ones (docs/decisions/0017).
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import websockets
 from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter, WriterAdapter
@@ -23,14 +24,14 @@ from websockets.asyncio.server import ServerConnection, serve
 from ..clock import Clock
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
-from .limits import Accounting, Limits
+from .limits import Accounting, Gate, Limits, Owner, source_of
 from .packet_stream import PacketStream, Read, encode, tcp_read, websocket_read
 from .revocation import revocation_of
 from .router import Router
-from .session import Publication
+from .session import Publication, Session
 
-MAX_CONNECTIONS: Final = 4096
-"""A further connection is closed at once."""
+_ACCEPTED: Final = 32
+"""Connections accepted at once, before those that are too many are closed."""
 _BACKLOG: Final = 1024
 """Connections that may wait to be accepted: all agents come back at the same moment."""
 _TICK_S: Final = 1.0
@@ -52,7 +53,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self._access = next(p for p in self.plugins_manager.plugins if isinstance(p, AccessPlugin))
         self._limits = limits
         self._accounting = Accounting(limits)
-        self._router = Router(encode, self._accounting)
+        self._gate = Gate(limits)
+        self._router = Router(encode, self._accounting, self._make_room)
         self._listeners: list[asyncio.Server | WebSocketServer] = []
         self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
         self._follower: asyncio.Task[None] | None = None
@@ -82,14 +84,31 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         """A TCP connection was accepted."""
-        await self._serve(tcp_read(reader), StreamWriterAdapter(writer), writer.transport)
+        self._arrived(writer.transport)
+        try:
+            await self._serve(tcp_read(reader), StreamWriterAdapter(writer), writer.transport)
+        finally:
+            self._gate.left(writer.transport)
 
     async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
         await self._serve(websocket_read(websocket), WebSocketsWriter(websocket), websocket.transport)
 
+    def _arrived(self, transport: asyncio.BaseTransport) -> None:
+        """A client that has not said who it is: beyond the limits the oldest such connection is closed."""
+        oldest = self._gate.arrived(transport, source_of(transport.get_extra_info("peername")))
+        if oldest is not None:
+            cast("asyncio.WriteTransport", oldest).abort()
+
     async def _listen(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
+        listener = await self._start_listener(name, sock)
+        # asyncio accepts as many at once as may wait in the kernel; here few at once, and many may wait.
+        sock.listen(_BACKLOG)
+        return listener
+
+    async def _start_listener(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
         if name == "ws":
+            counted = partial(_Handshake, self._arrived, self._gate.left)
             return await serve(
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
@@ -97,14 +116,15 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 max_size=self._limits.packet_bytes + 8,
                 compression=None,
                 close_timeout=_STOP_S,
-                backlog=_BACKLOG,
+                create_connection=cast("type[ServerConnection]", counted),
+                backlog=_ACCEPTED,
             )
         handle = partial(self.stream_connected, listener_name=name)
-        return await asyncio.start_server(handle, sock=sock, backlog=_BACKLOG)
+        return await asyncio.start_server(handle, sock=sock, backlog=_ACCEPTED)
 
     async def _serve(self, read: Read, writer: WriterAdapter, transport: asyncio.BaseTransport) -> None:
         stream = PacketStream(read, writer, transport, self._limits)
-        if len(self._connections) >= MAX_CONNECTIONS or self._stopping.is_set():
+        if len(self._connections) >= self._limits.connections or self._stopping.is_set():
             stream.abort("too many connections")
             return
         connection = ClientConnection(
@@ -115,7 +135,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             authenticate=self._authenticated,
             may_subscribe=self._may_subscribe,
             on_manager_event=self._on_manager_event,
-            limits=self._limits,
+            on_silence=lambda silent: self._arrived(transport) if silent else self._gate.left(transport),
+            accounting=self._accounting,
         )
         self._connections[connection] = cast("asyncio.Task[object]", asyncio.current_task())
         try:
@@ -125,6 +146,20 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 raise
         finally:
             del self._connections[connection]
+
+    def _make_room(self, owner: Owner, count: int) -> bool:
+        """End the connection or session that holds most bytes of the account in the way."""
+        crowd = self._accounting.crowd(owner, count)
+        holding: list[ClientConnection | Session] = [c for c in self._connections if c.owner == crowd]
+        holding += [session for session in self._router.away() if session.owner == crowd]
+        most = max(holding, key=lambda held: held.held_bytes, default=None)
+        if most is None or not most.held_bytes:
+            return False
+        if isinstance(most, Session):
+            self._router.forget(most)
+        else:
+            most.evict()
+        return True
 
     async def _on_manager_event(self, publication: Publication) -> None:
         """A manager has published this: some of its events take an account away."""
@@ -178,3 +213,27 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=_STOP_S)
+
+
+class _Handshake(ServerConnection):
+    """A WebSocket connection, which counts from its socket on and not only from its handshake."""
+
+    def __init__(
+        self,
+        arrived: Callable[[asyncio.BaseTransport], None],
+        left: Callable[[asyncio.BaseTransport], None],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._on_arrived, self._on_left = arrived, left
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket was accepted."""
+        super().connection_made(transport)
+        self._on_arrived(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._on_left(self.transport)
+        super().connection_lost(exc)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from .limits import LIMITS, Limits, Owner
+from .limits import Limits, Meter, Owner
 
 MAX_IN_FLIGHT: Final = 1000
 """QoS 1 messages sent and not acknowledged; further ones are queued in order."""
@@ -59,7 +59,8 @@ class Session:
     client_id: str
     persistent: bool
     encode: Encode
-    limits: Limits = LIMITS
+    limits: Limits
+    meter: Meter
     sink: Sink | None = None
     filters: dict[str, int] = field(default_factory=dict)
     received: set[int] = field(default_factory=set)  # ids of incoming QoS 2 messages not yet released
@@ -76,7 +77,7 @@ class Session:
     def attach(self, sink: Sink) -> None:
         """A connection resumes the session: resend what is in flight, then send what is queued."""
         self.sink = sink
-        for packet_id, message in self._in_flight.items():
+        for packet_id, message in list(self._in_flight.items()):
             sink.send(self.encode(message, packet_id, True))
         self._pump()
 
@@ -96,7 +97,16 @@ class Session:
         message = self._in_flight.pop(packet_id, None)
         if message is not None:
             self._held -= message.cost
+            self.meter.give_back(message.cost)
             self._pump()
+
+    def discard(self) -> None:
+        """The session is over: give back what it held."""
+        self.persistent = False
+        self._in_flight.clear()
+        self._waiting.clear()
+        held, self._held = self._held, 0
+        self.meter.give_back(held)
 
     def _hold(self, message: Publication) -> None:
         if self.sink is None and (not self.persistent or len(self._waiting) >= MAX_AWAY):
@@ -105,6 +115,13 @@ class Session:
             # While away it loses the newest.
             if self.sink is not None:
                 self.sink.abort("too many unacknowledged messages")
+            return
+        if not self.meter.take(message.cost):
+            if self.sink is not None:
+                self.sink.abort("its account holds too many bytes")
+            return
+        if self.sink is None and not self.persistent:  # ended to make room
+            self.meter.give_back(message.cost)
             return
         self._held += message.cost
         self._waiting.append(message)

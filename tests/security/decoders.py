@@ -54,7 +54,7 @@ def packets(data: bytes) -> None:
     try:
         for piece in (data[1:cut], data[cut:]):
             stream._buffer += piece
-            while (found := stream._take(1024 * 1024, None)) is not None:
+            while (found := stream._take(None)) is not None:
                 drive(connection._handle(connection._session, *found))
     except ENDINGS:
         pass

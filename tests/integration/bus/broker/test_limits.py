@@ -274,12 +274,15 @@ async def test_many_agents_reconnect_at_once(
     manager = await Raw.connect(broker.port, "manager")
     for n in range(AGENTS):
         await manager.publish(f"{R}/node/n1/state/w{n}", b"1", retain=True)
-    await manager.publish(f"{R}/node/n1/assignment", b"all", retain=True)
+    names = ("n1", "n2", "alice", "bob")
+    for name in names:
+        await manager.publish(f"{R}/node/{name}/assignment", b"all", retain=True)
 
     async def agent(n: int) -> Raw:
-        raw = await Raw.connect(broker.port, "n1", client_id=f"agent-{n}")
-        await raw.subscribe(f"{R}/node/n1/assignment", f"{R}/node/n1/command", f"{R}/manager/+/state")
-        await raw.publish(f"{R}/node/n1/log/a{n}", b"ready")
+        name = names[n % len(names)]
+        raw = await Raw.connect(broker.port, name, client_id=f"agent-{n}")
+        await raw.subscribe(f"{R}/node/{name}/assignment", f"{R}/node/{name}/command", f"{R}/manager/+/state")
+        await raw.publish(f"{R}/node/{name}/log/a{n}", b"ready")
         assert (await raw.message())[1] == b"all"
         return raw
 

@@ -4,8 +4,8 @@ import struct
 from dataclasses import replace
 
 import pytest
-from busbar.bus.broker.limits import LIMITS, Accounting, Owner
-from busbar.bus.broker.router import MAX_PERSISTENT, Router
+from busbar.bus.broker.limits import LIMITS, Accounting, Meter, Owner
+from busbar.bus.broker.router import Router
 from busbar.bus.broker.session import MAX_AWAY, MAX_IN_FLIGHT, Publication, Session
 from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
 from busbar.bus.topics import matches
@@ -70,8 +70,12 @@ def encode(message: Publication, packet_id: int | None, dup: bool) -> bytes:
     return struct.pack("!H?", packet_id or 0, dup) + message.payload
 
 
+def session_of(persistent: bool) -> Session:
+    return Session(ALICE, "c", persistent, encode, LIMITS, Meter(Accounting(), ALICE))
+
+
 def test_further_messages_wait_in_order_for_acknowledgements() -> None:
-    session, pen = Session(ALICE, "c", False, encode), Pen()
+    session, pen = session_of(False), Pen()
     session.attach(pen)
     for n in range(MAX_IN_FLIGHT + 2):
         session.deliver(Publication("t", b"%d" % n, 1), 1)
@@ -82,7 +86,7 @@ def test_further_messages_wait_in_order_for_acknowledgements() -> None:
 
 
 def test_packet_ids_go_round_and_skip_those_in_flight() -> None:
-    session, pen = Session(ALICE, "c", False, encode), Pen()
+    session, pen = session_of(False), Pen()
     session.attach(pen)
     session.deliver(Publication("t", b"held", 1), 1)
     for n in range(2, 65537):
@@ -93,7 +97,7 @@ def test_packet_ids_go_round_and_skip_those_in_flight() -> None:
 
 
 def test_an_absent_client_is_kept_a_bounded_number_of_messages() -> None:
-    session, pen = Session(ALICE, "c", True, encode), Pen()
+    session, pen = session_of(True), Pen()
     for n in range(MAX_AWAY + 5):
         session.deliver(Publication("t", b"%d" % n, 1), 1)
         session.deliver(Publication("t", b"qos 0"), 0)
@@ -103,7 +107,7 @@ def test_an_absent_client_is_kept_a_bounded_number_of_messages() -> None:
 
 
 def test_too_many_bytes_unacknowledged_end_the_connection() -> None:
-    session, pen = Session(ALICE, "c", False, encode), Pen()
+    session, pen = session_of(False), Pen()
     session.attach(pen)
     for _ in range(17):
         session.deliver(Publication("t", bytes(LIMITS.session_bytes // 16), 1), 1)
@@ -113,12 +117,12 @@ def test_too_many_bytes_unacknowledged_end_the_connection() -> None:
 
 def test_persistent_sessions_are_bounded_and_the_longest_away_goes_first() -> None:
     router = Router(encode)
-    for n in range(MAX_PERSISTENT + 3):
+    for n in range(LIMITS.account_away + 3):
         session, _ = router.open(ALICE, f"c{n}", True)
         session.attach(Pen())
         router.subscribe(session, "t", 1)
         router.close(session)
-    assert [s.client_id for s in router.away()] == [f"c{n}" for n in range(3, MAX_PERSISTENT + 3)]
+    assert [s.client_id for s in router.away()] == [f"c{n}" for n in range(3, LIMITS.account_away + 3)]
 
 
 MANAGER = Owner("manager", "manager")
@@ -136,7 +140,7 @@ def reader(router: Router) -> tuple[Session, Pen]:
 def retained(router: Router) -> list[bytes]:
     """The payloads that a new subscriber of everything gets."""
     session, pen = reader(router)
-    router.send_retained(session, "#", 0)
+    list(router.send_retained(session, "#", 0))
     return sorted(data[3:] for data in pen.sent)
 
 
