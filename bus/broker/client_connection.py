@@ -56,6 +56,7 @@ LOGIN_WITHIN_S: Final = 30.0
 """From there to the CONNACK: the passwords of a thousand agents may wait for a thread."""
 KEEP_ALIVE_FACTOR: Final = 1.5
 """MQTT 3.1.1, section 3.1.2.10."""
+_SHOWN: Final = 200  # characters of a topic in the log
 _FLUSH_S: Final = 1.0
 _TURN: Final = 32  # packets handled before other clients get their turn
 _MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
@@ -104,7 +105,6 @@ class ClientConnection:
         self._session: Session | None = None
         self._will: LastWill | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._warned = False
         self._handlers: dict[int, Handler] = {
             PUBLISH: self._on_publish,
             PUBACK: self._on_puback,
@@ -177,9 +177,18 @@ class ClientConnection:
         error = None if serving.cancelled() else serving.exception()
         who = (self._client_id, self.peer.username)
         if isinstance(error, ENDINGS):
-            log.info("client %r of %r: %s", *who, self.stream.reason or repr(error))
+            self._log(logging.INFO, "client %r of %r: %s", *who, self.stream.reason or repr(error))
         elif error is not None:
             log.error("client %r of %r dropped", *who, exc_info=error)
+
+    def _log(self, level: int, text: str, *args: object) -> None:
+        """Log what the client caused, one line and not too many of it. Text that it chose comes as %r."""
+        cause = self.peer.username if self.peer.account is not None else f"source {self.stream.source}"
+        if log.isEnabledFor(level):
+            left_out = self._accounting.lines.admit(cause, self._clock.monotonic())
+            if left_out is not None:
+                more = f" ({left_out} further lines left out)" if left_out else ""
+                log.log(level, text + "%s", *args, more)
 
     async def _serve(self) -> None:
         try:
@@ -191,7 +200,7 @@ class ClientConnection:
                 session = await self._admit(connect)
         except Refused as refused:
             self._on_silence(True)
-            log.info("connection refused: %s", refused)
+            self._log(logging.INFO, "connection refused: %s", refused)
             self.stream.send(connack(refused.code))
             return
         within = connect.keep_alive_s * KEEP_ALIVE_FACTOR or None
@@ -231,7 +240,8 @@ class ClientConnection:
         small = len(will.publication.payload) <= self._limits.will_bytes
         if small and self._access.may_publish(self.peer, will.publication.topic, will.retain):
             return will
-        log.warning("%s may not leave a will on %s: ignored", self.peer.username, will.publication.topic)
+        topic = will.publication.topic[:_SHOWN]
+        self._log(logging.WARNING, "%s may not leave a will on %r: ignored", self.peer.username, topic)
         return None
 
     async def _handle(self, session: Session, header: MQTTFixedHeader, body: bytes) -> None:
@@ -268,10 +278,8 @@ class ClientConnection:
             if self.peer.kind == MANAGER:  # its events may revoke accounts (bus.broker.revocation)
                 await self._on_manager_event(publication)
         else:
-            level = logging.DEBUG if self._warned else logging.WARNING
-            what = "publish retained" if retain else "publish"
-            log.log(level, "%s may not %s to %s: dropped", self.peer.username, what, publication.topic[:200])
-            self._warned = True
+            what, topic = "publish retained" if retain else "publish", publication.topic[:_SHOWN]
+            self._log(logging.WARNING, "%s may not %s to %r: dropped", self.peer.username, what, topic)
 
     def _is_first(self, session: Session, packet_id: int) -> bool:
         if packet_id in session.received:

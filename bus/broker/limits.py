@@ -19,6 +19,9 @@ _PER_LEVEL: Final = 400
 """Bytes that one level of a filter or topic takes in a tree."""
 
 
+_MAX_CAUSES: Final = 4096
+
+
 def _limit(default: int, why: str) -> int:
     # dataclasses.field is typed as returning the default's type.
     return field(default=default, metadata={"why": why})
@@ -68,6 +71,9 @@ class Limits:
     source_guesses_per_s: int = _limit(8, "further ones per second")
     waiting_logins: int = _limit(256, "passwords that wait for a thread; remembered ones never do")
     login_threads: int = _limit(2, "threads that hash passwords, and do nothing else")
+    # The log
+    log_lines: int = _limit(20, "log lines that one account, or one source without, can cause at once")
+    log_line_s: int = _limit(5, "seconds until one more; what was left out is counted in the next")
 
 
 LIMITS: Final = Limits()
@@ -107,6 +113,7 @@ class Accounting:
         self._retained: dict[str, Use] = {}  # by kind of account
         self._held = 0
         self._connections = 0
+        self.lines = LineRate(limits)
 
     def uses(self) -> Mapping[Owner, Use]:
         """What each account that uses anything uses now."""
@@ -324,6 +331,22 @@ class Buckets:
         self._rows.move_to_end(key)
         if len(self._rows) > self._keys or tokens >= self._burst:
             self._rows.pop(key if tokens >= self._burst else next(iter(self._rows)))
+
+
+class LineRate:
+    """Which log lines that clients cause are written, by account or source."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._buckets = Buckets(limits.log_lines, 1 / limits.log_line_s)
+        self._left_out: Counter[str] = Counter()
+
+    def admit(self, cause: str, now: float) -> int | None:
+        """None to leave the line out, else how many were left out before it."""
+        if self._buckets.take(cause, now):
+            return self._left_out.pop(cause, 0)
+        if len(self._left_out) < _MAX_CAUSES or cause in self._left_out:
+            self._left_out[cause] += 1
+        return None
 
 
 class LoginGuard:

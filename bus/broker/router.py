@@ -51,6 +51,7 @@ class Router:
         self._sessions: dict[tuple[Owner, str], Session] = {}
         self._tree: SubscriptionTree[Session] = SubscriptionTree()
         self._retained: TopicTree[_Retained] = TopicTree()
+        self._refused = 0
         self._retained_by: dict[Owner, set[str]] = {}
 
     def open(self, owner: Owner, client_id: str, persistent: bool) -> tuple[Session, bool]:
@@ -171,7 +172,11 @@ class Router:
             return
         kept = _Retained(Publication(message.topic, message.payload, message.qos, retain=True), owner)
         if not self._accounting.take_retained(owner, kept.cost):
-            log.warning("retained messages of %s: limit reached, delivered but not kept", owner.name)
+            self._refused += 1
+            if self._refused & (self._refused - 1) == 0:  # the 1st, 2nd, 4th, 8th…
+                log.warning(
+                    "%s retains too much: delivered but not kept (%s so far)", owner.name, self._refused
+                )
             return
         self._retained.put(message.topic, kept)
         self._retained_by.setdefault(owner, set()).add(message.topic)

@@ -93,6 +93,7 @@ Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
 78|retained messages without end|S
+82|text of clients in the log|S
 83|idle sockets, clients that do not read, packets of many filters|S
 """
 

@@ -266,6 +266,24 @@ async def test_retained_messages_go_with_the_account(broker: EmbeddedBroker, tmp
     assert manager.got == []
 
 
+@pytest.mark.fault(82, "S")
+async def test_a_client_forges_no_log_lines_and_causes_few(
+    broker: EmbeddedBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    forged = "\n2026-01-01T00:00:00.000 ERROR busbar.manager: gone\x1b[2J\u2028\u202e"
+    caplog.set_level(logging.INFO, "busbar.bus.broker")
+    alice = await Raw.connect(broker.port, "alice", will=Will(f"x{forged}"))
+    for n in range(100):
+        await alice.publish(f"{n}{forged}")
+        stranger = await Raw.connect(broker.port, f"x{forged}", client_id=forged, password=forged)
+        assert stranger.code == 5
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("busbar")]
+    assert any("may not leave a will" in line for line in lines)
+    assert any("may not publish" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) < 4 * LIMITS.log_lines
+
+
 @pytest.mark.fault(48, "C")
 async def test_many_agents_reconnect_at_once(
     broker: EmbeddedBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
