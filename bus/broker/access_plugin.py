@@ -95,6 +95,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._writing: asyncio.Task[None] | None = None
         self._leaving: dict[str, float] = {}
 
+    @property
+    def accounts_file(self) -> Path:
+        """The file that is followed."""
+        return self._path
+
     async def authenticate(self, *, session: Peer) -> bool:
         """True, and `session.account` set, when name and password are right."""
         await self.refresh()

@@ -312,6 +312,9 @@ class ClientConnection:
         ]
         self.stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
         for (topic, _), code in zip(wanted, codes, strict=True):
+            if code == SUBACK_FAILURE:
+                who, shown = self.peer.username, topic[:_SHOWN]
+                self._log(logging.WARNING, "%s may not subscribe to %r, or has too many filters", who, shown)
             if code != SUBACK_FAILURE:
                 for _ in self._router.send_retained(session, topic, code):
                     await self._clock.sleep(0)

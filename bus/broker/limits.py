@@ -8,7 +8,7 @@ address a connection comes from (see `source_of`).
 import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Final, NamedTuple
 
 from ..acl import MANAGER, NODE, PERSON
@@ -19,6 +19,8 @@ _PER_LEVEL: Final = 400
 """Bytes that one level of a filter or topic takes in a tree."""
 
 
+USE_FILE: Final = "use.json"
+"""Beside the accounts file: `report`, written by a running broker every 5 s."""
 _MAX_CAUSES: Final = 4096
 
 
@@ -392,6 +394,16 @@ def source_of(address: object) -> str:
     if found.is_loopback:
         return "loopback"
     return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
+
+
+def report(accounting: Accounting, silent: int, now_s: float) -> dict[str, object]:
+    """What is in use at `now_s` (seconds since 1970), and how many connections are not logged in."""
+    accounts = [
+        {"account": owner.name, "kind": owner.kind, **asdict(use)}
+        for owner, use in sorted(accounting.uses().items())
+    ]
+    limits = asdict(accounting.limits)
+    return {"at": now_s, "limits": limits, "silent_connections": silent, "accounts": accounts}
 
 
 def path_cost(path: str) -> int:

@@ -7,9 +7,11 @@ are external ones (docs/decisions/0017).
 """
 
 import asyncio
+import json
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -22,9 +24,10 @@ from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
 from ..clock import Clock
+from ..files import write_atomically
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
-from .limits import Accounting, Gate, Limits, Owner, source_of
+from .limits import USE_FILE, Accounting, Gate, Limits, Owner, report, source_of
 from .packet_stream import PacketStream, Read, encode, tcp_read, websocket_read
 from .revocation import revocation_of
 from .router import Router
@@ -36,6 +39,8 @@ _BACKLOG: Final = 1024
 """Connections that may wait to be accepted: all agents come back at the same moment."""
 _TICK_S: Final = 1.0
 """How often the accounts file is looked at; a revoked account is cut off within twice this time."""
+_REPORT_S: Final = 5.0
+"""How often the use of the limits is written to USE_FILE."""
 _STOP_S: Final = 1.0
 
 log = logging.getLogger(__name__)
@@ -59,6 +64,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
         self._follower: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._report_at = 0.0
+        self._use_file = self._access.accounts_file.with_name(USE_FILE)
 
     async def start(self) -> None:
         """Read the accounts, then listen. Raises OSError, and amqtt's BrokerError."""
@@ -185,6 +192,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 await self._access.refresh()
                 self._drop_revoked()
                 self._access.enforce()
+                await self._report_use()
             except Exception:
                 log.exception("the accounts could not be followed; trying again")
             try:
@@ -192,6 +200,17 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                     await self._stopping.wait()
             except TimeoutError:
                 continue
+
+    async def _report_use(self) -> None:
+        """Tell `busbar broker limits`, every few seconds. A full disk costs the report and nothing else."""
+        now = self._clock.monotonic()
+        if now < self._report_at:
+            return
+        self._report_at = now + _REPORT_S
+        shown = report(self._accounting, len(self._gate), self._clock.time_ns() / 1e9)
+        write = partial(write_atomically, self._use_file, json.dumps(shown), durable=False)
+        with suppress(OSError):
+            await asyncio.get_running_loop().run_in_executor(None, write)
 
     def _drop_revoked(self) -> None:
         for connection in list(self._connections):
