@@ -95,6 +95,7 @@ Load
 78|retained messages without end|S
 82|text of clients in the log|S
 83|idle sockets, clients that do not read, packets of many filters|S
+84|mosquitto with the printed configuration: large messages retained and queued|S
 """
 
 
@@ -124,6 +125,7 @@ IN_PART: Final = {
     16: "by the order of the system calls (synced before it is told), not by cutting the power",
     22: "two folders on one host; two hosts differ only in that neither sees the other's processes",
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
+    84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""
