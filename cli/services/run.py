@@ -131,13 +131,13 @@ def log_to_stderr(level: str) -> None:
     Raises:
         CliError: there is no such level.
     """
+    from busbar.bus.log_lines import LineFormatter
+
     if not isinstance(logging.getLevelName(level.upper()), int):
         from ..errors import usage
 
         raise usage(f"--log-level {level}: use debug, info, warning or error")
-    form = logging.Formatter(
-        "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
+    form = LineFormatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(form)
     root = logging.getLogger()

@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "S": "what one client or account takes is bounded, and the others are served",
 }
 
 
@@ -94,6 +95,13 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Load
+76|filters, topics and wills that are deep, long or many|S
+77|passwords guessed without an account|S
+78|retained messages without end|S
+82|text of clients in the log|S
+83|idle sockets, clients that do not read, packets of many filters|S
+84|mosquitto with the printed configuration: large messages retained and queued|S
 """
 
 
@@ -123,6 +131,7 @@ IN_PART: Final = {
     16: "by the order of the system calls (synced before it is told), not by cutting the power",
     22: "two folders on one host; two hosts differ only in that neither sees the other's processes",
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
+    84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""
