@@ -6,19 +6,22 @@ A new operation is one row here and one handler in `manager/api/operations`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from . import params as p
 from .messages import Event
 from .roles import CHANGE_ROLES, OWNER_ROLES, READ_ROLES
+
+Owned = Literal["cluster", "node"]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One row of the contract.
 
-    `roles` may call it; with `owned`, the cluster named by `routercluster_oid` must belong to the caller too,
-    unless its role is OWNER. `errors` come on top of those that any operation can answer with.
+    `roles` may call it. What `owned` names, the cluster of `routercluster_oid` or the node of `node_oid`,
+    must belong to the caller too, unless its role is OWNER. `errors` come on top of those that any operation
+    can answer with.
     """
 
     name: str
@@ -28,7 +31,7 @@ class Operation:
     errors: tuple[str, ...] = ()
     change: bool = False
     roles: frozenset[str] = READ_ROLES
-    owned: bool = False
+    owned: Owned | None = None
 
 
 COMMON_ERRORS: Final = (
@@ -51,7 +54,12 @@ def _read(name: str, params: type[p.Params], result: Any, help: str, *errors: st
 
 
 def _change(
-    name: str, params: type[p.Params], result: Any, help: str, *errors: str, owned: bool = True
+    name: str,
+    params: type[p.Params],
+    result: Any,
+    help: str,
+    *errors: str,
+    owned: Owned | None = "cluster",
 ) -> Operation:
     return Operation(name, params, result, help, errors, True, CHANGE_ROLES, owned)
 
@@ -77,7 +85,7 @@ _ROWS = (
         "Create a router cluster, stopped, owned by the caller.",
         "invalid_configuration",
         "already_exists",
-        owned=False,
+        owned=None,
     ),
     _change(
         "delete_routercluster",
@@ -198,17 +206,17 @@ _ROWS = (
     _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only by status filter)."),
     _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
-    _change("pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", owned=False),
+    _change("pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", owned=None),
     _change(
         "drain_node",
         p.DrainNode,
         p.Node,
         "Evict a node's workers, one of each group at a time; it takes no new ones.",
         "no_such_object",
-        owned=False,
+        owned="node",
     ),
     _change(
-        "undrain_node", p.NodeRef, p.Node, "Let a node take workers again.", "no_such_object", owned=False
+        "undrain_node", p.NodeRef, p.Node, "Let a node take workers again.", "no_such_object", owned="node"
     ),
     _admin(
         "unpair_node",
@@ -225,7 +233,7 @@ _ROWS = (
         p.Following,
         "Publish a worker's output for a limited time.",
         "no_such_object",
-        owned=False,
+        owned=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
     _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),

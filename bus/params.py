@@ -309,6 +309,7 @@ class Node(Struct, frozen=True):
     """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
 
     `draining` says why its workers are to go, null when they are not; `drained` that none is left.
+    `owner_oid` is who paired it.
     """
 
     oid: str
@@ -327,6 +328,7 @@ class Node(Struct, frozen=True):
     heard_ms_ago: int | None = None
     draining: str | None = None
     drained: bool = False
+    owner_oid: str | None = None
 
 
 class Worker(Struct, frozen=True):

@@ -36,7 +36,7 @@ def operations() -> Iterator[str]:
 
 def _operation(row: Operation) -> Iterator[str]:
     yield from ("", f"## {row.name}", "", row.help, "")
-    who = ", ".join(sorted(row.roles)) + (" (an operator: own clusters only)" if row.owned else "")
+    who = ", ".join(sorted(row.roles)) + (f" (an operator: own {row.owned}s only)" if row.owned else "")
     yield f"- Kind: {'change' if row.change else 'read'}; roles: {who}."
     yield f"- Errors: {_codes(row.errors) if row.errors else 'none specific'}."
     schema = msgspec.json.schema(row.params)

@@ -16,6 +16,7 @@ from busbar.bus.topics import Topics, is_name
 class ManagerConfig:
     """One manager. `state` is its own folder, `heartbeat_s` the agents' interval. `rate`, `burst` and
     `in_flight` limit each caller: requests per second, size of a burst, changes not yet answered.
+    `adopt_realm`: serve the realm even if it was another store's.
     """
 
     state: Path
@@ -28,6 +29,7 @@ class ManagerConfig:
     rate: float = 400.0
     burst: int = 4000
     in_flight: int = 256
+    adopt_realm: bool = False
 
     def limits(self) -> dict[str, int]:
         """The limits as clients see them."""

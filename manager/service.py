@@ -28,6 +28,7 @@ from .control.monitor import Monitor
 from .ingest.reports import Reports
 from .leader.fencing import Fence, FencedError, Lock
 from .leader.link_watchdog import LinkWatchdog, Step
+from .leader.realm_claim import RealmClaim, RealmInUseError
 from .leader.state_folder import database
 from .planner.model import LivenessTiming
 from .publish.presence import Presence
@@ -45,6 +46,7 @@ __all__ = [
     "FencedError",
     "Manager",
     "ManagerConfig",
+    "RealmInUseError",
     "StoreRefusedError",
     "run",
 ]
@@ -84,6 +86,7 @@ class Manager:
         self.presence = Presence(self.topics, self._online_state(started))
         self.link = make_link(self.presence.will)
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, started)
+        self.claim = RealmClaim(store, self.fence, self.presence, adopt=config.adopt_realm)
         self.memory = NodeMemory(clock, timing or LivenessTiming(heartbeat=config.heartbeat_s))
         self.watchdog = LinkWatchdog(config.heartbeat_s, clock.monotonic())
         statuses = StatusBuilder(store, int(config.heartbeat_s * 1000))
@@ -102,6 +105,7 @@ class Manager:
         limits = Limits(config.rate, config.burst, config.in_flight)
         self.dispatch = Dispatch(store, publisher, responder, limits, clock=clock, new_id=new_id)
         self._ready: Callable[[], None] | None = None
+        self._refused: RealmInUseError | None = None
         self._early: deque[Message] = deque(maxlen=EARLY_LIMIT)
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
@@ -142,7 +146,7 @@ class Manager:
         except* FencedError as found:
             fenced = found
         if fenced is not None:  # raised out here: before 3.11.4 Python wraps what `except*` raises in a group
-            raise FencedError(self.fence.reason) from fenced
+            raise self._fencing() from fenced
 
     async def _watch(self) -> None:
         """End when fenced; restore our overwritten state; reconnect when nothing is received any more."""
@@ -158,11 +162,15 @@ class Manager:
                 async with asyncio.timeout(CHECK_S):
                     await self.fence.raised.wait()
         self.publisher.stop()
-        raise FencedError(self.fence.reason)
+        raise self._fencing()
+
+    def _fencing(self) -> FencedError:
+        return self._refused or FencedError(self.fence.reason)
 
     def _on_manager(self, message: Message) -> None:
         self.watchdog.heard(self.clock.monotonic())
         self.fence.handle(message)
+        self.claim.handle(message)
 
     def _on_request(self, message: Message) -> None:
         """Requests are queued until it is known that no newer manager is running."""
@@ -187,7 +195,7 @@ class Manager:
 
     async def _on_connect(self) -> None:
         await self.clock.sleep(FENCE_WAIT_S)
-        if self.fence.raised.is_set():
+        if self.fence.raised.is_set() or not await self._claim_realm():
             return
         self.fence.own_state_overwritten = False
         await self.presence.publish_online(self.link)
@@ -198,6 +206,16 @@ class Manager:
         ready, self._ready = self._ready, None
         if ready is not None:
             ready()
+
+    async def _claim_realm(self) -> bool:
+        """Whether the realm is this store's; else the manager ends as a fenced one does."""
+        try:
+            await self.claim.settle(self.link)
+        except RealmInUseError as error:
+            self._refused = error
+            self.fence.reason = str(error)
+            self.fence.raised.set()
+        return not self.fence.raised.is_set()
 
     async def _say_goodbye(self) -> None:
         """Publish that we are offline; a fenced manager publishes nothing."""
@@ -250,6 +268,7 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
         ValueError: a name, a role or a number of the configuration is invalid.
         StoreRefusedError: the database can't be used.
         FencedError: a newer manager runs on a copy of this store.
+        RealmInUseError: the realm is another store's.
     """
     topics = checked(config)
     clock, random = SystemClock(), Random()

@@ -34,7 +34,7 @@ WINGS = {
         "planner": set(),
         "store": set(),
         "state": {"planner", "store"},
-        "leader": {"store"},
+        "leader": {"publish", "store"},
         "publish": {"planner", "store"},
         "api": {"planner", "publish", "state", "store"},
         "ingest": {"state", "store"},

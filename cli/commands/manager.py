@@ -37,6 +37,10 @@ def run(
         Literal["auto", "5", "3.1.1"],
         typer.Option("--mqtt", help="MQTT version; auto: 5, or 3.1.1 where the broker has no 5."),
     ] = "auto",
+    adopt_realm: Annotated[
+        bool,
+        typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
+    ] = False,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the manager in the foreground, against the broker of the options."""
@@ -57,6 +61,7 @@ def run(
         heartbeat_s=heartbeat,
         mqtt=mqtt,
         principals=dict.fromkeys(owner or ["admin"], OWNER),
+        adopt_realm=adopt_realm,
     )
     raise typer.Exit(run.serve(spec))
 

@@ -50,6 +50,9 @@ Heartbeat = Annotated[
 ]
 Runtimes = Annotated[Path | None, typer.Option("--runtimes", help="The nodes' runtimes, TOML.")]
 StaticRoot = Annotated[list[Path] | None, typer.Option("--static-root", help="Folder of static paths.")]
+AdoptRealm = Annotated[
+    bool, typer.Option("--adopt-realm", help="Serve the realm even if it was another manager store's.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs here too.")]
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 
@@ -66,6 +69,7 @@ def up(
     heartbeat: Heartbeat = None,
     runtimes: Runtimes = None,
     static_root: StaticRoot = None,
+    adopt_realm: AdoptRealm = False,
     verbose: Verbose = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -94,6 +98,7 @@ def up(
             stop_workers=stop_workers,
             runtimes=_absolute(runtimes),
             static_roots=tuple(path.expanduser().absolute() for path in static_root or ()),
+            adopt_realm=adopt_realm,
             log_level=log_level,
         )
         if plan.outside is None:

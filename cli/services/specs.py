@@ -58,6 +58,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     principals: dict[str, str]
     manager_id: str = "m1"
     mqtt: MqttVersion = "auto"
+    adopt_realm: bool = False
     log_level: str = "info"
 
 

@@ -45,6 +45,7 @@ class Plan:
     stop_workers: bool = False
     runtimes: Path | None = None
     static_roots: tuple[Path, ...] = ()
+    adopt_realm: bool = False
     log_level: str = "info"
 
     @property
@@ -101,6 +102,7 @@ def _manager(plan: Plan) -> ManagerSpec:
         mqtt="3.1.1" if plan.outside is None else "auto",
         heartbeat_s=plan.heartbeat,
         principals={ADMIN_USER: OWNER},
+        adopt_realm=plan.adopt_realm,
         log_level=plan.log_level,
     )
 

@@ -11,10 +11,20 @@ from busbar.bus.params import Params
 from busbar.bus.roles import OWNER
 
 from ..store.reads import Queries
-from ..store.rows import ClusterRow, PrincipalRow
+from ..store.rows import PrincipalRow
 
 _TARGETS: Final = ("workergroup_oid", "routercluster_oid", "node_oid")
 """Parameters that name the object of a change, the narrowest first."""
+_OWNED: Final = {"cluster": ("router cluster", "routercluster_oid"), "node": ("node", "node_oid")}
+"""What an owner is asked for: its name for people, and the parameter that names it."""
+
+
+def need_principal(store: Queries, name: str) -> PrincipalRow:
+    """Raises BusError `no_such_principal` when the caller has no role."""
+    row = store.principal(name)
+    if row is None:
+        raise BusError("no_such_principal", f"no principal '{name}'")
+    return row
 
 
 def check_role(row: Operation, principal: PrincipalRow) -> None:
@@ -26,17 +36,17 @@ def check_role(row: Operation, principal: PrincipalRow) -> None:
 
 
 def check_owner(row: Operation, principal: PrincipalRow, params: Params, store: Queries) -> None:
-    """Raises BusError `not_authorized` when the cluster to be changed has another owner.
+    """Raises BusError `not_authorized` when the cluster or node to be changed has another owner.
 
-    A cluster that does not exist passes: the operation reports it.
+    An object that does not exist passes: the operation reports it.
     """
-    if not row.owned or principal.role == OWNER:
+    if row.owned is None or principal.role == OWNER:
         return
-    oid: str = getattr(params, "routercluster_oid", "")
-    cluster: ClusterRow | None = store.cluster(oid)
-    if cluster is not None and cluster.owner_oid != principal.oid:
-        detail = f"router cluster '{cluster.name}' has another owner"
-        raise BusError("not_authorized", detail, ["/params/routercluster_oid"])
+    kind, member = _OWNED[row.owned]
+    oid: str = getattr(params, member, "")
+    found = store.cluster(oid) if row.owned == "cluster" else store.node(oid)
+    if found is not None and found.owner_oid != principal.oid:
+        raise BusError("not_authorized", f"{kind} '{found.name}' has another owner", [f"/params/{member}"])
 
 
 def target(params: Params) -> str | None:

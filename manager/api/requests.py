@@ -24,7 +24,7 @@ from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
 from ..rate_limit import Limits
-from ..store import Cause, Changes, Store, Tx, files
+from ..store import Cause, Store, Tx, files
 from ..store.rows import PrincipalRow
 from . import authorize
 from .operations import CHANGES, READS
@@ -124,8 +124,8 @@ class Dispatch:
         self._clock = clock
         self._new_id = new_id
         self._principals: dict[str, PrincipalRow] = {}
+        self._principals_at = -1
         self._cache = ReadCache(lambda: store.commits)
-        store.on_commit(self._on_commit)
 
     def handle(self, message: Message) -> None:
         """Answer one request, now or after its commit."""
@@ -171,13 +171,13 @@ class Dispatch:
         row = OPERATIONS.get(ctx.op)
         if row is None:
             raise BusError("no_such_procedure", f"no operation '{ctx.op[:MAX_OP]}'")
-        principal = self._principal(ctx.caller)
-        authorize.check_role(row, principal)
+        # Decides for a read. For a change it only saves the transaction, which decides (`ChangeJob.run`).
+        authorize.check_role(row, self._principal(ctx.caller))
         if not isinstance(request.ttl_ms, msgspec.UnsetType):
             own = ctx.received + request.ttl_ms / 1000
             ctx.expires = own if ctx.expires is None else min(own, ctx.expires)
         if row.change:
-            self._submit(ctx, row, request, principal)
+            self._submit(ctx, row, request)
             return
         params = convert(request.params, row.params, "/params")
         read = partial(READS[row.name], self._responder.read_context(), params)
@@ -196,15 +196,19 @@ class Dispatch:
         ctx.inbox = inbox
 
     def _principal(self, name: str) -> PrincipalRow:
-        row = self._principals.get(name) or self._store.reads.principal(name)
+        """The caller as of the last commit."""
+        commits = self._store.commits
+        if commits != self._principals_at:
+            self._principals.clear()
+            self._principals_at = commits
+        row = self._principals.get(name)
         if row is None:
-            raise BusError("no_such_principal", f"no principal '{name}'")
-        self._principals[name] = row
+            row = self._principals[name] = authorize.need_principal(self._store.reads, name)
         return row
 
     # --- changes
 
-    def _submit(self, ctx: RequestContext, row: Operation, request: Request, principal: PrincipalRow) -> None:
+    def _submit(self, ctx: RequestContext, row: Operation, request: Request) -> None:
         """Submit a change; with an id even one with invalid parameters, because its reply is stored too."""
         params: Params | BusError
         try:
@@ -213,15 +217,10 @@ class Dispatch:
             if not ctx.has_own_id:
                 raise
             params = error
-        who = Who(principal.name, principal.role, ctx.inbox)
-        job = ChangeJob(self, ctx, row, request, params, principal, who)
-        cause = Cause({"authid": who.authid, "authrole": who.authrole, "session": who.session}, ctx.id)
-        self._store.submit(job.run, job.done, cause)
+        job = ChangeJob(self, ctx, row, request, params)
+        # The transaction fills in who the caller is then.
+        self._store.submit(job.run, job.done, Cause({"authid": ctx.caller}, ctx.id))
         self._limits.began(ctx.caller)
-
-    def _on_commit(self, changes: Changes) -> None:
-        if changes.principals:
-            self._principals.clear()
 
     # --- answers
 
@@ -291,12 +290,17 @@ class ChangeJob:
     request: Request
     params: Params | BusError
     """The parameters, or why they are invalid."""
-    principal: PrincipalRow
-    who: Who
 
     def run(self, tx: Tx) -> bytes | None:
-        """The reply stored earlier for this id; None when a new one was written to the outbox."""
+        """The reply stored earlier for this id; None when a new one was written to the outbox.
+
+        Who the caller is and what it may do is read here: its role may have changed while the request waited.
+        """
         ctx = self.ctx
+        principal = authorize.need_principal(tx, ctx.caller)
+        authorize.check_role(self.row, principal)
+        who = Who(principal.name, principal.role, ctx.inbox)
+        tx.cause = Cause({"authid": who.authid, "authrole": who.authrole, "session": who.session}, ctx.id)
         request_digest = digest(ctx.op, self.request.params, msgspec.to_builtins(self.request.expect))
         stored = tx.stored_reply(ctx.caller, ctx.id) if ctx.has_own_id else None
         if stored is not None:
@@ -305,17 +309,17 @@ class ChangeJob:
             return stored.reply
         if ctx.expires is not None and self.dispatch.monotonic() > ctx.expires:
             raise BusError("expired", "the request expired before it could run")
-        self._perform(tx, request_digest)
+        self._perform(tx, request_digest, principal, who)
         return None
 
     def done(self, outcome: bytes | None | Exception) -> None:
         self.dispatch.complete(self.ctx, outcome)
 
-    def _perform(self, tx: Tx, request_digest: str) -> None:
+    def _perform(self, tx: Tx, request_digest: str, principal: PrincipalRow, who: Who) -> None:
         ctx, dispatch = self.ctx, self.dispatch
         failure: BusError | None = None
         try:
-            reply = dispatch.ok(ctx, tx.attempt(lambda: self._handle(tx)))
+            reply = dispatch.ok(ctx, tx.attempt(lambda: self._handle(tx, principal, who)))
         except BusError as error:
             if error.code in NOT_STORED:
                 raise
@@ -325,16 +329,16 @@ class ChangeJob:
         outcome = failure.code if failure else "ok"
         params = encode(self.request.params).decode()[:AUDIT_LIMIT]
         target = None if isinstance(self.params, BusError) else authorize.target(self.params)
-        tx.audit(self.principal.role, ctx.op, ctx.id, target, outcome, params)
+        tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params)
         properties = properties_to_text(dispatch.properties(ctx, failure))
         tx.send(dispatch.reply_topic(ctx), reply, properties=properties)
 
-    def _handle(self, tx: Tx) -> object:
+    def _handle(self, tx: Tx, principal: PrincipalRow, who: Who) -> object:
         if isinstance(self.params, BusError):
             raise self.params
-        authorize.check_owner(self.row, self.principal, self.params, tx)
+        authorize.check_owner(self.row, principal, self.params, tx)
         authorize.check_version(self.request.expect, self.params, tx)
-        context = ChangeContext(tx, self.who, self.principal.oid, self.ctx.id)
+        context = ChangeContext(tx, who, principal.oid, self.ctx.id)
         return CHANGES[self.row.name](context, self.params)
 
 

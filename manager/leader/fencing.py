@@ -19,6 +19,10 @@ log = logging.getLogger("busbar.manager")
 
 LOCK_POLL_S: Final = 0.25
 MAX_STATE: Final = 65_536
+MAX_OTHERS: Final = 16
+"""Other stores that are remembered."""
+ONLINE: Final = "online"
+OFFLINE: Final = "offline"
 
 
 class FencedError(Exception):
@@ -51,8 +55,8 @@ class Fence:
     ) -> None:
         self.raised = asyncio.Event()
         self.reason = ""
-        self.other: str | None = None
-        """A condition: a manager of another store is online in this realm; None when there is none."""
+        self.others: dict[str, ManagerState] = {}
+        """By store: the states of managers of other stores, online or offline."""
         self.own_state_overwritten = False
         """Our state topic does not say `online`: the will of an earlier connection, or it was deleted."""
         self._own = topics.manager_state(manager)
@@ -74,7 +78,7 @@ class Fence:
         if state.store == self._store and (state.epoch > self._epoch or self._is_twin(state)):
             self._raise(state)
         elif state.store != self._store:
-            self._note_other(state)
+            self._note_other(state, message.topic == self._own)
         elif message.topic == self._own and state.state != "online":
             self.own_state_overwritten = True
 
@@ -93,9 +97,27 @@ class Fence:
             log.error("%s", self.reason)
             self.raised.set()
 
-    def _note_other(self, state: ManagerState) -> None:
-        if state.state != "online":
-            self.other = None
+    @property
+    def other(self) -> str | None:
+        """A condition: managers of other stores are online in this realm; None when there are none."""
+        online = (state for state in self.others.values() if state.state == ONLINE)
+        return "; ".join(_other(state) for state in online) or None
+
+    def _note_other(self, state: ManagerState, on_own_topic: bool) -> None:
+        known = self.others.get(state.store)
+        if state.state not in (ONLINE, OFFLINE):
+            log.warning(
+                "manager '%s' with another store (%s) starts in this realm", state.manager, state.store
+            )
             return
-        self.other = f"manager '{state.manager}' with another store ({state.store}) is online in this realm"
-        log.error("%s", self.other)
+        if len(self.others) >= MAX_OTHERS and known is None:
+            return
+        self.others[state.store] = state
+        if state.state == ONLINE and (known is None or known.state != ONLINE):
+            log.error("%s", _other(state))
+        elif state.state == OFFLINE:
+            self.own_state_overwritten |= on_own_topic
+
+
+def _other(state: ManagerState) -> str:
+    return f"manager '{state.manager}' with another store ({state.store}) is online in this realm"

@@ -23,6 +23,10 @@ SEQUENCE: Final = "sequence"
 """`meta` key: events are numbered above this."""
 RESTORED: Final = "restored"
 """`meta` key: the reason in the event that reports the take-over; empty once it is recorded."""
+REALM: Final = "realm"
+"""The prefix of the topics that this store serves; absent before its first start."""
+ANY_REALM: Final = "*"
+"""The value for a store that served before this was recorded: whichever realm it serves next is its own."""
 SEQUENCE_STEP: Final = 1_000_000
 
 
@@ -110,6 +114,8 @@ def take_over(path: Path, epoch: int, sequence: int, reason: str) -> int:
             db.execute(sql.META_SET, (SEQUENCE, str(max(last + SEQUENCE_STEP, sequence))))
             db.execute(sql.META_SET, (RESTORED, reason))
             db.execute(sql.META_DROP, (BACKUP,))
+            # Another store may have taken the realm over since: the next start looks again.
+            db.execute(sql.META_DROP, (REALM,))
             floor = int(db.execute(sql.META_GET, ("epoch",)).fetchall()[0][0])
         except BaseException:
             db.rollback()

@@ -91,6 +91,11 @@ ALTER TABLE nodes ADD COLUMN drain_note TEXT;
 """
 
 
+_NODE_OWNER = """
+ALTER TABLE nodes ADD COLUMN owner_oid TEXT;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -119,3 +124,15 @@ def group_revisions(db: Database) -> None:
 def node_draining(db: Database) -> None:
     """Why a node is drained, and the progress."""
     _run(db, _DRAINING)
+
+
+@migrations()
+def node_owner(db: Database) -> None:
+    """Who paired a node."""
+    _run(db, _NODE_OWNER)
+
+
+@migrations()
+def realm_claim(db: Database) -> None:
+    """A store that has served keeps its realm, whichever that is; see `backup.ANY_REALM`."""
+    db.execute("INSERT INTO meta (key, value) SELECT 'realm', '*' FROM meta WHERE key = 'epoch'")

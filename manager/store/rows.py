@@ -37,6 +37,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     """The least epoch of its assignment: above that of a forged one that its agent has applied."""
     draining: str | None = None
     drain_note: str | None = None
+    owner_oid: str | None = None
+    """Who paired it; None: paired before owners were recorded, so it is the realm owners'."""
 
 
 class ClusterRow(Struct, frozen=True, gc=False):

@@ -35,10 +35,10 @@ def test_a_node_is_drained_and_reactivated(lab: Lab) -> None:
     oid = lab.oids["n1"]
     topic = lab.alice.topic("status", "_", "node", "n1")
     mark = len(lab.alice.messages)
-    node = lab.stack.client("bob").ok("drain_node", {"node_oid": oid, "reason": "new disk"})
+    node = lab.alice.ok("drain_node", {"node_oid": oid, "reason": "new disk"})
     assert (node["draining"], node["drained"], node["status"]) == ("new disk", False, "online")
     begun = lab.alice.wait_event("on_node_draining", since=mark, oid=oid)
-    assert (begun["data"]["reason"], begun["data"]["who"]["authid"]) == ("new disk", "bob")
+    assert (begun["data"]["reason"], begun["data"]["who"]["authid"]) == ("new disk", "alice")
     done = lab.alice.wait_event("on_node_drained", since=mark, oid=oid)
     assert done["data"]["reason"] == "new disk"
     status = lab.alice.wait_retained(topic, lambda value: value.get("drained") is True)
@@ -103,6 +103,11 @@ def test_draining_needs_the_right_role(lab: Lab) -> None:
     oid = lab.oids["n2"]
     assert lab.vic.code("drain_node", {"node_oid": oid}) == "not_authorized"
     assert lab.vic.code("undrain_node", {"node_oid": oid}) == "not_authorized"
+    bob = lab.stack.client("bob")
+    assert bob.code("drain_node", {"node_oid": oid}) == "not_authorized", "alice paired it"
+    own = bob.ok("pair_node", {"node": {"name": lab.name("own")}})
+    assert bob.ok("drain_node", {"node_oid": own["oid"]})["draining"] == "requested by bob"
+    lab.alice.ok("unpair_node", {"node_oid": own["oid"]})
     node = lab.alice.ok("get_node", {"node_oid": oid})
     wrong = lab.alice.call("drain_node", {"node_oid": oid}, expect={"version": node["version"] + 9})
     assert wrong["error"]["code"] == "version_conflict"

@@ -16,6 +16,7 @@ INVARIANTS: Final = {
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
     "S": "what one client or account takes is bounded, and the others are served",
+    "P": "nobody changes what its role and ownership at that moment do not allow",
 }
 
 
@@ -102,6 +103,10 @@ Load
 82|text of clients in the log|S
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
+Authority
+79|a caller is demoted or removed with requests in flight|P
+80|an operator drains or unpairs nodes that carry others' clusters|P
+117|a manager with another store starts in a realm that is in use|M L
 """
 
 

@@ -124,7 +124,7 @@ def _events_since(here: Yard, mark: int) -> list[dict[str, Any]]:
 def test_a_manager_of_another_store_moves_no_worker_and_is_reported(here: Yard) -> None:
     cluster = here.cluster(2)
     before = cluster.running(2)
-    here.start_manager(state="other-state", name="rogue")
+    here.start_manager(state="other-state", name="rogue", adopt_realm=True)
 
     def seen() -> Any:
         conditions = " ".join(here.alice.sure("get_manager").get("conditions", []))

@@ -76,9 +76,15 @@ class Yard:
         words[words.index("--broker") + 1] = f"mqtt://127.0.0.1:{port}"
         return words
 
-    def start_manager(self, *before: str, state: str = "manager-state", name: str = "manager") -> None:
+    def start_manager(
+        self,
+        *before: str,
+        state: str = "manager-state",
+        name: str = "manager",
+        adopt_realm: bool = False,
+    ) -> None:
         words = ["manager", "--owner", "alice", "--state", str(self.stack.folder / state)]
-        words += ["--heartbeat", str(self.stack.heartbeat)]
+        words += ["--heartbeat", str(self.stack.heartbeat), *(["--adopt-realm"] if adopt_realm else [])]
         self.spawn(name, [*words, *self.connection("manager", self.proxy("manager").port)], *before)
 
     def start_agent(

@@ -318,8 +318,16 @@ def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
         "remove_routercluster_workergroup": of_group,
         "delete_routercluster": ref,
     }
-    assert set(tries) <= {name for name, row in OPERATIONS.items() if row.owned}
+    assert set(tries) == {name for name, row in OPERATIONS.items() if row.owned == "cluster"}
     for operation, params in tries.items():
         assert bob.code(operation, params) == "not_authorized", operation
         assert carol.call(operation, params).get("error", {}).get("code") != "not_authorized", operation
     assert not carol.call("get_routercluster", ref)["ok"], "its owner could delete it"
+
+
+@pytest.mark.fault(80, "P")
+def test_an_operator_cannot_empty_the_nodes_of_others(lab: Lab) -> None:
+    carol = lab.stack.client("carol")
+    for name in sorted(lab.oids):
+        for operation in ("drain_node", "undrain_node", "unpair_node"):
+            assert carol.code(operation, {"node_oid": lab.oids[name]}) == "not_authorized", (operation, name)

@@ -46,6 +46,7 @@ def result(row: NodeRow, workers: int = 0, heard_ms_ago: int | None = None) -> p
         heard_ms_ago=heard_ms_ago,
         draining=row.draining,
         drained=row.drain_note == DRAINED,
+        owner_oid=row.owner_oid,
     )
 
 
@@ -154,6 +155,7 @@ def _insert(ctx: ChangeContext, node: p.NodeDefinition) -> str:
         applied_version=0,
         changed=ctx.tx.now_ns,
         version=1,
+        owner_oid=ctx.principal_oid,
     )
     ctx.tx.insert_node(row)
     return row.oid
@@ -170,6 +172,7 @@ def _pair_again(ctx: ChangeContext, known: NodeRow, node: p.NodeDefinition) -> s
         conn=None,
         goodbye=False,
         conditions=[],
+        owner_oid=ctx.principal_oid,
     )
     return known.oid
 

@@ -71,8 +71,10 @@ def test_reads_are_open_to_viewers_and_changes_are_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, row in OPERATIONS.items() if row.owned])
-def test_owned_rows_name_their_cluster(name: str) -> None:
-    assert "routercluster_oid" in OPERATIONS[name].params.__struct_fields__
+def test_owned_rows_name_what_is_owned(name: str) -> None:
+    row = OPERATIONS[name]
+    member = {"cluster": "routercluster_oid", "node": "node_oid"}[row.owned or ""]
+    assert member in row.params.__struct_fields__
 
 
 def test_changes_to_a_cluster_can_not_forget_ownership() -> None:
@@ -81,7 +83,15 @@ def test_changes_to_a_cluster_can_not_forget_ownership() -> None:
         for name, row in OPERATIONS.items()
         if row.change and "routercluster_oid" in row.params.__struct_fields__
     }
-    assert naming == {name for name, row in OPERATIONS.items() if row.owned}
+    assert naming == {name for name, row in OPERATIONS.items() if row.owned == "cluster"}
+
+
+def test_changes_to_a_node_are_its_owners_or_a_realm_owners() -> None:
+    """They move the workers of everybody who runs there."""
+    for name, row in OPERATIONS.items():
+        members = row.params.__struct_fields__
+        if row.change and "node_oid" in members and "routercluster_oid" not in members:
+            assert row.owned == "node" or row.roles == {"owner"}, name
 
 
 def test_event_types() -> None:

@@ -346,12 +346,36 @@ async def test_roles_and_ownership(client: Client) -> None:
         "scale_routercluster_workergroup": {"workergroup_oid": new_id(), "scale": 1},
         "update_routercluster_workergroup": {"workergroup_oid": new_id(), "workergroup": {}},
     }
-    assert set(foreign) == {name for name, row in OPERATIONS.items() if row.owned}
+    assert set(foreign) == {name for name, row in OPERATIONS.items() if row.owned == "cluster"}
     for op, more in foreign.items():
         error = await client.refused("carol", op, ref | more)
         assert (op, error.code) == (op, "not_authorized")
     assert (await client.call("bob", "start_routercluster", ref))["status"] == "STARTING"
     assert (await client.call("alice", "stop_routercluster", ref))["status"] == "STOPPING"
+
+
+@pytest.mark.fault(80, "P")
+async def test_a_nodes_owner_is_who_paired_it(client: Client) -> None:
+    """Draining moves the workers of whoever runs there: it is the node's owner's, or a realm owner's."""
+    node = await client.call("bob", "pair_node", {"node": {"name": "n1"}})
+    ref = {"node_oid": node["oid"]}
+    who = {row["name"]: row["oid"] for row in await client.call("vera", "list_principals")}
+    assert node["owner_oid"] == who["bob"]
+    owned = {name for name, row in OPERATIONS.items() if row.owned == "node"}
+    assert owned == {"drain_node", "undrain_node"}
+    for op in sorted(owned):
+        error = await client.refused("carol", op, ref)
+        assert (error.code, error.pointers) == ("not_authorized", ("/params/node_oid",))
+        await client.call("bob", op, ref)
+        await client.call("alice", op, ref)
+    assert (await client.refused("bob", "unpair_node", ref)).code == "not_authorized"
+    await client.call("alice", "unpair_node", ref)
+    again = await client.call("carol", "pair_node", {"node": {"name": "n1"}})
+    assert again["owner_oid"] == who["carol"]
+    assert (await client.refused("bob", "drain_node", ref)).code == "not_authorized"
+    await client.call("alice", "remove_principal", {"principal_name": "carol"})
+    await client.call("alice", "add_principal", {"principal": {"name": "carol", "role": "operator"}})
+    assert (await client.refused("carol", "drain_node", ref)).code == "not_authorized"
 
 
 async def test_expected_versions(client: Client) -> None:
