@@ -74,6 +74,13 @@ def is_request(topic: str, root: str) -> bool:
     return topic.startswith(prefix) and topic[len(prefix) :].split("/", 2)[1:2] == ["request"]
 
 
+def is_log(topic: str, root: str) -> bool:
+    """Tell whether this is a log topic of any realm and node below `root`."""
+    prefix = f"{root}/{VERSION}/"
+    levels = topic[len(prefix) :].split("/", 4)
+    return topic.startswith(prefix) and levels[1:2] == ["node"] and levels[3:4] == ["log"]
+
+
 def is_valid_topic(topic: str) -> bool:
     """Tell whether one can publish to this: not empty, no wildcard, no NUL (MQTT 3.1.1, section 4.7)."""
     return bool(topic) and not any(char in topic for char in "#+\0")

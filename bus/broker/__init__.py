@@ -9,7 +9,9 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import resource
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import acl
 from ..clock import Clock, SystemClock
 from ..topics import NAME_PATTERN, is_name
+from .limits import LIMITS, Limits, fitted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,7 +41,7 @@ class BrokerConfig:
 
     `accounts`: the file of bus.broker.accounts, followed while the broker runs. `port` and `ws_port`: 0
     takes a free one; `ws_port` None means no WebSocket listener. `root`: the first topic level. `realm`: the
-    one in which managers and persons have their rights; None: in any.
+    one in which managers and persons have their rights; None: in any. `limits`: see bus.broker.limits.
     """
 
     accounts: Path
@@ -47,6 +50,7 @@ class BrokerConfig:
     ws_port: int | None = None
     root: str = "busbar"
     realm: str | None = None
+    limits: Limits = LIMITS
 
 
 class EmbeddedBroker:
@@ -166,6 +170,12 @@ def _why(error: OSError, host: str, port: int) -> str:
     return f"can't listen on port {port} of {host}: {error.strerror}; choose another port, or 0"
 
 
+def _descriptors() -> int:
+    """The descriptors that this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
 def _make(config: BrokerConfig, sockets: dict[str, socket.socket], clock: Clock) -> "HardenedBroker":
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(level)
@@ -176,6 +186,8 @@ def _make(config: BrokerConfig, sockets: dict[str, socket.socket], clock: Clock)
     # amqtt opens nothing for an external listener: HardenedBroker serves the sockets itself.
     listeners: dict[str, Any] = {name: {"type": "external"} for name in sockets}
     access: dict[str, Any] = {"accounts": str(config.accounts), "root": config.root}
-    access |= {"realm": config.realm or "+", "clock": clock}
+    limits = fitted(config.limits, _descriptors())
+    access |= {"realm": config.realm or "+", "clock": clock, "limits": limits}
     plugins = {"busbar.bus.broker.access_plugin.AccessPlugin": access}
-    return HardenedBroker(AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins}), sockets, clock)
+    settings = AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins})
+    return HardenedBroker(settings, sockets, clock, limits)

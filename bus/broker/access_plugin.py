@@ -6,8 +6,11 @@ import hmac
 import logging
 import os
 import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,15 +20,14 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from .. import acl
 from ..acl import NODE
 from ..clock import Clock
-from ..topics import is_request
+from ..topics import is_log, is_request
 from .accounts import Account, Accounts
-from .join_tokens import parse_offer, redeem, revoke
+from .join_tokens import is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
+from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
 
-_THREADS: Final = 2
-_MAX_LOGINS: Final = 1024
-"""Passwords that may wait for a thread; further clients are refused and retry."""
-_MAX_JOINS: Final = 32
+_MAX_WRONG: Final = 1024
+"""Wrong passwords that are remembered, so that a client with an old one costs one hash."""
 _WRITE_WITHIN_S: Final = 1.0
 """How long to wait until a revocation, already in force, is on disk."""
 _LEARN_S: Final = 1.0
@@ -40,7 +42,10 @@ class Peer:
 
     username: str
     password: str
+    source: str = "unknown"
     account: Account | None = None
+    busy: bool = False
+    """Refused unchecked: too many wrong passwords. The client may try again."""
 
     @property
     def kind(self) -> str:
@@ -53,12 +58,13 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     @dataclass
     class Config:
-        """Path of the accounts file, a Clock, first level of every topic, and the realm (`+`: any)."""
+        """The accounts file, a Clock, first level of every topic, the realm (`+`: any), and limits."""
 
         accounts: str
         clock: Any
         root: str = "busbar"
         realm: str = "+"
+        limits: Limits = LIMITS
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
@@ -66,32 +72,44 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._clock: Clock = self.config.clock
         self.root: str = self.config.root
         self._where = (self.root, str(self.config.realm))
+        self._limits: Limits = self.config.limits
         self._accounts = Accounts()
         self._seen: tuple[int, ...] = ()
         self._trouble = ""
         self._reading = asyncio.Lock()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="broker-login")
-        self._joining = 0
+        # Files and passwords have threads of their own: a revocation doesn't wait for strangers' logins.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="broker-files")
+        threads = self._limits.login_threads
+        self._login_pool = ThreadPoolExecutor(threads, thread_name_prefix="broker-login")
+        self._guard = LoginGuard(self._limits)
+        self._tokens: Mapping[str, str] = {}
+        self._tokens_seen: tuple[int, ...] = ()
         self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
         # Verified passwords, as hashes under a key of this process: a hundred agents that reconnect at once
         # don't cost a hundred scrypts.
         self._key = secrets.token_bytes(32)
         self._verified: dict[str, tuple[Account, bytes]] = {}
+        self._wrong: OrderedDict[tuple[str, bytes], Account] = OrderedDict()
         # In force, but not yet written to the file.
         self._revoked: dict[str, str] = {}
         self._writing: asyncio.Task[None] | None = None
         self._leaving: dict[str, float] = {}
+
+    @property
+    def accounts_file(self) -> Path:
+        """The file that is followed."""
+        return self._path
 
     async def authenticate(self, *, session: Peer) -> bool:
         """True, and `session.account` set, when name and password are right."""
         await self.refresh()
         await self._join(session)
         account = self._account(session.username)
-        if account is None:
+        if account is None or session.busy:
             return False
         digest = self._digest(session.password)
         if not self._is_cached(session.username, account, digest):
-            if not await self._verify(session, digest):
+            if not await self._verify(session, account, digest):
                 return False
             self._verified[session.username] = (account, digest)
         session.account = account
@@ -104,6 +122,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """amqtt's check of one topic or filter; what is unknown is refused."""
         if session is None or topic is None:
             return False
+        if not fits(topic, self._limits):
+            return False
         if action == Action.SUBSCRIBE:
             return acl.may_subscribe(session.kind, session.username, topic, *self._where)
         if action == Action.PUBLISH:
@@ -115,9 +135,15 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
         A request is never retained: on MQTT 3.1.1 the manager can't see that it is, and would run it.
         """
+        if not fits(topic, self._limits):
+            return False
         if retain and is_request(topic, self._where[0]):
             return False
         return acl.may_publish(peer.kind, peer.username, topic, *self._where)
+
+    def may_retain(self, topic: str) -> bool:
+        """False for log topics: a log line is delivered, and never kept."""
+        return not is_log(topic, self.root)
 
     def narrowed(self, peer: Peer, wanted: str) -> str:
         """The filter to subscribe for an allowed one (see bus.acl)."""
@@ -127,9 +153,10 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """False once the account was removed or its password or kind changed."""
         return peer.account is not None and self._account(peer.username) == peer.account
 
-    def has_account(self, name: str) -> bool:
-        """True while the name has an account."""
-        return self._account(name) is not None
+    def has_account(self, owner: Owner) -> bool:
+        """True while the name has an account of this kind."""
+        account = self._account(owner.name)
+        return account is not None and account.kind == owner.kind
 
     def may_stay(self, peer: Peer) -> bool:
         """True while the connection's account is valid, and for a short time for an unpaired node's."""
@@ -191,7 +218,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     async def close(self) -> None:
         """Stop the threads; what they compute now is discarded."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._login_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _join(self, peer: Peer) -> None:
         """Give a node that offers a join token and a secret its account, with that secret as password.
@@ -199,34 +227,66 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         Any other password, and an invalid token, is then checked as a password.
         """
         offer = parse_offer(peer.password)
-        if offer is None or self._joining >= _MAX_JOINS or peer.username in self._revoked:
+        if offer is None or peer.username in self._revoked:
+            return
+        await self._read_tokens()
+        if not is_token_of(self._tokens, peer.username, offer):  # guesses end here, before any hashing
             return
         loop = asyncio.get_running_loop()
-        self._joining += 1
         try:
             now_s = self._clock.time_ns() / 1e9
-            made = await loop.run_in_executor(self._pool, redeem, self._path, peer.username, offer, now_s)
+            made = await loop.run_in_executor(
+                self._login_pool, redeem, self._path, peer.username, offer, now_s
+            )
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             self._complain(f"a node could not join: {error}")
             return
-        finally:
-            self._joining -= 1
         if made:
             log.info("%s joined with a token", peer.username)
             peer.password = offer.secret
             await self.refresh()
 
-    async def _verify(self, peer: Peer, digest: bytes) -> bool:
-        """Hash in a thread; concurrent connections with the same password share one hash."""
+    async def _read_tokens(self) -> None:
+        """Read the hashes of the join tokens again when the file was replaced."""
+        async with self._reading:
+            found = _signature(tokens_file(self._path))
+            if found != self._tokens_seen:
+                loop, now_s = asyncio.get_running_loop(), self._clock.time_ns() / 1e9
+                self._tokens = await loop.run_in_executor(self._pool, read_hashes, self._path, now_s)
+                self._tokens_seen = found
+
+    async def _verify(self, peer: Peer, account: Account, digest: bytes) -> bool:
+        """Hash in a thread, unless the guard refuses; concurrent connections with one password share it."""
         login = (peer.username, digest)
+        if self._wrong.get(login) == account:
+            return False
         if login not in self._logins:
-            if len(self._logins) >= _MAX_LOGINS:
+            if not self._guard.admit(peer.username, peer.source, self._clock.monotonic()):
+                peer.busy = True
                 return False
             loop = asyncio.get_running_loop()
-            hashing = loop.run_in_executor(self._pool, self._accounts.verify, peer.username, peer.password)
-            hashing.add_done_callback(lambda _: self._logins.pop(login, None))
+            hashing = loop.run_in_executor(
+                self._login_pool, self._accounts.verify, peer.username, peer.password
+            )
+            hashing.add_done_callback(partial(self._verified_one, login, peer.source, account))
             self._logins[login] = hashing
         return await asyncio.shield(self._logins[login]) is not None
+
+    def _verified_one(
+        self,
+        login: tuple[str, bytes],
+        source: str,
+        account: Account,
+        hashing: "asyncio.Future[str | None]",
+    ) -> None:
+        self._logins.pop(login, None)
+        failed = hashing.cancelled() or hashing.exception() is not None
+        right = not failed and hashing.result() is not None
+        self._guard.ended(login[0], source, self._clock.monotonic(), right)
+        if not right and not failed:
+            self._wrong[login] = account
+            if len(self._wrong) > _MAX_WRONG:
+                self._wrong.popitem(last=False)
 
     def _is_cached(self, name: str, account: Account, digest: bytes) -> bool:
         known = self._verified.get(name)

@@ -62,9 +62,12 @@ class Accounts:
             return cls(_parse(file.read(), path))
 
     def verify(self, name: str, password: str) -> str | None:
-        """The account's kind when the password is right, else None. Costs 10 to 100 ms of CPU."""
+        """The account's kind when the password is right, else None. Costs 10 to 100 ms of CPU, except for a
+        password that cannot be right by its length: `_make` chose the cost by it."""
         account = self.table.get(name)
-        return account.kind if account is not None and _matches(account, password) else None
+        if account is None or _cost_of(account) != _cost_for(password):
+            return None
+        return account.kind if _matches(account, password) else None
 
 
 def new_secret(token: Callable[[], str] = secrets.token_urlsafe) -> str:
@@ -112,14 +115,22 @@ def remove_account(path: Path, name: str) -> bool:
 
 def _make(kind: str, secret: str) -> Account:
     salt = secrets.token_bytes(16)
-    cost = _COST_MACHINE if len(secret) >= _MACHINE_MADE else _COST_HUMAN
+    cost = _cost_for(secret)
     digest = _scrypt(secret, salt, cost)
     return Account(kind, _text(salt), f"scrypt:{cost}:{_text(digest)}")
 
 
+def _cost_for(secret: str) -> int:
+    return _COST_MACHINE if len(secret) >= _MACHINE_MADE else _COST_HUMAN
+
+
+def _cost_of(account: Account) -> int:
+    return int(account.hash.split(":")[1])
+
+
 def _matches(account: Account, password: str) -> bool:
-    _, cost, digest = account.hash.split(":")
-    found = _scrypt(password, base64.b64decode(account.salt), int(cost))
+    digest = account.hash.split(":")[2]
+    found = _scrypt(password, base64.b64decode(account.salt), _cost_of(account))
     return hmac.compare_digest(found, base64.b64decode(digest))
 
 

@@ -1,7 +1,6 @@
 """One client's connection: the MQTT 3.1.1 server side, from CONNECT to the end."""
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -36,8 +35,18 @@ from ..acl import MANAGER
 from ..clock import Clock
 from ..topics import is_valid_topic
 from .access_plugin import AccessPlugin, Peer
-from .connect import ACCEPTED, NOT_AUTHORIZED_CODE, Connect, LastWill, Refused, connack, read_connect
-from .packet_stream import GONE, MAX_CONNECT, MAX_PACKET, Malformed, PacketStream
+from .connect import (
+    ACCEPTED,
+    BUSY_CODE,
+    NOT_AUTHORIZED_CODE,
+    Connect,
+    LastWill,
+    Refused,
+    connack,
+    read_connect,
+)
+from .limits import Accounting, Owner, count_filters
+from .packet_stream import GONE, Malformed, PacketStream
 from .router import SUBACK_FAILURE, Router
 from .session import Publication, Session
 
@@ -47,10 +56,12 @@ LOGIN_WITHIN_S: Final = 30.0
 """From there to the CONNACK: the passwords of a thousand agents may wait for a thread."""
 KEEP_ALIVE_FACTOR: Final = 1.5
 """MQTT 3.1.1, section 3.1.2.10."""
+_SHOWN: Final = 200  # characters of a topic in the log
 _FLUSH_S: Final = 1.0
 _TURN: Final = 32  # packets handled before other clients get their turn
 _MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
 _REQUIRED_FLAGS: Final = {PUBREL: 0x02, SUBSCRIBE: 0x02, UNSUBSCRIBE: 0x02}  # section 2.2.2
+_FILTER_PACKETS: Final = {SUBSCRIBE: 1, UNSUBSCRIBE: 0}  # bytes behind each filter
 ENDINGS: Final = (*GONE, Malformed, AMQTTError, MQTTError, NoDataError, CodecError)
 """What ends a connection through the client's doing; anything else is a defect of ours."""
 _PINGRESP: Final = bytes(PingRespPacket.build().to_bytes())
@@ -76,6 +87,8 @@ class ClientConnection:
         authenticate: Authenticate,
         may_subscribe: MaySubscribe,
         on_manager_event: OnManagerEvent,
+        on_silence: Callable[[bool], None] = lambda _: None,
+        accounting: Accounting | None = None,
     ) -> None:
         self.stream = stream
         self.peer = Peer("", "")
@@ -85,10 +98,13 @@ class ClientConnection:
         self._clock = clock
         self._may_subscribe = may_subscribe
         self._on_manager_event = on_manager_event
+        self._on_silence = on_silence  # True while it is refused, False once it has said who it is
+        self._accounting = accounting or Accounting()
+        self._limits = self._accounting.limits
+        self._counted = False
         self._session: Session | None = None
         self._will: LastWill | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._warned = False
         self._handlers: dict[int, Handler] = {
             PUBLISH: self._on_publish,
             PUBACK: self._on_puback,
@@ -117,6 +133,18 @@ class ClientConnection:
         self._will = None
         self.stream.abort(reason)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the client's connection and session hold."""
+        return self.stream.held_bytes + (self._session.held_bytes if self._session is not None else 0)
+
+    def evict(self) -> None:
+        """End the connection and its session now, to have the memory back; the will is published."""
+        self.stream.abort("its account holds too many bytes, and it the most")
+        if self._session is not None:
+            self._router.forget(self._session)
+            self._session.detach()
+
     def end(self) -> None:
         """The broker stops: write what is queued, then close, without the will."""
         self._will = None
@@ -133,7 +161,13 @@ class ClientConnection:
 
     def supersede(self) -> None:
         """Sink: the client reconnected (same account and client id), so its will is not published."""
+        self._uncount()
         self.drop("taken over by a newer connection")
+
+    @property
+    def owner(self) -> Owner:
+        """The account that the connection is charged to."""
+        return Owner(self.peer.username, self.peer.kind)
 
     @property
     def _client_id(self) -> str:
@@ -143,56 +177,84 @@ class ClientConnection:
         error = None if serving.cancelled() else serving.exception()
         who = (self._client_id, self.peer.username)
         if isinstance(error, ENDINGS):
-            log.info("client %r of %r: %s", *who, self.stream.reason or repr(error))
+            self._log(logging.INFO, "client %r of %r: %s", *who, self.stream.reason or repr(error))
         elif error is not None:
             log.error("client %r of %r dropped", *who, exc_info=error)
+
+    def _log(self, level: int, text: str, *args: object) -> None:
+        """Log what the client caused, one line and not too many of it. Text that it chose comes as %r."""
+        cause = self.peer.username if self.peer.account is not None else f"source {self.stream.source}"
+        if log.isEnabledFor(level):
+            left_out = self._accounting.lines.admit(cause, self._clock.monotonic())
+            if left_out is not None:
+                more = f" ({left_out} further lines left out)" if left_out else ""
+                log.log(level, text + "%s", *args, more)
 
     async def _serve(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
-                connect = await read_connect(*await self.stream.packet(MAX_CONNECT, None, CONNECT))
+                header, body = await self.stream.packet(None, CONNECT)
+                connect = await read_connect(header, BufferReader(body))
+            self._on_silence(False)
             async with asyncio.timeout(LOGIN_WITHIN_S):
                 session = await self._admit(connect)
         except Refused as refused:
-            log.info("connection refused: %s", refused)
+            self._on_silence(True)
+            self._log(logging.INFO, "connection refused: %s", refused)
             self.stream.send(connack(refused.code))
             return
         within = connect.keep_alive_s * KEEP_ALIVE_FACTOR or None
-        for count in itertools.count(1):
-            header, body = await self.stream.packet(MAX_PACKET, within)
+        work = 0
+        while True:
+            header, body = await self.stream.packet(within)
             if header.packet_type == DISCONNECT:
                 self._will = None
                 return
             await self._handle(session, header, body)
-            if count % _TURN == 0:
+            work += _TURN if header.packet_type == SUBSCRIBE else 1
+            if work >= _TURN:
+                work = 0
                 await self._clock.sleep(0)
 
     async def _admit(self, connect: Connect) -> Session:
         """No session is looked up, and no other connection affected, before the password is verified."""
-        self.peer = Peer(connect.username, connect.password)
+        self.peer = Peer(connect.username, connect.password, self.stream.source)
         if not await self._authenticate(self.peer):
+            if self.peer.busy:
+                raise Refused(BUSY_CODE, f"too many wrong passwords for {connect.username!r}")
             raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
         if connect.will is not None:
             self._will = self._permitted_will(connect.will)
-        session, present = self._router.open(self.peer.username, connect.client_id, not connect.clean)
+        self._router.supersede(self.owner, connect.client_id)
+        if not self._accounting.take_connection(self.owner):
+            raise Refused(BUSY_CODE, f"too many connections of {connect.username!r}, or in all")
+        self._counted = True
+        self.stream.charge_to(self._router.meter(self.owner))
+        session, present = self._router.open(self.owner, connect.client_id, not connect.clean)
         self._session = session
         self.stream.send(connack(ACCEPTED, present))
         session.attach(self)
         return session
 
     def _permitted_will(self, will: LastWill) -> LastWill | None:
-        if self._access.may_publish(self.peer, will.publication.topic, will.retain):
+        small = len(will.publication.payload) <= self._limits.will_bytes
+        if small and self._access.may_publish(self.peer, will.publication.topic, will.retain):
             return will
-        log.warning("%s may not leave a will on %s: ignored", self.peer.username, will.publication.topic)
+        topic = will.publication.topic[:_SHOWN]
+        self._log(logging.WARNING, "%s may not leave a will on %r: ignored", self.peer.username, topic)
         return None
 
-    async def _handle(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+    async def _handle(self, session: Session, header: MQTTFixedHeader, body: bytes) -> None:
         handler = self._handlers.get(header.packet_type)
         if handler is None:
             raise Malformed(f"unexpected packet of type {header.packet_type}")
         if header.packet_type != PUBLISH and header.flags != _REQUIRED_FLAGS.get(header.packet_type, 0):
             raise Malformed(f"reserved flags of packet type {header.packet_type}")
-        await handler(session, header, body)
+        if header.packet_type in _FILTER_PACKETS:
+            limit = self._limits.packet_filters
+            if count_filters(body, _FILTER_PACKETS[header.packet_type], limit) > limit:
+                raise Malformed(f"more than {limit} filters in a packet")
+        await handler(session, header, BufferReader(body))
 
     async def _on_publish(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await PublishPacket.from_stream(body, fixed_header=header)
@@ -210,14 +272,14 @@ class ClientConnection:
         """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does: PUBLISH
         can't be refused (MQTT 3.1.1, section 3.3.5), and a disconnected client would only come back."""
         if self._access.may_publish(self.peer, publication.topic, retain):
-            self._router.publish(publication, retain)
+            self._router.publish(
+                publication, retain and self._access.may_retain(publication.topic), self.owner
+            )
             if self.peer.kind == MANAGER:  # its events may revoke accounts (bus.broker.revocation)
                 await self._on_manager_event(publication)
         else:
-            level = logging.DEBUG if self._warned else logging.WARNING
-            what = "publish retained" if retain else "publish"
-            log.log(level, "%s may not %s to %s: dropped", self.peer.username, what, publication.topic[:200])
-            self._warned = True
+            what, topic = "publish retained" if retain else "publish", publication.topic[:_SHOWN]
+            self._log(logging.WARNING, "%s may not %s to %r: dropped", self.peer.username, what, topic)
 
     def _is_first(self, session: Session, packet_id: int) -> bool:
         if packet_id in session.received:
@@ -250,8 +312,14 @@ class ClientConnection:
         ]
         self.stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
         for (topic, _), code in zip(wanted, codes, strict=True):
+            if code == SUBACK_FAILURE:
+                who, shown = self.peer.username, topic[:_SHOWN]
+                self._log(logging.WARNING, "%s may not subscribe to %r, or has too many filters", who, shown)
             if code != SUBACK_FAILURE:
-                self._router.send_retained(session, topic, code)
+                for _ in self._router.send_retained(session, topic, code):
+                    await self._clock.sleep(0)
+                    if session.sink is not self or self.stream.reason:
+                        raise EOFError(self.stream.reason or "superseded")
 
     async def _on_unsubscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await UnsubscribePacket.from_stream(body, fixed_header=header)
@@ -265,13 +333,20 @@ class ClientConnection:
     async def _on_ignored(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         """Responses of a QoS 2 exchange, which this broker never initiates."""
 
+    def _uncount(self) -> None:
+        counted, self._counted = self._counted, False
+        if counted:
+            self._accounting.return_connection(self.owner)
+
     def _leave(self) -> None:
         """Give the session back, and publish the will of a client that vanished and still has its account."""
+        self._uncount()
         if self._session is not None and self._session.sink is self:
             self._router.close(self._session)
         will, self._will = self._will, None
         if will is not None and self._session is not None and self._access.is_current(self.peer):
-            self._router.publish(will.publication, will.retain)
+            retain = will.retain and self._access.may_retain(will.publication.topic)
+            self._router.publish(will.publication, retain, self.owner)
 
 
 async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:

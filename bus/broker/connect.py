@@ -8,6 +8,7 @@ from amqtt.errors import NoDataError
 from amqtt.mqtt.connack import (
     IDENTIFIER_REJECTED,
     NOT_AUTHORIZED,
+    SERVER_UNAVAILABLE,
     UNACCEPTABLE_PROTOCOL_VERSION,
     ConnackPacket,
 )
@@ -19,6 +20,8 @@ from .session import Publication
 
 ACCEPTED: Final = 0
 NOT_AUTHORIZED_CODE: Final[int] = NOT_AUTHORIZED
+BUSY_CODE: Final[int] = SERVER_UNAVAILABLE
+"""The client may be right, and tries again."""
 _LEVEL_3_1_1: Final = 4
 _MAX_CLIENT_ID: Final = 256
 

@@ -66,7 +66,7 @@ def issue_token(accounts: Path, name: str, now_s: float, valid_s: float = VALID_
         if account is not None and account.kind != NODE:
             raise ValueError(f"{name!r} is the account of a {account.kind}, not of a node")
         row = {"hash": _hash(token), "until": now_s + valid_s}
-        replace_json(_file(accounts), {**_living(accounts, now_s), name: row})
+        replace_json(tokens_file(accounts), {**_living(accounts, now_s), name: row})
     return token
 
 
@@ -96,10 +96,10 @@ def revoke(accounts: Path, name: str, kind: str, now_s: float) -> bool:
 
     Raises ValueError for a damaged file, OSError when it can't be written or the lock is held for 10 s.
     """
-    if not accounts.exists() and not _file(accounts).exists():
+    if not accounts.exists() and not tokens_file(accounts).exists():
         return False
     with locked(accounts):
-        if kind == NODE and _file(accounts).exists():
+        if kind == NODE and tokens_file(accounts).exists():
             _void(accounts, name, now_s)
         table = dict(Accounts.load(accounts).table)
         account = table.get(name)
@@ -110,10 +110,25 @@ def revoke(accounts: Path, name: str, kind: str, now_s: float) -> bool:
     return True
 
 
+def read_hashes(accounts: Path, now_s: float) -> dict[str, str]:
+    """The hash of each name's token, for `is_token_of`."""
+    return {name: str(row["hash"]) for name, row in _living(accounts, now_s).items()}
+
+
+def is_token_of(hashes: Mapping[str, str], name: str, offer: Offer) -> bool:
+    """True when the token was issued for the name; `redeem` checks that it is still valid."""
+    return hmac.compare_digest(hashes.get(name, ""), _hash(offer.token))
+
+
+def tokens_file(accounts: Path) -> Path:
+    """The file of the tokens that belong to these accounts."""
+    return accounts.with_name("tokens.json")
+
+
 def _void(accounts: Path, name: str, now_s: float) -> None:
     rows = _living(accounts, now_s)
     rows.pop(name, None)
-    replace_json(_file(accounts), rows)
+    replace_json(tokens_file(accounts), rows)
 
 
 def _fits(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
@@ -124,14 +139,10 @@ def _fits(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
 def _living(accounts: Path, now_s: float) -> dict[str, Mapping[str, object]]:
     """The tokens that have not expired; none when the file can't be read."""
     try:
-        rows = json.loads(_file(accounts).read_bytes())
+        rows = json.loads(tokens_file(accounts).read_bytes())
         return {name: row for name, row in rows.items() if row["hash"] and now_s < float(row["until"])}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-
-
-def _file(accounts: Path) -> Path:
-    return accounts.with_name("tokens.json")
 
 
 def _hash(token: str) -> str:

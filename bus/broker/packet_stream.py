@@ -11,28 +11,27 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from amqtt.adapters import BufferReader, WriterAdapter
-from amqtt.mqtt.packet import MQTTFixedHeader
+from amqtt.adapters import WriterAdapter
+from amqtt.mqtt.packet import CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, MQTTFixedHeader
 from amqtt.mqtt.publish import PublishPacket
 
+from .limits import LIMITS, Limits, Meter, source_of
 from .session import Publication
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
-MAX_PACKET: Final = 1024 * 1024
-"""Bytes after the fixed header. The bus allows payloads of 256 KiB."""
-MAX_CONNECT: Final = 128 * 1024
-"""The same for the first packet, whose sender is not yet authenticated."""
-MAX_QUEUED: Final = 16 * 1024 * 1024
-"""Bytes queued for a client that does not read; beyond it the connection is dropped."""
 STALL_S: Final = 10.0
 """A client that reads nothing for so long, while bytes are queued for it, is dropped."""
 _PER_PACKET: Final = 64  # bytes of bookkeeping, so that a flood of small packets counts too
+_MAX_OTHER: Final = 16  # bytes of a packet that holds nothing but an id, or less
 _BATCH: Final = 256 * 1024
 _READ: Final = 64 * 1024
 
 log = logging.getLogger(__name__)
+
+Read = Callable[[], Awaitable[bytes]]
+"""The next bytes of a transport; b"" at the end of the stream."""
 
 GONE: Final = (OSError, EOFError, asyncio.TimeoutError)
 """What reading or writing raises when the client is gone or too slow."""
@@ -52,52 +51,86 @@ def encode(publication: Publication, packet_id: int | None, dup: bool) -> bytes:
 
 
 class PacketStream:
-    """`read` returns b"" at the end of the stream; `writer` is amqtt's adapter for the transport."""
+    """`writer` is amqtt's adapter for the transport."""
 
     def __init__(
         self,
-        read: Callable[[], Awaitable[bytes]],
+        read: Read,
         writer: WriterAdapter,
         transport: asyncio.BaseTransport,
+        limits: Limits = LIMITS,
     ) -> None:
+        self._sizes = {
+            CONNECT: limits.connect_bytes,
+            PUBLISH: limits.packet_bytes,
+            SUBSCRIBE: limits.filter_packet_bytes,
+            UNSUBSCRIBE: limits.filter_packet_bytes,
+        }
+        self.source = source_of(transport.get_extra_info("peername"))
+        self._max_queued = limits.queued_bytes
         self._read = read
         self._writer = writer
         self._transport = transport
         self._buffer = bytearray()
         self._queue: deque[bytes] = deque()
         self._queued = 0
+        self._meter: Meter | None = None
         self._wake = asyncio.Event()
         self._ended = False
         self.reason = ""
         set_nodelay(transport)
 
-    async def packet(
-        self, limit: int, within: float | None, only: int | None = None
-    ) -> tuple[MQTTFixedHeader, BufferReader]:
+    async def packet(self, within: float | None, only: int | None = None) -> tuple[MQTTFixedHeader, bytes]:
         """The next packet's header and body.
 
-        Raises Malformed when the header is broken or announces more than `limit` bytes, which is known
-        before any of them is read; one of GONE at the end of the stream or when no whole packet came
+        Raises Malformed when the header is broken or announces more bytes than its type may have, which is
+        known before any of them is read; one of GONE at the end of the stream or when no whole packet came
         `within` seconds. Malformed as well, at the first byte, for a type other than `only`.
         """
-        found = self._take(limit, only)
+        found = self._take(only)
         if found is None:
             async with asyncio.timeout(within):
                 while found is None:
                     await self._fill()
-                    found = self._take(limit, only)
+                    found = self._take(only)
         return found
 
     def send(self, data: bytes) -> None:
         """Queue a packet; too many bytes waiting end the connection."""
         if self._ended:
             return
-        if self._queued + len(data) + _PER_PACKET > MAX_QUEUED:
+        if self._queued + len(data) + _PER_PACKET > self._max_queued:
             self.abort("does not read what it is sent")
+            return
+        if not self._take_bytes(len(data) + _PER_PACKET):
             return
         self._queue.append(data)
         self._queued += len(data) + _PER_PACKET
         self._wake.set()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes queued for the client and received from it, in packets not yet complete."""
+        return self._queued + len(self._buffer)
+
+    def charge_to(self, meter: Meter) -> None:
+        """The client is known: what its connection holds is charged to its account from now on."""
+        if meter.take(self.held_bytes):
+            self._meter = meter
+        else:
+            self.abort("its account holds too many bytes")
+
+    def _take_bytes(self, count: int) -> bool:
+        meter = self._meter
+        if meter is not None and not meter.take(count):
+            self.abort("its account holds too many bytes")
+        elif meter is not None and self._ended:  # ended to make room
+            meter.give_back(count)
+        return not self._ended
+
+    def _give_back(self, count: int) -> None:
+        if self._meter is not None:
+            self._meter.give_back(count)
 
     async def write_queued(self) -> None:
         """Runs beside the reader until `finish` or `abort`; then the queue is written or dropped."""
@@ -109,7 +142,7 @@ class PacketStream:
                     self._writer.write(b"".join(batch))
                     async with asyncio.timeout(STALL_S):
                         await self._writer.drain()
-                    self._queued -= sum(map(len, batch)) + _PER_PACKET * len(batch)
+                    self._written(sum(map(len, batch)) + _PER_PACKET * len(batch))
                 if self._ended:
                     return
         except Exception as error:  # a transport may raise anything; here it only means the end
@@ -139,6 +172,9 @@ class PacketStream:
             self.reason = reason
         self.hang_up()
         self._queue.clear()
+        self._give_back(self.held_bytes)
+        self._meter, self._queued = None, 0
+        self._buffer.clear()
         abort: Callable[[], None] = getattr(self._transport, "abort", self._transport.close)
         abort()
 
@@ -146,9 +182,10 @@ class PacketStream:
         data = await self._read()
         if not data:
             raise EOFError("the client hung up")
-        self._buffer += data
+        if self._take_bytes(len(data)):
+            self._buffer += data
 
-    def _take(self, limit: int, only: int | None) -> tuple[MQTTFixedHeader, BufferReader] | None:
+    def _take(self, only: int | None) -> tuple[MQTTFixedHeader, bytes] | None:
         if self._ended:
             raise EOFError(self.reason)
         if only is not None and self._buffer and self._buffer[0] >> 4 != only:
@@ -157,13 +194,20 @@ class PacketStream:
         if header is None:
             return None
         start, length = header
-        if length > limit:
-            raise Malformed(f"packet of {length} bytes, more than the {limit} allowed")
+        kind = self._buffer[0] >> 4
+        if length > (limit := self._sizes.get(kind, _MAX_OTHER)):
+            raise Malformed(f"packet of type {kind} with {length} bytes, more than the {limit} allowed")
         if len(self._buffer) < start + length:
             return None
         first, body = self._buffer[0], bytes(self._buffer[start : start + length])
         del self._buffer[: start + length]
-        return MQTTFixedHeader(first >> 4, first & 0x0F, length), BufferReader(body)
+        self._give_back(start + length)
+        return MQTTFixedHeader(first >> 4, first & 0x0F, length), body
+
+    def _written(self, count: int) -> None:
+        if self._queued:  # else it was aborted meanwhile
+            self._queued -= count
+            self._give_back(count)
 
     def _next_batch(self) -> list[bytes]:
         parts: list[bytes] = []
@@ -197,12 +241,12 @@ def set_nodelay(transport: asyncio.BaseTransport) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def tcp_read(reader: asyncio.StreamReader) -> Callable[[], Awaitable[bytes]]:
+def tcp_read(reader: asyncio.StreamReader) -> Read:
     """How a PacketStream reads from a TCP stream."""
     return lambda: reader.read(_READ)
 
 
-def websocket_read(websocket: "ServerConnection") -> Callable[[], Awaitable[bytes]]:
+def websocket_read(websocket: "ServerConnection") -> Read:
     """How a PacketStream reads from a WebSocket. (amqtt's reader repeats the last message at the end.)"""
     from websockets.exceptions import ConnectionClosed
 

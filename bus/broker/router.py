@@ -7,50 +7,77 @@ contradict them.
 """
 
 import logging
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
-from .session import MAX_FILTERS, Encode, Publication, Session
+from .limits import Accounting, Meter, Owner, path_cost
+from .session import Encode, Publication, Session
 from .topic_tree import SubscriptionTree, TopicTree
 
-MAX_RETAINED: Final = 100_000
-MAX_RETAINED_BYTES: Final = 128 * 1024 * 1024
-MAX_PERSISTENT: Final = 64
-"""Sessions kept for disconnected clients; the one disconnected longest is evicted first."""
+_STEP: Final = 256  # retained messages sent before others get their turn
 SUBACK_FAILURE: Final = 0x80
 """The SUBACK code of a refused filter (MQTT 3.1.1, section 3.9.3)."""
 
 log = logging.getLogger(__name__)
 
 
+MakeRoom = Callable[[Owner, int], bool]
+"""Ends what holds most bytes, for so many more of an account; False when there is nothing to end."""
+
+
+def _no_room(owner: Owner, count: int) -> bool:
+    return False
+
+
+class _Retained(NamedTuple):
+    message: Publication
+    owner: Owner
+
+    @property
+    def cost(self) -> int:
+        return self.message.cost + path_cost(self.message.topic)
+
+
 class Router:
     """The state shared by all connections. No method blocks."""
 
-    def __init__(self, encode: Encode) -> None:
+    def __init__(
+        self, encode: Encode, accounting: Accounting | None = None, make_room: MakeRoom = _no_room
+    ) -> None:
+        self._make_room = make_room
         self._encode = encode
-        self._sessions: dict[tuple[str, str], Session] = {}
+        self._accounting = accounting or Accounting()
+        self._limits = self._accounting.limits
+        self._sessions: dict[tuple[Owner, str], Session] = {}
         self._tree: SubscriptionTree[Session] = SubscriptionTree()
-        self._retained: TopicTree[Publication] = TopicTree()
-        self._retained_bytes = 0
+        self._retained: TopicTree[_Retained] = TopicTree()
+        self._refused = 0
+        self._retained_by: dict[Owner, set[str]] = {}
 
-    def open(self, owner: str, client_id: str, persistent: bool) -> tuple[Session, bool]:
+    def open(self, owner: Owner, client_id: str, persistent: bool) -> tuple[Session, bool]:
         """The session for a new connection, and whether it was there before.
 
         Sessions belong to accounts: only the same account can take a client id over, and another account with
         the same id does not interfere.
         """
+        self.supersede(owner, client_id)
         old = self._sessions.get((owner, client_id))
-        if old is not None and old.sink is not None:
-            old.sink.supersede()
-            old.detach()
         if old is not None and old.persistent and persistent:
             return old, True
         if old is not None:
             self.forget(old)
         if persistent:
-            self._make_room()
-        session = Session(owner, client_id, persistent, self._encode)
+            self._limit_away(owner)
+        session = Session(owner, client_id, persistent, self._encode, self._limits, self.meter(owner))
         self._sessions[owner, client_id] = session
         return session, False
+
+    def supersede(self, owner: Owner, client_id: str) -> None:
+        """End the connection of this client, if there is one: it has connected again."""
+        old = self._sessions.get((owner, client_id))
+        if old is not None and old.sink is not None:
+            old.sink.supersede()
+            old.detach()
 
     def close(self, session: Session) -> None:
         """The session's connection ended: a clean session ends with it."""
@@ -64,7 +91,9 @@ class Router:
         """Remove the session and its subscriptions."""
         for wanted in session.filters:
             self._tree.remove(wanted, session)
+            self._accounting.return_filter(session.owner, wanted)
         session.filters.clear()
+        session.discard()
         if self._sessions.get((session.owner, session.client_id)) is session:
             del self._sessions[session.owner, session.client_id]
 
@@ -72,15 +101,37 @@ class Router:
         """The persistent sessions without a connection."""
         return [session for session in self._sessions.values() if session.sink is None]
 
-    def _make_room(self) -> None:
-        away = [session for session in self.away() if session.persistent]
-        for session in away[: max(0, len(away) - MAX_PERSISTENT + 1)]:
-            self.forget(session)
+    def meter(self, owner: Owner) -> Meter:
+        """What charges the bytes that are held for an account."""
+        return Meter(self._accounting, owner, self._make_room)
+
+    def owners(self) -> set[Owner]:
+        """The accounts with a session or a retained message."""
+        return {owner for owner, _ in self._sessions} | set(self._retained_by)
+
+    def forget_owner(self, owner: Owner) -> None:
+        """Remove all that an account left: its sessions without a connection, and its retained messages."""
+        for session in self.away():
+            if session.owner == owner:
+                self.forget(session)
+        for topic in list(self._retained_by.get(owner, ())):
+            self._drop_retained(topic)
+
+    def _limit_away(self, owner: Owner) -> None:
+        for limit, theirs in ((self._limits.account_away, {owner}), (self._limits.away, self.owners())):
+            away = [session for session in self.away() if session.owner in theirs]
+            for session in away[: max(0, len(away) - limit + 1)]:
+                self.forget(session)
 
     def subscribe(self, session: Session, wanted: str, qos: int) -> int:
-        """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK."""
-        if wanted not in session.filters and len(session.filters) >= MAX_FILTERS:
-            return SUBACK_FAILURE
+        """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK.
+
+        Refused beyond the limits of the session and of its account.
+        """
+        if wanted not in session.filters:
+            full = len(session.filters) >= self._limits.session_filters
+            if full or not self._accounting.take_filter(session.owner, wanted):
+                return SUBACK_FAILURE
         granted = min(qos, 1)
         session.filters[wanted] = granted
         self._tree.add(wanted, session, granted)
@@ -90,16 +141,24 @@ class Router:
         """Drop the filter, if the session has it."""
         if session.filters.pop(wanted, None) is not None:
             self._tree.remove(wanted, session)
+            self._accounting.return_filter(session.owner, wanted)
 
-    def send_retained(self, session: Session, wanted: str, qos: int) -> None:
-        """Send the session the retained messages of a filter that was just granted."""
-        for message in self._retained.match(wanted):
-            session.deliver(message, min(qos, message.qos))
+    def send_retained(self, session: Session, wanted: str, qos: int) -> Iterator[None]:
+        """Send the session the retained messages of a filter that was just granted, some at each step.
 
-    def publish(self, message: Publication, retain: bool) -> None:
-        """Store the message if it is retained, and deliver it to all subscribers."""
+        Others are served between the steps; what is replaced meanwhile reached the session as it came.
+        """
+        found = list(self._retained.match(wanted))
+        for count, kept in enumerate(found, 1):
+            if self._retained.get(kept.message.topic) is kept:
+                session.deliver(kept.message, min(qos, kept.message.qos))
+            if count % _STEP == 0:
+                yield
+
+    def publish(self, message: Publication, retain: bool, owner: Owner) -> None:
+        """Store the message if `owner` wants it retained, and deliver it to all subscribers."""
         if retain:
-            self._retain(message)
+            self._retain(message, owner)
         plain: bytes | None = None
         for session, granted in self._tree.match(message.topic).items():
             qos = min(granted, message.qos)
@@ -107,14 +166,27 @@ class Router:
                 plain = self._encode(message, None, False)
             session.deliver(message, qos, plain)
 
-    def _retain(self, message: Publication) -> None:
-        old = self._retained.pop(message.topic)
-        self._retained_bytes -= old.cost if old is not None else 0
+    def _retain(self, message: Publication, owner: Owner) -> None:
+        self._drop_retained(message.topic)
         if not message.payload:
             return
-        kept = Publication(message.topic, message.payload, message.qos, retain=True)
-        if len(self._retained) >= MAX_RETAINED or self._retained_bytes + kept.cost > MAX_RETAINED_BYTES:
-            log.warning("retained store is full: %s is delivered but not kept", message.topic)
+        kept = _Retained(Publication(message.topic, message.payload, message.qos, retain=True), owner)
+        if not self._accounting.take_retained(owner, kept.cost):
+            self._refused += 1
+            if self._refused & (self._refused - 1) == 0:  # the 1st, 2nd, 4th, 8th…
+                log.warning(
+                    "%s retains too much: delivered but not kept (%s so far)", owner.name, self._refused
+                )
             return
-        self._retained_bytes += kept.cost
         self._retained.put(message.topic, kept)
+        self._retained_by.setdefault(owner, set()).add(message.topic)
+
+    def _drop_retained(self, topic: str) -> None:
+        old = self._retained.pop(topic)
+        if old is None:
+            return
+        self._accounting.return_retained(old.owner, old.cost)
+        topics = self._retained_by[old.owner]
+        topics.discard(topic)
+        if not topics:
+            del self._retained_by[old.owner]

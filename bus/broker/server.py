@@ -7,13 +7,16 @@ are external ones (docs/decisions/0017).
 """
 
 import asyncio
+import json
 import logging
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import websockets
-from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter
+from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import Action
 from amqtt.contexts import BrokerConfig as AmqttConfig
@@ -21,19 +24,23 @@ from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
 from ..clock import Clock
+from ..files import write_atomically
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
-from .packet_stream import MAX_PACKET, PacketStream, encode, tcp_read, websocket_read
+from .limits import USE_FILE, Accounting, Gate, Limits, Owner, report, source_of
+from .packet_stream import PacketStream, Read, encode, tcp_read, websocket_read
 from .revocation import revocation_of
 from .router import Router
-from .session import Publication
+from .session import Publication, Session
 
-MAX_CONNECTIONS: Final = 4096
-"""A further connection is closed at once."""
+_ACCEPTED: Final = 32
+"""Connections accepted at once, before those that are too many are closed."""
 _BACKLOG: Final = 1024
 """Connections that may wait to be accepted: all agents come back at the same moment."""
 _TICK_S: Final = 1.0
 """How often the accounts file is looked at; a revoked account is cut off within twice this time."""
+_REPORT_S: Final = 5.0
+"""How often the use of the limits is written to USE_FILE."""
 _STOP_S: Final = 1.0
 
 log = logging.getLogger(__name__)
@@ -42,16 +49,23 @@ log = logging.getLogger(__name__)
 class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
     """Serves on sockets that are bound already, one per listener name: `ws` is WebSocket, any other TCP."""
 
-    def __init__(self, config: AmqttConfig, sockets: dict[str, socket.socket], clock: Clock) -> None:
+    def __init__(
+        self, config: AmqttConfig, sockets: dict[str, socket.socket], clock: Clock, limits: Limits
+    ) -> None:
         super().__init__(config)
         self._sockets = sockets
         self._clock = clock
         self._access = next(p for p in self.plugins_manager.plugins if isinstance(p, AccessPlugin))
-        self._router = Router(encode)
+        self._limits = limits
+        self._accounting = Accounting(limits)
+        self._gate = Gate(limits)
+        self._router = Router(encode, self._accounting, self._make_room)
         self._listeners: list[asyncio.Server | WebSocketServer] = []
         self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
         self._follower: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._report_at = 0.0
+        self._use_file = self._access.accounts_file.with_name(USE_FILE)
 
     async def start(self) -> None:
         """Read the accounts, then listen. Raises OSError, and amqtt's BrokerError."""
@@ -77,29 +91,47 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         """A TCP connection was accepted."""
-        await self._serve(PacketStream(tcp_read(reader), StreamWriterAdapter(writer), writer.transport))
+        self._arrived(writer.transport)
+        try:
+            await self._serve(tcp_read(reader), StreamWriterAdapter(writer), writer.transport)
+        finally:
+            self._gate.left(writer.transport)
 
     async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
-        writer = WebSocketsWriter(websocket)
-        await self._serve(PacketStream(websocket_read(websocket), writer, websocket.transport))
+        await self._serve(websocket_read(websocket), WebSocketsWriter(websocket), websocket.transport)
+
+    def _arrived(self, transport: asyncio.BaseTransport) -> None:
+        """A client that has not said who it is: beyond the limits the oldest such connection is closed."""
+        oldest = self._gate.arrived(transport, source_of(transport.get_extra_info("peername")))
+        if oldest is not None:
+            cast("asyncio.WriteTransport", oldest).abort()
 
     async def _listen(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
+        listener = await self._start_listener(name, sock)
+        # asyncio accepts as many at once as may wait in the kernel; here few at once, and many may wait.
+        sock.listen(_BACKLOG)
+        return listener
+
+    async def _start_listener(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
         if name == "ws":
+            counted = partial(_Handshake, self._arrived, self._gate.left)
             return await serve(
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
                 subprotocols=[websockets.Subprotocol("mqtt")],
-                max_size=MAX_PACKET + 8,
+                max_size=self._limits.packet_bytes + 8,
                 compression=None,
                 close_timeout=_STOP_S,
-                backlog=_BACKLOG,
+                create_connection=cast("type[ServerConnection]", counted),
+                backlog=_ACCEPTED,
             )
         handle = partial(self.stream_connected, listener_name=name)
-        return await asyncio.start_server(handle, sock=sock, backlog=_BACKLOG)
+        return await asyncio.start_server(handle, sock=sock, backlog=_ACCEPTED)
 
-    async def _serve(self, stream: PacketStream) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS or self._stopping.is_set():
+    async def _serve(self, read: Read, writer: WriterAdapter, transport: asyncio.BaseTransport) -> None:
+        stream = PacketStream(read, writer, transport, self._limits)
+        if len(self._connections) >= self._limits.connections or self._stopping.is_set():
             stream.abort("too many connections")
             return
         connection = ClientConnection(
@@ -110,6 +142,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             authenticate=self._authenticated,
             may_subscribe=self._may_subscribe,
             on_manager_event=self._on_manager_event,
+            on_silence=lambda silent: self._arrived(transport) if silent else self._gate.left(transport),
+            accounting=self._accounting,
         )
         self._connections[connection] = cast("asyncio.Task[object]", asyncio.current_task())
         try:
@@ -119,6 +153,20 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 raise
         finally:
             del self._connections[connection]
+
+    def _make_room(self, owner: Owner, count: int) -> bool:
+        """End the connection or session that holds most bytes of the account in the way."""
+        crowd = self._accounting.crowd(owner, count)
+        holding: list[ClientConnection | Session] = [c for c in self._connections if c.owner == crowd]
+        holding += [session for session in self._router.away() if session.owner == crowd]
+        most = max(holding, key=lambda held: held.held_bytes, default=None)
+        if most is None or not most.held_bytes:
+            return False
+        if isinstance(most, Session):
+            self._router.forget(most)
+        else:
+            most.evict()
+        return True
 
     async def _on_manager_event(self, publication: Publication) -> None:
         """A manager has published this: some of its events take an account away."""
@@ -144,6 +192,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 await self._access.refresh()
                 self._drop_revoked()
                 self._access.enforce()
+                await self._report_use()
             except Exception:
                 log.exception("the accounts could not be followed; trying again")
             try:
@@ -152,13 +201,24 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             except TimeoutError:
                 continue
 
+    async def _report_use(self) -> None:
+        """Tell `busbar broker limits`, every few seconds. A full disk costs the report and nothing else."""
+        now = self._clock.monotonic()
+        if now < self._report_at:
+            return
+        self._report_at = now + _REPORT_S
+        shown = report(self._accounting, len(self._gate), self._clock.time_ns() / 1e9)
+        write = partial(write_atomically, self._use_file, json.dumps(shown), durable=False)
+        with suppress(OSError):
+            await asyncio.get_running_loop().run_in_executor(None, write)
+
     def _drop_revoked(self) -> None:
         for connection in list(self._connections):
             if connection.peer.account is not None and not self._access.may_stay(connection.peer):
                 connection.drop("the account was removed or changed")
-        for session in self._router.away():
-            if not self._access.has_account(session.owner):
-                self._router.forget(session)
+        for owner in self._router.owners():
+            if not self._access.has_account(owner):
+                self._router.forget_owner(owner)
 
     async def _end_connections(self) -> None:
         tasks = set(self._connections.values())
@@ -172,3 +232,27 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=_STOP_S)
+
+
+class _Handshake(ServerConnection):
+    """A WebSocket connection, which counts from its socket on and not only from its handshake."""
+
+    def __init__(
+        self,
+        arrived: Callable[[asyncio.BaseTransport], None],
+        left: Callable[[asyncio.BaseTransport], None],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._on_arrived, self._on_left = arrived, left
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket was accepted."""
+        super().connection_made(transport)
+        self._on_arrived(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._on_left(self.transport)
+        super().connection_lost(exc)

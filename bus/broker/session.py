@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from .limits import Limits, Meter, Owner
+
 MAX_IN_FLIGHT: Final = 1000
 """QoS 1 messages sent and not acknowledged; further ones are queued in order."""
-MAX_HELD_BYTES: Final = 16 * 1024 * 1024
-"""In flight plus queued, per client. Beyond it a client is disconnected or, while away, loses the newest."""
 MAX_AWAY: Final = 1000
 """Messages kept for a persistent session that is away (as mosquitto's `max_queued_messages`)."""
-MAX_FILTERS: Final = 1000
-"""Filters per client; a further one is refused in the SUBACK."""
 _PER_MESSAGE: Final = 200  # bytes of bookkeeping, so that many empty messages count too
 
 
@@ -57,10 +55,12 @@ Encode = Callable[[Publication, int | None, bool], bytes]
 class Session:
     """One client's state. `owner` is the account, `persistent` the opposite of MQTT's clean session."""
 
-    owner: str
+    owner: Owner
     client_id: str
     persistent: bool
     encode: Encode
+    limits: Limits
+    meter: Meter
     sink: Sink | None = None
     filters: dict[str, int] = field(default_factory=dict)
     received: set[int] = field(default_factory=set)  # ids of incoming QoS 2 messages not yet released
@@ -77,7 +77,7 @@ class Session:
     def attach(self, sink: Sink) -> None:
         """A connection resumes the session: resend what is in flight, then send what is queued."""
         self.sink = sink
-        for packet_id, message in self._in_flight.items():
+        for packet_id, message in list(self._in_flight.items()):
             sink.send(self.encode(message, packet_id, True))
         self._pump()
 
@@ -97,14 +97,31 @@ class Session:
         message = self._in_flight.pop(packet_id, None)
         if message is not None:
             self._held -= message.cost
+            self.meter.give_back(message.cost)
             self._pump()
+
+    def discard(self) -> None:
+        """The session is over: give back what it held."""
+        self.persistent = False
+        self._in_flight.clear()
+        self._waiting.clear()
+        held, self._held = self._held, 0
+        self.meter.give_back(held)
 
     def _hold(self, message: Publication) -> None:
         if self.sink is None and (not self.persistent or len(self._waiting) >= MAX_AWAY):
             return
-        if self._held + message.cost > MAX_HELD_BYTES:
+        if self._held + message.cost > self.limits.session_bytes:
+            # While away it loses the newest.
             if self.sink is not None:
                 self.sink.abort("too many unacknowledged messages")
+            return
+        if not self.meter.take(message.cost):
+            if self.sink is not None:
+                self.sink.abort("its account holds too many bytes")
+            return
+        if self.sink is None and not self.persistent:  # ended to make room
+            self.meter.give_back(message.cost)
             return
         self._held += message.cost
         self._waiting.append(message)

@@ -81,3 +81,10 @@ def remove_account(ctx: typer.Context, name: str, state: State = None) -> None:
         raise CliError(f"there is no account '{name}'", ExitCode.NOT_FOUND, "no_such_account")
     (folder / SECRETS / name).unlink(missing_ok=True)
     print(f"account '{name}' removed")
+
+
+@app.command("limits", help="Show the broker's limits, and what each account uses of them now.")
+def limits(ctx: typer.Context, state: State = None) -> None:
+    from ..services.limits import show_limits
+
+    show_limits(_folder(n.folder_of(ctx, state)) / "broker")

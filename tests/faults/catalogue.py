@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "S": "what one client or account takes is bounded, and the others are served",
     "P": "nobody changes what its role and ownership at that moment do not allow",
 }
 
@@ -61,15 +62,21 @@ Agent
 29|host reboot with no network|C
 30|descriptor or process limit reached|L
 31|agent upgraded in place|K
+64|a state folder copied to another node or host|B O K
+66|a service is PID 1 or a subreaper, and workers leave orphans|L
+67|SIGHUP, SIGQUIT, SIGUSR1 or SIGPIPE to a service; its terminal is closed|K O L
 Worker
 32|SIGKILLed|C
 33|ignores SIGTERM|O
 34|forks a grandchild; double-forks with setsid|O
+65|daemonizes and overwrites its environment|O H
 35|crash loop|L
 36|exits 0 early|H
 37|hangs with a living pid|H
+63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H
 39|floods its output|L
+107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
 41|zombie|O
 Broker and network
@@ -89,6 +96,13 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Load
+76|filters, topics and wills that are deep, long or many|S
+77|passwords guessed without an account|S
+78|retained messages without end|S
+82|text of clients in the log|S
+83|idle sockets, clients that do not read, packets of many filters|S
+84|mosquitto with the printed configuration: large messages retained and queued|S
 Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
@@ -123,6 +137,7 @@ IN_PART: Final = {
     16: "by the order of the system calls (synced before it is told), not by cutting the power",
     22: "two folders on one host; two hosts differ only in that neither sees the other's processes",
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
+    84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""

@@ -54,7 +54,7 @@ def packets(data: bytes) -> None:
     try:
         for piece in (data[1:cut], data[cut:]):
             stream._buffer += piece
-            while (found := stream._take(1024 * 1024, None)) is not None:
+            while (found := stream._take(None)) is not None:
                 drive(connection._handle(connection._session, *found))
     except ENDINGS:
         pass
@@ -92,6 +92,9 @@ class _Access:
 
         return acl.may_publish(peer.kind, peer.username, topic, "busbar", "lab")
 
+    def may_retain(self, topic: str) -> bool:
+        return True
+
     def narrowed(self, peer: Any, wanted: str) -> str:
         from busbar.bus import acl
 
@@ -118,6 +121,7 @@ def _connection(kind: str) -> tuple[Any, Any]:
     from busbar.bus.broker.access_plugin import Peer
     from busbar.bus.broker.accounts import Account
     from busbar.bus.broker.client_connection import ClientConnection
+    from busbar.bus.broker.limits import Owner
     from busbar.bus.broker.packet_stream import PacketStream, encode
     from busbar.bus.broker.router import Router
     from busbar.bus.clock import SystemClock
@@ -135,6 +139,6 @@ def _connection(kind: str) -> tuple[Any, Any]:
         on_manager_event=_on_manager_event,
     )
     connection.peer = Peer("n1", "", Account(kind, "", ""))
-    connection._session, _ = router.open("n1", "c", True)
+    connection._session, _ = router.open(Owner("n1", kind), "c", True)
     connection._session.attach(connection)
     return connection, stream

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.broker.accounts import ensure_account
+from busbar.bus.broker.limits import LIMITS, Limits
 
 from tests.pace import bound
 
@@ -37,9 +38,12 @@ def make_accounts(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def broker_in(folder: Path, ws_port: int | None = None) -> AsyncIterator[EmbeddedBroker]:
+async def broker_in(
+    folder: Path, ws_port: int | None = None, limits: Limits = LIMITS
+) -> AsyncIterator[EmbeddedBroker]:
     """A running broker with the accounts of `make_accounts`."""
-    async with EmbeddedBroker(BrokerConfig(make_accounts(folder), ws_port=ws_port)) as broker:
+    config = BrokerConfig(make_accounts(folder), ws_port=ws_port, limits=limits)
+    async with EmbeddedBroker(config) as broker:
         try:
             yield broker
         finally:
