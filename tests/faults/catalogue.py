@@ -106,6 +106,7 @@ Load
 Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
+108|a node follows another store's manager and refuses this one's assignments|C
 117|a manager with another store starts in a realm that is in use|M L
 """
 
