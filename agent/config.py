@@ -5,6 +5,7 @@ host = "10.0.0.5"                # advertised address of this node's workers; de
 max_workers = 50
 static_roots = ["/srv/www"]      # folders that `static` paths may use, besides www in the state folder
 stop_workers = false             # stop the workers on a clean exit
+log_level = "info"               # instead of --log-level: it can be changed by a reload
 [agent.labels]
 site = "ship-7"
 [runtimes.NAME]                  # see agent.runtimes.config
@@ -21,7 +22,8 @@ from typing import Final
 from busbar.bus.options import ConnectOptions
 
 MAX_LABELS: Final = 64
-_KEYS: Final = ("host", "labels", "max_workers", "static_roots", "stop_workers")
+_KEYS: Final = ("host", "labels", "log_level", "max_workers", "static_roots", "stop_workers")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class ConfigError(ValueError):
@@ -30,7 +32,8 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """One agent. A value given here overrides the file's `[agent]`; None, empty and False do not.
+    """One agent. A value given here overrides the file's `[agent]`; None, empty and False do not. The file's
+    `log_level` overrides the one given here.
 
     `runtimes`: the TOML file. `host`: the advertised address. `stop_workers`: stop them on a clean exit.
     `adopt_store`: accept the next assignment of another store, once.
@@ -48,6 +51,7 @@ class AgentConfig:
     stop_workers: bool = False
     static_roots: tuple[Path, ...] = ()
     adopt_store: bool = False
+    log_level: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class AgentFile:
     stop_workers: bool = False
     static_roots: tuple[Path, ...] = ()
     runtimes: Mapping[str, object] = field(default_factory=dict)
+    log_level: str | None = None
 
 
 def load(path: Path | None) -> AgentFile:
@@ -102,6 +107,7 @@ def parse(data: Mapping[str, object]) -> AgentFile:
         stop_workers=_flag(agent.get("stop_workers", False)),
         static_roots=_folders(agent.get("static_roots", [])),
         runtimes=runtimes,
+        log_level=_log_level(agent.get("log_level")),
     )
 
 
@@ -120,6 +126,7 @@ def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
         stop_workers=config.stop_workers or file.stop_workers,
         static_roots=(*config.static_roots, *file.static_roots),
         adopt_store=config.adopt_store,
+        log_level=file.log_level or config.log_level,
     )
 
 
@@ -144,6 +151,12 @@ def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError("agent.max_workers: must be a whole number, 0 or more")
     return value
+
+
+def _log_level(value: object) -> str | None:
+    if value is not None and value not in LOG_LEVELS:
+        raise ConfigError(f"agent.log_level: must be one of {', '.join(LOG_LEVELS)}")
+    return None if value is None else str(value)
 
 
 def _flag(value: object) -> bool:

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -19,13 +20,18 @@ from busbar.bus.messages import Applied, Assignment, Command
 from busbar.bus.topics import Topics, is_name
 
 from . import config as configuration
+from . import state
 from .config import AgentConfig, ConfigError
+from .owner import owner_here
 from .planner import plan
 from .planner.lifecycle import WorkerTiming
+from .processes import procfs
 from .reporting.log_stream import LogStreamer
 from .reporting.reporter import NodeSnapshot, Reporter, will_of
+from .runtimes import Runtime
 from .state import State, StateError
 from .supervisor import WorkerSupervisor
+from .workers import identity
 from .workers.host import Host
 from .workers.process_runner import ProcessRunner
 from .workers.spec_renderer import SpecRenderer, with_roots
@@ -59,20 +65,22 @@ class Agent:
         timing: WorkerTiming | None = None,
         host: Host | None = None,
     ) -> None:
-        host = host or Host()
+        self._host = host = host or Host()
+        self._given = config
         file = configuration.load(config.runtimes)
         self.config = config = configuration.merged(config, file)
         if not is_name(config.node):
             raise ConfigError(f"node {config.node!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
         topics = Topics(config.realm, config.root)
-        runtimes, roots = with_roots(host.runtimes(file.runtimes), config.static_roots)
+        runtimes = with_roots(host.runtimes(file.runtimes), config.static_roots)
         self.boot = f"b-{new_id()[:8]}"
-        self.state = State.open(config.state, new_id())
-        address, labels = config.host or "127.0.0.1", dict(config.labels)
-        self.specs = SpecRenderer(self.state, runtimes, address, labels, roots, host.is_free)
+        self.state = State.open(config.state, new_id(), owner_here(config.realm, config.node, config.state))
+        self.specs = _renderer(self.state, config, runtimes, host)
         processes = host.processes(f"{config.realm}/{config.node}", clock)
-        runner = ProcessRunner(self.state, self.specs, processes, new_id, host)
-        self.supervisor = WorkerSupervisor(runner, clock, random, self._on_change, self._on_usage, timing)
+        self._runner = ProcessRunner(self.state, self.specs, processes, new_id, host)
+        self.supervisor = WorkerSupervisor(
+            self._runner, clock, random, self._on_change, self._on_usage, timing
+        )
         self.link = make_link(will_of(topics, config.node, self.boot))
         self.reporter = Reporter(self.link, topics, config.node, self.boot, clock, random, self.snapshot)
         self.logs = LogStreamer(self.link, topics, config.node, clock, self.supervisor.registry.log_path)
@@ -82,10 +90,28 @@ class Agent:
         self._adopt_store = config.adopt_store
         self._refused: str | None = None
         self._store_error: str | None = None
+        self._reload_error: str | None = None
         self._unavailable = self.specs.unavailable()
         stored = self.state.assignment()
         if stored is not None:
             self._apply(stored)
+
+    def reload(self) -> None:
+        """Read the file again. Running workers go on; a file with a mistake changes nothing."""
+        try:
+            file = configuration.load(self._given.runtimes)
+            config = configuration.merged(self._given, file)
+            runtimes = with_roots(self._host.runtimes(file.runtimes), config.static_roots)
+        except ValueError as error:  # ConfigError, RuntimesError
+            self._reload_error = f"not reloaded: {error}"
+            log.error("%s", self._reload_error)
+        else:
+            self._reload_error, self.config = None, config
+            self.specs = self._runner.specs = _renderer(self.state, config, runtimes, self._host)
+            self._unavailable = self.specs.unavailable()
+            set_log_level(config.log_level)
+            log.info("reloaded: %s", ", ".join(sorted(self.specs.runtimes)))
+        self.reporter.changed()
 
     # --- messages in
 
@@ -189,7 +215,8 @@ class Agent:
         foreign = self.supervisor.adoption.foreign
         if foreign:
             found.append(f"{foreign} workers of another store or agent run on this host: left alone")
-        return [each for each in (self.reporter.conflict, self._store_error) if each] + found
+        errors = (self.reporter.conflict, self._store_error, self._reload_error)
+        return [each for each in errors if each] + found
 
     # --- run and stop
 
@@ -247,8 +274,41 @@ class Agent:
         self.state.close()
 
 
-async def run(config: AgentConfig, ready: Callable[[], None] | None = None) -> None:
-    """Run an agent until cancelled.
+def _renderer(
+    folder: State,
+    config: AgentConfig,
+    runtimes: tuple[Mapping[str, Runtime], tuple[Path, ...]],
+    host: Host,
+) -> SpecRenderer:
+    known, roots = runtimes
+    address = config.host or "127.0.0.1"
+    return SpecRenderer(folder, known, address, dict(config.labels), roots, host.is_free)
+
+
+def set_log_level(level: str | None) -> None:
+    """Set what is logged; None leaves it as it is."""
+    if level is not None:
+        logging.getLogger("busbar").setLevel(level.upper())
+
+
+def reset(folder: Path, *, keep: bool) -> None:
+    """As `state.reset`, unless workers of this folder run on this host.
+
+    Raises:
+        StateError: they do, or as `state.reset`.
+        OSError: /proc can't be read.
+    """
+    living = [] if keep else procfs.with_variable(identity.STATE, str(folder))
+    if living:
+        pids = ", ".join(map(str, sorted(living)[:5]))
+        raise StateError(f"workers of {folder} run on this host (pids {pids}): stop them first")
+    state.reset(folder, keep=keep)
+
+
+async def run(
+    config: AgentConfig, ready: Callable[[], None] | None = None, reload: asyncio.Event | None = None
+) -> None:
+    """Run an agent until cancelled; its file is read again whenever `reload` is set.
 
     Raises:
         ConfigError, RuntimesError: the configuration is invalid.
@@ -263,4 +323,18 @@ async def run(config: AgentConfig, ready: Callable[[], None] | None = None) -> N
         return MqttLink(config.connect, clock=clock, random=random, will=will)
 
     agent = Agent(config, make_link, clock, random, lambda: secrets.token_hex(8))
-    await agent.run(asyncio.Event(), ready)
+    set_log_level(agent.config.log_level)
+    reloading = asyncio.create_task(_reload_when(reload or asyncio.Event(), agent), name="reload")
+    try:
+        await agent.run(asyncio.Event(), ready)
+    finally:
+        reloading.cancel()
+
+
+async def _reload_when(reload: asyncio.Event, agent: Agent) -> None:
+    while await reload.wait():
+        reload.clear()
+        try:
+            agent.reload()
+        except Exception:
+            log.exception("reloading failed")

@@ -2,6 +2,7 @@
 
 lock                held by the agent that uses the folder
 folder_id           random; part of every token, so that workers of this folder are recognised
+owner.json          node, host and place that the folder was made for
 assignment.json     the applied assignment
 records/OID.json    a worker's record, written before its process is forked
 workers/OID/        a worker's working directory; logs/OID.log its output
@@ -22,6 +23,8 @@ from busbar.bus import files
 from busbar.bus.files import FileLock
 from busbar.bus.messages import Assignment, WorkerName
 from msgspec import Struct
+
+from .owner import FolderOwner, why_foreign
 
 log = logging.getLogger("busbar.agent.state")
 
@@ -66,11 +69,13 @@ class State:
         self._lock = lock
 
     @classmethod
-    def open(cls, folder: Path, new_id: str) -> State:
+    def open(cls, folder: Path, new_id: str, here: FolderOwner | None = None) -> State:
         """Create the folder (0700) if it is missing, and lock it. `new_id` becomes its id if it has none.
 
+        `here` is whom the folder must have been made for; None does not ask.
+
         Raises:
-            StateError: another agent uses it, or it can't be written.
+            StateError: another agent uses it, it was made for another, or it can't be written.
         """
         try:
             folder = folder.absolute()
@@ -83,7 +88,13 @@ class State:
         try:
             for part in (folder, folder / "records"):
                 files.discard_leftovers(part)
-            return cls(folder, lock, _folder_id(folder / "folder_id", new_id))
+            folder_id = _folder_id(folder / "folder_id", new_id)
+            if here is not None:
+                _check_owner(folder, folder_id, here)
+            return cls(folder, lock, folder_id)
+        except StateError:
+            lock.release()
+            raise
         except OSError as error:
             lock.release()
             raise StateError(f"state folder {folder} can't be written: {error.strerror or error}") from error
@@ -108,6 +119,11 @@ class State:
     def log_path(self, oid: str) -> Path:
         """A worker's log; raises as `worker_folder`."""
         return self.folder / "logs" / f"{_checked(oid)}.log"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the workers' logs."""
+        return self.folder / "logs"
 
     def assignment(self) -> Assignment | None:
         """The stored assignment; None when there is none, or it is torn (then it is renamed)."""
@@ -165,8 +181,57 @@ def _lock(folder: Path) -> FileLock:
             f"state folder {folder} is in use by another agent (pid {lock.holder()}): "
             "stop that one, or give this one a folder of its own"
         )
-    lock.write_pid()
+    with contextlib.suppress(OSError):  # a full disk: the pid is for messages only
+        lock.write_pid()
     return lock
+
+
+def _check_owner(folder: Path, folder_id: str, here: FolderOwner) -> None:
+    path = folder / "owner.json"
+    made_for = _read(path, FolderOwner)
+    if made_for is not None:
+        original = Path(made_for.path)
+        reason = why_foreign(made_for, here, _is_other_folder(original, folder, folder_id))
+        if reason is not None:
+            raise StateError(f"state folder {folder} was {reason}")
+    if made_for != here:
+        try:
+            files.write_atomically(path, msgspec.json.encode(here))
+        except OSError as error:
+            log.warning("%s not written: %s", path, error)
+
+
+def _is_other_folder(original: Path, folder: Path, folder_id: str) -> bool:
+    """Whether the folder was copied from there; one that was moved or mounted elsewhere was not."""
+    try:
+        kept = (original / "folder_id").read_text(errors="replace").strip()
+        return kept == folder_id and not original.samefile(folder)
+    except OSError:
+        return False
+
+
+def reset(folder: Path, *, keep: bool) -> None:
+    """Make a folder new: forget its id, assignment, records, workers and logs; `www` stays.
+
+    `keep`: forget only whom it was made for, so that the next agent takes it over with all it holds.
+
+    Raises:
+        StateError: an agent uses it, it is no state folder, or it can't be written.
+    """
+    if not (folder / "folder_id").exists() and not (folder / "owner.json").exists():
+        raise StateError(f"{folder} is no agent's state folder")
+    try:
+        lock = _lock(folder)
+        try:
+            names = ("owner.json",) if keep else ("assignment.json", "folder_id", "owner.json")
+            for part in () if keep else ("records", "workers", "logs"):
+                shutil.rmtree(folder / part, ignore_errors=True)
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise StateError(f"state folder {folder} can't be reset: {error.strerror or error}") from error
 
 
 def _folder_id(path: Path, new_id: str) -> str:

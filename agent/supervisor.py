@@ -29,6 +29,9 @@ IDLE_S: Final = 1.0
 """Longest pause between two passes, seconds."""
 USAGE_S: Final = 10.0
 """Interval of reading CPU and memory, seconds."""
+ROTATE_S: Final = 1.0
+ROTATE_SOON_S: Final = 0.1
+"""Interval of looking at the logs' sizes, seconds; the short one while a worker floods its log."""
 SUSPENDED_S: Final = 1.0
 """If two passes lie apart by so much more than the longest pause, the agent itself was suspended."""
 _MIN_PAUSE_S: Final = 0.01
@@ -164,10 +167,11 @@ class WorkerSupervisor:
     async def _housekeeping(self) -> None:
         """Rotates logs and reads usage, until cancelled."""
         due = self._clock.monotonic() + _RETRY_S
+        flooded = False
         while True:
-            await self._clock.sleep(1.0)
+            await self._clock.sleep(ROTATE_SOON_S if flooded else ROTATE_S)
             try:
-                self.registry.rotate_logs()
+                flooded = self.registry.rotate_logs()
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()

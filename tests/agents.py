@@ -34,7 +34,7 @@ QUICK = WorkerTiming(live_every=0.2)
 """Liveness probes every 0.2 s; an unanswered one still takes 2 s."""
 
 SERVER = """
-import http.server, os, signal, sys, threading
+import http.server, os, signal, socket, sys, threading
 port, mode = int(sys.argv[1]), sys.argv[2]
 print('worker', mode, 'began', flush=True)
 if mode == 'crash':
@@ -45,13 +45,24 @@ if mode in ('slow', 'deaf'):
 if mode == 'flood':
     for _ in range(40000):
         print('x' * 99)
+if mode == 'spill':
+    for _ in range(4000):
+        print('x' * 999)
+    print('boom: cannot go on', flush=True)
+    sys.exit(3)
 if mode == 'stubborn':
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers(); self.wfile.write(b'ok')
     def log_message(self, *arguments): pass
-server = http.server.ThreadingHTTPServer(('127.0.0.1', port), Handler)
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_port = mode == 'share'
+    def server_bind(self):
+        if self.allow_reuse_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+server = Server(('127.0.0.1', port), Handler)
 print('listening', flush=True)
 server.serve_forever()
 """
@@ -62,7 +73,7 @@ def toml_of(folder: Path) -> Path:
     program = folder / "server.py"
     program.write_text(SERVER)
     text = ""
-    for mode in ("serve", "crash", "slow", "deaf", "stubborn", "flood"):
+    for mode in ("serve", "crash", "slow", "deaf", "stubborn", "flood", "spill", "share"):
         argv = json.dumps([sys.executable, "-u", str(program), "{port}", mode])
         text += f'[runtimes.{mode}]\nargv = {argv}\nready = {{type = "http"}}\ngrace = 1\n'
         text += 'scheme = "http"\nstart_deadline = ' + ("1" if mode == "slow" else "20") + "\n"

@@ -79,22 +79,31 @@ async def _members(record: ProcessRecord, seen: dict[int, Stat]) -> list[Stat]:
 
 
 def _kill_burst(record: ProcessRecord, seen: dict[int, Stat], killed: set[int]) -> list[Stat]:
-    """Scan and kill until two complete scans find nothing new: one could miss a process that keeps forking.
+    """Suspend all until two complete scans find no new one, then kill them: what is suspended can't fork on.
 
     Returns what the last scan still saw.
     """
-    left: list[Stat] = []
+    left: dict[int, Stat] = {}
     idle_scans = 0
     for _ in range(KILL_BURST):
-        left, unread, before = [], list[int](), len(killed)
+        unread, before = list[int](), len(left)
         for stat in procfs.members(record, seen, unread):
-            left.append(stat)
-            if _send(stat, signal.SIGKILL):
-                killed.add(stat.pid)
-        idle_scans = idle_scans + 1 if len(killed) == before and not unread else 0
+            known = left.get(stat.pid)
+            if known is None or known.start_ticks != stat.start_ticks:
+                left[stat.pid] = stat
+                _send(stat, signal.SIGSTOP)
+        idle_scans = idle_scans + 1 if len(left) == before and not unread else 0
         if idle_scans == 2:
             break
-    return left
+    for stat in left.values():
+        if _send(stat, signal.SIGKILL):
+            killed.add(stat.pid)
+    return [stat for stat in left.values() if _lives(stat)]
+
+
+def _lives(target: Stat) -> bool:
+    now = procfs.read(target.pid)
+    return now is not None and not now.dead and now.start_ticks == target.start_ticks
 
 
 def _send(target: Stat, signum: int) -> bool:

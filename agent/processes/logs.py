@@ -32,6 +32,7 @@ def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -
     The worker's file is open with O_APPEND, so its next write goes to the new end. At most the last
     `max_bytes` are copied, which bounds the cost of a flood; output between copy and truncation is lost.
     Never raises: a log that can't be copied (disk full) is truncated all the same.
+    One worker's logs take at most `max_bytes` * (`keep` + 1), and what it writes between two looks.
     """
     try:
         if path.stat().st_size <= max_bytes:
@@ -43,6 +44,17 @@ def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -
     return True
 
 
+def rotate_all(folder: Path) -> None:
+    """Rotate every large log of a folder, known or not. Never raises."""
+    for path in folder.glob("*.log"):
+        rotate_if_needed(path)
+
+
+def newest_copy(path: Path) -> Path:
+    """Where the last rotation of a log put its content."""
+    return path.with_name(f"{path.name}.1")
+
+
 def _keep_copy(path: Path, max_bytes: int, keep: int) -> None:
     if keep < 1:
         return
@@ -51,7 +63,7 @@ def _keep_copy(path: Path, max_bytes: int, keep: int) -> None:
             older = path.with_name(f"{path.name}.{age}")
             if older.exists():
                 rename(older, path.with_name(f"{path.name}.{age + 1}"))
-        copy = path.with_name(f"{path.name}.1")
+        copy = newest_copy(path)
         copy.write_bytes(_last_bytes(path, max_bytes))
         copy.chmod(0o600)
     except OSError:

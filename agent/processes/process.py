@@ -7,10 +7,12 @@ agent identifies it by boot id, start time and a random token in its environment
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import resource
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,8 @@ from .killing import StopResult
 from .procfs import ProcessRecord, TokenGroup, Usage
 
 _REAP_S: Final = 1.0
+_RLIMIT_LOCKS: Final = 10
+"""Without a name in Python; ignored by Linux since 2.4.25."""
 
 
 class SpawnError(Exception):
@@ -104,6 +108,7 @@ class WorkerProcesses:
                 os.close(log_fd)
         except (OSError, ValueError) as error:
             raise SpawnError(_spawn_failure(error, spec)) from error
+        _forbid_core_dumps(child.pid)
         try:
             return Process(_record_of(child.pid, spec, log_from), child, self._clock)
         except OSError as error:
@@ -113,16 +118,17 @@ class WorkerProcesses:
             raise SpawnError(_spawn_failure(error, spec)) from error
 
     def _popen(self, spec: SpawnSpec, log_fd: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            spec.argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log_fd,
-            stderr=log_fd,
-            cwd=spec.folder,
-            env=self._environment(spec),
-            close_fds=True,
-            start_new_session=True,
-        )
+        with _marked(procfs.inherited_mark(spec.token)):
+            return subprocess.Popen(
+                spec.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log_fd,
+                stderr=log_fd,
+                cwd=spec.folder,
+                env=self._environment(spec),
+                close_fds=True,
+                start_new_session=True,
+            )
 
     def _environment(self, spec: SpawnSpec) -> dict[str, str]:
         base = {
@@ -189,6 +195,27 @@ class WorkerProcesses:
             OSError: /proc can't be read.
         """
         return await asyncio.to_thread(procfs.usage, list(records))
+
+
+@contextlib.contextmanager
+def _marked(mark: int) -> Iterator[None]:
+    """Children forked in the block inherit the mark: set in ourselves, so that none can fork before it is."""
+    before = None
+    with contextlib.suppress(OSError, ValueError):
+        before = resource.getrlimit(_RLIMIT_LOCKS)
+        resource.setrlimit(_RLIMIT_LOCKS, (mark, before[1]))
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(_RLIMIT_LOCKS, before)
+
+
+def _forbid_core_dumps(pid: int) -> None:
+    """A crash loop must not fill the disk with core dumps; the limit is inherited."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def _record_of(pid: int, spec: SpawnSpec, log_from: int) -> ProcessRecord:

@@ -5,6 +5,7 @@ Fields of /proc/PID/stat: see proc_pid_stat(5).
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -198,8 +199,27 @@ def _overwritten(raw: bytes | None) -> bool:
     return raw is None or (raw != b"" and b"PATH=" not in raw and TOKEN.encode() not in raw)
 
 
+def inherited_mark(token: str) -> int:
+    """The soft limit RLIMIT_LOCKS of every process with this token.
+
+    Linux ignores it, every descendant inherits it and no program sets it: it finds those that left their
+    session and overwrote their environment.
+    """
+    return int.from_bytes(hashlib.sha256(token.encode()).digest()[:7]) | 1
+
+
+def _has_mark(pid: int, mark: int) -> bool:
+    try:
+        limits = (PROC / str(pid) / "limits").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    line = next((each for each in limits.splitlines() if each.startswith("Max file locks")), "")
+    return line.split()[3:4] == [str(mark)]
+
+
 def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | None = None) -> Iterator[Stat]:
-    """Living processes of a worker: of its session (while its leader lives), with its token, or in `seen`.
+    """Living processes of a worker: of its session (while its leader lives), with its token or the mark that
+    goes with it (`inherited_mark`), or in `seen`.
 
     Yields each as soon as it is seen, and adds it to `seen` (by pid), so that a session member is not lost
     when its leader exits. `unread` gets the pids that exited between listing and reading: each may have been
@@ -210,6 +230,7 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
     """
     leader = _leader(record)
     here = record.boot_id == boot_id()
+    mark = inherited_mark(record.token) if record.token else 0
     for pid in pids():
         raw = environ(pid)
         stat = read(pid)
@@ -223,6 +244,7 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
             known
             or _has_token(raw, record.token)
             or (in_session and (leader is not None or _overwritten(raw)))
+            or (mark and not (raw and TOKEN.encode() in raw) and _has_mark(pid, mark))
         ):
             seen[pid] = stat
             yield stat
@@ -243,6 +265,15 @@ def scan(scope: str) -> list[TokenGroup]:
         if stat is not None and not stat.dead and TOKEN in names:
             groups.setdefault(names[TOKEN], []).append((stat, names))
     return [_token_group(token, group) for token, group in groups.items()]
+
+
+def with_variable(name: str, value: str) -> list[int]:
+    """Pids of the living processes with this variable in their environment.
+
+    Raises:
+        OSError: /proc can't be read.
+    """
+    return [pid for pid in pids() if has_variable(environ(pid) or b"", name, value)]
 
 
 def _token_group(token: str, group: list[tuple[Stat, dict[str, str]]]) -> TokenGroup:
@@ -266,22 +297,44 @@ def listens(record: ProcessRecord, port: int) -> bool | None:
     Raises:
         OSError: /proc can't be read.
     """
-    inodes = _listening_inodes(port)
+    inodes = listening_inodes(port)
     if not inodes:
         return None
     return any(_has_socket(member.pid, inodes) for member in members(record, {}))
 
 
-def _listening_inodes(port: int) -> set[str]:
-    """Inodes of the listening sockets on a port, in this network namespace (proc_net(5), tcp)."""
-    found = set()
+def listening_inodes(port: int) -> set[str]:
+    """The listening sockets on a port, in this network namespace, as /proc/PID/fd shows them."""
+    return {socket for state, _, socket in _sockets(port) if state == _LISTEN}
+
+
+def accepted_inodes(port: int, clients: Collection[int]) -> dict[int, str]:
+    """By client port, the server's sockets on `port`, once a process has accepted them."""
+    return {
+        client: socket
+        for state, client, socket in _sockets(port)
+        if state != _LISTEN and client in clients and socket != "socket:[0]"
+    }
+
+
+def _sockets(port: int) -> Iterator[tuple[str, int, str]]:
+    """State, remote port and socket of each TCP socket with that local port (proc_net(5), tcp)."""
     for table in ("tcp", "tcp6"):
         path = PROC / "net" / table
         for line in path.read_text().splitlines()[1:] if path.exists() else ():
             fields = line.split()
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(f"socket:[{fields[9]}]")
-    return found
+            if int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[3], int(fields[2].rpartition(":")[2], 16), f"socket:[{fields[9]}]"
+
+
+def member_pids(record: ProcessRecord) -> list[int]:
+    """Pids of a worker's living processes. Raises as `members`."""
+    return [stat.pid for stat in members(record, {})]
+
+
+def any_has_socket(pids: Collection[int], socket: str) -> bool:
+    """Whether one of these processes has that socket open."""
+    return any(_has_socket(pid, (socket,)) for pid in pids)
 
 
 def _has_socket(pid: int, inodes: Collection[str]) -> bool:

@@ -99,6 +99,9 @@ class LaunchSpec:
     own_listener: bool = True
     """Whether the worker's own processes listen on the port (not if it starts a container, say)."""
 
+    shared: bool = False
+    """Whether other workers may listen on the same port, so that a probe must find out who answers."""
+
     @property
     def probe_host(self) -> str:
         """The address at which the agent itself reaches the worker."""

@@ -104,6 +104,7 @@ class CrossbarRuntime:
             address=address(scheme, request.interface, host, port, path),
             interface=request.interface,
             port=port,
+            shared=request.shared,
             grace_s=8.0,
             # A start takes 6 to 8 s, much longer if several start on one core.
             start_deadline_s=60.0,

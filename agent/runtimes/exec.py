@@ -58,7 +58,8 @@ class ExecRuntime:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, self.types)
-        interface = port_request(plain, may_share=True).interface
+        request = port_request(plain, may_share=True)
+        interface = request.interface
         values = {
             "port": str(port),
             "host": interface,
@@ -81,6 +82,7 @@ class ExecRuntime:
             address=address(self.scheme, interface, host, port, self.path) if self.listens else "",
             interface=interface,
             port=port,
+            shared=request.shared and self.listens,
             stop_signal=self.stop_signal,
             grace_s=self.grace_s,
             start_deadline_s=self.start_deadline_s,

@@ -46,7 +46,18 @@ def prepare(launch: LaunchSpec, folder: Path) -> None:
     for name, content in launch.files.items():
         path = _within(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, content, durable=False)  # rewritten at each start
+        # A full disk must not stop a restart with the same configuration.
+        if not _holds(path, content):
+            write_atomically(path, content, durable=False)  # rewritten at each start
+
+
+def _holds(path: Path, content: str) -> bool:
+    try:
+        if path.is_symlink() or path.stat().st_mode & 0o777 != 0o600:
+            return False
+        return path.read_bytes() == content.encode("utf-8")
+    except OSError:
+        return False
 
 
 def _within(folder: Path, name: str) -> Path:

@@ -12,9 +12,10 @@ from busbar.bus.messages import AssignedWorker
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Phase, Worker
+from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.procfs import ProcessRecord, TokenGroup
-from ..state import WorkerRecord, is_locked
+from ..state import WorkerRecord
 from . import identity, ownership
 from .controller import WorkerController
 from .process_runner import Instance
@@ -41,11 +42,14 @@ class Adoption:
         Raises:
             OSError: /proc can't be read: nothing is known, so nothing may be started.
         """
+        logs.rotate_all(self._state.logs)  # nobody did it while no agent ran
         known = {each.token for each in self._registry.all() if each.process is not None}
+        scope = self._runner.processes.scope
+        records = [each for each in records if identity.is_of_scope(each.token, scope)]
         scanned = await asyncio.to_thread(self._runner.processes.scan)
         found = [group for group in scanned if group.token not in known]
         living = {each.token for each in records if self._host.is_alive(identity.process_of(each))}
-        held = {group.token for group in found if self._is_held_elsewhere(group)}
+        held = {group.token for group in found if self._runner.is_held_elsewhere(group)}
         owned = ownership.classify(records, living, found, self._state.folder_id, store, held)
         for record, process in owned.workers:
             self._adopt(record, process)
@@ -54,14 +58,10 @@ class Adoption:
             await self._runner.processes.kill_by_token(token)
         self._note_foreign(owned.foreign, held, store)
 
-    def _is_held_elsewhere(self, group: TokenGroup) -> bool:
-        folder = _state_folder(group)
-        return folder != self._state.folder and is_locked(folder)
-
     def _note_foreign(self, foreign: tuple[TokenGroup, ...], held: set[str], store: str | None) -> None:
         self.foreign = len(foreign)
         self.held_elsewhere = {
-            group.marks.get(identity.OID, ""): _state_folder(group)
+            group.marks.get(identity.OID, ""): identity.state_folder(group)
             for group in foreign
             if group.token in held and group.marks.get(identity.STORE) == store
         }
@@ -125,7 +125,3 @@ class Adoption:
         adopted = [each for each in known if each.worker.phase is Phase.STARTING]
         probes = (self._controller.probe_once(each, each.worker.by_liveness) for each in adopted)
         await asyncio.gather(*probes, return_exceptions=True)
-
-
-def _state_folder(group: TokenGroup) -> Path:
-    return Path(group.marks.get(identity.STATE, "/"))

@@ -27,6 +27,10 @@ from .registry import WorkerRegistry
 log = logging.getLogger("busbar.agent")
 
 PROBE_TIMEOUT_S: Final = 2.0
+DAEMONIZED: Final = (
+    "it daemonized: its first process exited and left others in the background, which were killed; "
+    "have it run in the foreground (such as `daemonize no`, `-F` or `--no-daemon` in its arguments)"
+)
 
 
 class WorkerController:
@@ -144,18 +148,28 @@ class WorkerController:
             instance.process.close()
         instance.process = None
         self.fail(instance, description)
-        self.kill_leftovers(instance)
+        self.kill_leftovers(instance, daemonized=end.code == 0)
 
-    def kill_leftovers(self, instance: Instance) -> None:
-        """Kill the descendants of its last process; it is not started again before they are gone."""
+    def kill_leftovers(self, instance: Instance, *, daemonized: bool = False) -> None:
+        """Kill the descendants of its last process; it is not started again before they are gone.
+
+        `daemonized`: if there are any, it went to the background, and its reason says so.
+        """
         self.registry.update(instance, replace(instance.worker, busy=True))
-        self._run_task(self._kill_leftovers(instance), instance)
+        self._run_task(self._kill_leftovers(instance, daemonized), instance)
 
-    async def _kill_leftovers(self, instance: Instance) -> None:
-        while (error := await self.runner.kill_leftovers(instance)) is not None:
+    async def _kill_leftovers(self, instance: Instance, daemonized: bool) -> None:
+        failure = instance.worker.last_failure
+        while True:
+            killed, error = await self.runner.kill_leftovers(instance)
+            if killed and daemonized:
+                failure = f"{DAEMONIZED} ({failure})"
+                daemonized = False
+            if error is None:
+                break
             self.registry.update(instance, replace(instance.worker, last_failure=error))
             await self._clock.sleep(self.timing.stop_again)
-        self.registry.update(instance, replace(instance.worker, busy=False))
+        self.registry.update(instance, replace(instance.worker, busy=False, last_failure=failure))
 
     def fail(self, instance: Instance, failure: str) -> None:
         """It has no process, and backs off before its next start."""

@@ -6,6 +6,7 @@ One object that is passed in, so that a simulated host can take its place.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from busbar.bus.clock import Clock
@@ -14,7 +15,8 @@ from ..processes import procfs
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord
 from ..processes.sockets import is_free
-from ..runtimes import Probe, Runtime, load_runtimes
+from ..runtimes import LaunchSpec, Probe, Runtime, load_runtimes
+from . import shared_port
 from .probes import probe
 
 
@@ -34,6 +36,20 @@ class Host:
     ) -> str | None:
         """Probe a worker once; None when it is healthy, else the error."""
         return await probe(wanted, host, port, log_path, timeout_s, log_from=log_from)
+
+    async def probe_shared(
+        self, wanted: Probe, spec: LaunchSpec, log_path: Path, timeout_s: float, record: ProcessRecord
+    ) -> str | None:
+        """Probe exactly this worker on a port that several share; None when it is healthy, else the error."""
+        return await probe(
+            wanted,
+            spec.probe_host,
+            spec.port,
+            log_path,
+            timeout_s,
+            log_from=record.log_from,
+            connect=partial(shared_port.connect, record),
+        )
 
     def is_free(self, interface: str, port: int, *, shared: bool) -> bool:
         """Whether a worker can listen there."""

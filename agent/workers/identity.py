@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 from busbar.bus.messages import WORKER_NAME_PATTERN, AssignedWorker
@@ -29,6 +30,11 @@ def is_of_folder(token: str, folder_id: str) -> bool:
     return f":{folder_id}:" in token
 
 
+def is_of_scope(token: str, scope: str) -> bool:
+    """Whether a token was made by an agent of this node and realm."""
+    return token.startswith(f"busbar:{scope}:")
+
+
 def marks(worker: AssignedWorker, store: str, port: int, folder: str) -> dict[str, str]:
     """The variables from which an agent that lost its state folder rebuilds the record, see `record_from`."""
     return {
@@ -40,6 +46,11 @@ def marks(worker: AssignedWorker, store: str, port: int, folder: str) -> dict[st
         STORE: store,
         STATE: folder,
     }
+
+
+def state_folder(group: TokenGroup) -> Path:
+    """The state folder of the agent that started these processes."""
+    return Path(group.marks.get(STATE, "/"))
 
 
 def process_of(record: WorkerRecord) -> ProcessRecord:

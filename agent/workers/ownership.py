@@ -35,14 +35,16 @@ def classify(
     """Match records with the processes that were found.
 
     `living` are the tokens of records whose process lives, `store` is that of the stored assignment, `held`
-    are tokens whose own agent lives. This agent owns the processes of its state folder, and those of its
-    store that no living agent holds: their folder is lost, or ours is a copy of it.
+    are tokens whose own agent lives, which are never ours. This agent owns the processes of its state folder,
+    and those of its store that no living agent holds: their folder is lost. Records are those of its scope.
     """
     by_token = {group.token: group for group in found}
     workers: dict[str, tuple[WorkerRecord, ProcessRecord | None]] = {}
     orphans: list[str] = []
     foreign: list[TokenGroup] = []
     for record in records:
+        if record.token in held:
+            continue
         process = _process(record, living, by_token.pop(record.token, None))
         workers[record.oid] = (record, process)
     for group in by_token.values():
@@ -66,6 +68,8 @@ def _process(record: WorkerRecord, living: Collection[str], group: TokenGroup | 
 
 
 def _is_owned(group: TokenGroup, folder_id: str, store: str | None, held: Collection[str]) -> bool:
+    if group.token in held:
+        return False
     if identity.is_of_folder(group.token, folder_id):
         return True
-    return store is not None and group.marks.get(identity.STORE) == store and group.token not in held
+    return store is not None and group.marks.get(identity.STORE) == store

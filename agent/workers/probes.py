@@ -6,11 +6,13 @@ import asyncio
 import base64
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 from ..processes import logs
 from ..runtimes.base import AllProbes, HttpProbe, LogProbe, MqttProbe, Probe, TcpProbe
+from .shared_port import Streams
 
 DEFAULT_TIMEOUT_S: Final = 2.0
 _CONNECT: Final = bytes([0x10, 12, 0, 4]) + b"MQTT" + bytes([4, 0x02, 0, 10, 0, 0])
@@ -28,6 +30,13 @@ class _UnexpectedAnswer(Exception):
     """The answer was not the expected one; the text says what came."""
 
 
+async def _connect(host: str, port: int) -> Streams:
+    return await asyncio.open_connection(host, port, limit=16 * 1024)
+
+
+Connect = Callable[[str, int], Awaitable[Streams]]
+
+
 async def probe(
     wanted: Probe,
     host: str,
@@ -36,14 +45,16 @@ async def probe(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     *,
     log_from: int = 0,
+    connect: Connect = _connect,
 ) -> str | None:
     """Probe once; None when healthy, else the error. Never raises; takes at most `timeout_s` seconds.
 
-    `log_from` is the size of the log when the process started: older lines are not its own.
+    `log_from` is the size of the log when the process started: older lines are not its own. `connect` opens
+    the connection to the port.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _probe(wanted, host, port, log_path, log_from)
+            return await _probe(wanted, host, port, log_path, log_from, connect)
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
     except _UnexpectedAnswer as error:
@@ -56,18 +67,20 @@ async def probe(
         return f"no answer on {host}:{port}: {error}"
 
 
-async def _probe(wanted: Probe, host: str, port: int, log_path: Path, log_from: int) -> str | None:
+async def _probe(
+    wanted: Probe, host: str, port: int, log_path: Path, log_from: int, connect: Connect
+) -> str | None:
     match wanted:
         case AllProbes():
             for each in wanted.probes:
-                error = await _probe(each, host, port, log_path, log_from)
+                error = await _probe(each, host, port, log_path, log_from, connect)
                 if error is not None:
                     return error
             return None
         case LogProbe():
             return _check_log(wanted, logs.read_since(log_path, log_from))
         case TcpProbe() | HttpProbe() | MqttProbe():
-            await _probe_port(wanted, host, port)
+            await _probe_port(wanted, host, port, connect)
             return None
 
 
@@ -76,8 +89,10 @@ def _check_log(wanted: LogProbe, text: str) -> str | None:
     return None if found else f"has not logged '{wanted.pattern}' yet"
 
 
-async def _probe_port(wanted: TcpProbe | HttpProbe | MqttProbe, host: str, port: int) -> None:
-    reader, writer = await asyncio.open_connection(host, port, limit=16 * 1024)
+async def _probe_port(
+    wanted: TcpProbe | HttpProbe | MqttProbe, host: str, port: int, connect: Connect
+) -> None:
+    reader, writer = await connect(host, port)
     try:
         match wanted:
             case HttpProbe():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -16,15 +17,16 @@ from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
-from ..processes.procfs import ProcessRecord, Usage
+from ..processes.procfs import ProcessRecord, TokenGroup, Usage
 from ..runtimes import LaunchSpec, prepare
-from ..state import State, WorkerRecord
+from ..state import State, WorkerRecord, is_locked
 from . import identity
 from .host import Host
 from .spec_renderer import SpecRenderer
 
 log = logging.getLogger("busbar.agent")
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REASON_LINES = 5
 """Last lines of a worker's log that become part of its reason."""
 
@@ -39,6 +41,8 @@ class Instance:
     spec: LaunchSpec | None = None
     started: float = 0.0
     usage: Usage = field(default_factory=Usage)
+    rotated: bool = False
+    """Its log was rotated since its start: its last output may be in the copy."""
 
     @property
     def token(self) -> str:
@@ -75,10 +79,25 @@ class ProcessRunner:
         spec = self.specs.for_start(worker, taken, before.port if before else None)
         prepare(spec, self.state.worker_folder(worker.oid))
         record = self._new_record(instance, worker, spec)
-        self.state.write_record(record)
+        self._store_token(record)
+        logs.rotate_if_needed(self.state.log_path(worker.oid))
+        instance.rotated = False
         instance.record, instance.spec = record, spec
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
+
+    def _store_token(self, record: WorkerRecord) -> None:
+        """A full disk stops no start: the process carries the same facts in its environment.
+
+        Raises:
+            OSError: another error.
+        """
+        try:
+            self.state.write_record(record)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            log.warning("record of %s not written before its start: %s", record.worker, error)
 
     def _new_record(self, instance: Instance, worker: AssignedWorker, spec: LaunchSpec) -> WorkerRecord:
         scope, generation = self.processes.scope, worker.generation
@@ -166,6 +185,9 @@ class ProcessRunner:
         if wanted is None:
             return None
         path = self.state.log_path(record.oid)
+        if spec.shared and spec.own_listener:
+            process = identity.process_of(record)
+            return await self.host.probe_shared(wanted, spec, path, timeout_s, process)
         error = await self.host.probe(
             wanted, spec.probe_host, spec.port, path, timeout_s, log_from=record.log_from
         )
@@ -196,16 +218,16 @@ class ProcessRunner:
             instance.process = None
         return None
 
-    async def kill_leftovers(self, instance: Instance) -> str | None:
-        """Kill the descendants of an instance that has exited; None when none is left, else the error.
+    async def kill_leftovers(self, instance: Instance) -> tuple[int, str | None]:
+        """Kill the descendants of an instance that has exited: how many, and the error if any is left.
 
         Raises:
             OSError: /proc can't be read.
         """
         if instance.record is None:
-            return None
+            return 0, None
         result = await self.processes.kill_leftovers(identity.process_of(instance.record))
-        return None if result.gone else _survivors(result)
+        return result.killed, None if result.gone else _survivors(result)
 
     async def kill_all(self) -> None:
         """Kill every process that an agent with this state folder has started.
@@ -214,8 +236,14 @@ class ProcessRunner:
             OSError: /proc can't be read.
         """
         for group in await asyncio.to_thread(self.processes.scan):
-            if identity.is_of_folder(group.token, self.state.folder_id):
+            ours = identity.is_of_folder(group.token, self.state.folder_id)
+            if ours and not self.is_held_elsewhere(group):
                 await self.processes.kill_by_token(group.token)
+
+    def is_held_elsewhere(self, group: TokenGroup) -> bool:
+        """Whether another agent on this host, which lives, has started these processes."""
+        folder = identity.state_folder(group)
+        return folder != self.state.folder and is_locked(folder)
 
     def describe_exit(self, instance: Instance, end: Exit) -> str:
         """Its exit status, and the last lines of its log."""
@@ -223,7 +251,10 @@ class ProcessRunner:
         lines: list[str] = []
         if record is not None:
             with contextlib.suppress(ValueError):
-                lines = logs.tail(self.state.log_path(record.oid), REASON_LINES, start=record.log_from)
+                path = self.state.log_path(record.oid)
+                lines = logs.tail(path, REASON_LINES, start=record.log_from)
+                if not lines and instance.rotated:
+                    lines = logs.tail(logs.newest_copy(path), REASON_LINES)
         return f"{end.reason}; last output: {' | '.join(lines)}" if lines else end.reason
 
 

@@ -113,11 +113,18 @@ class WorkerRegistry:
         for token, usage in (await self._processes.usage(records)).items():
             living[token].usage = usage
 
-    def rotate_logs(self) -> None:
-        """Bound the size of the workers' logs."""
+    def rotate_logs(self) -> bool:
+        """Bound the size of the workers' logs, also of those that wait for their next start.
+
+        Returns whether one was too large: then the next look should come soon.
+        """
+        rotated = False
         for instance in self._by_oid.values():
-            if instance.process is not None and instance.record is not None:
-                logs.rotate_if_needed(self._state.log_path(instance.record.oid))
+            if instance.record is not None:
+                path = self._state.log_path(instance.record.oid)
+                if logs.rotate_if_needed(path):
+                    instance.rotated = rotated = True
+        return rotated
 
     def close(self) -> None:
         """Stop watching; the workers go on."""

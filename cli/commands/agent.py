@@ -8,15 +8,19 @@ from typing import Annotated
 
 import typer
 
+from .. import common_options as n
 from ..context import state_path
-from ..errors import usage
+from ..errors import CliError, ExitCode, usage
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = n.command_group("Run the agent of one node, reset its state folder.", bare=True)
 
 
-@app.command(help="Run the agent of one node in the foreground, against the broker of the options.")
+@app.callback()
 def agent(
-    node: Annotated[str, typer.Option("--node", help="The node's name; also its user name at the broker.")],
+    ctx: typer.Context,
+    node: Annotated[
+        str | None, typer.Option("--node", help="The node's name; also its user name at the broker.")
+    ] = None,
     state: Annotated[Path | None, typer.Option("--state", help="The agent's folder.")] = None,
     runtimes: Annotated[Path | None, typer.Option("--runtimes", help="This node's runtimes, TOML.")] = None,
     host: Annotated[
@@ -42,6 +46,9 @@ def agent(
     ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
+    """Run the agent of one node in the foreground, against the broker of the options."""
+    if ctx.invoked_subcommand is not None:
+        return
     from busbar.bus.topics import is_name
 
     from .. import definition
@@ -49,6 +56,8 @@ def agent(
     from ..services.specs import AgentSpec, ConnectSpec
     from ..settings import service_settings
 
+    if node is None:
+        raise usage("--node is needed: the node's name")
     if not is_name(node):
         raise usage(f"node name '{node}': use [a-z0-9][a-z0-9_-]{{0,63}}")
     settings = service_settings(node)
@@ -59,7 +68,7 @@ def agent(
         from ..services.join import join as exchange
 
         settings = exchange(settings, node, join)
-    folder = (state or state_path(os.environ) / "agents" / node).expanduser().absolute()
+    folder = _folder(state, node)
     spec = AgentSpec(
         realm=str(settings.realm),
         root=str(settings.root),
@@ -73,5 +82,37 @@ def agent(
         static_roots=[str(path.expanduser().absolute()) for path in static_root or ()],
         stop_workers=stop_workers,
         adopt_store=adopt_store,
+        log_level=log_level,
     )
     raise typer.Exit(run.serve(spec))
+
+
+def _folder(state: Path | None, node: str) -> Path:
+    return (state or state_path(os.environ) / "agents" / node).expanduser().absolute()
+
+
+@app.command(
+    "reset", help="Make a state folder new, such as that of a cloned machine; workers are not touched."
+)
+def reset(
+    ctx: typer.Context,
+    node: Annotated[str | None, typer.Option("--node", help="The node, where --state is not given.")] = None,
+    state: Annotated[Path | None, typer.Option("--state", help="The agent's folder.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep what it holds: its host was renamed or replaced.")
+    ] = False,
+) -> None:
+    from busbar.agent.service import StateError
+    from busbar.agent.service import reset as make_new
+    from busbar.bus.topics import is_name
+
+    before = ctx.parent.params if ctx.parent else {}  # options given before the verb
+    state, node = n.folder_of(ctx, state), node or before.get("node")
+    if state is None and not is_name(node or ""):
+        raise usage("--state or --node is needed: which folder")
+    folder = _folder(state, node or "")
+    try:
+        make_new(folder, keep=keep)
+    except StateError as error:
+        raise CliError(str(error), ExitCode.FAILED, "refused") from None
+    typer.echo(f"{folder} is {'kept for its next agent' if keep else 'new'}")

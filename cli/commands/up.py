@@ -17,6 +17,7 @@ from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, set
 from ..errors import CliError, ExitCode
 
 if TYPE_CHECKING:
+    from ..services.signals import Signals
     from ..services.up_plan import Plan
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -71,8 +72,10 @@ def up(
     from busbar.bus.clock import SystemClock
 
     from ..services import run, up_plan
+    from ..services.signals import Signals
 
     run.log_to_stderr(log_level)
+    signals = Signals()
     started, env = SystemClock().monotonic(), os.environ
     folder = (state or state_path(env)).expanduser().absolute()
     with up_plan.locked(folder):
@@ -95,7 +98,7 @@ def up(
         )
         if plan.outside is None:
             plan = replace(plan, port=up_plan.choose_port(port, last_up))
-        code = asyncio.run(Up(plan, started, verbose).run())
+        code = asyncio.run(Up(plan, started, verbose).run(signals))
     raise typer.Exit(code)
 
 
@@ -121,26 +124,27 @@ class Up:
         self._stop = asyncio.Event()
         self._announced = False
 
-    async def run(self) -> int:
-        """Run until SIGINT or SIGTERM; return the exit code."""
+    async def run(self, signals: Signals) -> int:
+        """Run until a signal; return the exit code."""
         from random import Random
+
+        from busbar.bus.reaper import Reaper
 
         from ..services import up_plan
         from ..services.supervise import ServiceSupervisor
 
         up_plan.prepare(self._plan)
         self._supervisor = ServiceSupervisor(self._plan, self._clock, Random(), self._changed, self._verbose)
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup stays effective
-                loop.add_signal_handler(signum, self._on_signal)
+        signals.deliver(self._on_signal)
         self._supervisor.start()
+        reaping = asyncio.create_task(Reaper().run(self._clock), name="reaper")
         try:
             code = await self._serve()
         finally:
             if self._announced:
                 say("stopping" + (", with the workers" if self._plan.stop_workers else "; workers are kept"))
             await self._supervisor.stop()
+            reaping.cancel()
             self._write({})
         return code
 
@@ -159,9 +163,14 @@ class Up:
             stopping.cancel()
         return ExitCode.OK
 
-    def _on_signal(self) -> None:
-        """The first signal stops in order, the next one kills."""
-        if self._stop.is_set():
+    def _on_signal(self, signum: signal.Signals) -> None:
+        """The first signal stops in order, the next one kills. A closed terminal sends several SIGHUP."""
+        from ..services.signals import IGNORED, note_ignored
+
+        if signum in IGNORED:
+            note_ignored(signum)
+            return
+        if self._stop.is_set() and signum is not signal.SIGHUP:
             self._supervisor.kill_now.set()
         self._stop.set()
 

@@ -14,11 +14,13 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 import msgspec
 
+from .signals import IGNORED, Signals, has_terminal, note_ignored
 from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, MqttVersion, ServiceSpec
 
 if TYPE_CHECKING:
@@ -78,8 +80,8 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
     await run(config, ready)
 
 
-async def run_agent(spec: AgentSpec, ready: Ready) -> None:
-    """Run the agent of one node until cancelled."""
+async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event | None = None) -> None:
+    """Run the agent of one node until cancelled; it reads its file again whenever `reload` is set."""
     from busbar.agent.service import AgentConfig, run
 
     config = AgentConfig(
@@ -95,19 +97,20 @@ async def run_agent(spec: AgentSpec, ready: Ready) -> None:
         stop_workers=spec.stop_workers,
         static_roots=tuple(map(Path, spec.static_roots)),
         adopt_store=spec.adopt_store,
+        log_level=spec.log_level,
     )
-    await run(config, ready)
+    await run(config, ready, reload)
 
 
-def run_service(spec: ServiceSpec, ready: Ready) -> Awaitable[None]:
-    """Run a service until cancelled; `ready` is called once it works."""
+def run_service(spec: ServiceSpec, ready: Ready, reload: asyncio.Event) -> Awaitable[None]:
+    """Run a service until cancelled; `ready` is called once it works. An agent heeds `reload`."""
     match spec:
         case BrokerSpec():
             return run_broker(spec, ready)
         case ManagerSpec():
             return run_manager(spec, ready)
         case AgentSpec():
-            return run_agent(spec, ready)
+            return run_agent(spec, ready, reload)
 
 
 def connect_options(spec: ConnectSpec) -> ConnectOptions:
@@ -144,11 +147,12 @@ def log_to_stderr(level: str) -> None:
 
 
 def serve(spec: ServiceSpec, parent: socket.socket | None = None) -> int:
-    """Run a service until SIGTERM, SIGINT or the exit of the parent; return the exit code."""
+    """Run a service until a signal stops it (see `signals`) or its parent exits; return the exit code."""
     from ..errors import exit_code, sentence
 
+    signals = Signals()
     try:
-        return asyncio.run(_run_until_stopped(spec, parent))
+        return asyncio.run(_run_until_stopped(spec, parent, signals))
     except Exception as error:
         # What a user can fix is one sentence; everything else needs its traceback.
         ours = type(error).__module__.startswith("busbar.")
@@ -157,28 +161,50 @@ def serve(spec: ServiceSpec, parent: socket.socket | None = None) -> int:
         return REFUSED if ours and exit_code(error) == 1 else int(exit_code(error))
 
 
-async def _run_until_stopped(spec: ServiceSpec, parent: socket.socket | None) -> int:
+async def _run_until_stopped(spec: ServiceSpec, parent: socket.socket | None, signals: Signals) -> int:
     kind = spec.kind
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    stop, reload = asyncio.Event(), asyncio.Event()
+    signals.deliver(partial(_on_signal, kind, has_terminal(), stop, reload))
     if parent is not None:
-        loop.add_reader(parent, _on_parent, parent, spec, stop)
-    service = asyncio.create_task(_as_task(run_service(spec, lambda: _notify_ready(kind, parent))), name=kind)
+        asyncio.get_running_loop().add_reader(parent, _on_parent, parent, spec, stop)
+    work = run_service(spec, lambda: _notify_ready(kind, parent), reload)
+    service = asyncio.create_task(_as_task(work), name=kind)
     stopped = asyncio.create_task(stop.wait(), name="stop")
+    reaping = asyncio.create_task(_reap(), name="reaper")
     await asyncio.wait({service, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not service.done():
         log.info("%s stops", kind)
         service.cancel()
         await asyncio.wait({service}, timeout=STOP_S)
+    reaping.cancel()
     if service.done() and not service.cancelled():
         service.result()
         if not stop.is_set():
             log.error("%s ended by itself", kind)
             return 1
     return 0
+
+
+def _on_signal(
+    kind: str, terminal: bool, stop: asyncio.Event, reload: asyncio.Event, signum: signal.Signals
+) -> None:
+    if signum in IGNORED:
+        note_ignored(signum)
+    elif signum is not signal.SIGHUP or terminal:
+        log.info("%s: %s", kind, signum.name)
+        stop.set()
+    elif kind == AgentSpec.kind:
+        reload.set()
+    else:
+        log.info("SIGHUP: the %s has nothing to reload, and goes on", kind)
+
+
+async def _reap() -> None:
+    from busbar.bus.clock import SystemClock
+    from busbar.bus.reaper import Reaper
+
+    await Reaper().run(SystemClock())
 
 
 async def _as_task(work: Awaitable[None]) -> None:

@@ -244,7 +244,9 @@ class ServiceLog:
         """Append one line. Never raises."""
         self._handler.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
         if self._echo_as is not None:
-            print(f"{self._echo_as:<10} {line}", file=sys.stderr, flush=True)
+            # A closed terminal must not end the copying: the service would block on a full pipe.
+            with contextlib.suppress(OSError, ValueError):
+                print(f"{self._echo_as:<10} {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Close the file."""

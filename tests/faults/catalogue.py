@@ -61,15 +61,21 @@ Agent
 29|host reboot with no network|C
 30|descriptor or process limit reached|L
 31|agent upgraded in place|K
+64|a state folder copied to another node or host|B O K
+66|a service is PID 1 or a subreaper, and workers leave orphans|L
+67|SIGHUP, SIGQUIT, SIGUSR1 or SIGPIPE to a service; its terminal is closed|K O L
 Worker
 32|SIGKILLed|C
 33|ignores SIGTERM|O
 34|forks a grandchild; double-forks with setsid|O
+65|daemonizes and overwrites its environment|O H
 35|crash loop|L
 36|exits 0 early|H
 37|hangs with a living pid|H
+63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H
 39|floods its output|L
+107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
 41|zombie|O
 Broker and network

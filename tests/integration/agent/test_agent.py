@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from busbar.agent.planner.lifecycle import WorkerTiming
+from busbar.agent.processes import logs, procfs
 from busbar.agent.state import StateError
 
 from tests.agents import QUICK, Bench, bench, worker
@@ -48,6 +52,126 @@ async def test_an_assigned_worker_is_started_and_reported_ready_with_its_address
     assert {"amqtt", "serve"} <= set(last["runtimes"])
     assert last["capacity"]["cpus"] >= 1
     assert last["capacity"]["workers"] == 1
+
+
+@pytest.mark.fault(107, "L")
+async def test_the_log_of_a_crash_loop_is_bounded_and_its_last_output_is_told(node: Bench) -> None:
+    await node.start()
+    node.assign(worker(runtime="spill"))
+    largest = 0
+    for starts in range(4):
+        found = await node.report(
+            lambda r, n=starts: (
+                r["workers"]
+                and r["workers"][0]["restarts"] >= n
+                and r["workers"][0]["state"] == "BACKOFF"
+                and r["workers"][0]
+            )
+        )
+        assert "boom: cannot go on" in found["workers"][0]["reason"]
+        sizes = [path.stat().st_size for path in (node.folder / "state" / "logs").iterdir()]
+        largest = max(largest, sum(sizes))
+    # Three copies, and what one run writes on top of a log that is not too large.
+    assert largest <= (logs.KEEP + 1) * logs.MAX_BYTES + 4_100_000
+
+
+@pytest.mark.fault(107, "L")
+async def test_the_logs_of_the_time_without_an_agent_are_bounded_at_its_start(node: Bench) -> None:
+    folder = node.folder / "state" / "logs"
+    folder.mkdir(parents=True)
+    for name in ("oid-web-1.log", "unknown.log"):
+        (folder / name).write_bytes(b"x" * 5_000_000)
+    await node.start()
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 2 * logs.MAX_BYTES
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("a tmpfs can't be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.mark.fault(107, "L C")
+async def test_a_full_disk_stops_no_restart_and_a_new_worker_is_told_why(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    async with bench(tmp_path) as node:
+        await node.start(state=small_disk / "state")
+        node.assign(worker())
+        first = await node.state("web-1", "RUNNING")
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+            while True:
+                filler.write(bytes(1 << 16))
+        os.kill(first["pid"], signal.SIGKILL)
+        again = await node.state("web-1", "RUNNING", restarts=1)
+        assert again["pid"] != first["pid"]
+        os.kill(again["pid"], signal.SIGKILL)
+        await node.state("web-1", "RUNNING", restarts=2)
+        node.assign(worker(), worker("web-2"))
+        await node.report(lambda r: len(r["workers"]) == 2)
+        os.unlink(small_disk / "filler")
+        await node.state("web-2", "RUNNING")
+        await node.state("web-1", "RUNNING", restarts=2)
+
+
+@pytest.mark.fault(63, "K H C")
+async def test_on_a_shared_port_only_the_hung_worker_is_restarted(node: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    shared = {"type": "tcp", "endpoint": {"type": "tcp", "port": port, "shared": True}}
+    await node.start()
+    names = ("web-1", "web-2", "web-3")
+    node.assign(*(worker(name, "share", transport=shared) for name in names))
+    before = {name: (await node.state(name, "RUNNING", timeout=30))["pid"] for name in names}
+    os.kill(before["web-2"], signal.SIGSTOP)
+    await node.state("web-2", "RUNNING", restarts=1, timeout=60)
+    pids = {each["worker"]: each["pid"] for each in node.reports[-1]["workers"]}
+    assert pids["web-2"] != before["web-2"]
+    for name in ("web-1", "web-3"):
+        restarts = [e["restarts"] for r in node.reports for e in r["workers"] if e["worker"] == name]
+        assert pids[name] == before[name] and set(restarts) == {0}
+
+
+DAEMON = """
+import ctypes, os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    raw = open("/proc/self/stat").read().rpartition(")")[2].split()
+    ctypes.memset(int(raw[47]), 120, int(raw[48]) - int(raw[47]) - 1)  # env_start, env_end
+    os.chdir("/")
+    with open(sys.argv[1], "a") as pids:
+        print(os.getpid(), file=pids)
+    time.sleep(600)
+pids = sys.argv[1]
+while not os.path.exists(pids) or not os.path.getsize(pids):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.fault(65, "O H")
+async def test_a_daemonizing_worker_leaks_nothing_and_is_told_what_to_set(node: Bench) -> None:
+    program, pids = node.folder / "daemon.py", node.folder / "pids"
+    program.write_text(DAEMON)
+    argv = json.dumps([sys.executable, str(program), str(pids)])
+    with node.toml.open("a") as file:
+        file.write(f"[runtimes.daemon]\nargv = {argv}\n")
+    await node.start()
+    node.assign(worker(runtime="daemon"))
+    found = await node.report(
+        lambda r: r["workers"] and r["workers"][0]["restarts"] >= 2 and "daemonized" in str(r["workers"])
+    )
+    assert "in the foreground" in found["workers"][0]["reason"]
+    node.assign()
+    await node.report(lambda r: not r["workers"])
+    started = [int(line) for line in pids.read_text().split()]
+    assert len(started) >= 2
+    left = [stat for pid in started if (stat := procfs.read(pid)) is not None and not stat.dead]
+    assert left == []
 
 
 async def test_a_worker_is_not_called_ready_before_it_answers(node: Bench) -> None:

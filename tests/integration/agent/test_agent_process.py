@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -36,12 +37,21 @@ async def node(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 @contextlib.asynccontextmanager
-async def agent(node: Bench, port: int, *, stop: bool = False) -> AsyncIterator[Process]:
+async def agent(
+    node: Bench, port: int, *, stop: bool = False, name: str = "n1", state: Path | None = None
+) -> AsyncIterator[Process]:
     """`busbar agent` as operators run it; killed at the end if it still lives."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "busbar.cli.app", "agent", "--node", "n1"),
-        *("--state", str(node.folder / "state"), "--runtimes", str(node.toml), "--realm", node.realm),
+        *(sys.executable, "-m", "busbar.cli.app", "agent", "--node", name),
+        *(
+            "--state",
+            str(state or node.folder / "state"),
+            "--runtimes",
+            str(node.toml),
+            "--realm",
+            node.realm,
+        ),
         *("--broker", f"mqtt://127.0.0.1:{port}", "--stop-workers" if stop else "--keep-workers"),
         stderr=PIPE,
         env={**clean, "HOME": str(node.folder)},
@@ -155,6 +165,100 @@ async def test_a_second_agent_logs_in_one_line_why_it_does_not_start(node: Bench
         _, stderr = await asyncio.wait_for(third.communicate(), bound(10))
         assert third.returncode == REFUSED
         assert "agent.hots: unknown key" in stderr.decode()
+
+
+@pytest.mark.fault(67, "O L")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT], ids=lambda each: each.name)
+async def test_every_stop_signal_is_a_clean_stop(node: Bench, signum: signal.Signals) -> None:
+    node.store(worker())
+    async with agent(node, free_port(), stop=True) as process:
+        await ready(node)
+        process.send_signal(signum)
+        assert await asyncio.wait_for(process.wait(), bound(15)) == 0
+    assert node.living() == set()
+
+
+@pytest.mark.fault(67, "K L")
+async def test_without_a_terminal_sighup_reloads_the_file_and_nothing_is_restarted(node: Bench) -> None:
+    node.store(worker(), worker("web-2", "later"))
+    async with agent(node, free_port(), stop=True) as process:
+        pid = await ready(node)
+        for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+            process.send_signal(signum)
+        await logged(process, "SIGUSR2 has no meaning here")
+        before = node.toml.read_text()
+        node.toml.write_text("[agent]\nhots = 1\n")
+        process.send_signal(signal.SIGHUP)
+        await logged(process, "not reloaded")
+        text = '[agent]\nlog_level = "debug"\n' + before.replace("[runtimes.serve]", "[runtimes.later]")
+        node.toml.write_text(text)
+        for _ in range(5):
+            process.send_signal(signal.SIGHUP)
+        await logged(process, "later")
+        later = node.folder / "state" / "records" / "oid-web-2.json"
+        await until(lambda: later.exists() and json.loads(later.read_bytes()).get("ready"), 30)
+        assert pid in node.living() and record(node)["restarts"] == 0
+        process.terminate()
+        process.send_signal(signal.SIGHUP)
+        assert await asyncio.wait_for(process.wait(), bound(15)) == 0
+    assert node.living() == set()
+
+
+@pytest.mark.fault(67, "O")
+async def test_when_its_terminal_is_closed_the_agent_stops_cleanly(node: Bench) -> None:
+    node.store(worker())
+    ours, theirs = os.openpty()
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
+    command = ["busbar.cli.app", "agent", "--node", "n1", "--state", str(node.folder / "state")]
+    command += ["--runtimes", str(node.toml), "--realm", node.realm, "--stop-workers"]
+    command += ["--broker", f"mqtt://127.0.0.1:{free_port()}"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", IN_TERMINAL, os.ttyname(theirs), sys.executable, "-m", *command),
+        start_new_session=True,
+        env={**clean, "HOME": str(node.folder)},
+    )
+    os.close(theirs)
+    try:
+        await ready(node)
+        os.close(ours)  # the kernel sends SIGHUP
+        process.send_signal(signal.SIGHUP)  # and so does the shell
+        assert await asyncio.wait_for(process.wait(), bound(15)) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert node.living() == set()
+
+
+@pytest.mark.fault(64, "B O K")
+async def test_a_copied_folder_does_not_touch_the_workers_of_the_original(node: Bench) -> None:
+    node.store(worker())
+    state, copy = node.folder / "state", node.folder / "copy"
+    async with agent(node, free_port()):
+        pid = await ready(node)
+        shutil.copytree(state, copy)
+        for name in ("n1", "n2"):
+            async with agent(node, free_port(), stop=True, name=name, state=copy) as second:
+                _, stderr = await asyncio.wait_for(second.communicate(), bound(15))
+                assert second.returncode == REFUSED
+                assert "made for node n1" in stderr.decode() and "busbar agent reset" in stderr.decode()
+        assert node.living() == {pid}
+        command = (sys.executable, "-m", "busbar.cli.app", "agent", "reset", "--state", str(copy))
+        assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
+        async with agent(node, free_port(), stop=True, state=copy) as second:
+            await logged(second, "agent is ready")
+            second.terminate()
+            assert await asyncio.wait_for(second.wait(), bound(15)) == 0
+        assert node.living() == {pid}, "a folder of the same scope stopped what is not its own"
+
+
+IN_TERMINAL = """
+import os, sys
+terminal = os.open(sys.argv[1], os.O_RDWR)  # the first one that a session leader opens controls it
+for fd in range(3):
+    os.dup2(terminal, fd)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Manager:

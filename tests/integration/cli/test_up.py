@@ -171,6 +171,24 @@ def test_a_state_folder_may_be_named_before_the_verb(up: Stack, tmp_path: Path) 
     assert "removed" in up.ok("broker", "--state", str(other), "remove-account", "alice")
 
 
+@pytest.mark.fault(67, "K O L")
+def test_sighup_restarts_no_service_and_stops_up_in_order_however_often_it_is_sent(up: Stack) -> None:
+    up.up("--agents", "1", "--port", "0", "--stop-workers")
+    up.ready()
+    make_cluster(up)
+    services = up.written()["pids"]
+    for name in ("broker", "manager", "agent-n1"):
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(services[name], signum)
+    up.ok("cluster", "list")
+    up.signal(signal.SIGUSR1)
+    assert up.written()["pids"] == services
+    for _ in range(3):
+        up.signal(signal.SIGHUP)
+    assert up.wait() == 0
+    assert up.left() == []
+
+
 def test_a_signal_during_the_start_ends_everything(up: Stack) -> None:
     up.up("--agents", "3", "--port", "0")
     until(lambda: len(up.left()) >= 4, "the first children are there")

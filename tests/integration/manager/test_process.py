@@ -74,6 +74,20 @@ def _sequences(client: Client) -> list[int]:
     return sorted({int(event["sequence"]) for event in client.events()})
 
 
+@pytest.mark.fault(67, "K L")
+async def test_signals_are_no_crash_of_the_manager(mosquitto_port: int, tmp_path: Path) -> None:
+    async with client_on(mqtt_net(mosquitto_port)) as client:
+        async with process(mosquitto_port, tmp_path / "manager") as child:
+            await client.until(lambda: _state(client) == ("online", 1), timeout=20)
+            for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+                child.send_signal(signum)
+            await client.cluster("c1")
+            child.send_signal(signal.SIGQUIT)
+            child.send_signal(signal.SIGHUP)
+            assert await asyncio.wait_for(child.wait(), bound(15)) == 0
+        await client.until(lambda: _state(client)[0] == "offline")
+
+
 @pytest.mark.fault(9, "M")
 async def test_a_second_manager_stands_by_and_takes_over(mosquitto_port: int, tmp_path: Path) -> None:
     state = tmp_path / "manager"

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -179,6 +180,44 @@ if os.fork() == 0:
 os.wait()
 {then}
 """
+
+
+OVERWRITTEN = """
+import ctypes, os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        raw = open("/proc/self/stat").read().rpartition(")")[2].split()
+        first, end = int(raw[47]), int(raw[48])  # env_start, env_end
+        ctypes.memset(first, 120, end - first - 1)
+        os.chdir("/")
+        print("daemon", os.getpid(), flush=True)
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.fault(65, "O")
+async def test_a_daemon_that_overwrote_its_environment_is_found(
+    processes: WorkerProcesses, tmp_path: Path, foreign: subprocess.Popen[bytes]
+) -> None:
+    start = script(tmp_path, OVERWRITTEN)
+    process = processes.spawn(start)
+    assert (await process.wait()).code == 0
+    await until(logged(start, "daemon"))
+    pid = int(start.log_path.read_text().split()[1])
+    await until(lambda: b"xxxx" in (procfs.environ(pid) or b""))
+    assert alive(pid) and pids_with_token(start.token) == []
+    report = await processes.kill_leftovers(process.record)
+    assert (report.killed, report.gone) == (1, True)
+    assert not alive(pid)
+    assert foreign.poll() is None
+    limit = resource.getrlimit(10)
+    assert limit[0] == limit[1], "the agent's own limit is restored"
 
 
 @pytest.mark.fault(34, "O")

@@ -73,3 +73,12 @@ def test_a_worker_of_another_folder_is_adopted_only_if_its_store_is_ours_and_its
     assert bool(result.workers) == ours
     assert bool(result.foreign) != ours
     assert not result.orphans
+
+
+def test_what_a_living_agent_holds_is_never_ours_even_with_our_folder_id_and_record() -> None:
+    """Our folder is a copy of the other's."""
+    kept = record(token=OURS, pid=7, boot_id="boot", start_ticks=5)
+    for records in ([kept], []):
+        result = classify(records, [group(OURS)], held=(OURS,))
+        assert (result.workers, result.orphans) == ((), ())
+        assert [each.token for each in result.foreign] == [OURS]
