@@ -33,8 +33,9 @@ from .revocation import revocation_of
 from .router import Router
 from .session import Publication, Session
 
-_ACCEPTED: Final = 32
-"""Connections accepted at once, before those that are too many are closed."""
+_ACCEPTED: Final = 2
+"""Connections accepted per turn of the loop: few, so that a client's CONNECT is read, which takes some turns,
+before enough strangers were accepted behind it to have it closed as the oldest silent one."""
 _BACKLOG: Final = 1024
 """Connections that may wait to be accepted: all agents come back at the same moment."""
 _TICK_S: Final = 1.0
