@@ -16,6 +16,7 @@ from .. import definition as d
 from .. import output, wait
 from ..connect import run, split_reference
 from ..errors import usage
+from ..scale import ScaleChange, change_scale, read_scale
 from ..stats import print_stat
 from .cluster import all_clusters
 
@@ -155,41 +156,55 @@ def show(group: n.GroupArgument, cluster: n.ClusterOption = None) -> None:
     output.show_object(run(lambda bus: _find(bus, group, cluster)))
 
 
-@n.subcommand(app, "scale", "scale_routercluster_workergroup")
+@n.subcommand(
+    app,
+    "scale",
+    "scale_routercluster_workergroup",
+    more="+N and -N change it by N workers.",
+    # So that -1 reaches the argument.
+    context_settings={"ignore_unknown_options": True},
+)
 def scale(
     group: n.GroupArgument,
-    scale: Annotated[int, typer.Argument(min=0, help="How many workers.")],
+    scale: Annotated[str, typer.Argument(help="How many workers; +N or -N: so many more or fewer.")],
     cluster: n.ClusterOption = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    run(lambda bus: _scale(bus, group, cluster, scale, wait, timeout, expect_version))
+    change = read_scale(scale)
+    run(lambda bus: _scale(bus, group, cluster, change, wait, timeout, expect_version))
 
 
 async def _scale(
     bus: BusClient,
     group: str,
     cluster: str | None,
-    scale: int,
+    change: ScaleChange,
     waits: bool,
     timeout: float,
     expect_version: int | None,
 ) -> None:
-    found = await _find(bus, group, cluster)
-    where = (await bus.find_cluster(found.cluster_oid)).name
-    async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
-        changed = await bus.scale_routercluster_workergroup(
+    async def scale_group(found: Group, scale: int, fence: int | None) -> Group:
+        return await bus.scale_routercluster_workergroup(
             routercluster_oid=found.cluster_oid,
             workergroup_oid=found.oid,
             scale=scale,
-            expect_version=expect_version,
+            expect_version=fence,
+        )
+
+    found = await _find(bus, group, cluster)
+    where = (await bus.find_cluster(found.cluster_oid)).name
+    async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
+        before, changed = await change_scale(
+            change, lambda: _find(bus, group, cluster), scale_group, expect_version
         )
         title, reached = f"group '{where}/{found.name}'", None
         if waits:
-            reached = await wait.until(watch, goals.scaled(changed.version, scale), title, timeout)
+            reached = await wait.until(watch, goals.scaled(changed.version, changed.scale), title, timeout)
     status = reached.status if reached else changed.status
-    output.done(output.merged(changed, reached), f"{title} scaled to {scale}, {status}")
+    since = f" from {before.scale}" if change.relative else ""
+    output.done(output.merged(changed, reached), f"{title} scaled{since} to {changed.scale}, {status}")
 
 
 @n.subcommand(app, "update", "update_routercluster_workergroup")

@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "U": "a command changes what it names and nothing else, and says what is so",
 }
 
 
@@ -88,6 +89,8 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Commands
+93|a number that reads as relative, or has a sign, a unit or spaces|U A
 """
 
 

@@ -60,6 +60,8 @@ def test_a_cluster_from_its_creation_to_its_end(up: Stack) -> None:
         "BUSBAR_PASSWORD_FILE": str(up.state / "secrets" / "admin"),
     }
     assert "listening" in up.ok("worker", "logs", "life/web-1", **away), "over the bus"
+    assert "scaled from 3 to 2" in up.ok("group", "scale", "life/web", "-1")
+    assert "scaled from 2 to 3" in up.ok("group", "scale", "life/web", "+1")
     up.ok("group", "scale", "web", "1", "-c", "life", "--wait")
     assert up.ok("worker", "list", "-c", "life", "-q").split() == ["life/web-1"]
     up.ok("cluster", "stop", "life", "--wait")

@@ -303,7 +303,9 @@ def test_unknown_types_are_left_to_typer() -> None:
     "arguments",
     [
         ("group", "scale", "edge/web", "many"),
-        ("group", "scale", "edge/web", "-1"),
+        ("group", "scale", "edge/web", "--1"),
+        ("group", "scale", "edge/web", "-1", "--wiat"),
+        ("group", "add", "edge/web", "--scale", "+1"),
         ("group", "update", "edge/web"),
         ("group", "update", "edge/web", "--max-surge", "-1"),
         ("principal", "add", "bob", "king"),
