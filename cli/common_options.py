@@ -33,6 +33,10 @@ Port = Annotated[
     str | None, typer.Option("--port", help="Port of the workers, or a range such as 8080-8090.")
 ]
 
+AllowAnonymous = Annotated[
+    bool, typer.Option("--allow-anonymous", help="The workers may let everybody in, without credentials.")
+]
+
 DEFAULT_WAIT: Final = 60.0
 """Seconds: a Crossbar.io worker takes 6 to 8 to start, several on one core much longer."""
 

@@ -33,12 +33,21 @@ def transport(text: str | None, kind: str | None, port: str | None) -> dict[str,
     Raises:
         CliError: it can't be read.
     """
+    found = transport_patch(text, kind, port)
+    if found and port is not None:
+        found.setdefault("type", DEFAULT_TYPE)
+    return found
+
+
+def transport_patch(text: str | None, kind: str | None, port: str | None) -> dict[str, Any] | None:
+    """As `transport`, with nothing but what was given: a merge patch onto a present transport."""
     found = read_object(text, "--transport") if text is not None else {}
     if kind is not None:
         found["type"] = kind
     if port is not None:
-        found.setdefault("type", DEFAULT_TYPE)
         endpoint = found.setdefault("endpoint", {"type": "tcp"})
+        if not isinstance(endpoint, dict):
+            raise usage("--transport: its endpoint is no object")
         endpoint["port"] = read_port(port)
     return found or None
 

@@ -14,6 +14,7 @@ from .. import definition as d
 from .. import output, wait
 from ..connect import run
 from ..stats import print_stat
+from ..transport_patch import TransportChange
 
 app = n.command_group("Clusters of routers.")
 
@@ -47,11 +48,13 @@ def create(
     transport: n.Transport = None,
     type: n.TransportType = None,
     port: n.Port = None,
+    allow_anonymous: n.AllowAnonymous = False,
     label: n.LabelText = None,
     description: n.Description = None,
     tag: n.Tag = None,
 ) -> None:
-    listens = d.transport(transport, type, port)
+    given = d.transport(transport, type, port)
+    listens = TransportChange(given, replace=True, allow_anonymous=allow_anonymous).of(None, None, None)
     made = run(
         lambda bus: bus.create_routercluster(
             name=name, label=label, description=description, tags=tag or None, transport=listens

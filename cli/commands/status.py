@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import typer
 from busbar.bus.client.client import BusClient
+from busbar.bus.exposure import OPEN_ACCESS
 from busbar.bus.params import ManagerInfo, Node, Stat
 from msgspec import Struct
 
@@ -95,4 +96,6 @@ def _causes(row: Stat | Node) -> list[str]:
     conditions = [output.as_text(text) for text in row.conditions]
     if row.status not in GOOD:
         return conditions or [row.status]
-    return [text for text in conditions if isinstance(row, Node) and not text.startswith("runtime ")]
+    if isinstance(row, Node):
+        return [text for text in conditions if not text.startswith("runtime ")]
+    return [text for text in conditions if OPEN_ACCESS in text]

@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "S": "access is never wider than somebody has written out",
     "U": "a command changes what it names and nothing else, and says what is so",
 }
 
@@ -91,6 +92,8 @@ Races
 56|a node is drained while its agent is away|B C
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A
+114|an update of one member of a transport|U S
+115|routers on other interfaces than loopback, without authentication|S
 """
 
 

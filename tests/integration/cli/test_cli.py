@@ -90,6 +90,10 @@ def test_a_group_is_updated_with_its_workers_in_turn(up: Stack) -> None:
     after = up.ask("worker", "list", "-g", "roll/web")
     assert {w["revision"] for w in after} == {2} and not {w["pid"] for w in after} & set(before.values())
     assert all(26150 <= int(w["address"].rpartition(":")[2]) < 26154 for w in after)
+    assert '/endpoint/port: "26100-26103" -> "26150-26153"' in result.stderr
+    assert "--allow-anonymous" in up.fails(
+        2, "group", "update", "roll/web", "--transport", '{"endpoint": {"interface": "0.0.0.0"}}'
+    )
     assert up.ask("group", "update", "roll/web", "--label", "new")["revision"] == 2
     said = up.fails(2, "group", "update", "roll/web", "--runtime", "mosquitto", "--max-unavailable", "0")
     assert "invalid_argument at /params/max_unavailable" in said

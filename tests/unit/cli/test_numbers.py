@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.bus.backoff import Backoff
 from busbar.bus.errors import BusError
 from busbar.bus.params import Group
-from busbar.cli import scale
+from busbar.cli import fenced
 from busbar.cli.connect import call_timeout
 from busbar.cli.definition import read_object, transport
 from busbar.cli.errors import CliError, ExitCode
-from busbar.cli.scale import ScaleChange, change_scale, read_scale
+from busbar.cli.fenced import change_fenced
+from busbar.cli.scale import ScaleChange, read_scale
 from busbar.cli.typer_fastparse import converter
 
 ODD = ["+1", " 4", "4 ", "1_0", "1e1", "0x10", "4s", "10M", "٤", "", "-", "--1", "nan", "inf", "1,5"]
@@ -45,13 +47,18 @@ class FakeGroup:
 
 
 def changed(group: FakeGroup, text: str, expect_version: int | None = None) -> tuple[int, int]:
-    before, after = asyncio.run(change_scale(read_scale(text), group.find, group.write, expect_version))
+    change = read_scale(text)
+
+    async def write(found: Group, fence: int | None) -> Group:
+        return await group.write(found, change.of(found.scale), fence)
+
+    before, after = asyncio.run(change_fenced(group.find, write, expect_version, computed=change.relative))
     return before.scale, after.scale
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "PAUSE_S", 0.0)
+    monkeypatch.setattr(fenced, "PAUSE", Backoff(base=0.0))
 
 
 @pytest.mark.fault(93, "U")

@@ -227,6 +227,19 @@ def test_exec_render() -> None:
     assert refused("tool", {"type": "mqtt"}) == "/transport/type"
 
 
+@pytest.mark.fault(115, "S")
+def test_a_program_that_lets_everybody_in_says_so_and_the_transport_allows_it() -> None:
+    runtime = load_runtimes({"x": {"argv": ["/bin/x"], "anonymous": True}}, environ={})["x"]
+    outside = {"type": "tcp", "endpoint": {"type": "tcp", "interface": "::"}}
+    with pytest.raises(RuntimeConfigError) as caught:
+        runtime.render(worker(outside), "h", 1, FOLDER)
+    assert caught.value.pointer == "/transport/anonymous"
+    assert runtime.render(worker({**outside, "anonymous": True}), "h", 1, FOLDER).interface == "::"
+    assert runtime.render(worker({"type": "tcp"}), "h", 1, FOLDER).interface == "127.0.0.1"
+    for name in ("amqtt", "mosquitto"):
+        assert render(name, {**endpoint(interface="0.0.0.0"), "anonymous": True})
+
+
 @given(st.text(), st.dictionaries(st.text(), st.text() | st.integers(), max_size=4))
 def test_text_from_the_bus_is_one_json_line_and_never_in_argv(text: str, options: dict[str, Any]) -> None:
     table = {"argv": ["/bin/x", "{worker}"], "env": {"W": "{worker}"}, "config_file": "x.conf"}
