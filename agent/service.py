@@ -15,6 +15,7 @@ from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
+from busbar.bus.loopback import loopback
 from busbar.bus.messages import Applied, Assignment, Command
 from busbar.bus.topics import Topics, is_name
 
@@ -68,8 +69,8 @@ class Agent:
         runtimes, roots = with_roots(host.runtimes(file.runtimes), config.static_roots)
         self.boot = f"b-{new_id()[:8]}"
         self.state = State.open(config.state, new_id())
-        address, labels = config.host or "127.0.0.1", dict(config.labels)
-        self.specs = SpecRenderer(self.state, runtimes, address, labels, roots, host.is_free)
+        address, labels = config.host or loopback(), dict(config.labels)
+        self.specs = SpecRenderer(self.state, runtimes, address, labels, roots, host.is_free, loopback())
         processes = host.processes(f"{config.realm}/{config.node}", clock)
         runner = ProcessRunner(self.state, self.specs, processes, new_id, host)
         self.supervisor = WorkerSupervisor(runner, clock, random, self._on_change, self._on_usage, timing)

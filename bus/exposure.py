@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .addresses import IPV4, is_loopback
 from .errors import BusError
 
 AUTHENTICATION: Final[Mapping[str, str | None]] = {
@@ -16,25 +16,12 @@ AUTHENTICATION: Final[Mapping[str, str | None]] = {
 """The built-in runtimes, each with the option of a transport that makes it authenticate clients (None: none).
 What an operator-defined runtime does is known to its node alone."""
 _DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt"}
-_LOCAL: Final = "127.0.0.1"
 
 
 def interface_of(transport: Mapping[str, Any] | None) -> str:
     """The address that workers listen on; loopback when none is named."""
     endpoint = (transport or {}).get("endpoint")
-    return str((endpoint.get("interface") if isinstance(endpoint, Mapping) else None) or _LOCAL)
-
-
-def is_loopback(interface: str) -> bool:
-    """Whether only programs on the same host can connect."""
-    if interface == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(interface)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return str((endpoint.get("interface") if isinstance(endpoint, Mapping) else None) or IPV4)
 
 
 def authenticates(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool | None:

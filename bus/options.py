@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from .addresses import bracketed, netloc
+
 _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
     "mqtt": ("tcp", False, 1883),
     "tcp": ("tcp", False, 1883),
@@ -83,8 +85,9 @@ class ConnectOptions:
             return ",".join(broker.url for broker in self.brokers)
         secure = "s" if self.tls else ""
         scheme = f"mqtt{secure}" if self.transport == "tcp" else f"ws{secure}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{self.port}" + (self.path if self.transport == "websockets" else "")
+        return f"{scheme}://{netloc(self.host, self.port)}" + (
+            self.path if self.transport == "websockets" else ""
+        )
 
 
 def parse_url(url: str) -> ConnectOptions:
@@ -93,7 +96,12 @@ def parse_url(url: str) -> ConnectOptions:
     Raises:
         ValueError: for anything else, and for a password in the URL (process lists would show it).
     """
-    parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"mqtt://{bracketed(url)}")
+    except ValueError:
+        raise ValueError(f"broker URL {url!r}: an IPv6 address stands in brackets, as mqtt://[::1]") from None
+    if parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc:
+        raise ValueError(f"broker URL {url!r}: an IPv6 address stands in brackets, as mqtt://[::1]")
     if parts.scheme not in _SCHEMES:
         raise ValueError(f"broker URL {url!r}: use mqtt://, mqtts://, ws:// or wss://")
     if parts.password is not None:

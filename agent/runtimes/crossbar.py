@@ -186,6 +186,8 @@ def _realms(plain: Transport) -> list[str]:
 def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> Rendered:
     endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
     endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
+    if ":" in request.interface:
+        endpoint["version"] = 6
     if request.shared:
         endpoint["shared"] = True
     return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from busbar.bus.exposure import is_loopback
+from busbar.bus.addresses import is_loopback
 
 from ..processes.ports import PortRequest
 from .base import LaunchSpec, Probe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import acl
 from ..clock import Clock, SystemClock
+from ..loopback import loopback
 from ..topics import NAME_PATTERN, is_name
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class EmbeddedBroker:
 
 def _loopback(host: str) -> str:
     try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        address = ipaddress.ip_address(loopback() if host == "localhost" else host)
     except ValueError:
         address = None
     if address is None or not address.is_loopback:

@@ -6,12 +6,12 @@ from itertools import product
 from typing import Any
 
 import pytest
+from busbar.bus.addresses import is_loopback
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import (
     authenticates,
     check_exposure,
     is_exposed,
-    is_loopback,
     is_loosened,
     open_condition,
 )

@@ -259,3 +259,12 @@ def test_fields_are_filled_once() -> None:
 def test_render_is_a_function_of_its_arguments() -> None:
     for name in RUNTIMES:
         assert render(name) == render(name)
+
+
+@pytest.mark.fault(109, "U")
+def test_a_worker_on_every_ipv6_address_is_reached_by_an_ipv6_address() -> None:
+    runtime = RUNTIMES["amqtt"]
+    spec = worker(endpoint(interface="::"))
+    assert runtime.render(spec, "127.0.0.1", 7, FOLDER).address == "mqtt://[::1]:7"
+    assert runtime.render(spec, "n1.example", 7, FOLDER).address == "mqtt://n1.example:7"
+    assert runtime.render(spec, "2001:db8::1", 7, FOLDER).address == "mqtt://[2001:db8::1]:7"
