@@ -69,7 +69,7 @@ def open_condition(transport: Mapping[str, Any] | None, runtime: str) -> str | N
     if not is_exposed(transport, runtime):
         return None
     text = f"{OPEN_ACCESS}: {runtime} on {interface_of(transport)} without authentication"
-    return f"{text}, as defined" if (transport or {}).get("anonymous") is True else text
+    return text + AS_DEFINED if (transport or {}).get("anonymous") is True else text
 
 
 def is_loosened(
@@ -92,5 +92,7 @@ def _remedy(runtime: str | None) -> str:
     return "set options.password_file, or "
 
 
+AS_DEFINED: Final = ", as defined"
+"""How that condition ends where the transport allows it."""
 OPEN_ACCESS: Final = "open access"
 """How the condition of an open router begins."""

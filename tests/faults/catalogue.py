@@ -92,6 +92,8 @@ Races
 56|a node is drained while its agent is away|B C
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A
+101|an order that was given before|U
+123|a problem that monitoring has to notice|U
 109|a host without IPv4; IPv6 addresses in URLs|U
 114|an update of one member of a transport|U S
 115|routers on other interfaces than loopback, without authentication|S
