@@ -138,7 +138,7 @@ def parse_urls(urls: str) -> ConnectOptions:
     found = [parse_url(url) for url in split_urls(urls)]
     first = found[0]
     if len({(one.host, one.port, one.transport) for one in found}) < len(found):
-        raise ValueError(f"broker URLs {urls!r}: one stands twice")
+        raise ValueError(f"broker URLs {urls!r}: duplicate broker URL")
     if len(found) > MAX_BROKERS:
         raise ValueError(f"{len(found)} broker URLs: at most {MAX_BROKERS}")
     if len({one.tls is None for one in found}) > 1:

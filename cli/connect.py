@@ -33,11 +33,11 @@ def options_of(settings: Settings) -> ConnectOptions:
     """The settings in force as connection options.
 
     Raises:
-        CliError: no broker is known, or a setting is malformed.
+        CliError: no broker is configured, or a setting is malformed.
     """
     if not settings.broker:
         raise CliError(
-            "no broker is known: start one with 'busbar up', or say --broker URL, or 'busbar context add'",
+            "no broker configured: start one with 'busbar up', or use --broker URL, or 'busbar context add'",
             ExitCode.UNREACHABLE,
             "no_broker",
         )

@@ -76,7 +76,7 @@ def read_object(text: str, option: str) -> dict[str, Any]:
     except ValueError as error:
         raise usage(f"{option}: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        raise usage(f"{option} wants an object: '{{\"type\": …}}', a file, or - for stdin")
+        raise usage(f"{option} expects an object: '{{\"type\": …}}', a file, or - for stdin")
     return found
 
 

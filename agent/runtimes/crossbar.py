@@ -179,7 +179,7 @@ def _realms(plain: Transport) -> list[str]:
                 f"{ROOT}/realms/{index}", "a realm's name has 3 characters or more, a letter first"
             )
     if len(set(realms)) != len(realms):
-        raise RuntimeConfigError(f"{ROOT}/realms", "a realm is named twice")
+        raise RuntimeConfigError(f"{ROOT}/realms", "duplicate realm name")
     return realms
 
 

@@ -249,7 +249,7 @@ def choose_nodes(agents: int | None, named: Sequence[str], last_up: Mapping[str,
         if not is_name(name) or name in RESERVED:
             raise usage(f"node name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}, and neither admin nor manager")
     if len(set(nodes)) != len(nodes):
-        raise usage("a node is named twice")
+        raise usage("duplicate node name")
     return nodes
 
 

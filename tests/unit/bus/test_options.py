@@ -57,7 +57,7 @@ def test_every_broker_gets_the_same_identity_and_trust() -> None:
     [
         ("mqtts://a,mqtt://b", "all with TLS, or none"),
         ("mqtt://u@a,mqtt://v@b", "different users"),
-        ("mqtt://a,mqtt://a:1883", "stands twice"),
+        ("mqtt://a,mqtt://a:1883", "duplicate broker URL"),
         (",".join(f"h{number}" for number in range(MAX_BROKERS + 1)), "at most"),
     ],
 )
