@@ -68,7 +68,7 @@ def reply(_value: str) -> None:
 
 
 def step(value: str) -> None:
-    """The manager dies at the commit of such an action of the plan: `renew:before_commit`."""
+    """The manager dies at the commit of such an action of the plan: `replace:before_commit`."""
     from busbar.manager.control.apply import Batch
     from busbar.manager.store import engine
 

@@ -43,7 +43,7 @@ def test_the_manager_is_killed_at_each_step_of_an_update(here: Yard) -> None:
             here.manager_is_up()
             here.alice.push("update_routercluster_workergroup", wish, request_id)
             _dies(here)
-        steps = [("renew", point) for _ in range(3) for point in POINTS] + [("settle", p) for p in POINTS]
+        steps = [("replace", point) for _ in range(3) for point in POINTS] + [("complete_rollout", p) for p in POINTS]
         for action, point in steps:
             here.start_manager(*command(f"step:{action}:{point}"))
             _dies(here)

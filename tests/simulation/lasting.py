@@ -142,9 +142,9 @@ class Lasting:
         self._forget("dishonest", seen)
 
     def _began(self) -> float:
-        """Since when the manager hears: its start, its thaw, or its last connect."""
+        """Since when silence counts: the manager's start, its thaw, or its last connect, lost or not."""
         manager = self.world.manager
-        up = manager.manager.link.up_since if manager.manager is not None else None  # type: ignore[attr-defined]
+        up = manager.manager.link.connected_at if manager.manager is not None else None  # type: ignore[attr-defined]
         return max(self.listening, self.excused, 0.0 if up is None else up - self.world.start)
 
     def _alive(self) -> None:

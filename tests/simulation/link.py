@@ -33,7 +33,7 @@ class SimLink:
         self.client_id = client_id
         self.program = program
         self.session: Session | None = None
-        self.up_since: float | None = None
+        self.connected_at: float | None = None
         self._broker, self._loop, self._random, self._will = broker, broker.loop, random, will
         self._subscriptions: dict[str, tuple[Handler, int]] = {}
         self._handlers: dict[str, tuple[Handler, ...]] = {}
@@ -151,13 +151,12 @@ class SimLink:
         try:
             await self._subscribe_all(session)
             self._up.set()
-            self.up_since = self._loop.now
+            self.connected_at = self._loop.now
             hooks = asyncio.create_task(self._run_hooks(session))
             await session.ended.wait()
             raise BusOfflineError("connection closed")
         finally:
             self._up.clear()
-            self.up_since = None
             if hooks:
                 hooks.cancel()
             if not self.program.dead:
