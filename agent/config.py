@@ -1,7 +1,7 @@
 """An agent's configuration: from the command line (`AgentConfig`) and from a TOML file.
 
 [agent]
-host = "10.0.0.5"                # advertised address of this node's workers; default 127.0.0.1
+host = "10.0.0.5"                # advertised address of this node's workers; default: loopback
 max_workers = 50
 static_roots = ["/srv/www"]      # folders that `static` paths may use, besides www in the state folder
 stop_workers = false             # stop the workers on a clean exit
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.loopback import loopback
 from busbar.bus.options import ConnectOptions
 
 MAX_LABELS: Final = 64
@@ -120,7 +121,7 @@ def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
         connect=config.connect,
         root=config.root,
         runtimes=config.runtimes,
-        host=config.host or file.host or "127.0.0.1",
+        host=config.host or file.host or loopback(),
         max_workers=config.max_workers if config.max_workers is not None else file.max_workers,
         labels={**file.labels, **config.labels},
         stop_workers=config.stop_workers or file.stop_workers,

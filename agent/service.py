@@ -16,6 +16,7 @@ from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
+from busbar.bus.loopback import loopback
 from busbar.bus.messages import Applied, Assignment, Command
 from busbar.bus.topics import Topics, is_name
 
@@ -281,8 +282,8 @@ def _renderer(
     host: Host,
 ) -> SpecRenderer:
     known, roots = runtimes
-    address = config.host or "127.0.0.1"
-    return SpecRenderer(folder, known, address, dict(config.labels), roots, host.is_free)
+    address, labels = config.host or loopback(), dict(config.labels)
+    return SpecRenderer(folder, known, address, labels, roots, host.is_free, loopback())
 
 
 def set_log_level(level: str | None) -> None:

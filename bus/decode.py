@@ -137,7 +137,7 @@ def _is_too_deep(payload: bytes) -> bool:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _malformed("a member stands twice in one object")
+        raise _malformed("duplicate member in an object")
     return members
 
 

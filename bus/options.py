@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from .addresses import bracketed, netloc
+
 _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
     "mqtt": ("tcp", False, 1883),
     "tcp": ("tcp", False, 1883),
@@ -83,8 +85,9 @@ class ConnectOptions:
             return ",".join(broker.url for broker in self.brokers)
         secure = "s" if self.tls else ""
         scheme = f"mqtt{secure}" if self.transport == "tcp" else f"ws{secure}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{self.port}" + (self.path if self.transport == "websockets" else "")
+        return f"{scheme}://{netloc(self.host, self.port)}" + (
+            self.path if self.transport == "websockets" else ""
+        )
 
 
 def parse_url(url: str) -> ConnectOptions:
@@ -93,7 +96,12 @@ def parse_url(url: str) -> ConnectOptions:
     Raises:
         ValueError: for anything else, and for a password in the URL (process lists would show it).
     """
-    parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"mqtt://{bracketed(url)}")
+    except ValueError:
+        raise ValueError(f"broker URL {url!r}: an IPv6 address stands in brackets, as mqtt://[::1]") from None
+    if parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc:
+        raise ValueError(f"broker URL {url!r}: an IPv6 address stands in brackets, as mqtt://[::1]")
     if parts.scheme not in _SCHEMES:
         raise ValueError(f"broker URL {url!r}: use mqtt://, mqtts://, ws:// or wss://")
     if parts.password is not None:
@@ -130,7 +138,7 @@ def parse_urls(urls: str) -> ConnectOptions:
     found = [parse_url(url) for url in split_urls(urls)]
     first = found[0]
     if len({(one.host, one.port, one.transport) for one in found}) < len(found):
-        raise ValueError(f"broker URLs {urls!r}: one stands twice")
+        raise ValueError(f"broker URLs {urls!r}: duplicate broker URL")
     if len(found) > MAX_BROKERS:
         raise ValueError(f"{len(found)} broker URLs: at most {MAX_BROKERS}")
     if len({one.tls is None for one in found}) > 1:

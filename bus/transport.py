@@ -44,6 +44,8 @@ class Transport(Struct, frozen=True, forbid_unknown_fields=True):
     paths: Annotated[dict[str, dict[str, Any]], Meta(max_length=256)] | UnsetType = UNSET
     realms: Annotated[list[Name], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
+    anonymous: bool | UnsetType = UNSET
+    """Whether clients need no credentials: true is needed on an interface other than loopback."""
 
 
 _PATH_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.~")

@@ -33,6 +33,10 @@ Port = Annotated[
     str | None, typer.Option("--port", help="Port of the workers, or a range such as 8080-8090.")
 ]
 
+AllowAnonymous = Annotated[
+    bool, typer.Option("--allow-anonymous", help="The workers may let everybody in, without credentials.")
+]
+
 DEFAULT_WAIT: Final = 60.0
 """Seconds: a Crossbar.io worker takes 6 to 8 to start, several on one core much longer."""
 
@@ -50,7 +54,12 @@ def command_group(help: str, *, bare: bool = False) -> typer.Typer:
 
 
 def subcommand(
-    app: typer.Typer, name: str, *operations: str, more: str = "", instead: str = ""
+    app: typer.Typer,
+    name: str,
+    *operations: str,
+    more: str = "",
+    instead: str = "",
+    context_settings: dict[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Add a command for these operations; its help is the first one's (and `more`) or `instead`."""
     from busbar.bus.contract import OPERATIONS
@@ -60,7 +69,7 @@ def subcommand(
     def add(function: Function) -> Function:
         function.__dict__["operations"] = operations
         text = instead or (f"{rows[0].help} {more}".strip() if rows else more or function.__doc__)
-        app.command(name, help=text)(function)
+        app.command(name, help=text, context_settings=context_settings)(function)
         return function
 
     return add

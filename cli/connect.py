@@ -20,6 +20,7 @@ from busbar.bus.topics import Topics, is_name
 
 from .context import Settings, global_options, read_password, settings_in_force
 from .errors import CliError, ExitCode, usage
+from .typer_fastparse import plain_float
 
 T = TypeVar("T")
 
@@ -32,11 +33,11 @@ def options_of(settings: Settings) -> ConnectOptions:
     """The settings in force as connection options.
 
     Raises:
-        CliError: no broker is known, or a setting is malformed.
+        CliError: no broker is configured, or a setting is malformed.
     """
     if not settings.broker:
         raise CliError(
-            "no broker is known: start one with 'busbar up', or say --broker URL, or 'busbar context add'",
+            "no broker configured: start one with 'busbar up', or use --broker URL, or 'busbar context add'",
             ExitCode.UNREACHABLE,
             "no_broker",
         )
@@ -75,7 +76,7 @@ def call_timeout() -> float:
     """Seconds that one call may take: BUSBAR_TIMEOUT, else 10."""
     text = os.environ.get("BUSBAR_TIMEOUT", "")
     try:
-        return max(0.1, float(text)) if text else CALL_S
+        return max(0.1, plain_float(text)) if text else CALL_S
     except ValueError:
         raise usage(f"BUSBAR_TIMEOUT is a number of seconds, not {text!r}") from None
 

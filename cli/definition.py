@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ def or_unset(value: T | None) -> T | UnsetType:
     return UNSET if value is None else value
 
 
+_PORT: Final = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?")
+_YAML_INT: Final = re.compile(r"-?(0|[1-9][0-9]*)")
 DEFAULT_TYPE: Final = "mqtt"
 """Default type when only a port is given: every node has the runtime `amqtt`."""
 
@@ -30,14 +33,34 @@ def transport(text: str | None, kind: str | None, port: str | None) -> dict[str,
     Raises:
         CliError: it can't be read.
     """
+    found = transport_patch(text, kind, port)
+    if found and port is not None:
+        found.setdefault("type", DEFAULT_TYPE)
+    return found
+
+
+def transport_patch(text: str | None, kind: str | None, port: str | None) -> dict[str, Any] | None:
+    """As `transport`, with nothing but what was given: a merge patch onto a present transport."""
     found = read_object(text, "--transport") if text is not None else {}
     if kind is not None:
         found["type"] = kind
     if port is not None:
-        found.setdefault("type", DEFAULT_TYPE)
         endpoint = found.setdefault("endpoint", {"type": "tcp"})
-        endpoint["port"] = int(port) if port.isdecimal() else port
+        if not isinstance(endpoint, dict):
+            raise usage("--transport: its endpoint is no object")
+        endpoint["port"] = read_port(port)
     return found or None
+
+
+def read_port(text: str) -> int | str:
+    """A port, or a range of ports such as `8080-8090`, in plain decimal digits.
+
+    Raises:
+        CliError: it is neither.
+    """
+    if not _PORT.fullmatch(text):
+        raise usage(f"--port {text}: give a port, or a range such as 8080-8090")
+    return text if "-" in text else int(text)
 
 
 def read_object(text: str, option: str) -> dict[str, Any]:
@@ -53,7 +76,7 @@ def read_object(text: str, option: str) -> dict[str, Any]:
     except ValueError as error:
         raise usage(f"{option}: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        raise usage(f"{option} wants an object: '{{\"type\": …}}', a file, or - for stdin")
+        raise usage(f"{option} expects an object: '{{\"type\": …}}', a file, or - for stdin")
     return found
 
 
@@ -67,10 +90,23 @@ def _parse(text: str) -> Any:
     content = Path(text).read_text(encoding="utf-8")
     if not text.endswith((".yaml", ".yml")):
         return json.loads(content)
+    return _parse_yaml(content)
+
+
+def _parse_yaml(content: str) -> Any:
+    """YAML in which `+1`, `010`, `1_0` and `1:30`, numbers to YAML and ambiguous to people, are refused."""
     import yaml  # type: ignore[import-untyped]
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not typed
+        def construct_yaml_int(self, node: Any) -> Any:
+            if not _YAML_INT.fullmatch(node.value):
+                line = node.start_mark.line + 1
+                raise ValueError(f"line {line}: {node.value!r} is no plain number (text needs quotes)")
+            return super().construct_yaml_int(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     try:
-        return yaml.safe_load(content)
+        return yaml.load(content, Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 

@@ -40,7 +40,7 @@ def service_settings(username: str) -> Settings:
     found = replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)
     found = replace(found, username=found.username or username)
     if found.broker is None:
-        raise CliError("no broker is known: say --broker URL", ExitCode.USAGE, "usage")
+        raise CliError("no broker configured: use --broker URL", ExitCode.USAGE, "usage")
     if found.password is None and found.password_file is None:
         found = replace(found, password_file=secret_of(state, str(found.username)))
     return found

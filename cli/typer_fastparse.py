@@ -7,6 +7,7 @@ relies on undocumented names of typer (docs/decisions/0017).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,8 @@ import typer
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 class PlainParam:
@@ -95,17 +98,17 @@ def _choice(choices: tuple[Any, ...]) -> Callable[[Any], Any]:
 
 
 def _int(value: Any) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a whole number") from None
+    """Plain decimal digits: `+1` reads as relative, and is not taken for 1."""
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
 
 
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a number") from None
+def plain_float(value: Any) -> float:
+    """Plain decimal digits: no `nan`, no exponent, no unit. Raises ValueError."""
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
 
 
 def _bool(value: Any) -> bool:
@@ -120,7 +123,7 @@ def _bool(value: Any) -> bool:
 _PLAIN: Final[dict[Any, Callable[[Any], Any]]] = {
     str: str,
     int: _int,
-    float: _float,
+    float: plain_float,
     bool: _bool,
     Path: Path,
 }

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,12 +116,12 @@ def steps(page: Path) -> list[tuple[str, list[str]]]:
 
 
 @contextmanager
-def shell(folder: Path, programs: Path) -> Iterator[subprocess.Popen[str]]:
+def shell(folder: Path, programs: Path, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A shell of a new user: an empty home, and the programs of an environment first on the path."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     env |= {"HOME": str(folder), "PATH": f"{programs}:{env['PATH']}", "COLUMNS": "160"}
     with subprocess.Popen(
-        ["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*prefix, "bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=folder, env=env, bufsize=1,
     ) as process:  # fmt: skip
         try:
@@ -169,9 +169,11 @@ def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     run_steps(steps(ROOT / name), tmp_path, Path(sys.executable).parent)
 
 
-def run_steps(steps: list[tuple[str, list[str]]], folder: Path, programs: Path) -> None:
+def run_steps(
+    steps: list[tuple[str, list[str]]], folder: Path, programs: Path, prefix: Sequence[str] = ()
+) -> None:
     """Type a page's commands as a new user would, with `busbar up` in a terminal of its own."""
-    with shell(folder, programs) as first, shell(folder, programs) as second:
+    with shell(folder, programs, prefix) as first, shell(folder, programs, prefix) as second:
         stage, terminal = Terminal(first), Terminal(second)
         try:
             for command, shown in steps:

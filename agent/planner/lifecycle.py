@@ -287,7 +287,7 @@ def reason(worker: Worker) -> str | None:
         case Phase.WAITING:
             prefix = f"next try in {worker.delay:.2g} s; " if worker.failures else ""
             failure = worker.last_failure
-            return f"{prefix}{failure}"[:MAX_REASON] if failure else "waits for a free start slot"
+            return f"{prefix}{failure}"[:MAX_REASON] if failure else "queued: start limit reached"
         case Phase.STARTING if worker.failed_probes >= SLOW_START_PROBES:
             before = f"; before: {worker.last_failure}" if worker.last_failure else ""
             return f"not ready yet: {worker.probe_error}{before}"[:MAX_REASON]

@@ -51,7 +51,9 @@ def broker_config(options: Options) -> dict[str, object]:
     auth: dict[str, dict[str, str]] = {f"{__name__}.Anyone": {}}
     if options.password_file:
         auth = {"busbar.agent.routers.amqtt_users.Users": {"password_file": options.password_file}}
-    return {"listeners": {"default": {"type": options.type, "bind": options.bind}}, "plugins": auth}
+    # amqtt takes brackets for part of the address, and the last colon for the port's.
+    bind = options.bind.replace("[", "").replace("]", "")
+    return {"listeners": {"default": {"type": options.type, "bind": bind}}, "plugins": auth}
 
 
 async def run(options: Options) -> None:

@@ -8,8 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from busbar.bus.addresses import netloc
+
 from ..processes.ports import PortRequest
-from .base import LaunchSpec, MqttProbe, Transport, WorkerSpec, address, bind_address, check_worker
+from .base import LaunchSpec, MqttProbe, Transport, WorkerSpec, address, check_worker
 from .transport import ROOT, checked_options, checked_transport, path_below, port_request
 
 TYPES = ("mqtt", "websocket")
@@ -45,7 +47,7 @@ class AmqttRuntime:
         )
         config = {
             "type": "ws" if websocket else "tcp",
-            "bind": bind_address(request.interface, port),
+            "bind": netloc(request.interface, port),
             "password_file": str(secrets) if secrets else None,
         }
         probe = MqttProbe(websocket)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from busbar.bus.addresses import IPV4, IPV6, netloc
+
 from ..processes.ports import PortRequest
 
 Transport = Mapping[str, Any]
@@ -157,9 +159,6 @@ def check_worker(worker: WorkerSpec) -> None:
 def address(scheme: str, interface: str, host: str, port: int, path: str = "") -> str:
     """A worker's URL for clients: with the node's `host` when it listens on all interfaces."""
     reached = host if interface in ("0.0.0.0", "::") else interface
-    return f"{scheme}://{f'[{reached}]' if ':' in reached else reached}:{port}{path}"
-
-
-def bind_address(interface: str, port: int) -> str:
-    """`host:port`, IPv6 in brackets."""
-    return f"[{interface}]:{port}" if ":" in interface else f"{interface}:{port}"
+    if interface == "::" and reached == IPV4:
+        reached = IPV6
+    return f"{scheme}://{netloc(reached, port)}{path}"

@@ -9,6 +9,7 @@ config_file = "echo.conf"
 config_template = "bind {host}:{port}"
 port = true                           # false: listens on none
 own_listener = true                   # false: others hold its port, such as a container's proxy
+anonymous = false                     # true: it lets everybody in, which the transport then has to allow
 scheme = "tcp"                        # of its address; path is appended
 types = ["tcp"]                       # transport types it accepts; none: any
 ready = {type = "log", pattern = "listening"}   # or tcp, http (path, expect), mqtt; log: regex = true
@@ -171,6 +172,7 @@ def _exec(name: str, table: _Table) -> ExecRuntime:
         config_template=template,
         listens=listens,
         own_listener=table.flag("own_listener", True),
+        anonymous=table.flag("anonymous", False),
         scheme=_scheme(table),
         path=table.text("path", ""),
         types=tuple(table.items("types", str)),

@@ -180,13 +180,15 @@ def _realms(plain: Transport) -> list[str]:
                 f"{ROOT}/realms/{index}", "a realm's name has 3 characters or more, a letter first"
             )
     if len(set(realms)) != len(realms):
-        raise RuntimeConfigError(f"{ROOT}/realms", "a realm is named twice")
+        raise RuntimeConfigError(f"{ROOT}/realms", "duplicate realm name")
     return realms
 
 
 def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> Rendered:
     endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
     endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
+    if ":" in request.interface:
+        endpoint["version"] = 6
     if request.shared:
         endpoint["shared"] = True
     return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}

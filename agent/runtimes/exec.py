@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.addresses import is_loopback
+
 from ..processes.ports import PortRequest
-from .base import LaunchSpec, Probe, Transport, WorkerSpec, address, check_worker
+from .base import LaunchSpec, Probe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
 from .programs import find_program, why_not_runnable
-from .transport import checked_transport, port_request
+from .transport import ROOT, checked_transport, port_request
 
 FIELDS: Final = ("port", "host", "folder", "worker", "cluster", "workergroup", "oid")
 """Fields of argv, env and the configuration template; `{host}` is the interface to bind."""
@@ -38,6 +40,8 @@ class ExecRuntime:
     config_template: str = ""
     listens: bool = True
     own_listener: bool = True
+    anonymous: bool = False
+    """Whether it lets everybody in: on other interfaces than loopback the transport has to say so."""
     scheme: str = "tcp"
     path: str = ""
     types: tuple[str, ...] = ()
@@ -60,6 +64,11 @@ class ExecRuntime:
         plain = checked_transport(worker.transport, self.types)
         request = port_request(plain, may_share=True)
         interface = request.interface
+        if self.anonymous and not is_loopback(interface) and plain.get("anonymous") is not True:
+            detail = (
+                f"'{self.name}' on {interface} would let everybody in: set it to true if that is intended"
+            )
+            raise RuntimeConfigError(f"{ROOT}/anonymous", detail)
         values = {
             "port": str(port),
             "host": interface,

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.addresses import netloc
+
 from ..processes import logs
 from ..runtimes.base import AllProbes, HttpProbe, LogProbe, MqttProbe, Probe, TcpProbe
 from .shared_port import Streams
@@ -109,7 +111,7 @@ async def _http(
     wanted: HttpProbe, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     writer.write(
-        f"GET {wanted.path} HTTP/1.1\r\nHost: {_netloc(host, port)}\r\nConnection: close\r\n\r\n".encode()
+        f"GET {wanted.path} HTTP/1.1\r\nHost: {netloc(host, port)}\r\nConnection: close\r\n\r\n".encode()
     )
     status = _status(await _line(reader))
     healthy = status in wanted.expect if wanted.expect else status < 500
@@ -135,7 +137,7 @@ async def _mqtt(
 async def _upgrade(host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(
         (
-            f"GET /mqtt HTTP/1.1\r\nHost: {_netloc(host, port)}\r\n"
+            f"GET /mqtt HTTP/1.1\r\nHost: {netloc(host, port)}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {_WS_KEY}\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
         ).encode()
@@ -165,7 +167,3 @@ def _status(line: str) -> int:
     if found is None:
         raise _UnexpectedAnswer("the answer is not HTTP")
     return int(found[1])
-
-
-def _netloc(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

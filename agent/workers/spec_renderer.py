@@ -10,10 +10,11 @@ from pathlib import Path
 from busbar.bus.errors import pointer_step
 from busbar.bus.messages import AssignedWorker
 
-from ..processes.ports import choose_port
+from ..processes.ports import LOOPBACK, choose_port
 from ..processes.sockets import is_free
 from ..runtimes import LaunchSpec, Runtime, RuntimeConfigError, Transport, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
+from ..runtimes.exec import ExecRuntime
 from ..state import State
 
 
@@ -31,6 +32,8 @@ class SpecRenderer:
     labels: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[Path, ...] = ()
     is_free: Callable[..., bool] = is_free
+    loopback: str = LOOPBACK
+    """Where workers listen whose transport names no interface."""
 
     def for_start(self, worker: AssignedWorker, taken: Collection[int], prefer: int | None) -> LaunchSpec:
         """Choose a port and render the spec of a new instance; `prefer` is the port of its last one.
@@ -39,7 +42,7 @@ class SpecRenderer:
             RefusedError, RuntimeConfigError, NoPortError, ValueError: why it can't start here.
         """
         runtime = self._runtime(worker)
-        transport = self._transport(worker)
+        transport = self._transport(worker, runtime)
         request = runtime.port_needed(transport)
         port = 0
         if request is not None:
@@ -58,7 +61,8 @@ class SpecRenderer:
         Raises:
             RefusedError, RuntimeConfigError, ValueError: its definition can't be rendered (any longer).
         """
-        return self._render(self._runtime(worker, check=False), worker, self._transport(worker), port)
+        runtime = self._runtime(worker, check=False)
+        return self._render(runtime, worker, self._transport(worker, runtime), port)
 
     def unavailable(self) -> dict[str, str]:
         """Runtimes that can't run here, with the reason."""
@@ -89,11 +93,22 @@ class SpecRenderer:
             raise RefusedError(f"runtime '{worker.runtime}' can't run on this node: {reason}")
         return runtime
 
-    def _transport(self, worker: AssignedWorker) -> Transport | None:
-        if worker.transport is None or not isinstance(worker.transport.get("paths"), dict):
-            return worker.transport
-        paths = self._paths(worker.transport["paths"], "/transport/paths")
-        return {**worker.transport, "paths": paths}
+    def _transport(self, worker: AssignedWorker, runtime: Runtime) -> Transport | None:
+        transport = self._on_loopback(worker.transport, runtime)
+        if transport is None or not isinstance(transport.get("paths"), dict):
+            return transport
+        paths = self._paths(transport["paths"], "/transport/paths")
+        return {**transport, "paths": paths}
+
+    def _on_loopback(self, transport: Transport | None, runtime: Runtime) -> Transport | None:
+        """The transport with this host's loopback address where that is not the default one."""
+        if self.loopback == LOOPBACK:
+            return transport
+        found = transport or {"type": default_type(runtime)}
+        endpoint = found.get("endpoint", {})
+        if not isinstance(endpoint, Mapping) or endpoint.get("interface", "localhost") != "localhost":
+            return transport
+        return {**found, "endpoint": {**endpoint, "interface": self.loopback}}
 
     def _paths(self, paths: Mapping[str, object], pointer: str) -> dict[str, object]:
         return {
@@ -119,6 +134,13 @@ class SpecRenderer:
         if not path.is_dir():
             raise RuntimeConfigError(pointer, f"there is no folder '{directory[:200]}' on this node")
         return path
+
+
+def default_type(runtime: Runtime) -> str:
+    """The type of a worker without a transport."""
+    if isinstance(runtime, ExecRuntime):
+        return runtime.types[0] if runtime.types else "tcp"
+    return "web" if isinstance(runtime, CrossbarRuntime) else "mqtt"
 
 
 def with_roots(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import acl
 from ..clock import Clock, SystemClock
+from ..loopback import loopback
 from ..topics import NAME_PATTERN, is_name
 from .limits import LIMITS, Limits, fitted
 
@@ -140,7 +141,7 @@ class EmbeddedBroker:
 
 def _loopback(host: str) -> str:
     try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        address = ipaddress.ip_address(loopback() if host == "localhost" else host)
     except ValueError:
         address = None
     if address is None or not address.is_loopback:

@@ -210,12 +210,12 @@ class BusClient(References):
             follow: go on; else it ends when nothing came for a second.
 
         Raises:
-            BusError: there is no such worker, or it runs nowhere.
+            BusError: there is no such worker, or it is not placed.
         """
         found = await self.find_worker(worker, cluster)
         if found.node is None:
             why = found.reason or found.status
-            raise BusError("no_such_object", f"worker '{found.name}' runs nowhere: {why}")
+            raise BusError("no_such_object", f"worker '{found.name}' is not placed: {why}")
 
         async def ask(past: int, lease_ms: int) -> None:
             await self.follow_worker(worker_oid=found.oid, lines=past, lease_ms=lease_ms)

@@ -27,7 +27,7 @@ def _folder(state: Path | None) -> Path:
 def run(
     ctx: typer.Context,
     state: State = None,
-    host: Annotated[str, typer.Option("--host", help="A loopback address.")] = "127.0.0.1",
+    host: Annotated[str | None, typer.Option("--host", help="A loopback address, such as ::1.")] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 1883,
     ws_port: Annotated[
         int | None, typer.Option("--ws-port", min=0, max=65535, help="MQTT over WebSocket too.")
@@ -38,6 +38,8 @@ def run(
     """Run the broker in the foreground. At its first start it makes the accounts admin and manager."""
     if ctx.invoked_subcommand is not None:
         return
+    from busbar.bus.loopback import loopback
+
     from ..services import run, up_plan
     from ..services.specs import BrokerSpec
 
@@ -47,7 +49,7 @@ def run(
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
     spec = BrokerSpec(
         accounts=str(folder / "broker" / "accounts.json"),
-        host=host,
+        host=host or loopback(),
         port=port,
         ws_port=ws_port,
         root=root,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
-from busbar.bus.params import Cluster, Membership, NodeStatusName, Stat
+from busbar.bus.errors import BusError
+from busbar.bus.params import Accepted, Cluster, Membership, NodeStatusName, Stat
 
 from .. import common_options as n
 from .. import definition as d
 from .. import output, wait
 from ..connect import run
 from ..stats import print_stat
+from ..transport_patch import TransportChange
 
 app = n.command_group("Clusters of routers.")
 
@@ -41,17 +43,27 @@ MEMBER_COLUMNS: list[output.Column[Member]] = [
 ]
 
 
+Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 4) if it is so already.")]
+_ORDERED: Final = {
+    "start": frozenset({"STARTING", "RUNNING", "DEGRADED", "ERROR"}),
+    "stop": frozenset({"STOPPING", "STOPPED"}),
+}
+"""The statuses in which an order has been given before."""
+
+
 @n.subcommand(app, "create", "create_routercluster")
 def create(
     name: Annotated[str, typer.Argument(help="Its name, unique in the realm.")],
     transport: n.Transport = None,
     type: n.TransportType = None,
     port: n.Port = None,
+    allow_anonymous: n.AllowAnonymous = False,
     label: n.LabelText = None,
     description: n.Description = None,
     tag: n.Tag = None,
 ) -> None:
-    listens = d.transport(transport, type, port)
+    given = d.transport(transport, type, port)
+    listens = TransportChange(given, replace=True, allow_anonymous=allow_anonymous).of(None, None, None)
     made = run(
         lambda bus: bus.create_routercluster(
             name=name, label=label, description=description, tags=tag or None, transport=listens
@@ -84,8 +96,9 @@ def start(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    strict: Strict = False,
 ) -> None:
-    run(lambda bus: _order(bus, cluster, "start", wait, timeout, expect_version))
+    run(lambda bus: _order(bus, cluster, "start", wait, timeout, expect_version, strict))
 
 
 @n.subcommand(app, "stop", "stop_routercluster")
@@ -94,12 +107,19 @@ def stop(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    strict: Strict = False,
 ) -> None:
-    run(lambda bus: _order(bus, cluster, "stop", wait, timeout, expect_version))
+    run(lambda bus: _order(bus, cluster, "stop", wait, timeout, expect_version, strict))
 
 
 async def _order(
-    bus: BusClient, cluster: str, order: str, waits: bool, timeout: float, expect_version: int | None
+    bus: BusClient,
+    cluster: str,
+    order: str,
+    waits: bool,
+    timeout: float,
+    expect_version: int | None,
+    strict: bool,
 ) -> None:
     found = await bus.find_cluster(cluster)
     change, goal = (
@@ -108,12 +128,20 @@ async def _order(
         else (bus.stop_routercluster, goals.stopped)
     )
     async with bus.watch_statuses(kind="routercluster", cluster=found.name, name=found.name) as watch:
-        accepted = await change(routercluster_oid=found.oid, expect_version=expect_version)
-        title, reached = f"cluster '{found.name}'", None
+        title, reached, already = f"cluster '{found.name}'", None, ""
+        accepted: Accepted | Cluster
+        try:
+            accepted = await change(routercluster_oid=found.oid, expect_version=expect_version)
+        except BusError as error:
+            if strict or expect_version is not None or error.code not in ("cannot_start", "cannot_stop"):
+                raise
+            accepted, already = await bus.find_cluster(found.oid), "already "
+            if accepted.status not in _ORDERED[order]:
+                raise
         if waits:
             reached = await wait.until(watch, goal(accepted.version), title, timeout)
     status = reached.status if reached else accepted.status
-    output.done(output.merged(accepted, reached), f"cluster '{found.name}' is {status}")
+    output.done(output.merged(accepted, reached), f"{title} is {'' if reached else already}{status}")
 
 
 @n.subcommand(app, "delete", "delete_routercluster", "stop_routercluster")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
-from busbar.bus.params import ClusterStatus, Group, Stat
+from busbar.bus.params import Cluster, ClusterStatus, Group, Stat
 from msgspec import structs
 
 from .. import common_options as n
@@ -16,7 +16,10 @@ from .. import definition as d
 from .. import output, wait
 from ..connect import run, split_reference
 from ..errors import usage
+from ..fenced import change_fenced
+from ..scale import ScaleChange, read_scale
 from ..stats import print_stat
+from ..transport_patch import TransportChange, diff
 from .cluster import all_clusters
 
 app = n.command_group("Worker groups of a cluster.")
@@ -53,6 +56,7 @@ def add(
     transport: n.Transport = None,
     type: n.TransportType = None,
     port: n.Port = None,
+    allow_anonymous: n.AllowAnonymous = False,
     label: n.LabelText = None,
     description: n.Description = None,
     tag: n.Tag = None,
@@ -63,11 +67,13 @@ def add(
     expect_version: n.Expect = None,
 ) -> None:
     where, name = _place(group, cluster)
-    listens = d.transport(transport, type, port)
+    given = d.transport_patch(transport, type, port)
+    asked = TransportChange(given, replace=transport is not None, allow_anonymous=allow_anonymous)
 
-    async def change(bus: BusClient, cluster_oid: str) -> Group:
+    async def change(bus: BusClient, found: Cluster) -> Group:
+        listens = asked.of(found.transport, None, runtime)
         return await bus.add_routercluster_workergroup(
-            routercluster_oid=cluster_oid,
+            routercluster_oid=found.oid,
             name=name,
             scale=scale,
             runtime=runtime,
@@ -95,13 +101,13 @@ def _place(group: str | None, cluster: str | None) -> tuple[str, str | None]:
 async def _add(
     bus: BusClient,
     where: str,
-    change: Callable[[BusClient, str], Awaitable[Group]],
+    change: Callable[[BusClient, Cluster], Awaitable[Group]],
     waits: bool,
     timeout: float,
 ) -> None:
     found = await bus.find_cluster(where)
     async with bus.watch_statuses(kind="workergroup", cluster=found.name) as watch:
-        made = await change(bus, found.oid)
+        made = await change(bus, found)
         title, reached = f"group '{found.name}/{made.name}'", None
         if waits:
             goal = goals.scaled(made.version, made.scale)
@@ -155,41 +161,55 @@ def show(group: n.GroupArgument, cluster: n.ClusterOption = None) -> None:
     output.show_object(run(lambda bus: _find(bus, group, cluster)))
 
 
-@n.subcommand(app, "scale", "scale_routercluster_workergroup")
+@n.subcommand(
+    app,
+    "scale",
+    "scale_routercluster_workergroup",
+    more="+N and -N change it by N workers.",
+    # So that -1 reaches the argument.
+    context_settings={"ignore_unknown_options": True},
+)
 def scale(
     group: n.GroupArgument,
-    scale: Annotated[int, typer.Argument(min=0, help="How many workers.")],
+    scale: Annotated[str, typer.Argument(help="How many workers; +N or -N: so many more or fewer.")],
     cluster: n.ClusterOption = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    run(lambda bus: _scale(bus, group, cluster, scale, wait, timeout, expect_version))
+    change = read_scale(scale)
+    run(lambda bus: _scale(bus, group, cluster, change, wait, timeout, expect_version))
 
 
 async def _scale(
     bus: BusClient,
     group: str,
     cluster: str | None,
-    scale: int,
+    change: ScaleChange,
     waits: bool,
     timeout: float,
     expect_version: int | None,
 ) -> None:
+    async def scale_group(found: Group, fence: int | None) -> Group:
+        return await bus.scale_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid,
+            workergroup_oid=found.oid,
+            scale=change.of(found.scale),
+            expect_version=fence,
+        )
+
     found = await _find(bus, group, cluster)
     where = (await bus.find_cluster(found.cluster_oid)).name
     async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
-        changed = await bus.scale_routercluster_workergroup(
-            routercluster_oid=found.cluster_oid,
-            workergroup_oid=found.oid,
-            scale=scale,
-            expect_version=expect_version,
+        before, changed = await change_fenced(
+            lambda: _find(bus, group, cluster), scale_group, expect_version, computed=change.relative
         )
         title, reached = f"group '{where}/{found.name}'", None
         if waits:
-            reached = await wait.until(watch, goals.scaled(changed.version, scale), title, timeout)
+            reached = await wait.until(watch, goals.scaled(changed.version, changed.scale), title, timeout)
     status = reached.status if reached else changed.status
-    output.done(output.merged(changed, reached), f"{title} scaled to {scale}, {status}")
+    since = f" from {before.scale}" if change.relative else ""
+    output.done(output.merged(changed, reached), f"{title} scaled{since} to {changed.scale}, {status}")
 
 
 @n.subcommand(app, "update", "update_routercluster_workergroup")
@@ -200,6 +220,10 @@ def update(
     transport: n.Transport = None,
     type: n.TransportType = None,
     port: n.Port = None,
+    replace_transport: Annotated[
+        bool, typer.Option("--replace-transport", help="--transport is the whole definition, not a patch.")
+    ] = False,
+    allow_anonymous: n.AllowAnonymous = False,
     label: n.LabelText = None,
     description: n.Description = None,
     tag: n.Tag = None,
@@ -215,12 +239,26 @@ def update(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    listens = d.transport(transport, type, port)
-    options = (runtime, listens, label, description, lost_after, start_deadline, max_unavailable, max_surge)
+    patch = d.transport_patch(transport, type, port)
+    if replace_transport and transport is None:
+        raise usage("--replace-transport goes with --transport")
+    asked = TransportChange(patch, replace_transport, allow_anonymous)
+    options = (
+        runtime,
+        patch,
+        allow_anonymous or None,
+        label,
+        description,
+        lost_after,
+        start_deadline,
+        max_unavailable,
+        max_surge,
+    )
     if not tag and all(option is None for option in options):
         raise usage("what is to change? Say --transport, --runtime, --port or another option")
 
-    async def change(bus: BusClient, found: Group) -> Group:
+    async def change(bus: BusClient, found: Group, fence: int | None) -> Group:
+        listens = await _patched(bus, found, asked, runtime)
         return await bus.update_routercluster_workergroup(
             routercluster_oid=found.cluster_oid,
             workergroup_oid=found.oid,
@@ -233,24 +271,47 @@ def update(
             start_deadline=d.or_unset(start_deadline),
             max_unavailable=max_unavailable,
             max_surge=max_surge,
-            expect_version=expect_version,
+            expect_version=fence,
         )
 
-    run(lambda bus: _update(bus, group, cluster, change, wait, timeout))
+    # A patch is of the version that was read.
+    computed = patch is not None or allow_anonymous or runtime is not None
+    run(lambda bus: _update(bus, group, cluster, change, computed, expect_version, wait, timeout))
+
+
+async def _patched(
+    bus: BusClient, found: Group, asked: TransportChange, runtime: str | None
+) -> dict[str, Any] | None:
+    """The transport that an update asks for, None when it stays; what differs is shown first."""
+    cluster = await bus.find_cluster(found.cluster_oid)
+    present = found.transport or cluster.transport
+    listens = asked.of(present, found.runtime, runtime or found.runtime)
+    if listens is not None:
+        output.note(f"transport of group '{cluster.name}/{found.name}':")
+        for line in diff(present or {}, listens):
+            output.note(f"  {line}")
+    return listens
 
 
 async def _update(
     bus: BusClient,
     group: str,
     cluster: str | None,
-    change: Callable[[BusClient, Group], Awaitable[Group]],
+    change: Callable[[BusClient, Group, int | None], Awaitable[Group]],
+    computed: bool,
+    expect_version: int | None,
     waits: bool,
     timeout: float,
 ) -> None:
     found = await _find(bus, group, cluster)
     where = (await bus.find_cluster(found.cluster_oid)).name
     async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
-        changed = await change(bus, found)
+        _, changed = await change_fenced(
+            lambda: _find(bus, group, cluster),
+            lambda group, fence: change(bus, group, fence),
+            expect_version,
+            computed=computed,
+        )
         title, reached = f"group '{where}/{found.name}'", None
         if waits:
             goal = goals.updated(changed.version, changed.revision)

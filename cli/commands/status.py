@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from busbar.bus.client.client import BusClient
+from busbar.bus.exposure import AS_DEFINED, OPEN_ACCESS
 from busbar.bus.params import ManagerInfo, Node, Stat
 from msgspec import Struct
 
 from .. import common_options as n
 from .. import output
 from ..connect import run
+from ..errors import ExitCode
 from ..stats import GOOD, summary
 from .node import all_nodes
 
@@ -33,13 +35,17 @@ class Realm(Struct, frozen=True):
 @n.subcommand(
     app, "status", "get_manager", instead="Show the realm on one screen, with problems and their reasons."
 )
-def status() -> None:
+def status(
+    check: Annotated[bool, typer.Option("--check", help="Exit with 8 if there are problems.")] = False,
+) -> None:
     found = run(gather)
     if output.output_format() != "table":
-        return output.dump(found)
-    for line in screen(found):
-        print(line)
-    return None
+        output.dump(found)
+    else:
+        for line in screen(found):
+            print(line)
+    if check and any(not line.endswith(AS_DEFINED) for line in _causes_of(found)):
+        raise typer.Exit(ExitCode.PROBLEMS)
 
 
 async def gather(bus: BusClient) -> Realm:
@@ -81,13 +87,17 @@ def _table(title: str, rows: Sequence[Row], words: Callable[[Row], str]) -> list
 
 
 def _problems(found: Realm) -> list[str]:
+    lines = _causes_of(found)
+    return ["problems:", *(f"  ! {line}" for line in dict.fromkeys(lines))] if lines else ["no problems"]
+
+
+def _causes_of(found: Realm) -> list[str]:
     manager = found.manager
     lines = [f"manager: {text}" for text in manager.conditions]
     if manager.brake:
         lines.append(f"the brake is on: {manager.brake}")
     lines += [f"cluster {row.name}: {cause}" for row in found.clusters for cause in _causes(row)]
-    lines += [f"node {row.name}: {cause}" for row in found.nodes for cause in _causes(row)]
-    return ["problems:", *(f"  ! {line}" for line in dict.fromkeys(lines))] if lines else ["no problems"]
+    return lines + [f"node {row.name}: {cause}" for row in found.nodes for cause in _causes(row)]
 
 
 def _causes(row: Stat | Node) -> list[str]:
@@ -95,4 +105,6 @@ def _causes(row: Stat | Node) -> list[str]:
     conditions = [output.as_text(text) for text in row.conditions]
     if row.status not in GOOD:
         return conditions or [row.status]
-    return [text for text in conditions if isinstance(row, Node) and not text.startswith("runtime ")]
+    if isinstance(row, Node):
+        return [text for text in conditions if not text.startswith("runtime ")]
+    return [text for text in conditions if OPEN_ACCESS in text]

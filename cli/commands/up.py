@@ -32,6 +32,9 @@ log = logging.getLogger("busbar.up")
 Agents = Annotated[int | None, typer.Option("--agents", "-a", min=0, help="Number of nodes: n1, n2 ...")]
 Node = Annotated[list[str] | None, typer.Option("--node", help="A node of this name; may be repeated.")]
 State = Annotated[Path | None, typer.Option("--state", help="State folder (BUSBAR_STATE).")]
+Host = Annotated[
+    str | None, typer.Option("--host", help="Loopback address of the broker; default 127.0.0.1, or ::1.")
+]
 Port = Annotated[
     int | None,
     typer.Option(
@@ -62,6 +65,7 @@ def up(
     agents: Agents = None,
     node: Node = None,
     state: State = None,
+    host: Host = None,
     port: Port = None,
     realm: Realm = None,
     broker: Broker = None,
@@ -102,7 +106,8 @@ def up(
             log_level=log_level,
         )
         if plan.outside is None:
-            plan = replace(plan, port=up_plan.choose_port(port, last_up))
+            at = up_plan.choose_host(host, last_up)
+            plan = replace(plan, host=at, port=up_plan.choose_port(at, port, last_up))
         code = asyncio.run(Up(plan, started, verbose).run(signals))
     raise typer.Exit(code)
 

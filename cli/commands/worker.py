@@ -93,7 +93,7 @@ def logs(
 async def _logs(bus: BusClient, worker: str, cluster: str | None, follow: bool, lines: int) -> None:
     found = await _find(bus, worker, cluster)
     if found.node is None:
-        raise CliError(f"worker '{found.name}' runs nowhere: {found.reason or found.status}")
+        raise CliError(f"worker '{found.name}' is not placed: {found.reason or found.status}")
     path = state_path(os.environ) / "agents" / found.node / "logs" / f"{found.oid}.log"
     if path.exists():
         await _local(bus, path, follow, lines)

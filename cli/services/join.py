@@ -60,7 +60,7 @@ def read_token(source: str) -> str:
         raise usage(f"token file {source}: {error}") from None
     token = text.strip()
     if not token or len(token) > MAX_TOKEN or ":" in token or not token.isprintable():
-        raise usage("that is no token: 'busbar node pair' prints one")
+        raise usage("not a join token: 'busbar node pair' prints one")
     return token
 
 

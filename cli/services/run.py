@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 import msgspec
+from busbar.bus.addresses import netloc
 
 from .signals import IGNORED, Signals, has_terminal, note_ignored
 from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, MqttVersion, ServiceSpec
@@ -44,9 +45,9 @@ async def run_broker(spec: BrokerSpec, ready: Ready) -> None:
 
     config = BrokerConfig(Path(spec.accounts), spec.host, spec.port, spec.ws_port, spec.root, spec.realm)
     async with EmbeddedBroker(config) as broker:
-        log.info("broker listens on mqtt://%s:%s", config.host, broker.port)
+        log.info("broker listens on mqtt://%s", netloc(config.host, broker.port))
         if broker.ws_port:
-            log.info("broker listens on ws://%s:%s/mqtt", config.host, broker.ws_port)
+            log.info("broker listens on ws://%s/mqtt", netloc(config.host, broker.ws_port))
         ready()
         await asyncio.get_running_loop().create_future()
 

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import msgspec
 from busbar.bus import acl
+from busbar.bus.addresses import IPV4, is_loopback, netloc
 from busbar.bus.files import FileLock, write_atomically
+from busbar.bus.loopback import can_bind, loopback
 from busbar.bus.roles import OWNER
 
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
@@ -24,7 +26,6 @@ ADMIN_USER: Final = "admin"
 MANAGER_USER: Final = "manager"
 RESERVED: Final = frozenset({ADMIN_USER, MANAGER_USER})
 """User names that no node may have."""
-LOOPBACK: Final = "127.0.0.1"
 MQTT_PORT: Final = 1883
 
 
@@ -32,7 +33,7 @@ MQTT_PORT: Final = 1883
 class Plan:
     """One `busbar up`. `outside` is the connection to an external broker; without it the broker is embedded.
 
-    `heartbeat` is in seconds; `port` is that of the embedded broker.
+    `heartbeat` is in seconds; `host` and `port` are those of the embedded broker.
     """
 
     state: Path
@@ -40,6 +41,7 @@ class Plan:
     realm: str = DEFAULT_REALM
     root: str = DEFAULT_ROOT
     outside: Settings | None = None
+    host: str = IPV4
     port: int = MQTT_PORT
     heartbeat: float = 5.0
     stop_workers: bool = False
@@ -52,7 +54,7 @@ class Plan:
     def url(self) -> str:
         """The broker's URL."""
         outside = self.outside.broker if self.outside else None
-        return outside or f"mqtt://{LOOPBACK}:{self.port}"
+        return outside or f"mqtt://{netloc(self.host, self.port)}"
 
     def connect(self, user: str) -> Settings:
         """How one of our users connects; its secret is in the file of its name."""
@@ -86,6 +88,7 @@ def services(plan: Plan) -> list[Service]:
 def _broker(plan: Plan) -> BrokerSpec:
     return BrokerSpec(
         accounts=str(plan.state / "broker" / "accounts.json"),
+        host=plan.host,
         port=plan.port,
         root=plan.root,
         realm=plan.realm,
@@ -210,6 +213,7 @@ def up_state(plan: Plan, pids: Mapping[str, int]) -> dict[str, object]:
     return {
         "broker": plan.url,
         "embedded": plan.outside is None,
+        "host": None if plan.outside else plan.host,
         "port": None if plan.outside else plan.port,
         "realm": plan.realm,
         "root": plan.root,
@@ -247,42 +251,50 @@ def choose_nodes(agents: int | None, named: Sequence[str], last_up: Mapping[str,
         if not is_name(name) or name in RESERVED:
             raise usage(f"node name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}, and neither admin nor manager")
     if len(set(nodes)) != len(nodes):
-        raise usage("a node is named twice")
+        raise usage("duplicate node name")
     return nodes
 
 
-def choose_port(given: int | None, last_up: Mapping[str, Any]) -> int:
+def choose_host(given: str | None, last_up: Mapping[str, Any]) -> str:
+    """The embedded broker's address: as given, else the last one, else this host's loopback address.
+
+    Raises:
+        CliError: it is not a loopback address of this host.
+    """
+    last = last_up.get("host")
+    host = given or (last if isinstance(last, str) and can_bind(last) else loopback())
+    host = loopback() if host == "localhost" else host
+    if not is_loopback(host):
+        raise usage(f"--host {host}: the embedded broker listens on loopback only, such as 127.0.0.1 or ::1")
+    if not can_bind(host):
+        raise CliError(f"--host {host}: this host has no such address")
+    return host
+
+
+def choose_port(host: str, given: int | None, last_up: Mapping[str, Any]) -> int:
     """The embedded broker's port: as given, else the first free one of the last, 1883 and any.
 
     Raises:
         CliError: the given one is taken.
     """
     if given:
-        if not _is_free(given):
+        if not can_bind(host, given):
             raise CliError(
-                f"port {given} of {LOOPBACK} is taken: choose another with --port, or use --broker",
+                f"port {given} of {host} is taken: choose another with --port, or use --broker",
                 ExitCode.CONFLICT,
                 "port_taken",
             )
         return given
     last = last_up.get("port")
     preferred = [last, MQTT_PORT] if given is None else [last]
-    return next((port for port in preferred if isinstance(port, int) and _is_free(port)), None) or _any_port()
+    return next(
+        (port for port in preferred if isinstance(port, int) and can_bind(host, port)), None
+    ) or _any_port(host)
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-        return True
-
-
-def _any_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
+def _any_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 

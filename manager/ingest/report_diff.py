@@ -217,7 +217,7 @@ def _stopping(row: WorkerRow, seen: ReportedWorker | None, applied: int) -> Work
     if row.unassigned_version is not None and applied < row.unassigned_version:
         return None
     if seen is None or seen.state.upper() == _W.STOPPED:
-        return WorkerDiff({}, gone="its node says that it is gone")
+        return WorkerDiff({}, gone="reported gone by its node")
     return None
 
 

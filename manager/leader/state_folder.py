@@ -67,7 +67,7 @@ def _locked(state: Path) -> Iterator[None]:
     lock = Lock(state / "lock")
     try:
         if not lock.take():
-            raise StoreRefusedError(f"a manager holds {state}: stop it first")
+            raise StoreRefusedError(f"{state} is in use by a running manager: stop it first")
         yield
     except OSError as error:
         raise StoreRefusedError(f"can't use {state}: {error.strerror or error}") from error

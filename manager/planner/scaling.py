@@ -267,7 +267,7 @@ def _drain(group: _GroupPlan) -> None:
         return
     gone = False
     for worker in draining.to_move(group.load.draining, group.reachable):
-        why = f"{worker.name} is on its way" if gone else _drain_blocker(group, worker)
+        why = f"{worker.name} is being replaced" if gone else _drain_blocker(group, worker)
         node = group.fleet.nodes[worker.node_oid or ""]
         if why is None:
             gone = True
@@ -297,7 +297,7 @@ def _eviction_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:
     if fleet.hold:
         return f"; it is not moved: {fleet.hold}"
     if group.reserve() is None:
-        return f"; it stays there: {group.why_not()}"
+        return f"; not rescheduled: {group.why_not()}"
     return None
 
 
@@ -321,12 +321,12 @@ def _standing(fleet: Fleet, node_oid: str | None) -> str:
 
 
 def _scale_reason(group: _GroupPlan) -> str:
-    return f"group {group.view.name} asks for {group.view.scale}"
+    return f"group {group.view.name} is scaled to {group.view.scale}"
 
 
 def _chosen(node: Candidate) -> str:
     held = "1 worker" if node.total == 1 else f"{node.total} workers"
-    return f"{node.name} has the least load of the nodes with room ({held})"
+    return f"{node.name} is the least loaded node with capacity ({held})"
 
 
 def _opened(group: _GroupPlan, ordinal: int, node: Candidate) -> str:

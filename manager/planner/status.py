@@ -36,7 +36,7 @@ def judge_group(group: GroupView, cluster: ClusterView, now: float) -> tuple[Clu
         status, reason = _going_down(group, cluster)
     else:
         status, reason = _going_up(group, now)
-    return (status, reason) if may_advance(group.status, status) else (group.status, "it stays")
+    return (status, reason) if may_advance(group.status, status) else (group.status, "unchanged")
 
 
 def judge_cluster(cluster: ClusterView, groups: dict[str, ClusterState]) -> tuple[ClusterState, str]:
@@ -44,13 +44,13 @@ def judge_cluster(cluster: ClusterView, groups: dict[str, ClusterState]) -> tupl
 
     ERROR means that no worker of the cluster is ready; while one is, the cluster is DEGRADED.
     """
-    status, reason = cluster.status, "it stays"
+    status, reason = cluster.status, "unchanged"
     if cluster.status is _C.STOPPING:
         if all(group is _C.STOPPED for group in groups.values()) and not _living(cluster):
-            status, reason = _C.STOPPED, "every worker is gone"
+            status, reason = _C.STOPPED, "all workers have stopped"
     elif cluster.status in STARTED:
         status, reason = _cluster_up(cluster, groups)
-    return (status, reason) if may_advance(cluster.status, status) else (cluster.status, "it stays")
+    return (status, reason) if may_advance(cluster.status, status) else (cluster.status, "unchanged")
 
 
 def _going_down(group: GroupView, cluster: ClusterView) -> tuple[ClusterState, str]:
@@ -60,7 +60,7 @@ def _going_down(group: GroupView, cluster: ClusterView) -> tuple[ClusterState, s
         return _C.STOPPING, f"cluster {cluster.name} is to stop"
     if any(worker.state is not WorkerState.STOPPED for worker in group.workers):
         return _C.STOPPING, "workers are still being stopped"
-    return _C.STOPPED, "every worker is gone"
+    return _C.STOPPED, "all workers have stopped"
 
 
 def _going_up(group: GroupView, now: float) -> tuple[ClusterState, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import digest
+from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
-from busbar.bus.states import NodeStatus, WorkerState
+from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET
 
 from ..planner.draining import DRAINED
@@ -23,6 +24,9 @@ MAX_ENDPOINTS: Final = 500
 
 NotReadyWorker = tuple[str, str, str | None, str | None]
 """A worker that should be ready and is not: name, state, reason and node."""
+
+ListeningGroup = tuple[str, str, Mapping[str, Any]]
+"""A group whose transport names an interface: its name, runtime and effective transport."""
 
 _STATE_WORDS: Final = {
     WorkerState.PENDING: "pending",
@@ -47,7 +51,12 @@ class Stamp:
 
 
 def cluster_status(
-    row: ClusterRow, scale: int, states: Mapping[str, int], not_ready: Sequence[NotReadyWorker], stamp: Stamp
+    row: ClusterRow,
+    scale: int,
+    states: Mapping[str, int],
+    not_ready: Sequence[NotReadyWorker],
+    stamp: Stamp,
+    listening: Sequence[ListeningGroup] = (),
 ) -> Status:
     """A cluster's retained status; `scale` is the sum over its groups."""
     return Status(
@@ -57,7 +66,7 @@ def cluster_status(
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=worker_conditions(not_ready),
+        conditions=worker_conditions(not_ready) + open_conditions(listening),
         oid=row.oid,
         scale=scale,
         ready=states.get(WorkerState.RUNNING, 0),
@@ -73,8 +82,11 @@ def group_status(
     endpoints: Iterable[tuple[str, str, str]],
     stamp: Stamp,
     updated: int | None = None,
+    transport: Mapping[str, Any] | None = None,
 ) -> Status:
-    """A worker group's retained status; `updated` is given during a rollout."""
+    """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
+    cluster's."""
+    open_access = group_open_condition(row, transport)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
         version=row.version,
@@ -83,7 +95,9 @@ def group_status(
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=([update] if update else []) + worker_conditions(not_ready),
+        conditions=([update] if update else [])
+        + worker_conditions(not_ready)
+        + ([open_access] if open_access else []),
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
@@ -163,6 +177,23 @@ def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
     found = [worker_condition(row) for row in not_ready if row[2] or row[1] != WorkerState.STARTING]
     if len(found) > MAX_CONDITIONS:
         found[MAX_CONDITIONS - 1 :] = ["more workers are not ready"]
+    return found
+
+
+def group_open_condition(row: GroupRow, transport: Mapping[str, Any] | None) -> str | None:
+    """The condition of a started group that is open to other hosts."""
+    return None if row.status is ClusterState.STOPPED else open_condition(transport, row.runtime)
+
+
+def open_conditions(listening: Sequence[ListeningGroup]) -> list[str]:
+    """One condition per group that is open to other hosts: group web: open access: …"""
+    found = [
+        f"group {name}: {text}"
+        for name, runtime, transport in listening
+        if (text := open_condition(transport, runtime))
+    ]
+    if len(found) > MAX_CONDITIONS:
+        found[MAX_CONDITIONS - 1 :] = [f"{OPEN_ACCESS}: more groups"]
     return found
 
 

@@ -79,7 +79,8 @@ class StatusBuilder:
         groups, scale = reads.cluster_scale(oid)
         states = reads.worker_states("cluster_oid", oid) if groups else {}
         not_ready = self._not_ready("cluster_oid", oid, states)
-        status = render.cluster_status(row, scale, states, not_ready, stamp)
+        listening = reads.listening(oid) if groups else []
+        status = render.cluster_status(row, scale, states, not_ready, stamp, listening)
         return self._publication(row.name, "routercluster", status)
 
     def _group(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
@@ -92,7 +93,10 @@ class StatusBuilder:
         not_ready = self._not_ready("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
         updated = reads.updated(oid) if updating(row) else None
-        status = render.group_status(row, cluster.name, states, not_ready, endpoints, stamp, updated)
+        transport = row.transport or cluster.transport
+        status = render.group_status(
+            row, cluster.name, states, not_ready, endpoints, stamp, updated, transport
+        )
         return self._publication(cluster.name, "workergroup", status)
 
     def _worker(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:

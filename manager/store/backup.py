@@ -148,7 +148,7 @@ def _mark(path: Path, when: str) -> None:
 def _verify(path: Path) -> None:
     faults = files.check(path, pending_is_fault=False)
     if faults:
-        raise StoreRefusedError(f"the copy is not sound: {faults[0]}")
+        raise StoreRefusedError(f"the copy failed verification: {faults[0]}")
 
 
 @contextmanager

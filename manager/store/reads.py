@@ -97,6 +97,11 @@ class Queries:
     def groups(self) -> list[GroupRow]:
         return self._all(sql.GROUPS, "ORDER BY cluster_oid, name")
 
+    def listening(self, cluster_oid: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """(name, runtime, transport) of a cluster's started groups whose transport names an interface."""
+        found = self._rows(sql.LISTENING, cluster_oid)
+        return [(name, runtime, msgspec.json.decode(transport)) for name, runtime, transport in found]
+
     def revisions(self, group_oid: str) -> list[RevisionRow]:
         """The stored revisions of a group: its present one, and those that workers still run."""
         return self._all(sql.REVISIONS, "WHERE group_oid = ? ORDER BY revision", group_oid)

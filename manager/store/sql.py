@@ -114,6 +114,13 @@ FROM workers w JOIN workergroups g ON g.oid = w.group_oid JOIN clusters c ON c.o
 JOIN group_revisions r ON r.group_oid = w.group_oid AND r.revision = w.revision
 WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w.ordinal
 """
+LISTENING: Final = """
+SELECT g.name, g.runtime, coalesce(g.transport, c.transport)
+FROM workergroups g JOIN clusters c ON c.oid = g.cluster_oid
+WHERE g.cluster_oid = ? AND g.status <> 'STOPPED'
+AND coalesce(g.transport, c.transport) LIKE '%"interface"%' ORDER BY g.name
+"""
+"""Without an interface workers listen on loopback: those transports are not worth decoding."""
 REVISION_ADD: Final = """
 INSERT INTO group_revisions (group_oid, revision, runtime, transport)
 SELECT g.oid, g.revision, g.runtime, coalesce(g.transport, c.transport)

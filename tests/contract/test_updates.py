@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.contract.conftest import Lab
 
 
@@ -111,3 +113,46 @@ def test_updates_that_are_refused(lab: Lab) -> None:
     params = {**both, "workergroup": {"label": "x", "tags": ["a"]}}
     made = bob.ok(op, params, expect={"version": group["version"]})
     assert (made["label"], made["tags"], made["revision"], made["status"]) == ("x", ["a"], 1, "STOPPED")
+
+
+@pytest.mark.fault(115, "W")
+def test_routers_open_to_other_hosts_are_refused_unless_written_out(lab: Lab) -> None:
+    bob = lab.stack.client("bob")
+    outside: dict[str, Any] = {"type": "mqtt", "endpoint": {"type": "tcp", "interface": "0.0.0.0"}}
+    allowed = {**outside, "anonymous": True}
+    create = {"routercluster": {"name": lab.name(), "transport": outside}}
+    error = bob.call("create_routercluster", create)["error"]
+    assert (error["status"], error["code"]) == (422, "invalid_configuration")
+    assert [each["pointer"] for each in error["errors"]] == ["/params/routercluster/transport/anonymous"]
+    cluster = lab.cluster(bob)
+    params: dict[str, Any] = {
+        "routercluster_oid": cluster["oid"],
+        "workergroup": {"scale": 0, "transport": outside},
+    }
+    for runtime in ("amqtt", "mosquitto"):
+        params["workergroup"]["runtime"] = runtime
+        assert bob.code("add_routercluster_workergroup", params) == "invalid_configuration"
+    params["workergroup"] = {"name": "web", "scale": 0, "transport": allowed}
+    group = bob.ok("add_routercluster_workergroup", params)
+    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+    update = "update_routercluster_workergroup"
+    assert bob.code(update, {**both, "workergroup": {"transport": outside}}) == "invalid_configuration"
+    assert bob.code(update, {**both, "workergroup": {"transport": {**outside, "anonymous": False}}})
+    bob.ok("start_routercluster", {"routercluster_oid": cluster["oid"]})
+    wanted = "open access: amqtt on 0.0.0.0 without authentication, as defined"
+    status = lab.alice.status(cluster["name"], "workergroup", "web", "RUNNING")
+    assert status["conditions"] == [wanted]
+    assert wanted in bob.ok("stat_routercluster_workergroup", both)["conditions"]
+    assert (
+        f"group web: {wanted}"
+        in bob.ok("stat_routercluster", {"routercluster_oid": cluster["oid"]})["conditions"]
+    )
+    status = lab.alice.status(cluster["name"], "routercluster", cluster["name"], "RUNNING")
+    assert status["conditions"] == [f"group web: {wanted}"]
+    password = {**outside, "options": {"password_file": "users"}}
+    bob.ok(update, {**both, "workergroup": {"transport": password}})
+    for kind, name in (("workergroup", "web"), ("routercluster", cluster["name"])):
+        lab.alice.wait_retained(
+            lab.alice.topic("status", cluster["name"], kind, name), lambda value: not value["conditions"]
+        )
+    bob.ok("stop_routercluster", {"routercluster_oid": cluster["oid"]})

@@ -17,6 +17,8 @@ INVARIANTS: Final = {
     "L": "no input and no fault ends a service's loop",
     "S": "what one client or account takes is bounded, and the others are served",
     "P": "nobody changes what its role and ownership at that moment do not allow",
+    "W": "access is never wider than somebody has written out",
+    "U": "a command changes what it names and nothing else, and says what is so",
 }
 
 
@@ -108,6 +110,13 @@ Authority
 80|an operator drains or unpairs nodes that carry others' clusters|P
 108|a node follows another store's manager and refuses this one's assignments|C
 117|a manager with another store starts in a realm that is in use|M L
+Commands
+93|a number that reads as relative, or has a sign, a unit or spaces|U A
+101|an order that was given before|U
+123|a problem that monitoring has to notice|U
+109|a host without IPv4; IPv6 addresses in URLs|U
+114|an update of one member of a transport|U W
+115|routers on other interfaces than loopback, without authentication|W
 """
 
 

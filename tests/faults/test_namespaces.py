@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -14,8 +16,10 @@ from tests.brokers import free_port, mosquitto
 from tests.faults.census import until
 from tests.faults.conftest import needs_root
 from tests.faults.yard import Yard
+from tests.integration.cli.harness import stack
 from tests.pace import within
 from tests.stack import Stack, mosquitto_lines
+from tests.test_docs import ROOT, run_steps, steps
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.mosquitto, needs_root]
 
@@ -87,3 +91,54 @@ def test_an_unplugged_cable_is_noticed_and_nothing_restarts(cable: str, tmp_path
         finally:
             here.close()
             made.close()
+
+
+@pytest.fixture
+def ipv6_only() -> Iterator[tuple[str, ...]]:
+    """The command that runs another one on a host that has ::1 and no other address."""
+    name = "bbsix"
+    _ip("netns", "del", name, check=False)
+    try:
+        _ip("netns", "add", name)
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "addr", "del", "127.0.0.1/8", "dev", "lo")
+        _ip("-n", name, "-6", "addr", "show", "dev", "lo", "to", "::1")
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        _ip("netns", "del", name, check=False)
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)!r}")
+    try:
+        yield ("ip", "netns", "exec", name)
+    finally:
+        _ip("netns", "del", name, check=False)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.fault(109, "U")
+def test_the_quickstart_runs_on_a_host_without_ipv4(ipv6_only: tuple[str, ...], tmp_path: Path) -> None:
+    page = [
+        (command.replace("127.0.0.1", "[::1]"), [line.replace("127.0.0.1", "[::1]") for line in shown])
+        for command, shown in steps(ROOT / "docs" / "quickstart.md")
+    ]
+    run_steps(page, tmp_path, Path(sys.executable).parent, ipv6_only)
+
+
+@pytest.mark.fault(109, "U")
+@pytest.mark.parametrize("interface", ["::", "::1"])
+@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto"])
+def test_workers_on_ipv6_addresses(
+    ipv6_only: tuple[str, ...], tmp_path: Path, runtime: str, interface: str
+) -> None:
+    with stack(tmp_path) as made:
+        made.prefix = ipv6_only
+        made.up("--port", "0", "--host", "::1", "--stop-workers")
+        made.ready()
+        transport = json.dumps({"type": "mqtt", "endpoint": {"type": "tcp", "interface": interface}})
+        made.ok("cluster", "create", "six", "--transport", transport, "--allow-anonymous")
+        made.ok("cluster", "add-node", "six", "n1")
+        made.ok("group", "add", "six/web", "--runtime", runtime, "--allow-anonymous")
+        made.ok("cluster", "start", "six", "--wait")
+        (worker,) = made.ask("worker", "list", "-c", "six")
+        assert worker["address"].startswith("mqtt://[::1]:")
+        made.ok("node", "list", "--broker", made.written()["broker"])
+        made.signal(signal.SIGINT)
+        assert made.wait() == 0

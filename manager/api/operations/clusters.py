@@ -6,6 +6,7 @@ from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.errors import BusError
+from busbar.bus.exposure import check_exposure
 from busbar.bus.states import STARTABLE, STARTED, ClusterState, advance, may_advance
 from busbar.bus.transport import check_transport
 from msgspec import to_builtins
@@ -52,6 +53,7 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
     transport = definition.transport
     if transport is not None:
         transport = check_transport(transport, "/params/routercluster/transport")
+        check_exposure(transport, "/params/routercluster/transport")
     if ctx.tx.cluster_by_name(definition.name) is not None:
         raise already_exists(f"router cluster '{definition.name}'", "/params/routercluster/name")
     row = ClusterRow(

@@ -11,7 +11,13 @@ from busbar.bus.messages import Endpoint
 from busbar.bus.states import WorkerState
 
 from ...planner.rolling import updating
-from ...publish.render import NOT_READY, update_condition, worker_conditions
+from ...publish.render import (
+    NOT_READY,
+    group_open_condition,
+    open_conditions,
+    update_condition,
+    worker_conditions,
+)
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
 from .base import ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group
@@ -73,7 +79,14 @@ def _conditions(ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[Wor
     reason = row.reason
     if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
-    return ([reason] if reason else []) + worker_conditions(not_ready)
+    return ([reason] if reason else []) + worker_conditions(not_ready) + _open_access(ctx, row)
+
+
+def _open_access(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
+    if isinstance(row, ClusterRow):
+        return open_conditions(ctx.reads.listening(row.oid))
+    text = group_open_condition(row, row.transport or need_cluster(ctx.reads, row.cluster_oid).transport)
+    return [text] if text else []
 
 
 def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from busbar.bus import params as p
 from busbar.bus.errors import BusError
+from busbar.bus.exposure import check_exposure
 from busbar.bus.states import STARTED, ClusterState
 from busbar.bus.transport import check_transport
 from msgspec import UNSET
@@ -72,6 +73,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         transport = check_transport(transport, f"{_AT}/transport")
     at = "transport" if transport else "runtime"
     runtime = _runtime(definition.runtime, transport or cluster.transport, at)
+    check_exposure(transport or cluster.transport, f"{_AT}/transport", runtime)
     name = definition.name or _free_name(tx, cluster.oid)
     if tx.group_by_name(cluster.oid, name) is not None:
         raise already_exists(f"worker group '{name}' of router cluster '{cluster.name}'", f"{_AT}/name")
@@ -129,6 +131,7 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     runtime = columns.get("runtime", row.runtime)
     if {"runtime", "transport"} & columns.keys():
         _runtime(runtime, transport, "transport" if columns.get("transport") else "runtime")
+        check_exposure(transport, f"{_AT}/transport", runtime)
     same = {r.revision for r in tx.revisions(row.oid) if (r.runtime, r.transport) == (runtime, transport)}
     new = row.revision not in same
     columns |= _rollout_limits(params, row, new)

@@ -29,6 +29,8 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.state = folder, folder / "state"
+        self.prefix: tuple[str, ...] = ()
+        """Words before every command, such as `ip netns exec NAME`."""
         self.realm = f"t-{os.urandom(4).hex()}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("BUSBAR_", "XDG_"))}
         self.env = {**kept, "HOME": str(folder), "BUSBAR_STATE": str(self.state), "PYTHONUNBUFFERED": "1"}
@@ -44,7 +46,7 @@ class Stack:
         self._end_reader()
         common = ("--realm", self.realm, "--heartbeat", "0.5")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "busbar.cli.app", "up", *common, *arguments],
+            [*self.prefix, sys.executable, "-m", "busbar.cli.app", "up", *common, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -127,7 +129,7 @@ class Stack:
     def run(self, *arguments: str, timeout: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
         """One command."""
         return subprocess.run(
-            [sys.executable, "-m", "busbar.cli.app", *arguments],
+            [*self.prefix, sys.executable, "-m", "busbar.cli.app", *arguments],
             capture_output=True,
             text=True,
             timeout=bound(timeout),

@@ -60,6 +60,8 @@ def test_a_cluster_from_its_creation_to_its_end(up: Stack) -> None:
         "BUSBAR_PASSWORD_FILE": str(up.state / "secrets" / "admin"),
     }
     assert "listening" in up.ok("worker", "logs", "life/web-1", **away), "over the bus"
+    assert "scaled from 3 to 2" in up.ok("group", "scale", "life/web", "-1")
+    assert "scaled from 2 to 3" in up.ok("group", "scale", "life/web", "+1")
     up.ok("group", "scale", "web", "1", "-c", "life", "--wait")
     assert up.ok("worker", "list", "-c", "life", "-q").split() == ["life/web-1"]
     up.ok("cluster", "stop", "life", "--wait")
@@ -88,6 +90,10 @@ def test_a_group_is_updated_with_its_workers_in_turn(up: Stack) -> None:
     after = up.ask("worker", "list", "-g", "roll/web")
     assert {w["revision"] for w in after} == {2} and not {w["pid"] for w in after} & set(before.values())
     assert all(26150 <= int(w["address"].rpartition(":")[2]) < 26154 for w in after)
+    assert '/endpoint/port: "26100-26103" -> "26150-26153"' in result.stderr
+    assert "--allow-anonymous" in up.fails(
+        2, "group", "update", "roll/web", "--transport", '{"endpoint": {"interface": "0.0.0.0"}}'
+    )
     assert up.ask("group", "update", "roll/web", "--label", "new")["revision"] == 2
     said = up.fails(2, "group", "update", "roll/web", "--runtime", "mosquitto", "--max-unavailable", "0")
     assert "invalid_argument at /params/max_unavailable" in said
@@ -145,10 +151,34 @@ def test_errors_are_one_sentence_and_an_exit_code(up: Stack) -> None:
     assert (shown["code"], shown["exit_code"]) == ("already_exists", 4)
     assert "no_such_object" in up.fails(3, "node", "show", "nobody")
     assert "invalid_argument" in up.fails(2, "cluster", "create", "Not A Name")
-    assert "cannot_stop" in up.fails(4, "cluster", "stop", "once")
+    assert "cannot_stop" in up.fails(4, "cluster", "stop", "once", "--strict")
     assert "version_conflict" in up.fails(4, "cluster", "start", "once", "--expect-version", "99")
     assert "no_such_procedure" in up.fails(3, "call", "make_coffee")
     assert "invalid_configuration" in up.fails(2, "cluster", "create", "bad", "--type", "carrier-pigeon")
+
+
+@pytest.mark.fault(101, "U")
+def test_an_order_that_was_given_before_is_done(up: Stack) -> None:
+    up.ok("cluster", "create", "again")
+    for order, status in (("stop", "STOPPED"), ("start", "RUNNING"), ("stop", "STOPPED")):
+        up.ok("cluster", order, "again", "--wait")
+        assert up.ok("cluster", order, "again") == f"cluster 'again' is already {status}\n"
+        assert up.ask("cluster", order, "again", "--wait")["status"] == status
+        assert f"cannot_{order}" in up.fails(4, "cluster", order, "again", "--strict")
+        assert "version_conflict" in up.fails(4, "cluster", order, "again", "--expect-version", "99")
+
+
+@pytest.mark.fault(123, "U")
+def test_monitoring_has_an_exit_code(up: Stack) -> None:
+    assert "no problems" in up.ok("status", "--check")
+    up.ok("cluster", "create", "sick", "--type", "mqtt")
+    up.ok("group", "add", "sick/web")
+    up.ok("cluster", "start", "sick")
+    until(lambda: up.run("status", "--check").returncode == 8, "the pending worker is a problem")
+    result = up.run("status", "--check", "-o", "json")
+    assert result.returncode == 8 and json.loads(result.stdout)["clusters"]
+    assert up.run("status").returncode == 0
+    up.ok("cluster", "delete", "sick", "--stop")
 
 
 def test_a_wait_in_vain_ends_with_6_and_says_why(up: Stack) -> None:

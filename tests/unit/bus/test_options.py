@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from busbar.bus.addresses import netloc
 from busbar.bus.backoff import Backoff
 from busbar.bus.connection.broker_rotation import STABLE, UNTRIED, BrokerRotation
 from busbar.bus.options import MAX_BROKERS, Address, ConnectOptions, TlsOptions, parse_url, parse_urls
@@ -56,7 +57,7 @@ def test_every_broker_gets_the_same_identity_and_trust() -> None:
     [
         ("mqtts://a,mqtt://b", "all with TLS, or none"),
         ("mqtt://u@a,mqtt://v@b", "different users"),
-        ("mqtt://a,mqtt://a:1883", "stands twice"),
+        ("mqtt://a,mqtt://a:1883", "duplicate broker URL"),
         (",".join(f"h{number}" for number in range(MAX_BROKERS + 1)), "at most"),
     ],
 )
@@ -111,3 +112,20 @@ def test_the_error_tells_of_every_broker_and_whether_all_have_failed() -> None:
     alone = BrokerRotation(parse_url("h"), Backoff())
     alone.failed("connection refused", 0)
     assert (alone.last_error, alone.exhausted) == ("connection refused", True)
+
+
+@pytest.mark.fault(109, "U")
+@pytest.mark.parametrize("host", ["::1", "::", "2001:db8::1", "127.0.0.1", "broker.example"])
+def test_a_printed_address_is_read_back(host: str) -> None:
+    for scheme, port in (("mqtt", 1883), ("mqtts", 7), ("ws", 80), ("wss", 65535)):
+        found = parse_url(f"{scheme}://{netloc(host, port)}")
+        assert (found.host, found.port) == (host, port)
+        assert parse_url(found.url) == found
+    assert parse_url(host).host == host, "bare, without a port"
+
+
+@pytest.mark.fault(109, "U")
+@pytest.mark.parametrize("url", ["mqtt://::1:1883", "mqtt://[::1", "mqtt://fe80::1", "ws://me@::1:80/x"])
+def test_an_address_that_lacks_its_brackets_is_told_so(url: str) -> None:
+    with pytest.raises(ValueError, match="stands in brackets"):
+        parse_url(url)

@@ -253,7 +253,7 @@ def test_a_transport_that_can_not_be_read_is_a_usage_error(given: tuple[Any, ...
 
 @pytest.mark.parametrize("text", ["[]", ' ["a"]', '"{}"'])
 def test_json_that_is_no_object_is_told_so_and_not_looked_for_as_a_file(text: str) -> None:
-    with pytest.raises(CliError, match="PARAMS wants an object"):
+    with pytest.raises(CliError, match="PARAMS expects an object"):
         read_object(text, "PARAMS")
 
 
@@ -303,7 +303,9 @@ def test_unknown_types_are_left_to_typer() -> None:
     "arguments",
     [
         ("group", "scale", "edge/web", "many"),
-        ("group", "scale", "edge/web", "-1"),
+        ("group", "scale", "edge/web", "--1"),
+        ("group", "scale", "edge/web", "-1", "--wiat"),
+        ("group", "add", "edge/web", "--scale", "+1"),
         ("group", "update", "edge/web"),
         ("group", "update", "edge/web", "--max-surge", "-1"),
         ("principal", "add", "bob", "king"),

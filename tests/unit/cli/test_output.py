@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from busbar.bus.addresses import IPV4
 from busbar.bus.client.events import cluster_of
 from busbar.bus.messages import Endpoint, Event, Status
 from busbar.bus.params import ManagerInfo, Node, Stat
@@ -227,10 +228,10 @@ def test_a_port_that_was_asked_for_and_is_taken_is_refused() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(CliError, match="taken") as caught:
-            up_plan.choose_port(port, {})
+            up_plan.choose_port(IPV4, port, {})
         assert caught.value.exit_code == ExitCode.CONFLICT
-        assert up_plan.choose_port(0, {"port": port}) not in (port, 0)
-    assert up_plan.choose_port(None, {"port": port}) == port
+        assert up_plan.choose_port(IPV4, 0, {"port": port}) not in (port, 0)
+    assert up_plan.choose_port(IPV4, None, {"port": port}) == port
 
 
 def test_a_second_up_on_the_folder_is_refused_with_the_pid(tmp_path: Path) -> None:

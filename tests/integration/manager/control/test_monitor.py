@@ -122,7 +122,7 @@ async def test_workers_of_the_only_node_stay_and_the_reason_says_why(tmp_path: P
         (agent,) = await fleet(watch, 1, scale=2)
         await watch.pass_time(200)
         assert watch.states() == {"web-1": "UNKNOWN n1", "web-2": "UNKNOWN n1"}
-        assert watch.worker("web-1").reason == "node n1 is lost; it stays there: n1 is lost"
+        assert watch.worker("web-1").reason == "node n1 is lost; not rescheduled: n1 is lost"
         assert watch.cluster().status == "ERROR"
         agent.beat()
         await watch.until(lambda: watch.cluster().status == "RUNNING")

@@ -227,6 +227,19 @@ def test_exec_render() -> None:
     assert refused("tool", {"type": "mqtt"}) == "/transport/type"
 
 
+@pytest.mark.fault(115, "W")
+def test_a_program_that_lets_everybody_in_says_so_and_the_transport_allows_it() -> None:
+    runtime = load_runtimes({"x": {"argv": ["/bin/x"], "anonymous": True}}, environ={})["x"]
+    outside = {"type": "tcp", "endpoint": {"type": "tcp", "interface": "::"}}
+    with pytest.raises(RuntimeConfigError) as caught:
+        runtime.render(worker(outside), "h", 1, FOLDER)
+    assert caught.value.pointer == "/transport/anonymous"
+    assert runtime.render(worker({**outside, "anonymous": True}), "h", 1, FOLDER).interface == "::"
+    assert runtime.render(worker({"type": "tcp"}), "h", 1, FOLDER).interface == "127.0.0.1"
+    for name in ("amqtt", "mosquitto"):
+        assert render(name, {**endpoint(interface="0.0.0.0"), "anonymous": True})
+
+
 @given(st.text(), st.dictionaries(st.text(), st.text() | st.integers(), max_size=4))
 def test_text_from_the_bus_is_one_json_line_and_never_in_argv(text: str, options: dict[str, Any]) -> None:
     table = {"argv": ["/bin/x", "{worker}"], "env": {"W": "{worker}"}, "config_file": "x.conf"}
@@ -246,3 +259,12 @@ def test_fields_are_filled_once() -> None:
 def test_render_is_a_function_of_its_arguments() -> None:
     for name in RUNTIMES:
         assert render(name) == render(name)
+
+
+@pytest.mark.fault(109, "U")
+def test_a_worker_on_every_ipv6_address_is_reached_by_an_ipv6_address() -> None:
+    runtime = RUNTIMES["amqtt"]
+    spec = worker(endpoint(interface="::"))
+    assert runtime.render(spec, "127.0.0.1", 7, FOLDER).address == "mqtt://[::1]:7"
+    assert runtime.render(spec, "n1.example", 7, FOLDER).address == "mqtt://n1.example:7"
+    assert runtime.render(spec, "2001:db8::1", 7, FOLDER).address == "mqtt://[2001:db8::1]:7"

@@ -489,5 +489,5 @@ def test_output_of_a_worker_without_a_node_is_an_error() -> None:
     async def work(world: World) -> None:
         await world.bus.watch_output(OID)
 
-    with pytest.raises(BusError, match="runs nowhere: no room"):
+    with pytest.raises(BusError, match="is not placed: no room"):
         play(work, lambda _op, _params: {**WORKER, "node": None, "reason": "no room"})

@@ -38,8 +38,8 @@ def about(
 def test_missing_slots_are_created_in_a_started_cluster_only() -> None:
     made = about([worker("web", 2, on="n1")], scale=3)
     assert [(a.ordinal, a.reason) for a in made if isinstance(a, m.CreateWorker)] == [
-        (1, "n2 has the least load of the nodes with room (0 workers)"),
-        (3, "n1 has the least load of the nodes with room (1 worker)"),
+        (1, "n2 is the least loaded node with capacity (0 workers)"),
+        (3, "n1 is the least loaded node with capacity (1 worker)"),
     ]
     (stuck,) = about([], scale=1, members=[])
     assert stuck == m.CreateWorker("web", 1, "no node in the cluster")
@@ -72,17 +72,17 @@ def test_surplus_slots_are_closed_highest_first() -> None:
 def test_a_surplus_worker(state: str, on: str | None, kind: type | None) -> None:
     found = about([worker("web", 1, state, on=on)], scale=0)
     assert [type(a) for a in found] == ([kind] if kind else [])
-    assert all(a.reason == "group web asks for 0" for a in found)
+    assert all(a.reason == "group web is scaled to 0" for a in found)
 
 
 def test_a_stopped_surplus_slot_is_closed_even_while_the_cluster_is_stopped() -> None:
     workers = [worker("web", 1, "STOPPED"), worker("web", 2, "STOPPED")]
-    assert about(workers, scale=1, status="STOPPED") == [m.DropWorker("web-2", "group web asks for 1")]
+    assert about(workers, scale=1, status="STOPPED") == [m.DropWorker("web-2", "group web is scaled to 1")]
 
 
 def test_a_stopped_worker_of_a_started_cluster_is_pending_again() -> None:
     assert about([worker("web", 1, "STOPPED")]) == [
-        m.Place("web-1", "n1", "n1 has the least load of the nodes with room (0 workers)")
+        m.Place("web-1", "n1", "n1 is the least loaded node with capacity (0 workers)")
     ]
     assert about([worker("web", 1, "STOPPED")], members=[]) == [
         m.MarkPending("web-1", "no node in the cluster")
@@ -229,8 +229,11 @@ LOST = node("n1", "lost", silence=99)
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        (["n1"], "it stays there: n1 is lost"),
-        (["n1", m.MemberView("n2", hardlimit=0)], "it stays there: n1 is lost; n2 is at its hardlimit (0/0)"),
+        (["n1"], "not rescheduled: n1 is lost"),
+        (
+            ["n1", m.MemberView("n2", hardlimit=0)],
+            "not rescheduled: n1 is lost; n2 is at its hardlimit (0/0)",
+        ),
     ],
 )
 def test_a_worker_is_not_evicted_when_no_other_node_admits_it(members: list[Any], why: str) -> None:
@@ -305,7 +308,7 @@ def test_workers_of_a_removed_node_are_moved_even_under_the_hold() -> None:
 def test_a_placement_has_its_reason() -> None:
     workers = [worker("web", 1, on="n1"), worker("web", 2, "PENDING")]
     found = about(workers, scale=2)
-    assert found == [m.Place("web-2", "n2", "n2 has the least load of the nodes with room (0 workers)")]
+    assert found == [m.Place("web-2", "n2", "n2 is the least loaded node with capacity (0 workers)")]
 
 
 def test_mark_pending_is_not_repeated_for_the_same_reason() -> None:

@@ -1,0 +1,98 @@
+"""Whom a router lets in, from its transport and its runtime. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .addresses import IPV4, is_loopback
+from .errors import BusError
+
+AUTHENTICATION: Final[Mapping[str, str | None]] = {
+    "amqtt": "password_file",
+    "mosquitto": "password_file",
+    "crossbar": None,
+}
+"""The built-in runtimes, each with the option of a transport that makes it authenticate clients (None: none).
+What an operator-defined runtime does is known to its node alone."""
+_DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt"}
+
+
+def interface_of(transport: Mapping[str, Any] | None) -> str:
+    """The address that workers listen on; loopback when none is named."""
+    endpoint = (transport or {}).get("endpoint")
+    return str((endpoint.get("interface") if isinstance(endpoint, Mapping) else None) or IPV4)
+
+
+def authenticates(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool | None:
+    """Whether clients need credentials; None where that is not known. Without `runtime`: the default one."""
+    kind = (transport or {}).get("type")
+    known = runtime or _DEFAULT_RUNTIMES.get(str(kind), "amqtt" if kind is None else "")
+    if known not in AUTHENTICATION:
+        return None
+    option, options = AUTHENTICATION[known], (transport or {}).get("options")
+    return bool(option and isinstance(options, Mapping) and options.get(option))
+
+
+def is_exposed(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool:
+    """Whether other hosts can connect without credentials, as far as that is known."""
+    return not is_loopback(interface_of(transport)) and authenticates(transport, runtime) is False
+
+
+def check_exposure(transport: Mapping[str, Any] | None, pointer: str, runtime: str | None = None) -> None:
+    """Refuse what is open to other hosts unless its `anonymous` says so, and an `anonymous` that is untrue.
+
+    Without `runtime` (a cluster, whose groups may have runtimes of their own) `false` is believed.
+
+    Raises:
+        BusError: `invalid_configuration`, with the pointer to `anonymous`.
+    """
+    transport = transport or {}
+    written, known = transport.get("anonymous"), authenticates(transport, runtime)
+    at = [f"{pointer}/anonymous"]
+    if written is True and known is True:
+        raise BusError("invalid_configuration", "'anonymous' is true, and clients need a password", at)
+    if written is False and known is False and runtime is not None:
+        detail = f"'anonymous' is false, and runtime '{runtime}' would let everybody in: {_remedy(runtime)}"
+        raise BusError("invalid_configuration", detail, at)
+    if written is None and is_exposed(transport, runtime):
+        more = "" if runtime else ", or false where the groups' runtime authenticates by itself"
+        detail = (
+            f"routers on {interface_of(transport)} would let everybody in: {_remedy(runtime)}"
+            f"set 'anonymous' to true if that is intended{more}"
+        )
+        raise BusError("invalid_configuration", detail, at)
+
+
+def open_condition(transport: Mapping[str, Any] | None, runtime: str) -> str | None:
+    """The condition of a group that is open to other hosts, None where it is not."""
+    if not is_exposed(transport, runtime):
+        return None
+    text = f"{OPEN_ACCESS}: {runtime} on {interface_of(transport)} without authentication"
+    return text + AS_DEFINED if (transport or {}).get("anonymous") is True else text
+
+
+def is_loosened(
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+    was: str | None,
+    runtime: str | None,
+) -> str | None:
+    """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or None."""
+    if authenticates(before, was) is True and authenticates(after, runtime) is False:
+        return "clients would no longer need a password"
+    if is_exposed(after, runtime) and not is_exposed(before, was):
+        return f"routers on {interface_of(after)} would let everybody in"
+    return None
+
+
+def _remedy(runtime: str | None) -> str:
+    if runtime is not None and AUTHENTICATION.get(runtime) is None:
+        return ""
+    return "set options.password_file, or "
+
+
+AS_DEFINED: Final = ", as defined"
+"""How that condition ends where the transport allows it."""
+OPEN_ACCESS: Final = "open access"
+"""How the condition of an open router begins."""

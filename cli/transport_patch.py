@@ -1,0 +1,79 @@
+"""Changes to the transport of a group: a merge patch onto what it is, shown as a diff of members."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from busbar.bus.errors import pointer_step
+from busbar.bus.exposure import is_exposed, is_loosened
+
+from . import definition
+from .errors import usage
+
+Transport = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TransportChange:
+    """What the options of a command say about a transport.
+
+    `patch` is --transport with --type and --port in it, None when none was given; `replace`: it is the whole
+    new definition; `allow_anonymous`: the change may let in more clients than before.
+    """
+
+    patch: Transport | None
+    replace: bool = False
+    allow_anonymous: bool = False
+
+    def of(self, present: Transport | None, was: str | None, runtime: str | None) -> dict[str, Any] | None:
+        """The new transport; `was` and `runtime` are the runtimes before and after. None: it is not changed.
+
+        Raises:
+            CliError: it would let in more clients, and that was not asked for.
+        """
+        replaced = self.replace and self.patch is not None
+        after: dict[str, Any] = merge_patch({} if replaced else present or {}, self.patch or {})
+        if self.patch is not None:
+            after.setdefault("type", definition.DEFAULT_TYPE)
+        if self.allow_anonymous and is_exposed(after, runtime):
+            after["anonymous"] = True
+        self._check(present, after, was, runtime)
+        return None if after == (present or {}) else after
+
+    def _check(
+        self, present: Transport | None, after: Transport, was: str | None, runtime: str | None
+    ) -> None:
+        written = self.patch is not None and isinstance(self.patch.get("anonymous"), bool)
+        why = is_loosened(present, after, was, runtime)
+        if why and not (self.allow_anonymous or written):
+            raise usage(f"{why}: say --allow-anonymous if that is intended")
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396: members of `patch` replace those of `target`, null takes one away, objects are merged."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def diff(before: Any, after: Any, pointer: str = "") -> Iterator[str]:
+    """Lines such as `/endpoint/port: 24000 -> 24050`, one for each member that differs."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in [*before, *(name for name in after if name not in before)]:
+            yield from diff(before.get(name), after.get(name), f"{pointer}/{pointer_step(name)}")
+    elif before != after or type(before) is not type(after):
+        yield f"{pointer or '/'}: {_text(before)} -> {_text(after)}"
+
+
+def _text(value: Any) -> str:
+    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,82 @@
+"""Which routers let everybody in, and what has to be written out for it."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+from busbar.bus.addresses import is_loopback
+from busbar.bus.errors import BusError
+from busbar.bus.exposure import (
+    authenticates,
+    check_exposure,
+    is_exposed,
+    is_loosened,
+    open_condition,
+)
+
+LOCAL = [None, "127.0.0.1", "127.8.9.10", "localhost", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1"]
+OUTSIDE = ["0.0.0.0", "::", "10.0.0.5", "2001:db8::1", "::ffff:10.0.0.5", "eth0", "host.example", "127.1"]
+PASSWORD = {"options": {"password_file": "users"}}
+
+
+def made(interface: str | None, kind: str = "mqtt", **more: Any) -> dict[str, Any]:
+    endpoint = {"type": "tcp"} if interface is None else {"type": "tcp", "interface": interface}
+    return {"type": kind, "endpoint": endpoint, **more}
+
+
+def refused(transport: dict[str, Any] | None, runtime: str | None) -> bool:
+    try:
+        check_exposure(transport, "/t", runtime)
+    except BusError as error:
+        assert (error.code, error.pointers) == ("invalid_configuration", ("/t/anonymous",))
+        return True
+    return False
+
+
+@pytest.mark.fault(115, "W")
+def test_loopback_is_told_from_the_rest() -> None:
+    assert all(is_loopback(each) for each in LOCAL if each)
+    assert not any(is_loopback(each) for each in OUTSIDE)
+
+
+@pytest.mark.fault(115, "W")
+@pytest.mark.parametrize("interface", [*LOCAL, *OUTSIDE])
+@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar"])
+def test_open_to_other_hosts_is_refused_unless_written_out(runtime: str, interface: str | None) -> None:
+    outside = interface in OUTSIDE
+    kind = "web" if runtime == "crossbar" else "mqtt"
+    for default in (runtime, None):
+        assert refused(made(interface, kind), default) is outside
+        assert not refused(made(interface, kind, anonymous=True), default)
+    assert refused(made(interface, kind, anonymous=False), runtime), "it would not be true"
+    assert (open_condition(made(interface, kind), runtime) is not None) is outside
+    assert (open_condition(made(interface, kind, anonymous=True), runtime) is not None) is outside
+    if runtime != "crossbar":
+        assert not refused(made(interface, kind, **PASSWORD), runtime)
+        assert not refused(made(interface, kind, anonymous=False, **PASSWORD), runtime)
+        assert refused(made(interface, kind, anonymous=True, **PASSWORD), runtime), "it would not be true"
+        assert open_condition(made(interface, kind, **PASSWORD), runtime) is None
+    empty = made(interface, kind, options={"password_file": ""})
+    assert refused(empty, runtime) is outside, "an empty option authenticates nobody"
+
+
+@pytest.mark.fault(115, "W")
+def test_a_runtime_of_the_operator_s_is_not_judged_by_the_manager() -> None:
+    for written in ({}, {"anonymous": True}, {"anonymous": False}):
+        assert not refused(made("0.0.0.0", **written), "echo")
+    assert authenticates(made("0.0.0.0"), "echo") is None
+    assert not refused(None, "amqtt") and not refused(None, None)
+
+
+@pytest.mark.fault(114, "W")
+def test_what_lets_in_more_clients_loosens() -> None:
+    closed = [made(at, **PASSWORD) for at in (None, "0.0.0.0")]
+    local, everybody = made(None), made("0.0.0.0")
+    for was, becomes in product([*closed, local, everybody, None], repeat=2):
+        loosened = is_loosened(was, becomes, "amqtt", "amqtt") is not None
+        wanted = (was in closed and becomes not in closed) or (becomes == everybody and was != everybody)
+        assert loosened is wanted, (was, becomes)
+    assert is_loosened(closed[1], closed[1], "amqtt", "crossbar"), "crossbar knows no password file"
+    assert is_exposed(everybody, "amqtt") and not is_exposed(local, "amqtt")
