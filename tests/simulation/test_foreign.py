@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -38,10 +41,17 @@ def schedule(seed: int) -> Schedule:
     return Schedule(seed, nodes, tuple(setup), tuple(entries))
 
 
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """One for all schedules: agents' folders, which the runner keeps as a start, belong to their place."""
+    made = scratch()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.fault(108, "C")
-def test_a_node_of_another_store_holds_no_worker_for_long(part: int) -> None:
-    folder = scratch()
+def test_a_node_of_another_store_holds_no_worker_for_long(folder: Path, part: int) -> None:
     for seed in range(part * 15, part * 15 + 15):
         result = simulate(schedule(seed), folder)
         gc.collect()  # what a killed program leaves is not to be finalised within the next schedule
