@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -63,7 +62,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from busbar.bus.version import version
 
-        typer.echo(f"busbar {version()}")
+        from . import output
+
+        output.say(f"busbar {version()}")
         raise typer.Exit
 
 
@@ -104,14 +105,14 @@ def guard(action: Callable[[], Any]) -> Any:
 
 def report(error: BaseException) -> int:
     """Print an error as the output format asks for; return its exit code."""
+    from . import output
+
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows
     elif global_options().output in ("json", "yaml"):
-        import json
-
-        print(json.dumps({"error": as_object(error)}), file=sys.stderr)
+        output.note_object({"error": as_object(error)})
     else:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        output.note(f"error: {sentence(error)}")
     return int(exit_code(error))
 
 

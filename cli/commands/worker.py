@@ -123,7 +123,7 @@ def _print_tail(path: Path, lines: int) -> int:
         file.seek(max(0, end - 1024 * 1024))
         text = file.read()
     for line in text.decode(errors="replace").splitlines()[-lines:] if lines else ():
-        print(output.as_text(line))
+        _say(line)
     return end
 
 
@@ -133,7 +133,7 @@ def _print_from(path: Path, start: int) -> int:
         data = file.read(1024 * 1024)
     whole = data[: data.rfind(b"\n") + 1]
     for line in whole.decode(errors="replace").splitlines():
-        print(output.as_text(line), flush=True)
+        _say(line)
     return start + len(whole)
 
 
@@ -141,6 +141,18 @@ async def _remote(bus: BusClient, worker: Worker, follow: bool, lines: int) -> N
     async with await bus.watch_output(worker.oid, lines=lines, follow=follow) as chunks:
         async for chunk in chunks:
             if chunk.dropped:
-                print(f"... {chunk.dropped} lines dropped")
+                _say_dropped(chunk.dropped)
             for line in chunk.lines:
-                print(output.as_text(line), flush=True)
+                _say(line)
+
+
+def _say(line: str) -> None:
+    if output.output_format() != "table":
+        return output.dump({"line": line}, stream=True)
+    return output.say(line.expandtabs(), flush=True)
+
+
+def _say_dropped(count: int) -> None:
+    if output.output_format() != "table":
+        return output.dump({"dropped": count}, stream=True)
+    return output.say(f"... {count} lines dropped", flush=True)

@@ -111,8 +111,8 @@ def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
     text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
         return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
-    print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
-    print(text)
+    output.say(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
+    output.say(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
         f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"

@@ -102,6 +102,7 @@ Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
 78|retained messages without end|S
+81|text of others in every field that a command prints|U
 82|text of clients in the log|S
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
