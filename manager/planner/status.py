@@ -109,6 +109,11 @@ def _living(cluster: ClusterView) -> bool:
     return any(w.state is not WorkerState.STOPPED for group in cluster.groups for w in group.workers)
 
 
+def readiness(ready: int, asked: int) -> str:
+    """How many workers are ready, in words."""
+    return _all_ready(asked) if ready >= asked else _ready(ready, asked)
+
+
 def _all_ready(asked: int) -> str:
     if asked == 0:
         return "no worker is asked for"

@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
+from ..planner.status import readiness
 from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
@@ -36,6 +37,8 @@ _STATE_WORDS: Final = {
 }
 NOT_READY: Final = frozenset(_STATE_WORDS)
 """States of workers that should be ready and are not."""
+_FROM_WORKERS: Final = frozenset({ClusterState.RUNNING, ClusterState.DEGRADED, ClusterState.ERROR})
+"""Statuses that follow from the workers: what is stored about them was true when they began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def cluster_status(
         oid=row.oid,
         scale=scale,
         ready=states.get(WorkerState.RUNNING, 0),
-        reason=row.reason,
+        reason=present_reason(row, scale, states.get(WorkerState.RUNNING, 0), not_ready),
     )
 
 
@@ -87,6 +90,7 @@ def group_status(
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
     cluster's."""
     open_access = group_open_condition(row, transport)
+    ready = states.get(WorkerState.RUNNING, 0)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
         version=row.version,
@@ -101,9 +105,9 @@ def group_status(
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
-        ready=states.get(WorkerState.RUNNING, 0),
+        ready=ready,
         endpoints=[Endpoint(*found) for found in endpoints],
-        reason=update or row.reason,
+        reason=update or present_reason(row, row.scale, ready, not_ready),
         revision=row.revision,
         updated=UNSET if updated is None else updated,
     )
@@ -172,6 +176,27 @@ def _draining(row: NodeRow) -> str:
     return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
 
 
+def present_reason(
+    row: ClusterRow | GroupRow, scale: int, ready: int, not_ready: Sequence[NotReadyWorker]
+) -> str | None:
+    """Why a cluster or group has its status: the order that was given, or the workers as they are now.
+
+    `ready` counts the workers within the scale, where surplus ones are known. One that is not ready although
+    all are waits for the next planning pass.
+    """
+    if row.status not in _FROM_WORKERS or (ready >= scale and row.status is not ClusterState.RUNNING):
+        return row.reason
+    text = readiness(ready, scale)
+    if ready >= scale or not not_ready:
+        return text
+    return f"{text}; {_about(not_ready[0])}"
+
+
+def _about(row: NotReadyWorker) -> str:
+    name, state, reason, _ = row
+    return f"{name} is {state}: {reason}" if reason else f"{name} is {state}"
+
+
 def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
     """One condition per worker that is not ready, except those STARTING without a reason."""
     found = [worker_condition(row) for row in not_ready if row[2] or row[1] != WorkerState.STARTING]
@@ -204,8 +229,7 @@ def update_condition(row: GroupRow, updated: int, not_ready: Sequence[NotReadyWo
         return f"{text}; {row.held_back}"
     if not not_ready:
         return text
-    name, state, reason, _ = not_ready[0]
-    return f"{text}; {name} is {state}: {reason}" if reason else f"{text}; {name} is {state}"
+    return f"{text}; {_about(not_ready[0])}"
 
 
 def worker_condition(row: NotReadyWorker) -> str:

@@ -104,6 +104,7 @@ Load
 78|retained messages without end|S
 81|text of others in every field that a command prints|U
 82|text of clients in the log|S
+94|a cluster loses more workers after it was degraded|U
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
 Authority

@@ -15,6 +15,7 @@ from ...publish.render import (
     NOT_READY,
     group_open_condition,
     open_conditions,
+    present_reason,
     update_condition,
     worker_conditions,
 )
@@ -63,7 +64,7 @@ def _stat(
         cpu_s=round(sum(worker.cpu_s or 0.0 for worker in found), 3),
         rss=sum(worker.rss or 0 for worker in found),
         since_ms=ctx.since_ms(row.oid, row.changed),
-        conditions=_conditions(ctx, row, rows),
+        conditions=_conditions(ctx, row, rows, groups),
         endpoints=_endpoints(found),
         workers=found,
         workergroups=[_group(group, rows) for group in groups],
@@ -72,11 +73,16 @@ def _stat(
     )
 
 
-def _conditions(ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
+def _conditions(
+    ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow], groups: Sequence[GroupRow]
+) -> list[str]:
     not_ready = [
         (worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in NOT_READY
     ]
-    reason = row.reason
+    asked = [row] if isinstance(row, GroupRow) else groups
+    ready = sum(min(group.scale, _ready(group, rows)) for group in asked)
+    # Each worker that is not ready has a condition of its own.
+    reason = present_reason(row, sum(group.scale for group in asked), ready, ())
     if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
     return ([reason] if reason else []) + worker_conditions(not_ready) + _open_access(ctx, row)
@@ -97,13 +103,17 @@ def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     ]
 
 
+def _ready(group: GroupRow, rows: Sequence[WorkerRow]) -> int:
+    return sum(row.group_oid == group.oid and row.state is WorkerState.RUNNING for row in rows)
+
+
 def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> p.GroupStat:
     return p.GroupStat(
         oid=group.oid,
         name=group.name,
         status=group.status,
         scale=group.scale,
-        ready=sum(row.group_oid == group.oid and row.state is WorkerState.RUNNING for row in rows),
+        ready=_ready(group, rows),
         runtime=group.runtime,
         revision=group.revision,
     )
