@@ -79,12 +79,13 @@ def shown(title: str) -> Iterator[Progress]:
 
 
 async def until(
-    watch: StatusWatch, goal: Goal, title: str, timeout: float, name: str | None = None
+    watch: StatusWatch, goal: Goal, title: str, timeout: float, *, oid: str, name: str | None = None
 ) -> Status | None:
-    """Wait for the goal, showing the progress; the status that reached it, None for a deleted object.
+    """Wait for the goal of this object, showing the progress; the status that reached it, None for a deleted
+    object.
 
     Raises:
         WaitTimeoutError, GoalLostError: as `StatusWatch.until`.
     """
     with shown(title) as progress:
-        return await watch.until(goal, title, timeout, name=name, progress=progress)
+        return await watch.until(goal, title, timeout, name=name, oid=oid, progress=progress)

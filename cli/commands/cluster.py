@@ -139,7 +139,7 @@ async def _order(
             if accepted.status not in _ORDERED[order]:
                 raise
         if waits:
-            reached = await wait.until(watch, goal(accepted.version), title, timeout)
+            reached = await wait.until(watch, goal(accepted.version), title, timeout, oid=found.oid)
     status = reached.status if reached else accepted.status
     output.done(output.merged(accepted, reached), f"{title} is {'' if reached else already}{status}")
 
@@ -168,10 +168,10 @@ async def _delete(
                     routercluster_oid=found.oid, expect_version=expect_version
                 )
                 version, expect_version = accepted.version, None
-            await wait.until(watch, goals.stopped(version), title, timeout)
+            await wait.until(watch, goals.stopped(version), title, timeout, oid=found.oid)
         gone = await bus.delete_routercluster(routercluster_oid=found.oid, expect_version=expect_version)
         if waits:
-            await wait.until(watch, goals.deleted(), title, timeout)
+            await wait.until(watch, goals.deleted(), title, timeout, oid=found.oid)
     output.done(gone, f"{title} deleted")
 
 

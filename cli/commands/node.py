@@ -136,7 +136,7 @@ async def _drain(
     async with bus.watch_statuses(kind="node", name=found.name) as watch:
         changed = await bus.drain_node(node_oid=found.oid, reason=reason, expect_version=expect_version)
         if waits:
-            reached = await wait.until(watch, goals.drained(changed.version), title, timeout)
+            reached = await wait.until(watch, goals.drained(changed.version), title, timeout, oid=found.oid)
     drained = reached is not None or changed.drained
     output.done(output.merged(changed, reached), f"{title} is drained" if drained else f"{title} is draining")
 
