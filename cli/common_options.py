@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
@@ -27,7 +27,8 @@ Transport = Annotated[
     ),
 ]
 TransportType = Annotated[
-    str | None, typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp.")
+    Literal["mqtt", "web", "websocket", "rawsocket", "tcp"] | None,
+    typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp."),
 ]
 Port = Annotated[
     str | None, typer.Option("--port", help="Port of the workers, or a range such as 8080-8090.")

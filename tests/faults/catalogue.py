@@ -107,6 +107,7 @@ Load
 94|a cluster loses more workers after it was degraded|U
 95|--wait beside objects that are ready|U
 98|the last node of a cluster is removed or unpaired|U
+99|a format, a colour, a broker or a value that an option does not have|U
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
 Authority
