@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from . import streams
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
@@ -101,6 +103,10 @@ def guard(action: Callable[[], Any]) -> Any:
         raise typer.Exit(report(error)) from None
     except (CliError, *EXPECTED) as error:
         raise typer.Exit(report(error)) from None
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # what pathlib says of ~ where nobody knows it
+            raise
+        raise typer.Exit(report(usage(f"{error} Set HOME, or give a path without ~"))) from None
 
 
 def report(error: BaseException) -> int:
@@ -127,7 +133,15 @@ def command() -> Any:
 
 def main() -> None:
     """Run the command line of this process."""
-    command()(prog_name="busbar")
+    streams.prepare()
+    code: Any = 1
+    try:
+        command()(prog_name="busbar")
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:  # of help and version, which typer prints before a command is known
+        code = report(error)
+    sys.exit(streams.finish(code))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from busbar.bus.params import Worker, WorkerStatus
 from .. import common_options as n
 from .. import output
 from ..connect import run, split_reference
-from ..context import state_path
+from ..context import HomelessError, state_path
 from ..errors import CliError
 from ..stats import WORKER_COLUMNS
 
@@ -94,11 +94,19 @@ async def _logs(bus: BusClient, worker: str, cluster: str | None, follow: bool, 
     found = await _find(bus, worker, cluster)
     if found.node is None:
         raise CliError(f"worker '{found.name}' is not placed: {found.reason or found.status}")
-    path = state_path(os.environ) / "agents" / found.node / "logs" / f"{found.oid}.log"
-    if path.exists():
+    path = _log_here(found.node, found.oid)
+    if path is not None and path.exists():
         await _local(bus, path, follow, lines)
     else:
         await _remote(bus, found, follow, lines)
+
+
+def _log_here(node: str, oid: str) -> Path | None:
+    """Where the log is if that agent is of this machine and user."""
+    try:
+        return state_path(os.environ) / "agents" / node / "logs" / f"{oid}.log"
+    except HomelessError:
+        return None
 
 
 async def _local(bus: BusClient, path: Path, follow: bool, lines: int) -> None:

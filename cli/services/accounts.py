@@ -10,14 +10,17 @@ import os
 from pathlib import Path
 
 from .. import output
-from ..context import Settings, global_options, read_up, settings_in_force, state_path
+from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
 
 
 def local_state() -> Path | None:
     """The state folder of the embedded broker in use; None for another broker."""
-    state = state_path(os.environ).absolute()
+    try:
+        state = state_path(os.environ).absolute()
+    except HomelessError:
+        return None
     up = read_up(state)
     embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
         "broker"

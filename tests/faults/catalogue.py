@@ -108,6 +108,7 @@ Load
 95|--wait beside objects that are ready|U
 98|the last node of a cluster is removed or unpaired|U
 99|a format, a colour, a broker or a value that an option does not have|U
+100|stdout closed, full or of few characters; a user without a home|U
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
 Authority
