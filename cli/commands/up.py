@@ -180,12 +180,14 @@ class Up:
 
     def _on_signal(self, signum: signal.Signals) -> None:
         """The first signal stops in order, the next one kills. A closed terminal sends several SIGHUP."""
-        from ..services.signals import IGNORED, note_ignored
+        from ..services.signals import IGNORED, leave_terminal, note_ignored
 
         if signum in IGNORED:
             note_ignored(signum)
             return
-        if self._stop.is_set() and signum is not signal.SIGHUP:
+        if signum is signal.SIGHUP:
+            leave_terminal()
+        elif self._stop.is_set():
             self._supervisor.kill_now.set()
         self._stop.set()
 

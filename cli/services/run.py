@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict
 import msgspec
 from busbar.bus.addresses import netloc
 
-from .signals import IGNORED, Signals, has_terminal, note_ignored
+from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
 from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ManagerSpec, MqttVersion, ServiceSpec
 
 if TYPE_CHECKING:
@@ -199,6 +199,8 @@ def _on_signal(
     if signum in IGNORED:
         note_ignored(signum)
     elif signum is not signal.SIGHUP or terminal:
+        if signum is signal.SIGHUP:
+            leave_terminal()
         log.info("%s: %s", kind, signum.name)
         stop.set()
     elif kind == AgentSpec.kind:

@@ -11,9 +11,11 @@ The handlers stay until the process has ended, also while the event loop starts 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import stat
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
@@ -65,6 +67,18 @@ def has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def leave_terminal() -> None:
+    """Write to nowhere from now on instead of a terminal that was closed: a failed flush is exit code 120."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    nowhere = os.fstat(null).st_rdev
+    for fd in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            mode = os.fstat(fd)
+            if stat.S_ISCHR(mode.st_mode) and mode.st_rdev != nowhere:
+                os.dup2(null, fd)
+    os.close(null)
 
 
 def note_ignored(signum: signal.Signals) -> None:

@@ -231,7 +231,6 @@ class Batch:
         load = self._load(node_oid)
         return Target(
             status=node.status,
-            follows=node.follows,
             draining=node.draining is not None,
             runtimes=node.runtimes,
             max_workers=max_workers(node.capacity, self._tx.context.max_packet()),
@@ -324,10 +323,8 @@ class Batch:
             self._tell.worker(row, "unknown", action.reason)
 
     def _unreachable(self, worker_oid: str) -> WorkerRow | None:
-        """An assigned worker whose node is silent, no member, or refuses it; None when it is reachable."""
+        """An assigned worker whose node is still silent, or no member; None when it is reachable again."""
         row = self._worker_in(worker_oid, *ASSIGNED)
-        if row is not None and row.state is not WorkerState.RUNNING and self._is_foreign(row.node_oid):
-            return row
         if row is None or self._heard_again(row):
             return None
         if row.node_oid is not None and self._is_online_member(row.cluster_oid, row.node_oid):
@@ -338,11 +335,10 @@ class Batch:
         row = self._worker_in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
         if row is None or (row.state is WorkerState.PENDING and self._started(row.cluster_oid)):
             return
-        foreign = self._is_foreign(row.node_oid)
-        if not foreign and self._heard_again(row):
+        if self._heard_again(row):
             return
         node = self._tx.node(row.node_oid) if row.node_oid else None
-        if not foreign and node is not None and node.status in (NodeStatus.ONLINE, NodeStatus.LATE):
+        if node is not None and node.status in (NodeStatus.ONLINE, NodeStatus.LATE):
             return
         record_stopped(self._tx, self._tell, row, action.reason)
 
@@ -421,11 +417,6 @@ class Batch:
         if node is None or node.status is not NodeStatus.ONLINE:
             return False
         return self._member(cluster_oid, node_oid) is not None
-
-    def _is_foreign(self, node_oid: str | None) -> bool:
-        """Whether the node follows another store: it carries out nothing of ours."""
-        node = self._node(node_oid) if node_oid is not None else None
-        return node is not None and node.follows is not None
 
     def _heard_again(self, worker: WorkerRow) -> bool:
         """Whether the worker's node, silent when this was planned, has been heard since."""

@@ -133,7 +133,6 @@ def _facts(node: NodeRow, report: Reported, conditions: tuple[str, ...], origin:
     facts: dict[str, Any] = {
         "runtimes": sorted(set(report.runtimes)),
         "capacity": report.capacity,
-        "follows": None if report.store == origin.store else report.store,
         "conditions": [*conditions_of(report, origin, node.assignment_epoch), *conditions],
     }
     if node.labels is None and report.labels:

@@ -23,7 +23,6 @@ class Obstacle(Enum):
     UNKNOWN = auto()
     MEMBERSHIP = auto()
     STATUS = auto()
-    FOREIGN = auto()
     DRAINING = auto()
     RUNTIME = auto()
     HARDLIMIT = auto()
@@ -42,8 +41,6 @@ class Target(Struct, frozen=True, gc=False):
     """A node as a place for one more worker of one cluster. A limit of None is no limit."""
 
     status: NodeStatus
-    follows: str | None
-    """The other store whose assignments the node follows."""
     draining: bool
     runtimes: Collection[str]
     max_workers: int | None
@@ -66,8 +63,6 @@ def refusal(target: Target | None, runtime: str) -> Refusal | None:
         return Refusal(Obstacle.MEMBERSHIP, "is not a node of the cluster")
     if target.status is not NodeStatus.ONLINE:
         return Refusal(Obstacle.STATUS, f"is {target.status}")
-    if target.follows is not None:
-        return Refusal(Obstacle.FOREIGN, foreign(target.follows))
     if target.draining:
         return Refusal(Obstacle.DRAINING, "is draining")
     if runtime not in target.runtimes:
@@ -79,11 +74,6 @@ def refusal(target: Target | None, runtime: str) -> Refusal | None:
         figures = f"{target.total}/{target.max_workers}"
         return Refusal(Obstacle.CAPACITY, f"is full ({figures} workers)", figures)
     return None
-
-
-def foreign(store: str) -> str:
-    """The predicate of a node that refuses this manager's assignments."""
-    return f"follows another manager's store ({store})"
 
 
 def occupies(state: WorkerState) -> bool:

@@ -44,7 +44,7 @@ class Fleet:
     def gave_up(self, node_oid: str | None) -> bool:
         """Whether the node can no longer be expected to report a worker that it was told to stop."""
         node = self.nodes.get(node_oid or "")
-        if node is None or self.status[node.oid] is _N.LOST or node.follows is not None:
+        if node is None or self.status[node.oid] is _N.LOST:
             return True
         # After a goodbye its workers may still run.
         away = self.status[node.oid] in (_N.OFFLINE, _N.UNPAIRED)

@@ -38,8 +38,6 @@ class NodeView:
     """The stored progress of the drain."""
     applied: bool = True
     """It has confirmed its present assignment."""
-    follows: str | None = None
-    """The other store whose assignments it follows, so that it refuses this manager's; None: no other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,6 @@ class Candidates:
             return None
         return Target(
             status=self._fleet.status[node_oid],
-            follows=node.follows,
             draining=node.draining,
             runtimes=node.runtimes,
             max_workers=node.max_workers,

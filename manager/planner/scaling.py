@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 
 from . import draining, rolling
-from .admission import foreign
 from .liveness import Fleet, move_limit
 from .model import (
     Action,
@@ -165,10 +164,7 @@ def _stopping(group: _GroupPlan, worker: WorkerView) -> None:
 def _assigned(group: _GroupPlan, worker: WorkerView) -> None:
     fleet, node_oid = group.fleet, worker.node_oid
     if _is_member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
-        if worker.state is _W.RUNNING or fleet.nodes[node_oid or ""].follows is None:
-            group.reachable.append(worker)
-        else:  # it refuses the assignment: it will not start it, nor report it
-            group.actions.append(Evict(worker.oid, _standing(fleet, node_oid)))
+        group.reachable.append(worker)
         return
     if node_oid in fleet.nodes and (_is_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
@@ -314,9 +310,7 @@ def _located(group: _GroupPlan, worker: WorkerView) -> str:
 
 
 def _standing(fleet: Fleet, node_oid: str | None) -> str:
-    status, node = fleet.status.get(node_oid or ""), fleet.nodes.get(node_oid or "")
-    if node is not None and node.follows is not None:
-        return f"node {node.name} {foreign(node.follows)}"
+    status = fleet.status.get(node_oid or "")
     return f"node {fleet.name(node_oid)} is {status}" if status else fleet.name(node_oid)
 
 

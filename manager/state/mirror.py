@@ -303,7 +303,6 @@ class StateCache:
             draining=row.draining is not None,
             drain_note=row.drain_note,
             applied=row.applied_version >= row.assignment_version,
-            follows=row.follows,
         )
         self._node_views[oid] = (row, seen, view)
         return view

@@ -136,9 +136,3 @@ def node_owner(db: Database) -> None:
 def realm_claim(db: Database) -> None:
     """A store that has served keeps its realm, whichever that is; see `backup.ANY_REALM`."""
     db.execute("INSERT INTO meta (key, value) SELECT 'realm', '*' FROM meta WHERE key = 'epoch'")
-
-
-@migrations()
-def node_follows(db: Database) -> None:
-    """The other store that a node follows."""
-    db.execute("ALTER TABLE nodes ADD COLUMN follows TEXT")

@@ -39,8 +39,6 @@ class NodeRow(Struct, frozen=True, gc=False):
     drain_note: str | None = None
     owner_oid: str | None = None
     """Who paired it; None: paired before owners were recorded, so it is the realm owners'."""
-    follows: str | None = None
-    """The other store whose assignments it follows; None: this one's, or none yet."""
 
 
 class ClusterRow(Struct, frozen=True, gc=False):

@@ -215,7 +215,7 @@ def test_a_token_can_be_reissued_and_the_old_one_is_void(up: Stack) -> None:
     assert list((home / "secrets").iterdir()) == []
     file.write_text(second)
     assert up.ok("node", "join", "n8", "--token", str(file), **env).strip() == str(home / "secrets" / "n8")
-    assert "no token" in up.fails(2, "node", "join", "n8", "--token", os.devnull, **env)
+    assert "not a join token" in up.fails(2, "node", "join", "n8", "--token", os.devnull, **env)
     up.ok("node", "unpair", "n8")
     assert "not paired" in up.fails(3, "node", "token", "n8")
 

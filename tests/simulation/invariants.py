@@ -221,8 +221,6 @@ class Watch(Lasting):
         if self._may_stop(old):
             return
         node, group = self.mirror.nodes[old.node_oid or ""], self.mirror.groups[old.group_oid]
-        if node.follows is not None and old.state is not WorkerState.RUNNING:
-            return  # it said that it is another store's
         silence = self._silence(node.name)
         if silence < max(0.0 if node.goodbye else LOST_S, group.lost_after) - 0.01:
             text = f"{old.name} was taken from {node.name}, heard {silence:.2f} s ago"

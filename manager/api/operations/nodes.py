@@ -174,7 +174,6 @@ def _pair_again(ctx: ChangeContext, known: NodeRow, node: p.NodeDefinition) -> s
         goodbye=False,
         conditions=[],
         owner_oid=ctx.principal_oid,
-        follows=None,
     )
     return known.oid
 

@@ -139,6 +139,7 @@ async def test_on_a_shared_port_only_the_hung_worker_is_restarted(node: Bench) -
 
 DAEMON = """
 import ctypes, os, sys, time
+told, telling = os.pipe()
 if os.fork() == 0:
     os.setsid()
     raw = open("/proc/self/stat").read().rpartition(")")[2].split()
@@ -146,10 +147,9 @@ if os.fork() == 0:
     os.chdir("/")
     with open(sys.argv[1], "a") as pids:
         print(os.getpid(), file=pids)
+    os.write(telling, b".")
     time.sleep(600)
-pids = sys.argv[1]
-while not os.path.exists(pids) or not os.path.getsize(pids):
-    time.sleep(0.01)
+os.read(told, 1)
 """
 
 

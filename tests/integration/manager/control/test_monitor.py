@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.bus.messages import Applied
 from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.manager.control import monitor as monitor_module
 from busbar.manager.control.apply import Batch
@@ -512,64 +511,3 @@ async def test_a_membership_is_seen_even_if_a_message_came_first(tmp_path: Path)
         assert world.node_named("n2") is not None  # as any message of a node does
         members = world.snapshot().clusters[cluster.oid].members
         assert node.oid in {member.node_oid for member in members}
-
-
-OTHER = {"store": "sold", "applied": Applied(9, 9)}
-"""What an agent says that follows another store's manager."""
-
-
-@pytest.mark.fault(108, "C")
-async def test_a_node_that_follows_another_store_takes_no_worker(tmp_path: Path) -> None:
-    async with watching(tmp_path) as watch:
-        one, two = await fleet(watch, 2, scale=1)
-        two.tell(**OTHER)
-        await watch.rest()
-        await watch.scale(4)
-        await watch.rest()
-        one.obey()
-        await watch.until(lambda: watch.cluster().status == "RUNNING")
-        assert watch.states() == {f"web-{number}": "RUNNING n1" for number in (1, 2, 3, 4)}
-
-
-@pytest.mark.parametrize("state", [None, "BACKOFF"])
-@pytest.mark.fault(108, "C")
-async def test_workers_on_a_node_that_turns_out_to_refuse_are_placed_elsewhere(
-    tmp_path: Path, state: str | None
-) -> None:
-    """It gives no other sign: it is heard all the time, and never reports them."""
-    async with watching(tmp_path) as watch:
-        one, two = await fleet(watch, 2, scale=4, obey=False)
-        if state is not None:
-            two.obey(web_2={"state": state}, web_4={"state": state})
-        one.obey()
-        two.tell(**OTHER)
-        await watch.until(lambda: {text.split()[-1] for text in watch.states().values()} == {"n1"})
-        one.obey()
-        await watch.until(lambda: watch.cluster().status == "RUNNING")
-        assert watch.store.reads.assigned(watch.node("n2").oid) == []
-        two.obey()
-        await watch.rest()
-        await watch.scale(6)
-        await watch.until(lambda: "STARTING n2" in watch.states().values())
-
-
-@pytest.mark.fault(108, "C")
-async def test_where_no_other_node_has_room_the_reason_is_said(tmp_path: Path) -> None:
-    async with watching(tmp_path) as watch:
-        (one,) = await fleet(watch, 1, scale=1, obey=False)
-        one.tell(**OTHER)
-        await watch.until(lambda: "another manager's store (sold)" in (watch.worker("web-1").reason or ""))
-        assert watch.worker("web-1").state == "PENDING"
-        assert "follows another manager's store (sold" in " ".join(watch.node("n1").conditions)
-        one.obey()
-        await watch.until(lambda: watch.states() == {"web-1": "STARTING n1"})
-
-
-@pytest.mark.fault(108, "C")
-async def test_a_cluster_stops_although_a_node_went_over_to_another_store(tmp_path: Path) -> None:
-    async with watching(tmp_path) as watch:
-        one, two = await fleet(watch, 2, scale=2)
-        await watch.turn("STOPPING")
-        one.obey()
-        two.tell(**OTHER)
-        await watch.until(lambda: watch.cluster().status == "STOPPED")
