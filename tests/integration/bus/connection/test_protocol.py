@@ -43,6 +43,7 @@ class Mute:
             writer.close()
 
 
+@pytest.mark.fault(60, "C")
 async def test_an_unanswered_mqtt_5_connect_is_tried_briefly_and_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +65,7 @@ async def test_an_unanswered_mqtt_5_connect_is_tried_briefly_and_remembered(
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.fault(59, "U")
 async def test_a_broker_without_retained_messages_is_named(tmp_path: Path, protocol: Literal[4, 5]) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "retain_available false") as port:
         options = ConnectOptions(port=port, client_id="m1", protocol=protocol, falls_back=protocol == 5)
@@ -82,6 +84,7 @@ async def test_a_broker_without_retained_messages_is_named(tmp_path: Path, proto
             await asyncio.wait([running], timeout=bound(5))
 
 
+@pytest.mark.fault(58, "S")
 async def test_the_maximum_packet_size_of_the_broker_is_obeyed(tmp_path: Path) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 12000") as port:
         options = ConnectOptions(port=port, client_id="m1", protocol=5)

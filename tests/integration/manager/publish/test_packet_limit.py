@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from busbar.bus.client.operations.clusters import ClusterOperations
 from busbar.bus.client.operations.groups import GroupOperations
 from busbar.bus.client.operations.realm import RealmOperations
@@ -69,6 +70,7 @@ async def started(client: Client, scale: int, definition: dict[str, Any], node: 
     return {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
 
 
+@pytest.mark.fault(57, "S L")
 async def test_a_state_that_is_too_large_already_is_held_back_and_can_be_commanded_back(
     tmp_path: Path,
 ) -> None:
@@ -96,6 +98,7 @@ async def test_a_state_that_is_too_large_already_is_held_back_and_can_be_command
         await client.call("alice", "stop_routercluster", oid)
 
 
+@pytest.mark.fault(58, "S")
 async def test_a_reply_too_large_is_an_error_that_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "manager"
     async with realm(folder, 1 << 20) as (_, client, _broker):
@@ -129,6 +132,7 @@ async def test_statuses_shrink_to_what_the_broker_takes(tmp_path: Path) -> None:
         assert_bounded(broker)
 
 
+@pytest.mark.fault(57, "S")
 async def test_what_no_assignment_could_hold_is_refused_with_pointer_and_figures(tmp_path: Path) -> None:
     async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):
         big = {"name": "big", "transport": transport(4_000)}
@@ -148,6 +152,7 @@ async def test_what_no_assignment_could_hold_is_refused_with_pointer_and_figures
         assert_bounded(broker)
 
 
+@pytest.mark.fault(57, "S")
 async def test_equal_definitions_are_sent_once(tmp_path: Path) -> None:
     """A definition of 200 kB, six workers on one node, a broker of 1 MiB."""
     async with realm(tmp_path / "manager", 1 << 20) as (_manager, client, broker):
@@ -160,6 +165,7 @@ async def test_equal_definitions_are_sent_once(tmp_path: Path) -> None:
         assert_bounded(broker, 1 << 20)
 
 
+@pytest.mark.fault(58, "S L")
 async def test_workers_beyond_what_a_nodes_messages_hold_wait_with_the_reason(tmp_path: Path) -> None:
     """One node of two is lost: those that were spread over both do not all fit on the other."""
     async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):
@@ -185,6 +191,7 @@ class Operations(ClusterOperations, GroupOperations, RealmOperations):
         return await self._client.call("alice", operation, params)
 
 
+@pytest.mark.fault(58, "S")
 async def test_what_is_too_large_for_one_reply_is_read_in_pages(tmp_path: Path) -> None:
     """Statistics of 60 workers, lists of 300 nodes, 200 events: on a broker that takes 12,000 bytes."""
     async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):

@@ -524,6 +524,7 @@ async def test_retention_prunes_in_steps(store: Store) -> None:
     assert store.reads.db.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
 
 
+@pytest.mark.fault(87, "S")
 async def test_kept_replies_are_bounded_by_bytes_and_the_newest_stay(store: Store) -> None:
     from busbar.manager.store.retention import Bounds, Retention
 
