@@ -98,6 +98,12 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Size
+57|definitions, replies and statuses larger than the broker takes|S L
+58|a broker with a small packet limit; reads with large answers|S L
+59|a broker that keeps no retained messages|U
+60|a broker that never answers an MQTT 5 CONNECT|C
+87|large clusters created and deleted again and again|S
 Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
