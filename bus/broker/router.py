@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from .limits import Accounting, Meter, Owner, path_cost
+from .pace import delivery
 from .session import Encode, Publication, Session
 from .topic_tree import SubscriptionTree, TopicTree
 
@@ -143,28 +144,33 @@ class Router:
             self._tree.remove(wanted, session)
             self._accounting.return_filter(session.owner, wanted)
 
-    def send_retained(self, session: Session, wanted: str, qos: int) -> Iterator[None]:
+    def send_retained(self, session: Session, wanted: str, qos: int) -> Iterator[float]:
         """Send the session the retained messages of a filter that was just granted, some at each step.
 
         Others are served between the steps; what is replaced meanwhile reached the session as it came.
+        Yields each step's work (see bus.broker.pace).
         """
-        found = list(self._retained.match(wanted))
+        found, work = list(self._retained.match(wanted)), 0.0
         for count, kept in enumerate(found, 1):
             if self._retained.get(kept.message.topic) is kept:
                 session.deliver(kept.message, min(qos, kept.message.qos))
-            if count % _STEP == 0:
-                yield
+                work += delivery(len(kept.message.payload))
+            if count % _STEP == 0 or count == len(found):
+                yield work
+                work = 0.0
 
-    def publish(self, message: Publication, retain: bool, owner: Owner) -> None:
-        """Store the message if `owner` wants it retained, and deliver it to all subscribers."""
+    def publish(self, message: Publication, retain: bool, owner: Owner) -> float:
+        """Store the message if `owner` wants it retained, and deliver it to all subscribers: the work."""
         if retain:
             self._retain(message, owner)
         plain: bytes | None = None
-        for session, granted in self._tree.match(message.topic).items():
+        found = self._tree.match(message.topic)
+        for session, granted in found.items():
             qos = min(granted, message.qos)
             if plain is None and not qos:
                 plain = self._encode(message, None, False)
             session.deliver(message, qos, plain)
+        return len(found) * delivery(len(message.payload))
 
     def _retain(self, message: Publication, owner: Owner) -> None:
         self._drop_retained(message.topic)

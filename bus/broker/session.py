@@ -92,6 +92,10 @@ class Session:
         elif self.sink is not None:
             self.sink.send(plain if plain is not None else self.encode(message, None, False))
 
+    def awaits(self, packet_id: int) -> bool:
+        """True for the id of a message in flight."""
+        return packet_id in self._in_flight
+
     def acknowledge(self, packet_id: int) -> None:
         """A PUBACK came. An unknown id is ignored."""
         message = self._in_flight.pop(packet_id, None)
