@@ -148,9 +148,9 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """False for log topics: a log line is delivered, and never kept."""
         return not is_log(topic, self.root)
 
-    def narrowed(self, peer: Peer, wanted: str) -> str:
-        """The filter to subscribe for an allowed one (see bus.acl)."""
-        return acl.narrowed(peer.kind, peer.username, wanted, *self._where) or wanted
+    def readable(self, peer: Peer, wanted: str) -> tuple[str, ...]:
+        """The filters to subscribe for an allowed one (see bus.acl)."""
+        return acl.readable(peer.kind, peer.username, wanted, *self._where) or ()
 
     def is_current(self, peer: Peer) -> bool:
         """False once the account was removed or its password or kind changed."""

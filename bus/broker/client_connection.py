@@ -337,9 +337,10 @@ class ClientConnection:
         allowed = [await self._may_subscribe(self.peer, topic) for topic, _ in wanted]
         if session.sink is not self:  # taken over meanwhile: nothing may be added now
             raise EOFError("superseded")
-        wanted = [(self._access.narrowed(self.peer, topic), qos) for topic, qos in wanted]
         codes = [
-            self._router.subscribe(session, topic, qos) if ok else SUBACK_FAILURE
+            self._router.subscribe(session, topic, qos, self._access.readable(self.peer, topic))
+            if ok
+            else SUBACK_FAILURE
             for (topic, qos), ok in zip(wanted, allowed, strict=True)
         ]
         self.stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())

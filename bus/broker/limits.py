@@ -43,6 +43,7 @@ class Limits:
     packet_filters: int = _limit(256, "filters in a SUBSCRIBE or UNSUBSCRIBE")
     # One client
     session_filters: int = _limit(1000, "filters per session")
+    session_narrowed: int = _limit(32, "filters per session that match more than the account may read")
     queued_bytes: int = _limit(16 * _MIB, "bytes queued for a connection that does not read")
     session_bytes: int = _limit(16 * _MIB, "bytes of QoS 1 messages per session, until acknowledged")
     away: int = _limit(64, "sessions kept for clients that are away; the one away longest goes first")

@@ -91,9 +91,11 @@ class Router:
     def forget(self, session: Session) -> None:
         """Remove the session and its subscriptions."""
         for wanted in session.filters:
-            self._tree.remove(wanted, session)
-            self._accounting.return_filter(session.owner, wanted)
+            for part in session.parts(wanted):
+                self._tree.remove(part, session)
+            self._return_filters(session, wanted)
         session.filters.clear()
+        session.narrowed.clear()
         session.discard()
         if self._sessions.get((session.owner, session.client_id)) is session:
             del self._sessions[session.owner, session.client_id]
@@ -124,33 +126,62 @@ class Router:
             for session in away[: max(0, len(away) - limit + 1)]:
                 self.forget(session)
 
-    def subscribe(self, session: Session, wanted: str, qos: int) -> int:
+    def subscribe(self, session: Session, wanted: str, qos: int, parts: tuple[str, ...] | None = None) -> int:
         """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK.
 
-        Refused beyond the limits of the session and of its account.
+        `parts`: what to subscribe instead, of a filter that matches more than may be read. Refused beyond the
+        limits of the session and of its account.
         """
-        if wanted not in session.filters:
-            full = len(session.filters) >= self._limits.session_filters
-            if full or not self._accounting.take_filter(session.owner, wanted):
-                return SUBACK_FAILURE
+        if wanted not in session.filters and not self._take_filters(session, wanted, parts):
+            return SUBACK_FAILURE
         granted = min(qos, 1)
         session.filters[wanted] = granted
-        self._tree.add(wanted, session, granted)
+        for part in session.parts(wanted):
+            most = session.granted(part) if session.narrowed else None
+            self._tree.add(part, session, granted if most is None else most)
         return granted
 
     def unsubscribe(self, session: Session, wanted: str) -> None:
         """Drop the filter, if the session has it."""
-        if session.filters.pop(wanted, None) is not None:
-            self._tree.remove(wanted, session)
-            self._accounting.return_filter(session.owner, wanted)
+        if session.filters.pop(wanted, None) is None:
+            return
+        self._return_filters(session, wanted)
+        for part in (parts := session.narrowed.pop(wanted, (wanted,))):
+            left = session.granted(part) if session.narrowed or parts != (wanted,) else None
+            if left is None:
+                self._tree.remove(part, session)
+            else:
+                self._tree.add(part, session, left)
+
+    def _take_filters(self, session: Session, wanted: str, parts: tuple[str, ...] | None) -> bool:
+        narrowed = parts is not None and parts != (wanted,)
+        full = len(session.filters) >= self._limits.session_filters
+        if full or (narrowed and len(session.narrowed) >= self._limits.session_narrowed):
+            return False
+        rows = (wanted, *parts) if parts is not None and narrowed else (wanted,)
+        for count, row in enumerate(rows):
+            if not self._accounting.take_filter(session.owner, row):
+                for taken in rows[:count]:
+                    self._accounting.return_filter(session.owner, taken)
+                return False
+        if parts is not None and narrowed:
+            session.narrowed[wanted] = parts
+        return True
+
+    def _return_filters(self, session: Session, wanted: str) -> None:
+        for row in (wanted, *session.narrowed.get(wanted, ())):
+            self._accounting.return_filter(session.owner, row)
 
     def send_retained(self, session: Session, wanted: str, qos: int) -> Iterator[float]:
-        """Send the session the retained messages of a filter that was just granted, some at each step.
+        """Send the session the retained messages of what was just granted, some at each step.
 
         Others are served between the steps; what is replaced meanwhile reached the session as it came.
         Yields each step's work (see bus.broker.pace).
         """
-        found, work = list(self._retained.match(wanted)), 0.0
+        parts = session.parts(wanted)
+        found, work = [kept for part in parts for kept in self._retained.match(part)], 0.0
+        if len(parts) > 1:  # each once
+            found = list({kept.message.topic: kept for kept in found}.values())
         for count, kept in enumerate(found, 1):
             if self._retained.get(kept.message.topic) is kept:
                 session.deliver(kept.message, min(qos, kept.message.qos))
