@@ -285,7 +285,7 @@ def _renderer(
 ) -> SpecRenderer:
     known, roots = runtimes
     address, labels = config.host or loopback(), dict(config.labels)
-    return SpecRenderer(folder, known, address, labels, roots, host.is_free, loopback())
+    return SpecRenderer(folder, known, address, labels, roots, host.bind_error, loopback())
 
 
 def set_log_level(level: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import msgspec
 from busbar.bus import acl
 from busbar.bus.addresses import IPV4, is_loopback, netloc
 from busbar.bus.files import FileLock, write_atomically
-from busbar.bus.loopback import can_bind, loopback
+from busbar.bus.loopback import bind_error, can_bind, loopback
 from busbar.bus.roles import OWNER
 
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
@@ -285,10 +286,15 @@ def choose_port(host: str, given: int | None, last_up: Mapping[str, Any]) -> int
     """The embedded broker's port: as given, else the first free one of the last, 1883 and any.
 
     Raises:
-        CliError: the given one is taken.
+        CliError: the given one is taken, or may not be bound.
     """
     if given:
-        if not can_bind(host, given):
+        error = bind_error(host, given)
+        if error is not None and error.errno != errno.EADDRINUSE:
+            raise CliError(
+                f"can't listen on port {given} of {host}: {error.strerror}; see --port and --broker"
+            )
+        if error is not None:
             raise CliError(
                 f"port {given} of {host} is taken: choose another with --port, or use --broker",
                 ExitCode.CONFLICT,

@@ -77,6 +77,7 @@ Worker
 37|hangs with a living pid|H
 63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H
+69|a port that the agent may not bind; an interface address that the node does not have|H
 39|floods its output|L
 107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
