@@ -116,6 +116,7 @@ Commands
 109|a host without IPv4; IPv6 addresses in URLs|U
 114|an update of one member of a transport|U W
 115|routers on other interfaces than loopback, without authentication|W
+124|several machines are set up by the page, word by word|U
 """
 
 
