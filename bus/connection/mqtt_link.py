@@ -27,9 +27,10 @@ from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
 from ..topics import matcher
-from .broker_rotation import BrokerRotation
+from .broker_rotation import STABLE, BrokerRotation
+from .failure_log import FailureLog
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from .mqtt_util import complete, failure_reason, notify, tls_context
+from .mqtt_util import complete, failure_reason, likely_cause, loss, notify, tls_context
 from .paho_client import Client, from_paho, to_paho
 
 log = logging.getLogger("busbar.bus")
@@ -59,6 +60,7 @@ class MqttLink:
         backoff: Backoff | None = None,
     ) -> None:
         self.rotation = BrokerRotation(options, backoff or Backoff())
+        self._failures = FailureLog()
         self._clock = clock
         self._random = random
         self._will = will
@@ -159,11 +161,21 @@ class MqttLink:
             try:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
-                why = failure_reason(error)
-            rotation.failed(why, self._clock.monotonic() - began)
-            level = logging.WARNING if rotation.failures <= 3 else logging.DEBUG
-            log.log(level, "no connection to %s: %s", url, why)
+                unanswered = self._connection is not None and self._connection.unanswered
+                why = failure_reason(error) + likely_cause(error, rotation.current, unanswered)
+            self._note_failure(url, why, began)
             await self._clock.sleep(rotation.delay(self._random.random()))
+
+    def _note_failure(self, url: str, why: str, began: float) -> None:
+        now = self._clock.monotonic()
+        self.rotation.failed(why, now - began)
+        if now - began > STABLE:
+            self._failures.connected(url)
+        line = self._failures.failed(url, why, now)
+        if line is not None:
+            log.warning("%s", line)
+        else:
+            log.debug("no connection to %s: %s", url, why)
 
     async def _connect_once(self) -> None:
         """One connection, from start to end.
@@ -174,8 +186,8 @@ class MqttLink:
         self._conn += 1
         will = self._will(self._conn) if self._will else None
         options = replace(self.rotation.current, protocol=4) if self._v311 else self.rotation.current
-        connection = _Connection(options, will, self._deliver, self._clock)
-        self._connection = connection
+        self._connection = None
+        self._connection = connection = _Connection(options, will, self._deliver, self._clock)
         hooks: asyncio.Task[None] | None = None
         try:
             try:
@@ -244,6 +256,7 @@ class _Connection:
         self._keepalive: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.why = "connection closed"
+        self.unanswered = False  # it was lost before the CONNACK
         self.client = self._make(will)
 
     def _make(self, will: Will | None) -> paho.Client:
@@ -455,7 +468,8 @@ class _Connection:
     ) -> None:
         if self._opening:
             return
-        self.close(f"connection lost: {code}")
+        self.unanswered = not self._connack.done()
+        self.close(loss(str(code), self.unanswered))
         if not self._connack.done():
             self._connack.set_exception(BusOfflineError(self.why))
 

@@ -116,6 +116,8 @@ Commands
 109|a host without IPv4; IPv6 addresses in URLs|U
 114|an update of one member of a transport|U W
 115|routers on other interfaces than loopback, without authentication|W
+110|a broker is down, then refuses: the reason of a failed connection changes|U L
+122|a URL or a TLS file that does not fit|U
 124|several machines are set up by the page, word by word|U
 """
 
