@@ -82,6 +82,7 @@ Worker
 107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
 41|zombie|O
+121|its program buffers its output|U
 Broker and network
 42|killed, comes back empty|C K
 43|killed, comes back with old retained state|M
@@ -123,6 +124,9 @@ Commands
 109|a host without IPv4; IPv6 addresses in URLs|U
 114|an update of one member of a transport|U W
 115|routers on other interfaces than loopback, without authentication|W
+110|a broker is down, then refuses: the reason of a failed connection changes|U
+122|a URL or a TLS file that does not fit|U
+124|several machines are set up by the page, word by word|U
 """
 
 
