@@ -11,7 +11,7 @@ from pathlib import Path
 
 from busbar.bus.clock import Clock
 
-from ..processes import procfs
+from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord
 from ..processes.sockets import is_free
@@ -54,6 +54,10 @@ class Host:
     def is_free(self, interface: str, port: int, *, shared: bool) -> bool:
         """Whether a worker can listen there."""
         return is_free(interface, port, shared=shared)
+
+    async def ends_with_us(self) -> bool:
+        """Whether all processes here end with this one: the machine, the container or the service stops."""
+        return await shutdown.ends_with_us()
 
     def boot_id(self) -> str:
         """Changes with every boot."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class NodeView:
     """When the will of its present connection arrived after `heard_at`; None otherwise."""
     goodbye: bool = False
     """Its agent exited cleanly: its last state is `disconnected`."""
+    leaves: Leaves | None = None
+    """What became of its workers at the goodbye; None where its agent did not say."""
     heard_once: bool = False
     """Whether it was heard since this process began to listen (its start, or its last connect)."""
     known: bool = False
@@ -116,6 +118,8 @@ class LivenessTiming:
     """Heartbeat intervals of silence until a node is late."""
     lost_after: int = 6
     """Heartbeat intervals of silence until a node is lost."""
+    offline_after: float = 86_400.0
+    """Seconds after a goodbye that left workers running until these are moved all the same."""
     grace_until: float = 0.0
     """Until then (monotonic) both limits are doubled: the manager or the broker has just restarted."""
 

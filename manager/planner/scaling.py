@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 
 from . import draining, rolling
-from .liveness import Fleet, move_limit
+from .liveness import Fleet, left_running, move_limit
 from .model import (
     Action,
     BlockRollout,
@@ -156,7 +156,7 @@ def _may_reassign(group: _GroupPlan, worker: WorkerView) -> bool:
 
 def _stopping(group: _GroupPlan, worker: WorkerView) -> None:
     fleet = group.fleet
-    if fleet.gave_up(worker.node_oid):
+    if fleet.gave_up(worker.node_oid, member=_is_member(group, worker.node_oid)):
         reason = f"{_standing(fleet, worker.node_oid)}, and no longer has it assigned"
         group.actions.append(MarkStopped(worker.oid, reason))
 
@@ -287,7 +287,7 @@ def _eviction_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:
     fleet, node_oid = group.fleet, worker.node_oid
     assert node_oid is not None
     if fleet.status[node_oid] is NodeStatus.LATE or fleet.silence(node_oid) < _limit(group, node_oid):
-        return ""
+        return _left_running(group, node_oid)
     if not _is_member(group, node_oid):
         return None
     if fleet.hold:
@@ -299,7 +299,16 @@ def _eviction_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:
 
 def _limit(group: _GroupPlan, node_oid: str | None) -> float:
     """Seconds of silence after which this group's workers are evicted from the node."""
-    return move_limit(group.fleet.nodes[node_oid or ""], group.view.lost_after, group.fleet.timing)
+    node, member = group.fleet.nodes[node_oid or ""], _is_member(group, node_oid)
+    return move_limit(node, group.view.lost_after, group.fleet.timing, member=member)
+
+
+def _left_running(group: _GroupPlan, node_oid: str) -> str:
+    """Why the workers of a node whose agent has exited stay, as the end of a reason; empty otherwise."""
+    if not (_is_member(group, node_oid) and left_running(group.fleet.nodes[node_oid])):
+        return ""
+    limit = _limit(group, node_oid)
+    return f"; its workers run on, and are moved after {limit:g} s, or at once by draining it"
 
 
 def _located(group: _GroupPlan, worker: WorkerView) -> str:

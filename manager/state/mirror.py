@@ -288,6 +288,7 @@ class StateCache:
             max_workers=max_workers(row.capacity),
             will_at=will_at,
             goodbye=row.goodbye,
+            leaves=row.leaves,
             heard_once=heard_once,
             known=row.boot is not None,
             lost_before=oid in self._lost_before and not heard_once,

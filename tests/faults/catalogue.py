@@ -98,6 +98,7 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+116|an agent says goodbye and leaves its workers running|B C
 Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S

@@ -318,6 +318,9 @@ class SimHost(Host):
     def is_free(self, interface: str, port: int, *, shared: bool) -> bool:
         return all(each.port != port for each in self._machine.living())
 
+    async def ends_with_us(self) -> bool:
+        return False
+
     def boot_id(self) -> str:
         return self._machine.boot_id
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 REALM = "sim"
 HEARTBEAT_S = 0.5
+OFFLINE_S = 4.0
+"""A clean stop of an agent lasts up to 6.5 s."""
 REPAIR_S = 5.0
 """How often the manager looks at what the broker holds; shorter than the product's, so that a schedule is."""
 TOPICS = Topics(REALM)
@@ -108,6 +110,7 @@ class ManagerHost:
             REALM,
             ConnectOptions(client_id="m1"),
             heartbeat_s=HEARTBEAT_S,
+            offline_after_s=OFFLINE_S,
             principals={"alice": "owner", "bob": "owner"},
         )
         self.lock = Lock(self.folder / "lock")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.bus.messages import NodeState
 from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.manager.control import monitor as monitor_module
 from busbar.manager.control.apply import Batch
@@ -179,6 +180,27 @@ async def test_a_goodbye_is_offline_at_once_and_moved_later(tmp_path: Path) -> N
         agents[0].boot = "b2"
         agents[0].born()
         await watch.until(lambda: watch.node("n1").status == "online")
+
+
+@pytest.mark.fault(116, "B C")
+async def test_workers_that_an_agent_left_running_are_moved_by_a_drain_alone(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        await watch.pass_time(60, one, two)
+        one.say("state", NodeState("disconnected", one.boot, one.conn, "running"))
+        await watch.until(lambda: watch.node("n1").reason == "it said goodbye; its workers run on")
+        await watch.pass_time(120, two)
+        assert watch.states() == {"web-1": "UNKNOWN n1", "web-2": "RUNNING n2"}
+        await watch.turn("STOPPING")
+        two.obey()
+        await watch.pass_time(120, two)
+        assert watch.states()["web-1"] == "STOPPING n1", "it may still run"
+        await watch.turn("STARTING")
+        await watch.pass_time(120, two)
+        assert watch.states()["web-1"] == "STOPPING n1"
+        oid = watch.node("n1").oid
+        await watch.store.write(lambda tx: tx.update_node(oid, draining="an upgrade"))
+        await watch.until(lambda: watch.states()["web-1"] == "STARTING n2")
 
 
 @pytest.mark.fault(27, "H K")
