@@ -88,6 +88,7 @@ class Batch:
             m.Place: self._place,
             m.Unassign: self._unassign,
             m.Evict: self._evict,
+            m.Explain: self._explain,
             m.MarkUnknown: self._mark_unknown,
             m.MarkStopped: self._mark_stopped,
             m.Replace: self._replace,
@@ -231,6 +232,7 @@ class Batch:
         load = self._load(node_oid)
         return Target(
             status=node.status,
+            refuses=node.refuses,
             draining=node.draining is not None,
             runtimes=node.runtimes,
             max_workers=max_workers(node.capacity),
@@ -273,6 +275,8 @@ class Batch:
             return
         if not self._started(row.cluster_oid) or not self._is_online_member(row.cluster_oid, row.node_oid):
             return
+        if self._refuses(row.node_oid):
+            return
         if row.state is WorkerState.RUNNING and not self._budget_allows(group):
             return
         self._bump(row.node_oid)
@@ -296,7 +300,7 @@ class Batch:
         return ready > least_ready(group)
 
     def _evict(self, action: m.Evict) -> None:
-        row = self._unreachable(action.worker_oid)
+        row = self._refused(action.worker_oid) if action.refused else self._unreachable(action.worker_oid)
         if row is None:
             return
         if row.node_oid is not None and self._tx.node(row.node_oid) is not None:
@@ -313,6 +317,20 @@ class Batch:
             pid=None,
         )
         self._tell.worker(row, "pending", action.reason)
+
+    def _refused(self, worker_oid: str) -> WorkerRow | None:
+        """A worker that its node, which follows another manager, does not report; None when it does."""
+        row = self._worker_in(worker_oid, WorkerState.STARTING)
+        return row if row is not None and row.pid is None and self._refuses(row.node_oid) else None
+
+    def _refuses(self, node_oid: str | None) -> bool:
+        node = self._node(node_oid) if node_oid is not None else None
+        return node is not None and node.refuses is not None
+
+    def _explain(self, action: m.Explain) -> None:
+        row = self._worker_in(action.worker_oid, WorkerState.STARTING)
+        if row is not None and row.pid is None and row.reason != action.reason:
+            self._tx.update_worker(row.oid, reason=action.reason)
 
     def _mark_unknown(self, action: m.MarkUnknown) -> None:
         row = self._unreachable(action.worker_oid)
@@ -334,6 +352,9 @@ class Batch:
     def _mark_stopped(self, action: m.MarkStopped) -> None:
         row = self._worker_in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
         if row is None or (row.state is WorkerState.PENDING and self._started(row.cluster_oid)):
+            return
+        if self._refuses(row.node_oid):
+            record_stopped(self._tx, self._tell, row, action.reason)
             return
         if self._heard_again(row):
             return

@@ -6,7 +6,7 @@ The monitor sleeps until then, so that a node is late at its limit and not at th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from busbar.bus.states import STARTED, ClusterState, NodeStatus
 
@@ -37,7 +37,7 @@ def next_due(snapshot: Snapshot, now: float) -> float:
     silent = {node.oid: node for node in nodes if node.status in _GONE}
     for cluster in snapshot.clusters.values():
         if cluster.status in STARTED:
-            soonest = min(soonest, min(_of_cluster(cluster, silent, timing, now), default=math.inf))
+            soonest = min(soonest, min(_of_cluster(cluster, nodes, silent, timing, now), default=math.inf))
     return soonest
 
 
@@ -55,13 +55,20 @@ def _limit(heard: Iterable[float], passed: float, intervals: int, timing: Livene
 
 
 def _of_cluster(
-    cluster: ClusterView, silent: dict[str, NodeView], timing: LivenessTiming, now: float
+    cluster: ClusterView,
+    nodes: Collection[NodeView],
+    silent: dict[str, NodeView],
+    timing: LivenessTiming,
+    now: float,
 ) -> Iterator[float]:
+    refusing = [node.refuses_since for node in nodes if node.refuses_since is not None]
     members = {member.node_oid for member in cluster.members}
     for group in cluster.groups:
         deadline = deadline_from(group) + group.start_deadline
         if deadline > now and group.status is not ClusterState.ERROR and ready_of(group) == 0:
             yield deadline
+        limits = (since + max(group.lost_after, lost_limit(timing, now)) for since in refusing)
+        yield from (at for at in limits if at > now)
         yield from _moves(group, silent, members, timing, now)
 
 

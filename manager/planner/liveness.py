@@ -46,13 +46,23 @@ class Fleet:
             return not node.goodbye and self.silence(node.oid) < lost_limit(self.timing, self.now)
         return self.status[node.oid] in (_N.ONLINE, _N.LATE)
 
+    def refuses(self, node_oid: str | None, least: float = 0.0) -> bool:
+        """Whether the node has followed another manager for so long that its word is believed.
+
+        One report is no evidence: it may be forged, or late. Never below the lost threshold, nor `least`.
+        """
+        node = self.nodes.get(node_oid or "")
+        if node is None or node.refuses_since is None or self.status[node.oid] is not _N.ONLINE:
+            return False
+        return self.now - node.refuses_since >= max(least, lost_limit(self.timing, self.now))
+
     def gave_up(self, node_oid: str | None, *, member: bool = True) -> bool:
         """Whether the node can no longer be expected to report a worker that it was told to stop.
 
         `member`: whether it is still a node of the worker's cluster.
         """
         node = self.nodes.get(node_oid or "")
-        if node is None or self.status[node.oid] is _N.LOST:
+        if node is None or self.status[node.oid] is _N.LOST or self.refuses(node_oid):
             return True
         # After a goodbye its workers may still run.
         away = self.status[node.oid] in (_N.OFFLINE, _N.UNPAIRED)

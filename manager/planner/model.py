@@ -40,6 +40,10 @@ class NodeView:
     """The stored progress of the drain."""
     applied: bool = True
     """It has confirmed its present assignment."""
+    refuses: str | None = None
+    """Whom it follows instead of this manager, as a predicate; None: it applies our assignments."""
+    refuses_since: float | None = None
+    """Since when it has said so in every report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class WorkerView:
     reason: str | None = None
     restarts: int = 0
     revision: int = 1
+    pid: int | None = None
+    """That of its process, as its node last reported; None while it reports none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +225,19 @@ class Unassign:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Unassign a worker whose node is silent, without waiting for the node: it is PENDING at once."""
+    """Unassign a worker whose node is silent, without waiting for the node: it is PENDING at once.
+
+    `refused`: the node is heard, but follows another manager, and does not report the worker.
+    """
+
+    worker_oid: str
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Give a STARTING worker, of which its node says nothing, a reason."""
 
     worker_oid: str
     reason: str
@@ -302,6 +320,7 @@ Action = (
     | Place
     | Unassign
     | Evict
+    | Explain
     | MarkUnknown
     | MarkStopped
     | Replace

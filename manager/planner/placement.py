@@ -107,6 +107,7 @@ class Candidates:
             return None
         return Target(
             status=self._fleet.status[node_oid],
+            refuses=node.refuses,
             draining=node.draining,
             runtimes=node.runtimes,
             max_workers=node.max_workers,

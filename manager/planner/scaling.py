@@ -16,6 +16,7 @@ from .model import (
     CreateWorker,
     DropWorker,
     Evict,
+    Explain,
     GroupView,
     MarkPending,
     MarkStopped,
@@ -29,6 +30,8 @@ from .model import (
 from .placement import Candidate, Candidates, Load
 
 _W = WorkerState
+_NOT_STARTED = "; it is not started there"
+"""How the reasons of workers end whose nodes follow another manager."""
 
 
 @dataclass(slots=True)
@@ -151,7 +154,10 @@ def _may_reassign(group: _GroupPlan, worker: WorkerView) -> bool:
     fleet, node_oid = group.fleet, worker.node_oid
     if node_oid is None or not _is_member(group, node_oid):
         return True
-    return not fleet.hold and fleet.silence(node_oid) >= _limit(group, node_oid)
+    if fleet.hold:
+        return False
+    refused = fleet.refuses(node_oid, group.view.lost_after)
+    return refused or fleet.silence(node_oid) >= _limit(group, node_oid)
 
 
 def _stopping(group: _GroupPlan, worker: WorkerView) -> None:
@@ -165,6 +171,7 @@ def _assigned(group: _GroupPlan, worker: WorkerView) -> None:
     fleet, node_oid = group.fleet, worker.node_oid
     if _is_member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
         group.reachable.append(worker)
+        _refused(group, worker)
         return
     if node_oid in fleet.nodes and (_is_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
@@ -174,6 +181,31 @@ def _assigned(group: _GroupPlan, worker: WorkerView) -> None:
     group.actions.append(
         Unassign(worker.oid, reason, StopCause.REMOVED) if hears else Evict(worker.oid, reason)
     )
+
+
+def _refused(group: _GroupPlan, worker: WorkerView) -> None:
+    """A worker that its node does not start as it follows another manager: said, and in time evicted.
+
+    What the node reports as having a process stays, whomever the node follows.
+    """
+    fleet, node = group.fleet, group.fleet.nodes[worker.node_oid or ""]
+    if worker.state is not _W.STARTING or worker.pid is not None:
+        return
+    if node.refuses is None:
+        if (worker.reason or "").endswith(_NOT_STARTED):
+            group.actions.append(Explain(worker.oid, f"node {node.name} follows this manager again"))
+        return
+    reason = f"node {node.name} {node.refuses}{_NOT_STARTED}"
+    if fleet.refuses(node.oid, group.view.lost_after):
+        blocker = f": {fleet.hold}" if fleet.hold else None
+        if blocker is None and group.reserve() is None:
+            blocker = f"; not rescheduled: {group.why_not()}"
+        if blocker is None:
+            group.actions.append(Evict(worker.oid, reason, refused=True))
+            return
+        reason = f"node {node.name} {node.refuses}{blocker}{_NOT_STARTED}"
+    if worker.reason != reason:
+        group.actions.append(Explain(worker.oid, reason))
 
 
 def _is_member(group: _GroupPlan, node_oid: str | None) -> bool:
@@ -245,6 +277,8 @@ def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
         return f"{worker.name} is not replaced: {group.fleet.hold}"
     reason = f"update to revision {group.view.revision}"
     node = group.fleet.nodes[worker.node_oid or ""]
+    if node.refuses is not None:
+        return f"{worker.name} stays as it is: {node.name} {node.refuses}"
     if node.draining and group.reserve() is not None:
         group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", StopCause.DRAINING))
     elif group.view.runtime in node.runtimes:
@@ -319,7 +353,9 @@ def _located(group: _GroupPlan, worker: WorkerView) -> str:
 
 
 def _standing(fleet: Fleet, node_oid: str | None) -> str:
-    status = fleet.status.get(node_oid or "")
+    status, node = fleet.status.get(node_oid or ""), fleet.nodes.get(node_oid or "")
+    if node is not None and node.refuses is not None and status is NodeStatus.ONLINE:
+        return f"node {node.name} {node.refuses}"
     return f"node {fleet.name(node_oid)} is {status}" if status else fleet.name(node_oid)
 
 

@@ -193,6 +193,7 @@ class StateCache:
             reason=row.reason,
             restarts=row.restarts,
             revision=row.revision,
+            pid=row.pid,
         )
 
     def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
@@ -295,6 +296,8 @@ class StateCache:
             draining=row.draining is not None,
             drain_note=row.drain_note,
             applied=row.applied_version >= row.assignment_version,
+            refuses=row.refuses,
+            refuses_since=memory.refuses_since(oid, row.refuses is not None),
         )
         self._node_views[oid] = (row, seen, view)
         return view

@@ -32,6 +32,7 @@ class _Node:
 
     heard: float | None = None
     will: float | None = None
+    refuses: float | None = None
 
 
 class NodeMemory:
@@ -89,6 +90,19 @@ class NodeMemory:
 
     def will_at(self, node_oid: str) -> float | None:
         return self._node(node_oid).will
+
+    def refuses_since(self, node_oid: str, refuses: bool) -> float | None:
+        """Record whether a node follows another manager; returns since when it does, None when it does not.
+
+        What it said before listening began is no evidence of what it does now.
+        """
+        node = self._node(node_oid)
+        if not refuses:
+            node.refuses = None
+            return None
+        if node.refuses is None or node.refuses < self.listening_since:
+            node.refuses = max(self._clock.monotonic(), self.listening_since)
+        return node.refuses
 
     def forget_node(self, node_oid: str) -> None:
         self._nodes.pop(node_oid, None)

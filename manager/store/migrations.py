@@ -142,3 +142,9 @@ def realm_claim(db: Database) -> None:
 def node_leaves(db: Database) -> None:
     """What became of a node's workers at its goodbye."""
     db.execute("ALTER TABLE nodes ADD COLUMN leaves TEXT")
+
+
+@migrations()
+def node_refuses(db: Database) -> None:
+    """Whom a node follows instead of this manager."""
+    db.execute("ALTER TABLE nodes ADD COLUMN refuses TEXT")

@@ -44,6 +44,8 @@ class Watch(Lasting):
         self.released: dict[tuple[str, str], tuple[float, float]] = {}
         self.wrong_since: dict[tuple[str, str], float] = {}
         self.listening = self.excused = 0.0
+        self.refusing: dict[str, float] = {}
+        """Since when a node has said that it follows another manager."""
         self.groups: dict[str, GroupRow] = {}
         self.nodes: dict[str, NodeRow] = {}
         """These and the worker groups as they were before the last commit."""
@@ -126,6 +128,8 @@ class Watch(Lasting):
         self.groups, workers = dict(self.mirror.groups), dict(self.mirror.workers)
         self.nodes = dict(self.mirror.nodes)
         self.mirror.update(host.store.reads, changes)
+        saying = {row.name for row in self.mirror.nodes.values() if row.refuses is not None}
+        self.refusing = {name: self.refusing.get(name, self.now) for name in saying}
         self._compare({oid: row for oid, row in before.items() if row is not None})
         for oid in changes.groups & self.groups.keys() & self.mirror.groups.keys():
             self._judge_update(self.groups[oid], self.mirror.groups[oid], workers)
@@ -229,6 +233,9 @@ class Watch(Lasting):
             return
         node, group = self.mirror.nodes[old.node_oid or ""], self.mirror.groups[old.group_oid]
         silence = self._silence(node.name)
+        refused = self.now - self.refusing.get(node.name, self.now)
+        if refused >= max(LOST_S, group.lost_after) - 0.01 and old.state is not WorkerState.RUNNING:
+            return  # it follows another manager, and does not run it
         least = 0.0 if node.goodbye else LOST_S
         least = OFFLINE_S if self._left_running(node) else least
         if silence < max(least, group.lost_after) - 0.01:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.bus.messages import NodeState
+from busbar.bus.messages import Applied, NodeState
 from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.manager.control import monitor as monitor_module
 from busbar.manager.control.apply import Batch
@@ -533,3 +533,101 @@ async def test_a_membership_is_seen_even_if_a_message_came_first(tmp_path: Path)
         assert world.node_named("n2") is not None  # as any message of a node does
         members = world.snapshot().clusters[cluster.oid].members
         assert node.oid in {member.node_oid for member in members}
+
+
+OTHER = {"store": "sold", "applied": Applied(9, 9)}
+"""What an agent says that follows another store's manager."""
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_node_that_follows_another_store_is_given_no_worker(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=1)
+        two.tell(**OTHER)
+        await watch.rest()
+        await watch.scale(4)
+        await watch.rest()
+        one.obey()
+        await watch.until(lambda: watch.cluster().status == "RUNNING")
+        assert watch.states() == {f"web-{number}": "RUNNING n1" for number in (1, 2, 3, 4)}
+
+
+@pytest.mark.fault(108, "B C")
+async def test_workers_that_a_refusing_node_does_not_start_are_placed_elsewhere_in_time(
+    tmp_path: Path,
+) -> None:
+    """It gives no other sign: it is heard all the time, and never reports them."""
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=4, obey=False)
+        await watch.pass_time(60, one, two)
+        one.obey()
+        two.tell(**OTHER)
+        await watch.until(lambda: "is not started there" in (watch.worker("web-2").reason or ""))
+        assert (watch.worker("web-2").reason or "").startswith(
+            "node n2 follows another manager's store (sold)"
+        )
+        await watch.pass_time(25, one, two)
+        assert watch.states()["web-2"] == "STARTING n2", "one report may be forged, or late"
+        await watch.pass_time(10, one, two)
+        one.obey()
+        await watch.until(lambda: watch.cluster().status == "RUNNING")
+        assert watch.store.reads.assigned(watch.node("n2").oid) == []
+        two.obey()
+        await watch.rest()
+        await watch.scale(6)
+        await watch.until(lambda: "STARTING n2" in watch.states().values())
+
+
+@pytest.mark.fault(108, "B C")
+@pytest.mark.parametrize("state", ["RUNNING", "BACKOFF", "STARTING"])
+async def test_what_a_refusing_node_runs_is_never_moved(tmp_path: Path, state: str) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        two.tell(two.running("web-2", state=state), **OTHER)
+        await watch.rest()
+        await watch.pass_time(90, one, two)
+        assert watch.states()["web-2"] == f"{state} n2"
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_false_report_between_true_ones_moves_nothing(tmp_path: Path) -> None:
+    """Anybody with the node's credentials can say so; the agent itself contradicts within two heartbeats."""
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        for _ in range(12):
+            two.tell(**OTHER)
+            await watch.pass_time(10, one, two)
+            assert watch.states()["web-2"] == "STARTING n2"
+            two.obey()
+            await watch.rest()
+            assert watch.states()["web-2"] == "RUNNING n2"
+            assert watch.worker("web-2").reason is None
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_node_that_follows_us_again_is_no_longer_said_to_refuse(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (one,) = await fleet(watch, 1, scale=1, obey=False)
+        await watch.pass_time(60, one)
+        one.tell(**OTHER)
+        await watch.until(lambda: "another manager's store (sold)" in (watch.worker("web-1").reason or ""))
+        await watch.pass_time(40, one)
+        assert "not rescheduled: n1 follows another manager's store" in (watch.worker("web-1").reason or "")
+        one.tell()
+        await watch.until(lambda: watch.worker("web-1").reason == "node n1 follows this manager again")
+        assert watch.node("n1").conditions == []
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_cluster_stops_although_a_node_went_over_to_another_store(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        await watch.pass_time(60, one, two)
+        await watch.turn("STOPPING")
+        one.obey()
+        two.tell(**OTHER)
+        await watch.rest()
+        await watch.pass_time(20, one, two)
+        assert watch.states()["web-2"] == "STOPPING n2"
+        await watch.pass_time(15, one, two)
+        assert watch.cluster().status == "STOPPED"
