@@ -87,6 +87,7 @@ class Batch:
             m.MarkPending: self._mark_pending,
             m.Place: self._place,
             m.Unassign: self._unassign,
+            m.Relocate: self._relocate,
             m.Evict: self._evict,
             m.Explain: self._explain,
             m.MarkUnknown: self._mark_unknown,
@@ -250,6 +251,11 @@ class Batch:
         self._tx.update_worker(
             row.oid, state=WorkerState.STOPPING, reason=action.reason, unassigned_version=version
         )
+
+    def _relocate(self, action: m.Relocate) -> None:
+        row = self._worker_in(action.worker_oid, WorkerState.BACKOFF)
+        if row is not None and row.node_oid == action.node_oid:
+            self._unassign(m.Unassign(row.oid, action.reason))
 
     def _still_due(self, cause: m.StopCause, row: WorkerRow, node_oid: str) -> bool:
         """Whether the cause of a stop still holds: an operation may have undone it since the plan."""

@@ -17,7 +17,8 @@ from busbar.bus.errors import BusError
 
 from ..log_throttle import LogThrottle
 from ..planner.deadlines import next_due
-from ..planner.model import Action, ClusterView, Snapshot
+from ..planner.failing import AVOID_S
+from ..planner.model import Action, ClusterView, Relocate, Snapshot
 from ..planner.plan import by_node, plan
 from ..state.mirror import StateCache
 from ..state.node_memory import NodeMemory
@@ -96,6 +97,9 @@ class Monitor:
                 changed |= outcome.changed
                 for action, error in outcome.failures:
                     self._log(f"{type(action).__name__} failed ({action.reason})", error)
+        for action in actions:
+            if isinstance(action, Relocate):
+                self._memory.avoid(action.group_oid, action.node_oid, now + AVOID_S)
         return changed
 
     def _snapshot(self) -> Snapshot:

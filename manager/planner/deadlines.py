@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from busbar.bus.states import STARTED, ClusterState, NodeStatus
 
+from .failing import TRY_S
 from .liveness import late_limit, left_running, lost_limit, move_limit
 from .model import ClusterView, GroupView, LivenessTiming, NodeView, Snapshot
 from .rolling import ready_of
@@ -33,6 +34,7 @@ def next_due(snapshot: Snapshot, now: float) -> float:
         _limit(online, now - late, timing.late_after, timing),
         _limit(others, now - lost, timing.lost_after, timing),
         min((at for at in _left(nodes, timing) if at > now), default=math.inf),
+        min((at for at in snapshot.avoided.values() if at > now), default=math.inf),
     )
     silent = {node.oid: node for node in nodes if node.status in _GONE}
     for cluster in snapshot.clusters.values():
@@ -69,6 +71,8 @@ def _of_cluster(
             yield deadline
         limits = (since + max(group.lost_after, lost_limit(timing, now)) for since in refusing)
         yield from (at for at in limits if at > now)
+        tried = (w.failing_since + TRY_S for w in group.workers if w.failing_since is not None)
+        yield from (at for at in tried if at > now)
         yield from _moves(group, silent, members, timing, now)
 
 

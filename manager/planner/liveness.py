@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from busbar.bus.states import Leaves, NodeStatus, may_advance
 
@@ -27,6 +27,11 @@ class Fleet:
     timing: LivenessTiming
     now: float
     hold: str | None = None
+    avoided: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def avoids(self, group_oid: str, node_oid: str) -> bool:
+        """Whether workers of that group go to that node only where no other has room."""
+        return self.now < self.avoided.get((group_oid, node_oid), self.now)
 
     def name(self, node_oid: str | None) -> str:
         """The node's name, for people."""
@@ -127,7 +132,7 @@ def judge_nodes(snapshot: Snapshot, now: float) -> tuple[Fleet, list[Action]]:
         actions.append(found)
     # The pass that lifts the hold evicts nothing yet: nodes that are still silent get their full limit again.
     hold = found.reason or snapshot.hold
-    return Fleet(snapshot.nodes, status, timing, now, hold), actions
+    return Fleet(snapshot.nodes, status, timing, now, hold, snapshot.avoided), actions
 
 
 def judge_mass_failure(snapshot: Snapshot, status: Mapping[str, NodeStatus]) -> MassFailureHold:

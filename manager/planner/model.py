@@ -73,6 +73,8 @@ class WorkerView:
     revision: int = 1
     pid: int | None = None
     """That of its process, as its node last reported; None while it reports none."""
+    failing_since: float | None = None
+    """Since when it has failed to start where it is; None where it was ready there, or has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class Snapshot:
     """The reason of the mass failure hold; None when there is none."""
     hold_nodes: frozenset[str] = frozenset()
     """Oids of the nodes that caused it; stored with it, so that a restart does not lift it."""
+    avoided: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Until when a group (oid) avoids a node (oid)."""
 
 
 # --- actions: each carries its reason, which is shown in the event, the status and the command line ---------
@@ -221,6 +225,16 @@ class Unassign:
     worker_oid: str
     reason: str
     cause: StopCause = StopCause.ANY
+
+
+@dataclass(frozen=True, slots=True)
+class Relocate:
+    """Unassign a worker that can't start on its node; its group avoids that node for a while."""
+
+    worker_oid: str
+    group_oid: str
+    node_oid: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +333,7 @@ Action = (
     | MarkPending
     | Place
     | Unassign
+    | Relocate
     | Evict
     | Explain
     | MarkUnknown

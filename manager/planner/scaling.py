@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 
-from . import draining, rolling
+from . import draining, failing, rolling
 from .liveness import Fleet, left_running, move_limit
 from .model import (
     Action,
@@ -22,6 +22,7 @@ from .model import (
     MarkStopped,
     MarkUnknown,
     Place,
+    Relocate,
     Replace,
     StopCause,
     Unassign,
@@ -55,6 +56,14 @@ class _GroupPlan:
     def reserve(self) -> Candidate | None:
         """A node for one more worker; candidates are collected once, and only when they are asked for."""
         return self._candidates().reserve()
+
+    def reserve_fit(self) -> Candidate | None:
+        """As `reserve`, a node on which no worker of the group fails to start, or has failed of late."""
+        return self._candidates().reserve(failing.unfit(self.view))
+
+    def avoided(self) -> str:
+        """The avoided nodes, as the end of a reason."""
+        return self._candidates().avoided()
 
     def why_not(self) -> str:
         """Why `reserve` found none."""
@@ -115,7 +124,8 @@ def _run(group: _GroupPlan) -> None:
     _evict_silent(group)
     if rolling.updating(group.view) and _roll_out(group):
         return
-    _drain(group)
+    if not _relocate(group):
+        _drain(group)
 
 
 def _create(group: _GroupPlan, slots: int) -> None:
@@ -222,7 +232,8 @@ def _place_waiting(group: _GroupPlan) -> None:
     for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
         node = group.reserve()
         if node is not None:
-            group.actions.append(Place(worker.oid, node.node_oid, _chosen(node)))
+            reason = _chosen(node) + group.avoided()
+            group.actions.append(Place(worker.oid, node.node_oid, reason))
             continue
         group.unplaceable.append(worker)
         reason = group.why_not()
@@ -289,6 +300,18 @@ def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
     else:
         return f"{worker.name} stays as it is: {group.why_not()}"
     return None
+
+
+def _relocate(group: _GroupPlan) -> bool:
+    """Have one worker that can't start on its node tried on another; True when there was one."""
+    worker = None if group.fleet.hold else failing.to_move(group.view, group.reachable, group.fleet.now)
+    if worker is None or worker.node_oid is None or group.reserve_fit() is None:
+        return False
+    where = group.fleet.name(worker.node_oid)
+    why = f": {worker.reason}" if worker.reason else ""
+    reason = f"it can't start on {where}, which its group avoids for {failing.AVOID_S:g} s{why}"
+    group.actions.append(Relocate(worker.oid, group.view.oid, worker.node_oid, reason))
+    return True
 
 
 def _drain(group: _GroupPlan) -> None:

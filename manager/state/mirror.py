@@ -81,6 +81,7 @@ class StateCache:
             clusters=dict(self._active),
             hold=reason,
             hold_nodes=nodes,
+            avoided=self._memory.avoided(),
         )
 
     def node_named(self, name: str) -> NodeRow | None:
@@ -194,6 +195,7 @@ class StateCache:
             restarts=row.restarts,
             revision=row.revision,
             pid=row.pid,
+            failing_since=self._memory.failing_since(row.oid, row.generation, row.state),
         )
 
     def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:

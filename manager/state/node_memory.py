@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from busbar.bus.clock import Clock
+from busbar.bus.states import WorkerState
 
 from ..planner.model import LivenessTiming
 
@@ -45,6 +46,8 @@ class NodeMemory:
         self._stats: dict[str, tuple[WorkerStat, float]] = {}
         self._since: dict[str, tuple[str, float]] = {}
         self._none_ready: dict[str, float] = {}
+        self._failing: dict[str, tuple[int, float | None]] = {}
+        self._avoided: dict[tuple[str, str], float] = {}
         self.listening_since = self.last_heard = 0.0
         self.hold: str | None = None
         """The reason of the mass failure hold, as last read from the store; None when there is none."""
@@ -123,6 +126,22 @@ class NodeMemory:
 
     def forget_worker(self, worker_oid: str) -> None:
         self._stats.pop(worker_oid, None)
+        self._failing.pop(worker_oid, None)
+
+    def failing_since(self, worker_oid: str, generation: int, state: WorkerState) -> float | None:
+        """Record a worker's state; returns since when it has failed to start as this generation.
+
+        None where it has not failed, or was ready: then it can start where it is.
+        """
+        known = self._failing.get(worker_oid)
+        if known is not None and known[0] != generation:
+            del self._failing[worker_oid]
+            known = None
+        if state is WorkerState.RUNNING:
+            known = self._failing[worker_oid] = (generation, None)
+        elif known is None and state is WorkerState.BACKOFF:
+            known = self._failing[worker_oid] = (generation, self._clock.monotonic())
+        return known[1] if known is not None else None
 
     # --- groups and clusters
 
@@ -144,6 +163,16 @@ class NodeMemory:
             self._none_ready.pop(group_oid, None)
             return None
         return self._none_ready.setdefault(group_oid, self._clock.monotonic())
+
+    def avoid(self, group_oid: str, node_oid: str, until: float) -> None:
+        """A worker of the group could not start on that node."""
+        self._avoided[group_oid, node_oid] = until
+
+    def avoided(self) -> Mapping[tuple[str, str], float]:
+        """Until when groups avoid nodes."""
+        now = self._clock.monotonic()
+        self._avoided = {key: until for key, until in self._avoided.items() if until > now}
+        return self._avoided
 
     def forget(self, oid: str) -> None:
         """A group or cluster is gone."""

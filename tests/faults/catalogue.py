@@ -99,6 +99,7 @@ Races
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
 116|an agent says goodbye and leaves its workers running|B C
+111|a worker can't start on one node, others have room|C
 Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S

@@ -243,7 +243,7 @@ class Watch(Lasting):
             self._violation("K", f"{text} (lost_after {group.lost_after:g} s)")
 
     def _judge_unassigned(self, old: WorkerRow) -> None:
-        if not self._may_stop(old):
+        if old.state is not WorkerState.BACKOFF and not self._may_stop(old):
             self._violation("K", f"{old.name} is told to stop, and nobody asked for that")
 
     # --- messages: M, A

@@ -631,3 +631,34 @@ async def test_a_cluster_stops_although_a_node_went_over_to_another_store(tmp_pa
         assert watch.states()["web-2"] == "STOPPING n2"
         await watch.pass_time(15, one, two)
         assert watch.cluster().status == "STOPPED"
+
+
+@pytest.mark.fault(111, "C")
+async def test_a_worker_that_cannot_start_on_one_node_is_tried_on_another(tmp_path: Path) -> None:
+    failed = {"state": "BACKOFF", "pid": None, "address": None, "reason": "port 8080 is in use"}
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        two.obey(web_2=failed)
+        await watch.pass_time(20, one, two)
+        assert watch.states()["web-2"] == "BACKOFF n2", "it was ready there: its program fails, not its place"
+        await watch.scale(3)
+        home = {"n1": one, "n2": two}[watch.states()["web-3"].split()[-1]]
+        assert home is one
+        two.obey()
+        one.obey(web_3=failed)
+        await watch.pass_time(10, one, two)
+        assert watch.states()["web-3"] == "BACKOFF n1"
+        await watch.pass_time(10, one, two)
+        assert watch.states()["web-3"] == "STOPPING n1"
+        why = watch.worker("web-3").reason or ""
+        assert why == "it can't start on n1, which its group avoids for 600 s: port 8080 is in use"
+        one.obey()
+        await watch.until(lambda: watch.states()["web-3"] == "STARTING n2")
+        assert "a worker of the group could not start on n1" in (watch.worker("web-3").reason or "")
+        moved = [event["data"] for event in watch.events() if event["type"].endswith("worker_moved")]
+        assert [(data["from"], data["to"]) for data in moved] == [("n1", "n2")]
+        two.obey(web_3=failed)
+        await watch.pass_time(60, one, two)
+        assert watch.states()["web-3"] == "BACKOFF n2", "n1 is avoided"
+        await watch.pass_time(600, one, two)
+        assert watch.states()["web-3"] == "STOPPING n2"
