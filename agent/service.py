@@ -216,7 +216,9 @@ class Agent:
         found = [f"runtime {name}: {reason}" for name, reason in sorted(self._unavailable.items())]
         foreign = self.supervisor.adoption.foreign
         if foreign:
-            found.append(f"{foreign} workers of another store or agent run on this host: left alone")
+            what = "1 worker" if foreign == 1 else f"{foreign} workers"
+            runs = "runs" if foreign == 1 else "run"
+            found.append(f"{what} of another store or agent {runs} on this host: left alone")
         errors = (self.reporter.conflict, self._store_error, self._reload_error)
         return [each for each in errors if each] + found
 

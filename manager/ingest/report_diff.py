@@ -262,7 +262,8 @@ def _reason(row: WorkerRow, seen: ReportedWorker, state: WorkerState) -> str | N
         return seen.reason
     if state is _W.BACKOFF:
         return FAILED
-    return row.reason if state is row.state else None
+    # What kept it from being ready is over once it is ready.
+    return row.reason if state is row.state and state is not _W.RUNNING else None
 
 
 def _events(

@@ -126,7 +126,10 @@ class StateCache:
         self._dirty = Changes()
         self._node_views.clear()
         reads = self._reads
-        self._nodes = {row.oid: row for row in reads.nodes()}
+        nodes = reads.nodes()
+        for row in nodes:
+            self._note_paired(row)
+        self._nodes = {row.oid: row for row in nodes}
         self._names = {row.name: row.oid for row in self._nodes.values()}
         gone = set(self._clusters)
         self._clusters = {row.oid: row for row in reads.clusters()}
@@ -146,6 +149,7 @@ class StateCache:
         self._nodes_changed |= bool(oids)
         for row in self._reads.nodes_of_any(oids):
             oids.discard(row.oid)
+            self._note_paired(row)
             self._nodes[row.oid] = row
             self._names[row.name] = row.oid
         for oid in oids & set(self._nodes):
@@ -154,6 +158,11 @@ class StateCache:
             self._memory.forget_node(oid)
             for listener in self._on_node_removed:
                 listener(oid)
+
+    def _note_paired(self, row: NodeRow) -> None:
+        before = self._nodes.get(row.oid)
+        if before is not None and before.status is NodeStatus.UNPAIRED is not row.status:
+            self._memory.paired(row.oid)
 
     def _refresh_workers(self) -> None:
         oids, self._dirty.workers = self._dirty.workers, set()

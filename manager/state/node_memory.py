@@ -32,6 +32,8 @@ class _Node:
     """Times of one node, in monotonic seconds."""
 
     heard: float | None = None
+    since: float = 0.0
+    """When it was paired again: what was heard of it before does not count."""
     will: float | None = None
     refuses: float | None = None
 
@@ -79,8 +81,8 @@ class NodeMemory:
 
     def silent_since(self, node_oid: str) -> float:
         """The last sign of life, or the time when listening began, whichever is later."""
-        heard = self.heard_at(node_oid)
-        return self.listening_since if heard is None else max(heard, self.listening_since)
+        node = self._node(node_oid)
+        return max(self.listening_since, node.since if node.heard is None else node.heard)
 
     def heard_once(self, node_oid: str) -> bool:
         """Whether it was heard since listening began."""
@@ -106,6 +108,10 @@ class NodeMemory:
         if node.refuses is None or node.refuses < self.listening_since:
             node.refuses = max(self._clock.monotonic(), self.listening_since)
         return node.refuses
+
+    def paired(self, node_oid: str) -> None:
+        """It was paired again: its silence counts from now on, and it was not heard yet."""
+        self._nodes[node_oid] = _Node(since=self._clock.monotonic())
 
     def forget_node(self, node_oid: str) -> None:
         self._nodes.pop(node_oid, None)

@@ -99,6 +99,9 @@ Races
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
 116|an agent says goodbye and leaves its workers running|B C
+70|a condition's cause ends: strangers' workers, a hung worker|U
+112|a cluster has a second problem, or an update can't go on|U
+113|a node is paired again after a long silence|U
 111|a worker can't start on one node, others have room|C
 Load
 76|filters, topics and wills that are deep, long or many|S

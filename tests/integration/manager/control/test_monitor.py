@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from busbar.bus.messages import Applied, NodeState
+from busbar.bus.states import NodeStatus
 from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.manager.control import monitor as monitor_module
 from busbar.manager.control.apply import Batch
@@ -662,3 +663,32 @@ async def test_a_worker_that_cannot_start_on_one_node_is_tried_on_another(tmp_pa
         assert watch.states()["web-3"] == "BACKOFF n2", "n1 is avoided"
         await watch.pass_time(600, one, two)
         assert watch.states()["web-3"] == "STOPPING n2"
+
+
+@pytest.mark.fault(113, "U")
+async def test_a_node_that_is_paired_again_is_not_lost_for_what_was_before(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (one,) = await fleet(watch, 1, scale=1)
+        await watch.unpair("n1")
+        await watch.pass_time(120)
+        oid = watch.node("n1").oid
+        await watch.store.write(
+            lambda tx: tx.update_node(oid, status=NodeStatus.OFFLINE, boot=None, conn=None, goodbye=False)
+        )
+        await watch.rest()
+        await watch.pass_time(60)
+        assert watch.node("n1").status == "offline"
+        assert "node_lost" not in watch.told("n1")
+        one.boot = "b2"
+        one.born()
+        await watch.until(lambda: watch.node("n1").status == "online")
+
+
+@pytest.mark.fault(70, "U")
+async def test_a_reason_ends_with_its_cause(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (one,) = await fleet(watch, 1, scale=1)
+        one.tell(one.running("web-1", reason="does not answer"), conditions=["2 workers of another store"])
+        await watch.until(lambda: watch.worker("web-1").reason == "does not answer")
+        one.obey()
+        await watch.until(lambda: watch.worker("web-1").reason is None and watch.node("n1").conditions == [])
