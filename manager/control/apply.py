@@ -27,10 +27,11 @@ Heard = Callable[[str], bool]
 
 
 class Outcome(NamedTuple):
-    """The result of a batch: the actions that raised, and whether anything was changed."""
+    """The result of a batch: the actions that raised, whether anything was changed, and which ones did it."""
 
     failures: list[Failure]
     changed: bool
+    done: Sequence[m.Action] = ()
 
 
 _VERBS: Final = {
@@ -56,17 +57,19 @@ def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str, heard_since:
             error = _attempt(tx, batch, [action])
             if error is not None:
                 failures.append((action, error))
-    return Outcome(failures, bool(tx.changes))
+    return Outcome(failures, bool(tx.changes), batch.done)
 
 
 def _attempt(tx: Tx, batch: Batch, actions: Sequence[m.Action]) -> Exception | None:
     """Apply all of these, or none; returns the exception."""
+    before = list(batch.done)
     try:
         tx.attempt(lambda: batch.apply(actions))
     except Exception as error:
         if not tx.db.conn.in_transaction:
             raise
         batch.reset()
+        batch.done = before
         return error
     return None
 
@@ -99,11 +102,17 @@ class Batch:
             m.SetCluster: self._set_cluster,
             m.MassFailureHold: self._set_hold,
         }
+        self.done: list[m.Action] = []
+        """The actions that wrote something."""
         self.reset()
 
     def apply(self, actions: Sequence[m.Action]) -> None:
+        connection = self._tx.db.conn
         for action in actions:
+            before = connection.total_changes
             self._handlers[type(action)](action)
+            if connection.total_changes != before:
+                self.done.append(action)
 
     def reset(self) -> None:
         """Drop the caches: an action was rolled back."""

@@ -102,6 +102,7 @@ Races
 70|a condition's cause ends: strangers' workers, a hung worker|U
 112|a cluster has a second problem, or an update can't go on|U
 113|a node is paired again after a long silence|U
+121|the monitor acts, or fails again and again|U
 111|a worker can't start on one node, others have room|C
 Load
 76|filters, topics and wills that are deep, long or many|S

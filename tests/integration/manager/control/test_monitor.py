@@ -692,3 +692,21 @@ async def test_a_reason_ends_with_its_cause(tmp_path: Path) -> None:
         await watch.until(lambda: watch.worker("web-1").reason == "does not answer")
         one.obey()
         await watch.until(lambda: watch.worker("web-1").reason is None and watch.node("n1").conditions == [])
+
+
+@pytest.mark.fault(121, "U")
+async def test_what_the_monitor_does_is_logged_once_with_its_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "busbar.manager.control.monitor")
+    async with watching(tmp_path) as watch:
+        one, two, three = await fleet(watch, 3, scale=3)
+        await watch.pass_time(120, one, two)
+        await watch.until(lambda: not any("n3" in state for state in watch.states().values()))
+        lines = [record.getMessage() for record in caplog.records]
+    (placed,) = [line for line in lines if line.startswith("worker edge/web-3: placed on n3: ")]
+    (lost,) = [line for line in lines if line.startswith("node n3: lost: silent for ")]
+    (moved,) = [line for line in lines if line.startswith("worker edge/web-3: given up on its node")]
+    assert lines.index(placed) < lines.index(lost) < lines.index(moved)
+    assert "node n3 is lost" in moved
+    assert three.name == "n3"
