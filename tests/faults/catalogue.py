@@ -100,6 +100,12 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+116|an agent says goodbye and leaves its workers running|B C
+70|a condition's cause ends: strangers' workers, a hung worker|U
+112|a cluster has a second problem, or an update can't go on|U
+113|a node is paired again after a long silence|U
+121|the monitor acts, or fails again and again|U
+111|a worker can't start on one node, others have room|C
 Size
 57|definitions, replies and statuses larger than the broker takes|S L
 58|a broker with a small packet limit; reads with large answers|S L
@@ -116,6 +122,7 @@ Load
 Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
+108|a node follows another manager and refuses this one's assignments|B C
 117|a manager with another store starts in a realm that is in use|M L
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A

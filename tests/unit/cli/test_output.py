@@ -143,6 +143,24 @@ def test_the_status_screen_tells_problems_with_their_reasons() -> None:
     assert status.screen(status.Realm(manager(), [good], [online]))[-1] == "no problems"
 
 
+@pytest.mark.fault(112, "U")
+@pytest.mark.parametrize(
+    ("condition", "shown"),
+    [
+        ("group web: update to revision 3: 1 of 4 workers; web-2 stays as it is: no room", True),
+        ("worker web-5: pending, n1 is full (4/4 workers)", True),
+        ("worker web-5: restarting, exit code 1", True),
+        ("worker web-5: starting, n1 is the least loaded node", False),
+        ("all 4 workers are ready", False),
+    ],
+)
+def test_a_running_cluster_tells_what_cannot_go_on(condition: str, shown: bool) -> None:
+    good = stat("edge", "RUNNING", scale=4, ready=4, conditions=["all 4 workers are ready", condition])
+    found = "\n".join(status.screen(status.Realm(manager(), [good], [])))
+    assert (f"cluster edge: {condition}" in found) is shown
+    assert ("no problems" in found) is not shown
+
+
 def test_counts_in_one_line() -> None:
     assert (
         stats.summary(stat("edge", "DEGRADED", scale=4, ready=3, backoff=1))
