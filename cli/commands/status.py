@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
@@ -21,6 +22,9 @@ from .node import all_nodes
 
 Row = TypeVar("Row", Stat, Node)
 Line = tuple[str, ...]
+
+_HOLDS = re.compile(r"group [^:]+: update |worker [^:]+: (pending|restarting|unknown)\b")
+"""What is a problem also while all that is asked for is ready: an update that can't go on."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -108,4 +112,4 @@ def _causes(row: Stat | Node) -> list[str]:
         return conditions or [row.status]
     if isinstance(row, Node):
         return [text for text in conditions if not text.startswith("runtime ")]
-    return [text for text in conditions if OPEN_ACCESS in text]
+    return [text for text in conditions if OPEN_ACCESS in text or _HOLDS.match(text)]

@@ -6,22 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from busbar.bus.assignments import shared, shares
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import digest
+from busbar.bus.errors import MessageTooLargeError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
-from msgspec import UNSET
+from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
-from ..planner.status import readiness
+from ..planner.status import about, present_reason
 from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
 """Conditions in one status, which keeps it far below the payload limits of brokers."""
 MAX_ENDPOINTS: Final = 500
 """Endpoints in one status, for the same reason; `stat_*` and `list_workers` return all."""
+
+PACKET_OVERHEAD: Final = 64
+"""Bytes of a status packet besides topic and payload."""
+SHORT: Final = 80
+"""Characters of a reason or condition in a status that must be small."""
 
 NotReadyWorker = tuple[str, str, str | None, str | None]
 """A worker that should be ready and is not: name, state, reason and node."""
@@ -37,8 +45,6 @@ _STATE_WORDS: Final = {
 }
 NOT_READY: Final = frozenset(_STATE_WORDS)
 """States of workers that should be ready and are not."""
-_FROM_WORKERS: Final = frozenset({ClusterState.RUNNING, ClusterState.DEGRADED, ClusterState.ERROR})
-"""Statuses that follow from the workers: what is stored about them was true when they began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def cluster_status(
         oid=row.oid,
         scale=scale,
         ready=states.get(WorkerState.RUNNING, 0),
-        reason=present_reason(row, scale, states.get(WorkerState.RUNNING, 0), not_ready),
+        reason=reason_now(row, states.get(WorkerState.RUNNING, 0), scale, not_ready),
     )
 
 
@@ -90,7 +96,6 @@ def group_status(
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
     cluster's."""
     open_access = group_open_condition(row, transport)
-    ready = states.get(WorkerState.RUNNING, 0)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
         version=row.version,
@@ -105,9 +110,9 @@ def group_status(
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
-        ready=ready,
+        ready=states.get(WorkerState.RUNNING, 0),
         endpoints=[Endpoint(*found) for found in endpoints],
-        reason=update or present_reason(row, row.scale, ready, not_ready),
+        reason=update or reason_now(row, states.get(WorkerState.RUNNING, 0), row.scale, not_ready),
         revision=row.revision,
         updated=UNSET if updated is None else updated,
     )
@@ -137,8 +142,9 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
     )
 
 
-def node_status(row: NodeRow, stamp: Stamp) -> Status:
-    """A node's retained status."""
+def node_status(row: NodeRow, stamp: Stamp, held: MessageTooLargeError | None = None) -> Status:
+    """A node's retained status; `held`: its assignment could not be sent."""
+    told = [held_condition(held)] if held else []
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -146,7 +152,7 @@ def node_status(row: NodeRow, stamp: Stamp) -> Status:
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=node_conditions(row),
+        conditions=told + node_conditions(row),
         oid=row.oid,
         reason=row.reason,
         draining=row.draining or UNSET,
@@ -159,7 +165,36 @@ def assignment(
 ) -> Assignment:
     """A node's whole desired state; empty for an unpaired node."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
-    return Assignment(store, max(epoch, node.assignment_epoch), node.assignment_version, wanted, heartbeat_ms)
+    own_epoch = max(epoch, node.assignment_epoch)
+    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms)
+    return shared(whole) if shares(node.capacity) else whole
+
+
+def shortened(status: Status) -> Status | None:
+    """A status with half as many endpoints, conditions and words; None when there is nothing to leave out."""
+    endpoints = status.endpoints if isinstance(status.endpoints, list) else []
+    if len(endpoints) > 1:
+        return replace(status, endpoints=endpoints[: len(endpoints) // 2])
+    if len(status.conditions) > 1:
+        return replace(status, conditions=status.conditions[: len(status.conditions) // 2])
+    if endpoints or any(len(text) > SHORT for text in (*status.conditions, _text(status.reason))):
+        unset = isinstance(status.endpoints, UnsetType)
+        return replace(
+            status,
+            endpoints=UNSET if unset else [],
+            conditions=[text[:SHORT] for text in status.conditions],
+            reason=_text(status.reason)[:SHORT] or status.reason,
+        )
+    return None
+
+
+def _text(reason: str | UnsetType | None) -> str:
+    return reason if isinstance(reason, str) else ""
+
+
+def held_condition(held: MessageTooLargeError) -> str:
+    """Why a node follows an older assignment."""
+    return f"assignment held back: {held.size} bytes, the broker takes {held.limit}: fewer or smaller workers"
 
 
 def node_conditions(row: NodeRow) -> list[str]:
@@ -176,25 +211,11 @@ def _draining(row: NodeRow) -> str:
     return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
 
 
-def present_reason(
-    row: ClusterRow | GroupRow, scale: int, ready: int, not_ready: Sequence[NotReadyWorker]
+def reason_now(
+    row: ClusterRow | GroupRow, ready: int, scale: int, not_ready: Sequence[NotReadyWorker]
 ) -> str | None:
-    """Why a cluster or group has its status: the order that was given, or the workers as they are now.
-
-    `ready` counts the workers within the scale, where surplus ones are known. One that is not ready although
-    all are waits for the next planning pass.
-    """
-    if row.status not in _FROM_WORKERS or (ready >= scale and row.status is not ClusterState.RUNNING):
-        return row.reason
-    text = readiness(ready, scale)
-    if ready >= scale or not not_ready:
-        return text
-    return f"{text}; {_about(not_ready[0])}"
-
-
-def _about(row: NotReadyWorker) -> str:
-    name, state, reason, _ = row
-    return f"{name} is {state}: {reason}" if reason else f"{name} is {state}"
+    """The reason of a cluster's or group's status, as of now."""
+    return present_reason(row.status, row.reason, ready, scale, not_ready[0][:3] if not_ready else None)
 
 
 def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
@@ -225,11 +246,11 @@ def open_conditions(listening: Sequence[ListeningGroup]) -> list[str]:
 def update_condition(row: GroupRow, updated: int, not_ready: Sequence[NotReadyWorker]) -> str:
     """For example: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
     text = progress(row.revision, updated, row.scale)
-    if row.held_back:
+    if row.held_back and row.status in STARTED:
         return f"{text}; {row.held_back}"
     if not not_ready:
         return text
-    return f"{text}; {_about(not_ready[0])}"
+    return f"{text}; {about(*not_ready[0][:3])}"
 
 
 def worker_condition(row: NotReadyWorker) -> str:

@@ -59,6 +59,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "broker remove-account": ("p9",),
     "manager check": (),
     "agent reset": ("--node", "n1"),
+    "agent join": ("no-such-file",),
     "backup": ("copy.db",),
     "restore": ("copy.db",),
     "manager take-over": (),

@@ -12,7 +12,7 @@ from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 from busbar.manager.publish import render
 from busbar.manager.publish.retained_audit import compare
 from busbar.manager.store.retention import Bounds
-from busbar.manager.store.rows import AssignedRow, GroupRow, NodeRow, WorkerRow
+from busbar.manager.store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,3 +142,38 @@ def test_replies_are_kept_for_a_day() -> None:
     steps = dict(Bounds().plan(now_ns=10**18))
     assert steps["requests_age"] == 10**18 - 86_400 * 10**9
     assert all(bound > 0 for bound in steps.values())
+
+
+@pytest.mark.fault(112, "U")
+@pytest.mark.parametrize(
+    ("status", "states", "not_ready", "reason"),
+    [
+        (
+            "DEGRADED",
+            {"RUNNING": 3},
+            [("web-4", "PENDING", "no room", None)],
+            "3 of 4 workers are ready; web-4 is PENDING: no room",
+        ),
+        ("ERROR", {}, [("web-1", "BACKOFF", None, None)], "none of 4 workers are ready; web-1 is BACKOFF"),
+        ("RUNNING", {"RUNNING": 4}, [], "all 4 workers are ready"),
+        ("STARTING", {}, [], "the first cause"),
+        ("STOPPED", {}, [], "the first cause"),
+    ],
+)
+def test_a_reason_is_the_present_one(
+    status: str, states: dict[str, int], not_ready: list[render.NotReadyWorker], reason: str
+) -> None:
+    """The stored one dates from the last change of status: a second cause may have followed the first."""
+    row = group(status=ClusterState(status), reason="the first cause", revision=1, settled=1)
+    assert render.group_status(row, "edge", states, not_ready, [], STAMP).reason == reason
+    facts: dict[str, Any] = dict.fromkeys(ClusterRow.__struct_fields__)
+    facts |= {"name": "edge", "status": ClusterState(status), "reason": "the first cause"}
+    cluster = ClusterRow(**facts | {"changed": 0, "version": 9})
+    assert render.cluster_status(cluster, 4, states, not_ready, STAMP).reason == reason
+
+
+@pytest.mark.fault(112, "U")
+def test_a_stopped_group_has_no_update_that_is_held_back() -> None:
+    facts = {"revision": 2, "settled": 1, "held_back": "web-1 stays as it is: no room"}
+    assert "no room" in render.update_condition(group(**facts), 1, ())
+    assert "no room" not in render.update_condition(group(status=ClusterState.STOPPED, **facts), 1, ())
