@@ -7,6 +7,7 @@ from typing import Final
 from busbar.bus import params as p
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import check_exposure
+from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.states import STARTABLE, STARTED, ClusterState, advance, may_advance
 from busbar.bus.transport import check_transport
 from msgspec import to_builtins
@@ -57,6 +58,7 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
         transport = check_transport(transport, "/params/routercluster/transport")
         sizes.check_definition(ctx.tx, transport, "/params/routercluster/transport")
         check_exposure(transport, "/params/routercluster/transport")
+        check_for_runtime(transport, "", "/params/routercluster/transport")
     if ctx.tx.cluster_by_name(definition.name) is not None:
         raise already_exists(f"router cluster '{definition.name}'", "/params/routercluster/name")
     row = ClusterRow(

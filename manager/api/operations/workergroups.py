@@ -10,10 +10,12 @@ from busbar.bus import params as p
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import check_exposure
-from busbar.bus.states import STARTED, ClusterState
+from busbar.bus.runtimes import check_for_runtime
+from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from busbar.bus.transport import check_transport
 from msgspec import UNSET
 
+from ...planner.admission import unoffered
 from ...store import Tx
 from ...store.reads import Queries
 from ...store.rows import ClusterRow, GroupRow
@@ -77,6 +79,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_definition(tx, transport, f"{_AT}/transport")
     at = "transport" if transport else "runtime"
     runtime = _runtime(definition.runtime, transport or cluster.transport, at)
+    _check_runs(tx, runtime, transport or cluster.transport)
     check_exposure(transport or cluster.transport, f"{_AT}/transport", runtime)
     name = definition.name or _free_name(tx, cluster.oid)
     if tx.group_by_name(cluster.oid, name) is not None:
@@ -141,6 +144,7 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     runtime = columns.get("runtime", row.runtime)
     if {"runtime", "transport"} & columns.keys():
         _runtime(runtime, transport, "transport" if columns.get("transport") else "runtime")
+        _check_runs(tx, runtime, transport)
         check_exposure(transport, f"{_AT}/transport", runtime)
     same = {r.revision for r in tx.revisions(row.oid) if (r.runtime, r.transport) == (runtime, transport)}
     new = row.revision not in same
@@ -236,6 +240,17 @@ def _runtime(requested: str | None, transport: Mapping[str, Any] | None, at: str
         detail = f"runtime '{runtime}' can't serve {given}: it needs {need}"
         raise BusError("invalid_configuration", detail, [pointer])
     return runtime
+
+
+def _check_runs(tx: Tx, runtime: str, transport: Mapping[str, Any] | None) -> None:
+    """Raises BusError `invalid_configuration` for what no node would run: no worker is stopped for it."""
+    offered = {
+        name for node in tx.nodes() if node.status is not NodeStatus.UNPAIRED for name in node.runtimes
+    }
+    why = unoffered(runtime, offered)
+    if why is not None:
+        raise BusError("invalid_configuration", why, [f"{_AT}/runtime"])
+    check_for_runtime(transport, runtime, f"{_AT}/transport")
 
 
 def _free_name(store: Queries, cluster_oid: str) -> str:
