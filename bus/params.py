@@ -170,6 +170,13 @@ class ScaleGroup(Params):
     scale: Scale
 
 
+class RestartGroup(GroupRef):
+    """The limits are those of an update."""
+
+    max_unavailable: Limit | None = None
+    max_surge: Limit | None = None
+
+
 class UpdateGroup(Params):
     """At most `max_unavailable` workers below the scale are ready, at most `max_surge` above it are there.
 
@@ -337,6 +344,8 @@ class Group(Struct, frozen=True):
     updated: int = 0
     max_unavailable: int = 1
     max_surge: int = 0
+    stop_ordered: bool = False
+    """Whether it is to be stopped, or to stay so, whatever its cluster does."""
 
 
 class Node(Struct, frozen=True):

@@ -148,3 +148,9 @@ def node_leaves(db: Database) -> None:
 def node_refuses(db: Database) -> None:
     """Whom a node follows instead of this manager."""
     db.execute("ALTER TABLE nodes ADD COLUMN refuses TEXT")
+
+
+@migrations()
+def group_stop(db: Database) -> None:
+    """Whether a group is to be stopped while its cluster runs."""
+    db.execute("ALTER TABLE workergroups ADD COLUMN stop_ordered INTEGER NOT NULL DEFAULT 0")

@@ -112,11 +112,13 @@ def stop_routercluster(ctx: ChangeContext, params: p.ClusterRef) -> p.Accepted:
 def _set_status(
     ctx: ChangeContext, row: ClusterRow, status: ClusterState, verb: str, reason: str
 ) -> p.Accepted:
-    """Set the cluster and its groups to STARTING or STOPPING; the monitor does the rest."""
+    """Set the cluster and its groups to STARTING or STOPPING, but for groups stopped by themselves."""
     tx = ctx.tx
     facts = {"status": advance(row.status, status), "reason": reason, "was_running": False}
     tx.update_cluster(row.oid, **facts, who=to_builtins(ctx.who), request_id=ctx.request_id)
     for group in tx.groups_of(row.oid):
+        if group.stop_ordered and status is ClusterState.STARTING:
+            continue
         if group.status is not status and may_advance(group.status, status):
             tx.update_group(group.oid, **facts)
     now = need_cluster(tx, row.oid)

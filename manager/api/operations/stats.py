@@ -32,7 +32,9 @@ def stat_routercluster(ctx: ReadContext, params: p.StatCluster) -> p.Stat:
         names = {group.oid: group.name for group in groups}
         rows = ctx.reads.workers_in(row.oid)
         rows.sort(key=lambda worker: (names.get(worker.group_oid, ""), worker.ordinal))
-        return _stat(ctx, params, row, sum(group.scale for group in groups), rows, groups)
+        return _stat(
+            ctx, params, row, sum(group.scale for group in groups if not group.stop_ordered), rows, groups
+        )
 
 
 def stat_routercluster_workergroup(ctx: ReadContext, params: p.StatGroup) -> p.Stat:

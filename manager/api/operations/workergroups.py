@@ -67,6 +67,7 @@ def result(store: Queries, row: GroupRow) -> p.Group:
         updated=store.updated(row.oid),
         max_unavailable=row.max_unavailable,
         max_surge=row.max_surge,
+        stop_ordered=row.stop_ordered,
     )
 
 
@@ -107,17 +108,17 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_cluster(tx, cluster.oid, f"{_AT}/{at}", used)
     if row.scale:
         sizes.check_scale(tx, cluster.oid, f"{_AT}/scale")
-    _record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
+    record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
     return result(tx, row)
 
 
 def remove_routercluster_workergroup(ctx: ChangeContext, params: p.GroupRef) -> p.Group:
     row = need_group(ctx.tx, params.routercluster_oid, params.workergroup_oid)
     if row.status is not ClusterState.STOPPED:
-        detail = f"worker group '{row.name}' is {row.status}: stop its cluster first"
+        detail = f"worker group '{row.name}' is {row.status}: stop it first"
         raise BusError("not_stopped", detail, ["/params/workergroup_oid"])
     cluster = need_cluster(ctx.tx, row.cluster_oid)
-    _record_event(ctx, "removed", cluster, row, {})
+    record_event(ctx, "removed", cluster, row, {})
     removed = result(ctx.tx, row)
     ctx.tx.delete_group(row, cluster.name)
     return removed
@@ -130,7 +131,7 @@ def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) ->
         sizes.check_scale(ctx.tx, row.cluster_oid, "/params/scale")
     now = need_group(ctx.tx, row.cluster_oid, row.oid)
     cluster = need_cluster(ctx.tx, row.cluster_oid)
-    _record_event(ctx, "scaled", cluster, now, {"scale": now.scale, "previous": row.scale})
+    record_event(ctx, "scaled", cluster, now, {"scale": now.scale, "previous": row.scale})
     return result(ctx.tx, now)
 
 
@@ -148,7 +149,7 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
         check_exposure(transport, f"{_AT}/transport", runtime)
     same = {r.revision for r in tx.revisions(row.oid) if (r.runtime, r.transport) == (runtime, transport)}
     new = row.revision not in same
-    columns |= _rollout_limits(params, row, new)
+    columns |= rollout_limits(params, row, new)
     if new:
         columns |= {"revision": row.revision + 1, "held_back": None}
     tx.update_group(row.oid, **columns)
@@ -159,7 +160,7 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     now = need_group(tx, row.cluster_oid, row.oid)
     if new:
         more = ("revision", "runtime", "max_unavailable", "max_surge")
-        _record_event(ctx, "updating", cluster, now, {name: getattr(now, name) for name in more})
+        record_event(ctx, "updating", cluster, now, {name: getattr(now, name) for name in more})
     return result(tx, now)
 
 
@@ -177,7 +178,7 @@ def _requested_columns(tx: Tx, update: p.GroupUpdate) -> dict[str, Any]:
     return found
 
 
-def _rollout_limits(params: p.UpdateGroup, row: GroupRow, new: bool) -> dict[str, int]:
+def rollout_limits(params: p.UpdateGroup | p.RestartGroup, row: GroupRow, new: bool) -> dict[str, int]:
     """Raises BusError `invalid_argument` when no worker could ever be replaced."""
     before = (MAX_UNAVAILABLE, MAX_SURGE) if new else (row.max_unavailable, row.max_surge)
     unavailable = before[0] if params.max_unavailable is None else params.max_unavailable
@@ -258,7 +259,7 @@ def _free_name(store: Queries, cluster_oid: str) -> str:
     return next(name for number in count(1) if (name := f"group{number}") not in taken)
 
 
-def _record_event(
+def record_event(
     ctx: ChangeContext, verb: str, cluster: ClusterRow, row: GroupRow, more: Mapping[str, object]
 ) -> None:
     data = {"oid": row.oid, "version": row.version, "cluster_oid": cluster.oid, **more}
