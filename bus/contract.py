@@ -245,8 +245,15 @@ _ROWS = (
     _admin(
         "remove_principal",
         p.PrincipalByName,
-        p.Principal,
+        p.RemovedPrincipal,
         "Remove a user's role, and the account on the embedded broker.",
+        "no_such_object",
+    ),
+    _admin(
+        "transfer_principal",
+        p.TransferPrincipal,
+        p.Transferred,
+        "Give a principal what another one owns or owned: clusters and nodes.",
         "no_such_object",
     ),
 )
@@ -270,7 +277,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "workergroup": ("added", "removed", "scaled", "updating", "updated"),
     "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
     "node": ("paired", "unpaired", "online", "late", "lost", "offline", "draining", "drained", "undrained"),
-    "principal": ("added", "changed", "removed"),
+    "principal": ("added", "changed", "removed", "transferred"),
     "manager": ("braked", "released", "restored"),
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""

@@ -230,7 +230,11 @@ class PrincipalDefinition(Params):
 
 
 class AddPrincipal(Params):
+    """`reuse`: give a name again that a removed principal had. The new one owns and inherits nothing of it,
+    and its changes must name their `principal`."""
+
     principal: PrincipalDefinition
+    reuse: bool = False
 
 
 class PrincipalByName(Params):
@@ -240,6 +244,17 @@ class PrincipalByName(Params):
 class SetRole(Params):
     principal_name: Name
     role: Role
+
+
+class TransferPrincipal(Params):
+    """Hands to `principal_name` what exactly one of the others names: everything of a principal by its name
+    (a removed one, when none has it now) or by its oid, or one cluster, or one node."""
+
+    principal_name: Name
+    from_name: Name | None = None
+    from_oid: Oid | None = None
+    routercluster_oid: Oid | None = None
+    node_oid: Oid | None = None
 
 
 # --- results -----------------------------------------------------------------------------------------------
@@ -429,3 +444,19 @@ class Principal(Struct, frozen=True):
     name: str
     role: str
     changed: int
+
+
+class Transferred(Struct, frozen=True):
+    """The new owner, and how many clusters and nodes it was given."""
+
+    oid: str
+    name: str
+    clusters: int
+    nodes: int
+
+
+class RemovedPrincipal(Principal, frozen=True):
+    """A removed user, and how many clusters and nodes it still owns (see `transfer_principal`)."""
+
+    clusters: int = 0
+    nodes: int = 0

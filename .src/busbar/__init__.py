@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         Membership,
         Node,
         Principal,
+        RemovedPrincipal,
         Stat,
+        Transferred,
         Worker,
     )
 
@@ -59,7 +61,9 @@ _HOMES = {
         "Membership",
         "Node",
         "Principal",
+        "RemovedPrincipal",
         "Stat",
+        "Transferred",
         "Worker",
     ),
 }
@@ -85,11 +89,13 @@ __all__ = [
     "Membership",
     "Node",
     "Principal",
+    "RemovedPrincipal",
     "ResultError",
     "Stat",
     "Status",
     "StatusUpdate",
     "SyncBusClient",
+    "Transferred",
     "WaitError",
     "WaitTimeoutError",
     "Worker",

@@ -208,6 +208,7 @@ class SyncBusClient:
     add_principal = _blocking(BusClient.add_principal)
     set_principal_role = _blocking(BusClient.set_principal_role)
     remove_principal = _blocking(BusClient.remove_principal)
+    transfer_principal = _blocking(BusClient.transfer_principal)
     find_cluster = _blocking(BusClient.find_cluster)
     cluster_oid = _blocking(BusClient.cluster_oid)
     find_node = _blocking(BusClient.find_node)

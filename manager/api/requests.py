@@ -172,12 +172,14 @@ class Dispatch:
         if row is None:
             raise BusError("no_such_procedure", f"no operation '{ctx.op[:MAX_OP]}'")
         # Decides for a read. For a change it only saves the transaction, which decides (`ChangeJob.run`).
-        authorize.check_role(row, self._principal(ctx.caller))
+        principal = self._principal(ctx.caller)
+        authorize.check_identity(request, principal, change=row.change)
+        authorize.check_role(row, principal)
         if not isinstance(request.ttl_ms, msgspec.UnsetType):
             own = ctx.received + request.ttl_ms / 1000
             ctx.expires = own if ctx.expires is None else min(own, ctx.expires)
         if row.change:
-            self._submit(ctx, row, request)
+            self._submit(ctx, row, request, principal.oid)
             return
         params = convert(request.params, row.params, "/params")
         read = partial(READS[row.name], self._responder.read_context(), params)
@@ -208,7 +210,7 @@ class Dispatch:
 
     # --- changes
 
-    def _submit(self, ctx: RequestContext, row: Operation, request: Request) -> None:
+    def _submit(self, ctx: RequestContext, row: Operation, request: Request, principal_oid: str) -> None:
         """Submit a change; with an id even one with invalid parameters, because its reply is stored too."""
         params: Params | BusError
         try:
@@ -217,7 +219,7 @@ class Dispatch:
             if not ctx.has_own_id:
                 raise
             params = error
-        job = ChangeJob(self, ctx, row, request, params)
+        job = ChangeJob(self, ctx, row, request, principal_oid, params)
         # The transaction fills in who the caller is then.
         self._store.submit(job.run, job.done, Cause({"authid": ctx.caller}, ctx.id))
         self._limits.began(ctx.caller)
@@ -288,6 +290,8 @@ class ChangeJob:
     ctx: RequestContext
     row: Operation
     request: Request
+    principal_oid: str
+    """Who asked: the name may have another holder when the transaction runs."""
     params: Params | BusError
     """The parameters, or why they are invalid."""
 
@@ -298,11 +302,14 @@ class ChangeJob:
         """
         ctx = self.ctx
         principal = authorize.need_principal(tx, ctx.caller)
+        if principal.oid != self.principal_oid:
+            raise BusError("no_such_principal", f"the principal '{ctx.caller}' that asked was removed")
+        authorize.check_identity(self.request, principal, change=True)
         authorize.check_role(self.row, principal)
         who = Who(principal.name, principal.role, ctx.inbox)
         tx.cause = Cause({"authid": who.authid, "authrole": who.authrole, "session": who.session}, ctx.id)
         request_digest = digest(ctx.op, self.request.params, msgspec.to_builtins(self.request.expect))
-        stored = tx.stored_reply(ctx.caller, ctx.id) if ctx.has_own_id else None
+        stored = tx.stored_reply(principal.oid, ctx.id) if ctx.has_own_id else None
         if stored is not None:
             if stored.digest != request_digest:
                 raise BusError("request_id_reused", f"id '{ctx.id}' was used for another request", ["/id"])
@@ -325,11 +332,11 @@ class ChangeJob:
                 raise
             failure, reply = error, dispatch.error(ctx, error)
         if ctx.has_own_id:
-            tx.store_reply(ctx.caller, ctx.id, request_digest, reply)
+            tx.store_reply(principal.oid, ctx.id, request_digest, reply)
         outcome = failure.code if failure else "ok"
         params = encode(self.request.params).decode()[:AUDIT_LIMIT]
         target = None if isinstance(self.params, BusError) else authorize.target(self.params)
-        tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params)
+        tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params, principal.oid)
         properties = properties_to_text(dispatch.properties(ctx, failure))
         tx.send(dispatch.reply_topic(ctx), reply, properties=properties)
 

@@ -96,6 +96,22 @@ ALTER TABLE nodes ADD COLUMN owner_oid TEXT;
 """
 
 
+_PRINCIPAL_IDENTITY = """
+DELETE FROM requests WHERE NOT EXISTS
+  (SELECT 1 FROM principals p WHERE p.name = requests.caller AND p.changed <= requests.created);
+UPDATE requests SET caller = (SELECT p.oid FROM principals p WHERE p.name = requests.caller);
+ALTER TABLE principals ADD COLUMN reused INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE audit ADD COLUMN caller_oid TEXT;
+CREATE TABLE former_principals (oid TEXT PRIMARY KEY, name TEXT NOT NULL, removed INTEGER NOT NULL) STRICT;
+CREATE INDEX former_principals_name ON former_principals(name);
+INSERT OR IGNORE INTO former_principals
+  SELECT json_extract(body, '$.data.oid'), json_extract(body, '$.data.name'), time
+  FROM (SELECT time, CAST(payload AS TEXT) AS body FROM events
+    WHERE topic GLOB '*/event/_/principal/*/removed')
+  WHERE json_extract(body, '$.data.oid') IS NOT NULL;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -136,3 +152,9 @@ def node_owner(db: Database) -> None:
 def realm_claim(db: Database) -> None:
     """A store that has served keeps its realm, whichever that is; see `backup.ANY_REALM`."""
     db.execute("INSERT INTO meta (key, value) SELECT 'realm', '*' FROM meta WHERE key = 'epoch'")
+
+
+@migrations()
+def principal_identity(db: Database) -> None:
+    """Stored replies belong to an oid, not to a name, and former principals are remembered."""
+    _run(db, _PRINCIPAL_IDENTITY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -159,6 +159,15 @@ class Queries:
 
     def principals(self) -> list[PrincipalRow]:
         return self._all(sql.PRINCIPALS, "ORDER BY name")
+
+    def former_principals(self, column: Literal["oid", "name"], value: str) -> list[tuple[str, str, int]]:
+        """(oid, name, nanoseconds since 1970) of removed principals, the last removed first."""
+        return self._rows(sql.FORMER.format(column), value)
+
+    def owned(self, oid: str) -> tuple[int, int]:
+        """The number of clusters and of nodes that a principal, present or removed, owns."""
+        clusters, nodes = (self._rows(sql.OWNED.format(table), oid)[0][0] for table in ("clusters", "nodes"))
+        return int(clusters), int(nodes)
 
     def events(self, since: int, limit: int) -> list[bytes]:
         """Stored events (JSON) after a sequence, oldest first."""

@@ -125,12 +125,13 @@ class WorkerRow(Struct, frozen=True, gc=False):
 
 
 class PrincipalRow(Struct, frozen=True, gc=False):
-    """A user of the bus and its role: owner, operator or viewer."""
+    """A user of the bus and its role: owner, operator or viewer. `reused`: its name had another holder."""
 
     oid: str
     name: str
     role: str
     changed: int
+    reused: bool = False
 
 
 class OutboxRow(Struct, frozen=True, gc=False):

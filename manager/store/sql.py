@@ -95,7 +95,7 @@ GROUPS: Final = Table(
     {"tags": _load, "transport": _load, "status": ClusterState, "was_running": bool},
 )
 WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
-PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {})
+PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
@@ -169,12 +169,20 @@ OUTBOX_ADD: Final = "INSERT INTO outbox (id, topic, payload, retain, properties)
 OUTBOX_LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'"
 """The highest id ever used (AUTOINCREMENT keeps it): none is reused."""
 OUTBOX_COUNT: Final = "SELECT count(*) FROM outbox"
+OUTBOX_WITHDRAW: Final = "DELETE FROM outbox WHERE topic > ?1 AND topic < ?1 || '~' AND id <= ?2"
+"""The rows of topics with a prefix, up to an id; `~` sorts behind whatever a topic's name has."""
 OUTBOX_DROP: Final = "DELETE FROM outbox WHERE id = ?"
 REPLY_GET: Final = "SELECT digest, reply FROM requests WHERE caller = ? AND id = ?"
 REPLY_ADD: Final = "INSERT INTO requests (caller, id, digest, reply, created) VALUES (?, ?, ?, ?, ?)"
 AUDIT_ADD: Final = (
-    "INSERT INTO audit (time, caller, role, op, request_id, object, outcome, params)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO audit (time, caller, caller_oid, role, op, request_id, object, outcome, params)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+FORMER_ADD: Final = "INSERT INTO former_principals (oid, name, removed) VALUES (?, ?, ?)"
+FORMER: Final = "SELECT oid, name, removed FROM former_principals WHERE {} = ? ORDER BY removed DESC"
+OWNED: Final = "SELECT count(*) FROM {} WHERE owner_oid = ?"
+TRANSFER: Final = (
+    "UPDATE {} SET owner_oid = ?, changed = ?, version = version + 1 WHERE owner_oid = ? RETURNING oid"
 )
 BUMP_ASSIGNMENT: Final = (
     "UPDATE nodes SET assignment_version = assignment_version + 1 WHERE oid = ? RETURNING assignment_version"

@@ -117,7 +117,8 @@ def test_a_person_removed_by_a_plain_client_is_disconnected_and_the_old_password
     kept = up.folder / "daves"
     kept.write_bytes(file.read_bytes())
     kept.chmod(0o600)
-    up.ok("principal", "add", "dave", "viewer")
+    assert "removed" in up.fails(4, "principal", "add", "dave", "viewer")
+    up.ok("principal", "add", "dave", "viewer", "--reuse")
     up.ok("cluster", "list", **dave)
     assert "does not let user 'dave' in" in up.fails(5, "cluster", "list", **person(up, "dave", str(kept)))
     up.ok("principal", "remove", "dave")

@@ -374,7 +374,9 @@ async def test_a_nodes_owner_is_who_paired_it(client: Client) -> None:
     assert again["owner_oid"] == who["carol"]
     assert (await client.refused("bob", "drain_node", ref)).code == "not_authorized"
     await client.call("alice", "remove_principal", {"principal_name": "carol"})
-    await client.call("alice", "add_principal", {"principal": {"name": "carol", "role": "operator"}})
+    await client.call(
+        "alice", "add_principal", {"principal": {"name": "carol", "role": "operator"}, "reuse": True}
+    )
     assert (await client.refused("carol", "drain_node", ref)).code == "not_authorized"
 
 
