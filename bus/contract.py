@@ -236,6 +236,9 @@ _ROWS = (
         owned=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
+    _read(
+        "list_audit", p.ListAudit, list[p.AuditEntry], "List changes, or refused requests, the last first."
+    ),
     _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),
     _read("list_principals", p.NoParams, list[p.Principal], "List the principals and their roles."),
     _admin(

@@ -224,6 +224,15 @@ class GetEvents(Params):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
+class ListAudit(Params):
+    """`refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the page
+    before; the newest come first."""
+
+    refused: bool = False
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    after: Annotated[str, Meta(pattern=r"^[0-9]{1,18}(?![\s\S])")] | None = None
+
+
 class PrincipalDefinition(Params):
     name: Name
     role: Role
@@ -460,3 +469,25 @@ class RemovedPrincipal(Principal, frozen=True):
 
     clusters: int = 0
     nodes: int = 0
+
+
+class AuditEntry(Struct, frozen=True):
+    """Who asked for what, and what came of it: `ok` or an error code.
+
+    A change has its `params` (JSON text, at most 1,024 characters of it) and the oid of its object. Refused
+    requests stand for `count` of one caller, operation and error within an hour, the last of them at `last`.
+    """
+
+    id: str
+    time: str
+    caller: str
+    operation: str
+    outcome: str
+    caller_oid: str | None = None
+    role: str | None = None
+    request_id: str | None = None
+    object_oid: str | None = None
+    params: str | None = None
+    detail: str | None = None
+    count: int = 1
+    last: str | None = None

@@ -134,6 +134,7 @@ class Manager:
             "link": asyncio.shield(link),
             "publisher": self.publisher.run(),
             "retained-audit": self.retained_audit.run(),
+            "refusals": self.dispatch.refusals.run(),
             "retention": Retention(self.store, self.clock).run(),
             "monitor": self.monitor.run(),
             "watch": self._watch(),

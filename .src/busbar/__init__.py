@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .bus.messages import Endpoint, Event, LogChunk, Status
     from .bus.params import (
         Accepted,
+        AuditEntry,
         Cluster,
         Following,
         Group,
@@ -53,6 +54,7 @@ _HOMES = {
     "bus.messages": ("Endpoint", "Event", "LogChunk", "Status"),
     "bus.params": (
         "Accepted",
+        "AuditEntry",
         "Cluster",
         "Following",
         "Group",
@@ -71,6 +73,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Accepted",
+    "AuditEntry",
     "BusClient",
     "BusError",
     "BusOfflineError",

@@ -30,6 +30,7 @@ from . import authorize
 from .operations import CHANGES, READS
 from .operations.base import ChangeContext, ReadContext
 from .read_cache import ReadCache
+from .refusals import Refusals
 
 log = logging.getLogger("busbar.dispatch")
 
@@ -125,6 +126,7 @@ class Dispatch:
         self._new_id = new_id
         self._principals: dict[str, PrincipalRow] = {}
         self._principals_at = -1
+        self.refusals = Refusals(store, clock)
         self._cache = ReadCache(lambda: store.commits)
 
     def handle(self, message: Message) -> None:
@@ -136,6 +138,7 @@ class Dispatch:
         if message.retain:
             # A retained command would run again after every reconnect.
             log.warning("dropped a retained request of '%s' (%.64s)", route.caller, route.operation)
+            self.refusals.note(route.caller, route.operation, "malformed_request", "it was retained")
             return
         ctx = self._context(route, message)
         try:
@@ -266,6 +269,8 @@ class Dispatch:
 
     def _refuse(self, ctx: RequestContext, error: Exception) -> None:
         public = error if isinstance(error, BusError) else self._internal_error(ctx, error)
+        request_id = ctx.id if ctx.has_own_id else None
+        self.refusals.note(ctx.caller, ctx.op, public.code, public.detail, request_id)
         try:
             self.send(ctx, self.error(ctx, public), public)
         except Exception:

@@ -112,6 +112,15 @@ INSERT OR IGNORE INTO former_principals
 """
 
 
+_REFUSALS = """
+CREATE TABLE refusals (
+  id INTEGER PRIMARY KEY, period INTEGER NOT NULL, caller TEXT NOT NULL, op TEXT NOT NULL,
+  outcome TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, count INTEGER NOT NULL,
+  request_id TEXT, detail TEXT NOT NULL, UNIQUE (period, caller, op, outcome)
+) STRICT;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -158,3 +167,9 @@ def realm_claim(db: Database) -> None:
 def principal_identity(db: Database) -> None:
     """Stored replies belong to an oid, not to a name, and former principals are remembered."""
     _run(db, _PRINCIPAL_IDENTITY)
+
+
+@migrations()
+def refused_requests(db: Database) -> None:
+    """Requests that were refused before they could change anything, folded."""
+    _run(db, _REFUSALS)

@@ -11,12 +11,14 @@ import msgspec
 from . import sql
 from .rows import (
     AssignedRow,
+    AuditRow,
     ClusterRow,
     GroupRow,
     MemberRow,
     NodeRow,
     OutboxRow,
     PrincipalRow,
+    RefusalRow,
     RevisionRow,
     WorkerRow,
 )
@@ -24,6 +26,10 @@ from .sql import Table
 from .sqlite import Database
 
 R = TypeVar("R", bound=msgspec.Struct)
+
+
+def _least(before: int | None) -> int:
+    return 2**63 - 1 if before is None else before
 
 
 class Queries:
@@ -168,6 +174,14 @@ class Queries:
         """The number of clusters and of nodes that a principal, present or removed, owns."""
         clusters, nodes = (self._rows(sql.OWNED.format(table), oid)[0][0] for table in ("clusters", "nodes"))
         return int(clusters), int(nodes)
+
+    def audit_rows(self, before: int | None, limit: int) -> list[AuditRow]:
+        """Changes, the last first, of those with a smaller id than `before`."""
+        return self._all(sql.AUDIT, "WHERE id < ? ORDER BY id DESC LIMIT ?", _least(before), limit)
+
+    def refusals(self, before: int | None, limit: int) -> list[RefusalRow]:
+        """Refused requests, the last first, of those with a smaller id than `before`."""
+        return self._all(sql.REFUSALS, "WHERE id < ? ORDER BY id DESC LIMIT ?", _least(before), limit)
 
     def events(self, since: int, limit: int) -> list[bytes]:
         """Stored events (JSON) after a sequence, oldest first."""

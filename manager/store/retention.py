@@ -30,6 +30,7 @@ class Bounds:
     requests_rows: int = 500_000
     events: int = 100_000
     audit: int = 100_000
+    refusals: int = 10_000
     outbox: int = 200_000
 
     def plan(self, now_ns: int) -> list[tuple[str, int]]:
@@ -39,6 +40,7 @@ class Bounds:
             ("requests_rows", self.requests_rows),
             ("events", self.events),
             ("audit", self.audit),
+            ("refusals", self.refusals),
             ("outbox", self.outbox),
         ]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class NodeRow(Struct, frozen=True, gc=False):
@@ -170,3 +171,40 @@ class StoredReply(Struct, frozen=True, gc=False):
 
     digest: str
     reply: bytes
+
+
+class AuditRow(Struct, frozen=True, gc=False):
+    """A change that was carried out, or that failed; `params` is JSON, which may be cut off."""
+
+    id: int
+    time: int
+    caller: str
+    caller_oid: str | None
+    role: str
+    op: str
+    request_id: str | None
+    object: str | None
+    outcome: str
+    params: str
+
+
+class RefusalRow(Struct, frozen=True, gc=False):
+    """Requests of one caller that were refused alike in one hour (`period`, counted since 1970).
+
+    Id and detail are those of the last one.
+    """
+
+    period: int
+    caller: str
+    op: str
+    outcome: str
+    first: int
+    last: int
+    count: int
+    request_id: str | None
+    detail: str
+    id: int | None = None
+
+    def after(self, earlier: RefusalRow) -> RefusalRow:
+        """Both together."""
+        return replace(self, first=earlier.first, count=self.count + earlier.count)

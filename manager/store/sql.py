@@ -97,6 +97,8 @@ GROUPS: Final = Table(
 WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
 PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
+AUDIT: Final = Table("audit", rows.AuditRow, {})
+REFUSALS: Final = Table("refusals", rows.RefusalRow, {})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
 
@@ -178,6 +180,11 @@ AUDIT_ADD: Final = (
     "INSERT INTO audit (time, caller, caller_oid, role, op, request_id, object, outcome, params)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+REFUSAL_ADD: Final = (
+    REFUSALS.insert
+    + " ON CONFLICT (period, caller, op, outcome) DO UPDATE SET count = count + excluded.count,"
+    " last = excluded.last, request_id = excluded.request_id, detail = excluded.detail"
+)
 FORMER_ADD: Final = "INSERT INTO former_principals (oid, name, removed) VALUES (?, ?, ?)"
 FORMER: Final = "SELECT oid, name, removed FROM former_principals WHERE {} = ? ORDER BY removed DESC"
 OWNED: Final = "SELECT count(*) FROM {} WHERE owner_oid = ?"
@@ -200,6 +207,8 @@ PRUNE: Final[dict[str, str]] = {
     " (SELECT sequence FROM events ORDER BY 1 DESC LIMIT 1 OFFSET ?) ORDER BY 1 LIMIT ?)",
     "audit": "DELETE FROM audit WHERE id IN"
     " (SELECT id FROM audit WHERE id <= (SELECT max(id) FROM audit) - ? ORDER BY 1 LIMIT ?)",
+    "refusals": "DELETE FROM refusals WHERE id IN"
+    " (SELECT id FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ? ORDER BY 1 LIMIT ?)",
     "outbox": "DELETE FROM outbox WHERE id IN"
     " (SELECT id FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ? ORDER BY 1 LIMIT ?)",
 }

@@ -17,7 +17,7 @@ from . import sql
 from .append_buffer import AppendBuffer
 from .changes import MONITOR, Cause, Changes
 from .reads import Queries
-from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, StoredReply, WorkerRow
+from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, RefusalRow, StoredReply, WorkerRow
 from .sqlite import Database
 
 T = TypeVar("T")
@@ -303,6 +303,10 @@ class Tx(Queries):
         caller = self.cause.who.get("authid", "")
         values = (self.now_ns, caller, caller_oid, role, op, request_id, oid, outcome, params)
         self.context.appends.audit.append(values)
+
+    def add_refusal(self, row: RefusalRow) -> None:
+        """Count refused requests, with others of the same hour, caller, operation and error."""
+        self.db.execute(sql.REFUSAL_ADD, sql.REFUSALS.cells(row))
 
     def set_meta(self, key: str, value: str) -> None:
         """Set a value of the table `meta`."""

@@ -109,6 +109,7 @@ Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
 85|a principal is removed and its name given to somebody else|P
+88|requests that are refused, without end|S L
 117|a manager with another store starts in a realm that is in use|M L
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A

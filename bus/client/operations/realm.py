@@ -143,6 +143,25 @@ class RealmOperations(Operations):
         params = p.GetEvents(since=since, limit=limit)
         return await self._operate("get_events", params, list[Event], timeout)
 
+    async def list_audit(
+        self,
+        *,
+        refused: bool = False,
+        limit: int = 100,
+        after: str | None = None,
+        timeout: float | None = None,
+    ) -> list[p.AuditEntry]:
+        """List changes, or refused requests, the last first.
+
+        `refused`: the requests that were refused, instead of the changes. Newest first; `after`: the `id`
+        of the last entry of the page before.
+
+        Raises:
+            BusError: what any operation answers.
+        """
+        params = p.ListAudit(refused=refused, limit=limit, after=after)
+        return await self._operate("list_audit", params, list[p.AuditEntry], timeout)
+
     async def get_manager(
         self,
         *,

@@ -185,9 +185,7 @@ def test_an_older_store_keeps_the_replies_that_are_surely_its_principals(tmp_pat
     path = tmp_path / "m" / "busbar.db"
     files.make_private(path)
     db = files.connect(path)
-    steps = [step.name for step in migrations.pending(db)]
     migrations.apply(db, stop_before="principal_identity")
-    assert steps[-1] == "principal_identity"
     db.execute("INSERT INTO principals (oid, name, role, changed) VALUES ('oid-bob', 'bob', 'operator', 50)")
     reply = "INSERT INTO requests (caller, id, digest, reply, created) VALUES (?, ?, 'd', x'7b7d', ?)"
     for caller, request_id, created in (("bob", "old", 49), ("bob", "new", 50), ("gone", "r", 60)):
