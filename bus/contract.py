@@ -85,6 +85,7 @@ _ROWS = (
         "Create a router cluster, stopped, owned by the caller.",
         "invalid_configuration",
         "already_exists",
+        "quota_exceeded",
         owned=None,
     ),
     _change(
@@ -151,6 +152,7 @@ _ROWS = (
         "no_such_object",
         "invalid_configuration",
         "already_exists",
+        "quota_exceeded",
     ),
     _change(
         "remove_routercluster_workergroup",
@@ -206,7 +208,18 @@ _ROWS = (
     _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only by status filter)."),
     _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
-    _change("pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", owned=None),
+    _change(
+        "pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", "quota_exceeded", owned=None
+    ),
+    _change(
+        "forget_node",
+        p.NodeRef,
+        p.Node,
+        "Delete a node that was never heard; its name is free again.",
+        "no_such_object",
+        "not_stopped",
+        owned="node",
+    ),
     _change(
         "drain_node",
         p.DrainNode,
@@ -279,7 +292,18 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "routercluster_node": ("added", "removed"),
     "workergroup": ("added", "removed", "scaled", "updating", "updated"),
     "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
-    "node": ("paired", "unpaired", "online", "late", "lost", "offline", "draining", "drained", "undrained"),
+    "node": (
+        "paired",
+        "unpaired",
+        "online",
+        "late",
+        "lost",
+        "offline",
+        "draining",
+        "drained",
+        "undrained",
+        "forgotten",
+    ),
     "principal": ("added", "changed", "removed", "transferred"),
     "manager": ("braked", "released", "restored"),
 }

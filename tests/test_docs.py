@@ -309,7 +309,7 @@ def command_of(words: list[str]) -> tuple[str, set[str]]:
 
 NESTED = {
     "principal": {"add", "role", "remove", "list", "transfer"},
-    "node": {"pair", "token", "unpair", "join", "list", "show"},
+    "node": {"pair", "token", "unpair", "forget", "join", "list", "show"},
     "context": {"add", "use"},
     "manager": {"take-over", "check"},
     "group": {"add", "scale"},

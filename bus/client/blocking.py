@@ -196,6 +196,7 @@ class SyncBusClient:
     get_node = _blocking(BusClient.get_node)
     get_node_by_name = _blocking(BusClient.get_node_by_name)
     pair_node = _blocking(BusClient.pair_node)
+    forget_node = _blocking(BusClient.forget_node)
     drain_node = _blocking(BusClient.drain_node)
     undrain_node = _blocking(BusClient.undrain_node)
     unpair_node = _blocking(BusClient.unpair_node)

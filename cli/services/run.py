@@ -67,6 +67,7 @@ _PROTOCOLS: Final[Mapping[MqttVersion, _Protocol]] = {
 
 async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
     """Run the manager until cancelled."""
+    from busbar.manager.quotas import Quotas
     from busbar.manager.service import ManagerConfig, run
 
     config = ManagerConfig(
@@ -78,6 +79,7 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
         heartbeat_s=spec.heartbeat_s,
         principals=spec.principals,
         adopt_realm=spec.adopt_realm,
+        quotas=Quotas(**spec.quotas),
     )
     await run(config, ready)
 

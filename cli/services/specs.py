@@ -59,6 +59,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     manager_id: str = "m1"
     mqtt: MqttVersion = "auto"
     adopt_realm: bool = False
+    quotas: dict[str, int] = field(default_factory=dict)
     log_level: str = "info"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -23,6 +23,7 @@ from busbar.bus.params import Params
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
+from ..quotas import Quotas
 from ..rate_limit import Limits
 from ..store import Cause, Store, Tx, files
 from ..store.rows import PrincipalRow
@@ -102,6 +103,7 @@ class Responder:
     read_context: Callable[[], ReadContext]
     mqtt5: bool = False
     """Whether replies carry MQTT 5 properties."""
+    quotas: Quotas = field(default_factory=Quotas)
 
 
 class Dispatch:
@@ -126,6 +128,7 @@ class Dispatch:
         self._new_id = new_id
         self._principals: dict[str, PrincipalRow] = {}
         self._principals_at = -1
+        self.quotas = responder.quotas
         self.refusals = Refusals(store, clock)
         self._cache = ReadCache(lambda: store.commits)
 
@@ -350,7 +353,7 @@ class ChangeJob:
             raise self.params
         authorize.check_owner(self.row, principal, self.params, tx)
         authorize.check_version(self.request.expect, self.params, tx)
-        context = ChangeContext(tx, who, principal.oid, self.ctx.id)
+        context = ChangeContext(tx, who, principal.oid, self.ctx.id, self.dispatch.quotas)
         return CHANGES[self.row.name](context, self.params)
 
 

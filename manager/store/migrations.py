@@ -121,6 +121,13 @@ CREATE TABLE refusals (
 """
 
 
+_NODE_HEARD = """
+ALTER TABLE nodes ADD COLUMN heard INTEGER NOT NULL DEFAULT 0;
+UPDATE nodes SET heard = 1
+  WHERE boot IS NOT NULL OR applied_epoch > 0 OR applied_version > 0 OR assignment_version > 2;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -173,3 +180,9 @@ def principal_identity(db: Database) -> None:
 def refused_requests(db: Database) -> None:
     """Requests that were refused before they could change anything, folded."""
     _run(db, _REFUSALS)
+
+
+@migrations()
+def node_heard(db: Database) -> None:
+    """Whether a node was ever heard; in doubt (it was paired more than once) it was."""
+    _run(db, _NODE_HEARD)

@@ -170,10 +170,9 @@ class Queries:
         """(oid, name, nanoseconds since 1970) of removed principals, the last removed first."""
         return self._rows(sql.FORMER.format(column), value)
 
-    def owned(self, oid: str) -> tuple[int, int]:
-        """The number of clusters and of nodes that a principal, present or removed, owns."""
-        clusters, nodes = (self._rows(sql.OWNED.format(table), oid)[0][0] for table in ("clusters", "nodes"))
-        return int(clusters), int(nodes)
+    def owned(self, oid: str, kind: str) -> int:
+        """How many `clusters`, paired `nodes`, or `groups` in its clusters a principal owns or owned."""
+        return int(self._rows(sql.OWNED[kind], oid)[0][0])
 
     def audit_rows(self, before: int | None, limit: int) -> list[AuditRow]:
         """Changes, the last first, of those with a smaller id than `before`."""

@@ -40,6 +40,13 @@ class NodeRow(Struct, frozen=True, gc=False):
     drain_note: str | None = None
     owner_oid: str | None = None
     """Who paired it; None: paired before owners were recorded, so it is the realm owners'."""
+    heard: bool = False
+    """Whether its agent was ever heard before it was paired anew; see `was_heard`."""
+
+    @property
+    def was_heard(self) -> bool:
+        """Whether an agent may have an assignment of it: then its versions must go on."""
+        return self.heard or self.boot is not None or self.applied_epoch > 0 or self.applied_version > 0
 
 
 class ClusterRow(Struct, frozen=True, gc=False):

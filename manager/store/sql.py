@@ -78,6 +78,7 @@ NODES: Final = Table(
         "labels": _load,
         "status": NodeStatus,
         "goodbye": bool,
+        "heard": bool,
         "runtimes": _load,
         "capacity": _load,
         "conditions": _load,
@@ -187,7 +188,12 @@ REFUSAL_ADD: Final = (
 )
 FORMER_ADD: Final = "INSERT INTO former_principals (oid, name, removed) VALUES (?, ?, ?)"
 FORMER: Final = "SELECT oid, name, removed FROM former_principals WHERE {} = ? ORDER BY removed DESC"
-OWNED: Final = "SELECT count(*) FROM {} WHERE owner_oid = ?"
+OWNED: Final[dict[str, str]] = {
+    "clusters": "SELECT count(*) FROM clusters WHERE owner_oid = ?",
+    "nodes": "SELECT count(*) FROM nodes WHERE owner_oid = ? AND status <> 'unpaired'",
+    "groups": "SELECT count(*) FROM workergroups WHERE cluster_oid IN"
+    " (SELECT oid FROM clusters WHERE owner_oid = ?)",
+}
 TRANSFER: Final = (
     "UPDATE {} SET owner_oid = ?, changed = ?, version = version + 1 WHERE owner_oid = ? RETURNING oid"
 )

@@ -87,6 +87,13 @@ class Tx(Queries):
         self.changes.nodes.update(row[0] for row in found)
         return bool(found)
 
+    def delete_node(self, node: NodeRow) -> None:
+        """Delete a node that no worker and no cluster has any more; what is retained of it is cleared."""
+        self.db.execute("DELETE FROM nodes WHERE oid = ?", (node.oid,))
+        self.changes.nodes.add(node.oid)
+        self.send(self.context.topics.node(node.name, "assignment"), b"", retain=True)
+        self.clear_status(None, "node", node.name)
+
     def bump_assignment(self, node_oid: str) -> int:
         """Raise the node's assignment version and return it; it is published after the commit.
 

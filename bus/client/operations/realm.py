@@ -69,10 +69,26 @@ class RealmOperations(Operations):
         A node to be paired.
 
         Raises:
-            BusError: `already_exists`, or what any operation answers.
+            BusError: `already_exists`, `quota_exceeded`, or what any operation answers.
         """
         params = p.PairNode(node=p.NodeDefinition(name=name, labels=labels))
         return await self._operate("pair_node", params, p.Node, timeout, expect_version, request_id)
+
+    async def forget_node(
+        self,
+        *,
+        node_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Node:
+        """Delete a node that was never heard; its name is free again.
+
+        Raises:
+            BusError: `no_such_object`, `not_stopped`, or what any operation answers.
+        """
+        params = p.NodeRef(node_oid=node_oid)
+        return await self._operate("forget_node", params, p.Node, timeout, expect_version, request_id)
 
     async def drain_node(
         self,
@@ -153,8 +169,8 @@ class RealmOperations(Operations):
     ) -> list[p.AuditEntry]:
         """List changes, or refused requests, the last first.
 
-        `refused`: the requests that were refused, instead of the changes. Newest first; `after`: the `id`
-        of the last entry of the page before.
+        `refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the
+        page before; the newest come first.
 
         Raises:
             BusError: what any operation answers.

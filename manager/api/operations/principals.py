@@ -70,7 +70,7 @@ def remove_principal(ctx: ChangeContext, params: p.PrincipalByName) -> p.Removed
     _refuse_last_owner(ctx.tx, row)
     ctx.tx.delete_principal(row)
     _record_event(ctx.tx, "removed", row)
-    return p.RemovedPrincipal(row.oid, row.name, row.role, row.changed, *ctx.tx.owned(row.oid))
+    return p.RemovedPrincipal(row.oid, row.name, row.role, row.changed, *_owned(ctx.tx, row.oid))
 
 
 def transfer_principal(ctx: ChangeContext, params: p.TransferPrincipal) -> p.Transferred:
@@ -96,12 +96,16 @@ def transfer_principal(ctx: ChangeContext, params: p.TransferPrincipal) -> p.Tra
     return p.Transferred(new.oid, new.name, clusters, nodes)
 
 
+def _owned(tx: Tx, oid: str) -> tuple[int, int]:
+    return tx.owned(oid, "clusters"), tx.owned(oid, "nodes")
+
+
 def _source(tx: Tx, params: p.TransferPrincipal) -> str:
     """The oid of the principal, present or removed, whose clusters and nodes are handed over."""
     if params.from_oid is not None:
         # An owner may also be one that was removed before removals were recorded: then it owns something.
         known = any(row.oid == params.from_oid for row in tx.principals())
-        if known or any(tx.owned(params.from_oid)) or tx.former_principals("oid", params.from_oid):
+        if known or any(_owned(tx, params.from_oid)) or tx.former_principals("oid", params.from_oid):
             return params.from_oid
         raise no_such("principal", params.from_oid, "from_oid")
     name = params.from_name or ""
