@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
@@ -51,13 +51,19 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
     """Serves on sockets that are bound already, one per listener name: `ws` is WebSocket, any other TCP."""
 
     def __init__(
-        self, config: AmqttConfig, sockets: dict[str, socket.socket], clock: Clock, limits: Limits
+        self,
+        config: AmqttConfig,
+        sockets: dict[str, socket.socket],
+        clock: Clock,
+        limits: Limits,
+        origins: Sequence[str] = (),
     ) -> None:
         super().__init__(config)
         self._sockets = sockets
         self._clock = clock
         self._access = next(p for p in self.plugins_manager.plugins if isinstance(p, AccessPlugin))
         self._limits = limits
+        self._origins = tuple(origins)
         self._accounting = Accounting(limits)
         self._gate = Gate(limits)
         self._router = Router(encode, self._accounting, self._make_room)
@@ -121,6 +127,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
                 subprotocols=[websockets.Subprotocol("mqtt")],
+                # A browser sends its page's origin, and would send it from any page that somebody opens.
+                origins=[None, *(websockets.Origin(origin) for origin in self._origins)],
                 max_size=self._limits.packet_bytes + 8,
                 compression=None,
                 close_timeout=_STOP_S,
@@ -193,6 +201,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 await self._access.refresh()
                 self._drop_revoked()
                 self._access.enforce()
+                await self._access.forget_expired_tokens()
                 await self._report_use()
             except Exception:
                 log.exception("the accounts could not be followed; trying again")

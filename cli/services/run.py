@@ -43,7 +43,15 @@ async def run_broker(spec: BrokerSpec, ready: Ready) -> None:
     """Run the embedded broker until cancelled."""
     from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 
-    config = BrokerConfig(Path(spec.accounts), spec.host, spec.port, spec.ws_port, spec.root, spec.realm)
+    config = BrokerConfig(
+        Path(spec.accounts),
+        spec.host,
+        spec.port,
+        spec.ws_port,
+        spec.root,
+        spec.realm,
+        origins=tuple(spec.ws_origins),
+    )
     async with EmbeddedBroker(config) as broker:
         log.info("broker listens on mqtt://%s", netloc(config.host, broker.port))
         if broker.ws_port:

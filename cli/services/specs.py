@@ -43,6 +43,7 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     realm: str | None = None
     host: str = "127.0.0.1"
     ws_port: int | None = None
+    ws_origins: list[str] = field(default_factory=list)
     log_level: str = "info"
 
 
