@@ -43,7 +43,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     When the block raises, the new file is removed and `path` is as it was. Raises OSError.
     """
     new = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
-    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
+    _close_made(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE), path.parent)
     try:
         yield new
         if durable:
@@ -53,6 +53,18 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise
+
+
+def _close_made(descriptor: int, folder: Path) -> None:
+    """Close a file that was just made. As root, give it to the owner of its folder: a service that runs as
+    that user has to read what an administrator's command wrote."""
+    try:
+        if os.geteuid() == 0:
+            owner = folder.stat()
+            if owner.st_uid != 0:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
 
 
 def read_private(path: Path) -> str | None:
@@ -133,6 +145,8 @@ class FileLock:
         if self._descriptor is not None:
             return True
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with suppress(FileExistsError):
+            _close_made(os.open(self.path, flags | os.O_EXCL, _PRIVATE), self.path.parent)
         descriptor = os.open(self.path, flags, _PRIVATE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
