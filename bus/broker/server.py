@@ -23,6 +23,7 @@ from amqtt.contexts import BrokerConfig as AmqttConfig
 from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
+from ..addresses import netloc
 from ..clock import Clock
 from ..files import write_atomically
 from .access_plugin import AccessPlugin, Peer
@@ -127,8 +128,9 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
                 subprotocols=[websockets.Subprotocol("mqtt")],
-                # A browser sends its page's origin, and would send it from any page that somebody opens.
-                origins=[None, *(websockets.Origin(origin) for origin in self._origins)],
+                # A browser sends its page's origin, whichever page somebody opens. Some libraries name the
+                # listener itself, where no page is; its names can't be another's, so no rebinding helps.
+                origins=[None, *map(websockets.Origin, (*self._origins, *_own_origins(sock)))],
                 max_size=self._limits.packet_bytes + 8,
                 compression=None,
                 close_timeout=_STOP_S,
@@ -242,6 +244,12 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=_STOP_S)
+
+
+def _own_origins(sock: socket.socket) -> list[str]:
+    address, port = sock.getsockname()[:2]
+    hosts = {"localhost", netloc(address, port).rpartition(":")[0]}
+    return [f"{scheme}://{host}:{port}" for scheme in ("http", "https") for host in sorted(hosts)]
 
 
 class _Handshake(ServerConnection):
