@@ -26,6 +26,7 @@ from ..backoff import Backoff
 from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
+from ..password import read_password
 from ..topics import matcher
 from .broker_rotation import BrokerRotation
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
@@ -263,7 +264,8 @@ class _Connection:
         if options.transport == "websockets":
             client.ws_set_options(path=options.path)
         if options.username is not None:
-            client.username_pw_set(options.username, options.password)
+            file = options.password_file
+            client.username_pw_set(options.username, read_password(file) if file else options.password)
         if options.tls is not None:
             client.tls_set_context(tls_context(options))
         if will is not None:

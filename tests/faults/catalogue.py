@@ -114,6 +114,7 @@ Authority
 89|a database with triggers, views or columns of somebody else|P L
 92|planted secrets, guessed names, expired tokens, foreign web pages|P S
 118|commands for a service are run as root|D L
+120|a password is rotated while its file is missing, open or still the old one|C
 117|a manager with another store starts in a realm that is in use|M L
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A
