@@ -27,7 +27,7 @@ _end_all = reaper.guard()
 
 @pytest.fixture(scope="session", autouse=True)
 def default_signals() -> None:
-    """Under nohup, or as a shell's background job, these are ignored, which every process of a test would inherit."""
+    """Ignored under nohup or in a shell's background job, and so in every process that a test would start."""
     for number in (signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

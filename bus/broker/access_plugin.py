@@ -21,7 +21,7 @@ from .. import acl
 from ..acl import NODE
 from ..clock import Clock
 from ..topics import is_log, is_request
-from .accounts import Account, Accounts, cost_of, hash_in_vain
+from .accounts import Account, Accounts, cost_of, hash_in_vain, is_chosen
 from .join_tokens import drop_expired, is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
 from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
@@ -82,8 +82,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._reading = asyncio.Lock()
         # Files and passwords have threads of their own: a revocation doesn't wait for strangers' logins.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="broker-files")
+        # A chosen password takes 32 MiB and some ten times as long: nodes don't wait behind those.
         threads = self._limits.login_threads
-        self._login_pool = ThreadPoolExecutor(threads, thread_name_prefix="broker-login")
+        self._login_pools = {
+            chosen: ThreadPoolExecutor(threads, thread_name_prefix="broker-login") for chosen in (True, False)
+        }
         self._guard = LoginGuard(self._limits)
         self._tokens: Mapping[str, str] = {}
         self._tokens_seen: tuple[int, ...] = ()
@@ -95,7 +98,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._wrong: OrderedDict[tuple[str, bytes], Account] = OrderedDict()
         self._took: dict[int, deque[float]] = {}
         """Seconds that hashing took lately, by its cost."""
-        self._pretending = asyncio.Semaphore(threads)
+        self._pretending = {chosen: asyncio.Semaphore(threads) for chosen in (True, False)}
         # In force, but not yet written to the file.
         self._revoked: dict[str, str] = {}
         self._writing: asyncio.Task[None] | None = None
@@ -154,9 +157,9 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """False for log topics: a log line is delivered, and never kept."""
         return not is_log(topic, self.root)
 
-    def narrowed(self, peer: Peer, wanted: str) -> str:
-        """The filter to subscribe for an allowed one (see bus.acl)."""
-        return acl.narrowed(peer.kind, peer.username, wanted, *self._where) or wanted
+    def readable(self, peer: Peer, wanted: str) -> tuple[str, ...]:
+        """The filters to subscribe for an allowed one (see bus.acl)."""
+        return acl.readable(peer.kind, peer.username, wanted, *self._where) or ()
 
     def is_current(self, peer: Peer) -> bool:
         """False once the account was removed or its password or kind changed."""
@@ -235,7 +238,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     async def close(self) -> None:
         """Stop the threads; what they compute now is discarded."""
-        for pool in (self._pool, self._login_pool):
+        for pool in (self._pool, *self._login_pools.values()):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _join(self, peer: Peer) -> None:
@@ -252,9 +255,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         loop = asyncio.get_running_loop()
         try:
             now_s = self._clock.time_ns() / 1e9
-            made = await loop.run_in_executor(
-                self._login_pool, redeem, self._path, peer.username, offer, now_s
-            )
+            pool = self._login_pools[is_chosen(offer.secret)]
+            made = await loop.run_in_executor(pool, redeem, self._path, peer.username, offer, now_s)
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             self._complain(f"a node could not join: {error}")
             return
@@ -282,9 +284,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
                 peer.busy = True
                 return False
             loop = asyncio.get_running_loop()
-            hashing = loop.run_in_executor(
-                self._login_pool, self._accounts.verify, peer.username, peer.password
-            )
+            pool = self._login_pools[is_chosen(peer.password)]
+            hashing = loop.run_in_executor(pool, self._accounts.verify, peer.username, peer.password)
             hashing.add_done_callback(partial(self._verified_one, login, peer.source, account))
             self._logins[login] = hashing
         password, hashed = peer.password, self._accounts.is_hashed(peer.username, peer.password)
@@ -308,7 +309,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """Wait as long as hashing it would take, in a queue as long, without the work: strangers' guesses at
         what does not exist must not cost others their logins."""
         cost = cost_of(password)
-        async with self._pretending:
+        async with self._pretending[is_chosen(password)]:
             if cost not in self._took:
                 began = self._clock.monotonic()
                 await asyncio.get_running_loop().run_in_executor(None, hash_in_vain, cost)

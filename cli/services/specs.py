@@ -58,8 +58,10 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     principals: dict[str, str]
     manager_id: str = "m1"
+    offline_after_s: float = 86_400.0
     mqtt: MqttVersion = "auto"
     adopt_realm: bool = False
+    max_packet: int | None = None
     quotas: dict[str, int] = field(default_factory=dict)
     log_level: str = "info"
 
@@ -80,6 +82,8 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     static_roots: list[str] = field(default_factory=list)
     adopt_store: bool = False
+    mqtt: MqttVersion = "auto"
+    max_packet: int | None = None
     log_level: str = "info"
 
 

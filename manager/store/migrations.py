@@ -171,6 +171,18 @@ def realm_claim(db: Database) -> None:
 
 
 @migrations()
+def node_leaves(db: Database) -> None:
+    """What became of a node's workers at its goodbye."""
+    db.execute("ALTER TABLE nodes ADD COLUMN leaves TEXT")
+
+
+@migrations()
+def node_refuses(db: Database) -> None:
+    """Whom a node follows instead of this manager."""
+    db.execute("ALTER TABLE nodes ADD COLUMN refuses TEXT")
+
+
+@migrations()
 def principal_identity(db: Database) -> None:
     """Stored replies belong to an oid, not to a name, and former principals are remembered."""
     _run(db, _PRINCIPAL_IDENTITY)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -40,6 +40,10 @@ class NodeRow(Struct, frozen=True, gc=False):
     drain_note: str | None = None
     owner_oid: str | None = None
     """Who paired it; None: paired before owners were recorded, so it is the realm owners'."""
+    refuses: str | None = None
+    """Whom it follows instead of this manager, so that it applies none of its assignments: a predicate."""
+    leaves: Leaves | None = None
+    """What became of its workers at its last goodbye; None where its agent did not say."""
     heard: bool = False
     """Whether its agent was ever heard before it was paired anew; see `was_heard`."""
 

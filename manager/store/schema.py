@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from functools import cache
 from typing import Final
 
@@ -53,12 +54,14 @@ def _known_steps() -> frozenset[str]:
 
 @cache
 def _wanted(steps: tuple[str, ...]) -> frozenset[Object]:
-    """The objects of a database to which just these steps were applied, in our order."""
+    """The objects of a database to which just these steps were applied, in this order."""
     db = Database(memory=True)
     try:
-        for step in migrations.pending(db):
-            if step.name in steps:
-                step.fn(db)
+        ours = {step.name: step for step in migrations.pending(db)}
+        for name in steps:
+            ours[name].fn(db)
         return frozenset(_objects(db))
+    except sqlite3.DatabaseError:
+        return frozenset()  # no order in which ours were ever applied
     finally:
         db.close()

@@ -19,7 +19,7 @@ from busbar.bus.options import ConnectOptions
 from busbar.cli.connect import options_of
 from busbar.cli.context import Settings
 from busbar.cli.services.run import connect_options
-from busbar.cli.services.specs import ConnectSpec
+from busbar.cli.services.specs import ConnectSpec, ManagerSpec
 
 from tests.brokers import free_port, mosquitto, until
 from tests.pace import bound
@@ -128,4 +128,12 @@ def test_services_and_commands_connect_with_the_file(tmp_path: Path) -> None:
     write_atomically(file, "s3cret\n")
     settings = Settings(broker="mqtt://127.0.0.1", username="n1", password_file=str(file))
     assert options_of(settings).password_file == file
-    assert connect_options(ConnectSpec.of(settings)).password_file == file
+    spec = ManagerSpec(
+        realm="lab",
+        root="busbar",
+        connect=ConnectSpec.of(settings),
+        state=str(tmp_path),
+        heartbeat_s=5.0,
+        principals={},
+    )
+    assert connect_options(spec).password_file == file
