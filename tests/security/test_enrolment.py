@@ -165,7 +165,7 @@ def test_a_node_joins_with_its_token_and_is_removed(up: Stack) -> None:
         up.ok("cluster", "start", "gone", "--wait")
         worker = up.pids("gone")["web-1"]
         assert alive(worker)
-        up.ok("node", "unpair", "n9")
+        up.ok("node", "unpair", "n9", "--yes")
         until(lambda: "authori" in log.read_text().lower(), "the broker refuses n9", REVOKED_S)
         until(lambda: not alive(worker), "its worker is stopped: it was told before it was put out")
         assert process.poll() is None, "the agent goes on, disconnected"
