@@ -221,8 +221,8 @@ def command_of(words: list[str]) -> tuple[str, set[str]]:
 
 
 NESTED = {
-    "principal": {"add", "role", "remove", "list"},
-    "node": {"pair", "token", "unpair", "join", "list", "show"},
+    "principal": {"add", "role", "remove", "list", "transfer"},
+    "node": {"pair", "token", "unpair", "forget", "join", "list", "show"},
     "agent": {"join", "reset"},
     "context": {"add", "use"},
     "manager": {"take-over", "check"},
