@@ -14,6 +14,7 @@ from busbar.agent.workers.process_runner import ProcessRunner
 from busbar.bus.states import NodeStatus
 from busbar.manager.control.apply import apply_all
 from busbar.manager.control.monitor import Monitor
+from busbar.manager.ingest import report_diff
 from busbar.manager.planner import liveness, scaling
 from busbar.manager.publish.publisher import Publisher
 from busbar.manager.store.tx import Tx
@@ -92,6 +93,11 @@ def _die_of_an_error() -> list[tuple[Any, str, Any]]:
     return [(Monitor, "_write", write), (Monitor, "run", run)]
 
 
+def _remember_what_was() -> list[tuple[Any, str, Any]]:
+    """T: a worker that is ready again keeps the reason why it was not."""
+    return [(report_diff, "_reason", lambda row, seen, state: seen.reason or row.reason)]
+
+
 PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
     "D": _forget_a_commit,
     "A": _forget_requests,
@@ -102,6 +108,7 @@ PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
     "M": _apply_anything,
     "H": _trust_everybody,
     "L": _die_of_an_error,
+    "T": _remember_what_was,
 }
 
 
