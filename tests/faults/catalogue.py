@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "T": "a status tells of no condition whose cause has been gone for 10 s",
     "S": "what one client or account takes is bounded, and the others are served",
     "P": "nobody changes what its role and ownership at that moment do not allow",
     "W": "access is never wider than somebody has written out",
