@@ -91,6 +91,7 @@ Broker and network
 48|100 agents reconnect at once|C
 49|most nodes vanish at once|K
 50|request flood by one caller|L
+104|a client id is taken over|H
 Races
 51|delete during start; stop during scale; scale during a node's loss|B O
 52|node removed while offline, then returns|O
@@ -108,6 +109,7 @@ Load
 Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
+102|a filter that is wider than the rights|S
 117|a manager with another store starts in a realm that is in use|M L
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A
