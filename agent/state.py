@@ -20,6 +20,9 @@ from typing import Final, TypeVar
 
 import msgspec
 from busbar.bus import files
+from busbar.bus.assignments import expanded, shared
+from busbar.bus.decode import MAX_REPORT
+from busbar.bus.errors import BusError
 from busbar.bus.files import FileLock
 from busbar.bus.messages import Assignment, WorkerName
 from msgspec import Struct
@@ -127,7 +130,13 @@ class State:
 
     def assignment(self) -> Assignment | None:
         """The stored assignment; None when there is none, or it is torn (then it is renamed)."""
-        return _read(self.folder / "assignment.json", Assignment)
+        path = self.folder / "assignment.json"
+        found = _read(path, Assignment)
+        try:
+            return None if found is None else expanded(found)
+        except BusError as error:
+            _set_aside(path, error.detail)
+            return None
 
     def store_assignment(self, assignment: Assignment) -> None:
         """Store it durably: after a power loss, either it or the previous one is there, complete.
@@ -135,7 +144,10 @@ class State:
         Raises:
             OSError: it could not be written.
         """
-        files.write_atomically(self.folder / "assignment.json", msgspec.json.encode(assignment))
+        whole = msgspec.json.encode(assignment)
+        # Expanded where that is small: an older agent that is put back here reads it.
+        payload = whole if len(whole) <= MAX_REPORT else msgspec.json.encode(shared(assignment))
+        files.write_atomically(self.folder / "assignment.json", payload)
 
     def records(self) -> list[WorkerRecord]:
         """Every readable record; torn ones are renamed (their processes are found by token)."""

@@ -44,6 +44,8 @@ def agent(
         str | None,
         typer.Option("--join", help="First redeem the join token in this file (-: standard input)."),
     ] = None,
+    mqtt: n.Mqtt = "auto",
+    max_packet: n.MaxPacket = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the agent of one node in the foreground, against the broker of the options."""
@@ -82,6 +84,8 @@ def agent(
         static_roots=[str(path.expanduser().absolute()) for path in static_root or ()],
         stop_workers=stop_workers,
         adopt_store=adopt_store,
+        mqtt=mqtt,
+        max_packet=max_packet,
         log_level=log_level,
     )
     raise typer.Exit(run.serve(spec))

@@ -77,6 +77,7 @@ Worker
 37|hangs with a living pid|H
 63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H
+69|a port that the agent may not bind; an interface address that the node does not have|H
 39|floods its output|L
 107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
@@ -99,6 +100,12 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Size
+57|definitions, replies and statuses larger than the broker takes|S L
+58|a broker with a small packet limit; reads with large answers|S L
+59|a broker that keeps no retained messages|U
+60|a broker that never answers an MQTT 5 CONNECT|C
+87|large clusters created and deleted again and again|S
 Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S

@@ -436,11 +436,13 @@ async def test_a_restart_keeps_the_port_even_if_an_earlier_one_is_free(node: Ben
 @pytest.fixture
 def free_range() -> int:
     """The first of two ports that are free now."""
-    from busbar.agent.processes.sockets import is_free
+    from busbar.agent.processes.sockets import bind_error
 
     low = random.randrange(15000, 18000, 2)
     pairs = range(low, low + 1000, 2)
-    return next(port for port in pairs if all(is_free("127.0.0.1", port + step) for step in (0, 1)))
+    return next(
+        port for port in pairs if all(bind_error("127.0.0.1", port + step) is None for step in (0, 1))
+    )
 
 
 @pytest.mark.fault(22, "B")

@@ -234,6 +234,13 @@ def test_a_port_that_was_asked_for_and_is_taken_is_refused() -> None:
     assert up_plan.choose_port(IPV4, None, {"port": port}) == port
 
 
+def test_a_port_that_may_not_be_bound_is_not_told_to_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(up_plan, "bind_error", lambda host, port: denied)
+    with pytest.raises(CliError, match=r"can't listen on port 80 of 127\.0\.0\.1: Permission denied"):
+        up_plan.choose_port(IPV4, 80, {})
+
+
 def test_a_second_up_on_the_folder_is_refused_with_the_pid(tmp_path: Path) -> None:
     import os
 

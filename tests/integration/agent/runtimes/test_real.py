@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ import pytest
 from busbar.agent.processes import logs, procfs
 from busbar.agent.processes.ports import NoPortError, choose_port
 from busbar.agent.processes.process import Process, SpawnSpec, WorkerProcesses
-from busbar.agent.processes.sockets import is_free
+from busbar.agent.processes.sockets import bind_error
 from busbar.agent.runtimes import (
     HttpProbe,
     LaunchSpec,
@@ -88,7 +89,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
         port = 0
         if wish is not None:
             port = choose_port(
-                wish, (), lambda p: is_free(wish.interface, p, shared=wish.shared), offset=os.getpid()
+                wish, (), lambda p: bind_error(wish.interface, p, shared=wish.shared), offset=os.getpid()
             )
         spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)
         launch = runtime.render(spec, "127.0.0.1", port, folder)
@@ -111,7 +112,7 @@ async def stop(worker: Worker) -> None:
     assert report.gone and report.killed == 0, (report, logs.tail(worker.log, 20))
     token = worker.process.record.token.encode()
     assert not [pid for pid in procfs.pids() if token in (procfs.environ(pid) or b"")]
-    assert is_free(worker.launch.interface, worker.launch.port)
+    assert bind_error(worker.launch.interface, worker.launch.port) is None
 
 
 def echo_over_mqtt(worker: Worker, transport: str = "tcp", user: tuple[str, str] | None = None) -> bytes:
@@ -205,7 +206,8 @@ async def test_a_taken_port_is_the_reason(run: Run, name: str) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        assert not is_free("127.0.0.1", port)
+        refused = bind_error("127.0.0.1", port)
+        assert refused is not None and refused.errno == errno.EADDRINUSE
         spec = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
         runtime = RUNTIMES[name]
         if runtime.unavailable():
