@@ -3,6 +3,7 @@
 lock                held by the agent that uses the folder
 folder_id           random; part of every token, so that workers of this folder are recognised
 owner.json          node, host and place that the folder was made for
+joined.json         how its node connects, with `secret` and `ca.crt`: `busbar agent join` writes them
 assignment.json     the applied assignment
 records/OID.json    a worker's record, written before its process is forked
 workers/OID/        a worker's working directory; logs/OID.log its output
@@ -33,6 +34,8 @@ log = logging.getLogger("busbar.agent.state")
 
 _OID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _FOLDER_ID: Final = re.compile(r"[0-9a-f]{8,64}")
+JOINED: Final = ("joined.json", "secret", "ca.crt")
+"""A node's access to its broker, which a copy of the folder must not keep."""
 T = TypeVar("T")
 
 
@@ -235,7 +238,7 @@ def reset(folder: Path, *, keep: bool) -> None:
     try:
         lock = _lock(folder)
         try:
-            names = ("owner.json",) if keep else ("assignment.json", "folder_id", "owner.json")
+            names = ("owner.json",) if keep else ("assignment.json", "folder_id", "owner.json", *JOINED)
             for part in () if keep else ("records", "workers", "logs"):
                 shutil.rmtree(folder / part, ignore_errors=True)
             for name in names:

@@ -207,11 +207,15 @@ class Heartbeat(Struct, frozen=True):
 
 
 class NodeState(Struct, frozen=True):
-    """A node's birth (`ready`), will (`lost`) or clean disconnect (`disconnected`)."""
+    """A node's birth (`ready`), will (`lost`) or clean disconnect (`disconnected`).
+
+    `leaves` goes with `disconnected`: one of `Leaves`, or a word of a later version.
+    """
 
     state: str
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     conn: Count
+    leaves: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
 
 
 class Command(Struct, frozen=True, omit_defaults=True):

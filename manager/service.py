@@ -91,7 +91,7 @@ class Manager:
         store.limit_packets(lambda: self.link.max_packet)
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, started)
         self.claim = RealmClaim(store, self.fence, self.presence, adopt=config.adopt_realm)
-        self.memory = NodeMemory(clock, timing or LivenessTiming(heartbeat=config.heartbeat_s))
+        self.memory = NodeMemory(clock, timing or _timing(config))
         self.watchdog = LinkWatchdog(config.heartbeat_s, clock.monotonic())
         statuses = StatusBuilder(store, int(config.heartbeat_s * 1000))
         self.publisher = publisher = Publisher(store, self.link, statuses, clock)
@@ -310,6 +310,10 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
 
 async def _await(loop: Awaitable[None]) -> None:
     await loop
+
+
+def _timing(config: ManagerConfig) -> LivenessTiming:
+    return LivenessTiming(heartbeat=config.heartbeat_s, offline_after=config.offline_after_s)
 
 
 def _new_id() -> str:

@@ -17,7 +17,7 @@ from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
 from .link import NO_PROPERTIES, Done, Handler, Message, Properties, Will
-from .mqtt_util import complete, notify, tls_context
+from .mqtt_util import complete, loss, notify, tls_context
 from .packet_limit import NO_RETAIN, RETAIN_NOT_SUPPORTED, PacketLimit, RetainUnavailableError
 from .paho_client import Client, from_paho, to_paho
 
@@ -61,6 +61,7 @@ class MqttConnection:
         self._keepalive: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.why = "connection closed"
+        self.unanswered = False  # it was lost before the CONNACK
         self.client = self._make(will)
 
     def _make(self, will: Will | None) -> paho.Client:
@@ -278,14 +279,14 @@ class MqttConnection:
     ) -> None:
         if self._opening:
             return
-        self.close(self._hung_up() if not self._connack.done() else f"connection lost: {code}")
+        self.unanswered = not self._connack.done()
+        self.close(loss(str(code), self.unanswered) + self._retain_hint())
         if not self._connack.done():
             self._connack.set_exception(BusOfflineError(self.why))
 
-    def _hung_up(self) -> str:
-        """Why there is no CONNACK. MQTT 3.1.1 has no code for a retained will that a broker does not take."""
-        hint = f": perhaps {NO_RETAIN}" if self._retained_will and not self._v5 else ""
-        return f"the broker closed the connection without answering the CONNECT{hint}"
+    def _retain_hint(self) -> str:
+        """MQTT 3.1.1 has no code for a retained will that a broker does not take: it hangs up."""
+        return f": perhaps {NO_RETAIN}" if self.unanswered and self._retained_will and not self._v5 else ""
 
     def _on_message(self, _c: object, _d: object, raw: paho.MQTTMessage) -> None:
         try:

@@ -20,10 +20,11 @@ from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
 from ..topics import matcher
-from .broker_rotation import BrokerRotation
+from .broker_rotation import STABLE, BrokerRotation
+from .failure_log import FailureLog
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
 from .mqtt_connection import MqttConnection
-from .mqtt_util import complete, failure_reason
+from .mqtt_util import complete, failure_reason, likely_cause
 from .packet_limit import PacketLimit, RetainUnavailableError
 from .protocol_memory import ProtocolMemory
 
@@ -48,6 +49,7 @@ class MqttLink:
         memory: ProtocolMemory | None = None,
     ) -> None:
         self.rotation = BrokerRotation(options, backoff or Backoff())
+        self._failures = FailureLog()
         self._clock = clock
         self._random = random
         self._will = will
@@ -156,11 +158,21 @@ class MqttLink:
             try:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
-                why = failure_reason(error)
-            rotation.failed(why, self._clock.monotonic() - began)
-            level = logging.WARNING if rotation.failures <= 3 else logging.DEBUG
-            log.log(level, "no connection to %s: %s", url, why)
+                unanswered = self._connection is not None and self._connection.unanswered
+                why = failure_reason(error) + likely_cause(error, rotation.current, unanswered)
+            self._note_failure(url, why, began)
             await self._clock.sleep(rotation.delay(self._random.random()))
+
+    def _note_failure(self, url: str, why: str, began: float) -> None:
+        now = self._clock.monotonic()
+        self.rotation.failed(why, now - began)
+        if now - began > STABLE:
+            self._failures.connected(url)
+        line = self._failures.failed(url, why, now)
+        if line is not None:
+            log.warning("%s", line)
+        else:
+            log.debug("no connection to %s: %s", url, why)
 
     async def _connect_once(self) -> None:
         """One connection, from start to end.
@@ -171,8 +183,8 @@ class MqttLink:
         self._conn += 1
         will = self._will(self._conn) if self._will else None
         options = replace(self.rotation.current, protocol=4) if self._v311 else self.rotation.current
-        connection = MqttConnection(options, will, self._deliver, self._clock, self._limit)
-        self._connection = connection
+        self._connection = None
+        self._connection = connection = MqttConnection(options, will, self._deliver, self._clock, self._limit)
         hooks: asyncio.Task[None] | None = None
         try:
             try:

@@ -76,6 +76,7 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
         root=spec.root,
         manager_id=spec.manager_id,
         heartbeat_s=spec.heartbeat_s,
+        offline_after_s=spec.offline_after_s,
         principals=spec.principals,
         adopt_realm=spec.adopt_realm,
     )

@@ -57,6 +57,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     principals: dict[str, str]
     manager_id: str = "m1"
+    offline_after_s: float = 86_400.0
     mqtt: MqttVersion = "auto"
     adopt_realm: bool = False
     max_packet: int | None = None

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 from . import rows
 
@@ -81,6 +81,7 @@ NODES: Final = Table(
         "runtimes": _load,
         "capacity": _load,
         "conditions": _load,
+        "leaves": Leaves,
     },
 )
 CLUSTERS: Final = Table(

@@ -174,6 +174,7 @@ def _pair_again(ctx: ChangeContext, known: NodeRow, node: p.NodeDefinition) -> s
         goodbye=False,
         conditions=[],
         owner_oid=ctx.principal_oid,
+        refuses=None,
     )
     return known.oid
 

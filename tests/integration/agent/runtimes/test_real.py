@@ -204,6 +204,28 @@ async def test_clients_forge_no_lines_in_the_log_of_the_amqtt_router(run: Run) -
 
 
 @pytest.mark.mosquitto
+@pytest.mark.fault(121, "U")
+async def test_mosquitto_s_log_is_written_line_by_line(run: Run) -> None:
+    """While it runs, not when it ends or has filled a buffer."""
+    worker = await run(RUNTIMES["mosquitto"], {"type": "mqtt"})
+    await worker.ready()
+    await until(lambda: f"listen socket on port {worker.launch.port}" in worker.log.read_text(), 5)
+    os.kill(worker.process.record.pid, signal.SIGHUP)
+    await until(lambda: "Reloading config" in worker.log.read_text(), 5)
+    await stop(worker)
+
+
+@pytest.mark.fault(121, "U")
+async def test_a_python_program_s_log_is_written_line_by_line(run: Run) -> None:
+    script = "import time; print('said'); time.sleep(600)"
+    table = {"argv": [sys.executable, "-c", script], "port": False}
+    ready = {"type": "log", "pattern": "said"}
+    worker = await run(load_runtimes({"talker": {**table, "ready": ready}})["talker"])
+    await worker.ready()
+    assert worker.log.read_text() == "said\n"
+
+
+@pytest.mark.mosquitto
 async def test_mosquitto_with_password_file_and_persistence(run: Run, tmp_path: Path) -> None:
     mosquitto_passwd = shutil.which("mosquitto_passwd")
     if mosquitto_passwd is None:
