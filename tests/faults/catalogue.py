@@ -94,6 +94,7 @@ Broker and network
 48|100 agents reconnect at once|C
 49|most nodes vanish at once|K
 50|request flood by one caller|L
+104|a client id is taken over|H
 Races
 51|delete during start; stop during scale; scale during a node's loss|B O
 52|node removed while offline, then returns|O
@@ -136,6 +137,7 @@ Authority
 92|planted secrets, guessed names, expired tokens, foreign web pages|P S
 118|commands for a service are run as root|D L
 120|a password is rotated while its file is missing, open or still the old one|C
+102|a filter that is wider than the rights|S
 108|a node follows another manager and refuses this one's assignments|B C
 117|a manager with another store starts in a realm that is in use|M L
 Commands
