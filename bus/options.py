@@ -96,7 +96,8 @@ class ConnectOptions:
 
 
 def parse_url(url: str) -> ConnectOptions:
-    """Read `mqtt://host:port`, `mqtts://`, `ws://host:port/path` or `wss://`; a bare `host:port` is mqtt.
+    """Read `mqtt://host:port`, `mqtts://`, `ws://host:port/path` or `wss://`; a bare `host:port` is mqtt,
+    and so is a bare address, `localhost` or a name with a dot.
 
     Raises:
         ValueError: for anything else, and for a password in the URL (process lists would show it).
@@ -113,6 +114,8 @@ def parse_url(url: str) -> ConnectOptions:
         raise ValueError("a broker URL holds no password: use a password file")
     if not parts.hostname:
         raise ValueError(f"broker URL {url!r} names no host")
+    if not set(".:/@") & set(url) and url.lower() != "localhost":  # a slip, such as the name of a context
+        raise ValueError(f"broker URL {url!r}: write mqtt://{url}, or {url}:1883, if that is a host")
     transport, secure, port = _SCHEMES[parts.scheme]
     try:
         port = parts.port or port

@@ -92,9 +92,9 @@ def check(
     if output.output_format() != "table":
         output.dump({"file": str(file), "ok": not problems, "problems": problems})
     elif not problems:
-        print(f"{file} is intact")
+        output.say(f"{file} is intact")
     for problem in problems if output.output_format() == "table" else ():
-        print(problem)
+        output.say(problem)
     if problems:
         raise typer.Exit(ExitCode.FAILED)
 

@@ -119,7 +119,7 @@ def present_reason(
     """
     if status is _C.RUNNING and ready >= asked:
         return all_ready(asked)
-    if status not in (_C.DEGRADED, _C.ERROR):
+    if status not in (_C.RUNNING, _C.DEGRADED, _C.ERROR):
         return reason
     text = _ready(min(ready, asked), asked)
     return f"{text}; {about(*worst)}" if worst else text

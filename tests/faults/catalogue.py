@@ -116,7 +116,13 @@ Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
 78|retained messages without end|S
+81|text of others in every field that a command prints|U
 82|text of clients in the log|S
+94|a cluster loses more workers after it was degraded|U
+95|--wait beside objects that are ready|U
+98|the last node of a cluster is removed or unpaired|U
+99|a format, a colour, a broker or a value that an option does not have|U
+100|stdout closed, full or of few characters; a user without a home|U
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
 Authority
