@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from . import (
+    audit,
     clusters,
     events,
     group_orders,
@@ -27,6 +28,7 @@ _NOUNS: Final = (
     nodes,
     workers,
     events,
+    audit,
     manager,
     principals,
 )

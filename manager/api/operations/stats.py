@@ -32,9 +32,12 @@ def stat_routercluster(ctx: ReadContext, params: p.StatCluster) -> p.Stat:
         names = {group.oid: group.name for group in groups}
         rows = ctx.reads.workers_in(row.oid)
         rows.sort(key=lambda worker: (names.get(worker.group_oid, ""), worker.ordinal))
-        return _stat(
-            ctx, params, row, sum(group.scale for group in groups if not group.stop_ordered), rows, groups
-        )
+        return _stat(ctx, params, row, sum(group.scale for group in _wanted(groups)), rows, groups)
+
+
+def _wanted(groups: Sequence[GroupRow]) -> list[GroupRow]:
+    """Those that are not stopped by themselves."""
+    return [group for group in groups if not group.stop_ordered]
 
 
 def stat_routercluster_workergroup(ctx: ReadContext, params: p.StatGroup) -> p.Stat:
@@ -69,7 +72,7 @@ def _stat(
         cpu_s=round(sum(worker.cpu_s or 0.0 for worker in found), 3),
         rss=sum(worker.rss or 0 for worker in found),
         since_ms=ctx.since_ms(row.oid, row.changed),
-        conditions=_conditions(ctx, row, rows, scale, groups)[: params.limit],
+        conditions=_conditions(ctx, row, rows, groups)[: params.limit],
         endpoints=_endpoints(shown),
         workers=shown,
         workergroups=[_group(group, rows) for group in groups],
@@ -79,17 +82,15 @@ def _stat(
 
 
 def _conditions(
-    ctx: ReadContext,
-    row: ClusterRow | GroupRow,
-    rows: Sequence[WorkerRow],
-    scale: int,
-    groups: Sequence[GroupRow],
+    ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow], groups: Sequence[GroupRow]
 ) -> list[str]:
     not_ready = [
         (worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in NOT_READY
     ]
-    ready = sum(worker.state is WorkerState.RUNNING for worker in rows)
-    reason = reason_now(row, ready, scale, not_ready)
+    asked = [row] if isinstance(row, GroupRow) else _wanted(groups)
+    ready = sum(min(group.scale, _ready(group, rows)) for group in asked)
+    # Each worker that is not ready has a condition of its own.
+    reason = reason_now(row, ready, sum(group.scale for group in asked), ())
     if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
     halted = [text for group in groups if (text := _halted(ctx, group))]
@@ -118,13 +119,17 @@ def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     ]
 
 
+def _ready(group: GroupRow, rows: Sequence[WorkerRow]) -> int:
+    return sum(row.group_oid == group.oid and row.state is WorkerState.RUNNING for row in rows)
+
+
 def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> p.GroupStat:
     return p.GroupStat(
         oid=group.oid,
         name=group.name,
         status=group.status,
         scale=group.scale,
-        ready=sum(row.group_oid == group.oid and row.state is WorkerState.RUNNING for row in rows),
+        ready=_ready(group, rows),
         runtime=group.runtime,
         revision=group.revision,
     )

@@ -157,7 +157,7 @@ def test_the_status_screen_tells_problems_with_their_reasons() -> None:
 )
 def test_a_running_cluster_tells_what_cannot_go_on(condition: str, shown: bool) -> None:
     good = stat("edge", "RUNNING", scale=4, ready=4, conditions=["all 4 workers are ready", condition])
-    found = "\n".join(map("".join, status.screen(status.Realm(manager(), [good], []))))
+    found = "\n".join("".join(parts) for parts in status.screen(status.Realm(manager(), [good], [])))
     assert (f"cluster edge: {condition}" in found) is shown
     assert ("no problems" in found) is not shown
 

@@ -16,6 +16,7 @@ from busbar.bus.messages import Who
 from busbar.manager.api.operations import CHANGES
 from busbar.manager.api.operations.base import ChangeContext
 from busbar.manager.planner.rolling import updating
+from busbar.manager.quotas import Quotas
 from busbar.manager.store import Tx
 
 from tests.integration.watching import OWNER, Agent, Watch, fleet, watching
@@ -29,7 +30,7 @@ async def order(watch: Watch, operation: str, **given: Any) -> Any:
     who = Who("alice", "owner", "box")
 
     def change(tx: Tx) -> Any:
-        return CHANGES[operation](ChangeContext(tx, who, OWNER, f"g-{next(_ids)}"), asked)
+        return CHANGES[operation](ChangeContext(tx, who, OWNER, f"g-{next(_ids)}", Quotas()), asked)
 
     found = await watch.store.write(change)
     await watch.rest()

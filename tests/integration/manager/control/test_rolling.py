@@ -16,6 +16,7 @@ from busbar.manager.api.operations.workergroups import update_routercluster_work
 from busbar.manager.control.apply import apply_all
 from busbar.manager.planner import model as m
 from busbar.manager.planner.rolling import updating
+from busbar.manager.quotas import Quotas
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.migrations import migrations
 from sqlite_utils import Database
@@ -44,7 +45,7 @@ async def update(watch: Watch, params: dict[str, Any] | None = None, **wish: Any
     who = Who("alice", "owner", "box")
 
     def change(tx: Tx) -> p.Group:
-        return update_routercluster_workergroup(ChangeContext(tx, who, OWNER, "r-9"), asked)
+        return update_routercluster_workergroup(ChangeContext(tx, who, OWNER, "r-9", Quotas()), asked)
 
     found = await watch.store.write(change)
     await watch.rest()
