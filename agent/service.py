@@ -35,7 +35,7 @@ from .supervisor import WorkerSupervisor
 from .workers import identity
 from .workers.host import Host
 from .workers.process_runner import ProcessRunner
-from .workers.spec_renderer import SpecRenderer, with_roots
+from .workers.spec_renderer import EndpointLimits, SpecRenderer, with_roots
 
 __all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "run"]
 
@@ -83,6 +83,7 @@ class Agent:
             self._runner, clock, random, self._on_change, self._on_usage, timing
         )
         self.link = make_link(will_of(topics, config.node, self.boot))
+        self.supervisor.max_workers = config.max_workers
         self.reporter = Reporter(self.link, topics, config.node, self.boot, clock, random, self.snapshot)
         self.logs = LogStreamer(self.link, topics, config.node, clock, self.supervisor.registry.log_path)
         self.link.subscribe(topics.node(config.node, "assignment"), self._on_assignment)
@@ -108,6 +109,7 @@ class Agent:
             log.error("%s", self._reload_error)
         else:
             self._reload_error, self.config = None, config
+            self.supervisor.max_workers = config.max_workers
             self.specs = self._runner.specs = _renderer(self.state, config, runtimes, self._host)
             self._unavailable = self.specs.unavailable()
             set_log_level(config.log_level)
@@ -216,8 +218,20 @@ class Agent:
         foreign = self.supervisor.adoption.foreign
         if foreign:
             found.append(f"{foreign} workers of another store or agent run on this host: left alone")
+        found += self._limit_conditions()
         errors = (self.reporter.conflict, self._store_error, self._reload_error)
         return [each for each in errors if each] + found
+
+    def _limit_conditions(self) -> list[str]:
+        limit, registry = self.config.max_workers, self.supervisor.registry
+        if limit is None:
+            return []
+        found = []
+        if registry.held():
+            found.append(f"max_workers {limit}: {registry.held()} assigned workers are not started")
+        if registry.alive() > limit:
+            found.append(f"max_workers {limit}: {registry.alive()} workers run, and go on until they end")
+        return found
 
     # --- run and stop
 
@@ -283,7 +297,8 @@ def _renderer(
 ) -> SpecRenderer:
     known, roots = runtimes
     address, labels = config.host or loopback(), dict(config.labels)
-    return SpecRenderer(folder, known, address, labels, roots, host.bind_error, loopback())
+    limits = EndpointLimits(config.ports, config.interfaces)
+    return SpecRenderer(folder, known, address, labels, roots, host.bind_error, loopback(), limits)
 
 
 def set_log_level(level: str | None) -> None:

@@ -39,7 +39,10 @@ _RETRY_S: Final = 1.0
 
 
 class WorkerSupervisor:
-    """Supervises the workers of one node. `on_usage` is called after their usage was read."""
+    """Supervises the workers of one node. `on_usage` is called after their usage was read.
+
+    `max_workers`: no worker is started beyond this number; None is no limit.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class WorkerSupervisor:
         timing: WorkerTiming | None = None,
     ) -> None:
         self.assignment: Assignment | None = None
+        self.max_workers: int | None = None
         self.scanned = asyncio.Event()
         self._wake = asyncio.Event()
         self.registry = WorkerRegistry(runner.state, runner.processes, clock, changed, self._wake.set)
@@ -126,7 +130,7 @@ class WorkerSupervisor:
         overdue, self._last_pass = now - self._last_pass - IDLE_S, now
         if overdue > SUSPENDED_S:
             self.controller.extend_deadlines(overdue + IDLE_S)
-        for step in plan.reconcile(desired, self.registry.snapshot(), now, timing):
+        for step in plan.reconcile(desired, self.registry.snapshot(), now, timing, self.max_workers):
             try:
                 self._carry_out(step)
             except Exception as error:
@@ -140,6 +144,8 @@ class WorkerSupervisor:
                 self.registry.admit([self._desired[step.oid]])
             case plan.StartWorker():
                 self._start(step)
+            case plan.HoldWorker():
+                self.controller.hold(self.registry[step.oid], step.held)
             case plan.StopWorker():
                 self.controller.stop(self.registry[step.oid], step.after, step.reason)
             case plan.ProbeWorker():

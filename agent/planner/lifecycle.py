@@ -55,7 +55,8 @@ class Worker:
 
     Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are
     consecutive ones; `restarts` counts the starts of this definition after the first. `by_liveness`: the
-    liveness probe decides whether it is ready. `last_failure` is why it failed last.
+    liveness probe decides whether it is ready. `last_failure` is why it failed last, `held` why it is not
+    started although it is due.
     """
 
     oid: str
@@ -79,6 +80,7 @@ class Worker:
     starts: int = 0
     restarts: int = 0
     last_failure: str | None = None
+    held: str | None = None
     after_stop: AfterStop = AfterStop.FORGET
     stop_reason: str | None = None
     stop_error: str | None = None
@@ -116,7 +118,13 @@ def starting(worker: Worker, generation: int, digest: str, now: float) -> Worker
         by_liveness=False,
         failed_probes=0,
         probe_error=None,
+        held=None,
     )
+
+
+def holding(worker: Worker, held: str | None) -> Worker:
+    """It is not to be started for this reason; None: it may be."""
+    return replace(worker, held=held)
 
 
 def spawned(worker: Worker, now: float, deadline_s: float) -> Worker:
@@ -277,13 +285,16 @@ _REPORTED: Final = {
 def reported_state(worker: Worker) -> WorkerState:
     """Its state as the contract names it."""
     if worker.phase is Phase.WAITING:
-        return WorkerState.BACKOFF if worker.failures else WorkerState.STARTING
+        return WorkerState.BACKOFF if worker.failures or worker.held else WorkerState.STARTING
     return _REPORTED[worker.phase]
 
 
 def reason(worker: Worker) -> str | None:
     """The reason for its state; None when it is healthy and has not failed lately."""
     match worker.phase:
+        case Phase.WAITING if worker.held:
+            before = f"; before: {worker.last_failure}" if worker.last_failure else ""
+            return f"{worker.held}{before}"[:MAX_REASON]
         case Phase.WAITING:
             prefix = f"next try in {worker.delay:.2g} s; " if worker.failures else ""
             failure = worker.last_failure

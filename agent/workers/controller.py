@@ -65,6 +65,10 @@ class WorkerController:
         worker = lifecycle.starting(instance.worker, definition.generation, definition.digest, self._now())
         self.registry.update(instance, worker)
 
+    def hold(self, instance: Instance, held: str | None) -> None:
+        """Say why it is not started; None: it may be."""
+        self.registry.update(instance, lifecycle.holding(instance.worker, held))
+
     def start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
         """Start a worker that is marked as starting; if that fails it waits for its next start."""
         others = (each for each in self.registry.all() if each is not instance and each.worker.alive)

@@ -41,6 +41,14 @@ class WorkerRegistry:
         """Every instance, also those without a process."""
         return list(self._by_oid.values())
 
+    def alive(self) -> int:
+        """How many have, or may have, a process."""
+        return sum(1 for instance in self._by_oid.values() if instance.worker.alive)
+
+    def held(self) -> int:
+        """How many are assigned and not started for a limit of this node."""
+        return sum(1 for instance in self._by_oid.values() if instance.worker.held)
+
     def snapshot(self) -> dict[str, Worker]:
         """The state of each worker, for `agent.planner.plan`."""
         return {oid: instance.worker for oid, instance in self._by_oid.items()}
@@ -134,7 +142,7 @@ class WorkerRegistry:
 
 
 def _reported_part(worker: Worker) -> tuple[object, ...]:
-    return worker.phase, worker.starts, worker.generation, lifecycle.reason(worker)
+    return lifecycle.reported_state(worker), worker.starts, worker.generation, lifecycle.reason(worker)
 
 
 def _reported(instance: Instance, now: float) -> ReportedWorker:

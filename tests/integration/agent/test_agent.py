@@ -608,3 +608,36 @@ async def test_labels_host_and_limits_come_from_the_file(node: Bench) -> None:
     last = await node.report(lambda last: True)
     assert last["labels"] == {"site": "ship"}
     assert last["capacity"]["max_workers"] == 3
+
+
+@pytest.mark.fault(72, "B K")
+async def test_no_worker_is_started_beyond_max_workers_and_a_free_place_is_taken(node: Bench) -> None:
+    await node.start(max_workers=2)
+    node.assign(*(worker(f"web-{number}") for number in range(6)))
+    last = await node.report(lambda r: sum(each["state"] == "RUNNING" for each in r["workers"]) == 2)
+    assert {each["worker"] for each in last["workers"] if each["state"] == "RUNNING"} == {"web-0", "web-1"}
+    held = [each for each in last["workers"] if each["state"] == "BACKOFF"]
+    assert len(held) == 4
+    assert {each["reason"] for each in held} == {"no room: this node runs at most 2 workers (max_workers)"}
+    assert "max_workers 2: 4 assigned workers are not started" in last["conditions"]
+    assert len(node.living()) == 2
+    node.assign(*(worker(f"web-{number}") for number in range(1, 4)))
+    await node.state("web-2", "RUNNING")
+    node.assign(*(worker(f"web-{number}") for number in range(1, 3)))
+    last = await node.report(lambda r: len(r["workers"]) == 2)
+    assert last["conditions"] == [each for each in last["conditions"] if "max_workers" not in each]
+
+
+@pytest.mark.fault(72, "K")
+async def test_adopted_workers_beyond_a_lower_limit_go_on_until_they_end(node: Bench) -> None:
+    await node.start()
+    node.assign(*(worker(f"web-{number}") for number in range(3)))
+    await node.report(lambda r: sum(each["state"] == "RUNNING" for each in r["workers"]) == 3)
+    await node.stop()
+    await node.start(max_workers=1)
+    over = "max_workers 1: 3 workers run, and go on until they end"
+    last = await node.report(lambda r: over in r["conditions"])
+    assert {each["restarts"] for each in last["workers"]} == {0}
+    os.kill(last["workers"][0]["pid"], signal.SIGKILL)
+    await node.report(lambda r: "no room: " in (r["workers"][0]["reason"] or ""))
+    assert len(node.living()) == 2
