@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from busbar.bus.assignments import SHARES, expanded
 from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import read
@@ -122,7 +123,7 @@ class Agent:
         if not message.payload:
             return  # the retained message was deleted: no new assignment
         try:
-            new = read(message.payload, Assignment)
+            new = expanded(read(message.payload, Assignment))
         except BusError as error:
             self._refuse(f"assignment not readable: {error.detail}")
             return
@@ -207,6 +208,7 @@ class Agent:
 
     def _capacity(self) -> dict[str, int | None]:
         return {
+            SHARES: True,
             "cpus": len(os.sched_getaffinity(0)),
             "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "max_workers": self.config.max_workers,
@@ -332,11 +334,13 @@ async def run(
     """
     # Importing the MQTT library takes 0.1 s, which callers that only need `AgentConfig` are spared.
     from busbar.bus.connection.mqtt_link import MqttLink
+    from busbar.bus.connection.protocol_memory import ProtocolMemory
 
     clock, random = SystemClock(), Random()
 
     def make_link(will: Callable[[int], Will]) -> Link:
-        return MqttLink(config.connect, clock=clock, random=random, will=will)
+        memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
+        return MqttLink(config.connect, clock=clock, random=random, will=will, memory=memory)
 
     agent = Agent(config, make_link, clock, random, lambda: secrets.token_hex(8))
     set_log_level(agent.config.log_level)

@@ -21,6 +21,9 @@ _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
 MAX_BROKERS: Final = 32
 """Addresses of one broker cluster: all are tried in each round, and a longer list is a mistake."""
 
+MAX_PACKET: Final = 1024 * 1024
+"""Bytes of a packet, unless a broker says less: the limit of the embedded broker, EMQX and NATS."""
+
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
@@ -49,6 +52,7 @@ class ConnectOptions:
     `falls_back`: 3.1.1 is used with a broker that does not support 5.
     `as_published`: filters whose live messages keep the publisher's RETAIN flag (MQTT 5 only).
     `connect_s`: seconds for TCP, and three times as many until the CONNACK; then the next broker is tried.
+    `max_packet`: the most bytes of a packet; less where the broker says so in its MQTT 5 CONNACK.
     `others`: further nodes of the same broker cluster, for failover (`brokers`).
     """
 
@@ -65,6 +69,7 @@ class ConnectOptions:
     falls_back: bool = False
     as_published: tuple[str, ...] = ()
     connect_s: float = 5.0
+    max_packet: int = MAX_PACKET
     others: tuple[Address, ...] = ()
 
     @property

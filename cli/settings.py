@@ -25,12 +25,16 @@ from .errors import CliError, ExitCode
 SECRETS = "secrets"
 
 
-def service_settings(username: str) -> Settings:
+def service_settings(username: str, joined: Settings | None = None) -> Settings:
     """The settings of a service whose user is `username` unless options or environment name another.
 
     Its password is that of options or environment, else the file `secrets/{username}` of the state folder.
+    `joined`: what a node has joined with, which then stands in the place of contexts and of `busbar up`.
     """
     env, state = os.environ, state_path(os.environ)
+    if joined is not None:
+        found = merge(global_options(), environment(env), joined, Settings())
+        return replace(found, username=found.username or username)
     path = config_path(env)
     context = choose_context(global_options(), env, load_config(path), path)
     # A certificate is a credential too: with a person's, the service would be that person.

@@ -212,7 +212,7 @@ def test_pure_files_do_no_input_or_output(name: str) -> None:
 
 
 ONLY = {
-    "paho": {"bus/connection/mqtt_link.py", "bus/connection/paho_client.py"},
+    "paho": {"bus/connection/mqtt_connection.py", "bus/connection/paho_client.py"},
     "sqlite3": {"manager/store"},
     "sqlite_utils": {"manager/store/sqlite.py"},
     "subprocess": {"agent/processes/process.py", "cli"},

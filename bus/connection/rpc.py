@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..backoff import Backoff
 from ..clock import Clock
 from ..decode import MAX_REPORT, encode, parse
-from ..errors import BusError, BusOfflineError, CallTimeoutError
+from ..errors import BusError, BusOfflineError, CallTimeoutError, MessageTooLargeError
 from ..topics import Topics
 from .link import Link, Message
 
@@ -102,12 +102,16 @@ class Caller:
 
         Raises:
             BusOfflineError: there was no connection until the deadline.
+            BusError: `payload_too_large`: the broker does not take a request of this size.
         """
         if not self._link.connected and await self._answered_before_connected(request_id, attempts):
             return 0.0
         try:
             async with asyncio.timeout(attempts.deadline - self._clock.monotonic()):
                 await self._link.publish(topic, attempts.payload)
+        except MessageTooLargeError as error:
+            detail = f"the request has {error.size} bytes; the broker takes {error.limit}"
+            raise BusError("payload_too_large", detail) from None
         except BusOfflineError as error:
             attempts.refusals += 1
             attempts.refusal = error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 from busbar.bus.roles import OWNER
@@ -33,10 +33,8 @@ def run(
     owner: Annotated[
         list[str] | None, typer.Option(help="A user with role owner in a new database; default: admin.")
     ] = None,
-    mqtt: Annotated[
-        Literal["auto", "5", "3.1.1"],
-        typer.Option("--mqtt", help="MQTT version; auto: 5, or 3.1.1 where the broker has no 5."),
-    ] = "auto",
+    mqtt: n.Mqtt = "auto",
+    max_packet: n.MaxPacket = None,
     adopt_realm: Annotated[
         bool,
         typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
@@ -60,6 +58,7 @@ def run(
         manager_id=manager_id,
         heartbeat_s=heartbeat,
         mqtt=mqtt,
+        max_packet=max_packet,
         principals=dict.fromkeys(owner or ["admin"], OWNER),
         adopt_realm=adopt_realm,
     )

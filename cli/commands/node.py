@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -14,7 +15,7 @@ from .. import common_options as n
 from .. import definition as d
 from .. import output, wait
 from ..connect import run
-from ..errors import CliError, ExitCode
+from ..errors import CliError, ExitCode, usage
 from ..services import accounts
 
 app = n.command_group("Nodes: the machines that run workers.")
@@ -37,6 +38,14 @@ Valid = Annotated[
 Keep = Annotated[
     bool,
     typer.Option("--keep-account", help="Let an absent agent connect once more, to stop its workers."),
+]
+JoinFile = Annotated[
+    Path | None,
+    typer.Option("--join-file", help="Write all that the node needs to this file, for 'busbar agent join'."),
+]
+Passwords = Annotated[
+    Path | None,
+    typer.Option("--passwords", help="With --join-file: mosquitto's password file, which gets the account."),
 ]
 VALID_S: Final = 900.0
 """Seconds."""
@@ -77,11 +86,17 @@ def pair(
     node: Name,
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
     valid: Valid = VALID_S,
+    join_file: JoinFile = None,
+    passwords: Passwords = None,
 ) -> None:
     state = accounts.local_state()
     accounts.refuse_other(state, node, NODE)
+    _check_join_file(state, join_file, passwords)
     labels = d.pairs(label, "--label")
     made = run(lambda bus: bus.pair_node(name=node, labels=labels))
+    if join_file is not None:
+        output.done(output.merged(made, join_file=str(join_file)), f"node '{node}' paired, {made.status}")
+        return accounts.write_join_file(state, join_file, node, valid, passwords)
     if state is None or output.output_format() == "table":
         output.done(made, f"node '{node}' paired, {made.status}")
     if state is None:
@@ -93,16 +108,34 @@ def pair(
     app,
     "token",
     "get_node_by_name",
-    instead="Print a new token with which a node can join; revokes an unused one.",
+    instead="Print a new token, or write a new join file, with which a node can join; revokes earlier ones.",
 )
-def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
+def token(
+    node: n.NodeArgument, valid: Valid = VALID_S, join_file: JoinFile = None, passwords: Passwords = None
+) -> None:
     state = accounts.local_state()
-    if state is None:
-        raise CliError("this broker is not a local 'busbar up': its operator gives out credentials")
+    if state is None and join_file is None:
+        raise CliError(
+            "this broker is not a local 'busbar up': its operator gives out credentials; or use --join-file"
+        )
+    _check_join_file(state, join_file, passwords)
     found = run(lambda bus: bus.find_node(node))
     if found.status == "unpaired":
         raise CliError(f"node '{found.name}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
-    accounts.print_token(state, {"name": found.name}, found.name, valid)
+    if join_file is not None:
+        output.done({"name": found.name, "join_file": str(join_file)}, str(join_file))
+        return accounts.write_join_file(state, join_file, found.name, valid, passwords)
+    assert state is not None
+    return accounts.print_token(state, {"name": found.name}, found.name, valid)
+
+
+def _check_join_file(state: Path | None, join_file: Path | None, passwords: Path | None) -> None:
+    if passwords is not None and (join_file is None or state is not None):
+        raise usage("--passwords goes with --join-file, and with an outside broker")
+    if join_file is not None:
+        from ..services.join_file import check_writable
+
+        check_writable(join_file, passwords)
 
 
 @app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from ..common_options import MaxPacket, Mqtt
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 
@@ -73,6 +74,8 @@ def up(
     heartbeat: Heartbeat = None,
     runtimes: Runtimes = None,
     static_root: StaticRoot = None,
+    mqtt: Mqtt = "auto",
+    max_packet: MaxPacket = None,
     adopt_realm: AdoptRealm = False,
     verbose: Verbose = False,
     log_level: LogLevel = "info",
@@ -104,6 +107,8 @@ def up(
             static_roots=tuple(path.expanduser().absolute() for path in static_root or ()),
             adopt_realm=adopt_realm,
             log_level=log_level,
+            mqtt=mqtt,
+            max_packet=max_packet,
         )
         if plan.outside is None:
             at = up_plan.choose_host(host, last_up)

@@ -118,3 +118,24 @@ def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
         f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"
     )
     return None
+
+
+def write_join_file(
+    state: Path | None, path: Path, node: str, valid_s: float, passwords: Path | None
+) -> None:
+    """Write a node's join file; its account goes into mosquitto's password file, where one is named.
+
+    Raises:
+        CliError: a file can't be written.
+    """
+    from . import join_file
+
+    settings = settings_in_force(global_options(), os.environ)
+    made = token(state, node, valid_s) if state is not None else None
+    password = join_file.write_join_file(path, settings, node, token=made)
+    if password is not None and passwords is not None:
+        join_file.put_mosquitto_password(passwords, node, password)
+    elif password is not None:
+        explain_external(node, "add")
+        output.note(f"its password is the member 'password' of {path}")
+    join_file.tell_join_file(path, passwords)

@@ -59,6 +59,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     manager_id: str = "m1"
     mqtt: MqttVersion = "auto"
     adopt_realm: bool = False
+    max_packet: int | None = None
     log_level: str = "info"
 
 
@@ -78,6 +79,8 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     static_roots: list[str] = field(default_factory=list)
     adopt_store: bool = False
+    mqtt: MqttVersion = "auto"
+    max_packet: int | None = None
     log_level: str = "info"
 
 

@@ -233,7 +233,7 @@ class Batch:
             status=node.status,
             draining=node.draining is not None,
             runtimes=node.runtimes,
-            max_workers=max_workers(node.capacity),
+            max_workers=max_workers(node.capacity, self._tx.context.max_packet()),
             member=member is not None,
             hardlimit=member.hardlimit if member else None,
             in_cluster=load[cluster_oid],

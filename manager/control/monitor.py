@@ -53,7 +53,7 @@ class Monitor:
         manager_id: str = "m1",
         interval: float = INTERVAL_S,
     ) -> None:
-        self.cache = StateCache(store.reads, memory, clock)
+        self.cache = StateCache(store.reads, memory, clock, lambda: store.max_packet)
         self._store, self._clock = store, clock
         self._manager_id, self._interval = manager_id, interval
         self._memory, self._passed_at = memory, clock.monotonic()

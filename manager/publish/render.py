@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from busbar.bus.assignments import shared, shares
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import digest
+from busbar.bus.errors import MessageTooLargeError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
 from busbar.bus.states import ClusterState, NodeStatus, WorkerState
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
@@ -21,6 +24,11 @@ MAX_CONDITIONS: Final = 20
 """Conditions in one status, which keeps it far below the payload limits of brokers."""
 MAX_ENDPOINTS: Final = 500
 """Endpoints in one status, for the same reason; `stat_*` and `list_workers` return all."""
+
+PACKET_OVERHEAD: Final = 64
+"""Bytes of a status packet besides topic and payload."""
+SHORT: Final = 80
+"""Characters of a reason or condition in a status that must be small."""
 
 NotReadyWorker = tuple[str, str, str | None, str | None]
 """A worker that should be ready and is not: name, state, reason and node."""
@@ -133,8 +141,9 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
     )
 
 
-def node_status(row: NodeRow, stamp: Stamp) -> Status:
-    """A node's retained status."""
+def node_status(row: NodeRow, stamp: Stamp, held: MessageTooLargeError | None = None) -> Status:
+    """A node's retained status; `held`: its assignment could not be sent."""
+    told = [held_condition(held)] if held else []
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -142,7 +151,7 @@ def node_status(row: NodeRow, stamp: Stamp) -> Status:
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=node_conditions(row),
+        conditions=told + node_conditions(row),
         oid=row.oid,
         reason=row.reason,
         draining=row.draining or UNSET,
@@ -155,7 +164,36 @@ def assignment(
 ) -> Assignment:
     """A node's whole desired state; empty for an unpaired node."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
-    return Assignment(store, max(epoch, node.assignment_epoch), node.assignment_version, wanted, heartbeat_ms)
+    own_epoch = max(epoch, node.assignment_epoch)
+    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms)
+    return shared(whole) if shares(node.capacity) else whole
+
+
+def shortened(status: Status) -> Status | None:
+    """A status with half as many endpoints, conditions and words; None when there is nothing to leave out."""
+    endpoints = status.endpoints if isinstance(status.endpoints, list) else []
+    if len(endpoints) > 1:
+        return replace(status, endpoints=endpoints[: len(endpoints) // 2])
+    if len(status.conditions) > 1:
+        return replace(status, conditions=status.conditions[: len(status.conditions) // 2])
+    if endpoints or any(len(text) > SHORT for text in (*status.conditions, _text(status.reason))):
+        unset = isinstance(status.endpoints, UnsetType)
+        return replace(
+            status,
+            endpoints=UNSET if unset else [],
+            conditions=[text[:SHORT] for text in status.conditions],
+            reason=_text(status.reason)[:SHORT] or status.reason,
+        )
+    return None
+
+
+def _text(reason: str | UnsetType | None) -> str:
+    return reason if isinstance(reason, str) else ""
+
+
+def held_condition(held: MessageTooLargeError) -> str:
+    """Why a node follows an older assignment."""
+    return f"assignment held back: {held.size} bytes, the broker takes {held.limit}: fewer or smaller workers"
 
 
 def node_conditions(row: NodeRow) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from busbar.bus.clock import Clock
+from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import NodeStatus, WorkerState
 
 from ..planner.admission import max_workers
@@ -26,14 +27,21 @@ RELOAD_S: Final = 60.0
 """Everything is reloaded this often, whatever the commits named."""
 BULK: Final = 500
 """Above so many changed workers a full reload is cheaper than single reads."""
-_Seen = tuple[float, float | None, bool]
+_Seen = tuple[float, float | None, bool, int]
 """A node's entries in the memory: silent since, will at, heard once."""
 
 
 class StateCache:
     """The cache. Its methods belong to the event loop's thread; pass `invalidate` to `Store.on_commit`."""
 
-    def __init__(self, reads: Reads, memory: NodeMemory, clock: Clock) -> None:
+    def __init__(
+        self,
+        reads: Reads,
+        memory: NodeMemory,
+        clock: Clock,
+        max_packet: Callable[[], int] = lambda: MAX_PACKET,
+    ) -> None:
+        self._max_packet = max_packet
         self._reads, self._memory, self._clock = reads, memory, clock
         self._nodes: dict[str, NodeRow] = {}
         self._names: dict[str, str] = {}
@@ -274,18 +282,19 @@ class StateCache:
     def _node_view(self, row: NodeRow) -> NodeView:
         """A node's view, reused while neither its row nor its times have changed."""
         memory, oid = self._memory, row.oid
-        seen = (memory.silent_since(oid), memory.will_at(oid), memory.heard_once(oid))
+        packet = self._max_packet()
+        seen = (memory.silent_since(oid), memory.will_at(oid), memory.heard_once(oid), packet)
         known = self._node_views.get(oid)
         if known is not None and known[0] is row and known[1] == seen:
             return known[2]
-        heard_at, will_at, heard_once = seen
+        heard_at, will_at, heard_once, _ = seen
         view = NodeView(
             oid=oid,
             name=row.name,
             status=row.status,
             heard_at=heard_at,
             runtimes=frozenset(row.runtimes),
-            max_workers=max_workers(row.capacity),
+            max_workers=max_workers(row.capacity, packet),
             will_at=will_at,
             goodbye=row.goodbye,
             heard_once=heard_once,

@@ -83,6 +83,7 @@ Worker
 107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
 41|zombie|O
+121|its program buffers its output|U
 Broker and network
 42|killed, comes back empty|C K
 43|killed, comes back with old retained state|M
@@ -100,6 +101,12 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+Size
+57|definitions, replies and statuses larger than the broker takes|S L
+58|a broker with a small packet limit; reads with large answers|S L
+59|a broker that keeps no retained messages|U
+60|a broker that never answers an MQTT 5 CONNECT|C
+87|large clusters created and deleted again and again|S
 Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
@@ -118,6 +125,9 @@ Commands
 109|a host without IPv4; IPv6 addresses in URLs|U
 114|an update of one member of a transport|U W
 115|routers on other interfaces than loopback, without authentication|W
+110|a broker is down, then refuses: the reason of a failed connection changes|U
+122|a URL or a TLS file that does not fit|U
+124|several machines are set up by the page, word by word|U
 """
 
 

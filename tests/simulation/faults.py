@@ -67,6 +67,7 @@ def schedule(seed: int) -> Schedule:
         setup.append(("start_routercluster", cluster))
     entries = [_op(random, nodes, clusters) for _ in range(random.choice((0, 1, 2, 4)))]
     entries += _later_ops(Random(f"{seed} later"), nodes, clusters)
+    entries += _last_ops(Random(f"{seed} last"), clusters)
     kinds = random.sample(sorted(FAULTS), random.choice((1, 2, 3, 4, 6)))
     for _ in range(random.choice((1, 2, 3, 5, 8))):
         entries += FAULTS[random.choice(kinds)](random, nodes)
@@ -122,6 +123,21 @@ def _later_op(random: Random, nodes: int, clusters: int) -> Entry:
     update = ("update_routercluster_workergroup", cluster, "g1", random.randint(1, 4), *limits)
     op = random.choice((update, update, ("drain_node", node), ("drain_node", node), ("undrain_node", node)))
     return Entry(_at(random), "op", (who, *op))
+
+
+def _last_ops(random: Random, clusters: int) -> list[Entry]:
+    """Now and then a cluster is stopped and, when that may be through, it or its group is deleted."""
+    if random.random() < 0.9:
+        return []
+    at, cluster = round(random.uniform(0.3, 2.0), 3), f"c{random.randint(1, clusters)}"
+    end = random.choice(
+        (("delete_routercluster", cluster), ("remove_routercluster_workergroup", cluster, "g1"))
+    )
+    later = round(at + random.uniform(1.0, 3.0), 3)
+    return [
+        Entry(at, "op", ("alice", "stop_routercluster", cluster)),
+        Entry(later, "op", (random.choice(("alice", "bob")), *end)),
+    ]
 
 
 Maker = Callable[[Random, int], list[Entry]]

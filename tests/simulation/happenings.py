@@ -7,11 +7,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from busbar.bus.options import MAX_PACKET
+
 from tests.simulation.clients import Client
 from tests.simulation.faults import Schedule
 from tests.simulation.invariants import Watch
 from tests.simulation.loop import START, Program, SimLoop
-from tests.simulation.net import Broker, Weather
+from tests.simulation.net import SMALL_PACKET, Broker, Weather
 from tests.simulation.parts import AgentHost, ManagerHost
 
 
@@ -213,6 +215,8 @@ class Happenings:
         elif keeps == "old":
             self.broker.retained = dict(self.watch.old_retained)
         self.broker.crash(wills)
+        # Another broker takes its place, or the same one is set up otherwise; drawn apart from all else.
+        self.broker.max_packet = self.random("packets").choice((MAX_PACKET, 12_000, SMALL_PACKET))
         self._later(lasts, setattr, self.broker, "up", True)
 
     def do_storm(self, lose: float, duplicate: float, reorder: float, delay: float, lasts: float) -> None:

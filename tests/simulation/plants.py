@@ -11,13 +11,17 @@ from typing import Any
 from busbar.agent.planner import plan as agent_plan
 from busbar.agent.workers import ownership
 from busbar.agent.workers.process_runner import ProcessRunner
+from busbar.bus.errors import BusError
 from busbar.bus.states import NodeStatus
+from busbar.manager.api.requests import ChangeJob
 from busbar.manager.control.apply import apply_all
 from busbar.manager.control.monitor import Monitor
 from busbar.manager.planner import liveness, scaling
 from busbar.manager.publish.publisher import Publisher
 from busbar.manager.store.tx import Tx
 from sqlite_utils import Database
+
+from tests.simulation.activity import VACUOUS
 
 
 def _forget_a_commit() -> list[tuple[Any, str, Any]]:
@@ -92,6 +96,15 @@ def _die_of_an_error() -> list[tuple[Any, str, Any]]:
     return [(Monitor, "_write", write), (Monitor, "run", run)]
 
 
+def _refuse_every_change() -> list[tuple[Any, str, Any]]:
+    """V: every change has expired when it is to run, and so nothing happens at all."""
+
+    def run(self: ChangeJob, tx: Tx) -> bytes | None:
+        raise BusError("expired", "the request expired before it could run")
+
+    return [(ChangeJob, "run", run)]
+
+
 PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
     "D": _forget_a_commit,
     "A": _forget_requests,
@@ -102,6 +115,7 @@ PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
     "M": _apply_anything,
     "H": _trust_everybody,
     "L": _die_of_an_error,
+    VACUOUS: _refuse_every_change,
 }
 
 

@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from tests.simulation.world import Violation, World
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a schedule. `digest` is that of its trace; `converged` seconds after healing."""
+    """What became of a schedule. `digest` is that of its trace; `converged` seconds after healing.
+
+    `activity` counts what happened, by kind.
+    """
 
     schedule: Schedule
     violations: tuple[Violation, ...]
@@ -26,6 +30,7 @@ class Result:
     steps: int
     converged: float
     trace: tuple[str, ...]
+    activity: Mapping[str, int]
 
 
 class Base:
@@ -93,6 +98,7 @@ def simulate(schedule: Schedule, folder: Path, *, files: bool = False, keep_trac
     """
     base = _base(schedule, folder, files) if schedule.warm else None
     world, took = _simulate(schedule, folder, base, files, keep_trace)
+    world.activity.asked(world.history)
     return Result(
         schedule,
         tuple(world.violations),
@@ -100,6 +106,7 @@ def simulate(schedule: Schedule, folder: Path, *, files: bool = False, keep_trac
         world.loop.steps,
         took,
         tuple(world.lines or ()),
+        world.activity.counts,
     )
 
 

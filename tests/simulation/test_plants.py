@@ -7,26 +7,30 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.activity import VACUOUS
 from tests.simulation.plants import PLANTS
 from tests.simulation.slices import Runs, outcome
 
 FIRST = {"A": 112, "H": 86, "L": 5, "M": 133, "O": 7}
 """Where the search for a planted bug begins, to save time: these take a rarer mishap to show."""
-BOUND = 500
-"""Schedules within which it must be caught."""
+BOUND = {VACUOUS: 60}
+"""Schedules within which it must be caught, if not `MOST`."""
+MOST = 500
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("invariant", sorted(PLANTS))
 def test_a_planted_bug_is_caught(runs: Runs, invariant: str) -> None:
     first = FIRST.get(invariant, 2)
-    code, text = outcome(runs.start("--plant", invariant, "--count", BOUND, "--seed", first))
+    code, text = outcome(
+        runs.start("--plant", invariant, "--count", BOUND.get(invariant, MOST), "--seed", first)
+    )
     assert code == 0, f"not caught: {text}"
-    assert f": {invariant}: " in text
+    assert f"{invariant}: " in text
 
 
 def test_each_invariant_has_its_planted_bug() -> None:
-    assert set(PLANTS) == set("DABKOCMHL")
+    assert set(PLANTS) == {*"DABKOCMHL", VACUOUS}
 
 
 @pytest.mark.timeout(300)

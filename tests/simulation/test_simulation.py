@@ -8,6 +8,7 @@ import pytest
 
 from tests.simulation.__main__ import _options as options_of_command
 from tests.simulation.__main__ import _schedules as schedules
+from tests.simulation.activity import FLOORS, MOVES, lacking
 from tests.simulation.faults import Entry, schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.slices import Runs, outcome
@@ -52,3 +53,11 @@ def test_a_failing_timeline_is_shortened_to_what_it_takes() -> None:
     long = type(schedule(1))(1, 2, (), (*rest, one, *rest, other, *rest))
     short = shrink(long, lambda tried: {one, other} <= set(tried.timeline))
     assert set(short.timeline) == {one, other}
+
+
+@pytest.mark.parametrize("schedules", [200, 1000, 5000])
+def test_a_kind_that_never_happens_is_missed_however_much_else_does(schedules: int) -> None:
+    plenty = {kind: floor * schedules // 1000 + 1 for kind, floor in FLOORS.items()}
+    assert lacking(plenty, schedules) == []
+    assert len(lacking({**plenty, MOVES: 0}, schedules)) == 1
+    assert lacking({}, 1) == []

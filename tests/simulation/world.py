@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from busbar.bus.options import MAX_PACKET
 from busbar.manager.store.changes import Changes
 
+from tests.simulation.activity import Activity
 from tests.simulation.clients import Asked, Client
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Entry, Schedule
 from tests.simulation.happenings import Happenings
 from tests.simulation.invariants import Watch
 from tests.simulation.loop import START, SimLoop
+from tests.simulation.machines import Machine, SimProcess
 from tests.simulation.net import Broker, Weather
 from tests.simulation.parts import AgentHost, ManagerHost
 
@@ -56,6 +59,7 @@ class World(Happenings):
         self.start = START
         self.broker = Broker(self.loop, self.random("broker"))
         self.watch = Watch(self)
+        self.activity = Activity()
         self.manager = ManagerHost(self, folder / "manager")
         names = [f"n{number}" for number in range(1, schedule.nodes + 1)]
         self.agents = {name: AgentHost(self, name, folder / name) for name in names}
@@ -64,7 +68,7 @@ class World(Happenings):
         self.broker.on_deliver = self.watch.delivering
         self.broker.on_delivered = self.watch.delivered
         for host in self.agents.values():
-            host.machine.on_start = self.watch.started
+            host.machine.on_start = self._started
             host.machine.on_end = self.watch.ended
             host.machine.on_kill = self.watch.killing
         self.observer = _observer(self)
@@ -84,12 +88,18 @@ class World(Happenings):
     def _loop_failed(self, message: str, error: BaseException | None) -> None:
         self.violation("L", f"{message}: {error!r}")
 
+    def _started(self, machine: Machine, process: SimProcess) -> None:
+        self.watch.started(machine, process)
+        self.activity.started()
+
     def committed(self, host: ManagerHost, changes: Changes) -> None:
         self.trace(f"commit {len(changes.workers)}w {len(changes.outbox)}o")
         self.watch.committed(host, changes)
+        self.activity.committed(self.watch, changes)
 
     def manager_opened(self, host: ManagerHost) -> None:
         self.watch.manager_opened(host)
+        self.activity.opened(self.watch)
 
     def manager_gone(self, host: ManagerHost) -> None:
         self.watch.manager_gone()
@@ -149,6 +159,9 @@ class World(Happenings):
         self.healed = True
         self.broker.weather = Weather()
         self.broker.cut.clear()
+        if self.broker.max_packet != MAX_PACKET:
+            self.broker.max_packet = MAX_PACKET
+            self.broker.crash(wills=True)
         self.broker.up = True
         for session in self.broker.sessions.values():
             session.stalled_until = 0.0

@@ -23,6 +23,7 @@ from .base import (
     need_cluster,
     need_node,
 )
+from .paging import paged
 
 NOT_HEARD: Final = "not heard since it was paired"
 
@@ -189,7 +190,7 @@ def _record_event(ctx: ChangeContext, verb: str, row: NodeRow, reason: str, **mo
 
 
 READS: Final[dict[str, ReadHandler]] = {
-    "list_nodes": list_nodes,
+    "list_nodes": paged(list_nodes),
     "get_node": get_node,
     "get_node_by_name": get_node_by_name,
 }

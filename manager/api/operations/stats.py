@@ -21,32 +21,35 @@ from ...publish.render import (
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
 from .base import ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group
+from .paging import page
 
 
-def stat_routercluster(ctx: ReadContext, params: p.ClusterRef) -> p.Stat:
+def stat_routercluster(ctx: ReadContext, params: p.StatCluster) -> p.Stat:
     with ctx.reads.consistent():
         row = need_cluster(ctx.reads, params.routercluster_oid)
         groups = ctx.reads.groups_of(row.oid)
         names = {group.oid: group.name for group in groups}
         rows = ctx.reads.workers_in(row.oid)
         rows.sort(key=lambda worker: (names.get(worker.group_oid, ""), worker.ordinal))
-        return _stat(ctx, row, sum(group.scale for group in groups), rows, groups)
+        return _stat(ctx, params, row, sum(group.scale for group in groups), rows, groups)
 
 
-def stat_routercluster_workergroup(ctx: ReadContext, params: p.GroupRef) -> p.Stat:
+def stat_routercluster_workergroup(ctx: ReadContext, params: p.StatGroup) -> p.Stat:
     with ctx.reads.consistent():
         row = need_group(ctx.reads, params.routercluster_oid, params.workergroup_oid)
-        return _stat(ctx, row, row.scale, ctx.reads.workers_of(row.oid), ())
+        return _stat(ctx, params, row, row.scale, ctx.reads.workers_of(row.oid), ())
 
 
 def _stat(
     ctx: ReadContext,
+    params: p.StatCluster | p.StatGroup,
     row: ClusterRow | GroupRow,
     scale: int,
     rows: Sequence[WorkerRow],
     groups: Sequence[GroupRow],
 ) -> p.Stat:
     found = workers.results(ctx, rows)
+    shown = page(found, params.limit, params.after, lambda worker: worker.oid)
     states = Counter(worker.state for worker in rows)
     return p.Stat(
         oid=row.oid,
@@ -63,9 +66,9 @@ def _stat(
         cpu_s=round(sum(worker.cpu_s or 0.0 for worker in found), 3),
         rss=sum(worker.rss or 0 for worker in found),
         since_ms=ctx.since_ms(row.oid, row.changed),
-        conditions=_conditions(ctx, row, rows),
-        endpoints=_endpoints(found),
-        workers=found,
+        conditions=_conditions(ctx, row, rows)[: params.limit],
+        endpoints=_endpoints(shown),
+        workers=shown,
         workergroups=[_group(group, rows) for group in groups],
         version=row.version,
         changed=row.changed,

@@ -12,6 +12,7 @@ from busbar.bus.messages import Command
 
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster, need_node, need_worker
+from .paging import paged
 
 
 def results(ctx: ReadContext, rows: Iterable[WorkerRow]) -> list[p.Worker]:
@@ -121,5 +122,5 @@ def follow_worker(ctx: ChangeContext, params: p.FollowWorker) -> p.Following:
     return p.Following(worker.oid, node.name, topics.node_log(node.name, worker.name), params.lease_ms)
 
 
-READS: Final[dict[str, ReadHandler]] = {"get_worker": get_worker, "list_workers": list_workers}
+READS: Final[dict[str, ReadHandler]] = {"get_worker": get_worker, "list_workers": paged(list_workers)}
 CHANGES: Final[dict[str, ChangeHandler]] = {"follow_worker": follow_worker}

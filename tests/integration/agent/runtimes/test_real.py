@@ -39,7 +39,7 @@ from busbar.agent.workers.probes import probe
 from busbar.bus.clock import SystemClock
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.brokers import lacking
+from tests.brokers import lacking, until
 from tests.pace import bound
 from tests.wamp import WampClient
 
@@ -181,6 +181,28 @@ async def test_amqtt_router_with_password_file(run: Run, tmp_path: Path) -> None
     assert await asyncio.to_thread(echo_over_mqtt, worker, user=("bob", "wonder")) == b""
     assert await asyncio.to_thread(echo_over_mqtt, worker) == b""
     await stop(worker)
+
+
+@pytest.mark.mosquitto
+@pytest.mark.fault(121, "U")
+async def test_mosquitto_s_log_is_written_line_by_line(run: Run) -> None:
+    """While it runs, not when it ends or has filled a buffer."""
+    worker = await run(RUNTIMES["mosquitto"], {"type": "mqtt"})
+    await worker.ready()
+    await until(lambda: f"listen socket on port {worker.launch.port}" in worker.log.read_text(), 5)
+    os.kill(worker.process.record.pid, signal.SIGHUP)
+    await until(lambda: "Reloading config" in worker.log.read_text(), 5)
+    await stop(worker)
+
+
+@pytest.mark.fault(121, "U")
+async def test_a_python_program_s_log_is_written_line_by_line(run: Run) -> None:
+    script = "import time; print('said'); time.sleep(600)"
+    table = {"argv": [sys.executable, "-c", script], "port": False}
+    ready = {"type": "log", "pattern": "said"}
+    worker = await run(load_runtimes({"talker": {**table, "ready": ready}})["talker"])
+    await worker.ready()
+    assert worker.log.read_text() == "said\n"
 
 
 @pytest.mark.mosquitto

@@ -432,10 +432,10 @@ async def test_the_monitor_survives_a_store_that_can_not_commit(
 
 async def test_a_burst_larger_than_one_write(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
-        (agent,) = await fleet(watch, 1, scale=1200)
-        assert len(watch.states()) == 1200
+        (agent,) = await fleet(watch, 1, scale=850)
+        assert len(watch.states()) == 850
         assert watch.group().status == "RUNNING"
-        assert len(agent.assigned()) == 1200
+        assert len(agent.assigned()) == 850
 
 
 async def test_actions_whose_precondition_no_longer_holds_are_skipped(
