@@ -121,7 +121,10 @@ class Agent:
 
     def _on_assignment(self, message: Message) -> None:
         if not message.payload:
-            return  # the retained message was deleted: no new assignment
+            # The retained message was deleted: no new assignment, and none that is refused.
+            self._refused = None
+            self.reporter.changed()
+            return
         try:
             new = expanded(read(message.payload, Assignment))
         except BusError as error:
@@ -146,8 +149,9 @@ class Agent:
             self._store_error = None
         except OSError as error:
             # Applied all the same; after a restart the previous one applies until the broker is reachable.
-            self._store_error = f"assignment not stored: {error.strerror or error}"
-            log.error("%s", self._store_error)
+            before, self._store_error = self._store_error, f"assignment not stored: {error.strerror or error}"
+            if self._store_error != before:
+                log.error("%s", self._store_error)
 
     def _apply(self, new: Assignment) -> None:
         log.info("assignment %d/%d applied: %d workers", new.epoch, new.version, len(new.workers))
@@ -180,6 +184,8 @@ class Agent:
 
     def _on_usage(self) -> None:
         self._unavailable = self.specs.unavailable()
+        if self._store_error is not None and self.supervisor.assignment is not None:
+            self._store(self.supervisor.assignment)
         if len(self.supervisor.registry):
             self.reporter.force_report()
         else:

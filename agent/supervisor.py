@@ -115,7 +115,7 @@ class WorkerSupervisor:
 
     async def _scan(self) -> None:
         """Find the living workers. Nothing is started before this has succeeded: it might run already."""
-        store = self.assignment.store if self.assignment else None
+        store = self._store()
         records = self.controller.runner.state.records() if self._first_scan else []
         await self.adoption.scan(records, store)
         self._first_scan = False
@@ -123,6 +123,9 @@ class WorkerSupervisor:
         await self.adoption.probe_adopted()
         self.scanned.set()
         self.registry.notify()
+
+    def _store(self) -> str | None:
+        return self.assignment.store if self.assignment else None
 
     def _reconcile(self) -> float:
         desired = None if self.assignment is None else self._desired
@@ -181,6 +184,8 @@ class WorkerSupervisor:
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()
+                    if self.scanned.is_set():
+                        await self.adoption.look_again(self._store())
                     self._on_usage()
             except Exception:
                 log.exception("housekeeping failed")

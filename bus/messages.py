@@ -159,6 +159,12 @@ class Applied(Struct, frozen=True):
     version: Count = 0
 
 
+QUEUED = "queued: "
+NOT_READY = "not ready yet: "
+PASSING_REASONS = (QUEUED, NOT_READY)
+"""How the reasons of a starting worker begin that hold only for as long as its agent repeats them."""
+
+
 class ReportedWorker(Struct, frozen=True):
     """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from busbar.bus.messages import NOT_READY, QUEUED
 from busbar.bus.states import WorkerState
 
 from . import restart
@@ -298,10 +299,10 @@ def reason(worker: Worker) -> str | None:
         case Phase.WAITING:
             prefix = f"next try in {worker.delay:.2g} s; " if worker.failures else ""
             failure = worker.last_failure
-            return f"{prefix}{failure}"[:MAX_REASON] if failure else "queued: start limit reached"
+            return f"{prefix}{failure}"[:MAX_REASON] if failure else f"{QUEUED}start limit reached"
         case Phase.STARTING if worker.failed_probes >= SLOW_START_PROBES:
             before = f"; before: {worker.last_failure}" if worker.last_failure else ""
-            return f"not ready yet: {worker.probe_error}{before}"[:MAX_REASON]
+            return f"{NOT_READY}{worker.probe_error}{before}"[:MAX_REASON]
         case Phase.STARTING:
             return f"restarting: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
         case Phase.RUNNING if worker.failed_probes:

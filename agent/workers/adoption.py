@@ -58,6 +58,16 @@ class Adoption:
             await self._runner.processes.kill_by_token(token)
         self._note_foreign(owned.foreign, held, store)
 
+    async def look_again(self, store: str | None) -> None:
+        """Count the foreign workers anew: those that were seen may have ended, and others begun.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        scanned = await asyncio.to_thread(self._runner.processes.scan)
+        held = {group.token for group in scanned if self._runner.is_held_elsewhere(group)}
+        self.foreign = len(ownership.classify([], (), scanned, self._state.folder_id, store, held).foreign)
+
     def _note_foreign(self, foreign: tuple[TokenGroup, ...], held: set[str], store: str | None) -> None:
         self.foreign = len(foreign)
         self.held_elsewhere = {

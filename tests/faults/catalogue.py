@@ -76,6 +76,7 @@ Worker
 35|crash loop|L
 36|exits 0 early|H
 37|hangs with a living pid|H
+68|the cause of a reason or condition is over|H
 63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H
 69|a port that the agent may not bind; an interface address that the node does not have|H
