@@ -113,6 +113,7 @@ class Agent:
             self.supervisor.max_workers = config.max_workers
             self.specs = self._runner.specs = _renderer(self.state, config, runtimes, self._host)
             self._unavailable = self.specs.unavailable()
+            self.supervisor.check_starts()
             set_log_level(config.log_level)
             log.info("reloaded: %s", ", ".join(sorted(self.specs.runtimes)))
         self.reporter.changed()

@@ -78,6 +78,10 @@ class WorkerSupervisor:
         self.adoption.attach_probes(self._desired)
         self.registry.notify()
 
+    def check_starts(self) -> None:
+        """After a change of the runtimes: which workers would be started otherwise now."""
+        self.adoption.check_starts(self._desired)
+
     async def run(self) -> None:
         """Reconcile until cancelled; the workers go on."""
         housekeeping = asyncio.create_task(self._housekeeping(), name="housekeeping")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from busbar.bus.messages import NOT_READY, QUEUED
+from busbar.bus.messages import NOT_READY, OUTDATED, QUEUED
 from busbar.bus.states import WorkerState
 
 from . import restart
@@ -57,7 +57,7 @@ class Worker:
     Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are
     consecutive ones; `restarts` counts the starts of this definition after the first. `by_liveness`: the
     liveness probe decides whether it is ready. `last_failure` is why it failed last, `held` why it is not
-    started although it is due.
+    started although it is due, `outdated` how its start differs from the one it would get now.
     """
 
     oid: str
@@ -82,6 +82,7 @@ class Worker:
     restarts: int = 0
     last_failure: str | None = None
     held: str | None = None
+    outdated: str | None = None
     after_stop: AfterStop = AfterStop.FORGET
     stop_reason: str | None = None
     stop_error: str | None = None
@@ -120,6 +121,7 @@ def starting(worker: Worker, generation: int, digest: str, now: float) -> Worker
         failed_probes=0,
         probe_error=None,
         held=None,
+        outdated=None,
     )
 
 
@@ -305,11 +307,20 @@ def reason(worker: Worker) -> str | None:
             return f"{NOT_READY}{worker.probe_error}{before}"[:MAX_REASON]
         case Phase.STARTING:
             return f"restarting: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
-        case Phase.RUNNING if worker.failed_probes:
-            return f"does not answer: {worker.probe_error}"[:MAX_REASON]
         case Phase.RUNNING:
-            return f"restarted: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
+            return _reason_running(worker)
         case Phase.STOPPING if worker.stop_error and not worker.busy:
             return f"{worker.stop_reason}; {worker.stop_error}"[:MAX_REASON]
         case _:
             return worker.stop_reason
+
+
+def _reason_running(worker: Worker) -> str | None:
+    reasons = []
+    if worker.outdated:
+        reasons.append(f"{OUTDATED}{worker.outdated}")
+    if worker.failed_probes:
+        reasons.append(f"does not answer: {worker.probe_error}")
+    elif worker.last_failure:
+        reasons.append(f"restarted: {worker.last_failure}")
+    return "; ".join(reasons)[:MAX_REASON] or None

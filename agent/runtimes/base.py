@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from busbar.bus.addresses import IPV4, IPV6, netloc
+from busbar.bus.decode import digest
 
 from ..processes.ports import PortRequest
 
@@ -103,6 +104,11 @@ class LaunchSpec:
 
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of what the process is started with: arguments, environment and files."""
+        return digest(list(self.argv), dict(self.env), dict(self.files))
 
     @property
     def probe_host(self) -> str:

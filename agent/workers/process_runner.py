@@ -113,6 +113,7 @@ class ProcessRunner:
             restarts=instance.worker.starts,
             stop_signal=spec.stop_signal,
             grace_s=spec.grace_s,
+            start=spec.digest,
         )
 
     def _spawn_spec(
@@ -125,7 +126,7 @@ class ProcessRunner:
             folder=self.state.worker_folder(worker.oid),
             log_path=self.state.log_path(worker.oid),
             env=spec.env,
-            marks=identity.marks(worker, store, spec.port, str(self.state.folder)),
+            marks=identity.marks(worker, store, spec.port, str(self.state.folder), record.start),
         )
 
     def _record_process(self, instance: Instance, process: ProcessRecord) -> None:
@@ -158,6 +159,19 @@ class ProcessRunner:
             return False
         self._record_process(instance, process)
         return True
+
+    def outdated(self, instance: Instance, worker: AssignedWorker) -> str | None:
+        """How its start differs from the one it would get now; None when it does not, or it is not known."""
+        record = instance.record
+        if record is None:
+            return None
+        try:
+            spec = self.specs.for_running(worker, record.port)
+        except Exception as error:
+            return f"this node could not start it now: {error}"
+        if record.start in ("", spec.digest):
+            return None
+        return f"this node's definition of runtime '{worker.runtime}' has changed since"
 
     # --- probe
 

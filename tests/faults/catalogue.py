@@ -64,6 +64,7 @@ Agent
 29|host reboot with no network|C
 30|descriptor or process limit reached|L
 31|agent upgraded in place|K
+71|a runtime is defined otherwise while its workers run|H K C
 72|an assignment beyond what the node permits: workers, ports, interfaces|B K W
 64|a state folder copied to another node or host|B O K
 66|a service is PID 1 or a subreaper, and workers leave orphans|L
