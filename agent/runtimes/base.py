@@ -84,7 +84,8 @@ class LaunchSpec:
 
     `files`: relative path to content, written into the worker's folder before the start; `remove`: relative
     paths that an earlier run may have left. `ready` is probed until it succeeds once, `live` from then on
-    (None: only the process is watched). Durations in seconds.
+    (None: only the process is watched). One that a signal has stopped counts as hung, whatever is probed.
+    Durations in seconds.
     """
 
     argv: tuple[str, ...]

@@ -107,10 +107,7 @@ class WorkerController:
             self.registry.update(instance, lifecycle.probe_failed(worker, now, error, self.timing))
             return
         healthy = lifecycle.probe_succeeded(worker, now, self.timing)
-        has_liveness = instance.spec is None or instance.spec.live is not None
-        self.registry.update(
-            instance, healthy if has_liveness else replace(healthy, next_probe=lifecycle.NEVER)
-        )
+        self.registry.update(instance, healthy)
         if worker.phase is Phase.STARTING:
             log.info("worker %s: ready at %s", worker.name, instance.record and instance.record.address)
             self._update_record(instance, ready=True)

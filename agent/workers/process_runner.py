@@ -17,7 +17,7 @@ from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
-from ..processes.procfs import ProcessRecord, TokenGroup, Usage
+from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from ..runtimes import LaunchSpec, prepare
 from ..state import State, WorkerRecord, is_locked
 from . import identity
@@ -41,6 +41,8 @@ class Instance:
     spec: LaunchSpec | None = None
     started: float = 0.0
     usage: Usage = field(default_factory=Usage)
+    listeners: tuple[Stat, ...] | None = None
+    """Its processes that listen on its port; None until they are looked for."""
     rotated: bool = False
     """Its log was rotated since its start: its last output may be in the copy."""
 
@@ -82,6 +84,7 @@ class ProcessRunner:
         self._store_token(record)
         logs.rotate_if_needed(self.state.log_path(worker.oid))
         instance.rotated = False
+        instance.listeners = None
         instance.record, instance.spec = record, spec
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
@@ -195,6 +198,9 @@ class ProcessRunner:
         spec, record = instance.spec, instance.record
         if spec is None or record is None:
             return "its definition is not known yet"
+        if live and spec.own_listener and (pids := await self._suspended(instance, spec, record)):
+            # Only the kernel answers for it: a TCP connection is accepted all the same.
+            return f"its process is stopped by a signal (state T, pid {', '.join(map(str, pids))})"
         wanted = spec.live if live else spec.ready
         if wanted is None:
             return None
@@ -209,6 +215,18 @@ class ProcessRunner:
             return error
         own = await asyncio.to_thread(self.host.listens, identity.process_of(record), spec.port)
         return f"port {spec.port} is answered by another process" if own is False else None
+
+    async def _suspended(self, instance: Instance, spec: LaunchSpec, record: WorkerRecord) -> list[int]:
+        """Its first process, or all that listen on its port, where a signal has stopped them."""
+        if instance.listeners is None:
+            process = identity.process_of(record)
+            found = await asyncio.to_thread(self.host.listeners, process, spec.port) if spec.port else ()
+            instance.listeners = found
+        first = self.host.suspended([(record.pid, record.start_ticks)])
+        if first or not instance.listeners:
+            return first
+        stopped = self.host.suspended([(each.pid, each.start_ticks) for each in instance.listeners])
+        return stopped if len(stopped) == len(instance.listeners) else []
 
     # --- stop
 

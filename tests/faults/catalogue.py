@@ -77,6 +77,7 @@ Worker
 35|crash loop|L
 36|exits 0 early|H
 37|hangs with a living pid|H
+75|stopped by a signal, while the kernel accepts connections for it|H C K
 68|the cause of a reason or condition is over|H
 63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H

@@ -641,3 +641,57 @@ async def test_adopted_workers_beyond_a_lower_limit_go_on_until_they_end(node: B
     os.kill(last["workers"][0]["pid"], signal.SIGKILL)
     await node.report(lambda r: "no room: " in (r["workers"][0]["reason"] or ""))
     assert len(node.living()) == 2
+
+
+FORKED = """
+import http.server, os, sys, threading
+if os.fork():
+    threading.Event().wait()
+print('listening', os.getpid(), flush=True)
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.BaseHTTPRequestHandler).serve_forever()
+"""
+SUSPENDABLE = {
+    "tcp": 'ready = {type = "tcp"}',
+    "log": 'ready = {type = "log", pattern = "listening"}',
+    "portless": 'port = false\nready = {type = "log", pattern = "listening"}',
+    "http": 'ready = {type = "http", expect = [501]}',
+}
+
+
+@pytest.mark.fault(75, "H C")
+@pytest.mark.parametrize("who", ["first", "listener"])
+@pytest.mark.parametrize("probe", SUSPENDABLE)
+async def test_a_worker_that_a_signal_has_stopped_is_restarted_whatever_is_probed(
+    node: Bench, probe: str, who: str
+) -> None:
+    if (probe, who) == ("portless", "listener"):
+        pytest.skip("without a port no process is known to serve")
+    program = node.folder / "forked.py"
+    program.write_text(FORKED)
+    argv = json.dumps([sys.executable, "-u", str(program), "{port}" if probe != "portless" else "0"])
+    with node.toml.open("a") as toml:
+        toml.write(f"[runtimes.x]\nargv = {argv}\ngrace = 1\n{SUSPENDABLE[probe]}\n")
+    await node.start()
+    node.assign(worker(runtime="x"))
+    first = await node.state("web-1", "RUNNING")
+    victim = first["pid"] if who == "first" else next(iter(node.living() - {first["pid"]}))
+    os.kill(victim, signal.SIGSTOP)
+    again = await node.state("web-1", "RUNNING", restarts=1, timeout=60)
+    assert again["pid"] != first["pid"] and "hung" in again["reason"]
+    reasons = [each["workers"][0]["reason"] or "" for each in node.reports if each["workers"]]
+    assert any(f"stopped by a signal (state T, pid {victim})" in each for each in reasons)
+
+
+@pytest.mark.fault(75, "K")
+async def test_a_worker_with_a_stopped_helper_is_left_alone(node: Bench) -> None:
+    program = node.folder / "server.py"
+    program.write_text(f"import subprocess\nsubprocess.Popen(['sleep', '600'])\n{program.read_text()}")
+    await node.start(WorkerTiming(live_every=0.2, live_misses=1000))
+    node.assign(worker())
+    first = await node.state("web-1", "RUNNING")
+    (helper,) = node.living() - {first["pid"]}
+    os.kill(helper, signal.SIGSTOP)
+    os.kill(first["pid"], signal.SIGSTOP)
+    await node.report(lambda last: f"state T, pid {first['pid']}" in (last["workers"][0]["reason"] or ""))
+    os.kill(first["pid"], signal.SIGCONT)
+    await node.state("web-1", "RUNNING", reason=None, restarts=0, pid=first["pid"])
