@@ -289,6 +289,9 @@ def reported_state(worker: Worker) -> WorkerState:
     """Its state as the contract names it."""
     if worker.phase is Phase.WAITING:
         return WorkerState.BACKOFF if worker.failures or worker.held else WorkerState.STARTING
+    if worker.phase is Phase.STOPPING and worker.after_stop is AfterStop.BACKOFF:
+        # It has failed already; STOPPING would be told as the first step of a new start.
+        return WorkerState.BACKOFF
     return _REPORTED[worker.phase]
 
 

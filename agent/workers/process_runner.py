@@ -198,9 +198,15 @@ class ProcessRunner:
         spec, record = instance.spec, instance.record
         if spec is None or record is None:
             return "its definition is not known yet"
-        if live and spec.own_listener and (pids := await self._suspended(instance, spec, record)):
-            # Only the kernel answers for it: a TCP connection is accepted all the same.
-            return f"its process is stopped by a signal (state T, pid {', '.join(map(str, pids))})"
+        error = await self._ask(spec, record, live, timeout_s)
+        if error is None and live and spec.own_listener:
+            # The kernel accepts a TCP connection for a process that is stopped.
+            pids = await self._suspended(instance, spec, record)
+            if pids:
+                return f"its process is stopped by a signal (state T, pid {', '.join(map(str, pids))})"
+        return error
+
+    async def _ask(self, spec: LaunchSpec, record: WorkerRecord, live: bool, timeout_s: float) -> str | None:
         wanted = spec.live if live else spec.ready
         if wanted is None:
             return None

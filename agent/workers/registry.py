@@ -7,6 +7,7 @@ from pathlib import Path
 
 from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker, ReportedWorker
+from busbar.bus.states import WorkerState
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Worker
@@ -147,10 +148,11 @@ def _reported_part(worker: Worker) -> tuple[object, ...]:
 
 def _reported(instance: Instance, now: float) -> ReportedWorker:
     worker, process, record = instance.worker, instance.process, instance.record
-    lives = process is not None and process.running
+    state = lifecycle.reported_state(worker)
+    lives = process is not None and process.running and state is not WorkerState.BACKOFF
     return ReportedWorker(
         worker=worker.name,
-        state=str(lifecycle.reported_state(worker)),
+        state=str(state),
         generation=worker.generation,
         pid=process.record.pid if process is not None and lives else None,
         address=(record.address or None) if record is not None and lives else None,

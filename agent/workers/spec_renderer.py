@@ -171,15 +171,24 @@ class SpecRenderer:
         return service
 
     def _static(self, directory: str, pointer: str) -> Path:
-        """Resolved first: a symbolic link must not lead outside."""
-        path = (self.state.www / directory).resolve()
-        if not any(path.is_relative_to(root.resolve()) for root in (self.state.www, *self.roots)):
+        """A relative one is the first that exists below `www` or a root.
+
+        Resolved before it is checked: a symbolic link must not lead outside.
+        """
+        allowed = [root.resolve() for root in (self.state.www, *self.roots)]
+        found = dict.fromkeys((root / directory).resolve() for root in allowed)
+        inside = [path for path in found if any(path.is_relative_to(root) for root in allowed)]
+        if not inside:
             raise RuntimeConfigError(
                 pointer, f"'{directory[:200]}' is neither in the agent's www folder nor in its static_roots"
             )
-        if not path.is_dir():
-            raise RuntimeConfigError(pointer, f"there is no folder '{directory[:200]}' on this node")
-        return path
+        there = next((path for path in inside if path.is_dir()), None)
+        if there is None:
+            looked = ", ".join(map(str, inside))[:1000]
+            raise RuntimeConfigError(
+                pointer, f"there is no folder '{directory[:200]}' on this node: {looked}"
+            )
+        return there
 
 
 def default_type(runtime: Runtime) -> str:

@@ -384,6 +384,9 @@ async def test_a_hung_worker_is_killed_and_restarted(node: Bench) -> None:
     os.kill(first["pid"], signal.SIGSTOP)
     again = await node.state("web-1", "RUNNING", timeout=30, restarts=1)
     assert again["reason"] == "restarted: hung: 3 probes unanswered, no answer within 2 s"
+    states = [each["state"] for report in node.reports for each in report["workers"]]
+    after = states[states.index("RUNNING") :]
+    assert after.index("BACKOFF") < after.index("STARTING") and "STOPPING" not in after
     assert node.living() == {again["pid"]}
 
 
@@ -679,7 +682,8 @@ async def test_a_worker_that_a_signal_has_stopped_is_restarted_whatever_is_probe
     again = await node.state("web-1", "RUNNING", restarts=1, timeout=60)
     assert again["pid"] != first["pid"] and "hung" in again["reason"]
     reasons = [each["workers"][0]["reason"] or "" for each in node.reports if each["workers"]]
-    assert any(f"stopped by a signal (state T, pid {victim})" in each for each in reasons)
+    told = "no answer" if (probe, who) == ("http", "listener") else f"a signal (state T, pid {victim})"
+    assert any(told in each for each in reasons)
 
 
 @pytest.mark.fault(75, "K")
@@ -692,6 +696,6 @@ async def test_a_worker_with_a_stopped_helper_is_left_alone(node: Bench) -> None
     (helper,) = node.living() - {first["pid"]}
     os.kill(helper, signal.SIGSTOP)
     os.kill(first["pid"], signal.SIGSTOP)
-    await node.report(lambda last: f"state T, pid {first['pid']}" in (last["workers"][0]["reason"] or ""))
+    await node.report(lambda last: "does not answer" in (last["workers"][0]["reason"] or ""))
     os.kill(first["pid"], signal.SIGCONT)
     await node.state("web-1", "RUNNING", reason=None, restarts=0, pid=first["pid"])

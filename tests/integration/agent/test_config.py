@@ -124,6 +124,51 @@ def test_a_static_folder_lies_in_www_or_in_one_of_the_roots(state: State, tmp_pa
     assert directories(found, crossbar(str(other))) == {str(other)}
 
 
+@pytest.mark.fault(74, "U")
+def test_a_relative_static_folder_is_the_first_that_exists_below_www_or_a_root(
+    state: State, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second / "shop", second / "both", state.www / "both"):
+        folder.mkdir(parents=True)
+    (first / "shop").symlink_to("/etc")
+    found = launcher(state, first, second)
+    assert directories(found, crossbar("shop")) == {str(second / "shop")}
+    assert directories(found, crossbar("both")) == {str(state.www / "both")}
+    with pytest.raises(RuntimeConfigError, match=r"there is no folder 'none' .*first/none.*second/none"):
+        found.for_start(crossbar("none"), (), None)
+
+
+@pytest.mark.fault(73, "H")
+def test_a_folder_that_crossbar_would_not_find_is_refused(state: State, tmp_path: Path) -> None:
+    root = tmp_path / "Käse"
+    (root / "site").mkdir(parents=True)
+    (state.www / "ascii").symlink_to(root / "site")
+    (state.www / "plain").mkdir()
+    found = launcher(state, root)
+    for directory in (str(root / "site"), "ascii"):
+        with pytest.raises(
+            RuntimeConfigError, match=r"^/transport/paths/s/directory: Crossbar drops non-ASCII"
+        ):
+            found.for_start(crossbar(directory), (), None)
+    assert directories(found, crossbar("plain")) == {str(state.www / "plain")}
+
+
+@pytest.mark.fault(73, "H")
+def test_a_state_folder_that_crossbar_can_not_serve_from_needs_a_root_path(tmp_path: Path) -> None:
+    opened = State.open(tmp_path / "é", "0" * 16)
+    try:
+        found = launcher(opened, tmp_path)
+        (tmp_path / "site").mkdir()
+        with pytest.raises(RuntimeConfigError, match=r"^/transport/paths: Crossbar drops .*default '/'"):
+            found.for_start(crossbar(str(tmp_path / "site")), (), None)
+        paths = {"/": {"type": "static", "directory": "site"}}
+        own = msgspec.structs.replace(crossbar(""), transport={"type": "web", "paths": paths})
+        assert found.for_start(own, (), None).files
+    finally:
+        opened.close()
+
+
 @pytest.mark.parametrize(
     "directory", ["/etc", "../records", "link", "absent", "site/../../records", "/", "a\0b"]
 )
