@@ -19,6 +19,7 @@ from busbar.bus.decode import read
 from busbar.bus.errors import BusError
 from busbar.bus.loopback import loopback
 from busbar.bus.messages import Applied, Assignment, Command
+from busbar.bus.states import Leaves
 from busbar.bus.topics import Topics, is_name
 
 from . import config as configuration
@@ -226,7 +227,9 @@ class Agent:
         found = [f"runtime {name}: {reason}" for name, reason in sorted(self._unavailable.items())]
         foreign = self.supervisor.adoption.foreign
         if foreign:
-            found.append(f"{foreign} workers of another store or agent run on this host: left alone")
+            what = "1 worker" if foreign == 1 else f"{foreign} workers"
+            runs = "runs" if foreign == 1 else "run"
+            found.append(f"{what} of another store or agent {runs} on this host: left alone")
         found += self._limit_conditions()
         errors = (self.reporter.conflict, self._store_error, self._reload_error)
         return [each for each in errors if each] + found
@@ -287,7 +290,14 @@ class Agent:
                 await self.supervisor.stop_all("the agent stops its workers on exit")
             except OSError as error:
                 log.error("some workers may still run: %s", error)
-        await self.reporter.goodbye()
+        await self.reporter.goodbye(await self._leaves())
+
+    async def _leaves(self) -> Leaves:
+        """What becomes of the workers that are left."""
+        known = self.supervisor.scanned.is_set()
+        if known and not self.supervisor.registry.has_processes():
+            return Leaves.STOPPED
+        return Leaves.SHUTDOWN if await self._host.ends_with_us() else Leaves.RUNNING
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
         self.logs.close()

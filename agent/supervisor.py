@@ -188,8 +188,7 @@ class WorkerSupervisor:
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()
-                    if self.scanned.is_set():
-                        await self.adoption.look_again(self._store())
+                    await self.adoption.recount_foreign()
                     self._on_usage()
             except Exception:
                 log.exception("housekeeping failed")

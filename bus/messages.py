@@ -37,6 +37,8 @@ class Request(Struct, frozen=True):
     ttl_ms: Annotated[int, Meta(ge=1, le=86_400_000)] | UnsetType = UNSET
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     expect: Expect | None = None
+    principal: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """The oid of the principal that asks. Required of changes where its name had another holder before."""
 
 
 class Who(Struct, frozen=True):
@@ -217,11 +219,15 @@ class Heartbeat(Struct, frozen=True):
 
 
 class NodeState(Struct, frozen=True):
-    """A node's birth (`ready`), will (`lost`) or clean disconnect (`disconnected`)."""
+    """A node's birth (`ready`), will (`lost`) or clean disconnect (`disconnected`).
+
+    `leaves` goes with `disconnected`: one of `Leaves`, or a word of a later version.
+    """
 
     state: str
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     conn: Count
+    leaves: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
 
 
 class Command(Struct, frozen=True, omit_defaults=True):

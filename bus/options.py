@@ -53,6 +53,7 @@ class ConnectOptions:
     `as_published`: filters whose live messages keep the publisher's RETAIN flag (MQTT 5 only).
     `connect_s`: seconds for TCP, and three times as many until the CONNACK; then the next broker is tried.
     `max_packet`: the most bytes of a packet; less where the broker says so in its MQTT 5 CONNACK.
+    `password_file`: read at each connection, as certificates are, so that a rotated password is used.
     `others`: further nodes of the same broker cluster, for failover (`brokers`).
     """
 
@@ -63,6 +64,7 @@ class ConnectOptions:
     tls: TlsOptions | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
     client_id: str = ""
     keepalive: int = 30
     protocol: Literal[4, 5] = 4
@@ -96,7 +98,8 @@ class ConnectOptions:
 
 
 def parse_url(url: str) -> ConnectOptions:
-    """Read `mqtt://host:port`, `mqtts://`, `ws://host:port/path` or `wss://`; a bare `host:port` is mqtt.
+    """Read `mqtt://host:port`, `mqtts://`, `ws://host:port/path` or `wss://`; a bare `host:port` is mqtt,
+    and so is a bare address, `localhost` or a name with a dot.
 
     Raises:
         ValueError: for anything else, and for a password in the URL (process lists would show it).
@@ -113,6 +116,8 @@ def parse_url(url: str) -> ConnectOptions:
         raise ValueError("a broker URL holds no password: use a password file")
     if not parts.hostname:
         raise ValueError(f"broker URL {url!r} names no host")
+    if not set(".:/@") & set(url) and url.lower() != "localhost":  # a slip, such as the name of a context
+        raise ValueError(f"broker URL {url!r}: write mqtt://{url}, or {url}:1883, if that is a host")
     transport, secure, port = _SCHEMES[parts.scheme]
     try:
         port = parts.port or port

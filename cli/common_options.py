@@ -27,7 +27,8 @@ Transport = Annotated[
     ),
 ]
 TransportType = Annotated[
-    str | None, typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp.")
+    Literal["mqtt", "web", "websocket", "rawsocket", "tcp"] | None,
+    typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp."),
 ]
 Port = Annotated[
     str | None, typer.Option("--port", help="Port of the workers, or a range such as 8080-8090.")

@@ -10,15 +10,13 @@ from .context import (
     DEFAULT_REALM,
     DEFAULT_ROOT,
     Settings,
-    choose_context,
-    config_path,
     environment,
     global_options,
-    load_config,
     local,
     merge,
     read_up,
     state_path,
+    stored_context,
 )
 from .errors import CliError, ExitCode
 
@@ -35,8 +33,7 @@ def service_settings(username: str, joined: Settings | None = None) -> Settings:
     if joined is not None:
         found = merge(global_options(), environment(env), joined, Settings())
         return replace(found, username=found.username or username)
-    path = config_path(env)
-    context = choose_context(global_options(), env, load_config(path), path)
+    context = stored_context(global_options(), env)
     # A certificate is a credential too: with a person's, the service would be that person.
     nobody = {"username": None, "password_file": None, "tls_cert": None, "tls_key": None}
     stored = replace(context, **nobody) if context is not None else None

@@ -91,7 +91,7 @@ class Manager:
         store.limit_packets(lambda: self.link.max_packet)
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, started)
         self.claim = RealmClaim(store, self.fence, self.presence, adopt=config.adopt_realm)
-        self.memory = NodeMemory(clock, timing or LivenessTiming(heartbeat=config.heartbeat_s))
+        self.memory = NodeMemory(clock, timing or _timing(config))
         self.watchdog = LinkWatchdog(config.heartbeat_s, clock.monotonic())
         statuses = StatusBuilder(store, int(config.heartbeat_s * 1000))
         self.publisher = publisher = Publisher(store, self.link, statuses, clock)
@@ -109,7 +109,11 @@ class Manager:
         )
         self._identity = self._make_identity()
         responder = Responder(
-            config.manager_id, store.epoch, self._read_context, mqtt5=config.connect.protocol == 5
+            config.manager_id,
+            store.epoch,
+            self._read_context,
+            mqtt5=config.connect.protocol == 5,
+            quotas=config.quotas,
         )
         limits = Limits(config.rate, config.burst, config.in_flight)
         self.dispatch = Dispatch(store, publisher, responder, limits, clock=clock, new_id=new_id)
@@ -143,6 +147,7 @@ class Manager:
             "link": asyncio.shield(link),
             "publisher": self.publisher.run(),
             "retained-audit": self.retained_audit.run(),
+            "refusals": self.dispatch.refusals.run(),
             "retention": Retention(self.store, self.clock).run(),
             "monitor": self.monitor.run(),
             "watch": self._watch(),
@@ -310,6 +315,10 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
 
 async def _await(loop: Awaitable[None]) -> None:
     await loop
+
+
+def _timing(config: ManagerConfig) -> LivenessTiming:
+    return LivenessTiming(heartbeat=config.heartbeat_s, offline_after=config.offline_after_s)
 
 
 def _new_id() -> str:

@@ -19,9 +19,9 @@ from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import digest, encode, read
 from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker
-from busbar.bus.states import NodeBirth
+from busbar.bus.states import Leaves, NodeBirth
 from busbar.bus.topics import Topics
-from msgspec import structs, to_builtins
+from msgspec import UNSET, UnsetType, structs, to_builtins
 
 log = logging.getLogger("busbar.agent")
 
@@ -196,8 +196,8 @@ class Reporter:
         self._force = True
         await self._report()
 
-    async def _publish_state(self, state: NodeBirth) -> None:
-        payload = encode(NodeState(state, self._boot, self._link.conn))
+    async def _publish_state(self, state: NodeBirth, leaves: Leaves | UnsetType = UNSET) -> None:
+        payload = encode(NodeState(state, self._boot, self._link.conn, leaves))
         self._ready_sent_at = self._clock.monotonic()
         await self._link.publish(self._state_topic, payload, qos=1, retain=True)
 
@@ -286,12 +286,12 @@ class Reporter:
             self.conflict = None
             self.changed()
 
-    async def goodbye(self) -> None:
+    async def goodbye(self, leaves: Leaves) -> None:
         """Publish the last report and `disconnected`, within `GOODBYE_S` seconds; never raises."""
         self._leaving = True
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self._report()
-                await self._publish_state(NodeBirth.DISCONNECTED)
+                await self._publish_state(NodeBirth.DISCONNECTED, leaves)
         except (TimeoutError, BusOfflineError):
             log.warning("left without a goodbye: the broker is unreachable")

@@ -30,6 +30,7 @@ class Adoption:
     def __init__(self, controller: WorkerController) -> None:
         self.held_elsewhere: dict[str, Path] = {}
         self.foreign = 0
+        self._foreign_tokens: frozenset[str] = frozenset()
         self._controller = controller
         self._registry = controller.registry
         self._runner = controller.runner
@@ -58,23 +59,26 @@ class Adoption:
             await self._runner.processes.kill_by_token(token)
         self._note_foreign(owned.foreign, held, store)
 
-    async def look_again(self, store: str | None) -> None:
-        """Count the foreign workers anew: those that were seen may have ended, and others begun.
-
-        Raises:
-            OSError: /proc can't be read.
-        """
-        scanned = await asyncio.to_thread(self._runner.processes.scan)
-        held = {group.token for group in scanned if self._runner.is_held_elsewhere(group)}
-        self.foreign = len(ownership.classify([], (), scanned, self._state.folder_id, store, held).foreign)
-
     def _note_foreign(self, foreign: tuple[TokenGroup, ...], held: set[str], store: str | None) -> None:
         self.foreign = len(foreign)
+        self._foreign_tokens = frozenset(group.token for group in foreign)
         self.held_elsewhere = {
             group.marks.get(identity.OID, ""): identity.state_folder(group)
             for group in foreign
             if group.token in held and group.marks.get(identity.STORE) == store
         }
+
+    async def recount_foreign(self) -> None:
+        """Look again whether the foreign workers are still there; they are no business of this agent.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        if not self._foreign_tokens:
+            return
+        found = await asyncio.to_thread(self._runner.processes.scan)
+        self._foreign_tokens &= frozenset(group.token for group in found)
+        self.foreign = len(self._foreign_tokens)
 
     def _adopt(self, record: WorkerRecord, process: ProcessRecord | None) -> None:
         now = self._registry.now()

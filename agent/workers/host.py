@@ -11,7 +11,7 @@ from pathlib import Path
 
 from busbar.bus.clock import Clock
 
-from ..processes import procfs
+from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat
 from ..processes.sockets import bind_error
@@ -54,6 +54,10 @@ class Host:
     def bind_error(self, interface: str, port: int, *, shared: bool) -> OSError | None:
         """Why a worker can't listen there; None when it can."""
         return bind_error(interface, port, shared=shared)
+
+    async def ends_with_us(self) -> bool:
+        """Whether all processes here end with this one: the machine, the container or the service stops."""
+        return await shutdown.ends_with_us()
 
     def boot_id(self) -> str:
         """Changes with every boot."""

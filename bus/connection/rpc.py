@@ -23,6 +23,8 @@ RESEND_JITTER: Final = 0.25
 """Share of that by which it is shortened at random, so that callers do not resend in step."""
 RETRY: Final = Backoff(base=0.05, cap=1.0)
 """Pauses after a refused publication, and the minimum after a `busy`."""
+WHOSE: Final = "/principal"
+"""The pointer of an error that asks a change for its principal's oid."""
 REPLY_LIMIT: Final = 64 * MAX_REPORT
 """Bytes of a reply: lists may be long."""
 
@@ -47,6 +49,7 @@ class Caller:
         self._clock = clock
         self._new_id = new_id
         self._random = random
+        self._principal: str | None = None
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         link.subscribe(topics.response(caller, inbox), self._on_reply)
 
@@ -74,6 +77,28 @@ class Caller:
         request: dict[str, Any] = {"id": request_id, "reply": self._inbox, "params": params or {}}
         if expect_version is not None:
             request["expect"] = {"version": expect_version}
+        deadline = self._clock.monotonic() + timeout
+        if self._principal is None:
+            try:
+                return await self._call(op, request, timeout)
+            except BusError as error:
+                if WHOSE not in error.pointers:
+                    raise
+            self._principal = await self._own_oid(deadline)
+        request["principal"] = self._principal
+        return await self._call(op, request, deadline - self._clock.monotonic())
+
+    async def _own_oid(self, deadline: float) -> str:
+        """The oid of the principal that this caller's name belongs to now; it is kept from then on."""
+        request = {"id": self._new_id(), "reply": self._inbox, "params": {}}
+        found = await self._call("list_principals", request, deadline - self._clock.monotonic())
+        for row in found if isinstance(found, list) else []:
+            if isinstance(row, Mapping) and row.get("name") == self._caller:
+                return str(row.get("oid"))
+        raise BusError("no_such_principal", f"no principal '{self._caller}'")
+
+    async def _call(self, op: str, request: dict[str, Any], timeout: float) -> Any:
+        request_id = request["id"]
         attempts = _Attempts(encode(request), self._clock.monotonic() + timeout)
         self._waiting[request_id] = asyncio.get_running_loop().create_future()
         try:
@@ -150,9 +175,9 @@ class Caller:
         return pause
 
     async def _answer(self, request_id: str, seconds: float) -> dict[str, Any] | None:
+        if not self._waiting[request_id].done() and seconds > 0:
+            await asyncio.wait({self._waiting[request_id]}, timeout=seconds)
         waiting = self._waiting[request_id]
-        if not waiting.done() and seconds > 0:
-            await asyncio.wait({waiting}, timeout=seconds)
         return waiting.result() if waiting.done() else None
 
     def _on_reply(self, message: Message) -> None:
@@ -161,9 +186,21 @@ class Caller:
         except BusError as error:
             log.warning("a reply was not understood: %s", error)
             return
-        future = self._waiting.get(str(reply.get("id")))
-        if future is not None and not future.done():
-            future.set_result(reply)
+        request_id = str(reply.get("id"))
+        future = self._waiting.get(request_id)
+        if future is None:
+            return
+        if future.done():
+            if not _is_busy(future.result()):
+                return
+            # The answer to an earlier attempt counts more than a "busy" that nobody has looked at yet.
+            future = self._waiting[request_id] = asyncio.get_running_loop().create_future()
+        future.set_result(reply)
+
+
+def _is_busy(reply: Mapping[str, Any]) -> bool:
+    error = reply.get("error")
+    return not reply.get("ok") and isinstance(error, Mapping) and error.get("code") == "busy"
 
 
 class _Attempts:

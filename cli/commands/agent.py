@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import common_options as n
+from .. import output
 from ..context import state_path
 from ..errors import CliError, ExitCode, usage
 
@@ -161,4 +162,5 @@ def reset(
         make_new(folder, keep=keep)
     except StateError as error:
         raise CliError(str(error), ExitCode.FAILED, "refused") from None
-    typer.echo(f"{folder} is {'kept for its next agent' if keep else 'new'}")
+    text = f"{folder} is {'kept for its next agent' if keep else 'new'}"
+    output.done({"state": str(folder), "kept": keep}, text)

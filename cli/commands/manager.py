@@ -30,6 +30,14 @@ def run(
     heartbeat: Annotated[
         float, typer.Option(min=0.1, help="Heartbeat interval of the nodes, in seconds.")
     ] = 5.0,
+    offline_after: Annotated[
+        float,
+        typer.Option(
+            "--offline-after",
+            min=0,
+            help="Seconds after an agent's goodbye until workers that it left running are moved.",
+        ),
+    ] = 86_400.0,
     owner: Annotated[
         list[str] | None, typer.Option(help="A user with role owner in a new database; default: admin.")
     ] = None,
@@ -39,6 +47,11 @@ def run(
         bool,
         typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
     ] = False,
+    quota_nodes: Annotated[int, typer.Option(min=0, help="Nodes that one operator may own.")] = 100,
+    quota_clusters: Annotated[int, typer.Option(min=0, help="Clusters that one operator may own.")] = 100,
+    quota_groups: Annotated[
+        int, typer.Option(min=0, help="Worker groups in one operator's clusters.")
+    ] = 1_000,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the manager in the foreground, against the broker of the options."""
@@ -57,10 +70,12 @@ def run(
         state=str(_folder(state)),
         manager_id=manager_id,
         heartbeat_s=heartbeat,
+        offline_after_s=offline_after,
         mqtt=mqtt,
         max_packet=max_packet,
         principals=dict.fromkeys(owner or ["admin"], OWNER),
         adopt_realm=adopt_realm,
+        quotas={"nodes": quota_nodes, "clusters": quota_clusters, "groups": quota_groups},
     )
     raise typer.Exit(run.serve(spec))
 
@@ -83,9 +98,9 @@ def check(
     if output.output_format() != "table":
         output.dump({"file": str(file), "ok": not problems, "problems": problems})
     elif not problems:
-        print(f"{file} is intact")
+        output.say(f"{file} is intact")
     for problem in problems if output.output_format() == "table" else ():
-        print(problem)
+        output.say(problem)
     if problems:
         raise typer.Exit(ExitCode.FAILED)
 

@@ -13,7 +13,7 @@ from busbar.bus.params import Node, NodeStatusName
 
 from .. import common_options as n
 from .. import definition as d
-from .. import output, wait
+from .. import last_node, output, wait
 from ..connect import run
 from ..errors import CliError, ExitCode, usage
 from ..services import accounts
@@ -169,7 +169,7 @@ async def _drain(
     async with bus.watch_statuses(kind="node", name=found.name) as watch:
         changed = await bus.drain_node(node_oid=found.oid, reason=reason, expect_version=expect_version)
         if waits:
-            reached = await wait.until(watch, goals.drained(changed.version), title, timeout)
+            reached = await wait.until(watch, goals.drained(changed.version), title, timeout, oid=found.oid)
     drained = reached is not None or changed.drained
     output.done(output.merged(changed, reached), f"{title} is drained" if drained else f"{title} is draining")
 
@@ -184,19 +184,26 @@ def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
 
 
 @n.subcommand(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")
-def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: Keep = False) -> None:
+def unpair(
+    node: n.NodeArgument,
+    expect_version: n.Expect = None,
+    keep_account: Keep = False,
+    yes: last_node.Yes = False,
+) -> None:
     state = accounts.local_state()
 
-    async def work(bus: BusClient) -> tuple[Node, bool]:
+    async def work(bus: BusClient, may: bool) -> tuple[Node, bool]:
         found = await bus.find_node(node)
         if state is not None and found.status == "unpaired":
             return found, True  # only its account is left to remove
+        if not may:
+            await last_node.check(bus, found.oid)
         gone = await bus.unpair_node(
             node_oid=found.oid, keep_account=keep_account, expect_version=expect_version
         )
         return gone, await _has_heard(bus, gone)
 
-    gone, heard = run(work)
+    gone, heard = last_node.run_asking(work, yes)
     output.done(gone, f"node '{gone.name}' unpaired")
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
@@ -215,3 +222,18 @@ async def _has_heard(bus: BusClient, gone: Node) -> bool:
         await bus.clock.sleep(0.05)
         gone = await bus.get_node(node_oid=gone.oid)
     return not gone.boot
+
+
+@n.subcommand(app, "forget", "forget_node", more="With the embedded broker, its account is removed too.")
+def forget(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+    state = accounts.local_state()
+
+    async def work(bus: BusClient) -> Node:
+        return await bus.forget_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
+
+    gone = run(work)
+    output.done(gone, f"node '{gone.name}' forgotten")
+    if state is None:
+        accounts.explain_external(gone.name, "remove")
+    else:
+        accounts.remove(state, gone.name, NODE)

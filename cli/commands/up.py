@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from .. import output
 from ..common_options import MaxPacket, Mqtt
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
@@ -228,7 +229,7 @@ class Up:
 def say(text: str) -> None:
     """Print a line; a closed standard output is no error."""
     with contextlib.suppress(OSError):
-        print(text, flush=True)
+        output.say(text, flush=True)
 
 
 def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
@@ -244,6 +245,10 @@ def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
         if plan.stop_workers
         else "kept at the end (--stop-workers stops them)",
     }
+    if output.output_format() != "table":
+        with contextlib.suppress(OSError):
+            output.dump({"ready_s": round(seconds, 1), **rows, "nodes": states}, stream=True)
+        return
     say(f"ready in {seconds:.1f} s")
     for name, value in rows.items():
         say(f"  {name:<8} {value}")

@@ -10,14 +10,17 @@ import os
 from pathlib import Path
 
 from .. import output
-from ..context import Settings, global_options, read_up, settings_in_force, state_path
+from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
 
 
 def local_state() -> Path | None:
     """The state folder of the embedded broker in use; None for another broker."""
-    state = state_path(os.environ).absolute()
+    try:
+        state = state_path(os.environ).absolute()
+    except HomelessError:
+        return None
     up = read_up(state)
     embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
         "broker"
@@ -111,8 +114,8 @@ def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
     text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
         return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
-    print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
-    print(text)
+    output.say(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
+    output.say(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
         f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"

@@ -43,6 +43,7 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     realm: str | None = None
     host: str = "127.0.0.1"
     ws_port: int | None = None
+    ws_origins: list[str] = field(default_factory=list)
     log_level: str = "info"
 
 
@@ -57,9 +58,11 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     principals: dict[str, str]
     manager_id: str = "m1"
+    offline_after_s: float = 86_400.0
     mqtt: MqttVersion = "auto"
     adopt_realm: bool = False
     max_packet: int | None = None
+    quotas: dict[str, int] = field(default_factory=dict)
     log_level: str = "info"
 
 

@@ -23,6 +23,7 @@ class Obstacle(Enum):
     UNKNOWN = auto()
     MEMBERSHIP = auto()
     STATUS = auto()
+    REFUSES = auto()
     DRAINING = auto()
     RUNTIME = auto()
     HARDLIMIT = auto()
@@ -41,6 +42,8 @@ class Target(Struct, frozen=True, gc=False):
     """A node as a place for one more worker of one cluster. A limit of None is no limit."""
 
     status: NodeStatus
+    refuses: str | None
+    """Whom it follows instead of this manager, as a predicate."""
     draining: bool
     runtimes: Collection[str]
     max_workers: int | None
@@ -63,6 +66,8 @@ def refusal(target: Target | None, runtime: str) -> Refusal | None:
         return Refusal(Obstacle.MEMBERSHIP, "is not a node of the cluster")
     if target.status is not NodeStatus.ONLINE:
         return Refusal(Obstacle.STATUS, f"is {target.status}")
+    if target.refuses is not None:
+        return Refusal(Obstacle.REFUSES, target.refuses)
     if target.draining:
         return Refusal(Obstacle.DRAINING, "is draining")
     if runtime not in target.runtimes:

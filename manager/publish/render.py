@@ -12,12 +12,13 @@ from busbar.bus.decode import digest
 from busbar.bus.errors import MessageTooLargeError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
+from ..planner.status import about, present_reason
 from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
@@ -78,7 +79,7 @@ def cluster_status(
         oid=row.oid,
         scale=scale,
         ready=states.get(WorkerState.RUNNING, 0),
-        reason=row.reason,
+        reason=reason_now(row, states.get(WorkerState.RUNNING, 0), scale, not_ready),
     )
 
 
@@ -95,6 +96,7 @@ def group_status(
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
     cluster's."""
     open_access = group_open_condition(row, transport)
+    ready = states.get(WorkerState.RUNNING, 0)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
         version=row.version,
@@ -109,9 +111,9 @@ def group_status(
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
-        ready=states.get(WorkerState.RUNNING, 0),
+        ready=ready,
         endpoints=[Endpoint(*found) for found in endpoints],
-        reason=update or row.reason,
+        reason=update or reason_now(row, states.get(WorkerState.RUNNING, 0), row.scale, not_ready),
         revision=row.revision,
         updated=UNSET if updated is None else updated,
     )
@@ -210,6 +212,13 @@ def _draining(row: NodeRow) -> str:
     return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
 
 
+def reason_now(
+    row: ClusterRow | GroupRow, ready: int, scale: int, not_ready: Sequence[NotReadyWorker]
+) -> str | None:
+    """The reason of a cluster's or group's status, as of now."""
+    return present_reason(row.status, row.reason, ready, scale, not_ready[0][:3] if not_ready else None)
+
+
 def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
     """One condition per worker that is not ready, except those STARTING without a reason."""
     found = [worker_condition(row) for row in not_ready if row[2] or row[1] != WorkerState.STARTING]
@@ -238,12 +247,11 @@ def open_conditions(listening: Sequence[ListeningGroup]) -> list[str]:
 def update_condition(row: GroupRow, updated: int, not_ready: Sequence[NotReadyWorker]) -> str:
     """For example: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
     text = progress(row.revision, updated, row.scale)
-    if row.held_back:
+    if row.held_back and row.status in STARTED:
         return f"{text}; {row.held_back}"
     if not not_ready:
         return text
-    name, state, reason, _ = not_ready[0]
-    return f"{text}; {name} is {state}: {reason}" if reason else f"{text}; {name} is {state}"
+    return f"{text}; {about(*not_ready[0][:3])}"
 
 
 def worker_condition(row: NotReadyWorker) -> str:

@@ -89,6 +89,7 @@ class StateCache:
             clusters=dict(self._active),
             hold=reason,
             hold_nodes=nodes,
+            avoided=self._memory.avoided(),
         )
 
     def node_named(self, name: str) -> NodeRow | None:
@@ -133,7 +134,10 @@ class StateCache:
         self._dirty = Changes()
         self._node_views.clear()
         reads = self._reads
-        self._nodes = {row.oid: row for row in reads.nodes()}
+        nodes = reads.nodes()
+        for row in nodes:
+            self._note_paired(row)
+        self._nodes = {row.oid: row for row in nodes}
         self._names = {row.name: row.oid for row in self._nodes.values()}
         gone = set(self._clusters)
         self._clusters = {row.oid: row for row in reads.clusters()}
@@ -153,6 +157,7 @@ class StateCache:
         self._nodes_changed |= bool(oids)
         for row in self._reads.nodes_of_any(oids):
             oids.discard(row.oid)
+            self._note_paired(row)
             self._nodes[row.oid] = row
             self._names[row.name] = row.oid
         for oid in oids & set(self._nodes):
@@ -161,6 +166,11 @@ class StateCache:
             self._memory.forget_node(oid)
             for listener in self._on_node_removed:
                 listener(oid)
+
+    def _note_paired(self, row: NodeRow) -> None:
+        before = self._nodes.get(row.oid)
+        if before is not None and before.status is NodeStatus.UNPAIRED is not row.status:
+            self._memory.paired(row.oid)
 
     def _refresh_workers(self) -> None:
         oids, self._dirty.workers = self._dirty.workers, set()
@@ -201,6 +211,8 @@ class StateCache:
             reason=row.reason,
             restarts=row.restarts,
             revision=row.revision,
+            pid=row.pid,
+            failing_since=self._memory.failing_since(row.oid, row.generation, row.state),
         )
 
     def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
@@ -297,12 +309,15 @@ class StateCache:
             max_workers=max_workers(row.capacity, packet),
             will_at=will_at,
             goodbye=row.goodbye,
+            leaves=row.leaves,
             heard_once=heard_once,
             known=row.boot is not None,
             lost_before=oid in self._lost_before and not heard_once,
             draining=row.draining is not None,
             drain_note=row.drain_note,
             applied=row.applied_version >= row.assignment_version,
+            refuses=row.refuses,
+            refuses_since=memory.refuses_since(oid, row.refuses is not None),
         )
         self._node_views[oid] = (row, seen, view)
         return view

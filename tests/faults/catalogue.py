@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "T": "a status tells of no condition whose cause has been gone for 10 s",
     "S": "what one client or account takes is bounded, and the others are served",
     "P": "nobody changes what its role and ownership at that moment do not allow",
     "W": "access is never wider than somebody has written out",
@@ -99,6 +100,7 @@ Broker and network
 48|100 agents reconnect at once|C
 49|most nodes vanish at once|K
 50|request flood by one caller|L
+104|a client id is taken over|H
 Races
 51|delete during start; stop during scale; scale during a node's loss|B O
 52|node removed while offline, then returns|O
@@ -106,6 +108,12 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+116|an agent says goodbye and leaves its workers running|B C
+70|a condition's cause ends: strangers' workers, a hung worker|U
+112|a cluster has a second problem, or an update can't go on|U
+113|a node is paired again after a long silence|U
+121|the monitor acts, or fails again and again|U
+111|a worker can't start on one node, others have room|C
 Size
 57|definitions, replies and statuses larger than the broker takes|S L
 58|a broker with a small packet limit; reads with large answers|S L
@@ -116,12 +124,27 @@ Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
 78|retained messages without end|S
+81|text of others in every field that a command prints|U
 82|text of clients in the log|S
+94|a cluster loses more workers after it was degraded|U
+95|--wait beside objects that are ready|U
+98|the last node of a cluster is removed or unpaired|U
+99|a format, a colour, a broker or a value that an option does not have|U
+100|stdout closed, full or of few characters; a user without a home|U
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
 Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
+85|a principal is removed and its name given to somebody else|P
+86|an operator takes names of nodes without end, or those of people|S M
+88|requests that are refused, without end|S L
+89|a database with triggers, views or columns of somebody else|P L
+92|planted secrets, guessed names, expired tokens, foreign web pages|P S
+118|commands for a service are run as root|D L
+120|a password is rotated while its file is missing, open or still the old one|C
+102|a filter that is wider than the rights|S
+108|a node follows another manager and refuses this one's assignments|B C
 117|a manager with another store starts in a realm that is in use|M L
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A
@@ -163,6 +186,7 @@ IN_PART: Final = {
     22: "two folders on one host; two hosts differ only in that neither sees the other's processes",
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
     84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
+    86: "nodes and people share one name space, as they do at the broker: who comes first has the name",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""

@@ -320,6 +320,9 @@ class SimHost(Host):
         held = any(each.port == port for each in self._machine.living())
         return OSError(errno.EADDRINUSE, "Address already in use") if held else None
 
+    async def ends_with_us(self) -> bool:
+        return False
+
     def boot_id(self) -> str:
         return self._machine.boot_id
 

@@ -461,7 +461,8 @@ async def test_workers_outlive_a_clean_exit_and_are_adopted(node: Bench) -> None
     before = {name: (await node.state(name, "RUNNING"))["pid"] for name in ("web-1", "web-2")}
     await node.stop()
     assert node.living() == set(before.values())
-    assert json.loads(node.broker.retained[node.topics.node("n1", "state")])["state"] == "disconnected"
+    last = json.loads(node.broker.retained[node.topics.node("n1", "state")])
+    assert last["state"] == "disconnected" and last["leaves"] == "running"
     node.reports.clear()
     await node.start()
     await node.report(lambda last: len(last["workers"]) == 2)

@@ -58,7 +58,7 @@ async def test_the_reason_of_a_worker_that_hung_is_gone_when_it_answers_again(no
 async def test_the_condition_of_foreign_workers_follows_them(
     node: Bench, stranger: subprocess.Popen[bytes]
 ) -> None:
-    foreign = "1 workers of another store or agent run on this host: left alone"
+    foreign = "1 worker of another store or agent runs on this host: left alone"
     await node.start()
     node.assign(worker())
     await node.report(lambda last: foreign in last["conditions"])
