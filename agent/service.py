@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from busbar.bus.addresses import is_loopback
 from busbar.bus.assignments import SHARES, expanded
 from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.connection.link import Link, Message, Will
@@ -231,6 +232,12 @@ class Agent:
             runs = "runs" if foreign == 1 else "run"
             found.append(f"{what} of another store or agent {runs} on this host: left alone")
         found += self._limit_conditions()
+        host, wildcards = self.config.host or loopback(), self.supervisor.registry.wildcards()
+        if wildcards and is_loopback(host):
+            found.append(
+                f"{wildcards} of its workers listen on all interfaces, but clients are told {host}, which is "
+                "this host alone: give the agent the node's address with --host"
+            )
         errors = (self.reporter.conflict, self._store_error, self._reload_error)
         return [each for each in errors if each] + found
 

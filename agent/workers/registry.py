@@ -50,6 +50,11 @@ class WorkerRegistry:
         """How many have, or may have, a process."""
         return sum(1 for instance in self._by_oid.values() if instance.worker.alive)
 
+    def wildcards(self) -> int:
+        """How many run that listen on all interfaces, so that clients are told the node's own address."""
+        specs = (instance.spec for instance in self._by_oid.values() if instance.worker.alive)
+        return sum(1 for spec in specs if spec and spec.address and spec.interface in ("0.0.0.0", "::"))
+
     def held(self) -> int:
         """How many are assigned and not started for a limit of this node."""
         return sum(1 for instance in self._by_oid.values() if instance.worker.held)

@@ -154,7 +154,7 @@ Commands
 114|an update of one member of a transport|U W
 115|routers on other interfaces than loopback, without authentication|W
 110|a broker is down, then refuses: the reason of a failed connection changes|U
-122|a URL or a TLS file that does not fit|U
+122|a URL or a TLS file that does not fit; a node that is advertised where nobody reaches it|U H
 124|several machines are set up by the page, word by word|U
 """
 

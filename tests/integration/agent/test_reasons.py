@@ -96,3 +96,27 @@ async def test_a_refused_assignment_that_is_deleted_is_no_longer_told(node: Benc
     await node.report(lambda last: last["refused"])
     node.observer.post(node.topics.node("n1", "assignment"), b"", retain=True)
     await node.report(lambda last: last["refused"] is None)
+
+
+@pytest.mark.fault(122, "H")
+@pytest.mark.parametrize(
+    ("host", "interface", "told"),
+    [
+        (None, "0.0.0.0", "127.0.0.1"),
+        ("localhost", "0.0.0.0", "localhost"),
+        ("node1.example", "0.0.0.0", None),
+        (None, "127.0.0.1", None),
+    ],
+)
+async def test_workers_that_are_advertised_where_nobody_reaches_them_are_told(
+    node: Bench, host: str | None, interface: str, told: str | None
+) -> None:
+    transport = {"type": "tcp", "anonymous": True, "endpoint": {"type": "tcp", "interface": interface}}
+    await node.start(host=host)
+    node.assign(worker(transport=transport))
+    last = await node.report(lambda r: r["workers"] and r["workers"][0]["state"] == "RUNNING")
+    found = [each for each in last["conditions"] if "all interfaces" in each]
+    assert len(found) == (told is not None)
+    assert told is None or f"clients are told {told}, which is this host alone" in found[0]
+    node.assign()
+    await node.report(lambda r: not r["workers"] and not any("all interf" in c for c in r["conditions"]))
