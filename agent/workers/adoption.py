@@ -130,6 +130,15 @@ class Adoption:
             if unprobed and definition and worker.matches(definition.generation, definition.digest):
                 self._attach_probe(instance, definition)
 
+    def check_starts(self, desired: Mapping[str, AssignedWorker]) -> None:
+        """Have each running worker say whether it would be started otherwise now."""
+        for instance in self._registry.all():
+            definition, worker = desired.get(instance.worker.oid), instance.worker
+            running = worker.phase in (Phase.STARTING, Phase.RUNNING) and instance.process is not None
+            if running and definition and worker.matches(definition.generation, definition.digest):
+                outdated = self._runner.outdated(instance, definition)
+                self._registry.update(instance, replace(worker, outdated=outdated))
+
     def _attach_probe(self, instance: Instance, definition: AssignedWorker) -> None:
         error = self._runner.attach_probe(instance, definition)
         now = self._registry.now()
@@ -139,6 +148,8 @@ class Adoption:
         elif instance.spec is not None and instance.record is not None:
             seconds, ready = instance.spec.start_deadline_s, instance.record.ready
             self._registry.update(instance, lifecycle.adopted(instance.worker, now, seconds, ready))
+        outdated = self._runner.outdated(instance, definition)
+        self._registry.update(instance, replace(instance.worker, outdated=outdated))
 
     async def probe_adopted(self) -> None:
         """Probe all adopted workers once, so that healthy ones are reported as running from the start."""
