@@ -2,7 +2,9 @@
 
 [agent]
 host = "10.0.0.5"                # advertised address of this node's workers; default: loopback
-max_workers = 50
+max_workers = 50                 # no worker is started beyond it, whatever the manager assigns
+ports = "20000-20999"            # the only ports that workers may be given: one, or a range
+interfaces = ["10.0.0.5"]        # the only ones that workers may listen on, besides loopback
 static_roots = ["/srv/www"]      # folders that `static` paths may use, besides www in the state folder
 stop_workers = false             # stop the workers on a clean exit
 log_level = "info"               # instead of --log-level: it can be changed by a reload
@@ -13,6 +15,7 @@ site = "ship-7"
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +26,16 @@ from busbar.bus.loopback import loopback
 from busbar.bus.options import ConnectOptions
 
 MAX_LABELS: Final = 64
-_KEYS: Final = ("host", "labels", "log_level", "max_workers", "static_roots", "stop_workers")
+_KEYS: Final = (
+    "host",
+    "interfaces",
+    "labels",
+    "log_level",
+    "max_workers",
+    "ports",
+    "static_roots",
+    "stop_workers",
+)
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -36,6 +48,7 @@ class AgentConfig:
     """One agent. A value given here overrides the file's `[agent]`; None, empty and False do not. The file's
     `log_level` overrides the one given here.
 
+    `ports` (both ends included) and `interfaces` bound what workers may listen on; None does not.
     `runtimes`: the TOML file. `host`: the advertised address. `stop_workers`: stop them on a clean exit.
     `adopt_store`: accept the next assignment of another store, once.
     """
@@ -53,6 +66,8 @@ class AgentConfig:
     static_roots: tuple[Path, ...] = ()
     adopt_store: bool = False
     log_level: str | None = None
+    ports: tuple[int, int] | None = None
+    interfaces: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,8 @@ class AgentFile:
     static_roots: tuple[Path, ...] = ()
     runtimes: Mapping[str, object] = field(default_factory=dict)
     log_level: str | None = None
+    ports: tuple[int, int] | None = None
+    interfaces: tuple[str, ...] | None = None
 
 
 def load(path: Path | None) -> AgentFile:
@@ -109,6 +126,8 @@ def parse(data: Mapping[str, object]) -> AgentFile:
         static_roots=_folders(agent.get("static_roots", [])),
         runtimes=runtimes,
         log_level=_log_level(agent.get("log_level")),
+        ports=_ports(agent.get("ports")),
+        interfaces=_interfaces(agent.get("interfaces")),
     )
 
 
@@ -128,6 +147,8 @@ def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
         static_roots=(*config.static_roots, *file.static_roots),
         adopt_store=config.adopt_store,
         log_level=file.log_level or config.log_level,
+        ports=config.ports or file.ports,
+        interfaces=config.interfaces if config.interfaces is not None else file.interfaces,
     )
 
 
@@ -152,6 +173,35 @@ def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError("agent.max_workers: must be a whole number, 0 or more")
     return value
+
+
+def _ports(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ConfigError('agent.ports: must be a port, or a range such as "20000-20999"')
+    try:
+        low, dash, high = str(value).partition("-")
+        ports = int(low), int(high if dash else low)
+    except ValueError:
+        raise ConfigError(f"agent.ports: '{value}' is not a range such as \"20000-20999\"") from None
+    if not 1 <= ports[0] <= ports[1] <= 65535:
+        raise ConfigError(f"agent.ports: '{value}' is not within 1 to 65535 and rising")
+    return ports
+
+
+def _interfaces(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ConfigError("agent.interfaces: must be a list of IP addresses")
+    found = []
+    for each in value:
+        try:
+            found.append(str(ipaddress.ip_address(each)))
+        except ValueError:
+            raise ConfigError(f"agent.interfaces: '{each}' is not an IP address") from None
+    return tuple(found)
 
 
 def _log_level(value: object) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from busbar.bus.addresses import is_loopback
 from busbar.bus.assignments import SHARES, expanded
 from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.connection.link import Link, Message, Will
@@ -37,7 +38,7 @@ from .supervisor import WorkerSupervisor
 from .workers import identity
 from .workers.host import Host
 from .workers.process_runner import ProcessRunner
-from .workers.spec_renderer import SpecRenderer, with_roots
+from .workers.spec_renderer import EndpointLimits, SpecRenderer, with_roots
 
 __all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "run"]
 
@@ -85,6 +86,7 @@ class Agent:
             self._runner, clock, random, self._on_change, self._on_usage, timing
         )
         self.link = make_link(will_of(topics, config.node, self.boot))
+        self.supervisor.max_workers = config.max_workers
         self.reporter = Reporter(self.link, topics, config.node, self.boot, clock, random, self.snapshot)
         self.logs = LogStreamer(self.link, topics, config.node, clock, self.supervisor.registry.log_path)
         self.link.subscribe(topics.node(config.node, "assignment"), self._on_assignment)
@@ -110,8 +112,10 @@ class Agent:
             log.error("%s", self._reload_error)
         else:
             self._reload_error, self.config = None, config
+            self.supervisor.max_workers = config.max_workers
             self.specs = self._runner.specs = _renderer(self.state, config, runtimes, self._host)
             self._unavailable = self.specs.unavailable()
+            self.supervisor.check_starts()
             set_log_level(config.log_level)
             log.info("reloaded: %s", ", ".join(sorted(self.specs.runtimes)))
         self.reporter.changed()
@@ -120,7 +124,10 @@ class Agent:
 
     def _on_assignment(self, message: Message) -> None:
         if not message.payload:
-            return  # the retained message was deleted: no new assignment
+            # The retained message was deleted: no new assignment, and none that is refused.
+            self._refused = None
+            self.reporter.changed()
+            return
         try:
             new = expanded(read(message.payload, Assignment))
         except BusError as error:
@@ -145,8 +152,9 @@ class Agent:
             self._store_error = None
         except OSError as error:
             # Applied all the same; after a restart the previous one applies until the broker is reachable.
-            self._store_error = f"assignment not stored: {error.strerror or error}"
-            log.error("%s", self._store_error)
+            before, self._store_error = self._store_error, f"assignment not stored: {error.strerror or error}"
+            if self._store_error != before:
+                log.error("%s", self._store_error)
 
     def _apply(self, new: Assignment) -> None:
         log.info("assignment %d/%d applied: %d workers", new.epoch, new.version, len(new.workers))
@@ -179,6 +187,8 @@ class Agent:
 
     def _on_usage(self) -> None:
         self._unavailable = self.specs.unavailable()
+        if self._store_error is not None and self.supervisor.assignment is not None:
+            self._store(self.supervisor.assignment)
         if len(self.supervisor.registry):
             self.reporter.force_report()
         else:
@@ -221,8 +231,26 @@ class Agent:
             what = "1 worker" if foreign == 1 else f"{foreign} workers"
             runs = "runs" if foreign == 1 else "run"
             found.append(f"{what} of another store or agent {runs} on this host: left alone")
+        found += self._limit_conditions()
+        host, wildcards = self.config.host or loopback(), self.supervisor.registry.wildcards()
+        if wildcards and is_loopback(host):
+            found.append(
+                f"{wildcards} of its workers listen on all interfaces, but clients are told {host}, which is "
+                "this host alone: give the agent the node's address with --host"
+            )
         errors = (self.reporter.conflict, self._store_error, self._reload_error)
         return [each for each in errors if each] + found
+
+    def _limit_conditions(self) -> list[str]:
+        limit, registry = self.config.max_workers, self.supervisor.registry
+        if limit is None:
+            return []
+        found = []
+        if registry.held():
+            found.append(f"max_workers {limit}: {registry.held()} assigned workers are not started")
+        if registry.alive() > limit:
+            found.append(f"max_workers {limit}: {registry.alive()} workers run, and go on until they end")
+        return found
 
     # --- run and stop
 
@@ -295,7 +323,8 @@ def _renderer(
 ) -> SpecRenderer:
     known, roots = runtimes
     address, labels = config.host or loopback(), dict(config.labels)
-    return SpecRenderer(folder, known, address, labels, roots, host.bind_error, loopback())
+    limits = EndpointLimits(config.ports, config.interfaces)
+    return SpecRenderer(folder, known, address, labels, roots, host.bind_error, loopback(), limits)
 
 
 def set_log_level(level: str | None) -> None:

@@ -45,7 +45,7 @@ class StateError(Exception):
 
 class WorkerRecord(Struct, frozen=True, kw_only=True):
     """The stored record of a worker's instance. `pid` is 0 until after the fork; `stopped`: its agent stopped
-    it, so its exit is no failure."""
+    it, so its exit is no failure. `start`: the digest of what it was started with; empty when unknown."""
 
     oid: str
     worker: WorkerName
@@ -64,6 +64,7 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     stopped: bool = False
     stop_signal: int = 15
     grace_s: float = 5.0
+    start: str = ""
 
 
 class State:

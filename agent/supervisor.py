@@ -39,7 +39,10 @@ _RETRY_S: Final = 1.0
 
 
 class WorkerSupervisor:
-    """Supervises the workers of one node. `on_usage` is called after their usage was read."""
+    """Supervises the workers of one node. `on_usage` is called after their usage was read.
+
+    `max_workers`: no worker is started beyond this number; None is no limit.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class WorkerSupervisor:
         timing: WorkerTiming | None = None,
     ) -> None:
         self.assignment: Assignment | None = None
+        self.max_workers: int | None = None
         self.scanned = asyncio.Event()
         self._wake = asyncio.Event()
         self.registry = WorkerRegistry(runner.state, runner.processes, clock, changed, self._wake.set)
@@ -73,6 +77,10 @@ class WorkerSupervisor:
         self.registry.admit(self._desired.values())
         self.adoption.attach_probes(self._desired)
         self.registry.notify()
+
+    def check_starts(self) -> None:
+        """After a change of the runtimes: which workers would be started otherwise now."""
+        self.adoption.check_starts(self._desired)
 
     async def run(self) -> None:
         """Reconcile until cancelled; the workers go on."""
@@ -111,7 +119,7 @@ class WorkerSupervisor:
 
     async def _scan(self) -> None:
         """Find the living workers. Nothing is started before this has succeeded: it might run already."""
-        store = self.assignment.store if self.assignment else None
+        store = self._store()
         records = self.controller.runner.state.records() if self._first_scan else []
         await self.adoption.scan(records, store)
         self._first_scan = False
@@ -120,13 +128,16 @@ class WorkerSupervisor:
         self.scanned.set()
         self.registry.notify()
 
+    def _store(self) -> str | None:
+        return self.assignment.store if self.assignment else None
+
     def _reconcile(self) -> float:
         desired = None if self.assignment is None else self._desired
         timing, now = self.controller.timing, self._clock.monotonic()
         overdue, self._last_pass = now - self._last_pass - IDLE_S, now
         if overdue > SUSPENDED_S:
             self.controller.extend_deadlines(overdue + IDLE_S)
-        for step in plan.reconcile(desired, self.registry.snapshot(), now, timing):
+        for step in plan.reconcile(desired, self.registry.snapshot(), now, timing, self.max_workers):
             try:
                 self._carry_out(step)
             except Exception as error:
@@ -140,6 +151,8 @@ class WorkerSupervisor:
                 self.registry.admit([self._desired[step.oid]])
             case plan.StartWorker():
                 self._start(step)
+            case plan.HoldWorker():
+                self.controller.hold(self.registry[step.oid], step.held)
             case plan.StopWorker():
                 self.controller.stop(self.registry[step.oid], step.after, step.reason)
             case plan.ProbeWorker():

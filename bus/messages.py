@@ -161,6 +161,16 @@ class Applied(Struct, frozen=True):
     version: Count = 0
 
 
+QUEUED = "queued: "
+NOT_READY = "not ready yet: "
+PASSING_REASONS = (QUEUED, NOT_READY)
+"""How the reasons of a starting worker begin that hold only for as long as its agent repeats them."""
+
+
+OUTDATED = "outdated start: "
+"""Part of a running worker's reason when its node would start it otherwise now."""
+
+
 class ReportedWorker(Struct, frozen=True):
     """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
 

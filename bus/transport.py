@@ -9,9 +9,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from .decode import convert
 from .errors import BusError, pointer_step
-from .messages import Name
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+_REALM = r"^[A-Za-z0-9][A-Za-z0-9_@.-]{0,254}(?![\s\S])"
+RealmName = Annotated[str, Meta(pattern=_REALM, description="a WAMP realm, such as com.example.shop")]
+"""Not a realm of Busbar; a runtime may demand more (Crossbar: three characters, a letter first)."""
 PathText = Annotated[str, Meta(max_length=1024)]
 
 
@@ -42,7 +44,7 @@ class Transport(Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["web", "mqtt", "websocket", "rawsocket", "tcp"]
     endpoint: EndpointConfig | UnsetType = UNSET
     paths: Annotated[dict[str, dict[str, Any]], Meta(max_length=256)] | UnsetType = UNSET
-    realms: Annotated[list[Name], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    realms: Annotated[list[RealmName], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
     anonymous: bool | UnsetType = UNSET
     """Whether clients need no credentials: true is needed on an interface other than loopback."""

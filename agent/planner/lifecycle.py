@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from busbar.bus.messages import NOT_READY, OUTDATED, QUEUED
 from busbar.bus.states import WorkerState
 
 from . import restart
@@ -55,7 +56,8 @@ class Worker:
 
     Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are
     consecutive ones; `restarts` counts the starts of this definition after the first. `by_liveness`: the
-    liveness probe decides whether it is ready. `last_failure` is why it failed last.
+    liveness probe decides whether it is ready. `last_failure` is why it failed last, `held` why it is not
+    started although it is due, `outdated` how its start differs from the one it would get now.
     """
 
     oid: str
@@ -79,6 +81,8 @@ class Worker:
     starts: int = 0
     restarts: int = 0
     last_failure: str | None = None
+    held: str | None = None
+    outdated: str | None = None
     after_stop: AfterStop = AfterStop.FORGET
     stop_reason: str | None = None
     stop_error: str | None = None
@@ -116,7 +120,14 @@ def starting(worker: Worker, generation: int, digest: str, now: float) -> Worker
         by_liveness=False,
         failed_probes=0,
         probe_error=None,
+        held=None,
+        outdated=None,
     )
+
+
+def holding(worker: Worker, held: str | None) -> Worker:
+    """It is not to be started for this reason; None: it may be."""
+    return replace(worker, held=held)
 
 
 def spawned(worker: Worker, now: float, deadline_s: float) -> Worker:
@@ -277,27 +288,42 @@ _REPORTED: Final = {
 def reported_state(worker: Worker) -> WorkerState:
     """Its state as the contract names it."""
     if worker.phase is Phase.WAITING:
-        return WorkerState.BACKOFF if worker.failures else WorkerState.STARTING
+        return WorkerState.BACKOFF if worker.failures or worker.held else WorkerState.STARTING
+    if worker.phase is Phase.STOPPING and worker.after_stop is AfterStop.BACKOFF:
+        # It has failed already; STOPPING would be told as the first step of a new start.
+        return WorkerState.BACKOFF
     return _REPORTED[worker.phase]
 
 
 def reason(worker: Worker) -> str | None:
     """The reason for its state; None when it is healthy and has not failed lately."""
     match worker.phase:
+        case Phase.WAITING if worker.held:
+            before = f"; before: {worker.last_failure}" if worker.last_failure else ""
+            return f"{worker.held}{before}"[:MAX_REASON]
         case Phase.WAITING:
             prefix = f"next try in {worker.delay:.2g} s; " if worker.failures else ""
             failure = worker.last_failure
-            return f"{prefix}{failure}"[:MAX_REASON] if failure else "queued: start limit reached"
+            return f"{prefix}{failure}"[:MAX_REASON] if failure else f"{QUEUED}start limit reached"
         case Phase.STARTING if worker.failed_probes >= SLOW_START_PROBES:
             before = f"; before: {worker.last_failure}" if worker.last_failure else ""
-            return f"not ready yet: {worker.probe_error}{before}"[:MAX_REASON]
+            return f"{NOT_READY}{worker.probe_error}{before}"[:MAX_REASON]
         case Phase.STARTING:
             return f"restarting: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
-        case Phase.RUNNING if worker.failed_probes:
-            return f"does not answer: {worker.probe_error}"[:MAX_REASON]
         case Phase.RUNNING:
-            return f"restarted: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
+            return _reason_running(worker)
         case Phase.STOPPING if worker.stop_error and not worker.busy:
             return f"{worker.stop_reason}; {worker.stop_error}"[:MAX_REASON]
         case _:
             return worker.stop_reason
+
+
+def _reason_running(worker: Worker) -> str | None:
+    reasons = []
+    if worker.outdated:
+        reasons.append(f"{OUTDATED}{worker.outdated}")
+    if worker.failed_probes:
+        reasons.append(f"does not answer: {worker.probe_error}")
+    elif worker.last_failure:
+        reasons.append(f"restarted: {worker.last_failure}")
+    return "; ".join(reasons)[:MAX_REASON] or None

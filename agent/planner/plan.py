@@ -12,6 +12,7 @@ from typing import Final
 
 from busbar.bus.messages import AssignedWorker, Assignment
 
+from . import limits
 from .lifecycle import NEVER, AfterStop, Phase, Worker, WorkerTiming
 from .restart import STABLE_S
 
@@ -33,6 +34,15 @@ class StartWorker:
     """Start an instance; there is none."""
 
     oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldWorker:
+    """Do not start it, for `held`; None: that no longer holds."""
+
+    oid: str
+    held: str | None
     reason: str
 
 
@@ -62,7 +72,7 @@ class ResetBackoff:
     reason: str
 
 
-Step = AdmitWorker | StartWorker | StopWorker | ProbeWorker | ResetBackoff
+Step = AdmitWorker | StartWorker | HoldWorker | StopWorker | ProbeWorker | ResetBackoff
 
 
 def desired_workers(assignment: Assignment | None) -> dict[str, AssignedWorker] | None:
@@ -85,10 +95,12 @@ def reconcile(
     workers: Mapping[str, Worker],
     now: float,
     timing: WorkerTiming,
+    max_workers: int | None = None,
 ) -> list[Step]:
     """The steps to take now, each with its reason.
 
     At most `timing.starting_limit` workers are starting at once; those that have waited longest go first.
+    None is started beyond `max_workers`; those that run are not stopped for it.
     """
     out: list[Step] = []
     for worker in workers.values():
@@ -96,8 +108,20 @@ def reconcile(
             out += _steps_for(desired, worker, now, timing)
     if desired is not None:
         out += [AdmitWorker(oid, "assigned") for oid in desired if oid not in workers]
-        out += _starts(desired, workers.values(), now, timing)
+        held = limits.without_room(desired, workers, max_workers)
+        out += _holds(workers.values(), held, max_workers or 0)
+        startable = [worker for worker in workers.values() if worker.oid not in held]
+        out += _starts(desired, startable, now, timing)
     return out
+
+
+def _holds(workers: Iterable[Worker], held: set[str], max_workers: int) -> Iterator[HoldWorker]:
+    reason = limits.no_room(max_workers)
+    for worker in workers:
+        if worker.oid in held and worker.held != reason:
+            yield HoldWorker(worker.oid, reason, reason)
+        elif worker.held is not None and worker.oid not in held:
+            yield HoldWorker(worker.oid, None, "there is room for it")
 
 
 def _steps_for(

@@ -16,6 +16,8 @@ from typing import Final
 PROC: Final = Path("/proc")
 DEAD: Final = frozenset("ZXx")
 """States of a process that has exited: a zombie only waits to be reaped."""
+SUSPENDED: Final = "T"
+"""State of a process that was stopped by a signal; one that a debugger has stopped is in state t."""
 TOKEN: Final = "BUSBAR_WORKER_TOKEN"
 WORKER: Final = "BUSBAR_WORKER"
 SCOPE: Final = "BUSBAR_NODE"
@@ -301,6 +303,26 @@ def listens(record: ProcessRecord, port: int) -> bool | None:
     if not inodes:
         return None
     return any(_has_socket(member.pid, inodes) for member in members(record, {}))
+
+
+def listeners(record: ProcessRecord, port: int) -> tuple[Stat, ...]:
+    """Those of a worker's processes that listen on `port`.
+
+    Raises:
+        OSError: /proc can't be read.
+    """
+    inodes = listening_inodes(port)
+    return tuple(each for each in members(record, {}) if _has_socket(each.pid, inodes)) if inodes else ()
+
+
+def suspended(processes: Collection[tuple[int, int]]) -> list[int]:
+    """Pids of those of these processes (pid, start ticks) that a signal such as SIGSTOP has stopped.
+
+    Raises:
+        OSError: /proc can't be read.
+    """
+    found = [(read(pid), ticks) for pid, ticks in processes]
+    return [s.pid for s, ticks in found if s is not None and s.start_ticks == ticks and s.state == SUSPENDED]
 
 
 def listening_inodes(port: int) -> set[str]:

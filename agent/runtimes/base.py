@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from busbar.bus.addresses import IPV4, IPV6, netloc
+from busbar.bus.decode import digest
 
 from ..processes.ports import PortRequest
 
@@ -83,7 +84,8 @@ class LaunchSpec:
 
     `files`: relative path to content, written into the worker's folder before the start; `remove`: relative
     paths that an earlier run may have left. `ready` is probed until it succeeds once, `live` from then on
-    (None: only the process is watched). Durations in seconds.
+    (None: only the process is watched). One that a signal has stopped counts as hung, whatever is probed.
+    Durations in seconds.
     """
 
     argv: tuple[str, ...]
@@ -103,6 +105,11 @@ class LaunchSpec:
 
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of what the process is started with: arguments, environment and files."""
+        return digest(list(self.argv), dict(self.env), dict(self.files))
 
     @property
     def probe_host(self) -> str:

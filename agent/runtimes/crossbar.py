@@ -97,7 +97,10 @@ class CrossbarRuntime:
 
     def _paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
         paths = self._services(given, f"{ROOT}/paths")
-        root = paths.setdefault("/", {"type": "static", "directory": str(folder / HOME)})
+        if "/" not in paths:
+            home = _served(folder / HOME, f"{ROOT}/paths", " (of the default '/')")
+            paths["/"] = {"type": "static", "directory": home}
+        root = paths["/"]
         if root["type"] in _LEAVES and len(paths) > 1:
             detail = f"a path of type '{root['type']}' on '/' would answer for all the others"
             raise RuntimeConfigError(f"{ROOT}/paths/~1", detail)
@@ -123,7 +126,7 @@ class CrossbarRuntime:
                 directory = path_below(
                     self.static_root, service["directory"], f"{at}/directory", "static_root"
                 )
-                rendered["directory"] = str(directory)
+                rendered["directory"] = _served(directory, f"{at}/directory")
             case "json":
                 rendered["value"] = service["value"]
             case "redirect":
@@ -147,6 +150,16 @@ def _service_options(kind: str, given: Transport, pointer: str) -> Transport:
     if not all(isinstance(origin, str) for origin in known.get("allowed_origins", [])):
         raise RuntimeConfigError(f"{pointer}/allowed_origins", "must be a list of strings")
     return known
+
+
+def _served(directory: Path, pointer: str, what: str = "") -> str:
+    """Crossbar would silently serve another folder, the path without those letters: 404 for everything."""
+    if not str(directory).isascii():
+        detail = (
+            f"Crossbar drops non-ASCII letters of a static folder's path: it can't serve {directory}{what}"
+        )
+        raise RuntimeConfigError(pointer, detail)
+    return str(directory)
 
 
 def _url(url: str, pointer: str) -> str:

@@ -25,7 +25,8 @@ log = logging.getLogger("busbar.agent")
 
 class Adoption:
     """`held_elsewhere`: by oid, the state folder of another living agent of this node that runs that worker
-    on this host. `foreign`: how many workers of another store or agent run here."""
+    on this host. `foreign`: how many workers of another store or agent run here that no agent attends to,
+    or that should be this agent's."""
 
     def __init__(self, controller: WorkerController) -> None:
         self.held_elsewhere: dict[str, Path] = {}
@@ -60,8 +61,14 @@ class Adoption:
         self._note_foreign(owned.foreign, held, store)
 
     def _note_foreign(self, foreign: tuple[TokenGroup, ...], held: set[str], store: str | None) -> None:
-        self.foreign = len(foreign)
-        self._foreign_tokens = frozenset(group.token for group in foreign)
+        # What a living agent of another store holds is attended to: two stacks on one host are no problem.
+        unattended = [
+            group
+            for group in foreign
+            if group.token not in held or (store is not None and group.marks.get(identity.STORE) == store)
+        ]
+        self._foreign_tokens = frozenset(group.token for group in unattended)
+        self.foreign = len(self._foreign_tokens)
         self.held_elsewhere = {
             group.marks.get(identity.OID, ""): identity.state_folder(group)
             for group in foreign
@@ -123,6 +130,15 @@ class Adoption:
             if unprobed and definition and worker.matches(definition.generation, definition.digest):
                 self._attach_probe(instance, definition)
 
+    def check_starts(self, desired: Mapping[str, AssignedWorker]) -> None:
+        """Have each running worker say whether it would be started otherwise now."""
+        for instance in self._registry.all():
+            definition, worker = desired.get(instance.worker.oid), instance.worker
+            running = worker.phase in (Phase.STARTING, Phase.RUNNING) and instance.process is not None
+            if running and definition and worker.matches(definition.generation, definition.digest):
+                outdated = self._runner.outdated(instance, definition)
+                self._registry.update(instance, replace(worker, outdated=outdated))
+
     def _attach_probe(self, instance: Instance, definition: AssignedWorker) -> None:
         error = self._runner.attach_probe(instance, definition)
         now = self._registry.now()
@@ -132,6 +148,8 @@ class Adoption:
         elif instance.spec is not None and instance.record is not None:
             seconds, ready = instance.spec.start_deadline_s, instance.record.ready
             self._registry.update(instance, lifecycle.adopted(instance.worker, now, seconds, ready))
+        outdated = self._runner.outdated(instance, definition)
+        self._registry.update(instance, replace(instance.worker, outdated=outdated))
 
     async def probe_adopted(self) -> None:
         """Probe all adopted workers once, so that healthy ones are reported as running from the start."""

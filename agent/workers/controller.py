@@ -65,6 +65,10 @@ class WorkerController:
         worker = lifecycle.starting(instance.worker, definition.generation, definition.digest, self._now())
         self.registry.update(instance, worker)
 
+    def hold(self, instance: Instance, held: str | None) -> None:
+        """Say why it is not started; None: it may be."""
+        self.registry.update(instance, lifecycle.holding(instance.worker, held))
+
     def start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
         """Start a worker that is marked as starting; if that fails it waits for its next start."""
         others = (each for each in self.registry.all() if each is not instance and each.worker.alive)
@@ -103,10 +107,7 @@ class WorkerController:
             self.registry.update(instance, lifecycle.probe_failed(worker, now, error, self.timing))
             return
         healthy = lifecycle.probe_succeeded(worker, now, self.timing)
-        has_liveness = instance.spec is None or instance.spec.live is not None
-        self.registry.update(
-            instance, healthy if has_liveness else replace(healthy, next_probe=lifecycle.NEVER)
-        )
+        self.registry.update(instance, healthy)
         if worker.phase is Phase.STARTING:
             log.info("worker %s: ready at %s", worker.name, instance.record and instance.record.address)
             self._update_record(instance, ready=True)

@@ -5,7 +5,7 @@ One object that is passed in, so that a simulated host can take its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from busbar.bus.clock import Clock
 
 from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
-from ..processes.procfs import ProcessRecord
+from ..processes.procfs import ProcessRecord, Stat
 from ..processes.sockets import bind_error
 from ..runtimes import LaunchSpec, Probe, Runtime, load_runtimes
 from . import shared_port
@@ -73,6 +73,20 @@ class Host:
             return procfs.listens(record, port)
         except OSError:
             return None
+
+    def listeners(self, record: ProcessRecord, port: int) -> tuple[Stat, ...]:
+        """That worker's processes that listen on a port; none when it is unknown."""
+        try:
+            return procfs.listeners(record, port)
+        except OSError:
+            return ()
+
+    def suspended(self, processes: Collection[tuple[int, int]]) -> list[int]:
+        """Pids of those of these processes (pid, start ticks) that a signal has stopped."""
+        try:
+            return procfs.suspended(processes)
+        except OSError:
+            return []
 
     def age_s(self, record: ProcessRecord) -> float:
         """Seconds since the process started; 0 when unknown."""

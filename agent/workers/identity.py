@@ -18,6 +18,7 @@ DIGEST: Final = "BUSBAR_DIGEST"
 PORT: Final = "BUSBAR_PORT"
 STORE: Final = "BUSBAR_STORE"
 STATE: Final = "BUSBAR_STATE"
+START: Final = "BUSBAR_START"
 
 
 def token(scope: str, folder_id: str, oid: str, generation: int, random: str) -> str:
@@ -35,7 +36,7 @@ def is_of_scope(token: str, scope: str) -> bool:
     return token.startswith(f"busbar:{scope}:")
 
 
-def marks(worker: AssignedWorker, store: str, port: int, folder: str) -> dict[str, str]:
+def marks(worker: AssignedWorker, store: str, port: int, folder: str, start: str) -> dict[str, str]:
     """The variables from which an agent that lost its state folder rebuilds the record, see `record_from`."""
     return {
         OID: worker.oid,
@@ -45,6 +46,7 @@ def marks(worker: AssignedWorker, store: str, port: int, folder: str) -> dict[st
         PORT: str(port),
         STORE: store,
         STATE: folder,
+        START: start,
     }
 
 
@@ -81,4 +83,5 @@ def record_from(group: TokenGroup) -> WorkerRecord | None:
         start_ticks=leader.start_ticks,
         port=port,
         ready=True,
+        start=marks.get(START, ""),
     )

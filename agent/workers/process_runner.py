@@ -17,7 +17,7 @@ from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
-from ..processes.procfs import ProcessRecord, TokenGroup, Usage
+from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from ..runtimes import LaunchSpec, prepare
 from ..state import State, WorkerRecord, is_locked
 from . import identity
@@ -41,6 +41,8 @@ class Instance:
     spec: LaunchSpec | None = None
     started: float = 0.0
     usage: Usage = field(default_factory=Usage)
+    listeners: tuple[Stat, ...] | None = None
+    """Its processes that listen on its port; None until they are looked for."""
     rotated: bool = False
     """Its log was rotated since its start: its last output may be in the copy."""
 
@@ -82,6 +84,7 @@ class ProcessRunner:
         self._store_token(record)
         logs.rotate_if_needed(self.state.log_path(worker.oid))
         instance.rotated = False
+        instance.listeners = None
         instance.record, instance.spec = record, spec
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
@@ -113,6 +116,7 @@ class ProcessRunner:
             restarts=instance.worker.starts,
             stop_signal=spec.stop_signal,
             grace_s=spec.grace_s,
+            start=spec.digest,
         )
 
     def _spawn_spec(
@@ -125,7 +129,7 @@ class ProcessRunner:
             folder=self.state.worker_folder(worker.oid),
             log_path=self.state.log_path(worker.oid),
             env=spec.env,
-            marks=identity.marks(worker, store, spec.port, str(self.state.folder)),
+            marks=identity.marks(worker, store, spec.port, str(self.state.folder), record.start),
         )
 
     def _record_process(self, instance: Instance, process: ProcessRecord) -> None:
@@ -159,6 +163,19 @@ class ProcessRunner:
         self._record_process(instance, process)
         return True
 
+    def outdated(self, instance: Instance, worker: AssignedWorker) -> str | None:
+        """How its start differs from the one it would get now; None when it does not, or it is not known."""
+        record = instance.record
+        if record is None:
+            return None
+        try:
+            spec = self.specs.for_running(worker, record.port)
+        except Exception as error:
+            return f"this node could not start it now: {error}"
+        if record.start in ("", spec.digest):
+            return None
+        return f"this node's definition of runtime '{worker.runtime}' has changed since"
+
     # --- probe
 
     def attach_probe(self, instance: Instance, worker: AssignedWorker) -> str | None:
@@ -181,6 +198,15 @@ class ProcessRunner:
         spec, record = instance.spec, instance.record
         if spec is None or record is None:
             return "its definition is not known yet"
+        error = await self._ask(spec, record, live, timeout_s)
+        if error is None and live and spec.own_listener:
+            # The kernel accepts a TCP connection for a process that is stopped.
+            pids = await self._suspended(instance, spec, record)
+            if pids:
+                return f"its process is stopped by a signal (state T, pid {', '.join(map(str, pids))})"
+        return error
+
+    async def _ask(self, spec: LaunchSpec, record: WorkerRecord, live: bool, timeout_s: float) -> str | None:
         wanted = spec.live if live else spec.ready
         if wanted is None:
             return None
@@ -195,6 +221,18 @@ class ProcessRunner:
             return error
         own = await asyncio.to_thread(self.host.listens, identity.process_of(record), spec.port)
         return f"port {spec.port} is answered by another process" if own is False else None
+
+    async def _suspended(self, instance: Instance, spec: LaunchSpec, record: WorkerRecord) -> list[int]:
+        """Its first process, or all that listen on its port, where a signal has stopped them."""
+        if instance.listeners is None:
+            process = identity.process_of(record)
+            found = await asyncio.to_thread(self.host.listeners, process, spec.port) if spec.port else ()
+            instance.listeners = found
+        first = self.host.suspended([(record.pid, record.start_ticks)])
+        if first or not instance.listeners:
+            return first
+        stopped = self.host.suspended([(each.pid, each.start_ticks) for each in instance.listeners])
+        return stopped if len(stopped) == len(instance.listeners) else []
 
     # --- stop
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker, ReportedWorker
+from busbar.bus.states import WorkerState
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Worker
@@ -44,6 +45,19 @@ class WorkerRegistry:
     def all(self) -> list[Instance]:
         """Every instance, also those without a process."""
         return list(self._by_oid.values())
+
+    def alive(self) -> int:
+        """How many have, or may have, a process."""
+        return sum(1 for instance in self._by_oid.values() if instance.worker.alive)
+
+    def wildcards(self) -> int:
+        """How many run that listen on all interfaces, so that clients are told the node's own address."""
+        specs = (instance.spec for instance in self._by_oid.values() if instance.worker.alive)
+        return sum(1 for spec in specs if spec and spec.address and spec.interface in ("0.0.0.0", "::"))
+
+    def held(self) -> int:
+        """How many are assigned and not started for a limit of this node."""
+        return sum(1 for instance in self._by_oid.values() if instance.worker.held)
 
     def snapshot(self) -> dict[str, Worker]:
         """The state of each worker, for `agent.planner.plan`."""
@@ -138,15 +152,16 @@ class WorkerRegistry:
 
 
 def _reported_part(worker: Worker) -> tuple[object, ...]:
-    return worker.phase, worker.starts, worker.generation, lifecycle.reason(worker)
+    return lifecycle.reported_state(worker), worker.starts, worker.generation, lifecycle.reason(worker)
 
 
 def _reported(instance: Instance, now: float) -> ReportedWorker:
     worker, process, record = instance.worker, instance.process, instance.record
-    lives = process is not None and process.running
+    state = lifecycle.reported_state(worker)
+    lives = process is not None and process.running and state is not WorkerState.BACKOFF
     return ReportedWorker(
         worker=worker.name,
-        state=str(lifecycle.reported_state(worker)),
+        state=str(state),
         generation=worker.generation,
         pid=process.record.pid if process is not None and lives else None,
         address=(record.address or None) if record is not None and lives else None,

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from busbar.bus.addresses import is_loopback
 from busbar.bus.errors import pointer_step
 from busbar.bus.messages import AssignedWorker
 
-from ..processes.ports import LOOPBACK, choose_port
+from ..processes.ports import LOOPBACK, PortRequest, choose_port
 from ..processes.sockets import bind_error
 from ..runtimes import LaunchSpec, Runtime, RuntimeConfigError, Transport, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
@@ -20,6 +21,46 @@ from ..state import State
 
 class RefusedError(Exception):
     """This node can't run that worker; the text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLimits:
+    """What workers of this node may listen on, whatever is assigned; None is no limit.
+
+    `ports`: both ends included. `interfaces`: besides loopback; 0.0.0.0 and :: include those of their family.
+    """
+
+    ports: tuple[int, int] | None = None
+    interfaces: tuple[str, ...] | None = None
+
+    def permitted(self, request: PortRequest, *, named: bool) -> PortRequest:
+        """What of a request is permitted; one that has `named` no port may use all of `ports`.
+
+        Raises:
+            RefusedError: nothing is.
+        """
+        self.check_interface(request.interface)
+        if self.ports is None:
+            return request
+        low, high = self.ports
+        if named:
+            low, high = max(low, request.low), min(high, request.high)
+        if low > high:
+            asked = f"{request.low}-{request.high}" if not request.fixed else str(request.low)
+            limit = "{}-{}".format(*self.ports)
+            raise RefusedError(f"port {asked} is not permitted: this node's workers use {limit} (ports)")
+        return replace(request, low=low, high=high)
+
+    def check_interface(self, interface: str) -> None:
+        """Raises `RefusedError` for one that workers may not listen on."""
+        wildcard = "::" if ":" in interface else "0.0.0.0"
+        if self.interfaces is None or interface in self.interfaces or wildcard in self.interfaces:
+            return
+        if not is_loopback(interface):
+            permitted = ", ".join(("loopback", *self.interfaces))
+            raise RefusedError(
+                f"interface {interface} is not permitted: this node's workers use {permitted} (interfaces)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +75,7 @@ class SpecRenderer:
     bind_error: Callable[..., OSError | None] = bind_error
     loopback: str = LOOPBACK
     """Where workers listen whose transport names no interface."""
+    limits: EndpointLimits = EndpointLimits()
 
     def for_start(self, worker: AssignedWorker, taken: Collection[int], prefer: int | None) -> LaunchSpec:
         """Choose a port and render the spec of a new instance; `prefer` is the port of its last one.
@@ -46,6 +88,8 @@ class SpecRenderer:
         request = runtime.port_needed(transport)
         port = 0
         if request is not None:
+            endpoint = (transport or {}).get("endpoint", {})
+            request = self.limits.permitted(request, named="port" in endpoint)
             interface, shared = request.interface, request.shared
 
             def error_of(candidate: int) -> OSError | None:
@@ -53,7 +97,9 @@ class SpecRenderer:
 
             offset = zlib.crc32(worker.oid.encode())
             port = choose_port(request, taken, error_of, offset=offset, prefer=prefer or None)
-        return self._render(runtime, worker, transport, port)
+        spec = self._render(runtime, worker, transport, port)
+        self.limits.check_interface(spec.interface)
+        return spec
 
     def for_running(self, worker: AssignedWorker, port: int) -> LaunchSpec:
         """The spec of a running instance, with its probes.
@@ -125,15 +171,24 @@ class SpecRenderer:
         return service
 
     def _static(self, directory: str, pointer: str) -> Path:
-        """Resolved first: a symbolic link must not lead outside."""
-        path = (self.state.www / directory).resolve()
-        if not any(path.is_relative_to(root.resolve()) for root in (self.state.www, *self.roots)):
+        """A relative one is the first that exists below `www` or a root.
+
+        Resolved before it is checked: a symbolic link must not lead outside.
+        """
+        allowed = [root.resolve() for root in (self.state.www, *self.roots)]
+        found = dict.fromkeys((root / directory).resolve() for root in allowed)
+        inside = [path for path in found if any(path.is_relative_to(root) for root in allowed)]
+        if not inside:
             raise RuntimeConfigError(
                 pointer, f"'{directory[:200]}' is neither in the agent's www folder nor in its static_roots"
             )
-        if not path.is_dir():
-            raise RuntimeConfigError(pointer, f"there is no folder '{directory[:200]}' on this node")
-        return path
+        there = next((path for path in inside if path.is_dir()), None)
+        if there is None:
+            looked = ", ".join(map(str, inside))[:1000]
+            raise RuntimeConfigError(
+                pointer, f"there is no folder '{directory[:200]}' on this node: {looked}"
+            )
+        return there
 
 
 def default_type(runtime: Runtime) -> str:

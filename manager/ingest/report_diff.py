@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from busbar.bus.messages import Applied, Reported, ReportedWorker
+from busbar.bus.messages import PASSING_REASONS, Applied, Reported, ReportedWorker
 from busbar.bus.states import NodeStatus, WorkerState, may_advance
 
 from ..store.rows import NodeRow, WorkerRow
@@ -262,8 +262,10 @@ def _reason(row: WorkerRow, seen: ReportedWorker, state: WorkerState) -> str | N
         return seen.reason
     if state is _W.BACKOFF:
         return FAILED
-    # What kept it from being ready is over once it is ready.
-    return row.reason if state is row.state and state is not _W.RUNNING else None
+    # What this manager said when it placed the worker holds for the whole start; everything else is over.
+    kept = row.reason or ""
+    placed = state is row.state is _W.STARTING and not kept.startswith(PASSING_REASONS)
+    return row.reason if placed else None
 
 
 def _events(

@@ -84,6 +84,37 @@ def test_a_failing_update_halts_with_its_reason_and_can_be_rolled_back(lab: Lab)
     lab.stop(cluster)
 
 
+@pytest.mark.fault(71, "C K")
+def test_an_update_that_names_the_same_runtime_renews_workers_with_an_outdated_start(lab: Lab) -> None:
+    cluster, group = lab.running(scale=3)
+    name = cluster["name"]
+    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+
+    def behave(worker: dict[str, Any]) -> dict[str, Any]:
+        old = worker["cluster"] == name and worker["worker"] == "web-2" and worker["generation"] == 1
+        return {"state": "RUNNING", "reason": "outdated start: it has changed since" if old else None}
+
+    before = assigned(lab, name)
+    for node in lab.nodes.values():
+        node.behave = behave
+        node.report()
+    topic = lab.alice.topic("status", name, "worker", "web-2")
+    lab.alice.wait_retained(topic, lambda value: value["reason"] == "outdated start: it has changed since")
+    op = "update_routercluster_workergroup"
+    labelled = lab.alice.ok(op, {**both, "workergroup": {"label": "x"}})
+    assert labelled["revision"] == 1, "an update that does not name the runtime renews nothing"
+    made = lab.alice.ok(op, {**both, "workergroup": {"runtime": group["runtime"]}})
+    assert made["revision"] == 2
+    lab.alice.wait_event("on_workergroup_updated", oid=group["oid"], revision=2)
+    after = assigned(lab, name)
+    assert {worker for worker in after if after[worker] != before[worker]} == {"web-2"}
+    assert after["web-2"]["generation"] == 2 and after["web-2"]["digest"] == before["web-2"]["digest"]
+    lab.alice.wait_retained(topic, lambda value: value["status"] == "RUNNING" and value["reason"] is None)
+    again = lab.alice.ok(op, {**both, "workergroup": {"runtime": group["runtime"]}})
+    assert again["revision"] == 2, "nothing is outdated any more"
+    lab.stop(cluster)
+
+
 def test_updates_that_are_refused(lab: Lab) -> None:
     bob = lab.stack.client(
         "bob"

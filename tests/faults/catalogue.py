@@ -65,6 +65,8 @@ Agent
 29|host reboot with no network|C
 30|descriptor or process limit reached|L
 31|agent upgraded in place|K
+71|a runtime is defined otherwise while its workers run|H K C
+72|an assignment beyond what the node permits: workers, ports, interfaces|B K W
 64|a state folder copied to another node or host|B O K
 66|a service is PID 1 or a subreaper, and workers leave orphans|L
 67|SIGHUP, SIGQUIT, SIGUSR1 or SIGPIPE to a service; its terminal is closed|K O L
@@ -76,7 +78,11 @@ Worker
 35|crash loop|L
 36|exits 0 early|H
 37|hangs with a living pid|H
+75|stopped by a signal, while the kernel accepts connections for it|H C K
+68|the cause of a reason or condition is over|H
 63|hangs on a port that it shares with healthy workers|K H C
+73|a static folder that the router can't serve|H
+74|valid definitions that were refused or meant something else; a failure told as a start|U H
 38|port in use; program missing; no permission; broken configuration|H
 69|a port that the agent may not bind; an interface address that the node does not have|H
 39|floods its output|L
@@ -150,7 +156,7 @@ Commands
 114|an update of one member of a transport|U W
 115|routers on other interfaces than loopback, without authentication|W
 110|a broker is down, then refuses: the reason of a failed connection changes|U
-122|a URL or a TLS file that does not fit|U
+122|a URL or a TLS file that does not fit; a node that is advertised where nobody reaches it|U H
 124|several machines are set up by the page, word by word|U
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -15,7 +15,7 @@ from busbar.agent.processes.exits import Exit
 from busbar.agent.processes.killing import StopResult
 from busbar.agent.processes.ports import PortRequest
 from busbar.agent.processes.process import SpawnError, SpawnSpec, WorkerProcesses
-from busbar.agent.processes.procfs import ProcessRecord, TokenGroup, Usage
+from busbar.agent.processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from busbar.agent.runtimes import LaunchSpec, Probe, Runtime, TcpProbe, WorkerSpec
 from busbar.agent.workers.host import Host
 from busbar.agent.workers.identity import GENERATION, OID, PORT
@@ -332,6 +332,12 @@ class SimHost(Host):
     def listens(self, record: ProcessRecord, port: int) -> bool | None:
         there = [each for each in self._machine.living() if each.port == port]
         return any(each.record == record for each in there) if there else None
+
+    def listeners(self, record: ProcessRecord, port: int) -> tuple[Stat, ...]:
+        return ()
+
+    def suspended(self, processes: Collection[tuple[int, int]]) -> list[int]:
+        return []
 
     def age_s(self, record: ProcessRecord) -> float:
         process = self._machine.processes.get(record.pid)

@@ -10,6 +10,7 @@ from busbar.bus import params as p
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import check_exposure
+from busbar.bus.messages import OUTDATED
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from busbar.bus.transport import check_transport
@@ -137,7 +138,10 @@ def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) ->
 
 
 def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) -> p.Group:
-    """The monitor replaces the workers; one that runs the same definition only gets the new revision."""
+    """The monitor replaces the workers; one that runs the same definition only gets the new revision.
+
+    An update that names the runtime also renews workers that their nodes would start otherwise now.
+    """
     tx = ctx.tx
     row = need_group(tx, params.routercluster_oid, params.workergroup_oid)
     cluster = need_cluster(tx, row.cluster_oid)
@@ -149,13 +153,14 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
         _check_runs(tx, runtime, transport)
         check_exposure(transport, f"{_AT}/transport", runtime)
     same = {r.revision for r in tx.revisions(row.oid) if (r.runtime, r.transport) == (runtime, transport)}
-    new = row.revision not in same
+    renewed = _outdated_starts(tx, row) if "runtime" in columns else set()
+    new = row.revision not in same or bool(renewed)
     columns |= rollout_limits(params, row, new)
     if new:
         columns |= {"revision": row.revision + 1, "held_back": None}
     tx.update_group(row.oid, **columns)
     if new:
-        _keep_equal_workers(tx, row, same)
+        _keep_equal_workers(tx, row, same, renewed)
         if transport and len(encode(transport)) > len(encode(row.transport or cluster.transport)):
             sizes.check_cluster(tx, cluster.oid, f"{_AT}/transport", transport)
     now = need_group(tx, row.cluster_oid, row.oid)
@@ -191,10 +196,16 @@ def rollout_limits(params: p.UpdateGroup | p.RestartGroup, row: GroupRow, new: b
     return {"max_unavailable": unavailable, "max_surge": surge}
 
 
-def _keep_equal_workers(tx: Tx, row: GroupRow, same: set[int]) -> None:
-    """Store the new revision; workers of older revisions with an equal definition keep running."""
+def _outdated_starts(tx: Tx, row: GroupRow) -> set[str]:
+    """The oids of the workers whose nodes say that they would start them otherwise now."""
+    return {worker.oid for worker in tx.workers_of(row.oid) if OUTDATED in (worker.reason or "")}
+
+
+def _keep_equal_workers(tx: Tx, row: GroupRow, same: set[int], renewed: set[str]) -> None:
+    """Store the new revision; workers of older revisions with an equal definition keep running, except
+    `renewed`."""
     for worker in tx.workers_of(row.oid):
-        if worker.revision in same:
+        if worker.revision in same and worker.oid not in renewed:
             tx.update_worker(worker.oid, revision=row.revision + 1)
     tx.add_revision(row.oid)
 

@@ -384,6 +384,9 @@ async def test_a_hung_worker_is_killed_and_restarted(node: Bench) -> None:
     os.kill(first["pid"], signal.SIGSTOP)
     again = await node.state("web-1", "RUNNING", timeout=30, restarts=1)
     assert again["reason"] == "restarted: hung: 3 probes unanswered, no answer within 2 s"
+    states = [each["state"] for report in node.reports for each in report["workers"]]
+    after = states[states.index("RUNNING") :]
+    assert after.index("BACKOFF") < after.index("STARTING") and "STOPPING" not in after
     assert node.living() == {again["pid"]}
 
 
@@ -609,3 +612,91 @@ async def test_labels_host_and_limits_come_from_the_file(node: Bench) -> None:
     last = await node.report(lambda last: True)
     assert last["labels"] == {"site": "ship"}
     assert last["capacity"]["max_workers"] == 3
+
+
+@pytest.mark.fault(72, "B K")
+async def test_no_worker_is_started_beyond_max_workers_and_a_free_place_is_taken(node: Bench) -> None:
+    await node.start(max_workers=2)
+    node.assign(*(worker(f"web-{number}") for number in range(6)))
+    last = await node.report(lambda r: sum(each["state"] == "RUNNING" for each in r["workers"]) == 2)
+    assert {each["worker"] for each in last["workers"] if each["state"] == "RUNNING"} == {"web-0", "web-1"}
+    held = [each for each in last["workers"] if each["state"] == "BACKOFF"]
+    assert len(held) == 4
+    assert {each["reason"] for each in held} == {"no room: this node runs at most 2 workers (max_workers)"}
+    assert "max_workers 2: 4 assigned workers are not started" in last["conditions"]
+    assert len(node.living()) == 2
+    node.assign(*(worker(f"web-{number}") for number in range(1, 4)))
+    await node.state("web-2", "RUNNING")
+    node.assign(*(worker(f"web-{number}") for number in range(1, 3)))
+    last = await node.report(lambda r: len(r["workers"]) == 2)
+    assert last["conditions"] == [each for each in last["conditions"] if "max_workers" not in each]
+
+
+@pytest.mark.fault(72, "K")
+async def test_adopted_workers_beyond_a_lower_limit_go_on_until_they_end(node: Bench) -> None:
+    await node.start()
+    node.assign(*(worker(f"web-{number}") for number in range(3)))
+    await node.report(lambda r: sum(each["state"] == "RUNNING" for each in r["workers"]) == 3)
+    await node.stop()
+    await node.start(max_workers=1)
+    over = "max_workers 1: 3 workers run, and go on until they end"
+    last = await node.report(lambda r: over in r["conditions"])
+    assert {each["restarts"] for each in last["workers"]} == {0}
+    os.kill(last["workers"][0]["pid"], signal.SIGKILL)
+    await node.report(lambda r: "no room: " in (r["workers"][0]["reason"] or ""))
+    assert len(node.living()) == 2
+
+
+FORKED = """
+import http.server, os, sys, threading
+if os.fork():
+    threading.Event().wait()
+print('listening', os.getpid(), flush=True)
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.BaseHTTPRequestHandler).serve_forever()
+"""
+SUSPENDABLE = {
+    "tcp": 'ready = {type = "tcp"}',
+    "log": 'ready = {type = "log", pattern = "listening"}',
+    "portless": 'port = false\nready = {type = "log", pattern = "listening"}',
+    "http": 'ready = {type = "http", expect = [501]}',
+}
+
+
+@pytest.mark.fault(75, "H C")
+@pytest.mark.parametrize("who", ["first", "listener"])
+@pytest.mark.parametrize("probe", SUSPENDABLE)
+async def test_a_worker_that_a_signal_has_stopped_is_restarted_whatever_is_probed(
+    node: Bench, probe: str, who: str
+) -> None:
+    if (probe, who) == ("portless", "listener"):
+        pytest.skip("without a port no process is known to serve")
+    program = node.folder / "forked.py"
+    program.write_text(FORKED)
+    argv = json.dumps([sys.executable, "-u", str(program), "{port}" if probe != "portless" else "0"])
+    with node.toml.open("a") as toml:
+        toml.write(f"[runtimes.x]\nargv = {argv}\ngrace = 1\n{SUSPENDABLE[probe]}\n")
+    await node.start()
+    node.assign(worker(runtime="x"))
+    first = await node.state("web-1", "RUNNING")
+    victim = first["pid"] if who == "first" else next(iter(node.living() - {first["pid"]}))
+    os.kill(victim, signal.SIGSTOP)
+    again = await node.state("web-1", "RUNNING", restarts=1, timeout=60)
+    assert again["pid"] != first["pid"] and "hung" in again["reason"]
+    reasons = [each["workers"][0]["reason"] or "" for each in node.reports if each["workers"]]
+    told = "no answer" if (probe, who) == ("http", "listener") else f"a signal (state T, pid {victim})"
+    assert any(told in each for each in reasons)
+
+
+@pytest.mark.fault(75, "K")
+async def test_a_worker_with_a_stopped_helper_is_left_alone(node: Bench) -> None:
+    program = node.folder / "server.py"
+    program.write_text(f"import subprocess\nsubprocess.Popen(['sleep', '600'])\n{program.read_text()}")
+    await node.start(WorkerTiming(live_every=0.2, live_misses=1000))
+    node.assign(worker())
+    first = await node.state("web-1", "RUNNING")
+    (helper,) = node.living() - {first["pid"]}
+    os.kill(helper, signal.SIGSTOP)
+    os.kill(first["pid"], signal.SIGSTOP)
+    await node.report(lambda last: "does not answer" in (last["workers"][0]["reason"] or ""))
+    os.kill(first["pid"], signal.SIGCONT)
+    await node.state("web-1", "RUNNING", reason=None, restarts=0, pid=first["pid"])

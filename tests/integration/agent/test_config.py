@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from busbar.agent.config import AgentConfig, AgentFile, ConfigError, load, merge
 from busbar.agent.processes.ports import NoPortError
 from busbar.agent.runtimes import RuntimeConfigError, load_runtimes
 from busbar.agent.state import State
-from busbar.agent.workers.spec_renderer import RefusedError, SpecRenderer, with_roots
+from busbar.agent.workers.spec_renderer import EndpointLimits, RefusedError, SpecRenderer, with_roots
 from busbar.bus.messages import AssignedWorker
 from busbar.bus.options import ConnectOptions
 
@@ -40,6 +41,13 @@ def test_a_full_file(tmp_path: Path) -> None:
         ({"agent": {"host": 1}}, "agent.host: "),
         ({"agent": {"max_workers": -1}}, "agent.max_workers: "),
         ({"agent": {"max_workers": True}}, "agent.max_workers: "),
+        ({"agent": {"ports": True}}, "agent.ports: "),
+        ({"agent": {"ports": "20000-"}}, "agent.ports: "),
+        ({"agent": {"ports": "a-b"}}, "agent.ports: "),
+        ({"agent": {"ports": 70000}}, "agent.ports: "),
+        ({"agent": {"ports": "30-20"}}, "agent.ports: "),
+        ({"agent": {"interfaces": "10.0.0.5"}}, "agent.interfaces: "),
+        ({"agent": {"interfaces": ["eth0"]}}, "agent.interfaces: 'eth0'"),
         ({"agent": {"stop_workers": "yes"}}, "agent.stop_workers: "),
         ({"agent": {"labels": []}}, "agent.labels: "),
         ({"agent": {"labels": {"site": 1}}}, "agent.labels.site: "),
@@ -116,6 +124,51 @@ def test_a_static_folder_lies_in_www_or_in_one_of_the_roots(state: State, tmp_pa
     assert directories(found, crossbar(str(other))) == {str(other)}
 
 
+@pytest.mark.fault(74, "U")
+def test_a_relative_static_folder_is_the_first_that_exists_below_www_or_a_root(
+    state: State, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second / "shop", second / "both", state.www / "both"):
+        folder.mkdir(parents=True)
+    (first / "shop").symlink_to("/etc")
+    found = launcher(state, first, second)
+    assert directories(found, crossbar("shop")) == {str(second / "shop")}
+    assert directories(found, crossbar("both")) == {str(state.www / "both")}
+    with pytest.raises(RuntimeConfigError, match=r"there is no folder 'none' .*first/none.*second/none"):
+        found.for_start(crossbar("none"), (), None)
+
+
+@pytest.mark.fault(73, "H")
+def test_a_folder_that_crossbar_would_not_find_is_refused(state: State, tmp_path: Path) -> None:
+    root = tmp_path / "Käse"
+    (root / "site").mkdir(parents=True)
+    (state.www / "ascii").symlink_to(root / "site")
+    (state.www / "plain").mkdir()
+    found = launcher(state, root)
+    for directory in (str(root / "site"), "ascii"):
+        with pytest.raises(
+            RuntimeConfigError, match=r"^/transport/paths/s/directory: Crossbar drops non-ASCII"
+        ):
+            found.for_start(crossbar(directory), (), None)
+    assert directories(found, crossbar("plain")) == {str(state.www / "plain")}
+
+
+@pytest.mark.fault(73, "H")
+def test_a_state_folder_that_crossbar_can_not_serve_from_needs_a_root_path(tmp_path: Path) -> None:
+    opened = State.open(tmp_path / "é", "0" * 16)
+    try:
+        found = launcher(opened, tmp_path)
+        (tmp_path / "site").mkdir()
+        with pytest.raises(RuntimeConfigError, match=r"^/transport/paths: Crossbar drops .*default '/'"):
+            found.for_start(crossbar(str(tmp_path / "site")), (), None)
+        paths = {"/": {"type": "static", "directory": "site"}}
+        own = msgspec.structs.replace(crossbar(""), transport={"type": "web", "paths": paths})
+        assert found.for_start(own, (), None).files
+    finally:
+        opened.close()
+
+
 @pytest.mark.parametrize(
     "directory", ["/etc", "../records", "link", "absent", "site/../../records", "/", "a\0b"]
 )
@@ -145,3 +198,71 @@ def test_the_last_port_is_kept_unless_another_worker_has_it(state: State) -> Non
     assert found.for_start(mqtt("14000-14999"), (), 9).port >= 14000
     with pytest.raises(NoPortError, match="held by another worker"):
         found.for_start(mqtt(14321), {14321}, None)
+
+
+def listening(port: object = None, interface: str | None = None) -> AssignedWorker:
+    endpoint = {"type": "tcp", "port": port, "interface": interface}
+    endpoint = {name: value for name, value in endpoint.items() if value is not None}
+    transport = {"type": "mqtt", "anonymous": True, "endpoint": endpoint}
+    return AssignedWorker("web-1", "o1", "edge", "web", 1, "amqtt", "d", transport=transport)
+
+
+def limited(state: State, **limits: Any) -> SpecRenderer:
+    return replace(launcher(state), limits=EndpointLimits(**limits), bind_error=lambda *_, **__: None)
+
+
+@pytest.mark.fault(72, "W")
+@pytest.mark.parametrize(
+    ("port", "chosen"),
+    [
+        (None, (14000, 14009)),
+        ("14005-15000", (14005, 14009)),
+        ("1-14000", (14000, 14000)),
+        (14003, (14003, 14003)),
+    ],
+)
+def test_ports_are_taken_from_those_that_the_node_permits(
+    state: State, port: object, chosen: tuple[int, int]
+) -> None:
+    low, high = chosen
+    found = limited(state, ports=(14000, 14009)).for_start(listening(port), (), None).port
+    assert low <= found <= high
+    assert limited(state, ports=(14000, 14009)).for_start(listening(port), (), 14999).port <= high
+
+
+@pytest.mark.fault(72, "W")
+@pytest.mark.parametrize("port", [13999, 14010, "14010-14020", "1-13999"])
+def test_a_port_that_the_node_does_not_permit_is_refused(state: State, port: object) -> None:
+    with pytest.raises(RefusedError, match=r"is not permitted: this node's workers use 14000-14009 \(ports"):
+        limited(state, ports=(14000, 14009)).for_start(listening(port), (), None)
+
+
+@pytest.mark.fault(72, "W")
+@pytest.mark.parametrize(
+    ("permitted", "interface", "fine"),
+    [
+        ((), None, True),
+        ((), "127.0.0.2", True),
+        ((), "::1", True),
+        ((), "0.0.0.0", False),
+        ((), "::", False),
+        (("10.0.0.5",), "10.0.0.5", True),
+        (("10.0.0.5",), "10.0.0.6", False),
+        (("10.0.0.5",), "0.0.0.0", False),
+        (("10.0.0.5",), "::ffff:10.0.0.5", False),
+        (("0.0.0.0",), "10.0.0.6", True),
+        (("0.0.0.0",), "::", False),
+        (("::",), "fd00::1", True),
+        (("fd00::1",), "fd00:0::1", True),
+        (None, "0.0.0.0", True),
+    ],
+)
+def test_interfaces_are_those_that_the_node_permits(
+    state: State, permitted: tuple[str, ...] | None, interface: str | None, fine: bool
+) -> None:
+    found = limited(state, interfaces=permitted)
+    if fine:
+        assert found.for_start(listening(interface=interface), (), None).port
+    else:
+        with pytest.raises(RefusedError, match="is not permitted: this node's workers use loopback"):
+            found.for_start(listening(interface=interface), (), None)

@@ -36,6 +36,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "node drain": ("n1",),
     "node undrain": ("n1",),
     "node unpair": ("n1",),
+    "node forget": ("n1",),
     "worker list": (),
     "worker show": (OID,),
     "worker logs": (OID,),
@@ -45,6 +46,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal add": ("p1", "viewer"),
     "principal role": ("p1", "viewer"),
     "principal remove": ("p1",),
+    "principal transfer": ("p1", "--from", "p2"),
+    "audit": (),
     "call": ("get_manager",),
     "manager show": (),
 }

@@ -55,6 +55,19 @@ def test_a_new_definition_first_stops_the_old_instance(change: dict[str, object]
     assert "new definition" in stop.reason
 
 
+@pytest.mark.fault(74, "H")
+def test_a_worker_that_is_stopped_for_its_failure_is_told_to_have_failed_at_once() -> None:
+    hung = worker(Phase.RUNNING, failed_probes=3, probe_error="no answer")
+    (stop,) = steps([assigned()], hung)
+    assert isinstance(stop, plan.StopWorker)
+    stopping = lifecycle.stopping(hung, NOW, stop.after, stop.reason)
+    assert lifecycle.reported_state(stopping) is WorkerState.BACKOFF
+    assert lifecycle.reason(stopping) == "hung: 3 probes unanswered, no answer"
+    for after in (AfterStop.REPLACE, AfterStop.FORGET, AfterStop.HOLD):
+        orderly = lifecycle.stopping(hung, NOW, after, "asked to")
+        assert lifecycle.reported_state(orderly) is WorkerState.STOPPING
+
+
 def test_a_worker_in_backoff_waits_unless_its_definition_changes() -> None:
     waiting = worker(next_start=NOW + 5, failures=3, last_failure="exit code 1")
     assert steps([assigned()], waiting) == []

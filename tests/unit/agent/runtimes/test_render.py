@@ -170,6 +170,20 @@ def test_crossbar_render() -> None:
     assert '"shared": true' in shared.files[".crossbar/config.json"]
 
 
+@pytest.mark.fault(74, "U")
+@pytest.mark.parametrize("realm", ["com.example.shop", "Realm-1", "a@b.c", "a" * 255, "x_y"])
+def test_names_that_are_valid_for_crossbar_are_accepted_as_realms(realm: str) -> None:
+    launch = render("crossbar", {"type": "web", "realms": [realm]})
+    (router,) = json.loads(launch.files[".crossbar/config.json"])["workers"]
+    assert [each["name"] for each in router["realms"]] == [realm]
+
+
+@pytest.mark.parametrize("realm", ["", ".com", "a b", "a/b", "a#", "a\n", "a" * 256, "ä"])
+def test_what_no_realm_is_called_is_refused(realm: str) -> None:
+    with pytest.raises(RuntimeConfigError, match=r"^/transport/realms"):
+        render("crossbar", {"type": "web", "realms": [realm]})
+
+
 @pytest.mark.parametrize(
     ("transport", "pointer"),
     [

@@ -111,11 +111,24 @@ def test_diff_of_a_worker_that_is_to_stop(
     assert (diff is not None and diff.gone is not None) is gone
 
 
+@pytest.mark.fault(68, "H")
+@pytest.mark.parametrize("before", [None, "does not answer: no answer within 2 s", "restarted: exit code 1"])
+@pytest.mark.parametrize("now", [None, "does not answer: nothing listens"])
+def test_the_reason_of_a_running_worker_is_the_one_that_its_agent_gives_now(
+    before: str | None, now: str | None
+) -> None:
+    known = diff_worker(row("RUNNING", reason=before), seen(reason=now), 1, True)
+    assert (before if known is None else known.columns.get("reason", before)) == now
+
+
 def test_a_reason_does_not_outlive_its_state() -> None:
     known = diff_worker(row("UNKNOWN", reason="node n1 is late"), seen(), 1, True)
     assert known is not None and known.columns["reason"] is None
     same = diff_worker(row("STARTING", reason="n1 has room"), seen("STARTING", pid=9), 1, True)
     assert same is not None and "reason" not in same.columns
+    for over in ("queued: start limit reached", "not ready yet: nothing listens on 127.0.0.1:1"):
+        begun = diff_worker(row("STARTING", reason=over), seen("STARTING", pid=9), 1, True)
+        assert begun is not None and begun.columns["reason"] is None
     failed = diff_worker(row(), seen("BACKOFF"), 1, True)
     assert failed is not None and failed.columns["reason"] == "its process ended"
 
