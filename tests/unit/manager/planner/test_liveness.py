@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 from busbar.bus.states import NodeStatus
-from busbar.manager.planner.liveness import judge, judge_nodes
-from busbar.manager.planner.model import LivenessTiming, MassFailureHold, NodeView, SetNode
+from busbar.manager.planner.liveness import Fleet, judge, judge_nodes
+from busbar.manager.planner.model import LivenessTiming, MarkStopped, MassFailureHold, NodeView, SetNode
 from busbar.manager.planner.plan import plan
 
-from tests.unit.manager.planner.fleets import NOW, TIMING, node, of_kind, snapshot
+from tests.unit.manager.planner.fleets import NOW, TIMING, cluster, group, node, of_kind, snapshot, worker
 
 GRACE = replace(TIMING, grace_until=NOW + 1)
 
@@ -131,3 +131,59 @@ def test_an_unchanged_hold_is_not_repeated() -> None:
     nodes = [node("n1", "lost", silence=31), node("n2", "lost", silence=35), node("n3")]
     reason, oids = hold_of(*nodes), frozenset({"n1", "n2"})
     assert plan(snapshot(nodes, hold=reason, hold_nodes=oids), NOW) == []
+
+
+# --- what can be expected of a node
+
+
+def fleet(view: NodeView, status: str, timing: LivenessTiming = TIMING) -> Fleet:
+    return Fleet({view.oid: view}, {view.oid: NodeStatus(status)}, timing, NOW)
+
+
+@pytest.mark.parametrize(
+    ("status", "silence", "goodbye", "hears", "gave_up"),
+    [
+        ("online", 0, False, True, False),
+        ("online", 99, False, True, False),
+        ("late", 20, False, True, False),
+        ("lost", 30, False, False, True),
+        ("lost", 0, False, False, True),
+        ("offline", 29.9, True, False, False),
+        ("offline", 30, True, False, True),
+        ("unpaired", 0, False, True, False),
+        ("unpaired", 29.9, False, True, False),
+        ("unpaired", 30, False, False, True),
+        ("unpaired", 0, True, False, False),
+        ("unpaired", 30, True, False, True),
+    ],
+)
+def test_what_a_node_can_be_expected_to_report(
+    status: str, silence: float, goodbye: bool, hears: bool, gave_up: bool
+) -> None:
+    """A worker that is told to stop on a node that is given up counts as stopped: else it hangs there."""
+    of = fleet(node("n1", silence=silence, goodbye=goodbye), status)
+    assert (of.hears("n1"), of.gave_up("n1")) == (hears, gave_up)
+
+
+@pytest.mark.parametrize("oid", [None, "gone"])
+def test_nothing_is_expected_of_a_node_that_is_not_known(oid: str | None) -> None:
+    of = fleet(node("n1"), "online")
+    assert (of.hears(oid), of.gave_up(oid)) == (False, True)
+
+
+def test_in_the_grace_period_a_node_that_is_away_is_given_up_later() -> None:
+    of = fleet(node("n1", silence=30), "unpaired", GRACE)
+    assert (of.hears("n1"), of.gave_up("n1")) == (True, False)
+    of = fleet(node("n1", silence=60), "unpaired", GRACE)
+    assert (of.hears("n1"), of.gave_up("n1")) == (False, True)
+
+
+@pytest.mark.parametrize("status", ["lost", "unpaired"])
+@pytest.mark.parametrize("cluster_status", ["RUNNING", "STOPPING"])
+def test_a_stop_on_a_lost_or_unpaired_node_comes_to_an_end(status: str, cluster_status: str) -> None:
+    stops = [worker("web", 3, "STOPPING", on="n1")]
+    made = cluster(group("web", 2, stops), members=["n2"], status=cluster_status)
+    found = plan(snapshot([node("n1", status, silence=31), node("n2")], made), NOW)
+    assert [action.worker_oid for action in found if isinstance(action, MarkStopped)] == ["web-3"]
+    found = plan(snapshot([node("n1", silence=1), node("n2")], made), NOW)
+    assert not of_kind(found, MarkStopped)
