@@ -12,12 +12,14 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from busbar.bus.assignments import SHARES, expanded
 from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
 from busbar.bus.loopback import loopback
 from busbar.bus.messages import Applied, Assignment, Command
+from busbar.bus.states import Leaves
 from busbar.bus.topics import Topics, is_name
 
 from . import config as configuration
@@ -120,7 +122,7 @@ class Agent:
         if not message.payload:
             return  # the retained message was deleted: no new assignment
         try:
-            new = read(message.payload, Assignment)
+            new = expanded(read(message.payload, Assignment))
         except BusError as error:
             self._refuse(f"assignment not readable: {error.detail}")
             return
@@ -205,6 +207,7 @@ class Agent:
 
     def _capacity(self) -> dict[str, int | None]:
         return {
+            SHARES: True,
             "cpus": len(os.sched_getaffinity(0)),
             "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "max_workers": self.config.max_workers,
@@ -215,7 +218,9 @@ class Agent:
         found = [f"runtime {name}: {reason}" for name, reason in sorted(self._unavailable.items())]
         foreign = self.supervisor.adoption.foreign
         if foreign:
-            found.append(f"{foreign} workers of another store or agent run on this host: left alone")
+            what = "1 worker" if foreign == 1 else f"{foreign} workers"
+            runs = "runs" if foreign == 1 else "run"
+            found.append(f"{what} of another store or agent {runs} on this host: left alone")
         errors = (self.reporter.conflict, self._store_error, self._reload_error)
         return [each for each in errors if each] + found
 
@@ -264,7 +269,14 @@ class Agent:
                 await self.supervisor.stop_all("the agent stops its workers on exit")
             except OSError as error:
                 log.error("some workers may still run: %s", error)
-        await self.reporter.goodbye()
+        await self.reporter.goodbye(await self._leaves())
+
+    async def _leaves(self) -> Leaves:
+        """What becomes of the workers that are left."""
+        known = self.supervisor.scanned.is_set()
+        if known and not self.supervisor.registry.has_processes():
+            return Leaves.STOPPED
+        return Leaves.SHUTDOWN if await self._host.ends_with_us() else Leaves.RUNNING
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
         self.logs.close()
@@ -283,7 +295,7 @@ def _renderer(
 ) -> SpecRenderer:
     known, roots = runtimes
     address, labels = config.host or loopback(), dict(config.labels)
-    return SpecRenderer(folder, known, address, labels, roots, host.is_free, loopback())
+    return SpecRenderer(folder, known, address, labels, roots, host.bind_error, loopback())
 
 
 def set_log_level(level: str | None) -> None:
@@ -317,11 +329,13 @@ async def run(
     """
     # Importing the MQTT library takes 0.1 s, which callers that only need `AgentConfig` are spared.
     from busbar.bus.connection.mqtt_link import MqttLink
+    from busbar.bus.connection.protocol_memory import ProtocolMemory
 
     clock, random = SystemClock(), Random()
 
     def make_link(will: Callable[[int], Will]) -> Link:
-        return MqttLink(config.connect, clock=clock, random=random, will=will)
+        memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
+        return MqttLink(config.connect, clock=clock, random=random, will=will, memory=memory)
 
     agent = Agent(config, make_link, clock, random, lambda: secrets.token_hex(8))
     set_log_level(agent.config.log_level)

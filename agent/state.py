@@ -3,6 +3,7 @@
 lock                held by the agent that uses the folder
 folder_id           random; part of every token, so that workers of this folder are recognised
 owner.json          node, host and place that the folder was made for
+joined.json         how its node connects, with `secret` and `ca.crt`: `busbar agent join` writes them
 assignment.json     the applied assignment
 records/OID.json    a worker's record, written before its process is forked
 workers/OID/        a worker's working directory; logs/OID.log its output
@@ -20,6 +21,9 @@ from typing import Final, TypeVar
 
 import msgspec
 from busbar.bus import files
+from busbar.bus.assignments import expanded, shared
+from busbar.bus.decode import MAX_REPORT
+from busbar.bus.errors import BusError
 from busbar.bus.files import FileLock
 from busbar.bus.messages import Assignment, WorkerName
 from msgspec import Struct
@@ -30,6 +34,8 @@ log = logging.getLogger("busbar.agent.state")
 
 _OID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _FOLDER_ID: Final = re.compile(r"[0-9a-f]{8,64}")
+JOINED: Final = ("joined.json", "secret", "ca.crt")
+"""A node's access to its broker, which a copy of the folder must not keep."""
 T = TypeVar("T")
 
 
@@ -127,7 +133,13 @@ class State:
 
     def assignment(self) -> Assignment | None:
         """The stored assignment; None when there is none, or it is torn (then it is renamed)."""
-        return _read(self.folder / "assignment.json", Assignment)
+        path = self.folder / "assignment.json"
+        found = _read(path, Assignment)
+        try:
+            return None if found is None else expanded(found)
+        except BusError as error:
+            _set_aside(path, error.detail)
+            return None
 
     def store_assignment(self, assignment: Assignment) -> None:
         """Store it durably: after a power loss, either it or the previous one is there, complete.
@@ -135,7 +147,10 @@ class State:
         Raises:
             OSError: it could not be written.
         """
-        files.write_atomically(self.folder / "assignment.json", msgspec.json.encode(assignment))
+        whole = msgspec.json.encode(assignment)
+        # Expanded where that is small: an older agent that is put back here reads it.
+        payload = whole if len(whole) <= MAX_REPORT else msgspec.json.encode(shared(assignment))
+        files.write_atomically(self.folder / "assignment.json", payload)
 
     def records(self) -> list[WorkerRecord]:
         """Every readable record; torn ones are renamed (their processes are found by token)."""
@@ -223,7 +238,7 @@ def reset(folder: Path, *, keep: bool) -> None:
     try:
         lock = _lock(folder)
         try:
-            names = ("owner.json",) if keep else ("assignment.json", "folder_id", "owner.json")
+            names = ("owner.json",) if keep else ("assignment.json", "folder_id", "owner.json", *JOINED)
             for part in () if keep else ("records", "workers", "logs"):
                 shutil.rmtree(folder / part, ignore_errors=True)
             for name in names:

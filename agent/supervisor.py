@@ -175,6 +175,7 @@ class WorkerSupervisor:
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()
+                    await self.adoption.recount_foreign()
                     self._on_usage()
             except Exception:
                 log.exception("housekeeping failed")

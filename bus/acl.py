@@ -110,31 +110,57 @@ def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: s
 
 
 def may_subscribe(kind: str, user: str, wanted: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
-    """True when the account may read all that the filter `wanted` (see `narrowed`) can match."""
-    return narrowed(kind, user, wanted, root, realm) is not None
+    """True when the account may read anything that the filter `wanted` can match (see `readable`)."""
+    return readable(kind, user, wanted, root, realm) is not None
 
 
-def narrowed(kind: str, user: str, wanted: str, root: str, realm: str) -> str | None:
-    """The filter to subscribe for an account that asks for `wanted`; None when it may not have it.
+def readable(kind: str, user: str, wanted: str, root: str, realm: str) -> tuple[str, ...] | None:
+    """The filters that match what the account may read of `wanted`, at most one per rule; None for nothing.
 
-    A `+` at the realm level is narrowed to the account's own realm where it has no rights in others.
+    `$SYS`, which programs that show a broker ask for, has no messages here: no filters.
     """
     if not is_valid_filter(wanted):
         return None
-    rights, levels = _allowed(kind, user, "read", root, realm), wanted.split("/")
-    if any(allowed(wanted) for allowed in rights):
-        return wanted
-    at = len(root.split("/")) + 1
-    if levels[at : at + 1] != [_ANY_REALM] or realm == _ANY_REALM:
-        return None
-    levels[at] = realm
-    own = "/".join(levels)
-    return own if any(allowed(own) for allowed in rights) else None
+    if any(allowed(wanted) for allowed in _allowed(kind, user, "read", root, realm)):
+        return (wanted,)
+    if wanted.split("/", 1)[0] == "$SYS":
+        return ()
+    return _parts(wanted, tuple(filters(kind, user, "read", root, realm))) or None
+
+
+def _parts(wanted: str, rights: tuple[str, ...]) -> tuple[str, ...]:
+    """What both `wanted` and one of `rights` match, without what another part of it covers."""
+    levels = wanted.split("/")
+    found = {both: both.split("/") for right in rights if (both := _both(levels, right.split("/")))}
+    return tuple(
+        part
+        for part, mine in found.items()
+        if not any(_both(mine, theirs) == part for other, theirs in found.items() if other != part)
+    )
+
+
+def _both(first: list[str], second: list[str]) -> str:
+    """The filter of all topics that both filters match; empty if there are none."""
+    if first[0] in ("+", "#") and second[0].startswith("$"):
+        return ""
+    levels: list[str] = []
+    for at in range(max(len(first), len(second))):
+        one, two = first[at : at + 1], second[at : at + 1]
+        if one == ["#"]:  # `a/#` matches `a` as well
+            return "/".join([*levels, *second[at:]])
+        if two == ["#"]:
+            return "/".join([*levels, *first[at:]])
+        if not one or not two or (one[0] != two[0] and "+" not in (one[0], two[0])):
+            return ""
+        levels.append(two[0] if one == ["+"] else one[0])
+    return "/".join(levels)
 
 
 def may_read(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
     """True when the account may receive messages published to `topic`."""
-    return is_valid_topic(topic) and may_subscribe(kind, user, topic, root, realm)
+    if not is_valid_topic(topic):
+        return False
+    return any(allowed(topic) for allowed in _allowed(kind, user, "read", root, realm))
 
 
 def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> str:

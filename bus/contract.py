@@ -33,6 +33,11 @@ class Operation:
     roles: frozenset[str] = READ_ROLES
     owned: Owned | None = None
 
+    @property
+    def pages(self) -> bool:
+        """Whether its result is read in pages: it takes `limit`."""
+        return "limit" in self.params.__struct_fields__
+
 
 COMMON_ERRORS: Final = (
     "malformed_request",
@@ -102,6 +107,7 @@ _ROWS = (
         "Start a stopped or paused cluster.",
         "no_such_object",
         "cannot_start",
+        "invalid_configuration",
     ),
     _change(
         "stop_routercluster",
@@ -113,7 +119,7 @@ _ROWS = (
     ),
     _read(
         "stat_routercluster",
-        p.ClusterRef,
+        p.StatCluster,
         p.Stat,
         "Return a cluster's status and statistics.",
         "no_such_object",
@@ -124,6 +130,7 @@ _ROWS = (
         p.Membership,
         "Add a node to a cluster.",
         "no_such_object",
+        "invalid_configuration",
         "already_exists",
     ),
     _change(
@@ -183,7 +190,7 @@ _ROWS = (
     ),
     _read(
         "stat_routercluster_workergroup",
-        p.GroupRef,
+        p.StatGroup,
         p.Stat,
         "Return a worker group's status and statistics.",
         "no_such_object",
@@ -194,6 +201,7 @@ _ROWS = (
         p.Group,
         "Change the number of workers of a group.",
         "no_such_object",
+        "invalid_configuration",
     ),
     _change(
         "update_routercluster_workergroup",
@@ -237,7 +245,7 @@ _ROWS = (
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
     _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),
-    _read("list_principals", p.NoParams, list[p.Principal], "List the principals and their roles."),
+    _read("list_principals", p.ListPrincipals, list[p.Principal], "List the principals and their roles."),
     _admin(
         "add_principal", p.AddPrincipal, p.Principal, "Give a user of the broker a role.", "already_exists"
     ),

@@ -15,7 +15,7 @@ from .errors import BusError, pointer_step
 MAX_PAYLOAD: Final = 256 * 1024
 """Bytes; checked before parsing (contract, section 3)."""
 MAX_REPORT: Final = 1024 * 1024
-"""Bytes of an assignment or report: some 3,000 workers on one node."""
+"""Bytes of an assignment or report: what a node may be assigned follows from it (`manager.planner.sizes`)."""
 MAX_DEPTH: Final = 32
 """Nested objects and arrays (contract, section 3)."""
 

@@ -106,6 +106,15 @@ class BusOfflineError(Exception):
         return self.detail
 
 
+class MessageTooLargeError(BusOfflineError):
+    """A message was not sent: it is above the broker's packet limit. The connection stays; the same message
+    fails again."""
+
+    def __init__(self, topic: str, size: int, limit: int) -> None:
+        super().__init__(f"a message on {topic} is held back: {size} bytes; the broker takes {limit}")
+        self.topic, self.size, self.limit = topic, size, limit
+
+
 class CallTimeoutError(Exception):
     """No answer came in time; the request may or may not have run.
 

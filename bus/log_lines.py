@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import logging
 
-
-def printable(text: str) -> str:
-    """The text with every control, format and separator character escaped, so that it stays on one line."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
+from .printable import printable
 
 
 class LineFormatter(logging.Formatter):

@@ -8,15 +8,20 @@ from functools import cache
 from .addresses import IPV4, IPV6
 
 
-def can_bind(host: str, port: int = 0) -> bool:
-    """Whether a server could listen there now."""
+def bind_error(host: str, port: int = 0) -> OSError | None:
+    """Why a server could not listen there now; None when it could."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
+
+
+def can_bind(host: str, port: int = 0) -> bool:
+    """Whether a server could listen there now."""
+    return bind_error(host, port) is None
 
 
 @cache

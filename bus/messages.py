@@ -137,6 +137,8 @@ class AssignedWorker(Struct, frozen=True):
     digest: str
     desired: str = "running"
     transport: dict[str, Any] | None = None
+    definition: str | UnsetType = UNSET
+    """The key in the assignment's `definitions` that holds its transport (see `bus.assignments`)."""
 
 
 class Assignment(Struct, frozen=True):
@@ -147,6 +149,7 @@ class Assignment(Struct, frozen=True):
     version: Count
     workers: Annotated[list[AssignedWorker], Meta(max_length=10_000)]
     heartbeat_ms: Annotated[int, Meta(ge=50, le=3_600_000)] = 5000
+    definitions: dict[str, dict[str, Any]] | UnsetType = UNSET
 
 
 class Applied(Struct, frozen=True):
@@ -204,11 +207,15 @@ class Heartbeat(Struct, frozen=True):
 
 
 class NodeState(Struct, frozen=True):
-    """A node's birth (`ready`), will (`lost`) or clean disconnect (`disconnected`)."""
+    """A node's birth (`ready`), will (`lost`) or clean disconnect (`disconnected`).
+
+    `leaves` goes with `disconnected`: one of `Leaves`, or a word of a later version.
+    """
 
     state: str
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     conn: Count
+    leaves: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
 
 
 class Command(Struct, frozen=True, omit_defaults=True):

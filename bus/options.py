@@ -21,6 +21,9 @@ _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
 MAX_BROKERS: Final = 32
 """Addresses of one broker cluster: all are tried in each round, and a longer list is a mistake."""
 
+MAX_PACKET: Final = 1024 * 1024
+"""Bytes of a packet, unless a broker says less: the limit of the embedded broker, EMQX and NATS."""
+
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
@@ -49,6 +52,7 @@ class ConnectOptions:
     `falls_back`: 3.1.1 is used with a broker that does not support 5.
     `as_published`: filters whose live messages keep the publisher's RETAIN flag (MQTT 5 only).
     `connect_s`: seconds for TCP, and three times as many until the CONNACK; then the next broker is tried.
+    `max_packet`: the most bytes of a packet; less where the broker says so in its MQTT 5 CONNACK.
     `others`: further nodes of the same broker cluster, for failover (`brokers`).
     """
 
@@ -65,6 +69,7 @@ class ConnectOptions:
     falls_back: bool = False
     as_published: tuple[str, ...] = ()
     connect_s: float = 5.0
+    max_packet: int = MAX_PACKET
     others: tuple[Address, ...] = ()
 
     @property
@@ -91,7 +96,8 @@ class ConnectOptions:
 
 
 def parse_url(url: str) -> ConnectOptions:
-    """Read `mqtt://host:port`, `mqtts://`, `ws://host:port/path` or `wss://`; a bare `host:port` is mqtt.
+    """Read `mqtt://host:port`, `mqtts://`, `ws://host:port/path` or `wss://`; a bare `host:port` is mqtt,
+    and so is a bare address, `localhost` or a name with a dot.
 
     Raises:
         ValueError: for anything else, and for a password in the URL (process lists would show it).
@@ -108,6 +114,8 @@ def parse_url(url: str) -> ConnectOptions:
         raise ValueError("a broker URL holds no password: use a password file")
     if not parts.hostname:
         raise ValueError(f"broker URL {url!r} names no host")
+    if not set(".:/@") & set(url) and url.lower() != "localhost":  # a slip, such as the name of a context
+        raise ValueError(f"broker URL {url!r}: write mqtt://{url}, or {url}:1883, if that is a host")
     transport, secure, port = _SCHEMES[parts.scheme]
     try:
         port = parts.port or port

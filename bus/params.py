@@ -23,6 +23,9 @@ Scale = Annotated[int, Meta(ge=0, le=10_000)]
 Limit = Annotated[int, Meta(ge=0, le=10_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Deadline = Annotated[float, Meta(gt=0, le=86_400)]
+PageSize = Annotated[int, Meta(ge=1, le=10_000)] | None
+Entry = Annotated[str, Meta(max_length=128)] | None
+"""A page of a list: at most `limit` entries, those behind the entry `after` of the page before."""
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
@@ -95,10 +98,25 @@ class NoParams(Params):
 
 class ListClusters(Params):
     return_names: bool | None = None
+    limit: PageSize = None
+    after: Entry = None
+
+
+class ListPrincipals(Params):
+    limit: PageSize = None
+    after: Entry = None
 
 
 class ClusterRef(Params):
     routercluster_oid: Oid
+
+
+class StatCluster(ClusterRef):
+    """`limit` and `after` (an oid) page the workers; the figures count all of them. No more conditions
+    than `limit` are told."""
+
+    limit: PageSize = None
+    after: Entry = None
 
 
 class ClusterByName(Params):
@@ -124,6 +142,8 @@ class ListMembers(Params):
     routercluster_oid: Oid
     return_names: bool | None = None
     filter_by_status: NodeStatusName | None = None
+    limit: PageSize = None
+    after: Entry = None
 
 
 class AddGroup(Params):
@@ -134,6 +154,14 @@ class AddGroup(Params):
 class GroupRef(Params):
     routercluster_oid: Oid
     workergroup_oid: Oid
+
+
+class StatGroup(GroupRef):
+    """`limit` and `after` (an oid) page the workers; the figures count all of them. No more conditions
+    than `limit` are told."""
+
+    limit: PageSize = None
+    after: Entry = None
 
 
 class ScaleGroup(Params):
@@ -164,11 +192,15 @@ class ListGroups(Params):
     routercluster_oid: Oid
     return_names: bool | None = None
     filter_by_status: ClusterStatus | None = None
+    limit: PageSize = None
+    after: Entry = None
 
 
 class ListNodes(Params):
     return_names: bool | None = None
     filter_by_status: NodeStatusName | None = None
+    limit: PageSize = None
+    after: Entry = None
 
 
 class NodeRef(Params):
@@ -203,6 +235,8 @@ class ListWorkers(Params):
     node_oid: Oid | None = None
     return_names: bool | None = None
     filter_by_status: WorkerStatus | None = None
+    limit: PageSize = None
+    after: Entry = None
 
 
 class WorkerRef(Params):

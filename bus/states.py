@@ -48,6 +48,15 @@ class NodeBirth(StrEnum):
     LOST = "lost"
 
 
+class Leaves(StrEnum):
+    """What becomes of a node's workers when its agent says goodbye. Those of `shutdown` end with the machine,
+    the container or the service."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    SHUTDOWN = "shutdown"
+
+
 State = TypeVar("State", ClusterState, WorkerState, NodeStatus)
 
 _C, _W, _N = ClusterState, WorkerState, NodeStatus

@@ -8,7 +8,9 @@ import logging
 from collections.abc import Callable
 
 from .connection.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from .errors import BusOfflineError
+from .connection.packet_limit import PacketLimit
+from .errors import BusOfflineError, MessageTooLargeError
+from .options import MAX_PACKET
 from .topics import matches
 
 log = logging.getLogger("busbar.testing")
@@ -63,9 +65,13 @@ async def settle(rounds: int = 20) -> None:
 
 
 class MemoryBroker:
-    """An MQTT broker in memory, on one event loop: retained messages, wills, session takeover, no QoS 2."""
+    """An MQTT broker in memory, on one event loop: retained messages, wills, session takeover, no QoS 2.
 
-    def __init__(self) -> None:
+    The links refuse a message above `max_packet` bytes.
+    """
+
+    def __init__(self, max_packet: int = MAX_PACKET) -> None:
+        self.max_packet = max_packet
         self.retained: dict[str, bytes] = {}
         self.links: dict[str, MemoryLink] = {}
         self.journal: list[Message] = []
@@ -103,6 +109,7 @@ class MemoryLink:
         self.client_id = client_id
         self._broker = broker
         self._will = will
+        self._limit = PacketLimit(broker.max_packet)
         self._present_will: Will | None = None
         self._subscriptions: dict[str, Handler] = {}
         self._hooks: list[ConnectHook] = []
@@ -115,6 +122,10 @@ class MemoryLink:
     @property
     def connected(self) -> bool:
         return self._up.is_set()
+
+    @property
+    def max_packet(self) -> int:
+        return self._limit.bytes
 
     @property
     def conn(self) -> int:
@@ -140,6 +151,7 @@ class MemoryLink:
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
+        self._limit.check(topic, payload, qos)
         if not self.post(topic, payload, qos=qos, retain=retain, properties=properties):
             raise BusOfflineError()
         await asyncio.sleep(0)
@@ -153,8 +165,14 @@ class MemoryLink:
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        taken = self.post(topic, payload, retain=retain, properties=properties)
-        asyncio.get_running_loop().call_soon(done, None if taken else BusOfflineError())
+        error: BusOfflineError | None = None
+        try:
+            self._limit.check(topic, payload, 1)
+            if not self.post(topic, payload, retain=retain, properties=properties):
+                error = BusOfflineError()
+        except MessageTooLargeError as found:
+            error = found
+        asyncio.get_running_loop().call_soon(done, error)
 
     def post(
         self,
@@ -166,6 +184,10 @@ class MemoryLink:
         properties: Properties = NO_PROPERTIES,
     ) -> bool:
         if not self.connected:
+            return False
+        try:
+            self._limit.check(topic, payload, qos)
+        except MessageTooLargeError:
             return False
         self._broker.route(topic, payload, qos, retain, properties)
         return True

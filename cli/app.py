@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import streams
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
@@ -63,7 +64,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from busbar.bus.version import version
 
-        typer.echo(f"busbar {version()}")
+        from . import output
+
+        output.say(f"busbar {version()}")
         raise typer.Exit
 
 
@@ -100,18 +103,22 @@ def guard(action: Callable[[], Any]) -> Any:
         raise typer.Exit(report(error)) from None
     except (CliError, *EXPECTED) as error:
         raise typer.Exit(report(error)) from None
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # what pathlib says of ~ where nobody knows it
+            raise
+        raise typer.Exit(report(usage(f"{error} Set HOME, or give a path without ~"))) from None
 
 
 def report(error: BaseException) -> int:
     """Print an error as the output format asks for; return its exit code."""
+    from . import output
+
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows
     elif global_options().output in ("json", "yaml"):
-        import json
-
-        print(json.dumps({"error": as_object(error)}), file=sys.stderr)
+        output.note_object({"error": as_object(error)})
     else:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        output.note(f"error: {sentence(error)}")
     return int(exit_code(error))
 
 
@@ -126,7 +133,15 @@ def command() -> Any:
 
 def main() -> None:
     """Run the command line of this process."""
-    command()(prog_name="busbar")
+    streams.prepare()
+    code: Any = 1
+    try:
+        command()(prog_name="busbar")
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:  # of help and version, which typer prints before a command is known
+        code = report(error)
+    sys.exit(streams.finish(code))
 
 
 if __name__ == "__main__":

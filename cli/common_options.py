@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
@@ -27,12 +27,26 @@ Transport = Annotated[
     ),
 ]
 TransportType = Annotated[
-    str | None, typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp.")
+    Literal["mqtt", "web", "websocket", "rawsocket", "tcp"] | None,
+    typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp."),
 ]
 Port = Annotated[
     str | None, typer.Option("--port", help="Port of the workers, or a range such as 8080-8090.")
 ]
 
+Mqtt = Annotated[
+    Literal["auto", "5", "3.1.1"],
+    typer.Option("--mqtt", help="MQTT version; auto: 5, or 3.1.1 where the broker has no 5."),
+]
+MaxPacket = Annotated[
+    int | None,
+    typer.Option(
+        "--max-packet",
+        min=4096,
+        max=268_435_455,
+        help="Bytes of the largest packet the broker takes; default 1 MiB, or what it says (MQTT 5).",
+    ),
+]
 AllowAnonymous = Annotated[
     bool, typer.Option("--allow-anonymous", help="The workers may let everybody in, without credentials.")
 ]

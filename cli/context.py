@@ -12,7 +12,7 @@ from busbar.bus.client.password import read_password as password_in
 from busbar.bus.files import write_atomically
 from busbar.bus.options import split_urls
 
-from .errors import usage
+from .errors import CliError, ExitCode, usage
 
 DEFAULT_REALM: Final = "default"
 DEFAULT_ROOT: Final = "busbar"
@@ -87,7 +87,19 @@ def state_path(env: Mapping[str, str]) -> Path:
 
 
 def _home(env: Mapping[str, str]) -> Path:
-    return Path(env["HOME"]) if env.get("HOME") else Path.home()
+    """Raises CliError where there is none: HOME is not set, and the user has no entry."""
+    try:
+        return Path(env["HOME"]) if env.get("HOME") else Path.home()
+    except RuntimeError:
+        raise HomelessError from None
+
+
+class HomelessError(CliError):
+    """There is no home folder, and a folder below it is needed."""
+
+    def __init__(self) -> None:
+        text = "this user has no home folder: set HOME, or BUSBAR_STATE and XDG_CONFIG_HOME"
+        super().__init__(text, ExitCode.USAGE, "usage")
 
 
 # --- the config file ---------------------------------------------------------------------------------------
@@ -226,11 +238,27 @@ def _credentials(sources: Sequence[Settings]) -> dict[str, str | None]:
     return found
 
 
+def stored_context(options: GlobalOptions, env: Mapping[str, str]) -> Settings | None:
+    """The context in force from the config file; None too where there is no home folder for one."""
+    try:
+        path = config_path(env)
+    except HomelessError:
+        path = Path("(no home folder)")
+    return choose_context(options, env, load_config(path), path)
+
+
+def stored_up(env: Mapping[str, str]) -> dict[str, Any]:
+    """As `read_up` of the state folder; empty too where there is no home folder for one."""
+    try:
+        return read_up(state_path(env))
+    except HomelessError:
+        return {}
+
+
 def settings_in_force(options: GlobalOptions, env: Mapping[str, str]) -> Settings:
     """The settings in force, with defaults for realm and root; the broker may still be None."""
-    path = config_path(env)
-    chosen = choose_context(options, env, load_config(path), path)
-    found = merge(options, environment(env), chosen, local(read_up(state_path(env))))
+    chosen = stored_context(options, env)
+    found = merge(options, environment(env), chosen, local(stored_up(env)))
     return replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)
 
 

@@ -30,7 +30,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "context": ("busbar.cli.commands.context", "Named settings: broker, realm, credentials."),
     "call": ("busbar.cli.commands.call", "Call any operation of the contract with JSON parameters."),
     "manager": ("busbar.cli.commands.manager", "Run the manager, check its store, show its state."),
-    "agent": ("busbar.cli.commands.agent", "Run the agent of one node, reset its state folder."),
+    "agent": (
+        "busbar.cli.commands.agent",
+        "Run the agent of one node; join a realm, reset its state folder.",
+    ),
     "broker": ("busbar.cli.commands.broker", "Run the embedded broker, manage its accounts."),
     "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, even while it runs."),
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),

@@ -1,11 +1,16 @@
-"""Results on stdout, as table, JSON or YAML; notes on stderr."""
+"""Results on stdout, as table, JSON or YAML; notes on stderr.
+
+All text of a command leaves through this file, which lets no control character of others through.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TextIO, TypeVar
+
+from busbar.bus.printable import escaped, json_text, printable
 
 from .context import global_options
 
@@ -51,7 +56,8 @@ def show_names(names: Sequence[str]) -> None:
     if output_format() != "table":
         return dump(list(names))
     for name in names:
-        print(name)
+        say(name)
+    return None
 
 
 def show_object(shown: object, first: Sequence[str] = ("name", "status")) -> None:
@@ -66,9 +72,9 @@ def show_object(shown: object, first: Sequence[str] = ("name", "status")) -> Non
         text = as_text(found[key])
         if text:
             lines = text.split("\n")
-            print(f"{key:<{width}}  {paint(lines[0])}")
+            say(f"{key:<{width}}  ", State(lines[0]))
             for line in lines[1:]:
-                print(f"{'':<{width}}  {line}")
+                say(f"{'':<{width}}  {line}")
     return None
 
 
@@ -76,7 +82,7 @@ def done(found: object, text: str) -> None:
     """Print the result of a change: a sentence, or the object itself."""
     if output_format() != "table":
         return dump(found)
-    print(text)
+    say(text)
     return None
 
 
@@ -90,26 +96,83 @@ def merged(*objects: object, **more: object) -> dict[str, object]:
     return found | more
 
 
-def dump(value: object) -> None:
-    """Print a value as JSON or YAML; unset members are omitted."""
+def dump(value: object, *, stream: bool = False) -> None:
+    """Print a value as JSON or YAML. `stream`: it is one of many, a line or a document each."""
     from msgspec import to_builtins
 
-    value = to_builtins(value)
-    if output_format() == "yaml":
-        import yaml  # type: ignore[import-untyped]
-
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False)
-        return print(text, end="")
-    return print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = document(
+        to_builtins(value), output_format(), stream=stream, ascii_only=not _is_unicode(sys.stdout)
+    )
+    print(text, end="", flush=stream)
 
 
-def note(text: str) -> None:
-    """Print to stderr what is not part of the result."""
-    print(text, file=sys.stderr)
+def document(value: Any, form: str, *, stream: bool = False, ascii_only: bool = False) -> str:
+    """A plain value as text of a format, `json` or `yaml`, with its line end."""
+    if form != "yaml":
+        return json_text(value, indent=None if stream else 2, ascii_only=ascii_only) + "\n"
+    import yaml  # type: ignore[import-untyped]
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml is not typed
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+        def text(self, data: str) -> Any:
+            # Only in double quotes can a character be escaped.
+            plain = data.replace("\n", "").isprintable()
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if plain else '"')
+
+    Dumper.add_representer(str, Dumper.text)
+    return escaped(
+        yaml.dump(
+            value,
+            Dumper=Dumper,
+            sort_keys=False,
+            allow_unicode=not ascii_only,
+            default_flow_style=False,
+            explicit_start=stream,
+        )
+    )
+
+
+class State(str):
+    """A state, which a terminal shows in its colour."""
+
+
+def say(*parts: str, flush: bool = False) -> None:
+    """Print one line to stdout. Whatever the parts hold, it is one line, and moves no cursor."""
+    print(_line(parts, sys.stdout), flush=flush)
+
+
+def note(*parts: str, flush: bool = False) -> None:
+    """Print one line to stderr: what is not part of the result."""
+    print(_line(parts, sys.stderr), file=sys.stderr, flush=flush)
+
+
+def note_object(value: Any) -> None:
+    """Print an object to stderr in the format asked for: an error."""
+    form = output_format()
+    text = document(value, form, stream=form == "json", ascii_only=not _is_unicode(sys.stderr))
+    print(text, end="", file=sys.stderr)
+
+
+def _line(parts: Sequence[str], to: TextIO) -> str:
+    colours = has_colours(to)
+    return "".join(paint(p) if colours and isinstance(p, State) else printable(p) for p in parts)
+
+
+def has_colours(to: TextIO) -> bool:
+    """Whether escape sequences are wanted there: a terminal that knows them, and no NO_COLOR."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return to.isatty()
+
+
+def _is_unicode(to: TextIO) -> bool:
+    return (to.encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8", "utf-16", "utf-32")
 
 
 def as_text(value: object) -> str:
-    """A value for people; empty for null. Control characters are replaced, lest data control the terminal."""
+    """A value for people, a line for each item of a list; empty for null."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -117,13 +180,14 @@ def as_text(value: object) -> str:
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
         return "\n".join(as_text(item) for item in value)
     if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+        return json_text(value)
+    return "\n".join(printable(line) for line in str(value).split("\n"))
 
 
 def paint(text: str) -> str:
-    """Colour a state where a terminal shows it."""
-    if text not in COLOURS or not sys.stdout.isatty():
+    """A state with its colour, where a terminal shows it."""
+    text = printable(text)
+    if text not in COLOURS or not has_colours(sys.stdout):
         return text
     codes = {"green": 32, "yellow": 33, "red": 31, "bright_black": 90}
     return f"\x1b[{codes[COLOURS[text]]}m{text}\x1b[0m"
@@ -131,10 +195,11 @@ def paint(text: str) -> str:
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table: by rich on a terminal; plain columns for scripts, which also starts faster."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         return _rich_table(headings, rows)
     for line in plain_table(headings, rows):
-        print(line)
+        say(line)
     return None
 
 
@@ -159,8 +224,10 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(row[i], style=COLOURS.get(row[i], "")) for i in kept))
     width = sum(3 + max(len(headings[i]), *(len(row[i]) for row in rows)) for i in kept[:-1]) + 20
+    console = Console(color_system="auto" if has_colours(sys.stdout) else None)
     # On a narrow terminal wrapped lines are better than truncated states and addresses.
-    Console(width=max(Console().width, width)).print(table)
+    console.width = max(console.width, width)
+    console.print(table)
 
 
 # --- small units -------------------------------------------------------------------------------------------

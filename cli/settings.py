@@ -10,29 +10,30 @@ from .context import (
     DEFAULT_REALM,
     DEFAULT_ROOT,
     Settings,
-    choose_context,
-    config_path,
     environment,
     global_options,
-    load_config,
     local,
     merge,
     read_up,
     state_path,
+    stored_context,
 )
 from .errors import CliError, ExitCode
 
 SECRETS = "secrets"
 
 
-def service_settings(username: str) -> Settings:
+def service_settings(username: str, joined: Settings | None = None) -> Settings:
     """The settings of a service whose user is `username` unless options or environment name another.
 
     Its password is that of options or environment, else the file `secrets/{username}` of the state folder.
+    `joined`: what a node has joined with, which then stands in the place of contexts and of `busbar up`.
     """
     env, state = os.environ, state_path(os.environ)
-    path = config_path(env)
-    context = choose_context(global_options(), env, load_config(path), path)
+    if joined is not None:
+        found = merge(global_options(), environment(env), joined, Settings())
+        return replace(found, username=found.username or username)
+    context = stored_context(global_options(), env)
     # A certificate is a credential too: with a person's, the service would be that person.
     nobody = {"username": None, "password_file": None, "tls_cert": None, "tls_key": None}
     stored = replace(context, **nobody) if context is not None else None

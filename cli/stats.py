@@ -41,13 +41,14 @@ def print_stat(stat: Stat) -> None:
     if output.output_format() != "table":
         return output.dump(stat)
     usage = f"{stat.restarts} restarts, CPU {stat.cpu_s:.1f} s, memory {output.size(stat.rss)}"
-    print(f"{stat.name}  {output.paint(stat.status)}  for {output.duration(stat.since_ms)}  {summary(stat)}")
-    print(f"  {usage}")
+    since = f"for {output.duration(stat.since_ms)}"
+    output.say(f"{stat.name}  ", output.State(stat.status), f"  {since}  {summary(stat)}")
+    output.say(f"  {usage}")
     mark = " " if stat.status in GOOD else "!"
     for condition in stat.conditions:
-        print(f"  {mark} {output.as_text(condition)}")
+        output.say(f"  {mark} {condition}")
     for endpoint in stat.endpoints:
-        print(f"  {endpoint.worker} on {endpoint.node}: {endpoint.url}")
+        output.say(f"  {endpoint.worker} on {endpoint.node}: {endpoint.url}")
     if stat.workers:
         output.show_list(sorted(stat.workers, key=lambda w: w.name), WORKER_COLUMNS)
     return None

@@ -10,7 +10,10 @@ from typing import Protocol
 from busbar.bus.client.goals import Goal, describe
 from busbar.bus.client.statuses import Progress, StatusWatch
 from busbar.bus.messages import Status
+from busbar.bus.printable import printable
 from msgspec import UNSET
+
+from . import output
 
 
 class Display(Protocol):
@@ -32,7 +35,7 @@ class Lines:
         """Print the status unless the line would repeat; reasons are printed only if the wait fails."""
         text = describe(status)
         if text != self._last:
-            print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+            output.note(f"{self._title}: {text}", flush=True)
         self._last = text
 
     def end(self) -> None:
@@ -46,16 +49,19 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[words]}"))
+        words = TextColumn("{task.fields[words]}", markup=False)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(30), words)
         self._progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task(title, total=None, words="")
+        self._task = self._progress.add_task(printable(title), total=None, words="")
         self._progress.start()
 
     def update(self, status: Status) -> None:
         """Move the bar."""
         total = None if status.scale is UNSET else status.scale
         ready = 0 if status.ready is UNSET else status.ready
-        self._progress.update(self._task, total=total or None, completed=ready, words=describe(status))
+        self._progress.update(
+            self._task, total=total or None, completed=ready, words=printable(describe(status))
+        )
 
     def end(self) -> None:
         """Remove the bar."""
@@ -65,7 +71,7 @@ class Bar:
 @contextmanager
 def shown(title: str) -> Iterator[Progress]:
     """Show each status on stderr until the block ends."""
-    display: Display = Bar(title) if sys.stderr.isatty() else Lines(title)
+    display: Display = Bar(title) if output.has_colours(sys.stderr) else Lines(title)
     try:
         yield display.update
     finally:
@@ -73,12 +79,13 @@ def shown(title: str) -> Iterator[Progress]:
 
 
 async def until(
-    watch: StatusWatch, goal: Goal, title: str, timeout: float, name: str | None = None
+    watch: StatusWatch, goal: Goal, title: str, timeout: float, *, oid: str, name: str | None = None
 ) -> Status | None:
-    """Wait for the goal, showing the progress; the status that reached it, None for a deleted object.
+    """Wait for the goal of this object, showing the progress; the status that reached it, None for a deleted
+    object.
 
     Raises:
         WaitTimeoutError, GoalLostError: as `StatusWatch.until`.
     """
     with shown(title) as progress:
-        return await watch.until(goal, title, timeout, name=name, progress=progress)
+        return await watch.until(goal, title, timeout, name=name, oid=oid, progress=progress)

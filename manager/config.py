@@ -14,8 +14,9 @@ from busbar.bus.topics import Topics, is_name
 
 @dataclass(frozen=True)
 class ManagerConfig:
-    """One manager. `state` is its own folder, `heartbeat_s` the agents' interval. `rate`, `burst` and
-    `in_flight` limit each caller: requests per second, size of a burst, changes not yet answered.
+    """One manager. `state` is its own folder, `heartbeat_s` the agents' interval. Workers that an agent left
+    running at its goodbye are moved after `offline_after_s`. `rate`, `burst` and `in_flight` limit each
+    caller: requests per second, size of a burst, changes not yet answered.
     `adopt_realm`: serve the realm even if it was another store's.
     """
 
@@ -25,6 +26,7 @@ class ManagerConfig:
     root: str = "busbar"
     manager_id: str = "m1"
     heartbeat_s: float = 5.0
+    offline_after_s: float = 86_400.0
     principals: Mapping[str, str] = field(default_factory=dict)
     rate: float = 400.0
     burst: int = 4000
@@ -55,4 +57,6 @@ def checked(config: ManagerConfig) -> Topics:
         raise ValueError(f"unknown role {', '.join(sorted(unknown))}: use {in_words()}")
     if not 0.05 <= config.heartbeat_s <= 3600 or min(config.rate, config.burst, config.in_flight) <= 0:
         raise ValueError("heartbeat_s is 0.05 to 3600 seconds; rate, burst and in_flight are above zero")
+    if not 0 <= config.offline_after_s <= 10**9:
+        raise ValueError("offline_after_s is 0 to 1000000000 seconds")
     return Topics(config.realm, config.root)

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from random import Random
 from typing import Final
 
 from busbar.bus.clock import Clock, SystemClock, rfc3339
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.connection.protocol_memory import ProtocolMemory
 from busbar.bus.messages import ManagerState
 from busbar.bus.version import version
 
@@ -33,6 +35,7 @@ from .leader.state_folder import database
 from .planner.model import LivenessTiming
 from .publish.presence import Presence
 from .publish.publisher import Publisher
+from .publish.render import MAX_CONDITIONS
 from .publish.retained_audit import RetainedAudit
 from .publish.statuses import StatusBuilder
 from .rate_limit import Limits
@@ -85,14 +88,20 @@ class Manager:
         started = rfc3339(clock.time_ns())
         self.presence = Presence(self.topics, self._online_state(started))
         self.link = make_link(self.presence.will)
+        store.limit_packets(lambda: self.link.max_packet)
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, started)
         self.claim = RealmClaim(store, self.fence, self.presence, adopt=config.adopt_realm)
-        self.memory = NodeMemory(clock, timing or LivenessTiming(heartbeat=config.heartbeat_s))
+        self.memory = NodeMemory(clock, timing or _timing(config))
         self.watchdog = LinkWatchdog(config.heartbeat_s, clock.monotonic())
         statuses = StatusBuilder(store, int(config.heartbeat_s * 1000))
         self.publisher = publisher = Publisher(store, self.link, statuses, clock)
         self.retained_audit = RetainedAudit(
-            self.link, self.topics, clock, lambda: publisher.published, lambda: publisher.idle
+            self.link,
+            self.topics,
+            clock,
+            lambda: publisher.published,
+            lambda: publisher.idle,
+            held_back=lambda: publisher.held_back,
         )
         self.monitor = Monitor(store, self.memory, clock, manager_id=config.manager_id)
         self.reports = Reports(
@@ -254,7 +263,8 @@ class Manager:
 
     def conditions(self) -> list[str]:
         """Conditions of this manager, as text for people."""
-        return [text for text in (self.store.write_error, self.fence.other, self.memory.hold) if text]
+        own = [text for text in (self.store.write_error, self.fence.other, self.memory.hold) if text]
+        return own + [str(held) for held in islice(self.publisher.held_back.values(), MAX_CONDITIONS)]
 
     def _read_context(self) -> ReadContext:
         clock, reads = self.clock, self.store.reads
@@ -282,12 +292,13 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
             options = config.connect
             if not options.client_id:
                 options = replace(options, client_id=f"busbar-{config.realm}-{config.manager_id}")
+            memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
             # MQTT 5, Retain As Published: shows that a live request was published with RETAIN.
             options = replace(options, as_published=(topics.all_requests(),))
             await Manager(
                 config,
                 store,
-                lambda will: MqttLink(options, clock=clock, random=random, will=will),
+                lambda will: MqttLink(options, clock=clock, random=random, will=will, memory=memory),
                 clock,
                 _new_id,
             ).run(ready)
@@ -299,6 +310,10 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
 
 async def _await(loop: Awaitable[None]) -> None:
     await loop
+
+
+def _timing(config: ManagerConfig) -> LivenessTiming:
+    return LivenessTiming(heartbeat=config.heartbeat_s, offline_after=config.offline_after_s)
 
 
 def _new_id() -> str:

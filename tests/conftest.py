@@ -24,6 +24,15 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _end_all = reaper.guard()
 
+
+@pytest.fixture(scope="session", autouse=True)
+def default_signals() -> None:
+    """Ignored under nohup or in a shell's background job, and so in every process that a test would start."""
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 TOGETHER = ("contract", "faults")
 """Packages whose tests share a running system, which costs as long as it runs: one is enough."""
 

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
-from tests.certificates import certificates
+from tests.brokers import lacking, need_mosquitto
 from tests.pace import bound
 from tests.test_layers import WINGS
 
@@ -189,93 +188,7 @@ def run_steps(
             first.wait(bound(40))
 
 
-MACHINES = ROOT / "docs" / "howto" / "several-machines.md"
-OTHER_SETUPS = ("b1.example", "--broker nats")
-"""Blocks on clusters of brokers, which tests/clusters shows."""
 SECRET_ARGUMENT = r"mosquitto_passwd [^\n#]*-b\b|--password[ =](?!-file)|--token [^-\s/]"
-PLAIN_BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def on_this_machine(text: str, folder: Path, port: int) -> str:
-    """What a page says about several machines, with every path in a folder and every address on loopback."""
-    changes = {
-        "/etc/mosquitto": f"{folder}/mosquitto",
-        "/etc/busbar": f"{folder}/busbar",
-        "/var/lib/busbar": f"{folder}/state",
-        "broker.example:8883": f"127.0.0.1:{port}",
-        "listener 8883": f"user root\nlistener {port} 127.0.0.1",
-        "--host n1.example": "--host 127.0.0.1",
-        "~/": f"{folder}/",
-    }
-    for said, here in changes.items():
-        assert said in text or said in MACHINES.read_text(), f"the page no longer says {said}"
-        text = text.replace(said, here)
-    return text
-
-
-@pytest.mark.mosquitto
-@pytest.mark.timeout(120)
-def test_the_page_on_several_machines_runs(tmp_path: Path) -> None:
-    """Broker with TLS, manager, agent and a person's context, each as the page's own blocks say."""
-    program, port = need_mosquitto(), free_port()
-    blocks = PLAIN_BLOCK.findall(MACHINES.read_text())
-    made, config, manager, agent, _unit, you = (
-        on_this_machine(block, tmp_path, port)
-        for block in blocks
-        if not any(other in block for other in OTHER_SETUPS)
-    )
-    etc, ours = tmp_path / "mosquitto", tmp_path / "busbar"
-    for folder in (etc, ours):
-        folder.mkdir(mode=0o700)
-    certificates(etc, "ca", "server")
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
-    env |= {"HOME": str(tmp_path), "BUSBAR_TLS_CA": str(etc / "ca.crt"), "BUSBAR_TIMEOUT": "20"}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
-    running: list[subprocess.Popen[bytes]] = []
-
-    def do(script: str) -> str:
-        done = subprocess.run(
-            ["bash", "-e"],
-            input=script,
-            cwd=tmp_path,
-            env=env,
-            text=True,
-            capture_output=True,
-            timeout=bound(60),
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def start(name: str, *command: str) -> subprocess.Popen[bytes]:
-        with (tmp_path / f"{name}.log").open("wb") as output:
-            running.append(
-                subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=subprocess.STDOUT)
-            )
-        return running[-1]
-
-    try:
-        do(made)
-        secrets = [(tmp_path / f"{user}.secret").read_text().strip() for user in ("manager", "alice", "n1")]
-        hashed = (etc / "passwords").read_text()
-        assert len(hashed.splitlines()) == 3 and not any(secret in hashed for secret in secrets)
-        for user, place in {"manager": ours, "n1": ours}.items():
-            (tmp_path / f"{user}.secret").rename(place / f"{user}.secret")
-        (tmp_path / "alice.secret").rename(tmp_path / ".busbar-secret")
-        (etc / "busbar.conf").write_text(config)
-        wait_for_port(port, start("broker", program, "-c", str(etc / "busbar.conf")))
-        start("manager", "bash", "-c", f"exec {manager}")
-        start("n1", "bash", "-c", f"exec {agent}")
-        do(you)
-        deadline = time.monotonic() + bound(30)
-        while "online" not in (shown := do("busbar node list")):
-            assert time.monotonic() < deadline, shown
-        everything = "".join(Path(f"/proc/{each.pid}/cmdline").read_text() for each in running)
-        assert "n1.secret" in everything and not any(secret in everything for secret in secrets)
-    finally:
-        for each in reversed(running):
-            each.terminate()
-        for each in running:
-            each.wait(bound(20))
 
 
 def test_no_page_shows_a_secret_in_an_argument() -> None:
@@ -310,6 +223,7 @@ def command_of(words: list[str]) -> tuple[str, set[str]]:
 NESTED = {
     "principal": {"add", "role", "remove", "list"},
     "node": {"pair", "token", "unpair", "join", "list", "show"},
+    "agent": {"join", "reset"},
     "context": {"add", "use"},
     "manager": {"take-over", "check"},
     "group": {"add", "scale"},

@@ -20,7 +20,7 @@ ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
         "topics", "states", "errors", "messages", "params", "contract", "decode", "transport", "acl",
-        "options", "backoff", "roles", "connection/broker_rotation",
+        "options", "backoff", "roles", "printable", "log_lines", "connection/broker_rotation",
         "client/errors", "client/goals", "client/names")),
     "manager/rate_limit.py",
     "manager/ingest/node_session.py",
@@ -212,7 +212,7 @@ def test_pure_files_do_no_input_or_output(name: str) -> None:
 
 
 ONLY = {
-    "paho": {"bus/connection/mqtt_link.py", "bus/connection/paho_client.py"},
+    "paho": {"bus/connection/mqtt_connection.py", "bus/connection/paho_client.py"},
     "sqlite3": {"manager/store"},
     "sqlite_utils": {"manager/store/sqlite.py"},
     "subprocess": {"agent/processes/process.py", "cli"},
@@ -371,6 +371,21 @@ def test_in_the_manager_only_the_publish_wing_publishes() -> None:
             owner, _, verb = called.rpartition(".")
             assert verb not in {"publish", "post"}, f"{name_of(path)}: {called}"
             assert verb != "send" or not owner.endswith("link"), f"{name_of(path)}: {called}"
+
+
+def test_only_one_file_of_the_command_line_prints() -> None:
+    """It lets no control character of others through; the demo prints what it ran."""
+    found = set()
+    for path in files():
+        name = name_of(path)
+        if not name.startswith("cli/") or name.startswith("cli/demo/"):
+            continue
+        for node in nodes_of(path):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "print", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"
+            ):  # fmt: skip
+                found.add(name)
+    assert found == {"cli/output.py", "cli/streams.py"}
 
 
 def test_only_the_store_has_sql() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import errno
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 DEFAULT_LOW: Final = 20000
 DEFAULT_HIGH: Final = 29999
 """Default range when the transport names no port; below Linux's ephemeral ports (from 32768)."""
+PRIVILEGED: Final = 1024
+"""Linux permits lower ports to root only, unless it is told otherwise."""
 LOOPBACK: Final = "127.0.0.1"
 """Default interface: a worker is reachable from outside only if its transport says so."""
 
 
 class NoPortError(Exception):
-    """All requested ports are taken; the text is the worker's reason."""
+    """No requested port can be bound; the text is the worker's reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +38,40 @@ class PortRequest:
         return self.low == self.high
 
 
+BindError = Callable[[int], OSError | None]
+"""Why a port can't be bound now; None when it can."""
+_NO_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_PER_PORT: Final = (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
+"""With every other error the remaining ports of a range would fail as well."""
+
+
 def choose_port(
     request: PortRequest,
     taken: Collection[int],
-    free: Callable[[int], bool],
+    bind_error: BindError,
     *,
     offset: int = 0,
     prefer: int | None = None,
 ) -> int:
     """Choose a port: `prefer` (the last one) if it is available, else the first free one from `offset` on.
 
-    `taken` are the ports of this agent's other workers, `free` tells whether a port can be bound now. Give
-    each worker its own `offset` (a hash of its name), so that agents on one host rarely race for a port.
+    `taken` are the ports of this agent's other workers. Give each worker its own `offset` (a hash of its
+    name), so that agents on one host rarely race for a port.
 
     Raises:
-        NoPortError: none is available.
+        NoPortError: none is available, and why.
     """
+    errors: dict[int, OSError] = {}
     for port in _candidates(request, offset, prefer):
-        if (request.shared or port not in taken) and free(port):
+        if port in taken and not request.shared:
+            continue
+        error = bind_error(port)
+        if error is None:
             return port
-    raise NoPortError(_none_left(request, taken))
+        if error.errno not in _PER_PORT:
+            raise NoPortError(_describe(request.interface, port, error))
+        errors[port] = error
+    raise NoPortError(_none_left(request, taken, errors))
 
 
 def _candidates(request: PortRequest, offset: int, prefer: int | None) -> list[int]:
@@ -67,11 +84,29 @@ def _candidates(request: PortRequest, offset: int, prefer: int | None) -> list[i
     return ports
 
 
-def _none_left(request: PortRequest, taken: Collection[int]) -> str:
+def _none_left(request: PortRequest, taken: Collection[int], errors: Mapping[int, OSError]) -> str:
     low, high, interface = request.low, request.high, request.interface
-    if not request.fixed:
-        ours = sum(1 for port in taken if low <= port <= high)
-        return f"no free port in {low}-{high} on {interface} ({ours} held by this node's workers)"
-    if low in taken and not request.shared:
+    if request.fixed:
+        if low in errors:
+            return _describe(interface, low, errors[low])
         return f"port {low} is held by another worker of this node (a range or 'shared' allows several)"
-    return f"port {low} on {interface} is in use by another program"
+    denied = [port for port, error in errors.items() if error.errno != errno.EADDRINUSE]
+    if len(denied) == high - low + 1:
+        return f"no port in {low}-{high}: {_describe(interface, min(denied), errors[min(denied)])}"
+    ours = sum(1 for port in taken if low <= port <= high)
+    about = f"{ours} held by this node's workers"
+    if denied:
+        about += f", {len(denied)} not permitted to this agent"
+    return f"no free port in {low}-{high} on {interface} ({about})"
+
+
+def _describe(interface: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {interface} is in use by another program"
+    if error.errno in _NO_ADDRESS:
+        return f"this node has no address {interface} to listen on ({error.strerror})"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "it takes root, CAP_NET_BIND_SERVICE or a lower net.ipv4.ip_unprivileged_port_start"
+        about = f": {hint}" if port < PRIVILEGED else ""
+        return f"no permission to listen on port {port} on {interface}{about}"
+    return f"can't listen on port {port} on {interface}: {error.strerror}"

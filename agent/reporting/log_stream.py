@@ -19,6 +19,8 @@ from ..processes import logs
 
 log = logging.getLogger("busbar.agent")
 
+PACKET_OVERHEAD: Final = 64
+"""Bytes of a packet besides topic and payload."""
 INTERVAL_S: Final = 0.25
 MAX_LINES: Final = 100
 """Lines published per `INTERVAL_S`; more are dropped and counted."""
@@ -88,8 +90,15 @@ class LogStreamer:
 
     def _publish(self, key: tuple[str, str | None], lines: list[str], dropped: int) -> None:
         worker, cluster = key
-        chunk = LogChunk(lines=lines, worker=worker, cluster=cluster, dropped=dropped)
-        self._link.post(self._topics.node_log(self._node, worker), encode(chunk), qos=0)
+        topic = self._topics.node_log(self._node, worker)
+        room = self._link.max_packet - len(topic) - PACKET_OVERHEAD
+        while True:
+            payload = encode(LogChunk(lines=lines, worker=worker, cluster=cluster, dropped=dropped))
+            if len(payload) <= room or not lines:
+                break
+            cut = (len(lines) + 1) // 2
+            lines, dropped = lines[cut:], dropped + cut
+        self._link.post(topic, payload, qos=0)
 
 
 def read_lines(path: Path, at: int) -> tuple[list[str], int, int]:

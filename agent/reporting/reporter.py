@@ -17,11 +17,11 @@ from typing import Final
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import digest, encode, read
-from busbar.bus.errors import BusError, BusOfflineError
+from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker
-from busbar.bus.states import NodeBirth
+from busbar.bus.states import Leaves, NodeBirth
 from busbar.bus.topics import Topics
-from msgspec import structs, to_builtins
+from msgspec import UNSET, UnsetType, structs, to_builtins
 
 log = logging.getLogger("busbar.agent")
 
@@ -32,6 +32,10 @@ ECHO_BEATS: Final = 2
 connection is noticed within three."""
 ECHO_MIN_S: Final = 2.0
 GOODBYE_S: Final = 2.0
+SHORT: Final = 80
+"""Characters of a reason or condition in a report that must be small."""
+PACKET_OVERHEAD: Final = 64
+"""Bytes of a report's packet besides topic and payload."""
 CONFLICT_BEATS: Final = 6
 """For so many heartbeats another agent's birth on our topic is reported as a conflict."""
 
@@ -80,6 +84,20 @@ def report_of(snapshot: NodeSnapshot, boot: str, conn: int) -> Reported:
         labels=snapshot.labels,
         conditions=snapshot.conditions[:64],
     )
+
+
+def shortened(report: Reported) -> Reported:
+    """A report with all that states need and little else: short reasons, few conditions, no usage."""
+    workers = [
+        structs.replace(each, reason=_short(each.reason), uptime_ms=None, cpu_s=None, rss=None)
+        for each in report.workers
+    ]
+    conditions = [text[:SHORT] for text in report.conditions[:4]]
+    return structs.replace(report, workers=workers, conditions=conditions, refused=_short(report.refused))
+
+
+def _short(text: str | None) -> str | None:
+    return None if text is None else text[:SHORT]
 
 
 def will_of(topics: Topics, node: str, boot: str) -> Callable[[int], Will]:
@@ -152,12 +170,24 @@ class Reporter:
             return
         self._force = False
         try:
-            payload = encode(report_of(snapshot, self._boot, conn))
-            await self._link.publish(self._report_topic, payload, qos=1, retain=True)
+            await self._publish_report(report_of(snapshot, self._boot, conn))
             self._published = version
+        except MessageTooLargeError:
+            self._published = version  # logged by the link; the next change is tried again
         except BusOfflineError as error:
             log.debug("report not published: %s", error)
             self._report_due.set()
+
+    async def _publish_report(self, report: Reported) -> None:
+        """Publish the report; where the broker does not take it, with shortened reasons.
+
+        Raises:
+            BusOfflineError, MessageTooLargeError: it was not published.
+        """
+        payload = encode(report)
+        if len(payload) + len(self._report_topic) + PACKET_OVERHEAD > self._link.max_packet:
+            payload = encode(shortened(report))
+        await self._link.publish(self._report_topic, payload, qos=1, retain=True)
 
     async def _on_connect(self) -> None:
         # Set before publishing: the echo may arrive before the acknowledgement.
@@ -166,8 +196,8 @@ class Reporter:
         self._force = True
         await self._report()
 
-    async def _publish_state(self, state: NodeBirth) -> None:
-        payload = encode(NodeState(state, self._boot, self._link.conn))
+    async def _publish_state(self, state: NodeBirth, leaves: Leaves | UnsetType = UNSET) -> None:
+        payload = encode(NodeState(state, self._boot, self._link.conn, leaves))
         self._ready_sent_at = self._clock.monotonic()
         await self._link.publish(self._state_topic, payload, qos=1, retain=True)
 
@@ -256,12 +286,12 @@ class Reporter:
             self.conflict = None
             self.changed()
 
-    async def goodbye(self) -> None:
+    async def goodbye(self, leaves: Leaves) -> None:
         """Publish the last report and `disconnected`, within `GOODBYE_S` seconds; never raises."""
         self._leaving = True
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self._report()
-                await self._publish_state(NodeBirth.DISCONNECTED)
+                await self._publish_state(NodeBirth.DISCONNECTED, leaves)
         except (TimeoutError, BusOfflineError):
             log.warning("left without a goodbye: the broker is unreachable")

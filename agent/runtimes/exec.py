@@ -27,6 +27,10 @@ TEMPLATE_FIELDS: Final = (*FIELDS, "transport")
 _FIELD: Final = re.compile(r"\{\{([A-Za-z_]+)\}\}|\{([A-Za-z_]+)\}")
 
 
+_UNBUFFERED: Final = {"PYTHONUNBUFFERED": "1"}
+"""A Python program's output goes into its log line by line; other programs are not affected."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExecRuntime:
     """One `[runtimes.NAME]` of the agent's configuration; see `agent.runtimes.config` for the keys."""
@@ -84,7 +88,7 @@ class ExecRuntime:
         program = find_program(self.argv[0]) or self.argv[0]
         return LaunchSpec(
             argv=(program, *(fill(piece, values) for piece in self.argv[1:])),
-            env={name: fill(value, values) for name, value in self.env.items()},
+            env=_UNBUFFERED | {name: fill(value, values) for name, value in self.env.items()},
             files=files,
             ready=self.ready,
             live=self.live,

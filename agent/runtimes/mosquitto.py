@@ -81,6 +81,7 @@ _COMMON = (
     f"max_queued_messages {MAX_QUEUED}",
     # Otherwise every probe would log a line.
     "connection_messages false",
-    "log_dest stdout",
+    # stdout is block-buffered where it is no terminal: a worker's log would be empty for hours.
+    "log_dest stderr",
     "log_timestamp_format %Y-%m-%dT%H:%M:%S",
 )

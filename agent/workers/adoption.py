@@ -30,6 +30,7 @@ class Adoption:
     def __init__(self, controller: WorkerController) -> None:
         self.held_elsewhere: dict[str, Path] = {}
         self.foreign = 0
+        self._foreign_tokens: frozenset[str] = frozenset()
         self._controller = controller
         self._registry = controller.registry
         self._runner = controller.runner
@@ -60,11 +61,24 @@ class Adoption:
 
     def _note_foreign(self, foreign: tuple[TokenGroup, ...], held: set[str], store: str | None) -> None:
         self.foreign = len(foreign)
+        self._foreign_tokens = frozenset(group.token for group in foreign)
         self.held_elsewhere = {
             group.marks.get(identity.OID, ""): identity.state_folder(group)
             for group in foreign
             if group.token in held and group.marks.get(identity.STORE) == store
         }
+
+    async def recount_foreign(self) -> None:
+        """Look again whether the foreign workers are still there; they are no business of this agent.
+
+        Raises:
+            OSError: /proc can't be read.
+        """
+        if not self._foreign_tokens:
+            return
+        found = await asyncio.to_thread(self._runner.processes.scan)
+        self._foreign_tokens &= frozenset(group.token for group in found)
+        self.foreign = len(self._foreign_tokens)
 
     def _adopt(self, record: WorkerRecord, process: ProcessRecord | None) -> None:
         now = self._registry.now()

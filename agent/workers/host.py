@@ -11,10 +11,10 @@ from pathlib import Path
 
 from busbar.bus.clock import Clock
 
-from ..processes import procfs
+from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord
-from ..processes.sockets import is_free
+from ..processes.sockets import bind_error
 from ..runtimes import LaunchSpec, Probe, Runtime, load_runtimes
 from . import shared_port
 from .probes import probe
@@ -51,9 +51,13 @@ class Host:
             connect=partial(shared_port.connect, record),
         )
 
-    def is_free(self, interface: str, port: int, *, shared: bool) -> bool:
-        """Whether a worker can listen there."""
-        return is_free(interface, port, shared=shared)
+    def bind_error(self, interface: str, port: int, *, shared: bool) -> OSError | None:
+        """Why a worker can't listen there; None when it can."""
+        return bind_error(interface, port, shared=shared)
+
+    async def ends_with_us(self) -> bool:
+        """Whether all processes here end with this one: the machine, the container or the service stops."""
+        return await shutdown.ends_with_us()
 
     def boot_id(self) -> str:
         """Changes with every boot."""

@@ -37,6 +37,10 @@ class WorkerRegistry:
     def __getitem__(self, oid: str) -> Instance:
         return self._by_oid[oid]
 
+    def has_processes(self) -> bool:
+        """Whether one of the workers has a process."""
+        return any(instance.process is not None for instance in self._by_oid.values())
+
     def all(self) -> list[Instance]:
         """Every instance, also those without a process."""
         return list(self._by_oid.values())

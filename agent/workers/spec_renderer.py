@@ -11,7 +11,7 @@ from busbar.bus.errors import pointer_step
 from busbar.bus.messages import AssignedWorker
 
 from ..processes.ports import LOOPBACK, choose_port
-from ..processes.sockets import is_free
+from ..processes.sockets import bind_error
 from ..runtimes import LaunchSpec, Runtime, RuntimeConfigError, Transport, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
 from ..runtimes.exec import ExecRuntime
@@ -31,7 +31,7 @@ class SpecRenderer:
     advertised_host: str
     labels: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[Path, ...] = ()
-    is_free: Callable[..., bool] = is_free
+    bind_error: Callable[..., OSError | None] = bind_error
     loopback: str = LOOPBACK
     """Where workers listen whose transport names no interface."""
 
@@ -48,11 +48,11 @@ class SpecRenderer:
         if request is not None:
             interface, shared = request.interface, request.shared
 
-            def free(candidate: int) -> bool:
-                return self.is_free(interface, candidate, shared=shared)
+            def error_of(candidate: int) -> OSError | None:
+                return self.bind_error(interface, candidate, shared=shared)
 
             offset = zlib.crc32(worker.oid.encode())
-            port = choose_port(request, taken, free, offset=offset, prefer=prefer or None)
+            port = choose_port(request, taken, error_of, offset=offset, prefer=prefer or None)
         return self._render(runtime, worker, transport, port)
 
     def for_running(self, worker: AssignedWorker, port: int) -> LaunchSpec:

@@ -21,7 +21,7 @@ from .. import acl
 from ..acl import NODE
 from ..clock import Clock
 from ..topics import is_log, is_request
-from .accounts import Account, Accounts
+from .accounts import Account, Accounts, is_chosen
 from .join_tokens import is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
 from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
@@ -79,8 +79,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._reading = asyncio.Lock()
         # Files and passwords have threads of their own: a revocation doesn't wait for strangers' logins.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="broker-files")
+        # A chosen password takes 32 MiB and some ten times as long: nodes don't wait behind those.
         threads = self._limits.login_threads
-        self._login_pool = ThreadPoolExecutor(threads, thread_name_prefix="broker-login")
+        self._login_pools = {
+            chosen: ThreadPoolExecutor(threads, thread_name_prefix="broker-login") for chosen in (True, False)
+        }
         self._guard = LoginGuard(self._limits)
         self._tokens: Mapping[str, str] = {}
         self._tokens_seen: tuple[int, ...] = ()
@@ -145,9 +148,9 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         """False for log topics: a log line is delivered, and never kept."""
         return not is_log(topic, self.root)
 
-    def narrowed(self, peer: Peer, wanted: str) -> str:
-        """The filter to subscribe for an allowed one (see bus.acl)."""
-        return acl.narrowed(peer.kind, peer.username, wanted, *self._where) or wanted
+    def readable(self, peer: Peer, wanted: str) -> tuple[str, ...]:
+        """The filters to subscribe for an allowed one (see bus.acl)."""
+        return acl.readable(peer.kind, peer.username, wanted, *self._where) or ()
 
     def is_current(self, peer: Peer) -> bool:
         """False once the account was removed or its password or kind changed."""
@@ -218,7 +221,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     async def close(self) -> None:
         """Stop the threads; what they compute now is discarded."""
-        for pool in (self._pool, self._login_pool):
+        for pool in (self._pool, *self._login_pools.values()):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _join(self, peer: Peer) -> None:
@@ -235,9 +238,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         loop = asyncio.get_running_loop()
         try:
             now_s = self._clock.time_ns() / 1e9
-            made = await loop.run_in_executor(
-                self._login_pool, redeem, self._path, peer.username, offer, now_s
-            )
+            pool = self._login_pools[is_chosen(offer.secret)]
+            made = await loop.run_in_executor(pool, redeem, self._path, peer.username, offer, now_s)
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             self._complain(f"a node could not join: {error}")
             return
@@ -265,9 +267,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
                 peer.busy = True
                 return False
             loop = asyncio.get_running_loop()
-            hashing = loop.run_in_executor(
-                self._login_pool, self._accounts.verify, peer.username, peer.password
-            )
+            pool = self._login_pools[is_chosen(peer.password)]
+            hashing = loop.run_in_executor(pool, self._accounts.verify, peer.username, peer.password)
             hashing.add_done_callback(partial(self._verified_one, login, peer.source, account))
             self._logins[login] = hashing
         return await asyncio.shield(self._logins[login]) is not None

@@ -120,8 +120,13 @@ def _make(kind: str, secret: str) -> Account:
     return Account(kind, _text(salt), f"scrypt:{cost}:{_text(digest)}")
 
 
+def is_chosen(secret: str) -> bool:
+    """True for what a person has chosen, by its length, and False for a generated secret."""
+    return len(secret) < _MACHINE_MADE
+
+
 def _cost_for(secret: str) -> int:
-    return _COST_MACHINE if len(secret) >= _MACHINE_MADE else _COST_HUMAN
+    return _COST_HUMAN if is_chosen(secret) else _COST_MACHINE
 
 
 def _cost_of(account: Account) -> int:

@@ -46,6 +46,7 @@ from .connect import (
     read_connect,
 )
 from .limits import Accounting, Owner, count_filters
+from .pace import Pace, Turn, weight
 from .packet_stream import GONE, Malformed, PacketStream
 from .router import SUBACK_FAILURE, Router
 from .session import Publication, Session
@@ -89,6 +90,7 @@ class ClientConnection:
         on_manager_event: OnManagerEvent,
         on_silence: Callable[[bool], None] = lambda _: None,
         accounting: Accounting | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.stream = stream
         self.peer = Peer("", "")
@@ -101,6 +103,9 @@ class ClientConnection:
         self._on_silence = on_silence  # True while it is refused, False once it has said who it is
         self._accounting = accounting or Accounting()
         self._limits = self._accounting.limits
+        self._pace = pace or Pace(clock, self._limits)
+        self._turn: Turn | None = None  # None: a manager's connection, which is never held back
+        self._work = 0.0
         self._counted = False
         self._session: Session | None = None
         self._will: LastWill | None = None
@@ -137,6 +142,11 @@ class ClientConnection:
     def held_bytes(self) -> int:
         """Bytes that the client's connection and session hold."""
         return self.stream.held_bytes + (self._session.held_bytes if self._session is not None else 0)
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Bytes sent to the client that are not yet written, or not acknowledged."""
+        return self.stream.queued_bytes + (self._session.held_bytes if self._session is not None else 0)
 
     def evict(self) -> None:
         """End the connection and its session now, to have the memory back; the will is published."""
@@ -210,11 +220,28 @@ class ClientConnection:
             if header.packet_type == DISCONNECT:
                 self._will = None
                 return
-            await self._handle(session, header, body)
+            await self._take_turn(session, header, body)
             work += _TURN if header.packet_type == SUBSCRIBE else 1
             if work >= _TURN:
                 work = 0
                 await self._clock.sleep(0)
+
+    async def _take_turn(self, session: Session, header: MQTTFixedHeader, body: bytes) -> None:
+        """Handle a packet when its account has its turn. An acknowledgement that is due never waits."""
+        due = header.packet_type == PUBACK and session.awaits(int.from_bytes(body[:2]))
+        if self._turn is None or due:
+            await self._handle(session, header, body)
+            return
+        async with self._turn:
+            publishes = header.packet_type == PUBLISH
+            await self._pace.wait(self.owner, publishes, lambda: bool(self.stream.reason))
+            if self.stream.reason:
+                raise EOFError(self.stream.reason)
+            self._work = 1 + weight(len(body))
+            try:
+                await self._handle(session, header, body)
+            finally:
+                self._pace.spend(self.owner, self._work)
 
     async def _admit(self, connect: Connect) -> Session:
         """No session is looked up, and no other connection affected, before the password is verified."""
@@ -234,6 +261,10 @@ class ClientConnection:
         self._session = session
         self.stream.send(connack(ACCEPTED, present))
         session.attach(self)
+        if self.peer.kind == MANAGER:
+            self._pace.add(self)
+        else:
+            self._turn = self._pace.turn(self.owner)
         return session
 
     def _permitted_will(self, will: LastWill) -> LastWill | None:
@@ -272,7 +303,7 @@ class ClientConnection:
         """Route what the account may write. The rest is acknowledged and dropped, as mosquitto does: PUBLISH
         can't be refused (MQTT 3.1.1, section 3.3.5), and a disconnected client would only come back."""
         if self._access.may_publish(self.peer, publication.topic, retain):
-            self._router.publish(
+            self._work += self._router.publish(
                 publication, retain and self._access.may_retain(publication.topic), self.owner
             )
             if self.peer.kind == MANAGER:  # its events may revoke accounts (bus.broker.revocation)
@@ -302,12 +333,14 @@ class ClientConnection:
         wanted: list[tuple[str, int]] = packet.payload.topics
         if not wanted or any(qos > 2 for _, qos in wanted):
             raise Malformed("SUBSCRIBE without a filter or with a QoS above 2")
+        self._work += len(wanted)
         allowed = [await self._may_subscribe(self.peer, topic) for topic, _ in wanted]
         if session.sink is not self:  # taken over meanwhile: nothing may be added now
             raise EOFError("superseded")
-        wanted = [(self._access.narrowed(self.peer, topic), qos) for topic, qos in wanted]
         codes = [
-            self._router.subscribe(session, topic, qos) if ok else SUBACK_FAILURE
+            self._router.subscribe(session, topic, qos, self._access.readable(self.peer, topic))
+            if ok
+            else SUBACK_FAILURE
             for (topic, qos), ok in zip(wanted, allowed, strict=True)
         ]
         self.stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
@@ -316,13 +349,15 @@ class ClientConnection:
                 who, shown = self.peer.username, topic[:_SHOWN]
                 self._log(logging.WARNING, "%s may not subscribe to %r, or has too many filters", who, shown)
             if code != SUBACK_FAILURE:
-                for _ in self._router.send_retained(session, topic, code):
+                for work in self._router.send_retained(session, topic, code):
+                    self._work += work
                     await self._clock.sleep(0)
                     if session.sink is not self or self.stream.reason:
                         raise EOFError(self.stream.reason or "superseded")
 
     async def _on_unsubscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await UnsubscribePacket.from_stream(body, fixed_header=header)
+        self._work += len(packet.payload.topics)
         for wanted in packet.payload.topics:
             self._router.unsubscribe(session, wanted)
         self.stream.send(UnsubackPacket.build(packet.variable_header.packet_id).to_bytes())
@@ -341,6 +376,7 @@ class ClientConnection:
     def _leave(self) -> None:
         """Give the session back, and publish the will of a client that vanished and still has its account."""
         self._uncount()
+        self._pace.remove(self)
         if self._session is not None and self._session.sink is self:
             self._router.close(self._session)
         will, self._will = self._will, None

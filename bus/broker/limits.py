@@ -43,6 +43,7 @@ class Limits:
     packet_filters: int = _limit(256, "filters in a SUBSCRIBE or UNSUBSCRIBE")
     # One client
     session_filters: int = _limit(1000, "filters per session")
+    session_narrowed: int = _limit(32, "filters per session that match more than the account may read")
     queued_bytes: int = _limit(16 * _MIB, "bytes queued for a connection that does not read")
     session_bytes: int = _limit(16 * _MIB, "bytes of QoS 1 messages per session, until acknowledged")
     away: int = _limit(64, "sessions kept for clients that are away; the one away longest goes first")
@@ -54,11 +55,15 @@ class Limits:
     silent_per_source: int = _limit(256, "the same per source; beyond it the oldest one is closed")
     account_connections: int = _limit(128, "connections per account; an eighth of `connections` at most")
     # One account
-    account_bytes: int = _limit(32 * _MIB, "bytes queued, unacknowledged or partly received, per account")
+    account_bytes: int = _limit(16 * _MIB, "bytes queued, unacknowledged or partly received, per account")
+    manager_bytes: int = _limit(32 * _MIB, "the same per manager")
     held_bytes: int = _limit(256 * _MIB, "the same of all accounts")
     account_filters: int = _limit(4096, "filters per account")
     account_filter_bytes: int = _limit(4 * _MIB, "bytes of filters per account, 400 per level included")
     filter_bytes: int = _limit(64 * _MIB, "the same of all accounts but the managers'")
+    account_work: int = _limit(2000, "packets and filters per node or person at once; 5 deliveries are one")
+    account_work_per_s: int = _limit(1000, "the same per second; beyond it its packets wait")
+    manager_backlog_bytes: int = _limit(64 * _KIB, "bytes a manager has yet to take; beyond it others wait")
     # Retained messages: those of one kind of account never take the place of another kind's
     account_retained: int = _limit(64, "retained messages per node or person")
     account_retained_bytes: int = _limit(4 * _MIB, "bytes of retained messages per node or person")
@@ -72,7 +77,7 @@ class Limits:
     source_guesses: int = _limit(256, "wrong passwords of one source at once; right ones cost nothing")
     source_guesses_per_s: int = _limit(8, "further ones per second")
     waiting_logins: int = _limit(256, "passwords that wait for a thread; remembered ones never do")
-    login_threads: int = _limit(2, "threads that hash passwords, and do nothing else")
+    login_threads: int = _limit(1, "threads that hash chosen passwords, and as many for generated ones")
     # The log
     log_lines: int = _limit(20, "log lines that one account, or one source without, can cause at once")
     log_line_s: int = _limit(5, "seconds until one more; what was left out is counted in the next")
@@ -166,7 +171,7 @@ class Accounting:
     def hold(self, owner: Owner, count: int) -> bool:
         """Charge bytes held in memory; False, and nothing charged, beyond the limits of account or broker."""
         use, limits = self._of(owner), self.limits
-        if use.held_bytes + count > limits.account_bytes or self._held + count > limits.held_bytes:
+        if use.held_bytes + count > self._most(owner) or self._held + count > limits.held_bytes:
             self._tidy(owner)
             return False
         use.held_bytes += count
@@ -174,6 +179,9 @@ class Accounting:
         if not count:
             self._tidy(owner)
         return True
+
+    def _most(self, owner: Owner) -> int:
+        return self.limits.manager_bytes if owner.kind == MANAGER else self.limits.account_bytes
 
     def release(self, owner: Owner, count: int) -> None:
         """Undo `hold`."""
@@ -184,7 +192,7 @@ class Accounting:
     def crowd(self, owner: Owner, count: int) -> Owner:
         """The account to take bytes from for so many more of `owner`: itself, or the one that has most."""
         mine = self._uses.get(owner, Use()).held_bytes
-        if mine + count > self.limits.account_bytes or not self._uses:
+        if mine + count > self._most(owner) or not self._uses:
             return owner
         return max(self._uses, key=lambda owner: self._uses[owner].held_bytes)
 
@@ -327,6 +335,14 @@ class Buckets:
     def give_back(self, key: Hashable, now: float) -> None:
         """Undo `take`."""
         self._set(key, self.level(key, now) + 1, now)
+
+    def spend(self, key: Hashable, tokens: float, now: float) -> None:
+        """Take tokens that need not be there: down to a debt of as many as a full bucket has."""
+        self._set(key, max(-self._burst, self.level(key, now) - tokens), now)
+
+    def short(self, key: Hashable, now: float) -> float:
+        """Seconds until the key is out of debt."""
+        return max(0.0, -self.level(key, now) / self._per_s)
 
     def _set(self, key: Hashable, tokens: float, now: float) -> None:
         self._rows[key] = (tokens, now)

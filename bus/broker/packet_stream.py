@@ -113,6 +113,11 @@ class PacketStream:
         """Bytes queued for the client and received from it, in packets not yet complete."""
         return self._queued + len(self._buffer)
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be written."""
+        return self._queued
+
     def charge_to(self, meter: Meter) -> None:
         """The client is known: what its connection holds is charged to its account from now on."""
         if meter.take(self.held_bytes):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from .limits import Accounting, Meter, Owner, path_cost
+from .pace import delivery
 from .session import Encode, Publication, Session
 from .topic_tree import SubscriptionTree, TopicTree
 
@@ -90,9 +91,11 @@ class Router:
     def forget(self, session: Session) -> None:
         """Remove the session and its subscriptions."""
         for wanted in session.filters:
-            self._tree.remove(wanted, session)
-            self._accounting.return_filter(session.owner, wanted)
+            for part in session.parts(wanted):
+                self._tree.remove(part, session)
+            self._return_filters(session, wanted)
         session.filters.clear()
+        session.narrowed.clear()
         session.discard()
         if self._sessions.get((session.owner, session.client_id)) is session:
             del self._sessions[session.owner, session.client_id]
@@ -123,48 +126,82 @@ class Router:
             for session in away[: max(0, len(away) - limit + 1)]:
                 self.forget(session)
 
-    def subscribe(self, session: Session, wanted: str, qos: int) -> int:
+    def subscribe(self, session: Session, wanted: str, qos: int, parts: tuple[str, ...] | None = None) -> int:
         """Grant the filter with at most QoS 1 (the bus has no QoS 2); the code for the SUBACK.
 
-        Refused beyond the limits of the session and of its account.
+        `parts`: what to subscribe instead, of a filter that matches more than may be read. Refused beyond the
+        limits of the session and of its account.
         """
-        if wanted not in session.filters:
-            full = len(session.filters) >= self._limits.session_filters
-            if full or not self._accounting.take_filter(session.owner, wanted):
-                return SUBACK_FAILURE
+        if wanted not in session.filters and not self._take_filters(session, wanted, parts):
+            return SUBACK_FAILURE
         granted = min(qos, 1)
         session.filters[wanted] = granted
-        self._tree.add(wanted, session, granted)
+        for part in session.parts(wanted):
+            most = session.granted(part) if session.narrowed else None
+            self._tree.add(part, session, granted if most is None else most)
         return granted
 
     def unsubscribe(self, session: Session, wanted: str) -> None:
         """Drop the filter, if the session has it."""
-        if session.filters.pop(wanted, None) is not None:
-            self._tree.remove(wanted, session)
-            self._accounting.return_filter(session.owner, wanted)
+        if session.filters.pop(wanted, None) is None:
+            return
+        self._return_filters(session, wanted)
+        for part in (parts := session.narrowed.pop(wanted, (wanted,))):
+            left = session.granted(part) if session.narrowed or parts != (wanted,) else None
+            if left is None:
+                self._tree.remove(part, session)
+            else:
+                self._tree.add(part, session, left)
 
-    def send_retained(self, session: Session, wanted: str, qos: int) -> Iterator[None]:
-        """Send the session the retained messages of a filter that was just granted, some at each step.
+    def _take_filters(self, session: Session, wanted: str, parts: tuple[str, ...] | None) -> bool:
+        narrowed = parts is not None and parts != (wanted,)
+        full = len(session.filters) >= self._limits.session_filters
+        if full or (narrowed and len(session.narrowed) >= self._limits.session_narrowed):
+            return False
+        rows = (wanted, *parts) if parts is not None and narrowed else (wanted,)
+        for count, row in enumerate(rows):
+            if not self._accounting.take_filter(session.owner, row):
+                for taken in rows[:count]:
+                    self._accounting.return_filter(session.owner, taken)
+                return False
+        if parts is not None and narrowed:
+            session.narrowed[wanted] = parts
+        return True
+
+    def _return_filters(self, session: Session, wanted: str) -> None:
+        for row in (wanted, *session.narrowed.get(wanted, ())):
+            self._accounting.return_filter(session.owner, row)
+
+    def send_retained(self, session: Session, wanted: str, qos: int) -> Iterator[float]:
+        """Send the session the retained messages of what was just granted, some at each step.
 
         Others are served between the steps; what is replaced meanwhile reached the session as it came.
+        Yields each step's work (see bus.broker.pace).
         """
-        found = list(self._retained.match(wanted))
+        parts = session.parts(wanted)
+        found, work = [kept for part in parts for kept in self._retained.match(part)], 0.0
+        if len(parts) > 1:  # each once
+            found = list({kept.message.topic: kept for kept in found}.values())
         for count, kept in enumerate(found, 1):
             if self._retained.get(kept.message.topic) is kept:
                 session.deliver(kept.message, min(qos, kept.message.qos))
-            if count % _STEP == 0:
-                yield
+                work += delivery(len(kept.message.payload))
+            if count % _STEP == 0 or count == len(found):
+                yield work
+                work = 0.0
 
-    def publish(self, message: Publication, retain: bool, owner: Owner) -> None:
-        """Store the message if `owner` wants it retained, and deliver it to all subscribers."""
+    def publish(self, message: Publication, retain: bool, owner: Owner) -> float:
+        """Store the message if `owner` wants it retained, and deliver it to all subscribers: the work."""
         if retain:
             self._retain(message, owner)
         plain: bytes | None = None
-        for session, granted in self._tree.match(message.topic).items():
+        found = self._tree.match(message.topic)
+        for session, granted in found.items():
             qos = min(granted, message.qos)
             if plain is None and not qos:
                 plain = self._encode(message, None, False)
             session.deliver(message, qos, plain)
+        return len(found) * delivery(len(message.payload))
 
     def _retain(self, message: Publication, owner: Owner) -> None:
         self._drop_retained(message.topic)

@@ -28,6 +28,7 @@ from ..files import write_atomically
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
 from .limits import USE_FILE, Accounting, Gate, Limits, Owner, report, source_of
+from .pace import Pace
 from .packet_stream import PacketStream, Read, encode, tcp_read, websocket_read
 from .revocation import revocation_of
 from .router import Router
@@ -60,6 +61,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self._limits = limits
         self._accounting = Accounting(limits)
         self._gate = Gate(limits)
+        self._pace = Pace(clock, limits)
         self._router = Router(encode, self._accounting, self._make_room)
         self._listeners: list[asyncio.Server | WebSocketServer] = []
         self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
@@ -145,6 +147,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
             on_manager_event=self._on_manager_event,
             on_silence=lambda silent: self._arrived(transport) if silent else self._gate.left(transport),
             accounting=self._accounting,
+            pace=self._pace,
         )
         self._connections[connection] = cast("asyncio.Task[object]", asyncio.current_task())
         try:

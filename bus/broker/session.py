@@ -63,6 +63,8 @@ class Session:
     meter: Meter
     sink: Sink | None = None
     filters: dict[str, int] = field(default_factory=dict)
+    narrowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What is subscribed instead of a filter that matches more than the account may read."""
     received: set[int] = field(default_factory=set)  # ids of incoming QoS 2 messages not yet released
     _in_flight: dict[int, Publication] = field(default_factory=dict)
     _waiting: deque[Publication] = field(default_factory=deque)
@@ -73,6 +75,17 @@ class Session:
     def held_bytes(self) -> int:
         """Bytes of QoS 1 messages in flight and waiting."""
         return self._held
+
+    def parts(self, wanted: str) -> tuple[str, ...]:
+        """The filters that are subscribed for one that was asked for."""
+        return self.narrowed.get(wanted, (wanted,))
+
+    def granted(self, part: str) -> int | None:
+        """The highest QoS with which a filter is subscribed, as it was asked for or as a part; None: not."""
+        asked = [wanted for wanted, parts in self.narrowed.items() if part in parts]
+        if part in self.filters and part not in self.narrowed:
+            asked.append(part)
+        return max((self.filters[wanted] for wanted in asked), default=None)
 
     def attach(self, sink: Sink) -> None:
         """A connection resumes the session: resend what is in flight, then send what is queued."""
@@ -91,6 +104,10 @@ class Session:
             self._hold(message)
         elif self.sink is not None:
             self.sink.send(plain if plain is not None else self.encode(message, None, False))
+
+    def awaits(self, packet_id: int) -> bool:
+        """True for the id of a message in flight."""
+        return packet_id in self._in_flight
 
     def acknowledge(self, packet_id: int) -> None:
         """A PUBACK came. An unknown id is ignored."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import UNSET
+
 from ..connection.link import Link, Message
 from ..decode import MAX_REPORT, read
 from ..errors import BusError
@@ -100,6 +102,7 @@ class StatusWatch(Watch[StatusUpdate]):
         timeout: float,
         *,
         name: str | None = None,
+        oid: str | None = None,
         progress: Progress | None = None,
     ) -> Status | None:
         """Read statuses until the goal is reached; return the status that did (None: the object is gone).
@@ -108,6 +111,7 @@ class StatusWatch(Watch[StatusUpdate]):
             subject: the object, for people: it begins the error's text.
             timeout: seconds.
             name: heed the object of this name alone.
+            oid: heed this object alone. Another of its name counts once this one was seen: as its deletion.
             progress: called with each status that is not older than the change.
 
         Raises:
@@ -115,12 +119,18 @@ class StatusWatch(Watch[StatusUpdate]):
             GoalLostError: it can no longer be reached.
         """
         last: Status | None = None
+        seen = False
         try:
             async with asyncio.timeout(timeout):
                 async for update in self:
                     if name is not None and update.name != name:
                         continue
-                    last = status = update.status
+                    status = update.status
+                    other = status is not None and oid is not None and status.oid not in (oid, UNSET)
+                    if other and not seen:
+                        continue
+                    seen = seen or status is not None
+                    last = status = None if other else status
                     if progress is not None and status is not None and status.version >= goal.version:
                         progress(status)
                     if goal.reached(status):

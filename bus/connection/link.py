@@ -68,6 +68,11 @@ class Link(Protocol):
         """Number of this process's connection, from 1; 0 before the first."""
         ...
 
+    @property
+    def max_packet(self) -> int:
+        """Bytes of the largest packet that may be sent now; a larger message is never sent."""
+        ...
+
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
         """Subscribe, now and after every reconnect. May be called before `run`."""
         ...
@@ -93,6 +98,7 @@ class Link(Protocol):
 
         Raises:
             BusOfflineError: there is no connection, it broke before the acknowledgement, or too much waits.
+            MessageTooLargeError: it is above `max_packet`; the connection stays.
         """
         ...
 
@@ -118,7 +124,8 @@ class Link(Protocol):
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> bool:
-        """Publish without waiting; False when it was dropped: no connection, or too much is pending."""
+        """Publish without waiting; False when it was dropped: no connection, too large, or too much is
+        pending."""
         ...
 
     async def wait_connected(self, timeout: float) -> None:

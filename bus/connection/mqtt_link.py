@@ -1,4 +1,4 @@
-"""The MQTT link on paho-mqtt inside asyncio; besides it only `paho_client` imports that library.
+"""The MQTT link on paho-mqtt inside asyncio; see `mqtt_connection` and `paho_client`.
 
 paho implements the protocol; the event loop watches its socket, so there is no thread per client or call:
 only the blocking TCP and TLS handshake runs in a helper thread. Every connection is a new paho client: what
@@ -8,41 +8,30 @@ the old one had queued fails, and is never sent late.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from random import Random
-from typing import Any, Final
-
-from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
+from typing import Final
 
 from ..backoff import Backoff
 from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
 from ..topics import matcher
-from .broker_rotation import BrokerRotation
+from .broker_rotation import STABLE, BrokerRotation
+from .failure_log import FailureLog
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from .mqtt_util import complete, failure_reason, notify, tls_context
-from .paho_client import Client, from_paho, to_paho
+from .mqtt_connection import MqttConnection
+from .mqtt_util import complete, failure_reason, likely_cause
+from .packet_limit import PacketLimit, RetainUnavailableError
+from .protocol_memory import ProtocolMemory
 
 log = logging.getLogger("busbar.bus")
 
 SUBSCRIBE_TIMEOUT: Final = 15.0
 """Seconds until all subscriptions of a new connection must be confirmed (brokers are slow in a stampede)."""
-MAX_PENDING: Final = 20_000
-"""Publications that wait for their acknowledgement (packet ids end at 65,535)."""
-SUBACK_FAILURE: Final = 128
-"""SUBACK codes from here on are failures (MQTT 3.1.1, section 3.9.3)."""
-_PING_CHECK_S: Final = 1.0
-"""How often paho looks whether a ping is due, or overdue."""
-
 WillFactory = Callable[[int], Will | None]
 
 
@@ -57,17 +46,23 @@ class MqttLink:
         random: Random,
         will: WillFactory | None = None,
         backoff: Backoff | None = None,
+        memory: ProtocolMemory | None = None,
     ) -> None:
         self.rotation = BrokerRotation(options, backoff or Backoff())
+        self._failures = FailureLog()
         self._clock = clock
         self._random = random
         self._will = will
         self._subscriptions: dict[str, tuple[Callable[[str], object], Handler, int]] = {}
         self._hooks: list[ConnectHook] = []
-        self._connection: _Connection | None = None
+        self._connection: MqttConnection | None = None
         self._up = asyncio.Event()
         self._conn = 0
-        self._v311 = False  # the broker did not understand MQTT 5: the next connection tries 3.1.1
+        self._limit = PacketLimit(options.max_packet)
+        self._memory = memory if options.falls_back and options.protocol == 5 else None
+        self._url = options.url
+        self._v311 = self._memory is not None and self._memory.lacks_v5(options.url)
+        # True: the broker did not understand MQTT 5: the next connection tries 3.1.1
 
     @property
     def connected(self) -> bool:
@@ -76,6 +71,10 @@ class MqttLink:
     @property
     def conn(self) -> int:
         return self._conn
+
+    @property
+    def max_packet(self) -> int:
+        return self._limit.bytes
 
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
         self._subscriptions[pattern] = (matcher(pattern), handler, qos)
@@ -159,11 +158,21 @@ class MqttLink:
             try:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
-                why = failure_reason(error)
-            rotation.failed(why, self._clock.monotonic() - began)
-            level = logging.WARNING if rotation.failures <= 3 else logging.DEBUG
-            log.log(level, "no connection to %s: %s", url, why)
+                unanswered = self._connection is not None and self._connection.unanswered
+                why = failure_reason(error) + likely_cause(error, rotation.current, unanswered)
+            self._note_failure(url, why, began)
             await self._clock.sleep(rotation.delay(self._random.random()))
+
+    def _note_failure(self, url: str, why: str, began: float) -> None:
+        now = self._clock.monotonic()
+        self.rotation.failed(why, now - began)
+        if now - began > STABLE:
+            self._failures.connected(url)
+        line = self._failures.failed(url, why, now)
+        if line is not None:
+            log.warning("%s", line)
+        else:
+            log.debug("no connection to %s: %s", url, why)
 
     async def _connect_once(self) -> None:
         """One connection, from start to end.
@@ -174,16 +183,20 @@ class MqttLink:
         self._conn += 1
         will = self._will(self._conn) if self._will else None
         options = replace(self.rotation.current, protocol=4) if self._v311 else self.rotation.current
-        connection = _Connection(options, will, self._deliver, self._clock)
-        self._connection = connection
+        self._connection = None
+        self._connection = connection = MqttConnection(options, will, self._deliver, self._clock, self._limit)
         hooks: asyncio.Task[None] | None = None
         try:
             try:
                 await connection.open()
+            except RetainUnavailableError:
+                raise
             except BusOfflineError:
                 # Brokers without MQTT 5 refuse, hang up, or don't answer; a broken network looks the same.
                 self._v311 = options.falls_back and options.protocol == 5
                 raise
+            if self._memory is not None:
+                self._memory.note(self._url, self._v311)
             await self._subscribe_all(connection)
             self._up.set()
             log.info("connected to %s", self.rotation.current.url)
@@ -196,7 +209,7 @@ class MqttLink:
                 hooks.cancel()
             await connection.goodbye()
 
-    async def _subscribe_all(self, connection: _Connection) -> None:
+    async def _subscribe_all(self, connection: MqttConnection) -> None:
         wanted = [(pattern, qos) for pattern, (_, _, qos) in self._subscriptions.items()]
         if not wanted:
             return
@@ -207,7 +220,7 @@ class MqttLink:
         except TimeoutError:
             raise BusOfflineError("the broker does not confirm subscriptions") from None
 
-    async def _run_hooks(self, connection: _Connection) -> None:
+    async def _run_hooks(self, connection: MqttConnection) -> None:
         for hook in self._hooks:
             try:
                 await hook()
@@ -224,261 +237,3 @@ class MqttLink:
                     handler(message)
                 except Exception:
                     log.exception("handling a message on %s failed", message.topic)
-
-
-class _Connection:
-    """One connection: a paho client and its socket on the event loop."""
-
-    def __init__(self, options: ConnectOptions, will: Will | None, deliver: Handler, clock: Clock) -> None:
-        self._options = options
-        self._deliver = deliver
-        self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._socket: socket.socket | None = None
-        self._reading = self._writing = False
-        self._flush_due = False
-        self._opening = True
-        self._connack: asyncio.Future[None] = self._loop.create_future()
-        self._acks: dict[int, Done | None] = {}
-        self._subacks: dict[int, asyncio.Future[None]] = {}
-        self._keepalive: asyncio.Task[None] | None = None
-        self.ended = asyncio.Event()
-        self.why = "connection closed"
-        self.client = self._make(will)
-
-    def _make(self, will: Will | None) -> paho.Client:
-        options = self._options
-        v5 = options.protocol == 5
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=options.client_id,
-            clean_session=None if v5 else True,
-            protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
-            transport=options.transport,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = options.connect_s
-        client.max_inflight_messages_set(0)
-        client.max_queued_messages_set(MAX_PENDING)
-        if options.transport == "websockets":
-            client.ws_set_options(path=options.path)
-        if options.username is not None:
-            client.username_pw_set(options.username, options.password)
-        if options.tls is not None:
-            client.tls_set_context(tls_context(options))
-        if will is not None:
-            client.will_set(will.topic, will.payload, will.qos, will.retain)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
-        client.on_subscribe = self._on_subscribe
-        client.on_socket_open = self._on_socket_open
-        client.on_socket_close = self._on_socket_close
-        client.on_socket_register_write = self._flush_soon
-        client.on_socket_unregister_write = self._on_unregister_write
-        return client
-
-    async def open(self) -> None:
-        """TCP, TLS, CONNECT, CONNACK."""
-        arguments: dict[str, Any] = {"clean_start": True} if self._options.protocol == 5 else {}
-        connecting = self._loop.run_in_executor(
-            None,
-            lambda: self.client.connect(
-                self._options.host, self._options.port, self._options.keepalive, **arguments
-            ),
-        )
-        try:
-            async with asyncio.timeout(3 * self._options.connect_s):
-                await connecting
-                self._opening = False
-                self._watch()
-                await self._connack
-        except TimeoutError:
-            raise BusOfflineError("the broker does not answer the CONNECT") from None
-        self._keepalive = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
-
-    def subscribe(self, wanted: list[tuple[str, int]]) -> asyncio.Future[None]:
-        """Subscribe to several filters in one packet; the future ends with the SUBACK."""
-        done: asyncio.Future[None] = self._loop.create_future()
-        filters: Any = wanted
-        if self._options.protocol == 5:
-            shown = self._options.as_published
-            filters = [(p, SubscribeOptions(qos, retainAsPublished=p in shown)) for p, qos in wanted]
-        code, mid = self.client.subscribe(filters)
-        if code != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
-            done.set_exception(BusOfflineError(paho.error_string(code)))
-            done.exception()
-        else:
-            self._subacks[mid] = done
-        return done
-
-    def send(
-        self,
-        topic: str,
-        payload: bytes,
-        qos: int,
-        retain: bool,
-        properties: Properties,
-        done: Done | None,
-    ) -> None:
-        """Hand one message to paho; `done` is called at its acknowledgement (QoS 0: at once).
-
-        Raises:
-            BusOfflineError: the connection is broken or too much is pending.
-        """
-        if len(self._acks) >= MAX_PENDING:
-            raise BusOfflineError("too many unacknowledged messages")
-        extra = to_paho(properties) if self._options.protocol == 5 else None
-        info = self.client.publish(topic, payload, qos, retain, extra)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise BusOfflineError(paho.error_string(info.rc))
-        if qos == 0:
-            if done:
-                done(None)
-        else:
-            self._acks[info.mid] = done
-
-    def close(self, why: str) -> None:
-        """End this connection without a DISCONNECT."""
-        if not self.ended.is_set():
-            self.why = why
-            self.ended.set()
-            self._fail_waiters()
-
-    async def goodbye(self) -> None:
-        """Send DISCONNECT where possible, free everything, fail all waiters."""
-        if self._keepalive:
-            self._keepalive.cancel()
-        polite = not self.ended.is_set() and self._connack.done() and self.client.is_connected()
-        self.ended.set()
-        if polite:
-            self.client.disconnect()
-            for _ in range(50):
-                if not self.client.want_write():
-                    break
-                await self._clock.sleep(0.01)
-                self.client.loop_write()
-        self._unwatch()
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.close()
-        self._fail_waiters()
-
-    def _fail_waiters(self) -> None:
-        error = BusOfflineError(self.why)
-        acks, self._acks = self._acks, {}
-        for done in acks.values():
-            notify(done, error)
-        for future in (*self._subacks.values(), self._connack):
-            complete(future, error)
-        self._subacks.clear()
-
-    # --- the socket on the event loop
-
-    def _on_socket_open(self, _c: object, _d: object, sock: Any) -> None:
-        self._socket = sock
-        with contextlib.suppress(OSError, AttributeError):
-            # Nagle's algorithm would delay a QoS 1 round trip by 40 ms.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not self._opening:
-            self._watch()
-
-    def _watch(self) -> None:
-        if self._socket is not None and self._socket.fileno() >= 0 and not self._reading:
-            self._loop.add_reader(self._socket, self._readable)
-            self._reading = True
-            self._flush_soon()
-
-    def _unwatch(self) -> None:
-        if self._socket is not None and self._reading:
-            self._reading = self._writing = False
-            if self._socket.fileno() >= 0:
-                self._loop.remove_reader(self._socket)
-                self._loop.remove_writer(self._socket)
-
-    def _on_socket_close(self, *_: object) -> None:
-        if not self._opening:
-            self._unwatch()
-
-    def _on_unregister_write(self, *_: object) -> None:
-        if self._writing and self._socket is not None and self._socket.fileno() >= 0:
-            self._loop.remove_writer(self._socket)
-        self._writing = False
-
-    def _flush_soon(self, *_: object) -> None:
-        """Write what one iteration of the event loop has queued with one call."""
-        if self._reading and not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        """Sockets are nearly always writable: the event loop watches for it only after a short write."""
-        self._flush_due = False
-        if not self._reading:
-            return
-        self.client.loop_write()
-        sock = self._socket
-        if self._reading and sock is not None and sock.fileno() >= 0 and self.client.want_write():
-            self._writing = True
-            self._loop.add_writer(sock, self._flush)
-
-    def _readable(self) -> None:
-        self.client.loop_read()
-        # Bytes that TLS has already decrypted do not wake the event loop again.
-        while self._reading and self._socket is not None and self._pending() > 0:
-            self.client.loop_read()
-
-    def _pending(self) -> int:
-        pending = getattr(self._socket, "pending", None)
-        return int(pending()) if pending else 0
-
-    async def _keep_alive(self) -> None:
-        while not self.ended.is_set():
-            self.client.loop_misc()
-            await self._clock.sleep(_PING_CHECK_S)
-
-    # --- paho's callbacks
-
-    def _on_connect(
-        self, _client: object, _data: object, _flags: object, code: ReasonCode, _props: object
-    ) -> None:
-        if self._connack.done():
-            return
-        if code.is_failure:
-            self._connack.set_exception(BusOfflineError(f"the broker refused: {code}"))
-        else:
-            self._connack.set_result(None)
-
-    def _on_disconnect(
-        self, _client: object, _data: object, _flags: object, code: ReasonCode, _props: object
-    ) -> None:
-        if self._opening:
-            return
-        self.close(f"connection lost: {code}")
-        if not self._connack.done():
-            self._connack.set_exception(BusOfflineError(self.why))
-
-    def _on_message(self, _c: object, _d: object, raw: paho.MQTTMessage) -> None:
-        try:
-            topic = raw.topic
-        except UnicodeDecodeError:
-            log.warning("a message with an undecodable topic was dropped")
-            return
-        properties = from_paho(raw.properties) if raw.properties is not None else NO_PROPERTIES
-        self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
-
-    def _on_publish(self, _client: object, _data: object, mid: int, _code: object, _props: object) -> None:
-        notify(self._acks.pop(mid, None), None)
-
-    def _on_subscribe(
-        self, _client: object, _data: object, mid: int, codes: list[ReasonCode], _props: object
-    ) -> None:
-        done = self._subacks.pop(mid, None)
-        refused = [code for code in codes if code.value >= SUBACK_FAILURE]
-        if done is None or done.done():
-            return
-        if refused:
-            done.set_exception(BusOfflineError(f"the broker refused a subscription: {refused[0]}"))
-        else:
-            done.set_result(None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from pathlib import Path
+from typing import Final
 
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
@@ -34,13 +36,42 @@ def notify(done: Done | None, error: BusOfflineError | None) -> None:
 
 
 def tls_context(options: ConnectOptions) -> ssl.SSLContext:
-    """The TLS context for these options. Raises OSError or ValueError for files that can't be used."""
+    """The TLS context for these options. Raises ValueError that names the file which can't be used."""
     assert options.tls is not None
-    context = ssl.create_default_context(cafile=str(options.tls.ca) if options.tls.ca else None)
+    ca, cert, key = options.tls.ca, options.tls.cert, options.tls.key
+    for what, path in (("CA file", ca), ("certificate", cert), ("key", key)):
+        if path is not None:
+            _check_readable(what, path)
+    if key is not None and cert is None:
+        raise ValueError(f"key {key} without a certificate")
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    except ssl.SSLError as error:
+        raise ValueError(f"CA file {ca} holds no PEM certificate: {error.reason or error}") from None
     context.check_hostname = options.tls.check_hostname
-    if options.tls.cert:
-        context.load_cert_chain(options.tls.cert, options.tls.key)
+    if cert:
+        _load_certificate(context, cert, key or cert)
     return context
+
+
+def _check_readable(what: str, path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise ValueError(f"{what} {path}: {error.strerror or error}") from None
+
+
+def _load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    def refuse() -> str:  # otherwise OpenSSL would ask on the terminal
+        raise ValueError(f"key {key} is encrypted: a service has no passphrase")
+
+    try:
+        context.load_cert_chain(cert, key, password=refuse)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"key {key} does not belong to certificate {cert}") from None
+        raise ValueError(f"certificate {cert} with key {key}: {error.reason or error}") from None
 
 
 def failure_reason(error: BaseException) -> str:
@@ -53,4 +84,39 @@ def failure_reason(error: BaseException) -> str:
         return f"TLS: {error.reason or error}"
     if isinstance(error, TimeoutError):
         return "timed out"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error) or type(error).__name__
+
+
+def loss(code: str, unanswered: bool) -> str:
+    """Why a connection was lost; paho has no reason for one that the other side closed."""
+    when = " before the broker answered" if unanswered else ""
+    return f"connection lost{when}" + (f": {code}" if code != "Unspecified error" else "")
+
+
+def likely_cause(error: BaseException, options: ConnectOptions, unanswered: bool) -> str:
+    """What probably has to be changed, to be appended to the reason; empty where nothing is known.
+
+    `unanswered`: the connection was made, and lost before the broker answered the CONNECT.
+    """
+    tls, scheme = options.tls, "ws" if options.transport == "websockets" else "mqtt"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        unknown = error.verify_code in _UNKNOWN_AUTHORITY and tls is not None and tls.ca is None
+        return "; --tls-ca names the authority to trust" if unknown else ""
+    if tls is not None and not unanswered:
+        hung_up = isinstance(error, (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError))
+        if hung_up or getattr(error, "reason", None) in _NOT_TLS:
+            return f"; does this port speak no TLS ({scheme}://)?"
+        return ""
+    if tls is not None:
+        return "" if tls.cert else "; does the broker require a client certificate (--tls-cert)?"
+    if options.transport == "websockets":
+        refused = unanswered or "WebSocket" in type(error).__name__ or "WebSocket" in str(error)
+        return "; does this port expect TLS (wss://), or plain MQTT (mqtt://)?" if refused else ""
+    return "; does this port expect TLS (mqtts://), or WebSockets (ws://)?" if unanswered else ""
+
+
+_UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21})
+"""OpenSSL's X509_V_ERR_…: no issuer, self-signed, or only a leaf."""
+_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE"})

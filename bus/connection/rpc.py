@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..backoff import Backoff
 from ..clock import Clock
 from ..decode import MAX_REPORT, encode, parse
-from ..errors import BusError, BusOfflineError, CallTimeoutError
+from ..errors import BusError, BusOfflineError, CallTimeoutError, MessageTooLargeError
 from ..topics import Topics
 from .link import Link, Message
 
@@ -102,12 +102,16 @@ class Caller:
 
         Raises:
             BusOfflineError: there was no connection until the deadline.
+            BusError: `payload_too_large`: the broker does not take a request of this size.
         """
         if not self._link.connected and await self._answered_before_connected(request_id, attempts):
             return 0.0
         try:
             async with asyncio.timeout(attempts.deadline - self._clock.monotonic()):
                 await self._link.publish(topic, attempts.payload)
+        except MessageTooLargeError as error:
+            detail = f"the request has {error.size} bytes; the broker takes {error.limit}"
+            raise BusError("payload_too_large", detail) from None
         except BusOfflineError as error:
             attempts.refusals += 1
             attempts.refusal = error
@@ -146,9 +150,9 @@ class Caller:
         return pause
 
     async def _answer(self, request_id: str, seconds: float) -> dict[str, Any] | None:
+        if not self._waiting[request_id].done() and seconds > 0:
+            await asyncio.wait({self._waiting[request_id]}, timeout=seconds)
         waiting = self._waiting[request_id]
-        if not waiting.done() and seconds > 0:
-            await asyncio.wait({waiting}, timeout=seconds)
         return waiting.result() if waiting.done() else None
 
     def _on_reply(self, message: Message) -> None:
@@ -157,9 +161,21 @@ class Caller:
         except BusError as error:
             log.warning("a reply was not understood: %s", error)
             return
-        future = self._waiting.get(str(reply.get("id")))
-        if future is not None and not future.done():
-            future.set_result(reply)
+        request_id = str(reply.get("id"))
+        future = self._waiting.get(request_id)
+        if future is None:
+            return
+        if future.done():
+            if not _is_busy(future.result()):
+                return
+            # The answer to an earlier attempt counts more than a "busy" that nobody has looked at yet.
+            future = self._waiting[request_id] = asyncio.get_running_loop().create_future()
+        future.set_result(reply)
+
+
+def _is_busy(reply: Mapping[str, Any]) -> bool:
+    error = reply.get("error")
+    return not reply.get("ok") and isinstance(error, Mapping) and error.get("code") == "busy"
 
 
 class _Attempts:

@@ -9,6 +9,7 @@ import typer
 from busbar.bus.acl import render_emqx, render_mosquitto, render_nats
 
 from .. import common_options as n
+from .. import output
 from ..context import global_options, settings_in_force
 from ..errors import usage
 
@@ -35,4 +36,8 @@ def acl(
             text = render(first, realm, manager, persons)
     except ValueError as error:
         raise usage(str(error)) from None
-    typer.echo(text, nl=False)
+    if output.output_format() != "table":
+        return output.dump({"broker": broker, "acl": text})
+    for line in text.splitlines():
+        output.say(line)
+    return None

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from .. import common_options as n
+from .. import output
 from ..context import state_path
 from ..errors import CliError, ExitCode, usage
 
-app = n.command_group("Run the agent of one node, reset its state folder.", bare=True)
+app = n.command_group("Run the agent of one node; join a realm, reset its state folder.", bare=True)
 
 
 @app.callback()
@@ -44,6 +45,8 @@ def agent(
         str | None,
         typer.Option("--join", help="First redeem the join token in this file (-: standard input)."),
     ] = None,
+    mqtt: n.Mqtt = "auto",
+    max_packet: n.MaxPacket = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the agent of one node in the foreground, against the broker of the options."""
@@ -53,14 +56,20 @@ def agent(
 
     from .. import definition
     from ..services import run
+    from ..services.join_file import read_joined
     from ..services.specs import AgentSpec, ConnectSpec
     from ..settings import service_settings
 
+    known = read_joined(_folder(state, node or "")) if state or node else None
+    node = node or (known.node if known else None)
     if node is None:
-        raise usage("--node is needed: the node's name")
+        raise usage("--node is needed: the node's name, or --state with the folder of a node that has joined")
     if not is_name(node):
         raise usage(f"node name '{node}': use [a-z0-9][a-z0-9_-]{{0,63}}")
-    settings = service_settings(node)
+    folder = _folder(state, node)
+    if known is not None and known.node != node:
+        raise usage(f"{folder} has joined as node '{known.node}', not as '{node}'")
+    settings = service_settings(node, known.settings(folder) if known else None)
     if settings.username != node:
         raise usage(f"the agent of node '{node}' connects as user '{node}', not as '{settings.username}'")
     run.log_to_stderr(log_level)
@@ -68,7 +77,6 @@ def agent(
         from ..services.join import join as exchange
 
         settings = exchange(settings, node, join)
-    folder = _folder(state, node)
     spec = AgentSpec(
         realm=str(settings.realm),
         root=str(settings.root),
@@ -76,12 +84,14 @@ def agent(
         state=str(folder),
         node=node,
         runtimes=str(runtimes.expanduser().absolute()) if runtimes else None,
-        host=host,
+        host=host or (known.host if known else None),
         max_workers=max_workers,
-        labels=definition.pairs(label, "--label") or {},
+        labels=definition.pairs(label, "--label") or (known.labels if known else {}),
         static_roots=[str(path.expanduser().absolute()) for path in static_root or ()],
         stop_workers=stop_workers,
         adopt_store=adopt_store,
+        mqtt=mqtt,
+        max_packet=max_packet,
         log_level=log_level,
     )
     raise typer.Exit(run.serve(spec))
@@ -89,6 +99,43 @@ def agent(
 
 def _folder(state: Path | None, node: str) -> Path:
     return (state or state_path(os.environ) / "agents" / node).expanduser().absolute()
+
+
+@app.command("join", help="On a new node: store the access in a join file, and check it at the broker.")
+def join_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="From 'busbar node pair --join-file'; removed afterwards.")],
+    state: Annotated[
+        Path | None, typer.Option("--state", help="The agent's folder; with --service /var/lib/busbar/agent.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address under which clients reach its workers.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
+    service: Annotated[
+        bool, typer.Option("--service", help="As root: install and start the systemd unit busbar-agent.")
+    ] = False,
+    user: Annotated[str, typer.Option("--user", help="With --service: the user it runs as.")] = "busbar",
+) -> None:
+    from .. import definition, output
+    from ..services import systemd
+    from ..services.agent_join import join_node
+    from ..services.join_file import read_join_file
+
+    if service:
+        systemd.check_service(user)
+    found = read_join_file(file.expanduser())
+    state = n.folder_of(ctx, state) or (systemd.SERVICE_STATE if service else None)
+    folder = _folder(state, found.node)
+    made = join_node(found, folder, host, definition.pairs(label, "--label") or {})
+    file.expanduser().unlink()
+    run_it = f"busbar agent --state {folder}"
+    if service:
+        systemd.give_to(user, made)
+        run_it = f"service {systemd.install_agent(found.node, user, folder).stem} runs"
+    output.done(
+        {"name": found.node, "state": str(folder)}, f"node '{found.node}' has joined {found.broker}; {run_it}"
+    )
 
 
 @app.command(
@@ -115,4 +162,5 @@ def reset(
         make_new(folder, keep=keep)
     except StateError as error:
         raise CliError(str(error), ExitCode.FAILED, "refused") from None
-    typer.echo(f"{folder} is {'kept for its next agent' if keep else 'new'}")
+    text = f"{folder} is {'kept for its next agent' if keep else 'new'}"
+    output.done({"state": str(folder), "kept": keep}, text)

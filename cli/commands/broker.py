@@ -10,6 +10,7 @@ import typer
 from busbar.bus import acl
 
 from .. import common_options as n
+from .. import output
 from ..context import global_options, state_path
 from ..errors import CliError, ExitCode, usage
 
@@ -69,7 +70,10 @@ def add_account(ctx: typer.Context, name: str, kind: KindArgument, state: State 
         raise usage(f"user name '{name}': use [a-z0-9][a-z0-9_-]{{0,63}}")
     folder = _folder(n.folder_of(ctx, state))
     up_plan.ensure_broker_account(folder, name, kind, up_plan.ensure_secret(folder, name))
-    print(folder / SECRETS / name)
+    output.done(
+        {"name": name, "kind": kind, "password_file": str(folder / SECRETS / name)},
+        str(folder / SECRETS / name),
+    )
 
 
 @app.command("remove-account", help="Remove a user's account and disconnect it.")
@@ -82,7 +86,7 @@ def remove_account(ctx: typer.Context, name: str, state: State = None) -> None:
     if not remove(folder / "broker" / "accounts.json", name):
         raise CliError(f"there is no account '{name}'", ExitCode.NOT_FOUND, "no_such_account")
     (folder / SECRETS / name).unlink(missing_ok=True)
-    print(f"account '{name}' removed")
+    output.done({"name": name}, f"account '{name}' removed")
 
 
 @app.command("limits", help="Show the broker's limits, and what each account uses of them now.")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Final
 
 import typer
 from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
+from busbar.bus.client.errors import WaitTimeoutError
 from busbar.bus.errors import BusError
-from busbar.bus.params import Accepted, Cluster, Membership, NodeStatusName, Stat
+from busbar.bus.params import Accepted, Cluster, Membership, Node, NodeStatusName, Stat
 
 from .. import common_options as n
 from .. import definition as d
-from .. import output, wait
+from .. import last_node, output, wait
 from ..connect import run
+from ..errors import CliError, ExitCode
 from ..stats import print_stat
 from ..transport_patch import TransportChange
 
@@ -139,7 +142,7 @@ async def _order(
             if accepted.status not in _ORDERED[order]:
                 raise
         if waits:
-            reached = await wait.until(watch, goal(accepted.version), title, timeout)
+            reached = await wait.until(watch, goal(accepted.version), title, timeout, oid=found.oid)
     status = reached.status if reached else accepted.status
     output.done(output.merged(accepted, reached), f"{title} is {'' if reached else already}{status}")
 
@@ -168,10 +171,10 @@ async def _delete(
                     routercluster_oid=found.oid, expect_version=expect_version
                 )
                 version, expect_version = accepted.version, None
-            await wait.until(watch, goals.stopped(version), title, timeout)
+            await wait.until(watch, goals.stopped(version), title, timeout, oid=found.oid)
         gone = await bus.delete_routercluster(routercluster_oid=found.oid, expect_version=expect_version)
         if waits:
-            await wait.until(watch, goals.deleted(), title, timeout)
+            await wait.until(watch, goals.deleted(), title, timeout, oid=found.oid)
     output.done(gone, f"{title} deleted")
 
 
@@ -242,13 +245,63 @@ def add_node(
     output.done(run(work), f"node '{node}' added to cluster '{cluster}'")
 
 
-@n.subcommand(app, "remove-node", "remove_routercluster_node")
-def remove_node(cluster: n.ClusterArgument, node: n.NodeArgument, expect_version: n.Expect = None) -> None:
-    async def work(bus: BusClient) -> Membership:
-        return await bus.remove_routercluster_node(
-            routercluster_oid=await bus.cluster_oid(cluster),
-            node_oid=await bus.node_oid(node),
-            expect_version=expect_version,
+@n.subcommand(
+    app,
+    "remove-node",
+    "remove_routercluster_node",
+    "drain_node",
+    "undrain_node",
+    more="The last one is removed with --yes, or when asked.",
+)
+def remove_node(
+    cluster: n.ClusterArgument,
+    node: n.NodeArgument,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Move its workers away first, one of each group at a time.")
+    ] = False,
+    yes: last_node.Yes = False,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Timeout of --drain, in seconds.")] = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    async def work(bus: BusClient, may: bool) -> Membership:
+        oid, found = await bus.cluster_oid(cluster), await bus.find_node(node)
+        if not (may or drain):
+            await last_node.check(bus, found.oid, oid)
+        if drain:
+            await _drain(bus, oid, found, timeout)
+        gone = await bus.remove_routercluster_node(
+            routercluster_oid=oid, node_oid=found.oid, expect_version=expect_version
         )
+        if drain and found.draining is None:
+            await bus.undrain_node(node_oid=found.oid)
+        return gone
 
-    output.done(run(work), f"node '{node}' removed from cluster '{cluster}'")
+    output.done(last_node.run_asking(work, yes), f"node '{node}' removed from cluster '{cluster}'")
+
+
+async def _drain(bus: BusClient, cluster_oid: str, node: Node, timeout: float) -> None:
+    """Drain the node, which is of this cluster alone; take that back if it can't be done."""
+    try:
+        await last_node.check(bus, node.oid, cluster_oid)
+    except last_node.Asks as asks:
+        raise CliError(f"{asks}: --drain can't move them", ExitCode.CONFLICT, "cannot_drain") from None
+    workers = await bus.fetch_each(
+        await bus.list_workers(node_oid=node.oid), lambda oid: bus.get_worker(worker_oid=oid)
+    )
+    others = sorted({w.cluster for w in workers if w.cluster_oid != cluster_oid and w.state != "STOPPED"})
+    if others:
+        raise CliError(
+            f"node '{node.name}' runs workers of {', '.join(others)} too, which --drain would move: "
+            f"see 'busbar node drain'",
+            ExitCode.CONFLICT,
+            "shared_node",
+        )
+    async with bus.watch_statuses(kind="node", name=node.name) as watch:
+        changed = await bus.drain_node(node_oid=node.oid, reason=node.draining or "removed from its cluster")
+        try:
+            goal, title = goals.drained(changed.version), f"node '{node.name}'"
+            await wait.until(watch, goal, title, timeout, oid=node.oid)
+        except (WaitTimeoutError, asyncio.CancelledError):
+            if node.draining is None:
+                await bus.undrain_node(node_oid=node.oid)
+            raise

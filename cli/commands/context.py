@@ -83,7 +83,7 @@ def use(name: Name) -> None:
     path, config = _load()
     _known(config, name)
     save_config(path, replace(config, current=name))
-    output.note(f"context '{name}' is current")
+    output.done({"name": name, "current": True}, f"context '{name}' is current")
 
 
 @app.command(help="Add a context, or change one with --replace; the first becomes the current one.")
@@ -112,7 +112,11 @@ def add(
     settings = Settings(
         broker, realm, root, username, **{key: _absolute(file) for key, file in files.items()}
     )
-    _save(path, config, {**config.contexts, name: settings}, config.current or name)
+    current = config.current or name
+    _save(path, config, {**config.contexts, name: settings}, current)
+    where = "current" if current == name else f"stored; 'busbar context use {name}' makes it the current one"
+    row = {"name": name, "current": current == name, **_plain(settings)}
+    output.done(row, f"context '{name}' is {where}")
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -129,4 +133,4 @@ def remove(name: Name) -> None:
     _known(config, name)
     rest = {key: settings for key, settings in config.contexts.items() if key != name}
     _save(path, config, rest, None if config.current == name else config.current)
-    output.note(f"context '{name}' removed")
+    output.done({"name": name}, f"context '{name}' removed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -52,12 +51,7 @@ def line(event: Event) -> str:
         f"{subject(event):<20}",
         reason(event),
     ]
-    return output.as_text("  ".join(parts)).replace("\n", " ").rstrip()
-
-
-def json_line(event: Event) -> str:
-    """One event as JSON on one line."""
-    return json.dumps(output.merged(event), ensure_ascii=False)
+    return "  ".join(parts).replace("\n", " ").rstrip()
 
 
 @n.subcommand(app, "list", "get_events")
@@ -90,13 +84,15 @@ def watch(
 
 async def _watch(bus: BusClient, cluster: str | None, since: int | None, count: int | None) -> None:
     left = count
-    with_json = output.output_format() != "table"
     async with bus.watch_events(since=since, cluster=cluster) as watch:
         while left != 0:
             event = await _next(watch)
             if event is None:
                 continue
-            print(json_line(event) if with_json else line(event), flush=True)
+            if output.output_format() == "table":
+                output.say(line(event), flush=True)
+            else:
+                output.dump(event, stream=True)
             left = None if left is None else left - 1
 
 

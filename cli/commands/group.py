@@ -111,7 +111,7 @@ async def _add(
         title, reached = f"group '{found.name}/{made.name}'", None
         if waits:
             goal = goals.scaled(made.version, made.scale)
-            reached = await wait.until(watch, goal, title, timeout, made.name)
+            reached = await wait.until(watch, goal, title, timeout, name=made.name, oid=made.oid)
     status = reached.status if reached else made.status
     output.done(output.merged(made, reached), f"{title} added, {status}")
 
@@ -206,7 +206,8 @@ async def _scale(
         )
         title, reached = f"group '{where}/{found.name}'", None
         if waits:
-            reached = await wait.until(watch, goals.scaled(changed.version, changed.scale), title, timeout)
+            goal = goals.scaled(changed.version, changed.scale)
+            reached = await wait.until(watch, goal, title, timeout, oid=found.oid)
     status = reached.status if reached else changed.status
     since = f" from {before.scale}" if change.relative else ""
     output.done(output.merged(changed, reached), f"{title} scaled{since} to {changed.scale}, {status}")
@@ -315,7 +316,7 @@ async def _update(
         title, reached = f"group '{where}/{found.name}'", None
         if waits:
             goal = goals.updated(changed.version, changed.revision)
-            reached = await wait.until(watch, goal, title, timeout)
+            reached = await wait.until(watch, goal, title, timeout, oid=found.oid)
     status = reached.status if reached else changed.status
     output.done(output.merged(changed, reached), f"{title} has revision {changed.revision}, {status}")
 

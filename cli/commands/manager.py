@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 from busbar.bus.roles import OWNER
@@ -30,13 +30,19 @@ def run(
     heartbeat: Annotated[
         float, typer.Option(min=0.1, help="Heartbeat interval of the nodes, in seconds.")
     ] = 5.0,
+    offline_after: Annotated[
+        float,
+        typer.Option(
+            "--offline-after",
+            min=0,
+            help="Seconds after an agent's goodbye until workers that it left running are moved.",
+        ),
+    ] = 86_400.0,
     owner: Annotated[
         list[str] | None, typer.Option(help="A user with role owner in a new database; default: admin.")
     ] = None,
-    mqtt: Annotated[
-        Literal["auto", "5", "3.1.1"],
-        typer.Option("--mqtt", help="MQTT version; auto: 5, or 3.1.1 where the broker has no 5."),
-    ] = "auto",
+    mqtt: n.Mqtt = "auto",
+    max_packet: n.MaxPacket = None,
     adopt_realm: Annotated[
         bool,
         typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
@@ -59,7 +65,9 @@ def run(
         state=str(_folder(state)),
         manager_id=manager_id,
         heartbeat_s=heartbeat,
+        offline_after_s=offline_after,
         mqtt=mqtt,
+        max_packet=max_packet,
         principals=dict.fromkeys(owner or ["admin"], OWNER),
         adopt_realm=adopt_realm,
     )
@@ -84,9 +92,9 @@ def check(
     if output.output_format() != "table":
         output.dump({"file": str(file), "ok": not problems, "problems": problems})
     elif not problems:
-        print(f"{file} is intact")
+        output.say(f"{file} is intact")
     for problem in problems if output.output_format() == "table" else ():
-        print(problem)
+        output.say(problem)
     if problems:
         raise typer.Exit(ExitCode.FAILED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -12,9 +13,9 @@ from busbar.bus.params import Node, NodeStatusName
 
 from .. import common_options as n
 from .. import definition as d
-from .. import output, wait
+from .. import last_node, output, wait
 from ..connect import run
-from ..errors import CliError, ExitCode
+from ..errors import CliError, ExitCode, usage
 from ..services import accounts
 
 app = n.command_group("Nodes: the machines that run workers.")
@@ -37,6 +38,14 @@ Valid = Annotated[
 Keep = Annotated[
     bool,
     typer.Option("--keep-account", help="Let an absent agent connect once more, to stop its workers."),
+]
+JoinFile = Annotated[
+    Path | None,
+    typer.Option("--join-file", help="Write all that the node needs to this file, for 'busbar agent join'."),
+]
+Passwords = Annotated[
+    Path | None,
+    typer.Option("--passwords", help="With --join-file: mosquitto's password file, which gets the account."),
 ]
 VALID_S: Final = 900.0
 """Seconds."""
@@ -77,11 +86,17 @@ def pair(
     node: Name,
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
     valid: Valid = VALID_S,
+    join_file: JoinFile = None,
+    passwords: Passwords = None,
 ) -> None:
     state = accounts.local_state()
     accounts.refuse_other(state, node, NODE)
+    _check_join_file(state, join_file, passwords)
     labels = d.pairs(label, "--label")
     made = run(lambda bus: bus.pair_node(name=node, labels=labels))
+    if join_file is not None:
+        output.done(output.merged(made, join_file=str(join_file)), f"node '{node}' paired, {made.status}")
+        return accounts.write_join_file(state, join_file, node, valid, passwords)
     if state is None or output.output_format() == "table":
         output.done(made, f"node '{node}' paired, {made.status}")
     if state is None:
@@ -93,16 +108,34 @@ def pair(
     app,
     "token",
     "get_node_by_name",
-    instead="Print a new token with which a node can join; revokes an unused one.",
+    instead="Print a new token, or write a new join file, with which a node can join; revokes earlier ones.",
 )
-def token(node: n.NodeArgument, valid: Valid = VALID_S) -> None:
+def token(
+    node: n.NodeArgument, valid: Valid = VALID_S, join_file: JoinFile = None, passwords: Passwords = None
+) -> None:
     state = accounts.local_state()
-    if state is None:
-        raise CliError("this broker is not a local 'busbar up': its operator gives out credentials")
+    if state is None and join_file is None:
+        raise CliError(
+            "this broker is not a local 'busbar up': its operator gives out credentials; or use --join-file"
+        )
+    _check_join_file(state, join_file, passwords)
     found = run(lambda bus: bus.find_node(node))
     if found.status == "unpaired":
         raise CliError(f"node '{found.name}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
-    accounts.print_token(state, {"name": found.name}, found.name, valid)
+    if join_file is not None:
+        output.done({"name": found.name, "join_file": str(join_file)}, str(join_file))
+        return accounts.write_join_file(state, join_file, found.name, valid, passwords)
+    assert state is not None
+    return accounts.print_token(state, {"name": found.name}, found.name, valid)
+
+
+def _check_join_file(state: Path | None, join_file: Path | None, passwords: Path | None) -> None:
+    if passwords is not None and (join_file is None or state is not None):
+        raise usage("--passwords goes with --join-file, and with an outside broker")
+    if join_file is not None:
+        from ..services.join_file import check_writable
+
+        check_writable(join_file, passwords)
 
 
 @app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")
@@ -136,7 +169,7 @@ async def _drain(
     async with bus.watch_statuses(kind="node", name=found.name) as watch:
         changed = await bus.drain_node(node_oid=found.oid, reason=reason, expect_version=expect_version)
         if waits:
-            reached = await wait.until(watch, goals.drained(changed.version), title, timeout)
+            reached = await wait.until(watch, goals.drained(changed.version), title, timeout, oid=found.oid)
     drained = reached is not None or changed.drained
     output.done(output.merged(changed, reached), f"{title} is drained" if drained else f"{title} is draining")
 
@@ -151,19 +184,26 @@ def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
 
 
 @n.subcommand(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")
-def unpair(node: n.NodeArgument, expect_version: n.Expect = None, keep_account: Keep = False) -> None:
+def unpair(
+    node: n.NodeArgument,
+    expect_version: n.Expect = None,
+    keep_account: Keep = False,
+    yes: last_node.Yes = False,
+) -> None:
     state = accounts.local_state()
 
-    async def work(bus: BusClient) -> tuple[Node, bool]:
+    async def work(bus: BusClient, may: bool) -> tuple[Node, bool]:
         found = await bus.find_node(node)
         if state is not None and found.status == "unpaired":
             return found, True  # only its account is left to remove
+        if not may:
+            await last_node.check(bus, found.oid)
         gone = await bus.unpair_node(
             node_oid=found.oid, keep_account=keep_account, expect_version=expect_version
         )
         return gone, await _has_heard(bus, gone)
 
-    gone, heard = run(work)
+    gone, heard = last_node.run_asking(work, yes)
     output.done(gone, f"node '{gone.name}' unpaired")
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")

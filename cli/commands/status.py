@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
@@ -20,6 +21,10 @@ from ..stats import GOOD, summary
 from .node import all_nodes
 
 Row = TypeVar("Row", Stat, Node)
+Line = tuple[str, ...]
+
+_HOLDS = re.compile(r"group [^:]+: update |worker [^:]+: (pending|restarting|unknown)\b")
+"""What is a problem also while all that is asked for is ready: an update that can't go on."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -43,7 +48,7 @@ def status(
         output.dump(found)
     else:
         for line in screen(found):
-            print(line)
+            output.say(*line)
     if check and any(not line.endswith(AS_DEFINED) for line in _causes_of(found)):
         raise typer.Exit(ExitCode.PROBLEMS)
 
@@ -57,32 +62,32 @@ async def gather(bus: BusClient) -> Realm:
     return Realm(manager, sorted(stats, key=lambda row: row.name), sorted(nodes, key=lambda row: row.name))
 
 
-def screen(found: Realm) -> list[str]:
-    """The lines of the screen."""
+def screen(found: Realm) -> list[Line]:
+    """The lines of the screen, each in parts."""
     manager = found.manager
     head = (
         f"realm {manager.realm}: manager {manager.manager} {manager.state}, "
         f"epoch {manager.epoch}, up {output.duration(manager.uptime_ms)}, version {manager.version}"
     )
     return [
-        head,
-        "",
+        (head,),
+        ("",),
         *_table("CLUSTER", found.clusters, summary),
-        "",
+        ("",),
         *_table("NODE", found.nodes, lambda row: f"{row.workers} worker{'s'[row.workers == 1 :]}"),
-        "",
-        *_problems(found),
+        ("",),
+        *((line,) for line in _problems(found)),
     ]
 
 
-def _table(title: str, rows: Sequence[Row], words: Callable[[Row], str]) -> list[str]:
+def _table(title: str, rows: Sequence[Row], words: Callable[[Row], str]) -> list[Line]:
     if not rows:
-        return [f"no {title.lower()}s"]
+        return [(f"no {title.lower()}s",)]
     width = max(len(title), *(len(row.name) for row in rows))
-    lines = [f"{title:<{width}}  STATUS"]
+    lines: list[Line] = [(f"{title:<{width}}  STATUS",)]
     for row in rows:
-        state = output.paint(row.status) + " " * max(0, 9 - len(row.status))
-        lines.append(f"{row.name:<{width}}  {state}  {words(row)}")
+        pad = " " * max(0, 9 - len(row.status))
+        lines.append((f"{row.name:<{width}}  ", output.State(row.status), f"{pad}  {words(row)}"))
     return lines
 
 
@@ -102,9 +107,9 @@ def _causes_of(found: Realm) -> list[str]:
 
 def _causes(row: Stat | Node) -> list[str]:
     """The problems of an object. A runtime that a node does not offer is none."""
-    conditions = [output.as_text(text) for text in row.conditions]
+    conditions = list(row.conditions)
     if row.status not in GOOD:
         return conditions or [row.status]
     if isinstance(row, Node):
         return [text for text in conditions if not text.startswith("runtime ")]
-    return [text for text in conditions if OPEN_ACCESS in text]
+    return [text for text in conditions if OPEN_ACCESS in text or _HOLDS.match(text)]

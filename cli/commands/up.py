@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from .. import output
+from ..common_options import MaxPacket, Mqtt
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 
@@ -73,6 +75,8 @@ def up(
     heartbeat: Heartbeat = None,
     runtimes: Runtimes = None,
     static_root: StaticRoot = None,
+    mqtt: Mqtt = "auto",
+    max_packet: MaxPacket = None,
     adopt_realm: AdoptRealm = False,
     verbose: Verbose = False,
     log_level: LogLevel = "info",
@@ -104,6 +108,8 @@ def up(
             static_roots=tuple(path.expanduser().absolute() for path in static_root or ()),
             adopt_realm=adopt_realm,
             log_level=log_level,
+            mqtt=mqtt,
+            max_packet=max_packet,
         )
         if plan.outside is None:
             at = up_plan.choose_host(host, last_up)
@@ -223,7 +229,7 @@ class Up:
 def say(text: str) -> None:
     """Print a line; a closed standard output is no error."""
     with contextlib.suppress(OSError):
-        print(text, flush=True)
+        output.say(text, flush=True)
 
 
 def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
@@ -239,6 +245,10 @@ def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
         if plan.stop_workers
         else "kept at the end (--stop-workers stops them)",
     }
+    if output.output_format() != "table":
+        with contextlib.suppress(OSError):
+            output.dump({"ready_s": round(seconds, 1), **rows, "nodes": states}, stream=True)
+        return
     say(f"ready in {seconds:.1f} s")
     for name, value in rows.items():
         say(f"  {name:<8} {value}")

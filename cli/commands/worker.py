@@ -14,7 +14,7 @@ from busbar.bus.params import Worker, WorkerStatus
 from .. import common_options as n
 from .. import output
 from ..connect import run, split_reference
-from ..context import state_path
+from ..context import HomelessError, state_path
 from ..errors import CliError
 from ..stats import WORKER_COLUMNS
 
@@ -94,11 +94,19 @@ async def _logs(bus: BusClient, worker: str, cluster: str | None, follow: bool, 
     found = await _find(bus, worker, cluster)
     if found.node is None:
         raise CliError(f"worker '{found.name}' is not placed: {found.reason or found.status}")
-    path = state_path(os.environ) / "agents" / found.node / "logs" / f"{found.oid}.log"
-    if path.exists():
+    path = _log_here(found.node, found.oid)
+    if path is not None and path.exists():
         await _local(bus, path, follow, lines)
     else:
         await _remote(bus, found, follow, lines)
+
+
+def _log_here(node: str, oid: str) -> Path | None:
+    """Where the log is if that agent is of this machine and user."""
+    try:
+        return state_path(os.environ) / "agents" / node / "logs" / f"{oid}.log"
+    except HomelessError:
+        return None
 
 
 async def _local(bus: BusClient, path: Path, follow: bool, lines: int) -> None:
@@ -123,7 +131,7 @@ def _print_tail(path: Path, lines: int) -> int:
         file.seek(max(0, end - 1024 * 1024))
         text = file.read()
     for line in text.decode(errors="replace").splitlines()[-lines:] if lines else ():
-        print(output.as_text(line))
+        _say(line)
     return end
 
 
@@ -133,7 +141,7 @@ def _print_from(path: Path, start: int) -> int:
         data = file.read(1024 * 1024)
     whole = data[: data.rfind(b"\n") + 1]
     for line in whole.decode(errors="replace").splitlines():
-        print(output.as_text(line), flush=True)
+        _say(line)
     return start + len(whole)
 
 
@@ -141,6 +149,18 @@ async def _remote(bus: BusClient, worker: Worker, follow: bool, lines: int) -> N
     async with await bus.watch_output(worker.oid, lines=lines, follow=follow) as chunks:
         async for chunk in chunks:
             if chunk.dropped:
-                print(f"... {chunk.dropped} lines dropped")
+                _say_dropped(chunk.dropped)
             for line in chunk.lines:
-                print(output.as_text(line), flush=True)
+                _say(line)
+
+
+def _say(line: str) -> None:
+    if output.output_format() != "table":
+        return output.dump({"line": line}, stream=True)
+    return output.say(line.expandtabs(), flush=True)
+
+
+def _say_dropped(count: int) -> None:
+    if output.output_format() != "table":
+        return output.dump({"dropped": count}, stream=True)
+    return output.say(f"... {count} lines dropped", flush=True)

@@ -10,14 +10,17 @@ import os
 from pathlib import Path
 
 from .. import output
-from ..context import Settings, global_options, read_up, settings_in_force, state_path
+from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
 
 
 def local_state() -> Path | None:
     """The state folder of the embedded broker in use; None for another broker."""
-    state = state_path(os.environ).absolute()
+    try:
+        state = state_path(os.environ).absolute()
+    except HomelessError:
+        return None
     up = read_up(state)
     embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
         "broker"
@@ -111,10 +114,31 @@ def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
     text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
         return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
-    print(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
-    print(text)
+    output.say(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
+    output.say(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
         f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"
     )
     return None
+
+
+def write_join_file(
+    state: Path | None, path: Path, node: str, valid_s: float, passwords: Path | None
+) -> None:
+    """Write a node's join file; its account goes into mosquitto's password file, where one is named.
+
+    Raises:
+        CliError: a file can't be written.
+    """
+    from . import join_file
+
+    settings = settings_in_force(global_options(), os.environ)
+    made = token(state, node, valid_s) if state is not None else None
+    password = join_file.write_join_file(path, settings, node, token=made)
+    if password is not None and passwords is not None:
+        join_file.put_mosquitto_password(passwords, node, password)
+    elif password is not None:
+        explain_external(node, "add")
+        output.note(f"its password is the member 'password' of {path}")
+    join_file.tell_join_file(path, passwords)

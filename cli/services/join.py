@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -32,13 +33,39 @@ def join(settings: Settings, node: str, source: str) -> Settings:
     """
     path = Path(settings.password_file or state_path(os.environ) / SECRETS / node).expanduser().absolute()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.joining")
     joined = replace(settings, username=node, password=None, password_file=str(path))
-    # The secret of an interrupted exchange may be valid already, with the token spent.
-    if not (fresh.exists() and _can_connect(replace(joined, password_file=str(fresh)))):
-        _exchange(joined, fresh, read_token(source))
-    rename(fresh, path, durable=True)
+    redeem(joined, lambda: read_token(source))
     return joined
+
+
+def redeem(joined: Settings, token: Callable[[], str]) -> None:
+    """Exchange a token for a new secret, in the password file of the settings.
+
+    Raises:
+        CliError: the token is invalid or spent, or the broker can't be reached.
+    """
+    path = Path(str(joined.password_file))
+    fresh = path.with_name(f".{path.name}.joining")
+    # The secret of an interrupted exchange may be valid already, with the token spent.
+    if not (fresh.exists() and can_connect(replace(joined, password_file=str(fresh)))):
+        _exchange(joined, fresh, token())
+    rename(fresh, path, durable=True)
+
+
+def store_password(joined: Settings, password: str) -> None:
+    """Write a node's password into the password file of the settings, once the broker accepts it.
+
+    Raises:
+        CliError: the broker refuses it, or can't be reached.
+    """
+    if not can_connect(replace(joined, password_file=None, password=password)):
+        raise CliError(
+            f"the broker {joined.broker} refused the password of node '{joined.username}': has it read its"
+            " accounts again?",
+            ExitCode.NOT_AUTHORIZED,
+            "not_authorized",
+        )
+    write_atomically(Path(str(joined.password_file)), password + "\n")
 
 
 def read_token(source: str) -> str:
@@ -59,6 +86,8 @@ def read_token(source: str) -> str:
     except (OSError, ValueError) as error:
         raise usage(f"token file {source}: {error}") from None
     token = text.strip()
+    if token.startswith("{"):
+        raise usage(f"{source} is a join file: busbar agent join {source}")
     if not token or len(token) > MAX_TOKEN or ":" in token or not token.isprintable():
         raise usage("not a join token: 'busbar node pair' prints one")
     return token
@@ -70,7 +99,7 @@ def _exchange(joined: Settings, fresh: Path, token: str) -> None:
 
     secret = new_secret()
     write_atomically(fresh, secret + "\n")  # first: once the token is spent, only this secret is valid
-    if not _can_connect(replace(joined, password_file=None, password=join_password(token, secret))):
+    if not can_connect(replace(joined, password_file=None, password=join_password(token, secret))):
         fresh.unlink()
         raise CliError(
             f"the broker {joined.broker} did not take the token of node '{joined.username}': it was used, has"
@@ -80,7 +109,13 @@ def _exchange(joined: Settings, fresh: Path, token: str) -> None:
         )
 
 
-def _can_connect(settings: Settings) -> bool:
+def can_connect(settings: Settings) -> bool:
+    """Whether the broker accepts these credentials.
+
+    Raises:
+        CliError: it can't be reached.
+    """
+
     async def connect() -> None:
         async with connected(settings, TIMEOUT_S):
             pass

@@ -10,7 +10,7 @@ from typing import Any, Final
 from busbar.bus.broker.limits import LIMITS, USE_FILE, table
 from busbar.bus.clock import SystemClock
 
-from ..output import dump, duration, note, output_format, print_table
+from ..output import dump, duration, note, output_format, print_table, say
 
 _OLD_S: Final = 15.0
 """A broker writes its use every 5 s; an older report is of one that has ended or is stuck."""
@@ -32,12 +32,12 @@ def show_limits(folder: Path) -> None:
     age_s = SystemClock().time_ns() / 1e9 - report["at"]
     if age_s > _OLD_S:
         note(f"the use below is {duration(age_s * 1000)} old: the broker is not running")
-    print()
+    say("")
     print_table(
         ["ACCOUNT", "KIND", *(name.upper().replace("_", " ") for name in _USED)],
         [[row["account"], row["kind"], *(str(row[name]) for name in _USED)] for row in report["accounts"]],
     )
-    print(f"connections not logged in: {report['silent_connections']}")
+    say(f"connections not logged in: {report['silent_connections']}")
 
 
 def _report(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import msgspec
 from busbar.bus.addresses import netloc
 
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
-from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, MqttVersion, ServiceSpec
+from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ManagerSpec, MqttVersion, ServiceSpec
 
 if TYPE_CHECKING:
     from busbar.bus.options import ConnectOptions
@@ -62,7 +62,7 @@ _PROTOCOLS: Final[Mapping[MqttVersion, _Protocol]] = {
     "5": {"protocol": 5},
     "3.1.1": {"protocol": 4},
 }
-"""The connection options of `busbar manager --mqtt`."""
+"""What `--mqtt` means."""
 
 
 async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
@@ -72,10 +72,11 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
     config = ManagerConfig(
         state=Path(spec.state),
         realm=spec.realm,
-        connect=replace(connect_options(spec.connect), **_PROTOCOLS[spec.mqtt]),
+        connect=connect_options(spec),
         root=spec.root,
         manager_id=spec.manager_id,
         heartbeat_s=spec.heartbeat_s,
+        offline_after_s=spec.offline_after_s,
         principals=spec.principals,
         adopt_realm=spec.adopt_realm,
     )
@@ -90,7 +91,7 @@ async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event | None 
         state=Path(spec.state),
         node=spec.node,
         realm=spec.realm,
-        connect=connect_options(spec.connect),
+        connect=connect_options(spec),
         root=spec.root,
         runtimes=Path(spec.runtimes) if spec.runtimes else None,
         host=spec.host,
@@ -115,7 +116,7 @@ def run_service(spec: ServiceSpec, ready: Ready, reload: asyncio.Event) -> Await
             return run_agent(spec, ready, reload)
 
 
-def connect_options(spec: ConnectSpec) -> ConnectOptions:
+def connect_options(spec: ManagerSpec | AgentSpec) -> ConnectOptions:
     """The connection of a manager or an agent; its secret comes from a file or from the environment.
 
     Raises:
@@ -123,8 +124,13 @@ def connect_options(spec: ConnectSpec) -> ConnectOptions:
     """
     from ..connect import options_of
 
-    options = options_of(spec.settings(os.environ.get("BUSBAR_PASSWORD")))
-    return replace(options, client_id=f"busbar-{options.username}-{os.urandom(4).hex()}")
+    options = options_of(spec.connect.settings(os.environ.get("BUSBAR_PASSWORD")))
+    return replace(
+        options,
+        client_id=f"busbar-{options.username}-{os.urandom(4).hex()}",
+        max_packet=spec.max_packet or options.max_packet,
+        **_PROTOCOLS[spec.mqtt],
+    )
 
 
 def log_to_stderr(level: str) -> None:

@@ -57,8 +57,10 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     principals: dict[str, str]
     manager_id: str = "m1"
+    offline_after_s: float = 86_400.0
     mqtt: MqttVersion = "auto"
     adopt_realm: bool = False
+    max_packet: int | None = None
     log_level: str = "info"
 
 
@@ -78,6 +80,8 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
     static_roots: list[str] = field(default_factory=list)
     adopt_store: bool = False
+    mqtt: MqttVersion = "auto"
+    max_packet: int | None = None
     log_level: str = "info"
 
 

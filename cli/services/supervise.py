@@ -21,8 +21,10 @@ from typing import Any, Final
 
 from busbar.bus.backoff import Backoff
 from busbar.bus.clock import Clock
+from busbar.bus.printable import printable
 
 from ..errors import CliError, ExitCode
+from ..output import note
 from .run import READY, REFUSED
 from .up_plan import Plan, Service, services, spec_path
 
@@ -242,11 +244,12 @@ class ServiceLog:
 
     def write(self, line: str) -> None:
         """Append one line. Never raises."""
+        line = printable(line)
         self._handler.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
         if self._echo_as is not None:
             # A closed terminal must not end the copying: the service would block on a full pipe.
             with contextlib.suppress(OSError, ValueError):
-                print(f"{self._echo_as:<10} {line}", file=sys.stderr, flush=True)
+                note(f"{self._echo_as:<10} {line}", flush=True)
 
     def close(self) -> None:
         """Close the file."""

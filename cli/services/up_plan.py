@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +15,13 @@ import msgspec
 from busbar.bus import acl
 from busbar.bus.addresses import IPV4, is_loopback, netloc
 from busbar.bus.files import FileLock, write_atomically
-from busbar.bus.loopback import can_bind, loopback
+from busbar.bus.loopback import bind_error, can_bind, loopback
 from busbar.bus.roles import OWNER
 
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
-from .specs import AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, ServiceSpec
+from .specs import AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, MqttVersion, ServiceSpec
 
 ADMIN_USER: Final = "admin"
 MANAGER_USER: Final = "manager"
@@ -44,6 +45,8 @@ class Plan:
     host: str = IPV4
     port: int = MQTT_PORT
     heartbeat: float = 5.0
+    mqtt: MqttVersion = "auto"
+    max_packet: int | None = None
     stop_workers: bool = False
     runtimes: Path | None = None
     static_roots: tuple[Path, ...] = ()
@@ -55,6 +58,11 @@ class Plan:
         """The broker's URL."""
         outside = self.outside.broker if self.outside else None
         return outside or f"mqtt://{netloc(self.host, self.port)}"
+
+    @property
+    def spoken(self) -> MqttVersion:
+        """The MQTT version of the services; the embedded broker has 3.1.1 alone."""
+        return "3.1.1" if self.outside is None and self.mqtt == "auto" else self.mqtt
 
     def connect(self, user: str) -> Settings:
         """How one of our users connects; its secret is in the file of its name."""
@@ -102,7 +110,8 @@ def _manager(plan: Plan) -> ManagerSpec:
         root=plan.root,
         connect=ConnectSpec.of(plan.connect(MANAGER_USER)),
         state=str(plan.state / "manager"),
-        mqtt="3.1.1" if plan.outside is None else "auto",
+        mqtt=plan.spoken,
+        max_packet=plan.max_packet,
         heartbeat_s=plan.heartbeat,
         principals={ADMIN_USER: OWNER},
         adopt_realm=plan.adopt_realm,
@@ -112,6 +121,8 @@ def _manager(plan: Plan) -> ManagerSpec:
 
 def _agent(plan: Plan, node: str) -> AgentSpec:
     return AgentSpec(
+        mqtt=plan.spoken,
+        max_packet=plan.max_packet,
         realm=plan.realm,
         root=plan.root,
         connect=ConnectSpec.of(plan.connect(node)),
@@ -275,10 +286,15 @@ def choose_port(host: str, given: int | None, last_up: Mapping[str, Any]) -> int
     """The embedded broker's port: as given, else the first free one of the last, 1883 and any.
 
     Raises:
-        CliError: the given one is taken.
+        CliError: the given one is taken, or may not be bound.
     """
     if given:
-        if not can_bind(host, given):
+        error = bind_error(host, given)
+        if error is not None and error.errno != errno.EADDRINUSE:
+            raise CliError(
+                f"can't listen on port {given} of {host}: {error.strerror}; see --port and --broker"
+            )
+        if error is not None:
             raise CliError(
                 f"port {given} of {host} is taken: choose another with --port, or use --broker",
                 ExitCode.CONFLICT,

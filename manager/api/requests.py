@@ -46,11 +46,16 @@ REPLY_BYTES: Final = 4_096
 """Bytes of a read's reply that cost one more token."""
 AUDIT_LIMIT: Final = 4_096
 """Characters of the parameters that the audit stores."""
+PACKET_OVERHEAD: Final = 256
+"""Bytes of a reply's packet besides payload, topic and correlation data."""
 LOCKED_RETRY_MS: Final = 500
 
 
 class ReplySink(Protocol):
     """Takes replies that bypass the outbox."""
+
+    @property
+    def max_packet(self) -> int: ...
 
     def reply(self, topic: str, payload: bytes, properties: Properties) -> None: ...
 
@@ -238,12 +243,20 @@ class Dispatch:
         """The topic of a request's reply."""
         return self._topics.response(ctx.caller, ctx.inbox)
 
+    def room(self, ctx: RequestContext) -> int:
+        """Bytes of the largest reply that the broker takes."""
+        correlation = len(ctx.properties.correlation or b"")
+        return self._sink.max_packet - len(self.reply_topic(ctx)) - correlation - PACKET_OVERHEAD
+
     def properties(self, ctx: RequestContext, error: BusError | None = None) -> Properties:
         """The MQTT 5 properties of a reply."""
         return reply_properties(ctx.properties, error) if self._responder.mqtt5 else NO_PROPERTIES
 
     def send(self, ctx: RequestContext, payload: bytes, error: BusError | None = None) -> None:
-        """Reply at once, without the outbox."""
+        """Reply at once, without the outbox; with an error when the broker would not take it."""
+        if error is None and len(payload) > (room := self.room(ctx)):
+            error = BusError("payload_too_large", too_large(ctx.op, len(payload), room))
+            payload = self.error(ctx, error)
         self._sink.reply(self.reply_topic(ctx), payload, self.properties(ctx, error))
 
     def complete(self, ctx: RequestContext, outcome: bytes | None | Exception) -> None:
@@ -319,7 +332,11 @@ class ChangeJob:
         ctx, dispatch = self.ctx, self.dispatch
         failure: BusError | None = None
         try:
-            reply = dispatch.ok(ctx, tx.attempt(lambda: self._handle(tx, principal, who)))
+            result = tx.attempt(lambda: self._handle(tx, principal, who))
+            reply = dispatch.ok(ctx, result)
+            if len(reply) > dispatch.room(ctx):
+                # The change is made: its answer says so without the definition, which can be read.
+                reply = dispatch.ok(ctx, without_definition(result))
         except BusError as error:
             if error.code in NOT_STORED:
                 raise
@@ -340,6 +357,20 @@ class ChangeJob:
         authorize.check_version(self.request.expect, self.params, tx)
         context = ChangeContext(tx, who, principal.oid, self.ctx.id)
         return CHANGES[self.row.name](context, self.params)
+
+
+def without_definition(result: object) -> object:
+    """A change's result without the one member that may be large."""
+    if isinstance(result, msgspec.Struct) and getattr(result, "transport", None) is not None:
+        return msgspec.structs.replace(result, transport=None)
+    return result
+
+
+def too_large(op: str, size: int, room: int) -> str:
+    """Why a reply is not sent, and how to get it."""
+    row = OPERATIONS.get(op)
+    how = ": ask for less at a time (limit, after)" if row and row.pages else ""
+    return f"the reply has {size} bytes; the broker takes {room}{how}"
 
 
 def _truncate(error: BusError) -> BusError:

@@ -27,10 +27,11 @@ Heard = Callable[[str], bool]
 
 
 class Outcome(NamedTuple):
-    """The result of a batch: the actions that raised, and whether anything was changed."""
+    """The result of a batch: the actions that raised, whether anything was changed, and which ones did it."""
 
     failures: list[Failure]
     changed: bool
+    done: Sequence[m.Action] = ()
 
 
 _VERBS: Final = {
@@ -56,17 +57,19 @@ def apply_all(tx: Tx, actions: Sequence[m.Action], manager_id: str, heard_since:
             error = _attempt(tx, batch, [action])
             if error is not None:
                 failures.append((action, error))
-    return Outcome(failures, bool(tx.changes))
+    return Outcome(failures, bool(tx.changes), batch.done)
 
 
 def _attempt(tx: Tx, batch: Batch, actions: Sequence[m.Action]) -> Exception | None:
     """Apply all of these, or none; returns the exception."""
+    before = list(batch.done)
     try:
         tx.attempt(lambda: batch.apply(actions))
     except Exception as error:
         if not tx.db.conn.in_transaction:
             raise
         batch.reset()
+        batch.done = before
         return error
     return None
 
@@ -87,7 +90,9 @@ class Batch:
             m.MarkPending: self._mark_pending,
             m.Place: self._place,
             m.Unassign: self._unassign,
+            m.Relocate: self._relocate,
             m.Evict: self._evict,
+            m.Explain: self._explain,
             m.MarkUnknown: self._mark_unknown,
             m.MarkStopped: self._mark_stopped,
             m.Replace: self._replace,
@@ -97,11 +102,17 @@ class Batch:
             m.SetCluster: self._set_cluster,
             m.MassFailureHold: self._set_hold,
         }
+        self.done: list[m.Action] = []
+        """The actions that wrote something."""
         self.reset()
 
     def apply(self, actions: Sequence[m.Action]) -> None:
+        connection = self._tx.db.conn
         for action in actions:
+            before = connection.total_changes
             self._handlers[type(action)](action)
+            if connection.total_changes != before:
+                self.done.append(action)
 
     def reset(self) -> None:
         """Drop the caches: an action was rolled back."""
@@ -231,9 +242,10 @@ class Batch:
         load = self._load(node_oid)
         return Target(
             status=node.status,
+            refuses=node.refuses,
             draining=node.draining is not None,
             runtimes=node.runtimes,
-            max_workers=max_workers(node.capacity),
+            max_workers=max_workers(node.capacity, self._tx.context.max_packet()),
             member=member is not None,
             hardlimit=member.hardlimit if member else None,
             in_cluster=load[cluster_oid],
@@ -248,6 +260,11 @@ class Batch:
         self._tx.update_worker(
             row.oid, state=WorkerState.STOPPING, reason=action.reason, unassigned_version=version
         )
+
+    def _relocate(self, action: m.Relocate) -> None:
+        row = self._worker_in(action.worker_oid, WorkerState.BACKOFF)
+        if row is not None and row.node_oid == action.node_oid:
+            self._unassign(m.Unassign(row.oid, action.reason))
 
     def _still_due(self, cause: m.StopCause, row: WorkerRow, node_oid: str) -> bool:
         """Whether the cause of a stop still holds: an operation may have undone it since the plan."""
@@ -273,6 +290,8 @@ class Batch:
             return
         if not self._started(row.cluster_oid) or not self._is_online_member(row.cluster_oid, row.node_oid):
             return
+        if self._refuses(row.node_oid):
+            return
         if row.state is WorkerState.RUNNING and not self._budget_allows(group):
             return
         self._bump(row.node_oid)
@@ -296,7 +315,7 @@ class Batch:
         return ready > least_ready(group)
 
     def _evict(self, action: m.Evict) -> None:
-        row = self._unreachable(action.worker_oid)
+        row = self._refused(action.worker_oid) if action.refused else self._unreachable(action.worker_oid)
         if row is None:
             return
         if row.node_oid is not None and self._tx.node(row.node_oid) is not None:
@@ -313,6 +332,20 @@ class Batch:
             pid=None,
         )
         self._tell.worker(row, "pending", action.reason)
+
+    def _refused(self, worker_oid: str) -> WorkerRow | None:
+        """A worker that its node, which follows another manager, does not report; None when it does."""
+        row = self._worker_in(worker_oid, WorkerState.STARTING)
+        return row if row is not None and row.pid is None and self._refuses(row.node_oid) else None
+
+    def _refuses(self, node_oid: str | None) -> bool:
+        node = self._node(node_oid) if node_oid is not None else None
+        return node is not None and node.refuses is not None
+
+    def _explain(self, action: m.Explain) -> None:
+        row = self._worker_in(action.worker_oid, WorkerState.STARTING)
+        if row is not None and row.pid is None and row.reason != action.reason:
+            self._tx.update_worker(row.oid, reason=action.reason)
 
     def _mark_unknown(self, action: m.MarkUnknown) -> None:
         row = self._unreachable(action.worker_oid)
@@ -334,6 +367,9 @@ class Batch:
     def _mark_stopped(self, action: m.MarkStopped) -> None:
         row = self._worker_in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
         if row is None or (row.state is WorkerState.PENDING and self._started(row.cluster_oid)):
+            return
+        if self._refuses(row.node_oid):
+            record_stopped(self._tx, self._tell, row, action.reason)
             return
         if self._heard_again(row):
             return

@@ -17,7 +17,9 @@ from busbar.bus.errors import BusError
 
 from ..log_throttle import LogThrottle
 from ..planner.deadlines import next_due
-from ..planner.model import Action, ClusterView, Snapshot
+from ..planner.describe import Describer
+from ..planner.failing import AVOID_S
+from ..planner.model import Action, ClusterView, Relocate, Snapshot
 from ..planner.plan import by_node, plan
 from ..state.mirror import StateCache
 from ..state.node_memory import NodeMemory
@@ -53,7 +55,7 @@ class Monitor:
         manager_id: str = "m1",
         interval: float = INTERVAL_S,
     ) -> None:
-        self.cache = StateCache(store.reads, memory, clock)
+        self.cache = StateCache(store.reads, memory, clock, lambda: store.max_packet)
         self._store, self._clock = store, clock
         self._manager_id, self._interval = manager_id, interval
         self._memory, self._passed_at = memory, clock.monotonic()
@@ -88,14 +90,19 @@ class Monitor:
         actions = by_node(plan(snapshot, now, self._on_error))
         self._due = math.inf if actions else next_due(snapshot, now)
         self._pass_s = self._clock.monotonic() - began
-        changed = False
+        changed, describer = False, Describer(snapshot)
         chunks = [actions[start : start + CHUNK] for start in range(0, len(actions), CHUNK)]
         for start in range(0, len(chunks), AHEAD):
             writes = (self._write(chunk, snapshot) for chunk in chunks[start : start + AHEAD])
             for outcome in await asyncio.gather(*writes):
                 changed |= outcome.changed
+                for line in describer.lines(outcome.done) if log.isEnabledFor(logging.INFO) else ():
+                    log.info("%s", line)
                 for action, error in outcome.failures:
                     self._log(f"{type(action).__name__} failed ({action.reason})", error)
+        for action in actions:
+            if isinstance(action, Relocate):
+                self._memory.avoid(action.group_oid, action.node_oid, now + AVOID_S)
         return changed
 
     def _snapshot(self) -> Snapshot:

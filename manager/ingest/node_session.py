@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported
-from busbar.bus.states import NodeBirth, NodeStatus
+from busbar.bus.states import Leaves, NodeBirth, NodeStatus
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -24,6 +24,8 @@ TURNS: Final = 2
 """How often a former boot must return within that time; a single return may be a late message."""
 BOOTS: Final = 4
 """Agent processes remembered."""
+
+_LEAVES: Final = frozenset(Leaves)
 
 Birth = tuple[str, int]
 """(boot, conn): the agent's process and the number of its connection."""
@@ -98,7 +100,7 @@ class NodeSession(Struct, frozen=True):
             return self._on_report(message, birth, facts, retained)
         if message.state == NodeBirth.READY:
             return self._on_birth(birth, facts, retained)
-        return self._on_goodbye(birth) if message.state == NodeBirth.DISCONNECTED else (self, [])
+        return self._on_goodbye(message) if message.state == NodeBirth.DISCONNECTED else (self, [])
 
     def written(self, update: NodeUpdate) -> NodeSession:
         """An update is in the store."""
@@ -126,8 +128,10 @@ class NodeSession(Struct, frozen=True):
         present = birth == _present(self, facts.node) and _ended(self, facts.node) is None
         return self, ([Signal.CONNECTION_LOST, Signal.WAKE_MONITOR] if present else [])
 
-    def _on_goodbye(self, birth: Birth) -> tuple[NodeSession, list[Effect]]:
-        update = NodeUpdate(_columns(birth) | {"goodbye": True})
+    def _on_goodbye(self, message: NodeState) -> tuple[NodeSession, list[Effect]]:
+        birth = (message.boot, message.conn)
+        leaves = message.leaves if message.leaves in _LEAVES else None
+        update = NodeUpdate(_columns(birth) | {"goodbye": True, "leaves": leaves})
         return replace(self, birth=birth, goodbye=birth), [update, Signal.WAKE_MONITOR]
 
     def _on_birth(self, birth: Birth, facts: Facts, retained: bool) -> tuple[NodeSession, list[Effect]]:

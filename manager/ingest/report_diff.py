@@ -133,6 +133,7 @@ def _facts(node: NodeRow, report: Reported, conditions: tuple[str, ...], origin:
     facts: dict[str, Any] = {
         "runtimes": sorted(set(report.runtimes)),
         "capacity": report.capacity,
+        "refuses": refuses(report, origin, node.assignment_epoch),
         "conditions": [*conditions_of(report, origin, node.assignment_epoch), *conditions],
     }
     if node.labels is None and report.labels:
@@ -179,6 +180,15 @@ def trusted_version(report: Reported, origin: Origin, least: int) -> int:
     if report.store not in (None, origin.store) or is_ahead(report.applied, origin.epoch, least):
         return -1
     return report.applied.version
+
+
+def refuses(report: Reported, origin: Origin, least: int) -> str | None:
+    """Whom the node follows instead of this manager, as a predicate; None when it applies our assignments."""
+    if report.store not in (None, origin.store):
+        return f"follows another manager's store ({(report.store or '')[:64]})"
+    if is_ahead(report.applied, origin.epoch, least):
+        return f"follows epoch {report.applied.epoch}, newer than this manager's {origin.epoch}"
+    return None
 
 
 def conditions_of(report: Reported, origin: Origin, least: int) -> list[str]:
@@ -252,7 +262,8 @@ def _reason(row: WorkerRow, seen: ReportedWorker, state: WorkerState) -> str | N
         return seen.reason
     if state is _W.BACKOFF:
         return FAILED
-    return row.reason if state is row.state else None
+    # What kept it from being ready is over once it is ready.
+    return row.reason if state is row.state and state is not _W.RUNNING else None
 
 
 def _events(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from busbar.bus.assignments import shares
 from busbar.bus.messages import Reported
 
 from ..state.node_memory import WorkerStat
@@ -32,6 +33,8 @@ def write_report(tx: Tx, node_oid: str, update: NodeUpdate, origin: Origin) -> M
         log.warning(text, node.name, held.epoch, held.version)
         tx.update_node(node_oid, **diff.assignment)
         tx.bump_assignment(node_oid)
+    elif workers and "capacity" in diff.columns and shares(diff.columns["capacity"]) != shares(node.capacity):
+        tx.bump_assignment(node_oid)  # another agent version: it needs the other form
     for row, change in diff.workers:
         _write_worker(tx, tell, row, change)
     return {

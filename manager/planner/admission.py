@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 from busbar.bus.states import NodeStatus, WorkerState
 from msgspec import Struct
 
+from .sizes import workers_limit
+
 _WEIGHTLESS: Final = frozenset({WorkerState.PENDING, WorkerState.STOPPED})
 
 
@@ -21,6 +23,7 @@ class Obstacle(Enum):
     UNKNOWN = auto()
     MEMBERSHIP = auto()
     STATUS = auto()
+    REFUSES = auto()
     DRAINING = auto()
     RUNTIME = auto()
     HARDLIMIT = auto()
@@ -39,6 +42,8 @@ class Target(Struct, frozen=True, gc=False):
     """A node as a place for one more worker of one cluster. A limit of None is no limit."""
 
     status: NodeStatus
+    refuses: str | None
+    """Whom it follows instead of this manager, as a predicate."""
     draining: bool
     runtimes: Collection[str]
     max_workers: int | None
@@ -61,6 +66,8 @@ def refusal(target: Target | None, runtime: str) -> Refusal | None:
         return Refusal(Obstacle.MEMBERSHIP, "is not a node of the cluster")
     if target.status is not NodeStatus.ONLINE:
         return Refusal(Obstacle.STATUS, f"is {target.status}")
+    if target.refuses is not None:
+        return Refusal(Obstacle.REFUSES, target.refuses)
     if target.draining:
         return Refusal(Obstacle.DRAINING, "is draining")
     if runtime not in target.runtimes:
@@ -82,7 +89,13 @@ def occupies(state: WorkerState) -> bool:
     return state not in _WEIGHTLESS
 
 
-def max_workers(capacity: Mapping[str, Any] | None) -> int | None:
-    """A node's own limit, as its agent reports it; None when it has none."""
-    limit = (capacity or {}).get("max_workers")
-    return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 else None
+def max_workers(capacity: Mapping[str, Any] | None, max_packet: int | None = None) -> int | None:
+    """A node's own limit, as its agent reports it, or less: as many as its messages can hold.
+
+    None when it has no limit (and `max_packet`, the broker's limit in bytes, is not given).
+    """
+    own = (capacity or {}).get("max_workers")
+    limits = [own] if isinstance(own, int) and not isinstance(own, bool) and own >= 0 else []
+    if max_packet is not None:
+        limits.append(workers_limit(max_packet))
+    return min(limits, default=None)

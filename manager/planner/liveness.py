@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from busbar.bus.states import NodeStatus, may_advance
+from busbar.bus.states import Leaves, NodeStatus, may_advance
 
 from .model import Action, LivenessTiming, MassFailureHold, NodeView, SetNode, Snapshot
 
 _N = NodeStatus
+_LEAVES = {
+    Leaves.RUNNING: "; its workers run on",
+    Leaves.STOPPED: "; none of its workers runs on",
+    Leaves.SHUTDOWN: "; its machine is shutting down",
+}
 _RANK = {_N.ONLINE: 0, _N.LATE: 1, _N.LOST: 2}
 
 
@@ -22,6 +27,11 @@ class Fleet:
     timing: LivenessTiming
     now: float
     hold: str | None = None
+    avoided: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def avoids(self, group_oid: str, node_oid: str) -> bool:
+        """Whether workers of that group go to that node only where no other has room."""
+        return self.now < self.avoided.get((group_oid, node_oid), self.now)
 
     def name(self, node_oid: str | None) -> str:
         """The node's name, for people."""
@@ -41,14 +51,30 @@ class Fleet:
             return not node.goodbye and self.silence(node.oid) < lost_limit(self.timing, self.now)
         return self.status[node.oid] in (_N.ONLINE, _N.LATE)
 
-    def gave_up(self, node_oid: str | None) -> bool:
-        """Whether the node can no longer be expected to report a worker that it was told to stop."""
+    def refuses(self, node_oid: str | None, least: float = 0.0) -> bool:
+        """Whether the node has followed another manager for so long that its word is believed.
+
+        One report is no evidence: it may be forged, or late. Never below the lost threshold, nor `least`.
+        """
         node = self.nodes.get(node_oid or "")
-        if node is None or self.status[node.oid] is _N.LOST:
+        if node is None or node.refuses_since is None or self.status[node.oid] is not _N.ONLINE:
+            return False
+        return self.now - node.refuses_since >= max(least, lost_limit(self.timing, self.now))
+
+    def gave_up(self, node_oid: str | None, *, member: bool = True) -> bool:
+        """Whether the node can no longer be expected to report a worker that it was told to stop.
+
+        `member`: whether it is still a node of the worker's cluster.
+        """
+        node = self.nodes.get(node_oid or "")
+        if node is None or self.status[node.oid] is _N.LOST or self.refuses(node_oid):
             return True
         # After a goodbye its workers may still run.
         away = self.status[node.oid] in (_N.OFFLINE, _N.UNPAIRED)
-        return away and self.silence(node.oid) >= lost_limit(self.timing, self.now)
+        limit = lost_limit(self.timing, self.now)
+        if member and left_running(node):
+            limit = max(limit, self.timing.offline_after)
+        return away and self.silence(node.oid) >= limit
 
 
 def late_limit(timing: LivenessTiming, now: float) -> float:
@@ -61,12 +87,23 @@ def lost_limit(timing: LivenessTiming, now: float) -> float:
     return timing.lost_after * timing.heartbeat * (2 if now < timing.grace_until else 1)
 
 
-def move_limit(node: NodeView, lost_after: float, timing: LivenessTiming) -> float:
-    """Seconds of silence after which a node's workers may be evicted.
+def left_running(node: NodeView) -> bool:
+    """Whether its agent exited and left workers running, which are to stay where they are.
+
+    Started elsewhere they would run twice. The operator's drain or unpairing says to move them all the same.
+    """
+    stays = not node.draining and node.status is not _N.UNPAIRED
+    return node.goodbye and node.leaves is Leaves.RUNNING and stays
+
+
+def move_limit(node: NodeView, lost_after: float, timing: LivenessTiming, *, member: bool = True) -> float:
+    """Seconds of silence after which a node's workers may be evicted; `member`: of their cluster.
 
     Never below the lost threshold, unless it said goodbye: after a restart a stored LOST would otherwise
     evict workers at once.
     """
+    if member and left_running(node):
+        return max(lost_after, timing.offline_after)
     return lost_after if node.goodbye else max(lost_after, timing.lost_after * timing.heartbeat)
 
 
@@ -95,7 +132,7 @@ def judge_nodes(snapshot: Snapshot, now: float) -> tuple[Fleet, list[Action]]:
         actions.append(found)
     # The pass that lifts the hold evicts nothing yet: nodes that are still silent get their full limit again.
     hold = found.reason or snapshot.hold
-    return Fleet(snapshot.nodes, status, timing, now, hold), actions
+    return Fleet(snapshot.nodes, status, timing, now, hold, snapshot.avoided), actions
 
 
 def judge_mass_failure(snapshot: Snapshot, status: Mapping[str, NodeStatus]) -> MassFailureHold:
@@ -139,7 +176,7 @@ def _target(node: NodeView, timing: LivenessTiming, now: float) -> NodeStatus:
 def _why(node: NodeView, status: NodeStatus, timing: LivenessTiming, now: float) -> str:
     silence = now - node.heard_at
     if status is _N.OFFLINE:
-        return "it said goodbye"
+        return "it said goodbye" + (_LEAVES[node.leaves] if node.leaves else "")
     if status is _N.ONLINE:
         return "it was heard again" if node.known else "it was heard"
     if status is _N.LATE and silence < late_limit(timing, now):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class NodeView:
     """When the will of its present connection arrived after `heard_at`; None otherwise."""
     goodbye: bool = False
     """Its agent exited cleanly: its last state is `disconnected`."""
+    leaves: Leaves | None = None
+    """What became of its workers at the goodbye; None where its agent did not say."""
     heard_once: bool = False
     """Whether it was heard since this process began to listen (its start, or its last connect)."""
     known: bool = False
@@ -38,6 +40,10 @@ class NodeView:
     """The stored progress of the drain."""
     applied: bool = True
     """It has confirmed its present assignment."""
+    refuses: str | None = None
+    """Whom it follows instead of this manager, as a predicate; None: it applies our assignments."""
+    refuses_since: float | None = None
+    """Since when it has said so in every report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,10 @@ class WorkerView:
     reason: str | None = None
     restarts: int = 0
     revision: int = 1
+    pid: int | None = None
+    """That of its process, as its node last reported; None while it reports none."""
+    failing_since: float | None = None
+    """Since when it has failed to start where it is; None where it was ready there, or has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,8 @@ class LivenessTiming:
     """Heartbeat intervals of silence until a node is late."""
     lost_after: int = 6
     """Heartbeat intervals of silence until a node is lost."""
+    offline_after: float = 86_400.0
+    """Seconds after a goodbye that left workers running until these are moved all the same."""
     grace_until: float = 0.0
     """Until then (monotonic) both limits are doubled: the manager or the broker has just restarted."""
 
@@ -132,6 +144,8 @@ class Snapshot:
     """The reason of the mass failure hold; None when there is none."""
     hold_nodes: frozenset[str] = frozenset()
     """Oids of the nodes that caused it; stored with it, so that a restart does not lift it."""
+    avoided: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Until when a group (oid) avoids a node (oid)."""
 
 
 # --- actions: each carries its reason, which is shown in the event, the status and the command line ---------
@@ -214,8 +228,30 @@ class Unassign:
 
 
 @dataclass(frozen=True, slots=True)
+class Relocate:
+    """Unassign a worker that can't start on its node; its group avoids that node for a while."""
+
+    worker_oid: str
+    group_oid: str
+    node_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Evict:
-    """Unassign a worker whose node is silent, without waiting for the node: it is PENDING at once."""
+    """Unassign a worker whose node is silent, without waiting for the node: it is PENDING at once.
+
+    `refused`: the node is heard, but follows another manager, and does not report the worker.
+    """
+
+    worker_oid: str
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Give a STARTING worker, of which its node says nothing, a reason."""
 
     worker_oid: str
     reason: str
@@ -297,7 +333,9 @@ Action = (
     | MarkPending
     | Place
     | Unassign
+    | Relocate
     | Evict
+    | Explain
     | MarkUnknown
     | MarkStopped
     | Replace

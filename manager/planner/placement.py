@@ -7,6 +7,7 @@ Workers are spread by least load over the nodes that admit one (`admission`). A 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
@@ -54,6 +55,7 @@ class Load:
 class Candidate(NamedTuple):
     """A node that may take the next worker, in order of preference."""
 
+    avoided: bool
     beyond_softlimit: bool
     of_group: int
     of_cluster: int
@@ -72,11 +74,19 @@ class Candidates:
         self._heap = [self._candidate(oid) for oid in self._members if not self.refusal(oid)]
         heapify(self._heap)
 
-    def reserve(self) -> Candidate | None:
-        """The best node, with one more worker of this group counted on it; None when none admits one."""
-        if not self._heap:
+    def reserve(self, unfit: Collection[str] | None = None) -> Candidate | None:
+        """The best node, with one more worker of this group counted on it; None when none admits one.
+
+        Where `unfit` is given, only a node that is neither one of these (oids) nor avoided.
+        """
+        passed: list[Candidate] = []
+        while unfit is not None and self._heap and (self._heap[0].avoided or self._heap[0].node_oid in unfit):
+            passed.append(heappop(self._heap))
+        best = heappop(self._heap) if self._heap else None
+        for candidate in passed:
+            heappush(self._heap, candidate)
+        if best is None:
             return None
-        best = heappop(self._heap)
         self._load.add(best.node_oid, self._cluster.oid, self._group.oid)
         if not self.refusal(best.node_oid):
             heappush(self._heap, self._candidate(best.node_oid))
@@ -107,6 +117,7 @@ class Candidates:
             return None
         return Target(
             status=self._fleet.status[node_oid],
+            refuses=node.refuses,
             draining=node.draining,
             runtimes=node.runtimes,
             max_workers=node.max_workers,
@@ -120,7 +131,13 @@ class Candidates:
         count, softlimit = self._in_cluster[node_oid], self._members[node_oid].softlimit
         beyond = softlimit is not None and count >= softlimit
         total, name = self._load.total[node_oid], self._fleet.nodes[node_oid].name
-        return Candidate(beyond, self._in_group[node_oid], count, total, name, node_oid)
+        avoided = self._fleet.avoids(self._group.oid, node_oid)
+        return Candidate(avoided, beyond, self._in_group[node_oid], count, total, name, node_oid)
+
+    def avoided(self) -> str:
+        """The members that are avoided, as the end of a reason; empty where there are none."""
+        names = [self._name(m) for m in self._by_name() if self._fleet.avoids(self._group.oid, m.node_oid)]
+        return f"; a worker of the group could not start on {_some(names, ', ')}" if names else ""
 
     def _offers(self) -> str:
         """`n1, n2 offer amqtt, mosquitto; n3 offers nothing`."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 
-from . import draining, rolling
-from .liveness import Fleet, move_limit
+from . import draining, failing, rolling
+from .liveness import Fleet, left_running, move_limit
 from .model import (
     Action,
     BlockRollout,
@@ -16,11 +16,13 @@ from .model import (
     CreateWorker,
     DropWorker,
     Evict,
+    Explain,
     GroupView,
     MarkPending,
     MarkStopped,
     MarkUnknown,
     Place,
+    Relocate,
     Replace,
     StopCause,
     Unassign,
@@ -29,6 +31,8 @@ from .model import (
 from .placement import Candidate, Candidates, Load
 
 _W = WorkerState
+_NOT_STARTED = "; it is not started there"
+"""How the reasons of workers end whose nodes follow another manager."""
 
 
 @dataclass(slots=True)
@@ -52,6 +56,14 @@ class _GroupPlan:
     def reserve(self) -> Candidate | None:
         """A node for one more worker; candidates are collected once, and only when they are asked for."""
         return self._candidates().reserve()
+
+    def reserve_fit(self) -> Candidate | None:
+        """As `reserve`, a node on which no worker of the group fails to start, or has failed of late."""
+        return self._candidates().reserve(failing.unfit(self.view))
+
+    def avoided(self) -> str:
+        """The avoided nodes, as the end of a reason."""
+        return self._candidates().avoided()
 
     def why_not(self) -> str:
         """Why `reserve` found none."""
@@ -112,7 +124,8 @@ def _run(group: _GroupPlan) -> None:
     _evict_silent(group)
     if rolling.updating(group.view) and _roll_out(group):
         return
-    _drain(group)
+    if not _relocate(group):
+        _drain(group)
 
 
 def _create(group: _GroupPlan, slots: int) -> None:
@@ -151,12 +164,15 @@ def _may_reassign(group: _GroupPlan, worker: WorkerView) -> bool:
     fleet, node_oid = group.fleet, worker.node_oid
     if node_oid is None or not _is_member(group, node_oid):
         return True
-    return not fleet.hold and fleet.silence(node_oid) >= _limit(group, node_oid)
+    if fleet.hold:
+        return False
+    refused = fleet.refuses(node_oid, group.view.lost_after)
+    return refused or fleet.silence(node_oid) >= _limit(group, node_oid)
 
 
 def _stopping(group: _GroupPlan, worker: WorkerView) -> None:
     fleet = group.fleet
-    if fleet.gave_up(worker.node_oid):
+    if fleet.gave_up(worker.node_oid, member=_is_member(group, worker.node_oid)):
         reason = f"{_standing(fleet, worker.node_oid)}, and no longer has it assigned"
         group.actions.append(MarkStopped(worker.oid, reason))
 
@@ -165,6 +181,7 @@ def _assigned(group: _GroupPlan, worker: WorkerView) -> None:
     fleet, node_oid = group.fleet, worker.node_oid
     if _is_member(group, node_oid) and fleet.status.get(node_oid or "") is NodeStatus.ONLINE:
         group.reachable.append(worker)
+        _refused(group, worker)
         return
     if node_oid in fleet.nodes and (_is_member(group, node_oid) or not fleet.hears(node_oid)):
         group.silent.append(worker)
@@ -174,6 +191,31 @@ def _assigned(group: _GroupPlan, worker: WorkerView) -> None:
     group.actions.append(
         Unassign(worker.oid, reason, StopCause.REMOVED) if hears else Evict(worker.oid, reason)
     )
+
+
+def _refused(group: _GroupPlan, worker: WorkerView) -> None:
+    """A worker that its node does not start as it follows another manager: said, and in time evicted.
+
+    What the node reports as having a process stays, whomever the node follows.
+    """
+    fleet, node = group.fleet, group.fleet.nodes[worker.node_oid or ""]
+    if worker.state is not _W.STARTING or worker.pid is not None:
+        return
+    if node.refuses is None:
+        if (worker.reason or "").endswith(_NOT_STARTED):
+            group.actions.append(Explain(worker.oid, f"node {node.name} follows this manager again"))
+        return
+    reason = f"node {node.name} {node.refuses}{_NOT_STARTED}"
+    if fleet.refuses(node.oid, group.view.lost_after):
+        blocker = f": {fleet.hold}" if fleet.hold else None
+        if blocker is None and group.reserve() is None:
+            blocker = f"; not rescheduled: {group.why_not()}"
+        if blocker is None:
+            group.actions.append(Evict(worker.oid, reason, refused=True))
+            return
+        reason = f"node {node.name} {node.refuses}{blocker}{_NOT_STARTED}"
+    if worker.reason != reason:
+        group.actions.append(Explain(worker.oid, reason))
 
 
 def _is_member(group: _GroupPlan, node_oid: str | None) -> bool:
@@ -190,7 +232,8 @@ def _place_waiting(group: _GroupPlan) -> None:
     for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
         node = group.reserve()
         if node is not None:
-            group.actions.append(Place(worker.oid, node.node_oid, _chosen(node)))
+            reason = _chosen(node) + group.avoided()
+            group.actions.append(Place(worker.oid, node.node_oid, reason))
             continue
         group.unplaceable.append(worker)
         reason = group.why_not()
@@ -245,6 +288,8 @@ def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
         return f"{worker.name} is not replaced: {group.fleet.hold}"
     reason = f"update to revision {group.view.revision}"
     node = group.fleet.nodes[worker.node_oid or ""]
+    if node.refuses is not None:
+        return f"{worker.name} stays as it is: {node.name} {node.refuses}"
     if node.draining and group.reserve() is not None:
         group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", StopCause.DRAINING))
     elif group.view.runtime in node.runtimes:
@@ -255,6 +300,18 @@ def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
     else:
         return f"{worker.name} stays as it is: {group.why_not()}"
     return None
+
+
+def _relocate(group: _GroupPlan) -> bool:
+    """Have one worker that can't start on its node tried on another; True when there was one."""
+    worker = None if group.fleet.hold else failing.to_move(group.view, group.reachable, group.fleet.now)
+    if worker is None or worker.node_oid is None or group.reserve_fit() is None:
+        return False
+    where = group.fleet.name(worker.node_oid)
+    why = f": {worker.reason}" if worker.reason else ""
+    reason = f"it can't start on {where}, which its group avoids for {failing.AVOID_S:g} s{why}"
+    group.actions.append(Relocate(worker.oid, group.view.oid, worker.node_oid, reason))
+    return True
 
 
 def _drain(group: _GroupPlan) -> None:
@@ -287,7 +344,7 @@ def _eviction_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:
     fleet, node_oid = group.fleet, worker.node_oid
     assert node_oid is not None
     if fleet.status[node_oid] is NodeStatus.LATE or fleet.silence(node_oid) < _limit(group, node_oid):
-        return ""
+        return _left_running(group, node_oid)
     if not _is_member(group, node_oid):
         return None
     if fleet.hold:
@@ -299,7 +356,16 @@ def _eviction_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:
 
 def _limit(group: _GroupPlan, node_oid: str | None) -> float:
     """Seconds of silence after which this group's workers are evicted from the node."""
-    return move_limit(group.fleet.nodes[node_oid or ""], group.view.lost_after, group.fleet.timing)
+    node, member = group.fleet.nodes[node_oid or ""], _is_member(group, node_oid)
+    return move_limit(node, group.view.lost_after, group.fleet.timing, member=member)
+
+
+def _left_running(group: _GroupPlan, node_oid: str) -> str:
+    """Why the workers of a node whose agent has exited stay, as the end of a reason; empty otherwise."""
+    if not (_is_member(group, node_oid) and left_running(group.fleet.nodes[node_oid])):
+        return ""
+    limit = _limit(group, node_oid)
+    return f"; its workers run on, and are moved after {limit:g} s, or at once by draining it"
 
 
 def _located(group: _GroupPlan, worker: WorkerView) -> str:
@@ -310,7 +376,9 @@ def _located(group: _GroupPlan, worker: WorkerView) -> str:
 
 
 def _standing(fleet: Fleet, node_oid: str | None) -> str:
-    status = fleet.status.get(node_oid or "")
+    status, node = fleet.status.get(node_oid or ""), fleet.nodes.get(node_oid or "")
+    if node is not None and node.refuses is not None and status is NodeStatus.ONLINE:
+        return f"node {node.name} {node.refuses}"
     return f"node {fleet.name(node_oid)} is {status}" if status else fleet.name(node_oid)
 
 

@@ -6,10 +6,11 @@ from typing import Final
 
 from busbar.bus.states import STARTED, ClusterState, WorkerState, may_advance
 
-from .model import Action, ClusterView, GroupView, SetCluster, SetGroup, WorkerView
+from .model import Action, ClusterView, GroupView, SetCluster, SetGroup
 from .rolling import progress, ready_of, slots, updated, updating
 
 _C = ClusterState
+WorstWorker = tuple[str, str, str | None]
 _DOWN: Final = frozenset({_C.STOPPED, _C.STOPPING})
 
 
@@ -70,7 +71,7 @@ def _going_up(group: GroupView, now: float) -> tuple[ClusterState, str]:
         return _C.STOPPED, "its cluster was started again"
     ready = ready_of(group)
     if ready >= group.scale:
-        return _C.RUNNING, _all_ready(group.scale)
+        return _C.RUNNING, all_ready(group.scale)
     reason = f"{_update(group)}{_ready(ready, group.scale)}{_worst(group)}"
     if ready == 0 and now - deadline_from(group) >= group.start_deadline:
         return _C.ERROR, f"{_ready(0, group.scale)} after {group.start_deadline:g} s{_worst(group)}"
@@ -95,7 +96,7 @@ def _cluster_up(cluster: ClusterView, groups: dict[str, ClusterState]) -> tuple[
     ready = sum(min(ready_of(group), group.scale) for group in cluster.groups)
     not_running = [group for group in cluster.groups if groups[group.oid] is not _C.RUNNING]
     if not not_running:
-        return _C.RUNNING, _all_ready(asked)
+        return _C.RUNNING, all_ready(asked)
     reason = f"{_ready(ready, asked)}{_worst(*not_running)}"
     asking = [group for group in cluster.groups if group.scale]
     if ready == 0 and asking and all(groups[group.oid] is _C.ERROR for group in asking):
@@ -109,7 +110,22 @@ def _living(cluster: ClusterView) -> bool:
     return any(w.state is not WorkerState.STOPPED for group in cluster.groups for w in group.workers)
 
 
-def _all_ready(asked: int) -> str:
+def present_reason(
+    status: ClusterState, reason: str | None, ready: int, asked: int, worst: WorstWorker | None
+) -> str | None:
+    """The reason that holds now: the stored one dates from the last change of status.
+
+    `worst` is the first worker that is not ready: name, state and reason.
+    """
+    if status is _C.RUNNING and ready >= asked:
+        return all_ready(asked)
+    if status not in (_C.RUNNING, _C.DEGRADED, _C.ERROR):
+        return reason
+    text = _ready(min(ready, asked), asked)
+    return f"{text}; {about(*worst)}" if worst else text
+
+
+def all_ready(asked: int) -> str:
     if asked == 0:
         return "no worker is asked for"
     return "its worker is ready" if asked == 1 else f"all {asked} workers are ready"
@@ -126,10 +142,10 @@ def _worst(*groups: GroupView) -> str:
     for group in groups:
         for worker in sorted(group.workers, key=lambda worker: worker.ordinal):
             if worker.state is not WorkerState.RUNNING and worker.ordinal <= slots(group):
-                return f"; {_about(worker)}"
+                return f"; {about(worker.name, worker.state, worker.reason)}"
     return ""
 
 
-def _about(worker: WorkerView) -> str:
-    text = f"{worker.name} is {worker.state}"
-    return f"{text}: {worker.reason}" if worker.reason else text
+def about(name: str, state: str, reason: str | None) -> str:
+    """For example: web-1 is BACKOFF: exit code 1."""
+    return f"{name} is {state}: {reason}" if reason else f"{name} is {state}"

@@ -17,7 +17,7 @@ from typing import Final
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Done, Link, Properties
 from busbar.bus.decode import encode
-from busbar.bus.errors import BusOfflineError
+from busbar.bus.errors import BusOfflineError, MessageTooLargeError
 from busbar.bus.messages import Command
 from busbar.bus.topics import StatusKind
 
@@ -38,6 +38,8 @@ PAGE: Final = 500
 FLUSH_S: Final = 1.0
 """How long acknowledged rows wait for another commit to delete them."""
 RETRY_S: Final = 0.5
+MAX_HELD_BACK: Final = 1_000
+"""Topics remembered with a message too large; the oldest are forgotten first."""
 YIELD_WRITES: Final = 16
 """Events and statuses yield to so many waiting writes."""
 YIELD_S: Final = 0.1
@@ -47,7 +49,8 @@ YIELD_S: Final = 0.1
 class Publisher:
     """Drains the outbox and keeps retained topics up to date. `run` lasts until cancelled and never fails.
 
-    `published` maps each retained topic to the last status or assignment sent on it.
+    `published` maps each retained topic to the last status or assignment sent on it. A message above the
+    broker's packet limit is held back: it never reaches the connection, and the others go on.
     """
 
     def __init__(self, store: Store, link: Link, builder: StatusBuilder, clock: Clock) -> None:
@@ -76,6 +79,16 @@ class Publisher:
 
     # --- called by others
 
+    @property
+    def max_packet(self) -> int:
+        """Bytes of the largest packet that the broker takes."""
+        return self._link.max_packet
+
+    @property
+    def held_back(self) -> dict[str, MessageTooLargeError]:
+        """By topic: what was not sent on this connection because it is too large, until a smaller one was."""
+        return self._builder.held_back
+
     def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
         """Send a reply without the outbox; it is dropped without a connection: the caller resends."""
         if not self._link.post(topic, payload, qos=1, properties=properties):
@@ -93,6 +106,7 @@ class Publisher:
         self._unacked.clear()
         self._cursor, self._table_has_more, self._active_conn = 0, True, self._link.conn
         self.published.clear()
+        self.held_back.clear()
         self.publish_all()
 
     def publish_all(self) -> None:
@@ -249,14 +263,19 @@ class Publisher:
         self._unacked.add(row.id)
         if row.retain:
             self.published.pop(row.topic, None)
-        done = partial(self._row_done, self._session, row.id, in_window)
+        done = partial(self._row_done, self._session, row.id, row.topic, in_window)
         self._send(row.topic, row.payload, done, in_window, row.retain, row.properties)
 
-    def _row_done(self, session: int, row_id: int, in_window: bool, error: BusOfflineError | None) -> None:
+    def _row_done(
+        self, session: int, row_id: int, topic: str, in_window: bool, error: BusOfflineError | None
+    ) -> None:
         if not self._count_done(session, in_window):
             return
         self._unacked.discard(row_id)
-        if error is not None:
+        if isinstance(error, MessageTooLargeError):
+            # Given up: it can't be sent later either. A caller asks again, a consumer sees a gap.
+            self._hold_back(topic, error)
+        elif error is not None:
             self._retry_outbox()
             return
         self._acked.add(row_id)
@@ -267,14 +286,36 @@ class Publisher:
             return
         topic, payload = publication
         self.published[topic] = payload
-        self._send(topic, payload, partial(self._retained_done, self._session, again), True, True)
+        self._send(topic, payload, partial(self._retained_done, self._session, topic, again), True, True)
 
     def _retained_done(
-        self, session: int, again: Callable[[], object], error: BusOfflineError | None
+        self, session: int, topic: str, again: Callable[[], object], error: BusOfflineError | None
     ) -> None:
-        if self._count_done(session, True) and error is not None:
+        if not self._count_done(session, True):
+            return
+        if error is None:
+            if self.held_back.pop(topic, None):
+                self._node_changed(topic)
+        elif isinstance(error, MessageTooLargeError):
+            self._hold_back(topic, error)
+        else:
             again()
             self._retry_later()
+
+    def _hold_back(self, topic: str, error: MessageTooLargeError) -> None:
+        known = self.held_back.pop(topic, None)
+        if known is None and len(self.held_back) >= MAX_HELD_BACK:
+            del self.held_back[next(iter(self.held_back))]
+        self.held_back[topic] = error
+        if known is None or known.size != error.size:
+            self._node_changed(topic)
+
+    def _node_changed(self, topic: str) -> None:
+        """An assignment is held back, or no longer: its node's status says so."""
+        oid = self._builder.assigned_node(topic)
+        if oid is not None:
+            self._dirty_statuses[("node", oid)] = None
+            self._wake.set()
 
     def _send(
         self,

@@ -6,21 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from busbar.bus.assignments import shared, shares
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import digest
+from busbar.bus.errors import MessageTooLargeError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
-from msgspec import UNSET
+from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
+from ..planner.status import about, present_reason
 from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
 """Conditions in one status, which keeps it far below the payload limits of brokers."""
 MAX_ENDPOINTS: Final = 500
 """Endpoints in one status, for the same reason; `stat_*` and `list_workers` return all."""
+
+PACKET_OVERHEAD: Final = 64
+"""Bytes of a status packet besides topic and payload."""
+SHORT: Final = 80
+"""Characters of a reason or condition in a status that must be small."""
 
 NotReadyWorker = tuple[str, str, str | None, str | None]
 """A worker that should be ready and is not: name, state, reason and node."""
@@ -70,7 +79,7 @@ def cluster_status(
         oid=row.oid,
         scale=scale,
         ready=states.get(WorkerState.RUNNING, 0),
-        reason=row.reason,
+        reason=reason_now(row, states.get(WorkerState.RUNNING, 0), scale, not_ready),
     )
 
 
@@ -87,6 +96,7 @@ def group_status(
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
     cluster's."""
     open_access = group_open_condition(row, transport)
+    ready = states.get(WorkerState.RUNNING, 0)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
         version=row.version,
@@ -101,9 +111,9 @@ def group_status(
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
-        ready=states.get(WorkerState.RUNNING, 0),
+        ready=ready,
         endpoints=[Endpoint(*found) for found in endpoints],
-        reason=update or row.reason,
+        reason=update or reason_now(row, states.get(WorkerState.RUNNING, 0), row.scale, not_ready),
         revision=row.revision,
         updated=UNSET if updated is None else updated,
     )
@@ -133,8 +143,9 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
     )
 
 
-def node_status(row: NodeRow, stamp: Stamp) -> Status:
-    """A node's retained status."""
+def node_status(row: NodeRow, stamp: Stamp, held: MessageTooLargeError | None = None) -> Status:
+    """A node's retained status; `held`: its assignment could not be sent."""
+    told = [held_condition(held)] if held else []
     return Status(
         version=row.version,
         epoch=stamp.epoch,
@@ -142,7 +153,7 @@ def node_status(row: NodeRow, stamp: Stamp) -> Status:
         status=row.status,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=node_conditions(row),
+        conditions=told + node_conditions(row),
         oid=row.oid,
         reason=row.reason,
         draining=row.draining or UNSET,
@@ -155,7 +166,36 @@ def assignment(
 ) -> Assignment:
     """A node's whole desired state; empty for an unpaired node."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
-    return Assignment(store, max(epoch, node.assignment_epoch), node.assignment_version, wanted, heartbeat_ms)
+    own_epoch = max(epoch, node.assignment_epoch)
+    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms)
+    return shared(whole) if shares(node.capacity) else whole
+
+
+def shortened(status: Status) -> Status | None:
+    """A status with half as many endpoints, conditions and words; None when there is nothing to leave out."""
+    endpoints = status.endpoints if isinstance(status.endpoints, list) else []
+    if len(endpoints) > 1:
+        return replace(status, endpoints=endpoints[: len(endpoints) // 2])
+    if len(status.conditions) > 1:
+        return replace(status, conditions=status.conditions[: len(status.conditions) // 2])
+    if endpoints or any(len(text) > SHORT for text in (*status.conditions, _text(status.reason))):
+        unset = isinstance(status.endpoints, UnsetType)
+        return replace(
+            status,
+            endpoints=UNSET if unset else [],
+            conditions=[text[:SHORT] for text in status.conditions],
+            reason=_text(status.reason)[:SHORT] or status.reason,
+        )
+    return None
+
+
+def _text(reason: str | UnsetType | None) -> str:
+    return reason if isinstance(reason, str) else ""
+
+
+def held_condition(held: MessageTooLargeError) -> str:
+    """Why a node follows an older assignment."""
+    return f"assignment held back: {held.size} bytes, the broker takes {held.limit}: fewer or smaller workers"
 
 
 def node_conditions(row: NodeRow) -> list[str]:
@@ -170,6 +210,13 @@ def _draining(row: NodeRow) -> str:
     if row.drain_note == DRAINED:
         return f"drained: {row.draining}"
     return "; ".join([f"draining: {row.draining}", *([row.drain_note] if row.drain_note else [])])
+
+
+def reason_now(
+    row: ClusterRow | GroupRow, ready: int, scale: int, not_ready: Sequence[NotReadyWorker]
+) -> str | None:
+    """The reason of a cluster's or group's status, as of now."""
+    return present_reason(row.status, row.reason, ready, scale, not_ready[0][:3] if not_ready else None)
 
 
 def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
@@ -200,12 +247,11 @@ def open_conditions(listening: Sequence[ListeningGroup]) -> list[str]:
 def update_condition(row: GroupRow, updated: int, not_ready: Sequence[NotReadyWorker]) -> str:
     """For example: update to revision 3: 1 of 4 workers; web-1 is BACKOFF: exit code 1."""
     text = progress(row.revision, updated, row.scale)
-    if row.held_back:
+    if row.held_back and row.status in STARTED:
         return f"{text}; {row.held_back}"
     if not not_ready:
         return text
-    name, state, reason, _ = not_ready[0]
-    return f"{text}; {name} is {state}: {reason}" if reason else f"{text}; {name} is {state}"
+    return f"{text}; {about(*not_ready[0][:3])}"
 
 
 def worker_condition(row: NotReadyWorker) -> str:

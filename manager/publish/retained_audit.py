@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,14 +37,22 @@ class Discrepancies:
 
 
 def compare(
-    received: Mapping[str, bytes], before: Mapping[str, bytes], now: Mapping[str, bytes]
+    received: Mapping[str, bytes],
+    before: Mapping[str, bytes],
+    now: Mapping[str, bytes],
+    held_back: Collection[str] = (),
 ) -> Discrepancies:
     """Compare the broker's retained messages with the expected ones. Pure.
 
     `before` and `now` are what was expected when the reading began and ended: a topic that changed meanwhile
-    is skipped, because the broker may have sent either.
+    is skipped, because the broker may have sent either. So is one whose message is held back: the broker
+    keeps the one before.
     """
-    settled = {topic: payload for topic, payload in now.items() if before.get(topic) == payload}
+    settled = {
+        topic: payload
+        for topic, payload in now.items()
+        if before.get(topic) == payload and topic not in held_back
+    }
     unknown = tuple(topic for topic in received if topic not in now and topic not in before)
     stale = tuple(topic for topic, payload in settled.items() if received.get(topic) != payload)
     return Discrepancies(unknown, stale)
@@ -53,7 +61,8 @@ def compare(
 class RetainedAudit:
     """Audits periodically; `run` lasts until cancelled and never fails.
 
-    `expected` returns the payload of every retained topic, `idle` whether all of them have been sent.
+    `expected` returns the payload of every retained topic, `idle` whether all of them have been sent,
+    `held_back` the topics whose message is too large to be sent.
     """
 
     def __init__(
@@ -64,12 +73,14 @@ class RetainedAudit:
         expected: Callable[[], Mapping[str, bytes]],
         idle: Callable[[], bool],
         interval: float = MAX_INTERVAL_S,
+        held_back: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._link = link
         self._topics = topics
         self._clock = clock
         self._expected = expected
         self._idle = idle
+        self._held_back = held_back
         self._interval = interval
         self._received: dict[str, bytes] = {}
         self._last_received = 0.0
@@ -105,7 +116,7 @@ class RetainedAudit:
         if not self._link.connected:
             return
         now = dict(self._expected())
-        found = compare(received, before, now)
+        found = compare(received, before, now, self._held_back())
         if found.unknown or found.stale:
             log.warning("retained topics: %d unknown cleared, %d stale", len(found.unknown), len(found.stale))
         for topic in found.unknown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from busbar.bus.decode import encode
+from busbar.bus.errors import MessageTooLargeError
 from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
@@ -26,6 +27,8 @@ class StatusBuilder:
         self._reads = store.reads
         self._topics: Topics = store.topics
         self._heartbeat_ms = heartbeat_ms
+        self.held_back: dict[str, MessageTooLargeError] = {}
+        """By topic: what the publisher could not send, as it is too large."""
 
     def stamp(self) -> render.Stamp:
         """Epoch and last sequence, shared by statuses rendered together."""
@@ -65,11 +68,20 @@ class StatusBuilder:
         wanted = render.assignment(node, rows, store.id, store.epoch, self._heartbeat_ms)
         return self._topics.node(node.name, "assignment"), encode(wanted)
 
+    def assigned_node(self, topic: str) -> str | None:
+        """The oid of the node whose assignment has this topic; None for another topic."""
+        name = topic.rsplit("/", 2)[-2]
+        if topic != self._topics.node(name, "assignment"):
+            return None
+        row = self._reads.node_by_name(name)
+        return row.oid if row else None
+
     def _node(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
         row = self._reads.node(oid)
         if row is None or row.status is NodeStatus.UNPAIRED:
             return None
-        return self._publication(NO_CLUSTER, "node", render.node_status(row, stamp))
+        held = self.held_back.get(self._topics.node(row.name, "assignment"))
+        return self._publication(NO_CLUSTER, "node", render.node_status(row, stamp, held))
 
     def _cluster(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
         reads = self._reads
@@ -117,4 +129,9 @@ class StatusBuilder:
         return self._reads.not_ready(member, oid, render.MAX_CONDITIONS + 1)
 
     def _publication(self, cluster: str, kind: StatusKind, status: Status) -> TopicPayload:
-        return self._topics.status(cluster, kind, status.name), encode(status)
+        topic = self._topics.status(cluster, kind, status.name)
+        payload = encode(status)
+        room = self._store.max_packet - len(topic) - render.PACKET_OVERHEAD
+        while len(payload) > room and (less := render.shortened(status)) is not None:
+            status, payload = less, encode(less)
+        return topic, payload

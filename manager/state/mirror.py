@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from busbar.bus.clock import Clock
+from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import NodeStatus, WorkerState
 
 from ..planner.admission import max_workers
@@ -26,14 +27,21 @@ RELOAD_S: Final = 60.0
 """Everything is reloaded this often, whatever the commits named."""
 BULK: Final = 500
 """Above so many changed workers a full reload is cheaper than single reads."""
-_Seen = tuple[float, float | None, bool]
+_Seen = tuple[float, float | None, bool, int]
 """A node's entries in the memory: silent since, will at, heard once."""
 
 
 class StateCache:
     """The cache. Its methods belong to the event loop's thread; pass `invalidate` to `Store.on_commit`."""
 
-    def __init__(self, reads: Reads, memory: NodeMemory, clock: Clock) -> None:
+    def __init__(
+        self,
+        reads: Reads,
+        memory: NodeMemory,
+        clock: Clock,
+        max_packet: Callable[[], int] = lambda: MAX_PACKET,
+    ) -> None:
+        self._max_packet = max_packet
         self._reads, self._memory, self._clock = reads, memory, clock
         self._nodes: dict[str, NodeRow] = {}
         self._names: dict[str, str] = {}
@@ -81,6 +89,7 @@ class StateCache:
             clusters=dict(self._active),
             hold=reason,
             hold_nodes=nodes,
+            avoided=self._memory.avoided(),
         )
 
     def node_named(self, name: str) -> NodeRow | None:
@@ -125,7 +134,10 @@ class StateCache:
         self._dirty = Changes()
         self._node_views.clear()
         reads = self._reads
-        self._nodes = {row.oid: row for row in reads.nodes()}
+        nodes = reads.nodes()
+        for row in nodes:
+            self._note_paired(row)
+        self._nodes = {row.oid: row for row in nodes}
         self._names = {row.name: row.oid for row in self._nodes.values()}
         gone = set(self._clusters)
         self._clusters = {row.oid: row for row in reads.clusters()}
@@ -145,6 +157,7 @@ class StateCache:
         self._nodes_changed |= bool(oids)
         for row in self._reads.nodes_of_any(oids):
             oids.discard(row.oid)
+            self._note_paired(row)
             self._nodes[row.oid] = row
             self._names[row.name] = row.oid
         for oid in oids & set(self._nodes):
@@ -153,6 +166,11 @@ class StateCache:
             self._memory.forget_node(oid)
             for listener in self._on_node_removed:
                 listener(oid)
+
+    def _note_paired(self, row: NodeRow) -> None:
+        before = self._nodes.get(row.oid)
+        if before is not None and before.status is NodeStatus.UNPAIRED is not row.status:
+            self._memory.paired(row.oid)
 
     def _refresh_workers(self) -> None:
         oids, self._dirty.workers = self._dirty.workers, set()
@@ -193,6 +211,8 @@ class StateCache:
             reason=row.reason,
             restarts=row.restarts,
             revision=row.revision,
+            pid=row.pid,
+            failing_since=self._memory.failing_since(row.oid, row.generation, row.state),
         )
 
     def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
@@ -274,26 +294,30 @@ class StateCache:
     def _node_view(self, row: NodeRow) -> NodeView:
         """A node's view, reused while neither its row nor its times have changed."""
         memory, oid = self._memory, row.oid
-        seen = (memory.silent_since(oid), memory.will_at(oid), memory.heard_once(oid))
+        packet = self._max_packet()
+        seen = (memory.silent_since(oid), memory.will_at(oid), memory.heard_once(oid), packet)
         known = self._node_views.get(oid)
         if known is not None and known[0] is row and known[1] == seen:
             return known[2]
-        heard_at, will_at, heard_once = seen
+        heard_at, will_at, heard_once, _ = seen
         view = NodeView(
             oid=oid,
             name=row.name,
             status=row.status,
             heard_at=heard_at,
             runtimes=frozenset(row.runtimes),
-            max_workers=max_workers(row.capacity),
+            max_workers=max_workers(row.capacity, packet),
             will_at=will_at,
             goodbye=row.goodbye,
+            leaves=row.leaves,
             heard_once=heard_once,
             known=row.boot is not None,
             lost_before=oid in self._lost_before and not heard_once,
             draining=row.draining is not None,
             drain_note=row.drain_note,
             applied=row.applied_version >= row.assignment_version,
+            refuses=row.refuses,
+            refuses_since=memory.refuses_since(oid, row.refuses is not None),
         )
         self._node_views[oid] = (row, seen, view)
         return view

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from busbar.bus.clock import Clock
+from busbar.bus.states import WorkerState
 
 from ..planner.model import LivenessTiming
 
@@ -31,7 +32,10 @@ class _Node:
     """Times of one node, in monotonic seconds."""
 
     heard: float | None = None
+    since: float = 0.0
+    """When it was paired again: what was heard of it before does not count."""
     will: float | None = None
+    refuses: float | None = None
 
 
 class NodeMemory:
@@ -44,6 +48,8 @@ class NodeMemory:
         self._stats: dict[str, tuple[WorkerStat, float]] = {}
         self._since: dict[str, tuple[str, float]] = {}
         self._none_ready: dict[str, float] = {}
+        self._failing: dict[str, tuple[int, float | None]] = {}
+        self._avoided: dict[tuple[str, str], float] = {}
         self.listening_since = self.last_heard = 0.0
         self.hold: str | None = None
         """The reason of the mass failure hold, as last read from the store; None when there is none."""
@@ -75,8 +81,8 @@ class NodeMemory:
 
     def silent_since(self, node_oid: str) -> float:
         """The last sign of life, or the time when listening began, whichever is later."""
-        heard = self.heard_at(node_oid)
-        return self.listening_since if heard is None else max(heard, self.listening_since)
+        node = self._node(node_oid)
+        return max(self.listening_since, node.since if node.heard is None else node.heard)
 
     def heard_once(self, node_oid: str) -> bool:
         """Whether it was heard since listening began."""
@@ -89,6 +95,23 @@ class NodeMemory:
 
     def will_at(self, node_oid: str) -> float | None:
         return self._node(node_oid).will
+
+    def refuses_since(self, node_oid: str, refuses: bool) -> float | None:
+        """Record whether a node follows another manager; returns since when it does, None when it does not.
+
+        What it said before listening began is no evidence of what it does now.
+        """
+        node = self._node(node_oid)
+        if not refuses:
+            node.refuses = None
+            return None
+        if node.refuses is None or node.refuses < self.listening_since:
+            node.refuses = max(self._clock.monotonic(), self.listening_since)
+        return node.refuses
+
+    def paired(self, node_oid: str) -> None:
+        """It was paired again: its silence counts from now on, and it was not heard yet."""
+        self._nodes[node_oid] = _Node(since=self._clock.monotonic())
 
     def forget_node(self, node_oid: str) -> None:
         self._nodes.pop(node_oid, None)
@@ -109,6 +132,22 @@ class NodeMemory:
 
     def forget_worker(self, worker_oid: str) -> None:
         self._stats.pop(worker_oid, None)
+        self._failing.pop(worker_oid, None)
+
+    def failing_since(self, worker_oid: str, generation: int, state: WorkerState) -> float | None:
+        """Record a worker's state; returns since when it has failed to start as this generation.
+
+        None where it has not failed, or was ready: then it can start where it is.
+        """
+        known = self._failing.get(worker_oid)
+        if known is not None and known[0] != generation:
+            del self._failing[worker_oid]
+            known = None
+        if state is WorkerState.RUNNING:
+            known = self._failing[worker_oid] = (generation, None)
+        elif known is None and state is WorkerState.BACKOFF:
+            known = self._failing[worker_oid] = (generation, self._clock.monotonic())
+        return known[1] if known is not None else None
 
     # --- groups and clusters
 
@@ -130,6 +169,16 @@ class NodeMemory:
             self._none_ready.pop(group_oid, None)
             return None
         return self._none_ready.setdefault(group_oid, self._clock.monotonic())
+
+    def avoid(self, group_oid: str, node_oid: str, until: float) -> None:
+        """A worker of the group could not start on that node."""
+        self._avoided[group_oid, node_oid] = until
+
+    def avoided(self) -> Mapping[tuple[str, str], float]:
+        """Until when groups avoid nodes."""
+        now = self._clock.monotonic()
+        self._avoided = {key: until for key, until in self._avoided.items() if until > now}
+        return self._avoided
 
     def forget(self, oid: str) -> None:
         """A group or cluster is gone."""

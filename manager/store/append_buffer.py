@@ -39,6 +39,8 @@ class AppendBuffer:
     audit: list[Cells] = field(default_factory=list)
     replies: dict[tuple[str, str], StoredReply] = field(default_factory=dict)
     """The replies in `requests`, by caller and id."""
+    reply_bytes: int | None = None
+    """At most so many bytes of replies are stored; None until they were counted (`Tx.prune_replies`)."""
 
     def add_event(self, time_ns: int, topic: str, payload: bytes) -> None:
         """Append the event with the present `sequence`."""
@@ -70,6 +72,8 @@ class AppendBuffer:
 
     def flush(self, db: Database) -> None:
         """Insert the buffered rows."""
+        if self.reply_bytes is not None:
+            self.reply_bytes += sum(len(row[3]) for row in self.requests)
         for statement, rows in (
             (sql.EVENT_ADD, self.events),
             (sql.OUTBOX_ADD, self.outbox),

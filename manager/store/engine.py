@@ -130,6 +130,15 @@ class Store:
         return self._context.store
 
     @property
+    def max_packet(self) -> int:
+        """Bytes of the largest packet that the broker takes."""
+        return self._context.max_packet()
+
+    def limit_packets(self, max_packet: Callable[[], int]) -> None:
+        """From now on ask this for `max_packet`; it may be called in any thread."""
+        self._context.max_packet = max_packet
+
+    @property
     def epoch(self) -> int:
         """The fencing token: raised by every `open`, before anything is published."""
         return self._context.epoch

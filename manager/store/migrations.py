@@ -136,3 +136,15 @@ def node_owner(db: Database) -> None:
 def realm_claim(db: Database) -> None:
     """A store that has served keeps its realm, whichever that is; see `backup.ANY_REALM`."""
     db.execute("INSERT INTO meta (key, value) SELECT 'realm', '*' FROM meta WHERE key = 'epoch'")
+
+
+@migrations()
+def node_leaves(db: Database) -> None:
+    """What became of a node's workers at its goodbye."""
+    db.execute("ALTER TABLE nodes ADD COLUMN leaves TEXT")
+
+
+@migrations()
+def node_refuses(db: Database) -> None:
+    """Whom a node follows instead of this manager."""
+    db.execute("ALTER TABLE nodes ADD COLUMN refuses TEXT")

@@ -68,6 +68,12 @@ class Queries:
         groups, scale = self._rows(sql.CLUSTER_SCALE, oid)[0]
         return int(groups), int(scale)
 
+    def fullest_node(self, cluster_oid: str, above: int) -> tuple[str, int]:
+        """The node of a cluster with the most bytes of distinct definitions larger than `above`, and how
+        many: those of this cluster and of started ones. An empty name and 0 where there are none."""
+        found = self._rows(sql.FULLEST_NODE, cluster_oid, above)
+        return (str(found[0][0]), int(found[0][1])) if found else ("", 0)
+
     # --- members
 
     def member(self, cluster_oid: str, node_oid: str) -> MemberRow | None:

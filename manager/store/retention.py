@@ -15,6 +15,7 @@ from . import Store, Tx
 
 log = logging.getLogger("busbar.retention")
 
+REPLIES: Final = "requests_bytes"
 EVERY_S: Final = 5.0
 STEP: Final = 1_000
 """Rows deleted in one commit, over all tables: about 10 ms."""
@@ -24,10 +25,12 @@ STEPS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is kept: replies for `requests_s` seconds (contract, section 3), the rest by number of rows."""
+    """What is kept: replies for `requests_s` seconds (contract, section 3) and up to `requests_bytes`, the
+    rest by number of rows."""
 
     requests_s: float = 24 * 3600.0
     requests_rows: int = 500_000
+    requests_bytes: int = 64 * 1024 * 1024
     events: int = 100_000
     audit: int = 100_000
     outbox: int = 200_000
@@ -37,6 +40,7 @@ class Bounds:
         return [
             ("requests_age", now_ns - int(self.requests_s * 1e9)),
             ("requests_rows", self.requests_rows),
+            (REPLIES, self.requests_bytes),
             ("events", self.events),
             ("audit", self.audit),
             ("outbox", self.outbox),
@@ -76,7 +80,8 @@ def _prune(tx: Tx, plan: Sequence[tuple[str, int]]) -> int:
     """One step over the tables in order; returns the number of deleted rows."""
     deleted = 0
     for name, bound in plan:
-        deleted += tx.prune(name, bound, STEP - deleted)
+        prune = tx.prune_replies if name == REPLIES else partial(tx.prune, name)
+        deleted += prune(bound, STEP - deleted)
         if deleted >= STEP:
             break
     return deleted

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 
 
@@ -39,6 +39,10 @@ class NodeRow(Struct, frozen=True, gc=False):
     drain_note: str | None = None
     owner_oid: str | None = None
     """Who paired it; None: paired before owners were recorded, so it is the realm owners'."""
+    refuses: str | None = None
+    """Whom it follows instead of this manager, so that it applies none of its assignments: a predicate."""
+    leaves: Leaves | None = None
+    """What became of its workers at its last goodbye; None where its agent did not say."""
 
 
 class ClusterRow(Struct, frozen=True, gc=False):

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
-from busbar.bus.states import ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 from . import rows
 
@@ -81,6 +81,7 @@ NODES: Final = Table(
         "runtimes": _load,
         "capacity": _load,
         "conditions": _load,
+        "leaves": Leaves,
     },
 )
 CLUSTERS: Final = Table(
@@ -137,6 +138,16 @@ SELECT count(*) FROM workers w JOIN workergroups g ON g.oid = w.group_oid
 WHERE g.oid = ? AND w.revision = g.revision AND w.ordinal <= g.scale
 AND w.state IN ({", ".join(f"'{state}'" for state in sorted(ASSIGNED_STATES))})
 """
+FULLEST_NODE: Final = """
+SELECT name, sum(size) FROM (
+SELECT DISTINCT n.name AS name, r.runtime, r.transport, length(CAST(r.transport AS BLOB)) AS size
+FROM members mine JOIN members m ON m.node_oid = mine.node_oid JOIN nodes n ON n.oid = m.node_oid
+JOIN workergroups g ON g.cluster_oid = m.cluster_oid
+AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
+JOIN group_revisions r ON r.group_oid = g.oid
+WHERE mine.cluster_oid = ?1 AND length(CAST(r.transport AS BLOB)) > ?2
+) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
+"""
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
@@ -179,6 +190,15 @@ AUDIT_ADD: Final = (
 BUMP_ASSIGNMENT: Final = (
     "UPDATE nodes SET assignment_version = assignment_version + 1 WHERE oid = ? RETURNING assignment_version"
 )
+
+REPLY_BYTES: Final = "SELECT coalesce(sum(length(reply)), 0) FROM requests"
+REPLIES_DROP: Final = (
+    "DELETE FROM requests WHERE (caller, id) IN"
+    " (SELECT caller, id FROM (SELECT caller, id, created,"
+    " sum(length(reply)) OVER (ORDER BY created DESC, caller, id) AS total FROM requests)"
+    " WHERE total > ?1 ORDER BY created LIMIT ?2) RETURNING length(reply)"
+)
+"""Keeps the newest replies, as many as fit into so many bytes."""
 
 PRUNE: Final[dict[str, str]] = {
     "requests_age": "DELETE FROM requests WHERE (caller, id) IN"

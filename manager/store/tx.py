@@ -10,6 +10,7 @@ from busbar.bus import contract
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import encode
 from busbar.bus.messages import Event
+from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import WorkerState
 from busbar.bus.topics import NO_CLUSTER, Topics
 
@@ -34,6 +35,8 @@ class StoreContext:
     topics: Topics
     new_oid: Callable[[], str]
     appends: AppendBuffer = field(default_factory=AppendBuffer)
+    max_packet: Callable[[], int] = lambda: MAX_PACKET
+    """Bytes of the largest packet that the broker takes: what no message may exceed."""
 
 
 class Tx(Queries):
@@ -291,6 +294,20 @@ class Tx(Queries):
     def prune(self, name: str, bound: int, step: int) -> int:
         """Delete at most `step` rows beyond a bound (see `sql.PRUNE`); returns the number of deleted rows."""
         return int(self.db.execute(sql.PRUNE[name], (bound, step)).rowcount)
+
+    def prune_replies(self, bound: int, step: int) -> int:
+        """Delete at most `step` of the oldest replies beyond `bound` bytes; returns how many rows it deleted.
+
+        They are counted only where new ones may have gone beyond the bound; then a tenth is freed at once.
+        """
+        appends = self.context.appends
+        if appends.reply_bytes is None or appends.reply_bytes > bound:
+            appends.reply_bytes = int(self._rows(sql.REPLY_BYTES)[0][0])
+        if appends.reply_bytes <= bound:
+            return 0
+        gone = self._rows(sql.REPLIES_DROP, bound - bound // 10, step)
+        appends.reply_bytes -= sum(row[0] for row in gone)
+        return len(gone)
 
     # --- helpers
 

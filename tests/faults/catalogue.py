@@ -77,10 +77,12 @@ Worker
 37|hangs with a living pid|H
 63|hangs on a port that it shares with healthy workers|K H C
 38|port in use; program missing; no permission; broken configuration|H
+69|a port that the agent may not bind; an interface address that the node does not have|H
 39|floods its output|L
 107|writes much, exits and is started again; the node's disk is full|L C
 40|slow start past the deadline|B
 41|zombie|O
+121|its program buffers its output|U
 Broker and network
 42|killed, comes back empty|C K
 43|killed, comes back with old retained state|M
@@ -98,16 +100,35 @@ Races
 54|two callers change one cluster at once|A
 55|same request id, different body|A
 56|a node is drained while its agent is away|B C
+116|an agent says goodbye and leaves its workers running|B C
+70|a condition's cause ends: strangers' workers, a hung worker|U
+112|a cluster has a second problem, or an update can't go on|U
+113|a node is paired again after a long silence|U
+121|the monitor acts, or fails again and again|U
+111|a worker can't start on one node, others have room|C
+Size
+57|definitions, replies and statuses larger than the broker takes|S L
+58|a broker with a small packet limit; reads with large answers|S L
+59|a broker that keeps no retained messages|U
+60|a broker that never answers an MQTT 5 CONNECT|C
+87|large clusters created and deleted again and again|S
 Load
 76|filters, topics and wills that are deep, long or many|S
 77|passwords guessed without an account|S
 78|retained messages without end|S
+81|text of others in every field that a command prints|U
 82|text of clients in the log|S
+94|a cluster loses more workers after it was degraded|U
+95|--wait beside objects that are ready|U
+98|the last node of a cluster is removed or unpaired|U
+99|a format, a colour, a broker or a value that an option does not have|U
+100|stdout closed, full or of few characters; a user without a home|U
 83|idle sockets, clients that do not read, packets of many filters|S
 84|mosquitto with the printed configuration: large messages retained and queued|S
 Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
+108|a node follows another manager and refuses this one's assignments|B C
 117|a manager with another store starts in a realm that is in use|M L
 Commands
 93|a number that reads as relative, or has a sign, a unit or spaces|U A
@@ -116,6 +137,9 @@ Commands
 109|a host without IPv4; IPv6 addresses in URLs|U
 114|an update of one member of a transport|U W
 115|routers on other interfaces than loopback, without authentication|W
+110|a broker is down, then refuses: the reason of a failed connection changes|U
+122|a URL or a TLS file that does not fit|U
+124|several machines are set up by the page, word by word|U
 """
 
 

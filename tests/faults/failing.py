@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def audit(value: str) -> None:
     """The manager audits the retained topics at this interval, seconds."""
     from busbar.manager.publish.retained_audit import RetainedAudit
 
-    RetainedAudit.__init__.__defaults__ = (float(value),)  # type: ignore[misc]
+    original = RetainedAudit.__init__
+    RetainedAudit.__init__ = partialmethod(original, interval=float(value))  # type: ignore[method-assign,assignment]
 
 
 def clock(value: str) -> None:

@@ -95,10 +95,10 @@ class _Access:
     def may_retain(self, topic: str) -> bool:
         return True
 
-    def narrowed(self, peer: Any, wanted: str) -> str:
+    def readable(self, peer: Any, wanted: str) -> tuple[str, ...]:
         from busbar.bus import acl
 
-        return acl.narrowed(peer.kind, peer.username, wanted, "busbar", "lab") or wanted
+        return acl.readable(peer.kind, peer.username, wanted, "busbar", "lab") or ()
 
     def is_current(self, peer: Any) -> bool:
         return True

@@ -177,6 +177,8 @@ def _doors() -> tuple[Any, Any, Any]:
     from busbar.manager.state.node_memory import NodeMemory
 
     class Sink:
+        max_packet = 1024 * 1024
+
         def reply(self, topic: str, payload: bytes, properties: Any) -> None:
             assert topic.startswith(TOPICS.response("alice", "")) and json.loads(payload)["op"]
 

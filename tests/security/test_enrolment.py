@@ -232,3 +232,38 @@ def test_the_secret_of_an_interrupted_exchange_is_used(up: Stack) -> None:
     up.ok("node", "join", "n6", "--token", str(file), **env)
     assert (home / "secrets" / "n6").is_file()
     up.ok("node", "unpair", "n6")
+
+
+@pytest.mark.fault(124, "U")
+def test_a_join_file_is_all_that_a_node_needs(up: Stack, tmp_path: Path) -> None:
+    """Nothing else is configured on its machine; the state folder keeps the access until a reset."""
+    file, home = tmp_path / "n7.join", tmp_path / "home"
+    up.ok("node", "pair", "n7", "--join-file", str(file))
+    copy = file.read_bytes()
+    env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
+    env |= {"HOME": str(home), "BUSBAR_STATE": str(home)}
+    busbar = [sys.executable, "-m", "busbar.cli.app", "agent"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*busbar, *words], env=env, capture_output=True, text=True, timeout=bound(30))
+
+    joined = run("join", str(file), "--label", "site=sea")
+    assert joined.returncode == 0 and not file.exists(), joined.stderr
+    file.write_bytes(copy)
+    assert run("join", str(file)).returncode == 0, "after an interruption it may be run again"
+    process = subprocess.Popen([*busbar, "--node", "n7"], env=env, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: up.ask("node", "show", "n7")["status"] == "online", "n7 is online")
+        assert up.ask("node", "show", "n7")["labels"] == {"site": "sea"}
+    finally:
+        process.terminate()
+        process.wait(bound(20))
+    file.write_bytes(copy.replace(b"n7", b"n8"))
+    other = run("join", str(file), "--state", str(home / "agents" / "n7"))
+    assert other.returncode == 4 and "has joined as node 'n7'" in other.stderr
+    assert run("reset", "--node", "n7").returncode == 0
+    assert "no broker configured" in run("--node", "n7").stderr, "a copy does not keep the access"
+    file.write_bytes(copy)
+    spent = run("join", str(file))
+    assert spent.returncode == 5 and "token" in spent.stderr and file.exists()
+    up.ok("node", "unpair", "n7")

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from busbar.bus.options import MAX_PACKET
+
 from tests.simulation.clients import Client
 from tests.simulation.faults import Schedule
 from tests.simulation.invariants import Watch
 from tests.simulation.loop import START, Program, SimLoop
-from tests.simulation.net import Broker, Weather
+from tests.simulation.net import SMALL_PACKET, Broker, Weather
 from tests.simulation.parts import AgentHost, ManagerHost
 
 
@@ -141,6 +143,26 @@ class Happenings:
         self.agents[name].lose_folder()
         self._later(lasts, self.agents[name].start)
 
+    def do_agent_follows_other(self, name: str, lasts: float) -> None:
+        """The host comes up anew, as a node of another store; in the end it is given back to ours."""
+        host = self.agents[name]
+        host.kill()
+        host.machine.reboot()
+        host.follow_other()
+        self._later(0.1, host.start)
+        self._later(lasts, self._give_back, name)
+
+    def _give_back(self, name: str) -> None:
+        host, store = self.agents[name], self.manager.store
+        node = store.reads.node_by_name(name) if store is not None and self.manager.up else None
+        held = store.reads.workers_on(node.oid) if store is not None and node is not None else []
+        if held:
+            found = ", ".join(f"{row.name} {row.state}" for row in held)
+            self.watch.world.violation("C", f"{name} follows another store, and still has {found}")
+        host.kill()
+        host.adopts = True
+        self._later(0.1, host.start)
+
     def do_agent_tears_file(self, name: str, lasts: float) -> None:
         self.agents[name].kill()
         self.agents[name].tear(self.random("tears"))
@@ -214,6 +236,8 @@ class Happenings:
         elif keeps == "old":
             self.broker.retained = dict(self.watch.old_retained)
         self.broker.crash(wills)
+        # Another broker takes its place, or the same one is set up otherwise; drawn apart from all else.
+        self.broker.max_packet = self.random("packets").choice((MAX_PACKET, 12_000, SMALL_PACKET))
         self._later(lasts, setattr, self.broker, "up", True)
 
     def do_storm(self, lose: float, duplicate: float, reorder: float, delay: float, lasts: float) -> None:

@@ -9,7 +9,7 @@ from zlib import crc32
 import msgspec
 from busbar.agent.planner import plan as agent_plan
 from busbar.bus.connection.link import Message
-from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
+from busbar.bus.states import STARTED, ClusterState, Leaves, NodeStatus, WorkerState
 from busbar.manager.store.changes import Changes
 from busbar.manager.store.rows import GroupRow, NodeRow, WorkerRow
 
@@ -17,7 +17,7 @@ from tests.simulation.lasting import DOUBTED_S, LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
 from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
 from tests.simulation.mirror import Mirror
-from tests.simulation.parts import TOPICS, AgentHost, ManagerHost
+from tests.simulation.parts import OFFLINE_S, TOPICS, AgentHost, ManagerHost
 
 _decode, _encode = msgspec.json.decode, msgspec.json.encode
 
@@ -44,6 +44,8 @@ class Watch(Lasting):
         self.released: dict[tuple[str, str], tuple[float, float]] = {}
         self.wrong_since: dict[tuple[str, str], float] = {}
         self.listening = self.excused = 0.0
+        self.refusing: dict[str, float] = {}
+        """Since when a node has said that it follows another manager."""
         self.groups: dict[str, GroupRow] = {}
         self.nodes: dict[str, NodeRow] = {}
         """These and the worker groups as they were before the last commit."""
@@ -126,6 +128,8 @@ class Watch(Lasting):
         self.groups, workers = dict(self.mirror.groups), dict(self.mirror.workers)
         self.nodes = dict(self.mirror.nodes)
         self.mirror.update(host.store.reads, changes)
+        saying = {row.name for row in self.mirror.nodes.values() if row.refuses is not None}
+        self.refusing = {name: self.refusing.get(name, self.now) for name in saying}
         self._compare({oid: row for oid, row in before.items() if row is not None})
         for oid in changes.groups & self.groups.keys() & self.mirror.groups.keys():
             self._judge_update(self.groups[oid], self.mirror.groups[oid], workers)
@@ -198,8 +202,15 @@ class Watch(Lasting):
             return LOST_S
         moves = group.lost_after if node.goodbye else max(LOST_S, group.lost_after)
         member = node.status is not NodeStatus.UNPAIRED and (cluster.oid, node.oid) in self.mirror.members
+        if member and self._left_running(node):
+            return max(OFFLINE_S, group.lost_after)
         wanted = cluster.status in STARTED and row.ordinal <= group.scale and member
         return moves if wanted else min(LOST_S, moves)
+
+    def _left_running(self, node: NodeRow) -> bool:
+        """Whether its agent left workers running which nobody asked to move."""
+        drains = node.draining is not None or self.nodes.get(node.oid, node).draining is not None
+        return node.goodbye and node.leaves is Leaves.RUNNING and not drains
 
     def _may_stop(self, row: WorkerRow) -> bool:
         """Whether somebody asked for that: stopped, scaled down, or the node taken out."""
@@ -222,12 +233,17 @@ class Watch(Lasting):
             return
         node, group = self.mirror.nodes[old.node_oid or ""], self.mirror.groups[old.group_oid]
         silence = self._silence(node.name)
-        if silence < max(0.0 if node.goodbye else LOST_S, group.lost_after) - 0.01:
+        refused = self.now - self.refusing.get(node.name, self.now)
+        if refused >= max(LOST_S, group.lost_after) - 0.01 and old.state is not WorkerState.RUNNING:
+            return  # it follows another manager, and does not run it
+        least = 0.0 if node.goodbye else LOST_S
+        least = OFFLINE_S if self._left_running(node) else least
+        if silence < max(least, group.lost_after) - 0.01:
             text = f"{old.name} was taken from {node.name}, heard {silence:.2f} s ago"
             self._violation("K", f"{text} (lost_after {group.lost_after:g} s)")
 
     def _judge_unassigned(self, old: WorkerRow) -> None:
-        if not self._may_stop(old):
+        if old.state is not WorkerState.BACKOFF and not self._may_stop(old):
             self._violation("K", f"{old.name} is told to stop, and nobody asked for that")
 
     # --- messages: M, A

@@ -150,6 +150,8 @@ class Lasting:
         return max(self.listening, self.excused, 0.0 if up is None else up - self.world.start)
 
     def _alive(self) -> None:
+        for text in self.world.broker.oversized:
+            self._violation("L", f"above the broker's packet limit, which ends the connection: {text}")
         manager = self.world.manager
         if manager.up and manager.task is not None and manager.task.done():
             self._violation("L", f"the manager ended: {manager.task.exception()!r}")

@@ -11,7 +11,9 @@ from typing import Any
 
 from busbar.bus.backoff import Backoff
 from busbar.bus.connection.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
-from busbar.bus.errors import BusOfflineError
+from busbar.bus.connection.packet_limit import PacketLimit
+from busbar.bus.errors import BusOfflineError, MessageTooLargeError
+from busbar.bus.options import MAX_PACKET
 
 from tests.simulation.loop import Program
 from tests.simulation.net import CONNECT_S, EMPTY, KEEPALIVE_S, Broker, Session, matches
@@ -40,11 +42,16 @@ class SimLink:
         self._hooks: list[ConnectHook] = []
         self._up = asyncio.Event()
         self._conn = 0
+        self._limit = PacketLimit(MAX_PACKET)
         self._backoff = Backoff()
 
     @property
     def connected(self) -> bool:
         return self._up.is_set() and not self.program.dead
+
+    @property
+    def max_packet(self) -> int:
+        return self._limit.bytes
 
     @property
     def conn(self) -> int:
@@ -78,6 +85,7 @@ class SimLink:
         session = self.session
         if session is None or not self.connected or not session.at_client:
             raise BusOfflineError("no connection")
+        self._limit.check(topic, payload, qos)
         done: asyncio.Future[None] | None = None
         if qos:
             done = self._loop.create_future()
@@ -99,6 +107,11 @@ class SimLink:
         if session is None or not self.connected or not session.at_client:
             self._loop.call_soon(done, BusOfflineError("no connection"))
             return
+        try:
+            self._limit.check(topic, payload, 1)
+        except MessageTooLargeError as error:
+            self._loop.call_soon(done, error)
+            return
         taken: asyncio.Future[None] = self._loop.create_future()
         taken.add_done_callback(lambda future: done(future.exception()))
         session.waiting[taken] = None
@@ -115,6 +128,10 @@ class SimLink:
     ) -> bool:
         session = self.session
         if session is None or not self.connected or not session.at_client:
+            return False
+        try:
+            self._limit.check(topic, payload, qos)
+        except MessageTooLargeError:
             return False
         self._broker.send(session, Message(topic, payload, False, qos, properties), retain, None)
         return True
@@ -145,6 +162,7 @@ class SimLink:
         await asyncio.sleep(2 * self._broker.latency())
         if not self._broker.up or self.client_id in self._broker.cut:
             raise BusOfflineError("connection refused")
+        self._limit.connected(self._broker.max_packet)
         self._broker.accept(session)
         self.session = session
         hooks: asyncio.Task[None] | None = None

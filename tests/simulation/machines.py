@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -315,8 +316,12 @@ class SimHost(Host):
             return f"no answer within {timeout_s:g} s"
         return f"nothing listens on {host}:{port}"
 
-    def is_free(self, interface: str, port: int, *, shared: bool) -> bool:
-        return all(each.port != port for each in self._machine.living())
+    def bind_error(self, interface: str, port: int, *, shared: bool) -> OSError | None:
+        held = any(each.port == port for each in self._machine.living())
+        return OSError(errno.EADDRINUSE, "Address already in use") if held else None
+
+    async def ends_with_us(self) -> bool:
+        return False
 
     def boot_id(self) -> str:
         return self._machine.boot_id

@@ -11,7 +11,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from busbar.bus.connection.link import Message, Will
+from busbar.bus.connection.packet_limit import publish_size
 from busbar.bus.errors import BusOfflineError
+from busbar.bus.options import MAX_PACKET
 from busbar.bus.topics import matches as _matches
 
 from tests.simulation.loop import SimLoop
@@ -24,6 +26,8 @@ EMPTY = contextvars.Context()
 matches = lru_cache(maxsize=1 << 16)(_matches)
 CONNECT_S = 5.0
 KEEPALIVE_S = 8.0
+SMALL_PACKET = 700
+"""Bytes of a packet in which a report or an assignment of two workers has no room."""
 Route = Callable[[str, str, bytes, bool], None]
 
 
@@ -49,6 +53,7 @@ class Session:
     link: SimLink
     will: Will | None
     patterns: dict[str, int] = field(default_factory=dict)
+    max_packet: int = MAX_PACKET
     at_client: bool = True
     at_broker: bool = True
     deaf: bool = False
@@ -86,6 +91,9 @@ class Broker:
         self.loop, self.random = loop, random
         self.weather = Weather()
         self.up = True
+        self.max_packet = MAX_PACKET
+        self.oversized: list[str] = []
+        """Messages that a client handed over though they are above the limit."""
         self.retained: dict[str, bytes] = {}
         self.sessions: dict[str, Session] = {}
         self.asking: dict[str, list[tuple[Session, int]]] = {}
@@ -102,7 +110,7 @@ class Broker:
 
     def accept(self, session: Session) -> None:
         """A CONNECT: a session of the same client id is thrown out, and its will is published."""
-        name = session.link.client_id
+        name, session.max_packet = session.link.client_id, self.max_packet
         old = self.sessions.get(name)
         if old is not None:
             self.close(old)
@@ -113,6 +121,9 @@ class Broker:
         self, session: Session, message: Message, retain: bool, done: asyncio.Future[None] | None
     ) -> None:
         """A PUBLISH on its way in; in order with those before it."""
+        size = publish_size(message.topic, message.payload, message.qos)
+        if size > session.max_packet:
+            self.oversized.append(f"{message.topic}: {size} bytes")
         session.inbound = max(session.inbound, session.stalled_until, self.loop.now + self.latency())
         self.loop.call_at(session.inbound, self._receive, session, message, retain, done, context=EMPTY)
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from busbar.agent.config import AgentConfig
 from busbar.agent.planner.lifecycle import WorkerTiming
 from busbar.agent.service import Agent
+from busbar.agent.state import State
 from busbar.bus.connection.link import Will
+from busbar.bus.messages import Assignment
 from busbar.bus.options import ConnectOptions
 from busbar.bus.topics import Topics
 from busbar.manager.leader.fencing import FencedError, Lock
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 REALM = "sim"
 HEARTBEAT_S = 0.5
+OFFLINE_S = 4.0
+"""A clean stop of an agent lasts up to 6.5 s."""
 REPAIR_S = 5.0
 """How often the manager looks at what the broker holds; shorter than the product's, so that a schedule is."""
 TOPICS = Topics(REALM)
@@ -108,6 +112,7 @@ class ManagerHost:
             REALM,
             ConnectOptions(client_id="m1"),
             heartbeat_s=HEARTBEAT_S,
+            offline_after_s=OFFLINE_S,
             principals={"alice": "owner", "bob": "owner"},
         )
         self.lock = Lock(self.folder / "lock")
@@ -209,6 +214,8 @@ class AgentHost:
         self.stop_event: asyncio.Event | None = None
         self.started_at = self.frozen_at = 0.0
         self.folders = 0
+        self.adopts = False
+        """Whether it is started with `--adopt-store`."""
         self.next = False
         self._ids = world.random(f"ids {name}")
 
@@ -235,7 +242,7 @@ class AgentHost:
 
     def _start(self) -> None:
         random = self.world.random(f"agent {self.name}")
-        config = AgentConfig(self.folder, self.name, REALM, ConnectOptions())
+        config = AgentConfig(self.folder, self.name, REALM, ConnectOptions(), adopt_store=self.adopts)
         timing, host = WorkerTiming(live_every=1.5, live_misses=2), SimHost(self.machine)
         self.agent = Agent(config, self._link, self.clock, random, self._new_id, timing, host)
         self.stop_event = asyncio.Event()
@@ -290,6 +297,13 @@ class AgentHost:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folders += 1
         self.world.trace(f"{self.name} loses its folder")
+
+    def follow_other(self) -> None:
+        """Its folder is one in which it followed the manager of another store."""
+        self.lose_folder()
+        state = State.open(self.folder, "other")
+        state.store_assignment(Assignment("sother", 9, 9, []))
+        state.close()
 
     def tear(self, which: Random) -> None:
         """A state file is cut in half, as a power loss may leave it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from busbar.bus.options import MAX_PACKET
 from busbar.manager.store.changes import Changes
 
 from tests.simulation.activity import Activity
@@ -159,6 +160,9 @@ class World(Happenings):
         self._storm_ends()
         self.broker.weather = Weather()
         self.broker.cut.clear()
+        if self.broker.max_packet != MAX_PACKET:
+            self.broker.max_packet = MAX_PACKET
+            self.broker.crash(wills=True)
         self.broker.up = True
         for session in self.broker.sessions.values():
             session.stalled_until = 0.0

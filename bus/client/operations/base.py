@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from ...errors import BusError
 from ...params import Params
 from ..errors import ResultError
+from ..paging import TOO_LARGE, read_pages
 
 T = TypeVar("T")
 
@@ -37,9 +39,21 @@ class Operations:
         expect_version: int | None = None,
         request_id: str | None = None,
     ) -> T:
-        answer = await self.call(
-            operation, plain(params), expect_version=expect_version, timeout=timeout, request_id=request_id
-        )
+        sent = plain(params)
+        try:
+            answer = await self.call(
+                operation, sent, expect_version=expect_version, timeout=timeout, request_id=request_id
+            )
+        except BusError as error:
+            pages = {"limit"} & {*params.__struct_fields__} and "after" not in sent
+            if error.code != TOO_LARGE or not pages:
+                raise
+            wanted = {"limit": limit} if (limit := getattr(params, "limit", None)) is not None else {}
+            answer = await read_pages(
+                lambda page: self.call(operation, page, timeout=timeout),
+                {**sent, **wanted},
+                events="since" in params.__struct_fields__,
+            )
         return read_result(operation, answer, result)
 
 

@@ -16,6 +16,8 @@ class ClusterOperations(Operations):
         self,
         *,
         return_names: bool | None = None,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> list[str]:
         """List the router clusters.
@@ -23,7 +25,7 @@ class ClusterOperations(Operations):
         Raises:
             BusError: what any operation answers.
         """
-        params = p.ListClusters(return_names=return_names)
+        params = p.ListClusters(return_names=return_names, limit=limit, after=after)
         return await self._operate("list_routerclusters", params, list[str], timeout)
 
     async def get_routercluster(
@@ -111,7 +113,8 @@ class ClusterOperations(Operations):
         """Start a stopped or paused cluster.
 
         Raises:
-            BusError: `no_such_object`, `cannot_start`, or what any operation answers.
+            BusError: `no_such_object`, `cannot_start`, `invalid_configuration`, or what any operation
+                answers.
         """
         params = p.ClusterRef(routercluster_oid=routercluster_oid)
         return await self._operate(
@@ -140,14 +143,19 @@ class ClusterOperations(Operations):
         self,
         *,
         routercluster_oid: str,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> p.Stat:
         """Return a cluster's status and statistics.
 
+        `limit` and `after` (an oid) page the workers; the figures count all of them. No more conditions
+        than `limit` are told.
+
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.ClusterRef(routercluster_oid=routercluster_oid)
+        params = p.StatCluster(routercluster_oid=routercluster_oid, limit=limit, after=after)
         return await self._operate("stat_routercluster", params, p.Stat, timeout)
 
     async def add_routercluster_node(
@@ -166,7 +174,8 @@ class ClusterOperations(Operations):
         Limits are numbers of workers of this cluster on this node.
 
         Raises:
-            BusError: `no_such_object`, `already_exists`, or what any operation answers.
+            BusError: `no_such_object`, `invalid_configuration`, `already_exists`, or what any operation
+                answers.
         """
         params = p.AddNode(
             routercluster_oid=routercluster_oid,
@@ -217,6 +226,8 @@ class ClusterOperations(Operations):
         routercluster_oid: str,
         return_names: bool | None = None,
         filter_by_status: p.NodeStatusName | None = None,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> list[str]:
         """List the nodes of a cluster.
@@ -225,6 +236,10 @@ class ClusterOperations(Operations):
             BusError: `no_such_object`, or what any operation answers.
         """
         params = p.ListMembers(
-            routercluster_oid=routercluster_oid, return_names=return_names, filter_by_status=filter_by_status
+            routercluster_oid=routercluster_oid,
+            return_names=return_names,
+            filter_by_status=filter_by_status,
+            limit=limit,
+            after=after,
         )
         return await self._operate("list_routercluster_nodes", params, list[str], timeout)

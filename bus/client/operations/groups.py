@@ -112,6 +112,8 @@ class GroupOperations(Operations):
         routercluster_oid: str,
         return_names: bool | None = None,
         filter_by_status: p.ClusterStatus | None = None,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> list[str]:
         """List the worker groups of a cluster.
@@ -120,7 +122,11 @@ class GroupOperations(Operations):
             BusError: `no_such_object`, or what any operation answers.
         """
         params = p.ListGroups(
-            routercluster_oid=routercluster_oid, return_names=return_names, filter_by_status=filter_by_status
+            routercluster_oid=routercluster_oid,
+            return_names=return_names,
+            filter_by_status=filter_by_status,
+            limit=limit,
+            after=after,
         )
         return await self._operate("list_routercluster_workergroups", params, list[str], timeout)
 
@@ -129,14 +135,21 @@ class GroupOperations(Operations):
         *,
         routercluster_oid: str,
         workergroup_oid: str,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> p.Stat:
         """Return a worker group's status and statistics.
 
+        `limit` and `after` (an oid) page the workers; the figures count all of them. No more conditions
+        than `limit` are told.
+
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.GroupRef(routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid)
+        params = p.StatGroup(
+            routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid, limit=limit, after=after
+        )
         return await self._operate("stat_routercluster_workergroup", params, p.Stat, timeout)
 
     async def scale_routercluster_workergroup(
@@ -152,7 +165,7 @@ class GroupOperations(Operations):
         """Change the number of workers of a group.
 
         Raises:
-            BusError: `no_such_object`, or what any operation answers.
+            BusError: `no_such_object`, `invalid_configuration`, or what any operation answers.
         """
         params = p.ScaleGroup(
             routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid, scale=scale
@@ -217,6 +230,8 @@ class GroupOperations(Operations):
         node_oid: str | None = None,
         return_names: bool | None = None,
         filter_by_status: p.WorkerStatus | None = None,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> list[str]:
         """List workers.
@@ -232,6 +247,8 @@ class GroupOperations(Operations):
             node_oid=node_oid,
             return_names=return_names,
             filter_by_status=filter_by_status,
+            limit=limit,
+            after=after,
         )
         return await self._operate("list_workers", params, list[str], timeout)
 

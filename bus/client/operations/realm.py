@@ -17,6 +17,8 @@ class RealmOperations(Operations):
         *,
         return_names: bool | None = None,
         filter_by_status: p.NodeStatusName | None = None,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> list[str]:
         """List the nodes (unpaired ones only by status filter).
@@ -24,7 +26,9 @@ class RealmOperations(Operations):
         Raises:
             BusError: what any operation answers.
         """
-        params = p.ListNodes(return_names=return_names, filter_by_status=filter_by_status)
+        params = p.ListNodes(
+            return_names=return_names, filter_by_status=filter_by_status, limit=limit, after=after
+        )
         return await self._operate("list_nodes", params, list[str], timeout)
 
     async def get_node(
@@ -159,6 +163,8 @@ class RealmOperations(Operations):
     async def list_principals(
         self,
         *,
+        limit: int | None = None,
+        after: str | None = None,
         timeout: float | None = None,
     ) -> list[p.Principal]:
         """List the principals and their roles.
@@ -166,7 +172,7 @@ class RealmOperations(Operations):
         Raises:
             BusError: what any operation answers.
         """
-        params = p.NoParams()
+        params = p.ListPrincipals(limit=limit, after=after)
         return await self._operate("list_principals", params, list[p.Principal], timeout)
 
     async def add_principal(

@@ -12,7 +12,9 @@ from busbar.bus.transport import check_transport
 from msgspec import to_builtins
 
 from ...store.rows import ClusterRow
+from . import sizes
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, already_exists, need_cluster
+from .paging import paged
 
 
 def result(row: ClusterRow) -> p.Cluster:
@@ -53,6 +55,7 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
     transport = definition.transport
     if transport is not None:
         transport = check_transport(transport, "/params/routercluster/transport")
+        sizes.check_definition(ctx.tx, transport, "/params/routercluster/transport")
         check_exposure(transport, "/params/routercluster/transport")
     if ctx.tx.cluster_by_name(definition.name) is not None:
         raise already_exists(f"router cluster '{definition.name}'", "/params/routercluster/name")
@@ -92,6 +95,7 @@ def start_routercluster(ctx: ChangeContext, params: p.ClusterRef) -> p.Accepted:
     if row.status not in STARTABLE:
         detail = f"router cluster '{row.name}' is {row.status}, not STOPPED or PAUSED"
         raise BusError("cannot_start", detail, ["/params/routercluster_oid"])
+    sizes.check_cluster(ctx.tx, row.oid, "/params/routercluster_oid")
     return _set_status(ctx, row, ClusterState.STARTING, "starting", f"started by {ctx.who.authid}")
 
 
@@ -126,7 +130,7 @@ def _record_event(ctx: ChangeContext, row: ClusterRow, verb: str, reason: str | 
 
 
 READS: Final[dict[str, ReadHandler]] = {
-    "list_routerclusters": list_routerclusters,
+    "list_routerclusters": paged(list_routerclusters),
     "get_routercluster": get_routercluster,
     "get_routercluster_by_name": get_routercluster_by_name,
 }

@@ -9,6 +9,7 @@ from busbar.bus.errors import BusError
 
 from ...store import Tx
 from ...store.rows import ClusterRow, MemberRow, NodeRow
+from . import sizes
 from .base import (
     ChangeContext,
     ChangeHandler,
@@ -19,6 +20,7 @@ from .base import (
     need_member,
     need_node,
 )
+from .paging import paged
 
 
 def result(row: MemberRow) -> p.Membership:
@@ -37,6 +39,7 @@ def add_routercluster_node(ctx: ChangeContext, params: p.AddNode) -> p.Membershi
         raise already_exists(f"node '{node.name}' in router cluster '{cluster.name}'", "/params/node_oid")
     row = MemberRow(cluster.oid, node.oid, config.hardlimit, config.softlimit, ctx.tx.now_ns)
     ctx.tx.insert_member(row)
+    sizes.check_cluster(ctx.tx, cluster.oid, "/params/node_oid")
     record_event(ctx.tx, "added", cluster, node)
     return result(row)
 
@@ -72,7 +75,7 @@ def record_event(tx: Tx, verb: str, cluster: ClusterRow, node: NodeRow) -> None:
 
 READS: Final[dict[str, ReadHandler]] = {
     "get_routercluster_node": get_routercluster_node,
-    "list_routercluster_nodes": list_routercluster_nodes,
+    "list_routercluster_nodes": paged(list_routercluster_nodes),
 }
 CHANGES: Final[dict[str, ChangeHandler]] = {
     "add_routercluster_node": add_routercluster_node,

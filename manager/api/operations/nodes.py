@@ -23,6 +23,7 @@ from .base import (
     need_cluster,
     need_node,
 )
+from .paging import paged
 
 NOT_HEARD: Final = "not heard since it was paired"
 
@@ -173,6 +174,7 @@ def _pair_again(ctx: ChangeContext, known: NodeRow, node: p.NodeDefinition) -> s
         goodbye=False,
         conditions=[],
         owner_oid=ctx.principal_oid,
+        refuses=None,
     )
     return known.oid
 
@@ -189,7 +191,7 @@ def _record_event(ctx: ChangeContext, verb: str, row: NodeRow, reason: str, **mo
 
 
 READS: Final[dict[str, ReadHandler]] = {
-    "list_nodes": list_nodes,
+    "list_nodes": paged(list_nodes),
     "get_node": get_node,
     "get_node_by_name": get_node_by_name,
 }

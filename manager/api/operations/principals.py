@@ -11,6 +11,7 @@ from busbar.bus.roles import OWNER
 from ...store import Tx
 from ...store.rows import PrincipalRow
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, already_exists
+from .paging import paged
 
 
 def result(row: PrincipalRow) -> p.Principal:
@@ -18,7 +19,7 @@ def result(row: PrincipalRow) -> p.Principal:
     return p.Principal(row.oid, row.name, row.role, row.changed)
 
 
-def list_principals(ctx: ReadContext, params: p.NoParams) -> list[p.Principal]:
+def list_principals(ctx: ReadContext, params: p.ListPrincipals) -> list[p.Principal]:
     """All principals, sorted by name."""
     return [result(row) for row in ctx.reads.principals()]
 
@@ -86,7 +87,7 @@ def _refuse_last_owner(tx: Tx, row: PrincipalRow) -> None:
         raise BusError("not_authorized", f"'{row.name}' is the last owner", ["/params/principal_name"])
 
 
-READS: Final[dict[str, ReadHandler]] = {"list_principals": list_principals}
+READS: Final[dict[str, ReadHandler]] = {"list_principals": paged(list_principals)}
 CHANGES: Final[dict[str, ChangeHandler]] = {
     "add_principal": add_principal,
     "set_principal_role": set_principal_role,

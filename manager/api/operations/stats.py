@@ -8,45 +8,49 @@ from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.messages import Endpoint
-from busbar.bus.states import WorkerState
+from busbar.bus.states import STARTED, WorkerState
 
 from ...planner.rolling import updating
 from ...publish.render import (
     NOT_READY,
     group_open_condition,
     open_conditions,
+    reason_now,
     update_condition,
     worker_conditions,
 )
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
 from .base import ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group
+from .paging import page
 
 
-def stat_routercluster(ctx: ReadContext, params: p.ClusterRef) -> p.Stat:
+def stat_routercluster(ctx: ReadContext, params: p.StatCluster) -> p.Stat:
     with ctx.reads.consistent():
         row = need_cluster(ctx.reads, params.routercluster_oid)
         groups = ctx.reads.groups_of(row.oid)
         names = {group.oid: group.name for group in groups}
         rows = ctx.reads.workers_in(row.oid)
         rows.sort(key=lambda worker: (names.get(worker.group_oid, ""), worker.ordinal))
-        return _stat(ctx, row, sum(group.scale for group in groups), rows, groups)
+        return _stat(ctx, params, row, sum(group.scale for group in groups), rows, groups)
 
 
-def stat_routercluster_workergroup(ctx: ReadContext, params: p.GroupRef) -> p.Stat:
+def stat_routercluster_workergroup(ctx: ReadContext, params: p.StatGroup) -> p.Stat:
     with ctx.reads.consistent():
         row = need_group(ctx.reads, params.routercluster_oid, params.workergroup_oid)
-        return _stat(ctx, row, row.scale, ctx.reads.workers_of(row.oid), ())
+        return _stat(ctx, params, row, row.scale, ctx.reads.workers_of(row.oid), ())
 
 
 def _stat(
     ctx: ReadContext,
+    params: p.StatCluster | p.StatGroup,
     row: ClusterRow | GroupRow,
     scale: int,
     rows: Sequence[WorkerRow],
     groups: Sequence[GroupRow],
 ) -> p.Stat:
     found = workers.results(ctx, rows)
+    shown = page(found, params.limit, params.after, lambda worker: worker.oid)
     states = Counter(worker.state for worker in rows)
     return p.Stat(
         oid=row.oid,
@@ -63,23 +67,36 @@ def _stat(
         cpu_s=round(sum(worker.cpu_s or 0.0 for worker in found), 3),
         rss=sum(worker.rss or 0 for worker in found),
         since_ms=ctx.since_ms(row.oid, row.changed),
-        conditions=_conditions(ctx, row, rows),
-        endpoints=_endpoints(found),
-        workers=found,
+        conditions=_conditions(ctx, row, rows, groups)[: params.limit],
+        endpoints=_endpoints(shown),
+        workers=shown,
         workergroups=[_group(group, rows) for group in groups],
         version=row.version,
         changed=row.changed,
     )
 
 
-def _conditions(ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow]) -> list[str]:
+def _conditions(
+    ctx: ReadContext, row: ClusterRow | GroupRow, rows: Sequence[WorkerRow], groups: Sequence[GroupRow]
+) -> list[str]:
     not_ready = [
         (worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in NOT_READY
     ]
-    reason = row.reason
+    asked = [row] if isinstance(row, GroupRow) else groups
+    ready = sum(min(group.scale, _ready(group, rows)) for group in asked)
+    # Each worker that is not ready has a condition of its own.
+    reason = reason_now(row, ready, sum(group.scale for group in asked), ())
     if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
-    return ([reason] if reason else []) + worker_conditions(not_ready) + _open_access(ctx, row)
+    halted = [text for group in groups if (text := _halted(ctx, group))]
+    return ([reason] if reason else []) + halted + worker_conditions(not_ready) + _open_access(ctx, row)
+
+
+def _halted(ctx: ReadContext, group: GroupRow) -> str | None:
+    """The condition of a group whose update can't go on."""
+    if not updating(group) or not group.held_back or group.status not in STARTED:
+        return None
+    return f"group {group.name}: {update_condition(group, ctx.reads.updated(group.oid), ())}"
 
 
 def _open_access(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
@@ -97,13 +114,17 @@ def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     ]
 
 
+def _ready(group: GroupRow, rows: Sequence[WorkerRow]) -> int:
+    return sum(row.group_oid == group.oid and row.state is WorkerState.RUNNING for row in rows)
+
+
 def _group(group: GroupRow, rows: Sequence[WorkerRow]) -> p.GroupStat:
     return p.GroupStat(
         oid=group.oid,
         name=group.name,
         status=group.status,
         scale=group.scale,
-        ready=sum(row.group_oid == group.oid and row.state is WorkerState.RUNNING for row in rows),
+        ready=_ready(group, rows),
         runtime=group.runtime,
         revision=group.revision,
     )

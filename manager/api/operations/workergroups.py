@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any, Final
 
 from busbar.bus import params as p
+from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import check_exposure
 from busbar.bus.states import STARTED, ClusterState
@@ -16,6 +17,7 @@ from msgspec import UNSET
 from ...store import Tx
 from ...store.reads import Queries
 from ...store.rows import ClusterRow, GroupRow
+from . import sizes
 from .base import (
     ChangeContext,
     ChangeHandler,
@@ -25,6 +27,7 @@ from .base import (
     need_cluster,
     need_group,
 )
+from .paging import paged
 
 LOST_AFTER: Final = 30.0
 """Default: seconds after which the workers of a lost node move."""
@@ -71,6 +74,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
     transport = definition.transport
     if transport is not None:
         transport = check_transport(transport, f"{_AT}/transport")
+        sizes.check_definition(tx, transport, f"{_AT}/transport")
     at = "transport" if transport else "runtime"
     runtime = _runtime(definition.runtime, transport or cluster.transport, at)
     check_exposure(transport or cluster.transport, f"{_AT}/transport", runtime)
@@ -96,6 +100,10 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         version=1,
     )
     tx.insert_group(row)
+    if used := transport or cluster.transport:
+        sizes.check_cluster(tx, cluster.oid, f"{_AT}/{at}", used)
+    if row.scale:
+        sizes.check_scale(tx, cluster.oid, f"{_AT}/scale")
     _record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
     return result(tx, row)
 
@@ -115,6 +123,8 @@ def remove_routercluster_workergroup(ctx: ChangeContext, params: p.GroupRef) -> 
 def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) -> p.Group:
     row = need_group(ctx.tx, params.routercluster_oid, params.workergroup_oid)
     ctx.tx.update_group(row.oid, scale=params.scale)
+    if params.scale > row.scale:
+        sizes.check_scale(ctx.tx, row.cluster_oid, "/params/scale")
     now = need_group(ctx.tx, row.cluster_oid, row.oid)
     cluster = need_cluster(ctx.tx, row.cluster_oid)
     _record_event(ctx, "scaled", cluster, now, {"scale": now.scale, "previous": row.scale})
@@ -126,7 +136,7 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     tx = ctx.tx
     row = need_group(tx, params.routercluster_oid, params.workergroup_oid)
     cluster = need_cluster(tx, row.cluster_oid)
-    columns = _requested_columns(params.workergroup)
+    columns = _requested_columns(tx, params.workergroup)
     transport = columns.get("transport", row.transport) or cluster.transport
     runtime = columns.get("runtime", row.runtime)
     if {"runtime", "transport"} & columns.keys():
@@ -140,6 +150,8 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     tx.update_group(row.oid, **columns)
     if new:
         _keep_equal_workers(tx, row, same)
+        if transport and len(encode(transport)) > len(encode(row.transport or cluster.transport)):
+            sizes.check_cluster(tx, cluster.oid, f"{_AT}/transport", transport)
     now = need_group(tx, row.cluster_oid, row.oid)
     if new:
         more = ("revision", "runtime", "max_unavailable", "max_surge")
@@ -147,16 +159,17 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     return result(tx, now)
 
 
-def _requested_columns(update: p.GroupUpdate) -> dict[str, Any]:
+def _requested_columns(tx: Tx, update: p.GroupUpdate) -> dict[str, Any]:
     """The columns that a request sets.
 
     Raises:
-        BusError: `invalid_configuration`: the transport is invalid.
+        BusError: `invalid_configuration`: the transport is invalid, or too large.
     """
     fields = update.__struct_fields__
     found = {name: value for name in fields if (value := getattr(update, name)) is not UNSET}
     if found.get("transport") is not None:
         found["transport"] = check_transport(found["transport"], f"{_AT}/transport")
+        sizes.check_definition(tx, found["transport"], f"{_AT}/transport")
     return found
 
 
@@ -240,7 +253,7 @@ def _record_event(
 READS: Final[dict[str, ReadHandler]] = {
     "get_routercluster_workergroup": get_routercluster_workergroup,
     "get_routercluster_workergroup_by_name": get_routercluster_workergroup_by_name,
-    "list_routercluster_workergroups": list_routercluster_workergroups,
+    "list_routercluster_workergroups": paged(list_routercluster_workergroups),
 }
 CHANGES: Final[dict[str, ChangeHandler]] = {
     "add_routercluster_workergroup": add_routercluster_workergroup,

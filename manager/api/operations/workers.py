@@ -10,8 +10,10 @@ from busbar.bus.decode import encode
 from busbar.bus.errors import BusError, no_such
 from busbar.bus.messages import Command
 
+from ...state.node_memory import WorkerStat
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster, need_node, need_worker
+from .paging import paged
 
 
 def results(ctx: ReadContext, rows: Iterable[WorkerRow]) -> list[p.Worker]:
@@ -36,7 +38,8 @@ def results(ctx: ReadContext, rows: Iterable[WorkerRow]) -> list[p.Worker]:
 def _result(
     ctx: ReadContext, row: WorkerRow, cluster: ClusterRow | None, group: GroupRow | None, node: str | None
 ) -> p.Worker:
-    stat = ctx.observed.stat(row.oid)
+    # Figures of a process that is no longer there would be shown as those of one that waits.
+    stat = ctx.observed.stat(row.oid) if row.pid is not None else WorkerStat()
     return p.Worker(
         oid=row.oid,
         name=row.name,
@@ -121,5 +124,5 @@ def follow_worker(ctx: ChangeContext, params: p.FollowWorker) -> p.Following:
     return p.Following(worker.oid, node.name, topics.node_log(node.name, worker.name), params.lease_ms)
 
 
-READS: Final[dict[str, ReadHandler]] = {"get_worker": get_worker, "list_workers": list_workers}
+READS: Final[dict[str, ReadHandler]] = {"get_worker": get_worker, "list_workers": paged(list_workers)}
 CHANGES: Final[dict[str, ChangeHandler]] = {"follow_worker": follow_worker}

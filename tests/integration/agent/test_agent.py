@@ -436,11 +436,13 @@ async def test_a_restart_keeps_the_port_even_if_an_earlier_one_is_free(node: Ben
 @pytest.fixture
 def free_range() -> int:
     """The first of two ports that are free now."""
-    from busbar.agent.processes.sockets import is_free
+    from busbar.agent.processes.sockets import bind_error
 
     low = random.randrange(15000, 18000, 2)
     pairs = range(low, low + 1000, 2)
-    return next(port for port in pairs if all(is_free("127.0.0.1", port + step) for step in (0, 1)))
+    return next(
+        port for port in pairs if all(bind_error("127.0.0.1", port + step) is None for step in (0, 1))
+    )
 
 
 @pytest.mark.fault(22, "B")
@@ -456,7 +458,8 @@ async def test_workers_outlive_a_clean_exit_and_are_adopted(node: Bench) -> None
     before = {name: (await node.state(name, "RUNNING"))["pid"] for name in ("web-1", "web-2")}
     await node.stop()
     assert node.living() == set(before.values())
-    assert json.loads(node.broker.retained[node.topics.node("n1", "state")])["state"] == "disconnected"
+    last = json.loads(node.broker.retained[node.topics.node("n1", "state")])
+    assert last["state"] == "disconnected" and last["leaves"] == "running"
     node.reports.clear()
     await node.start()
     await node.report(lambda last: len(last["workers"]) == 2)

@@ -5,6 +5,9 @@ import re
 
 import pytest
 from busbar.bus import acl
+from busbar.bus.topics import matches
+from hypothesis import given
+from hypothesis import strategies as st
 
 R = "busbar/v1/lab"
 
@@ -46,27 +49,71 @@ def test_may_publish(kind: str, user: str, topic: str, allowed: bool) -> None:
     ("kind", "user", "wanted", "allowed"),
     [
         ("person", "alice", f"{R}/response/alice/+", True),
-        ("person", "alice", f"{R}/response/alice/#", False),
-        ("person", "alice", f"{R}/response/+/cli", False),
+        ("person", "alice", f"{R}/response/alice/#", True),
+        ("person", "alice", f"{R}/response/+/cli", True),
         ("person", "alice", f"{R}/status/#", True),
         ("person", "alice", "busbar/v1/+/event/+/worker/+/+", True),
         ("person", "alice", f"{R}/node/+/state", True),
         ("person", "alice", f"{R}/node/n1/log/web-1", True),
         ("person", "alice", f"{R}/node/+/reported", False),
-        ("person", "alice", f"{R}/#", False),
-        ("person", "alice", "#", False),
+        ("person", "alice", f"{R}/#", True),
+        ("person", "alice", "#", True),
         ("node", "n1", f"{R}/node/n1/assignment", True),
-        ("node", "n1", f"{R}/node/n1/+", False),
+        ("node", "n1", f"{R}/node/n1/+", True),
         ("node", "n1", f"{R}/node/n2/assignment", False),
         ("node", "n1", f"{R}/status/#", False),
         ("node", "n1", f"{R}/manager/+/state", True),
         ("manager", "m", f"{R}/#", True),
-        ("manager", "m", "#", False),
-        ("manager", "m", "$SYS/#", False),
+        ("manager", "m", "#", True),
+        ("manager", "m", "$SYS/#", True),
     ],
 )
 def test_may_subscribe(kind: str, user: str, wanted: str, allowed: bool) -> None:
     assert acl.may_subscribe(kind, user, wanted) is allowed
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "wanted", "parts"),
+    [
+        ("person", "alice", f"{R}/response/alice/#", {f"{R}/response/alice/+"}),
+        ("person", "alice", f"{R}/response/+/cli", {f"{R}/response/alice/cli"}),
+        ("person", "alice", f"{R}/status/#", {f"{R}/status/#"}),
+        ("person", "alice", f"{R}/node/#", {
+            f"{R}/node/{tail}" for tail in ("+/state", "+/log/+", "alice/assignment", "alice/command")}),
+        ("person", "alice", "+/v1/+/event", {"busbar/v1/lab/event"}),
+        ("node", "n1", "#", {
+            f"busbar/v1/+/{tail}" for tail in
+            ("response/n1/+", "node/n1/state", "manager/+/state", "node/n1/assignment", "node/n1/command")}),
+        ("node", "n1", f"{R}/node/n2/#", None),
+        ("person", "alice", "$SYS/#", set()),
+        ("person", "alice", "$share/g/#", None),
+        ("person", "alice", "$SYSTEM/#", None),
+        ("nobody", "alice", "#", None),
+    ],
+)  # fmt: skip
+def test_a_filter_is_narrowed_to_what_may_be_read(
+    kind: str, user: str, wanted: str, parts: set[str] | None
+) -> None:
+    found = acl.readable(kind, user, wanted, "busbar", "lab")
+    assert (found if found is None else set(found)) == parts
+
+
+LEVELS = st.sampled_from(["a", "b", "", "+"])
+FILTERS = st.tuples(st.lists(LEVELS, max_size=3), st.sampled_from(["a", "+", "#"])).map(
+    lambda parts: "/".join([*parts[0], parts[1]])
+)
+PLAIN = st.lists(st.sampled_from(["a", "b", "", "$s"]), min_size=1, max_size=5).map("/".join)
+
+
+@given(FILTERS, st.lists(FILTERS, min_size=1, max_size=4), st.lists(PLAIN, min_size=1, max_size=20))
+def test_the_parts_match_what_the_filter_and_a_right_match(
+    wanted: str, rights: list[str], topics: list[str]
+) -> None:
+    parts = acl._parts(wanted, tuple(rights))
+    assert len(parts) <= len(rights)
+    for topic in topics:
+        both = matches(wanted, topic) and any(matches(right, topic) for right in rights)
+        assert both == any(matches(part, topic) for part in parts), (topic, parts)
 
 
 def test_reading_asks_for_one_topic() -> None:

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 from busbar.bus.broker.limits import LIMITS, LineRate
-from busbar.bus.log_lines import LineFormatter, printable
+from busbar.bus.log_lines import LineFormatter
+from busbar.bus.printable import printable
 from hypothesis import given
 from hypothesis import strategies as st
 

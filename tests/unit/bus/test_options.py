@@ -17,7 +17,10 @@ THREE = parse_urls("mqtt://a,mqtt://b:1884, mqtt://c")
 @pytest.mark.parametrize(
     ("url", "wanted"),
     [
-        ("h", ConnectOptions("h")),
+        ("h.lan", ConnectOptions("h.lan")),
+        ("10.0.0.7", ConnectOptions("10.0.0.7")),
+        ("::1", ConnectOptions("::1")),
+        ("localhost", ConnectOptions("localhost")),
         ("h:7", ConnectOptions("h", 7)),
         ("mqtt://u@h", ConnectOptions("h", username="u")),
         ("mqtts://h", ConnectOptions("h", 8883, tls=TlsOptions())),
@@ -30,7 +33,7 @@ def test_a_url_is_read(url: str, wanted: ConnectOptions) -> None:
     assert parse_url(wanted.url) == replace(wanted, username=None), "and written"
 
 
-@pytest.mark.parametrize("url", ["", "http://h", "mqtt://", "mqtt://u:secret@h", "mqtt://h:99999"])
+@pytest.mark.parametrize("url", ["", "http://h", "mqtt://", "mqtt://u:secret@h", "mqtt://h:99999", "foo"])
 def test_anything_else_is_refused(url: str) -> None:
     for urls in (url, f"mqtt://other,{url}"):
         with pytest.raises(ValueError, match="broker URL"):
@@ -58,7 +61,7 @@ def test_every_broker_gets_the_same_identity_and_trust() -> None:
         ("mqtts://a,mqtt://b", "all with TLS, or none"),
         ("mqtt://u@a,mqtt://v@b", "different users"),
         ("mqtt://a,mqtt://a:1883", "duplicate broker URL"),
-        (",".join(f"h{number}" for number in range(MAX_BROKERS + 1)), "at most"),
+        (",".join(f"h{number}:1" for number in range(MAX_BROKERS + 1)), "at most"),
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused(urls: str, why: str) -> None:
@@ -78,7 +81,7 @@ def hosts(rotation: BrokerRotation, lasted: list[float]) -> list[str]:
 def test_whichever_fails_or_is_lost_the_next_has_its_turn() -> None:
     assert hosts(BrokerRotation(THREE, Backoff()), [0, 0, 0, 0]) == ["a", "b", "c", "a"]
     assert hosts(BrokerRotation(THREE, Backoff()), [0, 3600, 3600]) == ["a", "b", "c"]
-    assert hosts(BrokerRotation(parse_url("h"), Backoff()), [0, 3600]) == ["h", "h"]
+    assert hosts(BrokerRotation(parse_url("mqtt://h"), Backoff()), [0, 3600]) == ["h", "h"]
 
 
 def test_the_wait_grows_with_each_round_and_begins_anew_after_a_good_connection() -> None:
@@ -91,7 +94,7 @@ def test_the_wait_grows_with_each_round_and_begins_anew_after_a_good_connection(
 
 
 def test_a_single_broker_waits_as_ever() -> None:
-    rotation, waits = BrokerRotation(parse_url("h"), Backoff(base=1, cap=8)), []
+    rotation, waits = BrokerRotation(parse_url("mqtt://h"), Backoff(base=1, cap=8)), []
     for _ in range(5):
         rotation.failed("gone", 0)
         waits.append(rotation.delay(1.0))
@@ -109,7 +112,7 @@ def test_the_error_tells_of_every_broker_and_whether_all_have_failed() -> None:
     assert rotation.exhausted
     rotation.failed("connection lost", STABLE * 2)
     assert not rotation.exhausted and rotation.last_error == "mqtt://a:1883: connection lost"
-    alone = BrokerRotation(parse_url("h"), Backoff())
+    alone = BrokerRotation(parse_url("mqtt://h"), Backoff())
     alone.failed("connection refused", 0)
     assert (alone.last_error, alone.exhausted) == ("connection refused", True)
 

@@ -15,7 +15,7 @@ from busbar.bus.messages import Endpoint, Event, Status
 from busbar.bus.params import ManagerInfo, Node, Stat
 from busbar.cli import output, stats
 from busbar.cli.commands import status
-from busbar.cli.commands.event import json_line, line
+from busbar.cli.commands.event import line
 from busbar.cli.context import GlobalOptions, Settings, set_global_options
 from busbar.cli.errors import CliError, ExitCode
 from busbar.cli.services import up_plan
@@ -130,7 +130,8 @@ def stat(name: str, status: str, **more: Any) -> Stat:
 def test_the_status_screen_tells_problems_with_their_reasons() -> None:
     bad = stat("edge", "DEGRADED", scale=4, ready=3, backoff=1, conditions=["web-4: x"])
     node = Node("o", "n1", None, "lost", 1, 1, workers=2)
-    text = "\n".join(status.screen(status.Realm(manager(brake="2 of 3 nodes"), [bad], [node])))
+    screen = status.screen(status.Realm(manager(brake="2 of 3 nodes"), [bad], [node]))
+    text = "\n".join("".join(parts) for parts in screen)
     for part in (
         "cluster edge: web-4: x",
         "node n1: lost",
@@ -140,7 +141,25 @@ def test_the_status_screen_tells_problems_with_their_reasons() -> None:
         assert part in text
     good = stat("edge", "RUNNING", scale=4, ready=4, conditions=["all 4 workers are ready"])
     online = structs.replace(node, status="online", conditions=["runtime crossbar: program not found"])
-    assert status.screen(status.Realm(manager(), [good], [online]))[-1] == "no problems"
+    assert status.screen(status.Realm(manager(), [good], [online]))[-1] == ("no problems",)
+
+
+@pytest.mark.fault(112, "U")
+@pytest.mark.parametrize(
+    ("condition", "shown"),
+    [
+        ("group web: update to revision 3: 1 of 4 workers; web-2 stays as it is: no room", True),
+        ("worker web-5: pending, n1 is full (4/4 workers)", True),
+        ("worker web-5: restarting, exit code 1", True),
+        ("worker web-5: starting, n1 is the least loaded node", False),
+        ("all 4 workers are ready", False),
+    ],
+)
+def test_a_running_cluster_tells_what_cannot_go_on(condition: str, shown: bool) -> None:
+    good = stat("edge", "RUNNING", scale=4, ready=4, conditions=["all 4 workers are ready", condition])
+    found = "\n".join("".join(parts) for parts in status.screen(status.Realm(manager(), [good], [])))
+    assert (f"cluster edge: {condition}" in found) is shown
+    assert ("no problems" in found) is not shown
 
 
 def test_counts_in_one_line() -> None:
@@ -170,7 +189,6 @@ def test_an_event_on_one_line() -> None:
     assert cluster_of(failed) == "edge"
     assert cluster_of(event("node/n1")) is None
     assert cluster_of(event("node/n1", cluster="edge")) == "edge"
-    assert json.loads(json_line(failed))["data"] == {"reason": "exit code 1", "cluster": "edge"}
 
 
 # --- the stack ---------------------------------------------------------------------------------------------
@@ -232,6 +250,13 @@ def test_a_port_that_was_asked_for_and_is_taken_is_refused() -> None:
         assert caught.value.exit_code == ExitCode.CONFLICT
         assert up_plan.choose_port(IPV4, 0, {"port": port}) not in (port, 0)
     assert up_plan.choose_port(IPV4, None, {"port": port}) == port
+
+
+def test_a_port_that_may_not_be_bound_is_not_told_to_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(up_plan, "bind_error", lambda host, port: denied)
+    with pytest.raises(CliError, match=r"can't listen on port 80 of 127\.0\.0\.1: Permission denied"):
+        up_plan.choose_port(IPV4, 80, {})
 
 
 def test_a_second_up_on_the_folder_is_refused_with_the_pid(tmp_path: Path) -> None:

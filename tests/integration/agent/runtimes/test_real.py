@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ import pytest
 from busbar.agent.processes import logs, procfs
 from busbar.agent.processes.ports import NoPortError, choose_port
 from busbar.agent.processes.process import Process, SpawnSpec, WorkerProcesses
-from busbar.agent.processes.sockets import is_free
+from busbar.agent.processes.sockets import bind_error
 from busbar.agent.runtimes import (
     HttpProbe,
     LaunchSpec,
@@ -38,7 +39,7 @@ from busbar.agent.workers.probes import probe
 from busbar.bus.clock import SystemClock
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.brokers import lacking
+from tests.brokers import lacking, until
 from tests.pace import bound
 from tests.wamp import WampClient
 
@@ -88,7 +89,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
         port = 0
         if wish is not None:
             port = choose_port(
-                wish, (), lambda p: is_free(wish.interface, p, shared=wish.shared), offset=os.getpid()
+                wish, (), lambda p: bind_error(wish.interface, p, shared=wish.shared), offset=os.getpid()
             )
         spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)
         launch = runtime.render(spec, "127.0.0.1", port, folder)
@@ -111,7 +112,7 @@ async def stop(worker: Worker) -> None:
     assert report.gone and report.killed == 0, (report, logs.tail(worker.log, 20))
     token = worker.process.record.token.encode()
     assert not [pid for pid in procfs.pids() if token in (procfs.environ(pid) or b"")]
-    assert is_free(worker.launch.interface, worker.launch.port)
+    assert bind_error(worker.launch.interface, worker.launch.port) is None
 
 
 def echo_over_mqtt(worker: Worker, transport: str = "tcp", user: tuple[str, str] | None = None) -> bytes:
@@ -183,6 +184,28 @@ async def test_amqtt_router_with_password_file(run: Run, tmp_path: Path) -> None
 
 
 @pytest.mark.mosquitto
+@pytest.mark.fault(121, "U")
+async def test_mosquitto_s_log_is_written_line_by_line(run: Run) -> None:
+    """While it runs, not when it ends or has filled a buffer."""
+    worker = await run(RUNTIMES["mosquitto"], {"type": "mqtt"})
+    await worker.ready()
+    await until(lambda: f"listen socket on port {worker.launch.port}" in worker.log.read_text(), 5)
+    os.kill(worker.process.record.pid, signal.SIGHUP)
+    await until(lambda: "Reloading config" in worker.log.read_text(), 5)
+    await stop(worker)
+
+
+@pytest.mark.fault(121, "U")
+async def test_a_python_program_s_log_is_written_line_by_line(run: Run) -> None:
+    script = "import time; print('said'); time.sleep(600)"
+    table = {"argv": [sys.executable, "-c", script], "port": False}
+    ready = {"type": "log", "pattern": "said"}
+    worker = await run(load_runtimes({"talker": {**table, "ready": ready}})["talker"])
+    await worker.ready()
+    assert worker.log.read_text() == "said\n"
+
+
+@pytest.mark.mosquitto
 async def test_mosquitto_with_password_file_and_persistence(run: Run, tmp_path: Path) -> None:
     mosquitto_passwd = shutil.which("mosquitto_passwd")
     if mosquitto_passwd is None:
@@ -205,7 +228,8 @@ async def test_a_taken_port_is_the_reason(run: Run, name: str) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        assert not is_free("127.0.0.1", port)
+        refused = bind_error("127.0.0.1", port)
+        assert refused is not None and refused.errno == errno.EADDRINUSE
         spec = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
         runtime = RUNTIMES[name]
         if runtime.unavailable():

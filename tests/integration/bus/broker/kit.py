@@ -170,6 +170,11 @@ class Raw:
         self.say(packet(0x82, body))
         return list((await self.expect(SUBACK))[1][2:])
 
+    async def unsubscribe(self, *filters: str) -> None:
+        """Give filters up and wait for the UNSUBACK."""
+        self.say(packet(0xA2, self._id() + b"".join(map(text, filters))))
+        await self.expect(UNSUBACK)
+
     async def publish(self, topic: str, payload: bytes = b"x", retain: bool = False) -> None:
         """Publish at QoS 1 and wait for the PUBACK."""
         self.say(packet(0x32 | retain, text(topic) + self._id() + payload))

@@ -9,6 +9,7 @@ from pathlib import Path
 import paho.mqtt.client as paho
 import pytest
 from busbar.bus.broker import EmbeddedBroker
+from busbar.bus.broker.limits import LIMITS
 
 from tests.integration.bus.broker.kit import (
     CONNACK,
@@ -128,14 +129,55 @@ async def test_an_empty_retained_message_clears_the_topic(broker: EmbeddedBroker
     assert late.got == []
 
 
-async def test_a_wildcard_is_granted_only_when_covered(broker: EmbeddedBroker) -> None:
+async def test_a_wildcard_is_granted_for_what_may_be_read(broker: EmbeddedBroker) -> None:
+    manager = await Raw.connect(broker.port, "manager")
+    await manager.publish(f"{R}/status/a", b"kept", retain=True)
+    await manager.publish(f"{R}/node/n1/assignment", b"secret", retain=True)
     alice = await Raw.connect(broker.port, "alice")
-    wanted = [f"{R}/response/alice/#", f"{R}/response/+/x", "#", f"{R}/node/+/state", f"{R}/response/alice/+"]
-    assert await alice.subscribe(*wanted) == [0x80, 0x80, 0x80, 1, 1]
-    bob = await Raw.connect(broker.port, "manager")
-    await bob.publish(f"{R}/response/bob/x")
+    wanted = [f"{R}/response/alice/#", f"{R}/response/+/x", f"{R}/node/n1/assignment", "$SYS/#", "#"]
+    assert await alice.subscribe(*wanted) == [1, 1, 0x80, 1, 1]
+    await manager.publish(f"{R}/response/bob/x")
+    await manager.publish(f"{R}/response/alice/x")
+    await manager.publish(f"{R}/node/n1/command")
+    await manager.publish("busbar/v1/lab/manager/m/state")
     await alice.ping()
-    assert alice.got == []
+    assert sorted(topic for topic, _, _ in alice.got) == [
+        f"{R}/manager/m/state", f"{R}/response/alice/x", f"{R}/status/a"
+    ]  # fmt: skip
+
+
+async def test_a_filter_that_is_part_of_another_is_given_up_alone(broker: EmbeddedBroker) -> None:
+    manager = await Raw.connect(broker.port, "manager")
+    alice = await Raw.connect(broker.port, "alice")
+
+    async def got(*topics: str) -> list[str]:
+        for topic in topics:
+            await manager.publish(f"{R}/{topic}")
+        await alice.ping()
+        found = [topic.removeprefix(f"{R}/") for topic, _, _ in alice.got]
+        alice.got.clear()
+        return found
+
+    assert await alice.subscribe("#", f"{R}/#", f"{R}/status/#") == [1, 1, 1]
+    assert await got("status/a", "event/a") == ["status/a", "event/a"]
+    await alice.unsubscribe("#", f"{R}/status/#")
+    assert await got("status/a", "event/a") == ["status/a", "event/a"]
+    await alice.unsubscribe(f"{R}/#")
+    assert await got("status/a", "event/a") == []
+    assert await alice.subscribe("busbar/v1/+/status/#") == [1]
+    assert await got("status/a") == ["status/a"]
+    await alice.unsubscribe("busbar/v1/+/status/#")
+    assert await got("status/a") == []
+
+
+async def test_wide_filters_are_bounded_and_returned(broker: EmbeddedBroker) -> None:
+    alice = await Raw.connect(broker.port, "alice")
+    wide = [f"{R}/+/+/+/{n}/#" for n in range(40)]
+    codes = await alice.subscribe(*wide)
+    assert codes == [1] * LIMITS.session_narrowed + [0x80] * (40 - LIMITS.session_narrowed)
+    assert await alice.subscribe(f"{R}/status/#") == [1]
+    await alice.unsubscribe(*wide, f"{R}/status/#")
+    assert await alice.subscribe(*wide[:8]) == [1] * 8
 
 
 async def test_silence_beyond_one_and_a_half_keepalive_ends_the_link(broker: EmbeddedBroker) -> None:
@@ -161,7 +203,9 @@ async def test_publishing_to_sys_is_dropped_and_the_link_lives(broker: EmbeddedB
     await manager.publish("$SYS/broker/clients", b"forged", retain=True)
     await manager.publish(f"{R}/event/x")
     assert (await manager.message())[0] == f"{R}/event/x"
-    assert await manager.subscribe("$SYS/#", "$SYS/broker/clients") == [0x80, 0x80]
+    assert await manager.subscribe("$SYS/#", "$SYS/broker/clients") == [1, 1]
+    await manager.ping()
+    assert manager.got == []
 
 
 @pytest.mark.parametrize("topic", ["", f"{R}/#", f"{R}/request/+/op", "a\0b"])

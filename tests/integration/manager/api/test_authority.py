@@ -28,6 +28,8 @@ MAY_CREATE = {"owner", "operator"}
 class Court:
     """A real store and a real dispatch; requests are handed over in the same breath, as a burst is."""
 
+    max_packet = 1024 * 1024
+
     def __init__(self, folder: Path) -> None:
         self.clock = FakeClock()
         ids = itertools.count()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.bus.messages import Applied, NodeState
+from busbar.bus.states import NodeStatus
 from busbar.bus.testing import FakeClock, MemoryBroker, settle
 from busbar.manager.control import monitor as monitor_module
 from busbar.manager.control.apply import Batch
@@ -179,6 +181,27 @@ async def test_a_goodbye_is_offline_at_once_and_moved_later(tmp_path: Path) -> N
         agents[0].boot = "b2"
         agents[0].born()
         await watch.until(lambda: watch.node("n1").status == "online")
+
+
+@pytest.mark.fault(116, "B C")
+async def test_workers_that_an_agent_left_running_are_moved_by_a_drain_alone(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        await watch.pass_time(60, one, two)
+        one.say("state", NodeState("disconnected", one.boot, one.conn, "running"))
+        await watch.until(lambda: watch.node("n1").reason == "it said goodbye; its workers run on")
+        await watch.pass_time(120, two)
+        assert watch.states() == {"web-1": "UNKNOWN n1", "web-2": "RUNNING n2"}
+        await watch.turn("STOPPING")
+        two.obey()
+        await watch.pass_time(120, two)
+        assert watch.states()["web-1"] == "STOPPING n1", "it may still run"
+        await watch.turn("STARTING")
+        await watch.pass_time(120, two)
+        assert watch.states()["web-1"] == "STOPPING n1"
+        oid = watch.node("n1").oid
+        await watch.store.write(lambda tx: tx.update_node(oid, draining="an upgrade"))
+        await watch.until(lambda: watch.states()["web-1"] == "STARTING n2")
 
 
 @pytest.mark.fault(27, "H K")
@@ -432,10 +455,10 @@ async def test_the_monitor_survives_a_store_that_can_not_commit(
 
 async def test_a_burst_larger_than_one_write(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
-        (agent,) = await fleet(watch, 1, scale=1200)
-        assert len(watch.states()) == 1200
+        (agent,) = await fleet(watch, 1, scale=850)
+        assert len(watch.states()) == 850
         assert watch.group().status == "RUNNING"
-        assert len(agent.assigned()) == 1200
+        assert len(agent.assigned()) == 850
 
 
 async def test_actions_whose_precondition_no_longer_holds_are_skipped(
@@ -511,3 +534,179 @@ async def test_a_membership_is_seen_even_if_a_message_came_first(tmp_path: Path)
         assert world.node_named("n2") is not None  # as any message of a node does
         members = world.snapshot().clusters[cluster.oid].members
         assert node.oid in {member.node_oid for member in members}
+
+
+OTHER = {"store": "sold", "applied": Applied(9, 9)}
+"""What an agent says that follows another store's manager."""
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_node_that_follows_another_store_is_given_no_worker(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=1)
+        two.tell(**OTHER)
+        await watch.rest()
+        await watch.scale(4)
+        await watch.rest()
+        one.obey()
+        await watch.until(lambda: watch.cluster().status == "RUNNING")
+        assert watch.states() == {f"web-{number}": "RUNNING n1" for number in (1, 2, 3, 4)}
+
+
+@pytest.mark.fault(108, "B C")
+async def test_workers_that_a_refusing_node_does_not_start_are_placed_elsewhere_in_time(
+    tmp_path: Path,
+) -> None:
+    """It gives no other sign: it is heard all the time, and never reports them."""
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=4, obey=False)
+        await watch.pass_time(60, one, two)
+        one.obey()
+        two.tell(**OTHER)
+        await watch.until(lambda: "is not started there" in (watch.worker("web-2").reason or ""))
+        assert (watch.worker("web-2").reason or "").startswith(
+            "node n2 follows another manager's store (sold)"
+        )
+        await watch.pass_time(25, one, two)
+        assert watch.states()["web-2"] == "STARTING n2", "one report may be forged, or late"
+        await watch.pass_time(10, one, two)
+        one.obey()
+        await watch.until(lambda: watch.cluster().status == "RUNNING")
+        assert watch.store.reads.assigned(watch.node("n2").oid) == []
+        two.obey()
+        await watch.rest()
+        await watch.scale(6)
+        await watch.until(lambda: "STARTING n2" in watch.states().values())
+
+
+@pytest.mark.fault(108, "B C")
+@pytest.mark.parametrize("state", ["RUNNING", "BACKOFF", "STARTING"])
+async def test_what_a_refusing_node_runs_is_never_moved(tmp_path: Path, state: str) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        two.tell(two.running("web-2", state=state), **OTHER)
+        await watch.rest()
+        await watch.pass_time(90, one, two)
+        assert watch.states()["web-2"] == f"{state} n2"
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_false_report_between_true_ones_moves_nothing(tmp_path: Path) -> None:
+    """Anybody with the node's credentials can say so; the agent itself contradicts within two heartbeats."""
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        for _ in range(12):
+            two.tell(**OTHER)
+            await watch.pass_time(10, one, two)
+            assert watch.states()["web-2"] == "STARTING n2"
+            two.obey()
+            await watch.rest()
+            assert watch.states()["web-2"] == "RUNNING n2"
+            assert watch.worker("web-2").reason is None
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_node_that_follows_us_again_is_no_longer_said_to_refuse(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (one,) = await fleet(watch, 1, scale=1, obey=False)
+        await watch.pass_time(60, one)
+        one.tell(**OTHER)
+        await watch.until(lambda: "another manager's store (sold)" in (watch.worker("web-1").reason or ""))
+        await watch.pass_time(40, one)
+        assert "not rescheduled: n1 follows another manager's store" in (watch.worker("web-1").reason or "")
+        one.tell()
+        await watch.until(lambda: watch.worker("web-1").reason == "node n1 follows this manager again")
+        assert watch.node("n1").conditions == []
+
+
+@pytest.mark.fault(108, "B C")
+async def test_a_cluster_stops_although_a_node_went_over_to_another_store(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        await watch.pass_time(60, one, two)
+        await watch.turn("STOPPING")
+        one.obey()
+        two.tell(**OTHER)
+        await watch.rest()
+        await watch.pass_time(20, one, two)
+        assert watch.states()["web-2"] == "STOPPING n2"
+        await watch.pass_time(15, one, two)
+        assert watch.cluster().status == "STOPPED"
+
+
+@pytest.mark.fault(111, "C")
+async def test_a_worker_that_cannot_start_on_one_node_is_tried_on_another(tmp_path: Path) -> None:
+    failed = {"state": "BACKOFF", "pid": None, "address": None, "reason": "port 8080 is in use"}
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        two.obey(web_2=failed)
+        await watch.pass_time(20, one, two)
+        assert watch.states()["web-2"] == "BACKOFF n2", "it was ready there: its program fails, not its place"
+        await watch.scale(3)
+        home = {"n1": one, "n2": two}[watch.states()["web-3"].split()[-1]]
+        assert home is one
+        two.obey()
+        one.obey(web_3=failed)
+        await watch.pass_time(10, one, two)
+        assert watch.states()["web-3"] == "BACKOFF n1"
+        await watch.pass_time(10, one, two)
+        assert watch.states()["web-3"] == "STOPPING n1"
+        why = watch.worker("web-3").reason or ""
+        assert why == "it can't start on n1, which its group avoids for 600 s: port 8080 is in use"
+        one.obey()
+        await watch.until(lambda: watch.states()["web-3"] == "STARTING n2")
+        assert "a worker of the group could not start on n1" in (watch.worker("web-3").reason or "")
+        moved = [event["data"] for event in watch.events() if event["type"].endswith("worker_moved")]
+        assert [(data["from"], data["to"]) for data in moved] == [("n1", "n2")]
+        two.obey(web_3=failed)
+        await watch.pass_time(60, one, two)
+        assert watch.states()["web-3"] == "BACKOFF n2", "n1 is avoided"
+        await watch.pass_time(600, one, two)
+        assert watch.states()["web-3"] == "STOPPING n2"
+
+
+@pytest.mark.fault(113, "U")
+async def test_a_node_that_is_paired_again_is_not_lost_for_what_was_before(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (one,) = await fleet(watch, 1, scale=1)
+        await watch.unpair("n1")
+        await watch.pass_time(120)
+        oid = watch.node("n1").oid
+        await watch.store.write(
+            lambda tx: tx.update_node(oid, status=NodeStatus.OFFLINE, boot=None, conn=None, goodbye=False)
+        )
+        await watch.rest()
+        await watch.pass_time(60)
+        assert watch.node("n1").status == "offline"
+        assert "node_lost" not in watch.told("n1")
+        one.boot = "b2"
+        one.born()
+        await watch.until(lambda: watch.node("n1").status == "online")
+
+
+@pytest.mark.fault(70, "U")
+async def test_a_reason_ends_with_its_cause(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (one,) = await fleet(watch, 1, scale=1)
+        one.tell(one.running("web-1", reason="does not answer"), conditions=["2 workers of another store"])
+        await watch.until(lambda: watch.worker("web-1").reason == "does not answer")
+        one.obey()
+        await watch.until(lambda: watch.worker("web-1").reason is None and watch.node("n1").conditions == [])
+
+
+@pytest.mark.fault(121, "U")
+async def test_what_the_monitor_does_is_logged_once_with_its_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "busbar.manager.control.monitor")
+    async with watching(tmp_path) as watch:
+        one, two, three = await fleet(watch, 3, scale=3)
+        await watch.pass_time(120, one, two)
+        await watch.until(lambda: not any("n3" in state for state in watch.states().values()))
+        lines = [record.getMessage() for record in caplog.records]
+    (placed,) = [line for line in lines if line.startswith("worker edge/web-3: placed on n3: ")]
+    (lost,) = [line for line in lines if line.startswith("node n3: lost: silent for ")]
+    (moved,) = [line for line in lines if line.startswith("worker edge/web-3: given up on its node")]
+    assert lines.index(placed) < lines.index(lost) < lines.index(moved)
+    assert "node n3 is lost" in moved
+    assert three.name == "n3"

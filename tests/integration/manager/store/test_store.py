@@ -524,6 +524,24 @@ async def test_retention_prunes_in_steps(store: Store) -> None:
     assert store.reads.db.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
 
 
+@pytest.mark.fault(87, "S")
+async def test_kept_replies_are_bounded_by_bytes_and_the_newest_stay(store: Store) -> None:
+    from busbar.manager.store.retention import Bounds, Retention
+
+    retention = Retention(store, SystemClock(), Bounds(requests_bytes=10_000))
+    for number in range(60):
+        await store.write(
+            lambda tx, number=number: tx.store_reply("alice", f"r{number}", "d", b"x" * (number * 50))
+        )
+        await retention.prune()
+        total, count = store.reads.db.execute(
+            "SELECT coalesce(sum(length(reply)), 0), count(*) FROM requests"
+        ).fetchone()
+        assert total <= 10_000 and count >= 1
+    ids = [row[0] for row in store.reads.db.execute("SELECT id FROM requests ORDER BY created").fetchall()]
+    assert ids == [f"r{number}" for number in range(60 - len(ids), 60)]
+
+
 def test_a_good_file_passes_the_check_and_a_missing_one_does_not(tmp_path: Path) -> None:
     assert check(tmp_path / "busbar.db") == [f"{tmp_path / 'busbar.db'} does not exist"]
     open_store(tmp_path / "manager").close()

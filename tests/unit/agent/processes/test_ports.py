@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+
 import pytest
 from busbar.agent.processes.ports import NoPortError, PortRequest, choose_port
+from busbar.agent.processes.sockets import bind_error
 from hypothesis import given
 from hypothesis import strategies as st
 
 
-def every(_port: int) -> bool:
-    return True
+def every(_port: int) -> None:
+    return None
 
 
-def none(_port: int) -> bool:
-    return False
+def none(_port: int) -> OSError:
+    return failed(errno.EADDRINUSE)
+
+
+def failed(error: int) -> OSError:
+    return OSError(error, os.strerror(error))
 
 
 def test_fixed_port_serves_one_worker_unless_shared() -> None:
@@ -62,9 +71,78 @@ def test_a_chosen_port_is_requested_free_and_not_taken(
     request = PortRequest(low, low + size)
     good = {port for port in range(low, low + size + 1) if port not in taken | busy}
     try:
-        port = choose_port(request, taken, lambda each: each not in busy, offset=offset, prefer=prefer)
+        port = choose_port(
+            request,
+            taken,
+            lambda each: none(each) if each in busy else None,
+            offset=offset,
+            prefer=prefer,
+        )
     except NoPortError:
         assert not good
     else:
         assert port in good
         assert prefer not in good or port == prefer
+
+
+@pytest.mark.fault(69, "H")
+@pytest.mark.parametrize(
+    ("error", "port", "reason"),
+    [
+        (errno.EADDRINUSE, 80, "port 80 on 10.9.9.9 is in use by another program"),
+        (errno.EACCES, 80, "no permission to listen on port 80 on 10.9.9.9: it takes root, CAP_NET_BIND"),
+        (errno.EPERM, 8080, "no permission to listen on port 8080 on 10.9.9.9$"),
+        (errno.EADDRNOTAVAIL, 80, "this node has no address 10.9.9.9 to listen on"),
+        (errno.EAFNOSUPPORT, 80, "this node has no address 10.9.9.9 to listen on"),
+        (errno.EINVAL, 80, "can't listen on port 80 on 10.9.9.9: Invalid argument"),
+    ],
+)
+@pytest.mark.parametrize("more", [0, 3])
+def test_the_reason_tells_apart_why_a_port_cannot_be_bound(
+    error: int, port: int, reason: str, more: int
+) -> None:
+    request = PortRequest(port, port + more, interface="10.9.9.9")
+    wanted = reason
+    if more and error == errno.EADDRINUSE:
+        wanted = r"no free port in 80-83 on 10.9.9.9 \(0 held by this node's workers\)"
+    with pytest.raises(NoPortError, match=wanted):
+        choose_port(request, (), lambda _: failed(error))
+
+
+def test_ports_of_a_range_that_need_permission_are_passed_over_and_told() -> None:
+    def error_of(port: int) -> OSError | None:
+        return failed(errno.EACCES) if port < 1024 else None
+
+    assert choose_port(PortRequest(1020, 1030), (), error_of) == 1024
+    with pytest.raises(
+        NoPortError, match=r"\(1 held by this node's workers, 2 not permitted to this agent\)"
+    ):
+        choose_port(PortRequest(1022, 1024), {1024}, error_of)
+
+
+@pytest.mark.fault(69, "H")
+def test_the_kernel_tells_a_missing_address_a_permission_and_a_port_in_use_apart() -> None:
+    assert number(bind_error("192.0.2.77", 8080)) == errno.EADDRNOTAVAIL
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert number(bind_error("127.0.0.1", server.getsockname()[1])) == errno.EADDRINUSE
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            free = other.getsockname()[1]
+    assert bind_error("127.0.0.1", free) is None
+    assert _as_nobody("127.0.0.1", 81) in (errno.EACCES, 0)  # 0: this host permits it to everybody
+
+
+def number(error: OSError | None) -> int:
+    return (error.errno or -1) if error else 0
+
+
+def _as_nobody(interface: str, port: int) -> int:
+    """The error of a process without privileges; 0 for none."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            os._exit(number(bind_error(interface, port)))
+        finally:
+            os._exit(255)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -246,7 +246,7 @@ def test_text_from_the_bus_is_one_json_line_and_never_in_argv(text: str, options
     runtime = load_runtimes({"x": {**table, "config_template": "{transport}"}}, environ={})["x"]
     spec = worker({"type": "tcp", "options": {**options, "key": text}})
     launch = runtime.render(spec, "h", 1, FOLDER)
-    assert launch.argv == ("/bin/x", "web-1") and launch.env == {"W": "web-1"}
+    assert launch.argv == ("/bin/x", "web-1") and launch.env == {"W": "web-1", "PYTHONUNBUFFERED": "1"}
     assert "\n" not in launch.files["x.conf"] and launch.files["x.conf"].isascii()
     assert json.loads(launch.files["x.conf"])["options"]["key"] == text
 

@@ -161,6 +161,18 @@ def test_an_answer_that_comes_while_it_pauses_for_a_busy_manager_is_taken() -> N
     assert (result, len(link.published)) == ([], 1) and took == pytest.approx(0.2)
 
 
+def test_an_answer_that_comes_behind_a_busy_while_a_publication_hangs_is_taken() -> None:
+    async def late(number: int, link: ScriptedLink) -> None:
+        if number == 1:
+            link.reply(2.5, ok=False, error={"code": "busy", "retry_after_ms": 10})
+            link.reply(2.7, ok=True, result=["n1"])
+        else:
+            await asyncio.sleep(2.5)
+
+    result, *_ = call(late)
+    assert result == ["n1"]
+
+
 @pytest.mark.parametrize("retry_after", [0, None, -1, "soon", 1.5, True])
 def test_a_busy_manager_is_asked_again_with_pauses_whatever_it_says(retry_after: Any) -> None:
     async def busy(_: int, link: ScriptedLink) -> None:

@@ -66,6 +66,8 @@ class FakeStore:
 class Sink:
     sent: list[tuple[str, dict[str, Any], Properties]] = field(default_factory=list)
 
+    max_packet = 1024 * 1024
+
     def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
         self.sent.append((topic.removeprefix(TOPICS.prefix), json.loads(payload), properties))
 

@@ -125,7 +125,17 @@ def test_a_retained_birth_does_not_undo_the_goodbye_of_its_connection() -> None:
 def test_a_goodbye_is_written_and_wakes_the_monitor() -> None:
     node = at_work()
     effects = node.hear(state("disconnected", conn=5))
-    assert effects == [NodeUpdate({"boot": "b1", "conn": 5, "goodbye": True}), WAKE]
+    assert effects == [NodeUpdate({"boot": "b1", "conn": 5, "goodbye": True, "leaves": None}), WAKE]
+
+
+@pytest.mark.fault(116, "B C")
+@pytest.mark.parametrize(
+    ("word", "stored"), [("running", "running"), ("shutdown", "shutdown"), ("\x1b[2J", None)]
+)
+def test_a_goodbye_says_what_becomes_of_the_workers(word: str, stored: str | None) -> None:
+    node = Node()
+    (update, _) = node.hear(NodeState("disconnected", "b1", 5, word))
+    assert isinstance(update, NodeUpdate) and update.columns["leaves"] == stored
 
 
 @pytest.mark.parametrize(

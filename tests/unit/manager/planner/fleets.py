@@ -182,7 +182,10 @@ class Simulator:
                 assert of.revision != revision
                 generation = of.generation + 1
                 return replace(of, state=WorkerState.STARTING, generation=generation, revision=revision)
-            case m.Unassign():
+            case m.Explain():
+                assert of.state is WorkerState.STARTING
+                return replace(of, reason=action.reason)
+            case m.Unassign() | m.Relocate():
                 assert of.node_oid is not None
                 return replace(of, state=WorkerState.STOPPING, reason=action.reason)
             case m.MarkUnknown():

@@ -7,8 +7,8 @@ from busbar.bus.states import NodeStatus, WorkerState
 from busbar.manager.planner.admission import Obstacle, Target, max_workers, occupies, refusal
 
 FREE: dict[str, object] = {
-    "status": NodeStatus.ONLINE, "draining": False, "runtimes": ("amqtt",), "max_workers": 4, "member": True,
-    "hardlimit": 2, "in_cluster": 1, "total": 3,
+    "status": NodeStatus.ONLINE, "refuses": None, "draining": False, "runtimes": ("amqtt",), "max_workers": 4,
+    "member": True, "hardlimit": 2, "in_cluster": 1, "total": 3,
 }  # fmt: skip
 FULL: dict[str, object] = {"in_cluster": 2, "total": 4}
 
@@ -35,6 +35,11 @@ def test_admits(facts: dict[str, object]) -> None:
     [
         ({"member": False, "status": NodeStatus.LOST}, Obstacle.MEMBERSHIP, "is not a node of the cluster"),
         ({"status": NodeStatus.LATE, "draining": True}, Obstacle.STATUS, "is late"),
+        (
+            {"refuses": "follows another manager's store (sold)", "draining": True},
+            Obstacle.REFUSES,
+            "follows another manager's store (sold)",
+        ),
         ({"status": NodeStatus.UNPAIRED}, Obstacle.STATUS, "is unpaired"),
         ({"draining": True, "runtimes": ()}, Obstacle.DRAINING, "is draining"),
         ({"runtimes": (), **FULL}, Obstacle.RUNTIME, "does not offer runtime 'amqtt'"),

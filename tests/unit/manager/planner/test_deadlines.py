@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from busbar.bus.states import Leaves
 from busbar.manager.planner import model as m
 from busbar.manager.planner.deadlines import next_due
 from busbar.manager.planner.plan import plan
@@ -32,6 +33,7 @@ def _due(*nodes: m.NodeView, timing: m.LivenessTiming = TIMING) -> float:
         (node("n1", "late", silence=16), TIMING, 14),
         (node("n1", "lost", silence=31), TIMING, math.inf),
         (node("n1", "offline", silence=2, goodbye=True), TIMING, 28),
+        (node("n1", "offline", silence=31, goodbye=True, leaves=Leaves.RUNNING), TIMING, 86_369),
         (node("n1", "unpaired", silence=2), TIMING, 28),
         (node("n1", "unpaired", silence=31), TIMING, math.inf),
         # The doubled limit is due before the grace ends, or the plain one has passed when it ends.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from busbar.bus.states import NodeStatus
+from busbar.bus.states import Leaves, NodeStatus
 from busbar.manager.planner.liveness import Fleet, judge, judge_nodes
 from busbar.manager.planner.model import LivenessTiming, MarkStopped, MassFailureHold, NodeView, SetNode
 from busbar.manager.planner.plan import plan
@@ -55,6 +55,9 @@ def test_judge(view: NodeView, timing: LivenessTiming, expected: str) -> None:
         (node("n1", silence=31), "silent for 31 s"),
         (node("n1", silence=1, will_at=NOW), "connection broke"),
         (node("n1", goodbye=True), "goodbye"),
+        (node("n1", goodbye=True, leaves=Leaves.RUNNING), "goodbye; its workers run on"),
+        (node("n1", goodbye=True, leaves=Leaves.STOPPED), "goodbye; none of its workers runs on"),
+        (node("n1", goodbye=True, leaves=Leaves.SHUTDOWN), "goodbye; its machine is shutting down"),
         (node("n1", "lost"), "heard again"),
     ],
 )

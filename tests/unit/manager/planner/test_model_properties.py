@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState, may_advance
+from busbar.bus.states import STARTED, ClusterState, Leaves, NodeStatus, WorkerState, may_advance
 from busbar.manager.planner import model as m
 from busbar.manager.planner.liveness import judge_nodes
 from busbar.manager.planner.placement import Load
@@ -44,6 +44,7 @@ def some_nodes(draw: st.DrawFn) -> list[m.NodeView]:
             runtimes=draw(runtimes),
             max_workers=draw(limits),
             goodbye=draw(st.sampled_from([False, False, False, True])),
+            leaves=draw(st.sampled_from([None, *Leaves])),
             heard_once=draw(st.booleans()),
             known=draw(st.booleans()),
             lost_before=draw(st.sampled_from([False, False, True])),
@@ -96,7 +97,15 @@ def some_fleet(draw: st.DrawFn) -> m.Snapshot:
 def troubled_fleet(draw: st.DrawFn) -> m.Snapshot:
     """A running cluster over four nodes with room, some of which fell silent one way or another."""
     silences = st.sampled_from([0, 0, 0, 16, 31, 40, 61, 105, 300])
-    nodes = [node(name, silence=draw(silences), goodbye=draw(st.integers(0, 9)) == 0) for name in NODES]
+    nodes = [
+        node(
+            name,
+            silence=draw(silences),
+            goodbye=draw(st.integers(0, 9)) == 0,
+            leaves=draw(st.sampled_from([None, *Leaves])),
+        )
+        for name in NODES
+    ]
     homes = draw(st.lists(st.sampled_from(NODES), min_size=1, max_size=5))
     workers = [worker("web", i, on=home) for i, home in enumerate(homes, start=1)]
     lost_after = draw(st.sampled_from([0.0, 30.0, 100.0]))
@@ -201,6 +210,8 @@ def check_evict(
     lost_after = next(g.lost_after for g in home.groups if g.oid == of.group_oid)
     node_view, lost = before.nodes[of.node_oid or ""], before.timing.lost_after * before.timing.heartbeat
     assert now - node_view.heard_at >= (lost_after if node_view.goodbye else max(lost_after, lost))
+    if node_view.goodbye and node_view.leaves is Leaves.RUNNING and not node_view.draining:
+        assert now - node_view.heard_at >= before.timing.offline_after
     assert hold is None, "moved under the brake"
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from busbar.bus.states import WorkerState
+from busbar.bus.states import Leaves, WorkerState
 from busbar.manager.planner import model as m
 from busbar.manager.planner.plan import by_node, plan
 
@@ -265,6 +265,52 @@ def test_the_hold_blocks_evictions_and_allows_placements() -> None:
         m.MarkUnknown("web-2", f"node n2 is lost; {why}"),
     ]
     assert isinstance(found[0], m.Place) and found[0].node_oid == "n3"
+
+
+# --- an agent that said goodbye
+
+
+LEFT = {"silence": 3_600.0, "goodbye": True, "leaves": Leaves.RUNNING}
+"""An agent that is away for an hour and left its workers running."""
+
+
+@pytest.mark.fault(116, "B C")
+@pytest.mark.parametrize(
+    ("n1", "members", "kind"),
+    [
+        (node("n1", "offline", **LEFT), ["n1", "n2"], m.MarkUnknown),
+        (node("n1", "offline", **LEFT | {"silence": 86_400}), ["n1", "n2"], m.Evict),
+        # The operator says to move them, knowing better.
+        (node("n1", "offline", **LEFT, draining=True), ["n1", "n2"], m.Evict),
+        (node("n1", "offline", **LEFT), ["n2"], m.Evict),
+        (node("n1", "unpaired", **LEFT), ["n1", "n2"], m.Evict),
+        # They do not run on, or nobody says that they do.
+        (node("n1", "offline", **LEFT | {"leaves": Leaves.STOPPED}), ["n1", "n2"], m.Evict),
+        (node("n1", "offline", **LEFT | {"leaves": Leaves.SHUTDOWN}), ["n1", "n2"], m.Evict),
+        (node("n1", "offline", **LEFT | {"leaves": None}), ["n1", "n2"], m.Evict),
+        # The machine was heard again since, and fell silent.
+        (node("n1", "lost", **LEFT | {"goodbye": False}), ["n1", "n2"], m.Evict),
+    ],
+)
+def test_workers_that_an_agent_left_running_stay(n1: m.NodeView, members: list[str], kind: type) -> None:
+    (found,) = about([worker("web", 1, on="n1")], n1=n1, members=members)
+    assert type(found) is kind
+    if kind is m.MarkUnknown:
+        assert "n1 is offline; its workers run on, and are moved after 86400 s" in str(found.reason)
+        assert "draining" in str(found.reason)
+
+
+@pytest.mark.fault(116, "B C")
+@pytest.mark.parametrize("status", ["RUNNING", "STOPPING"])
+@pytest.mark.parametrize(
+    ("more", "given_up"), [({}, False), ({"draining": True}, True), ({"leaves": Leaves.STOPPED}, True)]
+)
+def test_a_stopping_worker_that_was_left_running_is_not_taken_for_gone(
+    more: dict[str, Any], given_up: bool, status: str
+) -> None:
+    n1 = node("n1", "offline", **LEFT | more)
+    found = about([worker("web", 1, "STOPPING", on="n1")], status=status, n1=n1)
+    assert [type(a) for a in found] == ([m.MarkStopped] if given_up else [])
 
 
 # --- no longer a member

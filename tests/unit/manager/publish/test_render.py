@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import pytest
 from busbar.bus.decode import encode, read
 from busbar.bus.messages import Assignment
 from busbar.bus.states import ClusterState, NodeStatus, WorkerState
 from busbar.manager.publish import render
 from busbar.manager.publish.retained_audit import compare
 from busbar.manager.store.retention import Bounds
-from busbar.manager.store.rows import AssignedRow, GroupRow, NodeRow, WorkerRow
+from busbar.manager.store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
+from hypothesis import given
+from hypothesis import strategies as st
 
 STAMP = render.Stamp(7, 1050)
 
@@ -50,6 +54,33 @@ def test_a_group_s_status_has_the_contract_s_members() -> None:
     assert status.conditions == ["worker web-4: restarting, exit code 1, next try in 4 s"]
     found = read(encode(status), dict)
     assert found["endpoints"] == [{"worker": "web-1", "node": "n1", "url": "ws://10.0.0.5:8080/ws"}]
+
+
+@pytest.mark.fault(94, "U")
+@given(
+    status=st.sampled_from([ClusterState.RUNNING, ClusterState.DEGRADED, ClusterState.ERROR]),
+    stored=st.sampled_from(["all 4 workers are ready", "2 of 4 workers are ready; web-3 is BACKOFF", None]),
+    states=st.lists(st.sampled_from(["RUNNING", "PENDING", "BACKOFF", "UNKNOWN"]), min_size=1, max_size=5),
+)
+def test_a_status_gives_the_reason_that_holds_now(
+    status: ClusterState, stored: str | None, states: list[str]
+) -> None:
+    not_ready = [(f"web-{n}", state, None, None) for n, state in enumerate(states) if state != "RUNNING"]
+    row = group(status=status, reason=stored, scale=len(states))
+    counts = Counter(states)
+    reason = render.group_status(row, "edge", counts, not_ready, [], STAMP).reason or ""
+    ready, scale = counts["RUNNING"], len(states)
+    if ready < scale:
+        told = "its worker is not ready" if scale == 1 else f"{ready or 'none'} of {scale} workers"
+        assert reason.startswith(told)
+        assert f"; {not_ready[0][0]} is {not_ready[0][1]}" in reason
+    elif status is ClusterState.RUNNING:
+        assert reason == ("its worker is ready" if scale == 1 else f"all {scale} workers are ready")
+
+
+def test_an_order_stays_the_reason_until_the_workers_decide() -> None:
+    row = group(status=ClusterState.STARTING, reason="started by alice")
+    assert render.group_status(row, "edge", {"PENDING": 4}, [], [], STAMP).reason == "started by alice"
 
 
 def test_conditions_are_few_and_a_plain_start_is_none() -> None:
@@ -111,3 +142,38 @@ def test_replies_are_kept_for_a_day() -> None:
     steps = dict(Bounds().plan(now_ns=10**18))
     assert steps["requests_age"] == 10**18 - 86_400 * 10**9
     assert all(bound > 0 for bound in steps.values())
+
+
+@pytest.mark.fault(112, "U")
+@pytest.mark.parametrize(
+    ("status", "states", "not_ready", "reason"),
+    [
+        (
+            "DEGRADED",
+            {"RUNNING": 3},
+            [("web-4", "PENDING", "no room", None)],
+            "3 of 4 workers are ready; web-4 is PENDING: no room",
+        ),
+        ("ERROR", {}, [("web-1", "BACKOFF", None, None)], "none of 4 workers are ready; web-1 is BACKOFF"),
+        ("RUNNING", {"RUNNING": 4}, [], "all 4 workers are ready"),
+        ("STARTING", {}, [], "the first cause"),
+        ("STOPPED", {}, [], "the first cause"),
+    ],
+)
+def test_a_reason_is_the_present_one(
+    status: str, states: dict[str, int], not_ready: list[render.NotReadyWorker], reason: str
+) -> None:
+    """The stored one dates from the last change of status: a second cause may have followed the first."""
+    row = group(status=ClusterState(status), reason="the first cause", revision=1, settled=1)
+    assert render.group_status(row, "edge", states, not_ready, [], STAMP).reason == reason
+    facts: dict[str, Any] = dict.fromkeys(ClusterRow.__struct_fields__)
+    facts |= {"name": "edge", "status": ClusterState(status), "reason": "the first cause"}
+    cluster = ClusterRow(**facts | {"changed": 0, "version": 9})
+    assert render.cluster_status(cluster, 4, states, not_ready, STAMP).reason == reason
+
+
+@pytest.mark.fault(112, "U")
+def test_a_stopped_group_has_no_update_that_is_held_back() -> None:
+    facts = {"revision": 2, "settled": 1, "held_back": "web-1 stays as it is: no room"}
+    assert "no room" in render.update_condition(group(**facts), 1, ())
+    assert "no room" not in render.update_condition(group(status=ClusterState.STOPPED, **facts), 1, ())

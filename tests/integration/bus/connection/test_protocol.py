@@ -1,0 +1,103 @@
+"""Which MQTT version is spoken, and what a broker says of itself in its CONNACK."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import pytest
+from busbar.bus.clock import SystemClock
+from busbar.bus.connection import mqtt_connection
+from busbar.bus.connection.link import Will
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.connection.packet_limit import NO_RETAIN
+from busbar.bus.connection.protocol_memory import ProtocolMemory
+from busbar.bus.errors import MessageTooLargeError
+from busbar.bus.options import ConnectOptions
+
+from tests.brokers import mosquitto
+from tests.pace import bound
+
+CLOCK = SystemClock()
+
+
+class Mute:
+    """A broker that accepts MQTT 3.1.1 and never answers a CONNECT of MQTT 5."""
+
+    def __init__(self) -> None:
+        self.levels: list[int] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while header := await reader.read(1):
+                body = await reader.readexactly((await reader.readexactly(1))[0])
+                if header[0] >> 4 == 1:
+                    self.levels.append(body[6])
+                    if body[6] == 4:
+                        writer.write(b"\x20\x02\x00\x00")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.mark.fault(60, "C")
+async def test_an_unanswered_mqtt_5_connect_is_tried_briefly_and_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_connection, "FIRST_TRY_S", 0.2)
+    broker = Mute()
+    server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
+    options = ConnectOptions(
+        port=server.sockets[0].getsockname()[1], client_id="m1", protocol=5, falls_back=True
+    )
+    for _ in range(2):
+        memory = ProtocolMemory(tmp_path / "mqtt-version.json", CLOCK)
+        link = MqttLink(options, clock=CLOCK, random=Random(1), memory=memory)
+        running = asyncio.create_task(link.run())
+        await link.wait_connected(bound(8))
+        running.cancel()
+        await asyncio.wait([running], timeout=bound(5))
+    server.close()
+    assert broker.levels == [5, 4, 4], "the second start begins with what worked"
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.fault(59, "U")
+async def test_a_broker_without_retained_messages_is_named(tmp_path: Path, protocol: Literal[4, 5]) -> None:
+    with mosquitto(tmp_path, "allow_anonymous true", "retain_available false") as port:
+        options = ConnectOptions(port=port, client_id="m1", protocol=protocol, falls_back=protocol == 5)
+        link = MqttLink(
+            options, clock=CLOCK, random=Random(1), will=lambda conn: Will("a/state", b"x", retain=True)
+        )
+        running = asyncio.create_task(link.run())
+        try:
+            async with asyncio.timeout(bound(8)):
+                while link.rotation.failures < 3:
+                    assert not link.connected
+                    await asyncio.sleep(0.05)
+            assert NO_RETAIN in link.rotation.last_error
+        finally:
+            running.cancel()
+            await asyncio.wait([running], timeout=bound(5))
+
+
+@pytest.mark.fault(58, "S")
+async def test_the_maximum_packet_size_of_the_broker_is_obeyed(tmp_path: Path) -> None:
+    with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 12000") as port:
+        options = ConnectOptions(port=port, client_id="m1", protocol=5)
+        link = MqttLink(options, clock=CLOCK, random=Random(1))
+        running = asyncio.create_task(link.run())
+        try:
+            await link.wait_connected(bound(8))
+            assert link.max_packet == 12_000
+            room = 12_000 - len("a/b") - 2 - 2 - 1 - 3
+            await link.publish("a/b", b"x" * room)
+            with pytest.raises(MessageTooLargeError):
+                await link.publish("a/b", b"x" * (room + 1))
+            assert link.conn == 1 and link.connected
+        finally:
+            running.cancel()
+            await asyncio.wait([running], timeout=bound(5))

@@ -1,0 +1,226 @@
+"""A broker with a small packet limit: nothing above it is ever sent, all else goes on, and it is said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from busbar.bus.client.operations.clusters import ClusterOperations
+from busbar.bus.client.operations.groups import GroupOperations
+from busbar.bus.client.operations.realm import RealmOperations
+from busbar.bus.connection.link import Link
+from busbar.bus.connection.packet_limit import publish_size
+from busbar.bus.decode import encode
+from busbar.bus.messages import Applied, NodeState, Reported
+from busbar.bus.testing import MemoryBroker
+from busbar.manager.service import Manager
+
+from tests.integration.manager.fixtures import TOPICS, Client, Net, client_on, manager_on
+
+LIMIT = 12_000
+WEB = {"type": "web", "endpoint": {"type": "tcp", "port": "8000-8999"}}
+
+
+def net_of(broker: MemoryBroker) -> Net:
+    return Net(lambda name, will=None: broker.link(name, will=will), broker)
+
+
+def transport(size: int) -> dict[str, Any]:
+    return {**WEB, "paths": {"/": {"type": "json", "value": "x" * size}}}
+
+
+def assert_bounded(broker: MemoryBroker, limit: int = LIMIT) -> None:
+    sizes = {message.topic: publish_size(message.topic, message.payload, 1) for message in broker.journal}
+    assert all(size <= limit for size in sizes.values()), sizes
+
+
+async def online(link: Link, node: str, *, shares: bool = True) -> None:
+    """The birth and the report of an agent."""
+    capacity = {"shared_definitions": True} if shares else {}
+    await link.publish(TOPICS.node(node, "state"), encode(NodeState("ready", "b1", 1)), retain=True)
+    report = Reported("b1", 1, [], applied=Applied(), capacity=capacity, runtimes=["crossbar", "amqtt"])
+    await link.publish(TOPICS.node(node, "reported"), encode(report), retain=True)
+
+
+async def node_of(client: Client, name: str = "n1", **more: Any) -> str:
+    oid = (await client.node(name))["oid"]
+    await online(client.link, name, **more)
+    await client.until(lambda: (client.status("_", "node", name) or {}).get("status") == "online")
+    return str(oid)
+
+
+@asynccontextmanager
+async def realm(folder: Path, limit: int) -> AsyncIterator[tuple[Manager, Client, MemoryBroker]]:
+    broker = MemoryBroker(limit)
+    async with client_on(net_of(broker)) as client, manager_on(net_of(broker), folder) as manager:
+        yield manager, client, broker
+
+
+async def started(client: Client, scale: int, definition: dict[str, Any], node: str) -> dict[str, Any]:
+    cluster = await client.cluster("big", transport=definition)
+    await client.call(
+        "alice", "add_routercluster_node", {"routercluster_oid": cluster["oid"], "node_oid": node}
+    )
+    group = await client.group(cluster, name="w", scale=scale)
+    await client.call("alice", "start_routercluster", {"routercluster_oid": cluster["oid"]})
+    return {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+
+
+@pytest.mark.fault(57, "S L")
+async def test_a_state_that_is_too_large_already_is_held_back_and_can_be_commanded_back(
+    tmp_path: Path,
+) -> None:
+    """An agent that needs a definition per worker; a broker that takes less than the one before."""
+    folder = tmp_path / "manager"
+    async with realm(folder, 1 << 20) as (_, client, _broker):
+        node = await node_of(client, shares=False)
+        group = await started(client, 6, transport(4_000), node)
+        await client.until(lambda: len(client.assignment("n1").get("workers", ())) == 6)
+    async with realm(folder, LIMIT) as (manager, client, broker):
+        link = client.link
+        await client.until(lambda: client.status("_", "node", "n1"))
+        await client.until(lambda: "held back" in str((client.status("_", "node", "n1") or {})["conditions"]))
+        assert any("assignment is held back" in text for text in manager.conditions()), manager.conditions()
+        assert link.connected and link.conn == 1, "the connection is left alone"
+        await online(client.link, "n1", shares=False)
+        await client.call("alice", "scale_routercluster_workergroup", {**group, "scale": 1})
+        await client.until(lambda: len(client.assignment("n1").get("workers", ())) == 1)
+        await client.until(
+            lambda: "held back" not in str((client.status("_", "node", "n1") or {})["conditions"])
+        )
+        assert manager.conditions() == []
+        assert_bounded(broker)
+        oid = {"routercluster_oid": group["routercluster_oid"]}
+        await client.call("alice", "stop_routercluster", oid)
+
+
+@pytest.mark.fault(58, "S")
+async def test_a_reply_too_large_is_an_error_that_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "manager"
+    async with realm(folder, 1 << 20) as (_, client, _broker):
+        cluster = await client.cluster("big", transport=transport(20_000))
+    async with realm(folder, LIMIT) as (_manager, client, broker):
+        oid = {"routercluster_oid": cluster["oid"]}
+        error = await client.refused("alice", "get_routercluster", oid)
+        assert error.code == "payload_too_large" and "the broker takes" in error.detail
+        removed = await client.call("alice", "delete_routercluster", oid)
+        assert removed["oid"] == cluster["oid"] and removed["transport"] is None
+        assert_bounded(broker)
+
+
+async def test_a_request_too_large_is_refused_by_the_caller_at_once(tmp_path: Path) -> None:
+    async with realm(tmp_path / "manager", LIMIT) as (_manager, client, _broker):
+        error = await asyncio.wait_for(
+            client.refused("alice", "create_routercluster", {"routercluster": {"name": "x" * LIMIT}}), 5
+        )
+        assert error.code == "payload_too_large"
+
+
+async def test_statuses_shrink_to_what_the_broker_takes(tmp_path: Path) -> None:
+    async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):
+        await client.node("n1")
+        await client.link.publish(
+            TOPICS.node("n1", "state"), encode(NodeState("ready", "b1", 1)), retain=True
+        )
+        report = Reported("b1", 1, [], conditions=["c" * 200] * 50)
+        await client.link.publish(TOPICS.node("n1", "reported"), encode(report), retain=True)
+        await client.until(lambda: (client.status("_", "node", "n1") or {}).get("conditions"))
+        assert_bounded(broker)
+
+
+@pytest.mark.fault(57, "S")
+async def test_what_no_assignment_could_hold_is_refused_with_pointer_and_figures(tmp_path: Path) -> None:
+    async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):
+        big = {"name": "big", "transport": transport(4_000)}
+        error = await client.refused("alice", "create_routercluster", {"routercluster": big})
+        assert error.row.status == 422 and error.pointers == ("/params/routercluster/transport",)
+        assert "3000" in error.detail, error.detail
+        node = await node_of(client)
+        group = await started(client, 2, transport(2_000), node)
+        await client.until(lambda: len(client.assignment("n1").get("workers", ())) == 2)
+        error = await client.refused("alice", "scale_routercluster_workergroup", {**group, "scale": 60})
+        assert error.row.status == 422 and error.pointers == ("/params/scale",)
+        assert "60 workers" in error.detail
+        more = {"scale": 1, "name": "v", "transport": transport(1_500)}
+        oid = {"routercluster_oid": group["routercluster_oid"]}
+        error = await client.refused("alice", "add_routercluster_workergroup", {**oid, "workergroup": more})
+        assert error.row.status == 422 and "node 'n1'" in error.detail
+        assert_bounded(broker)
+
+
+@pytest.mark.fault(57, "S")
+async def test_equal_definitions_are_sent_once(tmp_path: Path) -> None:
+    """A definition of 200 kB, six workers on one node, a broker of 1 MiB."""
+    async with realm(tmp_path / "manager", 1 << 20) as (_manager, client, broker):
+        node = await node_of(client)
+        group = await started(client, 1, transport(200_000), node)
+        await client.call("alice", "scale_routercluster_workergroup", {**group, "scale": 6})
+        await client.until(lambda: len(client.assignment("n1").get("workers", ())) == 6)
+        assert len(client.assignment("n1")["definitions"]) == 1
+        assert len(broker.retained[TOPICS.node("n1", "assignment")]) < 210_000
+        assert_bounded(broker, 1 << 20)
+
+
+@pytest.mark.fault(58, "S L")
+async def test_workers_beyond_what_a_nodes_messages_hold_wait_with_the_reason(tmp_path: Path) -> None:
+    """One node of two is lost: those that were spread over both do not all fit on the other."""
+    async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):
+        first, second = await node_of(client, "n1"), (await client.node("n2"))["oid"]
+        cluster = await client.cluster("many")
+        for oid in (first, second):
+            params = {"routercluster_oid": cluster["oid"], "node_oid": oid}
+            await client.call("alice", "add_routercluster_node", params)
+        await client.group(cluster, name="w", scale=16)
+        await client.call("alice", "start_routercluster", {"routercluster_oid": cluster["oid"]})
+        await client.until(lambda: "n1 is full" in str(client.status("many", "worker", "w-16")))
+        assert 8 <= len(client.assignment("n1")["workers"]) < 16
+        assert_bounded(broker)
+
+
+class Operations(ClusterOperations, GroupOperations, RealmOperations):
+    """The client's generated methods, as alice."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def call(self, operation: str, params: dict[str, Any] | None = None, **more: Any) -> Any:
+        return await self._client.call("alice", operation, params)
+
+
+@pytest.mark.fault(58, "S")
+async def test_what_is_too_large_for_one_reply_is_read_in_pages(tmp_path: Path) -> None:
+    """Statistics of 60 workers, lists of 300 nodes, 200 events: on a broker that takes 12,000 bytes."""
+    async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):
+        cluster = await client.cluster("many")
+        names = [f"node-{'x' * 50}-{number:03d}" for number in range(300)]
+        for name in names:
+            await client.node(name)
+        for number in range(8):
+            node = (await client.call("alice", "get_node_by_name", {"node_name": names[number]}))["oid"]
+            params = {"routercluster_oid": cluster["oid"], "node_oid": node}
+            await client.call("alice", "add_routercluster_node", params)
+        await client.group(cluster, name="w", scale=60)
+        await client.call("alice", "start_routercluster", {"routercluster_oid": cluster["oid"]})
+        await client.until(lambda: client.status("many", "worker", "w-60"))
+        error = await client.refused("alice", "list_nodes", {"return_names": True})
+        assert error.code == "payload_too_large" and "limit, after" in error.detail
+        bus = Operations(client)
+        assert await bus.list_nodes(return_names=True) == names
+        assert len(set(await bus.list_nodes())) == 300
+        stat = await bus.stat_routercluster(routercluster_oid=cluster["oid"])
+        assert [worker.name for worker in stat.workers] == [f"w-{number}" for number in range(1, 61)]
+        assert stat.scale == 60 and stat.pending == 60
+        assert await bus.list_nodes(return_names=True, limit=3, after=names[4]) == names[5:8]
+        events = await bus.get_events(limit=200)
+        assert [int(event.sequence) for event in events] == list(range(1, 201))
+        assert_bounded(broker)
+
+
+async def test_an_entry_that_is_gone_is_no_place_to_go_on(tmp_path: Path) -> None:
+    async with realm(tmp_path / "manager", LIMIT) as (_manager, client, _broker):
+        error = await client.refused("alice", "list_nodes", {"after": "gone"})
+        assert error.code == "invalid_argument" and error.pointers == ("/params/after",)

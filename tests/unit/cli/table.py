@@ -1,0 +1,79 @@
+"""Every command with arguments that let it run: what must hold for all of them goes through this table."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from busbar.cli import app, lazy
+
+from .realm import OID, leaves
+
+CALLS: Final[dict[str, tuple[str, ...]]] = {
+    "status": (),
+    "cluster create": ("edge", "--port", "24000"),
+    "cluster list": (),
+    "cluster show": ("edge",),
+    "cluster start": ("edge", "--wait"),
+    "cluster stop": ("edge",),
+    "cluster delete": ("edge",),
+    "cluster stat": ("edge",),
+    "cluster nodes": ("edge",),
+    "cluster add-node": ("edge", "n1"),
+    "cluster remove-node": ("edge", "n1"),
+    "group add": ("edge/web",),
+    "group list": (),
+    "group show": ("edge/web",),
+    "group scale": ("edge/web", "3", "--wait"),
+    "group update": ("edge/web", "--runtime", "amqtt"),
+    "group remove": ("edge/web",),
+    "group stat": ("edge/web",),
+    "node list": (),
+    "node show": ("n1",),
+    "node pair": ("n1",),
+    "node drain": ("n1",),
+    "node undrain": ("n1",),
+    "node unpair": ("n1",),
+    "worker list": (),
+    "worker show": (OID,),
+    "worker logs": (OID,),
+    "event list": (),
+    "event watch": ("--count", "1", "--since", "1"),
+    "principal list": (),
+    "principal add": ("p1", "viewer"),
+    "principal role": ("p1", "viewer"),
+    "principal remove": ("p1",),
+    "call": ("get_manager",),
+    "manager show": (),
+}
+"""The commands that ask the manager."""
+
+LOCAL: Final[dict[str, tuple[str, ...]]] = {
+    "context add": ("lab", "--broker", "mqtt://127.0.0.1:1883"),
+    "context list": (),
+    "context show": (),
+    "context use": ("lab",),
+    "context remove": ("lab",),
+    "acl": ("--broker", "mosquitto"),
+    "broker add-account": ("p9", "person"),
+    "broker limits": (),
+    "broker remove-account": ("p9",),
+    "manager check": (),
+    "agent join": ("no-such-file",),
+    "agent reset": ("--node", "n1"),
+    "backup": ("copy.db",),
+    "restore": ("copy.db",),
+    "manager take-over": (),
+    "node token": ("n1",),
+    "node join": ("n1", "--token", "no-such-file"),
+}
+"""The commands of this machine's files alone, and those that need an embedded broker."""
+
+NOT_RUN: Final = frozenset({"up", "manager", "agent", "broker"})
+"""Services: they run until they are stopped."""
+
+
+def all_commands() -> dict[str, Any]:
+    """Every command that there is."""
+    app.command()
+    found = dict(leaf for name in lazy.COMMANDS for leaf in leaves(lazy.load(name, lazy.LazyGroup), name))
+    return {path: command for path, command in found.items() if path not in NOT_RUN}
