@@ -158,3 +158,23 @@ def test_what_is_kept_of_the_parameters_is_bounded(changes: Changes) -> None:
         "alice", "create_routercluster", {"routercluster": {"name": "edge", "description": "x" * 5000}}
     )
     assert len(changes.audit()[0][7]) <= AUDIT_LIMIT
+
+
+def test_a_change_whose_answer_is_too_large_is_answered_without_the_definition(changes: Changes) -> None:
+    transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": 80, "interface": "x" * 200}}
+    wish = {"routercluster": {"name": "edge", "transport": transport}}
+    job = changes.job("alice", "create_routercluster", wish, has_own_id=True)
+    job.run(changes.tx)
+    whole = changes.replies()[0][1]
+    assert whole["result"]["transport"] is not None
+    size = len(json.dumps(whole, separators=(",", ":")))
+    sink = changes.bench.sink
+    for less, there in ((0, True), (1, False)):
+        sink.max_packet = size + sink.max_packet - changes.bench.dispatch.room(job.ctx) - less
+        name = f"hal{less}"  # as long as the first
+        wish = {"routercluster": {"name": name, "transport": transport}}
+        changes.run("alice", "create_routercluster", wish, f"q{less}")
+        reply = changes.replies()[-1][1]
+        assert (reply["ok"], reply["result"]["name"]) == (True, name)
+        assert ("transport" in reply["result"] and reply["result"]["transport"] is not None) == there
+        assert name in changes.clusters()

@@ -460,6 +460,49 @@ def test_a_worker_that_is_not_to_stop_is_not_called_stopped(rows: Rows, state: W
     rows.unchanged_by(m.MarkStopped("w1", "stale"))
 
 
+# --- nodes that do not run what they are told
+
+
+def test_a_worker_that_can_not_start_leaves_its_node(rows: Rows) -> None:
+    rows.worker(1, W.BACKOFF)
+    rows.unchanged_by(m.Relocate("w1", "g", "n2", "stale"), m.Relocate("gone", "g", "n1", "stale"))
+    rows.apply(m.Relocate("w1", "g", "n1", "its port is taken"))
+    assert (rows.of("w1").state, rows.of("w1").reason) == (W.STOPPING, "its port is taken")
+    for ordinal, state in enumerate(sorted(set(W) - {W.BACKOFF}), 2):
+        rows.worker(ordinal, state)
+        rows.unchanged_by(m.Relocate(f"w{ordinal}", "g", "n1", "stale"))
+
+
+def test_why_a_worker_does_not_start_is_its_reason(rows: Rows) -> None:
+    rows.worker(1, W.STARTING, pid=None)
+    rows.worker(2, W.STARTING)
+    rows.worker(3, W.RUNNING, pid=None)
+    rows.apply(m.Explain("w1", "its node follows another manager"))
+    assert rows.of("w1").reason == "its node follows another manager"
+    told = [m.Explain(oid, "stale") for oid in ("w2", "w3", "gone")]
+    rows.unchanged_by(m.Explain("w1", "its node follows another manager"), *told)
+
+
+@pytest.mark.parametrize("refuses", [None, "store s2"])
+def test_only_a_worker_that_its_node_refuses_leaves_it_while_it_is_heard(
+    rows: Rows, refuses: str | None
+) -> None:
+    rows.tx.update_node("n1", refuses=refuses)
+    rows.heard = {"n1"}
+    rows.worker(1, W.STARTING, pid=None)
+    rows.worker(2, W.STARTING)
+    rows.worker(3, W.RUNNING, pid=None)
+    rows.apply(*(m.Evict(f"w{ordinal}", "refused", refused=True) for ordinal in (1, 2, 3)))
+    left = [rows.of(f"w{ordinal}").state is W.PENDING for ordinal in (1, 2, 3)]
+    assert left == [refuses is not None, False, False]
+    rows.worker(4, W.STOPPING)
+    rows.apply(m.MarkStopped("w4", "refused"))
+    assert (rows.of("w4").state is W.STOPPED) == (refuses is not None)
+    rows.tx.update_group("g", revision=2, max_unavailable=3)
+    rows.apply(m.Replace("w3", "r"))
+    assert (rows.of("w3").revision == 2) == (refuses is None)
+
+
 # --- groups and clusters
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import stat
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from busbar.bus.connection.link import Message
+from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
-from busbar.manager.leader.fencing import MAX_OTHERS, MAX_STATE, Fence
+from busbar.manager.leader.fencing import LOCK_POLL_S, MAX_OTHERS, MAX_STATE, Fence, Lock
 
 TOPICS = Topics("lab")
 OWN, OTHER = TOPICS.manager_state("m1"), TOPICS.manager_state("m2")
@@ -108,3 +112,24 @@ def test_what_is_remembered_of_others_is_bounded() -> None:
     assert len(heard.others) == MAX_OTHERS
     state(heard, store="other-0", state="offline")
     assert heard.others["other-0"].state == "offline", "of those that are remembered it is kept"
+
+
+# --- the lock
+
+
+async def test_a_standby_takes_over_when_the_lock_is_free(tmp_path: Path) -> None:
+    path, clock = tmp_path / "deep" / "manager" / "lock", FakeClock()
+    active, standby = Lock(path), Lock(path)
+    assert active.take() is True
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert standby.take() is False
+    waiting = asyncio.create_task(standby.wait(clock))
+    await clock.advance(1.0)
+    assert not waiting.done()
+    active.release()
+    await clock.advance(LOCK_POLL_S)
+    assert waiting.done() and LOCK_POLL_S == 0.25
+    assert active.take() is False
+    standby.release()
+    await active.wait(clock)
+    active.release()
