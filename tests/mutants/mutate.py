@@ -159,7 +159,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Call(ast.Name(_OTHER_CALL[name]), node.args, node.keywords)
         case ast.If() | ast.IfExp() | ast.While():
             yield from _decided(node)
-        case ast.Return(value=ast.expr()) if not _is_none(node.value):
+        case ast.Return(value=ast.expr()) if not _is_false(node.value):
             yield ast.Return(ast.Constant(None))
         case ast.Expr(value=ast.Call()) if not _is_log(node.value):
             yield ast.Pass()
@@ -178,8 +178,9 @@ def _decided(node: ast.If | ast.IfExp | ast.While) -> Iterator[ast.AST]:
         yield node.orelse
 
 
-def _is_none(node: ast.AST | None) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_false(node: ast.AST | None) -> bool:
+    """Whether None would be the same where only the truth of it is asked for."""
+    return isinstance(node, ast.Constant) and node.value in (None, False)
 
 
 def _is_log(node: ast.AST) -> bool:

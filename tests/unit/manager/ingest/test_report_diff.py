@@ -270,6 +270,7 @@ def test_updates_that_wait_together_become_one() -> None:
     first = NodeUpdate({"conn": 1, "boot": "a"}, report(), True, ("x",), True)
     birth = NodeUpdate({"conn": 2})
     assert first.merge(birth) == NodeUpdate({"conn": 2, "boot": "a"}, first.report, True, ("x",), True)
+    assert birth == NodeUpdate({"conn": 2}, None, False, (), False)
     second = NodeUpdate({"conn": 3}, report(seen()), False)
     assert first.merge(second) == NodeUpdate({"conn": 3, "boot": "a"}, second.report, False, (), False)
 
