@@ -123,6 +123,8 @@ def test_a_spawned_worker_is_probed_at_once_and_has_its_deadline() -> None:
 def test_an_admitted_worker_may_start_now() -> None:
     new = lifecycle.admitted("o", "w", "c", 2, "d", NOW)
     assert new == Worker("o", "w", "c", 2, "d", Phase.WAITING, since=NOW, next_start=NOW)
+    assert (new.delay, new.deadline_s, new.failed_probes, new.failures) == (0.0, 0.0, 0, 0)
+    assert (new.starts, new.restarts, new.probing, new.by_liveness) == (0, 0, False, False)
     assert (new.busy, new.deadline, new.next_probe, new.after_stop) == (False, NEVER, NEVER, AfterStop.FORGET)
 
 

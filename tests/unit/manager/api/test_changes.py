@@ -12,7 +12,8 @@ from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import convert
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Request
-from busbar.manager.api.requests import AUDIT_LIMIT, ChangeJob, RequestContext
+from busbar.manager.api.operations import CHANGES
+from busbar.manager.api.requests import AUDIT_LIMIT, MAX_TEXT, NOT_STORED, ChangeJob, RequestContext
 from busbar.manager.store import Tx
 from busbar.manager.store.rows import PrincipalRow
 
@@ -178,3 +179,28 @@ def test_a_change_whose_answer_is_too_large_is_answered_without_the_definition(c
         assert (reply["ok"], reply["result"]["name"]) == (True, name)
         assert ("transport" in reply["result"] and reply["result"]["transport"] is not None) == there
         assert name in changes.clusters()
+
+
+@pytest.mark.parametrize("code", sorted(NOT_STORED))
+def test_what_may_succeed_another_time_is_neither_stored_nor_audited(
+    changes: Changes, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(ctx: object, params: object) -> object:
+        raise BusError(code, "not now")  # type: ignore[arg-type]
+
+    monkeypatch.setitem(CHANGES, "create_routercluster", fail)
+    with pytest.raises(BusError):
+        changes.run("alice", "create_routercluster", EDGE)
+    assert changes.tx.stored_reply("alice", "r1") is None
+    assert changes.audit() == [] and changes.replies() == []
+
+
+def test_the_texts_of_an_error_are_bounded(changes: Changes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(ctx: object, params: object) -> object:
+        raise BusError("invalid_argument", "x" * 5000, ["/" + "y" * 5000])
+
+    monkeypatch.setitem(CHANGES, "create_routercluster", fail)
+    changes.run("alice", "create_routercluster", EDGE)
+    error = changes.replies()[0][1]["error"]
+    assert len(error["detail"]) == MAX_TEXT and error["detail"].startswith("xxx")
+    assert len(json.dumps(error)) < 2 * MAX_TEXT + 500

@@ -348,3 +348,13 @@ def test_a_locked_database_is_busy_and_any_other_failure_is_internal() -> None:
         assert told["code"] == code and "ours" not in told["detail"]
         assert ("correlation" in told) == (code == "internal")
         assert (told.get("retry_after_ms") == LOCKED_RETRY_MS) == (code == "busy")
+
+
+def test_an_answer_in_the_outbox_is_not_sent_beside_it_and_an_error_is_sent_whatever_its_size() -> None:
+    bench = Bench()
+    payload = b'{"id": "r1", "params": {"routercluster": {"name": "edge"}}}'
+    bench.ask("alice", "create_routercluster", payload)
+    bench.store.submitted[-1][1](None)
+    assert bench.sink.sent == []
+    bench.sink.max_packet = 1
+    assert bench.code("vera", "create_routercluster", payload) == "not_authorized"

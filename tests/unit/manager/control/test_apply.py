@@ -432,6 +432,11 @@ def test_a_node_that_is_heard_again_keeps_its_workers(rows: Rows) -> None:
     rows.unchanged_by(m.Evict("w2", "it stops"), m.MarkUnknown("w2", "it stops"), m.Evict("gone", "x"))
 
 
+def test_a_worker_without_a_node_is_not_made_unknown(rows: Rows) -> None:
+    rows.worker(1, W.STARTING, None)
+    rows.unchanged_by(m.MarkUnknown("w1", "stale"), m.Unassign("w1", "stale"))
+
+
 def test_a_worker_of_a_node_that_is_no_member_is_evicted(rows: Rows) -> None:
     rows.worker(1)
     rows.tx.delete_member(MemberRow("c", "n1", None, None, 1))

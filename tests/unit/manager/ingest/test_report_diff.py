@@ -287,3 +287,11 @@ def test_a_ready_worker_is_measured_anew() -> None:
     assert found is not None and found.columns == {"pid": 6, "address": "tcp://x", "reason": "restarted: x"}
     absent = diff_worker(row(address="tcp://x"), None, 1, True)
     assert absent is not None and (absent.columns["pid"], absent.columns["address"]) == (None, None)
+
+
+def test_conditions_are_those_of_the_agent_and_what_it_refused() -> None:
+    told = report(conditions=["full"], refused="assignment 1/2 refused")
+    assert conditions_of(told, Origin("s1", 3), 9) == [
+        "full",
+        "it refused the assignment: assignment 1/2 refused",
+    ]

@@ -127,6 +127,15 @@ def test_of_two_that_fell_silent_at_two_times_the_larger_group_counts() -> None:
     assert hold_of(*early, *recent) == "3 of 3 nodes lost within 60 s: nothing is moved"
 
 
+@pytest.mark.parametrize(
+    ("known", "heard_once", "held"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_only_nodes_that_were_ever_heard_fall_silent(known: bool, heard_once: bool, held: bool) -> None:
+    facts = {"known": known, "heard_once": heard_once}
+    nodes = [node("n1", silence=31, **facts), node("n2", silence=31, **facts), node("n3")]
+    assert (hold_of(*nodes) is not None) == held
+
+
 def test_late_nodes_count_with_the_first_lost_one() -> None:
     """Heartbeats differ in phase: the first node lost must not be evicted before the others are lost."""
     nodes = [node("n1", silence=30), *(node(f"n{i}", silence=27) for i in (2, 3, 4)), node("n5")]

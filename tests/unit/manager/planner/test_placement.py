@@ -145,4 +145,22 @@ def test_as_many_as_are_named_are_named_without_a_count() -> None:
     for count in (NAMED, NAMED + 1):
         nodes = [node(f"n{number}", "late") for number in range(count)]
         reason = candidates(nodes, cluster(group("web", 1), members=[each.oid for each in nodes])).reason()
-        assert (reason.count("is late") == count) == (count == NAMED)
+        assert ("more" in reason) == (count > NAMED) and reason.count("is late") == NAMED
+
+
+def test_each_reserved_place_is_one_worker_more() -> None:
+    of = cluster(group("web", 9), members=["n1"])
+    found = candidates([node("n1", max_workers=3)], of)
+    assert reserved(found, 4) == ["n1", "n1", "n1", None]
+    of = cluster(group("web", 9), members=[MemberView("n1", hardlimit=2)])
+    assert reserved(candidates([node("n1")], of), 3) == ["n1", "n1", None]
+    web = group("web", 9, [worker("web", i, on="n1") for i in (1, 2)])
+    api = group("api", 9, [worker("api", i, on="n2") for i in range(1, 6)])
+    of = cluster(web, api, members=["n1", "n2"])
+    found = Candidates(
+        Fleet({each.oid: each for each in THREE}, {each.oid: each.status for each in THREE}, TIMING, NOW),
+        Load(snapshot(THREE, of)),
+        of,
+        next(each for each in of.groups if each.name == "web"),
+    )
+    assert reserved(found, 3) == ["n2", "n2", "n1"], "in the group, before the cluster"
