@@ -90,6 +90,7 @@ _ROWS = (
         "Create a router cluster, stopped, owned by the caller.",
         "invalid_configuration",
         "already_exists",
+        "quota_exceeded",
         owned=None,
     ),
     _change(
@@ -158,6 +159,7 @@ _ROWS = (
         "no_such_object",
         "invalid_configuration",
         "already_exists",
+        "quota_exceeded",
     ),
     _change(
         "remove_routercluster_workergroup",
@@ -214,7 +216,18 @@ _ROWS = (
     _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only by status filter)."),
     _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
-    _change("pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", owned=None),
+    _change(
+        "pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", "quota_exceeded", owned=None
+    ),
+    _change(
+        "forget_node",
+        p.NodeRef,
+        p.Node,
+        "Delete a node that was never heard; its name is free again.",
+        "no_such_object",
+        "not_stopped",
+        owned="node",
+    ),
     _change(
         "drain_node",
         p.DrainNode,
@@ -244,6 +257,9 @@ _ROWS = (
         owned=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
+    _read(
+        "list_audit", p.ListAudit, list[p.AuditEntry], "List changes, or refused requests, the last first."
+    ),
     _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),
     _read("list_principals", p.ListPrincipals, list[p.Principal], "List the principals and their roles."),
     _admin(
@@ -253,8 +269,15 @@ _ROWS = (
     _admin(
         "remove_principal",
         p.PrincipalByName,
-        p.Principal,
+        p.RemovedPrincipal,
         "Remove a user's role, and the account on the embedded broker.",
+        "no_such_object",
+    ),
+    _admin(
+        "transfer_principal",
+        p.TransferPrincipal,
+        p.Transferred,
+        "Give a principal what another one owns or owned: clusters and nodes.",
         "no_such_object",
     ),
 )
@@ -277,8 +300,19 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "routercluster_node": ("added", "removed"),
     "workergroup": ("added", "removed", "scaled", "updating", "updated"),
     "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
-    "node": ("paired", "unpaired", "online", "late", "lost", "offline", "draining", "drained", "undrained"),
-    "principal": ("added", "changed", "removed"),
+    "node": (
+        "paired",
+        "unpaired",
+        "online",
+        "late",
+        "lost",
+        "offline",
+        "draining",
+        "drained",
+        "undrained",
+        "forgotten",
+    ),
+    "principal": ("added", "changed", "removed", "transferred"),
     "manager": ("braked", "released", "restored"),
 }
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""

@@ -21,6 +21,7 @@ ERRORS: Final[dict[str, ErrorRow]] = {
     "invalid_argument": ErrorRow("wamp.error.invalid_argument", 400, "Invalid argument"),
     "invalid_configuration": ErrorRow("wamp.error.invalid_configuration", 422, "Invalid configuration"),
     "not_authorized": ErrorRow("wamp.error.not_authorized", 403, "Not authorized"),
+    "quota_exceeded": ErrorRow("busbar.error.quota_exceeded", 403, "Quota exceeded"),
     "no_such_principal": ErrorRow("wamp.error.no_such_principal", 403, "No such principal"),
     "no_such_procedure": ErrorRow("wamp.error.no_such_procedure", 404, "No such procedure"),
     "no_such_object": ErrorRow("crossbar.error.no_such_object", 404, "No such object"),

@@ -5,8 +5,10 @@ Nothing here makes folders. What is written is private (mode 0600) before its co
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,7 +43,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     When the block raises, the new file is removed and `path` is as it was. Raises OSError.
     """
     new = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
-    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
+    _close_made(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE), path.parent)
     try:
         yield new
         if durable:
@@ -51,6 +53,49 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise
+
+
+def _close_made(descriptor: int, folder: Path) -> None:
+    """Close a file that was just made. As root, give it to the owner of its folder: a service that runs as
+    that user has to read what an administrator's command wrote."""
+    try:
+        if os.geteuid() == 0:
+            owner = folder.stat()
+            if owner.st_uid != 0:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
+
+
+def read_private(path: Path) -> str | None:
+    """The text of a private file that only we can have written; None when there is none.
+
+    Raises:
+        PermissionError: it is a link, no regular file, somebody else's, or open to others: it may be planted.
+        OSError: it can't be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PermissionError(error.errno, f"{path} is a symbolic link") from None
+        raise
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, f"{path} is a folder")
+    with os.fdopen(descriptor, encoding="utf-8") as file:
+        found = os.fstat(file.fileno())
+        for is_so, what in (
+            (not stat.S_ISREG(found.st_mode), "is no regular file"),
+            (found.st_uid != os.geteuid(), f"belongs to the user with id {found.st_uid}, not to this one"),
+            (found.st_mode & 0o077, "is open to other users: chmod 600 it"),
+            (found.st_nlink > 1, "has another name too (a hard link)"),
+        ):
+            if is_so:
+                raise PermissionError(errno.EPERM, f"{path} {what}")
+        return file.read()
 
 
 def discard_leftovers(folder: Path) -> None:
@@ -100,6 +145,8 @@ class FileLock:
         if self._descriptor is not None:
             return True
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with suppress(FileExistsError):
+            _close_made(os.open(self.path, flags | os.O_EXCL, _PRIVATE), self.path.parent)
         descriptor = os.open(self.path, flags, _PRIVATE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

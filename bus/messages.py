@@ -37,6 +37,8 @@ class Request(Struct, frozen=True):
     ttl_ms: Annotated[int, Meta(ge=1, le=86_400_000)] | UnsetType = UNSET
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     expect: Expect | None = None
+    principal: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """The oid of the principal that asks. Required of changes where its name had another holder before."""
 
 
 class Who(Struct, frozen=True):

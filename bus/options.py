@@ -53,6 +53,7 @@ class ConnectOptions:
     `as_published`: filters whose live messages keep the publisher's RETAIN flag (MQTT 5 only).
     `connect_s`: seconds for TCP, and three times as many until the CONNACK; then the next broker is tried.
     `max_packet`: the most bytes of a packet; less where the broker says so in its MQTT 5 CONNACK.
+    `password_file`: read at each connection, as certificates are, so that a rotated password is used.
     `others`: further nodes of the same broker cluster, for failover (`brokers`).
     """
 
@@ -63,6 +64,7 @@ class ConnectOptions:
     tls: TlsOptions | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
     client_id: str = ""
     keepalive: int = 30
     protocol: Literal[4, 5] = 4

@@ -1,16 +1,26 @@
-"""Parameters and results of every operation, as typed messages. Pure.
-
-Parameters refuse unknown members. Results carry the ancestor's members and may have more.
-"""
+"""Parameters of every operation, as typed messages that refuse unknown members; its results too. Pure."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from .messages import Count, Endpoint, Name, Who
+from .messages import Count, Name
+from .results import Accepted as Accepted
+from .results import AuditEntry as AuditEntry
+from .results import Cluster as Cluster
+from .results import Following as Following
+from .results import Group as Group
+from .results import GroupStat as GroupStat
+from .results import ManagerInfo as ManagerInfo
+from .results import Membership as Membership
+from .results import Node as Node
+from .results import Principal as Principal
+from .results import RemovedPrincipal as RemovedPrincipal
+from .results import Stat as Stat
+from .results import Transferred as Transferred
+from .results import Worker as Worker
 from .roles import Role
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![\s\S])"
@@ -258,13 +268,26 @@ class GetEvents(Params):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
+class ListAudit(Params):
+    """`refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the page
+    before; the newest come first."""
+
+    refused: bool = False
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    after: Annotated[str, Meta(pattern=r"^[0-9]{1,18}(?![\s\S])")] | None = None
+
+
 class PrincipalDefinition(Params):
     name: Name
     role: Role
 
 
 class AddPrincipal(Params):
+    """`reuse`: give a name again that a removed principal had. The new one owns and inherits nothing of it,
+    and its changes must name their `principal`."""
+
     principal: PrincipalDefinition
+    reuse: bool = False
 
 
 class PrincipalByName(Params):
@@ -276,190 +299,12 @@ class SetRole(Params):
     role: Role
 
 
-# --- results -----------------------------------------------------------------------------------------------
+class TransferPrincipal(Params):
+    """Hands to `principal_name` what exactly one of the others names: everything of a principal by its name
+    (a removed one, when none has it now) or by its oid, or one cluster, or one node."""
 
-
-class Cluster(Struct, frozen=True):
-    """A router cluster. `changed` is nanoseconds since 1970: compare `version` instead."""
-
-    oid: str
-    name: str
-    label: str | None
-    description: str | None
-    tags: list[str] | None
-    status: str
-    owner_oid: str
-    changed: int
-    version: int
-    transport: dict[str, Any] | None = None
-
-
-class Accepted(Struct, frozen=True):
-    """start and stop: accepted, not done. Watch the status."""
-
-    changed: int
-    oid: str
-    status: str
-    who: Who
-    version: int
-
-
-class Membership(Struct, frozen=True):
-    """A node in a cluster; limits are numbers of this cluster's workers there."""
-
-    cluster_oid: str
-    node_oid: str
-    hardlimit: int | None
-    softlimit: int | None
-
-
-class Group(Struct, frozen=True):
-    """A worker group. `lost_after` and `start_deadline` are seconds.
-
-    `revision` counts the definitions of what its workers run; `updated` of them are assigned the present one.
-    """
-
-    changed: int
-    cluster_oid: str
-    description: str | None
-    label: str | None
-    name: str
-    oid: str
-    scale: int
-    status: str
-    tags: list[str] | None
-    runtime: str
-    transport: dict[str, Any] | None
-    lost_after: float
-    start_deadline: float
-    version: int
-    revision: int = 1
-    updated: int = 0
-    max_unavailable: int = 1
-    max_surge: int = 0
-
-
-class Node(Struct, frozen=True):
-    """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
-
-    `draining` says why its workers are to go, null when they are not; `drained` that none is left.
-    `owner_oid` is who paired it.
-    """
-
-    oid: str
-    name: str
-    labels: dict[str, str] | None
-    status: str
-    changed: int
-    version: int
-    boot: str | None = None
-    runtimes: list[str] = msgspec.field(default_factory=list)
-    capacity: dict[str, Any] | None = None
-    assignment_version: int = 0
-    applied: dict[str, int] | None = None
-    workers: int = 0
-    conditions: list[str] = msgspec.field(default_factory=list)
-    heard_ms_ago: int | None = None
-    draining: str | None = None
-    drained: bool = False
-    owner_oid: str | None = None
-
-
-class Worker(Struct, frozen=True):
-    """`cpu_s` is CPU seconds, `rss` bytes, as the agent last reported them for the whole process tree."""
-
-    oid: str
-    name: str
-    cluster_oid: str
-    cluster: str
-    workergroup_oid: str
-    workergroup: str
-    node_oid: str | None
-    node: str | None
-    state: str
-    status: str
-    generation: int
-    address: str | None
-    pid: int | None
-    restarts: int
-    reason: str | None
-    since_ms: int
-    uptime_ms: int | None = None
-    cpu_s: float | None = None
-    rss: int | None = None
-    revision: int = 1
-
-
-class GroupStat(Struct, frozen=True):
-    """A worker group in the statistics of its cluster."""
-
-    oid: str
-    name: str
-    status: str
-    scale: int
-    ready: int
-    runtime: str
-    revision: int
-
-
-class Stat(Struct, frozen=True):
-    """Status and statistics of a cluster or of one worker group."""
-
-    oid: str
-    name: str
-    status: str
-    scale: int
-    ready: int
-    starting: int
-    backoff: int
-    pending: int
-    unknown: int
-    stopping: int
-    restarts: int
-    cpu_s: float
-    rss: int
-    since_ms: int
-    conditions: list[str]
-    endpoints: list[Endpoint]
-    workers: list[Worker]
-    workergroups: list[GroupStat] = msgspec.field(default_factory=list)
-    version: int = 0
-    changed: int = 0
-
-
-class ManagerInfo(Struct, frozen=True):
-    """The manager as it sees itself. `brake` says why nothing is moved; null when it is off."""
-
-    manager: str
-    state: str
-    store: str
-    epoch: int
-    realm: str
-    version: str
-    uptime_ms: int
-    sequence: int
-    nodes: dict[str, int]
-    clusters: dict[str, int]
-    workers: dict[str, int]
-    outbox: int
-    brake: str | None
-    limits: dict[str, int]
-    conditions: list[str] = msgspec.field(default_factory=list)
-
-
-class Following(Struct, frozen=True):
-    """Where a worker's output is published while the lease lasts."""
-
-    worker_oid: str
-    node: str
-    topic: str
-    lease_ms: int
-
-
-class Principal(Struct, frozen=True):
-    """A user of the bus and its role."""
-
-    oid: str
-    name: str
-    role: str
-    changed: int
+    principal_name: Name
+    from_name: Name | None = None
+    from_oid: Oid | None = None
+    routercluster_oid: Oid | None = None
+    node_oid: Oid | None = None

@@ -46,7 +46,10 @@ def options_of(settings: Settings) -> ConnectOptions:
     except ValueError as error:
         raise usage(str(error)) from None
     options = replace(options, tls=_tls(options, settings), username=settings.username or options.username)
-    return replace(options, password=read_password(settings) if options.username else None)
+    if not options.username:
+        return options
+    file = Path(settings.password_file).expanduser() if settings.password_file else None
+    return replace(options, password=read_password(settings), password_file=file)
 
 
 def _tls(options: ConnectOptions, settings: Settings) -> TlsOptions | None:

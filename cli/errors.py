@@ -36,6 +36,7 @@ BY_CODE: Final[dict[str, ExitCode]] = {
     "invalid_configuration": ExitCode.USAGE,
     "payload_too_large": ExitCode.USAGE,
     "not_authorized": ExitCode.NOT_AUTHORIZED,
+    "quota_exceeded": ExitCode.NOT_AUTHORIZED,
     "no_such_principal": ExitCode.NOT_AUTHORIZED,
     "no_such_procedure": ExitCode.NOT_FOUND,
     "no_such_object": ExitCode.NOT_FOUND,

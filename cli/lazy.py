@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, logs."),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
+    "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),
     "principal": ("busbar.cli.commands.principal", "Users and their roles."),
     "context": ("busbar.cli.commands.context", "Named settings: broker, realm, credentials."),
     "call": ("busbar.cli.commands.call", "Call any operation of the contract with JSON parameters."),

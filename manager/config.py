@@ -11,6 +11,8 @@ from busbar.bus.options import ConnectOptions
 from busbar.bus.roles import READ_ROLES, in_words
 from busbar.bus.topics import Topics, is_name
 
+from .quotas import Quotas
+
 
 @dataclass(frozen=True)
 class ManagerConfig:
@@ -32,6 +34,7 @@ class ManagerConfig:
     burst: int = 4000
     in_flight: int = 256
     adopt_realm: bool = False
+    quotas: Quotas = field(default_factory=Quotas)
 
     def limits(self) -> dict[str, int]:
         """The limits as clients see them."""
@@ -40,6 +43,7 @@ class ManagerConfig:
             "burst": self.burst,
             "in_flight": self.in_flight,
             "max_payload": MAX_PAYLOAD,
+            **self.quotas.figures(),
         }
 
 
@@ -55,6 +59,8 @@ def checked(config: ManagerConfig) -> Topics:
     unknown = set(config.principals.values()) - READ_ROLES
     if unknown:
         raise ValueError(f"unknown role {', '.join(sorted(unknown))}: use {in_words()}")
+    if min(config.quotas.figures().values()) < 0:
+        raise ValueError("a quota is zero or more")
     if not 0.05 <= config.heartbeat_s <= 3600 or min(config.rate, config.burst, config.in_flight) <= 0:
         raise ValueError("heartbeat_s is 0.05 to 3600 seconds; rate, burst and in_flight are above zero")
     if not 0 <= config.offline_after_s <= 10**9:

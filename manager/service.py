@@ -109,7 +109,11 @@ class Manager:
         )
         self._identity = self._make_identity()
         responder = Responder(
-            config.manager_id, store.epoch, self._read_context, mqtt5=config.connect.protocol == 5
+            config.manager_id,
+            store.epoch,
+            self._read_context,
+            mqtt5=config.connect.protocol == 5,
+            quotas=config.quotas,
         )
         limits = Limits(config.rate, config.burst, config.in_flight)
         self.dispatch = Dispatch(store, publisher, responder, limits, clock=clock, new_id=new_id)
@@ -143,6 +147,7 @@ class Manager:
             "link": asyncio.shield(link),
             "publisher": self.publisher.run(),
             "retained-audit": self.retained_audit.run(),
+            "refusals": self.dispatch.refusals.run(),
             "retention": Retention(self.store, self.clock).run(),
             "monitor": self.monitor.run(),
             "watch": self._watch(),

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *ROOT.glob("docs/**/*.md"),
 ]
+FILE_BLOCK = re.compile(r"^```toml\n# ([\w.]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -109,6 +111,8 @@ def steps(page: Path) -> list[tuple[str, list[str]]]:
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
+            elif line.startswith("> ") and found and not found[-1][1]:
+                found[-1] = (f"{found[-1][0]}\n{line[2:]}", [])
             else:
                 found[-1][1].append(line)
     return found
@@ -159,8 +163,15 @@ class Terminal:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md", "docs/howto/rolling-updates.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "docs/quickstart.md", *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes"))],
+)
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
+    for file, text in FILE_BLOCK.findall((ROOT / name).read_text()):
+        (tmp_path / file).write_text(text)
+    if name == "docs/howto/runtimes.md" and find_spec("crossbar") is None:
+        lacking("crossbar is not installed")
     if name == "README.md":
         need_mosquitto()
         if shutil.which("mosquitto_pub") is None:
@@ -221,8 +232,8 @@ def command_of(words: list[str]) -> tuple[str, set[str]]:
 
 
 NESTED = {
-    "principal": {"add", "role", "remove", "list"},
-    "node": {"pair", "token", "unpair", "join", "list", "show"},
+    "principal": {"add", "role", "remove", "list", "transfer"},
+    "node": {"pair", "token", "unpair", "forget", "join", "list", "show"},
     "agent": {"join", "reset"},
     "context": {"add", "use"},
     "manager": {"take-over", "check"},

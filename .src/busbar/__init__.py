@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .bus.messages import Endpoint, Event, LogChunk, Status
     from .bus.params import (
         Accepted,
+        AuditEntry,
         Cluster,
         Following,
         Group,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
         Membership,
         Node,
         Principal,
+        RemovedPrincipal,
         Stat,
+        Transferred,
         Worker,
     )
 
@@ -51,6 +54,7 @@ _HOMES = {
     "bus.messages": ("Endpoint", "Event", "LogChunk", "Status"),
     "bus.params": (
         "Accepted",
+        "AuditEntry",
         "Cluster",
         "Following",
         "Group",
@@ -59,7 +63,9 @@ _HOMES = {
         "Membership",
         "Node",
         "Principal",
+        "RemovedPrincipal",
         "Stat",
+        "Transferred",
         "Worker",
     ),
 }
@@ -67,6 +73,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Accepted",
+    "AuditEntry",
     "BusClient",
     "BusError",
     "BusOfflineError",
@@ -85,11 +92,13 @@ __all__ = [
     "Membership",
     "Node",
     "Principal",
+    "RemovedPrincipal",
     "ResultError",
     "Stat",
     "Status",
     "StatusUpdate",
     "SyncBusClient",
+    "Transferred",
     "WaitError",
     "WaitTimeoutError",
     "Worker",

@@ -20,6 +20,7 @@ from typing import Final, Literal
 from amqtt.broker import Broker
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
+from busbar.bus.log_lines import LineFormatter
 
 SHUTDOWN_S: Final = 2.0
 """Bound of a clean shutdown, seconds: amqtt itself waits for a slow consumer without limit."""
@@ -83,7 +84,9 @@ async def run(options: Options) -> None:
 def main(arguments: list[str]) -> int:
     """Run the router; see the module for the exit codes."""
     # At level INFO every connection, probes included, is a line.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))  # amqtt logs what clients chose
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     try:
         if len(arguments) != 2 or arguments[0] != "--config":
             raise ValueError("usage: --config FILE")

@@ -43,6 +43,7 @@ class BrokerConfig:
     `accounts`: the file of bus.broker.accounts, followed while the broker runs. `port` and `ws_port`: 0
     takes a free one; `ws_port` None means no WebSocket listener. `root`: the first topic level. `realm`: the
     one in which managers and persons have their rights; None: in any. `limits`: see bus.broker.limits.
+    `origins`: the web pages that may use the WebSocket listener (`https://host:port`); programs always may.
     """
 
     accounts: Path
@@ -52,6 +53,7 @@ class BrokerConfig:
     root: str = "busbar"
     realm: str | None = None
     limits: Limits = LIMITS
+    origins: tuple[str, ...] = ()
 
 
 class EmbeddedBroker:
@@ -191,4 +193,4 @@ def _make(config: BrokerConfig, sockets: dict[str, socket.socket], clock: Clock)
     access |= {"realm": config.realm or "+", "clock": clock, "limits": limits}
     plugins = {"busbar.bus.broker.access_plugin.AccessPlugin": access}
     settings = AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins})
-    return HardenedBroker(settings, sockets, clock, limits)
+    return HardenedBroker(settings, sockets, clock, limits, config.origins)

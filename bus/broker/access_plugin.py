@@ -6,7 +6,7 @@ import hmac
 import logging
 import os
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,13 +21,16 @@ from .. import acl
 from ..acl import NODE
 from ..clock import Clock
 from ..topics import is_log, is_request
-from .accounts import Account, Accounts, is_chosen
-from .join_tokens import is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
+from .accounts import Account, Accounts, cost_of, hash_in_vain, is_chosen
+from .join_tokens import drop_expired, is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
 from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
 
 _MAX_WRONG: Final = 1024
 """Wrong passwords that are remembered, so that a client with an old one costs one hash."""
+_SAMPLES: Final = 32
+_NOBODY: Final = Account("nobody", "", "")
+"""Stands for the account of a name that has none."""
 _WRITE_WITHIN_S: Final = 1.0
 """How long to wait until a revocation, already in force, is on disk."""
 _LEARN_S: Final = 1.0
@@ -93,6 +96,9 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._key = secrets.token_bytes(32)
         self._verified: dict[str, tuple[Account, bytes]] = {}
         self._wrong: OrderedDict[tuple[str, bytes], Account] = OrderedDict()
+        self._took: dict[int, deque[float]] = {}
+        """Seconds that hashing took lately, by its cost."""
+        self._pretending = {chosen: asyncio.Semaphore(threads) for chosen in (True, False)}
         # In force, but not yet written to the file.
         self._revoked: dict[str, str] = {}
         self._writing: asyncio.Task[None] | None = None
@@ -108,7 +114,10 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         await self.refresh()
         await self._join(session)
         account = self._account(session.username)
-        if account is None or session.busy:
+        if account is None:
+            await self._refuse_unknown(session)
+            return False
+        if session.busy:
             return False
         digest = self._digest(session.password)
         if not self._is_cached(session.username, account, digest):
@@ -201,6 +210,14 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             await self.refresh()
             self._revoked.pop(name, None)
 
+    async def forget_expired_tokens(self) -> None:
+        """Drop expired join tokens from their file; one that can't be written is tried again."""
+        loop, now_s = asyncio.get_running_loop(), self._clock.time_ns() / 1e9
+        try:
+            await loop.run_in_executor(self._pool, drop_expired, self._path, now_s)
+        except OSError as error:  # TimeoutError is one
+            self._complain(f"expired tokens are still in the file: {error}")
+
     async def refresh(self) -> None:
         """Reload the accounts file if it was replaced; a damaged one keeps the last good state."""
         async with self._reading:
@@ -271,7 +288,39 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             hashing = loop.run_in_executor(pool, self._accounts.verify, peer.username, peer.password)
             hashing.add_done_callback(partial(self._verified_one, login, peer.source, account))
             self._logins[login] = hashing
-        return await asyncio.shield(self._logins[login]) is not None
+        password, hashed = peer.password, self._accounts.is_hashed(peer.username, peer.password)
+        right = await asyncio.shield(self._logins[login]) is not None
+        if not right and not hashed:
+            await self._pretend_to_hash(password)
+        return right
+
+    async def _refuse_unknown(self, peer: Peer) -> None:
+        """As a wrong password of an account is refused: nobody finds out which names have one."""
+        login = (peer.username, self._digest(peer.password))
+        if self._wrong.get(login) == _NOBODY:
+            return
+        if not self._guard.admit_unknown(peer.username, peer.source, self._clock.monotonic()):
+            peer.busy = True
+            return
+        await self._pretend_to_hash(peer.password)
+        self._remember_wrong(login, _NOBODY)
+
+    async def _pretend_to_hash(self, password: str) -> None:
+        """Wait as long as hashing it would take, in a queue as long, without the work: strangers' guesses at
+        what does not exist must not cost others their logins."""
+        cost = cost_of(password)
+        async with self._pretending[is_chosen(password)]:
+            if cost not in self._took:
+                began = self._clock.monotonic()
+                await asyncio.get_running_loop().run_in_executor(None, hash_in_vain, cost)
+                self._took[cost] = deque([self._clock.monotonic() - began], _SAMPLES)
+            else:
+                await self._clock.sleep(secrets.choice(self._took[cost]))
+
+    def _remember_wrong(self, login: tuple[str, bytes], account: Account) -> None:
+        self._wrong[login] = account
+        if len(self._wrong) > _MAX_WRONG:
+            self._wrong.popitem(last=False)
 
     def _verified_one(
         self,
@@ -285,9 +334,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         right = not failed and hashing.result() is not None
         self._guard.ended(login[0], source, self._clock.monotonic(), right)
         if not right and not failed:
-            self._wrong[login] = account
-            if len(self._wrong) > _MAX_WRONG:
-                self._wrong.popitem(last=False)
+            self._remember_wrong(login, account)
 
     def _is_cached(self, name: str, account: Account, digest: bytes) -> bool:
         known = self._verified.get(name)

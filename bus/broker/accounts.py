@@ -28,6 +28,7 @@ _MACHINE_MADE: Final = 32
 _COST_MACHINE: Final = 2**12
 _COST_HUMAN: Final = 2**15
 _BLOCK: Final = 8
+_NO_SALT: Final = bytes(16)
 _MEMORY: Final = 64 * 1024 * 1024
 
 
@@ -65,9 +66,14 @@ class Accounts:
         """The account's kind when the password is right, else None. Costs 10 to 100 ms of CPU, except for a
         password that cannot be right by its length: `_make` chose the cost by it."""
         account = self.table.get(name)
-        if account is None or _cost_of(account) != _cost_for(password):
+        if account is None or not self.is_hashed(name, password):
             return None
         return account.kind if _matches(account, password) else None
+
+    def is_hashed(self, name: str, password: str) -> bool:
+        """Whether `verify` hashes this password. Who sees how long it takes must not learn that."""
+        account = self.table.get(name)
+        return account is not None and _cost_of(account) == _cost_for(password)
 
 
 def new_secret(token: Callable[[], str] = secrets.token_urlsafe) -> str:
@@ -111,6 +117,16 @@ def remove_account(path: Path, name: str) -> bool:
             return False
         write_accounts(path, table)
     return True
+
+
+def cost_of(password: str) -> int:
+    """The cost that an account with this password has: how long hashing it takes depends on this alone."""
+    return _cost_for(password)
+
+
+def hash_in_vain(cost: int) -> None:
+    """Takes as long as hashing a password of this cost."""
+    _scrypt("", _NO_SALT, cost)
 
 
 def _make(kind: str, secret: str) -> Account:

@@ -134,7 +134,7 @@ class ClientConnection:
             await self.stream.finish(writing, _FLUSH_S)
 
     def drop(self, reason: str) -> None:
-        """End the connection now, without its will (taken over, revoked, broker ends)."""
+        """End the connection now, without its will (revoked, broker ends)."""
         self._will = None
         self.stream.abort(reason)
 
@@ -170,9 +170,13 @@ class ClientConnection:
         self.stream.abort(reason)
 
     def supersede(self) -> None:
-        """Sink: the client reconnected (same account and client id), so its will is not published."""
+        """Sink: the client reconnected (same account and client id): its will comes before what it says now.
+
+        MQTT-3.1.2-8 knows no exception: only a DISCONNECT removes a will.
+        """
         self._uncount()
-        self.drop("taken over by a newer connection")
+        self.stream.abort("taken over by a newer connection")
+        self._publish_will()
 
     @property
     def owner(self) -> Owner:
@@ -379,6 +383,9 @@ class ClientConnection:
         self._pace.remove(self)
         if self._session is not None and self._session.sink is self:
             self._router.close(self._session)
+        self._publish_will()
+
+    def _publish_will(self) -> None:
         will, self._will = self._will, None
         if will is not None and self._session is not None and self._access.is_current(self.peer):
             retain = will.retain and self._access.may_retain(will.publication.topic)

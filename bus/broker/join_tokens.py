@@ -15,7 +15,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..acl import NODE
 from ..topics import NAME_PATTERN, is_name
@@ -24,6 +24,8 @@ from .accounts import Accounts, locked, put_account, replace_json, write_account
 VALID_S: Final = 900.0
 """Default validity of a token, in seconds."""
 LONGEST_S: Final = 86_400.0
+_SKEW_S: Final = 5.0
+"""A clock may be corrected by so much."""
 _PREFIX: Final = "join:"
 _MIN_SECRET: Final = 32
 """Minimum length of a node's secret; those of `new_secret` have 43 characters."""
@@ -65,7 +67,7 @@ def issue_token(accounts: Path, name: str, now_s: float, valid_s: float = VALID_
         account = Accounts.load(accounts).table.get(name)
         if account is not None and account.kind != NODE:
             raise ValueError(f"{name!r} is the account of a {account.kind}, not of a node")
-        row = {"hash": _hash(token), "until": now_s + valid_s}
+        row = {"hash": _hash(token), "since": now_s, "until": now_s + valid_s}
         replace_json(tokens_file(accounts), {**_living(accounts, now_s), name: row})
     return token
 
@@ -115,6 +117,22 @@ def read_hashes(accounts: Path, now_s: float) -> dict[str, str]:
     return {name: str(row["hash"]) for name, row in _living(accounts, now_s).items()}
 
 
+def drop_expired(accounts: Path, now_s: float) -> bool:
+    """Forget expired tokens for good, so that a clock that is set back revives none; False when none was.
+
+    Raises OSError when the file can't be written or the lock is held for 10 s.
+    """
+    if not _expired(accounts, now_s):
+        return False
+    with locked(accounts):
+        replace_json(tokens_file(accounts), _living(accounts, now_s))
+    return True
+
+
+def _expired(accounts: Path, now_s: float) -> bool:
+    return len(_rows(accounts)) > len(_living(accounts, now_s))
+
+
 def is_token_of(hashes: Mapping[str, str], name: str, offer: Offer) -> bool:
     """True when the token was issued for the name; `redeem` checks that it is still valid."""
     return hmac.compare_digest(hashes.get(name, ""), _hash(offer.token))
@@ -137,12 +155,25 @@ def _fits(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
 
 
 def _living(accounts: Path, now_s: float) -> dict[str, Mapping[str, object]]:
-    """The tokens that have not expired; none when the file can't be read."""
+    """The tokens that are valid now: neither expired, nor issued later than now (the clock was set back)."""
+    rows = _rows(accounts)
+    try:
+        return {
+            name: row
+            for name, row in rows.items()
+            if row["hash"] and float(row.get("since", now_s)) - _SKEW_S <= now_s < float(row["until"])
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _rows(accounts: Path) -> dict[str, Mapping[str, Any]]:
+    """All tokens in the file; none when it can't be read."""
     try:
         rows = json.loads(tokens_file(accounts).read_bytes())
-        return {name: row for name, row in rows.items() if row["hash"] and now_s < float(row["until"])}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError):
         return {}
+    return rows if isinstance(rows, dict) else {}
 
 
 def _hash(token: str) -> str:

@@ -376,6 +376,8 @@ class LoginGuard:
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._names = Buckets(limits.name_guesses, 1 / limits.name_guess_s)
+        # Apart, so that made-up names push no account's tokens out.
+        self._unknown_names = Buckets(limits.name_guesses, 1 / limits.name_guess_s)
         self._sources = Buckets(limits.source_guesses, limits.source_guesses_per_s)
         self._waiting, self._full = 0, limits.waiting_logins
         self._burst = limits.name_guesses
@@ -389,6 +391,17 @@ class LoginGuard:
             self._names.give_back(name, now)
             return False
         self._waiting += 1
+        return True
+
+    def admit_unknown(self, name: str, source: str, now: float) -> bool:
+        """The same for a name without an account, so that the answer tells none from one that has. Nothing is
+        hashed for it, so `ended` is not called."""
+        untouched = self._unknown_names.level(name, now) >= self._burst
+        if not self._unknown_names.take(name, now):
+            return False
+        if not self._sources.take(source, now) and not untouched:
+            self._unknown_names.give_back(name, now)
+            return False
         return True
 
     def ended(self, name: str, source: str, now: float, right: bool) -> None:

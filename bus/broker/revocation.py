@@ -1,5 +1,5 @@
-"""Which manager events revoke an account of the embedded broker: those of an unpaired node and of a removed
-principal, so that it is gone as the operation commits. Pure.
+"""Which manager events revoke an account of the embedded broker: those of an unpaired or
+forgotten node and of a removed principal, so that it is gone as the operation commits. Pure.
 
 Only a manager may publish events (bus.acl), and it resends each until the broker has acknowledged it, so no
 request, no second channel and no shared file is needed between the two (docs/decisions/0011).
@@ -12,7 +12,7 @@ from ..decode import parse
 from ..errors import BusError
 from ..topics import parse_event
 
-_KINDS: Final = {("node", "unpaired"): NODE, ("principal", "removed"): PERSON}
+_KINDS: Final = {("node", "unpaired"): NODE, ("node", "forgotten"): NODE, ("principal", "removed"): PERSON}
 _ENDINGS: Final = tuple(f"/{verb}" for _, verb in _KINDS)
 
 

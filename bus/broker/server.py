@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
@@ -23,6 +23,7 @@ from amqtt.contexts import BrokerConfig as AmqttConfig
 from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
+from ..addresses import netloc
 from ..clock import Clock
 from ..files import write_atomically
 from .access_plugin import AccessPlugin, Peer
@@ -52,13 +53,19 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
     """Serves on sockets that are bound already, one per listener name: `ws` is WebSocket, any other TCP."""
 
     def __init__(
-        self, config: AmqttConfig, sockets: dict[str, socket.socket], clock: Clock, limits: Limits
+        self,
+        config: AmqttConfig,
+        sockets: dict[str, socket.socket],
+        clock: Clock,
+        limits: Limits,
+        origins: Sequence[str] = (),
     ) -> None:
         super().__init__(config)
         self._sockets = sockets
         self._clock = clock
         self._access = next(p for p in self.plugins_manager.plugins if isinstance(p, AccessPlugin))
         self._limits = limits
+        self._origins = tuple(origins)
         self._accounting = Accounting(limits)
         self._gate = Gate(limits)
         self._pace = Pace(clock, limits)
@@ -123,6 +130,9 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
                 subprotocols=[websockets.Subprotocol("mqtt")],
+                # A browser sends its page's origin, whichever page somebody opens. Some libraries name the
+                # listener itself, where no page is; its names can't be another's, so no rebinding helps.
+                origins=[None, *map(websockets.Origin, (*self._origins, *_own_origins(sock)))],
                 max_size=self._limits.packet_bytes + 8,
                 compression=None,
                 close_timeout=_STOP_S,
@@ -196,6 +206,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 await self._access.refresh()
                 self._drop_revoked()
                 self._access.enforce()
+                await self._access.forget_expired_tokens()
                 await self._report_use()
             except Exception:
                 log.exception("the accounts could not be followed; trying again")
@@ -236,6 +247,12 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=_STOP_S)
+
+
+def _own_origins(sock: socket.socket) -> list[str]:
+    address, port = sock.getsockname()[:2]
+    hosts = {"localhost", netloc(address, port).rpartition(":")[0]}
+    return [f"{scheme}://{host}:{port}" for scheme in ("http", "https") for host in sorted(hosts)]
 
 
 class _Handshake(ServerConnection):

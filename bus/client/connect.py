@@ -17,11 +17,11 @@ from ..clock import Clock, SystemClock
 from ..connection.mqtt_link import MqttLink
 from ..errors import BusOfflineError
 from ..options import ConnectOptions, TlsOptions, parse_urls
+from ..password import read_password
 from ..topics import Topics
 from .client import CALL_S, BusClient
 from .errors import LoginRefusedError
 from .names import checked
-from .password import read_password
 
 CONNECT_S: Final = 5.0
 """Seconds until a single broker must have let us in; for several, as many as a call may take."""
@@ -69,8 +69,9 @@ async def connect(
     if options.tls is not None:
         options = replace(options, tls=TlsOptions(_path(tls_ca), _path(tls_cert), _path(tls_key)))
     secret = _path(password_file)
-    password = password if secret is None else read_password(secret)
-    options = replace(options, username=username or options.username, password=password)
+    if secret is not None:
+        password = read_password(secret)
+    options = replace(options, username=username or options.username, password=password, password_file=secret)
     async with connect_with(options, Topics(realm, root), timeout, connect_timeout) as client:
         yield client
 

@@ -48,4 +48,4 @@ async def read_pages(ask: Ask, params: dict[str, Any], *, events: bool = False) 
 def _mark(entry: Any, events: bool) -> str:
     if isinstance(entry, str):
         return entry
-    return str(entry["sequence"] if events else entry["oid"])
+    return str(entry["sequence"] if events else entry.get("oid") or entry["id"])

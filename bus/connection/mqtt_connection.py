@@ -16,6 +16,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from ..clock import Clock
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
+from ..password import read_password
 from .link import NO_PROPERTIES, Done, Handler, Message, Properties, Will
 from .mqtt_util import complete, loss, notify, tls_context
 from .packet_limit import NO_RETAIN, RETAIN_NOT_SUPPORTED, PacketLimit, RetainUnavailableError
@@ -81,7 +82,8 @@ class MqttConnection:
         if options.transport == "websockets":
             client.ws_set_options(path=options.path)
         if options.username is not None:
-            client.username_pw_set(options.username, options.password)
+            file = options.password_file
+            client.username_pw_set(options.username, read_password(file) if file else options.password)
         if options.tls is not None:
             client.tls_set_context(tls_context(options))
         if will is not None:

@@ -23,6 +23,8 @@ RESEND_JITTER: Final = 0.25
 """Share of that by which it is shortened at random, so that callers do not resend in step."""
 RETRY: Final = Backoff(base=0.05, cap=1.0)
 """Pauses after a refused publication, and the minimum after a `busy`."""
+WHOSE: Final = "/principal"
+"""The pointer of an error that asks a change for its principal's oid."""
 REPLY_LIMIT: Final = 64 * MAX_REPORT
 """Bytes of a reply: lists may be long."""
 
@@ -47,6 +49,7 @@ class Caller:
         self._clock = clock
         self._new_id = new_id
         self._random = random
+        self._principal: str | None = None
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         link.subscribe(topics.response(caller, inbox), self._on_reply)
 
@@ -74,6 +77,28 @@ class Caller:
         request: dict[str, Any] = {"id": request_id, "reply": self._inbox, "params": params or {}}
         if expect_version is not None:
             request["expect"] = {"version": expect_version}
+        deadline = self._clock.monotonic() + timeout
+        if self._principal is None:
+            try:
+                return await self._call(op, request, timeout)
+            except BusError as error:
+                if WHOSE not in error.pointers:
+                    raise
+            self._principal = await self._own_oid(deadline)
+        request["principal"] = self._principal
+        return await self._call(op, request, deadline - self._clock.monotonic())
+
+    async def _own_oid(self, deadline: float) -> str:
+        """The oid of the principal that this caller's name belongs to now; it is kept from then on."""
+        request = {"id": self._new_id(), "reply": self._inbox, "params": {}}
+        found = await self._call("list_principals", request, deadline - self._clock.monotonic())
+        for row in found if isinstance(found, list) else []:
+            if isinstance(row, Mapping) and row.get("name") == self._caller:
+                return str(row.get("oid"))
+        raise BusError("no_such_principal", f"no principal '{self._caller}'")
+
+    async def _call(self, op: str, request: dict[str, Any], timeout: float) -> Any:
+        request_id = request["id"]
         attempts = _Attempts(encode(request), self._clock.monotonic() + timeout)
         self._waiting[request_id] = asyncio.get_running_loop().create_future()
         try:

@@ -33,6 +33,10 @@ def run(
     ws_port: Annotated[
         int | None, typer.Option("--ws-port", min=0, max=65535, help="MQTT over WebSocket too.")
     ] = None,
+    ws_origin: Annotated[
+        list[str] | None,
+        typer.Option("--ws-origin", help="A web page that may use it: https://HOST:PORT; may be repeated."),
+    ] = None,
     root: Annotated[str, typer.Option("--root", help="First topic level.")] = "busbar",
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -53,6 +57,7 @@ def run(
         host=host or loopback(),
         port=port,
         ws_port=ws_port,
+        ws_origins=ws_origin or [],
         root=root,
         realm=global_options().realm,
     )

@@ -47,6 +47,11 @@ def run(
         bool,
         typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
     ] = False,
+    quota_nodes: Annotated[int, typer.Option(min=0, help="Nodes that one operator may own.")] = 100,
+    quota_clusters: Annotated[int, typer.Option(min=0, help="Clusters that one operator may own.")] = 100,
+    quota_groups: Annotated[
+        int, typer.Option(min=0, help="Worker groups in one operator's clusters.")
+    ] = 1_000,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the manager in the foreground, against the broker of the options."""
@@ -70,6 +75,7 @@ def run(
         max_packet=max_packet,
         principals=dict.fromkeys(owner or ["admin"], OWNER),
         adopt_realm=adopt_realm,
+        quotas={"nodes": quota_nodes, "clusters": quota_clusters, "groups": quota_groups},
     )
     raise typer.Exit(run.serve(spec))
 

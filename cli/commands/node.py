@@ -222,3 +222,18 @@ async def _has_heard(bus: BusClient, gone: Node) -> bool:
         await bus.clock.sleep(0.05)
         gone = await bus.get_node(node_oid=gone.oid)
     return not gone.boot
+
+
+@n.subcommand(app, "forget", "forget_node", more="With the embedded broker, its account is removed too.")
+def forget(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+    state = accounts.local_state()
+
+    async def work(bus: BusClient) -> Node:
+        return await bus.forget_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
+
+    gone = run(work)
+    output.done(gone, f"node '{gone.name}' forgotten")
+    if state is None:
+        accounts.explain_external(gone.name, "remove")
+    else:
+        accounts.remove(state, gone.name, NODE)

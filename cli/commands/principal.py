@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 from busbar.bus.acl import PERSON
-from busbar.bus.params import Principal
+from busbar.bus.client.client import BusClient
+from busbar.bus.params import Principal, RemovedPrincipal, Transferred
 from busbar.bus.roles import Role, in_words
 
 from .. import common_options as n
 from .. import output
 from ..connect import run
+from ..errors import CliError, ExitCode
 from ..services import accounts
 
 app = n.command_group("Users and their roles. The broker authenticates; the manager authorises by role.")
@@ -32,10 +35,16 @@ def list_() -> None:
 
 
 @n.subcommand(app, "add", "add_principal")
-def add(name: Name, role: RoleArgument) -> None:
+def add(
+    name: Name,
+    role: RoleArgument,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Give a name again that a removed principal had.")
+    ] = False,
+) -> None:
     state = accounts.local_state()
     accounts.refuse_other(state, name, PERSON)
-    made = run(lambda bus: bus.add_principal(name=name, role=role))
+    made = run(lambda bus: bus.add_principal(name=name, role=role, reuse=reuse))
     if state is None:
         output.done(made, f"principal '{name}' is {made.role}")
         return accounts.explain_external(name, "add")
@@ -54,8 +63,46 @@ def role(name: Name, role: RoleArgument) -> None:
 def remove(name: Name) -> None:
     gone = run(lambda bus: bus.remove_principal(principal_name=name))
     output.done(gone, f"principal '{name}' removed")
+    if gone.clusters or gone.nodes:
+        output.note(
+            f"it still owns {_counted(gone)}; to hand them over: busbar principal transfer TO --from {name}"
+        )
     state = accounts.local_state()
     if state is None:
         accounts.explain_external(name, "remove")
     else:
         accounts.remove(state, name, PERSON)
+
+
+@n.subcommand(app, "transfer", "transfer_principal")
+def transfer(
+    to: Annotated[str, typer.Argument(help="The new owner.")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="Everything of this principal, present or removed.")
+    ] = None,
+    oid: Annotated[str | None, typer.Option("--from-oid", help="The same by its oid.")] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", help="This cluster alone.")] = None,
+    node: Annotated[str | None, typer.Option("--node", help="This node alone.")] = None,
+) -> None:
+    if sum(given is not None for given in (source, oid, cluster, node)) != 1:
+        raise CliError("say what to hand over: one of --from, --from-oid, --cluster, --node", ExitCode.USAGE)
+    given = run(partial(_transfer, to=to, source=source, oid=oid, cluster=cluster, node=node))
+    output.done(given, f"'{to}' is the owner of {_counted(given)}")
+
+
+async def _transfer(
+    bus: BusClient, to: str, source: str | None, oid: str | None, cluster: str | None, node: str | None
+) -> Transferred:
+    found_cluster = await bus.get_routercluster_by_name(routercluster_name=cluster) if cluster else None
+    found_node = await bus.get_node_by_name(node_name=node) if node else None
+    return await bus.transfer_principal(
+        principal_name=to,
+        from_name=source,
+        from_oid=oid,
+        routercluster_oid=found_cluster.oid if found_cluster else None,
+        node_oid=found_node.oid if found_node else None,
+    )
+
+
+def _counted(row: Transferred | RemovedPrincipal) -> str:
+    return f"{row.clusters} router clusters and {row.nodes} nodes"

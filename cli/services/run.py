@@ -43,7 +43,15 @@ async def run_broker(spec: BrokerSpec, ready: Ready) -> None:
     """Run the embedded broker until cancelled."""
     from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 
-    config = BrokerConfig(Path(spec.accounts), spec.host, spec.port, spec.ws_port, spec.root, spec.realm)
+    config = BrokerConfig(
+        Path(spec.accounts),
+        spec.host,
+        spec.port,
+        spec.ws_port,
+        spec.root,
+        spec.realm,
+        origins=tuple(spec.ws_origins),
+    )
     async with EmbeddedBroker(config) as broker:
         log.info("broker listens on mqtt://%s", netloc(config.host, broker.port))
         if broker.ws_port:
@@ -67,6 +75,7 @@ _PROTOCOLS: Final[Mapping[MqttVersion, _Protocol]] = {
 
 async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
     """Run the manager until cancelled."""
+    from busbar.manager.quotas import Quotas
     from busbar.manager.service import ManagerConfig, run
 
     config = ManagerConfig(
@@ -79,6 +88,7 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
         offline_after_s=spec.offline_after_s,
         principals=spec.principals,
         adopt_realm=spec.adopt_realm,
+        quotas=Quotas(**spec.quotas),
     )
     await run(config, ready)
 

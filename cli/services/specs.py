@@ -43,6 +43,7 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     realm: str | None = None
     host: str = "127.0.0.1"
     ws_port: int | None = None
+    ws_origins: list[str] = field(default_factory=list)
     log_level: str = "info"
 
 
@@ -61,6 +62,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     mqtt: MqttVersion = "auto"
     adopt_realm: bool = False
     max_packet: int | None = None
+    quotas: dict[str, int] = field(default_factory=dict)
     log_level: str = "info"
 
 

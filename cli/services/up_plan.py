@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from busbar.bus import acl
 from busbar.bus.addresses import IPV4, is_loopback, netloc
-from busbar.bus.files import FileLock, write_atomically
+from busbar.bus.files import FileLock, read_private, write_atomically
 from busbar.bus.loopback import bind_error, can_bind, loopback
 from busbar.bus.roles import OWNER
 
@@ -146,7 +147,10 @@ def private_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if path.stat().st_mode & 0o077:
+        found = path.stat()
+        if {path.lstat().st_uid, found.st_uid} != {os.geteuid()}:
+            raise CliError(f"folder {path} belongs to another user: what is in it may be planted")
+        if found.st_mode & 0o077:
             path.chmod(0o700)
     except OSError as error:
         raise CliError(f"folder {path}: {error.strerror}") from None
@@ -190,13 +194,20 @@ def prepare(plan: Plan) -> None:
 
 
 def ensure_secret(state: Path, user: str) -> str:
-    """A user's secret, created at first use in a file of mode 0600."""
+    """A user's secret, created at first use in a file of mode 0600.
+
+    Raises:
+        CliError: it can't be read or written, or somebody else may have written it.
+    """
     from busbar.bus.broker.accounts import new_secret
 
     path = private_folder(state / SECRETS) / user
-    if not path.exists():
-        write_atomically(path, new_secret() + "\n")
-    return path.read_text(encoding="utf-8").strip()
+    try:
+        if (known := read_private(path)) is None:
+            write_atomically(path, (known := new_secret()) + "\n")
+    except OSError as error:
+        raise CliError(f"secret {error.strerror or error}") from None
+    return known.strip()
 
 
 def ensure_broker_account(state: Path, user: str, kind: str, secret: str) -> None:

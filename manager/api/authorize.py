@@ -6,9 +6,10 @@ from typing import Final
 
 from busbar.bus.contract import Operation
 from busbar.bus.errors import BusError
-from busbar.bus.messages import Expect
+from busbar.bus.messages import Expect, Request
 from busbar.bus.params import Params
 from busbar.bus.roles import OWNER
+from msgspec import UnsetType
 
 from ..store.reads import Queries
 from ..store.rows import PrincipalRow
@@ -25,6 +26,22 @@ def need_principal(store: Queries, name: str) -> PrincipalRow:
     if row is None:
         raise BusError("no_such_principal", f"no principal '{name}'")
     return row
+
+
+def check_identity(request: Request, principal: PrincipalRow, *, change: bool) -> None:
+    """Names can be given again; oids can't. A change in a name that had another holder must say which of them
+    asks: the broker may still deliver what the former one left behind, such as a delayed will.
+
+    Raises:
+        BusError: `no_such_principal` when the request is another principal's, `not_authorized` when it does
+            not say whose it is.
+    """
+    if isinstance(request.principal, UnsetType):
+        if change and principal.reused:
+            detail = f"'{principal.name}' had another holder before: a change must name its principal's oid"
+            raise BusError("not_authorized", detail, ["/principal"])
+    elif request.principal != principal.oid:
+        raise BusError("no_such_principal", f"'{principal.name}' is another principal now", ["/principal"])
 
 
 def check_role(row: Operation, principal: PrincipalRow) -> None:

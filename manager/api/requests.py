@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -23,6 +23,7 @@ from busbar.bus.params import Params
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
+from ..quotas import Quotas
 from ..rate_limit import Limits
 from ..store import Cause, Store, Tx, files
 from ..store.rows import PrincipalRow
@@ -30,6 +31,7 @@ from . import authorize
 from .operations import CHANGES, READS
 from .operations.base import ChangeContext, ReadContext
 from .read_cache import ReadCache
+from .refusals import Refusals
 
 log = logging.getLogger("busbar.dispatch")
 
@@ -106,6 +108,7 @@ class Responder:
     read_context: Callable[[], ReadContext]
     mqtt5: bool = False
     """Whether replies carry MQTT 5 properties."""
+    quotas: Quotas = field(default_factory=Quotas)
 
 
 class Dispatch:
@@ -130,6 +133,8 @@ class Dispatch:
         self._new_id = new_id
         self._principals: dict[str, PrincipalRow] = {}
         self._principals_at = -1
+        self.quotas = responder.quotas
+        self.refusals = Refusals(store, clock)
         self._cache = ReadCache(lambda: store.commits)
 
     def handle(self, message: Message) -> None:
@@ -141,6 +146,7 @@ class Dispatch:
         if message.retain:
             # A retained command would run again after every reconnect.
             log.warning("dropped a retained request of '%s' (%.64s)", route.caller, route.operation)
+            self.refusals.note(route.caller, route.operation, "malformed_request", "it was retained")
             return
         ctx = self._context(route, message)
         try:
@@ -177,12 +183,14 @@ class Dispatch:
         if row is None:
             raise BusError("no_such_procedure", f"no operation '{ctx.op[:MAX_OP]}'")
         # Decides for a read. For a change it only saves the transaction, which decides (`ChangeJob.run`).
-        authorize.check_role(row, self._principal(ctx.caller))
+        principal = self._principal(ctx.caller)
+        authorize.check_identity(request, principal, change=row.change)
+        authorize.check_role(row, principal)
         if not isinstance(request.ttl_ms, msgspec.UnsetType):
             own = ctx.received + request.ttl_ms / 1000
             ctx.expires = own if ctx.expires is None else min(own, ctx.expires)
         if row.change:
-            self._submit(ctx, row, request)
+            self._submit(ctx, row, request, principal.oid)
             return
         params = convert(request.params, row.params, "/params")
         read = partial(READS[row.name], self._responder.read_context(), params)
@@ -213,7 +221,7 @@ class Dispatch:
 
     # --- changes
 
-    def _submit(self, ctx: RequestContext, row: Operation, request: Request) -> None:
+    def _submit(self, ctx: RequestContext, row: Operation, request: Request, principal_oid: str) -> None:
         """Submit a change; with an id even one with invalid parameters, because its reply is stored too."""
         params: Params | BusError
         try:
@@ -222,7 +230,7 @@ class Dispatch:
             if not ctx.has_own_id:
                 raise
             params = error
-        job = ChangeJob(self, ctx, row, request, params)
+        job = ChangeJob(self, ctx, row, request, principal_oid, params)
         # The transaction fills in who the caller is then.
         self._store.submit(job.run, job.done, Cause({"authid": ctx.caller}, ctx.id))
         self._limits.began(ctx.caller)
@@ -277,6 +285,8 @@ class Dispatch:
 
     def _refuse(self, ctx: RequestContext, error: Exception) -> None:
         public = error if isinstance(error, BusError) else self._internal_error(ctx, error)
+        request_id = ctx.id if ctx.has_own_id else None
+        self.refusals.note(ctx.caller, ctx.op, public.code, public.detail, request_id)
         try:
             self.send(ctx, self.error(ctx, public), public)
         except Exception:
@@ -301,6 +311,8 @@ class ChangeJob:
     ctx: RequestContext
     row: Operation
     request: Request
+    principal_oid: str
+    """Who asked: the name may have another holder when the transaction runs."""
     params: Params | BusError
     """The parameters, or why they are invalid."""
 
@@ -311,11 +323,14 @@ class ChangeJob:
         """
         ctx = self.ctx
         principal = authorize.need_principal(tx, ctx.caller)
+        if principal.oid != self.principal_oid:
+            raise BusError("no_such_principal", f"the principal '{ctx.caller}' that asked was removed")
+        authorize.check_identity(self.request, principal, change=True)
         authorize.check_role(self.row, principal)
         who = Who(principal.name, principal.role, ctx.inbox)
         tx.cause = Cause({"authid": who.authid, "authrole": who.authrole, "session": who.session}, ctx.id)
         request_digest = digest(ctx.op, self.request.params, msgspec.to_builtins(self.request.expect))
-        stored = tx.stored_reply(ctx.caller, ctx.id) if ctx.has_own_id else None
+        stored = tx.stored_reply(principal.oid, ctx.id) if ctx.has_own_id else None
         if stored is not None:
             if stored.digest != request_digest:
                 raise BusError("request_id_reused", f"id '{ctx.id}' was used for another request", ["/id"])
@@ -342,11 +357,11 @@ class ChangeJob:
                 raise
             failure, reply = error, dispatch.error(ctx, error)
         if ctx.has_own_id:
-            tx.store_reply(ctx.caller, ctx.id, request_digest, reply)
+            tx.store_reply(principal.oid, ctx.id, request_digest, reply)
         outcome = failure.code if failure else "ok"
         params = encode(self.request.params).decode()[:AUDIT_LIMIT]
         target = None if isinstance(self.params, BusError) else authorize.target(self.params)
-        tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params)
+        tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params, principal.oid)
         properties = properties_to_text(dispatch.properties(ctx, failure))
         tx.send(dispatch.reply_topic(ctx), reply, properties=properties)
 
@@ -355,7 +370,7 @@ class ChangeJob:
             raise self.params
         authorize.check_owner(self.row, principal, self.params, tx)
         authorize.check_version(self.request.expect, self.params, tx)
-        context = ChangeContext(tx, who, principal.oid, self.ctx.id)
+        context = ChangeContext(tx, who, principal.oid, self.ctx.id, self.dispatch.quotas)
         return CHANGES[self.row.name](context, self.params)
 
 

@@ -140,12 +140,15 @@ class Publisher:
 
     def _on_commit(self, changes: Changes) -> None:
         self._acked -= changes.deleted_outbox
+        if changes.withdrawn:
+            self._queue = deque(row for row in self._queue if not changes.is_withdrawn(row))
         self._dirty_assignments.update(dict.fromkeys(sorted(changes.assignments)))
         for kind, oids in _kinds(changes):
             self._dirty_statuses.update({(kind, oid): None for oid in sorted(oids)})
         if self.active:
             for row in changes.outbox:
-                self._enqueue(row)
+                if not changes.is_withdrawn(row):
+                    self._enqueue(row)
         self._wake.set()
 
     def _enqueue(self, row: OutboxRow) -> None:

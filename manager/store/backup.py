@@ -43,6 +43,7 @@ def backup(source: Path, target: Path, when: str) -> None:
         raise StoreRefusedError(f"there is no database {source}")
     with _in_place_of(target) as new:
         _copy(source, new)
+        _refuse_foreign(new)
         _mark(new, when)
         _verify(new)
 
@@ -61,6 +62,7 @@ def restore(source: Path, target: Path, when: str) -> Path | None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _in_place_of(target) as new:
         _copy(source, new)
+        _refuse_foreign(new)  # before a statement of ours could run what it holds
         if not backup_time(new):
             _mark(new, f"unknown time, restored {when}")
         _verify(new)
@@ -143,6 +145,12 @@ def _mark(path: Path, when: str) -> None:
             conn.execute(sql.META_SET, (BACKUP, when))
     except sqlite3.Error as error:
         raise StoreRefusedError(f"that is no database of a manager: {error}") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    faults = files.check_schema(path)
+    if faults:
+        raise StoreRefusedError(f"{faults[0]}")
 
 
 def _verify(path: Path) -> None:

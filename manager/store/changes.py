@@ -25,7 +25,8 @@ MONITOR: Final = Cause({"authid": "manager", "authrole": "manager", "session": "
 class Changes:
     """The oids whose statuses (or, for `assignments`, assignments) must be published after the commit.
 
-    `outbox` holds the rows to publish, in order; `deleted_outbox` the ids of acknowledged rows now deleted.
+    `outbox` holds the rows to publish, in order; `deleted_outbox` the ids of acknowledged rows now deleted;
+    `withdrawn` the prefixes of topics of which no row up to an id is published any more.
     """
 
     nodes: set[str] = field(default_factory=set)
@@ -36,6 +37,7 @@ class Changes:
     principals: set[str] = field(default_factory=set)
     outbox: list[OutboxRow] = field(default_factory=list)
     deleted_outbox: set[int] = field(default_factory=set)
+    withdrawn: set[tuple[str, int]] = field(default_factory=set)
 
     def merge(self, other: Changes) -> None:
         """Add the changes of a later step."""
@@ -43,6 +45,10 @@ class Changes:
             mine: set[str] = getattr(self, name)
             mine |= getattr(other, name)
         self.outbox.extend(other.outbox)
+
+    def is_withdrawn(self, row: OutboxRow) -> bool:
+        """Whether this row must not be published any more."""
+        return any(row.id <= last and row.topic.startswith(prefix) for prefix, last in self.withdrawn)
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in _ALL)

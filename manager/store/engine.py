@@ -295,6 +295,8 @@ class Store:
             if self._clock.monotonic() > end:
                 break
         self._context.appends.flush(self._db)
+        for withdrawn in group.changes.withdrawn:
+            self._db.execute(sql.OUTBOX_WITHDRAW, withdrawn)
 
     def _take_waiting(self, group: _CommitGroup) -> None:
         """Add the waiting writes to a failed group, so that they fail with it."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from functools import cache
 from pathlib import Path
 from typing import Final
 
+from . import schema
 from .migrations import migrations
 from .sqlite import Database
 
@@ -35,6 +35,7 @@ def connect(path: Path, *, readonly: bool = False) -> Database:
     db = Database(conn)
     db.execute(f"PRAGMA busy_timeout = {READ_BUSY_MS if readonly else OPEN_BUSY_MS}")
     db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA trusted_schema = OFF")
     if readonly:
         db.execute("PRAGMA query_only = ON")
         return db
@@ -56,6 +57,7 @@ def open_writer(path: Path) -> Database:
     try:
         db = connect(path)
         _refuse_damage(db, path)
+        _refuse_foreign(db, path)
         db.enable_wal()
         migrate(db)
         db.execute("PRAGMA busy_timeout = 0")
@@ -74,7 +76,7 @@ def migrate(db: Database) -> None:
     """
     db.execute("BEGIN IMMEDIATE")
     try:
-        unknown = _unknown_steps(db)
+        unknown = schema.unknown_steps(db)
         if unknown:
             raise StoreRefusedError(f"the database is of a newer Busbar ({unknown}): update this one")
         migrations.apply(db)
@@ -120,6 +122,18 @@ def check(path: Path, *, pending_is_fault: bool = True) -> list[str]:
         return [f"{path}: {error}"]
 
 
+def check_schema(path: Path) -> list[str]:
+    """What makes a file no database of a manager, whatever its content: before anything is asked of it."""
+    try:
+        db = connect(path, readonly=True)
+        try:
+            return _schema_faults(db, pending_is_fault=False)
+        finally:
+            db.close()
+    except sqlite3.DatabaseError as error:
+        return [f"that is no database of a manager: {error}"]
+
+
 def is_locked(error: BaseException) -> bool:
     """Whether SQLite failed because another connection holds the lock."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -147,32 +161,28 @@ def _refuse_damage(db: Database, path: Path) -> None:
         raise _refused(path, sqlite3.DatabaseError(faults[0]))
 
 
+def _refuse_foreign(db: Database, path: Path) -> None:
+    """Before anything is written, which foreign triggers would see."""
+    foreign = "" if schema.unknown_steps(db) else schema.foreign_objects(db)
+    if foreign:
+        raise StoreRefusedError(f"{path} has not the schema of a manager's database: {foreign}")
+
+
 def _schema_faults(db: Database, pending_is_fault: bool) -> list[str]:
     faults = [
         f"table {row[0]}: row {row[1]} refers to a missing row of {row[2]}"
         for row in db.execute("PRAGMA foreign_key_check").fetchmany(10)
     ]
     pending = [step.name for step in migrations.pending(db)]
-    unknown = _unknown_steps(db)
+    unknown = schema.unknown_steps(db)
+    foreign = "" if unknown else schema.foreign_objects(db)
+    if foreign:
+        faults.append(f"not the schema of a manager's database: {foreign}")
     if pending and pending_is_fault:
         faults.append(f"schema steps not applied: {', '.join(pending)} (the manager does it at its start)")
     if unknown:
         faults.append(f"schema steps of a newer Busbar: {unknown}")
     return faults
-
-
-def _unknown_steps(db: Database) -> str:
-    """The applied schema steps that this version does not have, as text."""
-    return ", ".join(sorted({step.name for step in migrations.applied(db)} - _known_steps()))
-
-
-@cache
-def _known_steps() -> frozenset[str]:
-    empty = Database(memory=True)
-    try:
-        return frozenset(step.name for step in migrations.pending(empty))
-    finally:
-        empty.close()
 
 
 def _refused(path: Path, error: sqlite3.DatabaseError) -> StoreRefusedError:

@@ -96,6 +96,38 @@ ALTER TABLE nodes ADD COLUMN owner_oid TEXT;
 """
 
 
+_PRINCIPAL_IDENTITY = """
+DELETE FROM requests WHERE NOT EXISTS
+  (SELECT 1 FROM principals p WHERE p.name = requests.caller AND p.changed <= requests.created);
+UPDATE requests SET caller = (SELECT p.oid FROM principals p WHERE p.name = requests.caller);
+ALTER TABLE principals ADD COLUMN reused INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE audit ADD COLUMN caller_oid TEXT;
+CREATE TABLE former_principals (oid TEXT PRIMARY KEY, name TEXT NOT NULL, removed INTEGER NOT NULL) STRICT;
+CREATE INDEX former_principals_name ON former_principals(name);
+INSERT OR IGNORE INTO former_principals
+  SELECT json_extract(body, '$.data.oid'), json_extract(body, '$.data.name'), time
+  FROM (SELECT time, CAST(payload AS TEXT) AS body FROM events
+    WHERE topic GLOB '*/event/_/principal/*/removed')
+  WHERE json_extract(body, '$.data.oid') IS NOT NULL;
+"""
+
+
+_REFUSALS = """
+CREATE TABLE refusals (
+  id INTEGER PRIMARY KEY, period INTEGER NOT NULL, caller TEXT NOT NULL, op TEXT NOT NULL,
+  outcome TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, count INTEGER NOT NULL,
+  request_id TEXT, detail TEXT NOT NULL, UNIQUE (period, caller, op, outcome)
+) STRICT;
+"""
+
+
+_NODE_HEARD = """
+ALTER TABLE nodes ADD COLUMN heard INTEGER NOT NULL DEFAULT 0;
+UPDATE nodes SET heard = 1
+  WHERE boot IS NOT NULL OR applied_epoch > 0 OR applied_version > 0 OR assignment_version > 2;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -148,3 +180,21 @@ def node_leaves(db: Database) -> None:
 def node_refuses(db: Database) -> None:
     """Whom a node follows instead of this manager."""
     db.execute("ALTER TABLE nodes ADD COLUMN refuses TEXT")
+
+
+@migrations()
+def principal_identity(db: Database) -> None:
+    """Stored replies belong to an oid, not to a name, and former principals are remembered."""
+    _run(db, _PRINCIPAL_IDENTITY)
+
+
+@migrations()
+def refused_requests(db: Database) -> None:
+    """Requests that were refused before they could change anything, folded."""
+    _run(db, _REFUSALS)
+
+
+@migrations()
+def node_heard(db: Database) -> None:
+    """Whether a node was ever heard; in doubt (it was paired more than once) it was."""
+    _run(db, _NODE_HEARD)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from . import sql
 from .rows import (
     AssignedRow,
+    AuditRow,
     ClusterRow,
     GroupRow,
     MemberRow,
     NodeRow,
     OutboxRow,
     PrincipalRow,
+    RefusalRow,
     RevisionRow,
     WorkerRow,
 )
@@ -24,6 +26,10 @@ from .sql import Table
 from .sqlite import Database
 
 R = TypeVar("R", bound=msgspec.Struct)
+
+
+def _least(before: int | None) -> int:
+    return 2**63 - 1 if before is None else before
 
 
 class Queries:
@@ -165,6 +171,22 @@ class Queries:
 
     def principals(self) -> list[PrincipalRow]:
         return self._all(sql.PRINCIPALS, "ORDER BY name")
+
+    def former_principals(self, column: Literal["oid", "name"], value: str) -> list[tuple[str, str, int]]:
+        """(oid, name, nanoseconds since 1970) of removed principals, the last removed first."""
+        return self._rows(sql.FORMER.format(column), value)
+
+    def owned(self, oid: str, kind: str) -> int:
+        """How many `clusters`, paired `nodes`, or `groups` in its clusters a principal owns or owned."""
+        return int(self._rows(sql.OWNED[kind], oid)[0][0])
+
+    def audit_rows(self, before: int | None, limit: int) -> list[AuditRow]:
+        """Changes, the last first, of those with a smaller id than `before`."""
+        return self._all(sql.AUDIT, "WHERE id < ? ORDER BY id DESC LIMIT ?", _least(before), limit)
+
+    def refusals(self, before: int | None, limit: int) -> list[RefusalRow]:
+        """Refused requests, the last first, of those with a smaller id than `before`."""
+        return self._all(sql.REFUSALS, "WHERE id < ? ORDER BY id DESC LIMIT ?", _least(before), limit)
 
     def events(self, since: int, limit: int) -> list[bytes]:
         """Stored events (JSON) after a sequence, oldest first."""

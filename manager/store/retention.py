@@ -33,6 +33,7 @@ class Bounds:
     requests_bytes: int = 64 * 1024 * 1024
     events: int = 100_000
     audit: int = 100_000
+    refusals: int = 10_000
     outbox: int = 200_000
 
     def plan(self, now_ns: int) -> list[tuple[str, int]]:
@@ -43,6 +44,7 @@ class Bounds:
             (REPLIES, self.requests_bytes),
             ("events", self.events),
             ("audit", self.audit),
+            ("refusals", self.refusals),
             ("outbox", self.outbox),
         ]
 

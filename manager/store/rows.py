@@ -9,6 +9,7 @@ from typing import Any
 
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class NodeRow(Struct, frozen=True, gc=False):
@@ -43,6 +44,13 @@ class NodeRow(Struct, frozen=True, gc=False):
     """Whom it follows instead of this manager, so that it applies none of its assignments: a predicate."""
     leaves: Leaves | None = None
     """What became of its workers at its last goodbye; None where its agent did not say."""
+    heard: bool = False
+    """Whether its agent was ever heard before it was paired anew; see `was_heard`."""
+
+    @property
+    def was_heard(self) -> bool:
+        """Whether an agent may have an assignment of it: then its versions must go on."""
+        return self.heard or self.boot is not None or self.applied_epoch > 0 or self.applied_version > 0
 
 
 class ClusterRow(Struct, frozen=True, gc=False):
@@ -129,12 +137,13 @@ class WorkerRow(Struct, frozen=True, gc=False):
 
 
 class PrincipalRow(Struct, frozen=True, gc=False):
-    """A user of the bus and its role: owner, operator or viewer."""
+    """A user of the bus and its role: owner, operator or viewer. `reused`: its name had another holder."""
 
     oid: str
     name: str
     role: str
     changed: int
+    reused: bool = False
 
 
 class OutboxRow(Struct, frozen=True, gc=False):
@@ -173,3 +182,40 @@ class StoredReply(Struct, frozen=True, gc=False):
 
     digest: str
     reply: bytes
+
+
+class AuditRow(Struct, frozen=True, gc=False):
+    """A change that was carried out, or that failed; `params` is JSON, which may be cut off."""
+
+    id: int
+    time: int
+    caller: str
+    caller_oid: str | None
+    role: str
+    op: str
+    request_id: str | None
+    object: str | None
+    outcome: str
+    params: str
+
+
+class RefusalRow(Struct, frozen=True, gc=False):
+    """Requests of one caller that were refused alike in one hour (`period`, counted since 1970).
+
+    Id and detail are those of the last one.
+    """
+
+    period: int
+    caller: str
+    op: str
+    outcome: str
+    first: int
+    last: int
+    count: int
+    request_id: str | None
+    detail: str
+    id: int | None = None
+
+    def after(self, earlier: RefusalRow) -> RefusalRow:
+        """Both together."""
+        return replace(self, first=earlier.first, count=self.count + earlier.count)

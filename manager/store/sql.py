@@ -78,6 +78,7 @@ NODES: Final = Table(
         "labels": _load,
         "status": NodeStatus,
         "goodbye": bool,
+        "heard": bool,
         "runtimes": _load,
         "capacity": _load,
         "conditions": _load,
@@ -96,8 +97,10 @@ GROUPS: Final = Table(
     {"tags": _load, "transport": _load, "status": ClusterState, "was_running": bool},
 )
 WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
-PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {})
+PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
+AUDIT: Final = Table("audit", rows.AuditRow, {})
+REFUSALS: Final = Table("refusals", rows.RefusalRow, {})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
 
@@ -180,12 +183,30 @@ OUTBOX_ADD: Final = "INSERT INTO outbox (id, topic, payload, retain, properties)
 OUTBOX_LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'"
 """The highest id ever used (AUTOINCREMENT keeps it): none is reused."""
 OUTBOX_COUNT: Final = "SELECT count(*) FROM outbox"
+OUTBOX_WITHDRAW: Final = "DELETE FROM outbox WHERE topic > ?1 AND topic < ?1 || '~' AND id <= ?2"
+"""The rows of topics with a prefix, up to an id; `~` sorts behind whatever a topic's name has."""
 OUTBOX_DROP: Final = "DELETE FROM outbox WHERE id = ?"
 REPLY_GET: Final = "SELECT digest, reply FROM requests WHERE caller = ? AND id = ?"
 REPLY_ADD: Final = "INSERT INTO requests (caller, id, digest, reply, created) VALUES (?, ?, ?, ?, ?)"
 AUDIT_ADD: Final = (
-    "INSERT INTO audit (time, caller, role, op, request_id, object, outcome, params)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO audit (time, caller, caller_oid, role, op, request_id, object, outcome, params)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+REFUSAL_ADD: Final = (
+    REFUSALS.insert
+    + " ON CONFLICT (period, caller, op, outcome) DO UPDATE SET count = count + excluded.count,"
+    " last = excluded.last, request_id = excluded.request_id, detail = excluded.detail"
+)
+FORMER_ADD: Final = "INSERT INTO former_principals (oid, name, removed) VALUES (?, ?, ?)"
+FORMER: Final = "SELECT oid, name, removed FROM former_principals WHERE {} = ? ORDER BY removed DESC"
+OWNED: Final[dict[str, str]] = {
+    "clusters": "SELECT count(*) FROM clusters WHERE owner_oid = ?",
+    "nodes": "SELECT count(*) FROM nodes WHERE owner_oid = ? AND status <> 'unpaired'",
+    "groups": "SELECT count(*) FROM workergroups WHERE cluster_oid IN"
+    " (SELECT oid FROM clusters WHERE owner_oid = ?)",
+}
+TRANSFER: Final = (
+    "UPDATE {} SET owner_oid = ?, changed = ?, version = version + 1 WHERE owner_oid = ? RETURNING oid"
 )
 BUMP_ASSIGNMENT: Final = (
     "UPDATE nodes SET assignment_version = assignment_version + 1 WHERE oid = ? RETURNING assignment_version"
@@ -212,6 +233,8 @@ PRUNE: Final[dict[str, str]] = {
     " (SELECT sequence FROM events ORDER BY 1 DESC LIMIT 1 OFFSET ?) ORDER BY 1 LIMIT ?)",
     "audit": "DELETE FROM audit WHERE id IN"
     " (SELECT id FROM audit WHERE id <= (SELECT max(id) FROM audit) - ? ORDER BY 1 LIMIT ?)",
+    "refusals": "DELETE FROM refusals WHERE id IN"
+    " (SELECT id FROM refusals WHERE id <= (SELECT max(id) FROM refusals) - ? ORDER BY 1 LIMIT ?)",
     "outbox": "DELETE FROM outbox WHERE id IN"
     " (SELECT id FROM outbox WHERE id <= (SELECT max(id) FROM outbox) - ? ORDER BY 1 LIMIT ?)",
 }

@@ -18,7 +18,7 @@ from . import sql
 from .append_buffer import AppendBuffer
 from .changes import MONITOR, Cause, Changes
 from .reads import Queries
-from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, StoredReply, WorkerRow
+from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, RefusalRow, StoredReply, WorkerRow
 from .sqlite import Database
 
 T = TypeVar("T")
@@ -89,6 +89,13 @@ class Tx(Queries):
         found = self._update(sql.NODES, oid, columns, "oid")
         self.changes.nodes.update(row[0] for row in found)
         return bool(found)
+
+    def delete_node(self, node: NodeRow) -> None:
+        """Delete a node that no worker and no cluster has any more; what is retained of it is cleared."""
+        self.db.execute("DELETE FROM nodes WHERE oid = ?", (node.oid,))
+        self.changes.nodes.add(node.oid)
+        self.send(self.context.topics.node(node.name, "assignment"), b"", retain=True)
+        self.clear_status(None, "node", node.name)
 
     def bump_assignment(self, node_oid: str) -> int:
         """Raise the node's assignment version and return it; it is published after the commit.
@@ -218,9 +225,22 @@ class Tx(Queries):
         self.db.execute("UPDATE principals SET role = ?, changed = ? WHERE oid = ?", (role, self.now_ns, oid))
         self.changes.principals.add(oid)
 
-    def delete_principal(self, oid: str) -> None:
-        self.db.execute("DELETE FROM principals WHERE oid = ?", (oid,))
-        self.changes.principals.add(oid)
+    def delete_principal(self, row: PrincipalRow) -> None:
+        """Replies that it has not received yet are withdrawn: the name's next holder must not get them."""
+        self.db.execute("DELETE FROM principals WHERE oid = ?", (row.oid,))
+        self.db.execute(sql.FORMER_ADD, (row.oid, row.name, self.now_ns))
+        prefix = self.context.topics.response(row.name, "")
+        self.changes.withdrawn.add((prefix, self.context.appends.outbox_id))
+        self.changes.principals.add(row.oid)
+
+    def transfer(self, old_oid: str, new_oid: str) -> tuple[int, int]:
+        """Give all clusters and nodes of one principal to another; returns how many of each."""
+        values = (new_oid, self.now_ns, old_oid)
+        clusters = self._rows(sql.TRANSFER.format("clusters"), *values)
+        nodes = self._rows(sql.TRANSFER.format("nodes"), *values)
+        self.changes.clusters.update(row[0] for row in clusters)
+        self.changes.nodes.update(row[0] for row in nodes)
+        return len(clusters), len(nodes)
 
     # --- events and messages
 
@@ -268,7 +288,7 @@ class Tx(Queries):
     # --- requests
 
     def stored_reply(self, caller: str, request_id: str) -> StoredReply | None:
-        """The reply to a request that was answered before."""
+        """The reply to a request that was answered before; `caller` is the principal's oid."""
         buffered = self.context.appends.replies.get((caller, request_id))
         if buffered is not None:
             return buffered
@@ -280,12 +300,23 @@ class Tx(Queries):
         self.context.appends.add_reply(caller, request_id, digest, reply, self.now_ns)
 
     def audit(
-        self, role: str, op: str, request_id: str | None, oid: str | None, outcome: str, params: str
+        self,
+        role: str,
+        op: str,
+        request_id: str | None,
+        oid: str | None,
+        outcome: str,
+        params: str,
+        caller_oid: str | None = None,
     ) -> None:
         """Record who requested what, and the outcome (`ok` or an error code)."""
         caller = self.cause.who.get("authid", "")
-        values = (self.now_ns, caller, role, op, request_id, oid, outcome, params)
+        values = (self.now_ns, caller, caller_oid, role, op, request_id, oid, outcome, params)
         self.context.appends.audit.append(values)
+
+    def add_refusal(self, row: RefusalRow) -> None:
+        """Count refused requests, with others of the same hour, caller, operation and error."""
+        self.db.execute(sql.REFUSAL_ADD, sql.REFUSALS.cells(row))
 
     def set_meta(self, key: str, value: str) -> None:
         """Set a value of the table `meta`."""

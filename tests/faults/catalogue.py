@@ -15,6 +15,7 @@ INVARIANTS: Final = {
     "M": "(epoch, version) never goes back",
     "H": "what can't be heard is reported as `UNKNOWN`, never as `RUNNING`",
     "L": "no input and no fault ends a service's loop",
+    "T": "a status tells of no condition whose cause has been gone for 10 s",
     "S": "what one client or account takes is bounded, and the others are served",
     "P": "nobody changes what its role and ownership at that moment do not allow",
     "W": "access is never wider than somebody has written out",
@@ -93,6 +94,7 @@ Broker and network
 48|100 agents reconnect at once|C
 49|most nodes vanish at once|K
 50|request flood by one caller|L
+104|a client id is taken over|H
 Races
 51|delete during start; stop during scale; scale during a node's loss|B O
 52|node removed while offline, then returns|O
@@ -128,6 +130,14 @@ Load
 Authority
 79|a caller is demoted or removed with requests in flight|P
 80|an operator drains or unpairs nodes that carry others' clusters|P
+85|a principal is removed and its name given to somebody else|P
+86|an operator takes names of nodes without end, or those of people|S M
+88|requests that are refused, without end|S L
+89|a database with triggers, views or columns of somebody else|P L
+92|planted secrets, guessed names, expired tokens, foreign web pages|P S
+118|commands for a service are run as root|D L
+120|a password is rotated while its file is missing, open or still the old one|C
+102|a filter that is wider than the rights|S
 108|a node follows another manager and refuses this one's assignments|B C
 117|a manager with another store starts in a realm that is in use|M L
 Commands
@@ -170,6 +180,7 @@ IN_PART: Final = {
     22: "two folders on one host; two hosts differ only in that neither sees the other's processes",
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
     84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
+    86: "nodes and people share one name space, as they do at the broker: who comes first has the name",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""

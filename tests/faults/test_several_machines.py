@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.machines import Block, Machine, blocks, machines
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "several-machines.md"
 EVERY = "every machine"
 
+pytestmark = [needs_root, pytest.mark.mosquitto, pytest.mark.timeout(300)]
+
 
 def carry_out(made: dict[str, Machine], block: Block) -> str:
     said = ""
@@ -25,40 +28,57 @@ def carry_out(made: dict[str, Machine], block: Block) -> str:
     return said
 
 
-@needs_root
-@pytest.mark.mosquitto
-@pytest.mark.timeout(300)
-@pytest.mark.fault(124, "U")
-def test_the_page_on_several_machines_runs_as_printed(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Machine], list[str]]]:
+    """The machines of the page after its last step, and what each step has printed."""
     need_mosquitto()
     steps = list(blocks(PAGE))
     names = sorted({step.host for step in steps} - {EVERY})
     assert names == ["broker.example", "broker2.example", "manager.example", "n1.example", "n2.example"]
-    with machines(tmp_path, names) as made:
-        broker, n2 = made["broker.example"], made["n2.example"]
-        said = [carry_out(made, step) for step in steps]
-        workers = next(text for text in said if "edge/web-4" in text)
-        assert workers.count("RUNNING") >= 4
-        shown = broker.run("busbar worker list -o json")
-        assert '"node": "n1"' in shown and '"node": "n2"' in shown
-        through_the_bridge = "busbar --broker mqtts://broker2.example:8883 --username alice"
-        through_the_bridge += " --password-file ~/.busbar-secret"
-        until(
-            lambda: broker.run(f"{through_the_bridge} node list").count("online") == 2,
-            20,
-            "both nodes are seen through the bridge",
-        )
-        # What the page leaves behind: services as their user, secrets that nobody else reads, no copies.
-        n2.run("test $(stat -c '%U %a' /var/lib/busbar/agent/secret | tr ' ' -) = busbar-600")
-        n2.run("test ! -e /root/n2.join")
-        assert "n2.join" not in broker.run("ls /root")
-        workers_of_n2 = n2.run("pgrep -u busbar -f routers | sort")
-        n2.run("systemctl restart busbar-agent")
-        assert n2.run("pgrep -u busbar -f routers | sort") == workers_of_n2, "they run on"
-        # A node's file can be made anew; the earlier secret is then void.
-        broker.run("busbar node token n2 --passwords /etc/mosquitto/passwords --join-file n2.join")
-        broker.run("scp n2.join n2.example: && rm n2.join")
-        n2.run("systemctl stop busbar-agent && busbar agent join n2.join --service")
-        until(
-            lambda: broker.run("busbar node list").count("online") == 2, 20, "the node has joined once more"
-        )
+    with machines(tmp_path_factory.mktemp("fleet"), names) as made:
+        yield made, [carry_out(made, step) for step in steps]
+
+
+@pytest.mark.fault(124, "U")
+def test_the_page_on_several_machines_runs_as_printed(fleet: tuple[dict[str, Machine], list[str]]) -> None:
+    made, said = fleet
+    broker, n2 = made["broker.example"], made["n2.example"]
+    workers = next(text for text in said if "edge/web-4" in text)
+    assert workers.count("RUNNING") >= 4
+    shown = broker.run("busbar worker list -o json")
+    assert '"node": "n1"' in shown and '"node": "n2"' in shown
+    through_the_bridge = "busbar --broker mqtts://broker2.example:8883 --username alice"
+    through_the_bridge += " --password-file ~/.busbar-secret"
+    until(
+        lambda: broker.run(f"{through_the_bridge} node list").count("online") == 2,
+        20,
+        "both nodes are seen through the bridge",
+    )
+    # What the page leaves behind: services as their user, secrets that nobody else reads, no copies.
+    n2.run("test $(stat -c '%U %a' /var/lib/busbar/agent/secret | tr ' ' -) = busbar-600")
+    n2.run("test ! -e /root/n2.join")
+    assert "n2.join" not in broker.run("ls /root")
+    workers_of_n2 = n2.run("pgrep -u busbar -f routers | sort")
+    n2.run("systemctl restart busbar-agent")
+    assert n2.run("pgrep -u busbar -f routers | sort") == workers_of_n2, "they run on"
+    # A node's file can be made anew; the earlier secret is then void.
+    broker.run("busbar node token n2 --passwords /etc/mosquitto/passwords --join-file n2.join")
+    broker.run("scp n2.join n2.example: && rm n2.join")
+    n2.run("systemctl stop busbar-agent && busbar agent join n2.join --service")
+    until(lambda: broker.run("busbar node list").count("online") == 2, 20, "the node has joined once more")
+
+
+@pytest.mark.fault(124, "U")
+def test_the_page_on_backups_runs_as_printed(fleet: tuple[dict[str, Machine], list[str]]) -> None:
+    """What was made after the backup is gone, what was made before it serves on."""
+    made, _ = fleet
+    broker, steps = made["broker.example"], list(blocks(PAGE.with_name("backup.md")))
+    back_up, restore = steps
+    carry_out(made, back_up)
+    broker.run("busbar cluster create later")
+    workers = made["n1.example"].run("pgrep -u busbar -f routers | sort")
+    assert "is intact" in carry_out(made, restore)
+    until(lambda: "online" in broker.run("busbar node list || true"), 30, "the restored manager serves")
+    names = broker.run("busbar cluster list -q").split()
+    assert "edge" in names and "later" not in names
+    assert made["n1.example"].run("pgrep -u busbar -f routers | sort") == workers, "untouched"

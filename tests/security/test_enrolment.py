@@ -117,7 +117,8 @@ def test_a_person_removed_by_a_plain_client_is_disconnected_and_the_old_password
     kept = up.folder / "daves"
     kept.write_bytes(file.read_bytes())
     kept.chmod(0o600)
-    up.ok("principal", "add", "dave", "viewer")
+    assert "removed" in up.fails(4, "principal", "add", "dave", "viewer")
+    up.ok("principal", "add", "dave", "viewer", "--reuse")
     up.ok("cluster", "list", **dave)
     assert "does not let user 'dave' in" in up.fails(5, "cluster", "list", **person(up, "dave", str(kept)))
     up.ok("principal", "remove", "dave")
@@ -164,7 +165,7 @@ def test_a_node_joins_with_its_token_and_is_removed(up: Stack) -> None:
         up.ok("cluster", "start", "gone", "--wait")
         worker = up.pids("gone")["web-1"]
         assert alive(worker)
-        up.ok("node", "unpair", "n9")
+        up.ok("node", "unpair", "n9", "--yes")
         until(lambda: "authori" in log.read_text().lower(), "the broker refuses n9", REVOKED_S)
         until(lambda: not alive(worker), "its worker is stopped: it was told before it was put out")
         assert process.poll() is None, "the agent goes on, disconnected"

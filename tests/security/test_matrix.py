@@ -352,10 +352,12 @@ async def test_taking_over_a_client_id_gives_no_access(
 
 
 async def test_the_same_account_takes_its_own_id_over(lab: Lab) -> None:
-    first = await lab.client("n1", "same")
+    watching = await observer(lab)
+    first = await lab.client("n1", "same", will=Will(f"{R}/node/n1/state", b"taken"))
     second = await lab.client("n1", "same")
     await first.closed()
     await second.ping()
+    assert (await watching.message())[1] == b"taken"
 
 
 # --- the printed rules, as mosquitto parses them ------------------------------------------------------------

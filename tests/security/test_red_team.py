@@ -278,7 +278,7 @@ def test_one_node_cannot_trigger_the_mass_failure_hold_and_it_recovers(lab: Lab)
 
 # --- people ------------------------------------------------------------------------------------------------
 
-OWNERS_ONLY = {"unpair_node", "add_principal", "set_principal_role", "remove_principal"}
+OWNERS_ONLY = {"unpair_node", "add_principal", "set_principal_role", "remove_principal", "transfer_principal"}
 
 
 def allowed(role: str, operation: str) -> bool:

@@ -264,7 +264,8 @@ def _effects(events: list[Any]) -> dict[tuple[str, str, str], list[int]]:
 def _remembered(watch: Watch, asked: Any) -> None:
     store = watch.world.manager.store
     assert store is not None
-    statement = "SELECT count(*) FROM requests WHERE caller = ? AND id = ?"
+    statement = "SELECT count(*) FROM requests WHERE id = ?2"
+    statement += " AND caller = (SELECT oid FROM principals WHERE name = ?1)"
     if not store.reads.db.execute(statement, (asked.caller, asked.id)).fetchone()[0]:
         watch._violation("D", f"the reply to {asked.op} {asked.id} was not kept")
 

@@ -13,6 +13,7 @@ from busbar.bus.states import STARTED, ClusterState, Leaves, NodeStatus, WorkerS
 from busbar.manager.store.changes import Changes
 from busbar.manager.store.rows import GroupRow, NodeRow, WorkerRow
 
+from tests.simulation.conditions import Conditions
 from tests.simulation.lasting import DOUBTED_S, LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
 from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
@@ -31,6 +32,7 @@ class Watch(Lasting):
     def __init__(self, world: World) -> None:
         self.world = world
         self.mirror = Mirror()
+        self.conditions = Conditions(self)
         self.quiet = False
         self.old_retained: dict[str, bytes] = {}
         self.heard: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What may be wrong for a moment, and not for longer: too many, orphans, a lie, a dead loop (B, O, H, L)."""
+"""What may be wrong for a moment only: too many, orphans, a lie, a dead loop, old news (B, O, H, L, T)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.simulation.mirror import Mirror
 from tests.simulation.parts import HEARTBEAT_S
 
 if TYPE_CHECKING:
+    from tests.simulation.conditions import Conditions
     from tests.simulation.world import World
 
 TIMING = LivenessTiming(heartbeat=HEARTBEAT_S)
@@ -36,6 +37,7 @@ class Lasting:
 
     world: World
     mirror: Mirror
+    conditions: Conditions
     heard: dict[str, float]
     contact: dict[str, float | None]
     wrong_since: dict[tuple[str, str], float]
@@ -59,6 +61,7 @@ class Lasting:
         self._orphans()
         self._honest()
         self._alive()
+        self.conditions.look()
 
     def _note_contact(self) -> None:
         manager, world = self.world.manager, self.world

@@ -16,6 +16,7 @@ from busbar.bus.states import NodeStatus
 from busbar.manager.api.requests import ChangeJob
 from busbar.manager.control.apply import apply_all
 from busbar.manager.control.monitor import Monitor
+from busbar.manager.ingest import report_diff
 from busbar.manager.planner import liveness, scaling
 from busbar.manager.publish.publisher import Publisher
 from busbar.manager.store.tx import Tx
@@ -96,6 +97,11 @@ def _die_of_an_error() -> list[tuple[Any, str, Any]]:
     return [(Monitor, "_write", write), (Monitor, "run", run)]
 
 
+def _remember_what_was() -> list[tuple[Any, str, Any]]:
+    """T: a worker that is ready again keeps the reason why it was not."""
+    return [(report_diff, "_reason", lambda row, seen, state: seen.reason or row.reason)]
+
+
 def _refuse_every_change() -> list[tuple[Any, str, Any]]:
     """V: every change has expired when it is to run, and so nothing happens at all."""
 
@@ -115,6 +121,7 @@ PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
     "M": _apply_anything,
     "H": _trust_everybody,
     "L": _die_of_an_error,
+    "T": _remember_what_was,
     VACUOUS: _refuse_every_change,
 }
 

@@ -30,7 +30,7 @@ def test_a_planted_bug_is_caught(runs: Runs, invariant: str) -> None:
 
 
 def test_each_invariant_has_its_planted_bug() -> None:
-    assert set(PLANTS) == {*"DABKOCMHL", VACUOUS}
+    assert set(PLANTS) == {*"DABKOCMHLT", VACUOUS}
 
 
 @pytest.mark.timeout(300)

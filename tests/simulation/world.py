@@ -136,6 +136,8 @@ class World(Happenings):
         self.watch.quiet = True
         if self._pass(self.now + QUIET_S) and (why := self.watch.unconverged()) is not None:
             self.violation("C", f"converged, and then no longer: {why}")
+        while self.watch.conditions.doubted and self._pass(self.now + STEP_S):
+            pass
         self.watch.final()
         return took
 

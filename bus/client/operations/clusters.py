@@ -73,7 +73,8 @@ class ClusterOperations(Operations):
         What a new cluster is to be.
 
         Raises:
-            BusError: `invalid_configuration`, `already_exists`, or what any operation answers.
+            BusError: `invalid_configuration`, `already_exists`, `quota_exceeded`, or what any operation
+                answers.
         """
         params = p.CreateCluster(
             routercluster=p.ClusterDefinition(

@@ -36,8 +36,8 @@ class GroupOperations(Operations):
         `lost_after` and `start_deadline` are seconds; `runtime` follows from the transport when left out.
 
         Raises:
-            BusError: `no_such_object`, `invalid_configuration`, `already_exists`, or what any operation
-                answers.
+            BusError: `no_such_object`, `invalid_configuration`, `already_exists`, `quota_exceeded`, or
+                what any operation answers.
         """
         params = p.AddGroup(
             routercluster_oid=routercluster_oid,

@@ -73,10 +73,26 @@ class RealmOperations(Operations):
         A node to be paired.
 
         Raises:
-            BusError: `already_exists`, or what any operation answers.
+            BusError: `already_exists`, `quota_exceeded`, or what any operation answers.
         """
         params = p.PairNode(node=p.NodeDefinition(name=name, labels=labels))
         return await self._operate("pair_node", params, p.Node, timeout, expect_version, request_id)
+
+    async def forget_node(
+        self,
+        *,
+        node_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Node:
+        """Delete a node that was never heard; its name is free again.
+
+        Raises:
+            BusError: `no_such_object`, `not_stopped`, or what any operation answers.
+        """
+        params = p.NodeRef(node_oid=node_oid)
+        return await self._operate("forget_node", params, p.Node, timeout, expect_version, request_id)
 
     async def drain_node(
         self,
@@ -147,6 +163,25 @@ class RealmOperations(Operations):
         params = p.GetEvents(since=since, limit=limit)
         return await self._operate("get_events", params, list[Event], timeout)
 
+    async def list_audit(
+        self,
+        *,
+        refused: bool = False,
+        limit: int = 100,
+        after: str | None = None,
+        timeout: float | None = None,
+    ) -> list[p.AuditEntry]:
+        """List changes, or refused requests, the last first.
+
+        `refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the
+        page before; the newest come first.
+
+        Raises:
+            BusError: what any operation answers.
+        """
+        params = p.ListAudit(refused=refused, limit=limit, after=after)
+        return await self._operate("list_audit", params, list[p.AuditEntry], timeout)
+
     async def get_manager(
         self,
         *,
@@ -180,16 +215,20 @@ class RealmOperations(Operations):
         *,
         name: str,
         role: Role,
+        reuse: bool = False,
         expect_version: int | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> p.Principal:
         """Give a user of the broker a role.
 
+        `reuse`: give a name again that a removed principal had. The new one owns and inherits nothing of
+        it, and its changes must name their `principal`.
+
         Raises:
             BusError: `already_exists`, or what any operation answers.
         """
-        params = p.AddPrincipal(principal=p.PrincipalDefinition(name=name, role=role))
+        params = p.AddPrincipal(principal=p.PrincipalDefinition(name=name, role=role), reuse=reuse)
         return await self._operate("add_principal", params, p.Principal, timeout, expect_version, request_id)
 
     async def set_principal_role(
@@ -218,7 +257,7 @@ class RealmOperations(Operations):
         expect_version: int | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
-    ) -> p.Principal:
+    ) -> p.RemovedPrincipal:
         """Remove a user's role, and the account on the embedded broker.
 
         Raises:
@@ -226,5 +265,36 @@ class RealmOperations(Operations):
         """
         params = p.PrincipalByName(principal_name=principal_name)
         return await self._operate(
-            "remove_principal", params, p.Principal, timeout, expect_version, request_id
+            "remove_principal", params, p.RemovedPrincipal, timeout, expect_version, request_id
+        )
+
+    async def transfer_principal(
+        self,
+        *,
+        principal_name: str,
+        from_name: str | None = None,
+        from_oid: str | None = None,
+        routercluster_oid: str | None = None,
+        node_oid: str | None = None,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Transferred:
+        """Give a principal what another one owns or owned: clusters and nodes.
+
+        Hands to `principal_name` what exactly one of the others names: everything of a principal by its
+        name (a removed one, when none has it now) or by its oid, or one cluster, or one node.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.TransferPrincipal(
+            principal_name=principal_name,
+            from_name=from_name,
+            from_oid=from_oid,
+            routercluster_oid=routercluster_oid,
+            node_oid=node_oid,
+        )
+        return await self._operate(
+            "transfer_principal", params, p.Transferred, timeout, expect_version, request_id
         )

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from busbar.bus.errors import BusError, no_such
 from busbar.bus.messages import Who
+from busbar.bus.roles import OWNER
 from busbar.bus.states import NodeStatus
 
+from ...quotas import Quotas
 from ...state.node_memory import WorkerStat
 from ...store import Reads, Tx
 from ...store.reads import Queries
@@ -77,9 +79,15 @@ class ChangeContext:
     who: Who
     principal_oid: str
     request_id: str
+    quotas: Quotas
 
     def new_oid(self) -> str:
         return self.tx.context.new_oid()
+
+    def check_quota(self, kind: str) -> None:
+        """Raises BusError `quota_exceeded` when the caller may not own one more of a kind (see `Quotas`)."""
+        if self.who.authrole != OWNER:
+            self.quotas.check(self.who.authid, kind, self.tx.owned(self.principal_oid, kind))
 
 
 ReadHandler = Callable[[ReadContext, Any], object]

@@ -59,6 +59,7 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
         check_exposure(transport, "/params/routercluster/transport")
     if ctx.tx.cluster_by_name(definition.name) is not None:
         raise already_exists(f"router cluster '{definition.name}'", "/params/routercluster/name")
+    ctx.check_quota("clusters")
     row = ClusterRow(
         oid=ctx.new_oid(),
         name=definition.name,

@@ -80,6 +80,7 @@ def pair_node(ctx: ChangeContext, params: p.PairNode) -> p.Node:
     known = tx.node_by_name(node.name)
     if known is not None and known.status is not NodeStatus.UNPAIRED:
         raise already_exists(f"node '{node.name}'", "/params/node/name")
+    ctx.check_quota("nodes")
     oid = _pair_again(ctx, known, node) if known else _insert(ctx, node)
     tx.bump_assignment(oid)
     tx.send(tx.context.topics.node(node.name, "command"), encode(Command(resync=True)))
@@ -111,6 +112,26 @@ def unpair_node(ctx: ChangeContext, params: p.UnpairNode) -> p.Node:
     row = need_node(tx, node.oid)
     _record_event(ctx, "unpaired", row, reason, keep_account=params.keep_account)
     return result(row, tx.worker_count(node.oid))
+
+
+def forget_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
+    """The embedded broker reads the event and revokes the node's account.
+
+    A node that was heard stays: an agent may still have an assignment, and the next ones must be above it.
+    """
+    tx = ctx.tx
+    node = need_node(tx, params.node_oid)
+    if node.was_heard or tx.worker_count(node.oid):
+        detail = (
+            f"node '{node.name}' was heard: its versions must go on, so it can be unpaired, not forgotten"
+        )
+        raise BusError("not_stopped", detail, ["/params/node_oid"])
+    for member in tx.memberships(node.oid):
+        tx.delete_member(member)
+        members.record_event(tx, "removed", need_cluster(tx, member.cluster_oid), node)
+    tx.delete_node(node)
+    _record_event(ctx, "forgotten", node, f"forgotten by {ctx.who.authid}")
+    return result(node)
 
 
 def drain_node(ctx: ChangeContext, params: p.DrainNode) -> p.Node:
@@ -175,6 +196,7 @@ def _pair_again(ctx: ChangeContext, known: NodeRow, node: p.NodeDefinition) -> s
         conditions=[],
         owner_oid=ctx.principal_oid,
         refuses=None,
+        heard=known.was_heard,
     )
     return known.oid
 
@@ -197,6 +219,7 @@ READS: Final[dict[str, ReadHandler]] = {
 }
 CHANGES: Final[dict[str, ChangeHandler]] = {
     "pair_node": pair_node,
+    "forget_node": forget_node,
     "drain_node": drain_node,
     "undrain_node": undrain_node,
     "unpair_node": unpair_node,

@@ -81,6 +81,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
     name = definition.name or _free_name(tx, cluster.oid)
     if tx.group_by_name(cluster.oid, name) is not None:
         raise already_exists(f"worker group '{name}' of router cluster '{cluster.name}'", f"{_AT}/name")
+    ctx.check_quota("groups")
     row = GroupRow(
         oid=ctx.new_oid(),
         cluster_oid=cluster.oid,

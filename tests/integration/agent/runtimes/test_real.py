@@ -183,6 +183,26 @@ async def test_amqtt_router_with_password_file(run: Run, tmp_path: Path) -> None
     await stop(worker)
 
 
+@pytest.mark.fault(82, "S")
+async def test_clients_forge_no_lines_in_the_log_of_the_amqtt_router(run: Run) -> None:
+    worker = await run(RUNTIMES["amqtt"])
+    await worker.ready()
+    forged = "\nERROR forged: by a client\x1b[2J"
+    name = len(forged).to_bytes(2) + forged.encode()
+    body = b"\0\4MQTT\4\2\0\x3c" + name
+    reader, writer = await asyncio.open_connection(worker.launch.probe_host, worker.launch.port)
+    writer.write(bytes([0x10, len(body)]) + body + b"\x30\5\0\2$xy")  # a topic that is logged as forbidden
+    async with asyncio.timeout(bound(10)):
+        assert await reader.readexactly(4) == b"\x20\2\0\0"
+    await until(lambda: b"leading $" in worker.log.read_bytes())
+    writer.close()
+    await stop(worker)
+    written = worker.log.read_bytes()
+    assert b"forged" in written, "nothing was logged"
+    assert b"\x1b" not in written
+    assert b"\nERROR forged" not in written
+
+
 @pytest.mark.mosquitto
 @pytest.mark.fault(121, "U")
 async def test_mosquitto_s_log_is_written_line_by_line(run: Run) -> None:

@@ -121,9 +121,12 @@ async def test_every_order_of_roles_and_requests(tmp_path: Path, number: int) ->
                 bench.request("alice", "remove_principal", {"principal_name": who})
             case "add":
                 new = {"name": who, "role": random.choice(("operator", "viewer"))}
-                bench.request("alice", "add_principal", {"principal": new})
+                bench.request("alice", "add_principal", {"principal": new, "reuse": True})
             case "create":
-                bench.request(who, "create_routercluster", {"routercluster": {"name": f"c{step}"}})
+                # A name that is used again has to say which holder it is: the one it knows of.
+                row = bench.store.reads.principal(who)
+                mine = {"principal": row.oid} if row else {}
+                bench.request(who, "create_routercluster", {"routercluster": {"name": f"c{step}"}}, **mine)
             case _:
                 await bench.settle()
     await bench.settle()

@@ -14,7 +14,7 @@ from busbar.bus.errors import BusError
 from busbar.bus.messages import Request
 from busbar.manager.api.operations import CHANGES
 from busbar.manager.api.requests import AUDIT_LIMIT, MAX_TEXT, NOT_STORED, ChangeJob, RequestContext
-from busbar.manager.store import Tx
+from busbar.manager.store import Tx, sql
 from busbar.manager.store.rows import PrincipalRow
 
 from tests.unit.manager.api.test_requests import Bench
@@ -41,13 +41,15 @@ class Changes:
             wish = convert(params, row.params, "/params")
         except BusError as error:
             wish = error
-        return ChangeJob(self.bench.dispatch, ctx, row, convert({"params": params}, Request), wish)
+        asked = convert({"params": params}, Request)
+        return ChangeJob(self.bench.dispatch, ctx, row, asked, f"oid-{caller}", wish)
 
     def run(self, caller: str, op: str, params: Any, request_id: str = "r1", **more: Any) -> bytes | None:
         return self.job(caller, op, params, request_id, **{"has_own_id": True, **more}).run(self.tx)
 
-    def audit(self) -> list[tuple[Any, ...]]:
-        return list(self.tx.context.appends.audit)
+    def audit(self) -> list[dict[str, Any]]:
+        columns = sql.AUDIT_ADD.partition("(")[2].partition(")")[0].split(", ")
+        return [dict(zip(columns, cells, strict=True)) for cells in self.tx.context.appends.audit]
 
     def replies(self) -> list[tuple[str, dict[str, Any], str]]:
         """Topic, reply and properties of each message to a caller in the outbox."""
@@ -71,12 +73,15 @@ def test_a_change_has_its_effect_its_audit_row_its_stored_reply_and_one_answer(c
     assert changes.run("alice", "create_routercluster", EDGE) is None
     assert changes.clusters() == ["edge"]
     params = '{"routercluster":{"name":"edge"}}'
-    assert changes.audit() == [(5, "alice", "owner", "create_routercluster", "r1", None, "ok", params)]
+    (row,) = changes.audit()
+    assert (row["time"], row["caller"], row["caller_oid"], row["role"]) == (5, "alice", "oid-alice", "owner")
+    assert (row["op"], row["request_id"], row["object"]) == ("create_routercluster", "r1", None)
+    assert (row["outcome"], row["params"]) == ("ok", params)
     ((topic, reply, properties),) = changes.replies()
     assert topic.endswith("/response/alice/box") and "correlation" in properties
     assert (reply["ok"], reply["id"], reply["op"]) == (True, "r1", "create_routercluster")
     assert (reply["manager"], reply["epoch"]) == ("m1", 7)
-    stored = changes.tx.stored_reply("alice", "r1")
+    stored = changes.tx.stored_reply("oid-alice", "r1")
     assert stored is not None and json.loads(stored.reply) == reply
 
 
@@ -85,7 +90,7 @@ def test_a_refused_change_is_audited_and_answered_too_and_changes_nothing(change
     changes.run("alice", "create_routercluster", EDGE, "r2")
     changes.run("alice", "delete_routercluster", {"routercluster_oid": GONE}, "r3")
     changes.run("alice", "create_routercluster", {"odd": 1}, "r4")
-    assert [(row[4], row[5], row[6]) for row in changes.audit()[1:]] == [
+    assert [(row["request_id"], row["object"], row["outcome"]) for row in changes.audit()[1:]] == [
         ("r2", None, "already_exists"),
         ("r3", GONE, "no_such_object"),
         ("r4", None, "invalid_argument"),
@@ -95,7 +100,7 @@ def test_a_refused_change_is_audited_and_answered_too_and_changes_nothing(change
         "no_such_object",
         "invalid_argument",
     ]
-    assert changes.clusters() == ["edge"] and changes.tx.stored_reply("alice", "r4") is not None
+    assert changes.clusters() == ["edge"] and changes.tx.stored_reply("oid-alice", "r4") is not None
 
 
 def test_a_repeated_request_gets_the_stored_reply_and_has_one_effect(changes: Changes) -> None:
@@ -112,7 +117,7 @@ def test_a_repeated_request_gets_the_stored_reply_and_has_one_effect(changes: Ch
 
 def test_an_id_that_was_made_for_it_is_not_stored(changes: Changes) -> None:
     changes.run("alice", "create_routercluster", EDGE, has_own_id=False)
-    assert changes.tx.stored_reply("alice", "r1") is None
+    assert changes.tx.stored_reply("oid-alice", "r1") is None
     changes.run("alice", "create_routercluster", {"routercluster": {"name": "hall"}}, has_own_id=False)
     assert changes.clusters() == ["edge", "hall"] and len(changes.audit()) == 2
 
@@ -147,18 +152,28 @@ def test_who_the_caller_is_is_read_in_the_transaction(changes: Changes, caller: 
     assert refused.value.code == code and changes.clusters() == [] and changes.audit() == []
 
 
+def test_a_name_that_another_holds_by_now_changes_nothing(changes: Changes) -> None:
+    job = changes.job("alice", "create_routercluster", EDGE)
+    changes.tx.delete_principal(PrincipalRow("oid-alice", "alice", "owner", 1))
+    changes.tx.insert_principal(PrincipalRow("oid-other", "alice", "owner", 1))
+    with pytest.raises(BusError) as refused:
+        job.run(changes.tx)
+    assert refused.value.code == "no_such_principal" and changes.clusters() == [] and changes.audit() == []
+
+
 def test_only_its_owner_changes_a_cluster_of_another(changes: Changes) -> None:
     changes.run("alice", "create_routercluster", EDGE)
     ((oid, _),) = changes.tx.cluster_keys()
     changes.run("carol", "delete_routercluster", {"routercluster_oid": oid}, "r2")
-    assert changes.audit()[-1][5:7] == (oid, "not_authorized") and changes.clusters() == ["edge"]
+    last = changes.audit()[-1]
+    assert (last["object"], last["outcome"]) == (oid, "not_authorized") and changes.clusters() == ["edge"]
 
 
 def test_what_is_kept_of_the_parameters_is_bounded(changes: Changes) -> None:
     changes.run(
         "alice", "create_routercluster", {"routercluster": {"name": "edge", "description": "x" * 5000}}
     )
-    assert len(changes.audit()[0][7]) <= AUDIT_LIMIT
+    assert len(changes.audit()[0]["params"]) <= AUDIT_LIMIT
 
 
 def test_a_change_whose_answer_is_too_large_is_answered_without_the_definition(changes: Changes) -> None:
@@ -191,7 +206,7 @@ def test_what_may_succeed_another_time_is_neither_stored_nor_audited(
     monkeypatch.setitem(CHANGES, "create_routercluster", fail)
     with pytest.raises(BusError):
         changes.run("alice", "create_routercluster", EDGE)
-    assert changes.tx.stored_reply("alice", "r1") is None
+    assert changes.tx.stored_reply("oid-alice", "r1") is None
     assert changes.audit() == [] and changes.replies() == []
 
 

@@ -1,0 +1,53 @@
+"""busbar audit: who asked for what, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+from busbar.bus.client.client import BusClient
+from busbar.bus.params import AuditEntry
+
+from .. import common_options as n
+from .. import output
+from ..connect import run
+from ..errors import usage
+
+Kind = Literal["all", "changes", "refused"]
+KINDS: dict[Kind, tuple[bool, ...]] = {"all": (False, True), "changes": (False,), "refused": (True,)}
+
+app = n.command_group("Who asked for what: changes and refused requests.")
+
+COLUMNS: list[output.Column[AuditEntry]] = [
+    ("id", lambda e: e.id),
+    ("time", lambda e: moment(e)),
+    ("caller", lambda e: e.caller),
+    ("operation", lambda e: e.operation),
+    ("outcome", lambda e: e.outcome + (f" ({e.count} times)" if e.count > 1 else "")),
+    ("request", lambda e: e.detail or e.params or ""),
+]
+
+
+def moment(entry: AuditEntry) -> str:
+    """When it was; of folded refusals the last."""
+    return entry.last or entry.time
+
+
+@n.subcommand(
+    app, "audit", "list_audit", instead="Show the last changes and refused requests, the newest at the end."
+)
+def audit(
+    kind: Annotated[Kind, typer.Option("--kind", help="all, changes or refused.")] = "all",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000)] = 50,
+    after: Annotated[
+        str | None, typer.Option("--after", help="Older than this id; with --kind changes or refused.")
+    ] = None,
+) -> None:
+    if after is not None and kind == "all":
+        raise usage("--after needs --kind changes or --kind refused: each has ids of its own")
+
+    async def work(bus: BusClient) -> list[AuditEntry]:
+        pages = [await bus.list_audit(refused=refused, limit=limit, after=after) for refused in KINDS[kind]]
+        return sorted((entry for page in pages for entry in page), key=moment)[-limit:]
+
+    output.show_list(run(work), COLUMNS, "nothing was asked for yet")
