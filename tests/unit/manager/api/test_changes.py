@@ -177,7 +177,8 @@ def test_what_is_kept_of_the_parameters_is_bounded(changes: Changes) -> None:
 
 
 def test_a_change_whose_answer_is_too_large_is_answered_without_the_definition(changes: Changes) -> None:
-    transport = {"type": "tcp", "endpoint": {"type": "tcp", "port": 80, "interface": "x" * 200}}
+    paths = {"/": {"type": "json", "value": "x" * 200}}
+    transport = {"type": "web", "endpoint": {"type": "tcp", "port": 8080}, "paths": paths}
     wish = {"routercluster": {"name": "edge", "transport": transport}}
     job = changes.job("alice", "create_routercluster", wish, has_own_id=True)
     job.run(changes.tx)
