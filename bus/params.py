@@ -180,6 +180,13 @@ class ScaleGroup(Params):
     scale: Scale
 
 
+class RestartGroup(GroupRef):
+    """The limits are those of an update."""
+
+    max_unavailable: Limit | None = None
+    max_surge: Limit | None = None
+
+
 class UpdateGroup(Params):
     """At most `max_unavailable` workers below the scale are ready, at most `max_surge` above it are there.
 

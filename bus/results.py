@@ -68,6 +68,8 @@ class Group(Struct, frozen=True):
     updated: int = 0
     max_unavailable: int = 1
     max_surge: int = 0
+    stop_ordered: bool = False
+    """Whether it is to be stopped, or to stay so, whatever its cluster does."""
 
 
 class Node(Struct, frozen=True):

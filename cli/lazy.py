@@ -22,7 +22,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Show the realm on one screen, with problems and their reasons.",
     ),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
-    "group": ("busbar.cli.commands.group", "Worker groups of a cluster: add, scale, update, remove."),
+    "group": (
+        "busbar.cli.commands.group",
+        "Worker groups of a cluster: add, scale, update, stop, restart, remove.",
+    ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, logs."),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),

@@ -11,6 +11,7 @@ from busbar.bus.files import rename
 
 MAX_BYTES: Final = 1 << 20
 KEEP: Final = 3
+_CHUNK: Final = 1 << 16
 _LINE_CHARS: Final = 300
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 """Escape sequences and control characters except tab: output must not control a reader's terminal."""
@@ -29,8 +30,10 @@ def open_append(path: Path) -> int:
 def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -> bool:
     """Copy a large log to `.1` (older ones to `.2` … `.keep`) and truncate it; returns whether it did.
 
-    The worker's file is open with O_APPEND, so its next write goes to the new end. At most the last
-    `max_bytes` are copied, which bounds the cost of a flood; output between copy and truncation is lost.
+    The worker's file is open with O_APPEND, so its next write goes to the new end. Copied are the last
+    three quarters of `max_bytes` and, within it, what is written meanwhile: a copy takes long on a busy
+    machine, and a worker's last words may come then. What comes between the last read and the truncation
+    is lost.
     Never raises: a log that can't be copied (disk full) is truncated all the same.
     One worker's logs take at most `max_bytes` * (`keep` + 1), and what it writes between two looks.
     """
@@ -64,8 +67,13 @@ def _keep_copy(path: Path, max_bytes: int, keep: int) -> None:
             if older.exists():
                 rename(older, path.with_name(f"{path.name}.{age + 1}"))
         copy = newest_copy(path)
-        copy.write_bytes(_last_bytes(path, max_bytes))
-        copy.chmod(0o600)
+        with path.open("rb") as source, copy.open("wb") as target:
+            os.fchmod(target.fileno(), 0o600)
+            source.seek(max(0, source.seek(0, os.SEEK_END) - max_bytes * 3 // 4))
+            left = max_bytes
+            while left > 0 and (chunk := source.read(min(left, _CHUNK))):
+                left -= target.write(chunk)
+                target.flush()
     except OSError:
         pass
 

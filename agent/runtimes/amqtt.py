@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.addresses import netloc
+from busbar.bus.runtimes import OPTIONS
 
 from ..processes.ports import PortRequest
 from .base import LaunchSpec, MqttProbe, Transport, WorkerSpec, address, check_worker
@@ -41,7 +42,7 @@ class AmqttRuntime:
         plain = checked_transport(worker.transport, TYPES)
         request = port_request(plain, may_share=False)
         websocket = plain["type"] == "websocket"
-        reference = checked_options(plain, {"password_file": str}).get("password_file")
+        reference = checked_options(plain, OPTIONS["amqtt"]).get("password_file")
         secrets = (
             path_below(self.secrets_root, reference, PASSWORD_POINTER, "secrets_root") if reference else None
         )

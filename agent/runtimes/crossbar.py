@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.errors import pointer_step
+from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
 
 from ..processes.ports import PortRequest
 from .base import (
@@ -38,24 +39,6 @@ _PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
 _REALM: Final = re.compile(r"[A-Za-z][A-Za-z0-9_@.-]{2,254}")
 _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket")
 """Services that answer every path below their own: on `/` they hide the others."""
-_OPTIONS: Final[Mapping[str, Mapping[str, type]]] = {
-    "static": {"enable_directory_listing": bool, "cache_timeout": int, "default_file": str},
-    "json": {"prettify": bool, "allow_cross_origin": bool, "discourage_caching": bool},
-    "websocket": {
-        "allowed_origins": list,
-        "auto_ping_interval": int,
-        "auto_ping_timeout": int,
-        "auto_ping_size": int,
-        "close_handshake_timeout": int,
-        "enable_webstatus": bool,
-        "fail_by_drop": bool,
-        "max_frame_size": int,
-        "max_message_size": int,
-        "open_handshake_timeout": int,
-        "validate_utf8": bool,
-    },
-}
-"""Options of each path service that a transport may set; others are refused."""
 Rendered = dict[str, object]
 """Part of the node's configuration, as JSON."""
 _EVERYTHING: Final = {"call": True, "register": True, "publish": True, "subscribe": True}
@@ -82,7 +65,7 @@ class CrossbarRuntime:
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
         request = port_request(plain, may_share=True)
-        checked_options(plain, {})
+        checked_options(plain, OPTIONS["crossbar"])
         paths = self._paths(plain.get("paths") or _DEFAULT_PATHS, folder)
         config = _node(worker, _realms(plain), _web(plain, request, port, paths))
         probe = _probe(paths)
@@ -161,7 +144,7 @@ _DEFAULT_PATHS: Final[Transport] = {"ws": {"type": "websocket"}, "info": {"type"
 
 
 def _service_options(kind: str, given: Transport, pointer: str) -> Transport:
-    known = check_options(given, _OPTIONS.get(kind, {}), pointer)
+    known = check_options(given, PATH_OPTIONS.get(kind, {}), pointer)
     if "/" in known.get("default_file", ""):
         raise RuntimeConfigError(f"{pointer}/default_file", "a file name, not a path")
     if not all(isinstance(origin, str) for origin in known.get("allowed_origins", [])):

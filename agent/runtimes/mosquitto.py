@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from busbar.bus.runtimes import OPTIONS
+
 from ..processes.ports import PortRequest
 from .amqtt import PASSWORD_POINTER
 from .base import LaunchSpec, MqttProbe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
@@ -41,7 +43,7 @@ class MosquittoRuntime:
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
         request = port_request(plain, may_share=False)
-        given = checked_options(plain, {"password_file": str, "persistence": bool})
+        given = checked_options(plain, OPTIONS["mosquitto"])
         lines = [f"listener {port} {request.interface}"]
         lines += self._access(given.get("password_file"))
         lines += self._persistence(folder) if given.get("persistence") else ["persistence false"]

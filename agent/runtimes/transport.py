@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 
-from busbar.bus.errors import BusError, pointer_step
+from busbar.bus.errors import BusError
+from busbar.bus.runtimes import wrong_option
 from busbar.bus.transport import check_transport, port_range
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortRequest
@@ -68,13 +69,9 @@ def checked_options(plain: Transport, allowed: Mapping[str, type]) -> Transport:
 
 def check_options(given: Transport, allowed: Mapping[str, type], pointer: str) -> Transport:
     """As `checked_options`, for any object at `pointer`."""
-    for name, value in given.items():
-        at = f"{pointer}/{pointer_step(name)}"
-        if name not in allowed:
-            raise RuntimeConfigError(at, f"unknown option (known: {', '.join(sorted(allowed)) or 'none'})")
-        # A bool is an int in Python, but not in a configuration.
-        if not isinstance(value, allowed[name]) or (isinstance(value, bool) and allowed[name] is not bool):
-            raise RuntimeConfigError(at, f"must be of type {allowed[name].__name__}")
+    wrong = wrong_option(given, allowed, pointer)
+    if wrong is not None:
+        raise RuntimeConfigError(*wrong)
     return dict(given)
 
 

@@ -25,7 +25,8 @@ log = logging.getLogger("busbar.agent")
 
 class Adoption:
     """`held_elsewhere`: by oid, the state folder of another living agent of this node that runs that worker
-    on this host. `foreign`: how many workers of another store or agent run here."""
+    on this host. `foreign`: how many workers of another store or agent run here that no agent attends to,
+    or that should be this agent's."""
 
     def __init__(self, controller: WorkerController) -> None:
         self.held_elsewhere: dict[str, Path] = {}
@@ -60,8 +61,14 @@ class Adoption:
         self._note_foreign(owned.foreign, held, store)
 
     def _note_foreign(self, foreign: tuple[TokenGroup, ...], held: set[str], store: str | None) -> None:
-        self.foreign = len(foreign)
-        self._foreign_tokens = frozenset(group.token for group in foreign)
+        # What a living agent of another store holds is attended to: two stacks on one host are no problem.
+        unattended = [
+            group
+            for group in foreign
+            if group.token not in held or (store is not None and group.marks.get(identity.STORE) == store)
+        ]
+        self._foreign_tokens = frozenset(group.token for group in unattended)
+        self.foreign = len(self._foreign_tokens)
         self.held_elsewhere = {
             group.marks.get(identity.OID, ""): identity.state_folder(group)
             for group in foreign

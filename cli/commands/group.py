@@ -44,6 +44,10 @@ COLUMNS: list[output.Column[ListedGroup]] = [
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
 Runtime = Annotated[str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
+MaxUnavailable = Annotated[
+    int | None, typer.Option(min=0, help="Workers below the scale that may be not ready; default 1.")
+]
+MaxSurge = Annotated[int | None, typer.Option(min=0, help="Workers above the scale that may run; default 0.")]
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
 
 
@@ -230,12 +234,8 @@ def update(
     tag: n.Tag = None,
     lost_after: LostAfter = None,
     start_deadline: StartDeadline = None,
-    max_unavailable: Annotated[
-        int | None, typer.Option(min=0, help="Workers below the scale that may be not ready; default 1.")
-    ] = None,
-    max_surge: Annotated[
-        int | None, typer.Option(min=0, help="Workers above the scale that may run; default 0.")
-    ] = None,
+    max_unavailable: MaxUnavailable = None,
+    max_surge: MaxSurge = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
@@ -321,15 +321,121 @@ async def _update(
     output.done(output.merged(changed, reached), f"{title} has revision {changed.revision}, {status}")
 
 
-@n.subcommand(app, "remove", "remove_routercluster_workergroup")
-def remove(group: n.GroupArgument, cluster: n.ClusterOption = None, expect_version: n.Expect = None) -> None:
-    async def work(bus: BusClient) -> Group:
-        found = await _find(bus, group, cluster)
-        return await bus.remove_routercluster_workergroup(
+@n.subcommand(app, "start", "start_routercluster_workergroup")
+def start(
+    group: n.GroupArgument,
+    cluster: n.ClusterOption = None,
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    async def change(bus: BusClient, found: Group) -> Group:
+        return await bus.start_routercluster_workergroup(
             routercluster_oid=found.cluster_oid, workergroup_oid=found.oid, expect_version=expect_version
         )
 
-    gone = run(work)
+    def goal(group: Group) -> goals.Goal:
+        return goals.scaled(group.version, group.scale)
+
+    run(lambda bus: _order(bus, group, cluster, change, goal if wait else None, timeout))
+
+
+@n.subcommand(app, "stop", "stop_routercluster_workergroup")
+def stop(
+    group: n.GroupArgument,
+    cluster: n.ClusterOption = None,
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    async def change(bus: BusClient, found: Group) -> Group:
+        return await bus.stop_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid, workergroup_oid=found.oid, expect_version=expect_version
+        )
+
+    run(lambda bus: _order(bus, group, cluster, change, _stopped if wait else None, timeout))
+
+
+@n.subcommand(app, "restart", "restart_routercluster_workergroup")
+def restart(
+    group: n.GroupArgument,
+    cluster: n.ClusterOption = None,
+    max_unavailable: MaxUnavailable = None,
+    max_surge: MaxSurge = None,
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    async def change(bus: BusClient, found: Group) -> Group:
+        return await bus.restart_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid,
+            workergroup_oid=found.oid,
+            max_unavailable=max_unavailable,
+            max_surge=max_surge,
+            expect_version=expect_version,
+        )
+
+    def goal(group: Group) -> goals.Goal:
+        return goals.updated(group.version, group.revision)
+
+    run(lambda bus: _order(bus, group, cluster, change, goal if wait else None, timeout, "restarted, "))
+
+
+def _stopped(group: Group) -> goals.Goal:
+    return goals.stopped(group.version)
+
+
+async def _order(
+    bus: BusClient,
+    group: str,
+    cluster: str | None,
+    change: Callable[[BusClient, Group], Awaitable[Group]],
+    goal: Callable[[Group], goals.Goal] | None,
+    timeout: float,
+    done: str = "",
+) -> None:
+    """Give an order to a group, and wait for the goal that follows from the answer, if there is one."""
+    found = await _find(bus, group, cluster)
+    where = (await bus.find_cluster(found.cluster_oid)).name
+    title, reached = f"group '{where}/{found.name}'", None
+    async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
+        changed = await change(bus, found)
+        if goal is not None and not (changed.stop_ordered and changed.status == "STOPPED"):
+            reached = await wait.until(watch, goal(changed), title, timeout, oid=found.oid)
+    status = reached.status if reached else changed.status
+    output.done(output.merged(changed, reached), f"{title} is {done}{status}")
+
+
+@n.subcommand(app, "remove", "remove_routercluster_workergroup", "stop_routercluster_workergroup")
+def remove(
+    group: n.GroupArgument,
+    cluster: n.ClusterOption = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop it first, and wait for that.")] = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    run(lambda bus: _remove(bus, group, cluster, stop, timeout, expect_version))
+
+
+async def _remove(
+    bus: BusClient, group: str, cluster: str | None, stop: bool, timeout: float, expect_version: int | None
+) -> None:
+    found = await _find(bus, group, cluster)
+    where = (await bus.find_cluster(found.cluster_oid)).name
+    async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
+        if stop and found.status != "STOPPED":
+            if not found.stop_ordered:
+                found = await bus.stop_routercluster_workergroup(
+                    routercluster_oid=found.cluster_oid,
+                    workergroup_oid=found.oid,
+                    expect_version=expect_version,
+                )
+                expect_version = None
+            title = f"group '{where}/{found.name}'"
+            await wait.until(watch, goals.stopped(found.version), title, timeout, oid=found.oid)
+        gone = await bus.remove_routercluster_workergroup(
+            routercluster_oid=found.cluster_oid, workergroup_oid=found.oid, expect_version=expect_version
+        )
     output.done(gone, f"group '{gone.name}' removed")
 
 

@@ -165,7 +165,7 @@ class Batch:
 
     def _create(self, action: m.CreateWorker) -> None:
         group = self._group(action.group_oid)
-        if group is None or not self._started(group.cluster_oid):
+        if group is None or not self._wanted(group):
             return
         if action.ordinal > max_slots(group) or self._tx.has_slot(group.oid, action.ordinal):
             return
@@ -191,7 +191,7 @@ class Batch:
 
     def _mark_pending(self, action: m.MarkPending) -> None:
         row = self._worker_in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
-        if row is None or not self._started(row.cluster_oid):
+        if row is None or not self._is_wanted(row):
             return
         if row.state is WorkerState.PENDING and row.reason == action.reason:
             return
@@ -203,7 +203,7 @@ class Batch:
     def _place(self, action: m.Place) -> None:
         row = self._worker_in(action.worker_oid, WorkerState.PENDING, WorkerState.STOPPED)
         group = self._group(row.group_oid) if row else None
-        if row is None or group is None or not self._started(row.cluster_oid):
+        if row is None or group is None or not self._wanted(group):
             return
         if row.ordinal > max_slots(group) or self.refusal(group, action.node_oid):
             return
@@ -269,7 +269,7 @@ class Batch:
     def _still_due(self, cause: m.StopCause, row: WorkerRow, node_oid: str) -> bool:
         """Whether the cause of a stop still holds: an operation may have undone it since the plan."""
         node = self._node(node_oid)
-        if node is None or not self._started(row.cluster_oid):
+        if node is None or not self._is_wanted(row):
             return True
         if cause is m.StopCause.SURPLUS:
             group = self._group(row.group_oid)
@@ -288,7 +288,7 @@ class Batch:
         group = self._group(row.group_oid) if row else None
         if row is None or group is None or row.node_oid is None or not outdated(group, row):
             return
-        if not self._started(row.cluster_oid) or not self._is_online_member(row.cluster_oid, row.node_oid):
+        if not self._wanted(group) or not self._is_online_member(row.cluster_oid, row.node_oid):
             return
         if self._refuses(row.node_oid):
             return
@@ -366,7 +366,7 @@ class Batch:
 
     def _mark_stopped(self, action: m.MarkStopped) -> None:
         row = self._worker_in(action.worker_oid, WorkerState.STOPPING, WorkerState.PENDING)
-        if row is None or (row.state is WorkerState.PENDING and self._started(row.cluster_oid)):
+        if row is None or (row.state is WorkerState.PENDING and self._is_wanted(row)):
             return
         if self._refuses(row.node_oid):
             record_stopped(self._tx, self._tell, row, action.reason)
@@ -440,6 +440,14 @@ class Batch:
         if oid not in self._groups:
             self._groups[oid] = self._tx.group(oid)
         return self._groups[oid]
+
+    def _is_wanted(self, worker: WorkerRow) -> bool:
+        group = self._group(worker.group_oid)
+        return group is not None and self._wanted(group)
+
+    def _wanted(self, group: GroupRow) -> bool:
+        """Whether the group's workers are to run."""
+        return not group.stop_ordered and self._started(group.cluster_oid)
 
     def _started(self, cluster_oid: str) -> bool:
         if cluster_oid not in self._statuses:

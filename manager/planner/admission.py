@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
+from busbar.bus.runtimes import BUILT_IN
 from busbar.bus.states import NodeStatus, WorkerState
 from msgspec import Struct
 
@@ -99,3 +100,10 @@ def max_workers(capacity: Mapping[str, Any] | None, max_packet: int | None = Non
     if max_packet is not None:
         limits.append(workers_limit(max_packet))
     return min(limits, default=None)
+
+
+def unoffered(runtime: str, offered: Collection[str]) -> str | None:
+    """Why a group's runtime is most likely a slip: nodes have reported theirs, and none has this one."""
+    if runtime in BUILT_IN or runtime in offered or not offered:
+        return None
+    return f"no node offers runtime '{runtime}' (known: {', '.join(sorted({*offered, *BUILT_IN}))})"

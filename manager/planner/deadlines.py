@@ -66,6 +66,8 @@ def _of_cluster(
     refusing = [node.refuses_since for node in nodes if node.refuses_since is not None]
     members = {member.node_oid for member in cluster.members}
     for group in cluster.groups:
+        if group.stop_ordered:
+            continue
         deadline = deadline_from(group) + group.start_deadline
         if deadline > now and group.status is not ClusterState.ERROR and ready_of(group) == 0:
             yield deadline

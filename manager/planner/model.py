@@ -102,6 +102,8 @@ class GroupView:
     max_surge: int = 0
     held_back: str | None = None
     """The stored reason why outdated workers can't be replaced."""
+    stop_ordered: bool = False
+    """Whether it is to be stopped, or to stay so, whatever its cluster does."""
 
 
 @dataclass(frozen=True, slots=True)

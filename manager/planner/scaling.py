@@ -81,7 +81,7 @@ def plan_workers(fleet: Fleet, load: Load, cluster: ClusterView) -> list[Action]
     actions: list[Action] = []
     for view in sorted(cluster.groups, key=lambda group: group.name):
         group = _GroupPlan(fleet, load, cluster, view, members)
-        if cluster.status in STARTED:
+        if cluster.status in STARTED and not view.stop_ordered:
             _run(group)
         elif cluster.status is not ClusterState.PAUSED:
             _stop(group)
@@ -90,8 +90,9 @@ def plan_workers(fleet: Fleet, load: Load, cluster: ClusterView) -> list[Action]
 
 
 def _stop(group: _GroupPlan) -> None:
-    """The cluster is to stop: unassign every worker; it is STOPPED once it is known to be gone."""
-    reason = f"cluster {group.cluster.name} is to stop"
+    """The group is to stop: unassign every worker; it is STOPPED once it is known to be gone."""
+    view, cluster = group.view, group.cluster
+    reason = f"group {view.name} is to stop" if view.stop_ordered else f"cluster {cluster.name} is to stop"
     for worker in group.view.workers:
         if worker.state in ASSIGNED:
             group.actions.append(Unassign(worker.oid, reason))

@@ -33,7 +33,7 @@ def judge_group(group: GroupView, cluster: ClusterView, now: float) -> tuple[Clu
     """A group's status under its cluster's, and why."""
     if cluster.status is _C.PAUSED:
         return group.status, "its cluster is paused"
-    if cluster.status in _DOWN:
+    if cluster.status in _DOWN or group.stop_ordered:
         status, reason = _going_down(group, cluster)
     else:
         status, reason = _going_up(group, now)
@@ -55,10 +55,11 @@ def judge_cluster(cluster: ClusterView, groups: dict[str, ClusterState]) -> tupl
 
 
 def _going_down(group: GroupView, cluster: ClusterView) -> tuple[ClusterState, str]:
+    subject = f"group {group.name}" if group.stop_ordered else f"cluster {cluster.name}"
     if group.status is _C.STOPPED:
         return _C.STOPPED, "it is stopped"
     if group.status is not _C.STOPPING:
-        return _C.STOPPING, f"cluster {cluster.name} is to stop"
+        return _C.STOPPING, f"{subject} is to stop"
     if any(worker.state is not WorkerState.STOPPED for worker in group.workers):
         return _C.STOPPING, "workers are still being stopped"
     return _C.STOPPED, "all workers have stopped"
@@ -68,7 +69,7 @@ def _going_up(group: GroupView, now: float) -> tuple[ClusterState, str]:
     if group.status in (_C.STOPPED, _C.PAUSED):
         return _C.STARTING, "its cluster is started"
     if group.status is _C.STOPPING:
-        return _C.STOPPED, "its cluster was started again"
+        return _C.STOPPED, "it was started again"
     ready = ready_of(group)
     if ready >= group.scale:
         return _C.RUNNING, all_ready(group.scale)
@@ -92,13 +93,14 @@ def deadline_from(group: GroupView) -> float:
 
 
 def _cluster_up(cluster: ClusterView, groups: dict[str, ClusterState]) -> tuple[ClusterState, str]:
-    asked = sum(group.scale for group in cluster.groups)
-    ready = sum(min(ready_of(group), group.scale) for group in cluster.groups)
-    not_running = [group for group in cluster.groups if groups[group.oid] is not _C.RUNNING]
+    wanted = [group for group in cluster.groups if not group.stop_ordered]
+    asked = sum(group.scale for group in wanted)
+    ready = sum(min(ready_of(group), group.scale) for group in wanted)
+    not_running = [group for group in wanted if groups[group.oid] is not _C.RUNNING]
     if not not_running:
         return _C.RUNNING, all_ready(asked)
     reason = f"{_ready(ready, asked)}{_worst(*not_running)}"
-    asking = [group for group in cluster.groups if group.scale]
+    asking = [group for group in wanted if group.scale]
     if ready == 0 and asking and all(groups[group.oid] is _C.ERROR for group in asking):
         return _C.ERROR, reason
     if cluster.status is _C.RUNNING or (cluster.status is _C.ERROR and ready):

@@ -96,7 +96,6 @@ def group_status(
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
     cluster's."""
     open_access = group_open_condition(row, transport)
-    ready = states.get(WorkerState.RUNNING, 0)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
         version=row.version,
@@ -111,7 +110,7 @@ def group_status(
         oid=row.oid,
         cluster=cluster,
         scale=row.scale,
-        ready=ready,
+        ready=states.get(WorkerState.RUNNING, 0),
         endpoints=[Endpoint(*found) for found in endpoints],
         reason=update or reason_now(row, states.get(WorkerState.RUNNING, 0), row.scale, not_ready),
         revision=row.revision,

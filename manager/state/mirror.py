@@ -257,6 +257,7 @@ class StateCache:
             max_unavailable=row.max_unavailable,
             max_surge=row.max_surge,
             held_back=row.held_back,
+            stop_ordered=row.stop_ordered,
         )
         since = self._memory.none_ready(row.oid, ready_of(view) == 0)
         self._views[row.oid] = view if since is None else replace(view, none_ready_since=since)

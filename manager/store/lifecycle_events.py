@@ -83,10 +83,12 @@ class EventRecorder:
 def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str) -> None:
     """Set a worker STOPPED and unassigned, and record the event.
 
-    Its next placement counts as a move only if its cluster keeps running.
+    Its next placement counts as a move only if its cluster and its group keep running.
     """
     cluster = tx.cluster(worker.cluster_oid)
-    moving = cluster is not None and cluster.status in STARTED
+    group = tx.group(worker.group_oid)
+    stays = cluster is not None and cluster.status in STARTED
+    moving = stays and not (group is not None and group.stop_ordered)
     tx.update_worker(
         worker.oid,
         state=WorkerState.STOPPED,

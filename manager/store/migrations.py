@@ -198,3 +198,9 @@ def refused_requests(db: Database) -> None:
 def node_heard(db: Database) -> None:
     """Whether a node was ever heard; in doubt (it was paired more than once) it was."""
     _run(db, _NODE_HEARD)
+
+
+@migrations()
+def group_stop(db: Database) -> None:
+    """Whether a group is to be stopped while its cluster runs."""
+    db.execute("ALTER TABLE workergroups ADD COLUMN stop_ordered INTEGER NOT NULL DEFAULT 0")

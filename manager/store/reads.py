@@ -74,6 +74,10 @@ class Queries:
         groups, scale = self._rows(sql.CLUSTER_SCALE, oid)[0]
         return int(groups), int(scale)
 
+    def wanted_scale(self, oid: str) -> int:
+        """The sum of the scales of a cluster's groups, but for those that are stopped by themselves."""
+        return int(self._rows(sql.WANTED_SCALE, oid)[0][1])
+
     def fullest_node(self, cluster_oid: str, above: int) -> tuple[str, int]:
         """The node of a cluster with the most bytes of distinct definitions larger than `above`, and how
         many: those of this cluster and of started ones. An empty name and 0 where there are none."""

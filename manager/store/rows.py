@@ -86,7 +86,7 @@ class GroupRow(Struct, frozen=True, gc=False):
     """A worker group. `lost_after` and `start_deadline` are seconds.
 
     `settled` is the last revision that all its workers have been ready with; `held_back` says why its rollout
-    is blocked.
+    is blocked. `stop_ordered`: it is to be stopped, or to stay so, whatever its cluster does.
     """
 
     oid: str
@@ -110,6 +110,7 @@ class GroupRow(Struct, frozen=True, gc=False):
     max_unavailable: int = 1
     max_surge: int = 0
     held_back: str | None = None
+    stop_ordered: bool = False
 
 
 class WorkerRow(Struct, frozen=True, gc=False):

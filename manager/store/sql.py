@@ -94,7 +94,13 @@ MEMBERS: Final = Table("members", rows.MemberRow, {})
 GROUPS: Final = Table(
     "workergroups",
     rows.GroupRow,
-    {"tags": _load, "transport": _load, "status": ClusterState, "was_running": bool},
+    {
+        "tags": _load,
+        "transport": _load,
+        "status": ClusterState,
+        "was_running": bool,
+        "stop_ordered": bool,
+    },
 )
 WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
 PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
@@ -152,6 +158,7 @@ WHERE mine.cluster_oid = ?1 AND length(CAST(r.transport AS BLOB)) > ?2
 ) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
 """
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
+WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"

@@ -128,6 +128,8 @@ Load
 82|text of clients in the log|S
 94|a cluster loses more workers after it was degraded|U
 95|--wait beside objects that are ready|U
+96|one group is to stop, start, restart or go while its cluster runs|U
+97|a runtime that no node offers; options that a runtime does not have|K
 98|the last node of a cluster is removed or unpaired|U
 99|a format, a colour, a broker or a value that an option does not have|U
 100|stdout closed, full or of few characters; a user without a home|U

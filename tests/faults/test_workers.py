@@ -100,8 +100,8 @@ def test_every_reason_reaches_the_status(here: Yard) -> None:
 
 @pytest.mark.fault(38, "H")
 def test_a_configuration_that_cannot_be_rendered_reports_where(here: Yard) -> None:
-    cluster = here.cluster(1, "amqtt", transport={"type": "mqtt", "options": {"nonsense": 1}})
-    assert "/transport/options/nonsense" in _reason(cluster, "unknown option")
+    cluster = here.cluster(1, "amqtt", transport={"type": "mqtt", "options": {"password_file": "users"}})
+    assert "/transport/options/password_file" in _reason(cluster, "names no 'secrets_root'")
     cluster.stop()
 
 

@@ -88,7 +88,7 @@ def test_a_secret_is_only_in_its_file(tmp_path: Path) -> None:
         held = secrets_of(up.state / "secrets", home / "secrets") | {token, typed}
         lists = list(processes())
 
-        up.ok("node", "unpair", "n9")
+        up.ok("node", "unpair", "n9", "--yes")
         up.ok("principal", "remove", "bob")
         until(lambda: "n9" not in up.ok("node", "list", "-q").split(), "n9 is gone")
 

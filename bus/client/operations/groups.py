@@ -222,6 +222,72 @@ class GroupOperations(Operations):
             "update_routercluster_workergroup", params, p.Group, timeout, expect_version, request_id
         )
 
+    async def start_routercluster_workergroup(
+        self,
+        *,
+        routercluster_oid: str,
+        workergroup_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Group:
+        """Start a worker group that was stopped by itself.
+
+        Raises:
+            BusError: `no_such_object`, `cannot_start`, or what any operation answers.
+        """
+        params = p.GroupRef(routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid)
+        return await self._operate(
+            "start_routercluster_workergroup", params, p.Group, timeout, expect_version, request_id
+        )
+
+    async def stop_routercluster_workergroup(
+        self,
+        *,
+        routercluster_oid: str,
+        workergroup_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Group:
+        """Stop one worker group; it stays stopped until it is started, whatever its cluster does.
+
+        Raises:
+            BusError: `no_such_object`, `cannot_stop`, or what any operation answers.
+        """
+        params = p.GroupRef(routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid)
+        return await self._operate(
+            "stop_routercluster_workergroup", params, p.Group, timeout, expect_version, request_id
+        )
+
+    async def restart_routercluster_workergroup(
+        self,
+        *,
+        routercluster_oid: str,
+        workergroup_oid: str,
+        max_unavailable: int | None = None,
+        max_surge: int | None = None,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Group:
+        """Replace a group's workers by new ones with the same definition: a rolling restart.
+
+        The limits are those of an update.
+
+        Raises:
+            BusError: `no_such_object`, `cannot_start`, or what any operation answers.
+        """
+        params = p.RestartGroup(
+            routercluster_oid=routercluster_oid,
+            workergroup_oid=workergroup_oid,
+            max_unavailable=max_unavailable,
+            max_surge=max_surge,
+        )
+        return await self._operate(
+            "restart_routercluster_workergroup", params, p.Group, timeout, expect_version, request_id
+        )
+
     async def list_workers(
         self,
         *,

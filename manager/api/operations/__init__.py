@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import audit, clusters, events, manager, members, nodes, principals, stats, workergroups, workers
+from . import (
+    audit,
+    clusters,
+    events,
+    group_orders,
+    manager,
+    members,
+    nodes,
+    principals,
+    stats,
+    workergroups,
+    workers,
+)
 from .base import ChangeHandler, ReadHandler
 
-_NOUNS: Final = (clusters, members, workergroups, stats, nodes, workers, events, audit, manager, principals)
+_NOUNS: Final = (
+    clusters,
+    members,
+    workergroups,
+    group_orders,
+    stats,
+    nodes,
+    workers,
+    events,
+    audit,
+    manager,
+    principals,
+)
 
 READS: Final[dict[str, ReadHandler]] = {name: fn for noun in _NOUNS for name, fn in noun.READS.items()}
 CHANGES: Final[dict[str, ChangeHandler]] = {name: fn for noun in _NOUNS for name, fn in noun.CHANGES.items()}

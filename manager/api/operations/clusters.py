@@ -7,6 +7,7 @@ from typing import Final
 from busbar.bus import params as p
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import check_exposure
+from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.states import STARTABLE, STARTED, ClusterState, advance, may_advance
 from busbar.bus.transport import check_transport
 from msgspec import to_builtins
@@ -57,6 +58,7 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
         transport = check_transport(transport, "/params/routercluster/transport")
         sizes.check_definition(ctx.tx, transport, "/params/routercluster/transport")
         check_exposure(transport, "/params/routercluster/transport")
+        check_for_runtime(transport, "", "/params/routercluster/transport")
     if ctx.tx.cluster_by_name(definition.name) is not None:
         raise already_exists(f"router cluster '{definition.name}'", "/params/routercluster/name")
     ctx.check_quota("clusters")
@@ -111,11 +113,13 @@ def stop_routercluster(ctx: ChangeContext, params: p.ClusterRef) -> p.Accepted:
 def _set_status(
     ctx: ChangeContext, row: ClusterRow, status: ClusterState, verb: str, reason: str
 ) -> p.Accepted:
-    """Set the cluster and its groups to STARTING or STOPPING; the monitor does the rest."""
+    """Set the cluster and its groups to STARTING or STOPPING, but for groups stopped by themselves."""
     tx = ctx.tx
     facts = {"status": advance(row.status, status), "reason": reason, "was_running": False}
     tx.update_cluster(row.oid, **facts, who=to_builtins(ctx.who), request_id=ctx.request_id)
     for group in tx.groups_of(row.oid):
+        if group.stop_ordered and status is ClusterState.STARTING:
+            continue
         if group.status is not status and may_advance(group.status, status):
             tx.update_group(group.oid, **facts)
     now = need_cluster(tx, row.oid)

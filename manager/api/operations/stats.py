@@ -32,7 +32,12 @@ def stat_routercluster(ctx: ReadContext, params: p.StatCluster) -> p.Stat:
         names = {group.oid: group.name for group in groups}
         rows = ctx.reads.workers_in(row.oid)
         rows.sort(key=lambda worker: (names.get(worker.group_oid, ""), worker.ordinal))
-        return _stat(ctx, params, row, sum(group.scale for group in groups), rows, groups)
+        return _stat(ctx, params, row, sum(group.scale for group in _wanted(groups)), rows, groups)
+
+
+def _wanted(groups: Sequence[GroupRow]) -> list[GroupRow]:
+    """Those that are not stopped by themselves."""
+    return [group for group in groups if not group.stop_ordered]
 
 
 def stat_routercluster_workergroup(ctx: ReadContext, params: p.StatGroup) -> p.Stat:
@@ -82,7 +87,7 @@ def _conditions(
     not_ready = [
         (worker.name, worker.state, worker.reason, None) for worker in rows if worker.state in NOT_READY
     ]
-    asked = [row] if isinstance(row, GroupRow) else groups
+    asked = [row] if isinstance(row, GroupRow) else _wanted(groups)
     ready = sum(min(group.scale, _ready(group, rows)) for group in asked)
     # Each worker that is not ready has a condition of its own.
     reason = reason_now(row, ready, sum(group.scale for group in asked), ())

@@ -11,10 +11,12 @@ from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import check_exposure
 from busbar.bus.messages import OUTDATED
-from busbar.bus.states import STARTED, ClusterState
+from busbar.bus.runtimes import check_for_runtime
+from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from busbar.bus.transport import check_transport
 from msgspec import UNSET
 
+from ...planner.admission import unoffered
 from ...store import Tx
 from ...store.reads import Queries
 from ...store.rows import ClusterRow, GroupRow
@@ -66,6 +68,7 @@ def result(store: Queries, row: GroupRow) -> p.Group:
         updated=store.updated(row.oid),
         max_unavailable=row.max_unavailable,
         max_surge=row.max_surge,
+        stop_ordered=row.stop_ordered,
     )
 
 
@@ -78,6 +81,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_definition(tx, transport, f"{_AT}/transport")
     at = "transport" if transport else "runtime"
     runtime = _runtime(definition.runtime, transport or cluster.transport, at)
+    _check_runs(tx, runtime, transport or cluster.transport)
     check_exposure(transport or cluster.transport, f"{_AT}/transport", runtime)
     name = definition.name or _free_name(tx, cluster.oid)
     if tx.group_by_name(cluster.oid, name) is not None:
@@ -106,17 +110,17 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_cluster(tx, cluster.oid, f"{_AT}/{at}", used)
     if row.scale:
         sizes.check_scale(tx, cluster.oid, f"{_AT}/scale")
-    _record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
+    record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
     return result(tx, row)
 
 
 def remove_routercluster_workergroup(ctx: ChangeContext, params: p.GroupRef) -> p.Group:
     row = need_group(ctx.tx, params.routercluster_oid, params.workergroup_oid)
     if row.status is not ClusterState.STOPPED:
-        detail = f"worker group '{row.name}' is {row.status}: stop its cluster first"
+        detail = f"worker group '{row.name}' is {row.status}: stop it first"
         raise BusError("not_stopped", detail, ["/params/workergroup_oid"])
     cluster = need_cluster(ctx.tx, row.cluster_oid)
-    _record_event(ctx, "removed", cluster, row, {})
+    record_event(ctx, "removed", cluster, row, {})
     removed = result(ctx.tx, row)
     ctx.tx.delete_group(row, cluster.name)
     return removed
@@ -129,7 +133,7 @@ def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) ->
         sizes.check_scale(ctx.tx, row.cluster_oid, "/params/scale")
     now = need_group(ctx.tx, row.cluster_oid, row.oid)
     cluster = need_cluster(ctx.tx, row.cluster_oid)
-    _record_event(ctx, "scaled", cluster, now, {"scale": now.scale, "previous": row.scale})
+    record_event(ctx, "scaled", cluster, now, {"scale": now.scale, "previous": row.scale})
     return result(ctx.tx, now)
 
 
@@ -146,11 +150,12 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     runtime = columns.get("runtime", row.runtime)
     if {"runtime", "transport"} & columns.keys():
         _runtime(runtime, transport, "transport" if columns.get("transport") else "runtime")
+        _check_runs(tx, runtime, transport)
         check_exposure(transport, f"{_AT}/transport", runtime)
     same = {r.revision for r in tx.revisions(row.oid) if (r.runtime, r.transport) == (runtime, transport)}
     renewed = _outdated_starts(tx, row) if "runtime" in columns else set()
     new = row.revision not in same or bool(renewed)
-    columns |= _rollout_limits(params, row, new)
+    columns |= rollout_limits(params, row, new)
     if new:
         columns |= {"revision": row.revision + 1, "held_back": None}
     tx.update_group(row.oid, **columns)
@@ -161,7 +166,7 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     now = need_group(tx, row.cluster_oid, row.oid)
     if new:
         more = ("revision", "runtime", "max_unavailable", "max_surge")
-        _record_event(ctx, "updating", cluster, now, {name: getattr(now, name) for name in more})
+        record_event(ctx, "updating", cluster, now, {name: getattr(now, name) for name in more})
     return result(tx, now)
 
 
@@ -179,7 +184,7 @@ def _requested_columns(tx: Tx, update: p.GroupUpdate) -> dict[str, Any]:
     return found
 
 
-def _rollout_limits(params: p.UpdateGroup, row: GroupRow, new: bool) -> dict[str, int]:
+def rollout_limits(params: p.UpdateGroup | p.RestartGroup, row: GroupRow, new: bool) -> dict[str, int]:
     """Raises BusError `invalid_argument` when no worker could ever be replaced."""
     before = (MAX_UNAVAILABLE, MAX_SURGE) if new else (row.max_unavailable, row.max_surge)
     unavailable = before[0] if params.max_unavailable is None else params.max_unavailable
@@ -250,12 +255,23 @@ def _runtime(requested: str | None, transport: Mapping[str, Any] | None, at: str
     return runtime
 
 
+def _check_runs(tx: Tx, runtime: str, transport: Mapping[str, Any] | None) -> None:
+    """Raises BusError `invalid_configuration` for what no node would run: no worker is stopped for it."""
+    offered = {
+        name for node in tx.nodes() if node.status is not NodeStatus.UNPAIRED for name in node.runtimes
+    }
+    why = unoffered(runtime, offered)
+    if why is not None:
+        raise BusError("invalid_configuration", why, [f"{_AT}/runtime"])
+    check_for_runtime(transport, runtime, f"{_AT}/transport")
+
+
 def _free_name(store: Queries, cluster_oid: str) -> str:
     taken = {group.name for group in store.groups_of(cluster_oid)}
     return next(name for number in count(1) if (name := f"group{number}") not in taken)
 
 
-def _record_event(
+def record_event(
     ctx: ChangeContext, verb: str, cluster: ClusterRow, row: GroupRow, more: Mapping[str, object]
 ) -> None:
     data = {"oid": row.oid, "version": row.version, "cluster_oid": cluster.oid, **more}

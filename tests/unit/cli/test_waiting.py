@@ -57,6 +57,8 @@ WAITS = [
     ("group add edge/api --scale 3", "workergroup", "add_routercluster_workergroup"),
     ("group scale edge/api 3", "workergroup", "scale_routercluster_workergroup"),
     ("group update edge/api --runtime amqtt", "workergroup", "update_routercluster_workergroup"),
+    ("group start edge/api", "workergroup", "start_routercluster_workergroup"),
+    ("group restart edge/api", "workergroup", "restart_routercluster_workergroup"),
     ("cluster start edge", "routercluster", "start_routercluster"),
     ("node drain n1", "node", "drain_node"),
 ]

@@ -304,13 +304,9 @@ async def test_many_agents_reconnect_at_once(
         assert (await raw.message())[1] == b"all"
         return raw
 
-    loop = asyncio.get_running_loop()
     old = await asyncio.gather(*(agent(n) for n in range(AGENTS)))
-    began = loop.time()
-    new = await asyncio.gather(*(agent(n) for n in range(AGENTS)))
-    took = loop.time() - began
-    logging.getLogger(__name__).info("%s agents reconnected in %.2f s", AGENTS, took)
-    assert took < 10
+    async with asyncio.timeout(bound(10)):
+        new = await asyncio.gather(*(agent(n) for n in range(AGENTS)))
     await asyncio.gather(*(raw.closed(within=1) for raw in old))
     await asyncio.gather(*(raw.ping() for raw in new))
 

@@ -345,6 +345,9 @@ async def test_roles_and_ownership(client: Client) -> None:
         "remove_routercluster_workergroup": {"workergroup_oid": new_id()},
         "scale_routercluster_workergroup": {"workergroup_oid": new_id(), "scale": 1},
         "update_routercluster_workergroup": {"workergroup_oid": new_id(), "workergroup": {}},
+        "start_routercluster_workergroup": {"workergroup_oid": new_id()},
+        "stop_routercluster_workergroup": {"workergroup_oid": new_id()},
+        "restart_routercluster_workergroup": {"workergroup_oid": new_id()},
     }
     assert set(foreign) == {name for name, row in OPERATIONS.items() if row.owned == "cluster"}
     for op, more in foreign.items():

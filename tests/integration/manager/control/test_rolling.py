@@ -16,6 +16,7 @@ from busbar.manager.api.operations.workergroups import update_routercluster_work
 from busbar.manager.control.apply import apply_all
 from busbar.manager.planner import model as m
 from busbar.manager.planner.rolling import updating
+from busbar.manager.quotas import Quotas
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.migrations import migrations
 from sqlite_utils import Database
@@ -44,7 +45,7 @@ async def update(watch: Watch, params: dict[str, Any] | None = None, **wish: Any
     who = Who("alice", "owner", "box")
 
     def change(tx: Tx) -> p.Group:
-        return update_routercluster_workergroup(ChangeContext(tx, who, OWNER, "r-9"), asked)
+        return update_routercluster_workergroup(ChangeContext(tx, who, OWNER, "r-9", Quotas()), asked)
 
     found = await watch.store.write(change)
     await watch.rest()
@@ -299,3 +300,28 @@ def test_an_older_database_gets_its_revisions_and_no_worker_is_told_anything_new
         assert {worker.revision for worker in store.reads.workers()} == {1}
     finally:
         store.close()
+
+
+@pytest.mark.fault(97, "K")
+@pytest.mark.parametrize(
+    ("wish", "pointer"),
+    [
+        ({"runtime": "nonesuch"}, "/params/workergroup/runtime"),
+        ({"transport": WEB | {"options": {"nonsense": 1}}}, "/params/workergroup/transport/options/nonsense"),
+        ({"transport": WEB | {"options": {"password_file": 1}}}, "/transport/options/password_file"),
+        ({"transport": {"type": "mqtt", "endpoint": {"interface": "eth0"}}}, "/transport/endpoint/interface"),
+        ({"transport": {"type": "mqtt", "endpoint": {"port": 1, "shared": True}}}, "/endpoint/shared"),
+    ],
+)
+async def test_an_update_that_no_node_would_run_touches_no_worker(
+    tmp_path: Path, wish: dict[str, Any], pointer: str
+) -> None:
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 2, scale=2)
+        before = [agent.assigned() for agent in agents], watch.group()
+        with pytest.raises(BusError) as caught:
+            await update(watch, **wish)
+        assert caught.value.code == "invalid_configuration"
+        assert caught.value.pointers[0].endswith(pointer)
+        await watch.rest()
+        assert ([agent.assigned() for agent in agents], watch.group()) == before

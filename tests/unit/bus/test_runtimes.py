@@ -1,0 +1,93 @@
+"""What an agent would refuse whatever its node has, the manager has refused before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from busbar.agent.runtimes.amqtt import AmqttRuntime
+from busbar.agent.runtimes.base import RuntimeConfigError, WorkerSpec
+from busbar.agent.runtimes.crossbar import CrossbarRuntime
+from busbar.agent.runtimes.mosquitto import MosquittoRuntime
+from busbar.bus.errors import BusError
+from busbar.bus.runtimes import BUILT_IN, OPTIONS, PATH_OPTIONS, check_for_runtime
+from busbar.bus.transport import check_transport
+from busbar.manager.planner.admission import unoffered
+from hypothesis import given
+from hypothesis import strategies as st
+
+NODE = Path("/srv")
+RUNTIMES = {
+    "amqtt": AmqttRuntime(secrets_root=NODE),
+    "crossbar": CrossbarRuntime(static_root=NODE),
+    "mosquitto": MosquittoRuntime(secrets_root=NODE),
+}
+NAMES = sorted({"nonsense", *(name for each in (*OPTIONS.values(), *PATH_OPTIONS.values()) for name in each)})
+VALUES = st.sampled_from([1, True, "text", 1.5, None, ["a"], {}])
+options = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=2)
+optional = {"options": options}
+services = st.one_of(
+    st.fixed_dictionaries({"type": st.just("static"), "directory": st.just("www")}, optional=optional),
+    st.fixed_dictionaries({"type": st.just("json"), "value": VALUES}, optional=optional),
+    st.fixed_dictionaries({"type": st.sampled_from(["websocket", "nodeinfo"])}, optional=optional),
+)
+paths = st.dictionaries(st.sampled_from(["ws", "info", "a"]), services, min_size=1, max_size=2)
+nested = st.one_of(
+    paths, paths.map(lambda inner: {"deep": {"type": "path", "paths": inner}, "ws": {"type": "websocket"}})
+)
+endpoints = st.fixed_dictionaries(
+    {"type": st.just("tcp")},
+    optional={
+        "port": st.sampled_from([1883, "2000-2010"]),
+        "shared": st.booleans(),
+        "interface": st.sampled_from(["127.0.0.1", "::1", "localhost", "eth0", "router.example"]),
+    },
+)
+
+
+@st.composite
+def transports(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A built-in runtime, and a transport that the contract allows."""
+    runtime = draw(st.sampled_from(BUILT_IN))
+    found: dict[str, Any] = {"type": "web" if runtime == "crossbar" else "mqtt"}
+    if runtime == "crossbar":
+        found |= draw(st.fixed_dictionaries({}, optional={"paths": nested}))
+    return runtime, found | draw(
+        st.fixed_dictionaries({}, optional={"endpoint": endpoints, "options": options})
+    )
+
+
+def pointer_of(runtime: str, transport: dict[str, Any]) -> str | None:
+    """Where the agent's runtime refuses it; None when it renders it."""
+    worker = WorkerSpec("web-1", "o", "edge", "web", transport=transport)
+    try:
+        RUNTIMES[runtime].render(worker, "127.0.0.1", 1883, Path("/run/w"))
+    except RuntimeConfigError as error:
+        return error.pointer
+    return None
+
+
+@pytest.mark.fault(97, "K")
+@given(transports())
+def test_the_manager_refuses_what_an_agent_would(asked: tuple[str, dict[str, Any]]) -> None:
+    runtime, transport = asked
+    plain = check_transport(transport, "/transport")
+    refused = None
+    try:
+        check_for_runtime(plain, runtime, "/transport")
+    except BusError as error:
+        (refused,) = error.pointers
+        assert error.code == "invalid_configuration"
+    there = pointer_of(runtime, plain)
+    assert there is None or refused is not None or "default_file" in there or "allowed_origins" in there
+    assert refused is None or there is not None, "and nothing else"
+
+
+@pytest.mark.fault(97, "K")
+def test_a_runtime_that_no_node_has_reported_is_a_slip() -> None:
+    assert unoffered("nonesuch", {"amqtt", "serve"}) == (
+        "no node offers runtime 'nonesuch' (known: amqtt, crossbar, mosquitto, serve)"
+    )
+    for runtime, offered in (("serve", {"serve"}), ("crossbar", {"amqtt"}), ("serve", set())):
+        assert unoffered(runtime, offered) is None
