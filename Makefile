@@ -12,12 +12,15 @@ PYTEST ?= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 # `make soak MINUTES=60 SEED=100000` looks for faults that long, by three ways at once; SEED is the first schedule's.
 MINUTES ?= 10
 SEED ?= 5001
+# `make mutants COUNT=0` tries every fault, some thousands; else so many in each file, chosen by MUTANTS as the seed.
+COUNT ?= 20
+MUTANTS ?= 1
 STAMP := $(VENV)/.installed-$(CROSSBAR)
 
 # Where `make scale` puts aedes (npm), which the suite itself never asks for.
 AEDES := $(abspath $(VENV))/aedes
 
-.PHONY: help setup demo test unit lint reference bench soak scale clean
+.PHONY: help setup demo test unit lint reference bench soak mutants scale clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
@@ -26,6 +29,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure, against yardsticks taken in the same run"
 	@echo "make soak    search for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
+	@echo "make mutants   make small faults in the files that decide, and count those that the unit tests notice"
 	@echo "make scale   the contract and node failures on broker clusters (NATS, aedes with Redis); measure"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
@@ -61,6 +65,9 @@ soak: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[soak]" || \
 	  echo "atheris can't be installed here: the fuzzing will mutate blindly"
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
+
+mutants: setup
+	@nice -n 10 $(BIN)/python -m tests.mutants --count $(COUNT) --seed $(MUTANTS)
 
 # What is not installed is skipped with its reason: nats-server, redis-server, node with npm.
 scale: setup

@@ -17,7 +17,8 @@ from . import identity
 @dataclass(frozen=True, slots=True)
 class Ownership:
     """`workers`: records, each with its process if that may still live. `orphans`: tokens of this agent that
-    no record accounts for. `foreign`: processes of another agent or another store."""
+    no record accounts for, or whose process is gone and left descendants. `foreign`: processes of another
+    agent or another store."""
 
     workers: tuple[tuple[WorkerRecord, ProcessRecord | None], ...]
     orphans: tuple[str, ...]
@@ -45,8 +46,12 @@ def classify(
     for record in records:
         if record.token in held:
             continue
-        process = _process(record, living, by_token.pop(record.token, None))
+        group = by_token.pop(record.token, None)
+        process = _process(record, living, group)
         workers[record.oid] = (record, process)
+        if process is None and group is not None and (record.stopped or not record.pid):
+            # It left descendants. Those of a process that ended by itself are killed as after any exit.
+            orphans.append(record.token)
     for group in by_token.values():
         if not _is_owned(group, folder_id, store, held):
             foreign.append(group)

@@ -27,6 +27,7 @@ class Happenings:
     manager: ManagerHost
     agents: dict[str, AgentHost]
     clients: dict[str, Client]
+    stormy_at: float
 
     def __init__(self) -> None:
         self._randoms: dict[str, Random] = {}
@@ -240,11 +241,19 @@ class Happenings:
         self._later(lasts, setattr, self.broker, "up", True)
 
     def do_storm(self, lose: float, duplicate: float, reorder: float, delay: float, lasts: float) -> None:
+        self._storm_ends()
         self.broker.weather = Weather(lose, duplicate, reorder, delay, self.broker.weather.late_wills)
         self._later(lasts, self._fair)
 
     def _fair(self) -> None:
+        self._storm_ends()
         self.broker.weather = Weather(late_wills=self.broker.weather.late_wills)
+
+    def _storm_ends(self) -> None:
+        """However short it was: messages may still be on their way, and in order behind one another."""
+        if not self.broker.weather.fair:
+            self.stormy_at = self.now
+            self.watch.contact.clear()
 
     def do_late_wills(self, lasts: float) -> None:
         self.broker.weather.late_wills = lasts

@@ -37,6 +37,7 @@ class Watch(Lasting):
         self.old_retained: dict[str, bytes] = {}
         self.heard: dict[str, float] = {}
         self.births: dict[str, tuple[str, int]] = {}
+        self.goodbyes: dict[str, tuple[str, int]] = {}
         self.contact: dict[str, float | None] = {}
         self.applied: dict[tuple[str, int], tuple[str, int, int]] = {}
         self.published: dict[str, tuple[int, int]] = {}
@@ -304,9 +305,14 @@ class Watch(Lasting):
         if found is None or found.leaf not in ("heartbeat", "reported", "state"):
             return
         host = self.world.agents.get(found.node)
-        if host is None or host.agent is None or not message.payload:
+        if host is None or not message.payload:
             return
         told = _decode(message.payload)
+        birth = (told.get("boot"), told.get("conn"))
+        if told.get("state") == "disconnected":
+            self.goodbyes[found.node] = birth
+        if host.agent is None or self.goodbyes.get(found.node) == birth:
+            return  # what was on its way when it said goodbye comes too late
         if told.get("boot") != host.agent.boot or told.get("state") in ("lost", "disconnected"):
             return
         if self._is_latest(found.node, told["boot"], told["conn"]) and not message.retain:

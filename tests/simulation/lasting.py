@@ -124,6 +124,8 @@ class Lasting:
         manager = self.world.manager
         seen: set[tuple[str, str]] = set()
         link = manager.manager.link if manager.up and manager.manager else None
+        if link is not None and not link.conn:  # type: ignore[attr-defined]
+            self.excused = self.now  # it waits for its database before it listens
         if link is not None and not connected(link):
             self.listening = min(self.listening, self.now)
         if link is None or manager.disk_error is not None:

@@ -159,6 +159,7 @@ class World(Happenings):
         """The end of all faults: whatever is down comes back."""
         self.trace("heal")
         self.healed = True
+        self._storm_ends()
         self.broker.weather = Weather()
         self.broker.cut.clear()
         if self.broker.max_packet != MAX_PACKET:

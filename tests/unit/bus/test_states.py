@@ -6,11 +6,13 @@ from itertools import product
 
 import pytest
 from busbar.bus.states import (
+    ASSIGNED,
     STARTABLE,
     STARTED,
     TRANSITIONS,
     ClusterState,
     IllegalTransitionError,
+    NodeBirth,
     NodeStatus,
     WorkerState,
     advance,
@@ -56,3 +58,55 @@ def test_a_stopping_worker_is_never_called_ready() -> None:
 def test_start_and_stop_are_never_both_accepted() -> None:
     assert not STARTED & STARTABLE
     assert ClusterState.STOPPING not in STARTED | STARTABLE
+
+
+def test_states_are_these_words_on_the_wire() -> None:
+    """They are in messages, in the store and in programs of others."""
+    assert [*ClusterState] == ["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
+    assert [*WorkerState] == ["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
+    assert [*NodeStatus] == ["online", "late", "lost", "offline", "unpaired"]
+    assert [*NodeBirth] == ["ready", "disconnected", "lost"]
+    for kind in (*KINDS, NodeBirth):
+        assert all(state.name == state.value.upper() for state in kind)
+
+
+ALLOWED = {
+    ClusterState: {
+        "STOPPED": "STARTING",
+        "STARTING": "RUNNING ERROR STOPPING",
+        "RUNNING": "DEGRADED ERROR PAUSED STOPPING",
+        "DEGRADED": "RUNNING ERROR PAUSED STOPPING",
+        "PAUSED": "STARTING STOPPING",
+        "ERROR": "RUNNING DEGRADED STOPPING",
+        "STOPPING": "STOPPED",
+    },
+    WorkerState: {
+        "PENDING": "STARTING UNKNOWN STOPPING STOPPED",
+        "STARTING": "RUNNING BACKOFF UNKNOWN PENDING STOPPING STOPPED",
+        "RUNNING": "STARTING BACKOFF UNKNOWN PENDING STOPPING STOPPED",
+        "BACKOFF": "STARTING RUNNING UNKNOWN PENDING STOPPING STOPPED",
+        "UNKNOWN": "STARTING RUNNING BACKOFF PENDING STOPPING STOPPED",
+        "STOPPING": "PENDING STOPPED",
+        "STOPPED": "PENDING STARTING",
+    },
+    NodeStatus: {
+        "online": "late lost offline unpaired",
+        "late": "online lost offline unpaired",
+        "lost": "online offline unpaired",
+        "offline": "online lost unpaired",
+        "unpaired": "offline",
+    },
+}
+"""Section 5 of the contract."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_is_the_contracts(kind: type) -> None:
+    table = {str(state): {str(after) for after in TRANSITIONS[kind][state]} for state in TRANSITIONS[kind]}
+    assert table == {state: set(after.split()) for state, after in ALLOWED[kind].items()}
+
+
+def test_which_states_are_started_startable_and_assigned() -> None:
+    assert {"STARTING", "RUNNING", "DEGRADED", "ERROR"} == STARTED
+    assert {"STOPPED", "PAUSED"} == STARTABLE
+    assert {"STARTING", "RUNNING", "BACKOFF", "UNKNOWN"} == ASSIGNED

@@ -72,3 +72,52 @@ def test_never_more_than_burst_and_rate_allow(rate: float, burst: int, waits: li
         admitted += retry_ms is None
         assert retry_ms is None or retry_ms >= 1
         assert admitted <= burst + now * rate + 1e-6
+
+
+def test_what_an_answer_cost_is_charged_afterwards() -> None:
+    """Down to a full bucket's debt, which a caller then waits for."""
+    limits = Limits(rate=10, burst=4, in_flight=5)
+    assert limits.admit("a", 0.0) is None
+    limits.charge("a", 2.0)
+    assert limits.admit("a", 0.0) is None and limits.admit("a", 0.0) == 100
+    limits.charge("a", 1000.0)
+    assert limits.admit("a", 0.0) == 500
+    assert limits.admit("a", 0.5) is None
+    limits.charge("nobody", 1.0)
+    assert len(limits) == 1
+
+
+def test_a_request_costs_at_most_a_full_bucket() -> None:
+    limits = Limits(rate=10, burst=4, in_flight=5)
+    assert limits.admit("a", 0.0, 3.0) is None
+    assert limits.admit("a", 0.0, 2.0) == 100
+    assert limits.admit("a", 0.3, 100.0) is None
+    assert limits.admit("a", 0.3) == 100
+
+
+def test_those_in_flight_are_counted_one_by_one() -> None:
+    limits = Limits(rate=1, burst=9, in_flight=2)
+    assert limits.admit("a", 0.0) is None
+    for _ in range(3):
+        limits.began("a")
+    assert limits.admit("a", 0.0) == IN_FLIGHT_RETRY_MS == 50
+    limits.ended("a")
+    assert limits.admit("a", 0.0) == IN_FLIGHT_RETRY_MS
+    for _ in range(5):
+        limits.ended("a")
+    limits.began("a")
+    assert limits.admit("a", 0.0) is None
+    for name in ("unknown", "stranger"):
+        limits.began(name)
+        limits.ended(name)
+    assert len(limits) == 1
+
+
+def test_the_caller_that_has_been_idle_longest_is_forgotten_first() -> None:
+    limits = Limits(rate=1, burst=1, in_flight=1, max_callers=2)
+    for name in ("a", "b"):
+        assert limits.admit(name, 0.0) is None
+    assert limits.admit("a", 0.0) == 1000, "which counts as use"
+    assert limits.admit("c", 0.0) is None
+    assert limits.admit("a", 0.0) == 1000
+    assert limits.admit("b", 0.0) is None

@@ -255,3 +255,22 @@ def test_next_due_is_when_time_alone_makes_a_step_due() -> None:
     assert plan.next_due([worker(next_start=NOW - 3)], NOW) == NEVER
     assert plan.next_due([worker(Phase.STARTING, deadline=NOW + 9, next_probe=NOW + 1)], NOW) == NOW + 1
     assert plan.next_due([worker(Phase.RUNNING, next_probe=NEVER)], NOW) == NEVER
+
+
+@pytest.mark.parametrize(
+    ("phase", "more", "due"),
+    [
+        (Phase.WAITING, {"next_start": NOW + 2}, NOW + 2),
+        (Phase.WAITING, {"next_start": NOW}, NEVER),
+        (Phase.STOPPING, {"next_start": NOW + 3}, NOW + 3),
+        (Phase.STARTING, {"deadline": NOW + 9, "next_probe": NOW + 4}, NOW + 4),
+        (Phase.STARTING, {"deadline": NOW + 3, "next_probe": NOW + 4}, NOW + 3),
+        (Phase.RUNNING, {"next_probe": NOW + 40}, NOW + 40),
+        (Phase.RUNNING, {"next_probe": NOW + 40, "last_failure": "x"}, NOW + 9),
+        (Phase.STOPPED, {"next_start": NOW + 2}, NEVER),
+        (Phase.STOPPING, {"next_start": NOW + 3, "busy": True}, NEVER),
+    ],
+)
+def test_when_a_worker_is_due(phase: Phase, more: dict[str, object], due: float) -> None:
+    assert plan.next_due([worker(phase, **more)], NOW) == due
+    assert plan.next_due([], NOW) == NEVER

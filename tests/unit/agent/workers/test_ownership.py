@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from busbar.agent.processes.procfs import ProcessRecord, TokenGroup
 from busbar.agent.state import WorkerRecord
@@ -41,6 +44,15 @@ def test_a_fork_whose_pid_was_never_stored_is_found_by_its_token() -> None:
 
 def test_a_record_without_a_process_has_exited() -> None:
     assert classify([record()], []).workers == ((record(), None),)
+
+
+@pytest.mark.parametrize("more", [{}, {"pid": 7, "boot_id": "boot", "stopped": True}], ids=str)
+def test_descendants_of_a_recorded_worker_that_is_gone_are_killed(more: dict[str, Any]) -> None:
+    """The agent may have died between the fork and storing the pid."""
+    kept = record(token=OURS, **more)
+    left = replace(group(OURS), leader=None)
+    result = ownership.classify([kept], (), [left], FOLDER_ID, "s", ())
+    assert (result.workers, result.orphans) == (((kept, None),), (OURS,))
 
 
 def test_a_lost_record_is_rebuilt_from_the_environment() -> None:

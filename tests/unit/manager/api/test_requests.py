@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,14 @@ from busbar.bus.messages import Expect
 from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.api import authorize, read_cache
-from busbar.manager.api.requests import Dispatch, Responder
+from busbar.manager.api.requests import (
+    DEFAULT_INBOX,
+    LOCKED_RETRY_MS,
+    MAX_ID,
+    PACKET_OVERHEAD,
+    Dispatch,
+    Responder,
+)
 from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
 from busbar.manager.rate_limit import Limits
 from busbar.manager.store.rows import PrincipalRow
@@ -292,3 +301,60 @@ def test_message_expiry_counts_like_a_ttl() -> None:
     bench.ask("alice", "create_routercluster", payload, properties=Properties(expiry_s=2))
     job = bench.store.submitted[0][0].__self__
     assert job.ctx.expires == bench.clock.monotonic() + 2
+
+
+@pytest.mark.parametrize("inbox", ["a/b", "", 5, None, ["x"]])
+def test_an_inbox_that_can_not_be_one_is_not_used(inbox: Any) -> None:
+    bench = Bench()
+    sent = bench.ask("vera", "list_routerclusters", encode({"id": "r1", "reply": inbox}))
+    (topic, reply, _) = sent[0]
+    assert topic == TOPICS.response("vera", DEFAULT_INBOX).removeprefix(TOPICS.prefix)
+    assert reply["id"] == "r1"
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * (MAX_ID + 1), 7, None])
+def test_an_id_that_can_not_be_one_is_replaced(request_id: Any) -> None:
+    ((_, reply, _),) = Bench().ask("vera", "list_routerclusters", encode({"id": request_id}))
+    assert reply["id"].startswith("made-")
+    ((_, reply, _),) = Bench().ask("vera", "list_routerclusters", encode({"id": "x" * MAX_ID}))
+    assert reply["id"] == "x" * MAX_ID
+
+
+@pytest.mark.parametrize("correlation", [b"", b"c" * 40])
+def test_a_reply_is_as_large_as_the_broker_takes(correlation: bytes) -> None:
+    bench = Bench(mqtt5=True)
+    bench.store.reads.clusters = ["edge" * 50]
+    more = {"properties": Properties(correlation=correlation)}
+    ask = partial(
+        bench.ask, "vera", "list_routerclusters", b'{"params": {"return_names": true}, "id": "r"}', **more
+    )
+    ((topic, reply, _),) = ask()
+    size = len(encode(reply)) + len(TOPICS.prefix) + len(topic) + len(correlation) + PACKET_OVERHEAD
+    bench.sink.max_packet = size
+    assert ask()[0][1] == reply
+    bench.sink.max_packet = size - 1
+    assert ask()[0][1]["error"]["code"] == "payload_too_large"
+
+
+def test_a_locked_database_is_busy_and_any_other_failure_is_internal() -> None:
+    bench = Bench()
+    payload = b'{"id": "r1", "params": {"routercluster": {"name": "edge"}}}'
+    locked = sqlite3.OperationalError("database is locked")
+    locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    for error, code in ((locked, "busy"), (ValueError("ours"), "internal")):
+        bench.ask("alice", "create_routercluster", payload)
+        bench.store.submitted[-1][1](error)
+        told = bench.sink.sent[-1][1]["error"]
+        assert told["code"] == code and "ours" not in told["detail"]
+        assert ("correlation" in told) == (code == "internal")
+        assert (told.get("retry_after_ms") == LOCKED_RETRY_MS) == (code == "busy")
+
+
+def test_an_answer_in_the_outbox_is_not_sent_beside_it_and_an_error_is_sent_whatever_its_size() -> None:
+    bench = Bench()
+    payload = b'{"id": "r1", "params": {"routercluster": {"name": "edge"}}}'
+    bench.ask("alice", "create_routercluster", payload)
+    bench.store.submitted[-1][1](None)
+    assert bench.sink.sent == []
+    bench.sink.max_packet = 1
+    assert bench.code("vera", "create_routercluster", payload) == "not_authorized"

@@ -6,9 +6,19 @@ from typing import Any
 
 import pytest
 from busbar.bus.messages import Applied, Reported, ReportedWorker
-from busbar.bus.states import WorkerState
-from busbar.manager.ingest.report_diff import Origin, conditions_of, diff_worker, match, trusted_version
-from busbar.manager.store.rows import WorkerRow
+from busbar.bus.states import NodeStatus, WorkerState
+from busbar.manager.ingest.report_diff import (
+    FAILED,
+    NodeUpdate,
+    Origin,
+    ReportDiff,
+    conditions_of,
+    diff_report,
+    diff_worker,
+    match,
+    trusted_version,
+)
+from busbar.manager.store.rows import NodeRow, WorkerRow
 
 
 def row(state: str = "RUNNING", name: str = "web-1", **more: Any) -> WorkerRow:
@@ -152,3 +162,149 @@ def test_trusted_version_and_conditions(
     assert trusted_version(report, Origin("s1", 3), 9) == version
     found = conditions_of(report, Origin("s1", 3), 9)
     assert (words in found[0]) if words else not found
+
+
+# --- whole updates
+
+
+def node(**more: Any) -> NodeRow:
+    facts: dict[str, Any] = {
+        "oid": "n1", "name": "n1", "labels": {}, "status": NodeStatus.ONLINE, "reason": None, "boot": "b",
+        "conn": 1, "goodbye": False, "runtimes": [], "capacity": None, "conditions": [],
+        "assignment_version": 8, "applied_epoch": 0, "applied_version": 0, "changed": 0, "version": 1,
+    }  # fmt: skip
+    return NodeRow(**(facts | more))
+
+
+def report(*workers: ReportedWorker, applied: Applied = Applied(3, 8), **more: Any) -> Reported:  # noqa: B008
+    facts: dict[str, Any] = {"boot": "b", "conn": 1, "store": "s1", "applied": applied}
+    return Reported(workers=[*workers], **(facts | more))
+
+
+def diff(of: NodeRow, *rows: WorkerRow, **update: Any) -> ReportDiff:
+    return diff_report(of, rows, CLUSTERS, NodeUpdate(**({"columns": {}} | update)), Origin("s1", 3))
+
+
+def test_a_report_changes_what_differs() -> None:
+    told = report(seen("BACKOFF"), runtimes=["b", "a", "a"], capacity={"max_workers": 2}, conditions=["full"])
+    found = diff(node(), row(), columns={"conn": 2, "boot": "b"}, report=told, live=True, conditions=("two",))
+    assert found.columns == {
+        "conn": 2,
+        "applied_epoch": 3,
+        "applied_version": 8,
+        "runtimes": ["a", "b"],
+        "capacity": {"max_workers": 2},
+        "conditions": ["full", "two"],
+    }
+    ((of, change),) = found.workers
+    assert of.oid == "oid-web-1" and change.columns["state"] == "BACKOFF"
+    assert list(found.measured) == ["oid-web-1"] and found.assignment is None
+
+
+def test_labels_are_taken_from_the_first_report_alone() -> None:
+    told = report(labels={"zone": "a"})
+    assert diff(node(labels=None), report=told, live=True).columns["labels"] == {"zone": "a"}
+    assert "labels" not in diff(node(labels={}), report=told, live=True).columns
+    assert "labels" not in diff(node(labels=None), report=report(), live=True).columns
+
+
+def test_without_a_report_only_the_nodes_own_columns_change() -> None:
+    found = diff(node(), row("STOPPING"), columns={"goodbye": True, "boot": "b"})
+    assert (found.columns, [*found.workers], found.assignment) == ({"goodbye": True}, [], None)
+
+
+def test_an_unpaired_node_is_believed_in_what_is_gone_alone() -> None:
+    told = report(seen("BACKOFF"), runtimes=["a"], conditions=["full"])
+    rows = [row(), row("STOPPING", name="web-2"), row("RUNNING", name="web-3")]
+    found = diff(node(status=NodeStatus.UNPAIRED), *rows, report=told, live=True, conditions=("two",))
+    assert found.columns == {"applied_epoch": 3, "applied_version": 8}
+    ((of, change),) = found.workers
+    assert of.name == "web-2" and change.gone and found.measured == {}
+
+
+def test_what_is_not_live_changes_no_worker_that_is_to_run_and_measures_nothing() -> None:
+    rows = [row(), row("STOPPING", name="web-2")]
+    found = diff(node(), *rows, report=report(seen("BACKOFF"), runtimes=["a"]))
+    assert [of.name for of, _ in found.workers] == ["web-2"] and found.measured == {}
+    assert found.columns["runtimes"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("store", "applied", "words"),
+    [
+        ("s2", Applied(3, 8), "follows another manager's store (s2)"),
+        ("s1", Applied(4, 8), "follows epoch 4, newer than this manager's 3"),
+        ("s1", Applied(3, 8), None),
+    ],
+)
+def test_a_node_that_follows_another_manager_says_so_and_nothing_is_gone_by_it(
+    store: str, applied: Applied, words: str | None
+) -> None:
+    found = diff(node(), row("STOPPING"), report=report(applied=applied, store=store), live=True)
+    assert found.columns.get("refuses") == words
+    assert ("applied_version" in found.columns) == (words is None)
+    assert len(found.workers) == (words is None)
+
+
+LAST = 2**53
+
+
+@pytest.mark.parametrize(
+    ("store", "applied", "diverged", "assignment"),
+    [
+        ("s1", Applied(3, 8), True, None),
+        ("s1", Applied(2, 99), True, None),
+        ("s1", Applied(3, 9), False, {"assignment_version": 9}),
+        ("s1", Applied(3, LAST - 1), False, {"assignment_version": LAST - 1}),
+        ("s1", Applied(3, LAST), False, {"assignment_epoch": 4}),
+        ("s1", Applied(4, 0), False, None),
+        ("s1", Applied(4, 0), True, {"assignment_epoch": 5}),
+        ("s1", Applied(LAST - 1, 0), True, {"assignment_epoch": LAST}),
+        ("s1", Applied(LAST, 0), True, None),
+        ("s2", Applied(3, 9), True, None),
+        (None, Applied(3, 9), True, None),
+    ],
+)
+def test_a_forged_assignment_is_superseded_and_a_newer_managers_is_not(
+    store: str | None, applied: Applied, diverged: bool, assignment: dict[str, int] | None
+) -> None:
+    told = report(applied=applied, store=store)
+    assert diff(node(), report=told, live=True, diverged=diverged).assignment == assignment
+
+
+def test_an_assignment_above_the_nodes_own_epoch_is_superseded() -> None:
+    """The node was given epoch 6 before, to supersede another."""
+    of = node(assignment_epoch=6)
+    assert diff(of, report=report(applied=Applied(6, 9)), live=True).assignment == {"assignment_version": 9}
+    assert diff(of, report=report(applied=Applied(5, 99)), live=True).assignment is None
+
+
+def test_updates_that_wait_together_become_one() -> None:
+    first = NodeUpdate({"conn": 1, "boot": "a"}, report(), True, ("x",), True)
+    birth = NodeUpdate({"conn": 2})
+    assert first.merge(birth) == NodeUpdate({"conn": 2, "boot": "a"}, first.report, True, ("x",), True)
+    assert birth == NodeUpdate({"conn": 2}, None, False, (), False)
+    second = NodeUpdate({"conn": 3}, report(seen()), False)
+    assert first.merge(second) == NodeUpdate({"conn": 3, "boot": "a"}, second.report, False, (), False)
+
+
+def test_a_failure_has_its_reason_in_its_event() -> None:
+    for told, words in ((seen("BACKOFF", reason="exit code 1"), "exit code 1"), (seen("BACKOFF"), FAILED)):
+        found = diff_worker(row(), told, 1, True)
+        assert found is not None and found.events == (("failed", words),)
+
+
+def test_a_ready_worker_is_measured_anew() -> None:
+    told = seen(pid=6, address="tcp://x", restarts=0, reason="restarted: x")
+    found = diff_worker(row(), told, 1, True)
+    assert found is not None and found.columns == {"pid": 6, "address": "tcp://x", "reason": "restarted: x"}
+    absent = diff_worker(row(address="tcp://x"), None, 1, True)
+    assert absent is not None and (absent.columns["pid"], absent.columns["address"]) == (None, None)
+
+
+def test_conditions_are_those_of_the_agent_and_what_it_refused() -> None:
+    told = report(conditions=["full"], refused="assignment 1/2 refused")
+    assert conditions_of(told, Origin("s1", 3), 9) == [
+        "full",
+        "it refused the assignment: assignment 1/2 refused",
+    ]

@@ -73,3 +73,10 @@ def test_a_worker_occupies_its_node_until_it_is_gone(state: WorkerState) -> None
 )  # fmt: skip
 def test_max_workers_is_read_with_care(capacity: dict[str, object] | None, limit: int | None) -> None:
     assert max_workers(capacity) == limit
+
+
+def test_of_two_limits_the_lower_one_holds() -> None:
+    room = max_workers(None, 100_000)
+    assert room is not None and 1 < room < 1000
+    assert max_workers({"max_workers": room - 1}, 100_000) == room - 1
+    assert max_workers({"max_workers": room + 1}, 100_000) == room

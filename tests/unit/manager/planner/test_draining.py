@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from busbar.bus.states import WorkerState
+from busbar.manager.planner import draining
 from busbar.manager.planner import model as m
 from busbar.manager.planner.plan import plan
 from hypothesis import given, settings
@@ -145,6 +148,46 @@ def test_a_drain_is_blocked_by_the_hold() -> None:
     sim = Simulator(snapshot(nodes, cluster(group("web", 1, workers), members=["n1", "n4"])))
     assert not left(sim.settle())
     assert "nothing is moved" in note(sim)
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+def test_while_one_is_leaving_no_other_leaves(revision: int) -> None:
+    """Also when all that is asked for is ready: with the surge of an update there is one more."""
+    leaving = worker("web", 1, "STOPPING", on="n1")
+    others = [worker("web", i, on=f"n{min(i, 2)}", revision=revision) for i in (2, 3, 4)]
+    made = group("web", 3, [leaving, *others], revision=revision, max_surge=1)
+    assert draining.blocker(made, others, others[0]) == "web-1 is leaving"
+    broken = worker("web", 2, "BACKOFF", on="n1", revision=revision)
+    assert draining.blocker(group("web", 3, [leaving, broken]), [broken], broken) == "web-1 is leaving"
+    gone = group("web", 3, [replace(leaving, ordinal=9), *others], revision=revision, max_surge=1)
+    assert (draining.blocker(gone, others, others[0]) is None) == (revision == 2), (
+        "a surplus one is no matter"
+    )
+
+
+def test_a_ready_worker_stays_while_another_is_not_ready() -> None:
+    ready, broken = worker("web", 1, on="n1"), worker("web", 2, "BACKOFF", on="n2")
+    made = group("web", 2, [ready, broken])
+    assert draining.blocker(made, [ready, broken], ready) == "1 of 2 workers of group web are ready"
+    assert draining.blocker(made, [ready, broken], broken) is None
+    both = [ready, worker("web", 2, on="n2")]
+    assert draining.blocker(group("web", 2, both), both, ready) is None
+    assert draining.blocker(group("web", 2, both), both[:1], ready) is not None, "the other is not heard"
+    surplus = [ready, broken, worker("web", 3, on="n2")]
+    assert draining.blocker(group("web", 2, surplus), surplus, ready) is not None, "and a surplus one no help"
+
+
+def test_two_nodes_are_drained_one_worker_at_a_time() -> None:
+    """In one pass and over passes, whatever the order in which nodes and workers come."""
+    workers = [worker("web", i, on=f"n{i}") for i in (1, 2)] + [worker("web", 3, on="n3")]
+    nodes = [node("n1", draining=True), node("n2", draining=True), node("n3")]
+    sim = Simulator(snapshot(nodes, cluster(group("web", 3, workers), members=["n1", "n2", "n3"])))
+    assert left(sim.step()) == ["web-1"]
+    assert left(sim.settle()) == []
+    sim.obey()
+    assert left(sim.settle()) == [] and "web-2 stays: 2 of 3 workers" in note(sim, "n2")
+    sim.obey()
+    assert left(sim.settle()) == ["web-2"]
 
 
 def test_a_paused_cluster_is_left_alone() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from busbar.manager.planner.liveness import Fleet
 from busbar.manager.planner.model import ClusterView, MemberView, NodeView
-from busbar.manager.planner.placement import Candidates, Load
+from busbar.manager.planner.placement import NAMED, Candidates, Load
 
 from tests.unit.manager.planner.fleets import NOW, TIMING, cluster, group, node, snapshot, worker
 
@@ -124,3 +124,43 @@ def test_the_runtime_is_the_groups() -> None:
         "n2",
         "n2",
     ]
+
+
+def test_a_node_that_is_unfit_or_avoided_is_passed_over_and_stays_a_candidate() -> None:
+    of = cluster(group("web", 4), members=["n1", "n2", "n3"])
+    state = snapshot(THREE, of)
+    avoided = {("web", "n1"): NOW + 1}
+    fleet = Fleet(state.nodes, {each.oid: each.status for each in THREE}, TIMING, NOW, avoided=avoided)
+    found = Candidates(fleet, Load(state), of, of.groups[0])
+    assert [getattr(found.reserve(unfit), "name", None) for unfit in (["n2"], [], ["n2", "n3"])] == [
+        "n3",
+        "n2",
+        None,
+    ]
+    assert reserved(found, 3) == ["n2", "n3", "n2"], "the avoided one comes last, whatever its load"
+    assert found.avoided() == "; a worker of the group could not start on n1"
+
+
+def test_as_many_as_are_named_are_named_without_a_count() -> None:
+    for count in (NAMED, NAMED + 1):
+        nodes = [node(f"n{number}", "late") for number in range(count)]
+        reason = candidates(nodes, cluster(group("web", 1), members=[each.oid for each in nodes])).reason()
+        assert ("more" in reason) == (count > NAMED) and reason.count("is late") == NAMED
+
+
+def test_each_reserved_place_is_one_worker_more() -> None:
+    of = cluster(group("web", 9), members=["n1"])
+    found = candidates([node("n1", max_workers=3)], of)
+    assert reserved(found, 4) == ["n1", "n1", "n1", None]
+    of = cluster(group("web", 9), members=[MemberView("n1", hardlimit=2)])
+    assert reserved(candidates([node("n1")], of), 3) == ["n1", "n1", None]
+    web = group("web", 9, [worker("web", i, on="n1") for i in (1, 2)])
+    api = group("api", 9, [worker("api", i, on="n2") for i in range(1, 6)])
+    of = cluster(web, api, members=["n1", "n2"])
+    found = Candidates(
+        Fleet({each.oid: each for each in THREE}, {each.oid: each.status for each in THREE}, TIMING, NOW),
+        Load(snapshot(THREE, of)),
+        of,
+        next(each for each in of.groups if each.name == "web"),
+    )
+    assert reserved(found, 3) == ["n2", "n2", "n1"], "in the group, before the cluster"

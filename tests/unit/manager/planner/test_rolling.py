@@ -208,6 +208,91 @@ def test_a_surge_worker_is_released_for_one_that_no_node_admits() -> None:
     assert {w.oid for w in sim.workers()} == {"web-1", "web-2"} and of(sim).settled == 2
 
 
+# --- the budget itself
+
+
+def budget(*workers: m.WorkerView, **more: Any) -> rolling.DisruptionBudget:
+    """Of a group of four, told to run revision 2."""
+    made = group("web", 4, workers, **{"revision": 2, **more})
+    return rolling.disruption_budget(made, workers)
+
+
+@pytest.mark.parametrize(
+    ("state", "revision", "in_flight"),
+    [
+        ("RUNNING", 1, 0),
+        ("RUNNING", 2, 0),
+        ("STOPPING", 1, 1),
+        ("STOPPING", 2, 1),
+        ("STARTING", 2, 1),
+        ("BACKOFF", 2, 1),
+        ("UNKNOWN", 2, 1),
+        ("STARTING", 1, 0),
+        ("BACKOFF", 1, 0),
+        ("PENDING", 2, 0),
+        ("STOPPED", 2, 0),
+    ],
+)
+def test_what_is_being_stopped_or_started_is_in_flight(state: str, revision: int, in_flight: int) -> None:
+    found = budget(worker("web", 1, state, on="n1", revision=revision))
+    assert (found.in_flight, found.ready) == (in_flight, int(state == "RUNNING"))
+    assert (found.least, found.most) == (3, 1)
+
+
+def test_a_worker_that_is_stopping_uses_up_the_budget() -> None:
+    others = [worker("web", ordinal, on="n1") for ordinal in (1, 2, 3)]
+    found = budget(*others, worker("web", 4, "STOPPING", on="n1"))
+    assert not any(found.allows(each) for each in others)
+    found = budget(*others, worker("web", 4, "STOPPING", on="n1"), max_unavailable=2)
+    assert found.allows(others[0])
+    found.spend(others[0])
+    assert (found.ready, found.in_flight) == (2, 2) and not found.allows(others[1])
+
+
+def test_what_is_not_ready_needs_no_budget_but_a_place_in_flight() -> None:
+    broken = worker("web", 4, "BACKOFF", on="n1")
+    found = budget(*[worker("web", ordinal, on="n1") for ordinal in (1, 2, 3)], broken)
+    assert found.allows(broken) and not found.allows(worker("web", 1, on="n1"))
+    found.spend(broken)
+    assert (found.ready, found.in_flight) == (3, 1) and not found.allows(broken)
+
+
+def test_surplus_workers_and_those_that_can_not_be_heard_are_not_ready() -> None:
+    workers = [worker("web", ordinal, on="n1") for ordinal in (1, 2, 5)]
+    made = group("web", 4, workers, revision=2)
+    assert rolling.disruption_budget(made, workers[1:]).ready == 1
+    assert rolling.ready_of(made) == 2
+
+
+def test_slots_of_a_surge_are_opened_for_what_is_outdated_and_kept_to_the_end() -> None:
+    old = [worker("web", ordinal, on="n1") for ordinal in (1, 2)]
+    new = [worker("web", ordinal, on="n1", revision=2) for ordinal in (1, 2)]
+
+    def slots(*workers: m.WorkerView, **more: Any) -> int:
+        return rolling.slots(group("web", 2, workers, **{"revision": 2, "max_surge": 3, **more}))
+
+    assert slots(*old) == 4, "as many as are outdated"
+    assert slots(*old, max_surge=1) == 3
+    assert slots(*new) == 2
+    assert slots(*new, worker("web", 4, on="n1", revision=2)) == 4
+    assert slots(*new, worker("web", 4, "STOPPED")) == 2
+    assert slots(*new, worker("web", 9, on="n1", revision=2)) == 2, "beyond every surge"
+    assert slots(*old, revision=1) == 2, "no update is under way"
+
+
+def test_a_rollout_is_complete_when_all_within_the_scale_are_ready_with_the_revision() -> None:
+    new = [worker("web", ordinal, on="n1", revision=2) for ordinal in (1, 2)]
+    made = group("web", 2, new, revision=2)
+    assert rolling.is_complete(made, new) and rolling.updated(made) == 2
+    assert not rolling.is_complete(made, new[:1])
+    for state in ("STARTING", "STOPPING"):
+        assert not rolling.is_complete(made, [new[0], worker("web", 2, state, on="n1", revision=2)])
+    assert not rolling.is_complete(
+        made, [new[0], worker("web", 2, on="n1"), worker("web", 3, on="n1", revision=2)]
+    )
+    assert rolling.progress(2, 1, 3) == "update to revision 2: 1 of 3 workers"
+
+
 # --- properties
 
 
