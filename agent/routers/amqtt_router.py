@@ -15,15 +15,78 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter
 from amqtt.broker import Broker
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
+from busbar.bus.broker.connect import Connect
+from busbar.bus.broker.limits import Limits
+from busbar.bus.broker.packet_stream import PacketStream, tcp_read, websocket_read
 from busbar.bus.log_lines import LineFormatter
+
+from .amqtt_connection import Connection
+from .amqtt_sessions import Exchange
+
+if TYPE_CHECKING:
+    from websockets.asyncio.server import ServerConnection
 
 SHUTDOWN_S: Final = 2.0
 """Bound of a clean shutdown, seconds: amqtt itself waits for a slow consumer without limit."""
+
+
+LIMITS: Final = Limits(
+    packet_bytes=16 * 1024 * 1024,
+    connect_bytes=512 * 1024,
+    filter_packet_bytes=1024 * 1024,
+    queued_bytes=64 * 1024 * 1024,
+)
+"""Bounds of one connection: a larger packet, or more bytes that a client does not read, end it."""
+
+
+class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
+    """amqtt with its listeners and plugins; what is between a connection and a delivered message is ours."""
+
+    def __init__(self, config: dict[str, object]) -> None:
+        super().__init__(config)
+        self._exchange = Exchange()
+        self._connections: set[Connection] = set()
+
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        """A TCP connection was accepted."""
+        await self._serve(
+            PacketStream(tcp_read(reader), StreamWriterAdapter(writer), writer.transport, LIMITS)
+        )
+
+    async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
+        """A WebSocket was opened."""
+        read = websocket_read(websocket)
+        await self._serve(PacketStream(read, WebSocketsWriter(websocket), websocket.transport, LIMITS))
+
+    async def shutdown(self) -> None:
+        """End all connections without their wills, then the listeners."""
+        for connection in list(self._connections):
+            connection.end()
+        await super().shutdown()
+
+    async def _serve(self, stream: PacketStream) -> None:
+        connection = Connection(stream, self._exchange, self._authenticated)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    async def _authenticated(self, connect: Connect) -> bool:
+        session = Session()
+        session.client_id = connect.client_id
+        session.username, session.password = connect.username or None, connect.password
+        answers = await self.plugins_manager.map_plugin_auth(session=session)
+        given = [answer for answer in answers.values() if answer is not None]
+        return bool(given) and all(given)
 
 
 class Anyone(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed
@@ -68,7 +131,7 @@ async def run(options: Options) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    broker = Broker(broker_config(options))
+    broker = Router(broker_config(options))
     await broker.start()
     print(f"listening on {options.bind} ({options.type})", flush=True)
     await stop.wait()

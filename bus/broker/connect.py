@@ -59,8 +59,13 @@ def connack(code: int, present: bool = False) -> bytes:
     return bytes(ConnackPacket.build(int(present), code).to_bytes())
 
 
-async def read_connect(header: MQTTFixedHeader, body: BufferReader) -> Connect:
-    """Check the first packet. Raises Refused when a CONNACK can say why, else Malformed."""
+async def read_connect(
+    header: MQTTFixedHeader, body: BufferReader, *, anonymous: bool = False, max_qos: int = 1
+) -> Connect:
+    """Check the first packet. Raises Refused when a CONNACK can say why, else Malformed.
+
+    `anonymous`: a client may come without a name, or without a password. `max_qos`: the highest of a will.
+    """
     if header.packet_type != CONNECT or header.flags:
         raise Malformed("the first packet is not a CONNECT")
     try:
@@ -69,14 +74,14 @@ async def read_connect(header: MQTTFixedHeader, body: BufferReader) -> Connect:
         payload = await ConnectPayload.from_stream(body, header, variable)
     except NoDataError as error:
         raise Malformed("CONNECT ends too early") from error
-    _check_payload(variable, payload)
+    _check_payload(variable, payload, anonymous)
     return Connect(
         client_id=payload.client_id,
         username=payload.username or "",
         password=payload.password or "",
         clean=variable.clean_session_flag,
         keep_alive_s=variable.keep_alive,
-        will=_will(variable, payload),
+        will=_will(variable, payload, max_qos),
     )
 
 
@@ -90,19 +95,23 @@ def _check_protocol(variable: ConnectVariableHeader) -> None:
         raise Malformed("reserved flag is set")
 
 
-def _check_payload(variable: ConnectVariableHeader, payload: ConnectPayload) -> None:
+def _check_payload(variable: ConnectVariableHeader, payload: ConnectPayload, anonymous: bool) -> None:
     if payload.client_id_is_random and not variable.clean_session_flag:
         raise Refused(IDENTIFIER_REJECTED, "a session that outlives the connection needs a client id")
     if len(payload.client_id) > _MAX_CLIENT_ID:
         raise Refused(IDENTIFIER_REJECTED, f"client id of more than {_MAX_CLIENT_ID} characters")
-    if payload.username is None or payload.password is None:
+    if payload.username is None and payload.password is not None:
+        raise Refused(NOT_AUTHORIZED, "a password without a name")
+    if not anonymous and (payload.username is None or payload.password is None):
         raise Refused(NOT_AUTHORIZED, "nobody is anonymous here")
 
 
-def _will(variable: ConnectVariableHeader, payload: ConnectPayload) -> LastWill | None:
+def _will(variable: ConnectVariableHeader, payload: ConnectPayload, max_qos: int) -> LastWill | None:
     if not variable.will_flag:
         return None
     if payload.will_topic is None or payload.will_message is None or variable.will_qos > 2:
         raise Malformed("will without topic, message or a valid QoS")
-    publication = Publication(payload.will_topic, bytes(payload.will_message), min(variable.will_qos, 1))
+    publication = Publication(
+        payload.will_topic, bytes(payload.will_message), min(variable.will_qos, max_qos)
+    )
     return LastWill(publication, variable.will_retain_flag)

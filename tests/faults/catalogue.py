@@ -100,6 +100,7 @@ Broker and network
 48|100 agents reconnect at once|C
 49|most nodes vanish at once|K
 50|request flood by one caller|L
+103|a client of the shipped router is subscribed to something else, away, or taken over|U
 104|a client id is taken over|H
 Races
 51|delete during start; stop during scale; scale during a node's loss|B O

@@ -1,0 +1,235 @@
+"""One client of the amqtt router: the MQTT 3.1.1 server side, from CONNECT to the end, at QoS 0 to 2."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from amqtt.adapters import BufferReader
+from amqtt.errors import AMQTTError, CodecError, MQTTError, NoDataError
+from amqtt.mqtt.packet import (
+    CONNECT,
+    DISCONNECT,
+    PINGREQ,
+    PUBACK,
+    PUBCOMP,
+    PUBLISH,
+    PUBREC,
+    PUBREL,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    MQTTFixedHeader,
+    PacketIdVariableHeader,
+)
+from amqtt.mqtt.pingresp import PingRespPacket
+from amqtt.mqtt.puback import PubackPacket
+from amqtt.mqtt.pubcomp import PubcompPacket
+from amqtt.mqtt.publish import PublishPacket
+from amqtt.mqtt.pubrec import PubrecPacket
+from amqtt.mqtt.suback import SubackPacket
+from amqtt.mqtt.subscribe import SubscribePacket
+from amqtt.mqtt.unsuback import UnsubackPacket
+from amqtt.mqtt.unsubscribe import UnsubscribePacket
+from busbar.bus.broker.connect import (
+    ACCEPTED,
+    NOT_AUTHORIZED_CODE,
+    Connect,
+    LastWill,
+    Refused,
+    connack,
+    read_connect,
+)
+from busbar.bus.broker.packet_stream import GONE, Malformed, PacketStream
+from busbar.bus.broker.session import Publication
+from busbar.bus.topics import is_valid_topic
+
+from .amqtt_sessions import MAX_RECEIVED, SUBACK_FAILURE, Exchange, Session
+
+CONNECT_WITHIN_S: Final = 10.0
+"""From the accepted socket to a whole CONNECT."""
+KEEP_ALIVE_FACTOR: Final = 1.5
+"""MQTT 3.1.1, section 3.1.2.10."""
+_FLUSH_S: Final = 1.0
+_TURN: Final = 32  # packets handled before other clients get their turn
+_REQUIRED_FLAGS: Final = {PUBREL: 0x02, SUBSCRIBE: 0x02, UNSUBSCRIBE: 0x02}  # section 2.2.2
+_SHOWN: Final = 80  # characters of a topic in the log
+_GONE: Final = (*GONE, AMQTTError, MQTTError, NoDataError, CodecError)
+
+log = logging.getLogger("amqtt.router")
+
+Authenticate = Callable[[Connect], Awaitable[bool]]
+Handler = Callable[[Session, MQTTFixedHeader, BufferReader], Awaitable[None]]
+
+
+class Connection:
+    """Reads packets and responds. `run` never raises except when cancelled."""
+
+    def __init__(self, stream: PacketStream, exchange: Exchange, authenticate: Authenticate) -> None:
+        self._stream = stream
+        self._exchange = exchange
+        self._authenticate = authenticate
+        self._session: Session | None = None
+        self._will: LastWill | None = None
+        self._handlers: dict[int, Handler] = {
+            PUBLISH: self._on_publish,
+            PUBACK: self._on_acknowledgement,
+            PUBREC: self._on_acknowledgement,
+            PUBREL: self._on_pubrel,
+            PUBCOMP: self._on_acknowledgement,
+            SUBSCRIBE: self._on_subscribe,
+            UNSUBSCRIBE: self._on_unsubscribe,
+            PINGREQ: self._on_ping,
+        }
+
+    async def run(self) -> None:
+        """Serve the client until it disconnects, violates the protocol, is silent too long or is dropped."""
+        writing = asyncio.create_task(self._stream.write_queued())
+        try:
+            await self._serve()
+        except Malformed as error:
+            log.warning("client %r dropped: %s", self._client_id, error)
+        except _GONE as error:
+            log.info("client %r: %s", self._client_id, self._stream.reason or repr(error))
+        except Exception:
+            log.exception("client %r dropped", self._client_id)
+        finally:
+            if self._session is not None and self._session.sink is self:
+                self._exchange.close(self._session)
+            self._publish_will()
+            await self._stream.finish(writing, _FLUSH_S)
+
+    def end(self) -> None:
+        """The router stops: close now, without the will."""
+        self._will = None
+        self._stream.abort("the router ends")
+
+    def send(self, data: bytes) -> None:
+        """Sink: queue a packet."""
+        self._stream.send(data)
+
+    def abort(self, reason: str) -> None:
+        """Sink: end the connection now; the will is published."""
+        self._stream.abort(reason)
+
+    def supersede(self) -> None:
+        """Sink: the client has connected again: its will comes before what it says now (MQTT-3.1.2-8)."""
+        self._stream.abort("taken over by a newer connection")
+        self._publish_will()
+
+    @property
+    def _client_id(self) -> str:
+        return self._session.client[1] if self._session is not None else "?"
+
+    async def _serve(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN_S):
+                header, body = await self._stream.packet(None, CONNECT)
+            connect = await read_connect(header, BufferReader(body), anonymous=True, max_qos=2)
+            session = await self._admit(connect)
+        except Refused as refused:
+            log.info("connection refused: %s", refused)
+            self._stream.send(connack(refused.code))
+            return
+        within = connect.keep_alive_s * KEEP_ALIVE_FACTOR or None
+        handled = 0
+        while True:
+            header, body = await self._stream.packet(within)
+            if header.packet_type == DISCONNECT:
+                self._will = None
+                return
+            handler = self._handlers.get(header.packet_type)
+            required = _REQUIRED_FLAGS.get(header.packet_type, 0)
+            if handler is None or (header.packet_type != PUBLISH and header.flags != required):
+                raise Malformed(f"unexpected packet of type {header.packet_type}, flags {header.flags}")
+            await handler(session, header, BufferReader(body))
+            handled += 1
+            if handled % _TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _admit(self, connect: Connect) -> Session:
+        """No session is looked up, and no other connection affected, before the password is verified."""
+        if connect.will is not None:
+            _check_topic(connect.will.publication.topic)
+        if not await self._authenticate(connect):
+            raise Refused(NOT_AUTHORIZED_CODE, "wrong name or password")
+        session, present = self._exchange.open((connect.username, connect.client_id), not connect.clean)
+        self._session, self._will = session, connect.will
+        self._stream.send(connack(ACCEPTED, present))
+        session.attach(self)
+        return session
+
+    async def _on_publish(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet = await PublishPacket.from_stream(body, fixed_header=header)
+        topic, qos, packet_id = packet.topic_name, packet.qos, packet.packet_id
+        if qos > 2 or (qos and not packet_id):
+            raise Malformed(f"PUBLISH with QoS {qos} and packet id {packet_id}")
+        _check_topic(topic)
+        message = Publication(topic, packet.data, qos)
+        if qos < 2:
+            self._exchange.publish(message, packet.retain_flag)
+        elif packet_id not in session.received:
+            if len(session.received) >= MAX_RECEIVED:
+                raise Malformed("too many QoS 2 messages that are never released")
+            session.received[packet_id] = message, packet.retain_flag
+        if qos:
+            kind = PubackPacket if qos == 1 else PubrecPacket
+            self._stream.send(kind.build(packet_id).to_bytes())
+
+    async def _on_pubrel(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet_id = await _packet_id(header, body)
+        released = session.received.pop(packet_id, None)
+        if released is not None:
+            self._exchange.publish(*released)
+        self._stream.send(PubcompPacket.build(packet_id).to_bytes())
+
+    async def _on_acknowledgement(
+        self, session: Session, header: MQTTFixedHeader, body: BufferReader
+    ) -> None:
+        packet_id = await _packet_id(header, body)
+        if header.packet_type == PUBACK:
+            session.acknowledged(packet_id)
+        elif header.packet_type == PUBREC:
+            session.arrived(packet_id)
+        else:
+            session.completed(packet_id)
+
+    async def _on_subscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet = await SubscribePacket.from_stream(body, fixed_header=header)
+        wanted: list[tuple[str, int]] = packet.payload.topics
+        if not wanted or any(qos > 2 for _, qos in wanted):
+            raise Malformed("SUBSCRIBE without a filter or with a QoS above 2")
+        codes = [self._exchange.subscribe(session, topic, qos) for topic, qos in wanted]
+        self._stream.send(SubackPacket.build(packet.variable_header.packet_id, codes).to_bytes())
+        for (topic, _), code in zip(wanted, codes, strict=True):
+            for message in self._exchange.retained(topic, code) if code != SUBACK_FAILURE else ():
+                session.deliver(message)
+
+    async def _on_unsubscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        packet = await UnsubscribePacket.from_stream(body, fixed_header=header)
+        for wanted in packet.payload.topics:
+            self._exchange.unsubscribe(session, wanted)
+        self._stream.send(UnsubackPacket.build(packet.variable_header.packet_id).to_bytes())
+
+    async def _on_ping(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
+        self._stream.send(bytes(PingRespPacket.build().to_bytes()))
+
+    def _publish_will(self) -> None:
+        will, self._will = self._will, None
+        if will is not None:
+            self._exchange.publish(will.publication, will.retain)
+
+
+def _check_topic(topic: str) -> None:
+    """Raises Malformed. Topics with a leading $ are the router's own (MQTT 3.1.1, section 4.7.2)."""
+    if not is_valid_topic(topic):
+        raise Malformed(f"topic {topic[:_SHOWN]!r} is empty or has a wildcard")
+    if topic.startswith("$"):
+        raise Malformed(f"topic {topic[:_SHOWN]!r} has a leading $")
+
+
+async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:
+    variable = await PacketIdVariableHeader.from_stream(body, header)
+    packet_id: int = variable.packet_id
+    return packet_id

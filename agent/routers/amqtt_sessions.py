@@ -1,0 +1,180 @@
+"""Sessions, subscriptions and retained messages of the amqtt router, at QoS 0 to 2.
+
+amqtt's own, of version 0.12.1, lose acknowledged messages and deliver what was not subscribed (see
+docs/decisions/0019). Pure state: connections are `Sink`s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from amqtt.mqtt.publish import PublishPacket
+from amqtt.mqtt.pubrel import PubrelPacket
+from busbar.bus.broker.session import Publication, Sink
+from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
+from busbar.bus.topics import is_valid_filter
+
+MAX_SESSIONS_AWAY: Final = 256
+"""Persistent sessions without a connection; the one that is away longest goes first."""
+MAX_AWAY: Final = 1000
+"""Messages kept for such a session, the oldest ones."""
+MAX_HELD_AWAY: Final = 4 * 1024 * 1024
+"""Bytes of them."""
+MAX_IN_FLIGHT: Final = 1000
+"""Messages of QoS 1 and 2 sent and not acknowledged; further ones wait."""
+MAX_HELD: Final = 64 * 1024 * 1024
+"""Bytes of such messages, both kinds, of one session."""
+MAX_RECEIVED: Final = 1000
+"""Messages of QoS 2 that a client has sent and not released."""
+SUBACK_FAILURE: Final = 0x80
+
+Client = tuple[str, str]
+"""User name and client id: nobody takes over the session of another user."""
+
+
+def _encode(message: Publication, packet_id: int | None, dup: bool) -> bytes:
+    packet = PublishPacket.build(message.topic, message.payload, packet_id, dup, message.qos, message.retain)
+    return bytes(packet.to_bytes())
+
+
+def _release(packet_id: int) -> bytes:
+    return bytes(PubrelPacket.build(packet_id).to_bytes())
+
+
+@dataclass(eq=False)
+class Session:
+    """One client's state; `persistent` is the opposite of MQTT's clean session."""
+
+    client: Client
+    persistent: bool
+    sink: Sink | None = None
+    filters: set[str] = field(default_factory=set)
+    received: dict[int, tuple[Publication, bool]] = field(default_factory=dict)
+    """Messages of QoS 2 to route when they are released, and whether to retain them."""
+    _in_flight: dict[int, Publication | None] = field(default_factory=dict)  # None: received, not completed
+    _waiting: deque[Publication] = field(default_factory=deque)
+    _held: int = 0
+    _last_id: int = 0
+
+    def attach(self, sink: Sink) -> None:
+        """A connection resumes the session: what was not acknowledged is sent again (MQTT-4.4.0-1)."""
+        self.sink = sink
+        for packet_id, message in list(self._in_flight.items()):
+            sink.send(_release(packet_id) if message is None else _encode(message, packet_id, True))
+        self._pump()
+
+    def deliver(self, message: Publication) -> None:
+        """Send the message at its QoS, or keep it for a persistent session that is away."""
+        if not message.qos:
+            if self.sink is not None:
+                self.sink.send(_encode(message, None, False))
+            return
+        if self.sink is None and (not self.persistent or len(self._waiting) >= MAX_AWAY):
+            return
+        if self._held + message.cost > (MAX_HELD if self.sink is not None else MAX_HELD_AWAY):
+            if self.sink is not None:
+                self.sink.abort("does not acknowledge what it is sent")
+            return
+        self._held += message.cost
+        self._waiting.append(message)
+        self._pump()
+
+    def acknowledged(self, packet_id: int) -> None:
+        """A PUBACK came. One that nothing awaits is ignored."""
+        message = self._in_flight.get(packet_id)
+        if message is not None and message.qos == 1:
+            del self._in_flight[packet_id]
+            self._held -= message.cost
+            self._pump()
+
+    def arrived(self, packet_id: int) -> None:
+        """A PUBREC came."""
+        message = self._in_flight.get(packet_id)
+        if message is not None and message.qos == 2:
+            self._in_flight[packet_id] = None
+            self._held -= message.cost
+        if self.sink is not None:
+            self.sink.send(_release(packet_id))
+
+    def completed(self, packet_id: int) -> None:
+        """A PUBCOMP came."""
+        if self._in_flight.get(packet_id, self) is None:
+            del self._in_flight[packet_id]
+            self._pump()
+
+    def _pump(self) -> None:
+        while self.sink is not None and self._waiting and len(self._in_flight) < MAX_IN_FLIGHT:
+            message = self._waiting.popleft()
+            while (packet_id := self._last_id % 65535 + 1) in self._in_flight:
+                self._last_id = packet_id
+            self._last_id = packet_id
+            self._in_flight[packet_id] = message
+            self.sink.send(_encode(message, packet_id, False))
+
+
+class Exchange:
+    """What all connections share."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[Client, Session] = {}
+        self._tree: SubscriptionTree[Session] = SubscriptionTree()
+        self._retained: TopicTree[Publication] = TopicTree()
+
+    def open(self, client: Client, persistent: bool) -> tuple[Session, bool]:
+        """The session for a new connection, and whether it was there before. Ends the client's former one."""
+        old = self._sessions.get(client)
+        if old is not None and old.sink is not None:
+            old.sink.supersede()
+            old.sink = None
+        if old is not None and old.persistent and persistent:
+            return old, True
+        if old is not None:
+            self._forget(old)
+        session = self._sessions[client] = Session(client, persistent)
+        return session, False
+
+    def close(self, session: Session) -> None:
+        """The session's connection ended: a clean session ends with it (MQTT-3.1.2-6)."""
+        session.sink = None
+        if not session.persistent:
+            self._forget(session)
+        elif self._sessions.pop(session.client, None) is not None:
+            self._sessions[session.client] = session  # now the most recently disconnected
+            away = [kept for kept in self._sessions.values() if kept.sink is None]
+            for kept in away[: max(0, len(away) - MAX_SESSIONS_AWAY)]:
+                self._forget(kept)
+
+    def subscribe(self, session: Session, wanted: str, qos: int) -> int:
+        """The code for the SUBACK; a filter that the session has is granted anew (MQTT-3.8.4-3)."""
+        if not is_valid_filter(wanted):
+            return SUBACK_FAILURE
+        session.filters.add(wanted)
+        self._tree.add(wanted, session, qos)
+        return qos
+
+    def unsubscribe(self, session: Session, wanted: str) -> None:
+        """Drop the filter, if the session has it."""
+        session.filters.discard(wanted)
+        self._tree.remove(wanted, session)
+
+    def retained(self, wanted: str, qos: int) -> list[Publication]:
+        """The retained messages that a subscription brings, at the lower QoS of the two."""
+        return [replace(kept, qos=min(qos, kept.qos)) for kept in self._retained.match(wanted)]
+
+    def publish(self, message: Publication, retain: bool) -> None:
+        """Retain the message if that is wanted, and deliver it once to every client that subscribed to it."""
+        if retain and message.payload:
+            self._retained.put(message.topic, replace(message, retain=True))
+        elif retain:
+            self._retained.pop(message.topic)
+        for session, granted in self._tree.match(message.topic).items():
+            session.deliver(replace(message, qos=min(granted, message.qos)))
+
+    def _forget(self, session: Session) -> None:
+        for wanted in session.filters:
+            self._tree.remove(wanted, session)
+        session.persistent = False
+        if self._sessions.get(session.client) is session:
+            del self._sessions[session.client]
