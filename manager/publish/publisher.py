@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Done, Link, Properties
@@ -27,6 +27,7 @@ from .mqtt5 import properties_from_text
 from .statuses import ObjectKey, StatusBuilder, TopicPayload
 
 log = logging.getLogger("busbar.publisher")
+Key = TypeVar("Key")
 
 WINDOW: Final = 256
 """Publications in flight, not counting replies (the callers' limits bound those)."""
@@ -199,24 +200,26 @@ class Publisher:
         """Send while the window has room; acknowledgements wake the loop again."""
         if not self.active:
             return
-        while self._dirty_assignments and self._may_send():
-            oid = next(iter(self._dirty_assignments))
-            del self._dirty_assignments[oid]
-            self._send_retained(
-                self._builder.assignment(oid), partial(self._dirty_assignments.setdefault, oid)
-            )
+        self._pump_retained(self._dirty_assignments, self._builder.assignment)
         if self._yields_to_writes():
             return
         self._pump_outbox()
         if not self._dirty_statuses or not self._may_send():
             return
         stamp = self._builder.stamp()
-        while self._dirty_statuses and self._may_send():
-            key = next(iter(self._dirty_statuses))
-            del self._dirty_statuses[key]
-            self._send_retained(
-                self._builder.status(key, stamp), partial(self._dirty_statuses.setdefault, key)
-            )
+        self._pump_retained(self._dirty_statuses, lambda key: self._builder.status(key, stamp))
+
+    def _pump_retained(self, dirty: dict[Key, None], build: Callable[[Key], TopicPayload | None]) -> None:
+        """Send the newest of each. One that can't be rendered goes to the end: it holds up no other."""
+        while dirty and self._may_send():
+            key = next(iter(dirty))
+            del dirty[key]
+            try:
+                publication = build(key)
+            except Exception:
+                dirty[key] = None
+                raise
+            self._send_retained(publication, partial(dirty.setdefault, key))
 
     def _yields_to_writes(self) -> bool:
         """Whether events and statuses leave the event loop to waiting writes for now; replies never do.
@@ -267,7 +270,11 @@ class Publisher:
         if row.retain:
             self.published.pop(row.topic, None)
         done = partial(self._row_done, self._session, row.id, row.topic, in_window)
-        self._send(row.topic, row.payload, done, in_window, row.retain, row.properties)
+        if not self._send(row.topic, row.payload, done, in_window, row.retain, row.properties):
+            # It would fail again: it is given up, as what is too large is.
+            self._unacked.discard(row.id)
+            self._acked.add(row.id)
+            self._store.acknowledge((row.id,))
 
     def _row_done(
         self, session: int, row_id: int, topic: str, in_window: bool, error: BusOfflineError | None
@@ -328,14 +335,17 @@ class Publisher:
         in_window: bool,
         retain: bool,
         properties: str | None = None,
-    ) -> None:
+    ) -> bool:
+        """Hand one message to the link; False when it can't be sent at all: `done` is not called then."""
         self._batch_left -= 1
         try:
             extra = properties_from_text(properties)
             self._link.send(topic, payload, done, retain=retain, properties=extra)
-            self._in_flight += in_window
         except Exception:
-            log.exception("a publication failed")
+            log.exception("a message on %s can't be sent", topic)
+            return False
+        self._in_flight += in_window
+        return True
 
     def _count_done(self, session: int, in_window: bool) -> bool:
         """Count a completed publication; False for one of an earlier connection, which was sent again."""

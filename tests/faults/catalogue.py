@@ -120,6 +120,7 @@ Size
 58|a broker with a small packet limit; reads with large answers|S L
 59|a broker that keeps no retained messages|U
 60|a broker that never answers an MQTT 5 CONNECT|C
+62|a message that can't be rendered or sent at all|L C
 87|large clusters created and deleted again and again|S
 Load
 76|filters, topics and wills that are deep, long or many|S

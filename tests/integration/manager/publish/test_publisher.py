@@ -143,6 +143,54 @@ async def test_events_keep_their_order_under_load(rig: tuple[Manager, Client]) -
     assert [int(event["sequence"]) for event in events] == list(range(1, 201))
 
 
+@pytest.mark.fault(62, "L C")
+@pytest.mark.parametrize("part", ["/event/", "/status/edge/workergroup/", "/response/"])
+async def test_a_message_that_cant_be_sent_holds_up_nothing(
+    rig: tuple[Manager, Client], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    manager, client = rig
+    send, failed = manager.link.send, asyncio.Event()
+
+    def fails(topic: str, *more: Any, **named: Any) -> None:
+        if part in topic and not failed.is_set():
+            failed.set()
+            raise ValueError("no such topic")
+        send(topic, *more, **named)
+
+    monkeypatch.setattr(manager.link, "send", fails)
+    cluster = await client.cluster("edge")
+    await client.group(cluster, name="web")
+    await asyncio.wait_for(failed.wait(), bound(10))
+    await until(lambda: manager.publisher.idle)
+    other = await client.cluster("other")
+    await client.until(lambda: client.status("other", "routercluster", "other"))
+    assert other["name"] == "other"
+
+
+@pytest.mark.fault(62, "L C")
+async def test_a_status_that_cant_be_rendered_holds_up_no_other(
+    rig: tuple[Manager, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, client = rig
+    bad = await client.cluster("bad")
+    monkeypatch.setattr(publishing, "RETRY_S", 0.01)
+    builder = manager.publisher._builder
+    build, tries = builder.status, 0
+
+    def status(key: Any, stamp: Any) -> Any:
+        nonlocal tries
+        if key == ("routercluster", bad["oid"]) and tries < 3:
+            tries += 1
+            raise ValueError("can't be rendered")
+        return build(key, stamp)
+
+    monkeypatch.setattr(builder, "status", status)
+    manager.publisher.publish_all()
+    await client.cluster("good")
+    await client.until(lambda: client.status("good", "routercluster", "good"))
+    await until(lambda: tries == 3 and manager.publisher.idle)
+
+
 async def test_what_does_not_fit_in_memory_is_read_from_the_table(
     rig: tuple[Manager, Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
