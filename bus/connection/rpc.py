@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..backoff import Backoff
 from ..clock import Clock
-from ..decode import MAX_REPORT, encode, parse
+from ..decode import MAX_PAYLOAD, MAX_REPORT, encode, parse
 from ..errors import BusError, BusOfflineError, CallTimeoutError, MessageTooLargeError
 from ..topics import Topics
 from .link import Link, Message
@@ -69,7 +69,8 @@ class Caller:
             expect_version: refuse the change unless the object is at this version.
 
         Raises:
-            BusError: the manager answered with an error (a `busy` is retried while there is time).
+            BusError: the manager answered with an error (a `busy` is retried while there is time), or
+                `payload_too_large`: it takes no request of this size.
             CallTimeoutError: the manager did not answer in time.
             BusOfflineError: the broker was out of reach all the time, or the link refused every publication.
         """
@@ -98,8 +99,12 @@ class Caller:
         raise BusError("no_such_principal", f"no principal '{self._caller}'")
 
     async def _call(self, op: str, request: dict[str, Any], timeout: float) -> Any:
-        request_id = request["id"]
-        attempts = _Attempts(encode(request), self._clock.monotonic() + timeout)
+        request_id, payload = request["id"], encode(request)
+        if len(payload) > MAX_PAYLOAD:
+            # The manager would refuse it unread, and so could not say which request it answers.
+            detail = f"the request has {len(payload)} bytes; a manager takes {MAX_PAYLOAD}"
+            raise BusError("payload_too_large", detail)
+        attempts = _Attempts(payload, self._clock.monotonic() + timeout)
         self._waiting[request_id] = asyncio.get_running_loop().create_future()
         try:
             return await self._until_answered(op, request_id, attempts)

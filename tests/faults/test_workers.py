@@ -72,8 +72,6 @@ def test_every_reason_reaches_the_status(here: Yard) -> None:
             "crash": "exit code 3",
             "early": "exit code 0",
             "deaf": "not ready within 2 s",
-            "nowhere": "",
-            "forbidden": "",
         }
         clusters = {mode: here.cluster(1, mode) for mode in wanted}
         clusters["port"] = here.cluster(1, "serve", transport=held)
@@ -86,7 +84,11 @@ def test_every_reason_reaches_the_status(here: Yard) -> None:
             assert worker["state"] != "RUNNING", "a worker that does not answer is never reported as running"
             assert worker["reason"], f"{mode}: {worker}"
             assert cluster.stat()["status"] in ("STARTING", "ERROR")
-        assert "no node offers runtime 'nowhere'" in _worker(clusters["nowhere"])["reason"]
+        for runtime in ("nowhere", "forbidden"):
+            wish = {"name": "other", "scale": 1, "runtime": runtime}
+            where = {"routercluster_oid": clusters["port"].oid, "workergroup": wish}
+            refused = here.alice.ask("add_routercluster_workergroup", where)["error"]
+            assert refused["code"] == "invalid_configuration" and runtime in str(refused), refused
         conditions = here.alice.sure("get_node", {"node_oid": here.oids["n1"]})["conditions"]
         assert any("/no/such/program" in text for text in conditions), conditions
         assert any("not-executable" in text for text in conditions), conditions

@@ -21,6 +21,9 @@ def main() -> int:
     options = _options()
     began, known = time.monotonic(), equivalents()
     tried, found = Counter[str](), Counter[str]()
+    stale = known - {(file, each.name) for file in AREAS for each in mutants(source_of(file))}
+    for file, name in sorted(stale):
+        print(f"no longer made, though it is in equivalent.txt: {file}: {name}")
     for file in options.file or AREAS:
         if noticed(file, source_of(file), AREAS[file]):
             print(f"{file}: its tests fail without any fault")

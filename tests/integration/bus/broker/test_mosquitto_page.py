@@ -16,7 +16,7 @@ OF_A_MACHINE = ("#", "listener", "certfile", "keyfile", "allow_anonymous", "pass
 
 def printed() -> dict[str, str]:
     """The options in the page's configuration file, but those that name files and the port."""
-    found = re.search(r"```\n# /etc/mosquitto/conf\.d/busbar\.conf\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    found = re.search(r"```\n# /etc/mosquitto/conf\.d/busbar\.conf\b[^\n]*\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found is not None
     lines = [line for line in found[1].splitlines() if line and not line.startswith(OF_A_MACHINE)]
     return dict(line.split(" ", 1) for line in lines)

@@ -274,3 +274,10 @@ def test_next_due_is_when_time_alone_makes_a_step_due() -> None:
 def test_when_a_worker_is_due(phase: Phase, more: dict[str, object], due: float) -> None:
     assert plan.next_due([worker(phase, **more)], NOW) == due
     assert plan.next_due([], NOW) == NEVER
+
+
+def test_how_far_an_assignment_may_be_ahead() -> None:
+    applied = Assignment("s", 3, 8, [])
+    for epoch, version, refused in ((3 + 2**32, 0, False), (4 + 2**32, 0, True), (3, 9 + 2**32, True)):
+        found = plan.refusal(applied, Assignment("s", epoch, version, []), adopt_store=False)
+        assert (found is not None and "too far ahead" in found) == refused

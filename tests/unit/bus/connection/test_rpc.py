@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from busbar.bus.connection.link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties
 from busbar.bus.connection.rpc import Caller
+from busbar.bus.decode import MAX_PAYLOAD
 from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 from busbar.bus.topics import Topics
 from hypothesis import given, settings
@@ -101,7 +102,12 @@ class ScriptedLink:
         self.loop.call_later(seconds, self.up.set)
 
 
-def call(behave: Callable[[int, ScriptedLink], Any], timeout: float = 10.0, seed: int = 1) -> Any:
+def call(
+    behave: Callable[[int, ScriptedLink], Any],
+    timeout: float = 10.0,
+    seed: int = 1,
+    params: dict[str, Any] | None = None,
+) -> Any:
     """One call in virtual time: its result or error, its link, the seconds it took."""
     loop = VirtualLoop()
 
@@ -111,7 +117,7 @@ def call(behave: Callable[[int, ScriptedLink], Any], timeout: float = 10.0, seed
         caller = Caller(link, TOPICS, "alice", "box", clock, lambda: "r1", Random(seed))
         began = loop.now
         try:
-            result = await caller.call("list_nodes", timeout=timeout)
+            result = await caller.call("list_nodes", params, timeout=timeout)
         except (BusError, BusOfflineError, CallTimeoutError) as error:
             result = error
         return result, link, loop.now - began
@@ -119,8 +125,19 @@ def call(behave: Callable[[int, ScriptedLink], Any], timeout: float = 10.0, seed
     return run_virtually(whole(), loop)
 
 
+async def answers_at_once(_: int, link: ScriptedLink) -> None:
+    link.reply(0.0, ok=True, result=[])
+
+
 async def refuses(_: int, link: ScriptedLink) -> None:
     raise BusOfflineError("20000 publications wait for their acknowledgement")
+
+
+def test_a_request_that_no_manager_takes_is_refused_at_once() -> None:
+    for size, sent in ((MAX_PAYLOAD - 200, 1), (MAX_PAYLOAD, 0)):
+        result, link, took = call(answers_at_once, params={"text": "x" * size})
+        assert len(link.published) == sent and took < 0.1
+    assert isinstance(result, BusError) and result.code == "payload_too_large"
 
 
 def test_a_publication_that_is_refused_at_once_is_retried_with_a_growing_pause() -> None:

@@ -89,7 +89,8 @@ class Rows:
     def unchanged_by(self, *actions: m.Action) -> None:
         before = self.content()
         self.tx.changes.__init__()  # type: ignore[misc]
-        assert self.apply(*actions).changed is False
+        outcome = self.apply(*actions)
+        assert (outcome.changed, [*outcome.done]) == (False, [])
         assert self.content() == before and self.events() == []
 
 
@@ -247,6 +248,15 @@ def test_a_placed_worker_starts_as_a_new_generation(rows: Rows, state: W, last: 
         moved = rows.events()[0][1]
         assert (moved["from"], moved["to"]) == ("n1", "n2")
     assert (rows.node("n2").assignment_version, rows.node().assignment_version) == (8, 7)
+
+
+def test_the_last_slot_is_placed_too(rows: Rows) -> None:
+    rows.worker(3, W.PENDING, None)
+    rows.apply(m.Place("w3", "n1", "r"), m.CreateWorker("g", 2, "r", "n1"))
+    assert rows.of("w3").node_oid == "n1"
+    rows.tx.update_group("g", scale=4)
+    rows.apply(m.CreateWorker("g", 4, "r", "n1"))
+    assert {row.ordinal for row in rows.tx.workers_of("g")} == {2, 3, 4}
 
 
 def test_nothing_is_placed_that_is_no_longer_wanted_or_admitted(rows: Rows) -> None:
@@ -574,6 +584,7 @@ def test_an_action_that_raises_is_left_out_alone(rows: Rows) -> None:
     outcome = apply_all(rows.tx, actions, "m1", lambda oid: False)
     ((failed, error),) = outcome.failures
     assert failed is broken and isinstance(error, TypeError) and outcome.changed
+    assert [*outcome.done] == [actions[0], actions[2]], "each once, though the first was tried twice"
     assert [rows.of(oid).node_oid for oid in ("w1", "w2")] == ["n1", "n1"]
     assert rows.verbs() == ["starting", "starting"]
     assert rows.node().assignment_version == 9

@@ -65,6 +65,7 @@ def test_match(reported: ReportedWorker, meant: list[str]) -> None:
         (row("BACKOFF"), seen(restarts=2), "RUNNING", ["failed", "ready"]),
         (row("BACKOFF"), seen("STARTING", restarts=1), "STARTING", ["starting"]),
         (row(), seen(restarts=1), "RUNNING", ["failed", "ready"]),
+        (row(restarts=3), seen(restarts=3, pid=6), "RUNNING", []),
         (row(), seen("BACKOFF"), "BACKOFF", ["failed"]),
         (row("BACKOFF"), seen("BACKOFF", restarts=1), "BACKOFF", ["failed"]),
         (row("BACKOFF"), seen("BACKOFF", reason="again"), "BACKOFF", []),

@@ -251,3 +251,14 @@ def test_a_group_avoids_a_node_for_a_while() -> None:
     assert of.avoids("web", "n1")
     assert not (of.avoids("api", "n1") or of.avoids("web", "n2") or of.avoids("n1", "web"))
     assert (of.name("n1"), of.name(None)) == ("n1", "a node that is no longer known")
+
+
+@pytest.mark.parametrize(
+    ("silence", "member", "gave_up"), [(31, True, False), (31, False, True), (99, True, True)]
+)
+def test_where_an_agent_left_workers_running_those_of_members_stay_longer(
+    silence: float, member: bool, gave_up: bool
+) -> None:
+    timing = replace(TIMING, offline_after=90.0)
+    of = fleet(node("n1", silence=silence, goodbye=True, leaves=Leaves.RUNNING), "offline", timing)
+    assert of.gave_up("n1", member=member) == gave_up

@@ -290,6 +290,8 @@ def test_a_rollout_is_complete_when_all_within_the_scale_are_ready_with_the_revi
     assert not rolling.is_complete(
         made, [new[0], worker("web", 2, on="n1"), worker("web", 3, on="n1", revision=2)]
     )
+    counted = [new[0], worker("web", 2, "STOPPED", revision=2), worker("web", 3, on="n1", revision=2)]
+    assert rolling.updated(group("web", 2, counted, revision=2)) == 1
     assert rolling.progress(2, 1, 3) == "update to revision 2: 1 of 3 workers"
 
 
