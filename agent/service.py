@@ -79,6 +79,7 @@ class Agent:
         runtimes = with_roots(host.runtimes(file.runtimes), config.static_roots)
         self.boot = f"b-{new_id()[:8]}"
         self.state = State.open(config.state, new_id(), owner_here(config.realm, config.node, config.state))
+        self._let_through(runtimes[0])
         self.specs = _renderer(self.state, config, runtimes, host)
         processes = host.processes(f"{config.realm}/{config.node}", clock)
         self._runner = ProcessRunner(self.state, self.specs, processes, new_id, host)
@@ -112,6 +113,7 @@ class Agent:
             log.error("%s", self._reload_error)
         else:
             self._reload_error, self.config = None, config
+            self._let_through(runtimes[0])
             self.supervisor.max_workers = config.max_workers
             self.specs = self._runner.specs = _renderer(self.state, config, runtimes, self._host)
             self._unavailable = self.specs.unavailable()
@@ -119,6 +121,13 @@ class Agent:
             set_log_level(config.log_level)
             log.info("reloaded: %s", ", ".join(sorted(self.specs.runtimes)))
         self.reporter.changed()
+
+    def _let_through(self, runtimes: Mapping[str, Runtime]) -> None:
+        others = any(runtime.run_as is not None for runtime in runtimes.values())
+        try:
+            self.state.let_through(others)
+        except OSError as error:
+            log.warning("modes of state folder %s not set: %s", self.state.folder, error)
 
     # --- messages in
 

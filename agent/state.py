@@ -88,7 +88,8 @@ class State:
             folder = folder.absolute()
             for part in (folder, folder / "records", folder / "workers", folder / "logs", folder / "www"):
                 part.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
+            if folder.stat().st_mode & 0o066:  # else as `let_through` has left it, for the workers that run
+                folder.chmod(0o700)
             lock = _lock(folder)
         except OSError as error:
             raise StateError(f"state folder {folder} can't be used: {error.strerror or error}") from error
@@ -109,6 +110,15 @@ class State:
     def close(self) -> None:
         """Release the folder."""
         self._lock.release()
+
+    def let_through(self, others: bool) -> None:
+        """Whether workers that run as other users can pass the folder; they can list and read nothing in it.
+
+        Raises:
+            OSError: the modes can't be changed.
+        """
+        for part in (self.folder, self.folder / "workers", self.www):
+            part.chmod(0o711 if others else 0o700)
 
     @property
     def www(self) -> Path:

@@ -23,6 +23,7 @@ from . import killing, logs, procfs
 from .exits import Exit, ExitWatcher, wait_for_futures
 from .killing import StopResult
 from .procfs import ProcessRecord, TokenGroup, Usage
+from .users import RunAs
 
 _REAP_S: Final = 1.0
 _RLIMIT_LOCKS: Final = 10
@@ -47,6 +48,7 @@ class SpawnSpec:
     log_path: Path
     env: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
+    run_as: RunAs | None = None
 
 
 class Process:
@@ -118,6 +120,7 @@ class WorkerProcesses:
             raise SpawnError(_spawn_failure(error, spec)) from error
 
     def _popen(self, spec: SpawnSpec, log_fd: int) -> subprocess.Popen[bytes]:
+        user = spec.run_as
         with _marked(procfs.inherited_mark(spec.token)):
             return subprocess.Popen(
                 spec.argv,
@@ -128,6 +131,9 @@ class WorkerProcesses:
                 env=self._environment(spec),
                 close_fds=True,
                 start_new_session=True,
+                user=user.uid if user is not None else None,
+                group=user.gid if user is not None else None,
+                extra_groups=user.groups if user is not None else None,
             )
 
     def _environment(self, spec: SpawnSpec) -> dict[str, str]:

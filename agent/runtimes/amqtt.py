@@ -12,6 +12,7 @@ from busbar.bus.addresses import netloc
 from busbar.bus.runtimes import OPTIONS
 
 from ..processes.ports import PortRequest
+from ..processes.users import RunAs
 from .base import LaunchSpec, MqttProbe, Transport, WorkerSpec, address, check_worker
 from .transport import ROOT, checked_options, checked_transport, path_below, port_request
 
@@ -27,6 +28,7 @@ class AmqttRuntime:
     secrets_root: Path | None = None
     python: str = sys.executable
     name: str = "amqtt"
+    run_as: RunAs | None = None
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -67,6 +69,7 @@ class AmqttRuntime:
             ready=probe,
             live=probe,
             address=address("ws" if websocket else "mqtt", request.interface, host, port),
+            run_as=self.run_as,
             interface=request.interface,
             port=port,
             start_deadline_s=20.0,

@@ -13,6 +13,7 @@ from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
 
 from ..processes.ports import PortRequest
+from ..processes.users import RunAs
 
 Transport = Mapping[str, Any]
 """The contract's shared `transport` (section 7) as decoded JSON."""
@@ -106,10 +107,14 @@ class LaunchSpec:
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
 
+    run_as: RunAs | None = None
+    """The user that the process runs as and that owns its folder; None: the agent's own."""
+
     @property
     def digest(self) -> str:
-        """Fingerprint of what the process is started with: arguments, environment and files."""
-        return digest(list(self.argv), dict(self.env), dict(self.files))
+        """Fingerprint of what the process is started with: arguments, environment, files and user."""
+        user = [self.run_as.name] if self.run_as is not None else []
+        return digest(list(self.argv), dict(self.env), dict(self.files), *user)
 
     @property
     def probe_host(self) -> str:
@@ -123,6 +128,11 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """Its name in a worker group's `runtime`."""
+        ...
+
+    @property
+    def run_as(self) -> RunAs | None:
+        """The user of its workers; None: the agent's own."""
         ...
 
     def unavailable(self) -> str | None:

@@ -1,6 +1,7 @@
 """The `[runtimes]` table of the agent's configuration: every runtime this node has.
 
 [runtimes.amqtt]                      # built in; also secrets_root
+user = "router"                       # of any runtime: run its workers as this user (the agent is root)
 [runtimes.mosquitto]                  # program, secrets_root
 [runtimes.crossbar]                   # program, static_root
 [runtimes.echo]                       # any other name is an exec runtime
@@ -30,6 +31,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from ..processes.run_as import run_as
+from ..processes.users import RunAs
 from .amqtt import AmqttRuntime
 from .base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
 from .crossbar import CrossbarRuntime
@@ -128,20 +131,32 @@ class _Table:
             raise self.wrong(key, "must be an absolute path without '..'")
         return path
 
+    def user(self) -> RunAs | None:
+        if not self.has("user"):
+            return None
+        name = self.text("user")
+        try:
+            return run_as(name)
+        except ValueError as error:
+            raise self.wrong("user", str(error)) from error
+
     def end(self) -> None:
         for key in self._left:
             raise self.wrong(key, "unknown key")
 
 
 def _amqtt(table: _Table) -> AmqttRuntime:
-    secrets = table.folder("secrets_root")
+    secrets, user = table.folder("secrets_root"), table.user()
     table.end()
-    return AmqttRuntime(secrets)
+    return AmqttRuntime(secrets, run_as=user)
 
 
 def _mosquitto(table: _Table) -> MosquittoRuntime:
     program, secrets = table.text("program", "mosquitto"), table.folder("secrets_root")
+    given = table.user()
     table.end()
+    if given is not None:
+        return MosquittoRuntime(program, secrets, run_as=given)
     # mosquitto gives up root by itself, and could then not write into the worker's folder.
     user = pwd.getpwuid(0).pw_name if os.geteuid() == 0 else None
     return MosquittoRuntime(program, secrets, user)
@@ -149,9 +164,9 @@ def _mosquitto(table: _Table) -> MosquittoRuntime:
 
 def _crossbar(table: _Table, environ: Mapping[str, str]) -> CrossbarRuntime:
     program = table.text("program", environ.get(CROSSBAR_VARIABLE) or "crossbar")
-    static_root = table.folder("static_root")
+    static_root, user = table.folder("static_root"), table.user()
     table.end()
-    return CrossbarRuntime(program, static_root)
+    return CrossbarRuntime(program, static_root, run_as=user)
 
 
 def _exec(name: str, table: _Table) -> ExecRuntime:
@@ -179,6 +194,7 @@ def _exec(name: str, table: _Table) -> ExecRuntime:
         stop_signal=_signal(table),
         grace_s=table.seconds("grace", 5.0),
         start_deadline_s=table.seconds("start_deadline", 30.0),
+        run_as=table.user(),
     )
     table.end()
     return runtime

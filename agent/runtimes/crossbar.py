@@ -17,6 +17,7 @@ from busbar.bus.errors import pointer_step
 from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
 
 from ..processes.ports import PortRequest
+from ..processes.users import RunAs
 from .base import (
     AllProbes,
     HttpProbe,
@@ -51,6 +52,7 @@ class CrossbarRuntime:
     program: str = "crossbar"
     static_root: Path | None = None
     name: str = "crossbar"
+    run_as: RunAs | None = None
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -85,6 +87,7 @@ class CrossbarRuntime:
             ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), probe)),
             live=probe,
             address=address(scheme, request.interface, host, port, path),
+            run_as=self.run_as,
             interface=request.interface,
             port=port,
             shared=request.shared,

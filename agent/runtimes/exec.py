@@ -16,6 +16,7 @@ from typing import Final
 from busbar.bus.addresses import is_loopback
 
 from ..processes.ports import PortRequest
+from ..processes.users import RunAs
 from .base import LaunchSpec, Probe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
 from .programs import find_program, why_not_runnable
 from .transport import ROOT, checked_transport, port_request
@@ -52,6 +53,7 @@ class ExecRuntime:
     stop_signal: int = 15
     grace_s: float = 5.0
     start_deadline_s: float = 30.0
+    run_as: RunAs | None = None
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -93,6 +95,7 @@ class ExecRuntime:
             ready=self.ready,
             live=self.live,
             address=address(self.scheme, interface, host, port, self.path) if self.listens else "",
+            run_as=self.run_as,
             interface=interface,
             port=port,
             shared=request.shared and self.listens,

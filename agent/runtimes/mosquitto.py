@@ -8,6 +8,7 @@ from pathlib import Path
 from busbar.bus.runtimes import OPTIONS
 
 from ..processes.ports import PortRequest
+from ..processes.users import RunAs
 from .amqtt import PASSWORD_POINTER
 from .base import LaunchSpec, MqttProbe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
 from .programs import find_program, why_not_runnable
@@ -29,6 +30,7 @@ class MosquittoRuntime:
     secrets_root: Path | None = None
     user: str | None = None
     name: str = "mosquitto"
+    run_as: RunAs | None = None
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -55,6 +57,7 @@ class MosquittoRuntime:
             ready=probe,
             live=probe,
             address=address("mqtt", request.interface, host, port),
+            run_as=self.run_as,
             interface=request.interface,
             port=port,
             start_deadline_s=20.0,

@@ -9,6 +9,7 @@ from typing import Final
 
 from busbar.bus.files import write_atomically
 
+from ..processes.run_as import files_as, hand_over
 from .base import LaunchSpec
 
 _SBIN: Final = ("/usr/sbin", "/usr/local/sbin")
@@ -34,13 +35,18 @@ def why_not_runnable(program: str, beside: str | None = None) -> str | None:
 
 
 def prepare(launch: LaunchSpec, folder: Path) -> None:
-    """Create the worker's folder (mode 0700) and write its files (0600), each atomically.
+    """Create the worker's folder (mode 0700) and write its files (0600), each atomically, as its user.
 
     Raises:
         OSError: such as no space or no permission.
-        ValueError: a path that leaves the folder.
+        ValueError: a path that leaves the folder, or a folder that the worker's user can't enter.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    hand_over(folder, launch.run_as)
+    with files_as(launch.run_as):
+        _write(launch, folder)
+
+
+def _write(launch: LaunchSpec, folder: Path) -> None:
     for name in launch.remove:
         _within(folder, name).unlink(missing_ok=True)
     for name, content in launch.files.items():
@@ -64,4 +70,9 @@ def _within(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts:
         raise ValueError(f"'{name}' is not inside the worker's folder")
-    return folder.joinpath(*parts)
+    path = folder
+    for part in parts[:-1]:
+        path /= part
+        if path.is_symlink():
+            raise ValueError(f"'{name}' is behind a symbolic link in the worker's folder: remove it")
+    return path / parts[-1]

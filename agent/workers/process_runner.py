@@ -129,6 +129,7 @@ class ProcessRunner:
             folder=self.state.worker_folder(worker.oid),
             log_path=self.state.log_path(worker.oid),
             env=spec.env,
+            run_as=spec.run_as,
             marks=identity.marks(worker, store, spec.port, str(self.state.folder), record.start),
         )
 

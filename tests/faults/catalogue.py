@@ -83,6 +83,7 @@ Worker
 63|hangs on a port that it shares with healthy workers|K H C
 73|a static folder that the router can't serve|H
 74|valid definitions that were refused or meant something else; a failure told as a start|U H
+90|a worker reads the secrets of its agent|S
 38|port in use; program missing; no permission; broken configuration|H
 69|a port that the agent may not bind; an interface address that the node does not have|H
 39|floods its output|L

@@ -16,6 +16,7 @@ from busbar.agent.processes.killing import StopResult
 from busbar.agent.processes.ports import PortRequest
 from busbar.agent.processes.process import SpawnError, SpawnSpec, WorkerProcesses
 from busbar.agent.processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
+from busbar.agent.processes.users import RunAs
 from busbar.agent.runtimes import LaunchSpec, Probe, Runtime, TcpProbe, WorkerSpec
 from busbar.agent.workers.host import Host
 from busbar.agent.workers.identity import GENERATION, OID, PORT
@@ -268,6 +269,7 @@ class SimRuntime:
     """The one runtime of a simulated node."""
 
     name: str = "sim"
+    run_as: RunAs | None = None
 
     def unavailable(self) -> str | None:
         return None
