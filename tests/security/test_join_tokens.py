@@ -100,7 +100,8 @@ async def test_guessing_delays_nobody(broker: EmbeddedBroker, accounts: Path) ->
     while not all(guess.done() for guess in guesses):
         async with asyncio.timeout(bound(1.0)):
             await held.ping()
-    assert {guess.result() for guess in guesses} == {5}
+    codes = {guess.result() for guess in guesses}
+    assert 5 in codes and codes <= {5, 3}, "refused, or told to come later without a look"
 
 
 # --- the rules, without a broker ----------------------------------------------------------------------------

@@ -315,6 +315,9 @@ def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
         "add_routercluster_workergroup": {**ref, "workergroup": {"name": "x", "scale": 1}},
         "scale_routercluster_workergroup": {**of_group, "scale": 3},
         "update_routercluster_workergroup": {**of_group, "workergroup": {"runtime": "mosquitto"}},
+        "restart_routercluster_workergroup": of_group,
+        "start_routercluster_workergroup": of_group,
+        "stop_routercluster_workergroup": of_group,
         "remove_routercluster_workergroup": of_group,
         "delete_routercluster": ref,
     }
