@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from amqtt.adapters import BufferReader
-from amqtt.errors import AMQTTError, CodecError, MQTTError, NoDataError
 from amqtt.mqtt.packet import (
     CONNECT,
     DISCONNECT,
@@ -21,7 +20,6 @@ from amqtt.mqtt.packet import (
     SUBSCRIBE,
     UNSUBSCRIBE,
     MQTTFixedHeader,
-    PacketIdVariableHeader,
 )
 from amqtt.mqtt.pingresp import PingRespPacket
 from amqtt.mqtt.puback import PubackPacket
@@ -41,21 +39,23 @@ from busbar.bus.broker.connect import (
     connack,
     read_connect,
 )
-from busbar.bus.broker.packet_stream import GONE, Malformed, PacketStream
+from busbar.bus.broker.limits import fits
+from busbar.bus.broker.packet_stream import Malformed, PacketStream
+from busbar.bus.broker.protocol import (
+    CONNECT_WITHIN_S,
+    ENDINGS,
+    FLUSH_S,
+    KEEP_ALIVE_FACTOR,
+    TURN,
+    check_flags,
+    packet_id_of,
+)
 from busbar.bus.broker.session import Publication
 from busbar.bus.topics import is_valid_topic
 
-from .amqtt_sessions import MAX_RECEIVED, SUBACK_FAILURE, Exchange, Session
+from .amqtt_sessions import LIMITS, SUBACK_FAILURE, Exchange, Session
 
-CONNECT_WITHIN_S: Final = 10.0
-"""From the accepted socket to a whole CONNECT."""
-KEEP_ALIVE_FACTOR: Final = 1.5
-"""MQTT 3.1.1, section 3.1.2.10."""
-_FLUSH_S: Final = 1.0
-_TURN: Final = 32  # packets handled before other clients get their turn
-_REQUIRED_FLAGS: Final = {PUBREL: 0x02, SUBSCRIBE: 0x02, UNSUBSCRIBE: 0x02}  # section 2.2.2
 _SHOWN: Final = 80  # characters of a topic in the log
-_GONE: Final = (*GONE, AMQTTError, MQTTError, NoDataError, CodecError)
 
 log = logging.getLogger("amqtt.router")
 
@@ -90,7 +90,7 @@ class Connection:
             await self._serve()
         except Malformed as error:
             log.warning("client %r dropped: %s", self._client_id, error)
-        except _GONE as error:
+        except ENDINGS as error:
             log.info("client %r: %s", self._client_id, self._stream.reason or repr(error))
         except Exception:
             log.exception("client %r dropped", self._client_id)
@@ -98,7 +98,7 @@ class Connection:
             if self._session is not None and self._session.sink is self:
                 self._exchange.close(self._session)
             self._publish_will()
-            await self._stream.finish(writing, _FLUSH_S)
+            await self._stream.finish(writing, FLUSH_S)
 
     def end(self) -> None:
         """The router stops: close now, without the will."""
@@ -140,12 +140,12 @@ class Connection:
                 self._will = None
                 return
             handler = self._handlers.get(header.packet_type)
-            required = _REQUIRED_FLAGS.get(header.packet_type, 0)
-            if handler is None or (header.packet_type != PUBLISH and header.flags != required):
-                raise Malformed(f"unexpected packet of type {header.packet_type}, flags {header.flags}")
+            if handler is None:
+                raise Malformed(f"unexpected packet of type {header.packet_type}")
+            check_flags(header)
             await handler(session, header, BufferReader(body))
             handled += 1
-            if handled % _TURN == 0:
+            if handled % TURN == 0:
                 await asyncio.sleep(0)
 
     async def _admit(self, connect: Connect) -> Session:
@@ -169,17 +169,15 @@ class Connection:
         message = Publication(topic, packet.data, qos)
         if qos < 2:
             self._exchange.publish(message, packet.retain_flag)
-        elif packet_id not in session.received:
-            if len(session.received) >= MAX_RECEIVED:
-                raise Malformed("too many QoS 2 messages that are never released")
-            session.received[packet_id] = message, packet.retain_flag
+        elif not session.receive(packet_id, message, packet.retain_flag):
+            raise Malformed("too many or too large QoS 2 messages that are never released")
         if qos:
             kind = PubackPacket if qos == 1 else PubrecPacket
             self._stream.send(kind.build(packet_id).to_bytes())
 
     async def _on_pubrel(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
-        packet_id = await _packet_id(header, body)
-        released = session.received.pop(packet_id, None)
+        packet_id = await packet_id_of(header, body)
+        released = session.release(packet_id)
         if released is not None:
             self._exchange.publish(*released)
         self._stream.send(PubcompPacket.build(packet_id).to_bytes())
@@ -187,7 +185,7 @@ class Connection:
     async def _on_acknowledgement(
         self, session: Session, header: MQTTFixedHeader, body: BufferReader
     ) -> None:
-        packet_id = await _packet_id(header, body)
+        packet_id = await packet_id_of(header, body)
         if header.packet_type == PUBACK:
             session.acknowledged(packet_id)
         elif header.packet_type == PUBREC:
@@ -225,11 +223,7 @@ def _check_topic(topic: str) -> None:
     """Raises Malformed. Topics with a leading $ are the router's own (MQTT 3.1.1, section 4.7.2)."""
     if not is_valid_topic(topic):
         raise Malformed(f"topic {topic[:_SHOWN]!r} is empty or has a wildcard")
+    if not fits(topic, LIMITS):
+        raise Malformed(f"topic {topic[:_SHOWN]!r} is longer than {LIMITS.topic_bytes} bytes or too deep")
     if topic.startswith("$"):
         raise Malformed(f"topic {topic[:_SHOWN]!r} has a leading $")
-
-
-async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:
-    variable = await PacketIdVariableHeader.from_stream(body, header)
-    packet_id: int = variable.packet_id
-    return packet_id

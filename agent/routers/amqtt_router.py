@@ -22,27 +22,17 @@ from amqtt.broker import Broker
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 from busbar.bus.broker.connect import Connect
-from busbar.bus.broker.limits import Limits
 from busbar.bus.broker.packet_stream import PacketStream, tcp_read, websocket_read
 from busbar.bus.log_lines import LineFormatter
 
 from .amqtt_connection import Connection
-from .amqtt_sessions import Exchange
+from .amqtt_sessions import LIMITS, Exchange
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
 SHUTDOWN_S: Final = 2.0
 """Bound of a clean shutdown, seconds: amqtt itself waits for a slow consumer without limit."""
-
-
-LIMITS: Final = Limits(
-    packet_bytes=16 * 1024 * 1024,
-    connect_bytes=512 * 1024,
-    filter_packet_bytes=1024 * 1024,
-    queued_bytes=64 * 1024 * 1024,
-)
-"""Bounds of one connection: a larger packet, or more bytes that a client does not read, end it."""
 
 
 class Router(Broker):  # type: ignore[misc]  # amqtt is not typed

@@ -6,12 +6,15 @@ docs/decisions/0019). Pure state: connections are `Sink`s.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from amqtt.mqtt.publish import PublishPacket
 from amqtt.mqtt.pubrel import PubrelPacket
+from busbar.bus.broker.limits import Limits, fits
+from busbar.bus.broker.protocol import MAX_RECEIVED
 from busbar.bus.broker.session import Publication, Sink
 from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
 from busbar.bus.topics import is_valid_filter
@@ -26,9 +29,24 @@ MAX_IN_FLIGHT: Final = 1000
 """Messages of QoS 1 and 2 sent and not acknowledged; further ones wait."""
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes of such messages, both kinds, of one session."""
-MAX_RECEIVED: Final = 1000
-"""Messages of QoS 2 that a client has sent and not released."""
+MAX_RETAINED: Final = 100_000
+MAX_HELD_RETAINED: Final = 128 * 1024 * 1024
+"""Bytes of retained messages; beyond either a message is delivered and not retained."""
 SUBACK_FAILURE: Final = 0x80
+
+LIMITS: Final = Limits(
+    topic_bytes=4096,
+    topic_levels=128,
+    session_filters=10_000,
+    packet_bytes=16 * 1024 * 1024,
+    connect_bytes=512 * 1024,
+    filter_packet_bytes=1024 * 1024,
+    queued_bytes=64 * 1024 * 1024,
+)
+"""Bounds of one connection: a larger packet or topic, or more bytes that a client does not read, end it; a
+filter beyond them is refused."""
+
+log = logging.getLogger("amqtt.router")
 
 Client = tuple[str, str]
 """User name and client id: nobody takes over the session of another user."""
@@ -51,8 +69,8 @@ class Session:
     persistent: bool
     sink: Sink | None = None
     filters: set[str] = field(default_factory=set)
-    received: dict[int, tuple[Publication, bool]] = field(default_factory=dict)
-    """Messages of QoS 2 to route when they are released, and whether to retain them."""
+    _received: dict[int, tuple[Publication, bool]] = field(default_factory=dict)
+    _held_received: int = 0
     _in_flight: dict[int, Publication | None] = field(default_factory=dict)  # None: received, not completed
     _waiting: deque[Publication] = field(default_factory=deque)
     _held: int = 0
@@ -80,6 +98,23 @@ class Session:
         self._held += message.cost
         self._waiting.append(message)
         self._pump()
+
+    def receive(self, packet_id: int, message: Publication, retain: bool) -> bool:
+        """Keep a message of QoS 2 until it is released, once; False beyond the bounds."""
+        if packet_id in self._received:
+            return True
+        if len(self._received) >= MAX_RECEIVED or self._held_received + message.cost > MAX_HELD:
+            return False
+        self._received[packet_id] = message, retain
+        self._held_received += message.cost
+        return True
+
+    def release(self, packet_id: int) -> tuple[Publication, bool] | None:
+        """A PUBREL came: the message to route, and whether to retain it."""
+        found = self._received.pop(packet_id, None)
+        if found is not None:
+            self._held_received -= found[0].cost
+        return found
 
     def acknowledged(self, packet_id: int) -> None:
         """A PUBACK came. One that nothing awaits is ignored."""
@@ -121,6 +156,8 @@ class Exchange:
         self._sessions: dict[Client, Session] = {}
         self._tree: SubscriptionTree[Session] = SubscriptionTree()
         self._retained: TopicTree[Publication] = TopicTree()
+        self._held_retained = 0
+        self._told_full = False
 
     def open(self, client: Client, persistent: bool) -> tuple[Session, bool]:
         """The session for a new connection, and whether it was there before. Ends the client's former one."""
@@ -148,7 +185,8 @@ class Exchange:
 
     def subscribe(self, session: Session, wanted: str, qos: int) -> int:
         """The code for the SUBACK; a filter that the session has is granted anew (MQTT-3.8.4-3)."""
-        if not is_valid_filter(wanted):
+        full = wanted not in session.filters and len(session.filters) >= LIMITS.session_filters
+        if full or not is_valid_filter(wanted) or not fits(wanted, LIMITS):
             return SUBACK_FAILURE
         session.filters.add(wanted)
         self._tree.add(wanted, session, qos)
@@ -165,12 +203,24 @@ class Exchange:
 
     def publish(self, message: Publication, retain: bool) -> None:
         """Retain the message if that is wanted, and deliver it once to every client that subscribed to it."""
-        if retain and message.payload:
-            self._retained.put(message.topic, replace(message, retain=True))
-        elif retain:
-            self._retained.pop(message.topic)
+        if retain:
+            self._retain(replace(message, retain=True))
         for session, granted in self._tree.match(message.topic).items():
             session.deliver(replace(message, qos=min(granted, message.qos)))
+
+    def _retain(self, message: Publication) -> None:
+        """Set the topic's retained message; an empty one removes it, and so does one that has no room."""
+        former = self._retained.pop(message.topic)
+        if former is not None:
+            self._held_retained -= former.cost
+        if not message.payload:
+            return
+        if self._held_retained + message.cost <= MAX_HELD_RETAINED and len(self._retained) < MAX_RETAINED:
+            self._retained.put(message.topic, message)
+            self._held_retained += message.cost
+        elif not self._told_full:
+            self._told_full = True  # once: what clients send must not fill the log
+            log.warning("no room for more retained messages: they are delivered and not retained")
 
     def _forget(self, session: Session) -> None:
         for wanted in session.filters:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from amqtt.adapters import BufferReader
-from amqtt.errors import AMQTTError, CodecError, MQTTError, NoDataError
 from amqtt.mqtt.packet import (
     CONNECT,
     DISCONNECT,
@@ -19,7 +18,6 @@ from amqtt.mqtt.packet import (
     SUBSCRIBE,
     UNSUBSCRIBE,
     MQTTFixedHeader,
-    PacketIdVariableHeader,
 )
 from amqtt.mqtt.pingresp import PingRespPacket
 from amqtt.mqtt.puback import PubackPacket
@@ -47,24 +45,24 @@ from .connect import (
 )
 from .limits import Accounting, Owner, count_filters
 from .pace import Pace, Turn, weight
-from .packet_stream import GONE, Malformed, PacketStream
+from .packet_stream import Malformed, PacketStream
+from .protocol import (
+    CONNECT_WITHIN_S,
+    ENDINGS,
+    FLUSH_S,
+    KEEP_ALIVE_FACTOR,
+    MAX_RECEIVED,
+    TURN,
+    check_flags,
+    packet_id_of,
+)
 from .router import SUBACK_FAILURE, Router
 from .session import Publication, Session
 
-CONNECT_WITHIN_S: Final = 10.0
-"""From the accepted socket to a whole CONNECT."""
 LOGIN_WITHIN_S: Final = 30.0
 """From there to the CONNACK: the passwords of a thousand agents may wait for a thread."""
-KEEP_ALIVE_FACTOR: Final = 1.5
-"""MQTT 3.1.1, section 3.1.2.10."""
 _SHOWN: Final = 200  # characters of a topic in the log
-_FLUSH_S: Final = 1.0
-_TURN: Final = 32  # packets handled before other clients get their turn
-_MAX_RECEIVED: Final = 1000  # incoming QoS 2 messages between PUBLISH and PUBREL
-_REQUIRED_FLAGS: Final = {PUBREL: 0x02, SUBSCRIBE: 0x02, UNSUBSCRIBE: 0x02}  # section 2.2.2
 _FILTER_PACKETS: Final = {SUBSCRIBE: 1, UNSUBSCRIBE: 0}  # bytes behind each filter
-ENDINGS: Final = (*GONE, Malformed, AMQTTError, MQTTError, NoDataError, CodecError)
-"""What ends a connection through the client's doing; anything else is a defect of ours."""
 _PINGRESP: Final = bytes(PingRespPacket.build().to_bytes())
 
 log = logging.getLogger(__name__)
@@ -131,7 +129,7 @@ class ClientConnection:
         finally:
             self._serving.cancel()
             self._leave()
-            await self.stream.finish(writing, _FLUSH_S)
+            await self.stream.finish(writing, FLUSH_S)
 
     def drop(self, reason: str) -> None:
         """End the connection now, without its will (revoked, broker ends)."""
@@ -225,8 +223,8 @@ class ClientConnection:
                 self._will = None
                 return
             await self._take_turn(session, header, body)
-            work += _TURN if header.packet_type == SUBSCRIBE else 1
-            if work >= _TURN:
+            work += TURN if header.packet_type == SUBSCRIBE else 1
+            if work >= TURN:
                 work = 0
                 await self._clock.sleep(0)
 
@@ -283,8 +281,7 @@ class ClientConnection:
         handler = self._handlers.get(header.packet_type)
         if handler is None:
             raise Malformed(f"unexpected packet of type {header.packet_type}")
-        if header.packet_type != PUBLISH and header.flags != _REQUIRED_FLAGS.get(header.packet_type, 0):
-            raise Malformed(f"reserved flags of packet type {header.packet_type}")
+        check_flags(header)
         if header.packet_type in _FILTER_PACKETS:
             limit = self._limits.packet_filters
             if count_filters(body, _FILTER_PACKETS[header.packet_type], limit) > limit:
@@ -319,18 +316,18 @@ class ClientConnection:
     def _is_first(self, session: Session, packet_id: int) -> bool:
         if packet_id in session.received:
             return False
-        if len(session.received) >= _MAX_RECEIVED:
+        if len(session.received) >= MAX_RECEIVED:
             raise Malformed("too many QoS 2 messages that are never released")
         session.received.add(packet_id)
         return True
 
     async def _on_pubrel(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
-        packet_id = await _packet_id(header, body)
+        packet_id = await packet_id_of(header, body)
         session.received.discard(packet_id)
         self.stream.send(PubcompPacket.build(packet_id).to_bytes())
 
     async def _on_puback(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
-        session.acknowledge(await _packet_id(header, body))
+        session.acknowledge(await packet_id_of(header, body))
 
     async def _on_subscribe(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:
         packet = await SubscribePacket.from_stream(body, fixed_header=header)
@@ -390,9 +387,3 @@ class ClientConnection:
         if will is not None and self._session is not None and self._access.is_current(self.peer):
             retain = will.retain and self._access.may_retain(will.publication.topic)
             self._router.publish(will.publication, retain, self.owner)
-
-
-async def _packet_id(header: MQTTFixedHeader, body: BufferReader) -> int:
-    variable = await PacketIdVariableHeader.from_stream(body, header)
-    packet_id: int = variable.packet_id
-    return packet_id

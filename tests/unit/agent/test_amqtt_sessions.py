@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from busbar.agent.routers.amqtt_sessions import MAX_AWAY, MAX_HELD, MAX_HELD_AWAY, MAX_SESSIONS_AWAY, Exchange
+import pytest
+from busbar.agent.routers import amqtt_sessions
+from busbar.agent.routers.amqtt_sessions import (
+    LIMITS,
+    MAX_AWAY,
+    MAX_HELD,
+    MAX_HELD_AWAY,
+    MAX_SESSIONS_AWAY,
+    SUBACK_FAILURE,
+    Exchange,
+)
 from busbar.bus.broker.session import Publication
 
 
@@ -56,3 +66,45 @@ def test_a_client_that_acknowledges_nothing_is_disconnected() -> None:
         exchange.publish(Publication("t", payload, 2), False)
         assert len(sink.sent) * len(payload) <= MAX_HELD
     assert len(sink.sent) == 7
+
+
+def test_what_a_client_never_releases_is_bounded_in_bytes() -> None:
+    session = Exchange().open(("", "c"), True)[0]
+    message = Publication("t", bytes(16 * 1024 * 1024), 2)
+    kept = [session.receive(number, message, False) for number in range(1, 6)]
+    assert kept == [True] * 3 + [False] * 2
+    assert session.receive(1, message, False), "the same one again takes no more"
+    assert session.release(1) == (message, False)
+    assert session.release(1) is None
+    assert session.receive(9, message, False)
+
+
+def test_filters_are_bounded_in_number_length_and_depth() -> None:
+    exchange = Exchange()
+    session = exchange.open(("", "c"), False)[0]
+    for wanted in ("a/" * LIMITS.topic_levels, "a" * (LIMITS.topic_bytes + 1)):
+        assert exchange.subscribe(session, wanted, 0) == SUBACK_FAILURE
+    for number in range(LIMITS.session_filters):
+        assert exchange.subscribe(session, f"t/{number}", 1) == 1
+    assert exchange.subscribe(session, "one/more", 1) == SUBACK_FAILURE
+    assert exchange.subscribe(session, "t/0", 2) == 2, "one that it has is granted anew"
+
+
+@pytest.mark.parametrize("bound", ["MAX_RETAINED", "MAX_HELD_RETAINED"])
+def test_retained_messages_are_bounded_and_still_delivered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bound: str
+) -> None:
+    message = Publication("t/0", b"x" * 100, 0)
+    monkeypatch.setattr(amqtt_sessions, bound, 3 if bound == "MAX_RETAINED" else 3 * message.cost)
+    exchange = Exchange()
+    session, sink = exchange.open(("", "c"), False)[0], Sink()
+    session.attach(sink)
+    exchange.subscribe(session, "#", 0)
+    for number in range(6):
+        exchange.publish(Publication(f"t/{number}", message.payload), True)
+    assert len(sink.sent) == 6
+    assert sorted(kept.topic for kept in exchange.retained("#", 0)) == ["t/0", "t/1", "t/2"]
+    assert caplog.text.count("not retained") == 1
+    exchange.publish(Publication("t/1", b""), True)
+    exchange.publish(Publication("t/5", message.payload), True)
+    assert sorted(kept.topic for kept in exchange.retained("#", 0)) == ["t/0", "t/2", "t/5"]
