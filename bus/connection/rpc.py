@@ -25,6 +25,8 @@ RETRY: Final = Backoff(base=0.05, cap=1.0)
 """Pauses after a refused publication, and the minimum after a `busy`."""
 WHOSE: Final = "/principal"
 """The pointer of an error that asks a change for its principal's oid."""
+PAGE: Final = 32
+"""Principals asked for at once: a reply that the smallest broker takes."""
 REPLY_LIMIT: Final = 64 * MAX_REPORT
 """Bytes of a reply: lists may be long."""
 
@@ -91,12 +93,17 @@ class Caller:
 
     async def _own_oid(self, deadline: float) -> str:
         """The oid of the principal that this caller's name belongs to now; it is kept from then on."""
-        request = {"id": self._new_id(), "reply": self._inbox, "params": {}}
-        found = await self._call("list_principals", request, deadline - self._clock.monotonic())
-        for row in found if isinstance(found, list) else []:
-            if isinstance(row, Mapping) and row.get("name") == self._caller:
-                return str(row.get("oid"))
-        raise BusError("no_such_principal", f"no principal '{self._caller}'")
+        page: dict[str, Any] = {"limit": PAGE}
+        while True:
+            request = {"id": self._new_id(), "reply": self._inbox, "params": page}
+            found = await self._call("list_principals", request, deadline - self._clock.monotonic())
+            rows = [row for row in found if isinstance(row, Mapping)] if isinstance(found, list) else []
+            for row in rows:
+                if row.get("name") == self._caller:
+                    return str(row.get("oid"))
+            if len(rows) < PAGE:
+                raise BusError("no_such_principal", f"no principal '{self._caller}'")
+            page = {"limit": PAGE, "after": rows[-1].get("oid")}
 
     async def _call(self, op: str, request: dict[str, Any], timeout: float) -> Any:
         request_id, payload = request["id"], encode(request)

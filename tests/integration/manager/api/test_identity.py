@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from busbar.bus.connection import rpc
 from busbar.bus.connection.rpc import Caller
 from busbar.bus.decode import parse
 from busbar.bus.testing import MemoryBroker
@@ -124,7 +125,11 @@ async def test_replies_that_wait_in_the_outbox_go_with_their_principal(
 
 
 @pytest.mark.fault(85, "P")
-async def test_a_name_is_not_given_again_by_mistake(client: Client) -> None:
+@pytest.mark.parametrize("page", [1, 32])
+async def test_a_name_is_not_given_again_by_mistake(
+    client: Client, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(rpc, "PAGE", page)
     await client.call("alice", "remove_principal", {"principal_name": "bob"})
     new = {"principal": {"name": "bob", "role": "operator"}}
     error = await client.refused("alice", "add_principal", new)
