@@ -9,8 +9,6 @@ import base64
 import hashlib
 import os
 import secrets
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,6 +20,7 @@ from msgspec import Struct, field
 from .. import output
 from ..context import Settings
 from ..errors import CliError, usage
+from .systemd import systemctl
 
 MAX_BYTES: Final = 1_000_000
 JOINED: Final = "joined.json"
@@ -178,16 +177,12 @@ def reload_mosquitto() -> bool:
     Raises:
         CliError: it runs, and does not reload.
     """
-    with suppress(FileNotFoundError):
-        active = subprocess.run(["systemctl", "is-active", "--quiet", MOSQUITTO_UNIT], timeout=30)
-        if active.returncode == 0:
-            done = subprocess.run(
-                ["systemctl", "reload", MOSQUITTO_UNIT], capture_output=True, text=True, timeout=60
-            )
-            if done.returncode != 0:
-                raise CliError(f"systemctl reload {MOSQUITTO_UNIT}: {done.stderr.strip()}")
-            return True
-    return False
+    try:
+        systemctl("is-active", "--quiet", MOSQUITTO_UNIT)
+    except (CliError, FileNotFoundError):
+        return False
+    systemctl("reload", MOSQUITTO_UNIT)
+    return True
 
 
 def tell_join_file(path: Path, passwords: Path | None) -> None:

@@ -18,6 +18,8 @@ from ..errors import CliError, usage
 UNITS: Final = Path("/etc/systemd/system")
 AGENT_UNIT: Final = "busbar-agent"
 SERVICE_STATE: Final = Path("/var/lib/busbar/agent")
+SYSTEMCTL_S: Final = 120.0
+"""Bound of one call; a unit's stop may take systemd's default of 90 s."""
 _UNIT: Final = """\
 [Unit]
 Description=Busbar agent of node {node}
@@ -66,6 +68,22 @@ def program() -> list[str]:
     return [sys.executable, "-m", "busbar.cli.app"]
 
 
+def systemctl(*words: str) -> None:
+    """Run `systemctl`.
+
+    Raises:
+        CliError: it fails, or takes too long.
+        FileNotFoundError: this machine has none.
+    """
+    what = f"systemctl {' '.join(words)}"
+    try:
+        done = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=SYSTEMCTL_S)
+    except subprocess.TimeoutExpired:
+        raise CliError(f"{what}: no answer within {SYSTEMCTL_S:g} s") from None
+    if done.returncode != 0:
+        raise CliError(f"{what}: {done.stderr.strip() or done.stdout.strip() or 'it failed'}")
+
+
 def check_service(user: str) -> None:
     """Raises CliError unless a service of this user can be installed here."""
     if os.geteuid() != 0:
@@ -98,7 +116,5 @@ def install_agent(node: str, user: str, state: Path) -> Path:
     write_atomically(path, agent_unit(node, user, [*program(), "agent", "--state", str(state)]))
     path.chmod(0o644)
     for words in (["daemon-reload"], ["enable", AGENT_UNIT], ["restart", AGENT_UNIT]):
-        done = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=120)
-        if done.returncode != 0:
-            raise CliError(f"systemctl {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+        systemctl(*words)
     return path

@@ -13,6 +13,8 @@ from busbar.cli.services import join_file, systemd
 from busbar.cli.services.join import read_token
 from busbar.cli.services.join_file import put_mosquitto_password, read_join_file, write_join_file
 
+from tests.pace import bound
+
 SETTINGS = Settings(broker="mqtts://b.example:8883", realm="lab", root="busbar")
 
 
@@ -99,3 +101,20 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     except FileNotFoundError:
         pytest.skip("systemd-analyze is not installed")
     assert unit.name not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("echo no such unit >&2; exit 5", "no such unit"), ("exec sleep 60", "no answer within")],
+)
+def test_a_systemctl_that_fails_or_hangs_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f"#!/bin/sh\n[ $1 = is-active ] && exit 0\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(systemd, "SYSTEMCTL_S", bound(0.3) if "sleep" in script else 60.0)
+    for ask in (lambda: systemd.systemctl("daemon-reload"), join_file.reload_mosquitto):
+        with pytest.raises(CliError, match=said):
+            ask()
