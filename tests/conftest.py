@@ -44,6 +44,7 @@ settings.load_profile("suite")
 def pytest_configure() -> None:
     """Before the processes of pytest-xdist start: they use the same figure."""
     pace.slowness()
+    pace.busy()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ REFERENCE_S = 0.02
 MARGIN = 3.0
 """For what the machine has to do besides, and began after it was measured: the other tests, to begin with."""
 LONGEST = 20.0
-KNOWN = "TESTS_SLOWNESS"
+KNOWN, BUSY = "TESTS_SLOWNESS", "TESTS_BUSY"
 """Where the processes of pytest-xdist find what the first one has measured."""
 
 
@@ -33,6 +34,17 @@ def slowness() -> float:
     if KNOWN not in os.environ:
         os.environ[KNOWN] = f"{measure():.2f}"
     return float(os.environ[KNOWN])
+
+
+def busy() -> bool:
+    """Whether other programs kept all cores at work when the run began, as counted once.
+
+    `measure` is too short for that: the scheduler favours a process that has just woken up.
+    """
+    if BUSY not in os.environ:
+        running = sorted(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) for _ in range(5))
+        os.environ[BUSY] = str(int(running[2] - 1 >= len(os.sched_getaffinity(0))))
+    return os.environ[BUSY] == "1"
 
 
 def bound(seconds: float) -> float:
