@@ -20,12 +20,13 @@ STAMP := $(VENV)/.installed-$(CROSSBAR)
 # Where `make scale` puts aedes (npm), which the suite itself never asks for.
 AEDES := $(abspath $(VENV))/aedes
 
-.PHONY: help setup demo test unit lint reference bench soak mutants scale clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
 	@echo "make test    set up, then run the whole suite"
 	@echo "make unit    the fast tests only"
+	@echo "make explore the properties with new examples, which \`make test\` does not draw"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure, against yardsticks taken in the same run"
 	@echo "make soak    search for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
@@ -52,6 +53,9 @@ test: setup lint
 
 unit: setup
 	@$(PYTEST) -n 2 tests/unit  # they compute, and wait for nothing
+
+explore: setup
+	@BUSBAR_EXAMPLES=explore $(PYTEST) -n 2 -m hypothesis
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -36,9 +36,13 @@ def default_signals() -> None:
 TOGETHER = ("contract", "faults")
 """Packages whose tests share a running system, which costs as long as it runs: one is enough."""
 
-# What an example may take says nothing on a machine that is busy.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("suite")
+# What an example may take says nothing on a machine that is busy. The suite tries the same examples each
+# time, so that it judges the change and nothing else; `make explore` draws new ones, as `make soak` does.
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.register_profile("explore", settings.get_profile("suite"), derandomize=False, max_examples=1_000)
+settings.load_profile(os.environ.get("BUSBAR_EXAMPLES", "suite"))
 
 
 def pytest_configure() -> None:
