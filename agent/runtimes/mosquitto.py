@@ -8,6 +8,7 @@ from pathlib import Path
 from busbar.bus.runtimes import OPTIONS
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .amqtt import PASSWORD_POINTER
 from .base import LaunchSpec, MqttProbe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
@@ -31,6 +32,7 @@ class MosquittoRuntime:
     user: str | None = None
     name: str = "mosquitto"
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
