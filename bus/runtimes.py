@@ -39,6 +39,8 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
 }
 """Options of crossbar's path services, by type; others have none."""
 _SHARES: Final = frozenset({"crossbar"})
+_TLS: Final[frozenset[str]] = frozenset()
+"""The built-in runtimes that speak TLS on their endpoint."""
 
 
 def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer: str) -> None:
@@ -60,6 +62,8 @@ def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer
         return
     if endpoint.get("shared") and runtime not in _SHARES:
         raise _wrong(f"workers of runtime '{runtime}' can't share a port", f"{pointer}/endpoint/shared")
+    if "tls" in endpoint and runtime not in _TLS:
+        raise _wrong(f"workers of runtime '{runtime}' don't speak TLS", f"{pointer}/endpoint/tls")
     wrong = [wrong_option(transport.get("options", {}), OPTIONS[runtime], f"{pointer}/options")]
     wrong += _wrong_paths(transport.get("paths", {}), f"{pointer}/paths")
     for found in wrong:

@@ -110,6 +110,14 @@ class LaunchSpec:
     run_as: RunAs | None = None
     """The user that the process runs as and that owns its folder; None: the agent's own."""
 
+    check: tuple[str, ...] = ()
+    """The router's own checker: run with a copy of `files` in another folder, whose path stands for that of
+    the worker's in each argument; exit code 0: the router would accept them. Empty: there is none."""
+
+    references: Mapping[str, Path] = field(default_factory=dict)
+    """Files of this node that the definition names, by the pointer to the member: it must be able to read
+    them. No part of the digest, as their names are in `files`."""
+
     @property
     def digest(self) -> str:
         """Fingerprint of what the process is started with: arguments, environment, files and user."""

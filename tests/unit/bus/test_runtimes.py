@@ -41,6 +41,7 @@ endpoints = st.fixed_dictionaries(
     optional={
         "port": st.sampled_from([1883, "2000-2010"]),
         "shared": st.booleans(),
+        "tls": st.sampled_from([{"certificate": "a.crt", "key": "a.key"}]),
         "interface": st.sampled_from(["127.0.0.1", "::1", "localhost", "eth0", "router.example"]),
     },
 )

@@ -20,6 +20,7 @@ from busbar.agent.runtimes import (
     load_runtimes,
 )
 from busbar.agent.runtimes.exec import fill
+from busbar.agent.runtimes.transport import tls_files
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,33 @@ def test_missing_transport_gets_a_free_port_on_loopback() -> None:
 )
 def test_port_requests(port: Any, low: int, high: int) -> None:
     assert RUNTIMES["amqtt"].port_needed(endpoint(port=port)) == PortRequest(low, high)
+
+
+SECRETS = Path("/etc/busbar/secrets")
+TLS = {"certificate": "router.crt", "key": "tls/router.key"}
+
+
+def test_tls_files_lie_below_the_nodes_folder() -> None:
+    whole = {**TLS, "chain": "c.pem", "client_ca": "ca.pem", "client_certificates": "require"}
+    found = tls_files(endpoint(tls={**whole, "min_version": "1.3"}), SECRETS)
+    assert found is not None
+    assert (found.certificate, found.key) == (SECRETS / "router.crt", SECRETS / "tls/router.key")
+    assert (found.chain, found.client_ca) == (SECRETS / "c.pem", SECRETS / "ca.pem")
+    assert (found.client_certificates, found.min_version) == ("require", "1.3")
+    assert found.references["/transport/endpoint/tls/key"] == found.key
+    assert tls_files(endpoint(), None) is None
+    for root, member, reference in (
+        (None, "certificate", "router.crt"),
+        (SECRETS, "key", "/etc/shadow"),
+        (SECRETS, "client_ca", "../x"),
+    ):
+        with pytest.raises(RuntimeConfigError) as caught:
+            tls_files(endpoint(tls={**TLS, member: reference}), root)
+        assert caught.value.pointer == f"/transport/endpoint/tls/{member}"
+
+
+def test_a_runtime_that_does_not_speak_tls_never_serves_in_the_clear_instead() -> None:
+    assert refused("amqtt", endpoint(tls=TLS)) == "/transport/endpoint/tls"
 
 
 def test_shared_port_is_for_crossbar() -> None:
