@@ -17,6 +17,7 @@ from busbar.bus.errors import pointer_step
 from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .base import (
     AllProbes,
@@ -53,6 +54,7 @@ class CrossbarRuntime:
     static_root: Path | None = None
     name: str = "crossbar"
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""

@@ -16,6 +16,7 @@ from typing import Final
 from busbar.bus.addresses import is_loopback
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .base import LaunchSpec, Probe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
 from .programs import find_program, why_not_runnable
@@ -54,6 +55,7 @@ class ExecRuntime:
     grace_s: float = 5.0
     start_deadline_s: float = 30.0
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -62,13 +64,13 @@ class ExecRuntime:
     def port_needed(self, transport: Transport | None) -> PortRequest | None:
         """See `Runtime`."""
         plain = checked_transport(transport, self.types)
-        return port_request(plain, may_share=True) if self.listens else None
+        return port_request(plain, may_share=True, tls=True) if self.listens else None
 
     def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, self.types)
-        request = port_request(plain, may_share=True)
+        request = port_request(plain, may_share=True, tls=True)
         interface = request.interface
         if self.anonymous and not is_loopback(interface) and plain.get("anonymous") is not True:
             detail = (
