@@ -113,7 +113,7 @@ Races
 116|an agent says goodbye and leaves its workers running|B C
 70|a condition's cause ends: strangers' workers, a hung worker|U
 112|a cluster has a second problem, or an update can't go on|U
-113|a node is paired again after a long silence|U
+113|a node is paired again after a long silence; a worker that ran waits again|U H
 121|the monitor acts, or fails again and again|U
 111|a worker can't start on one node, others have room|C
 Size
