@@ -161,7 +161,7 @@ Commands
 115|routers on other interfaces than loopback, without authentication|W
 110|a broker is down, then refuses: the reason of a failed connection changes|U
 122|a URL or a TLS file that does not fit; a node that is advertised where nobody reaches it|U H
-124|several machines are set up by the page, word by word|U
+124|several machines, or the access of people, nodes and certificates, are set up by the pages, word by word|U
 """
 
 
