@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
@@ -17,6 +17,24 @@ RealmName = Annotated[str, Meta(pattern=_REALM, description="a WAMP realm, such 
 PathText = Annotated[str, Meta(max_length=1024)]
 
 
+class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS on a listening endpoint: PEM files below the node's `secrets_root`, named and never contained.
+
+    `chain` holds intermediate certificates, `client_ca` the authorities of client certificates.
+    """
+
+    certificate: PathText
+    key: PathText
+    chain: PathText | UnsetType = UNSET
+    client_ca: PathText | UnsetType = UNSET
+    client_certificates: Literal["none", "optional", "require"] = "none"
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+
+TLS_FILES: Final = ("certificate", "key", "chain", "client_ca")
+"""The members of `TlsConfig` that name a file."""
+
+
 class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """A listening endpoint. `port` is one port, `[low, high]`, or `"low-high"`; none: any free port."""
 
@@ -25,6 +43,7 @@ class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
     interface: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:_-]{1,255}(?![\s\S])")] | UnsetType = UNSET
     shared: bool = False
     backlog: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
+    tls: TlsConfig | UnsetType = UNSET
 
 
 class PathService(Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +82,8 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
     transport = convert(value, Transport, pointer, "invalid_configuration")
     if transport.endpoint is not UNSET:
         port_range(transport.endpoint.port, f"{pointer}/endpoint/port")
+        if transport.endpoint.tls is not UNSET:
+            _check_tls(transport.endpoint.tls, f"{pointer}/endpoint/tls")
     if transport.paths is not UNSET:
         if transport.type != "web":
             raise _wrong(f"a transport of type '{transport.type}' has no paths", f"{pointer}/paths")
@@ -89,6 +110,33 @@ def port_range(port: int | list[int] | str | UnsetType, pointer: str = "") -> tu
     if not 1 <= low <= high <= 65535:
         raise _wrong(f"port range {low}-{high} is not within 1 to 65535 and rising", pointer)
     return low, high
+
+
+def check_reference(reference: str, pointer: str) -> None:
+    """Refuse what can't be the name of a file below a node's folder. The text is not repeated: it might be
+    the secret itself.
+
+    Raises:
+        BusError: `invalid_configuration` with `pointer`.
+    """
+    if not reference or any(ord(char) < 32 or char == "\x7f" for char in reference):
+        raise _wrong("names a file below the node's secrets_root: not empty, no control characters", pointer)
+    if ".." in reference.split("/"):
+        raise _wrong("names a file below the node's secrets_root: without '..'", pointer)
+
+
+def _check_tls(tls: TlsConfig, pointer: str) -> None:
+    for member in TLS_FILES:
+        reference = getattr(tls, member)
+        if reference is not UNSET:
+            check_reference(reference, f"{pointer}/{member}")
+    asked = tls.client_certificates
+    if asked != "none" and tls.client_ca is UNSET:
+        raise _wrong(f"client_certificates '{asked}' needs the CA that signs them", f"{pointer}/client_ca")
+    if asked == "none" and tls.client_ca is not UNSET:
+        raise _wrong(
+            "'client_ca' is given, and no certificates are asked for", f"{pointer}/client_certificates"
+        )
 
 
 def _check_paths(paths: dict[str, dict[str, Any]], pointer: str, depth: int = 0) -> None:

@@ -31,22 +31,35 @@ class RuntimeConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TcpProbe:
-    """The port accepts a connection."""
+    """The port accepts a connection; with `tls`, a handshake is answered with the router's certificate.
+
+    That handshake is not finished, so no client certificate is needed. `limited` is as in `MqttProbe`.
+    """
+
+    tls: bool = False
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """A GET of `path` is answered with one of `expect` (none given: anything below 500)."""
+    """A GET of `path` is answered with one of `expect` (none given: anything below 500); `tls`: https."""
 
     path: str = "/"
     expect: tuple[int, ...] = ()
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MqttProbe:
-    """A CONNECT is answered by a CONNACK, even by a refusal; optionally over WebSocket on /mqtt."""
+    """A CONNECT is answered by a CONNACK, even by a refusal; optionally over TLS, or WebSocket on /mqtt.
+
+    `limited`: the router has a limit of connections, beyond which it closes a new one at once. That is an
+    answer too: a router that is full is not hung.
+    """
 
     websocket: bool = False
+    tls: bool = False
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,14 @@ class LaunchSpec:
 
     run_as: RunAs | None = None
     """The user that the process runs as and that owns its folder; None: the agent's own."""
+
+    check: tuple[str, ...] = ()
+    """The router's own checker: run with a copy of `files` in another folder, whose path stands for that of
+    the worker's in each argument; exit code 0: the router would accept them. Empty: there is none."""
+
+    references: Mapping[str, Path] = field(default_factory=dict)
+    """Files of this node that the definition names, by the pointer to the member: it must be able to read
+    them. No part of the digest, as their names are in `files`."""
 
     @property
     def digest(self) -> str:

@@ -64,13 +64,13 @@ class ExecRuntime:
     def port_needed(self, transport: Transport | None) -> PortRequest | None:
         """See `Runtime`."""
         plain = checked_transport(transport, self.types)
-        return port_request(plain, may_share=True) if self.listens else None
+        return port_request(plain, may_share=True, tls=True) if self.listens else None
 
     def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, self.types)
-        request = port_request(plain, may_share=True)
+        request = port_request(plain, may_share=True, tls=True)
         interface = request.interface
         if self.anonymous and not is_loopback(interface) and plain.get("anonymous") is not True:
             detail = (

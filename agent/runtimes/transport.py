@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.errors import BusError
 from busbar.bus.runtimes import wrong_option
-from busbar.bus.transport import check_transport, port_range
+from busbar.bus.transport import TLS_FILES, check_transport, port_range
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortRequest
 from .base import RuntimeConfigError, Transport
@@ -24,10 +26,8 @@ def checked_transport(transport: Transport | None, types: tuple[str, ...]) -> Tr
     """
     if transport is None:
         return {"type": types[0] if types else "tcp"}
-    try:
+    with refusals():
         plain = check_transport(dict(transport), ROOT)
-    except BusError as error:
-        raise RuntimeConfigError(error.pointers[0] if error.pointers else ROOT, error.detail) from error
     if types and plain["type"] not in types:
         raise RuntimeConfigError(
             f"{ROOT}/type", f"'{plain['type']}' is not for this runtime ({' or '.join(types)})"
@@ -35,8 +35,56 @@ def checked_transport(transport: Transport | None, types: tuple[str, ...]) -> Tr
     return plain
 
 
-def port_request(plain: Transport, *, may_share: bool) -> PortRequest:
-    """The ports that a checked transport requests.
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the shared checks refuse in the block, as `RuntimeConfigError`."""
+    try:
+        yield
+    except BusError as error:
+        raise RuntimeConfigError(error.pointers[0] if error.pointers else ROOT, error.detail) from error
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """TLS of an endpoint with this node's files; `references` has them by the pointer that names each."""
+
+    certificate: Path
+    key: Path
+    chain: Path | None
+    client_ca: Path | None
+    client_certificates: str
+    min_version: str
+    references: Mapping[str, Path]
+
+
+def tls_files(plain: Transport, secrets_root: Path | None) -> TlsFiles | None:
+    """The `tls` of a checked transport's endpoint; None without it. Whether the files exist is not looked at.
+
+    Raises:
+        RuntimeConfigError: with the pointer to a member that names no file below `secrets_root`.
+    """
+    tls = plain.get("endpoint", {}).get("tls")
+    if tls is None:
+        return None
+    pointer = f"{ROOT}/endpoint/tls"
+    found = {
+        name: path_below(secrets_root, tls[name], f"{pointer}/{name}", "secrets_root")
+        for name in TLS_FILES
+        if name in tls
+    }
+    return TlsFiles(
+        found["certificate"],
+        found["key"],
+        found.get("chain"),
+        found.get("client_ca"),
+        tls.get("client_certificates", "none"),
+        tls.get("min_version", "1.2"),
+        {f"{pointer}/{name}": path for name, path in found.items()},
+    )
+
+
+def port_request(plain: Transport, *, may_share: bool, tls: bool = False) -> PortRequest:
+    """The ports that a checked transport requests. `tls`: whether the runtime can speak it.
 
     Raises:
         RuntimeConfigError: with the pointer to the member at fault.
@@ -47,6 +95,9 @@ def port_request(plain: Transport, *, may_share: bool) -> PortRequest:
         ports = port_range(endpoint["port"], f"{pointer}/port") if "port" in endpoint else None
     except BusError as error:
         raise RuntimeConfigError(f"{pointer}/port", error.detail) from error
+    if "tls" in endpoint and not tls:
+        # Without this its clients would be served in the clear.
+        raise RuntimeConfigError(f"{pointer}/tls", "workers of this runtime don't speak TLS")
     low, high = ports or (DEFAULT_LOW, DEFAULT_HIGH)
     shared = bool(endpoint.get("shared", False))
     if shared and not may_share:

@@ -22,6 +22,22 @@ WEB: dict[str, Any] = {
 }
 
 
+def tls(**members: Any) -> dict[str, Any]:
+    """A transport with TLS; a member that is None is left out."""
+    given = {"certificate": "router.crt", "key": "router.key"} | members
+    found = {name: value for name, value in given.items() if value is not None}
+    return {"type": "mqtt", "endpoint": {"port": 8883, "tls": found}}
+
+
+def test_tls_names_files_and_no_refusal_repeats_what_was_given_for_one() -> None:
+    for given in (tls(), tls(chain="x/chain.pem", client_ca="ca.pem", client_certificates="require")):
+        assert check_transport(given, "/t") == given
+    for secret in ("-----BEGIN PRIVATE KEY-----\nMIIEv", "../MIIEv", "MIIEv\x7f", "MIIEv" * 300):
+        with pytest.raises(BusError) as caught:
+            check_transport(tls(key=secret), "/t")
+        assert "MIIEv" not in caught.value.detail
+
+
 def test_a_whole_web_transport_comes_back_as_given() -> None:
     assert check_transport(WEB, "/t") == WEB
     assert check_transport({"type": "mqtt", "endpoint": {"port": "20000-20010"}}, "/t")
@@ -48,6 +64,17 @@ def test_a_whole_web_transport_comes_back_as_given() -> None:
         ({"type": "web", "paths": {"..": {"type": "nodeinfo"}}}, "/t/paths/.."),
         ({"type": "web", "paths": {"a/b": {"type": "nodeinfo"}}}, "/t/paths/a~1b"),
         ({"type": "web", "paths": {"a": {"type": "redirect", "url": "javascript:1"}}}, "/t/paths/a/url"),
+        (tls(key=None), "/t/endpoint/tls/key"),
+        (tls(certificate="-----BEGIN\nabc"), "/t/endpoint/tls/certificate"),
+        (tls(certificate=""), "/t/endpoint/tls/certificate"),
+        (tls(key="../../etc/key.pem"), "/t/endpoint/tls/key"),
+        (tls(chain="a/../../b"), "/t/endpoint/tls/chain"),
+        (tls(password="x"), "/t/endpoint/tls/password"),
+        (tls(min_version="1.0"), "/t/endpoint/tls/min_version"),
+        (tls(client_certificates="maybe"), "/t/endpoint/tls/client_certificates"),
+        (tls(client_certificates="require"), "/t/endpoint/tls/client_ca"),
+        (tls(client_certificates="optional"), "/t/endpoint/tls/client_ca"),
+        (tls(client_ca="ca.pem"), "/t/endpoint/tls/client_certificates"),
     ],
 )
 def test_refused_with_a_pointer(transport: dict[str, Any], pointer: str) -> None:
