@@ -9,11 +9,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from .decode import convert
 from .errors import BusError, pointer_step
+from .wamp import check_realms
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-_REALM = r"^[A-Za-z0-9][A-Za-z0-9_@.-]{0,254}(?![\s\S])"
-RealmName = Annotated[str, Meta(pattern=_REALM, description="a WAMP realm, such as com.example.shop")]
-"""Not a realm of Busbar; a runtime may demand more (Crossbar: three characters, a letter first)."""
 PathText = Annotated[str, Meta(max_length=1024)]
 
 
@@ -63,7 +61,8 @@ class Transport(Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["web", "mqtt", "websocket", "rawsocket", "tcp"]
     endpoint: EndpointConfig | UnsetType = UNSET
     paths: Annotated[dict[str, dict[str, Any]], Meta(max_length=256)] | UnsetType = UNSET
-    realms: Annotated[list[RealmName], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    realms: Annotated[list[str | dict[str, Any]], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    """Names, or objects with roles and permissions (`bus.wamp.Realm`)."""
     options: dict[str, Any] | UnsetType = UNSET
     anonymous: bool | UnsetType = UNSET
     """Whether clients need no credentials: true is needed on an interface other than loopback."""
@@ -84,6 +83,7 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
         port_range(transport.endpoint.port, f"{pointer}/endpoint/port")
         if transport.endpoint.tls is not UNSET:
             _check_tls(transport.endpoint.tls, f"{pointer}/endpoint/tls")
+    check_realms(transport.realms, f"{pointer}/realms")
     if transport.paths is not UNSET:
         if transport.type != "web":
             raise _wrong(f"a transport of type '{transport.type}' has no paths", f"{pointer}/paths")

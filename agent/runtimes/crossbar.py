@@ -31,18 +31,15 @@ from .base import (
 )
 from .programs import find_program, why_not_runnable
 from .transport import ROOT, check_options, checked_options, checked_transport, path_below, port_request
+from .wamp import Rendered, realms_of
 
 TYPES = ("web",)
 FOLDER = ".crossbar"
 HOME = "web"
 """Folder within the worker's own, served at `/` unless the transport defines `/`."""
 _PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
-_REALM: Final = re.compile(r"[A-Za-z][A-Za-z0-9_@.-]{2,254}")
 _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket")
 """Services that answer every path below their own: on `/` they hide the others."""
-Rendered = dict[str, object]
-"""Part of the node's configuration, as JSON."""
-_EVERYTHING: Final = {"call": True, "register": True, "publish": True, "subscribe": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ class CrossbarRuntime:
         request = port_request(plain, may_share=True)
         checked_options(plain, OPTIONS["crossbar"])
         paths = self._paths(plain.get("paths") or _DEFAULT_PATHS, folder)
-        config = _node(worker, _realms(plain), _web(plain, request, port, paths))
+        config = _node(worker, realms_of(plain), _web(plain, request, port, paths))
         probe = _probe(paths)
         websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
         scheme, path = ("http", "/") if websocket is None else ("ws", "/" + websocket.strip("/"))
@@ -171,18 +168,6 @@ def _url(url: str, pointer: str) -> str:
     return url
 
 
-def _realms(plain: Transport) -> list[str]:
-    realms: list[str] = plain.get("realms", ["realm1"])
-    for index, realm in enumerate(realms):
-        if not _REALM.fullmatch(realm):
-            raise RuntimeConfigError(
-                f"{ROOT}/realms/{index}", "a realm's name has 3 characters or more, a letter first"
-            )
-    if len(set(realms)) != len(realms):
-        raise RuntimeConfigError(f"{ROOT}/realms", "duplicate realm name")
-    return realms
-
-
 def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> Rendered:
     endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
     endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
@@ -193,8 +178,7 @@ def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, 
     return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}
 
 
-def _node(worker: WorkerSpec, realms: list[str], transport: Rendered) -> Rendered:
-    role = {"name": "anonymous", "permissions": [{"uri": "", "match": "prefix", "allow": _EVERYTHING}]}
+def _node(worker: WorkerSpec, realms: list[Rendered], transport: Rendered) -> Rendered:
     return {
         "version": 2,
         "controller": {"id": _node_id(worker.name)},
@@ -202,7 +186,7 @@ def _node(worker: WorkerSpec, realms: list[str], transport: Rendered) -> Rendere
             {
                 "type": "router",
                 "id": "router1",
-                "realms": [{"name": realm, "roles": [role]} for realm in realms],
+                "realms": realms,
                 "transports": [transport],
             }
         ],
