@@ -3,7 +3,7 @@
 [runtimes.amqtt]                      # built in; also secrets_root
 user = "router"                       # of any runtime: run its workers as this user (the agent is root)
 [runtimes.mosquitto]                  # program, secrets_root
-[runtimes.crossbar]                   # program, static_root
+[runtimes.crossbar]                   # program, static_root, secrets_root
 [runtimes.echo]                       # any other name is an exec runtime
 argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
 config_file = "echo.conf"
@@ -164,9 +164,9 @@ def _mosquitto(table: _Table) -> MosquittoRuntime:
 
 def _crossbar(table: _Table, environ: Mapping[str, str]) -> CrossbarRuntime:
     program = table.text("program", environ.get(CROSSBAR_VARIABLE) or "crossbar")
-    static_root, user = table.folder("static_root"), table.user()
+    static_root, secrets, user = table.folder("static_root"), table.folder("secrets_root"), table.user()
     table.end()
-    return CrossbarRuntime(program, static_root, run_as=user)
+    return CrossbarRuntime(program, static_root, run_as=user, secrets_root=secrets)
 
 
 def _exec(name: str, table: _Table) -> ExecRuntime:

@@ -1,6 +1,6 @@
 """Runtime `crossbar`: a standalone Crossbar.io node with one router worker and a Web transport.
 
-Pure except `unavailable`. The configuration format is that of Crossbar.io 26.10 (version 2).
+Pure except `unavailable` and `read`. The configuration format is that of Crossbar.io 26.10 (version 2).
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from busbar.bus.errors import pointer_step
 from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
+from busbar.bus.wamp import Realms
 
 from ..processes.ports import PortRequest
 from ..processes.users import RunAs
@@ -29,9 +30,10 @@ from .base import (
     address,
     check_worker,
 )
+from .principals import read_secrets
 from .programs import find_program, why_not_runnable
 from .transport import ROOT, check_options, checked_options, checked_transport, path_below, port_request
-from .wamp import Rendered, realms_of
+from .wamp import Rendered, Secrets, auth_of, realms_of, roles_by_realm
 
 TYPES = ("web",)
 FOLDER = ".crossbar"
@@ -44,12 +46,14 @@ _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket")
 
 @dataclass(frozen=True, slots=True)
 class CrossbarRuntime:
-    """`static_root`: the operator's folder for static paths."""
+    """`static_root`: the operator's folder for static paths; `secrets_root`: that of principals and keys."""
 
     program: str = "crossbar"
     static_root: Path | None = None
     name: str = "crossbar"
     run_as: RunAs | None = None
+    secrets_root: Path | None = None
+    read: Callable[[Path], bytes] = read_secrets
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -65,7 +69,8 @@ class CrossbarRuntime:
         plain = checked_transport(worker.transport, TYPES)
         request = port_request(plain, may_share=True)
         checked_options(plain, OPTIONS["crossbar"])
-        paths = self._paths(plain.get("paths") or _DEFAULT_PATHS, folder)
+        services = _Services(self.static_root, Secrets(self.secrets_root, self.read), roles_by_realm(plain))
+        paths = services.paths(plain.get("paths") or _DEFAULT_PATHS, folder)
         config = _node(worker, realms_of(plain), _web(plain, request, port, paths))
         probe = _probe(paths)
         websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
@@ -95,7 +100,17 @@ class CrossbarRuntime:
             remove=(f"{FOLDER}/node.pid",),
         )
 
-    def _paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
+
+@dataclass(frozen=True, slots=True)
+class _Services:
+    """Renders the services of paths with what the node and the rest of the transport have."""
+
+    static_root: Path | None
+    secrets: Secrets
+    realms: Realms
+
+    def paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
+        """The paths of a transport, with a page on `/` where none is defined."""
         paths = self._services(given, f"{ROOT}/paths")
         if "/" not in paths:
             home = _served(folder / HOME, f"{ROOT}/paths", " (of the default '/')")
@@ -133,7 +148,11 @@ class CrossbarRuntime:
                 rendered["url"] = _url(service["url"], f"{at}/url")
             case "path":
                 rendered["paths"] = self._services(service["paths"], f"{at}/paths")
-            case "websocket" | "nodeinfo":
+            case "websocket":
+                rendered |= {name: service[name] for name in ("cookie", "serializers") if name in service}
+                if "auth" in service:
+                    rendered["auth"] = auth_of(service["auth"], self.realms, self.secrets, f"{at}/auth")
+            case "nodeinfo":
                 pass
             case _:
                 raise RuntimeConfigError(f"{at}/type", f"paths of type '{kind}' are not rendered")

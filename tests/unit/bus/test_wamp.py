@@ -87,7 +87,7 @@ def test_realms_in_the_shape_of_crossbar_come_back_as_given() -> None:
         (with_permission(disclose={"callee": True}), "/t/realms/0/roles/0/permissions/0/disclose/callee"),
         (with_permission(validate={"call": "x"}), "/t/realms/0/roles/0/permissions/0/validate"),
     ],
-)  # fmt: skip
+)
 def test_refused_with_a_pointer(transport: dict[str, Any], pointer: str) -> None:
     assert refused(transport)[0] == pointer
 
@@ -105,3 +105,108 @@ def test_whatever_realms_are_given_the_answer_has_a_pointer(given: list[Any]) ->
         check_transport(realms(*given), "/t")
     except BusError as error:
         assert len(error.pointers) == 1 and error.pointers[0].startswith("/t/realms")
+
+
+ENDPOINT = {
+    "endpoint": {"tls": {"certificate": "c", "key": "k", "client_ca": "a", "client_certificates": "require"}}
+}
+STATIC = {"type": "static", "principals_file": "shop/tickets.json"}
+DYNAMIC = {"type": "dynamic", "authenticator": "com.example.auth"}
+
+
+def path(**members: Any) -> dict[str, Any]:
+    """A transport with one WebSocket path, in a realm with the roles backend, guest and nobody."""
+    return {"type": "web", "realms": [SHOP], "paths": {"ws": {"type": "websocket", **members}}}
+
+
+def auth(**methods: Any) -> dict[str, Any]:
+    return path(auth=methods)
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [
+        *(auth(**{method: STATIC}) for method in ("ticket", "wampcra", "scram", "cryptosign")),
+        auth(ticket=DYNAMIC),
+        auth(ticket={**DYNAMIC, "authenticator-realm": "com.example.shop", "authenticator-role": "backend"}),
+        auth(wampcra={**STATIC, "default-role": "guest"}),
+        auth(anonymous={"role": "guest"}, ticket=STATIC),
+        auth(anonymous={"type": "static", "role": "guest", "realm": "com.example.shop"}),
+        auth(anonymous={"type": "dynamic", "authenticator": "com.example.auth"}),
+        {**auth(tls=STATIC), **ENDPOINT},
+        path(auth={"ticket": STATIC, "cookie": {}}, cookie={"store": {"type": "memory"}, "max_age": 600}),
+        path(
+            auth={"ticket": STATIC},
+            serializers=["json", "cbor"],
+            cookie={"store": {"type": "file", "filename": "c"}},
+        ),
+    ],
+)
+def test_authentication_in_the_shape_of_crossbar_comes_back_as_given(transport: dict[str, Any]) -> None:
+    assert check_transport(transport, "/t") == transport
+
+
+@pytest.mark.parametrize(
+    ("transport", "pointer"),
+    [
+        (path(), "/auth"),
+        (auth(), "/auth"),
+        (auth(password=STATIC), "/auth/password"),
+        (auth(ticket={}), "/auth/ticket/type"),
+        (auth(ticket={"type": "function", "create": "os.system"}), "/auth/ticket/type"),
+        (auth(ticket={**STATIC, "create": "os.system"}), "/auth/ticket/create"),
+        (auth(ticket={"type": "static"}), "/auth/ticket/principals_file"),
+        (
+            auth(ticket={"type": "static", "principals": {"joe": {"ticket": "geheim"}}}),
+            "/auth/ticket/principals",
+        ),
+        (auth(wampcra={"type": "static", "users": {"joe": {"secret": "geheim"}}}), "/auth/wampcra/users"),
+        (auth(ticket={**STATIC, "principals_file": "../geheim"}), "/auth/ticket/principals_file"),
+        (auth(ticket={**STATIC, "principals_file": ""}), "/auth/ticket/principals_file"),
+        (auth(ticket={**STATIC, "principals_file": "a\n"}), "/auth/ticket/principals_file"),
+        (auth(ticket={**STATIC, "authenticator": "a.b"}), "/auth/ticket/authenticator"),
+        (auth(ticket={**STATIC, "default-role": "boss"}), "/auth/ticket/default-role"),
+        (auth(ticket={"type": "dynamic"}), "/auth/ticket/authenticator"),
+        (auth(ticket={**DYNAMIC, "authenticator": "a b"}), "/auth/ticket/authenticator"),
+        (auth(ticket={**DYNAMIC, "principals_file": "x"}), "/auth/ticket/principals_file"),
+        (auth(ticket={**DYNAMIC, "authenticator-realm": "other"}), "/auth/ticket/authenticator-realm"),
+        (auth(ticket={**DYNAMIC, "authenticator-role": "boss"}), "/auth/ticket/authenticator-role"),
+        (auth(cryptosign={"type": "static", "trustroots": {}}), "/auth/cryptosign/trustroots"),
+        (auth(anonymous={}), "/auth/anonymous/role"),
+        (auth(anonymous={"role": "trusted"}), "/auth/anonymous/role"),
+        (auth(anonymous={"role": "backend", "realm": "other"}), "/auth/anonymous/realm"),
+        (auth(anonymous={"type": "dynamic"}), "/auth/anonymous/authenticator"),
+        (auth(tls=STATIC), "/auth/tls"),
+        (auth(ticket=STATIC, cookie={}), "/auth/cookie"),
+        (path(auth={"ticket": STATIC}, cookie={}), "/cookie/store"),
+        (
+            path(auth={"ticket": STATIC}, cookie={"store": {"type": "database", "path": "/etc"}}),
+            "/cookie/store/type",
+        ),
+        (path(auth={"ticket": STATIC}, cookie={"store": {"type": "file"}}), "/cookie/store/filename"),
+        (
+            path(auth={"ticket": STATIC}, cookie={"store": {"type": "file", "filename": "../x"}}),
+            "/cookie/store/filename",
+        ),
+        (path(auth={"ticket": STATIC}, serializers=["pickle"]), "/serializers/0"),
+    ],
+)
+def test_authentication_is_refused_with_a_pointer(transport: dict[str, Any], pointer: str) -> None:
+    found, detail = refused(transport)
+    assert found == f"/t/paths/ws{pointer}"
+    assert "geheim" not in detail
+
+
+def test_the_default_path_needs_the_role_anonymous() -> None:
+    assert refused(realms(SHOP))[0] == "/t/paths"
+    assert check_transport(realms(SHOP, "plain"), "/t")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["anonymous", "ticket", "scram", "cookie", "tls", "x"]), JSON, max_size=3)
+)
+def test_whatever_auth_is_given_the_answer_has_a_pointer(given: dict[str, Any]) -> None:
+    try:
+        check_transport(auth(**given), "/t")
+    except BusError as error:
+        assert len(error.pointers) == 1 and error.pointers[0].startswith("/t/paths/ws/auth")
