@@ -68,11 +68,12 @@ async def joined(
             raise RefusedError("no connection") from done.exception()
         yield outcome.result()
     finally:
-        if not done.done():
-            with contextlib.suppress(Exception):
-                session = outcome.result()
-                session.leave()
-            done.cancel()
+        if outcome.done() and outcome.exception() is None:
+            outcome.result().leave()
+        else:
+            outcome.cancel()
+        await asyncio.wait([done], timeout=bound(timeout_s))
+        assert done.done(), "the client did not end"
 
 
 async def refusal(url: str, realm: str, authentication: Mapping[str, Any] | None = None, **more: Any) -> str:
