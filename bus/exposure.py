@@ -27,22 +27,27 @@ def interface_of(transport: Mapping[str, Any] | None) -> str:
 
 
 def authenticates(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool | None:
-    """Whether clients need credentials; None where that is not known. Without `runtime`: the default one."""
+    """Whether clients need a password or a certificate; None where that is not known.
+
+    Without `runtime`: the default one.
+    """
     kind = (transport or {}).get("type")
     known = runtime or _DEFAULT_RUNTIMES.get(str(kind), "amqtt" if kind is None else "")
     if known not in AUTHENTICATION:
         return None
+    if _requires_certificates(transport):
+        return True
     if known == "crossbar":
-        return _has_client_ca(transport) or all(way == _CLOSED for way in _ways_in(transport))
+        return all(way == _CLOSED for way in _ways_in(transport))
     option, options = AUTHENTICATION[known], (transport or {}).get("options")
     return bool(option and isinstance(options, Mapping) and options.get(option))
 
 
-def _has_client_ca(transport: Mapping[str, Any] | None) -> bool:
-    """Crossbar takes no connection without a certificate where it has a CA to check it with."""
+def _requires_certificates(transport: Mapping[str, Any] | None) -> bool:
+    """Only a client with a certificate gets as far as the router: runtimes without TLS refuse `tls`."""
     endpoint = (transport or {}).get("endpoint")
     tls = endpoint.get("tls") if isinstance(endpoint, Mapping) else None
-    return isinstance(tls, Mapping) and bool(tls.get("client_ca"))
+    return isinstance(tls, Mapping) and tls.get("client_certificates") == "require"
 
 
 def _ways_in(transport: Mapping[str, Any] | None) -> set[str]:
@@ -85,7 +90,7 @@ def check_exposure(transport: Mapping[str, Any] | None, pointer: str, runtime: s
     written, known = transport.get("anonymous"), authenticates(transport, runtime)
     at = [f"{pointer}/anonymous"]
     if written is True and known is True:
-        raise BusError("invalid_configuration", "'anonymous' is true, and clients need a password", at)
+        raise BusError("invalid_configuration", "'anonymous' is true, and clients need credentials", at)
     if written is False and known is False and runtime is not None:
         detail = f"'anonymous' is false, and runtime '{runtime}' would let everybody in: {_remedy(runtime)}"
         raise BusError("invalid_configuration", detail, at)
@@ -114,7 +119,7 @@ def is_loosened(
 ) -> str | None:
     """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or None."""
     if authenticates(before, was) is True and authenticates(after, runtime) is False:
-        return "clients would no longer need a password"
+        return "clients would no longer need credentials"
     if is_exposed(after, runtime) and not is_exposed(before, was):
         return f"routers on {interface_of(after)} would let everybody in"
     return None

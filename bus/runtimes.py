@@ -9,17 +9,15 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from .errors import BusError, pointer_step
+from .router_options import OPTIONS_OF, amqtt_options, mosquitto_options
 from .transport import port_range
 
 Options = Mapping[str, type]
 
 BUILT_IN: Final = ("amqtt", "crossbar", "mosquitto")
-OPTIONS: Final[Mapping[str, Options]] = {
-    "amqtt": {"password_file": str},
-    "crossbar": {},
-    "mosquitto": {"password_file": str, "persistence": bool},
-}
-"""The `options` of a transport, by runtime; those of other runtimes are their own."""
+OPTIONS: Final[Mapping[str, Options]] = {"crossbar": {}}
+"""The `options` of a transport, by runtime: those of the MQTT routers are in `router_options`, those of
+operator-defined runtimes their own."""
 PATH_OPTIONS: Final[Mapping[str, Options]] = {
     "static": {"enable_directory_listing": bool, "cache_timeout": int, "default_file": str},
     "json": {"prettify": bool, "allow_cross_origin": bool, "discourage_caching": bool},
@@ -39,7 +37,7 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
 }
 """Options of crossbar's path services, by type; others have none."""
 _SHARES: Final = frozenset({"crossbar"})
-_TLS: Final[frozenset[str]] = frozenset()
+_TLS: Final = frozenset({"mosquitto"})
 """The built-in runtimes that speak TLS on their endpoint."""
 
 
@@ -58,17 +56,27 @@ def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer
     low_high = port_range(endpoint.get("port", UNSET), f"{pointer}/endpoint/port")
     if endpoint.get("shared") and (low_high is None or low_high[0] != low_high[1]):
         raise _wrong("only a single port can be shared, not a range", f"{pointer}/endpoint/shared")
-    if runtime not in OPTIONS:
+    if runtime not in BUILT_IN:
         return
     if endpoint.get("shared") and runtime not in _SHARES:
         raise _wrong(f"workers of runtime '{runtime}' can't share a port", f"{pointer}/endpoint/shared")
     if "tls" in endpoint and runtime not in _TLS:
         raise _wrong(f"workers of runtime '{runtime}' don't speak TLS", f"{pointer}/endpoint/tls")
+    if runtime in OPTIONS_OF:
+        _check_mqtt(transport, runtime, pointer)
+        return
     wrong = [wrong_option(transport.get("options", {}), OPTIONS[runtime], f"{pointer}/options")]
     wrong += _wrong_paths(transport.get("paths", {}), f"{pointer}/paths")
     for found in wrong:
         if found is not None:
             raise _wrong(found[1], found[0])
+
+
+def _check_mqtt(transport: Mapping[str, Any], runtime: str, pointer: str) -> None:
+    if runtime == "mosquitto":
+        mosquitto_options(transport, pointer)
+    else:
+        amqtt_options(transport, pointer)
 
 
 def wrong_option(given: Mapping[str, Any], allowed: Options, pointer: str) -> tuple[str, str] | None:

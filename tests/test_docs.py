@@ -165,14 +165,18 @@ class Terminal:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/quickstart.md", *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes"))],
+    [
+        "README.md",
+        "docs/quickstart.md",
+        *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "mqtt-tls")),
+    ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     for file, text in FILE_BLOCK.findall((ROOT / name).read_text()):
         (tmp_path / file).write_text(text)
     if name == "docs/howto/runtimes.md" and find_spec("crossbar") is None:
         lacking("crossbar is not installed")
-    if name == "README.md":
+    if name in ("README.md", "docs/howto/mqtt-tls.md"):
         need_mosquitto()
         if shutil.which("mosquitto_pub") is None:
             lacking("the programs mosquitto_pub and mosquitto_sub are not installed")

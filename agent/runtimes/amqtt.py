@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.addresses import netloc
-from busbar.bus.runtimes import OPTIONS
+from busbar.bus.router_options import amqtt_options
 
 from ..processes.ports import PortRequest
 from ..processes.users import RunAs
 from .base import LaunchSpec, MqttProbe, Transport, WorkerSpec, address, check_worker
-from .transport import ROOT, checked_options, checked_transport, path_below, port_request
+from .transport import ROOT, checked_transport, path_below, port_request, refusals
 
 TYPES = ("mqtt", "websocket")
 """Transport types of the MQTT routers: MQTT over TCP, or over WebSocket."""
@@ -44,7 +44,8 @@ class AmqttRuntime:
         plain = checked_transport(worker.transport, TYPES)
         request = port_request(plain, may_share=False)
         websocket = plain["type"] == "websocket"
-        reference = checked_options(plain, OPTIONS["amqtt"]).get("password_file")
+        with refusals():
+            reference = amqtt_options(plain, ROOT).password_file
         secrets = (
             path_below(self.secrets_root, reference, PASSWORD_POINTER, "secrets_root") if reference else None
         )
@@ -70,6 +71,7 @@ class AmqttRuntime:
             live=probe,
             address=address("ws" if websocket else "mqtt", request.interface, host, port),
             run_as=self.run_as,
+            references={PASSWORD_POINTER: secrets} if secrets else {},
             interface=request.interface,
             port=port,
             start_deadline_s=20.0,

@@ -30,22 +30,35 @@ class RuntimeConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TcpProbe:
-    """The port accepts a connection."""
+    """The port accepts a connection; with `tls`, a handshake is answered with the router's certificate.
+
+    That handshake is not finished, so no client certificate is needed. `limited` is as in `MqttProbe`.
+    """
+
+    tls: bool = False
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """A GET of `path` is answered with one of `expect` (none given: anything below 500)."""
+    """A GET of `path` is answered with one of `expect` (none given: anything below 500); `tls`: https."""
 
     path: str = "/"
     expect: tuple[int, ...] = ()
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MqttProbe:
-    """A CONNECT is answered by a CONNACK, even by a refusal; optionally over WebSocket on /mqtt."""
+    """A CONNECT is answered by a CONNACK, even by a refusal; optionally over TLS, or WebSocket on /mqtt.
+
+    `limited`: the router has a limit of connections, beyond which it closes a new one at once. That is an
+    answer too: a router that is full is not hung.
+    """
 
     websocket: bool = False
+    tls: bool = False
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,22 @@ def checked_transport(transport: Transport | None, types: tuple[str, ...]) -> Tr
     """
     if transport is None:
         return {"type": types[0] if types else "tcp"}
-    try:
+    with refusals():
         plain = check_transport(dict(transport), ROOT)
-    except BusError as error:
-        raise RuntimeConfigError(error.pointers[0] if error.pointers else ROOT, error.detail) from error
     if types and plain["type"] not in types:
         raise RuntimeConfigError(
             f"{ROOT}/type", f"'{plain['type']}' is not for this runtime ({' or '.join(types)})"
         )
     return plain
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the shared checks refuse in the block, as `RuntimeConfigError`."""
+    try:
+        yield
+    except BusError as error:
+        raise RuntimeConfigError(error.pointers[0] if error.pointers else ROOT, error.detail) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import re
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from busbar.bus.addresses import netloc
 
 from ..processes import logs
 from ..runtimes.base import AllProbes, HttpProbe, LogProbe, MqttProbe, Probe, TcpProbe
+from . import tls_probe
 from .shared_port import Streams
 
 DEFAULT_TIMEOUT_S: Final = 2.0
@@ -98,11 +100,19 @@ async def _probe_port(
     try:
         match wanted:
             case HttpProbe():
+                if wanted.tls:
+                    await tls_probe.start(writer)
                 await _http(wanted, host, port, reader, writer)
             case MqttProbe():
+                if wanted.tls:
+                    await tls_probe.start(writer)
                 await _mqtt(wanted, host, port, reader, writer)
             case TcpProbe():
-                pass
+                if wanted.tls:
+                    await tls_probe.see_certificate(reader, writer)
+    except (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
+        if isinstance(wanted, HttpProbe) or not wanted.limited:
+            raise
     finally:
         writer.close()
 

@@ -97,6 +97,25 @@ def test_client_certificates_close_every_path_of_a_web_transport() -> None:
     assert authenticates(transport, "crossbar") is True and not refused(transport, "crossbar")
 
 
+def test_a_required_certificate_is_a_credential_and_tls_alone_is_none() -> None:
+    tls = {"certificate": "a.crt", "key": "a.key"}
+    required = {**tls, "client_ca": "ca.crt", "client_certificates": "require"}
+    for given, open_to_all in ((tls, True), ({**required, "client_certificates": "optional"}, True)):
+        transport = {"type": "mqtt", "endpoint": {"interface": "0.0.0.0", "tls": given}}
+        assert refused(transport, "mosquitto") is open_to_all
+        assert not refused({**transport, "anonymous": True}, "mosquitto")
+    closed = {"type": "mqtt", "endpoint": {"interface": "0.0.0.0", "tls": required}}
+    for runtime in ("mosquitto", None):
+        assert not refused(closed, runtime)
+        assert refused({**closed, "anonymous": True}, runtime), "it would not be true"
+    assert open_condition(closed, "mosquitto") is None
+    assert is_loosened(closed, made("0.0.0.0"), "mosquitto", "mosquitto")
+
+
+def test_an_acl_alone_lets_everybody_connect() -> None:
+    assert refused(made("0.0.0.0", options={"acl_file": "acl"}), "mosquitto")
+
+
 @pytest.mark.fault(115, "W")
 def test_a_runtime_of_the_operator_s_is_not_judged_by_the_manager() -> None:
     for written in ({}, {"anonymous": True}, {"anonymous": False}):

@@ -11,6 +11,7 @@ from busbar.agent.runtimes.base import RuntimeConfigError, WorkerSpec
 from busbar.agent.runtimes.crossbar import CrossbarRuntime
 from busbar.agent.runtimes.mosquitto import MosquittoRuntime
 from busbar.bus.errors import BusError
+from busbar.bus.router_options import OPTIONS_OF, options_schema
 from busbar.bus.runtimes import BUILT_IN, OPTIONS, PATH_OPTIONS, check_for_runtime
 from busbar.bus.transport import check_transport
 from busbar.manager.planner.admission import unoffered
@@ -23,8 +24,14 @@ RUNTIMES = {
     "crossbar": CrossbarRuntime(static_root=NODE),
     "mosquitto": MosquittoRuntime(secrets_root=NODE),
 }
-NAMES = sorted({"nonsense", *(name for each in (*OPTIONS.values(), *PATH_OPTIONS.values()) for name in each)})
-VALUES = st.sampled_from([1, True, "text", 1.5, None, ["a"], {}])
+NAMES = sorted(
+    {
+        "nonsense",
+        *(name for each in (*OPTIONS.values(), *PATH_OPTIONS.values()) for name in each),
+        *(name for each in OPTIONS_OF.values() for name in each.__struct_fields__),
+    }
+)
+VALUES = st.sampled_from([1, 0, -1, 2**60, True, "text", "14d", "../up", "", 1.5, None, ["a"], {}])
 options = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=2)
 optional = {"options": options}
 services = st.one_of(
@@ -41,7 +48,14 @@ endpoints = st.fixed_dictionaries(
     optional={
         "port": st.sampled_from([1883, "2000-2010"]),
         "shared": st.booleans(),
-        "tls": st.sampled_from([{"certificate": "a.crt", "key": "a.key"}]),
+        "tls": st.fixed_dictionaries(
+            {"certificate": st.just("a.crt"), "key": st.just("a.key")},
+            optional={
+                "chain": st.just("chain.pem"),
+                "client_ca": st.just("ca.crt"),
+                "client_certificates": st.sampled_from(["optional", "require"]),
+            },
+        ).filter(lambda tls: ("client_ca" in tls) == ("client_certificates" in tls)),
         "interface": st.sampled_from(["127.0.0.1", "::1", "localhost", "eth0", "router.example"]),
     },
 )
@@ -92,3 +106,51 @@ def test_a_runtime_that_no_node_has_reported_is_a_slip() -> None:
     )
     for runtime, offered in (("serve", {"serve"}), ("crossbar", {"amqtt"}), ("serve", set())):
         assert unoffered(runtime, offered) is None
+
+
+def test_the_options_of_a_router_are_described_by_what_decodes_them() -> None:
+    for runtime, kind in OPTIONS_OF.items():
+        (described,) = options_schema(runtime)["$defs"].values()
+        assert set(described["properties"]) == set(kind.__struct_fields__)
+        assert described["additionalProperties"] is False
+    (mosquitto,) = options_schema("mosquitto")["$defs"].values()
+    assert mosquitto["properties"]["max_packet_size"]["minimum"] == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "pointer", "detail"),
+    [
+        ({"conf": "x"}, "conf", "unknown option (known: acl_file, max_connections"),
+        ({"max_connections": 0}, "max_connections", "Expected 'int' >= 1"),
+        ({"max_connections": "9"}, "max_connections", "Expected 'int', got 'str'"),
+        (
+            {"persistent_client_expiration": "1d\nuser root"},
+            "persistent_client_expiration",
+            "not of the form",
+        ),
+        ({"acl_file": "../acl"}, "acl_file", "without '..'"),
+        ({"acl_file": "a\nuser root"}, "acl_file", "control characters"),
+        ({"use_identity_as_username": True}, "use_identity_as_username", "client_certificates 'require'"),
+    ],
+)
+def test_an_option_that_no_mosquitto_would_get_is_told_in_words(
+    options: dict[str, Any], pointer: str, detail: str
+) -> None:
+    with pytest.raises(BusError) as caught:
+        check_for_runtime({"type": "mqtt", "options": options}, "mosquitto", "/t")
+    assert caught.value.pointers == (f"/t/options/{pointer}",)
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("tls", "pointer"),
+    [
+        ({"client_ca": "ca.crt", "client_certificates": "optional"}, "client_certificates"),
+        ({"chain": "chain.pem"}, "chain"),
+    ],
+)
+def test_tls_that_mosquitto_could_not_serve_is_refused(tls: dict[str, str], pointer: str) -> None:
+    endpoint = {"tls": {"certificate": "a.crt", "key": "a.key", **tls}}
+    with pytest.raises(BusError) as caught:
+        check_for_runtime({"type": "mqtt", "endpoint": endpoint}, "mosquitto", "/t")
+    assert caught.value.pointers == (f"/t/endpoint/tls/{pointer}",)

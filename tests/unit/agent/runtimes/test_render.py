@@ -171,6 +171,66 @@ def test_mosquitto_render() -> None:
     assert refused("mosquitto", {"type": "websocket"}) == "/transport/type"
 
 
+def conf(transport: Any) -> list[str]:
+    return render("mosquitto", transport).files["mosquitto.conf"].splitlines()
+
+
+def test_mosquitto_with_tls() -> None:
+    launch = render("mosquitto", endpoint(tls=TLS))
+    assert conf(endpoint(tls=TLS))[:5] == [
+        "listener 4711 127.0.0.1",
+        f"certfile {SECRETS}/router.crt",
+        f"keyfile {SECRETS}/tls/router.key",
+        "tls_version tlsv1.2",
+        "allow_anonymous true",
+    ]
+    assert launch.address == "mqtts://127.0.0.1:4711"
+    assert launch.ready == launch.live == MqttProbe(tls=True)
+    assert launch.references == {
+        "/transport/endpoint/tls/certificate": SECRETS / "router.crt",
+        "/transport/endpoint/tls/key": SECRETS / "tls/router.key",
+    }
+
+
+def test_mosquitto_with_client_certificates() -> None:
+    tls = {**TLS, "client_ca": "ca.crt", "client_certificates": "require", "min_version": "1.3"}
+    lines = conf(endpoint(tls=tls))
+    assert lines[3:7] == [
+        "tls_version tlsv1.3",
+        f"cafile {SECRETS}/ca.crt",
+        "require_certificate true",
+        "allow_anonymous true",
+    ]
+    options = {"use_identity_as_username": True, "acl_file": "acl"}
+    named = {**endpoint(tls=tls), "options": options}
+    assert conf(named)[5:9] == [
+        "require_certificate true",
+        "use_identity_as_username true",
+        "allow_anonymous false",
+        f"acl_file {SECRETS}/acl",
+    ]
+    assert render("mosquitto", named).references["/transport/options/acl_file"] == SECRETS / "acl"
+    assert render("mosquitto", named).live == TcpProbe(tls=True)
+
+
+def test_mosquitto_with_limits() -> None:
+    options = {
+        "max_connections": 7,
+        "max_inflight_messages": 5,
+        "max_queued_messages": 50,
+        "max_queued_bytes": 1000,
+        "max_packet_size": 2000,
+        "persistent_client_expiration": "14d",
+        "sys_interval": 0,
+    }
+    launch = render("mosquitto", {"type": "mqtt", "options": options})
+    lines = launch.files["mosquitto.conf"].splitlines()
+    assert lines[1] == "max_connections 7", "a listener's own"
+    assert all(f"{name} {value}" in lines for name, value in options.items())
+    assert "max_queued_messages 100000" not in lines
+    assert launch.live == MqttProbe(limited=True)
+
+
 def test_address_names_the_node_when_listening_everywhere() -> None:
     everywhere = render("mosquitto", endpoint(interface="0.0.0.0"))
     assert everywhere.address == "mqtt://n1.example:4711"
