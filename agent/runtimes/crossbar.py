@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from busbar.bus.errors import pointer_step
 from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
@@ -25,14 +25,25 @@ from .base import (
     LaunchSpec,
     LogProbe,
     RuntimeConfigError,
+    TcpProbe,
     Transport,
     WorkerSpec,
     address,
     check_worker,
 )
+from .crossbar_tls import tls_of
 from .principals import read_secrets
 from .programs import find_program, why_not_runnable
-from .transport import ROOT, check_options, checked_options, checked_transport, path_below, port_request
+from .transport import (
+    ROOT,
+    TlsFiles,
+    check_options,
+    checked_options,
+    checked_transport,
+    path_below,
+    port_request,
+    tls_files,
+)
 from .wamp import Rendered, Secrets, auth_of, realms_of, roles_by_realm
 
 TYPES = ("web",)
@@ -61,34 +72,37 @@ class CrossbarRuntime:
 
     def port_needed(self, transport: Transport | None) -> PortRequest:
         """See `Runtime`."""
-        return port_request(checked_transport(transport, TYPES), may_share=True)
+        return port_request(checked_transport(transport, TYPES), may_share=True, tls=True)
 
     def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
-        request = port_request(plain, may_share=True)
+        request = port_request(plain, may_share=True, tls=True)
         checked_options(plain, OPTIONS["crossbar"])
-        services = _Services(self.static_root, Secrets(self.secrets_root, self.read), roles_by_realm(plain))
+        secrets = Secrets(self.secrets_root, self.read)
+        services = _Services(self.static_root, secrets, roles_by_realm(plain))
         paths = services.paths(plain.get("paths") or _DEFAULT_PATHS, folder)
-        config = _node(worker, realms_of(plain), _web(plain, request, port, paths))
-        probe = _probe(paths)
-        websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
-        scheme, path = ("http", "/") if websocket is None else ("ws", "/" + websocket.strip("/"))
+        web = _web(plain, request, port, paths)
+        tls, more = tls_files(plain, self.secrets_root), dict[str, str]()
+        if tls is not None:
+            web["endpoint"]["tls"], more = tls_of(tls, secrets, FOLDER)
+        config = _node(worker, realms_of(plain), web)
+        probe = _probe(paths, tls)
+        program = find_program(self.program, beside=sys.executable) or self.program
+        cbdir = ("--cbdir", str(folder / FOLDER))
         return LaunchSpec(
-            argv=(
-                find_program(self.program, beside=sys.executable) or self.program,
-                *("start", "--cbdir", str(folder / FOLDER), "--color", "false", "--loglevel", "info"),
-            ),
+            argv=(program, "start", *cbdir, "--color", "false", "--loglevel", "info"),
             env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             files={
                 f"{FOLDER}/config.json": json.dumps(config, indent=1),
                 f"{HOME}/index.html": _page(worker),
+                **more,
             },
             # On a shared port another worker may answer the request, so its own log is checked too.
             ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), probe)),
             live=probe,
-            address=address(scheme, request.interface, host, port, path),
+            address=_address(request.interface, host, port, paths, tls),
             run_as=self.run_as,
             interface=request.interface,
             port=port,
@@ -98,6 +112,8 @@ class CrossbarRuntime:
             start_deadline_s=60.0,
             # A killed node leaves its pid file; if that pid is in use again, it would not start.
             remove=(f"{FOLDER}/node.pid",),
+            references=tls.references if tls else {},
+            check=(program, "check", *cbdir),
         )
 
 
@@ -187,7 +203,7 @@ def _url(url: str, pointer: str) -> str:
     return url
 
 
-def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> Rendered:
+def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> dict[str, Any]:
     endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
     endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
     if ":" in request.interface:
@@ -217,13 +233,28 @@ def _node_id(worker: str) -> str:
     return f"w_{worker.replace('-', '_')}"[:64]
 
 
-def _probe(paths: Mapping[str, Rendered]) -> HttpProbe:
-    """Probe a path, not the port: the port opens up to 60 ms before its paths, with 404 until then."""
+def _address(
+    interface: str, host: str, port: int, paths: Mapping[str, Rendered], tls: TlsFiles | None
+) -> str:
+    """The URL of the first WebSocket path; without one, of the pages."""
+    websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
+    scheme, path = ("http", "/") if websocket is None else ("ws", "/" + websocket.strip("/"))
+    return address(f"{scheme}s" if tls else scheme, interface, host, port, path)
+
+
+def _probe(paths: Mapping[str, Rendered], tls: TlsFiles | None) -> HttpProbe | TcpProbe:
+    """Probe a path, not the port: the port opens up to 60 ms before its paths, with 404 until then.
+
+    The agent has no client certificate: where one is required, only the port's TLS is probed.
+    """
+    if tls is not None and tls.client_ca is not None:
+        return TcpProbe(tls=True)
     for kind in ("nodeinfo", "json", "redirect", "websocket"):
         for name, service in paths.items():
             if service["type"] == kind:
-                return HttpProbe("/" + name.strip("/"), (200, 302, 400, 403, 405, 426))
-    return HttpProbe("/")
+                path = "/" + name.strip("/")
+                return HttpProbe(path, (200, 302, 400, 403, 405, 426), tls=tls is not None)
+    return HttpProbe("/", tls=tls is not None)
 
 
 def _page(worker: WorkerSpec) -> str:

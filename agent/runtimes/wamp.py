@@ -62,13 +62,19 @@ class Secrets:
         Raises:
             RuntimeConfigError: it names none below `root`, or it can't be read.
         """
-        path = path_below(self.root, reference, pointer, "secrets_root")
+        return self.at(path_below(self.root, reference, pointer, "secrets_root"), pointer)
+
+    def at(self, path: Path, pointer: str) -> bytes:
+        """What is in a file of the node.
+
+        Raises:
+            RuntimeConfigError: it can't be read.
+        """
         try:
             return self.read(path)
         except OSError as error:
-            raise RuntimeConfigError(
-                pointer, f"this node can't read {path}: {error.strerror or error}"
-            ) from error
+            detail = f"this node can't read {path}: {error.strerror or error}"
+            raise RuntimeConfigError(pointer, detail) from error
 
 
 def auth_of(given: Mapping[str, Any], realms: Realms, secrets: Secrets, pointer: str) -> Rendered:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
+import ssl
+import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from argon2.low_level import Type, hash_secret
 from autobahn.wamp.types import PublishOptions
-from busbar.agent.runtimes import load_runtimes
+from busbar.agent.runtimes import WorkerSpec, load_runtimes, prepare
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from nacl.signing import SigningKey
 
 from tests.autobahn_client import error_of, joined, refusal
+from tests.certificates import certificates
 from tests.integration.agent.runtimes.test_real import Run, Worker, crossbar_program, run, stop
+from tests.pace import bound
+from tests.wamp import WampClient
 
 __all__ = ["run"]
 REALM = "com.example.shop"
@@ -124,6 +133,48 @@ async def test_each_way_to_authenticate_and_what_a_role_may_do(run: Run, tmp_pat
     await stop(worker)
 
 
+@pytest.mark.crossbar
+@pytest.mark.timeout(180)
+async def test_clients_with_certificates_over_tls(run: Run, tmp_path: Path) -> None:
+    root = secrets_root(tmp_path / "secrets")
+    certificates(root, "ca", "router", "joe")
+    certificates(tmp_path, "other", "eve")
+    own = x509.load_pem_x509_certificate((root / "joe.crt").read_bytes())
+    sha1 = own.fingerprint(hashes.SHA1()).hex(":").upper()
+    (root / "shop" / "tls.json").write_text(
+        json.dumps({"joe": {"certificate-sha1": sha1, "role": "backend"}})
+    )
+    runtime = load_runtimes({"crossbar": {**crossbar_program(), "secrets_root": str(root)}})["crossbar"]
+    tls = {"certificate": "router.crt", "key": "router.key", "client_ca": "ca.crt"}
+    transport = {
+        "type": "web",
+        "endpoint": {"tls": {**tls, "client_certificates": "require"}},
+        "realms": [{"name": REALM, "roles": ROLES}],
+        "paths": {
+            "ws": {"type": "websocket", "auth": static("tls")},
+            "tickets": {"type": "websocket", "auth": static("ticket")},
+        },
+    }
+    worker: Worker = await run(runtime, transport)
+    await worker.ready()
+    url = worker.launch.address
+    assert url == f"wss://127.0.0.1:{worker.launch.port}/ws"
+    joe, eve, nobody = (ssl.create_default_context(cafile=str(root / "ca.crt")) for _ in range(3))
+    joe.load_cert_chain(root / "joe.crt", root / "joe.key")
+    eve.load_cert_chain(tmp_path / "eve.crt", tmp_path / "eve.key")
+    async with WampClient(url, REALM, authmethod="tls", tls=joe) as wamp:
+        assert (wamp.welcome["authid"], wamp.welcome["authrole"]) == ("joe", "backend")
+    tickets = url.replace("/ws", "/tickets")
+    ticket = {"ticket": {"authid": "joe", "ticket": TICKET}}
+    async with joined(tickets, REALM, ticket, tls=joe) as session:
+        assert session.welcome.authmethod == "ticket"
+    assert await refusal(url, REALM, tls=joe) == "wamp.error.no_auth_method"
+    for stranger in (eve, nobody):
+        assert await refusal(tickets, REALM, ticket, tls=stranger) == "no connection"
+    assert await worker.ask() is None, "the agent has no certificate either"
+    await stop(worker)
+
+
 async def _permissions(base: str) -> None:
     joe = {"ticket": {"authid": "joe", "ticket": TICKET}}
     async with joined(f"{base}/ticket", REALM, joe) as backend, joined(f"{base}/guests", REALM) as guest:
@@ -146,3 +197,23 @@ async def _permissions(base: str) -> None:
             assert (session.welcome.authid, session.welcome.authrole) == ("anna", "guest")
         mary = {"ticket": {"authid": "mary", "ticket": "ticket-of-anna"}}
         assert await refusal(f"{base}/asked", REALM, mary) != "it joined"
+
+
+@pytest.mark.crossbar
+@pytest.mark.timeout(120)
+async def test_crossbar_s_own_checker_judges_the_files_of_a_worker(tmp_path: Path) -> None:
+    table = {**crossbar_program(), "secrets_root": str(secrets_root(tmp_path / "secrets"))}
+    runtime = load_runtimes({"crossbar": table})["crossbar"]
+    for size, verdict in ((100, 0), (1000, 1)):
+        ws = {"type": "websocket", "auth": static("ticket"), "options": {"auto_ping_size": size}}
+        realm = {"name": REALM, "roles": ROLES}
+        transport = {"type": "web", "realms": [realm], "paths": {"ws": ws}}
+        folder = tmp_path / str(size)
+        spec = WorkerSpec("web-1", str(uuid.uuid4()), "edge", "web", 1, transport)
+        launch = runtime.render(spec, "127.0.0.1", 4711, folder)
+        prepare(launch, folder)
+        done = await asyncio.to_thread(
+            subprocess.run, launch.check, capture_output=True, text=True, timeout=bound(60), cwd=tmp_path
+        )
+        assert done.returncode == verdict, done.stdout
+        assert ("auto_ping_size" in done.stdout) is bool(verdict) and TICKET not in done.stdout

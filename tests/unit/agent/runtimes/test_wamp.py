@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.agent.runtimes import LaunchSpec, RuntimeConfigError, WorkerSpec, load_runtimes
+from busbar.agent.runtimes import (
+    HttpProbe,
+    LaunchSpec,
+    RuntimeConfigError,
+    TcpProbe,
+    WorkerSpec,
+    load_runtimes,
+)
 from busbar.agent.runtimes.crossbar import CrossbarRuntime
 from busbar.agent.runtimes.principals import MAX_FILE, read_secrets
 from hypothesis import given
@@ -40,13 +47,21 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 
+CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+PEM = {
+    "c": CERTIFICATE,
+    "k": b"-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n",
+    "a": CERTIFICATE,
+}
+
+
 def runtime(files: Mapping[str, bytes]) -> CrossbarRuntime:
     found = load_runtimes({"crossbar": {"secrets_root": str(ROOT), "program": "/opt/crossbar"}})["crossbar"]
     assert isinstance(found, CrossbarRuntime)
 
     def read(path: Path) -> bytes:
         try:
-            return files[str(path.relative_to(ROOT))]
+            return {**PEM, **files}[str(path.relative_to(ROOT))]
         except KeyError:
             raise FileNotFoundError(2, "No such file or directory") from None
 
@@ -95,8 +110,6 @@ def test_realms_are_rendered_as_given_and_a_name_stands_for_everything() -> None
 
 @pytest.mark.parametrize("method", GOOD)
 def test_principals_come_from_a_file_of_the_node(method: str) -> None:
-    if method == "tls":
-        pytest.skip("with the endpoint's certificates")
     launch = render(static(method), {"shop/p.json": json.dumps({"joe": GOOD[method]}).encode()})
     member = "users" if method == "wampcra" else "principals"
     assert path_of(launch)["auth"] == {method: {"type": "static", member: {"joe": GOOD[method]}}}
@@ -139,8 +152,6 @@ def test_what_needs_no_file_is_rendered_as_crossbar_has_it() -> None:
     ],
 )
 def test_a_bad_principal_is_named_without_its_secret(method: str, principal: Any) -> None:
-    if method == "tls":
-        pytest.skip("with the endpoint's certificates")
     if isinstance(principal, dict) and set(principal) != {"role"} and principal:
         principal = {**GOOD[method], **principal}
     if principal == {"role": "trusted"} or principal == {"role": "boss"}:
@@ -191,3 +202,52 @@ def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
         read_secrets(file)
     with pytest.raises(OSError, match="no regular file"):
         read_secrets(tmp_path)
+
+
+def over_tls(files: Mapping[str, bytes], **more: Any) -> LaunchSpec:
+    tls = {"certificate": "c", "key": "k", **more}
+    transport = {"type": "web", "endpoint": {"tls": tls}, "paths": {"ws": {"type": "websocket"}}}
+    return runtime(files).render(WorkerSpec("w", OID, "e", "w", 1, transport), "n1", 4711, Path("/w"))
+
+
+def test_tls_of_the_endpoint_is_rendered_one_certificate_a_file() -> None:
+    second, third = (CERTIFICATE.replace(b"MIIB", name) for name in (b"MIIC", b"MIID"))
+    launch = over_tls({"c": b"text\n" + CERTIFICATE + second, "chain": third}, chain="chain")
+    (router,) = json.loads(launch.files[".crossbar/config.json"])["workers"]
+    tls = router["transports"][0]["endpoint"]["tls"]
+    assert tls["key"] == f"{ROOT}/k" and "ca_certificates" not in tls
+    named = [tls["certificate"], *tls["chain_certificates"]]
+    assert [launch.files[f".crossbar/{name}"].encode() for name in named] == [CERTIFICATE, second, third]
+    assert launch.address == "wss://127.0.0.1:4711/ws"
+    assert launch.live == HttpProbe("/ws", (200, 302, 400, 403, 405, 426), tls=True)
+    assert launch.references["/transport/endpoint/tls/key"] == ROOT / "k"
+    assert not [each for each in launch.files.values() if "PRIVATE KEY" in each]
+
+
+def test_with_client_certificates_the_agent_sees_the_router_s_certificate_alone() -> None:
+    launch = over_tls({"a": CERTIFICATE + CERTIFICATE}, client_ca="a", client_certificates="require")
+    (router,) = json.loads(launch.files[".crossbar/config.json"])["workers"]
+    assert len(router["transports"][0]["endpoint"]["tls"]["ca_certificates"]) == 2
+    assert launch.live == TcpProbe(tls=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "pointer"),
+    [
+        ({"c": b"x"}, {}, "certificate"),
+        ({"c": PEM["k"]}, {}, "certificate"),
+        ({"k": CERTIFICATE}, {}, "key"),
+        ({"k": b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n"}, {}, "key"),
+        ({}, {"key": "none"}, "key"),
+        ({}, {"chain": "none"}, "chain"),
+        ({}, {"key": "../k"}, "key"),
+        ({"a": b""}, {"client_ca": "a", "client_certificates": "require"}, "client_ca"),
+        ({}, {"client_ca": "a", "client_certificates": "optional"}, "client_certificates"),
+    ],
+)
+def test_tls_that_crossbar_could_not_serve_is_refused(
+    files: dict[str, bytes], more: dict[str, str], pointer: str
+) -> None:
+    with pytest.raises(RuntimeConfigError) as caught:
+        over_tls(files, **more)
+    assert caught.value.pointer == f"/transport/endpoint/tls/{pointer}"
