@@ -12,6 +12,7 @@ from busbar.bus.addresses import netloc
 from busbar.bus.router_options import amqtt_options
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .base import LaunchSpec, MqttProbe, Transport, WorkerSpec, address, check_worker
 from .transport import ROOT, checked_transport, path_below, port_request, refusals
@@ -29,6 +30,7 @@ class AmqttRuntime:
     python: str = sys.executable
     name: str = "amqtt"
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""

@@ -13,6 +13,7 @@ from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import ProcessLimits
 from ..processes.users import RunAs
 
 Transport = Mapping[str, Any]
@@ -154,6 +155,11 @@ class Runtime(Protocol):
     @property
     def run_as(self) -> RunAs | None:
         """The user of its workers; None: the agent's own."""
+        ...
+
+    @property
+    def limits(self) -> ProcessLimits:
+        """Of each of its workers' processes."""
         ...
 
     def unavailable(self) -> str | None:

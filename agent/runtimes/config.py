@@ -19,6 +19,11 @@ stop_signal = "SIGTERM"
 grace = 5                             # seconds
 start_deadline = 30                   # seconds
 env = {MODE = "quiet"}
+[runtimes.echo.limits]                # of each worker's process; any runtime may have them
+nofile = 4096                         # open files
+memory = "512M"                       # data of one process; also bytes, K, G
+nice = 5
+cpus = [0, 1]
 """
 
 from __future__ import annotations
@@ -27,10 +32,15 @@ import os
 import pwd
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
+from busbar.bus.decode import convert
+from busbar.bus.errors import BusError
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ..processes.process_limits import NO_LIMITS, ProcessLimits, as_bytes
 from ..processes.run_as import run_as
 from ..processes.users import RunAs
 from .amqtt import AmqttRuntime
@@ -42,10 +52,13 @@ from .mosquitto import MosquittoRuntime
 CROSSBAR_VARIABLE: Final = "BUSBAR_CROSSBAR"
 """Environment variable naming the crossbar program where the configuration does not."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MAX_SECONDS: Final = 3600.0
 _UNSAFE_VARIABLES: Final = ("BUSBAR_", "SPT_")
+T = TypeVar("T")
+
+Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+(?![\s\S])")]
+Cpu = Annotated[int, Meta(ge=0, le=4095)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class RuntimesError(ValueError):
@@ -56,6 +69,88 @@ class RuntimesError(ValueError):
         self.where = where
 
 
+class LimitsTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """`limits` of a runtime: see `ProcessLimits`."""
+
+    nofile: Annotated[int, Meta(ge=16, le=1 << 30)] | None = None
+    memory: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | Text | None = None
+    nice: Annotated[int, Meta(ge=-20, le=19)] | None = None
+    cpus: Annotated[list[Cpu], Meta(min_length=1, max_length=4096)] | None = None
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the table of each runtime may have."""
+
+    user: Text | None = None
+    limits: LimitsTable = LimitsTable()
+
+
+class AmqttTable(_Table, frozen=True, kw_only=True):
+    """`[runtimes.amqtt]`"""
+
+    secrets_root: Text | None = None
+
+
+class MosquittoTable(_Table, frozen=True, kw_only=True):
+    """`[runtimes.mosquitto]`"""
+
+    program: Text = "mosquitto"
+    secrets_root: Text | None = None
+
+
+class CrossbarTable(_Table, frozen=True, kw_only=True):
+    """`[runtimes.crossbar]`"""
+
+    program: Text | None = None
+    static_root: Text | None = None
+    secrets_root: Text | None = None
+
+
+class TcpTable(Struct, frozen=True, forbid_unknown_fields=True, tag="tcp"):
+    """`{type = "tcp"}`"""
+
+
+class MqttTable(Struct, frozen=True, forbid_unknown_fields=True, tag="mqtt"):
+    """`{type = "mqtt"}`"""
+
+
+class HttpTable(Struct, frozen=True, forbid_unknown_fields=True, tag="http"):
+    """`{type = "http"}`; `expect`: statuses, none for anything below 500."""
+
+    path: Annotated[str, Meta(pattern=r"^/[!-~]*(?![\s\S])", description="a URL path")] = "/"
+    expect: list[Annotated[int, Meta(ge=100, le=599)]] = []
+
+
+class LogTable(Struct, frozen=True, forbid_unknown_fields=True, tag="log"):
+    """`{type = "log"}`"""
+
+    pattern: Text
+    regex: bool = False
+
+
+ProbeTable = TcpTable | MqttTable | HttpTable | LogTable
+
+
+class ExecTable(_Table, frozen=True, kw_only=True):
+    """The table of any other name."""
+
+    argv: Annotated[list[str], Meta(min_length=1)]
+    config_file: Text | None = None
+    config_template: str | UnsetType = UNSET
+    env: dict[str, Any] = {}
+    port: bool = True
+    own_listener: bool = True
+    anonymous: bool = False
+    scheme: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9+.-]{0,31}(?![\s\S])")] = "tcp"
+    path: str = ""
+    types: list[str] = []
+    ready: ProbeTable | None = None
+    live: ProbeTable | None = None
+    stop_signal: str = "SIGTERM"
+    grace: Seconds = 5.0
+    start_deadline: Seconds = 30.0
+
+
 def load_runtimes(config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, Runtime]:
     """Every runtime of this node by name: the built-in ones always, then the operator's.
 
@@ -64,243 +159,200 @@ def load_runtimes(config: Mapping[str, Any], environ: Mapping[str, str] | None =
     Raises:
         RuntimesError: the first mistake found.
     """
-    tables = {name: _Table(table, f"runtimes.{name}") for name, table in config.items()}
-    built_in = {
-        name: tables.pop(name, _Table({}, f"runtimes.{name}")) for name in ("amqtt", "mosquitto", "crossbar")
-    }
+    own = {name: table for name, table in config.items() if name not in ("amqtt", "mosquitto", "crossbar")}
     runtimes: list[Runtime] = [
-        _amqtt(built_in["amqtt"]),
-        _mosquitto(built_in["mosquitto"]),
-        _crossbar(built_in["crossbar"], os.environ if environ is None else environ),
+        _amqtt(_read(config, "amqtt", AmqttTable)),
+        _mosquitto(_read(config, "mosquitto", MosquittoTable)),
+        _crossbar(_read(config, "crossbar", CrossbarTable), os.environ if environ is None else environ),
     ]
-    runtimes += [_exec(name, table) for name, table in tables.items()]
+    runtimes += [_exec(name, _read(own, name, ExecTable)) for name in own]
     return {runtime.name: runtime for runtime in runtimes}
 
 
-class _Table:
-    """A TOML table that is read member by member, and then must be empty."""
-
-    def __init__(self, table: Any, where: str) -> None:
-        self.where = where
-        if not isinstance(table, Mapping):
-            raise RuntimesError(where, "must be a table")
-        self._left = dict(table)
-
-    def wrong(self, key: str, what: str) -> RuntimesError:
-        return RuntimesError(f"{self.where}.{key}", what)
-
-    def has(self, key: str) -> bool:
-        return key in self._left
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._left.pop(key, default)
-        if not isinstance(value, str) or "\0" in value or (not value and default != ""):
-            raise self.wrong(key, "must be a non-empty string" if value != default else "is needed")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self._left.pop(key, default)
-        if not isinstance(value, bool):
-            raise self.wrong(key, "must be true or false")
-        return value
-
-    def seconds(self, key: str, default: float) -> float:
-        value = self._left.pop(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MAX_SECONDS:
-            raise self.wrong(key, f"must be a number of seconds above 0 and up to {_MAX_SECONDS:.0f}")
-        return float(value)
-
-    def items(self, key: str, kind: type) -> list[Any]:
-        value = self._left.pop(key, [])
-        if not isinstance(value, list) or not all(type(item) is kind for item in value):
-            raise self.wrong(key, f"must be a list of {'strings' if kind is str else 'numbers'}")
-        return value
-
-    def table(self, key: str) -> _Table:
-        return _Table(self._left.pop(key, {}), f"{self.where}.{key}")
-
-    def rest(self) -> dict[str, Any]:
-        left, self._left = self._left, {}
-        return left
-
-    def folder(self, key: str) -> Path | None:
-        if not self.has(key):
-            return None
-        path = Path(self.text(key))
-        if not path.is_absolute() or ".." in path.parts:
-            raise self.wrong(key, "must be an absolute path without '..'")
-        return path
-
-    def user(self) -> RunAs | None:
-        if not self.has("user"):
-            return None
-        name = self.text("user")
-        try:
-            return run_as(name)
-        except ValueError as error:
-            raise self.wrong("user", str(error)) from error
-
-    def end(self) -> None:
-        for key in self._left:
-            raise self.wrong(key, "unknown key")
-
-
-def _amqtt(table: _Table) -> AmqttRuntime:
-    secrets, user = table.folder("secrets_root"), table.user()
-    table.end()
-    return AmqttRuntime(secrets, run_as=user)
-
-
-def _mosquitto(table: _Table) -> MosquittoRuntime:
-    program, secrets = table.text("program", "mosquitto"), table.folder("secrets_root")
-    given = table.user()
-    table.end()
-    if given is not None:
-        return MosquittoRuntime(program, secrets, run_as=given)
-    # mosquitto gives up root by itself, and could then not write into the worker's folder.
-    user = pwd.getpwuid(0).pw_name if os.geteuid() == 0 else None
-    return MosquittoRuntime(program, secrets, user)
-
-
-def _crossbar(table: _Table, environ: Mapping[str, str]) -> CrossbarRuntime:
-    program = table.text("program", environ.get(CROSSBAR_VARIABLE) or "crossbar")
-    static_root, secrets, user = table.folder("static_root"), table.folder("secrets_root"), table.user()
-    table.end()
-    return CrossbarRuntime(program, static_root, run_as=user, secrets_root=secrets)
-
-
-def _exec(name: str, table: _Table) -> ExecRuntime:
+def _read(config: Mapping[str, Any], name: str, kind: type[T]) -> T:
     if not _NAME.fullmatch(name):
-        raise RuntimesError(table.where, "a runtime's name is made of [a-z0-9][a-z0-9_-]*")
-    argv = _argv(table)
-    listens = table.flag("port", True)
-    ready = _probe(table.table("ready"), listens) if table.has("ready") else _default_ready(table, listens)
-    live = _live(table, ready, listens)
-    config_file, template = _config(table)
-    runtime = ExecRuntime(
-        name=name,
-        argv=argv,
-        ready=ready,
-        live=live,
-        env=_env(table.table("env")),
-        config_file=config_file,
-        config_template=template,
-        listens=listens,
-        own_listener=table.flag("own_listener", True),
-        anonymous=table.flag("anonymous", False),
-        scheme=_scheme(table),
-        path=table.text("path", ""),
-        types=tuple(table.items("types", str)),
-        stop_signal=_signal(table),
-        grace_s=table.seconds("grace", 5.0),
-        start_deadline_s=table.seconds("start_deadline", 30.0),
-        run_as=table.user(),
+        raise RuntimesError(f"runtimes.{name}", "a runtime's name is made of [a-z0-9][a-z0-9_-]*")
+    try:
+        return convert(config.get(name, {}), kind)
+    except BusError as error:
+        steps = [step.replace("~1", "/").replace("~0", "~") for step in error.pointers[0].split("/")[1:]]
+        raise RuntimesError(
+            ".".join(["runtimes", name, *steps]), error.detail.replace("object", "table")
+        ) from None
+
+
+def _wrong(name: str, key: str, what: str) -> RuntimesError:
+    return RuntimesError(f"runtimes.{name}.{key}", what)
+
+
+def _folder(name: str, key: str, given: str | None) -> Path | None:
+    if given is None:
+        return None
+    path = Path(given)
+    if not path.is_absolute() or ".." in path.parts:
+        raise _wrong(name, key, "must be an absolute path without '..'")
+    return path
+
+
+def _user(name: str, given: str | None) -> RunAs | None:
+    try:
+        return None if given is None else run_as(given)
+    except ValueError as error:
+        raise _wrong(name, "user", str(error)) from error
+
+
+def _limits(name: str, given: LimitsTable) -> ProcessLimits:
+    if given == LimitsTable():
+        return NO_LIMITS
+    try:
+        memory = as_bytes(given.memory) if isinstance(given.memory, str) else given.memory
+    except ValueError as error:
+        raise _wrong(name, "limits.memory", str(error)) from None
+    if given.nice is not None and given.nice < 0 and os.geteuid() != 0:
+        raise _wrong(name, "limits.nice", "below 0 only an agent that runs as root can start them")
+    cpus = set(given.cpus or ())
+    if cpus and not cpus & os.sched_getaffinity(0):
+        raise _wrong(name, "limits.cpus", "this host has none of them")
+    return ProcessLimits(given.nofile, memory, given.nice, tuple(sorted(cpus)))
+
+
+def _amqtt(table: AmqttTable) -> AmqttRuntime:
+    return AmqttRuntime(
+        _folder("amqtt", "secrets_root", table.secrets_root),
+        run_as=_user("amqtt", table.user),
+        limits=_limits("amqtt", table.limits),
     )
-    table.end()
-    return runtime
 
 
-def _argv(table: _Table) -> tuple[str, ...]:
-    argv = table.items("argv", str)
-    if not argv or not argv[0]:
-        raise table.wrong("argv", "must be a list of strings, the program first")
+def _mosquitto(table: MosquittoTable) -> MosquittoRuntime:
+    given = _user("mosquitto", table.user)
+    # mosquitto gives up root by itself, and could then not write into the worker's folder.
+    root = given is None and os.geteuid() == 0
+    return MosquittoRuntime(
+        table.program,
+        _folder("mosquitto", "secrets_root", table.secrets_root),
+        pwd.getpwuid(0).pw_name if root else None,
+        run_as=given,
+        limits=_limits("mosquitto", table.limits),
+    )
+
+
+def _crossbar(table: CrossbarTable, environ: Mapping[str, str]) -> CrossbarRuntime:
+    return CrossbarRuntime(
+        table.program or environ.get(CROSSBAR_VARIABLE) or "crossbar",
+        _folder("crossbar", "static_root", table.static_root),
+        run_as=_user("crossbar", table.user),
+        limits=_limits("crossbar", table.limits),
+        secrets_root=_folder("crossbar", "secrets_root", table.secrets_root),
+    )
+
+
+def _exec(name: str, table: ExecTable) -> ExecRuntime:
+    ready = _ready(name, table)
+    return ExecRuntime(
+        name=name,
+        argv=_argv(name, table.argv),
+        ready=ready,
+        live=_live(name, table, ready),
+        env=_env(name, table.env),
+        config_file=_config_file(name, table),
+        config_template=table.config_template or "",
+        listens=table.port,
+        own_listener=table.own_listener,
+        anonymous=table.anonymous,
+        scheme=table.scheme,
+        path=table.path,
+        types=tuple(table.types),
+        stop_signal=_signal(name, table.stop_signal),
+        grace_s=table.grace,
+        start_deadline_s=table.start_deadline,
+        run_as=_user(name, table.user),
+        limits=_limits(name, table.limits),
+    )
+
+
+def _argv(name: str, argv: list[str]) -> tuple[str, ...]:
+    if not argv[0]:
+        raise _wrong(name, "argv", "must be a list of strings, the program first")
     if "{" in argv[0]:
-        raise table.wrong("argv", "the program's own name takes no field")
+        raise _wrong(name, "argv", "the program's own name takes no field")
     for piece in argv:
-        _check_fields(table, "argv", piece, FIELDS)
+        _check_fields(name, "argv", piece, FIELDS)
     return tuple(argv)
 
 
-def _check_fields(table: _Table, key: str, template: str, known: tuple[str, ...]) -> None:
+def _check_fields(name: str, key: str, template: str, known: tuple[str, ...]) -> None:
     if "\0" in template:
-        raise table.wrong(key, "has a NUL character")
-    for name in unknown_fields(template, known):
-        raise table.wrong(
-            key, f"unknown field {{{name}}} (known: {', '.join(known)}; {{{{{name}}}}} for the text)"
+        raise _wrong(name, key, "has a NUL character")
+    for field in unknown_fields(template, known):
+        raise _wrong(
+            name, key, f"unknown field {{{field}}} (known: {', '.join(known)}; {{{{{field}}}}} for the text)"
         )
 
 
-def _config(table: _Table) -> tuple[str | None, str]:
-    if not table.has("config_file"):
-        return None, ""
-    file, template = table.text("config_file"), table.text("config_template", "")
+def _config_file(name: str, table: ExecTable) -> str | None:
+    file = table.config_file
+    if file is None:
+        if table.config_template is not UNSET:
+            raise _wrong(name, "config_template", "needs a config_file to be written to")
+        return None
     if file.startswith("/") or ".." in PurePosixPath(file).parts or PurePosixPath(file).parts == ():
-        raise table.wrong("config_file", "must be a relative path inside the worker's folder")
-    _check_fields(table, "config_template", template, TEMPLATE_FIELDS)
-    return file, template
+        raise _wrong(name, "config_file", "must be a relative path inside the worker's folder")
+    _check_fields(name, "config_template", table.config_template or "", TEMPLATE_FIELDS)
+    return file
 
 
-def _env(table: _Table) -> dict[str, str]:
-    env = table.rest()
-    for name, value in env.items():
-        if not _VARIABLE.fullmatch(name) or name.startswith(_UNSAFE_VARIABLES):
-            raise table.wrong(name, "not a name for a variable (letters, digits, '_'; not BUSBAR_ or SPT_)")
+def _env(name: str, env: Mapping[str, Any]) -> dict[str, str]:
+    for variable, value in env.items():
+        at = f"env.{variable}"
+        if not _VARIABLE.fullmatch(variable) or variable.startswith(_UNSAFE_VARIABLES):
+            raise _wrong(name, at, "not a name for a variable (letters, digits, '_'; not BUSBAR_ or SPT_)")
         if not isinstance(value, str):
-            raise table.wrong(name, "must be a string")
-        _check_fields(table, name, value, FIELDS)
-    return env
+            raise _wrong(name, at, "must be a string")
+        _check_fields(name, at, value, FIELDS)
+    return dict(env)
 
 
-def _scheme(table: _Table) -> str:
-    scheme = table.text("scheme", "tcp")
-    if not _SCHEME.fullmatch(scheme):
-        raise table.wrong("scheme", "not a URL scheme")
-    return scheme
+def _signal(name: str, given: str) -> int:
+    if given not in signal.Signals.__members__ or not given.startswith("SIG"):
+        raise _wrong(name, "stop_signal", f"'{given}' is not a signal's name, such as SIGTERM")
+    return int(signal.Signals[given])
 
 
-def _signal(table: _Table) -> int:
-    name = table.text("stop_signal", "SIGTERM")
-    if name not in signal.Signals.__members__ or not name.startswith("SIG"):
-        raise table.wrong("stop_signal", f"'{name}' is not a signal's name, such as SIGTERM")
-    return int(signal.Signals[name])
-
-
-def _default_ready(table: _Table, listens: bool) -> Probe:
-    if listens:
+def _ready(name: str, table: ExecTable) -> Probe:
+    if table.ready is not None:
+        return _probe(name, "ready", table.ready, table.port)
+    if table.port:
         return TcpProbe()
-    raise table.wrong("ready", 'is needed where port is false: {type = "log", pattern = …}')
+    raise _wrong(name, "ready", 'is needed where port is false: {type = "log", pattern = …}')
 
 
-def _live(table: _Table, ready: Probe, listens: bool) -> Probe | None:
-    if table.has("live"):
-        probe = _probe(table.table("live"), listens)
-        if isinstance(probe, LogProbe):
-            raise table.wrong("live", "a log line once written says nothing about now: tcp, http or mqtt")
-        return probe
+def _live(name: str, table: ExecTable, ready: Probe) -> Probe | None:
     # A log line once written says nothing about now.
+    if isinstance(table.live, LogTable):
+        raise _wrong(name, "live", "a log line once written says nothing about now: tcp, http or mqtt")
+    if table.live is not None:
+        return _probe(name, "live", table.live, table.port)
     return None if isinstance(ready, LogProbe) else ready
 
 
-def _probe(table: _Table, listens: bool) -> Probe:
-    kind = table.text("type")
-    if kind not in ("tcp", "http", "mqtt", "log"):
-        raise table.wrong("type", f"'{kind}' is none of tcp, http, mqtt, log")
-    if kind != "log" and not listens:
-        raise table.wrong("type", f"'{kind}' needs a port, and port is false")
-    probe = _PROBES[kind](table)
-    table.end()
-    return probe
+def _probe(name: str, key: str, table: ProbeTable, listens: bool) -> Probe:
+    if not listens and not isinstance(table, LogTable):
+        raise _wrong(name, f"{key}.type", "needs a port, and port is false")
+    match table:
+        case TcpTable():
+            return TcpProbe()
+        case MqttTable():
+            return MqttProbe()
+        case HttpTable():
+            return HttpProbe(table.path, tuple(table.expect))
+        case LogTable():
+            return _log(name, key, table)
 
 
-def _http(table: _Table) -> HttpProbe:
-    path, expect = table.text("path", "/"), table.items("expect", int)
-    if not path.startswith("/") or any(ord(char) <= 32 or ord(char) >= 127 for char in path):
-        raise table.wrong("path", "must be a URL path, such as /healthz")
-    return HttpProbe(path, tuple(expect))
-
-
-def _log(table: _Table) -> LogProbe:
-    pattern, regex = table.text("pattern"), table.flag("regex", False)
+def _log(name: str, key: str, table: LogTable) -> LogProbe:
     try:
-        re.compile(pattern if regex else "")
+        re.compile(table.pattern if table.regex else "")
     except re.error as error:
-        raise table.wrong("pattern", f"not a regular expression: {error}") from error
-    return LogProbe(pattern, regex)
-
-
-_PROBES: Final[Mapping[str, Callable[[_Table], Probe]]] = {
-    "tcp": lambda _: TcpProbe(),
-    "http": _http,
-    "mqtt": lambda _: MqttProbe(),
-    "log": _log,
-}
+        raise _wrong(name, f"{key}.pattern", f"not a regular expression: {error}") from error
+    return LogProbe(table.pattern, table.regex)

@@ -18,6 +18,7 @@ from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
 from busbar.bus.wamp import Realms
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .base import (
     AllProbes,
@@ -63,6 +64,7 @@ class CrossbarRuntime:
     static_root: Path | None = None
     name: str = "crossbar"
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
     secrets_root: Path | None = None
     read: Callable[[Path], bytes] = read_secrets
 

@@ -16,6 +16,7 @@ from typing import Final
 from busbar.bus.addresses import is_loopback
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .base import LaunchSpec, Probe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
 from .programs import find_program, why_not_runnable
@@ -54,6 +55,7 @@ class ExecRuntime:
     grace_s: float = 5.0
     start_deadline_s: float = 30.0
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""

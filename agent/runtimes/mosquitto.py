@@ -10,6 +10,7 @@ from busbar.bus.router_options import MosquittoOptions, mosquitto_options
 from msgspec import UNSET
 
 from ..processes.ports import PortRequest
+from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .base import (
     LaunchSpec,
@@ -42,6 +43,7 @@ class MosquittoRuntime:
     user: str | None = None
     name: str = "mosquitto"
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""

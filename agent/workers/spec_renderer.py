@@ -16,6 +16,7 @@ from ..processes.sockets import bind_error
 from ..runtimes import LaunchSpec, Runtime, RuntimeConfigError, Transport, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
 from ..runtimes.exec import ExecRuntime
+from ..runtimes.programs import why_not_runnable
 from ..state import State
 
 
@@ -112,7 +113,7 @@ class SpecRenderer:
 
     def unavailable(self) -> dict[str, str]:
         """Runtimes that can't run here, with the reason."""
-        reasons = {name: runtime.unavailable() for name, runtime in self.runtimes.items()}
+        reasons = {name: _unavailable(runtime) for name, runtime in self.runtimes.items()}
         return {name: reason for name, reason in reasons.items() if reason}
 
     def _render(
@@ -127,14 +128,15 @@ class SpecRenderer:
             transport,
             self.labels,
         )
-        return runtime.render(spec, self.advertised_host, port, self.state.worker_folder(worker.oid))
+        rendered = runtime.render(spec, self.advertised_host, port, self.state.worker_folder(worker.oid))
+        return replace(rendered, argv=runtime.limits.wrapped(rendered.argv))
 
     def _runtime(self, worker: AssignedWorker, *, check: bool = True) -> Runtime:
         runtime = self.runtimes.get(worker.runtime)
         if runtime is None:
             known = ", ".join(sorted(self.runtimes))
             raise RefusedError(f"this node has no runtime '{worker.runtime}' (it has: {known})")
-        reason = runtime.unavailable() if check else None
+        reason = _unavailable(runtime) if check else None
         if reason:
             raise RefusedError(f"runtime '{worker.runtime}' can't run on this node: {reason}")
         return runtime
@@ -189,6 +191,12 @@ class SpecRenderer:
                 pointer, f"there is no folder '{directory[:200]}' on this node: {looked}"
             )
         return there
+
+
+def _unavailable(runtime: Runtime) -> str | None:
+    """Why workers of a runtime can't run here, the programs that set their limits included; or None."""
+    missing = (why_not_runnable(program) for program in runtime.limits.programs)
+    return runtime.unavailable() or next((reason for reason in missing if reason), None)
 
 
 def default_type(runtime: Runtime) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,3 +95,31 @@ async def test_a_worker_whose_runtime_is_gone_says_that_it_could_not_be_started(
     await node.start()
     found = await node.report(lambda last: last["workers"] and last["workers"][0]["state"] == "RUNNING")
     assert f"{OUTDATED}this node could not start it now: this node has no runtime 'serve'" in str(found)
+
+
+async def test_limits_hold_for_the_process_and_changed_ones_from_its_next_start(node: Bench) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    limits = f"{{nofile = 300, memory = '1G', cpus = [{cpu}]}}"
+    edit(node, "serve", "grace = 1\n", f"grace = 1\nlimits = {limits}\n")
+    await node.start()
+    node.assign(worker())
+    pid = (await node.state("web-1", "RUNNING"))["pid"]
+    assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (300, 300)
+    assert resource.prlimit(pid, resource.RLIMIT_DATA) == (1 << 30, 1 << 30)
+    assert os.sched_getaffinity(pid) == {cpu}
+    assert pid in node.living()
+    await node.stop()
+    edit(node, "serve", "nofile = 300", "nofile = 400, nice = 3")
+    await node.start()
+    assert (await node.state("web-1", "RUNNING", reason=CHANGED))["pid"] == pid
+    os.kill(pid, 9)
+    fresh = (await node.state("web-1", "RUNNING", reason=None))["pid"]
+    assert resource.prlimit(fresh, resource.RLIMIT_NOFILE) == (400, 400)
+    assert os.getpriority(os.PRIO_PROCESS, fresh) == os.getpriority(os.PRIO_PROCESS, 0) + 3
+
+
+async def test_a_worker_beyond_its_memory_ends_with_the_reason_in_its_log(node: Bench) -> None:
+    edit(node, "serve", "grace = 1\n", "grace = 1\nlimits = {memory = '4M'}\n")
+    await node.start()
+    node.assign(worker())
+    assert "emory" in (await node.state("web-1", "BACKOFF"))["reason"]

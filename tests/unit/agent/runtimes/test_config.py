@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tomllib
 from typing import Any
 
 import pytest
+from busbar.agent.processes.process_limits import ProcessLimits, as_bytes
 from busbar.agent.runtimes import HttpProbe, LogProbe, RuntimesError, TcpProbe, load_runtimes
 from busbar.agent.runtimes.crossbar import CrossbarRuntime
 from busbar.agent.runtimes.exec import ExecRuntime
+from hypothesis import given
+from hypothesis import strategies as st
 
 EXAMPLE = """
 [crossbar]
@@ -69,7 +73,7 @@ def test_defaults_of_an_exec_runtime() -> None:
     [
         ({"argv": "x"}, "runtimes.x.argv"),
         ({"argv": []}, "runtimes.x.argv"),
-        ({"argv": ["x", 1]}, "runtimes.x.argv"),
+        ({"argv": ["x", 1]}, "runtimes.x.argv.1"),
         ({"argv": ["{worker}"]}, "runtimes.x.argv"),
         ({"argv": ["x", "{transport}"]}, "runtimes.x.argv"),
         ({"argv": ["x", "{nonsense}"]}, "runtimes.x.argv"),
@@ -84,7 +88,7 @@ def test_defaults_of_an_exec_runtime() -> None:
         ({"ready": {"type": "tcp", "path": "/"}}, "runtimes.x.ready.path"),
         ({"ready": {"type": "http", "path": "x"}}, "runtimes.x.ready.path"),
         ({"ready": {"type": "http", "path": "/ HTTP/1.1\r\nX: y"}}, "runtimes.x.ready.path"),
-        ({"ready": {"type": "http", "expect": [True]}}, "runtimes.x.ready.expect"),
+        ({"ready": {"type": "http", "expect": [True]}}, "runtimes.x.ready.expect.0"),
         ({"ready": {"type": "log"}}, "runtimes.x.ready.pattern"),
         ({"ready": {"type": "log", "pattern": "(", "regex": True}}, "runtimes.x.ready.pattern"),
         ({"live": {"type": "log", "pattern": "x"}}, "runtimes.x.live"),
@@ -101,12 +105,39 @@ def test_defaults_of_an_exec_runtime() -> None:
         ({"grace": True}, "runtimes.x.grace"),
         ({"start_deadline": 1e9}, "runtimes.x.start_deadline"),
         ({"scheme": "a b"}, "runtimes.x.scheme"),
+        ({"limits": 1}, "runtimes.x.limits"),
+        ({"limits": {"nonsense": 1}}, "runtimes.x.limits.nonsense"),
+        ({"limits": {"nofile": 3}}, "runtimes.x.limits.nofile"),
+        ({"limits": {"memory": "much"}}, "runtimes.x.limits.memory"),
+        ({"limits": {"memory": "512"}}, "runtimes.x.limits.memory"),
+        ({"limits": {"nice": 20}}, "runtimes.x.limits.nice"),
+        ({"limits": {"cpus": []}}, "runtimes.x.limits.cpus"),
+        ({"limits": {"cpus": [4095]}}, "runtimes.x.limits.cpus"),
     ],
 )
 def test_an_error_names_the_key(table: dict[str, Any], where: str) -> None:
     with pytest.raises(RuntimesError) as caught:
         exec_runtime(**table)
     assert caught.value.where == where
+
+
+@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar", "x"])
+def test_limits_of_any_runtime(runtime: str) -> None:
+    table = {"argv": ["/bin/x"]} if runtime == "x" else {}
+    limits = {"nofile": 64, "memory": "512M", "nice": 5, "cpus": sorted(os.sched_getaffinity(0))[:1]}
+    found = load_runtimes({runtime: {**table, "limits": limits}}, environ={})[runtime].limits
+    assert found == ProcessLimits(64, 512 << 20, 5, tuple(sorted(os.sched_getaffinity(0))[:1]))
+
+
+@given(st.integers(1, 1 << 30), st.sampled_from(["M", "m", "MiB", "MB", "G", "g", "T"]))
+def test_sizes(size: int, unit: str) -> None:
+    assert as_bytes(f" {size}{unit}") == size << {"m": 20, "g": 30, "t": 40}[unit[0].lower()]
+
+
+@pytest.mark.parametrize("text", ["", "M", "0", "1K", "-1M", "1.5G", "1P", "１M", "9" * 40])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="512M"):
+        as_bytes(text)
 
 
 @pytest.mark.parametrize(
