@@ -278,7 +278,7 @@ def test_what_no_realm_is_called_is_refused(realm: str) -> None:
     [
         ({"type": "mqtt"}, "/transport/type"),
         ({"type": "web", "realms": ["ab"]}, "/transport/realms/0"),
-        ({"type": "web", "realms": ["realm1", "realm1"]}, "/transport/realms"),
+        ({"type": "web", "realms": ["realm1", "realm1"]}, "/transport/realms/1"),
         ({"type": "web", "options": {"x": 1}}, "/transport/options/x"),
         (web({"type": "static", "directory": "/etc"}), "/transport/paths/x/directory"),
         (web({"type": "static", "directory": "a/../../etc"}), "/transport/paths/x/directory"),
