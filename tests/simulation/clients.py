@@ -102,7 +102,17 @@ class Client:
             case "add_routercluster_workergroup", (cluster, name, scale, lost_after):
                 group = {"name": name, "scale": scale, "runtime": "sim", "lost_after": lost_after}
                 return {"routercluster_oid": await self._cluster(cluster, timeout), "workergroup": group}
-            case "remove_routercluster_workergroup", (cluster, group):
+            case "restart_routercluster_workergroup", (cluster, group, unavailable, surge):
+                limits = {"max_unavailable": unavailable, "max_surge": surge}
+                return {**await self._group(cluster, group, timeout), **limits}
+            case (
+                (
+                    "remove_routercluster_workergroup"
+                    | "start_routercluster_workergroup"
+                    | "stop_routercluster_workergroup"
+                ),
+                (cluster, group),
+            ):
                 return await self._group(cluster, group, timeout)
             case "scale_routercluster_workergroup", (cluster, group, scale):
                 return {**await self._group(cluster, group, timeout), "scale": scale}

@@ -33,6 +33,9 @@ _PRIMARY = {
     "pair_node": "busbar.on_node_paired",
     "unpair_node": "busbar.on_node_unpaired",
     "update_routercluster_workergroup": "busbar.on_workergroup_updating",
+    "restart_routercluster_workergroup": "busbar.on_workergroup_updating",
+    "start_routercluster_workergroup": "busbar.on_workergroup_starting",
+    "stop_routercluster_workergroup": "busbar.on_workergroup_stopping",
     "drain_node": "busbar.on_node_draining",
     "undrain_node": "busbar.on_node_undrained",
 }
@@ -103,10 +106,10 @@ def _clusters(watch: Watch) -> str | None:
             continue
         for group in groups:
             rows = [row for row in mirror.workers.values() if row.group_oid == group.oid]
-            why = _group(group, rows, started, bool(members))
+            why = _group(group, rows, started and not group.stop_ordered, bool(members))
             if why:
                 return f"{cluster.name} {cluster.status}, {group.name} {group.status}: {why}"
-        asks = any(group.scale for group in groups)
+        asks = any(group.scale for group in groups if not group.stop_ordered)
         expected = {ClusterState.RUNNING} if started else {ClusterState.STOPPED}
         if started and asks and not members:
             expected = {ClusterState.STARTING, ClusterState.DEGRADED, ClusterState.ERROR}
@@ -119,6 +122,10 @@ def _all_draining(groups: list[Any], workers: list[Any]) -> str | None:
     """What runs there stays, and is updated as long as all are there; what does not finds no place."""
     for group in groups:
         rows = [row for row in workers if row.group_oid == group.oid]
+        if group.stop_ordered:
+            if (why := _group(group, rows, False, True)) is not None:
+                return why
+            continue
         moving = [row.name for row in rows if row.state not in (WorkerState.RUNNING, WorkerState.PENDING)]
         if moving:
             return f"{moving} not at rest"
@@ -130,7 +137,9 @@ def _all_draining(groups: list[Any], workers: list[Any]) -> str | None:
 def _group(group: Any, rows: list[Any], started: bool, members: bool) -> str | None:
     if not started:
         wrong = [row.name for row in rows if row.state is not WorkerState.STOPPED]
-        return f"{wrong} not stopped" if wrong else None
+        if wrong:
+            return f"{wrong} not stopped"
+        return None if group.status is ClusterState.STOPPED else "all of its workers are stopped"
     wanted = WorkerState.RUNNING if members else WorkerState.PENDING
     wrong = [f"{row.name} {row.state}: {row.reason}" for row in rows if row.state is not wanted]
     if wrong:
@@ -287,6 +296,7 @@ def _folded(watch: Watch, events: list[Any]) -> None:
     names: dict[str, str] = {}
     revisions: dict[str, int] = {}
     draining: set[str] = set()
+    stopped: set[str] = set()
     for event in events:
         kind, data, name = event["type"].removeprefix("busbar.on_"), event["data"], event["data"]["name"]
         of = names.get(data.get("cluster_oid", ""), "")
@@ -313,6 +323,10 @@ def _folded(watch: Watch, events: list[Any]) -> None:
                 draining.discard(name)
             case "workergroup_updating":
                 revisions[data["oid"]] = data["revision"]
+            case "workergroup_stopping":
+                stopped.add(data["oid"])
+            case "workergroup_starting":
+                stopped.discard(data["oid"])
             case "node_draining":
                 draining.add(name)
             case "node_undrained":
@@ -324,6 +338,9 @@ def _folded(watch: Watch, events: list[Any]) -> None:
     drained = {row.name for row in mirror.nodes.values() if row.draining is not None}
     if (stored, drained) != (told, draining):
         watch._violation("A", f"the events make {told} and {draining}, the store has {stored} and {drained}")
+    ordered = {row.oid for row in mirror.groups.values() if row.stop_ordered}
+    if ordered != stopped & stored.keys():
+        watch._violation("A", f"the events stop the groups {stopped}, the store has {ordered}")
 
 
 def _compare(

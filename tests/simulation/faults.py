@@ -68,6 +68,7 @@ def schedule(seed: int) -> Schedule:
     entries = [_op(random, nodes, clusters) for _ in range(random.choice((0, 1, 2, 4)))]
     entries += _later_ops(Random(f"{seed} later"), nodes, clusters)
     entries += _last_ops(Random(f"{seed} last"), clusters)
+    entries += _group_orders(Random(f"{seed} orders"), clusters)
     kinds = random.sample(sorted(FAULTS), random.choice((1, 2, 3, 4, 6)))
     for _ in range(random.choice((1, 2, 3, 5, 8))):
         entries += FAULTS[random.choice(kinds)](random, nodes)
@@ -138,6 +139,25 @@ def _last_ops(random: Random, clusters: int) -> list[Entry]:
         Entry(at, "op", ("alice", "stop_routercluster", cluster)),
         Entry(later, "op", (random.choice(("alice", "bob")), *end)),
     ]
+
+
+def _group_orders(random: Random, clusters: int) -> list[Entry]:
+    """A group is restarted, or stopped by itself and then started, removed, or left so."""
+    entries = []
+    for _ in range(random.choice((0, 0, 0, 1, 2))):
+        at, cluster = round(random.uniform(0.3, 6.0), 3), f"c{random.randint(1, clusters)}"
+        limits = random.choice(((1, 0), (0, 1), (2, 1)))
+        restart = ("restart_routercluster_workergroup", cluster, "g1", *limits)
+        stop = ("stop_routercluster_workergroup", cluster, "g1")
+        start = ("start_routercluster_workergroup", cluster, "g1")
+        remove = ("remove_routercluster_workergroup", cluster, "g1")
+        ops = random.choice(
+            ((restart,), (restart, restart), (stop,), (stop, start), (stop, start), (stop, remove))
+        )
+        for op in ops:
+            entries.append(Entry(at, "op", (random.choice(("alice", "bob")), *op)))
+            at = round(at + random.choice((0.01, 0.5, 2.0, 4.0)) * random.uniform(0.5, 1.0), 3)
+    return entries
 
 
 Maker = Callable[[Random, int], list[Entry]]

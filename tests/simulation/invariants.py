@@ -161,6 +161,10 @@ class Watch(Lasting):
                 self._judge_displaced(old)
         if new.state is WorkerState.STOPPING and old.state is not WorkerState.STOPPING:
             self._judge_unassigned(old)
+        group = self.mirror.groups.get(new.group_oid)
+        placed = old.node_oid is None and new.node_oid is not None
+        if placed and group and group.stop_ordered and self.groups.get(group.oid, group).stop_ordered:
+            self._violation("K", f"{new.name} is placed, and its group is stopped by itself")
 
     def _renewed(self, old: WorkerRow, new: WorkerRow) -> bool:
         """Whether it was told to run its group's newer revision in its place."""
@@ -207,7 +211,8 @@ class Watch(Lasting):
         member = node.status is not NodeStatus.UNPAIRED and (cluster.oid, node.oid) in self.mirror.members
         if member and self._left_running(node):
             return max(OFFLINE_S, group.lost_after)
-        wanted = cluster.status in STARTED and row.ordinal <= group.scale and member
+        up = cluster.status in STARTED and not self._stop_ordered(group)
+        wanted = up and row.ordinal <= group.scale and member
         return moves if wanted else min(LOST_S, moves)
 
     def _left_running(self, node: NodeRow) -> bool:
@@ -227,9 +232,15 @@ class Watch(Lasting):
             return True
         if cluster.status not in STARTED and cluster.status is not ClusterState.PAUSED:
             return True
+        if self._stop_ordered(group):
+            return True
         # A commit may hold the stop and, after it, what asks for more again.
         asked = min(group.scale, self.groups.get(group.oid, group).scale)
         return row.ordinal > asked or (row.cluster_oid, row.node_oid) not in self.mirror.members
+
+    def _stop_ordered(self, group: GroupRow) -> bool:
+        """A commit may hold that order and, after it, the start."""
+        return group.stop_ordered or self.groups.get(group.oid, group).stop_ordered
 
     def _judge_displaced(self, old: WorkerRow) -> None:
         if self._may_stop(old):

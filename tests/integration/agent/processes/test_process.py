@@ -1,4 +1,7 @@
-"""Real processes: spawned, adopted, watched and stopped; foreign ones are never touched."""
+"""Real processes: spawned, adopted, watched and stopped; foreign ones are never touched.
+
+Without cgroups, which would find what other means have to find here: see test_cgroups.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from busbar.agent.processes import exits, logs, procfs
+from busbar.agent.processes import cgroups, exits, logs, procfs
 from busbar.agent.processes.process import Process, SpawnError, SpawnSpec, WorkerProcesses
 from busbar.agent.processes.procfs import ProcessRecord
 from busbar.bus.clock import SystemClock
@@ -71,6 +74,11 @@ def pids_with_token(token: str) -> list[int]:
 def alive(pid: int) -> bool:
     stat = procfs.read(pid)
     return stat is not None and not stat.dead
+
+
+@pytest.fixture(autouse=True)
+def no_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "parent", lambda: None)
 
 
 @pytest.fixture
