@@ -94,6 +94,14 @@ _ROWS = (
         owned=None,
     ),
     _change(
+        "update_routercluster",
+        p.UpdateCluster,
+        p.Cluster,
+        "Change a cluster; a new transport is rolled out to the groups that have none of their own.",
+        "no_such_object",
+        "invalid_configuration",
+    ),
+    _change(
         "delete_routercluster",
         p.ClusterRef,
         p.Cluster,
@@ -313,6 +321,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "routercluster": (
         "created",
         "deleted",
+        "updated",
         "starting",
         "started",
         "stopping",

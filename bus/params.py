@@ -73,6 +73,15 @@ class GroupDefinition(Params):
     start_deadline: Deadline | None = None
 
 
+class ClusterUpdate(Params):
+    """What is left out stays as it is; null takes it away."""
+
+    transport: dict[str, Any] | None | UnsetType = UNSET
+    label: Label | None | UnsetType = UNSET
+    description: Description | None | UnsetType = UNSET
+    tags: Tags | None | UnsetType = UNSET
+
+
 class GroupUpdate(Params):
     """What is left out stays as it is; null takes it away (the transport is then that of the cluster)."""
 
@@ -135,6 +144,15 @@ class ClusterByName(Params):
 
 class CreateCluster(Params):
     routercluster: ClusterDefinition
+
+
+class UpdateCluster(Params):
+    """The limits hold for each group that the new transport renews, as those of `UpdateGroup`."""
+
+    routercluster_oid: Oid
+    routercluster: ClusterUpdate
+    max_unavailable: Limit | None = None
+    max_surge: Limit | None = None
 
 
 class AddNode(Params):

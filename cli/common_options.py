@@ -137,3 +137,10 @@ ClusterOption = Annotated[
     str | None,
     typer.Option("--cluster", "-c", help="The cluster, name or oid.", autocompletion=complete_cluster),
 ]
+MaxUnavailable = Annotated[
+    int | None, typer.Option(min=0, help="Workers below the scale that may be not ready; default 1.")
+]
+MaxSurge = Annotated[int | None, typer.Option(min=0, help="Workers above the scale that may run; default 0.")]
+ReplaceTransport = Annotated[
+    bool, typer.Option("--replace-transport", help="--transport is the whole definition, not a patch.")
+]

@@ -10,7 +10,7 @@ from typing import Any
 from busbar.bus.errors import pointer_step
 from busbar.bus.exposure import is_exposed, is_loosened
 
-from . import definition
+from . import definition, output
 from .errors import usage
 
 Transport = Mapping[str, Any]
@@ -50,6 +50,27 @@ class TransportChange:
         why = is_loosened(present, after, was, runtime)
         if why and not (self.allow_anonymous or written):
             raise usage(f"{why}: say --allow-anonymous if that is intended")
+
+
+def asked_change(
+    patch: Transport | None, whole: object | None, replace: bool, allow_anonymous: bool
+) -> TransportChange:
+    """What an update's options ask for; `whole` is the value of --transport.
+
+    Raises:
+        CliError: --replace-transport without it.
+    """
+    if replace and whole is None:
+        raise usage("--replace-transport goes with --transport")
+    return TransportChange(patch, replace, allow_anonymous)
+
+
+def show_change(title: str, present: Transport | None, listens: Transport | None) -> None:
+    """Note what differs, before it is done; nothing where `listens` is None."""
+    if listens is not None:
+        output.note(f"transport of {title}:")
+        for line in diff(present or {}, listens):
+            output.note(f"  {line}")
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

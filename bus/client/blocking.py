@@ -176,6 +176,7 @@ class SyncBusClient:
     get_routercluster = _blocking(BusClient.get_routercluster)
     get_routercluster_by_name = _blocking(BusClient.get_routercluster_by_name)
     create_routercluster = _blocking(BusClient.create_routercluster)
+    update_routercluster = _blocking(BusClient.update_routercluster)
     delete_routercluster = _blocking(BusClient.delete_routercluster)
     start_routercluster = _blocking(BusClient.start_routercluster)
     stop_routercluster = _blocking(BusClient.stop_routercluster)

@@ -9,6 +9,7 @@ import typer
 from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
 from busbar.bus.client.errors import WaitTimeoutError
+from busbar.bus.clock import SystemClock
 from busbar.bus.errors import BusError
 from busbar.bus.params import Accepted, Cluster, Membership, Node, NodeStatusName, Stat
 
@@ -16,9 +17,10 @@ from .. import common_options as n
 from .. import definition as d
 from .. import last_node, output, wait
 from ..connect import run
-from ..errors import CliError, ExitCode
+from ..errors import CliError, ExitCode, usage
+from ..fenced import change_fenced
 from ..stats import print_stat
-from ..transport_patch import TransportChange
+from ..transport_patch import TransportChange, asked_change, show_change
 
 app = n.command_group("Clusters of routers.")
 
@@ -91,6 +93,76 @@ async def all_clusters(bus: BusClient) -> list[Cluster]:
 @n.subcommand(app, "show", "get_routercluster_by_name", "get_routercluster")
 def show(cluster: n.ClusterArgument) -> None:
     output.show_object(run(lambda bus: bus.find_cluster(cluster)))
+
+
+@n.subcommand(
+    app,
+    "update",
+    "update_routercluster",
+    more="Groups without a transport of their own get a new one by a rolling update.",
+)
+def update(
+    cluster: n.ClusterArgument,
+    transport: n.Transport = None,
+    type: n.TransportType = None,
+    port: n.Port = None,
+    replace_transport: n.ReplaceTransport = False,
+    allow_anonymous: n.AllowAnonymous = False,
+    label: n.LabelText = None,
+    description: n.Description = None,
+    tag: n.Tag = None,
+    max_unavailable: n.MaxUnavailable = None,
+    max_surge: n.MaxSurge = None,
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    patch = d.transport_patch(transport, type, port)
+    asked = asked_change(patch, transport, replace_transport, allow_anonymous)
+    if not tag and all(option is None for option in (patch, allow_anonymous or None, label, description)):
+        raise usage("what is to change? Say --transport, --port or another option")
+
+    async def change(bus: BusClient, found: Cluster, fence: int | None) -> Cluster:
+        listens = asked.of(found.transport, None, None)
+        show_change(f"cluster '{found.name}'", found.transport, listens)
+        return await bus.update_routercluster(
+            routercluster_oid=found.oid,
+            transport=d.or_unset(listens),
+            label=d.or_unset(label),
+            description=d.or_unset(description),
+            tags=d.or_unset(tag or None),
+            max_unavailable=max_unavailable,
+            max_surge=max_surge,
+            expect_version=fence,
+        )
+
+    async def work(bus: BusClient) -> None:
+        _, changed = await change_fenced(
+            lambda: bus.find_cluster(cluster),
+            lambda found, fence: change(bus, found, fence),
+            expect_version,
+            computed=patch is not None or allow_anonymous,
+        )
+        if wait:
+            await _rolled_out(bus, changed, timeout)
+        output.done(changed, f"cluster '{changed.name}' updated, {changed.status}")
+
+    run(work)
+
+
+async def _rolled_out(bus: BusClient, cluster: Cluster, timeout: float) -> None:
+    """Until each group that follows the cluster's transport has completed its update."""
+    clock = SystemClock()
+    ends = clock.monotonic() + timeout
+    oids = await bus.list_routercluster_workergroups(routercluster_oid=cluster.oid)
+    for oid in oids:
+        group = await bus.get_routercluster_workergroup(routercluster_oid=cluster.oid, workergroup_oid=oid)
+        if group.transport is not None:
+            continue
+        left = max(ends - clock.monotonic(), 0.1)
+        async with bus.watch_statuses(kind="workergroup", cluster=cluster.name, name=group.name) as watch:
+            goal = goals.updated(group.version, group.revision)
+            await wait.until(watch, goal, f"group '{cluster.name}/{group.name}'", left, oid=oid)
 
 
 @n.subcommand(app, "start", "start_routercluster")

@@ -19,7 +19,7 @@ from ..errors import usage
 from ..fenced import change_fenced
 from ..scale import ScaleChange, read_scale
 from ..stats import print_stat
-from ..transport_patch import TransportChange, diff
+from ..transport_patch import TransportChange, asked_change, show_change
 from .cluster import all_clusters
 
 app = n.command_group("Worker groups of a cluster.")
@@ -44,10 +44,6 @@ COLUMNS: list[output.Column[ListedGroup]] = [
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
 Runtime = Annotated[str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
-MaxUnavailable = Annotated[
-    int | None, typer.Option(min=0, help="Workers below the scale that may be not ready; default 1.")
-]
-MaxSurge = Annotated[int | None, typer.Option(min=0, help="Workers above the scale that may run; default 0.")]
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
 
 
@@ -225,25 +221,21 @@ def update(
     transport: n.Transport = None,
     type: n.TransportType = None,
     port: n.Port = None,
-    replace_transport: Annotated[
-        bool, typer.Option("--replace-transport", help="--transport is the whole definition, not a patch.")
-    ] = False,
+    replace_transport: n.ReplaceTransport = False,
     allow_anonymous: n.AllowAnonymous = False,
     label: n.LabelText = None,
     description: n.Description = None,
     tag: n.Tag = None,
     lost_after: LostAfter = None,
     start_deadline: StartDeadline = None,
-    max_unavailable: MaxUnavailable = None,
-    max_surge: MaxSurge = None,
+    max_unavailable: n.MaxUnavailable = None,
+    max_surge: n.MaxSurge = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
     patch = d.transport_patch(transport, type, port)
-    if replace_transport and transport is None:
-        raise usage("--replace-transport goes with --transport")
-    asked = TransportChange(patch, replace_transport, allow_anonymous)
+    asked = asked_change(patch, transport, replace_transport, allow_anonymous)
     options = (
         runtime,
         patch,
@@ -287,10 +279,7 @@ async def _patched(
     cluster = await bus.find_cluster(found.cluster_oid)
     present = found.transport or cluster.transport
     listens = asked.of(present, found.runtime, runtime or found.runtime)
-    if listens is not None:
-        output.note(f"transport of group '{cluster.name}/{found.name}':")
-        for line in diff(present or {}, listens):
-            output.note(f"  {line}")
+    show_change(f"group '{cluster.name}/{found.name}'", present, listens)
     return listens
 
 
@@ -360,8 +349,8 @@ def stop(
 def restart(
     group: n.GroupArgument,
     cluster: n.ClusterOption = None,
-    max_unavailable: MaxUnavailable = None,
-    max_surge: MaxSurge = None,
+    max_unavailable: n.MaxUnavailable = None,
+    max_surge: n.MaxSurge = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,

@@ -51,6 +51,76 @@ def test_a_group_is_updated_worker_by_worker(lab: Lab) -> None:
     lab.stop(cluster)
 
 
+def test_a_clusters_transport_is_rolled_out_to_the_groups_that_have_none(lab: Lab) -> None:
+    cluster, group = lab.running(scale=2)
+    ref = {"routercluster_oid": cluster["oid"]}
+    own = lab.alice.ok(
+        "add_routercluster_workergroup",
+        {**ref, "workergroup": {"name": "own", "scale": 1, "transport": transport(7000)}},
+    )
+    lab.alice.status(cluster["name"], "workergroup", "own", "RUNNING")
+    before = assigned(lab, cluster["name"])
+    mark = len(lab.alice.messages)
+    limits = {"max_unavailable": 0, "max_surge": 1}
+    params = {**ref, "routercluster": {"transport": transport(5001), "label": "new"}, **limits}
+    changed = lab.alice.ok("update_routercluster", params)
+    assert (changed["transport"], changed["label"]) == (transport(5001), "new")
+    assert changed["version"] > cluster["version"]
+    lab.alice.wait_event("on_routercluster_updated", since=mark, oid=cluster["oid"])
+    done = lab.alice.wait_event("on_workergroup_updated", since=mark, oid=group["oid"])
+    assert done["data"]["revision"] == 2
+    found = lab.alice.ok("get_routercluster_workergroup", {**ref, "workergroup_oid": group["oid"]})
+    assert (found["max_unavailable"], found["max_surge"], found["transport"]) == (0, 1, None)
+    after = assigned(lab, cluster["name"])
+    ports = {name: after[name]["transport"]["endpoint"]["port"] for name in before}
+    assert ports == {name: 7000 if name.startswith("own") else 5001 for name in before}
+    assert after["own-1"] == before["own-1"], "a group with its own transport is not touched"
+    revision = lab.alice.ok("get_routercluster_workergroup", {**ref, "workergroup_oid": own["oid"]})[
+        "revision"
+    ]
+    assert revision == 1
+    lab.alice.ok("update_routercluster", {**ref, "routercluster": {"label": None, "tags": ["a"]}})
+    again = lab.alice.ok("get_routercluster_workergroup", {**ref, "workergroup_oid": group["oid"]})
+    assert again["revision"] == 2, "words about a cluster renew no worker"
+    lab.stop(cluster)
+
+
+def test_an_update_of_a_cluster_is_refused_whole_where_one_group_could_not_run_it(lab: Lab) -> None:
+    cluster, group = lab.running(scale=1)
+    ref, at = {"routercluster_oid": cluster["oid"]}, "/params/routercluster/transport"
+    before = assigned(lab, cluster["name"])
+
+    def refused(routercluster: dict[str, Any], **more: Any) -> tuple[str, list[str]]:
+        params = {**ref, "routercluster": routercluster, **more}
+        error = lab.alice.call("update_routercluster", params)["error"]
+        return error["code"], [each["pointer"] for each in error["errors"]]
+
+    outside = {"type": "mqtt", "endpoint": {"type": "tcp", "interface": "0.0.0.0"}}
+    odd = {"type": "mqtt", "options": {"nonsense": 1}}
+    both = {"max_unavailable": 0, "max_surge": 0}
+    assert refused({"transport": {"type": "web"}}) == ("invalid_configuration", [f"{at}/type"])
+    assert refused({"transport": odd}) == ("invalid_configuration", [f"{at}/options/nonsense"])
+    assert refused({"transport": outside}) == ("invalid_configuration", [f"{at}/anonymous"])
+    assert refused({"transport": transport(5002)}, **both) == (
+        "invalid_argument",
+        ["/params/max_unavailable"],
+    )
+    assert refused({"transport": 5}) == ("invalid_argument", [at])
+    assert refused({"name": "other"}) == ("invalid_argument", ["/params/routercluster/name"])
+    for client in (lab.carol, lab.vic):
+        assert (
+            client.code("update_routercluster", {**ref, "routercluster": {"label": "x"}}) == "not_authorized"
+        )
+    assert assigned(lab, cluster["name"]) == before
+    now = lab.alice.ok("get_routercluster", ref)
+    assert (now["transport"], now["label"]) == (cluster["transport"], cluster["label"])
+    assert (
+        lab.alice.ok("get_routercluster_workergroup", {**ref, "workergroup_oid": group["oid"]})["revision"]
+        == 1
+    )
+    lab.stop(cluster)
+
+
 def test_a_failing_update_halts_with_its_reason_and_can_be_rolled_back(lab: Lab) -> None:
     cluster, group = lab.running(scale=2)
     name = cluster["name"]

@@ -308,6 +308,7 @@ def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
     group = carol.ok("add_routercluster_workergroup", {**ref, "workergroup": {"scale": 0}})
     of_group = {**ref, "workergroup_oid": group["oid"]}
     tries: dict[str, dict[str, Any]] = {
+        "update_routercluster": {**ref, "routercluster": {"label": "mine"}},
         "start_routercluster": ref,
         "stop_routercluster": ref,
         "add_routercluster_node": {**ref, "node_oid": lab.oids["n2"]},

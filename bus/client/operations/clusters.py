@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from ... import params as p
 from .base import Operations
 
@@ -83,6 +85,41 @@ class ClusterOperations(Operations):
         )
         return await self._operate(
             "create_routercluster", params, p.Cluster, timeout, expect_version, request_id
+        )
+
+    async def update_routercluster(
+        self,
+        *,
+        routercluster_oid: str,
+        transport: dict[str, Any] | None | UnsetType = UNSET,
+        label: str | None | UnsetType = UNSET,
+        description: str | None | UnsetType = UNSET,
+        tags: list[str] | None | UnsetType = UNSET,
+        max_unavailable: int | None = None,
+        max_surge: int | None = None,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Cluster:
+        """Change a cluster; a new transport is rolled out to the groups that have none of their own.
+
+        The limits hold for each group that the new transport renews, as those of `UpdateGroup`.
+
+        What is left out stays as it is; null takes it away.
+
+        Raises:
+            BusError: `no_such_object`, `invalid_configuration`, or what any operation answers.
+        """
+        params = p.UpdateCluster(
+            routercluster_oid=routercluster_oid,
+            routercluster=p.ClusterUpdate(
+                transport=transport, label=label, description=description, tags=tags
+            ),
+            max_unavailable=max_unavailable,
+            max_surge=max_surge,
+        )
+        return await self._operate(
+            "update_routercluster", params, p.Cluster, timeout, expect_version, request_id
         )
 
     async def delete_routercluster(

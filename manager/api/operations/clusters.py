@@ -12,10 +12,14 @@ from busbar.bus.states import STARTABLE, STARTED, ClusterState, advance, may_adv
 from busbar.bus.transport import check_transport
 from msgspec import to_builtins
 
-from ...store.rows import ClusterRow
+from ...store.rows import ClusterRow, GroupRow
 from . import sizes
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, already_exists, need_cluster
+from .definitions import Pointers, Transport, check_definition
 from .paging import paged
+from .rollout import given, roll_out
+
+_TRANSPORT: Final = "/params/routercluster/transport"
 
 
 def result(row: ClusterRow) -> p.Cluster:
@@ -55,10 +59,10 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
     definition = params.routercluster
     transport = definition.transport
     if transport is not None:
-        transport = check_transport(transport, "/params/routercluster/transport")
-        sizes.check_definition(ctx.tx, transport, "/params/routercluster/transport")
-        check_exposure(transport, "/params/routercluster/transport")
-        check_for_runtime(transport, "", "/params/routercluster/transport")
+        transport = check_transport(transport, _TRANSPORT)
+        sizes.check_definition(ctx.tx, transport, _TRANSPORT)
+        check_exposure(transport, _TRANSPORT)
+        check_for_runtime(transport, "", _TRANSPORT)
     if ctx.tx.cluster_by_name(definition.name) is not None:
         raise already_exists(f"router cluster '{definition.name}'", "/params/routercluster/name")
     ctx.check_quota("clusters")
@@ -81,6 +85,39 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
     ctx.tx.insert_cluster(row)
     _record_event(ctx, row, "created")
     return result(row)
+
+
+def update_routercluster(ctx: ChangeContext, params: p.UpdateCluster) -> p.Cluster:
+    """A new transport is rolled out to every group without one of its own, if all of them can run it."""
+    tx, columns = ctx.tx, given(params.routercluster)
+    before = need_cluster(tx, params.routercluster_oid)
+    transport = columns.get("transport", before.transport)
+    if transport is not None and "transport" in columns:
+        transport = columns["transport"] = check_transport(transport, _TRANSPORT)
+        sizes.check_definition(tx, transport, _TRANSPORT)
+        check_for_runtime(transport, "", _TRANSPORT)
+    followers = [group for group in tx.groups_of(before.oid) if group.transport is None]
+    if transport != before.transport:
+        for group in followers:
+            _check_follower(ctx, group, transport)
+        if not followers:
+            check_exposure(transport, _TRANSPORT)
+    if columns:
+        tx.update_cluster(before.oid, **columns)
+        _record_event(ctx, need_cluster(tx, before.oid), "updated")
+    for group in followers if transport != before.transport else ():
+        roll_out(ctx, group, {}, (group.runtime, transport), params, _TRANSPORT)
+    return result(need_cluster(tx, before.oid))
+
+
+def _check_follower(ctx: ChangeContext, group: GroupRow, transport: Transport) -> None:
+    """Raises BusError `invalid_configuration`, naming the group that could not run the transport."""
+    try:
+        check_definition(
+            ctx.tx, group.runtime, transport, Pointers(_TRANSPORT, _TRANSPORT, f"{_TRANSPORT}/type")
+        )
+    except BusError as error:
+        raise BusError(error.code, f"worker group '{group.name}': {error.detail}", error.pointers) from None
 
 
 def delete_routercluster(ctx: ChangeContext, params: p.ClusterRef) -> p.Cluster:
@@ -141,6 +178,7 @@ READS: Final[dict[str, ReadHandler]] = {
 }
 CHANGES: Final[dict[str, ChangeHandler]] = {
     "create_routercluster": create_routercluster,
+    "update_routercluster": update_routercluster,
     "delete_routercluster": delete_routercluster,
     "start_routercluster": start_routercluster,
     "stop_routercluster": stop_routercluster,

@@ -10,7 +10,8 @@ from busbar.bus.states import STARTED, ClusterState, may_advance
 
 from ...store.rows import GroupRow
 from .base import ChangeContext, ChangeHandler, ReadHandler, need_cluster, need_group
-from .workergroups import record_event, result, rollout_limits
+from .rollout import record_event, rollout_limits
+from .workergroups import result
 
 _AT: Final = "/params/workergroup_oid"
 

@@ -13,6 +13,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "cluster create": ("edge", "--port", "24000"),
     "cluster list": (),
     "cluster show": ("edge",),
+    "cluster update": ("edge", "--port", "24001"),
     "cluster start": ("edge", "--wait"),
     "cluster stop": ("edge",),
     "cluster delete": ("edge",),

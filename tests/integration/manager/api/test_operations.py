@@ -110,6 +110,7 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         elif member.endswith("_name"):
             params[member] = "nobody"
     params |= {
+        "update_routercluster": {"routercluster": {}},
         "add_routercluster_workergroup": {"workergroup": {"scale": 1}},
         "scale_routercluster_workergroup": {"scale": 1},
         "update_routercluster_workergroup": {"workergroup": {}},
@@ -336,6 +337,7 @@ async def test_roles_and_ownership(client: Client) -> None:
     assert (await client.refused("mallory", "list_routerclusters")).code == "no_such_principal"
     node = await client.node("n1")
     foreign: dict[str, dict[str, Any]] = {
+        "update_routercluster": {"routercluster": {}},
         "start_routercluster": {},
         "stop_routercluster": {},
         "delete_routercluster": {},
