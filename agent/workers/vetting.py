@@ -29,10 +29,11 @@ class Vetter:
     def __init__(self, runner: ProcessRunner) -> None:
         self._runner = runner
 
-    def look(self, instance: Instance, worker: AssignedWorker) -> Vetting:
+    def look(self, instance: Instance, worker: AssignedWorker, *, start: bool) -> Vetting:
         """What can be said at once. `spec` is there when the checker has to run.
 
-        What a worker was started with before needs no checker.
+        A `start` with what the worker was started with before needs none: it has ended, and is to be back
+        soon. A replacement always does: a file that it names may have other contents now.
         """
         record = instance.record
         port = record.port if record is not None else 0
@@ -45,7 +46,7 @@ class Vetter:
         missing = unreadable(spec)
         if missing is not None:
             return Vetting(error=missing)
-        known = record is not None and record.start == spec.digest
+        known = start and record is not None and record.start == spec.digest
         return Vetting(spec=spec if spec.check and not known else None)
 
     async def run_check(self, worker: AssignedWorker, spec: LaunchSpec) -> str | None:

@@ -114,6 +114,15 @@ async def test_mosquitto_itself_judges_its_file_and_certificate(node: Bench, tmp
     kept = found["workers"][0]
     assert (kept["state"], kept["pid"], kept["generation"]) == ("RUNNING", before["pid"], 1)
     assert "key" in kept["reason"] and str(secrets) in kept["reason"], kept["reason"]
+    # A restart, with the same definition: its key was renewed, and its certificate was not.
+    right = (secrets / "router.key").read_bytes()
+    (secrets / "router.key").write_bytes((secrets / "other.key").read_bytes())
+    node.assign(worker(runtime="mosquitto", transport=transport, generation=3))
+    await node.report(lambda last: "router.key" in (last["workers"][0]["reason"] or ""), 30)
+    await node.state("web-1", "RUNNING", pid=before["pid"], generation=1)
+    (secrets / "router.key").write_bytes(right)
+    node.assign(worker(runtime="mosquitto", transport=transport, generation=4))
+    await node.state("web-1", "RUNNING", timeout=30, reason=None, generation=4)
     (secrets / "broken.crt").write_text("not a certificate\n")
     broken = {**transport, "endpoint": {"tls": {**tls, "certificate": "broken.crt"}}}
     node.assign(worker("new-1", runtime="mosquitto", transport=broken))
