@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.messages import AssignedWorker
 
-from ..processes.checking import check
+from ..processes.checking import CheckerError, check
 from ..processes.process import describe_os_error
 from ..processes.run_as import files_as
 from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
 from .process_runner import Instance, ProcessRunner
+
+log = logging.getLogger("busbar.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,12 @@ class Vetter:
                 scratch = Path(name)
                 copy = self._runner.specs.for_check(worker, spec.port, scratch)
                 prepare(copy, scratch)
-                error = await check(copy.check, scratch, copy.env, copy.run_as)
+                error = await check(
+                    copy.check, scratch, copy.env, copy.run_as, refuses_with=copy.check_refuses_with
+                )
+        except CheckerError as failure:
+            log.warning("worker %s: its files are not checked: %s", worker.worker, failure)
+            return None
         except (OSError, ValueError) as failure:
             return f"its files can't be checked: {failure}"
         if error is None:

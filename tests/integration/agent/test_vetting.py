@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.agent.processes.checking import check
+from busbar.agent.processes.checking import CheckerError, check
+from busbar.agent.routers import mosquitto_check
+from busbar.agent.runtimes.mosquitto import CHECK_REFUSES
 from busbar.bus.messages import NOT_REPLACED
 
 from tests.agents import Bench, bench, worker
@@ -142,9 +144,32 @@ async def test_a_checker_is_bounded_and_leaves_nothing_behind(tmp_path: Path) ->
     assert await check(("/bin/true",), tmp_path, {}, None) is None
     assert await check(("/bin/sh", "-c", "echo one; echo; exit 3"), tmp_path, {}, None) == "one"
     assert await check(("/bin/false",), tmp_path, {}, None) == "exit code 1"
-    assert "can't run" in str(await check((str(tmp_path / "none"),), tmp_path, {}, None))
+    with pytest.raises(CheckerError, match="can't run"):
+        await check((str(tmp_path / "none"),), tmp_path, {}, None)
+    assert await check(("/bin/sh", "-c", "echo no; exit 3"), tmp_path, {}, None, refuses_with=3) == "no"
+    with pytest.raises(CheckerError, match="No module"):
+        await check(("/bin/sh", "-c", "echo No module; exit 1"), tmp_path, {}, None, refuses_with=3)
+
+
+async def test_a_checker_that_cannot_be_run_keeps_nobody_from_starting(node: Bench) -> None:
+    node.toml.write_text(
+        node.toml.read_text()
+        .replace(str(node.folder / "checker.py"), "/none")
+        .replace(f'check = ["{sys.executable}"', 'check = ["/nonexistent/checker"')
+    )
+    await node.start()
+    node.assign(checked("bad"))
+    await node.state("web-1", "RUNNING", reason=None)
 
 
 def state_of(pid: int) -> str:
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return done.stdout.strip()[:1] or "Z"
+
+
+def test_mosquittos_checker_and_its_runtime_mean_the_same_exit_code() -> None:
+    assert mosquitto_check.REFUSED == CHECK_REFUSES
+    text = "listener 1883 0.0.0.0\nmax_connections 2\npersistence true\npersistence_location /x/\nuser root\n"
+    assert mosquitto_check.harmless(text + "autosave_interval 1\n", 7).splitlines() == [
+        "listener 7 127.0.0.1", "max_connections 2", "user root", "persistence false",
+    ]  # fmt: skip
