@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from .addresses import IPV4, is_loopback
@@ -13,8 +13,10 @@ AUTHENTICATION: Final[Mapping[str, str | None]] = {
     "mosquitto": "password_file",
     "crossbar": None,
 }
-"""The built-in runtimes, each with the option of a transport that makes it authenticate clients (None: none).
-What an operator-defined runtime does is known to its node alone."""
+"""The built-in runtimes, each with the option of a transport that makes it authenticate clients (None: its
+paths have `auth`). What an operator-defined runtime does is known to its node alone."""
+_OPEN, _WRITTEN, _CLOSED = "open", "written out", "closed"
+"""Ways into a web transport: without `auth`, with one that names `anonymous`, with credentials alone."""
 _DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt"}
 
 
@@ -35,6 +37,8 @@ def authenticates(transport: Mapping[str, Any] | None, runtime: str | None = Non
         return None
     if _requires_certificates(transport):
         return True
+    if known == "crossbar":
+        return all(way == _CLOSED for way in _ways_in(transport))
     option, options = AUTHENTICATION[known], (transport or {}).get("options")
     return bool(option and isinstance(options, Mapping) and options.get(option))
 
@@ -44,6 +48,29 @@ def _requires_certificates(transport: Mapping[str, Any] | None) -> bool:
     endpoint = (transport or {}).get("endpoint")
     tls = endpoint.get("tls") if isinstance(endpoint, Mapping) else None
     return isinstance(tls, Mapping) and tls.get("client_certificates") == "require"
+
+
+def _ways_in(transport: Mapping[str, Any] | None) -> set[str]:
+    """How the services on a web transport's paths let clients in; without one that has clients: open."""
+    return set(_ways((transport or {}).get("paths"))) or {_OPEN}
+
+
+def _ways(paths: Any) -> Iterator[str]:
+    for service in paths.values() if isinstance(paths, Mapping) else ():
+        if not isinstance(service, Mapping):
+            continue
+        if service.get("type") == "websocket":
+            auth = service.get("auth")
+            yield _OPEN if not auth else _WRITTEN if "anonymous" in auth else _CLOSED
+        yield from _ways(service.get("paths"))
+
+
+def is_written_out(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool:
+    """Whether the definition says itself that clients need no credentials."""
+    if (transport or {}).get("anonymous") is True:
+        return True
+    is_web = runtime == "crossbar" or (runtime is None and (transport or {}).get("type") == "web")
+    return is_web and _ways_in(transport) <= {_WRITTEN, _CLOSED}
 
 
 def is_exposed(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool:
@@ -67,7 +94,7 @@ def check_exposure(transport: Mapping[str, Any] | None, pointer: str, runtime: s
     if written is False and known is False and runtime is not None:
         detail = f"'anonymous' is false, and runtime '{runtime}' would let everybody in: {_remedy(runtime)}"
         raise BusError("invalid_configuration", detail, at)
-    if written is None and is_exposed(transport, runtime):
+    if written is None and is_exposed(transport, runtime) and not is_written_out(transport, runtime):
         more = "" if runtime else ", or false where the groups' runtime authenticates by itself"
         detail = (
             f"routers on {interface_of(transport)} would let everybody in: {_remedy(runtime)}"
@@ -81,7 +108,7 @@ def open_condition(transport: Mapping[str, Any] | None, runtime: str) -> str | N
     if not is_exposed(transport, runtime):
         return None
     text = f"{OPEN_ACCESS}: {runtime} on {interface_of(transport)} without authentication"
-    return text + AS_DEFINED if (transport or {}).get("anonymous") is True else text
+    return text + AS_DEFINED if is_written_out(transport, runtime) else text
 
 
 def is_loosened(
@@ -99,6 +126,8 @@ def is_loosened(
 
 
 def _remedy(runtime: str | None) -> str:
+    if runtime == "crossbar":
+        return "give each websocket path 'auth', or "
     if runtime is not None and AUTHENTICATION.get(runtime) is None:
         return ""
     return "set options.password_file, or "

@@ -37,7 +37,7 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
 }
 """Options of crossbar's path services, by type; others have none."""
 _SHARES: Final = frozenset({"crossbar"})
-_TLS: Final = frozenset({"mosquitto"})
+_TLS: Final = frozenset({"crossbar", "mosquitto"})
 """The built-in runtimes that speak TLS on their endpoint."""
 
 
@@ -65,6 +65,9 @@ def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer
     if runtime in OPTIONS_OF:
         _check_mqtt(transport, runtime, pointer)
         return
+    if endpoint.get("tls", {}).get("client_certificates") == "optional":
+        detail = "Crossbar asks all clients for a certificate ('require') or none"
+        raise _wrong(detail, f"{pointer}/endpoint/tls/client_certificates")
     wrong = [wrong_option(transport.get("options", {}), OPTIONS[runtime], f"{pointer}/options")]
     wrong += _wrong_paths(transport.get("paths", {}), f"{pointer}/paths")
     for found in wrong:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from .decode import convert
 from .errors import BusError, pointer_step
+from .node_files import PathText as PathText
+from .node_files import check_reference as check_reference
+from .wamp import Realms, check_auth, check_cookie, check_realms
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-_REALM = r"^[A-Za-z0-9][A-Za-z0-9_@.-]{0,254}(?![\s\S])"
-RealmName = Annotated[str, Meta(pattern=_REALM, description="a WAMP realm, such as com.example.shop")]
-"""Not a realm of Busbar; a runtime may demand more (Crossbar: three characters, a letter first)."""
-PathText = Annotated[str, Meta(max_length=1024)]
 
 
 class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +46,9 @@ class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
     tls: TlsConfig | UnsetType = UNSET
 
 
+Serializer = Literal["json", "msgpack", "cbor", "ubjson", "flatbuffers"]
+
+
 class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     """One Web service on a path; `check_transport` checks which members its type needs."""
 
@@ -54,6 +57,9 @@ class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     value: Any = UNSET
     url: PathText | UnsetType = UNSET
     paths: dict[str, dict[str, Any]] | UnsetType = UNSET
+    auth: dict[str, Any] | UnsetType = UNSET
+    cookie: dict[str, Any] | UnsetType = UNSET
+    serializers: Annotated[list[Serializer], Meta(min_length=1, max_length=5)] | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
 
 
@@ -63,14 +69,22 @@ class Transport(Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["web", "mqtt", "websocket", "rawsocket", "tcp"]
     endpoint: EndpointConfig | UnsetType = UNSET
     paths: Annotated[dict[str, dict[str, Any]], Meta(max_length=256)] | UnsetType = UNSET
-    realms: Annotated[list[RealmName], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    realms: Annotated[list[str | dict[str, Any]], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    """Names, or objects with roles and permissions (`bus.wamp.Realm`)."""
     options: dict[str, Any] | UnsetType = UNSET
     anonymous: bool | UnsetType = UNSET
     """Whether clients need no credentials: true is needed on an interface other than loopback."""
 
 
 _PATH_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.~")
-_MEMBERS = {"static": "directory", "redirect": "url", "path": "paths", "json": "value"}
+_NEEDED: Final = {
+    "static": {"directory"},
+    "redirect": {"url"},
+    "path": {"paths"},
+    "json": {"value"},
+}
+_MAY_HAVE: Final = {"websocket": {"auth", "cookie", "serializers"}}
+_MEMBERS: Final = tuple(name for name in PathService.__struct_fields__ if name not in ("type", "options"))
 
 
 def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
@@ -84,10 +98,13 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
         port_range(transport.endpoint.port, f"{pointer}/endpoint/port")
         if transport.endpoint.tls is not UNSET:
             _check_tls(transport.endpoint.tls, f"{pointer}/endpoint/tls")
+    realms = check_realms(transport.realms, f"{pointer}/realms")
     if transport.paths is not UNSET:
         if transport.type != "web":
             raise _wrong(f"a transport of type '{transport.type}' has no paths", f"{pointer}/paths")
-        _check_paths(transport.paths, f"{pointer}/paths")
+        _Paths(realms, _client_ca(transport)).check(transport.paths, f"{pointer}/paths")
+    if transport.type == "web" and not transport.paths:  # the default ones have no `auth`
+        check_auth(UNSET, realms, f"{pointer}/paths", cookie=False, client_ca=False)
     plain: dict[str, Any] = to_builtins(value)
     return plain
 
@@ -112,19 +129,6 @@ def port_range(port: int | list[int] | str | UnsetType, pointer: str = "") -> tu
     return low, high
 
 
-def check_reference(reference: str, pointer: str) -> None:
-    """Refuse what can't be the name of a file below a node's folder. The text is not repeated: it might be
-    the secret itself.
-
-    Raises:
-        BusError: `invalid_configuration` with `pointer`.
-    """
-    if not reference or any(ord(char) < 32 or char == "\x7f" for char in reference):
-        raise _wrong("names a file below the node's secrets_root: not empty, no control characters", pointer)
-    if ".." in reference.split("/"):
-        raise _wrong("names a file below the node's secrets_root: without '..'", pointer)
-
-
 def _check_tls(tls: TlsConfig, pointer: str) -> None:
     for member in TLS_FILES:
         reference = getattr(tls, member)
@@ -139,24 +143,50 @@ def _check_tls(tls: TlsConfig, pointer: str) -> None:
         )
 
 
-def _check_paths(paths: dict[str, dict[str, Any]], pointer: str, depth: int = 0) -> None:
-    if depth > 4:
-        raise _wrong("paths nested deeper than 4", pointer)
-    for name, value in paths.items():
-        at = f"{pointer}/{pointer_step(name)}"
-        _check_path_name(name, at, depth)
-        service = convert(value, PathService, at, "invalid_configuration")
-        for kind, member in _MEMBERS.items():
-            given = getattr(service, member) is not UNSET
-            if given != (service.type == kind):
-                word = "needs" if service.type == kind else "has no"
-                raise _wrong(f"a path of type '{service.type}' {word} '{member}'", f"{at}/{member}")
-        if service.directory is not UNSET:
-            _check_directory(service.directory, f"{at}/directory")
-        if service.url is not UNSET and not service.url.startswith(("http://", "https://", "/", "ws")):
-            raise _wrong("a redirect goes to an http(s) URL or an absolute path", f"{at}/url")
-        if service.paths is not UNSET:
-            _check_paths(service.paths, f"{at}/paths", depth + 1)
+@dataclass(frozen=True, slots=True)
+class _Paths:
+    """Checks paths with what the rest of their transport says."""
+
+    realms: Realms
+    client_ca: bool
+
+    def check(self, paths: dict[str, dict[str, Any]], pointer: str, depth: int = 0) -> None:
+        if depth > 4:
+            raise _wrong("paths nested deeper than 4", pointer)
+        for name, value in paths.items():
+            at = f"{pointer}/{pointer_step(name)}"
+            _check_path_name(name, at, depth)
+            service = convert(value, PathService, at, "invalid_configuration")
+            _check_members(service, at)
+            if service.paths is not UNSET:
+                self.check(service.paths, f"{at}/paths", depth + 1)
+            if service.cookie is not UNSET:
+                check_cookie(service.cookie, f"{at}/cookie")
+            if service.type == "websocket":
+                has_cookie = service.cookie is not UNSET
+                check_auth(
+                    service.auth, self.realms, f"{at}/auth", cookie=has_cookie, client_ca=self.client_ca
+                )
+
+
+def _client_ca(transport: Transport) -> bool:
+    if transport.endpoint is UNSET or transport.endpoint.tls is UNSET:
+        return False
+    return transport.endpoint.tls.client_ca is not UNSET
+
+
+def _check_members(service: PathService, pointer: str) -> None:
+    needed = _NEEDED.get(service.type, set())
+    for member in _MEMBERS:
+        given = getattr(service, member) is not UNSET
+        if member in needed and not given:
+            raise _wrong(f"a path of type '{service.type}' needs '{member}'", f"{pointer}/{member}")
+        if given and member not in needed | _MAY_HAVE.get(service.type, set()):
+            raise _wrong(f"a path of type '{service.type}' has no '{member}'", f"{pointer}/{member}")
+    if service.directory is not UNSET:
+        _check_directory(service.directory, f"{pointer}/directory")
+    if service.url is not UNSET and not service.url.startswith(("http://", "https://", "/", "ws")):
+        raise _wrong("a redirect goes to an http(s) URL or an absolute path", f"{pointer}/url")
 
 
 def _check_path_name(name: str, pointer: str, depth: int) -> None:

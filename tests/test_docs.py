@@ -168,13 +168,13 @@ class Terminal:
     [
         "README.md",
         "docs/quickstart.md",
-        *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "mqtt-tls")),
+        *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "mqtt-tls", "wamp-auth")),
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     for file, text in FILE_BLOCK.findall((ROOT / name).read_text()):
         (tmp_path / file).write_text(text)
-    if name == "docs/howto/runtimes.md" and find_spec("crossbar") is None:
+    if name in ("docs/howto/runtimes.md", "docs/howto/wamp-auth.md") and find_spec("crossbar") is None:
         lacking("crossbar is not installed")
     if name in ("README.md", "docs/howto/mqtt-tls.md"):
         need_mosquitto()

@@ -1,9 +1,10 @@
-"""A minimal WAMP client (JSON over WebSocket, anonymous): enough to send a message through a router."""
+"""A minimal WAMP client (JSON over WebSocket): enough to send a message through a router."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from types import TracebackType
 from typing import Any
 
@@ -16,21 +17,37 @@ HELLO, WELCOME, SUBSCRIBE, SUBSCRIBED, PUBLISH, PUBLISHED, EVENT = 1, 2, 32, 33,
 
 
 class WampClient:
-    """`async with WampClient(url) as wamp`: joins the realm; every wait is bounded by `timeout_s`."""
+    """`async with WampClient(url) as wamp`: joins the realm; every wait is bounded by `timeout_s`.
 
-    def __init__(self, url: str, realm: str = "realm1", timeout_s: float = 10.0) -> None:
+    `authmethod` is one that asks nothing of the client, such as anonymous or tls. `welcome`: what it is told.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        realm: str = "realm1",
+        timeout_s: float = 10.0,
+        *,
+        authmethod: str = "anonymous",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._url, self._realm, self._timeout_s = url, realm, timeout_s
+        self._authmethod, self._tls = authmethod, tls
+        self.welcome: dict[str, Any] = {}
         self._connection: ClientConnection | None = None
         self._request = 0
         self._events: list[list[Any]] = []
 
     async def __aenter__(self) -> WampClient:
         self._connection = await connect(
-            self._url, subprotocols=[Subprotocol("wamp.2.json")], open_timeout=bound(self._timeout_s)
+            self._url,
+            subprotocols=[Subprotocol("wamp.2.json")],
+            open_timeout=bound(self._timeout_s),
+            ssl=self._tls,
         )
         roles: dict[str, Any] = {"subscriber": {}, "publisher": {}}
-        await self._send([HELLO, self._realm, {"roles": roles, "authmethods": ["anonymous"]}])
-        await self._until(WELCOME)
+        await self._send([HELLO, self._realm, {"roles": roles, "authmethods": [self._authmethod]}])
+        self.welcome = (await self._until(WELCOME))[2]
         return self
 
     async def __aexit__(

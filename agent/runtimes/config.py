@@ -3,7 +3,7 @@
 [runtimes.amqtt]                      # built in; also secrets_root
 user = "router"                       # of any runtime: run its workers as this user (the agent is root)
 [runtimes.mosquitto]                  # program, secrets_root
-[runtimes.crossbar]                   # program, static_root
+[runtimes.crossbar]                   # program, static_root, secrets_root
 [runtimes.echo]                       # any other name is an exec runtime
 argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
 check = ["/usr/bin/echod", "-t", "{folder}/echo.conf"]  # 0: the program would start with these files
@@ -104,6 +104,7 @@ class CrossbarTable(_Table, frozen=True, kw_only=True):
 
     program: Text | None = None
     static_root: Text | None = None
+    secrets_root: Text | None = None
 
 
 class TcpTable(Struct, frozen=True, forbid_unknown_fields=True, tag="tcp"):
@@ -244,6 +245,7 @@ def _crossbar(table: CrossbarTable, environ: Mapping[str, str]) -> CrossbarRunti
         _folder("crossbar", "static_root", table.static_root),
         run_as=_user("crossbar", table.user),
         limits=_limits("crossbar", table.limits),
+        secrets_root=_folder("crossbar", "secrets_root", table.secrets_root),
     )
 
 

@@ -1,6 +1,6 @@
 """Runtime `crossbar`: a standalone Crossbar.io node with one router worker and a Web transport.
 
-Pure except `unavailable`. The configuration format is that of Crossbar.io 26.10 (version 2).
+Pure except `unavailable` and `read`. The configuration format is that of Crossbar.io 26.10 (version 2).
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from busbar.bus.errors import pointer_step
 from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
+from busbar.bus.wamp import Realms
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -25,36 +26,47 @@ from .base import (
     LaunchSpec,
     LogProbe,
     RuntimeConfigError,
+    TcpProbe,
     Transport,
     WorkerSpec,
     address,
     check_worker,
 )
+from .crossbar_tls import tls_of
+from .principals import read_secrets
 from .programs import find_program, why_not_runnable
-from .transport import ROOT, check_options, checked_options, checked_transport, path_below, port_request
+from .transport import (
+    ROOT,
+    TlsFiles,
+    check_options,
+    checked_options,
+    checked_transport,
+    path_below,
+    port_request,
+    tls_files,
+)
+from .wamp import Rendered, Secrets, auth_of, realms_of, roles_by_realm
 
 TYPES = ("web",)
 FOLDER = ".crossbar"
 HOME = "web"
 """Folder within the worker's own, served at `/` unless the transport defines `/`."""
 _PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
-_REALM: Final = re.compile(r"[A-Za-z][A-Za-z0-9_@.-]{2,254}")
 _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket")
 """Services that answer every path below their own: on `/` they hide the others."""
-Rendered = dict[str, object]
-"""Part of the node's configuration, as JSON."""
-_EVERYTHING: Final = {"call": True, "register": True, "publish": True, "subscribe": True}
 
 
 @dataclass(frozen=True, slots=True)
 class CrossbarRuntime:
-    """`static_root`: the operator's folder for static paths."""
+    """`static_root`: the operator's folder for static paths; `secrets_root`: that of principals and keys."""
 
     program: str = "crossbar"
     static_root: Path | None = None
     name: str = "crossbar"
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
+    secrets_root: Path | None = None
+    read: Callable[[Path], bytes] = read_secrets
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -62,33 +74,37 @@ class CrossbarRuntime:
 
     def port_needed(self, transport: Transport | None) -> PortRequest:
         """See `Runtime`."""
-        return port_request(checked_transport(transport, TYPES), may_share=True)
+        return port_request(checked_transport(transport, TYPES), may_share=True, tls=True)
 
     def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
-        request = port_request(plain, may_share=True)
+        request = port_request(plain, may_share=True, tls=True)
         checked_options(plain, OPTIONS["crossbar"])
-        paths = self._paths(plain.get("paths") or _DEFAULT_PATHS, folder)
-        config = _node(worker, _realms(plain), _web(plain, request, port, paths))
-        probe = _probe(paths)
-        websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
-        scheme, path = ("http", "/") if websocket is None else ("ws", "/" + websocket.strip("/"))
+        secrets = Secrets(self.secrets_root, self.read)
+        services = _Services(self.static_root, secrets, roles_by_realm(plain))
+        paths = services.paths(plain.get("paths") or _DEFAULT_PATHS, folder)
+        web = _web(plain, request, port, paths)
+        tls, more = tls_files(plain, self.secrets_root), dict[str, str]()
+        if tls is not None:
+            web["endpoint"]["tls"], more = tls_of(tls, secrets, FOLDER)
+        config = _node(worker, realms_of(plain), web)
+        probe = _probe(paths, tls)
+        program = find_program(self.program, beside=sys.executable) or self.program
+        cbdir = ("--cbdir", str(folder / FOLDER))
         return LaunchSpec(
-            argv=(
-                find_program(self.program, beside=sys.executable) or self.program,
-                *("start", "--cbdir", str(folder / FOLDER), "--color", "false", "--loglevel", "info"),
-            ),
+            argv=(program, "start", *cbdir, "--color", "false", "--loglevel", "info"),
             env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             files={
                 f"{FOLDER}/config.json": json.dumps(config, indent=1),
                 f"{HOME}/index.html": _page(worker),
+                **more,
             },
             # On a shared port another worker may answer the request, so its own log is checked too.
             ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), probe)),
             live=probe,
-            address=address(scheme, request.interface, host, port, path),
+            address=_address(request.interface, host, port, paths, tls),
             run_as=self.run_as,
             interface=request.interface,
             port=port,
@@ -98,9 +114,22 @@ class CrossbarRuntime:
             start_deadline_s=60.0,
             # A killed node leaves its pid file; if that pid is in use again, it would not start.
             remove=(f"{FOLDER}/node.pid",),
+            references=tls.references if tls else {},
+            check=(program, "check", *cbdir),
+            checks_starts=False,
         )
 
-    def _paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
+
+@dataclass(frozen=True, slots=True)
+class _Services:
+    """Renders the services of paths with what the node and the rest of the transport have."""
+
+    static_root: Path | None
+    secrets: Secrets
+    realms: Realms
+
+    def paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
+        """The paths of a transport, with a page on `/` where none is defined."""
         paths = self._services(given, f"{ROOT}/paths")
         if "/" not in paths:
             home = _served(folder / HOME, f"{ROOT}/paths", " (of the default '/')")
@@ -138,7 +167,11 @@ class CrossbarRuntime:
                 rendered["url"] = _url(service["url"], f"{at}/url")
             case "path":
                 rendered["paths"] = self._services(service["paths"], f"{at}/paths")
-            case "websocket" | "nodeinfo":
+            case "websocket":
+                rendered |= {name: service[name] for name in ("cookie", "serializers") if name in service}
+                if "auth" in service:
+                    rendered["auth"] = auth_of(service["auth"], self.realms, self.secrets, f"{at}/auth")
+            case "nodeinfo":
                 pass
             case _:
                 raise RuntimeConfigError(f"{at}/type", f"paths of type '{kind}' are not rendered")
@@ -173,19 +206,7 @@ def _url(url: str, pointer: str) -> str:
     return url
 
 
-def _realms(plain: Transport) -> list[str]:
-    realms: list[str] = plain.get("realms", ["realm1"])
-    for index, realm in enumerate(realms):
-        if not _REALM.fullmatch(realm):
-            raise RuntimeConfigError(
-                f"{ROOT}/realms/{index}", "a realm's name has 3 characters or more, a letter first"
-            )
-    if len(set(realms)) != len(realms):
-        raise RuntimeConfigError(f"{ROOT}/realms", "duplicate realm name")
-    return realms
-
-
-def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> Rendered:
+def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> dict[str, Any]:
     endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
     endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
     if ":" in request.interface:
@@ -195,8 +216,7 @@ def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, 
     return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}
 
 
-def _node(worker: WorkerSpec, realms: list[str], transport: Rendered) -> Rendered:
-    role = {"name": "anonymous", "permissions": [{"uri": "", "match": "prefix", "allow": _EVERYTHING}]}
+def _node(worker: WorkerSpec, realms: list[Rendered], transport: Rendered) -> Rendered:
     return {
         "version": 2,
         "controller": {"id": _node_id(worker.name)},
@@ -204,7 +224,7 @@ def _node(worker: WorkerSpec, realms: list[str], transport: Rendered) -> Rendere
             {
                 "type": "router",
                 "id": "router1",
-                "realms": [{"name": realm, "roles": [role]} for realm in realms],
+                "realms": realms,
                 "transports": [transport],
             }
         ],
@@ -216,13 +236,28 @@ def _node_id(worker: str) -> str:
     return f"w_{worker.replace('-', '_')}"[:64]
 
 
-def _probe(paths: Mapping[str, Rendered]) -> HttpProbe:
-    """Probe a path, not the port: the port opens up to 60 ms before its paths, with 404 until then."""
+def _address(
+    interface: str, host: str, port: int, paths: Mapping[str, Rendered], tls: TlsFiles | None
+) -> str:
+    """The URL of the first WebSocket path; without one, of the pages."""
+    websocket = next((name for name, service in paths.items() if service["type"] == "websocket"), None)
+    scheme, path = ("http", "/") if websocket is None else ("ws", "/" + websocket.strip("/"))
+    return address(f"{scheme}s" if tls else scheme, interface, host, port, path)
+
+
+def _probe(paths: Mapping[str, Rendered], tls: TlsFiles | None) -> HttpProbe | TcpProbe:
+    """Probe a path, not the port: the port opens up to 60 ms before its paths, with 404 until then.
+
+    The agent has no client certificate: where one is required, only the port's TLS is probed.
+    """
+    if tls is not None and tls.client_ca is not None:
+        return TcpProbe(tls=True)
     for kind in ("nodeinfo", "json", "redirect", "websocket"):
         for name, service in paths.items():
             if service["type"] == kind:
-                return HttpProbe("/" + name.strip("/"), (200, 302, 400, 403, 405, 426))
-    return HttpProbe("/")
+                path = "/" + name.strip("/")
+                return HttpProbe(path, (200, 302, 400, 403, 405, 426), tls=tls is not None)
+    return HttpProbe("/", tls=tls is not None)
 
 
 def _page(worker: WorkerSpec) -> str:

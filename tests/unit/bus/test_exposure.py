@@ -62,6 +62,41 @@ def test_open_to_other_hosts_is_refused_unless_written_out(runtime: str, interfa
     assert refused(empty, runtime) is outside, "an empty option authenticates nobody"
 
 
+OPEN, NAMED = {"type": "websocket"}, {"type": "websocket", "auth": {"anonymous": {"role": "guest"}}}
+CLOSED = {"type": "websocket", "auth": {"ticket": {"type": "static", "principals_file": "t"}}}
+PAGE = {"type": "nodeinfo"}
+
+
+def web(*services: dict[str, Any], at: str = "0.0.0.0", **more: Any) -> dict[str, Any]:
+    """The last of the services stands on a nested path."""
+    paths: dict[str, Any] = {f"p{index}": each for index, each in enumerate(services[:-1])}
+    paths["deep"] = {"type": "path", "paths": {"x": services[-1]}}
+    return made(at, "web", paths=paths, **more)
+
+
+@pytest.mark.parametrize("runtime", ["crossbar", None])
+def test_a_web_transport_is_as_open_as_its_most_open_path(runtime: str | None) -> None:
+    for services in product([OPEN, NAMED, CLOSED, PAGE], repeat=3):
+        transport, local = web(*services), web(*services, at="127.0.0.1")
+        closed = CLOSED in services and OPEN not in services and NAMED not in services
+        written = not closed and OPEN not in services and NAMED in services
+        assert authenticates(transport, runtime) is closed
+        assert refused(transport, runtime) is not (closed or written)
+        assert not refused(local, runtime)
+        assert refused({**transport, "anonymous": True}, runtime) is closed, "it would not be true"
+        told = open_condition(transport, "crossbar")
+        assert (told is None) is closed and (told or "").endswith(", as defined") is written
+        assert open_condition(local, "crossbar") is None
+
+
+def test_client_certificates_close_every_path_of_a_web_transport() -> None:
+    transport = web(OPEN, OPEN)
+    transport["endpoint"]["tls"] = {"certificate": "c", "key": "k"}
+    assert authenticates(transport, "crossbar") is False
+    transport["endpoint"]["tls"] |= {"client_ca": "a", "client_certificates": "require"}
+    assert authenticates(transport, "crossbar") is True and not refused(transport, "crossbar")
+
+
 def test_a_required_certificate_is_a_credential_and_tls_alone_is_none() -> None:
     tls = {"certificate": "a.crt", "key": "a.key"}
     required = {**tls, "client_ca": "ca.crt", "client_certificates": "require"}

@@ -19,9 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 NODE = Path("/srv")
+PEM = b"".join(
+    b"-----BEGIN %b-----\nMIIB\n-----END %b-----\n" % (each, each)
+    for each in (b"CERTIFICATE", b"PRIVATE KEY")
+)
 RUNTIMES = {
     "amqtt": AmqttRuntime(secrets_root=NODE),
-    "crossbar": CrossbarRuntime(static_root=NODE),
+    "crossbar": CrossbarRuntime(static_root=NODE, secrets_root=NODE, read=lambda _: PEM),
     "mosquitto": MosquittoRuntime(secrets_root=NODE),
 }
 NAMES = sorted(
