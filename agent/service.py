@@ -88,7 +88,9 @@ class Agent:
         )
         self.link = make_link(will_of(topics, config.node, self.boot))
         self.supervisor.max_workers = config.max_workers
-        self.reporter = Reporter(self.link, topics, config.node, self.boot, clock, random, self.snapshot)
+        self.reporter = Reporter(
+            self.link, topics, config.node, self.boot, clock, random, self.snapshot, config.connect.username
+        )
         self.logs = LogStreamer(self.link, topics, config.node, clock, self.supervisor.registry.log_path)
         self.link.subscribe(topics.node(config.node, "assignment"), self._on_assignment)
         self.link.subscribe(topics.node(config.node, "command"), self._on_command)

@@ -58,7 +58,9 @@ class WorkerSupervisor:
         self.scanned = asyncio.Event()
         self._wake = asyncio.Event()
         self.registry = WorkerRegistry(runner.state, runner.processes, clock, changed, self._wake.set)
-        self.controller = WorkerController(self.registry, runner, clock, random, timing or WorkerTiming())
+        self.controller = WorkerController(
+            self.registry, runner, clock, random, timing or WorkerTiming(), self._is_wanted
+        )
         self.adoption = Adoption(self.controller)
         self._desired: Mapping[str, AssignedWorker] = {}
         self._clock = clock
@@ -76,10 +78,12 @@ class WorkerSupervisor:
             self.scanned.clear()
         self.registry.admit(self._desired.values())
         self.adoption.attach_probes(self._desired)
+        self.controller.forget_rejections(self._desired)
         self.registry.notify()
 
     def check_starts(self) -> None:
         """After a change of the runtimes: which workers would be started otherwise now."""
+        self.controller.forget_rejections(self._desired, all_of_them=True)
         self.adoption.check_starts(self._desired)
 
     async def run(self) -> None:
@@ -153,6 +157,8 @@ class WorkerSupervisor:
                 self._start(step)
             case plan.HoldWorker():
                 self.controller.hold(self.registry[step.oid], step.held)
+            case plan.CheckWorker():
+                self.controller.check(self.registry[step.oid], self._desired[step.oid])
             case plan.StopWorker():
                 self.controller.stop(self.registry[step.oid], step.after, step.reason)
             case plan.ProbeWorker():
@@ -175,7 +181,11 @@ class WorkerSupervisor:
             reason = f"another agent of this node runs it on this host (folder {holder})"
             self.controller.fail(instance, reason)
         else:
-            self.controller.start(instance, definition, self.assignment.store)
+            self.controller.check_and_start(instance, definition, self.assignment.store)
+
+    def _is_wanted(self, definition: AssignedWorker) -> bool:
+        """Whether a definition that was looked at for a while is the assigned one still."""
+        return self._desired.get(definition.oid) == definition and not self._stopping_all
 
     async def _housekeeping(self) -> None:
         """Rotates logs and reads usage, until cancelled."""

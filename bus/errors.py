@@ -116,6 +116,23 @@ class MessageTooLargeError(BusOfflineError):
         self.topic, self.size, self.limit = topic, size, limit
 
 
+class MissingRightError(BusOfflineError):
+    """The broker lets this user not write, or not read, a topic. The connection stays.
+
+    `user` is None where a certificate names it; `right` is a verb or several, for people. `certain`: the
+    broker said so; otherwise what was sent did not come, or the refusal may have another cause.
+    """
+
+    def __init__(self, user: str | None, right: str, topic: str, *, certain: bool = True) -> None:
+        who = f"user '{user}'" if user else "the user of this certificate"
+        has = "has" if certain else "probably has"
+        super().__init__(
+            f"{who} {has} no right to {right} {topic}: the broker's ACL must give it, as 'busbar acl' prints "
+            "for this realm"
+        )
+        self.user, self.right, self.topic = user, right, topic
+
+
 class CallTimeoutError(Exception):
     """No answer came in time; the request may or may not have run.
 

@@ -163,7 +163,9 @@ class Applied(Struct, frozen=True):
 
 QUEUED = "queued: "
 NOT_READY = "not ready yet: "
-PASSING_REASONS = (QUEUED, NOT_READY)
+NOT_REPLACED = "not replaced: "
+"""How the reason of a running worker begins whose next definition its node has found bad."""
+PASSING_REASONS = (QUEUED, NOT_READY, NOT_REPLACED)
 """How the reasons of a starting worker begin that hold only for as long as its agent repeats them."""
 
 

@@ -12,6 +12,8 @@ VERSION: Final = "v1"
 """The version level of every topic: never configurable, so that two versions can share a broker."""
 NO_CLUSTER: Final = "_"
 """The cluster level of topics for objects that belong to no cluster."""
+PROBE: Final = "_"
+"""The level, no name, of topics on which a manager sends itself empty messages to find out its rights."""
 DEFAULT_INBOX: Final = "default"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}(?![\s\S])"
 """A name (contract, section 1). The look-ahead replaces `$`, which in Python allows a final newline."""
@@ -200,7 +202,7 @@ class Topics:
     def parse_status(self, topic: str) -> StatusTopic | None:
         """Parse a status topic of this realm; None for any other topic."""
         levels = self._below(topic)
-        if len(levels) != 4 or levels[0] != "status":
+        if len(levels) != 4 or levels[0] != "status" or levels[2] == PROBE:
             return None
         return StatusTopic(levels[1], levels[2], levels[3])
 

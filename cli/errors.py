@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from busbar.bus.client.errors import EventsLostError, GoalLostError, ResultError, WaitTimeoutError
-from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
+from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError, MissingRightError
 
 
 class ExitCode(IntEnum):
@@ -85,6 +85,8 @@ def exit_code(error: BaseException) -> ExitCode:
         return ExitCode.TIMEOUT
     if isinstance(error, GoalLostError):
         return ExitCode.CONFLICT
+    if isinstance(error, MissingRightError):
+        return ExitCode.NOT_AUTHORIZED
     if isinstance(error, BusOfflineError):
         return ExitCode.UNREACHABLE
     if isinstance(error, KeyboardInterrupt):
@@ -108,6 +110,7 @@ def as_object(error: BaseException) -> dict[str, Any]:
     if isinstance(error, BusError):
         return {**error.to_wire(), "exit_code": int(exit_code(error))}
     words = {
+        ExitCode.NOT_AUTHORIZED: "not_authorized",
         ExitCode.TIMEOUT: "timeout",
         ExitCode.CONFLICT: "superseded",
         ExitCode.UNREACHABLE: "unreachable",

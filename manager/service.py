@@ -19,6 +19,7 @@ from busbar.bus.clock import Clock, SystemClock, rfc3339
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.connection.protocol_memory import ProtocolMemory
+from busbar.bus.errors import MissingRightError
 from busbar.bus.messages import ManagerState
 from busbar.bus.version import version
 
@@ -31,6 +32,7 @@ from .ingest.reports import Reports
 from .leader.fencing import Fence, FencedError, Lock
 from .leader.link_watchdog import LinkWatchdog, Step
 from .leader.realm_claim import RealmClaim, RealmInUseError
+from .leader.rights import Rights
 from .leader.state_folder import database
 from .planner.model import LivenessTiming
 from .publish.presence import Presence
@@ -81,7 +83,10 @@ class Manager:
         clock: Clock,
         new_id: Callable[[], str],
         timing: LivenessTiming | None = None,
+        *,
+        look_at_rights: bool = False,
     ) -> None:
+        self._look_at_rights = look_at_rights
         self.config, self.store, self.clock = config, store, clock
         self.topics = store.topics
         self.started = clock.monotonic()
@@ -90,7 +95,8 @@ class Manager:
         self.link = make_link(self.presence.will)
         store.limit_packets(lambda: self.link.max_packet)
         self.fence = Fence(self.topics, config.manager_id, store.id, store.epoch, started)
-        self.claim = RealmClaim(store, self.fence, self.presence, adopt=config.adopt_realm)
+        user = config.connect.username
+        self.claim = RealmClaim(store, self.fence, self.presence, user, adopt=config.adopt_realm)
         self.memory = NodeMemory(clock, timing or _timing(config))
         self.watchdog = LinkWatchdog(config.heartbeat_s, clock.monotonic())
         statuses = StatusBuilder(store, int(config.heartbeat_s * 1000))
@@ -103,6 +109,7 @@ class Manager:
             lambda: publisher.idle,
             held_back=lambda: publisher.held_back,
         )
+        self.rights = Rights(self.link, self.topics, user, clock, publisher.retry_denied)
         self.monitor = Monitor(store, self.memory, clock, manager_id=config.manager_id)
         self.reports = Reports(
             store, self.memory, self.monitor.cache, clock, wake=self.monitor.wake, command=publisher.command
@@ -147,6 +154,7 @@ class Manager:
             "link": asyncio.shield(link),
             "publisher": self.publisher.run(),
             "retained-audit": self.retained_audit.run(),
+            "rights": self.rights.run(),
             "refusals": self.dispatch.refusals.run(),
             "retention": Retention(self.store, self.clock).run(),
             "monitor": self.monitor.run(),
@@ -168,7 +176,7 @@ class Manager:
             self.watchdog.heard(self.memory.last_heard)
             step = self.watchdog.check(self.clock.monotonic(), self.link.connected)
             if step is Step.RECONNECT:
-                self.link.reconnect("nothing is received: the own state does not come back")
+                self.link.reconnect(self._nothing_received())
             elif (self.fence.own_state_overwritten and self.link.connected) or step is Step.PROBE:
                 self.fence.own_state_overwritten = False
                 self.presence.post_online(self.link)
@@ -177,6 +185,11 @@ class Manager:
                     await self.fence.raised.wait()
         self.publisher.stop()
         raise self._fencing()
+
+    def _nothing_received(self) -> str:
+        topic, user = self.topics.manager_state(self.config.manager_id), self.config.connect.username
+        missing = MissingRightError(user, "write or to read", topic, certain=False)
+        return f"nothing is received, the own state does not come back: {missing}"
 
     def _fencing(self) -> FencedError:
         return self._refused or FencedError(self.fence.reason)
@@ -191,7 +204,7 @@ class Manager:
         self.watchdog.heard(self.clock.monotonic())
         if not self.publisher.active:
             self._early.append(message)
-        elif not self.fence.raised.is_set():
+        elif not self.fence.raised.is_set() and message.topic not in self.rights.probes:
             self.dispatch.handle(message)
 
     async def _seed(self) -> None:
@@ -215,6 +228,8 @@ class Manager:
         await self.presence.publish_online(self.link)
         await self.publisher.start_session()
         self.retained_audit.wake()
+        if self._look_at_rights:
+            self.rights.wake()
         while self._early:
             self.dispatch.handle(self._early.popleft())
         ready, self._ready = self._ready, None
@@ -269,6 +284,7 @@ class Manager:
     def conditions(self) -> list[str]:
         """Conditions of this manager, as text for people."""
         own = [text for text in (self.store.write_error, self.fence.other, self.memory.hold) if text]
+        own += self.rights.missing
         return own + [str(held) for held in islice(self.publisher.held_back.values(), MAX_CONDITIONS)]
 
     def _read_context(self) -> ReadContext:
@@ -306,6 +322,7 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
                 lambda will: MqttLink(options, clock=clock, random=random, will=will, memory=memory),
                 clock,
                 _new_id,
+                look_at_rights=True,
             ).run(ready)
         finally:
             await asyncio.to_thread(store.close)

@@ -17,6 +17,7 @@ from unittest import mock
 
 from busbar.agent.config import AgentConfig
 from busbar.agent.planner.lifecycle import WorkerTiming
+from busbar.agent.processes import cgroups
 from busbar.agent.processes.procfs import scan
 from busbar.agent.service import Agent
 from busbar.agent.state import State
@@ -221,6 +222,7 @@ class Bench:
         for pid in self.living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        cgroups.remove_empty(self.scope, None)
 
 
 def _own_ports() -> Any:

@@ -115,6 +115,19 @@ def sweep(token: str) -> None:
         else:
             _signal(left, signal.SIGKILL)
         time.sleep(0.05)
+    remove_cgroups()
+
+
+def remove_cgroups() -> None:
+    """Those of workers that have ended without their agent; one that is this young may just be filled."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+        for mount in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+            for folder in Path(f"{mount}{own}").glob("busbar-????????-*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - folder.stat().st_mtime > 60:
+                        folder.rmdir()
 
 
 def main() -> None:

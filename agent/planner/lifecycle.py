@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from busbar.bus.messages import NOT_READY, OUTDATED, QUEUED
+from busbar.bus.messages import NOT_READY, NOT_REPLACED, OUTDATED, QUEUED
 from busbar.bus.states import WorkerState
 
 from . import restart
@@ -29,6 +29,11 @@ class WorkerTiming:
     live_misses: int = 3
     starting_limit: int = 8
     stop_again: float = 1.0
+    check_again: float = 30.0
+
+
+Definition = tuple[int, str]
+"""Generation and digest of an assigned worker."""
 
 
 class Phase(StrEnum):
@@ -57,7 +62,9 @@ class Worker:
     Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are
     consecutive ones; `restarts` counts the starts of this definition after the first. `by_liveness`: the
     liveness probe decides whether it is ready. `last_failure` is why it failed last, `held` why it is not
-    started although it is due, `outdated` how its start differs from the one it would get now.
+    started although it is due, `outdated` how its start differs from the one it would get now. `checked` was
+    found good, and the running instance may be stopped for it; `rejected` was not, because of `rejection`:
+    the instance stays, and it is looked at again from `next_check` on. `checking`: one is being looked at.
     """
 
     oid: str
@@ -86,6 +93,11 @@ class Worker:
     after_stop: AfterStop = AfterStop.FORGET
     stop_reason: str | None = None
     stop_error: str | None = None
+    checking: bool = False
+    checked: Definition | None = None
+    rejected: Definition | None = None
+    rejection: str | None = None
+    next_check: float = 0.0
 
     @property
     def alive(self) -> bool:
@@ -122,7 +134,44 @@ def starting(worker: Worker, generation: int, digest: str, now: float) -> Worker
         probe_error=None,
         held=None,
         outdated=None,
+        rejected=None,
+        rejection=None,
     )
+
+
+def check_begun(worker: Worker) -> Worker:
+    """Its definition is being looked at; meanwhile it goes on as it is."""
+    return replace(worker, checking=True)
+
+
+def check_passed(worker: Worker, definition: Definition) -> Worker:
+    """The definition is good: its instance may be stopped for it."""
+    return replace(worker, checking=False, checked=definition, rejected=None, rejection=None)
+
+
+def check_failed(
+    worker: Worker, definition: Definition, now: float, error: str, timing: WorkerTiming
+) -> Worker:
+    """The definition is not: the instance stays, and the definition is looked at again later."""
+    again = now + timing.check_again
+    return replace(
+        worker,
+        checking=False,
+        checked=None,
+        rejected=definition,
+        rejection=error[:MAX_REASON],
+        next_check=again,
+    )
+
+
+def rejection_forgotten(worker: Worker) -> Worker:
+    """That definition is assigned no longer, or may be good by now."""
+    return replace(worker, rejected=None, rejection=None, next_check=0.0)
+
+
+def start_withdrawn(worker: Worker, now: float) -> Worker:
+    """What it was to be started with is no longer wanted: it waits again, without a failure."""
+    return replace(worker, phase=Phase.WAITING, busy=False, since=now, next_start=now, checking=False)
 
 
 def holding(worker: Worker, held: str | None) -> Worker:
@@ -320,6 +369,8 @@ def reason(worker: Worker) -> str | None:
 
 def _reason_running(worker: Worker) -> str | None:
     reasons = []
+    if worker.rejection:
+        reasons.append(f"{NOT_REPLACED}{worker.rejection}")
     if worker.outdated:
         reasons.append(f"{OUTDATED}{worker.outdated}")
     if worker.failed_probes:

@@ -47,6 +47,14 @@ class HoldWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckWorker:
+    """Look at the definition that is to replace the one of the running instance."""
+
+    oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopWorker:
     """Stop the instance, by SIGKILL if need be."""
 
@@ -72,7 +80,7 @@ class ResetBackoff:
     reason: str
 
 
-Step = AdmitWorker | StartWorker | HoldWorker | StopWorker | ProbeWorker | ResetBackoff
+Step = AdmitWorker | StartWorker | HoldWorker | CheckWorker | StopWorker | ProbeWorker | ResetBackoff
 
 
 def desired_workers(assignment: Assignment | None) -> dict[str, AssignedWorker] | None:
@@ -137,17 +145,33 @@ def _steps_for(
     if stop is not None:
         yield stop
     elif worker.alive:
+        yield from _check_steps(desired, worker, now)
         yield from _health_steps(worker, now)
 
 
+def _check_steps(
+    desired: Mapping[str, AssignedWorker] | None, worker: Worker, now: float
+) -> Iterator[CheckWorker]:
+    definition = (desired or {}).get(worker.oid)
+    if definition is None or worker.checking or worker.matches(definition.generation, definition.digest):
+        return
+    if worker.rejected != (definition.generation, definition.digest) or worker.next_check <= now:
+        yield CheckWorker(worker.oid, f"generation {definition.generation} is to replace {worker.generation}")
+
+
 def _stop_if_not_desired(desired: Mapping[str, AssignedWorker] | None, worker: Worker) -> StopWorker | None:
-    """An assignment stops it by lacking it or by defining it differently; no assignment never does."""
+    """An assignment stops it by lacking it or by defining it differently; no assignment never does.
+
+    One that runs is stopped only for a definition that was found good.
+    """
     if desired is None:
         return None
     definition = desired.get(worker.oid)
     if definition is None:
         return StopWorker(worker.oid, AfterStop.FORGET, "no longer assigned to this node")
     if worker.alive and not worker.matches(definition.generation, definition.digest):
+        if worker.phase is Phase.RUNNING and worker.checked != (definition.generation, definition.digest):
+            return None
         change = f"generation {definition.generation} replaces {worker.generation}"
         return StopWorker(worker.oid, AfterStop.REPLACE, f"new definition: {change}")
     return None
@@ -211,7 +235,9 @@ def _due(worker: Worker, now: float) -> float:
         case Phase.STARTING:
             return min(worker.deadline, worker.next_probe)
         case Phase.RUNNING:
-            return min(worker.next_probe, worker.since + STABLE_S if worker.last_failure else NEVER)
+            again = worker.next_check if worker.rejected and not worker.checking else NEVER
+            stable = worker.since + STABLE_S if worker.last_failure else NEVER
+            return min(worker.next_probe, stable, again)
         case Phase.STOPPED:
             return NEVER
 

@@ -1,6 +1,7 @@
 """Stops the processes of a worker: SIGTERM to its process group, SIGKILL for whatever survives.
 
-A signal goes through a pidfd that was opened before the identity check, so it never hits a reused pid.
+Its cgroup, where it has one, is killed as a whole. Any other signal goes through a pidfd that was opened
+before the identity check, so it never hits a reused pid.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
 
-from . import procfs
+from . import cgroups, procfs
 from .exits import pidfd, wait_for_exits
 from .procfs import ProcessRecord, Stat
 
@@ -64,9 +66,9 @@ async def kill(
         OSError: /proc can't be read.
     """
     seen = {} if seen is None else seen
-    killed: set[int] = set()
+    killed, folders = set[int](), set[Path]()
     for _ in range(KILL_PASSES):
-        left = await asyncio.to_thread(_kill_burst, record, seen, killed)
+        left = await asyncio.to_thread(_kill_pass, record, seen, killed, folders)
         if not left:
             return StopResult(signalled, len(killed))
         await wait_for_exits(left, KILL_WAIT_S, clock)
@@ -76,6 +78,21 @@ async def kill(
 
 async def _members(record: ProcessRecord, seen: dict[int, Stat]) -> list[Stat]:
     return await asyncio.to_thread(lambda: list(procfs.members(record, seen)))
+
+
+def _kill_pass(
+    record: ProcessRecord, seen: dict[int, Stat], killed: set[int], folders: set[Path]
+) -> list[Stat]:
+    """Kill the worker's cgroup (added to `folders`), then what else is there; returns what is still left."""
+    folders |= cgroups.folders(record.token, list(seen)) if record.token else set()
+    for folder in folders:
+        killed |= cgroups.pids_in(folder)
+        cgroups.kill(folder)
+    left = _kill_burst(record, seen, killed)
+    if not left:
+        for folder in folders:
+            cgroups.remove(folder)
+    return left
 
 
 def _kill_burst(record: ProcessRecord, seen: dict[int, Stat], killed: set[int]) -> list[Stat]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from . import cgroups
 
 PROC: Final = Path("/proc")
 DEAD: Final = frozenset("ZXx")
@@ -189,7 +191,11 @@ def _leader(record: ProcessRecord) -> Stat | None:
     # and after `env -i`, the environment is empty: pid, start time and session are enough then.
     raw = environ(record.pid)
     known = stat.dead or raw == b"" or _has_token(raw, record.token) or _overwritten(raw)
-    return stat if known else None
+    return stat if known or _in_cgroup(record.pid, record.token) else None
+
+
+def _in_cgroup(pid: int, token: str) -> bool:
+    return bool(token) and token in cgroups.tokens_of(pid)
 
 
 def _has_token(raw: bytes | None, token: str) -> bool:
@@ -220,8 +226,8 @@ def _has_mark(pid: int, mark: int) -> bool:
 
 
 def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | None = None) -> Iterator[Stat]:
-    """Living processes of a worker: of its session (while its leader lives), with its token or the mark that
-    goes with it (`inherited_mark`), or in `seen`.
+    """Living processes of a worker: of its cgroup, of its session (while its leader lives), with its token or
+    the mark that goes with it (`inherited_mark`), or in `seen`.
 
     Yields each as soon as it is seen, and adds it to `seen` (by pid), so that a session member is not lost
     when its leader exits. `unread` gets the pids that exited between listing and reading: each may have been
@@ -246,6 +252,7 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
             known
             or _has_token(raw, record.token)
             or (in_session and (leader is not None or _overwritten(raw)))
+            or _in_cgroup(pid, record.token)
             or (mark and not (raw and TOKEN.encode() in raw) and _has_mark(pid, mark))
         ):
             seen[pid] = stat
@@ -253,19 +260,19 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
 
 
 def scan(scope: str) -> list[TokenGroup]:
-    """Every living process of this scope, by token.
+    """Every living process of this scope, by token: in its environment, or of its cgroup.
 
     Raises:
         OSError: /proc can't be read.
     """
     groups: dict[str, list[tuple[Stat, dict[str, str]]]] = {}
     for pid in pids():
-        raw = environ(pid)
-        if raw is None or not has_variable(raw, SCOPE, scope):
-            continue
-        stat, names = read(pid), parse_environ(raw)
-        if stat is not None and not stat.dead and TOKEN in names:
-            groups.setdefault(names[TOKEN], []).append((stat, names))
+        raw = environ(pid) or b""
+        names = parse_environ(raw) if has_variable(raw, SCOPE, scope) else {}
+        token = names.get(TOKEN) or cgroups.token_in_scope(pid, scope)
+        stat = read(pid) if token else None
+        if token and stat is not None and not stat.dead:
+            groups.setdefault(token, []).append((stat, names))
     return [_token_group(token, group) for token, group in groups.items()]
 
 
@@ -280,7 +287,7 @@ def with_variable(name: str, value: str) -> list[int]:
 
 def _token_group(token: str, group: list[tuple[Stat, dict[str, str]]]) -> TokenGroup:
     group.sort(key=lambda member: (member[0].start_ticks, member[0].pid))
-    names = group[0][1]
+    names = next((names for _, names in group if names), {})
     worker = names.get(WORKER, "")
     # The leader is the oldest: a descendant with a session of its own can't be older.
     first = next((stat for stat, _ in group if stat.sid == stat.pid), None)
@@ -375,7 +382,7 @@ def _link_target(path: Path) -> str:
 
 
 def usage(records: Collection[ProcessRecord]) -> dict[str, Usage]:
-    """Present usage of each worker by token, in one pass.
+    """Present usage of each worker by token, in one pass; with a cgroup, CPU of processes that are gone too.
 
     Raises:
         OSError: /proc can't be read.
@@ -387,9 +394,20 @@ def usage(records: Collection[ProcessRecord]) -> dict[str, Usage]:
         if stat is None or stat.dead:
             continue
         token = sessions.get(stat.sid) or parse_environ(environ(pid) or b"").get(TOKEN, "")
+        if token not in by_token:
+            token = next((each for each in cgroups.tokens_of(pid) if each in by_token), "")
         if token in by_token:
             so_far = by_token[token]
             by_token[token] = Usage(
                 so_far.cpu_s + stat.cpu_s, so_far.rss_bytes + stat.rss_bytes, so_far.processes + 1
             )
-    return by_token
+    return {token: _with_exact_cpu(token, used) for token, used in by_token.items()}
+
+
+def _with_exact_cpu(token: str, used: Usage) -> Usage:
+    if not used.processes:
+        return used
+    exact = next(
+        (cpu_s for each in cgroups.folders(token) if (cpu_s := cgroups.cpu_s(each)) is not None), None
+    )
+    return used if exact is None else replace(used, cpu_s=exact)

@@ -17,7 +17,7 @@ from typing import Final
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import digest, encode, read
-from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError
+from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError, MissingRightError
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker
 from busbar.bus.states import Leaves, NodeBirth
 from busbar.bus.topics import Topics
@@ -121,11 +121,12 @@ class Reporter:
         clock: Clock,
         random: Random,
         take_snapshot: Callable[[], NodeSnapshot],
+        user: str | None = None,
     ) -> None:
         self.heartbeat_s = 5.0
         self.conflict: str | None = None
         self._link, self._clock, self._random = link, clock, random
-        self._boot, self._take_snapshot = boot, take_snapshot
+        self._boot, self._take_snapshot, self._user = boot, take_snapshot, user
         self._state_topic = topics.node(node, "state")
         self._report_topic = topics.node(node, "reported")
         self._heartbeat_topic = topics.node(node, "heartbeat")
@@ -174,6 +175,9 @@ class Reporter:
             self._published = version
         except MessageTooLargeError:
             self._published = version  # logged by the link; the next change is tried again
+        except MissingRightError as error:
+            self._published = version
+            self._link.reconnect(str(error))
         except BusOfflineError as error:
             log.debug("report not published: %s", error)
             self._report_due.set()
@@ -247,7 +251,8 @@ class Reporter:
         bound = max(ECHO_MIN_S, ECHO_BEATS * self.heartbeat_s)
         if self._echo_due_since is not None and now - self._echo_due_since >= bound:
             self._echo_due_since = None
-            self._link.reconnect("nothing is received: the own state does not come back")
+            missing = MissingRightError(self._user, "write or to read", self._state_topic, certain=False)
+            self._link.reconnect(f"nothing is received, the own state does not come back: {missing}")
         elif self._echo_due_since is None:
             self._publish_ready(now)
 

@@ -125,8 +125,9 @@ class LaunchSpec:
     """The user that the process runs as and that owns its folder; None: the agent's own."""
 
     check: tuple[str, ...] = ()
-    """The router's own checker: run with a copy of `files` in another folder, whose path stands for that of
-    the worker's in each argument; exit code 0: the router would accept them. Empty: there is none."""
+    """The router's own checker; empty: there is none. It is run in a scratch folder with `files`, for which
+    the spec is rendered once more, so that no path is one of the worker's own. Exit code 0: the router would
+    accept them; else its last line becomes the reason."""
 
     references: Mapping[str, Path] = field(default_factory=dict)
     """Files of this node that the definition names, by the pointer to the member: it must be able to read

@@ -6,6 +6,7 @@ user = "router"                       # of any runtime: run its workers as this 
 [runtimes.crossbar]                   # program, static_root, secrets_root
 [runtimes.echo]                       # any other name is an exec runtime
 argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
+check = ["/usr/bin/echod", "-t", "{folder}/echo.conf"]  # 0: the program would start with these files
 config_file = "echo.conf"
 config_template = "bind {host}:{port}"
 port = true                           # false: listens on none
@@ -135,6 +136,7 @@ class ExecTable(_Table, frozen=True, kw_only=True):
     """The table of any other name."""
 
     argv: Annotated[list[str], Meta(min_length=1)]
+    check: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
     config_file: Text | None = None
     config_template: str | UnsetType = UNSET
     env: dict[str, Any] = {}
@@ -251,7 +253,8 @@ def _exec(name: str, table: ExecTable) -> ExecRuntime:
     ready = _ready(name, table)
     return ExecRuntime(
         name=name,
-        argv=_argv(name, table.argv),
+        argv=_argv(name, "argv", table.argv),
+        check=() if table.check is UNSET else _argv(name, "check", table.check),
         ready=ready,
         live=_live(name, table, ready),
         env=_env(name, table.env),
@@ -271,13 +274,13 @@ def _exec(name: str, table: ExecTable) -> ExecRuntime:
     )
 
 
-def _argv(name: str, argv: list[str]) -> tuple[str, ...]:
+def _argv(name: str, key: str, argv: list[str]) -> tuple[str, ...]:
     if not argv[0]:
-        raise _wrong(name, "argv", "must be a list of strings, the program first")
+        raise _wrong(name, key, "must be a list of strings, the program first")
     if "{" in argv[0]:
-        raise _wrong(name, "argv", "the program's own name takes no field")
+        raise _wrong(name, key, "the program's own name takes no field")
     for piece in argv:
-        _check_fields(name, "argv", piece, FIELDS)
+        _check_fields(name, key, piece, FIELDS)
     return tuple(argv)
 
 

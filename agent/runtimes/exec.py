@@ -56,6 +56,8 @@ class ExecRuntime:
     start_deadline_s: float = 30.0
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
+    check: tuple[str, ...] = ()
+    """Its checker, with the fields of `argv`; none: it has none."""
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -105,6 +107,7 @@ class ExecRuntime:
             grace_s=self.grace_s,
             start_deadline_s=self.start_deadline_s,
             own_listener=self.own_listener,
+            check=tuple(fill(piece, values) for piece in self.check),
         )
 
 

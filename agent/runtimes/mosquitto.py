@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,12 @@ class MosquittoRuntime:
             interface=request.interface,
             port=port,
             start_deadline_s=20.0,
+            check=(
+                sys.executable,
+                *("-P", "-m", "busbar.agent.routers.mosquitto_check"),
+                *("--program", find_program(self.program) or self.program),
+                *("--config", str(folder / CONFIG)),
+            ),
             references={
                 **(tls.references if tls else {}),
                 **{f"{ROOT}/options/{name}": path for name, path in secrets.items()},

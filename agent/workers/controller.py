@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -21,8 +21,10 @@ from ..planner import lifecycle
 from ..planner.lifecycle import AfterStop, Phase, WorkerTiming
 from ..processes.exits import Exit
 from ..processes.process import describe_os_error
+from ..runtimes import LaunchSpec
 from .process_runner import Instance, ProcessRunner
 from .registry import WorkerRegistry
+from .vetting import Vetter
 
 log = logging.getLogger("busbar.agent")
 
@@ -43,9 +45,12 @@ class WorkerController:
         clock: Clock,
         random: Random,
         timing: WorkerTiming,
+        is_wanted: Callable[[AssignedWorker], bool],
     ) -> None:
         self.registry = registry
         self.runner = runner
+        self.vetter = Vetter(runner)
+        self._is_wanted = is_wanted
         self.timing = timing
         self._clock = clock
         self._random = random
@@ -68,6 +73,67 @@ class WorkerController:
     def hold(self, instance: Instance, held: str | None) -> None:
         """Say why it is not started; None: it may be."""
         self.registry.update(instance, lifecycle.holding(instance.worker, held))
+
+    def check_and_start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
+        """Start a worker that is marked as starting, once its definition was found good."""
+        vetting = self.vetter.look(instance, definition)
+        passed = instance.worker.checked == (definition.generation, definition.digest)
+        if vetting.error is not None:
+            self.fail(instance, vetting.error)
+        elif vetting.spec is None or passed:
+            self.start(instance, definition, store)
+        else:
+            self._run_task(self._check_and_start(instance, definition, store, vetting.spec), instance)
+
+    async def _check_and_start(
+        self, instance: Instance, definition: AssignedWorker, store: str, spec: LaunchSpec
+    ) -> None:
+        error = await self.vetter.run_check(definition, spec)
+        if not self._is_wanted(definition):
+            self.registry.update(instance, lifecycle.start_withdrawn(instance.worker, self._now()))
+        elif error is not None:
+            self.fail(instance, error)
+        else:
+            key = definition.generation, definition.digest
+            self.registry.update(instance, lifecycle.check_passed(instance.worker, key))
+            self.start(instance, definition, store)
+
+    def check(self, instance: Instance, definition: AssignedWorker) -> None:
+        """Look at the definition that is to replace a running instance's, which goes on meanwhile."""
+        vetting = self.vetter.look(instance, definition)
+        if vetting.error is not None or vetting.spec is None:
+            self._record_check(instance, definition, vetting.error)
+            return
+        self.registry.update(instance, lifecycle.check_begun(instance.worker))
+        self._run_task(self._check(instance, definition, vetting.spec), instance)
+
+    async def _check(self, instance: Instance, definition: AssignedWorker, spec: LaunchSpec) -> None:
+        try:
+            error = await self.vetter.run_check(definition, spec)
+        except Exception as failure:
+            # A bug of ours must not stop a worker that runs.
+            log.exception("worker %s: a check failed", instance.worker.name)
+            error = f"internal error: {failure}"
+        self._record_check(instance, definition, error)
+
+    def forget_rejections(self, desired: Mapping[str, AssignedWorker], *, all_of_them: bool = False) -> None:
+        """Those of definitions that are assigned no longer, or all; what is assigned is looked at anew."""
+        for instance in self.registry.all():
+            worker, definition = instance.worker, desired.get(instance.worker.oid)
+            key = (definition.generation, definition.digest) if definition is not None else None
+            if worker.rejected is not None and (all_of_them or worker.rejected != key):
+                self.registry.update(instance, lifecycle.rejection_forgotten(worker))
+
+    def _record_check(self, instance: Instance, definition: AssignedWorker, error: str | None) -> None:
+        key = definition.generation, definition.digest
+        if error is None:
+            self.registry.update(instance, lifecycle.check_passed(instance.worker, key))
+            return
+        if instance.worker.rejection != error:
+            log.warning("worker %s: generation %d is not started: %s", instance.worker.name, key[0], error)
+        encodable = error.encode("utf-8", "replace").decode()
+        failed = lifecycle.check_failed(instance.worker, key, self._now(), encodable, self.timing)
+        self.registry.update(instance, failed)
 
     def start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
         """Start a worker that is marked as starting; if that fails it waits for its next start."""

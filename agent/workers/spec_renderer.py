@@ -111,13 +111,31 @@ class SpecRenderer:
         runtime = self._runtime(worker, check=False)
         return self._render(runtime, worker, self._transport(worker, runtime), port)
 
+    def for_check(self, worker: AssignedWorker, port: int, folder: Path | None = None) -> LaunchSpec:
+        """The spec that a checker is to judge; `port` 0: any that the definition permits.
+
+        `folder` stands for the worker's own.
+
+        Raises:
+            RefusedError, RuntimeConfigError, ValueError: its definition can't be rendered here.
+        """
+        runtime = self._runtime(worker)
+        transport = self._transport(worker, runtime)
+        request = runtime.port_needed(transport)
+        return self._render(runtime, worker, transport, port or (request.low if request else 0), folder)
+
     def unavailable(self) -> dict[str, str]:
         """Runtimes that can't run here, with the reason."""
         reasons = {name: _unavailable(runtime) for name, runtime in self.runtimes.items()}
         return {name: reason for name, reason in reasons.items() if reason}
 
     def _render(
-        self, runtime: Runtime, worker: AssignedWorker, transport: Transport | None, port: int
+        self,
+        runtime: Runtime,
+        worker: AssignedWorker,
+        transport: Transport | None,
+        port: int,
+        folder: Path | None = None,
     ) -> LaunchSpec:
         spec = WorkerSpec(
             worker.worker,
@@ -128,7 +146,8 @@ class SpecRenderer:
             transport,
             self.labels,
         )
-        rendered = runtime.render(spec, self.advertised_host, port, self.state.worker_folder(worker.oid))
+        own = folder or self.state.worker_folder(worker.oid)
+        rendered = runtime.render(spec, self.advertised_host, port, own)
         return replace(rendered, argv=runtime.limits.wrapped(rendered.argv))
 
     def _runtime(self, worker: AssignedWorker, *, check: bool = True) -> Runtime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import Any, Final, Literal, TypeVar
 
@@ -12,7 +12,7 @@ from ..clock import Clock
 from ..connection.link import Link, Message
 from ..connection.rpc import Caller
 from ..decode import parse
-from ..errors import BusError, CallTimeoutError
+from ..errors import BusError, CallTimeoutError, MissingRightError
 from ..messages import Event, Status
 from ..topics import NO_CLUSTER, StatusKind, Topics
 from . import goals
@@ -104,8 +104,18 @@ class BusClient(References):
             managers = await self._managers()
             known = ", ".join(f"manager {name} is {state}" for name, state in sorted(managers.items()))
             where = f"in realm '{self.topics.realm}' ({known or 'none was ever seen there'})"
-            text = f"no manager answered {operation} in {seconds:g} s {where}"
+            text = f"no manager answered {operation} in {seconds:g} s {where}{self._likely_cause(managers)}"
             raise CallTimeoutError(text, request_id=error.request_id, managers=managers) from None
+
+    def _likely_cause(self, managers: Mapping[str, str]) -> str:
+        """Rights that may be missing, where MQTT 3.1.1 does not tell."""
+        if not managers:
+            return ": is this the manager's realm? Its log tells which rights the broker does not give it"
+        if "online" not in managers.values():
+            return ""
+        request, response = (make(self.username, "+") for make in (self.topics.request, self.topics.response))
+        missing = MissingRightError(self.username, f"write {request}, or to read", response, certain=False)
+        return f": if it answers others, {missing}"
 
     async def _managers(self) -> dict[str, str]:
         """The managers whose retained state the broker holds."""
@@ -161,7 +171,7 @@ class BusClient(References):
             raise ValueError(f"{name!r} is not a name")
         pattern = self.topics.status(where, kind or "+", name or "+")
         qos = 0 if cluster is None and name is None else 1
-        return StatusWatch(self._subscriptions, self._link, self.topics, pattern, qos)
+        return StatusWatch(self._subscriptions, self._link, self.topics, pattern, qos, self.username)
 
     def watch_events(
         self,

@@ -27,7 +27,7 @@ CONNECT_S: Final = 5.0
 """Seconds until a single broker must have let us in; for several, as many as a call may take."""
 TICK_S: Final = 0.02
 GOODBYE_S: Final = 2.0
-_UNAUTHORISED: Final = re.compile(r"not authori[sz]ed|bad user ?name", re.IGNORECASE)
+_UNAUTHORISED: Final = re.compile(r"not authori[sz]ed|bad user ?name|no right to", re.IGNORECASE)
 
 
 @asynccontextmanager

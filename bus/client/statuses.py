@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from ..connection.link import Link, Message
 from ..decode import MAX_REPORT, read
-from ..errors import BusError
+from ..errors import BusError, MissingRightError
 from ..messages import Status
 from ..topics import Topics
 from .errors import GoalLostError, WaitTimeoutError
@@ -54,9 +54,10 @@ class StatusWatch(Watch[StatusUpdate]):
     """
 
     def __init__(
-        self, subscriptions: Subscriptions, link: Link, topics: Topics, pattern: str, qos: int
+        self, subscriptions: Subscriptions, link: Link, topics: Topics, pattern: str, qos: int, user: str
     ) -> None:
         self._link, self._topics = link, topics
+        self._missing = MissingRightError(user, "read", pattern, certain=False)
         self._waiting: dict[str, deque[StatusUpdate]] = {}
         self._seen: dict[str, int] = {}
         self.dropped = 0
@@ -144,5 +145,7 @@ class StatusWatch(Watch[StatusUpdate]):
             raise GoalLostError(subject, goal.words, f"the client was closed; {why}", last)
         if not self._link.connected:
             why += "; the connection to the broker is lost"
+        elif not seen and not self._seen:
+            why += f"; {self._missing}"
         text = f"{subject} is not {goal.words} after {timeout:g} s: {why}"
         raise WaitTimeoutError(subject, goal.words, why, last, text)

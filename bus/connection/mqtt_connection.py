@@ -14,7 +14,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ..clock import Clock
-from ..errors import BusOfflineError
+from ..errors import BusOfflineError, MissingRightError
 from ..options import ConnectOptions
 from ..password import read_password
 from .link import NO_PROPERTIES, Done, Handler, Message, Properties, Will
@@ -26,8 +26,12 @@ log = logging.getLogger("busbar.bus")
 
 MAX_PENDING: Final = 20_000
 """Publications that wait for their acknowledgement (packet ids end at 65,535)."""
-SUBACK_FAILURE: Final = 128
-"""SUBACK codes from here on are failures (MQTT 3.1.1, section 3.9.3)."""
+FAILURE: Final = 128
+"""Codes of acknowledgements from here on are failures (MQTT 5, section 2.4; 3.1.1, section 3.9.3)."""
+NOT_AUTHORIZED: Final = 135
+"""The reason code of MQTT 5 for a right that is missing."""
+_TOLD: Final = 16
+"""Refused topics that are logged per connection."""
 FIRST_TRY_S: Final = 2.0
 """Seconds until the CONNACK of MQTT 5 where 3.1.1 is tried next: some brokers never answer."""
 _PING_CHECK_S: Final = 1.0
@@ -57,12 +61,16 @@ class MqttConnection:
         self._flush_due = False
         self._opening = True
         self._connack: asyncio.Future[None] = self._loop.create_future()
-        self._acks: dict[int, Done | None] = {}
-        self._subacks: dict[int, asyncio.Future[None]] = {}
+        self._acks: dict[int, tuple[str, Done | None]] = {}
+        self._subacks: dict[int, tuple[list[str], asyncio.Future[None]]] = {}
+        self._told: set[str] = set()
         self._keepalive: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.why = "connection closed"
         self.unanswered = False  # it was lost before the CONNACK
+        self.was_lost = False  # the other side ended it
+        self.last_written = ""
+        self.refusal: BusOfflineError | None = None  # of that message
         self.client = self._make(will)
 
     def _make(self, will: Will | None) -> paho.Client:
@@ -131,7 +139,7 @@ class MqttConnection:
             done.set_exception(BusOfflineError(paho.error_string(code)))
             done.exception()
         else:
-            self._subacks[mid] = done
+            self._subacks[mid] = ([pattern for pattern, _ in wanted], done)
         return done
 
     def send(
@@ -160,7 +168,7 @@ class MqttConnection:
             if done:
                 done(None)
         else:
-            self._acks[info.mid] = done
+            self._acks[info.mid] = (topic, done)
 
     def close(self, why: str) -> None:
         """End this connection without a DISCONNECT."""
@@ -191,9 +199,9 @@ class MqttConnection:
     def _fail_waiters(self) -> None:
         error = BusOfflineError(self.why)
         acks, self._acks = self._acks, {}
-        for done in acks.values():
+        for _, done in acks.values():
             notify(done, error)
-        for future in (*self._subacks.values(), self._connack):
+        for future in (*(done for _, done in self._subacks.values()), self._connack):
             complete(future, error)
         self._subacks.clear()
 
@@ -282,6 +290,7 @@ class MqttConnection:
         if self._opening:
             return
         self.unanswered = not self._connack.done()
+        self.was_lost = not self.ended.is_set()
         self.close(loss(str(code), self.unanswered) + self._retain_hint())
         if not self._connack.done():
             self._connack.set_exception(BusOfflineError(self.why))
@@ -299,17 +308,41 @@ class MqttConnection:
         properties = from_paho(raw.properties) if raw.properties is not None else NO_PROPERTIES
         self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
 
-    def _on_publish(self, _client: object, _data: object, mid: int, _code: object, _props: object) -> None:
-        notify(self._acks.pop(mid, None), None)
+    def _on_publish(self, _client: object, _data: object, mid: int, code: ReasonCode, _props: object) -> None:
+        topic, done = self._acks.pop(mid, ("", None))
+        self.last_written, self.refusal = topic, None
+        if code.value < FAILURE or not topic:
+            notify(done, None)
+            return
+        self.refusal = error = self._refusal(code, "write", topic)
+        if done is None:
+            self._tell(topic, error)
+        notify(done, error)
+
+    def _refusal(self, code: ReasonCode, right: str, topic: str) -> BusOfflineError:
+        if code.value == NOT_AUTHORIZED:
+            return MissingRightError(self._options.username, right, topic)
+        if not self._v5:  # MQTT 3.1.1 has one code for every refused subscription
+            return MissingRightError(self._options.username, right, topic, certain=False)
+        return BusOfflineError(f"the broker refused to {right} {topic}: {code}")
+
+    def _tell(self, topic: str, error: BusOfflineError) -> None:
+        """Log what nobody waits for, once per topic."""
+        if topic not in self._told and len(self._told) < _TOLD:
+            self._told.add(topic)
+            log.warning("%s", error)
 
     def _on_subscribe(
         self, _client: object, _data: object, mid: int, codes: list[ReasonCode], _props: object
     ) -> None:
-        done = self._subacks.pop(mid, None)
-        refused = [code for code in codes if code.value >= SUBACK_FAILURE]
+        patterns, done = self._subacks.pop(mid, ([], None))
+        refused = [
+            (pattern, code) for pattern, code in zip(patterns, codes, strict=False) if code.value >= FAILURE
+        ]
         if done is None or done.done():
             return
         if refused:
-            done.set_exception(BusOfflineError(f"the broker refused a subscription: {refused[0]}"))
+            pattern, code = refused[0]
+            complete(done, self._refusal(code, "read", pattern))
         else:
             done.set_result(None)

@@ -17,7 +17,7 @@ from typing import Final
 
 from ..backoff import Backoff
 from ..clock import Clock
-from ..errors import BusOfflineError
+from ..errors import BusOfflineError, MessageTooLargeError, MissingRightError
 from ..options import ConnectOptions
 from ..topics import matcher
 from .broker_rotation import STABLE, BrokerRotation
@@ -32,6 +32,9 @@ log = logging.getLogger("busbar.bus")
 
 SUBSCRIBE_TIMEOUT: Final = 15.0
 """Seconds until all subscriptions of a new connection must be confirmed (brokers are slow in a stampede)."""
+SETTLED_S: Final = 30.0
+"""A connection that the service gives up sooner was no good; the next is logged once it has lasted so long:
+where a right is missing, one follows the other."""
 WillFactory = Callable[[int], Will | None]
 
 
@@ -58,6 +61,8 @@ class MqttLink:
         self._connection: MqttConnection | None = None
         self._up = asyncio.Event()
         self._conn = 0
+        self._gave_up = self._was_cut_short = False
+        self._suspect = ""
         self._limit = PacketLimit(options.max_packet)
         self._memory = memory if options.falls_back and options.protocol == 5 else None
         self._url = options.url
@@ -79,7 +84,7 @@ class MqttLink:
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
         self._subscriptions[pattern] = (matcher(pattern), handler, qos)
         if self._connection and self.connected:
-            self._connection.subscribe([(pattern, qos)])
+            self._connection.subscribe([(pattern, qos)]).add_done_callback(_log_refusal)
 
     def unsubscribe(self, pattern: str) -> None:
         if self._subscriptions.pop(pattern, None) and self._connection and self.connected:
@@ -147,9 +152,13 @@ class MqttLink:
             raise BusOfflineError(f"no connection to a broker: {self.rotation.last_error}") from None
 
     def reconnect(self, reason: str) -> None:
-        log.warning("connection to %s given up: %s", self.rotation.current.url, reason)
+        log.debug("connection to %s given up: %s", self.rotation.current.url, reason)
         if self._connection:
-            self._connection.close(reason)
+            self._give_up(self._connection, reason)
+
+    def _give_up(self, connection: MqttConnection, reason: str) -> None:
+        self._gave_up = True
+        connection.close(reason)
 
     async def run(self) -> None:
         rotation = self.rotation
@@ -160,13 +169,29 @@ class MqttLink:
             except (OSError, BusOfflineError, ValueError) as error:
                 unanswered = self._connection is not None and self._connection.unanswered
                 why = failure_reason(error) + likely_cause(error, rotation.current, unanswered)
-            self._note_failure(url, why, began)
+            lasted = self._clock.monotonic() - began
+            self._note_failure(url, self._cause_of_loss(why, lasted), lasted)
             await self._clock.sleep(rotation.delay(self._random.random()))
 
-    def _note_failure(self, url: str, why: str, began: float) -> None:
+    def _cause_of_loss(self, why: str, lasted: float) -> str:
+        """Some brokers hang up on who writes without the right to; with MQTT 3.1.1 nothing else tells."""
+        connection = self._connection
+        if connection is None or not connection.was_lost or not connection.last_written or lasted > STABLE:
+            self._suspect = ""
+            return why
+        before, self._suspect = self._suspect, connection.last_written
+        error = connection.refusal
+        if error is None and before == self._suspect:
+            error = MissingRightError(self.rotation.current.username, "write", before, certain=False)
+        self._gave_up |= error is not None
+        return f"{why}: {error}" if error is not None else why
+
+    def _note_failure(self, url: str, why: str, lasted: float) -> None:
         now = self._clock.monotonic()
-        self.rotation.failed(why, now - began)
-        if now - began > STABLE:
+        self.rotation.failed(why, lasted)
+        self._was_cut_short = self._gave_up and lasted <= SETTLED_S
+        self._gave_up = False
+        if lasted > STABLE and not self._was_cut_short:
             self._failures.connected(url)
         line = self._failures.failed(url, why, now)
         if line is not None:
@@ -199,7 +224,6 @@ class MqttLink:
                 self._memory.note(self._url, self._v311)
             await self._subscribe_all(connection)
             self._up.set()
-            log.info("connected to %s", self.rotation.current.url)
             hooks = asyncio.create_task(self._run_hooks(connection), name="connect-hooks")
             await connection.ended.wait()
             raise BusOfflineError(connection.why)
@@ -221,14 +245,23 @@ class MqttLink:
             raise BusOfflineError("the broker does not confirm subscriptions") from None
 
     async def _run_hooks(self, connection: MqttConnection) -> None:
+        if not self._was_cut_short:
+            log.info("connected to %s", self.rotation.current.url)
         for hook in self._hooks:
             try:
                 await hook()
-            except BusOfflineError:
+            except MessageTooLargeError:
+                return
+            except BusOfflineError as error:
+                self._give_up(connection, str(error))
                 return
             except Exception:
                 log.exception("a connect hook failed")
-                connection.close("a connect hook failed")
+                self._give_up(connection, "a connect hook failed")
+        if self._was_cut_short:
+            await self._clock.sleep(SETTLED_S)
+            log.info("connected to %s", self.rotation.current.url)
+            self._was_cut_short = False
 
     def _deliver(self, message: Message) -> None:
         for matching, handler, _ in tuple(self._subscriptions.values()):
@@ -237,3 +270,10 @@ class MqttLink:
                     handler(message)
                 except Exception:
                     log.exception("handling a message on %s failed", message.topic)
+
+
+def _log_refusal(answer: asyncio.Future[None]) -> None:
+    """Of a subscription on a connection that stands."""
+    error = None if answer.cancelled() else answer.exception()
+    if isinstance(error, MissingRightError):
+        log.warning("%s", error)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..backoff import Backoff
 from ..clock import Clock
 from ..decode import MAX_PAYLOAD, MAX_REPORT, encode, parse
-from ..errors import BusError, BusOfflineError, CallTimeoutError, MessageTooLargeError
+from ..errors import BusError, BusOfflineError, CallTimeoutError, MessageTooLargeError, MissingRightError
 from ..topics import Topics
 from .link import Link, Message
 
@@ -74,6 +74,7 @@ class Caller:
             BusError: the manager answered with an error (a `busy` is retried while there is time), or
                 `payload_too_large`: it takes no request of this size.
             CallTimeoutError: the manager did not answer in time.
+            MissingRightError: the broker does not let this user send requests.
             BusOfflineError: the broker was out of reach all the time, or the link refused every publication.
         """
         request_id = request_id or self._new_id()
@@ -139,6 +140,7 @@ class Caller:
 
         Raises:
             BusOfflineError: there was no connection until the deadline.
+            MissingRightError: the broker does not let this user send requests.
             BusError: `payload_too_large`: the broker does not take a request of this size.
         """
         if not self._link.connected and await self._answered_before_connected(request_id, attempts):
@@ -149,6 +151,8 @@ class Caller:
         except MessageTooLargeError as error:
             detail = f"the request has {error.size} bytes; the broker takes {error.limit}"
             raise BusError("payload_too_large", detail) from None
+        except MissingRightError:
+            raise
         except BusOfflineError as error:
             attempts.refusals += 1
             attempts.refusal = error

@@ -34,6 +34,8 @@ Restart=always
 RestartSec=5
 # Only the agent is stopped with the unit: its workers run on, and the next start adopts them.
 KillMode=process
+# Each worker gets a cgroup of its own, which names its processes exactly.
+Delegate=yes
 
 [Install]
 WantedBy=multi-user.target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from busbar.bus.messages import PASSING_REASONS, Applied, Reported, ReportedWorker
+from busbar.bus.messages import NOT_REPLACED, PASSING_REASONS, Applied, Reported, ReportedWorker
 from busbar.bus.states import NodeStatus, WorkerState, may_advance
 
 from ..store.rows import NodeRow, WorkerRow
@@ -218,7 +218,7 @@ def diff_worker(row: WorkerRow, seen: ReportedWorker | None, applied: int, live:
     if not live:
         return None
     if seen is not None and 0 < seen.generation < row.generation:
-        seen = None
+        return _not_replaced(row, seen.reason or "") or _absent(row)
     return _wanted(row, seen) if seen is not None else _absent(row)
 
 
@@ -228,6 +228,13 @@ def _stopping(row: WorkerRow, seen: ReportedWorker | None, applied: int) -> Work
     if seen is None or seen.state.upper() == _W.STOPPED:
         return WorkerDiff({}, gone="reported gone by its node")
     return None
+
+
+def _not_replaced(row: WorkerRow, reason: str) -> WorkerDiff | None:
+    """The node keeps the worker's former process, since it has found the definition of the next one bad."""
+    if row.state is not _W.STARTING or not reason.startswith(NOT_REPLACED) or row.reason == reason:
+        return None
+    return WorkerDiff({"reason": reason})
 
 
 def _absent(row: WorkerRow) -> WorkerDiff | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from busbar.bus.connection.link import Link, Message
 from busbar.bus.decode import read
-from busbar.bus.errors import BusError, BusOfflineError
+from busbar.bus.errors import BusError, MissingRightError
 from busbar.bus.messages import Assignment
 
 from ..publish.presence import Presence
@@ -29,8 +29,11 @@ class RealmInUseError(FencedError):
 class RealmClaim:
     """`adopt`: claim the realm even though it is another store's."""
 
-    def __init__(self, store: Store, fence: Fence, presence: Presence, *, adopt: bool) -> None:
+    def __init__(
+        self, store: Store, fence: Fence, presence: Presence, user: str | None = None, *, adopt: bool
+    ) -> None:
         self._store, self._fence, self._presence, self._adopt = store, fence, presence, adopt
+        self._user = user
         self._echo = asyncio.Event()
         self._assigner: str | None = None
         self._claimed = store.reads.meta(REALM) in (store.topics.prefix, ANY_REALM)
@@ -45,7 +48,8 @@ class RealmClaim:
 
         Raises:
             RealmInUseError: it is another store's.
-            BusOfflineError: the broker does not send what it retains.
+            MissingRightError: the probe was refused, or did not come back.
+            BusOfflineError: the connection was lost.
         """
         if not self._claimed:
             await self._listen(link)
@@ -68,7 +72,9 @@ class RealmClaim:
                 await self._presence.publish_probe(link)
                 await self._echo.wait()
         except TimeoutError:
-            raise BusOfflineError("the broker does not send what it retains") from None
+            # MQTT 5 has told what may not be written; 3.1.1 does not, and neither tells what may not be read.
+            topic = self._presence.topic
+            raise MissingRightError(self._user, "write or to read", topic, certain=False) from None
         finally:
             link.unsubscribe(pattern)
 

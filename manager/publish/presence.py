@@ -20,7 +20,7 @@ class Presence:
 
     def __init__(self, topics: Topics, online: ManagerState) -> None:
         self._topics = topics
-        self._topic = topics.manager_state(online.manager)
+        self.topic = topics.manager_state(online.manager)
         self._online = encode(online)
         self._offline = encode(replace(online, state="offline"))
         self.probe = encode(replace(online, state=PROBE))
@@ -28,19 +28,19 @@ class Presence:
 
     def will(self, _conn: int) -> Will:
         """The will of every connection."""
-        return Will(self._topic, self._offline)
+        return Will(self.topic, self._offline)
 
     async def publish_online(self, link: Link) -> None:
         """Raises BusOfflineError when the broker does not acknowledge it."""
-        await link.publish(self._topic, self._online, retain=True)
+        await link.publish(self.topic, self._online, retain=True)
 
     async def publish_offline(self, link: Link) -> None:
         """Raises BusOfflineError when the broker does not acknowledge it."""
-        await link.publish(self._topic, self._offline, retain=True)
+        await link.publish(self.topic, self._offline, retain=True)
 
     async def publish_probe(self, link: Link) -> None:
         """Not retained: it is to come back. Raises BusOfflineError when it is not acknowledged."""
-        await link.publish(self._topic, self.probe)
+        await link.publish(self.topic, self.probe)
 
     async def clear(self, link: Link, managers: Iterable[str]) -> None:
         """Delete the states of other managers. Raises BusOfflineError when one is not acknowledged."""
@@ -49,4 +49,4 @@ class Presence:
 
     def post_online(self, link: Link) -> None:
         """Publish it again without waiting: another state was seen, or it should come back as an echo."""
-        link.post(self._topic, self._online, retain=True)
+        link.post(self.topic, self._online, retain=True)

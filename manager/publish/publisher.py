@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Done, Link, Properties
 from busbar.bus.decode import encode
-from busbar.bus.errors import BusOfflineError, MessageTooLargeError
+from busbar.bus.errors import BusOfflineError, MessageTooLargeError, MissingRightError
 from busbar.bus.messages import Command
 from busbar.bus.topics import StatusKind
 
@@ -71,6 +71,7 @@ class Publisher:
         self._dirty_statuses: dict[ObjectKey, None] = {}
         self._dirty_assignments: dict[str, None] = {}
         self._session = 0
+        self._denied: dict[str, Callable[[], object]] = {}
         self._in_flight = 0
         self._batch_left = 0
         self._yielding_since: float | None = None
@@ -86,8 +87,8 @@ class Publisher:
         return self._link.max_packet
 
     @property
-    def held_back(self) -> dict[str, MessageTooLargeError]:
-        """By topic: what was not sent on this connection because it is too large, until a smaller one was."""
+    def held_back(self) -> dict[str, MessageTooLargeError | MissingRightError]:
+        """By topic: what was not sent on this connection because it is too large or the right is missing."""
         return self._builder.held_back
 
     def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
@@ -108,6 +109,7 @@ class Publisher:
         self._cursor, self._table_has_more, self._active_conn = 0, True, self._link.conn
         self.published.clear()
         self.held_back.clear()
+        self._denied.clear()
         self.publish_all()
 
     def publish_all(self) -> None:
@@ -282,7 +284,7 @@ class Publisher:
         if not self._count_done(session, in_window):
             return
         self._unacked.discard(row_id)
-        if isinstance(error, MessageTooLargeError):
+        if isinstance(error, (MessageTooLargeError, MissingRightError)):
             # Given up: it can't be sent later either. A caller asks again, a consumer sees a gap.
             self._hold_back(topic, error)
         elif error is not None:
@@ -306,18 +308,27 @@ class Publisher:
         if error is None:
             if self.held_back.pop(topic, None):
                 self._node_changed(topic)
-        elif isinstance(error, MessageTooLargeError):
+        elif isinstance(error, (MessageTooLargeError, MissingRightError)):
             self._hold_back(topic, error)
+            if isinstance(error, MissingRightError):
+                self._denied[topic] = again
         else:
             again()
             self._retry_later()
 
-    def _hold_back(self, topic: str, error: MessageTooLargeError) -> None:
+    def retry_denied(self) -> None:
+        """Publish again what the broker had not let this manager write: the right may be there now."""
+        denied, self._denied = self._denied, {}
+        for again in denied.values():
+            again()
+        self._wake.set()
+
+    def _hold_back(self, topic: str, error: MessageTooLargeError | MissingRightError) -> None:
         known = self.held_back.pop(topic, None)
         if known is None and len(self.held_back) >= MAX_HELD_BACK:
             del self.held_back[next(iter(self.held_back))]
         self.held_back[topic] = error
-        if known is None or known.size != error.size:
+        if known is None or str(known) != str(error):
             self._node_changed(topic)
 
     def _node_changed(self, topic: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from busbar.bus.assignments import shared, shares
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import digest
-from busbar.bus.errors import MessageTooLargeError
+from busbar.bus.errors import MessageTooLargeError, MissingRightError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
@@ -142,7 +142,9 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
     )
 
 
-def node_status(row: NodeRow, stamp: Stamp, held: MessageTooLargeError | None = None) -> Status:
+def node_status(
+    row: NodeRow, stamp: Stamp, held: MessageTooLargeError | MissingRightError | None = None
+) -> Status:
     """A node's retained status; `held`: its assignment could not be sent."""
     told = [held_condition(held)] if held else []
     return Status(
@@ -192,8 +194,10 @@ def _text(reason: str | UnsetType | None) -> str:
     return reason if isinstance(reason, str) else ""
 
 
-def held_condition(held: MessageTooLargeError) -> str:
+def held_condition(held: MessageTooLargeError | MissingRightError) -> str:
     """Why a node follows an older assignment."""
+    if isinstance(held, MissingRightError):
+        return f"assignment held back: {held}"
     return f"assignment held back: {held.size} bytes, the broker takes {held.limit}: fewer or smaller workers"
 
 

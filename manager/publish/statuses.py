@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from busbar.bus.decode import encode
-from busbar.bus.errors import MessageTooLargeError
+from busbar.bus.errors import MessageTooLargeError, MissingRightError
 from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
@@ -27,7 +27,7 @@ class StatusBuilder:
         self._reads = store.reads
         self._topics: Topics = store.topics
         self._heartbeat_ms = heartbeat_ms
-        self.held_back: dict[str, MessageTooLargeError] = {}
+        self.held_back: dict[str, MessageTooLargeError | MissingRightError] = {}
         """By topic: what the publisher could not send, as it is too large."""
 
     def stamp(self) -> render.Stamp:

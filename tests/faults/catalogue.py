@@ -147,6 +147,7 @@ Authority
 89|a database with triggers, views or columns of somebody else|P L
 92|planted secrets, guessed names, expired tokens, foreign web pages|P S
 118|commands for a service are run as root|D L
+119|the broker's ACL is another realm's, or lacks a right|U L
 120|a password is rotated while its file is missing, open or still the old one|C
 102|a filter that is wider than the rights|S
 108|a node follows another manager and refuses this one's assignments|B C
@@ -192,6 +193,7 @@ IN_PART: Final = {
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
     84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
     86: "nodes and people share one name space, as they do at the broker: who comes first has the name",
+    119: "the right to write events, which a probe would show to all who read them: told at the first event",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""

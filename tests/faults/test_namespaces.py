@@ -123,22 +123,34 @@ def test_the_quickstart_runs_on_a_host_without_ipv4(ipv6_only: tuple[str, ...], 
 
 
 @pytest.mark.fault(109, "U")
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("interface", ["::", "::1"])
-@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto"])
+@pytest.mark.parametrize(
+    ("runtime", "kind", "scheme"),
+    [
+        ("amqtt", "mqtt", "mqtt"),
+        pytest.param("mosquitto", "mqtt", "mqtt", marks=pytest.mark.mosquitto),
+        ("pages", "tcp", "http"),
+        pytest.param("crossbar", "web", "ws", marks=pytest.mark.crossbar),
+    ],
+)
 def test_workers_on_ipv6_addresses(
-    ipv6_only: tuple[str, ...], tmp_path: Path, runtime: str, interface: str
+    ipv6_only: tuple[str, ...], tmp_path: Path, runtime: str, kind: str, scheme: str, interface: str
 ) -> None:
+    table = tmp_path / "runtimes.toml"
+    argv = json.dumps([sys.executable, "-u", "-m", "http.server", "{port}", "--bind", "{host}"])
+    table.write_text(f'[runtimes.pages]\nargv = {argv}\nscheme = "http"\nready = {{type = "http"}}\n')
     with stack(tmp_path) as made:
         made.prefix = ipv6_only
-        made.up("--port", "0", "--host", "::1", "--stop-workers")
+        made.up("--port", "0", "--host", "::1", "--stop-workers", "--runtimes", str(table))
         made.ready()
-        transport = json.dumps({"type": "mqtt", "endpoint": {"type": "tcp", "interface": interface}})
+        transport = json.dumps({"type": kind, "endpoint": {"type": "tcp", "interface": interface}})
         made.ok("cluster", "create", "six", "--transport", transport, "--allow-anonymous")
         made.ok("cluster", "add-node", "six", "n1")
         made.ok("group", "add", "six/web", "--runtime", runtime, "--allow-anonymous")
         made.ok("cluster", "start", "six", "--wait")
         (worker,) = made.ask("worker", "list", "-c", "six")
-        assert worker["address"].startswith("mqtt://[::1]:")
+        assert worker["address"].startswith(f"{scheme}://[::1]:")
         made.ok("node", "list", "--broker", made.written()["broker"])
         made.signal(signal.SIGINT)
         assert made.wait() == 0

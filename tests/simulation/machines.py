@@ -15,6 +15,7 @@ from busbar.agent.processes.exits import Exit
 from busbar.agent.processes.killing import StopResult
 from busbar.agent.processes.ports import PortRequest
 from busbar.agent.processes.process import SpawnError, SpawnSpec, WorkerProcesses
+from busbar.agent.processes.process_limits import NO_LIMITS, ProcessLimits
 from busbar.agent.processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from busbar.agent.processes.users import RunAs
 from busbar.agent.runtimes import LaunchSpec, Probe, Runtime, TcpProbe, WorkerSpec
@@ -270,6 +271,7 @@ class SimRuntime:
 
     name: str = "sim"
     run_as: RunAs | None = None
+    limits: ProcessLimits = NO_LIMITS
 
     def unavailable(self) -> str | None:
         return None

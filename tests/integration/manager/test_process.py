@@ -17,19 +17,20 @@ from busbar.bus.messages import ManagerState
 from busbar.cli.services.run import REFUSED
 from busbar.manager.leader.state_folder import database
 
-from tests.integration.manager.fixtures import REALM, TOPICS, Client, client_on, mqtt_net
+from tests.integration.manager.fixtures import REALM, TOPICS, Client, Net, client_on, mqtt_net
 from tests.pace import bound
 
 pytestmark = pytest.mark.mosquitto
 
 
 @asynccontextmanager
-async def process(port: int, state: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(port: int, state: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """`busbar manager` as operators run it; killed at the end if it still lives."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "busbar.cli.app", "manager", "--state", str(state)),
         *("--owner", "alice", "--heartbeat", "1", "--realm", REALM, "--broker", f"mqtt://127.0.0.1:{port}"),
+        *more,
         stderr=asyncio.subprocess.PIPE,
         env={**clean, "HOME": str(state.parent)},
     )
@@ -148,3 +149,44 @@ async def test_a_damaged_database_is_refused_with_one_sentence(mosquitto_port: i
             _, stderr = await child.communicate()
         assert child.returncode == REFUSED
         assert b"To restore" in stderr and b"Traceback" not in stderr
+
+
+async def _says(child: asyncio.subprocess.Process, text: str) -> str:
+    """The next line of its log with `text`."""
+    assert child.stderr is not None
+    async with asyncio.timeout(bound(20)):
+        async for line in child.stderr:
+            if text in line.decode():
+                return line.decode()
+    raise AssertionError(f"it ended without a word of {text!r}")
+
+
+@pytest.mark.fault(117, "M L")
+async def test_a_second_store_does_not_start_in_a_realm_in_use_and_both_say_so(
+    mosquitto_port: int, tmp_path: Path
+) -> None:
+    async with (
+        client_on(mqtt_net(mosquitto_port)) as client,
+        process(mosquitto_port, tmp_path / "old") as old,
+    ):
+        await client.until(lambda: _state(client) == ("online", 1), timeout=20)
+        await client.cluster("edge")
+        store = json.loads(client.retained[TOPICS.manager_state("m1")])["store"]
+        async with process(mosquitto_port, tmp_path / "new") as new:
+            async with asyncio.timeout(bound(20)):
+                _, stderr = await new.communicate()
+            assert new.returncode == REFUSED
+            said = stderr.decode()
+            assert f"realm '{REALM}' is in use by manager 'm1' (store {store}, online)" in said
+            assert "--adopt-realm" in said and "Traceback" not in said
+        await _says(old, "manager 'm1' with another store (")
+        another = Net(lambda name, will=None: mqtt_net(mosquitto_port).link(f"{name}-2", will))
+        async with client_on(another) as later:  # what is retained
+            await later.until(lambda: _state(later) == ("online", 1))
+            assert json.loads(later.retained[TOPICS.manager_state("m1")])["store"] == store
+        assert await client.call("alice", "list_routerclusters", {"return_names": True}) == ["edge"]
+        async with process(mosquitto_port, tmp_path / "new", "--adopt-realm", "--id", "m2") as new:
+            assert "manager 'm2'" in await _says(old, "is online in this realm")
+            assert store in await _says(new, "is online in this realm")
+            shown = await client.call("alice", "get_manager", {})
+            assert any("with another store" in text for text in shown["conditions"])

@@ -93,7 +93,8 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "busbar-agent.service"
     unit.write_text(systemd.agent_unit("n2", "root", ["/bin/true", "agent", "--state", "/var/lib/a b"]))
     text = unit.read_text()
-    assert "[Install]\nWantedBy=multi-user.target" in text and "KillMode=process" in text
+    assert "[Install]\nWantedBy=multi-user.target" in text and "KillMode=process\n" in text
+    assert "\nDelegate=yes\n" in text
     try:
         done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60

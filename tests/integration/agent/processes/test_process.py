@@ -208,7 +208,7 @@ async def test_a_daemon_that_overwrote_its_environment_is_found(
     start = script(tmp_path, OVERWRITTEN)
     process = processes.spawn(start)
     assert (await process.wait()).code == 0
-    await until(logged(start, "daemon"))
+    await until(logged(start, "\n"))
     pid = int(start.log_path.read_text().split()[1])
     await until(lambda: b"xxxx" in (procfs.environ(pid) or b""))
     assert alive(pid) and pids_with_token(start.token) == []
@@ -258,7 +258,7 @@ time.sleep(60)
 """
     start = script(tmp_path, text)
     process = processes.spawn(start)
-    await until(logged(start, "child"))
+    await until(logged(start, "\n"))
     child = int(start.log_path.read_text().split()[1])
     report = await processes.stop(process, signal.SIGTERM, 0.5)
     assert report.gone

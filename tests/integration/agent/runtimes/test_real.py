@@ -337,6 +337,30 @@ async def test_crossbar_router(run: Run, tmp_path: Path) -> None:
     assert (worker.log.parent / ".crossbar" / "key.priv").stat().st_mode & 0o77 == 0
 
 
+def on_ipv6(interface: str) -> dict[str, Any]:
+    error = bind_error("::1", 0)
+    if error is not None:
+        pytest.skip(f"this host has no ::1: {error}")
+    return {"type": "tcp", "port": [21000, 21999], "interface": interface}
+
+
+@pytest.mark.crossbar
+@pytest.mark.timeout(120)
+@pytest.mark.fault(109, "U")
+@pytest.mark.parametrize("interface", ["::", "::1"])
+async def test_crossbar_router_on_ipv6(run: Run, interface: str) -> None:
+    runtime = load_runtimes({"crossbar": crossbar_program()})["crossbar"]
+    worker = await run(runtime, {"type": "web", "endpoint": on_ipv6(interface)})
+    await worker.ready()
+    assert worker.launch.address == f"ws://[::1]:{worker.launch.port}/ws"
+    async with WampClient(worker.launch.address) as wamp:
+        await wamp.subscribe("com.example.topic")
+        await wamp.publish("com.example.topic", "six")
+        assert await wamp.event() == ["six"]
+    assert procfs.listens(worker.process.record, worker.launch.port)
+    await stop(worker)
+
+
 @pytest.mark.crossbar
 @pytest.mark.timeout(150)
 async def test_crossbar_with_default_transport_shared_port_and_a_kill(run: Run) -> None:
@@ -383,6 +407,20 @@ async def test_exec_runtime_over_http(run: Run) -> None:
     status, text = await asyncio.to_thread(get, f"{worker.launch.address}/web/notes.txt")
     assert status == 200
     assert text == f'web-1 of edge on {worker.launch.port}: {{"type": "tcp"}}'
+    await stop(worker)
+
+
+@pytest.mark.fault(109, "U")
+@pytest.mark.parametrize("interface", ["::", "::1"])
+async def test_exec_runtime_on_ipv6(run: Run, interface: str) -> None:
+    worker = await run(
+        load_runtimes({"pages": HTTP_SERVER})["pages"], {"type": "tcp", "endpoint": on_ipv6(interface)}
+    )
+    await worker.ready()
+    assert worker.launch.address == f"http://[::1]:{worker.launch.port}"
+    status, _ = await asyncio.to_thread(get, f"{worker.launch.address}/web/notes.txt")
+    assert status == 200
+    assert procfs.listens(worker.process.record, worker.launch.port)
     await stop(worker)
 
 

@@ -48,8 +48,32 @@ def test_an_unassigned_worker_is_stopped_and_forgotten(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("change", [{"generation": 2}, {"digest": "d2"}])
+def test_a_new_definition_is_looked_at_before_a_running_instance_is_stopped(
+    change: dict[str, object],
+) -> None:
+    new = assigned(**change)  # type: ignore[arg-type]
+    key = new.generation, new.digest
+    running = worker(Phase.RUNNING, next_probe=NOW + 9)
+    (step,) = steps([new], running)
+    assert isinstance(step, plan.CheckWorker)
+    begun = lifecycle.check_begun(running)
+    assert steps([new], begun) == [], "once"
+    bad = lifecycle.check_failed(begun, key, NOW, "/transport/x: no", T)
+    assert steps([new], bad) == [], "the instance stays"
+    assert lifecycle.reason(bad) == "not replaced: /transport/x: no"
+    assert plan.next_due([bad], NOW) == NOW + min(9, T.check_again)
+    assert isinstance(steps([new], bad, now=NOW + T.check_again)[0], plan.CheckWorker), "and again later"
+    assert isinstance(steps([assigned(generation=3)], bad)[0], plan.CheckWorker), "another one at once"
+    hung = replace(bad, failed_probes=3, probe_error="no answer")
+    assert isinstance(steps([new], hung)[0], plan.StopWorker), "probes go on, and count"
+    good = lifecycle.check_passed(begun, key)
+    assert isinstance(steps([new], good)[0], plan.StopWorker)
+    assert isinstance(steps([assigned(generation=3)], good)[0], plan.CheckWorker), "good for that one alone"
+
+
+@pytest.mark.parametrize("change", [{"generation": 2}, {"digest": "d2"}])
 def test_a_new_definition_first_stops_the_old_instance(change: dict[str, object]) -> None:
-    (stop,) = steps([assigned(**change)], worker(Phase.RUNNING))  # type: ignore[arg-type]
+    (stop,) = steps([assigned(**change)], worker(Phase.STARTING))  # type: ignore[arg-type]
     assert isinstance(stop, plan.StopWorker)
     assert stop.after is AfterStop.REPLACE
     assert "new definition" in stop.reason

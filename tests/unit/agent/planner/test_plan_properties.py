@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 OIDS = ("a", "b", "c")
-EVENTS = ("exit", "probe ok", "probe failed", "stopped", "stop failed")
+EVENTS = ("exit", "probe ok", "probe failed", "stopped", "stop failed", "found good", "found bad")
 T = WorkerTiming(starting_limit=2)
 Desired = dict[str, AssignedWorker] | None
 
@@ -36,6 +36,8 @@ class World:
     now: float = 0.0
     workers: dict[str, Worker] = field(default_factory=dict)
     processes: dict[str, int] = field(default_factory=dict)
+    looked_at: dict[str, tuple[int, str]] = field(default_factory=dict)
+    good: set[tuple[int, str]] = field(default_factory=set)
 
     def reconcile(self) -> None:
         for step in plan.reconcile(self.desired, self.workers, self.now, T):
@@ -62,6 +64,13 @@ class World:
                 self.workers[step.oid] = lifecycle.spawned(starting, self.now, 30.0)
                 in_start = [each for each in self.workers.values() if each.phase is Phase.STARTING]
                 assert len(in_start) <= T.starting_limit
+            case plan.CheckWorker():
+                assert worker is not None and not worker.checking
+                assert step.oid in self.processes
+                assert self.desired is not None
+                self.workers[step.oid] = lifecycle.check_begun(worker)
+                each = self.desired[step.oid]
+                self.looked_at[step.oid] = (each.generation, each.digest)
             case plan.StopWorker():
                 assert worker is not None
                 self.check_stop(worker, step)
@@ -80,6 +89,8 @@ class World:
         if each is not None and worker.matches(each.generation, each.digest):
             unhealthy = worker.failed_probes >= T.live_misses or self.now >= worker.deadline
             assert worker.phase is Phase.STOPPING or (step.after is AfterStop.BACKOFF and unhealthy)
+        elif each is not None and worker.phase is Phase.RUNNING and step.after is AfterStop.REPLACE:
+            assert (each.generation, each.digest) in self.good, "stopped for what was not found good"
 
     def happen(self, what: str, oid: str) -> None:
         worker = self.workers.get(oid)
@@ -93,11 +104,21 @@ class World:
             self.workers[oid] = lifecycle.probe_succeeded(worker, self.now, T)
         elif what == "probe failed" and worker.probing and running:
             self.workers[oid] = lifecycle.probe_failed(worker, self.now, "no answer", T)
+        elif what.startswith("found") and worker.checking:
+            self.found(worker, what == "found good")
         elif what == "stopped" and worker.phase is Phase.STOPPING and worker.busy:
             self.processes.pop(oid, None)
             self.replace(oid, lifecycle.stopped(worker, self.now, 0.5))
         elif what == "stop failed" and worker.phase is Phase.STOPPING and worker.busy:
             self.workers[oid] = lifecycle.stop_failed(worker, self.now, "processes 1", T)
+
+    def found(self, worker: Worker, good: bool) -> None:
+        key = self.looked_at[worker.oid]
+        if good:
+            self.good.add(key)
+            self.workers[worker.oid] = lifecycle.check_passed(worker, key)
+        else:
+            self.workers[worker.oid] = lifecycle.check_failed(worker, key, self.now, "bad", T)
 
     def replace(self, oid: str, worker: Worker | None) -> None:
         if worker is None:
@@ -112,9 +133,7 @@ assignments = st.dictionaries(st.sampled_from(OIDS), st.integers(1, 3)).map(
 events = st.one_of(
     st.tuples(st.just("assign"), assignments),
     st.tuples(st.just("wait"), st.floats(0.01, 40.0)),
-    st.tuples(
-        st.sampled_from(["exit", "probe ok", "probe failed", "stopped", "stop failed"]), st.sampled_from(OIDS)
-    ),
+    st.tuples(st.sampled_from(EVENTS), st.sampled_from(OIDS)),
 )
 
 
@@ -162,6 +181,7 @@ def test_the_agent_converges_after_any_schedule(
         for oid in OIDS:
             world.happen("stopped", oid)
             world.happen("probe ok", oid)
+            world.happen("found good", oid)
         world.reconcile()
         world.now += 2.0
     assert world.processes == {oid: each.generation for oid, each in last.items()}

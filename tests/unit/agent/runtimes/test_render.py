@@ -15,6 +15,7 @@ from busbar.agent.runtimes import (
     LogProbe,
     MqttProbe,
     RuntimeConfigError,
+    RuntimesError,
     TcpProbe,
     WorkerSpec,
     load_runtimes,
@@ -327,6 +328,17 @@ def test_exec_render() -> None:
     assert launch.address == "tcp://n1.example:4711"
     assert launch.ready == launch.live == TcpProbe()
     assert refused("tool", {"type": "mqtt"}) == "/transport/type"
+
+
+def test_a_checker_is_filled_in_as_the_arguments_are() -> None:
+    table = {"argv": ["/bin/x"], "check": ["/bin/x", "-t", "{folder}/x.conf", "{{port}}"]}
+    runtime = load_runtimes({"x": table}, environ={})["x"]
+    launch = runtime.render(worker({"type": "tcp"}), "h", 1, FOLDER)
+    assert launch.check == ("/bin/x", "-t", f"{FOLDER}/x.conf", "{port}")
+    assert render("amqtt").check == ()
+    for check in ([], [""], ["{folder}/x"], ["/bin/x", "{nothing}"]):
+        with pytest.raises(RuntimesError, match=r"^runtimes\.x\.check"):
+            load_runtimes({"x": {**table, "check": check}}, environ={})
 
 
 @pytest.mark.fault(115, "W")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from busbar.bus.messages import Applied, Reported, ReportedWorker
+from busbar.bus.messages import NOT_REPLACED, Applied, Reported, ReportedWorker
 from busbar.bus.states import NodeStatus, WorkerState
 from busbar.manager.ingest.report_diff import (
     FAILED,
@@ -101,6 +101,18 @@ def test_diff_of_a_worker_that_is_to_run(
 )
 def test_no_diff(before: WorkerRow, report: ReportedWorker | None) -> None:
     assert diff_worker(before, report, applied=9, live=True) is None
+
+
+def test_why_a_node_keeps_the_former_process_is_told_for_as_long_as_it_holds() -> None:
+    said = f"{NOT_REPLACED}/transport/endpoint/tls/key: can't read it"
+    kept = seen(generation=1, reason=said)
+    diff = diff_worker(row("STARTING"), kept, applied=9, live=True)
+    assert diff is not None and (diff.columns, diff.events) == ({"reason": said}, ())
+    assert diff_worker(row("STARTING", reason=said), kept, applied=9, live=True) is None
+    outdated = seen(generation=1, reason="restarted: exit code 1")
+    assert diff_worker(row("STARTING"), outdated, applied=9, live=True) is None
+    later = diff_worker(row("STARTING", reason=said), seen("STARTING"), applied=9, live=True)
+    assert later is not None and later.columns["reason"] is None
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "UNKNOWN", "STARTING", "BACKOFF"])

@@ -1,0 +1,78 @@
+"""Would mosquitto start with this file? Exit code 0 if so, else its errors on one line.
+
+Versions before 2.1 have no option for it: the file is started on a free port of loopback and ended as soon as
+it runs. Nothing is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+_TIMEOUT_S: Final = 20.0
+_IN_USE: Final = "Address already in use"
+_STAMP: Final = re.compile(r"^[\dT:.+-]+: ")
+
+
+def harmless(text: str, port: int) -> str:
+    """The file with its listener on that port of loopback, and without persistence."""
+    kept = (line for line in text.splitlines() if not line.startswith(("persistence", "autosave_")))
+    lines = [f"listener {port} 127.0.0.1" if line.startswith("listener ") else line for line in kept]
+    return "\n".join([*lines, "persistence false", ""])
+
+
+def errors(lines: list[str]) -> str:
+    """What it says about its end, or the last lines."""
+    said = [_STAMP.sub("", line.strip()) for line in lines if line.strip()]
+    found = [line for line in said if "error" in line.lower()]
+    return "; ".join(found or said[-2:]) or "it ended without a word"
+
+
+def try_once(program: str, config: Path) -> str | None:
+    """Start it; None once it runs."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = config.with_name("check.conf")
+    own.write_text(harmless(config.read_text(), port))
+    own.chmod(0o644)  # mosquitto may give up root before it reads it again
+    process = subprocess.Popen([program, "-c", str(own)], stderr=subprocess.PIPE, text=True, errors="replace")
+    bound = threading.Timer(_TIMEOUT_S, process.kill)
+    bound.start()
+    lines: list[str] = []
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line)
+            if line.rstrip().endswith(" running"):
+                return None
+        return errors(lines)
+    finally:
+        bound.cancel()
+        process.kill()
+        process.wait()
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--config", required=True, type=Path)
+    given = parser.parse_args()
+    error = None
+    for _ in range(3):
+        error = try_once(given.program, given.config)
+        if error is None or _IN_USE not in error:
+            break
+    if error is not None:
+        print(error)
+    return 0 if error is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Judges a definition before a worker is touched: its files on this node, then the router's checker."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from busbar.bus.messages import AssignedWorker
+
+from ..processes.checking import check
+from ..processes.process import describe_os_error
+from ..processes.run_as import files_as
+from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
+from .process_runner import Instance, ProcessRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Vetting:
+    """What is to be found out about one definition: by `error` already, or by running a checker."""
+
+    error: str | None = None
+    spec: LaunchSpec | None = None
+
+
+class Vetter:
+    """Judges definitions for one node. What can't be rendered for other reasons is left to the start."""
+
+    def __init__(self, runner: ProcessRunner) -> None:
+        self._runner = runner
+
+    def look(self, instance: Instance, worker: AssignedWorker) -> Vetting:
+        """What can be said at once. `spec` is there when the checker has to run.
+
+        What a worker was started with before needs no checker.
+        """
+        record = instance.record
+        port = record.port if record is not None else 0
+        try:
+            spec = self._runner.specs.for_check(worker, port)
+        except RuntimeConfigError as error:
+            return Vetting(error=str(error))
+        except Exception:
+            return Vetting()
+        missing = unreadable(spec)
+        if missing is not None:
+            return Vetting(error=missing)
+        known = record is not None and record.start == spec.digest
+        return Vetting(spec=spec if spec.check and not known else None)
+
+    async def run_check(self, worker: AssignedWorker, spec: LaunchSpec) -> str | None:
+        """Run the checker in a scratch copy of the worker's files; None when it has nothing against them."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="busbar-check-", ignore_cleanup_errors=True) as name:
+                scratch = Path(name)
+                copy = self._runner.specs.for_check(worker, spec.port, scratch)
+                prepare(copy, scratch)
+                error = await check(copy.check, scratch, copy.env, copy.run_as)
+        except (OSError, ValueError) as failure:
+            return f"its files can't be checked: {failure}"
+        if error is None:
+            return None
+        return f"the check of its files failed: {error.replace(f'{scratch}/', '')}"
+
+
+def unreadable(spec: LaunchSpec) -> str | None:
+    """The first file that the definition names and this node has not, or may not read; with its pointer."""
+    for pointer, path in spec.references.items():
+        try:
+            with files_as(spec.run_as), path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            return f"{pointer}: can't read {path}: {describe_os_error(error)}"
+    return None

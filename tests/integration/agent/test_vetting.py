@@ -1,0 +1,141 @@
+"""A definition is judged on its node before a worker is touched for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from busbar.agent.processes.checking import check
+from busbar.bus.messages import NOT_REPLACED
+
+from tests.agents import Bench, bench, worker
+from tests.brokers import need_mosquitto, until
+from tests.certificates import certificates
+from tests.pace import bound
+
+CHECKER = """
+import pathlib, sys
+text = pathlib.Path(sys.argv[1]).read_text()
+print('looking at', sys.argv[1])
+if 'bad' in text:
+    print('x\\x1b[2J: bad directive in ' + sys.argv[1])
+    sys.exit(1)
+"""
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(tmp_path) as made:
+        secrets, checker = tmp_path / "secrets", tmp_path / "checker.py"
+        secrets.mkdir()
+        checker.write_text(CHECKER)
+        argv = [sys.executable, "-u", str(tmp_path / "server.py"), "{port}", "serve"]
+        made.toml.write_text(
+            made.toml.read_text() + f"[runtimes.checked]\nargv = {json.dumps(argv)}\n"
+            'ready = {type = "http"}\ngrace = 1\nscheme = "http"\n'
+            'config_file = "c.json"\nconfig_template = "{transport}"\n'
+            f"check = {json.dumps([sys.executable, str(checker), '{folder}/c.json'])}\n"
+            f'[runtimes.amqtt]\nsecrets_root = "{secrets}"\n'
+            f'[runtimes.mosquitto]\nsecrets_root = "{secrets}"\n'
+        )
+        yield made
+
+
+def checked(word: str = "good", **more: Any) -> Any:
+    return worker(runtime="checked", transport={"type": "tcp", "options": {"say": word}}, **more)
+
+
+async def test_a_bad_definition_is_told_before_a_start(node: Bench) -> None:
+    await node.start()
+    node.assign(checked("bad"))
+    found = await node.state("web-1", "BACKOFF")
+    assert r"the check of its files failed: x\x1b[2J: bad directive in c.json" in found["reason"]
+    assert not node.living(), "nothing was started"
+    node.assign(checked("good", generation=2))
+    await node.state("web-1", "RUNNING", generation=2, reason=None)
+
+
+async def test_a_running_worker_outlives_a_bad_definition(node: Bench) -> None:
+    await node.start()
+    node.assign(checked())
+    before = await node.state("web-1", "RUNNING", reason=None)
+    node.assign(checked("bad", generation=2))
+    reason = rf"{NOT_REPLACED}the check of its files failed: x\x1b[2J: bad directive in c.json"
+    kept = await node.state("web-1", "RUNNING", reason=reason)
+    assert (kept["pid"], kept["generation"], kept["address"]) == (before["pid"], 1, before["address"])
+    node.assign(checked())
+    await node.state("web-1", "RUNNING", reason=None, pid=before["pid"])
+    node.assign(checked("bad", generation=3))
+    await node.state("web-1", "RUNNING", reason=reason, pid=before["pid"])
+    node.assign(checked("better", generation=4))
+    await node.state("web-1", "RUNNING", reason=None, generation=4)
+    node.assign()
+    await node.report(lambda last: not last["workers"])
+
+
+async def test_a_file_that_a_node_lacks_is_told_with_the_pointer_and_read_once_it_is_there(
+    node: Bench, tmp_path: Path
+) -> None:
+    agent = await node.start()
+    node.assign(worker(runtime="amqtt", transport={"type": "mqtt"}))
+    before = await node.state("web-1", "RUNNING", reason=None)
+    transport = {"type": "mqtt", "options": {"password_file": "users"}}
+    node.assign(worker(runtime="amqtt", transport=transport, generation=2, digest="d2"))
+    path = tmp_path / "secrets" / "users"
+    reason = f"{NOT_REPLACED}/transport/options/password_file: can't read {path}: No such file or directory"
+    await node.state("web-1", "RUNNING", reason=reason, pid=before["pid"], generation=1)
+    path.write_text("")
+    agent.reload()
+    await node.state("web-1", "RUNNING", reason=None, generation=2)
+
+
+@pytest.mark.mosquitto
+async def test_mosquitto_itself_judges_its_file_and_certificate(node: Bench, tmp_path: Path) -> None:
+    need_mosquitto()
+    secrets = tmp_path / "secrets"
+    await asyncio.to_thread(certificates, secrets, "ca", "router", "other")
+    await node.start()
+    tls = {"certificate": "router.crt", "key": "router.key"}
+    # With persistence it stays root where we are, and can read what root alone may read.
+    transport = {"type": "mqtt", "endpoint": {"tls": tls}, "options": {"persistence": True}}
+    node.assign(worker(runtime="mosquitto", transport=transport))
+    before = await node.state("web-1", "RUNNING", timeout=30, reason=None)
+    assert before["address"].startswith("mqtts://")
+    wrong = {**transport, "endpoint": {"tls": {**tls, "key": "other.key"}}}
+    node.assign(worker(runtime="mosquitto", transport=wrong, generation=2, digest="d2"))
+    found = await node.report(lambda last: (last["workers"][0]["reason"] or "").startswith(NOT_REPLACED), 30)
+    kept = found["workers"][0]
+    assert (kept["state"], kept["pid"], kept["generation"]) == ("RUNNING", before["pid"], 1)
+    assert "key" in kept["reason"] and str(secrets) in kept["reason"], kept["reason"]
+    (secrets / "broken.crt").write_text("not a certificate\n")
+    broken = {**transport, "endpoint": {"tls": {**tls, "certificate": "broken.crt"}}}
+    node.assign(worker("new-1", runtime="mosquitto", transport=broken))
+    failed = await node.state("new-1", "BACKOFF", timeout=30)
+    assert "the check of its files failed: " in failed["reason"] and "broken.crt" in failed["reason"]
+
+
+async def test_a_checker_is_bounded_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    note = tmp_path / "pid"
+    script = f"{sleep} 600 & echo $! > {note}.part; mv {note}.part {note}; wait"
+    running = asyncio.create_task(check(("/bin/sh", "-c", script), tmp_path, {}, None, bound(2)))
+    assert "no answer within" in str(await running)
+    pid = int(note.read_text())
+    await until(lambda: state_of(pid) == "Z")
+    assert await check(("/bin/true",), tmp_path, {}, None) is None
+    assert await check(("/bin/sh", "-c", "echo one; echo; exit 3"), tmp_path, {}, None) == "one"
+    assert await check(("/bin/false",), tmp_path, {}, None) == "exit code 1"
+    assert "can't run" in str(await check((str(tmp_path / "none"),), tmp_path, {}, None))
+
+
+def state_of(pid: int) -> str:
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return done.stdout.strip()[:1] or "Z"
