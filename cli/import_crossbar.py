@@ -169,12 +169,20 @@ def _paths(found: Imported, given: Mapping[str, Any], at: str, prefix: str) -> d
 def _service(found: Imported, given: Mapping[str, Any], at: str, file: str) -> dict[str, Any]:
     rest = {n: v for n, v in given.items() if n not in ("auth", "paths", "directory", "debug", "url")}
     service: dict[str, Any] = _noted(found, rest, at)
+    if not isinstance(service.get("options", {}), dict):
+        found.leave(f"{at}/options", "not an object")
+        del service["options"]
     if given.get("type") == "redirect" and "url" in given:
         service["url"] = given["url"]
     elif "url" in given:
         found.leave(f"{at}/url", "the address follows from the endpoint")
     if "debug" in given:
         found.leave(f"{at}/debug", "not taken over")
+    secret = [name for name in ("key", "secret", "github_secret") if name in service.get("options", {})]
+    if secret:
+        service["options"] = {n: v for n, v in service["options"].items() if n not in secret}
+        source = f"an object with {', '.join(secret)} of {at}/options"
+        service["credentials_file"] = found.need(f"auth/{file}.json", source)
     if isinstance(given.get("directory"), str):
         name = given["directory"].rstrip("/").rpartition("/")[2] or "www"
         service["directory"] = name

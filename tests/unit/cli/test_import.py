@@ -37,6 +37,12 @@ PATHS: dict[str, Any] = {
     "ws": {"type": "websocket", "debug": True, "auth": {"ticket": TICKETS, "wampcra": FUNCTION}},
     "fn": {"type": "websocket", "auth": {"wampcra": FUNCTION}},
     "deep": {"type": "path", "paths": {"ws": {"type": "websocket", "auth": {"wampcra": FUNCTION}}}},
+    "call": {
+        "type": "caller",
+        "realm": "shop",
+        "role": "backend",
+        "options": {"key": "k", "secret": "geheim"},
+    },
     "app": {"type": "wsgi", "module": "m", "object": "o"},
 }
 TLS = {"key": "server.key", "certificate": "server.crt", "dhparam": "d.pem", "ca_certificates": ["a", "b"]}
@@ -85,6 +91,13 @@ def test_a_crossbar_configuration_becomes_a_definition() -> None:
                 "auth": {"ticket": {"type": "static", "principals_file": "auth/ws-ticket.json"}},
             },
             "deep": {"type": "path", "paths": {}},
+            "call": {
+                "type": "caller",
+                "realm": "shop",
+                "role": "backend",
+                "options": {},
+                "credentials_file": "auth/call.json",
+            },
         },
     }
     transport = "/workers/1/transports/0"
