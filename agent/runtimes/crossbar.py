@@ -116,6 +116,7 @@ class CrossbarRuntime:
             remove=(f"{FOLDER}/node.pid",),
             references=tls.references if tls else {},
             check=(program, "check", *cbdir),
+            checks_starts=False,
         )
 
 

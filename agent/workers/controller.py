@@ -80,7 +80,7 @@ class WorkerController:
         passed = instance.worker.checked == (definition.generation, definition.digest)
         if vetting.error is not None:
             self.fail(instance, vetting.error)
-        elif vetting.spec is None or passed:
+        elif vetting.spec is None or passed or not vetting.spec.checks_starts:
             self.start(instance, definition, store)
         else:
             self._run_task(self._check_and_start(instance, definition, store, vetting.spec), instance)
