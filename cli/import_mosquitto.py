@@ -33,6 +33,46 @@ _OURS: Final = (
     "set_tcp_nodelay",
     "per_listener_settings",
 )
+_OF_A_LISTENER: Final = (
+    "listener",
+    "port",
+    "bind_address",
+    "protocol",
+    "max_connections",
+    "mount_point",
+    "use_identity_as_username",
+    "use_subject_as_username",
+    "require_certificate",
+    "cafile",
+    "capath",
+    "certfile",
+    "keyfile",
+    "tls_version",
+    "ciphers",
+    "ciphers_tls1.3",
+    "crlfile",
+    "dhparamfile",
+    "tls_keyform",
+    "tls_engine",
+    "psk_hint",
+    "websockets_headers_size",
+    "http_dir",
+    "socket_domain",
+    "bind_interface",
+    "max_topic_alias",
+)
+"""Options that belong to the listener above them in any case (mosquitto.conf(5))."""
+_PER_LISTENER: Final = (
+    "allow_anonymous",
+    "password_file",
+    "acl_file",
+    "psk_file",
+    "allow_zero_length_clientid",
+    "auto_id_prefix",
+    "plugin",
+    "auth_plugin",
+)
+"""Those that do so with `per_listener_settings true` alone."""
 _VERSIONS: Final = {"tlsv1.2": "1.2", "tlsv1.3": "1.3"}
 Line = tuple[int, str, str]
 """Number, option and value."""
@@ -74,13 +114,16 @@ def import_mosquitto(text: str) -> Imported:
 
 
 def _sections(text: str) -> tuple[list[Line], list[list[Line]]]:
-    """The lines before the first listener, and those of each listener."""
+    """The lines that hold for all listeners, and those of each; a bridge's lines count to the former."""
     common: list[Line] = []
     listeners: list[list[Line]] = []
-    for line in _lines(text):
+    lines = list(_lines(text))
+    apart = ("per_listener_settings", "true") in {(name, value) for _, name, value in lines}
+    of_one = {*_OF_A_LISTENER, *(_PER_LISTENER if apart else ())}
+    for line in lines:
         if line[1] == "listener":
             listeners.append([])
-        (listeners[-1] if listeners and line[1] not in _OURS else common).append(line)
+        (listeners[-1] if listeners and line[1] in of_one else common).append(line)
     return common, listeners
 
 

@@ -219,6 +219,17 @@ def test_a_mosquitto_that_lets_in_nobody_does_not_become_an_open_one(text: str) 
         import_mosquitto(text)
 
 
+@pytest.mark.parametrize("apart", ["", "per_listener_settings false\n"])
+def test_who_may_enter_a_mosquitto_is_said_for_all_its_listeners(apart: str) -> None:
+    text = "listener 1883 127.0.0.1\nlistener 8883\ncertfile /a.crt\nkeyfile /a.key\n"
+    access = "allow_anonymous false\npassword_file /etc/m/passwd\nacl_file /etc/m/acl\n"
+    found = import_mosquitto(apart + text + access)
+    assert found.transport["options"] == {"password_file": "passwd", "acl_file": "acl"}
+    assert found.transport["endpoint"] == {"type": "tcp", "port": 1883, "interface": "127.0.0.1"}
+    with pytest.raises(NotImportedError):
+        import_mosquitto("per_listener_settings true\n" + text + access)
+
+
 def test_the_defaults_of_a_mosquitto_without_a_listener_are_kept() -> None:
     assert import_mosquitto("").transport == {"type": "mqtt", "endpoint": {"type": "tcp", "port": 1883}}
     open_one = import_mosquitto("listener 1883\nallow_anonymous true\n")
