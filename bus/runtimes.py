@@ -18,6 +18,7 @@ BUILT_IN: Final = ("amqtt", "crossbar", "mosquitto")
 OPTIONS: Final[Mapping[str, Options]] = {"crossbar": {}}
 """The `options` of a transport, by runtime: those of the MQTT routers are in `router_options`, those of
 operator-defined runtimes their own."""
+_BRIDGE: Final[Options] = {"post_body_limit": int, "require_tls": bool, "timestamp_delta_limit": int}
 PATH_OPTIONS: Final[Mapping[str, Options]] = {
     "static": {"enable_directory_listing": bool, "cache_timeout": int, "default_file": str},
     "json": {"prettify": bool, "allow_cross_origin": bool, "discourage_caching": bool},
@@ -34,6 +35,9 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
         "open_handshake_timeout": int,
         "validate_utf8": bool,
     },
+    "publisher": _BRIDGE,
+    "caller": _BRIDGE,
+    "webhook": {"topic": str, "post_body_limit": int, "success_response": str, "error_response": str},
 }
 """Options of crossbar's path services, by type; others have none."""
 _SHARES: Final = frozenset({"crossbar"})

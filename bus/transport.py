@@ -12,7 +12,16 @@ from .decode import convert
 from .errors import BusError, pointer_step
 from .node_files import PathText as PathText
 from .node_files import check_reference as check_reference
-from .wamp import Realms, check_auth, check_cookie, check_realms
+from .wamp import (
+    RealmName,
+    Realms,
+    RoleName,
+    check_auth,
+    check_cookie,
+    check_realm,
+    check_realms,
+    check_role,
+)
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
@@ -52,7 +61,9 @@ Serializer = Literal["json", "msgpack", "cbor", "ubjson", "flatbuffers"]
 class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     """One Web service on a path; `check_transport` checks which members its type needs."""
 
-    type: Literal["websocket", "static", "json", "nodeinfo", "redirect", "path"]
+    type: Literal[
+        "websocket", "static", "json", "nodeinfo", "redirect", "path", "publisher", "caller", "webhook"
+    ]
     directory: PathText | UnsetType = UNSET
     value: Any = UNSET
     url: PathText | UnsetType = UNSET
@@ -60,6 +71,10 @@ class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     auth: dict[str, Any] | UnsetType = UNSET
     cookie: dict[str, Any] | UnsetType = UNSET
     serializers: Annotated[list[Serializer], Meta(min_length=1, max_length=5)] | UnsetType = UNSET
+    realm: RealmName | UnsetType = UNSET
+    role: RoleName | UnsetType = UNSET
+    credentials_file: PathText | UnsetType = UNSET
+    """Of the HTTP bridge: what requests are signed with, in a file below the node's `secrets_root`."""
     options: dict[str, Any] | UnsetType = UNSET
 
 
@@ -82,8 +97,16 @@ _NEEDED: Final = {
     "redirect": {"url"},
     "path": {"paths"},
     "json": {"value"},
+    "publisher": {"realm", "role"},
+    "caller": {"realm", "role"},
+    "webhook": {"realm", "role"},
 }
-_MAY_HAVE: Final = {"websocket": {"auth", "cookie", "serializers"}}
+_MAY_HAVE: Final = {
+    "websocket": {"auth", "cookie", "serializers"},
+    "publisher": {"credentials_file"},
+    "caller": {"credentials_file"},
+    "webhook": {"credentials_file"},
+}
 _MEMBERS: Final = tuple(name for name in PathService.__struct_fields__ if name not in ("type", "options"))
 
 
@@ -162,6 +185,9 @@ class _Paths:
                 self.check(service.paths, f"{at}/paths", depth + 1)
             if service.cookie is not UNSET:
                 check_cookie(service.cookie, f"{at}/cookie")
+            if service.realm is not UNSET and service.role is not UNSET:
+                check_realm(service.realm, self.realms, f"{at}/realm")
+                check_role(service.role, service.realm, self.realms, f"{at}/role")
             if service.type == "websocket":
                 has_cookie = service.cookie is not UNSET
                 check_auth(
@@ -183,6 +209,12 @@ def _check_members(service: PathService, pointer: str) -> None:
             raise _wrong(f"a path of type '{service.type}' needs '{member}'", f"{pointer}/{member}")
         if given and member not in needed | _MAY_HAVE.get(service.type, set()):
             raise _wrong(f"a path of type '{service.type}' has no '{member}'", f"{pointer}/{member}")
+    if service.credentials_file is not UNSET:
+        check_reference(service.credentials_file, f"{pointer}/credentials_file")
+    if service.type == "webhook" and (service.options is UNSET or "topic" not in service.options):
+        raise _wrong(
+            "a path of type 'webhook' needs the topic that it publishes to", f"{pointer}/options/topic"
+        )
     if service.directory is not UNSET:
         _check_directory(service.directory, f"{pointer}/directory")
     if service.url is not UNSET and not service.url.startswith(("http://", "https://", "/", "ws")):

@@ -41,6 +41,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "broker": ("busbar.cli.commands.broker", "Run the embedded broker, manage its accounts."),
     "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, even while it runs."),
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),
+    "import": (
+        "busbar.cli.commands.import_",
+        "Print an existing router's configuration as a definition.",
+    ),
     "acl": ("busbar.cli.commands.acl", "Print the ACL for an outside broker."),
 }
 """The top-level commands: module and help line of each."""

@@ -20,16 +20,26 @@ _READ: Final = 64 * 1024
 _MAX_LINE: Final = 500
 
 
+class CheckerError(Exception):
+    """The checker itself could not do its work, which says nothing about the files."""
+
+
 async def check(
     argv: tuple[str, ...],
     folder: Path,
     env: Mapping[str, str],
     user: RunAs | None,
     timeout_s: float = CHECK_S,
+    *,
+    refuses_with: int | None = None,
 ) -> str | None:
     """Run it in `folder`, as `user`; None when it exits with 0, else its last line or why there is none.
 
-    Whatever of its session is left then is killed. Takes at most `timeout_s` seconds.
+    Whatever of its session is left then is killed. Takes at most `timeout_s` seconds. With `refuses_with`
+    that exit code alone is a refusal.
+
+    Raises:
+        CheckerError: it can't be run, or ended with another exit code.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -50,7 +60,7 @@ async def check(
             extra_groups=user.groups if user is not None else None,
         )
     except (OSError, ValueError) as error:
-        return f"can't run {argv[0]}: {error}"
+        raise CheckerError(f"can't run {argv[0]}: {error}") from error
     try:
         async with asyncio.timeout(timeout_s):
             last = await _last_line(process)
@@ -60,6 +70,8 @@ async def check(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    if code != 0 and refuses_with not in (None, code):
+        raise CheckerError(last or f"exit code {code}")
     return None if code == 0 else last or f"exit code {code}"
 
 

@@ -1,4 +1,4 @@
-"""Would mosquitto start with this file? Exit code 0 if so, else its errors on one line.
+"""Would mosquitto start with this file? Exit code 0 if so, else 3 and its errors on one line.
 
 Versions before 2.1 have no option for it: the file is started on a free port of loopback and ended as soon as
 it runs. Nothing is stored.
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 _TIMEOUT_S: Final = 20.0
+REFUSED: Final = 3
+"""No exit code that Python has of its own."""
 _IN_USE: Final = "Address already in use"
 _STAMP: Final = re.compile(r"^[\dT:.+-]+: ")
 
@@ -71,7 +73,7 @@ def main() -> int:
             break
     if error is not None:
         print(error)
-    return 0 if error is None else 1
+    return 0 if error is None else REFUSED
 
 
 if __name__ == "__main__":

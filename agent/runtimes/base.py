@@ -129,6 +129,12 @@ class LaunchSpec:
     the spec is rendered once more, so that no path is one of the worker's own. Exit code 0: the router would
     accept them; else its last line becomes the reason."""
 
+    check_refuses_with: int | None = None
+    """The exit code of `check` by which it refuses, where another one tells that it could not do its work."""
+
+    checks_starts: bool = True
+    """Whether it judges first starts too; not where it takes as long as the start, which then tells."""
+
     references: Mapping[str, Path] = field(default_factory=dict)
     """Files of this node that the definition names, by the pointer to the member: it must be able to read
     them. No part of the digest, as their names are in `files`."""

@@ -33,7 +33,7 @@ from .base import (
     check_worker,
 )
 from .crossbar_tls import tls_of
-from .principals import read_secrets
+from .principals import credentials_in, read_secrets
 from .programs import find_program, why_not_runnable
 from .transport import (
     ROOT,
@@ -52,7 +52,7 @@ FOLDER = ".crossbar"
 HOME = "web"
 """Folder within the worker's own, served at `/` unless the transport defines `/`."""
 _PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
-_LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket")
+_LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket", "publisher", "caller", "webhook")
 """Services that answer every path below their own: on `/` they hide the others."""
 
 
@@ -116,6 +116,7 @@ class CrossbarRuntime:
             remove=(f"{FOLDER}/node.pid",),
             references=tls.references if tls else {},
             check=(program, "check", *cbdir),
+            checks_starts=False,
         )
 
 
@@ -170,6 +171,13 @@ class _Services:
                 rendered |= {name: service[name] for name in ("cookie", "serializers") if name in service}
                 if "auth" in service:
                     rendered["auth"] = auth_of(service["auth"], self.realms, self.secrets, f"{at}/auth")
+            case "publisher" | "caller" | "webhook":
+                rendered |= {"realm": service["realm"], "role": service["role"]}
+                if "credentials_file" in service:
+                    pointer = f"{at}/credentials_file"
+                    content = self.secrets.content(service["credentials_file"], pointer)
+                    known = credentials_in(content, kind, pointer)
+                    rendered["options"] = {**service.get("options", {}), **known}
             case "nodeinfo":
                 pass
             case _:

@@ -30,6 +30,8 @@ from .transport import ROOT, TlsFiles, checked_transport, path_below, port_reque
 TYPES = ("mqtt",)
 """No `websocket`: Debian's mosquitto 2.0.11 does not start when that is its only listener."""
 CONFIG = "mosquitto.conf"
+CHECK_REFUSES = 3
+"""Exit code of `agent.routers.mosquitto_check`."""
 MAX_QUEUED = 100_000
 """Messages queued per client. The default of 1,000 silently drops the rest; 0 (no limit) would let one
 offline client with a persistent session fill the memory."""
@@ -84,6 +86,8 @@ class MosquittoRuntime:
                 *("--program", find_program(self.program) or self.program),
                 *("--config", str(folder / CONFIG)),
             ),
+            # The worker's user may not be able to run the agent's Python.
+            check_refuses_with=CHECK_REFUSES,
             references={
                 **(tls.references if tls else {}),
                 **{f"{ROOT}/options/{name}": path for name, path in secrets.items()},

@@ -74,6 +74,19 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True, rename=_NAMES):
     role: RoleName | UnsetType = UNSET
 
 
+class Signature(Struct, frozen=True, forbid_unknown_fields=True):
+    """What requests to a publisher or caller are signed with."""
+
+    key: Secret
+    secret: Secret
+
+
+class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
+    """What GitHub signs its requests with."""
+
+    github_secret: Secret
+
+
 Principal = Ticket | Wampcra | Scram | Cryptosign | Tls
 _KINDS: Final[Mapping[str, type[Principal]]] = {
     "ticket": Ticket,
@@ -132,6 +145,21 @@ def principals_of(
         wrong = _wrong(given, method, realms, default_role)
         if wrong:
             raise RuntimeConfigError(pointer, f"this node's file: principal '{authid[:64]}': {wrong}")
+    return found
+
+
+def credentials_in(content: bytes, kind: str, pointer: str) -> dict[str, Any]:
+    """The credentials of a path of the HTTP bridge.
+
+    Raises:
+        RuntimeConfigError: the file is invalid; no error repeats what is in it.
+    """
+    found = secrets_in(content, pointer)
+    try:
+        convert(found, Webhook if kind == "webhook" else Signature, strict=True)
+    except ValidationError as error:
+        detail, at = explain(str(error))
+        raise RuntimeConfigError(pointer, f"this node's file: {at}: {detail}") from None
     return found
 
 

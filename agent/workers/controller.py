@@ -76,11 +76,11 @@ class WorkerController:
 
     def check_and_start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
         """Start a worker that is marked as starting, once its definition was found good."""
-        vetting = self.vetter.look(instance, definition)
+        vetting = self.vetter.look(instance, definition, start=True)
         passed = instance.worker.checked == (definition.generation, definition.digest)
         if vetting.error is not None:
             self.fail(instance, vetting.error)
-        elif vetting.spec is None or passed:
+        elif vetting.spec is None or passed or not vetting.spec.checks_starts:
             self.start(instance, definition, store)
         else:
             self._run_task(self._check_and_start(instance, definition, store, vetting.spec), instance)
@@ -100,7 +100,7 @@ class WorkerController:
 
     def check(self, instance: Instance, definition: AssignedWorker) -> None:
         """Look at the definition that is to replace a running instance's, which goes on meanwhile."""
-        vetting = self.vetter.look(instance, definition)
+        vetting = self.vetter.look(instance, definition, start=False)
         if vetting.error is not None or vetting.spec is None:
             self._record_check(instance, definition, vetting.error)
             return

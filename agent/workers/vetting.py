@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.messages import AssignedWorker
 
-from ..processes.checking import check
+from ..processes.checking import CheckerError, check
 from ..processes.process import describe_os_error
 from ..processes.run_as import files_as
 from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
 from .process_runner import Instance, ProcessRunner
+
+log = logging.getLogger("busbar.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,11 @@ class Vetter:
     def __init__(self, runner: ProcessRunner) -> None:
         self._runner = runner
 
-    def look(self, instance: Instance, worker: AssignedWorker) -> Vetting:
+    def look(self, instance: Instance, worker: AssignedWorker, *, start: bool) -> Vetting:
         """What can be said at once. `spec` is there when the checker has to run.
 
-        What a worker was started with before needs no checker.
+        A `start` with what the worker was started with before needs none: it has ended, and is to be back
+        soon. A replacement always does: a file that it names may have other contents now.
         """
         record = instance.record
         port = record.port if record is not None else 0
@@ -45,7 +49,7 @@ class Vetter:
         missing = unreadable(spec)
         if missing is not None:
             return Vetting(error=missing)
-        known = record is not None and record.start == spec.digest
+        known = start and record is not None and record.start == spec.digest
         return Vetting(spec=spec if spec.check and not known else None)
 
     async def run_check(self, worker: AssignedWorker, spec: LaunchSpec) -> str | None:
@@ -55,7 +59,12 @@ class Vetter:
                 scratch = Path(name)
                 copy = self._runner.specs.for_check(worker, spec.port, scratch)
                 prepare(copy, scratch)
-                error = await check(copy.check, scratch, copy.env, copy.run_as)
+                error = await check(
+                    copy.check, scratch, copy.env, copy.run_as, refuses_with=copy.check_refuses_with
+                )
+        except CheckerError as failure:
+            log.warning("worker %s: its files are not checked: %s", worker.worker, failure)
+            return None
         except (OSError, ValueError) as failure:
             return f"its files can't be checked: {failure}"
         if error is None:

@@ -113,7 +113,7 @@ Races
 116|an agent says goodbye and leaves its workers running|B C
 70|a condition's cause ends: strangers' workers, a hung worker|U
 112|a cluster has a second problem, or an update can't go on|U
-113|a node is paired again after a long silence|U
+113|a node is paired again after a long silence; a worker that ran waits again|U H
 121|the monitor acts, or fails again and again|U
 111|a worker can't start on one node, others have room|C
 Size
@@ -161,7 +161,7 @@ Commands
 115|routers on other interfaces than loopback, without authentication|W
 110|a broker is down, then refuses: the reason of a failed connection changes|U
 122|a URL or a TLS file that does not fit; a node that is advertised where nobody reaches it|U H
-124|several machines are set up by the page, word by word|U
+124|several machines, or the access of people, nodes and certificates, are set up by the pages, word by word|U
 """
 
 

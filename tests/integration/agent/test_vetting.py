@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.agent.processes.checking import check
+from busbar.agent.processes.checking import CheckerError, check
+from busbar.agent.routers import mosquitto_check
+from busbar.agent.runtimes.mosquitto import CHECK_REFUSES
 from busbar.bus.messages import NOT_REPLACED
 
 from tests.agents import Bench, bench, worker
@@ -114,6 +116,15 @@ async def test_mosquitto_itself_judges_its_file_and_certificate(node: Bench, tmp
     kept = found["workers"][0]
     assert (kept["state"], kept["pid"], kept["generation"]) == ("RUNNING", before["pid"], 1)
     assert "key" in kept["reason"] and str(secrets) in kept["reason"], kept["reason"]
+    # A restart, with the same definition: its key was renewed, and its certificate was not.
+    right = (secrets / "router.key").read_bytes()
+    (secrets / "router.key").write_bytes((secrets / "other.key").read_bytes())
+    node.assign(worker(runtime="mosquitto", transport=transport, generation=3))
+    await node.report(lambda last: "router.key" in (last["workers"][0]["reason"] or ""), 30)
+    await node.state("web-1", "RUNNING", pid=before["pid"], generation=1)
+    (secrets / "router.key").write_bytes(right)
+    node.assign(worker(runtime="mosquitto", transport=transport, generation=4))
+    await node.state("web-1", "RUNNING", timeout=30, reason=None, generation=4)
     (secrets / "broken.crt").write_text("not a certificate\n")
     broken = {**transport, "endpoint": {"tls": {**tls, "certificate": "broken.crt"}}}
     node.assign(worker("new-1", runtime="mosquitto", transport=broken))
@@ -133,9 +144,32 @@ async def test_a_checker_is_bounded_and_leaves_nothing_behind(tmp_path: Path) ->
     assert await check(("/bin/true",), tmp_path, {}, None) is None
     assert await check(("/bin/sh", "-c", "echo one; echo; exit 3"), tmp_path, {}, None) == "one"
     assert await check(("/bin/false",), tmp_path, {}, None) == "exit code 1"
-    assert "can't run" in str(await check((str(tmp_path / "none"),), tmp_path, {}, None))
+    with pytest.raises(CheckerError, match="can't run"):
+        await check((str(tmp_path / "none"),), tmp_path, {}, None)
+    assert await check(("/bin/sh", "-c", "echo no; exit 3"), tmp_path, {}, None, refuses_with=3) == "no"
+    with pytest.raises(CheckerError, match="No module"):
+        await check(("/bin/sh", "-c", "echo No module; exit 1"), tmp_path, {}, None, refuses_with=3)
+
+
+async def test_a_checker_that_cannot_be_run_keeps_nobody_from_starting(node: Bench) -> None:
+    node.toml.write_text(
+        node.toml.read_text()
+        .replace(str(node.folder / "checker.py"), "/none")
+        .replace(f'check = ["{sys.executable}"', 'check = ["/nonexistent/checker"')
+    )
+    await node.start()
+    node.assign(checked("bad"))
+    await node.state("web-1", "RUNNING", reason=None)
 
 
 def state_of(pid: int) -> str:
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return done.stdout.strip()[:1] or "Z"
+
+
+def test_mosquittos_checker_and_its_runtime_mean_the_same_exit_code() -> None:
+    assert mosquitto_check.REFUSED == CHECK_REFUSES
+    text = "listener 1883 0.0.0.0\nmax_connections 2\npersistence true\npersistence_location /x/\nuser root\n"
+    assert mosquitto_check.harmless(text + "autosave_interval 1\n", 7).splitlines() == [
+        "listener 7 127.0.0.1", "max_connections 2", "user root", "persistence false",
+    ]  # fmt: skip

@@ -65,6 +65,13 @@ def test_open_to_other_hosts_is_refused_unless_written_out(runtime: str, interfa
 OPEN, NAMED = {"type": "websocket"}, {"type": "websocket", "auth": {"anonymous": {"role": "guest"}}}
 CLOSED = {"type": "websocket", "auth": {"ticket": {"type": "static", "principals_file": "t"}}}
 PAGE = {"type": "nodeinfo"}
+UNSIGNED = {"type": "publisher", "realm": "realm1", "role": "anonymous"}
+SIGNED = {**UNSIGNED, "credentials_file": "bridge.json"}
+
+
+def test_a_path_of_the_http_bridge_is_open_without_credentials() -> None:
+    assert refused(web(CLOSED, UNSIGNED), "crossbar") and refused(web(NAMED, UNSIGNED), "crossbar")
+    assert authenticates(web(CLOSED, SIGNED), "crossbar") is True
 
 
 def web(*services: dict[str, Any], at: str = "0.0.0.0", **more: Any) -> dict[str, Any]:

@@ -210,3 +210,33 @@ def test_whatever_auth_is_given_the_answer_has_a_pointer(given: dict[str, Any]) 
         check_transport(auth(**given), "/t")
     except BusError as error:
         assert len(error.pointers) == 1 and error.pointers[0].startswith("/t/paths/ws/auth")
+
+
+BRIDGE = {"type": "caller", "realm": "com.example.shop", "role": "backend"}
+HOOK = {**BRIDGE, "type": "webhook", "options": {"topic": "com.example.pushed"}}
+
+
+def bridge(**members: Any) -> dict[str, Any]:
+    return {"type": "web", "realms": [SHOP], "paths": {"x": {**BRIDGE, **members}}}
+
+
+@pytest.mark.parametrize("kind", ["caller", "publisher", "webhook"])
+def test_the_http_bridge_comes_back_as_given(kind: str) -> None:
+    transport = bridge(**HOOK, credentials_file="shop/bridge.json") | {}
+    transport["paths"]["x"]["type"] = kind
+    assert check_transport(transport, "/t") == transport
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer"),
+    [
+        ({"realm": "other"}, "/realm"),
+        ({"role": "boss"}, "/role"),
+        ({"role": "trusted"}, "/role"),
+        ({"credentials_file": "../x"}, "/credentials_file"),
+        ({"auth": {}}, "/auth"),
+        ({**HOOK, "options": {}}, "/options/topic"),
+    ],
+)
+def test_the_http_bridge_is_refused_with_a_pointer(members: dict[str, Any], pointer: str) -> None:
+    assert refused(bridge(**members))[0] == f"/t/paths/x{pointer}"

@@ -61,6 +61,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context use": ("lab",),
     "context remove": ("lab",),
     "acl": ("--broker", "mosquitto"),
+    "import": ("no-such-file",),
     "broker add-account": ("p9", "person"),
     "broker limits": (),
     "broker remove-account": ("p9",),

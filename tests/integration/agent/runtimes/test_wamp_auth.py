@@ -10,8 +10,10 @@ import json
 import ssl
 import subprocess
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from argon2.low_level import Type, hash_secret
@@ -172,6 +174,74 @@ async def test_clients_with_certificates_over_tls(run: Run, tmp_path: Path) -> N
     for stranger in (eve, nobody):
         assert await refusal(tickets, REALM, ticket, tls=stranger) == "no connection"
     assert await worker.ask() is None, "the agent has no certificate either"
+    await stop(worker)
+
+
+SIGNATURE = {"key": "shop", "secret": "s3cret-of-the-bridge"}
+
+
+def signed(url: str, body: str, secret: str) -> str:
+    """The URL of a request, signed as Crossbar's documentation says."""
+    query = {"timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "seq": "1", "nonce": "7"}
+    text = "".join((SIGNATURE["key"], query["timestamp"], query["seq"], query["nonce"], body))
+    made = hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest()
+    query |= {"key": SIGNATURE["key"], "signature": base64.urlsafe_b64encode(made).decode()}
+    return f"{url}?{urlencode(query)}"
+
+
+async def curl(ca: Path, url: str, body: str) -> tuple[int, Any]:
+    """The status and the JSON of what a POST is answered with."""
+    json_type = ("-H", "Content-Type: application/json")
+    command = ("curl", "-s", "--cacert", str(ca), *json_type, "-d", body, "-w", "\n%{http_code}", url)
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=bound(30), check=True
+    )
+    text, _, status = done.stdout.rpartition("\n")
+    return int(status), json.loads(text)
+
+
+@pytest.mark.crossbar
+@pytest.mark.timeout(180)
+async def test_the_http_bridge_over_tls(run: Run, tmp_path: Path) -> None:
+    root = secrets_root(tmp_path / "secrets")
+    certificates(root, "ca", "router")
+    (root / "shop" / "bridge.json").write_text(json.dumps(SIGNATURE))
+    runtime = load_runtimes({"crossbar": {**crossbar_program(), "secrets_root": str(root)}})["crossbar"]
+    rights = {"realm": REALM, "role": "backend"}
+    transport = {
+        "type": "web",
+        "endpoint": {"tls": {"certificate": "router.crt", "key": "router.key"}},
+        "realms": [{"name": REALM, "roles": ROLES}],
+        "paths": {
+            "ws": {"type": "websocket", "auth": static("ticket")},
+            "call": {"type": "caller", **rights, "credentials_file": "shop/bridge.json"},
+            "publish": {"type": "publisher", **rights, "options": {"post_body_limit": 100}},
+            "guest": {"type": "publisher", "realm": REALM, "role": "guest"},
+        },
+    }
+    worker: Worker = await run(runtime, transport)
+    await worker.ready()
+    ca, base = root / "ca.crt", f"https://127.0.0.1:{worker.launch.port}"
+    ticket = {"ticket": {"authid": "joe", "ticket": TICKET}}
+    async with joined(
+        worker.launch.address, REALM, ticket, tls=ssl.create_default_context(cafile=str(ca))
+    ) as joe:
+        await joe.register(lambda a, b: a + b, "com.example.add")
+        got: asyncio.Queue[Any] = asyncio.Queue()
+        await joe.subscribe(got.put_nowait, "com.example.news")
+        ask = json.dumps({"procedure": "com.example.add", "args": [2, 3]})
+        assert await curl(ca, signed(f"{base}/call", ask, SIGNATURE["secret"]), ask) == (200, {"args": [5]})
+        assert (await curl(ca, signed(f"{base}/call", ask, "guessed"), ask))[0] == 401
+        assert (await curl(ca, f"{base}/call", ask))[0] == 400, "unsigned"
+        news = json.dumps({"topic": "com.example.news", "args": ["open"]})
+        status, answer = await curl(ca, f"{base}/publish", news)
+        assert status == 200 and "id" in answer
+        async with asyncio.timeout(bound(10)):
+            assert await got.get() == "open"
+        assert (await curl(ca, f"{base}/publish", json.dumps({"topic": "x" * 200})))[0] == 413
+        refused = await curl(ca, f"{base}/guest", news)
+        assert refused[1]["error"] == "wamp.error.not_authorized"
+    assert SIGNATURE["secret"] not in worker.log.read_text()
     await stop(worker)
 
 

@@ -11,9 +11,14 @@ import pytest
 from busbar.bus.connection.link import Message
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Applied, NodeState
+from busbar.bus.params import WorkerRef
+from busbar.bus.results import Worker
 from busbar.bus.states import NodeStatus
+from busbar.manager.api.operations.base import ReadContext
+from busbar.manager.api.operations.workers import get_worker
 from busbar.manager.ingest.node_session import CONFLICT
 from busbar.manager.publish.statuses import StatusBuilder
+from busbar.manager.state.node_memory import WorkerStat
 from busbar.manager.store import Tx
 
 from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
@@ -336,6 +341,34 @@ async def test_worker_figures_are_not_stored(tmp_path: Path) -> None:
         await watch.clock.advance(2)
         assert watch.memory.stat(oid).uptime_ms == 7000
         assert versions(watch) == before
+
+
+@pytest.mark.fault(113, "H")
+async def test_a_worker_that_waits_has_no_figures(tmp_path: Path) -> None:
+    """Not those of the process that it had, nor those that a late report tells."""
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        oid = watch.worker("web-1").oid
+
+        def shown() -> Worker:
+            reads, now = watch.store.reads, watch.clock.monotonic()
+            ctx = ReadContext(reads, watch.memory, None, now, watch.clock.time_ns())  # type: ignore[arg-type]
+            return get_worker(ctx, WorkerRef(worker_oid=oid))
+
+        figures: dict[str, Any] = {"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096}
+        late = agent.running("web-1", **figures)
+        agent.obey(web_1=figures)
+        await watch.rest()
+        assert (shown().status, shown().uptime_ms) == ("RUNNING", 5000)
+        await watch.remove_member("n1")
+        agent.obey()
+        await watch.rest()
+        for _ in range(2):
+            assert shown().status == "PENDING"
+            assert (shown().uptime_ms, shown().cpu_s, shown().rss) == (None, None, None)
+            watch.memory.set_stats({oid: WorkerStat(5000, 1.5, 4096)})
+            agent.tell(late)
+            await watch.rest()
 
 
 async def test_a_node_whose_row_is_gone_is_forgotten(tmp_path: Path) -> None:

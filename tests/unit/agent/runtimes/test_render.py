@@ -63,6 +63,11 @@ def web(path: Any, name: str = "x", **more: Any) -> dict[str, Any]:
     return {"type": "web", "paths": {name: path}, **more}
 
 
+def test_crossbars_checker_does_not_double_the_time_of_a_first_start() -> None:
+    checks = {name: render(name).checks_starts for name in ("mosquitto", "crossbar")}
+    assert checks == {"mosquitto": True, "crossbar": False}
+
+
 def test_missing_transport_gets_a_free_port_on_loopback() -> None:
     for name in ("amqtt", "mosquitto", "crossbar", "tool"):
         assert RUNTIMES[name].port_needed(None) == PortRequest(20000, 29999, False, "127.0.0.1")

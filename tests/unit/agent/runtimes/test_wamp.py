@@ -251,3 +251,27 @@ def test_tls_that_crossbar_could_not_serve_is_refused(
     with pytest.raises(RuntimeConfigError) as caught:
         over_tls(files, **more)
     assert caught.value.pointer == f"/transport/endpoint/tls/{pointer}"
+
+
+@pytest.mark.parametrize(
+    ("content", "good"),
+    [
+        (b'{"key": "k", "secret": "geheim"}', True),
+        (b'{"key": "k"}', False),
+        (b'{"key": "k", "secret": 7}', False),
+        (b'{"key": "k", "secret": "geheim", "more": "geheim"}', False),
+        (b'{"github_secret": "geheim"}', False),
+        (b'{"key": "k", "secret": "${GEHEIM}"}', False),
+    ],
+)
+def test_requests_are_signed_with_what_a_file_of_the_node_says(content: bytes, good: bool) -> None:
+    call = {"type": "caller", "realm": "com.example.shop", "role": "backend", "credentials_file": "b.json"}
+    transport = {"type": "web", "realms": [REALM], "paths": {"ws": call}}
+    spec = WorkerSpec("w", OID, "e", "w", 1, transport)
+    try:
+        launch = runtime({"b.json": content}).render(spec, "n1", 4711, Path("/w"))
+    except RuntimeConfigError as error:
+        assert not good and error.pointer == "/transport/paths/ws/credentials_file"
+        assert "geheim" not in str(error)
+    else:
+        assert good and path_of(launch)["options"] == json.loads(content)

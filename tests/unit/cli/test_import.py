@@ -1,0 +1,321 @@
+"""`busbar import`: what is taken over of an existing router's configuration, and what is told instead."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from busbar.bus.exposure import authenticates, is_exposed
+from busbar.bus.runtimes import check_for_runtime
+from busbar.bus.transport import check_transport
+from busbar.cli.import_crossbar import import_crossbar
+from busbar.cli.import_definition import Imported, NotImportedError
+from busbar.cli.import_mosquitto import import_mosquitto
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.pace import bound
+
+ROLES = [
+    {
+        "name": "backend",
+        "permissions": [
+            {"uri": "com.", "match": "prefix", "allow": {"call": True}},
+            {"uri": "x", "validate": {"call": "t"}, "allow": {"call": True}},
+        ],
+    },
+    {"name": "guest", "authorizer": "com.example.may"},
+]
+TICKETS = {"type": "static", "principals": {"joe": {"ticket": "geheim", "role": "backend"}}}
+FUNCTION = {"type": "function", "create": "a.b", "config": {"x": "geheim"}}
+PATHS: dict[str, Any] = {
+    "/": {"type": "static", "directory": "../web", "options": {"mime_types": {}}},
+    "ws": {"type": "websocket", "debug": True, "auth": {"ticket": TICKETS, "wampcra": FUNCTION}},
+    "fn": {"type": "websocket", "auth": {"wampcra": FUNCTION}},
+    "deep": {"type": "path", "paths": {"ws": {"type": "websocket", "auth": {"wampcra": FUNCTION}}}},
+    "call": {
+        "type": "caller",
+        "realm": "shop",
+        "role": "backend",
+        "options": {"key": "k", "secret": "geheim"},
+    },
+    "app": {"type": "wsgi", "module": "m", "object": "o"},
+}
+TLS = {"key": "server.key", "certificate": "server.crt", "dhparam": "d.pem", "ca_certificates": ["a", "b"]}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    transport = {
+        "type": "web",
+        "endpoint": {"type": "tcp", "port": 8080, "tls": TLS, "user_timeout": 3},
+        "paths": PATHS,
+        **changes.pop("transport", {}),
+    }
+    router = {
+        "type": "router",
+        "id": "r1",
+        "realms": [{"id": "x", "name": "shop", "roles": ROLES}],
+        "transports": [transport, {"type": "rawsocket"}],
+        "components": [{"type": "class", "classname": "a.B", "extra": "geheim"}],
+        **changes,
+    }
+    return {"version": 2, "controller": {"id": "n"}, "workers": [{"type": "guest", "x": "geheim"}, router]}
+
+
+def test_a_crossbar_configuration_becomes_a_definition() -> None:
+    found = import_crossbar(config())
+    assert found.transport == {
+        "type": "web",
+        "realms": [
+            {"name": "shop", "roles": [{**ROLES[0], "permissions": ROLES[0]["permissions"][:1]}, ROLES[1]]}
+        ],
+        "endpoint": {
+            "type": "tcp",
+            "interface": "0.0.0.0",
+            "port": 8080,
+            "tls": {
+                "certificate": "tls/certificate.pem",
+                "key": "tls/key.pem",
+                "client_ca": "tls/client_ca.pem",
+                "client_certificates": "require",
+            },
+        },
+        "paths": {
+            "/": {"type": "static", "directory": "web", "options": {}},
+            "ws": {
+                "type": "websocket",
+                "auth": {"ticket": {"type": "static", "principals_file": "auth/ws-ticket.json"}},
+            },
+            "deep": {"type": "path", "paths": {}},
+            "call": {
+                "type": "caller",
+                "realm": "shop",
+                "role": "backend",
+                "options": {},
+                "credentials_file": "auth/call.json",
+            },
+        },
+    }
+    transport = "/workers/1/transports/0"
+    assert {where for where, _ in found.left} == {
+        "/workers/0",
+        "/workers/1/components",
+        "/workers/1/transports/1",
+        f"{transport}/endpoint/tls/dhparam",
+        f"{transport}/endpoint/user_timeout",
+        f"{transport}/paths/ws/debug",
+        "/workers/1/realms/0/roles/0/permissions/1/validate",
+        f"{transport}/paths/~1/options/mime_types",
+        f"{transport}/paths/ws/auth/wampcra/type",
+        f"{transport}/paths/fn/auth/wampcra/type",
+        f"{transport}/paths/fn/auth",
+        f"{transport}/paths/deep/paths/ws/auth/wampcra/type",
+        f"{transport}/paths/deep/paths/ws/auth",
+        f"{transport}/paths/app/type",
+    }
+    assert any(f"{transport}/paths/ws/auth/ticket/principals" in each for each in found.files)
+    assert "geheim" not in repr(found)
+
+
+def test_what_was_open_stays_open_and_says_so() -> None:
+    paths = {"ws": {"type": "websocket"}}
+    realms = [{"name": "shop", "roles": [{"name": "anonymous", "permissions": []}]}]
+    found = import_crossbar(
+        config(realms=realms, transport={"paths": paths, "endpoint": {"type": "tcp", "port": 1}})
+    )
+    assert found.transport["anonymous"] is True and found.transport["endpoint"]["interface"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"workers": []},
+        config(realms=[]),
+        config(realms=[{"name": "a b", "roles": ROLES}]),
+        config(transport={"paths": {}}),
+        config(transport={"paths": {"fn": PATHS["fn"]}}),
+        config(transport={"type": "rawsocket"}),
+    ],
+)
+def test_a_configuration_that_would_become_more_open_is_no_definition(found: dict[str, Any]) -> None:
+    with pytest.raises(NotImportedError):
+        import_crossbar(found)
+
+
+MOSQUITTO = """\
+# comment
+persistence true
+log_dest syslog
+listener 8883 10.0.0.5
+certfile /etc/m/a.crt
+keyfile /etc/m/a.key
+cafile /etc/m/ca.crt
+require_certificate true
+use_identity_as_username true
+tls_version tlsv1.3
+acl_file /etc/m/acl
+max_connections 100
+max_queued_messages 0
+persistent_client_expiration 14d
+listener 9001
+protocol websockets
+connection b
+remote_password geheim
+"""
+
+
+def test_a_mosquitto_conf_becomes_a_definition() -> None:
+    found = import_mosquitto(MOSQUITTO)
+    assert found.transport == {
+        "type": "mqtt",
+        "endpoint": {
+            "type": "tcp",
+            "port": 8883,
+            "interface": "10.0.0.5",
+            "tls": {
+                "certificate": "a.crt",
+                "key": "a.key",
+                "client_ca": "ca.crt",
+                "client_certificates": "require",
+                "min_version": "1.3",
+            },
+        },
+        "options": {
+            "persistence": True,
+            "use_identity_as_username": True,
+            "acl_file": "acl",
+            "max_connections": 100,
+            "persistent_client_expiration": "14d",
+        },
+    }
+    assert {where for where, _ in found.left} == {
+        "line 3 (log_dest)",
+        "line 13 (max_queued_messages)",
+        *(
+            f"line {n} ({name})"
+            for n, name in enumerate(("listener", "protocol", "connection", "remote_password"), 15)
+        ),
+    }
+    assert "geheim" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "listener 1883",
+        "port 1883\nallow_anonymous false",
+        "listener 1883\nplugin /x.so",
+        "listener 1883\nuse_identity_as_username true",
+        "listener 1883\npassword_file /etc/m/a\x01b",
+    ],
+)
+def test_a_mosquitto_that_lets_in_nobody_does_not_become_an_open_one(text: str) -> None:
+    with pytest.raises(NotImportedError):
+        import_mosquitto(text)
+
+
+def test_the_defaults_of_a_mosquitto_without_a_listener_are_kept() -> None:
+    assert import_mosquitto("").transport == {"type": "mqtt", "endpoint": {"type": "tcp", "port": 1883}}
+    open_one = import_mosquitto("listener 1883\nallow_anonymous true\n")
+    assert open_one.transport["anonymous"] is True and not open_one.left
+
+
+def must_be_good(found: Imported) -> None:
+    plain = check_transport(found.transport, "")
+    check_for_runtime(plain, found.runtime, "")
+    assert "geheim" not in json.dumps(plain) and "geheim" not in repr((found.left, found.files))
+    assert (
+        plain.get("anonymous") is True or not is_exposed(plain, found.runtime) or "auth" in json.dumps(plain)
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "x", "a b", "static", "tcp"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "auth", "paths", "ws", "roles", "name", "uri"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(place for key, each in inner for place in places(each, (*at, key)))]
+
+
+@given(st.data())
+def test_whatever_is_wrong_with_a_crossbar_configuration_the_rest_is_valid(data: st.DataObject) -> None:
+    found = json.loads(json.dumps(config()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(places(found)))
+        if not place:
+            continue
+        holder = found
+        for step in place[:-1]:
+            holder = holder[step]
+        if data.draw(st.booleans()) or isinstance(holder, list):
+            holder[place[-1]] = data.draw(JSON)
+        else:
+            del holder[place[-1]]
+    try:
+        must_be_good(import_crossbar(found))
+    except NotImportedError as error:
+        assert "geheim" not in str(error)
+
+
+WORDS = sorted(
+    {line.split()[0] for line in MOSQUITTO.splitlines()} | {"password_file", "allow_anonymous", "port"}
+)
+LINES = st.tuples(
+    st.sampled_from(WORDS),
+    st.sampled_from(["true", "false", "", "0", "1883", "99999 x", "a/b", "1d", "tlsv1.2", "\x01"]),
+).map(" ".join)
+
+
+@given(st.lists(LINES, max_size=12).map("\n".join) | st.text(max_size=60))
+def test_whatever_a_mosquitto_conf_says_the_definition_is_valid_and_no_more_open(text: str) -> None:
+    try:
+        found = import_mosquitto(text)
+    except NotImportedError:
+        return
+    must_be_good(found)
+    if "allow_anonymous true" not in text and ("listener" in text or "port" in text):
+        assert authenticates(found.transport, "mosquitto") is not False or not is_exposed(
+            found.transport, "mosquitto"
+        )
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "busbar.cli.app", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=bound(30))
+
+
+@pytest.mark.parametrize("form", ["json", "yaml", "table"])
+def test_the_command_prints_the_definition_and_tells_the_rest_on_stderr(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config()))
+    done = run("-o", form, "import", str(file))
+    assert done.returncode == 1, done.stderr
+    assert "left out: /workers/0: not a router" in done.stderr and "principals_file" in done.stdout
+    assert "geheim" not in done.stdout + done.stderr
+    if form != "yaml":
+        assert json.loads(done.stdout) == import_crossbar(config()).transport
+
+
+def test_the_exit_code_says_whether_something_was_left_out(tmp_path: Path) -> None:
+    whole = tmp_path / "mosquitto.conf"
+    whole.write_text("listener 1883 127.0.0.1\nallow_anonymous true\n")
+    assert run("import", str(whole)).returncode == 0
+    assert run("import", str(tmp_path / "none")).returncode == 2
+    whole.write_text("listener 1883\n")
+    assert run("import", str(whole)).returncode == 2
+    whole.write_text("listener 1883\nallow_anonymous true\nlog_dest syslog\n")
+    assert run("import", str(whole)).returncode == 1
