@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def test_an_unplugged_cable_is_noticed_and_nothing_restarts(cable: str, tmp_path
 @pytest.fixture
 def ipv6_only() -> Iterator[tuple[str, ...]]:
     """The command that runs another one on a host that has ::1 and no other address."""
-    name = "bbsix"
+    name = f"bbsix{os.getpid()}"
     _ip("netns", "del", name, check=False)
     try:
         _ip("netns", "add", name)
