@@ -60,7 +60,7 @@ class Proxy:
     `delay`: seconds for every packet. `drop`, `twice`, `tear`, `hold`: which packets are dropped, duplicated,
     truncated by a reset, or delivered after all that come within `hold_s`. `hole`: a black hole, without a
     reset. `shut`: connections are refused. `spoke`: when the last PUBLISH to the broker passed (monotonic
-    seconds).
+    seconds). `made`: connections so far.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -75,6 +75,7 @@ class Proxy:
         self.tear: Choice = nothing
         self.hold: Choice = nothing
         self.spoke = 0.0
+        self.made = 0
         self.torn = self.doubled = self.dropped = self.held = 0
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -134,6 +135,7 @@ class Proxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(self, writer)
         self._links.add(link)
+        self.made += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

@@ -93,8 +93,8 @@ def transport(data: bytes) -> None:
 
 
 def words(data: bytes) -> None:
-    """Text: topics, filters, names, URLs, passwords."""
-    text = data.decode("utf-8", "surrogateescape")
+    """Text: topics, filters, names, URLs, passwords; no longer than MQTT can carry."""
+    text = data[:65_535].decode("utf-8", "surrogateescape")
     for take in (TOPICS.parse_request, TOPICS.parse_node, TOPICS.parse_status, TOPICS.parse_manager):
         take(TOPICS.prefix + "/" + text)
         take(text)

@@ -282,8 +282,11 @@ async def test_crossbar_s_own_checker_judges_the_files_of_a_worker(tmp_path: Pat
         spec = WorkerSpec("web-1", str(uuid.uuid4()), "edge", "web", 1, transport)
         launch = runtime.render(spec, "127.0.0.1", 4711, folder)
         prepare(launch, folder)
-        done = await asyncio.to_thread(
-            subprocess.run, launch.check, capture_output=True, text=True, timeout=bound(60), cwd=tmp_path
-        )
-        assert done.returncode == verdict, done.stdout
+        for _ in range(2):  # seen once: it refused, and its output was lost at its exit
+            done = await asyncio.to_thread(
+                subprocess.run, launch.check, capture_output=True, text=True, timeout=bound(60), cwd=tmp_path
+            )
+            assert done.returncode == verdict, done.stdout
+            if done.stdout:
+                break
         assert ("auto_ping_size" in done.stdout) is bool(verdict) and TICKET not in done.stdout
