@@ -1,8 +1,8 @@
-"""The `options` of the MQTT routers' transports: one type per runtime, decoded and described by it. Pure."""
+"""The `options` of a transport: one type per built-in runtime, which decodes and describes them. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .decode import convert
 from .errors import BusError
-from .transport import PathText, check_reference
+from .node_files import PathText, check_reference
 
 T = TypeVar("T", bound=Struct)
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -43,7 +43,15 @@ class MosquittoOptions(Struct, frozen=True, forbid_unknown_fields=True):
     sys_interval: Annotated[int, Meta(ge=0, le=65535)] | UnsetType = UNSET
 
 
-OPTIONS_OF: Final[Mapping[str, type[Struct]]] = {"amqtt": AmqttOptions, "mosquitto": MosquittoOptions}
+class CrossbarOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """None: crossbar's are those of the services on its paths."""
+
+
+OPTIONS_OF: Final[Mapping[str, type[Struct]]] = {
+    "amqtt": AmqttOptions,
+    "crossbar": CrossbarOptions,
+    "mosquitto": MosquittoOptions,
+}
 _FILES: Final = ("password_file", "acl_file")
 
 
@@ -59,6 +67,11 @@ def amqtt_options(transport: Mapping[str, Any], pointer: str) -> AmqttOptions:
         BusError: `invalid_configuration` with the pointer to the option at fault.
     """
     return _decoded(transport, AmqttOptions, pointer)
+
+
+def crossbar_options(transport: Mapping[str, Any], pointer: str) -> CrossbarOptions:
+    """As `amqtt_options`."""
+    return _decoded(transport, CrossbarOptions, pointer)
 
 
 def mosquitto_options(transport: Mapping[str, Any], pointer: str) -> MosquittoOptions:
@@ -77,12 +90,21 @@ def _decoded(transport: Mapping[str, Any], kind: type[T], pointer: str) -> T:
         options = convert(given, kind, at, "invalid_configuration")
     except BusError as error:
         if error.detail.startswith("object contains unknown field"):
-            raise _wrong(f"unknown option (known: {', '.join(sorted(known))})", *error.pointers) from None
+            detail = f"unknown option (known: {', '.join(sorted(known)) or 'none'})"
+            raise _wrong(detail, *error.pointers) from None
         raise
     for name in _FILES:
         if given.get(name):
             check_reference(given[name], f"{at}/{name}")
     return options
+
+
+CHECKS: Final[Mapping[str, Callable[[Mapping[str, Any], str], Struct]]] = {
+    "amqtt": amqtt_options,
+    "crossbar": crossbar_options,
+    "mosquitto": mosquitto_options,
+}
+"""What decodes the options of each built-in runtime."""
 
 
 def _not_for_mosquitto(tls: Mapping[str, Any] | None, options: MosquittoOptions) -> Iterator[tuple[str, str]]:

@@ -9,15 +9,12 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from .errors import BusError, pointer_step
-from .router_options import OPTIONS_OF, amqtt_options, mosquitto_options
+from .router_options import CHECKS
 from .transport import port_range
 
 Options = Mapping[str, type]
 
 BUILT_IN: Final = ("amqtt", "crossbar", "mosquitto")
-OPTIONS: Final[Mapping[str, Options]] = {"crossbar": {}}
-"""The `options` of a transport, by runtime: those of the MQTT routers are in `router_options`, those of
-operator-defined runtimes their own."""
 _BRIDGE: Final[Options] = {"post_body_limit": int, "require_tls": bool, "timestamp_delta_limit": int}
 PATH_OPTIONS: Final[Mapping[str, Options]] = {
     "static": {"enable_directory_listing": bool, "cache_timeout": int, "default_file": str},
@@ -66,24 +63,18 @@ def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer
         raise _wrong(f"workers of runtime '{runtime}' can't share a port", f"{pointer}/endpoint/shared")
     if "tls" in endpoint and runtime not in _TLS:
         raise _wrong(f"workers of runtime '{runtime}' don't speak TLS", f"{pointer}/endpoint/tls")
-    if runtime in OPTIONS_OF:
-        _check_mqtt(transport, runtime, pointer)
-        return
+    CHECKS[runtime](transport, pointer)
+    if runtime == "crossbar":
+        _check_crossbar(transport, endpoint, pointer)
+
+
+def _check_crossbar(transport: Mapping[str, Any], endpoint: Mapping[str, Any], pointer: str) -> None:
     if endpoint.get("tls", {}).get("client_certificates") == "optional":
         detail = "Crossbar asks all clients for a certificate ('require') or none"
         raise _wrong(detail, f"{pointer}/endpoint/tls/client_certificates")
-    wrong = [wrong_option(transport.get("options", {}), OPTIONS[runtime], f"{pointer}/options")]
-    wrong += _wrong_paths(transport.get("paths", {}), f"{pointer}/paths")
-    for found in wrong:
+    for found in _wrong_paths(transport.get("paths", {}), f"{pointer}/paths"):
         if found is not None:
             raise _wrong(found[1], found[0])
-
-
-def _check_mqtt(transport: Mapping[str, Any], runtime: str, pointer: str) -> None:
-    if runtime == "mosquitto":
-        mosquitto_options(transport, pointer)
-    else:
-        amqtt_options(transport, pointer)
 
 
 def wrong_option(given: Mapping[str, Any], allowed: Options, pointer: str) -> tuple[str, str] | None:

@@ -10,8 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from .decode import convert
 from .errors import BusError, pointer_step
-from .node_files import PathText as PathText
-from .node_files import check_reference as check_reference
+from .node_files import PathText, check_reference
 from .wamp import (
     RealmName,
     Realms,

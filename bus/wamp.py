@@ -135,27 +135,29 @@ _OTHER_NAMES: Final = {
 }
 
 
-class AnonymousAuth(Struct, frozen=True, forbid_unknown_fields=True, rename=_OTHER_NAMES):
+class _Dynamic(Struct, frozen=True, forbid_unknown_fields=True, rename=_OTHER_NAMES, kw_only=True):
+    """The procedure that is called for each client, and where."""
+
+    authenticator: Uri | UnsetType = UNSET
+    authenticator_realm: RealmName | UnsetType = UNSET
+    authenticator_role: RoleName | UnsetType = UNSET
+
+
+class AnonymousAuth(_Dynamic, frozen=True, rename=_OTHER_NAMES):
     """Clients without credentials, who get `role`, or what a procedure says."""
 
     type: Literal["static", "dynamic"] = "static"
     role: RoleName = ANONYMOUS
     realm: RealmName | UnsetType = UNSET
     authid: Annotated[str, Meta(min_length=1, max_length=255)] | UnsetType = UNSET
-    authenticator: Uri | UnsetType = UNSET
-    authenticator_realm: RealmName | UnsetType = UNSET
-    authenticator_role: RoleName | UnsetType = UNSET
 
 
-class MethodAuth(Struct, frozen=True, forbid_unknown_fields=True, rename=_OTHER_NAMES):
+class MethodAuth(_Dynamic, frozen=True, rename=_OTHER_NAMES, kw_only=True):
     """`static`: principals in a file below the node's `secrets_root`. `dynamic`: a procedure is called."""
 
     type: Literal["static", "dynamic"]
     principals_file: PathText | UnsetType = UNSET
     default_role: RoleName | UnsetType = UNSET
-    authenticator: Uri | UnsetType = UNSET
-    authenticator_realm: RealmName | UnsetType = UNSET
-    authenticator_role: RoleName | UnsetType = UNSET
 
 
 class CookieAuth(Struct, frozen=True, forbid_unknown_fields=True):

@@ -176,12 +176,19 @@ def _path_of(pid: int) -> str:
         return ""
 
 
-def folders(token: str, pids: Iterable[int] = ()) -> set[Path]:
-    """The cgroup of a worker: in this agent's own, or, made by another, where its `pids` are."""
-    above, found = parent(), set[Path]()
+def by_token() -> dict[str, Path]:
+    """The cgroups of workers in this agent's own."""
+    above, found = parent(), dict[str, Path]()
     if above is not None:
         with contextlib.suppress(OSError):
-            found = {above / name for name in os.listdir(above) if [t for _, t in _named(name)] == [token]}
+            found = {token: above / name for name in os.listdir(above) for _, token in _named(name)}
+    return found
+
+
+def folders(token: str, pids: Iterable[int] = ()) -> set[Path]:
+    """The cgroup of a worker: in this agent's own, or, made by another, where its `pids` are."""
+    own = by_token().get(token)
+    found = {own} if own is not None else set[Path]()
     for pid in pids if not found else ():
         parts = PurePosixPath(_path_of(pid)).parts
         ends = [end for end, part in enumerate(parts, 1) if [t for _, t in _named(part)] == [token]]

@@ -12,6 +12,7 @@ from typing import Final
 
 from busbar.bus.printable import printable
 
+from .run_as import environment, identity
 from .users import RunAs
 
 CHECK_S: Final = 60.0
@@ -45,19 +46,12 @@ async def check(
         process = await asyncio.create_subprocess_exec(
             *argv,
             cwd=folder,
-            env={
-                "PATH": os.environ.get("PATH", os.defpath),
-                "HOME": str(folder),
-                "LANG": os.environ.get("LANG", "C.UTF-8"),
-                **env,
-            },
+            env={**environment(folder), **env},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            user=user.uid if user is not None else None,
-            group=user.gid if user is not None else None,
-            extra_groups=user.groups if user is not None else None,
+            **identity(user),
         )
     except (OSError, ValueError) as error:
         raise CheckerError(f"can't run {argv[0]}: {error}") from error

@@ -19,7 +19,7 @@ from typing import Final
 
 from busbar.bus.clock import Clock
 
-from . import cgroups, killing, logs, procfs
+from . import cgroups, killing, logs, procfs, run_as
 from .exits import Exit, ExitWatcher, wait_for_futures
 from .killing import StopResult
 from .procfs import ProcessRecord, TokenGroup, Usage
@@ -125,7 +125,6 @@ class WorkerProcesses:
             raise SpawnError(_spawn_failure(error, spec)) from error
 
     def _popen(self, spec: SpawnSpec, log_fd: int) -> subprocess.Popen[bytes]:
-        user = spec.run_as
         with (
             cgroups.entry(self.scope, spec.token) as enter,
             _marked(procfs.inherited_mark(spec.token)),
@@ -139,20 +138,13 @@ class WorkerProcesses:
                 env=self._environment(spec),
                 close_fds=True,
                 start_new_session=True,
-                user=user.uid if user is not None else None,
-                group=user.gid if user is not None else None,
-                extra_groups=user.groups if user is not None else None,
                 preexec_fn=enter,
+                **run_as.identity(spec.run_as),
             )
 
     def _environment(self, spec: SpawnSpec) -> dict[str, str]:
-        base = {
-            "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
-            "HOME": str(spec.folder),
-            "LANG": os.environ.get("LANG", "C.UTF-8"),
-            # Without it setproctitle overwrites the environment, and with it our token.
-            "SPT_NOENV": "1",
-        }
+        # Without the last setproctitle overwrites the environment, and with it our token.
+        base = {**run_as.environment(spec.folder), "SPT_NOENV": "1"}
         identity = {procfs.SCOPE: self.scope, procfs.WORKER: spec.worker, procfs.TOKEN: spec.token}
         return {**base, **spec.env, **spec.marks, **identity}
 

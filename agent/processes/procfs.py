@@ -401,13 +401,10 @@ def usage(records: Collection[ProcessRecord]) -> dict[str, Usage]:
             by_token[token] = Usage(
                 so_far.cpu_s + stat.cpu_s, so_far.rss_bytes + stat.rss_bytes, so_far.processes + 1
             )
-    return {token: _with_exact_cpu(token, used) for token, used in by_token.items()}
+    folders = cgroups.by_token()
+    return {token: _with_exact_cpu(used, folders.get(token)) for token, used in by_token.items()}
 
 
-def _with_exact_cpu(token: str, used: Usage) -> Usage:
-    if not used.processes:
-        return used
-    exact = next(
-        (cpu_s for each in cgroups.folders(token) if (cpu_s := cgroups.cpu_s(each)) is not None), None
-    )
+def _with_exact_cpu(used: Usage, folder: Path | None) -> Usage:
+    exact = cgroups.cpu_s(folder) if folder is not None and used.processes else None
     return used if exact is None else replace(used, cpu_s=exact)

@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .users import RunAs
 
@@ -27,6 +28,22 @@ def run_as(name: str) -> RunAs:
         raise ValueError(f"{name!r} is root, as the agent is: leave it out")
     groups = tuple(sorted(set(os.getgrouplist(name, found.pw_gid))))
     return RunAs(name, found.pw_uid, found.pw_gid, groups)
+
+
+def identity(user: RunAs | None) -> dict[str, Any]:
+    """The arguments of `subprocess.Popen` that start a program as the user, or as the agent's own."""
+    if user is None:
+        return {}
+    return {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What every program that the agent starts gets of the environment; its home is `folder`."""
+    return {
+        "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        "HOME": str(folder),
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+    }
 
 
 def hand_over(folder: Path, user: RunAs | None) -> None:

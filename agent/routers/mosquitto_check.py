@@ -12,20 +12,25 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Final
 
+from busbar.bus.addresses import IPV4
+from busbar.bus.loopback import loopback
+
 _TIMEOUT_S: Final = 20.0
+_LINES: Final = 200
 REFUSED: Final = 3
 """No exit code that Python has of its own."""
 _IN_USE: Final = "Address already in use"
 _STAMP: Final = re.compile(r"^[\dT:.+-]+: ")
 
 
-def harmless(text: str, port: int) -> str:
+def harmless(text: str, port: int, host: str = IPV4) -> str:
     """The file with its listener on that port of loopback, and without persistence."""
     kept = (line for line in text.splitlines() if not line.startswith(("persistence", "autosave_")))
-    lines = [f"listener {port} 127.0.0.1" if line.startswith("listener ") else line for line in kept]
+    lines = [f"listener {port} {host}" if line.startswith("listener ") else line for line in kept]
     return "\n".join([*lines, "persistence false", ""])
 
 
@@ -38,22 +43,23 @@ def errors(lines: list[str]) -> str:
 
 def try_once(program: str, config: Path) -> str | None:
     """Start it; None once it runs."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    host = loopback()
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         port = free.getsockname()[1]
     own = config.with_name("check.conf")
-    own.write_text(harmless(config.read_text(), port))
+    own.write_text(harmless(config.read_text(), port, host))
     own.chmod(0o644)  # mosquitto may give up root before it reads it again
     process = subprocess.Popen([program, "-c", str(own)], stderr=subprocess.PIPE, text=True, errors="replace")
     bound = threading.Timer(_TIMEOUT_S, process.kill)
     bound.start()
-    lines: list[str] = []
+    lines: deque[str] = deque(maxlen=_LINES)
     try:
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line)
             if line.rstrip().endswith(" running"):
                 return None
-        return errors(lines)
+        return errors(list(lines))
     finally:
         bound.cancel()
         process.kill()

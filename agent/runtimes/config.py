@@ -54,7 +54,6 @@ CROSSBAR_VARIABLE: Final = "BUSBAR_CROSSBAR"
 """Environment variable naming the crossbar program where the configuration does not."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_EMPTY: Final = re.compile(r"^Expected 'str' of length >= 1$")
 _UNSAFE_VARIABLES: Final = ("BUSBAR_", "SPT_")
 T = TypeVar("T")
 
@@ -179,8 +178,8 @@ def _read(config: Mapping[str, Any], name: str, kind: type[T]) -> T:
         return convert(config.get(name, {}), kind)
     except BusError as error:
         steps = [step.replace("~1", "/").replace("~0", "~") for step in error.pointers[0].split("/")[1:]]
-        detail = _EMPTY.sub("must be a non-empty string", error.detail.replace("object", "table"))
-        raise RuntimesError(".".join(["runtimes", name, *steps]), detail) from None
+        where = ".".join(["runtimes", name, *steps])
+        raise RuntimesError(where, error.detail.replace("object", "table")) from None
 
 
 def _wrong(name: str, key: str, what: str) -> RuntimesError:

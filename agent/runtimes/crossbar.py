@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from busbar.bus.errors import pointer_step
-from busbar.bus.runtimes import OPTIONS, PATH_OPTIONS
+from busbar.bus.router_options import crossbar_options
+from busbar.bus.runtimes import PATH_OPTIONS
 from busbar.bus.wamp import Realms
 
 from ..processes.ports import PortRequest
@@ -39,10 +40,10 @@ from .transport import (
     ROOT,
     TlsFiles,
     check_options,
-    checked_options,
     checked_transport,
     path_below,
     port_request,
+    refusals,
     tls_files,
 )
 from .wamp import Rendered, Secrets, auth_of, realms_of, roles_by_realm
@@ -81,7 +82,8 @@ class CrossbarRuntime:
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
         request = port_request(plain, may_share=True, tls=True)
-        checked_options(plain, OPTIONS["crossbar"])
+        with refusals():
+            crossbar_options(plain, ROOT)
         secrets = Secrets(self.secrets_root, self.read)
         services = _Services(self.static_root, secrets, roles_by_realm(plain))
         paths = services.paths(plain.get("paths") or _DEFAULT_PATHS, folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -15,6 +14,7 @@ from busbar.bus.errors import BusError
 from busbar.bus.wamp import TRUSTED, Realms, RoleName
 from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert
 
+from ..processes.regular_files import open_regular
 from .base import RuntimeConfigError
 
 MAX_FILE: Final = 1024 * 1024
@@ -103,10 +103,8 @@ def read_secrets(path: Path) -> bytes:
     Raises:
         OSError: it can't be read, is no regular file, or has more than `MAX_FILE` bytes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = open_regular(path)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "no regular file")
         found = b""
         while (more := os.read(descriptor, MAX_FILE + 1 - len(found))) and len(found) <= MAX_FILE:
             found += more

@@ -109,17 +109,12 @@ def port_request(plain: Transport, *, may_share: bool, tls: bool = False) -> Por
     )
 
 
-def checked_options(plain: Transport, allowed: Mapping[str, type]) -> Transport:
-    """The transport's `options`: only allowed ones, of the right type.
+def check_options(given: Transport, allowed: Mapping[str, type], pointer: str) -> Transport:
+    """Options at `pointer`: only allowed ones, of the right type.
 
     Raises:
         RuntimeConfigError: with the pointer to the option at fault.
     """
-    return check_options(plain.get("options", {}), allowed, f"{ROOT}/options")
-
-
-def check_options(given: Transport, allowed: Mapping[str, type], pointer: str) -> Transport:
-    """As `checked_options`, for any object at `pointer`."""
     wrong = wrong_option(given, allowed, pointer)
     if wrong is not None:
         raise RuntimeConfigError(*wrong)

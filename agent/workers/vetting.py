@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from busbar.bus.messages import AssignedWorker
 
 from ..processes.checking import CheckerError, check
 from ..processes.process import describe_os_error
+from ..processes.regular_files import open_regular
 from ..processes.run_as import files_as
 from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
 from .process_runner import Instance, ProcessRunner
 
 log = logging.getLogger("busbar.agent")
+
+CHECKS_AT_ONCE: Final = 2
+"""Checkers that run at the same time: each costs about as much as the start of a router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,7 @@ class Vetter:
 
     def __init__(self, runner: ProcessRunner) -> None:
         self._runner = runner
+        self._turn = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     def look(self, instance: Instance, worker: AssignedWorker, *, start: bool) -> Vetting:
         """What can be said at once. `spec` is there when the checker has to run.
@@ -53,7 +61,14 @@ class Vetter:
         return Vetting(spec=spec if spec.check and not known else None)
 
     async def run_check(self, worker: AssignedWorker, spec: LaunchSpec) -> str | None:
-        """Run the checker in a scratch copy of the worker's files; None when it has nothing against them."""
+        """Run the checker in a scratch copy of the worker's files; None when it has nothing against them.
+
+        Others of this node may have to end first.
+        """
+        async with self._turn:
+            return await self._run_check(worker, spec)
+
+    async def _run_check(self, worker: AssignedWorker, spec: LaunchSpec) -> str | None:
         try:
             with tempfile.TemporaryDirectory(prefix="busbar-check-", ignore_cleanup_errors=True) as name:
                 scratch = Path(name)
@@ -76,8 +91,8 @@ def unreadable(spec: LaunchSpec) -> str | None:
     """The first file that the definition names and this node has not, or may not read; with its pointer."""
     for pointer, path in spec.references.items():
         try:
-            with files_as(spec.run_as), path.open("rb") as file:
-                file.read(1)
+            with files_as(spec.run_as):
+                os.close(open_regular(path))
         except OSError as error:
             return f"{pointer}: can't read {path}: {describe_os_error(error)}"
     return None

@@ -151,13 +151,14 @@ def update(
 
 
 async def _rolled_out(bus: BusClient, cluster: Cluster, timeout: float) -> None:
-    """Until each group that follows the cluster's transport has completed its update."""
+    """Until each group that follows the cluster's transport has completed its update; those that are stopped
+    run it from their next start."""
     clock = SystemClock()
     ends = clock.monotonic() + timeout
     oids = await bus.list_routercluster_workergroups(routercluster_oid=cluster.oid)
     for oid in oids:
         group = await bus.get_routercluster_workergroup(routercluster_oid=cluster.oid, workergroup_oid=oid)
-        if group.transport is not None:
+        if group.transport is not None or group.status in ("STOPPING", "STOPPED"):
             continue
         left = max(ends - clock.monotonic(), 0.1)
         async with bus.watch_statuses(kind="workergroup", cluster=cluster.name, name=group.name) as watch:

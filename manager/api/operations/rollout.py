@@ -50,19 +50,20 @@ def roll_out(
         BusError: `invalid_argument`, `invalid_configuration`: the limits, or the size of the definition.
     """
     tx = ctx.tx
-    same = {r.revision for r in tx.revisions(row.oid) if (r.runtime, r.transport) == wanted}
+    revisions = list(tx.revisions(row.oid))
+    transports = {r.revision: r.transport for r in revisions}
+    same = {r.revision for r in revisions if (r.runtime, r.transport) == wanted}
     renewed = _outdated_starts(tx, row) if renews else set()
     new = row.revision not in same or bool(renewed)
     columns = {**columns, **rollout_limits(params, row, new)}
     if new:
         columns |= {"revision": row.revision + 1, "held_back": None}
-    before = next((r.transport for r in tx.revisions(row.oid) if r.revision == row.revision), None)
     tx.update_group(row.oid, **columns)
     cluster = need_cluster(tx, row.cluster_oid)
     if new:
         _keep_equal_workers(tx, row, same, renewed)
         transport = wanted[1]
-        if transport and len(encode(transport)) > len(encode(before)):
+        if transport and len(encode(transport)) > len(encode(transports.get(row.revision))):
             sizes.check_cluster(tx, cluster.oid, pointer, transport)
     now = need_group(tx, row.cluster_oid, row.oid)
     if new:

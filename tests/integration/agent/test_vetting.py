@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from busbar.agent.processes.checking import CheckerError, check
 from busbar.agent.routers import mosquitto_check
 from busbar.agent.runtimes.mosquitto import CHECK_REFUSES
+from busbar.agent.workers.vetting import CHECKS_AT_ONCE
 from busbar.bus.messages import NOT_REPLACED
 
 from tests.agents import Bench, bench, worker
@@ -132,6 +134,15 @@ async def test_mosquitto_itself_judges_its_file_and_certificate(node: Bench, tmp
     assert "the check of its files failed: " in failed["reason"] and "broken.crt" in failed["reason"]
 
 
+async def test_a_fifo_in_place_of_a_file_does_not_hold_up_the_agent(node: Bench, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "secrets" / "users")
+    await node.start()
+    transport = {"type": "mqtt", "options": {"password_file": "users"}}
+    node.assign(worker(runtime="amqtt", transport=transport), worker("web-2"))
+    await node.state("web-2", "RUNNING", reason=None)
+    assert "no regular file" in (await node.state("web-1", "BACKOFF"))["reason"]
+
+
 async def test_a_checker_is_bounded_and_leaves_nothing_behind(tmp_path: Path) -> None:
     sleep = shutil.which("sleep")
     assert sleep is not None
@@ -149,6 +160,23 @@ async def test_a_checker_is_bounded_and_leaves_nothing_behind(tmp_path: Path) ->
     assert await check(("/bin/sh", "-c", "echo no; exit 3"), tmp_path, {}, None, refuses_with=3) == "no"
     with pytest.raises(CheckerError, match="No module"):
         await check(("/bin/sh", "-c", "echo No module; exit 1"), tmp_path, {}, None, refuses_with=3)
+
+
+async def test_not_all_checkers_run_at_once(node: Bench, tmp_path: Path) -> None:
+    running = tmp_path / "running"
+    running.mkdir()
+    (tmp_path / "checker.py").write_text(
+        "import os, pathlib, sys, time\n"
+        f"here, own = pathlib.Path({str(running)!r}), str(os.getpid())\n"
+        "(here / own).touch(); time.sleep(0.2); print(len(list(here.iterdir())))\n"
+        "(here.parent / f'seen-{own}').write_text(str(len(list(here.iterdir())))); (here / own).unlink()\n"
+    )
+    await node.start()
+    node.assign(*(checked(name=f"web-{number}") for number in range(1, 6)))
+    for number in range(1, 6):
+        await node.state(f"web-{number}", "RUNNING", timeout=30)
+    seen = [int((tmp_path / name).read_text()) for name in os.listdir(tmp_path) if name.startswith("seen-")]
+    assert len(seen) == 5 and max(seen) <= CHECKS_AT_ONCE
 
 
 async def test_a_checker_that_cannot_be_run_keeps_nobody_from_starting(node: Bench) -> None:
@@ -173,3 +201,4 @@ def test_mosquittos_checker_and_its_runtime_mean_the_same_exit_code() -> None:
     assert mosquitto_check.harmless(text + "autosave_interval 1\n", 7).splitlines() == [
         "listener 7 127.0.0.1", "max_connections 2", "user root", "persistence false",
     ]  # fmt: skip
+    assert mosquitto_check.harmless("listener 1883", 7, "::1").startswith("listener 7 ::1\n")

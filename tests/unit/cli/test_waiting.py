@@ -102,3 +102,26 @@ def test_another_object_of_the_name_means_that_ours_is_gone(line: Line) -> None:
 
     realm.after = after
     assert line.against(realm).run("group", "scale", "edge/api", "3", "--wait", "--timeout", "5") == 4
+
+
+@pytest.mark.parametrize(
+    ("facts", "code"),
+    [
+        ({"status": "STOPPED", "transport": None}, 0),
+        ({"status": "STOPPING", "transport": None}, 0),
+        ({"status": "RUNNING", "transport": {"type": "mqtt"}}, 0),
+        ({"status": "RUNNING", "transport": None}, 6),
+    ],
+)
+def test_an_update_of_a_cluster_waits_for_the_groups_that_run_it(
+    line: Line, facts: dict[str, Any], code: int
+) -> None:
+    def answer(operation: str, given: dict[str, Any]) -> Any:
+        if operation == "list_routercluster_workergroups":
+            return [OID]
+        known = {"name": "edge", "oid": OID, "cluster_oid": OID, "status": "RUNNING"}
+        group = facts if operation == "get_routercluster_workergroup" else {"transport": None}
+        return result_of(operation, lambda member: known.get(member, "x")) | {"version": 1} | group
+
+    run = line.against(Realm(answer)).run
+    assert run("cluster", "update", "edge", "--port", "24001", "--wait", "--timeout", "0.3") == code

@@ -204,7 +204,7 @@ def test_a_folder_or_program_out_of_the_user_s_reach_is_said(here: State, start:
         (True, "no-such-user", "runtimes.{}.user: this host has no user 'no-such-user'"),
         (True, "root", "runtimes.{}.user: 'root' is root, as the agent is: leave it out"),
         (False, "nobody", "runtimes.{}.user: only an agent that runs as root can start workers as 'nobody'"),
-        (True, "", "runtimes.{}.user: must be a non-empty string"),
+        (True, "", "runtimes.{}.user: Expected 'str' of length >= 1"),
     ],
 )
 def test_a_user_that_cannot_be_is_refused(
