@@ -217,6 +217,7 @@ class Batch:
             revision=group.revision,
             unassigned_version=None,
             address=None,
+            listeners=None,
             pid=None,
             restarts=0,
         )
@@ -303,6 +304,7 @@ class Batch:
             generation=generation,
             revision=group.revision,
             address=None,
+            listeners=None,
             pid=None,
             restarts=0,
         )
@@ -329,6 +331,7 @@ class Batch:
             last_node_oid=row.node_oid,
             unassigned_version=None,
             address=None,
+            listeners=None,
             pid=None,
         )
         self._tell.worker(row, "pending", action.reason)
