@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.agent.processes.ports import choose_ports
 from busbar.agent.processes.process import SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import bind_error
 from busbar.agent.runtimes import WorkerSpec, load_runtimes, prepare
