@@ -204,3 +204,9 @@ def node_heard(db: Database) -> None:
 def group_stop(db: Database) -> None:
     """Whether a group is to be stopped while its cluster runs."""
     db.execute("ALTER TABLE workergroups ADD COLUMN stop_ordered INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def worker_listeners(db: Database) -> None:
+    """The URLs of a worker's named listeners."""
+    db.execute("ALTER TABLE workers ADD COLUMN listeners TEXT")
