@@ -63,6 +63,8 @@ def _ways(paths: Any) -> Iterator[str]:
         if service.get("type") == "websocket":
             auth = service.get("auth")
             yield _OPEN if not auth else _WRITTEN if "anonymous" in auth else _CLOSED
+        elif service.get("type") == "reverseproxy":
+            yield _OPEN  # nobody is asked who it is
         elif service.get("type") in ("publisher", "caller", "webhook"):
             yield _CLOSED if service.get("credentials_file") else _OPEN
         yield from _ways(service.get("paths"))

@@ -69,6 +69,13 @@ UNSIGNED = {"type": "publisher", "realm": "realm1", "role": "anonymous"}
 SIGNED = {**UNSIGNED, "credentials_file": "bridge.json"}
 
 
+def test_a_proxy_asks_nobody_who_it_is() -> None:
+    service = {"type": "reverseproxy", "host": "h", "port": 80}
+    assert refused(web(CLOSED, service), "crossbar") and refused(web(NAMED, service), "crossbar")
+    assert refused(web(CLOSED, {"type": "path", "paths": {"x": service}}), "crossbar")
+    assert not refused(web(CLOSED, service) | {"anonymous": True}, "crossbar")
+
+
 def test_a_path_of_the_http_bridge_is_open_without_credentials() -> None:
     assert refused(web(CLOSED, UNSIGNED), "crossbar") and refused(web(NAMED, UNSIGNED), "crossbar")
     assert authenticates(web(CLOSED, SIGNED), "crossbar") is True
