@@ -39,8 +39,13 @@ def authenticates(transport: Mapping[str, Any] | None, runtime: str | None = Non
         return True
     if known == "crossbar":
         return all(way == _CLOSED for way in _ways_in(transport))
-    option, options = AUTHENTICATION[known], (transport or {}).get("options")
-    return bool(option and isinstance(options, Mapping) and options.get(option))
+    option = AUTHENTICATION[known]
+    return bool(option and _option(transport, option))
+
+
+def _option(transport: Mapping[str, Any] | None, name: str) -> object:
+    options = (transport or {}).get("options")
+    return options.get(name) if isinstance(options, Mapping) else None
 
 
 def _requires_certificates(transport: Mapping[str, Any] | None) -> bool:
@@ -52,19 +57,21 @@ def _requires_certificates(transport: Mapping[str, Any] | None) -> bool:
 
 def _ways_in(transport: Mapping[str, Any] | None) -> set[str]:
     """How the services on a web transport's paths let clients in; without one that has clients: open."""
-    return set(_ways((transport or {}).get("paths"))) or {_OPEN}
+    return {way for _, way in _ways((transport or {}).get("paths"))} or {_OPEN}
 
 
-def _ways(paths: Any) -> Iterator[str]:
-    for service in paths.values() if isinstance(paths, Mapping) else ():
+def _ways(paths: Any, below: str = "") -> Iterator[tuple[str, str]]:
+    """Each path that has clients, and its way in."""
+    for name, service in paths.items() if isinstance(paths, Mapping) else ():
         if not isinstance(service, Mapping):
             continue
+        path = f"{below}{name}"
         if service.get("type") == "websocket":
             auth = service.get("auth")
-            yield _OPEN if not auth else _WRITTEN if "anonymous" in auth else _CLOSED
+            yield path, _OPEN if not auth else _WRITTEN if "anonymous" in auth else _CLOSED
         elif service.get("type") in ("publisher", "caller", "webhook"):
-            yield _CLOSED if service.get("credentials_file") else _OPEN
-        yield from _ways(service.get("paths"))
+            yield path, _CLOSED if service.get("credentials_file") else _OPEN
+        yield from _ways(service.get("paths"), f"{path}/")
 
 
 def is_written_out(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool:
@@ -119,9 +126,21 @@ def is_loosened(
     was: str | None,
     runtime: str | None,
 ) -> str | None:
-    """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or None."""
-    if authenticates(before, was) is True and authenticates(after, runtime) is False:
+    """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or lets them do
+    more; None where it doesn't."""
+    needed = authenticates(after, runtime)
+    if authenticates(before, was) is True and needed is not True:
+        if needed is None:
+            return f"whether runtime '{runtime}' asks clients for credentials is known to its nodes alone"
         return "clients would no longer need credentials"
+    if _requires_certificates(before) and not _requires_certificates(after):
+        return "clients would no longer need a certificate"
+    if _option(before, "acl_file") and not _option(after, "acl_file"):
+        return "clients would no longer be kept to an ACL"
+    ways = dict(_ways((before or {}).get("paths")))
+    for path, way in _ways((after or {}).get("paths")):
+        if way != _CLOSED and ways.get(path) == _CLOSED:
+            return f"clients of path '{path}' would no longer need credentials"
     if is_exposed(after, runtime) and not is_exposed(before, was):
         return f"routers on {interface_of(after)} would let everybody in"
     return None

@@ -141,3 +141,48 @@ def test_what_lets_in_more_clients_loosens() -> None:
         assert loosened is wanted, (was, becomes)
     assert is_loosened(closed[1], closed[1], "amqtt", "crossbar"), "crossbar knows no password file"
     assert is_exposed(everybody, "amqtt") and not is_exposed(local, "amqtt")
+
+
+TLS = {"certificate": "c", "key": "k", "client_ca": "a", "client_certificates": "require"}
+
+
+@pytest.mark.fault(114, "W")
+@pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"options": {"password_file": "p", "acl_file": "acl"}}, {"options": {"password_file": "p"}}),
+        ({"options": {"password_file": "p", "acl_file": "acl"}}, {"options": {"acl_file": ""}}),
+        ({"options": {"acl_file": "acl"}, "anonymous": True}, {"anonymous": True}),
+        ({"endpoint": {"tls": TLS}, **PASSWORD}, PASSWORD),
+        ({"endpoint": {"tls": TLS}, **PASSWORD}, {"endpoint": {"tls": {**TLS, "client_certificates": "none"}}}),
+    ],
+)
+def test_a_check_of_clients_that_is_dropped_beside_others_loosens(
+    at: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    was, becomes = (
+        {"type": "mqtt", **each, "endpoint": {"interface": at, **each.get("endpoint", {})}}
+        for each in (before, after)
+    )
+    assert is_loosened(was, becomes, "mosquitto", "mosquitto")
+    assert is_loosened(was, becomes, None, None), "of a cluster"
+    assert not is_loosened(was, was, "mosquitto", "mosquitto")
+    if "anonymous" not in before:
+        assert not is_loosened(becomes, was, "mosquitto", "mosquitto")
+
+
+@pytest.mark.fault(114, "W")
+@pytest.mark.parametrize("runtime", ["crossbar", None])
+def test_a_path_that_is_opened_beside_an_open_one_loosens(runtime: str | None) -> None:
+    for first, second in product([OPEN, NAMED, CLOSED, PAGE, SIGNED, UNSIGNED], repeat=2):
+        was, becomes = web(OPEN, first, at="127.0.0.1"), web(OPEN, second, at="127.0.0.1")
+        wanted = first in (CLOSED, SIGNED) and second in (OPEN, NAMED, UNSIGNED)
+        assert (is_loosened(was, becomes, runtime, runtime) is not None) is wanted, (first, second)
+
+
+@pytest.mark.fault(114, "W")
+def test_a_runtime_whose_checks_are_not_known_loosens_what_was_closed() -> None:
+    closed = made("0.0.0.0", **PASSWORD)
+    assert is_loosened(closed, closed, "mosquitto", "own")
+    assert not is_loosened(closed, closed, "own", "own") and not is_loosened(closed, closed, "own", "amqtt")
