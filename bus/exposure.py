@@ -126,8 +126,8 @@ def is_loosened(
     was: str | None,
     runtime: str | None,
 ) -> str | None:
-    """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or lets them do
-    more; None where it doesn't."""
+    """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or lets them
+    do more; None where it doesn't."""
     needed = authenticates(after, runtime)
     if authenticates(before, was) is True and needed is not True:
         if needed is None:

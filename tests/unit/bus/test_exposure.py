@@ -155,7 +155,7 @@ TLS = {"certificate": "c", "key": "k", "client_ca": "a", "client_certificates": 
         ({"options": {"password_file": "p", "acl_file": "acl"}}, {"options": {"acl_file": ""}}),
         ({"options": {"acl_file": "acl"}, "anonymous": True}, {"anonymous": True}),
         ({"endpoint": {"tls": TLS}, **PASSWORD}, PASSWORD),
-        ({"endpoint": {"tls": TLS}, **PASSWORD}, {"endpoint": {"tls": {**TLS, "client_certificates": "none"}}}),
+        ({"endpoint": {"tls": TLS}, **PASSWORD}, {"endpoint": {"tls": TLS | {"client_certificates": "none"}}}),
     ],
 )
 def test_a_check_of_clients_that_is_dropped_beside_others_loosens(
