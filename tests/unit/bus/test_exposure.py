@@ -144,6 +144,7 @@ def test_what_lets_in_more_clients_loosens() -> None:
 
 
 TLS = {"certificate": "c", "key": "k", "client_ca": "a", "client_certificates": "require"}
+NO_CERTIFICATE = TLS | {"client_certificates": "none"}
 
 
 @pytest.mark.fault(114, "W")
@@ -155,7 +156,7 @@ TLS = {"certificate": "c", "key": "k", "client_ca": "a", "client_certificates": 
         ({"options": {"password_file": "p", "acl_file": "acl"}}, {"options": {"acl_file": ""}}),
         ({"options": {"acl_file": "acl"}, "anonymous": True}, {"anonymous": True}),
         ({"endpoint": {"tls": TLS}, **PASSWORD}, PASSWORD),
-        ({"endpoint": {"tls": TLS}, **PASSWORD}, {"endpoint": {"tls": TLS | {"client_certificates": "none"}}}),
+        ({"endpoint": {"tls": TLS}, **PASSWORD}, {"endpoint": {"tls": NO_CERTIFICATE}}),
     ],
 )
 def test_a_check_of_clients_that_is_dropped_beside_others_loosens(
