@@ -1,9 +1,9 @@
 """A plain MQTT router for user traffic: `python -m busbar.agent.routers.amqtt_router --config FILE`.
 
-The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path}`; a listener with
-`"anonymous": true` also lets in clients that give no username, and `more` has further listeners. It knows
-nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it can't listen, 2 for a wrong command
-or file.
+The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path,
+"acl_file": null | path}`; a listener with `"anonymous": true` also lets in clients that give no user name,
+and `more` has further listeners. It knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it
+can't listen, 2 for a wrong command or file.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from busbar.bus.broker.connect import Connect
 from busbar.bus.broker.packet_stream import PacketStream, tcp_read, websocket_read
 from busbar.bus.log_lines import LineFormatter
 
+from .amqtt_acl import AclError, AclFile, Rights, read
 from .amqtt_connection import Connection
 from .amqtt_sessions import LIMITS, Exchange
 
@@ -41,12 +42,15 @@ SHUTDOWN_S: Final = 2.0
 class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
     """amqtt with its listeners and plugins; what is between a connection and a delivered message is ours."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, acl: AclFile | None) -> None:
         super().__init__(broker_config(options))
         for name, each in options.listeners().items():
             # amqtt gives what equals its own default the value of the first listener.
             found = self.listeners_config[name]
             found.type, found.bind = ListenerType(each.type), each.address
+        self._acl = acl
+        # Without verified names, every client has anonymous rights.
+        self._names = options.password_file is not None
         self._anonymous = {name for name, each in options.listeners().items() if each.anonymous}
         self._exchange = Exchange()
         self._connections: set[Connection] = set()
@@ -60,8 +64,8 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
 
     async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
-        read = websocket_read(websocket)
-        stream = PacketStream(read, WebSocketsWriter(websocket), websocket.transport, LIMITS)
+        writer = WebSocketsWriter(websocket)
+        stream = PacketStream(websocket_read(websocket), writer, websocket.transport, LIMITS)
         await self._serve(stream, listener_name)
 
     async def shutdown(self) -> None:
@@ -72,12 +76,18 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
 
     async def _serve(self, stream: PacketStream, listener_name: str) -> None:
         anonymous = listener_name in self._anonymous
-        connection = Connection(stream, self._exchange, partial(self._authenticated, anonymous=anonymous))
+        authenticate = partial(self._authenticated, anonymous=anonymous)
+        connection = Connection(stream, self._exchange, authenticate, self._rights_of)
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    def _rights_of(self, connect: Connect) -> Rights | None:
+        if self._acl is None:
+            return None
+        return self._acl.rights((connect.username or None) if self._names else None, connect.client_id)
 
     async def _authenticated(self, connect: Connect, *, anonymous: bool) -> bool:
         if anonymous and not connect.username:
@@ -123,6 +133,7 @@ class Options:
     type: Literal["tcp", "ws"]
     bind: str
     password_file: str | None = None
+    acl_file: str | None = None
     anonymous: bool = False
     more: tuple[Bind, ...] = ()
 
@@ -148,7 +159,7 @@ def broker_config(options: Options) -> dict[str, object]:
     return {"listeners": listeners, "plugins": auth}
 
 
-async def run(options: Options) -> None:
+async def run(options: Options, acl: AclFile | None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -159,7 +170,7 @@ async def run(options: Options) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    broker = Router(options)
+    broker = Router(options, acl)
     await broker.start()
     for each in options.listeners().values():
         print(f"listening on {each.bind} ({each.type})", flush=True)
@@ -183,13 +194,14 @@ def main(arguments: list[str]) -> int:
         if len(arguments) != 2 or arguments[0] != "--config":
             raise ValueError("usage: --config FILE")
         options = Options.read(Path(arguments[1]))
-    except (OSError, TypeError, ValueError) as error:
+        acl = read(Path(options.acl_file)) if options.acl_file else None
+    except (AclError, OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # amqtt logs a traceback of a failed start; our one line is enough.
     logging.getLogger("amqtt.broker").addFilter(lambda entry: entry.exc_info is None)
     try:
-        asyncio.run(run(options))
+        asyncio.run(run(options, acl))
     except Exception as error:  # the log's last line gives the cause
         print(f"error: {error}", file=sys.stderr)
         return 1

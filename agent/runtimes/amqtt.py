@@ -22,11 +22,14 @@ from .transport import ROOT, checked_transport, path_below, port_requests, probe
 TYPES = ("mqtt", "websocket")
 """Transport types of the MQTT routers: MQTT over TCP, or over WebSocket."""
 CONFIG = "router.json"
+FILES = ("password_file", "acl_file")
+ACL_REFUSES = 2
+"""Exit code of `agent.routers.amqtt_acl`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AmqttRuntime:
-    """`secrets_root`: the operator's folder of password files that a transport may refer to."""
+    """`secrets_root`: the operator's folder of the files that a transport may refer to."""
 
     secrets_root: Path | None = None
     python: str = sys.executable
@@ -48,36 +51,36 @@ class AmqttRuntime:
         plain = checked_transport(worker.transport, TYPES)
         requests = port_requests(plain, TYPES, may_share=False)
         with refusals():
-            reference = amqtt_options(plain, ROOT).password_file
-        secrets = (
-            path_below(self.secrets_root, reference, PASSWORD_POINTER, "secrets_root") if reference else None
-        )
+            options = amqtt_options(plain, ROOT)
+        secrets = {
+            name: path_below(self.secrets_root, reference, f"{ROOT}/options/{name}", "secrets_root")
+            for name in FILES
+            if (reference := getattr(options, name))
+        }
         listeners = [_listener(each, requests[name], host, ports[name])
                      for name, each in listeners_of(plain).items()]  # fmt: skip
         first, *more = listeners
         return LaunchSpec(
-            # -P: a file in the worker's folder must not be imported as a module.
-            argv=(
-                self.python,
-                "-P",
-                "-m",
-                "busbar.agent.routers.amqtt_router",
-                "--config",
-                str(folder / CONFIG),
-            ),
+            argv=self._module("amqtt_router", "--config", str(folder / CONFIG)),
             env={"PYTHONUNBUFFERED": "1"},
             files={CONFIG: json.dumps(_config(plain, requests, ports, secrets), indent=1)},
             ready=first.probe,
             live=first.probe,
             address=first.address,
             run_as=self.run_as,
-            references={PASSWORD_POINTER: secrets} if secrets else {},
+            references={f"{ROOT}/options/{name}": path for name, path in secrets.items()},
+            check=self._module("amqtt_acl", str(secrets["acl_file"])) if "acl_file" in secrets else (),
+            check_refuses_with=ACL_REFUSES,
             interface=first.interface,
             port=first.port,
             listener=first.name,
             more=tuple(more),
             start_deadline_s=20.0,
         )
+
+    def _module(self, name: str, *arguments: str) -> tuple[str, ...]:
+        # -P: a file in the worker's folder must not be imported as a module.
+        return (self.python, "-P", "-m", f"busbar.agent.routers.{name}", *arguments)
 
 
 def _listener(listener: Listener, request: PortRequest, host: str, port: int) -> ListenerSpec:
@@ -87,7 +90,7 @@ def _listener(listener: Listener, request: PortRequest, host: str, port: int) ->
 
 
 def _config(
-    plain: Transport, requests: Mapping[str, PortRequest], ports: Ports, secrets: Path | None
+    plain: Transport, requests: Mapping[str, PortRequest], ports: Ports, secrets: Mapping[str, Path]
 ) -> dict[str, object]:
     """The router's file; of one listener it is as versions before several wrote it."""
     binds = [
@@ -99,8 +102,5 @@ def _config(
         for name, each in listeners_of(plain).items()
     ]
     first, *more = binds
-    password_file = str(secrets) if secrets else None
-    return {**first, "password_file": password_file, **({"more": more} if more else {})}
-
-
-PASSWORD_POINTER = f"{ROOT}/options/password_file"
+    files = {name: str(secrets[name]) if name in secrets else None for name in FILES}
+    return {**first, **files, **({"more": more} if more else {})}
