@@ -1,9 +1,9 @@
 """A plain MQTT router for user traffic: `python -m busbar.agent.routers.amqtt_router --config FILE`.
 
 The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path,
-"acl_file": null | path}`; a listener with `"anonymous": true` also lets in clients that give no user name,
-and `more` has further listeners. It knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it
-can't listen, 2 for a wrong command or file.
+"acl_file": null | path}`; a listener with `"anonymous": true` also lets in clients that give no username, and
+`more` has further listeners. It knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it can't
+listen, 2 for a wrong command or file.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
             # amqtt gives what equals its own default the value of the first listener.
             found = self.listeners_config[name]
             found.type, found.bind = ListenerType(each.type), each.address
-        self._acl = acl
-        # Without verified names, every client has anonymous rights.
-        self._names = options.password_file is not None
         self._anonymous = {name for name, each in options.listeners().items() if each.anonymous}
+        self._acl = acl
+        # Without verified user names, every client has anonymous rights.
+        self._names = options.password_file is not None
         self._exchange = Exchange()
         self._connections: set[Connection] = set()
 
@@ -64,8 +64,8 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
 
     async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
-        writer = WebSocketsWriter(websocket)
-        stream = PacketStream(websocket_read(websocket), writer, websocket.transport, LIMITS)
+        read = websocket_read(websocket)
+        stream = PacketStream(read, WebSocketsWriter(websocket), websocket.transport, LIMITS)
         await self._serve(stream, listener_name)
 
     async def shutdown(self) -> None:
@@ -75,8 +75,7 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
         await super().shutdown()
 
     async def _serve(self, stream: PacketStream, listener_name: str) -> None:
-        anonymous = listener_name in self._anonymous
-        authenticate = partial(self._authenticated, anonymous=anonymous)
+        authenticate = partial(self._authenticated, anonymous=listener_name in self._anonymous)
         connection = Connection(stream, self._exchange, authenticate, self._rights_of)
         self._connections.add(connection)
         try:

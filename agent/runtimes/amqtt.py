@@ -57,8 +57,9 @@ class AmqttRuntime:
             for name in FILES
             if (reference := getattr(options, name))
         }
-        listeners = [_listener(each, requests[name], host, ports[name])
-                     for name, each in listeners_of(plain).items()]  # fmt: skip
+        listeners = [
+            _listener(each, requests[name], host, ports[name]) for name, each in listeners_of(plain).items()
+        ]
         first, *more = listeners
         return LaunchSpec(
             argv=self._module("amqtt_router", "--config", str(folder / CONFIG)),
@@ -92,7 +93,7 @@ def _listener(listener: Listener, request: PortRequest, host: str, port: int) ->
 def _config(
     plain: Transport, requests: Mapping[str, PortRequest], ports: Ports, secrets: Mapping[str, Path]
 ) -> dict[str, object]:
-    """The router's file; of one listener it is as versions before several wrote it."""
+    """The router's file; without an ACL and of one listener it is as versions before these wrote it."""
     binds = [
         {
             "type": "ws" if each.kind == "websocket" else "tcp",
@@ -102,5 +103,5 @@ def _config(
         for name, each in listeners_of(plain).items()
     ]
     first, *more = binds
-    files = {name: str(secrets[name]) if name in secrets else None for name in FILES}
+    files = {"password_file": None, **{name: str(path) for name, path in secrets.items()}}
     return {**first, **files, **({"more": more} if more else {})}

@@ -174,7 +174,6 @@ def test_the_listeners_of_an_amqtt_are_in_its_file() -> None:
         "type": "tcp",
         "bind": "127.0.0.1:4001",
         "password_file": None,
-        "acl_file": None,
         "more": [
             {"type": "ws", "bind": "127.0.0.1:4002", "anonymous": True},
             {"type": "tcp", "bind": "[::1]:4003"},
