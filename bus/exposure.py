@@ -122,12 +122,18 @@ def is_exposed(transport: Mapping[str, Any] | None, runtime: str | None = None) 
     return bool(_exposed(transport, runtime))
 
 
+def not_written_out(transport: Mapping[str, Any] | None, runtime: str | None = None) -> list[Listener]:
+    """The listeners that are open to other hosts, and do not say so."""
+    return [each for each in _exposed(transport, runtime) if not _is_written_out(transport, each, runtime)]
+
+
 def exposed_on(transport: Mapping[str, Any] | None, runtime: str | None = None) -> str:
     """Where they can: `0.0.0.0`, or `0.0.0.0 (listener ws)`; empty where they can't."""
-    return ", ".join(map(_place, _exposed(transport, runtime)))
+    return ", ".join(map(place, _exposed(transport, runtime)))
 
 
-def _place(listener: Listener) -> str:
+def place(listener: Listener) -> str:
+    """Where it listens, for people: `0.0.0.0`, or `0.0.0.0 (listener ws)`."""
     return listener.interface + (f" (listener {listener.name})" if listener.is_named else "")
 
 
@@ -160,7 +166,7 @@ def _check_listener(
     if listener.anonymous is None and open_to_all and not _is_written_out(transport, listener, runtime):
         more = "" if runtime else ", or false where the groups' runtime authenticates by itself"
         detail = (
-            f"routers on {_place(listener)} would let everybody in: {_remedy(runtime)}"
+            f"routers on {place(listener)} would let everybody in: {_remedy(runtime)}"
             f"set 'anonymous' to true if that is intended{more}"
         )
         raise _wrong(detail, at)
