@@ -43,11 +43,15 @@ class TcpProbe:
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """A GET of `path` is answered with one of `expect` (none given: anything below 500); `tls`: https."""
+    """A GET of `path` is answered with one of `expect` (none given: anything below 500); `tls`: https.
+
+    `at`: host and port to ask in place of the listener's own.
+    """
 
     path: str = "/"
     expect: tuple[int, ...] = ()
     tls: bool = False
+    at: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,17 @@ class ListenerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another worker of the same group; `listeners`: their URLs by name, none while they are not known."""
+
+    worker: str
+    node: str
+    listeners: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """A worker as assigned."""
+    """A worker as assigned. `peers`: the other workers of its group, whether they run or not."""
 
     name: str
     oid: str
@@ -116,6 +129,7 @@ class WorkerSpec:
     generation: int = 0
     transport: Transport | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +155,10 @@ class LaunchSpec:
     grace_s: float = 5.0
     start_deadline_s: float = 30.0
     remove: tuple[str, ...] = ()
+    peer_files: Mapping[str, str] = field(default_factory=dict)
+    """As `files`, and no part of the digest: a running worker gets new ones, and then `reload_signal`."""
+
+    reload_signal: int | None = None
     own_listener: bool = True
     """Whether the worker's own processes listen on the port (not if it starts a container, say)."""
 

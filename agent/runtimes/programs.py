@@ -49,7 +49,7 @@ def prepare(launch: LaunchSpec, folder: Path) -> None:
 def _write(launch: LaunchSpec, folder: Path) -> None:
     for name in launch.remove:
         _within(folder, name).unlink(missing_ok=True)
-    for name, content in launch.files.items():
+    for name, content in {**launch.files, **launch.peer_files}.items():
         path = _within(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # A full disk must not stop a restart with the same configuration.

@@ -100,10 +100,11 @@ class SpecRenderer:
         listeners, permitted = listeners_of(transport), dict[str, PortRequest]()
         for name, request in requests.items():
             try:
-                named = "port" in listeners[name].config
+                # A runtime may have listeners of its own.
+                named = name in listeners and "port" in listeners[name].config
                 permitted[name] = self.limits.permitted(request, named=named)
             except RefusedError as error:
-                if not listeners[name].is_named:
+                if name in listeners and not listeners[name].is_named:
                     raise
                 raise RefusedError(f"listener '{name}': {error}") from None
         return permitted
@@ -119,7 +120,9 @@ class SpecRenderer:
         """
         runtime = self._runtime(worker, check=False)
         transport = self._transport(worker, runtime)
-        unknown = [name for name in runtime.ports_needed(transport) if name not in ports]
+        # Those that a runtime adds by itself, it can do without.
+        named = listeners_of(transport)
+        unknown = [name for name in runtime.ports_needed(transport) if name in named and name not in ports]
         if unknown:
             raise RefusedError(f"the port of its listener '{unknown[0]}' is not known")
         return self._render(runtime, worker, transport, ports)

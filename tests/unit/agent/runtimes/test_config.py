@@ -40,7 +40,7 @@ def exec_runtime(**table: Any) -> ExecRuntime:
 
 
 def test_built_in_runtimes_are_always_there() -> None:
-    assert list(load_runtimes({}, environ={})) == ["amqtt", "mosquitto", "crossbar"]
+    assert list(load_runtimes({}, environ={})) == ["amqtt", "mosquitto", "crossbar", "nats"]
     assert load_runtimes({}, environ={})["amqtt"].unavailable() is None
 
 
