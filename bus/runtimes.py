@@ -37,8 +37,8 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
     "webhook": {"topic": str, "post_body_limit": int, "success_response": str, "error_response": str},
 }
 """Options of crossbar's path services, by type; others have none."""
-_SHARES: Final = frozenset({"crossbar"})
-_TLS: Final = frozenset({"crossbar", "mosquitto"})
+SHARING: Final = frozenset({"crossbar"})
+SPEAK_TLS: Final = frozenset({"crossbar", "mosquitto"})
 """The built-in runtimes that speak TLS on their endpoint."""
 
 
@@ -59,9 +59,9 @@ def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer
         raise _wrong("only a single port can be shared, not a range", f"{pointer}/endpoint/shared")
     if runtime not in BUILT_IN:
         return
-    if endpoint.get("shared") and runtime not in _SHARES:
+    if endpoint.get("shared") and runtime not in SHARING:
         raise _wrong(f"workers of runtime '{runtime}' can't share a port", f"{pointer}/endpoint/shared")
-    if "tls" in endpoint and runtime not in _TLS:
+    if "tls" in endpoint and runtime not in SPEAK_TLS:
         raise _wrong(f"workers of runtime '{runtime}' don't speak TLS", f"{pointer}/endpoint/tls")
     CHECKS[runtime](transport, pointer)
     if runtime == "crossbar":
