@@ -20,6 +20,7 @@ from busbar.bus.decode import read
 from busbar.bus.errors import BusError
 from busbar.bus.loopback import loopback
 from busbar.bus.messages import Applied, Assignment, Command
+from busbar.bus.service_status import SayStatus, unsaid
 from busbar.bus.states import Leaves
 from busbar.bus.topics import Topics, is_name
 
@@ -373,9 +374,14 @@ def reset(folder: Path, *, keep: bool) -> None:
 
 
 async def run(
-    config: AgentConfig, ready: Callable[[], None] | None = None, reload: asyncio.Event | None = None
+    config: AgentConfig,
+    ready: Callable[[], None] | None = None,
+    reload: asyncio.Event | None = None,
+    say: SayStatus = unsaid,
 ) -> None:
     """Run an agent until cancelled; its file is read again whenever `reload` is set.
+
+    `say` is told about the connection to the broker.
 
     Raises:
         ConfigError, RuntimesError: the configuration is invalid.
@@ -389,7 +395,7 @@ async def run(
 
     def make_link(will: Callable[[int], Will]) -> Link:
         memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
-        return MqttLink(config.connect, clock=clock, random=random, will=will, memory=memory)
+        return MqttLink(config.connect, clock=clock, random=random, will=will, memory=memory, say=say)
 
     agent = Agent(config, make_link, clock, random, lambda: secrets.token_hex(8))
     set_log_level(agent.config.log_level)

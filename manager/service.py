@@ -21,6 +21,7 @@ from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.connection.protocol_memory import ProtocolMemory
 from busbar.bus.errors import MissingRightError
 from busbar.bus.messages import ManagerState
+from busbar.bus.service_status import SayStatus, unsaid
 from busbar.bus.version import version
 
 from .api.operations.base import ManagerIdentity, ReadContext
@@ -292,8 +293,12 @@ class Manager:
         return ReadContext(reads, self.memory, self._identity, clock.monotonic(), clock.time_ns())
 
 
-async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) -> None:
+async def run(
+    config: ManagerConfig, ready: Callable[[], None] | None = None, say: SayStatus = unsaid
+) -> None:
     """Run the manager until cancelled; stand by first while another one holds the state folder.
+
+    `say` is told about that, and about the connection to the broker.
 
     Raises:
         ValueError: a name, a role or a number of the configuration is invalid.
@@ -304,7 +309,9 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
     topics = checked(config)
     clock, random = SystemClock(), Random()
     lock = Lock(config.state / "lock")
+    say("waits for the manager that holds the state folder")
     await lock.wait(clock)
+    say("opens the store")
     try:
         opening = partial(Store.open, database(config.state), clock, _new_id, topics)
         store = await asyncio.to_thread(opening)
@@ -319,7 +326,7 @@ async def run(config: ManagerConfig, ready: Callable[[], None] | None = None) ->
             await Manager(
                 config,
                 store,
-                lambda will: MqttLink(options, clock=clock, random=random, will=will, memory=memory),
+                lambda will: MqttLink(options, clock=clock, random=random, will=will, memory=memory, say=say),
                 clock,
                 _new_id,
                 look_at_rights=True,

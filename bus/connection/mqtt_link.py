@@ -19,6 +19,7 @@ from ..backoff import Backoff
 from ..clock import Clock
 from ..errors import BusOfflineError, MessageTooLargeError, MissingRightError
 from ..options import ConnectOptions
+from ..service_status import SayStatus, unsaid
 from ..topics import matcher
 from .broker_rotation import STABLE, BrokerRotation
 from .failure_log import FailureLog
@@ -50,9 +51,11 @@ class MqttLink:
         will: WillFactory | None = None,
         backoff: Backoff | None = None,
         memory: ProtocolMemory | None = None,
+        say: SayStatus = unsaid,
     ) -> None:
         self.rotation = BrokerRotation(options, backoff or Backoff())
         self._failures = FailureLog()
+        self._say = say
         self._clock = clock
         self._random = random
         self._will = will
@@ -193,6 +196,7 @@ class MqttLink:
         self._gave_up = False
         if lasted > STABLE and not self._was_cut_short:
             self._failures.connected(url)
+        self._say(f"no connection to {url}: {why}")
         line = self._failures.failed(url, why, now)
         if line is not None:
             log.warning("%s", line)
@@ -224,6 +228,7 @@ class MqttLink:
                 self._memory.note(self._url, self._v311)
             await self._subscribe_all(connection)
             self._up.set()
+            self._say(f"connected to {self.rotation.current.url}")
             hooks = asyncio.create_task(self._run_hooks(connection), name="connect-hooks")
             await connection.ended.wait()
             raise BusOfflineError(connection.why)

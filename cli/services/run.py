@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 import msgspec
 from busbar.bus.addresses import netloc
+from busbar.bus.service_status import ServiceStatus
 
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
 from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ManagerSpec, MqttVersion, ServiceSpec
@@ -90,7 +91,7 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
         adopt_realm=spec.adopt_realm,
         quotas=Quotas(**spec.quotas),
     )
-    await run(config, ready)
+    await run(config, ready, ServiceStatus.taken_from().say)
 
 
 async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event | None = None) -> None:
@@ -112,7 +113,7 @@ async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event | None 
         adopt_store=spec.adopt_store,
         log_level=spec.log_level,
     )
-    await run(config, ready, reload)
+    await run(config, ready, reload, ServiceStatus.taken_from().say)
 
 
 def run_service(spec: ServiceSpec, ready: Ready, reload: asyncio.Event) -> Awaitable[None]:

@@ -28,6 +28,8 @@ After=network-online.target
 
 [Service]
 ExecStart={command}
+# `systemctl status` shows what the agent says of its connection.
+NotifyAccess=main
 ExecReload=/bin/kill -HUP $MAINPID
 User={user}
 Restart=always
