@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import time
@@ -25,6 +26,7 @@ from busbar.agent.runtimes import LaunchSpec, Peer, WorkerSpec, load_runtimes, p
 from busbar.agent.workers.probes import probe
 from busbar.bus.clock import SystemClock
 
+from tests.agents import bench, worker
 from tests.brokers import lacking
 from tests.certificates import certificates
 from tests.integration.agent.runtimes.test_amqtt_router import Client
@@ -393,3 +395,28 @@ async def test_routes_over_tls_and_a_fourth_worker_without_a_restart(home: Home)
     mine.gets("t/1", b"x")
     assert [each.process.record.pid for each in workers if each.process and each.process.running] == pids
     assert all("ailed to reload" not in each.log.read_text() for each in workers)
+
+
+async def test_an_agent_restarts_and_adopts_it_with_all_its_listeners(home: Home) -> None:
+    async with bench(home.root) as node:
+        await node.start()
+        node.assign(worker("web-1", "nats", transport={"type": "mqtt"}, digest="d1"))
+        first = await node.state("web-1", "RUNNING")
+        assert list(first["listeners"]) == ["default", "client", "monitoring"]
+        port = int(first["address"].rpartition(":")[2])
+        Client(port, "sender").publish("kept", b"retained", retain=True)
+        os.kill(first["pid"], signal.SIGKILL)
+        again = await node.state("web-1", "RUNNING", restarts=1)
+        assert again["listeners"] == first["listeners"]
+        reader = Client(port, "reader")
+        reader.subscribe("kept", qos=0)
+        reader.wait(lambda: ("kept", b"retained", 0, True) in reader.got, "the retained message")
+        for lost in (False, True):
+            await node.stop()
+            if lost:
+                (node.folder / "state" / "records" / "oid-web-1.json").unlink()
+            node.reports.clear()
+            await node.start()
+            kept = await node.state("web-1", "RUNNING")
+            assert (kept["pid"], kept["listeners"]) == (again["pid"], first["listeners"]), lost
+            assert kept["reason"] is None
