@@ -204,3 +204,10 @@ def node_heard(db: Database) -> None:
 def group_stop(db: Database) -> None:
     """Whether a group is to be stopped while its cluster runs."""
     db.execute("ALTER TABLE workergroups ADD COLUMN stop_ordered INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def group_mesh(db: Database) -> None:
+    """Whether a group's workers are told of each other, and what each node was told."""
+    db.execute("ALTER TABLE workergroups ADD COLUMN mesh INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE nodes ADD COLUMN peers TEXT")
