@@ -182,6 +182,24 @@ class ManagerInfo(Struct, frozen=True):
     conditions: list[str] = msgspec.field(default_factory=list)
 
 
+class WorkerRestart(Struct, frozen=True):
+    """A worker that is restarted: it is new once it is RUNNING with `generation` or a later one.
+
+    `status` is its present one, `reason` says what it waits for.
+    """
+
+    oid: str
+    name: str
+    cluster_oid: str
+    cluster: str
+    workergroup_oid: str
+    workergroup: str
+    node: str | None
+    status: str
+    generation: int
+    reason: str
+
+
 class Following(Struct, frozen=True):
     """Where a worker's output is published while the lease lasts."""
 

@@ -17,9 +17,10 @@ _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 
 class AmqttOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """`password_file` is a file below the node's `secrets_root`."""
+    """Files below the node's `secrets_root`; `acl_file` in mosquitto's syntax."""
 
     password_file: PathText | UnsetType = UNSET
+    acl_file: PathText | UnsetType = UNSET
 
 
 class MosquittoOptions(Struct, frozen=True, forbid_unknown_fields=True):

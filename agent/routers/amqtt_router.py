@@ -1,8 +1,8 @@
 """A plain MQTT router for user traffic: `python -m busbar.agent.routers.amqtt_router --config FILE`.
 
-The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path}`. It
-knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it can't listen, 2 for a wrong command
-or file.
+The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path,
+"acl_file": null | path}`. It knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it can't
+listen, 2 for a wrong command or file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from busbar.bus.broker.connect import Connect
 from busbar.bus.broker.packet_stream import PacketStream, tcp_read, websocket_read
 from busbar.bus.log_lines import LineFormatter
 
+from .amqtt_acl import AclError, AclFile, Rights, read
 from .amqtt_connection import Connection
 from .amqtt_sessions import LIMITS, Exchange
 
@@ -38,8 +39,11 @@ SHUTDOWN_S: Final = 2.0
 class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
     """amqtt with its listeners and plugins; what is between a connection and a delivered message is ours."""
 
-    def __init__(self, config: dict[str, object]) -> None:
+    def __init__(self, config: dict[str, object], acl: AclFile | None, *, names: bool) -> None:
+        """`names`: whether user names are verified; without that, every client has anonymous rights."""
         super().__init__(config)
+        self._acl = acl
+        self._names = names
         self._exchange = Exchange()
         self._connections: set[Connection] = set()
 
@@ -63,12 +67,17 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
         await super().shutdown()
 
     async def _serve(self, stream: PacketStream) -> None:
-        connection = Connection(stream, self._exchange, self._authenticated)
+        connection = Connection(stream, self._exchange, self._authenticated, self._rights_of)
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    def _rights_of(self, connect: Connect) -> Rights | None:
+        if self._acl is None:
+            return None
+        return self._acl.rights((connect.username or None) if self._names else None, connect.client_id)
 
     async def _authenticated(self, connect: Connect) -> bool:
         session = Session()
@@ -98,6 +107,7 @@ class Options:
     type: Literal["tcp", "ws"]
     bind: str
     password_file: str | None = None
+    acl_file: str | None = None
 
 
 def broker_config(options: Options) -> dict[str, object]:
@@ -110,7 +120,7 @@ def broker_config(options: Options) -> dict[str, object]:
     return {"listeners": {"default": {"type": options.type, "bind": bind}}, "plugins": auth}
 
 
-async def run(options: Options) -> None:
+async def run(options: Options, acl: AclFile | None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -121,7 +131,7 @@ async def run(options: Options) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    broker = Router(broker_config(options))
+    broker = Router(broker_config(options), acl, names=options.password_file is not None)
     await broker.start()
     print(f"listening on {options.bind} ({options.type})", flush=True)
     await stop.wait()
@@ -144,13 +154,14 @@ def main(arguments: list[str]) -> int:
         if len(arguments) != 2 or arguments[0] != "--config":
             raise ValueError("usage: --config FILE")
         options = Options(**json.loads(Path(arguments[1]).read_bytes()))
-    except (OSError, TypeError, ValueError) as error:
+        acl = read(Path(options.acl_file)) if options.acl_file else None
+    except (AclError, OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # amqtt logs a traceback of a failed start; our one line is enough.
     logging.getLogger("amqtt.broker").addFilter(lambda entry: entry.exc_info is None)
     try:
-        asyncio.run(run(options))
+        asyncio.run(run(options, acl))
     except Exception as error:  # the log's last line gives the cause
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -20,11 +20,14 @@ from .transport import ROOT, checked_transport, path_below, port_request, refusa
 TYPES = ("mqtt", "websocket")
 """Transport types of the MQTT routers: MQTT over TCP, or over WebSocket."""
 CONFIG = "router.json"
+FILES = ("password_file", "acl_file")
+ACL_REFUSES = 2
+"""Exit code of `agent.routers.amqtt_acl`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AmqttRuntime:
-    """`secrets_root`: the operator's folder of password files that a transport may refer to."""
+    """`secrets_root`: the operator's folder of the files that a transport may refer to."""
 
     secrets_root: Path | None = None
     python: str = sys.executable
@@ -47,37 +50,34 @@ class AmqttRuntime:
         request = port_request(plain, may_share=False)
         websocket = plain["type"] == "websocket"
         with refusals():
-            reference = amqtt_options(plain, ROOT).password_file
-        secrets = (
-            path_below(self.secrets_root, reference, PASSWORD_POINTER, "secrets_root") if reference else None
-        )
+            options = amqtt_options(plain, ROOT)
+        secrets = {
+            name: path_below(self.secrets_root, reference, f"{ROOT}/options/{name}", "secrets_root")
+            for name in FILES
+            if (reference := getattr(options, name))
+        }
         config = {
             "type": "ws" if websocket else "tcp",
             "bind": netloc(request.interface, port),
-            "password_file": str(secrets) if secrets else None,
+            **{name: str(secrets[name]) if name in secrets else None for name in FILES},
         }
         probe = MqttProbe(websocket)
         return LaunchSpec(
-            # -P: a file in the worker's folder must not be imported as a module.
-            argv=(
-                self.python,
-                "-P",
-                "-m",
-                "busbar.agent.routers.amqtt_router",
-                "--config",
-                str(folder / CONFIG),
-            ),
+            argv=self._module("amqtt_router", "--config", str(folder / CONFIG)),
             env={"PYTHONUNBUFFERED": "1"},
             files={CONFIG: json.dumps(config, indent=1)},
             ready=probe,
             live=probe,
             address=address("ws" if websocket else "mqtt", request.interface, host, port),
             run_as=self.run_as,
-            references={PASSWORD_POINTER: secrets} if secrets else {},
+            references={f"{ROOT}/options/{name}": path for name, path in secrets.items()},
+            check=self._module("amqtt_acl", str(secrets["acl_file"])) if "acl_file" in secrets else (),
+            check_refuses_with=ACL_REFUSES,
             interface=request.interface,
             port=port,
             start_deadline_s=20.0,
         )
 
-
-PASSWORD_POINTER = f"{ROOT}/options/password_file"
+    def _module(self, name: str, *arguments: str) -> tuple[str, ...]:
+        # -P: a file in the worker's folder must not be imported as a module.
+        return (self.python, "-P", "-m", f"busbar.agent.routers.{name}", *arguments)

@@ -279,20 +279,30 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         login = (peer.username, digest)
         if self._wrong.get(login) == account:
             return False
-        if login not in self._logins:
-            if not self._guard.admit(peer.username, peer.source, self._clock.monotonic()):
-                peer.busy = True
-                return False
-            loop = asyncio.get_running_loop()
-            pool = self._login_pools[is_chosen(peer.password)]
-            hashing = loop.run_in_executor(pool, self._accounts.verify, peer.username, peer.password)
+        first = login not in self._logins
+        if not self._admit(peer, first):
+            peer.busy = True
+            return False
+        password, hashed = peer.password, self._accounts.is_hashed(peer.username, peer.password)
+        if first:
+            pool, loop = self._login_pools[is_chosen(password)], asyncio.get_running_loop()
+            hashing = loop.run_in_executor(pool, self._accounts.verify, peer.username, password)
             hashing.add_done_callback(partial(self._verified_one, login, peer.source, account))
             self._logins[login] = hashing
-        password, hashed = peer.password, self._accounts.is_hashed(peer.username, peer.password)
-        right = await asyncio.shield(self._logins[login]) is not None
+        try:
+            right = await asyncio.shield(self._logins[login]) is not None
+        finally:
+            if not first:
+                self._guard.waited()
         if not right and not hashed:
-            await self._pretend_to_hash(password)
+            await self._pretend_to_hash(peer, password)
         return right
+
+    def _admit(self, peer: Peer, first: bool) -> bool:
+        """Whether a password may be hashed, or waited for where it is being hashed already."""
+        if first:
+            return self._guard.admit(peer.username, peer.source, self._clock.monotonic())
+        return self._guard.wait()
 
     async def _refuse_unknown(self, peer: Peer) -> None:
         """As a wrong password of an account is refused: nobody finds out which names have one."""
@@ -302,12 +312,22 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         if not self._guard.admit_unknown(peer.username, peer.source, self._clock.monotonic()):
             peer.busy = True
             return
-        await self._pretend_to_hash(peer.password)
-        self._remember_wrong(login, _NOBODY)
+        await self._pretend_to_hash(peer, peer.password)
+        if not peer.busy:
+            self._remember_wrong(login, _NOBODY)
 
-    async def _pretend_to_hash(self, password: str) -> None:
+    async def _pretend_to_hash(self, peer: Peer, password: str) -> None:
         """Wait as long as hashing it would take, in a queue as long, without the work: strangers' guesses at
-        what does not exist must not cost others their logins."""
+        what does not exist must not cost others their logins, nor their connections."""
+        if not self._guard.wait():
+            peer.busy = True
+            return
+        try:
+            await self._as_if_hashed(password)
+        finally:
+            self._guard.waited()
+
+    async def _as_if_hashed(self, password: str) -> None:
         cost = cost_of(password)
         async with self._pretending[is_chosen(password)]:
             if cost not in self._took:

@@ -76,7 +76,7 @@ class Limits:
     name_guess_s: int = _limit(2, "seconds until one more is allowed")
     source_guesses: int = _limit(256, "wrong passwords of one source at once; right ones cost nothing")
     source_guesses_per_s: int = _limit(8, "further ones per second")
-    waiting_logins: int = _limit(256, "passwords that wait for a thread; remembered ones never do")
+    waiting_logins: int = _limit(256, "passwords that wait for a thread, and as many that wait unhashed")
     login_threads: int = _limit(1, "threads that hash chosen passwords, and as many for generated ones")
     # The log
     log_lines: int = _limit(20, "log lines that one account, or one source without, can cause at once")
@@ -153,7 +153,7 @@ class Accounting:
         Managers may also use the spare descriptors, so that others can't keep them out.
         """
         use, limits = self._of(owner), self.limits
-        most = limits.connections - limits.silent_connections - limits.waiting_logins
+        most = limits.connections - limits.silent_connections - 2 * limits.waiting_logins
         full = self._connections >= most and owner.kind != MANAGER
         if full or use.connections >= limits.account_connections:
             self._tidy(owner)
@@ -379,7 +379,7 @@ class LoginGuard:
         # Apart, so that made-up names push no account's tokens out.
         self._unknown_names = Buckets(limits.name_guesses, 1 / limits.name_guess_s)
         self._sources = Buckets(limits.source_guesses, limits.source_guesses_per_s)
-        self._waiting, self._full = 0, limits.waiting_logins
+        self._waiting, self._unhashed, self._full = 0, 0, limits.waiting_logins
         self._burst = limits.name_guesses
 
     def admit(self, name: str, source: str, now: float) -> bool:
@@ -403,6 +403,17 @@ class LoginGuard:
             self._unknown_names.give_back(name, now)
             return False
         return True
+
+    def wait(self) -> bool:
+        """Take a place to wait for an answer without hashing, until `waited`; False when too many do."""
+        if self._unhashed >= self._full:
+            return False
+        self._unhashed += 1
+        return True
+
+    def waited(self) -> None:
+        """Undo `wait`."""
+        self._unhashed -= 1
 
     def ended(self, name: str, source: str, now: float, right: bool) -> None:
         """The password was hashed; a right one returns the tokens."""

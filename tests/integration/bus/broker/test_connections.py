@@ -13,7 +13,7 @@ from busbar.bus.broker.limits import LIMITS, Accounting, Gate, Meter, Owner, fit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.integration.bus.broker.kit import R, Raw, broker_in, make_accounts
+from tests.integration.bus.broker.kit import CONNACK, R, Raw, broker_in, connect_bytes, make_accounts
 from tests.pace import bound
 
 BUSY = 3
@@ -83,6 +83,30 @@ async def test_more_sockets_than_descriptors_keep_nobody_out(tmp_path: Path) -> 
         child.stdin.close()
         _, errors = await child.communicate()
     assert b"Too many open files" not in errors
+
+
+@pytest.mark.fault(83, "S")
+@pytest.mark.fault(77, "S")
+@pytest.mark.parametrize("name", ["nobody{}", "bob"])
+async def test_clients_whose_passwords_are_checked_keep_nobody_out(tmp_path: Path, name: str) -> None:
+    """With names that have no account, and with the password of one that has, but too short for it."""
+    limits = replace(LIMITS, connections=32, silent_connections=8, silent_per_source=8, waiting_logins=4)
+    async with broker_in(tmp_path, limits=limits) as broker:
+        waiting = []
+        for n in range(32):
+            waiting.append(await Raw.open(broker.port))
+            waiting[n].say(connect_bytes(name.format(n), client_id=f"c{n}", password=f"short {n}"))
+        for who in ("alice", "n1", "manager"):
+            assert (await Raw.connect(broker.port, who)).code == 0
+        assert BUSY in [await answer(raw) for raw in waiting]
+
+
+async def answer(raw: Raw) -> int:
+    """The code of the CONNACK, or -1 of one that was closed as the oldest silent connection."""
+    try:
+        return (await raw.expect(CONNACK))[1][1]
+    except EOFError:
+        return -1
 
 
 @pytest.mark.fault(83, "S")
@@ -173,7 +197,7 @@ def test_the_gate_keeps_to_its_limits(steps: list[tuple[int, str, bool]]) -> Non
 def test_connections_fit_the_descriptors(descriptors: int) -> None:
     limits = fitted(LIMITS, descriptors)
     assert limits.connections <= max(8, descriptors - limits.spare_descriptors)
-    logged_in = limits.connections - limits.silent_connections - limits.waiting_logins
+    logged_in = limits.connections - limits.silent_connections - 2 * limits.waiting_logins
     assert logged_in >= 2
     assert 0 < limits.silent_per_source <= limits.silent_connections
     assert limits.account_connections >= 2

@@ -159,6 +159,7 @@ def test_amqtt_render() -> None:
         "type": "tcp",
         "bind": "127.0.0.1:4711",
         "password_file": None,
+        "acl_file": None,
     }
     assert launch.ready == launch.live == MqttProbe()
     launch = render("amqtt", {"type": "websocket", "endpoint": {"type": "tcp", "interface": "::1"}})
