@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from busbar.bus.errors import BusError, pointer_step
-from busbar.bus.exposure import interface_of, is_exposed, is_written_out
+from busbar.bus.exposure import exposed_on, is_exposed, is_written_out
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
 
@@ -51,7 +51,7 @@ def finish(found: Imported) -> Imported:
     exposed = is_exposed(found.transport, found.runtime)
     if exposed and not is_written_out(found.transport, found.runtime):
         found.transport["anonymous"] = True
-        at = interface_of(found.transport)
+        at = exposed_on(found.transport, found.runtime)
         found.files.append(f"it lets everybody in on {at}, as the file did: 'anonymous' says so")
     return found
 

@@ -204,7 +204,11 @@ def _check(of: Service) -> list[str]:
             return ["option httpchk", f"{asked} {_UPGRADE.format(speaks)}", expected]
         case "http" | "https":
             path = of.servers[0].path or "/"
-            return ["option httpchk", f"http-check send meth GET uri {path}", "http-check expect rstatus ^[234]"]
+            return [
+                "option httpchk",
+                f"http-check send meth GET uri {path}",
+                "http-check expect rstatus ^[234]",
+            ]
         case "nats":
             return ["option tcp-check", "tcp-check connect", "tcp-check expect rstring ^INFO"]
         case _:

@@ -68,7 +68,9 @@ def endpoints(
     file: Annotated[
         Path | None, typer.Option("--file", help="Write it to this file, whole, instead of printing it.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again at each change, until interrupted.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Again at each change, until interrupted.")
+    ] = False,
     exec: Annotated[
         str | None, typer.Option("--exec", help="Command to run after each change (without a shell).")
     ] = None,

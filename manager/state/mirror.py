@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from busbar.bus.clock import Clock
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import NodeStatus, WorkerState
 
@@ -214,7 +215,7 @@ class StateCache:
             revision=row.revision,
             pid=row.pid,
             failing_since=self._memory.failing_since(row.oid, row.generation, row.state),
-            listeners={"default": row.address} if row.address else {},
+            listeners=row.listeners or ({DEFAULT: row.address} if row.address else {}),
         )
 
     def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:

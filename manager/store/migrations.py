@@ -207,6 +207,12 @@ def group_stop(db: Database) -> None:
 
 
 @migrations()
+def worker_listeners(db: Database) -> None:
+    """The URLs of a worker's named listeners."""
+    db.execute("ALTER TABLE workers ADD COLUMN listeners TEXT")
+
+
+@migrations()
 def group_mesh(db: Database) -> None:
     """Whether a group's workers are told of each other, and what each node was told."""
     db.execute("ALTER TABLE workergroups ADD COLUMN mesh INTEGER NOT NULL DEFAULT 0")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from busbar.bus.errors import BusError
-from busbar.bus.transport import check_transport, port_range
+from busbar.bus.listeners import port_range
+from busbar.bus.transport import check_transport
 
 WEB: dict[str, Any] = {
     "type": "web",
