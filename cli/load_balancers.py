@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
-from busbar.bus.addresses import netloc
+from busbar.bus.endpoint_url import EndpointUrl, endpoint_url, ip_address
 from busbar.bus.messages import Endpoint
 
 DEFAULT_PORTS: Final[Mapping[str, int]] = {
@@ -30,11 +27,6 @@ _UPGRADE: Final = (
 )
 
 
-_SCHEME: Final = re.compile(r"[a-z]{1,16}")
-_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_PATH: Final = re.compile(r"[A-Za-z0-9/._~-]{0,256}")
-
-
 class NoRenderingError(ValueError):
     """These endpoints can't be rendered like that; the text says why."""
 
@@ -45,19 +37,12 @@ class Server:
 
     worker: str
     listener: str
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def at(self) -> str:
-        return netloc(self.host, self.port)
+    url: EndpointUrl
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What clients see as one: a listener of all ready workers of a group. `bind`: where to listen for them."""
+    """What clients see as one: a listener of all ready workers of a group. `bind`: where it listens."""
 
     cluster: str
     group: str
@@ -71,26 +56,13 @@ class Service:
 
     @property
     def scheme(self) -> str:
-        return self.servers[0].scheme
+        return self.servers[0].url.scheme
 
 
 def servers(endpoints: Iterable[Endpoint]) -> list[Server]:
-    """The endpoints with their URLs taken apart.
-
-    Left out is what has no port, and what a node has reported that is no plain host name or path: it would
-    stand in the configuration of a proxy.
-    """
-    found = []
-    for each in endpoints:
-        try:
-            url = urlsplit(each.url)
-            host, port = url.hostname or "", url.port
-        except ValueError:
-            continue
-        plain = _SCHEME.fullmatch(url.scheme) and _is_host(host) and _PATH.fullmatch(url.path)
-        if port and plain:
-            found.append(Server(each.worker, each.name, url.scheme, host, port, url.path))
-    return found
+    """The endpoints with plain URLs: the others would stand in the configuration of a proxy."""
+    found = ((each, endpoint_url(each.url)) for each in endpoints)
+    return [Server(each.worker, each.name, url) for each, url in found if url is not None]
 
 
 def service(
@@ -108,7 +80,7 @@ def service(
     mine = tuple(each for each in found if each.listener == name)
     if not mine:
         raise NoRenderingError(f"no listener '{name}' (it has: {', '.join(names)})")
-    return Service(cluster, group, name, bind or _default_bind(mine[0].scheme), mine)
+    return Service(cluster, group, name, bind or _default_bind(mine[0].url.scheme), mine)
 
 
 def haproxy(of: Service) -> str:
@@ -137,18 +109,18 @@ def haproxy(of: Service) -> str:
         "  retries 3",
         *(f"  {line}" for line in _check(of)),
         f"  default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions{_server_tls(of)}",
-        *(f"  server {each.worker} {each.at}" for each in of.servers),
+        *(f"  server {each.worker} {each.url.netloc}" for each in of.servers),
     ]
     return "\n".join([*lines, ""])
 
 
 def nginx(of: Service) -> str:
-    """For the `stream` block. Open-source nginx asks no worker how it is: a hung one is found by its clients."""
+    """For the `stream` block. nginx asks no worker how it is: a hung one is found by its clients."""
     name = of.name
     lines = [
         f"upstream {name} {{",
         "    least_conn;",
-        *(f"    server {each.at} max_fails=1 fail_timeout=5s;" for each in of.servers),
+        *(f"    server {each.url.netloc} max_fails=1 fail_timeout=5s;" for each in of.servers),
         "}",
         "server {",
         f"    listen {of.bind};",
@@ -166,9 +138,9 @@ def srv(of: Service) -> str:
     owner = f"{of.group}.{of.cluster}"
     lines = []
     for each in of.servers:
-        address = _address(each.host)
-        target = f"{each.worker}.{owner}" if address is not None else f"{each.host.rstrip('.')}."
-        lines.append(f"_{of.scheme}._tcp.{owner} {TTL_S} IN SRV 0 0 {each.port} {target}")
+        address = ip_address(each.url.host)
+        target = f"{each.worker}.{owner}" if address is not None else f"{each.url.host.rstrip('.')}."
+        lines.append(f"_{of.scheme}._tcp.{owner} {TTL_S} IN SRV 0 0 {each.url.port} {target}")
         if address is not None:
             lines.append(f"{target} {TTL_S} IN {'A' if address.version == 4 else 'AAAA'} {address}")
     return "\n".join([*lines, ""])
@@ -197,13 +169,15 @@ def _check(of: Service) -> list[str]:
             answer = f"tcp-check expect binary {_MQTT_CONNACK}"
             return [*_STICKY, "option tcp-check", "tcp-check connect", question, answer]
         case "ws":
-            speaks = "mqtt" if of.servers[0].path.rstrip("/") == "/mqtt" else "wamp.2.json"
-            asked = f"http-check send meth GET uri {of.servers[0].path or '/'} ver HTTP/1.1 hdr Host busbar"
+            speaks = "mqtt" if of.servers[0].url.path.rstrip("/") == "/mqtt" else "wamp.2.json"
+            asked = (
+                f"http-check send meth GET uri {of.servers[0].url.path or '/'} ver HTTP/1.1 hdr Host busbar"
+            )
             # Any answer but an error of the server's own: one that wants a login is well.
             expected = "http-check expect rstatus ^(101|[234])"
             return ["option httpchk", f"{asked} {_UPGRADE.format(speaks)}", expected]
         case "http" | "https":
-            path = of.servers[0].path or "/"
+            path = of.servers[0].url.path or "/"
             return [
                 "option httpchk",
                 f"http-check send meth GET uri {path}",
@@ -227,14 +201,3 @@ def _default_bind(scheme: str) -> str:
     if port is None:
         raise NoRenderingError(f"where is it to listen? '{scheme}' has no usual port: say --bind HOST:PORT")
     return f"127.0.0.1:{port}"
-
-
-def _is_host(host: str) -> bool:
-    return _address(host) is not None or _HOST.fullmatch(host) is not None
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None

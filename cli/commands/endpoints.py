@@ -1,4 +1,4 @@
-"""busbar endpoints: where clients find the ready workers of a group, also as a load balancer's configuration."""
+"""busbar endpoints: where clients find the ready workers of a group, also for load balancers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Annotated, Final
 import typer
 from busbar.bus.client.client import BusClient
 from busbar.bus.client.statuses import StatusWatch
+from busbar.bus.clock import SystemClock
 from busbar.bus.errors import BusOfflineError
 from busbar.bus.files import write_atomically
 from busbar.bus.messages import Endpoint
@@ -150,7 +151,7 @@ async def _next(watch: StatusWatch, within: float | None) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
             await anext(watch)
-            await asyncio.sleep(SETTLE_S)
+            await SystemClock().sleep(SETTLE_S)
     while watch.take() is not None:
         pass
 
