@@ -156,9 +156,10 @@ class WorkerSupervisor:
 
     def _note_peers(self) -> None:
         """Note which peers each worker is to know; the plan compares them with those that it knows."""
-        for instance in self.registry.all() if self.assignment is not None else ():
-            wanted = self._peers.get(instance.worker.oid, NONE)
-            if instance.worker.peers != wanted:
+        for instance in self.registry.all():
+            oid = instance.worker.oid
+            wanted = self._peers.get(oid, NONE)
+            if oid in self._desired and instance.worker.peers != wanted:
                 instance.worker = lifecycle.told_peers(instance.worker, wanted)
 
     def _carry_out(self, step: plan.Step) -> None:

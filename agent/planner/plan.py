@@ -163,6 +163,7 @@ def _steps_for(
         yield stop
     elif worker.alive:
         yield from _check_steps(desired, worker, now)
+        yield from _reload_steps(desired, worker, now)
         yield from _health_steps(worker, now)
 
 
@@ -209,10 +210,15 @@ def _stop_if_unhealthy(
     return None
 
 
+def _reload_steps(
+    desired: Mapping[str, AssignedWorker] | None, worker: Worker, now: float
+) -> Iterator[ReloadWorker]:
+    if worker.oid in (desired or {}) and worker.peers != worker.known_peers and worker.next_reload <= now:
+        yield ReloadWorker(worker.oid, "its peers have changed")
+
+
 def _health_steps(worker: Worker, now: float) -> Iterator[Step]:
     running = worker.phase is Phase.RUNNING
-    if worker.peers != worker.known_peers and worker.next_reload <= now:
-        yield ReloadWorker(worker.oid, "its peers have changed")
     if running and worker.last_failure and now - worker.since >= STABLE_S:
         yield ResetBackoff(worker.oid, f"ready for {STABLE_S:g} s")
     if worker.next_probe <= now and not worker.probing:

@@ -100,6 +100,7 @@ class Adoption:
             next_start=now,
             starts=starts,
             restarts=max(0, starts - 1),
+            peers=record.peers,
             known_peers=record.peers,
         )
         instance = Instance(worker, record)
