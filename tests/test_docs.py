@@ -122,6 +122,7 @@ def steps(page: Path) -> list[tuple[str, list[str]]]:
 def shell(folder: Path, programs: Path, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A shell of a new user: an empty home, and the programs of an environment first on the path."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
+    env["BUSBAR_TIMEOUT"] = str(bound(10))
     env |= {"HOME": str(folder), "PATH": f"{programs}:{env['PATH']}", "COLUMNS": "160"}
     with subprocess.Popen(
         [*prefix, "bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -251,7 +252,9 @@ NESTED = {
 def test_the_commands_of_the_how_tos_exist_with_their_options(command: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
     asked = [sys.executable, "-m", "busbar.cli.app", *command.split(), "--help"]
-    done = subprocess.run(asked, capture_output=True, text=True, env={**env, "COLUMNS": "200"}, timeout=30)
+    done = subprocess.run(
+        asked, capture_output=True, text=True, env={**env, "COLUMNS": "200"}, timeout=bound(30)
+    )
     assert done.returncode == 0, done.stderr
     missing = {option for option in busbar_commands()[command] if option not in done.stdout}
     assert not missing, f"busbar {command} does not know {missing}"
