@@ -171,6 +171,7 @@ class Terminal:
         "docs/quickstart.md",
         *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "mqtt-tls", "wamp-auth")),
         "docs/howto/listeners.md",
+        "docs/howto/load-balancing.md",
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
