@@ -15,6 +15,7 @@ from .listeners import (
     EndpointConfig,
     Kind,
     Listener,
+    Port,
     Serializer,
     check_listeners,
     check_socket,
@@ -32,12 +33,23 @@ from .wamp import (
     check_role,
 )
 
+_HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(?![\s\S])")]
+
 
 class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     """One Web service on a path; `check_transport` checks which members its type needs."""
 
     type: Literal[
-        "websocket", "static", "json", "nodeinfo", "redirect", "path", "publisher", "caller", "webhook"
+        "websocket",
+        "static",
+        "json",
+        "nodeinfo",
+        "redirect",
+        "path",
+        "publisher",
+        "caller",
+        "webhook",
+        "reverseproxy",
     ]
     directory: PathText | UnsetType = UNSET
     value: Any = UNSET
@@ -50,6 +62,13 @@ class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     role: RoleName | UnsetType = UNSET
     credentials_file: PathText | UnsetType = UNSET
     """Of the HTTP bridge: what requests are signed with, in a file below the node's `secrets_root`."""
+    host: _HostName | UnsetType = UNSET
+    """Of a reverse proxy: a name or an IPv4 address that the node's operator lists with `port`."""
+    port: Port | UnsetType = UNSET
+    path: Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~%/-]{0,1023})?(?![\s\S])")] | UnsetType = UNSET
+    """What comes before the rest of a request's path; no boundary: that rest may have `..`."""
+    forwarded_port: Port | UnsetType = UNSET
+    forwarded_proto: Literal["http", "https"] | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
 
 
@@ -77,13 +96,22 @@ _NEEDED: Final = {
     "publisher": {"realm", "role"},
     "caller": {"realm", "role"},
     "webhook": {"realm", "role"},
+    "reverseproxy": {"host", "port"},
 }
 _MAY_HAVE: Final = {
     "websocket": {"auth", "cookie", "serializers"},
     "publisher": {"credentials_file"},
     "caller": {"credentials_file"},
     "webhook": {"credentials_file"},
+    "reverseproxy": {"path", "forwarded_port", "forwarded_proto"},
 }
+_RUNS_CODE: Final = frozenset({"wsgi", "cgi", "resource", "guest", "container", "manhole", "function"})
+"""Kinds of services and components of Crossbar.io that run code of the definition's choice."""
+_BROKEN: Final = {
+    "longpoll": "Crossbar.io 26.10 lets no client join by long polling",
+    "upload": "Crossbar.io 26.10 has no such service any more",
+}
+"""Services that its documentation has, and why none is offered."""
 _MEMBERS: Final = tuple(name for name in PathService.__struct_fields__ if name not in ("type", "options"))
 
 
@@ -130,6 +158,7 @@ class _Paths:
         for name, value in paths.items():
             at = f"{pointer}/{pointer_step(name)}"
             _check_path_name(name, at, depth)
+            _check_offered(value.get("type"), f"{at}/type")
             service = convert(value, PathService, at, "invalid_configuration")
             _check_members(service, at)
             if service.paths is not UNSET:
@@ -159,6 +188,13 @@ def _check_rawsocket(listener: Listener, realms: Realms, pointer: str) -> None:
     for member in ("auth", "serializers"):
         if member in listener.config:
             raise _wrong(f"a listener of type '{listener.kind}' has no '{member}'", f"{pointer}/{member}")
+
+
+def _check_offered(kind: object, pointer: str) -> None:
+    if isinstance(kind, str) and kind in _RUNS_CODE:
+        raise _wrong(f"'{kind}' would run code on the node", pointer)
+    if isinstance(kind, str) and kind in _BROKEN:
+        raise _wrong(_BROKEN[kind], pointer)
 
 
 def _check_members(service: PathService, pointer: str) -> None:

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.import_",
         "Print an existing router's configuration as a definition.",
     ),
+    "schema": ("busbar.cli.commands.schema", "Print the JSON Schema of a definition, for editors."),
     "acl": ("busbar.cli.commands.acl", "Print the ACL for an outside broker."),
 }
 """The top-level commands: module and help line of each."""

@@ -170,11 +170,15 @@ class LaunchSpec:
     """Files of this node that the definition names, by the pointer to the member: it must be able to read
     them. No part of the digest, as their names are in `files`."""
 
+    memory: int | None = None
+    """Bytes that it may use, all its processes together by their cgroup."""
+
     @property
     def digest(self) -> str:
-        """Fingerprint of what the process is started with: arguments, environment, files and user."""
+        """Fingerprint of what the process is started with: arguments, environment, files, user and memory."""
         user = [self.run_as.name] if self.run_as is not None else []
-        return digest(list(self.argv), dict(self.env), dict(self.files), *user)
+        memory = [self.memory] if self.memory is not None else []
+        return digest(list(self.argv), dict(self.env), dict(self.files), *user, *memory)
 
     @property
     def listeners(self) -> tuple[ListenerSpec, ...]:

@@ -39,6 +39,7 @@ from .base import (
 from .crossbar_tls import tls_of
 from .principals import credentials_in, read_secrets
 from .programs import find_program, why_not_runnable
+from .proxying import Targets, check_target
 from .transport import (
     ROOT,
     TlsFiles,
@@ -59,11 +60,13 @@ HOME = "web"
 _PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
 _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket", "publisher", "caller", "webhook")
 """Services that answer every path below their own: on `/` they hide the others."""
+_PROXY: Final = ("host", "port", "path", "forwarded_port", "forwarded_proto")
 
 
 @dataclass(frozen=True, slots=True)
 class CrossbarRuntime:
-    """`static_root`: the operator's folder for static paths; `secrets_root`: that of principals and keys."""
+    """`static_root`: the operator's folder for static paths; `secrets_root`: that of principals and keys;
+    `proxy_to`: the servers that a path may forward to."""
 
     program: str = "crossbar"
     static_root: Path | None = None
@@ -71,6 +74,7 @@ class CrossbarRuntime:
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
     secrets_root: Path | None = None
+    proxy_to: Targets = frozenset()
     read: Callable[[Path], bytes] = read_secrets
 
     def unavailable(self) -> str | None:
@@ -89,7 +93,7 @@ class CrossbarRuntime:
         with refusals():
             crossbar_options(plain, ROOT)
         secrets = Secrets(self.secrets_root, self.read)
-        services = _Services(self.static_root, secrets, roles_by_realm(plain))
+        services = _Services(self.static_root, secrets, roles_by_realm(plain), self.proxy_to)
         paths = services.paths(plain.get("paths") or _DEFAULT_PATHS, folder)
         listeners = [
             services.listener(each, requests[name], ports[name], paths, host)
@@ -145,6 +149,7 @@ class _Services:
     static_root: Path | None
     secrets: Secrets
     realms: Realms
+    proxy_to: Targets
 
     def paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
         """The paths of a transport, with a page on `/` where none is defined."""
@@ -226,6 +231,9 @@ class _Services:
                     content = self.secrets.content(service["credentials_file"], pointer)
                     known = credentials_in(content, kind, pointer)
                     rendered["options"] = {**service.get("options", {}), **known}
+            case "reverseproxy":
+                check_target(service["host"], service["port"], self.proxy_to, at)
+                rendered |= {name: service[name] for name in _PROXY if name in service}
             case "nodeinfo":
                 pass
             case _:
@@ -320,6 +328,8 @@ def _probe(paths: Mapping[str, Rendered], tls: TlsFiles | None) -> HttpProbe | T
             if service["type"] == kind:
                 path = "/" + name.strip("/")
                 return HttpProbe(path, (200, 302, 400, 403, 405, 426), tls=tls is not None)
+    if paths["/"]["type"] == "reverseproxy":  # it would answer for the server behind it
+        return TcpProbe(tls=tls is not None)
     return HttpProbe("/", tls=tls is not None)
 
 

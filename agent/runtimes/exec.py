@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from busbar.bus.addresses import is_loopback
+from busbar.bus.json_schema import UndecidedError, violation
 from busbar.bus.listeners import LISTENER_NAME, listeners_of, primary
 
 from ..processes.ports import PortRequest
@@ -72,6 +73,10 @@ class ExecRuntime:
     limits: ProcessLimits = NO_LIMITS
     check: tuple[str, ...] = ()
     """Its checker, with the fields of `argv`; none: it has none."""
+    version: tuple[str, ...] = ()
+    """What prints its version; none: it is not known."""
+    transport_schema: Mapping[str, Any] | None = None
+    """The JSON Schema of the transports that it accepts; None: of any that the contract has."""
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -79,13 +84,24 @@ class ExecRuntime:
 
     def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
         """See `Runtime`."""
-        plain = checked_transport(transport, self.types)
+        plain = self._checked(transport)
         return self._requests(plain) if self.listens else {}
+
+    def _checked(self, transport: Transport | None) -> Transport:
+        plain = checked_transport(transport, self.types)
+        try:
+            found = violation(plain, self.transport_schema or {}, trusted=True) if transport else None
+        except UndecidedError as error:
+            detail = f"this node's transport_schema can't be followed: {error}"
+            raise RuntimeConfigError(ROOT, detail) from error
+        if found is not None:
+            raise RuntimeConfigError(f"{ROOT}{found.pointer}", found.detail)
+        return plain
 
     def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
-        plain = checked_transport(worker.transport, self.types)
+        plain = self._checked(worker.transport)
         requests = self._requests(plain)
         if self.anonymous:
             self._check_anonymous(plain, requests)

@@ -17,6 +17,7 @@ from ..planner.lifecycle import Worker
 from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
+from ..processes.memory import after_allocation
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare
@@ -132,6 +133,7 @@ class ProcessRunner:
             log_path=self.state.log_path(worker.oid),
             env=spec.env,
             run_as=spec.run_as,
+            memory=spec.memory,
             marks=identity.marks(worker, store, str(self.state.folder), record),
         )
 
@@ -315,7 +317,9 @@ class ProcessRunner:
 
     def describe_exit(self, instance: Instance, end: Exit) -> str:
         """Its exit status, and the last lines of its log."""
-        record = instance.record
+        record, reason = instance.record, end.reason
+        if record is not None:
+            reason = self.processes.killed_for_memory(record.token, end) or reason
         lines: list[str] = []
         if record is not None:
             with contextlib.suppress(ValueError):
@@ -323,7 +327,9 @@ class ProcessRunner:
                 lines = logs.tail(path, REASON_LINES, start=record.log_from)
                 if not lines and instance.rotated:
                     lines = logs.tail(logs.newest_copy(path), REASON_LINES)
-        return f"{end.reason}; last output: {' | '.join(lines)}" if lines else end.reason
+        refused = after_allocation(instance.spec.argv, lines) if instance.spec is not None else None
+        reason = f"{reason}; {refused}" if refused else reason
+        return f"{reason}; last output: {' | '.join(lines)}" if lines else reason
 
 
 def _recorded(spec: LaunchSpec) -> dict[str, RecordedListener]:

@@ -12,6 +12,7 @@ from busbar.bus.errors import pointer_step
 from busbar.bus.listeners import DEFAULT, listeners_of
 from busbar.bus.messages import AssignedWorker
 
+from ..processes import cgroups
 from ..processes.ports import LOOPBACK, PortRequest, choose_ports
 from ..processes.sockets import bind_error
 from ..runtimes import LaunchSpec, Ports, Runtime, RuntimeConfigError, Transport, WorkerSpec
@@ -78,6 +79,8 @@ class SpecRenderer:
     loopback: str = LOOPBACK
     """Where workers listen whose transport names no interface."""
     limits: EndpointLimits = EndpointLimits()
+    limits_memory: Callable[[], bool] = cgroups.limits_memory
+    """Whether cgroups limit the memory of workers."""
 
     def for_start(self, worker: AssignedWorker, taken: Collection[int], prefer: Ports) -> LaunchSpec:
         """Choose the ports and render the spec of a new instance; `prefer` are those of its last one.
@@ -165,7 +168,9 @@ class SpecRenderer:
         )
         own = folder or self.state.worker_folder(worker.oid)
         rendered = runtime.render(spec, self.advertised_host, ports, own)
-        return replace(rendered, argv=runtime.limits.wrapped(rendered.argv))
+        limits, cgroup = runtime.limits, self.limits_memory()
+        memory = limits.memory if cgroup else None
+        return replace(rendered, argv=limits.wrapped(rendered.argv, cgroup=cgroup), memory=memory)
 
     def _runtime(self, worker: AssignedWorker, *, check: bool = True) -> Runtime:
         runtime = self.runtimes.get(worker.runtime)

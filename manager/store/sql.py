@@ -84,6 +84,7 @@ NODES: Final = Table(
         "capacity": _load,
         "conditions": _load,
         "leaves": Leaves,
+        "runtime_details": _load,
     },
 )
 CLUSTERS: Final = Table(
@@ -125,6 +126,28 @@ FROM workers w JOIN workergroups g ON g.oid = w.group_oid JOIN clusters c ON c.o
 JOIN group_revisions r ON r.group_oid = w.group_oid AND r.revision = w.revision
 WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w.ordinal
 """
+
+
+def node_schema(values: tuple[Any, ...]) -> rows.NodeSchemaRow:
+    """A struct from one row of `MEMBER_SCHEMAS` or `OWN_SCHEMAS`."""
+    node, status, runtimes, body = values
+    return rows.NodeSchemaRow(node, NodeStatus(status), _load(runtimes), body)
+
+
+MEMBER_SCHEMAS: Final = """
+SELECT n.name, n.status, n.runtimes, r.body FROM members m JOIN nodes n ON n.oid = m.node_oid
+LEFT JOIN node_schemas s ON s.node_oid = n.oid AND s.runtime = ?
+LEFT JOIN runtime_schemas r ON r.digest = s.digest
+WHERE m.cluster_oid = ? ORDER BY n.name
+"""
+OWN_SCHEMAS: Final = """
+SELECT n.name, n.status, n.runtimes, r.body FROM node_schemas s
+JOIN members m ON m.node_oid = s.node_oid AND m.cluster_oid = ?
+JOIN nodes n ON n.oid = s.node_oid JOIN runtime_schemas r ON r.digest = s.digest
+WHERE s.runtime = ? ORDER BY n.name
+"""
+DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
+KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
 LISTENING: Final = """
 SELECT g.name, g.runtime, coalesce(g.transport, c.transport)
 FROM workergroups g JOIN clusters c ON c.oid = g.cluster_oid

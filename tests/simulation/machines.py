@@ -240,6 +240,9 @@ class SimProcesses:
     async def kill_by_token(self, token: str) -> StopResult:
         return await self._kill(token, 0)
 
+    def killed_for_memory(self, token: str, end: Exit) -> str | None:
+        return None
+
     async def usage(self, records: Iterable[ProcessRecord]) -> dict[str, Usage]:
         await self._look()
         return {record.token: Usage(1.5, 1_000_000, 1) for record in records}

@@ -45,6 +45,8 @@ PATHS: dict[str, Any] = {
         "options": {"key": "k", "secret": "geheim"},
     },
     "app": {"type": "wsgi", "module": "m", "object": "o"},
+    "lp": {"type": "longpoll"},
+    "old": {"type": "reverseproxy", "host": "127.0.0.1", "port": 9000, "path": "/x"},
 }
 TLS = {"key": "server.key", "certificate": "server.crt", "dhparam": "d.pem", "ca_certificates": ["a", "b"]}
 
@@ -99,6 +101,7 @@ def test_a_crossbar_configuration_becomes_a_definition() -> None:
                 "options": {},
                 "credentials_file": "auth/call.json",
             },
+            "old": {"type": "reverseproxy", "host": "127.0.0.1", "port": 9000, "path": "/x"},
         },
     }
     transport = "/workers/1/transports/0"
@@ -117,7 +120,9 @@ def test_a_crossbar_configuration_becomes_a_definition() -> None:
         f"{transport}/paths/deep/paths/ws/auth/wampcra/type",
         f"{transport}/paths/deep/paths/ws/auth",
         f"{transport}/paths/app/type",
+        f"{transport}/paths/lp/type",
     }
+    assert any("127.0.0.1:9000 in proxy_to" in each for each in found.files)
     assert any(f"{transport}/paths/ws/auth/ticket/principals" in each for each in found.files)
     assert "geheim" not in repr(found)
 

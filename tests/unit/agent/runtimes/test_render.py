@@ -302,6 +302,7 @@ def test_what_no_realm_is_called_is_refused(realm: str) -> None:
         (web({"type": "websocket", "options": {"allowed_origins": [1]}}),
          "/transport/paths/x/options/allowed_origins"),
         (web({"type": "redirect", "url": "/a\r\nX: y"}), "/transport/paths/x/url"),
+        (web({"type": "reverseproxy", "host": "127.0.0.1", "port": 80}), "/transport/paths/x/host"),
         (web({"type": "path", "paths": {"y": {"type": "static", "directory": "/etc"}}}),
          "/transport/paths/x/paths/y/directory"),
         (web({"type": "nodeinfo"}, name="a.b"), "/transport/paths/a.b"),
@@ -311,6 +312,35 @@ def test_what_no_realm_is_called_is_refused(realm: str) -> None:
 )  # fmt: skip
 def test_crossbar_refusals(transport: Any, pointer: str) -> None:
     assert refused("crossbar", transport) == pointer
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "allowed"),
+    [
+        ("127.0.0.1", 9000, True), ("App.Internal", 80, True), ("127.0.0.1", 9001, False),
+        ("localhost", 9000, False), ("127.1", 9000, False), ("2130706433", 9000, False),
+        ("169.254.169.254", 80, False), ("app.internal.evil.example", 80, False),
+    ],
+)  # fmt: skip
+def test_a_proxy_forwards_only_to_what_the_nodes_operator_lists(host: str, port: int, allowed: bool) -> None:
+    table = {"crossbar": {"proxy_to": ["127.0.0.1:9000", "app.INTERNAL:80"]}}
+    runtime = load_runtimes(table, {})["crossbar"]
+    service = {"type": "reverseproxy", "host": host, "port": port, "path": "/app"}
+    spec = WorkerSpec("web-1", OID, "edge", "web", 1, web(service))
+    if not allowed:
+        with pytest.raises(RuntimeConfigError, match="none of the servers") as caught:
+            runtime.render(spec, "127.0.0.1", {"default": 4711}, FOLDER)
+        assert caught.value.pointer == "/transport/paths/x/host"
+        return
+    launch = runtime.render(spec, "127.0.0.1", {"default": 4711}, FOLDER)
+    node = json.loads(launch.files[".crossbar/config.json"])
+    assert node["workers"][0]["transports"][0]["paths"]["x"] == service
+
+
+@pytest.mark.parametrize("entry", ["127.0.0.1", ":80", "a:0", "a:65536", "[::1]:80", "http://a:80", "a b:80"])
+def test_a_server_to_forward_to_has_a_name_and_a_port(entry: str) -> None:
+    with pytest.raises(RuntimesError, match=r"runtimes\.crossbar\.proxy_to"):
+        load_runtimes({"crossbar": {"proxy_to": [entry]}}, {})
 
 
 @pytest.mark.parametrize("kind", ["cgi", "wsgi", "resource", "reverseproxy", "caller", "upload", "nonsense"])
