@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from .addresses import is_loopback
@@ -37,37 +38,61 @@ def _authenticates(
     known = runtime or _DEFAULT_RUNTIMES.get(str(kind), "amqtt" if kind is None else "")
     if known not in AUTHENTICATION:
         return None
-    if (listener.tls or {}).get("client_certificates") == "require":
-        return True  # only a client with a certificate gets as far as the router
+    if _requires_certificate(listener):
+        return True
     if known == "crossbar":
         return all(way == _CLOSED for way in _ways_in(transport, listener))
     if listener.config.get("anonymous") is True:
         return False  # what a listener says itself holds for it, whatever the others ask for
     option = AUTHENTICATION[known]
-    given = [options for options in (listener.config.get("options"), (transport or {}).get("options"))
-             if isinstance(options, Mapping) and option in options]  # fmt: skip
-    return bool(given and given[0][option])
+    return bool(option and _option(transport, listener, option))
+
+
+def _option(transport: Mapping[str, Any] | None, listener: Listener, name: str) -> object:
+    """An option as it holds for a listener: its own, else the transport's."""
+    for given in (listener.config.get("options"), (transport or {}).get("options")):
+        if isinstance(given, Mapping) and name in given:
+            return given[name]
+    return None
+
+
+def _requires_certificate(listener: Listener) -> bool:
+    """Only a client with a certificate gets as far as the router: runtimes without TLS refuse `tls`."""
+    return (listener.tls or {}).get("client_certificates") == "require"
 
 
 def _ways_in(transport: Mapping[str, Any] | None, listener: Listener) -> set[str]:
     """How the services of a crossbar's listener let clients in; without one that has clients: open."""
     if listener.kind == "rawsocket":
-        return set(_ways({"": {**listener.config, "type": "websocket"}}))
-    return set(_ways((transport or {}).get("paths"))) or {_OPEN}
+        return {_way_of_rawsocket(listener)}
+    return {way for _, way in _ways((transport or {}).get("paths"))} or {_OPEN}
 
 
-def _ways(paths: Any) -> Iterator[str]:
-    for service in paths.values() if isinstance(paths, Mapping) else ():
+def _way_of_rawsocket(listener: Listener) -> str:
+    return next(way for _, way in _ways({"": {**listener.config, "type": "websocket"}}))
+
+
+def _all_ways(transport: Mapping[str, Any] | None) -> dict[str, str]:
+    """Each path, and each listener without paths, with its way in."""
+    found = {f"path '{path}'": way for path, way in _ways((transport or {}).get("paths"))}
+    raw = (each for each in listeners_of(transport).values() if each.kind == "rawsocket")
+    return found | {f"listener '{each.name}'": _way_of_rawsocket(each) for each in raw}
+
+
+def _ways(paths: Any, below: str = "") -> Iterator[tuple[str, str]]:
+    """Each path that has clients, and its way in."""
+    for name, service in paths.items() if isinstance(paths, Mapping) else ():
         if not isinstance(service, Mapping):
             continue
+        path = f"{below}{name}"
         if service.get("type") == "websocket":
             auth = service.get("auth")
-            yield _OPEN if not auth else _WRITTEN if "anonymous" in auth else _CLOSED
+            yield path, _OPEN if not auth else _WRITTEN if "anonymous" in auth else _CLOSED
         elif service.get("type") == "reverseproxy":
-            yield _OPEN  # nobody is asked who it is
+            yield path, _OPEN  # nobody is asked who it is
         elif service.get("type") in ("publisher", "caller", "webhook"):
-            yield _CLOSED if service.get("credentials_file") else _OPEN
-        yield from _ways(service.get("paths"))
+            yield path, _CLOSED if service.get("credentials_file") else _OPEN
+        yield from _ways(service.get("paths"), f"{path}/")
 
 
 def is_written_out(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool:
@@ -97,12 +122,18 @@ def is_exposed(transport: Mapping[str, Any] | None, runtime: str | None = None) 
     return bool(_exposed(transport, runtime))
 
 
+def not_written_out(transport: Mapping[str, Any] | None, runtime: str | None = None) -> list[Listener]:
+    """The listeners that are open to other hosts, and do not say so."""
+    return [each for each in _exposed(transport, runtime) if not _is_written_out(transport, each, runtime)]
+
+
 def exposed_on(transport: Mapping[str, Any] | None, runtime: str | None = None) -> str:
     """Where they can: `0.0.0.0`, or `0.0.0.0 (listener ws)`; empty where they can't."""
-    return ", ".join(map(_place, _exposed(transport, runtime)))
+    return ", ".join(map(place, _exposed(transport, runtime)))
 
 
-def _place(listener: Listener) -> str:
+def place(listener: Listener) -> str:
+    """Where it listens, for people: `0.0.0.0`, or `0.0.0.0 (listener ws)`."""
     return listener.interface + (f" (listener {listener.name})" if listener.is_named else "")
 
 
@@ -135,7 +166,7 @@ def _check_listener(
     if listener.anonymous is None and open_to_all and not _is_written_out(transport, listener, runtime):
         more = "" if runtime else ", or false where the groups' runtime authenticates by itself"
         detail = (
-            f"routers on {_place(listener)} would let everybody in: {_remedy(runtime)}"
+            f"routers on {place(listener)} would let everybody in: {_remedy(runtime)}"
             f"set 'anonymous' to true if that is intended{more}"
         )
         raise _wrong(detail, at)
@@ -156,12 +187,41 @@ def is_loosened(
     was: str | None,
     runtime: str | None,
 ) -> str | None:
-    """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or None."""
-    if authenticates(before, was) is True and authenticates(after, runtime) is False:
+    """How a change from `before` on runtime `was` to `after` on `runtime` lets in more clients, or lets them
+    do more; None where it doesn't."""
+    needed = authenticates(after, runtime)
+    if authenticates(before, was) is True and needed is not True:
+        if needed is None:
+            return f"whether runtime '{runtime}' asks clients for credentials is known to its nodes alone"
         return "clients would no longer need credentials"
+    if (dropped := _dropped(before, after)) is not None:
+        return dropped
+    ways = _all_ways(before)
+    for place, way in _all_ways(after).items():
+        if way != _CLOSED and ways.get(place) == _CLOSED:
+            return f"clients of {place} would no longer need credentials"
     if is_exposed(after, runtime) and not is_exposed(before, was):
         return f"routers on {exposed_on(after, runtime)} would let everybody in"
     return None
+
+
+def _dropped(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str | None:
+    """A check that all listeners had, or one of a name, and that it or another one no longer has."""
+    was, now = listeners_of(before), listeners_of(after)
+    for check, had, has in (
+        ("need a certificate", _requires_certificate, _requires_certificate),
+        ("be kept to an ACL", partial(_has_acl, before), partial(_has_acl, after)),
+    ):
+        if all(map(had, was.values())) and not all(map(has, now.values())):
+            return f"clients would no longer {check}"
+        for name in was.keys() & now.keys():
+            if had(was[name]) and not has(now[name]):
+                return f"clients of listener '{name}' would no longer {check}"
+    return None
+
+
+def _has_acl(transport: Mapping[str, Any] | None, listener: Listener) -> bool:
+    return bool(_option(transport, listener, "acl_file"))
 
 
 def _remedy(runtime: str | None) -> str:

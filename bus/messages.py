@@ -133,6 +133,18 @@ class ManagerState(Struct, frozen=True):
     started: str | UnsetType = UNSET
 
 
+class Peer(Struct, frozen=True):
+    """Another worker of a meshed group: its node, and its listeners' URLs by name."""
+
+    worker: WorkerName
+    node: Name
+    listeners: Annotated[dict[str, Annotated[str, Meta(max_length=1024)]], Meta(max_length=16)]
+
+
+Peers = dict[str, list[Peer]]
+"""By `cluster/group`: all known workers of each meshed group that has one on a node."""
+
+
 class AssignedWorker(Struct, frozen=True):
     """One worker assigned to a node."""
 
@@ -158,6 +170,8 @@ class Assignment(Struct, frozen=True):
     workers: Annotated[list[AssignedWorker], Meta(max_length=10_000)]
     heartbeat_ms: Annotated[int, Meta(ge=50, le=3_600_000)] = 5000
     definitions: dict[str, dict[str, Any]] | UnsetType = UNSET
+    peers: Peers | UnsetType = UNSET
+    """Left out where no group of its workers is meshed. No part of a digest: a change restarts nothing."""
 
 
 class Applied(Struct, frozen=True):
@@ -201,8 +215,27 @@ class ReportedWorker(Struct, frozen=True):
     listeners: Annotated[dict[ListenerName, Url], Meta(max_length=MAX_LISTENERS)] | UnsetType = UNSET
 
 
+MAX_SCHEMAS = 16
+"""Schemas in one report."""
+
+
+class RuntimeDetail(Struct, frozen=True, omit_defaults=True):
+    """A runtime of a node: its program's version, why it can't run there, and its schema's digest.
+
+    `schema` is `bus.decode.digest` of the JSON Schema of what its transport may say; None: anything.
+    """
+
+    version: Annotated[str, Meta(max_length=128)] | None = None
+    unavailable: Text | None = None
+    schema: Annotated[str, Meta(max_length=128)] | None = None
+
+
 class Reported(Struct, frozen=True):
-    """A node's complete observed state."""
+    """A node's complete observed state.
+
+    `details` has every runtime by name; absent: the agent knows none, null: they are as last reported.
+    `schemas` are those that a command has asked for, by digest.
+    """
 
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     conn: Count
@@ -215,6 +248,8 @@ class Reported(Struct, frozen=True):
     digest: Annotated[str, Meta(max_length=128)] = ""
     labels: dict[str, str] | None = None
     conditions: Annotated[list[Text], Meta(max_length=64)] = msgspec.field(default_factory=list)
+    details: Annotated[dict[Name, RuntimeDetail], Meta(max_length=256)] | None | UnsetType = UNSET
+    schemas: Annotated[dict[str, dict[str, Any]], Meta(max_length=MAX_SCHEMAS)] | UnsetType = UNSET
 
 
 class Heartbeat(Struct, frozen=True):
@@ -248,6 +283,8 @@ class Command(Struct, frozen=True, omit_defaults=True):
     follow_cluster: str | None = None
     lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
     lease_ms: Annotated[int, Meta(ge=0, le=600_000)] = 30_000
+    schemas: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=MAX_SCHEMAS)] = []
+    """Digests of schemas that the next report is to have."""
 
 
 class LogChunk(Struct, frozen=True, omit_defaults=True):

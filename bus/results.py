@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .messages import Endpoint, Who
+from .messages import Endpoint, RuntimeDetail, Who
 
 
 class Cluster(Struct, frozen=True):
@@ -70,13 +70,16 @@ class Group(Struct, frozen=True):
     max_surge: int = 0
     stop_ordered: bool = False
     """Whether it is to be stopped, or to stay so, whatever its cluster does."""
+    mesh: bool = False
+    """Whether its workers are told of each other."""
 
 
 class Node(Struct, frozen=True):
     """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
 
     `draining` says why its workers are to go, null when they are not; `drained` that none is left.
-    `owner_oid` is who paired it.
+    `owner_oid` is who paired it. `runtime_details` are by the runtime's name, as last reported; null: its
+    agent knows none.
     """
 
     oid: str
@@ -96,6 +99,7 @@ class Node(Struct, frozen=True):
     draining: str | None = None
     drained: bool = False
     owner_oid: str | None = None
+    runtime_details: dict[str, RuntimeDetail] | None = None
 
 
 class Worker(Struct, frozen=True):

@@ -37,8 +37,8 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
     "webhook": {"topic": str, "post_body_limit": int, "success_response": str, "error_response": str},
 }
 """Options of crossbar's path services, by type; others have none."""
-_SHARES: Final = frozenset({"crossbar"})
-_TLS: Final = frozenset({"crossbar", "mosquitto"})
+SHARING: Final = frozenset({"crossbar"})
+SPEAK_TLS: Final = frozenset({"crossbar", "mosquitto"})
 """The built-in runtimes that speak TLS on their endpoint."""
 LISTENER_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "amqtt": ("mqtt", "websocket"),
@@ -76,7 +76,7 @@ def _check_socket(listener: Listener, runtime: str, pointer: str) -> None:
     low_high = port_range(config.get("port", UNSET), f"{pointer}/port")
     if config.get("shared") and (low_high is None or low_high[0] != low_high[1]):
         raise _wrong("only a single port can be shared, not a range", f"{pointer}/shared")
-    if config.get("shared") and runtime in BUILT_IN and runtime not in _SHARES:
+    if config.get("shared") and runtime in BUILT_IN and runtime not in SHARING:
         raise _wrong(f"workers of runtime '{runtime}' can't share a port", f"{pointer}/shared")
 
 
@@ -88,7 +88,7 @@ def _check_listener(listener: Listener, runtime: str, pointer: str) -> None:
         raise _wrong(f"listeners of runtime '{runtime}' have no options of their own", f"{pointer}/options")
     if listener.tls is None:
         return
-    if runtime not in _TLS:
+    if runtime not in SPEAK_TLS:
         raise _wrong(f"workers of runtime '{runtime}' don't speak TLS", f"{pointer}/tls")
     if runtime == "crossbar" and listener.tls.get("client_certificates") == "optional":
         detail = "Crossbar asks all clients for a certificate ('require') or none"

@@ -28,6 +28,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
+    "endpoints": (
+        "busbar.cli.commands.endpoints",
+        "Print where clients find a group's workers, also as a load balancer's configuration.",
+    ),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
     "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),
     "principal": ("busbar.cli.commands.principal", "Users and their roles."),
@@ -45,6 +49,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.import_",
         "Print an existing router's configuration as a definition.",
     ),
+    "schema": ("busbar.cli.commands.schema", "Print the JSON Schema of a definition, for editors."),
     "acl": ("busbar.cli.commands.acl", "Print the ACL for an outside broker."),
 }
 """The top-level commands: module and help line of each."""

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
 from busbar.bus.listeners import DEFAULT
+from busbar.bus.messages import Peer
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import ProcessLimits
@@ -116,6 +117,8 @@ class WorkerSpec:
     generation: int = 0
     transport: Transport | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
+    """The other workers of its group, where that is meshed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,14 @@ class LaunchSpec:
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
 
+    peer_files: Mapping[str, str] = field(default_factory=dict)
+    """Those of `files` that name its peers, as they are with the present ones; in `files` they name none, so
+    that a change of peers is no change of the start. When they change they are written, and then the process
+    gets `reload_signal`."""
+
+    reload_signal: int | None = None
+    """None: it reads its files by itself, or not before its next start."""
+
     listener: str = DEFAULT
     """The name of the primary listener."""
 
@@ -170,11 +181,15 @@ class LaunchSpec:
     """Files of this node that the definition names, by the pointer to the member: it must be able to read
     them. No part of the digest, as their names are in `files`."""
 
+    memory: int | None = None
+    """Bytes that it may use, all its processes together by their cgroup."""
+
     @property
     def digest(self) -> str:
-        """Fingerprint of what the process is started with: arguments, environment, files and user."""
+        """Fingerprint of what the process is started with: arguments, environment, files, user and memory."""
         user = [self.run_as.name] if self.run_as is not None else []
-        return digest(list(self.argv), dict(self.env), dict(self.files), *user)
+        memory = [self.memory] if self.memory is not None else []
+        return digest(list(self.argv), dict(self.env), dict(self.files), *user, *memory)
 
     @property
     def listeners(self) -> tuple[ListenerSpec, ...]:

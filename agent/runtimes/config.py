@@ -7,6 +7,8 @@ user = "router"                       # of any runtime: run its workers as this 
 [runtimes.echo]                       # any other name is an exec runtime
 argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
 check = ["/usr/bin/echod", "-t", "{folder}/echo.conf"]  # 0: the program would start with these files
+version = ["/usr/bin/echod", "--version"]      # asked once per program file, and reported
+transport_schema = "/etc/busbar/echo.json"     # JSON Schema of the transports it accepts
 config_file = "echo.conf"
 config_template = "bind {host}:{port}"
 port = true                           # false: listens on none
@@ -37,8 +39,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, TypeVar
 
-from busbar.bus.decode import convert
+from busbar.bus.decode import convert, parse
 from busbar.bus.errors import BusError
+from busbar.bus.json_schema import MAX_SCHEMA, mistakes
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..processes.process_limits import NO_LIMITS, ProcessLimits, as_bytes
@@ -47,7 +50,7 @@ from ..processes.users import RunAs
 from .amqtt import AmqttRuntime
 from .base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
 from .crossbar import CrossbarRuntime
-from .exec import FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields
+from .exec import FIELDS, PEER_FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields, unknown_peer_fields
 from .mosquitto import MosquittoRuntime
 from .proxying import Targets, targets
 
@@ -139,6 +142,8 @@ class ExecTable(_Table, frozen=True, kw_only=True):
 
     argv: Annotated[list[str], Meta(min_length=1)]
     check: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
+    version: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
+    transport_schema: Text | None = None
     config_file: Text | None = None
     config_template: str | UnsetType = UNSET
     env: dict[str, Any] = {}
@@ -151,6 +156,9 @@ class ExecTable(_Table, frozen=True, kw_only=True):
     ready: ProbeTable | None = None
     live: ProbeTable | None = None
     stop_signal: str = "SIGTERM"
+    peer_format: Text = "{host}:{port}"
+    peer_separator: str = ","
+    reload: str | None = None
     grace: Seconds = 5.0
     start_deadline: Seconds = 30.0
 
@@ -264,6 +272,8 @@ def _exec(name: str, table: ExecTable) -> ExecRuntime:
         name=name,
         argv=_argv(name, "argv", table.argv),
         check=() if table.check is UNSET else _argv(name, "check", table.check),
+        version=() if table.version is UNSET else _plain_argv(name, "version", table.version),
+        transport_schema=_schema(name, table.transport_schema),
         ready=ready,
         live=_live(name, table, ready),
         env=_env(name, table.env),
@@ -275,7 +285,10 @@ def _exec(name: str, table: ExecTable) -> ExecRuntime:
         scheme=table.scheme,
         path=table.path,
         types=tuple(table.types),
-        stop_signal=_signal(name, table.stop_signal),
+        stop_signal=_signal(name, "stop_signal", table.stop_signal),
+        peer_format=_peer_format(name, table),
+        peer_separator=table.peer_separator,
+        reload_signal=None if table.reload is None else _signal(name, "reload", table.reload),
         grace_s=table.grace,
         start_deadline_s=table.start_deadline,
         run_as=_user(name, table.user),
@@ -291,6 +304,30 @@ def _argv(name: str, key: str, argv: list[str]) -> tuple[str, ...]:
     for piece in argv:
         _check_fields(name, key, piece, FIELDS)
     return tuple(argv)
+
+
+def _plain_argv(name: str, key: str, argv: list[str]) -> tuple[str, ...]:
+    """A command that is run for the runtime, not for a worker: it has no fields."""
+    if not argv[0] or any("\0" in piece for piece in argv):
+        raise _wrong(name, key, "must be a list of strings, the program first")
+    return tuple(argv)
+
+
+def _schema(name: str, given: str | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    path = _folder(name, "transport_schema", given)
+    assert path is not None
+    try:
+        content = path.read_bytes()
+        found = parse(content, MAX_SCHEMA)
+    except OSError as error:
+        raise _wrong(name, "transport_schema", f"can't read {path}: {error.strerror or error}") from None
+    except BusError as error:
+        raise _wrong(name, "transport_schema", f"{path}: {error.detail}") from None
+    for mistake in mistakes(found):
+        raise _wrong(name, "transport_schema", f"{path}: {mistake}")
+    return found
 
 
 def _check_fields(name: str, key: str, template: str, known: tuple[str, ...]) -> None:
@@ -325,10 +362,21 @@ def _env(name: str, env: Mapping[str, Any]) -> dict[str, str]:
     return dict(env)
 
 
-def _signal(name: str, given: str) -> int:
+def _signal(name: str, key: str, given: str) -> int:
     if given not in signal.Signals.__members__ or not given.startswith("SIG"):
-        raise _wrong(name, "stop_signal", f"'{given}' is not a signal's name, such as SIGTERM")
+        raise _wrong(name, key, f"'{given}' is not a signal's name, such as SIGTERM")
+    if key == "reload" and given in ("SIGKILL", "SIGSTOP"):
+        raise _wrong(name, key, f"{given} can't be handled: it would end or stop the worker")
     return int(signal.Signals[given])
+
+
+def _peer_format(name: str, table: ExecTable) -> str:
+    if "\0" in table.peer_format + table.peer_separator:
+        raise _wrong(name, "peer_format", "has a NUL character")
+    for field in unknown_peer_fields(table.peer_format):
+        known = f"{', '.join(PEER_FIELDS)}, and host, port and url of a listener as {{host.NAME}}"
+        raise _wrong(name, "peer_format", f"unknown field {{{field}}} (known: {known})")
+    return table.peer_format
 
 
 def _ready(name: str, table: ExecTable) -> Probe:

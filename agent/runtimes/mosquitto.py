@@ -1,4 +1,4 @@
-"""Runtime `mosquitto`: the Eclipse broker as a router worker. Pure except `unavailable`."""
+"""Runtime `mosquitto`: the Eclipse broker as a router worker. Pure except `unavailable` and `ask`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from .base import (
     address,
     check_worker,
 )
+from .mosquitto_websockets import Ask, websockets_of
 from .programs import find_program, why_not_runnable
 from .transport import (
     ROOT,
@@ -49,7 +50,10 @@ offline client with a persistent session fill the memory."""
 
 @dataclass(frozen=True, slots=True)
 class MosquittoRuntime:
-    """`user`: what mosquitto switches to if started by root, when it must write into its folder."""
+    """`user`: what mosquitto switches to if started by root, when it must write into its folder.
+
+    `ask` says what the program can do with WebSocket; it is asked once, where a listener has that protocol.
+    """
 
     program: str = "mosquitto"
     secrets_root: Path | None = None
@@ -57,6 +61,7 @@ class MosquittoRuntime:
     name: str = "mosquitto"
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
+    ask: Ask = websockets_of
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -73,6 +78,7 @@ class MosquittoRuntime:
         requests = port_requests(plain, LISTENERS, may_share=False, tls=True)
         with refusals():
             options = mosquitto_options(plain, ROOT)
+        self._check_websockets(list(listeners_of(plain).values()))
         listeners = [
             self._listener(each, options, requests[name], host, ports[name])
             for name, each in listeners_of(plain).items()
@@ -103,6 +109,16 @@ class MosquittoRuntime:
             check_refuses_with=CHECK_REFUSES,
             references={at: path for each in listeners for at, path in each.references.items()},
         )
+
+    def _check_websockets(self, listeners: list[Listener]) -> None:
+        found = [each for each in listeners if each.kind == "websocket"]
+        can = self.ask(self.program) if found else "alone"
+        if can == "none":
+            detail = f"{self.program} of this node has no WebSocket"
+            raise RuntimeConfigError(f"{ROOT}{found[0].at}/type", detail)
+        if can == "beside" and len(found) == len(listeners):
+            detail = f"{self.program} of this node does not start without a listener of type 'mqtt' beside it"
+            raise RuntimeConfigError(f"{ROOT}{found[0].at}/type", detail)
 
     def _listener(
         self, listener: Listener, options: MosquittoOptions, request: PortRequest, host: str, port: int

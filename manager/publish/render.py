@@ -16,10 +16,11 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from ..planner.acceptance import Voter, condition, node_refusals
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
 from ..planner.status import about, present_reason
-from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
+from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, NodeSchemaRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
 """Conditions in one status, which keeps it far below the payload limits of brokers."""
@@ -92,9 +93,10 @@ def group_status(
     stamp: Stamp,
     updated: int | None = None,
     transport: Mapping[str, Any] | None = None,
+    unaccepted: str | None = None,
 ) -> Status:
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
-    cluster's."""
+    cluster's; `unaccepted`: which nodes do not accept it."""
     open_access = group_open_condition(row, transport)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
@@ -105,6 +107,7 @@ def group_status(
         name=row.name,
         time=rfc3339(row.changed),
         conditions=([update] if update else [])
+        + ([unaccepted] if unaccepted else [])
         + worker_conditions(not_ready)
         + ([open_access] if open_access else []),
         oid=row.oid,
@@ -169,7 +172,8 @@ def assignment(
     """A node's whole desired state; empty for an unpaired node."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
     own_epoch = max(epoch, node.assignment_epoch)
-    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms)
+    peers = node.peers if node.peers and wanted else UNSET
+    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms, peers=peers)
     return shared(whole) if shares(node.capacity) else whole
 
 
@@ -234,6 +238,11 @@ def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
 def group_open_condition(row: GroupRow, transport: Mapping[str, Any] | None) -> str | None:
     """The condition of a started group that is open to other hosts."""
     return None if row.status is ClusterState.STOPPED else open_condition(transport, row.runtime)
+
+
+def unaccepted_condition(schemas: Sequence[NodeSchemaRow], transport: Mapping[str, Any] | None) -> str | None:
+    """The condition of a group that not all of its nodes accept, by the schemas that they have reported."""
+    return condition(node_refusals([Voter(row.node, row.body) for row in schemas], transport))
 
 
 def open_conditions(listening: Sequence[ListeningGroup]) -> list[str]:

@@ -128,6 +128,16 @@ UPDATE nodes SET heard = 1
 """
 
 
+_RUNTIME_DETAILS = """
+ALTER TABLE nodes ADD COLUMN runtime_details TEXT;
+CREATE TABLE runtime_schemas (digest TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE node_schemas (
+  node_oid TEXT NOT NULL REFERENCES nodes(oid) ON DELETE CASCADE,
+  runtime TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (node_oid, runtime)
+) STRICT, WITHOUT ROWID;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -210,3 +220,16 @@ def group_stop(db: Database) -> None:
 def worker_listeners(db: Database) -> None:
     """The URLs of a worker's named listeners."""
     db.execute("ALTER TABLE workers ADD COLUMN listeners TEXT")
+
+
+@migrations()
+def runtime_details(db: Database) -> None:
+    """What nodes report of their runtimes, and the schemas that are not this version's own."""
+    _run(db, _RUNTIME_DETAILS)
+
+
+@migrations()
+def group_mesh(db: Database) -> None:
+    """Whether a group's workers are told of each other, and what each node was told."""
+    db.execute("ALTER TABLE workergroups ADD COLUMN mesh INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE nodes ADD COLUMN peers TEXT")

@@ -16,6 +16,7 @@ from .rows import (
     GroupRow,
     MemberRow,
     NodeRow,
+    NodeSchemaRow,
     OutboxRow,
     PrincipalRow,
     RefusalRow,
@@ -54,6 +55,22 @@ class Queries:
         """(oid, name, status) of every node, by name."""
         return self._rows("SELECT oid, name, status FROM nodes ORDER BY name")
 
+    def schema_digests(self, node_oid: str) -> dict[str, str]:
+        """The digests of a node's schemas that are not this version's own, by runtime."""
+        return dict(self._rows("SELECT runtime, digest FROM node_schemas WHERE node_oid = ?", node_oid))
+
+    def known_schemas(self, digests: Collection[str]) -> set[str]:
+        """Those of these digests whose schema is stored."""
+        return {row[0] for row in self._rows(sql.KNOWN_SCHEMAS, sql.to_json(list(digests)))}
+
+    def member_schemas(self, cluster_oid: str, runtime: str) -> list[NodeSchemaRow]:
+        """A cluster's nodes, each with its schema of a runtime, by name."""
+        return [sql.node_schema(row) for row in self._rows(sql.MEMBER_SCHEMAS, runtime, cluster_oid)]
+
+    def own_schemas(self, cluster_oid: str, runtime: str) -> list[NodeSchemaRow]:
+        """As `member_schemas`, of the nodes alone whose schema is not this version's own."""
+        return [sql.node_schema(row) for row in self._rows(sql.OWN_SCHEMAS, cluster_oid, runtime)]
+
     # --- clusters
 
     def cluster(self, oid: str) -> ClusterRow | None:
@@ -78,10 +95,11 @@ class Queries:
         """The sum of the scales of a cluster's groups, but for those that are stopped by themselves."""
         return int(self._rows(sql.WANTED_SCALE, oid)[0][1])
 
-    def fullest_node(self, cluster_oid: str, above: int) -> tuple[str, int]:
-        """The node of a cluster with the most bytes of distinct definitions larger than `above`, and how
-        many: those of this cluster and of started ones. An empty name and 0 where there are none."""
-        found = self._rows(sql.FULLEST_NODE, cluster_oid, above)
+    def fullest_node(self, cluster_oid: str, above: int, peer: int) -> tuple[str, int]:
+        """The node of a cluster with the most bytes of distinct definitions larger than `above` and of peers,
+        `peer` bytes each, and how many: those of this cluster and of started ones. An empty name and 0 where
+        there are none."""
+        found = self._rows(sql.FULLEST_NODE, cluster_oid, above, peer)
         return (str(found[0][0]), int(found[0][1])) if found else ("", 0)
 
     # --- members

@@ -17,6 +17,7 @@ from ...publish.render import (
     group_open_condition,
     open_conditions,
     reason_now,
+    unaccepted_condition,
     update_condition,
     worker_conditions,
 )
@@ -95,6 +96,7 @@ def _conditions(
     if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
     halted = [text for group in groups if (text := _halted(ctx, group))]
+    halted += _unaccepted(ctx, row)
     return ([reason] if reason else []) + halted + worker_conditions(not_ready) + _open_access(ctx, row)
 
 
@@ -109,6 +111,14 @@ def _open_access(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
     if isinstance(row, ClusterRow):
         return open_conditions(ctx.reads.listening(row.oid))
     text = group_open_condition(row, row.transport or need_cluster(ctx.reads, row.cluster_oid).transport)
+    return [text] if text else []
+
+
+def _unaccepted(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
+    if isinstance(row, ClusterRow):
+        return []
+    transport = row.transport or need_cluster(ctx.reads, row.cluster_oid).transport
+    text = unaccepted_condition(ctx.reads.own_schemas(row.cluster_oid, row.runtime), transport)
     return [text] if text else []
 
 

@@ -56,6 +56,7 @@ def result(store: Queries, row: GroupRow) -> p.Group:
         max_unavailable=row.max_unavailable,
         max_surge=row.max_surge,
         stop_ordered=row.stop_ordered,
+        mesh=row.mesh,
     )
 
 
@@ -68,7 +69,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_definition(tx, transport, f"{_AT}/transport")
     at = "transport" if transport else "runtime"
     runtime = definition.runtime or default_runtime(transport or cluster.transport)
-    check_definition(tx, runtime, transport or cluster.transport, _pointers(at))
+    check_definition(tx, cluster.oid, runtime, transport or cluster.transport, _pointers(at))
     name = definition.name or _free_name(tx, cluster.oid)
     if tx.group_by_name(cluster.oid, name) is not None:
         raise already_exists(f"worker group '{name}' of router cluster '{cluster.name}'", f"{_AT}/name")
@@ -90,8 +91,10 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         was_running=False,
         changed=tx.now_ns,
         version=1,
+        mesh=bool(definition.mesh),
     )
     tx.insert_group(row)
+    sizes.check_mesh(tx, row, f"{_AT}/scale")
     if used := transport or cluster.transport:
         sizes.check_cluster(tx, cluster.oid, f"{_AT}/{at}", used)
     if row.scale:
@@ -116,6 +119,7 @@ def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) ->
     row = need_group(ctx.tx, params.routercluster_oid, params.workergroup_oid)
     ctx.tx.update_group(row.oid, scale=params.scale)
     if params.scale > row.scale:
+        sizes.check_mesh(ctx.tx, need_group(ctx.tx, row.cluster_oid, row.oid), "/params/scale")
         sizes.check_scale(ctx.tx, row.cluster_oid, "/params/scale")
     now = need_group(ctx.tx, row.cluster_oid, row.oid)
     cluster = need_cluster(ctx.tx, row.cluster_oid)
@@ -136,9 +140,11 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     runtime = columns.get("runtime", row.runtime)
     if {"runtime", "transport"} & columns.keys():
         at = "transport" if columns.get("transport") else "runtime"
-        check_definition(tx, runtime, transport, _pointers(at))
+        check_definition(tx, cluster.oid, runtime, transport, _pointers(at))
     renews = "runtime" in columns
     now = roll_out(ctx, row, columns, (runtime, transport), params, f"{_AT}/transport", renews=renews)
+    if columns.get("mesh"):
+        sizes.check_mesh(tx, now, f"{_AT}/mesh")
     return result(tx, now)
 
 

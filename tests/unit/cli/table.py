@@ -63,6 +63,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context remove": ("lab",),
     "acl": ("--broker", "mosquitto"),
     "import": ("no-such-file",),
+    "schema transport": ("--runtime", "mosquitto"),
     "broker add-account": ("p9", "person"),
     "broker limits": (),
     "broker remove-account": ("p9",),

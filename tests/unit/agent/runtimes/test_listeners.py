@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ RUNTIMES = load_runtimes(
     },
     environ={},
 )
+RUNTIMES["mosquitto"] = replace(RUNTIMES["mosquitto"], ask=lambda program: "alone")  # type: ignore[type-var]
 TLS = {"certificate": "r.crt", "key": "r.key"}
 CERTAIN = {**TLS, "client_ca": "ca.crt", "client_certificates": "require"}
 
@@ -143,6 +145,26 @@ def test_a_mosquitto_says_of_each_listener_what_differs() -> None:
     assert references["/transport/listeners/ws/options/acl_file"] == SECRETS / "acl"
     transport["listeners"]["ws"]["options"]["acl_file"] = "/etc/shadow"
     assert refused("mosquitto", transport) == "/transport/listeners/ws/options/acl_file"
+
+
+@pytest.mark.parametrize(("can", "alone", "beside"), [("none", 0, 0), ("beside", 0, 1), ("alone", 1, 1)])
+def test_a_mosquitto_that_can_t_serve_websocket_so_is_refused(can: str, alone: int, beside: int) -> None:
+    asked: list[str] = []
+    runtime = replace(RUNTIMES["mosquitto"], ask=lambda program: asked.append(program) or can)  # type: ignore[type-var]
+
+    def accepts(**listeners: Any) -> bool:
+        worker = WorkerSpec("w", "oid", "e", "g", 1, made(**listeners))
+        try:
+            runtime.render(worker, "h", dict.fromkeys(listeners, 1), FOLDER)
+        except RuntimeConfigError as error:
+            assert error.pointer == "/transport/listeners/ws/type" and "of this node" in error.detail
+            return False
+        return True
+
+    websocket = {"type": "websocket"}
+    assert accepts(mqtt={}) and not asked
+    assert accepts(ws=websocket) is accepts(ws=websocket, other=websocket) is bool(alone)
+    assert accepts(mqtt={}, ws=websocket) is bool(beside) and set(asked) == {"mosquitto"}
 
 
 def test_the_listeners_of_an_amqtt_are_in_its_file() -> None:
