@@ -76,6 +76,8 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     stop_signal: int = 15
     grace_s: float = 5.0
     start: str = ""
+    peers: str = ""
+    """The digest of the peers that its process was told of."""
 
     @property
     def ports(self) -> dict[str, int]:

@@ -58,13 +58,14 @@ class MosquittoListenerOptions(Struct, frozen=True, forbid_unknown_fields=True):
 class NatsOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """As nats-server's configuration has them; `auth_file` is below the node's `secrets_root`.
 
-    `auth_file` is included as it is (`accounts`, `authorization`, `no_auth_user`). `replicas`: how many
-    workers have each of MQTT's sessions and messages; none: 3 in a group of three or more, else 1.
-    `max_memory` and `max_file` are bytes.
+    `auth_file` is included as it is (`accounts`, `authorization`, `no_auth_user`). `replicas`: how many of
+    the workers of a cluster have each of MQTT's sessions and messages; `members`: how many workers the
+    cluster begins with. `max_memory` and `max_file` are bytes.
     """
 
     auth_file: PathText | UnsetType = UNSET
-    replicas: Annotated[int, Meta(ge=1, le=5)] | UnsetType = UNSET
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 3
+    members: Annotated[int, Meta(ge=2, le=64)] = 3
     max_connections: _Count | UnsetType = UNSET
     max_payload: Annotated[int, Meta(ge=1024, le=8 * 2**20)] | UnsetType = UNSET
     max_ack_pending: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
@@ -115,7 +116,7 @@ def mosquitto_options(transport: Mapping[str, Any], pointer: str) -> MosquittoOp
 def nats_options(transport: Mapping[str, Any], pointer: str) -> NatsOptions:
     """As `amqtt_options`; also refuses listeners that nats-server can't have as they are written."""
     options = _decoded(transport, NatsOptions, pointer)
-    for at, detail in _not_for_nats(transport):
+    for at, detail in _not_for_nats(transport, options):
         raise _wrong(detail, f"{pointer}{at}")
     return options
 
@@ -177,27 +178,29 @@ def _not_for_mosquitto(
 
 
 NATS_MONITORING: Final = "monitoring"
-NATS_CLUSTER: Final = "cluster"
 NATS_CLIENT: Final = "client"
 NATS_MQTT: Final = "mqtt-local"
-NATS_OWN: Final = (NATS_MONITORING, NATS_CLUSTER, NATS_CLIENT, NATS_MQTT)
-"""Listeners that each nats worker has besides those that its transport names."""
+NATS_OWN: Final = (NATS_MONITORING, NATS_CLIENT, NATS_MQTT)
+"""Listeners that nats workers have besides those that their transport names."""
+_CLUSTER: Final = "cluster"
 
 
-def _not_for_nats(transport: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _not_for_nats(transport: Mapping[str, Any], options: NatsOptions) -> Iterator[tuple[str, str]]:
     before: dict[str, str] = {}
     for each in listeners_of(transport).values():
         if each.kind in before:
             detail = f"nats-server has one listener of each type, and '{before[each.kind]}' is of this one"
             yield f"{each.at}/type", detail
         before[each.kind] = each.name
-        if each.name in NATS_OWN and (each.name, each.kind) != (NATS_CLUSTER, NATS_CLUSTER):
-            yield each.at, f"'{each.name}' is the name of a listener that each worker has"
+        if each.name in NATS_OWN:
+            yield each.at, f"'{each.name}' is the name of a listener that workers have anyway"
         if "anonymous" in each.config:
             yield f"{each.at}/anonymous", "nats-server lets the same clients in at all listeners"
         yield from _nats_tls(each)
-    if next(iter(before)) == NATS_CLUSTER:
+    if next(iter(before)) == _CLUSTER:
         yield "/listeners", "the first listener is for clients"
+    if options.replicas > options.members:
+        yield "/options/replicas", f"the cluster begins with {options.members} members"
 
 
 def _nats_tls(listener: Listener) -> Iterator[tuple[str, str]]:
@@ -209,7 +212,7 @@ def _nats_tls(listener: Listener) -> Iterator[tuple[str, str]]:
     if "chain" in tls:
         detail = "nats-server has no file for it: append the chain to the certificate's file"
         yield f"{listener.at}/tls/chain", detail
-    if listener.kind == NATS_CLUSTER and asked != "require" and not is_loopback(listener.interface):
+    if listener.kind == _CLUSTER and asked != "require" and not is_loopback(listener.interface):
         detail = "whoever connects here may do everything: tls.client_certificates 'require' is needed"
         yield f"{listener.at}/tls", detail
 

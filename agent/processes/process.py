@@ -80,6 +80,14 @@ class Process:
         """Wait for its exit; the caller sets the bound. Cancelling the wait does not touch the process."""
         return await asyncio.shield(self.exited)
 
+    def signal(self, signum: int) -> None:
+        """Signal exactly this process, not its children.
+
+        Raises:
+            OSError: /proc can't be read, or it may not be signalled.
+        """
+        killing.signal_one(self.record, signum)
+
     def close(self) -> None:
         """Stop watching, as when the agent exits; the process goes on."""
         self._watcher.close()

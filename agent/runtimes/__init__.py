@@ -7,7 +7,6 @@ from .base import (
     ListenerSpec,
     LogProbe,
     MqttProbe,
-    Peer,
     Ports,
     Probe,
     Runtime,
@@ -17,7 +16,7 @@ from .base import (
     WorkerSpec,
 )
 from .config import RuntimesError, load_runtimes
-from .programs import prepare
+from .programs import prepare, rewrite_peers
 
 __all__ = [
     "AllProbes",
@@ -26,7 +25,6 @@ __all__ = [
     "ListenerSpec",
     "LogProbe",
     "MqttProbe",
-    "Peer",
     "Ports",
     "Probe",
     "Runtime",
@@ -37,4 +35,5 @@ __all__ = [
     "WorkerSpec",
     "load_runtimes",
     "prepare",
+    "rewrite_peers",
 ]

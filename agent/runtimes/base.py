@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
 from busbar.bus.listeners import DEFAULT
+from busbar.bus.messages import Peer
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import ProcessLimits
@@ -110,17 +111,8 @@ class ListenerSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """Another worker of the same group; `listeners`: their URLs by name, none while they are not known."""
-
-    worker: str
-    node: str
-    listeners: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """A worker as assigned. `peers`: the other workers of its group, whether they run or not."""
+    """A worker as assigned."""
 
     name: str
     oid: str
@@ -130,6 +122,7 @@ class WorkerSpec:
     transport: Transport | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()
+    """The other workers of its group, where that is meshed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +148,19 @@ class LaunchSpec:
     grace_s: float = 5.0
     start_deadline_s: float = 30.0
     remove: tuple[str, ...] = ()
-    peer_files: Mapping[str, str] = field(default_factory=dict)
-    """As `files`, and no part of the digest: a running worker gets new ones, and then `reload_signal`."""
-
-    reload_signal: int | None = None
     own_listener: bool = True
     """Whether the worker's own processes listen on the port (not if it starts a container, say)."""
 
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
+
+    peer_files: Mapping[str, str] = field(default_factory=dict)
+    """Those of `files` that name its peers, as they are with the present ones; in `files` they name none, so
+    that a change of peers is no change of the start. When they change they are written, and then the process
+    gets `reload_signal`."""
+
+    reload_signal: int | None = None
+    """None: it reads its files by itself, or not before its next start."""
 
     listener: str = DEFAULT
     """The name of the primary listener."""

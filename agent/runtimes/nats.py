@@ -1,8 +1,9 @@
 """Runtime `nats`: nats-server as a router worker, which makes one router of the workers of its group. Pure
 except `unavailable`.
 
-A group of one runs alone: a member of a cluster serves no MQTT until a majority is there. What depends on the
-other workers is in files of their own, which nats-server reads again at SIGHUP.
+A listener of type `cluster` makes it a member of a cluster. Without one it runs alone: a member serves no
+MQTT until a majority is there. Which other members there are is in a file of its own, which nats-server reads
+again at SIGHUP.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, Final
 
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.listeners import listeners_of
+from busbar.bus.messages import Peer
 from busbar.bus.router_options import (
     NATS_CLIENT,
-    NATS_CLUSTER,
     NATS_MONITORING,
     NATS_MQTT,
     NatsOptions,
@@ -34,7 +35,6 @@ from .base import (
     HttpProbe,
     LaunchSpec,
     ListenerSpec,
-    Peer,
     Ports,
     RuntimeConfigError,
     Transport,
@@ -49,9 +49,6 @@ TYPES = ("mqtt", "websocket", "nats")
 LISTENERS = ("mqtt", "websocket", "nats", "cluster")
 CONFIG = "nats.conf"
 ROUTES = "routes.conf"
-REPLICAS = "replicas.conf"
-MAX_REPLICAS: Final = 3
-"""More make messages slower, and not safer against the loss of one worker at a time."""
 API_TIMEOUT: Final = "2s"
 """After this a request that no leader has heard fails, and its client may ask again. With nats-server's 5 s a
 client waits 5.2 s where the next leader is there after 0.2; with 1 s, requests fail on a loaded host."""
@@ -88,7 +85,7 @@ class NatsRuntime:
         return why_not_runnable(self.program, sys.executable)
 
     def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
-        """See `Runtime`. Those that its transport names, and those that each worker has."""
+        """See `Runtime`. Those that its transport names, and those that it has besides."""
         plain = checked_transport(transport, TYPES)
         requests = port_requests(plain, LISTENERS, may_share=False, tls=True)
         kinds = {each.kind for each in listeners_of(plain).values()}
@@ -99,8 +96,6 @@ class NatsRuntime:
         # Without a listener of its own nats-server serves no MQTT over WebSocket either.
         if "websocket" in kinds and "mqtt" not in kinds:
             requests[NATS_MQTT] = own
-        if "cluster" not in kinds:
-            requests[NATS_CLUSTER] = own
         return {**requests, NATS_MONITORING: own}
 
     def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
@@ -109,23 +104,20 @@ class NatsRuntime:
         plain = checked_transport(worker.transport, TYPES)
         with refusals():
             options = nats_options(plain, ROOT)
-        bound = self._bound(plain, ports, host)
         auth = self._auth(options)
-        monitoring = bound[NATS_MONITORING]
-        up = HttpProbe(_UP, (200,), at=(monitoring.interface, monitoring.port))
-        # One that was started alone has no such listener, and stays alone until it is started anew.
-        clustered = bool(worker.peers) and any(each.kind == "cluster" for each in bound.values())
-        known = clustered and any(map(route_of, worker.peers))
-        first, *more = (each.spec(up) for each in bound.values() if clustered or each.kind != "cluster")
-        program = find_program(self.program, sys.executable) or self.program
-        store = self._store(worker, folder, clustered)
+        bound = self._bound(plain, ports, host)
         kinds = {each.kind: each for each in bound.values()}
-        config = Config(worker, options, kinds, store, auth, clustered)
+        cluster = kinds.get("cluster")
+        up = HttpProbe(_UP, (200,), at=(kinds["http"].interface, kinds["http"].port))
+        known = cluster is not None and any(map(route_of, worker.peers))
+        first, *more = (each.spec(up) for each in bound.values())
+        program = find_program(self.program, sys.executable) or self.program
+        config = Config(worker, options, kinds, self._store(worker, folder, cluster is not None), auth)
         return LaunchSpec(
             argv=(program, "-c", str(folder / CONFIG)),
             env={},
-            files={CONFIG: config.text()},
-            peer_files=config.peer_files() if clustered else {},
+            files={CONFIG: config.text(), **config.routes()},
+            peer_files=config.routes(worker.peers),
             reload_signal=signal.SIGHUP,
             ready=HttpProbe(_CURRENT, (200,), at=up.at) if known else up,
             live=up,
@@ -136,8 +128,8 @@ class NatsRuntime:
             listener=first.name,
             more=tuple(more),
             # Alone it would take its clients' last messages without an acknowledgement.
-            stop_signal=signal.SIGUSR2 if clustered else signal.SIGTERM,
-            grace_s=LAME_DUCK_S + 5.0 if clustered else 10.0,
+            stop_signal=signal.SIGUSR2 if cluster else signal.SIGTERM,
+            grace_s=LAME_DUCK_S + 5.0 if cluster else 10.0,
             start_deadline_s=60.0,
             check=(program, "-t", "-c", str(folder / CONFIG)),
             check_refuses_with=1,
@@ -145,22 +137,14 @@ class NatsRuntime:
         )
 
     def _bound(self, plain: Transport, ports: Ports, host: str) -> dict[str, Bound]:
-        """All listeners by name: those of the transport in their order, then those that each worker has."""
-        requests = self.ports_needed(plain)
+        """All listeners by name: those of the transport in their order, then those that it has besides."""
         given = listeners_of(plain)
-        kinds = {
-            NATS_CLIENT: "nats",
-            NATS_MQTT: "mqtt",
-            NATS_CLUSTER: "cluster",
-            NATS_MONITORING: "http",
-        }
+        own = {NATS_CLIENT: "nats", NATS_MQTT: "mqtt", NATS_MONITORING: "http"}
         bound = {}
-        for name, request in requests.items():
-            if name not in ports:
-                continue
+        for name, request in self.ports_needed(plain).items():
             listener = given.get(name)
             tls = tls_files(listener, self.secrets_root) if listener else None
-            kind = listener.kind if listener else kinds[name]
+            kind = listener.kind if listener else own[name]
             bound[name] = Bound(name, kind, request.interface, ports[name], host, tls)
         return bound
 
@@ -217,22 +201,15 @@ def route_of(peer: Peer) -> str | None:
     return next(found, None)
 
 
-def routes(own: str, peers: tuple[Peer, ...]) -> list[str]:
-    """The routes of a worker, its own address included: their number is that of the cluster's members.
+def routes(own: str, peers: tuple[Peer, ...], members: int) -> list[str]:
+    """The routes of a worker, its own address included: without any, nats-server does not start.
 
-    It decides how many of them elect the first leader, so a member that is not known yet counts too, by an
-    address where nobody listens.
+    A cluster that is new takes their number for that of its members, a majority of which elects its first
+    leader. So those that are not known yet count too, by addresses where nobody listens.
     """
     known = sorted(url for url in map(route_of, peers) if url is not None)
-    missing = len(peers) - len(known)
+    missing = max(0, members - 1 - len(known))
     return [own, *known, *(f"{ROUTE}://{IPV4}:{port}" for port in range(1, missing + 1))]
-
-
-def replicas(wanted: int | None, members: int) -> int:
-    """How many of them have each message. Two would stop both when one is lost, and so one has it."""
-    if wanted is not None:
-        return min(wanted, members)
-    return MAX_REPLICAS if members >= MAX_REPLICAS else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,20 +221,17 @@ class Config:
     bound: Mapping[str, Bound]
     store: Path
     auth: Path | None
-    clustered: bool
 
     def text(self) -> str:
         """All that a running one can't get otherwise."""
         return "\n".join([*self._lines(), ""])
 
-    def peer_files(self) -> dict[str, str]:
-        """What changes with the other workers of its group."""
-        wanted = None if self.options.replicas is UNSET else self.options.replicas
-        members = len(self.worker.peers) + 1
-        return {
-            ROUTES: _entry("routes", routes(self.bound["cluster"].url, self.worker.peers)) + "\n",
-            REPLICAS: _entry("stream_replicas", replicas(wanted, members)) + "\n",
-        }
+    def routes(self, peers: tuple[Peer, ...] = ()) -> dict[str, str]:
+        """The file that names the other members; none where it runs alone."""
+        cluster = self.bound.get("cluster")
+        if cluster is None:
+            return {}
+        return {ROUTES: _entry("routes", routes(cluster.url, peers, self.options.members)) + "\n"}
 
     def _lines(self) -> Iterator[str]:
         client, options = self.bound["nats"], self.options
@@ -272,7 +246,7 @@ class Config:
                 yield _entry(name, value)
         yield _entry("jetstream", self._jetstream())
         yield from self._clients()
-        if self.clustered:
+        if "cluster" in self.bound:
             yield from self._cluster(self.bound["cluster"])
         if self.auth is not None:
             yield f"include {_json(_ABOVE + str(self.auth).lstrip('/'))}"
@@ -295,7 +269,9 @@ class Config:
             given["tls"] = _tls(mqtt.tls)
         if self.options.max_ack_pending is not UNSET:
             given["max_ack_pending"] = self.options.max_ack_pending
-        yield _entry("mqtt", given, include=REPLICAS if self.clustered else None)
+        if "cluster" in self.bound:
+            given["stream_replicas"] = self.options.replicas
+        yield _entry("mqtt", given)
 
     def _cluster(self, cluster: Bound) -> Iterator[str]:
         given: dict[str, Any] = {

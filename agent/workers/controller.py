@@ -190,6 +190,37 @@ class WorkerController:
             if instance.worker.alive:
                 self.registry.update(instance, lifecycle.agent_suspended(instance.worker, seconds))
 
+    def reload(self, instance: Instance, definition: AssignedWorker) -> None:
+        """Tell its process of its present peers."""
+        if not instance.worker.matches(definition.generation, definition.digest):
+            # It is about to be replaced, and is told of them then.
+            later = lifecycle.not_yet_reloadable(instance.worker, self._now(), self.timing)
+            self.registry.update(instance, later)
+            return
+        self.registry.update(instance, lifecycle.reloading(instance.worker))
+        self._run_task(self._reload(instance, definition), instance)
+
+    async def _reload(self, instance: Instance, definition: AssignedWorker) -> None:
+        token = instance.token
+        try:
+            told = await self.runner.reload(instance, definition)
+        except Exception as error:
+            reason = _start_failure(error).encode("utf-8", "replace").decode()
+            if instance.worker.reload_error != reason:
+                log.warning("worker %s: not told of its peers: %s", instance.worker.name, reason)
+            if instance.token == token:
+                failed = lifecycle.reload_failed(instance.worker, self._now(), reason, self.timing)
+                self.registry.update(instance, failed)
+            return
+        if instance.token != token:
+            return
+        if told is None:
+            later = lifecycle.not_yet_reloadable(instance.worker, self._now(), self.timing)
+            self.registry.update(instance, later)
+            return
+        log.info("worker %s: told of its peers", instance.worker.name)
+        self.registry.update(instance, lifecycle.reloaded(instance.worker, self._now(), told, self.timing))
+
     def reset_backoff(self, instance: Instance) -> None:
         """It has been ready long enough."""
         self.registry.update(instance, lifecycle.backoff_reset(instance.worker))

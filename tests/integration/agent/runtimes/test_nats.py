@@ -22,9 +22,10 @@ from busbar.agent.processes.checking import check
 from busbar.agent.processes.ports import choose_ports
 from busbar.agent.processes.process import Process, SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import bind_error
-from busbar.agent.runtimes import LaunchSpec, Peer, WorkerSpec, load_runtimes, prepare
+from busbar.agent.runtimes import LaunchSpec, WorkerSpec, load_runtimes, prepare
 from busbar.agent.workers.probes import probe
 from busbar.bus.clock import SystemClock
+from busbar.bus.messages import Peer
 
 from tests.agents import bench, worker
 from tests.brokers import lacking
@@ -276,16 +277,16 @@ async def test_tls_and_client_certificates(home: Home) -> None:
     assert connect("mallory") == connect(None) == b""
 
 
+MEMBER = {"mqtt": {}, "routes": {"type": "cluster"}}
+
+
 async def group(home: Home, members: int, **transport: Any) -> list[Worker]:
-    """A cluster whose workers first know that there are others, and then where."""
-    workers = [home.worker(f"web-{i}", **transport) for i in range(1, members + 1)]
-    for each in workers:
-        each.with_peers(*(Peer(other.spec.name, "n1") for other in workers if other is not each))
+    """A cluster whose workers hear of each other when they run."""
+    workers = [home.worker(f"web-{i}", **{"listeners": MEMBER, **transport}) for i in range(1, members + 1)]
     await asyncio.gather(*(each.start() for each in workers))
     tell(workers)
     for each in workers:
         each.reload()
-        await each.ready()
     return workers
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from busbar.agent.processes.ports import PortRequest
-from busbar.agent.runtimes import HttpProbe, LaunchSpec, Peer, RuntimeConfigError, WorkerSpec, load_runtimes
-from busbar.agent.runtimes.nats import CONFIG, REPLICAS, ROUTES, replicas, routes
+from busbar.agent.runtimes import HttpProbe, LaunchSpec, RuntimeConfigError, WorkerSpec, load_runtimes
+from busbar.agent.runtimes.nats import CONFIG, ROUTES, routes
+from busbar.bus.messages import Peer
 from busbar.bus.router_options import NATS_OWN
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ NATS = load_runtimes({"nats": {"secrets_root": "/etc/busbar/secrets"}})["nats"]
 TLS = {"certificate": "r.crt", "key": "r.key"}
 CERTAIN = {**TLS, "client_ca": "ca.crt", "client_certificates": "require"}
 OPTIONAL = {**CERTAIN, "client_certificates": "optional"}
-UNKNOWN = (Peer("web-2", "n2"), Peer("web-3", "n3"))
+MEMBER = {"type": "mqtt", "listeners": {"mqtt": {}, "routes": {"type": "cluster"}}}
 KNOWN = tuple(
     Peer(f"web-{i}", f"n{i}", {"cluster": f"nats-route://10.0.0.{i}:6222", "mqtt": "mqtt://10.0.0.9:1"})
     for i in (3, 2)
@@ -32,6 +33,8 @@ OPTIONS = {
     "max_ack_pending": 20,
     "max_memory": 1 << 20,
     "max_file": 1 << 30,
+    "members": 5,
+    "replicas": 5,
 }
 
 
@@ -69,13 +72,13 @@ def test_a_worker_alone() -> None:
         "server_name": "web-1",
         "listen": "127.0.0.1:4002",
         "client_advertise": "127.0.0.1:4002",
-        "http": "127.0.0.1:4004",
+        "http": "127.0.0.1:4003",
         "jetstream": {"store_dir": "/var/lib/busbar/web-1/alone", "max_mem": 1 << 26, "max_file": 10 << 30},
         "mqtt": {"js_api_timeout": "2s", "listen": "127.0.0.1:4001"},
     }
     assert launch.address == "mqtt://127.0.0.1:4001" and launch.peer_files == {}
-    assert [each.name for each in launch.more] == ["client", "monitoring"], "no routes, no such listener"
-    up = HttpProbe("/healthz?js-server-only=true", (200,), at=("127.0.0.1", 4004))
+    assert [each.name for each in launch.more] == ["client", "monitoring"]
+    up = HttpProbe("/healthz?js-server-only=true", (200,), at=("127.0.0.1", 4003))
     assert launch.ready == launch.live == up
     assert launch.stop_signal == signal.SIGTERM
     assert launch.argv[1:] == ("-c", "/var/lib/busbar/web-1/nats.conf")
@@ -116,7 +119,7 @@ def test_every_member_of_a_transport() -> None:
             "listen": "0.0.0.0:4001",
             "tls": {**certain, "min_version": "1.3"},
             "max_ack_pending": 20,
-            "stream_replicas": 3,
+            "stream_replicas": 5,
         },
         "cluster": {
             "name": "edge-web",
@@ -127,6 +130,8 @@ def test_every_member_of_a_transport() -> None:
                 "nats-route://n1.example:4004",
                 "nats-route://10.0.0.2:6222",
                 "nats-route://10.0.0.3:6222",
+                "nats-route://127.0.0.1:1",
+                "nats-route://127.0.0.1:2",
             ],
         },
         "connect_error_reports": 300,
@@ -149,24 +154,18 @@ def test_every_member_of_a_transport() -> None:
 
 
 def test_changed_peers_are_no_other_definition() -> None:
-    before, after = render(None, UNKNOWN), render(None, KNOWN)
+    before, after = render(MEMBER), render(MEMBER, KNOWN)
     assert before.digest == after.digest and before.files == after.files
-    assert before.peer_files != after.peer_files and set(before.peer_files) == {ROUTES, REPLICAS}
+    assert before.peer_files != after.peer_files and before.peer_files.keys() == after.peer_files.keys()
+    assert before.files[ROUTES] == before.peer_files[ROUTES]
     assert after.reload_signal == signal.SIGHUP
-    assert before.digest != render().digest, "to join a cluster it has to be started anew"
+    assert render(None, KNOWN).peer_files == {}, "without a listener for routes it stays alone"
 
 
 def test_it_is_ready_with_the_messages_of_those_that_it_knows() -> None:
-    assert isinstance(render(None, UNKNOWN).ready, HttpProbe)
-    assert render(None, UNKNOWN).ready == render(None, UNKNOWN).live, "nobody could have sent it any"
-    known = render(None, KNOWN)
+    assert render(MEMBER).ready == render(MEMBER).live, "nobody could have sent it any"
+    known = render(MEMBER, KNOWN)
     assert known.ready == HttpProbe("/healthz", (200,), at=("127.0.0.1", 4004)) != known.live
-
-
-def test_one_that_was_started_alone_is_probed_as_such_when_others_come() -> None:
-    ports = {"default": 4001, "client": 4002, "monitoring": 4004}
-    launch = NATS.render(WorkerSpec("web-1", "o", "edge", "web", peers=KNOWN), "n1", ports, FOLDER)
-    assert launch.digest == NATS.render(WorkerSpec("web-1", "o", "edge", "web"), "n1", ports, FOLDER).digest
 
 
 def test_ports() -> None:
@@ -174,7 +173,7 @@ def test_ports() -> None:
     found = NATS.ports_needed({"type": "mqtt", "endpoint": {"port": 1883, "interface": "0.0.0.0"}})
     assert found == {
         "default": PortRequest(1883, 1883, interface="0.0.0.0"),
-        **dict.fromkeys(("client", "cluster", "monitoring"), loopback),
+        **dict.fromkeys(("client", "monitoring"), loopback),
     }
     on_ipv6 = NATS.ports_needed({"type": "nats", "endpoint": {"interface": "::1"}})
     assert {each.interface for each in on_ipv6.values()} == {"::1"} and "client" not in on_ipv6
@@ -182,14 +181,14 @@ def test_ports() -> None:
 
 def test_messages_can_be_kept_elsewhere() -> None:
     runtime = load_runtimes({"nats": {"store_root": "/srv/nats", "program": "/opt/nats-server"}})["nats"]
-    launch = render(None, UNKNOWN, runtime)
+    launch = render(MEMBER, (), runtime)
     assert parsed(launch)["jetstream"]["store_dir"] == "/srv/nats/edge/web-1/cluster"
     assert launch.argv[0] == "/opt/nats-server"
 
 
 def test_websocket_alone_has_mqtt_on_loopback_besides() -> None:
     launch = render({"type": "websocket", "endpoint": {"interface": "10.0.0.5"}})
-    assert launch.ports == {"default": 4001, "client": 4002, "mqtt-local": 4003, "monitoring": 4005}
+    assert launch.ports == {"default": 4001, "client": 4002, "mqtt-local": 4003, "monitoring": 4004}
     assert parsed(launch)["mqtt"] == {"js_api_timeout": "2s", "listen": "127.0.0.1:4003"}
 
 
@@ -199,25 +198,18 @@ def test_a_group_that_speaks_nats_alone_has_no_mqtt() -> None:
 
 
 @given(
-    known=st.lists(st.integers(1, 65535), max_size=4, unique=True),
+    known=st.lists(st.integers(1, 65535), max_size=6, unique=True),
     unknown=st.integers(0, 4),
+    members=st.integers(2, 7),
     turn=st.randoms(use_true_random=False),
 )
-def test_there_is_a_route_for_every_member(known: list[int], unknown: int, turn: Any) -> None:
+def test_there_is_a_route_for_every_member(known: list[int], unknown: int, members: int, turn: Any) -> None:
     peers = [Peer(f"w{port}", "n", {"any": f"nats-route://10.0.0.1:{port}"}) for port in known]
     peers += [Peer(f"u{index}", "n", {"mqtt": "mqtt://10.0.0.1:1"}) for index in range(unknown)]
-    one = routes("nats-route://me:1", tuple(peers))
+    one = routes("nats-route://me:1", tuple(peers), members)
     turn.shuffle(peers)
-    assert one == routes("nats-route://me:1", tuple(peers)), "an order of no meaning makes no other file"
-    assert one[0] == "nats-route://me:1" and len(set(one)) == len(one) == len(peers) + 1
-
-
-@pytest.mark.parametrize(
-    ("wanted", "members", "expected"),
-    [(None, 1, 1), (None, 2, 1), (None, 3, 3), (None, 5, 3), (5, 5, 5), (5, 3, 3), (1, 5, 1), (3, 2, 2)],
-)
-def test_replicas(wanted: int | None, members: int, expected: int) -> None:
-    assert replicas(wanted, members) == expected
+    assert one == routes("nats-route://me:1", tuple(peers), members), "an order of no meaning changes no file"
+    assert one[0] == "nats-route://me:1" and len(set(one)) == len(one) == max(members, len(known) + 1)
 
 
 LISTENERS = "/transport/listeners"
@@ -229,6 +221,7 @@ LISTENERS = "/transport/listeners"
         ({"type": "web"}, "/transport/type"),
         ({"type": "tcp"}, "/transport/type"),
         ({"type": "mqtt", "options": {"replicas": 6}}, "/transport/options/replicas"),
+        ({"type": "mqtt", "options": {"members": 2}}, "/transport/options/replicas"),
         ({"type": "mqtt", "options": {"password_file": "x"}}, "/transport/options/password_file"),
         ({"type": "mqtt", "options": {"auth_file": "../x"}}, "/transport/options/auth_file"),
         ({"type": "mqtt", "endpoint": {"shared": True, "port": 1883}}, "/transport/endpoint/shared"),
