@@ -39,6 +39,7 @@ from .supervisor import WorkerSupervisor
 from .workers import identity
 from .workers.host import Host
 from .workers.process_runner import ProcessRunner
+from .workers.runtime_details import RuntimeDetails
 from .workers.spec_renderer import EndpointLimits, SpecRenderer, with_roots
 
 __all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "run"]
@@ -49,6 +50,8 @@ SCAN_S: Final = 5.0
 """How long the agent waits at startup to find its living workers before it connects, seconds."""
 UNHEARD_S: Final = 30.0
 """Connected for so long without an assignment, which every paired node is sent, an agent says so."""
+VERSIONS_S: Final = 10.0
+"""Interval of looking whether the runtimes' programs are other files now, seconds."""
 _RESTART_S: Final = 1.0
 
 MakeLink = Callable[[Callable[[int], Will]], Link]
@@ -105,6 +108,7 @@ class Agent:
         self._store_error: str | None = None
         self._reload_error: str | None = None
         self._unavailable = self.specs.unavailable()
+        self._details = RuntimeDetails(host)
         stored = self.state.assignment()
         if stored is not None:
             self._apply(stored)
@@ -192,6 +196,8 @@ class Agent:
         except BusError as error:
             log.warning("command not readable: %s", error.detail)
             return
+        if command.schemas:
+            self.reporter.include_schemas(self._details.schemas(self.specs.runtimes, command.schemas))
         if command.resync:
             self.reporter.force_report()
         if command.follow is not None:
@@ -224,7 +230,14 @@ class Agent:
             runtimes=sorted(set(self.specs.runtimes) - set(self._unavailable)),
             labels=dict(self.config.labels),
             conditions=self._conditions(),
+            details=self._details.details(self.specs.runtimes, self._unavailable),
         )
+
+    async def _run_versions(self) -> None:
+        while True:
+            if await self._details.refresh(self.specs.runtimes):
+                self.reporter.changed()
+            await self._clock.sleep(VERSIONS_S)
 
     def _applied(self) -> Applied:
         """Nothing counts as applied before the scan: a worker not found yet would be taken for gone."""
@@ -300,6 +313,7 @@ class Agent:
             "supervisor": self.supervisor.run,
             "reports": self.reporter.run_reports,
             "heartbeats": self.reporter.run_heartbeats,
+            "versions": self._run_versions,
         }
         tasks = [self._keep_running(name, loop) for name, loop in loops.items()]
         try:

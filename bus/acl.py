@@ -131,16 +131,16 @@ def readable(kind: str, user: str, wanted: str, root: str, realm: str) -> tuple[
 def _parts(wanted: str, rights: tuple[str, ...]) -> tuple[str, ...]:
     """What both `wanted` and one of `rights` match, without what another part of it covers."""
     levels = wanted.split("/")
-    found = {both: both.split("/") for right in rights if (both := _both(levels, right.split("/")))}
+    found = {part: part.split("/") for right in rights if (part := both(levels, right.split("/")))}
     return tuple(
         part
         for part, mine in found.items()
-        if not any(_both(mine, theirs) == part for other, theirs in found.items() if other != part)
+        if not any(both(mine, theirs) == part for other, theirs in found.items() if other != part)
     )
 
 
-def _both(first: list[str], second: list[str]) -> str:
-    """The filter of all topics that both filters match; empty if there are none."""
+def both(first: list[str], second: list[str]) -> str:
+    """The filter of all topics that both filters match, given by their levels; empty if there are none."""
     if first[0] in ("+", "#") and second[0].startswith("$"):
         return ""
     levels: list[str] = []

@@ -245,6 +245,14 @@ _ROWS = (
         "no_such_object",
         "cannot_start",
     ),
+    _change(
+        "restart_routercluster_worker",
+        p.RestartWorker,
+        p.WorkerRestart,
+        "Replace one worker by a new process with its group's definition.",
+        "no_such_object",
+        "cannot_start",
+    ),
     _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only by status filter)."),
     _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
@@ -332,7 +340,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "routercluster_node": ("added", "removed"),
     "workergroup": ("added", "removed", "scaled", "updating", "updated", "starting", "stopping"),
-    "worker": ("pending", "starting", "ready", "failed", "stopped", "moved", "unknown"),
+    "worker": ("pending", "starting", "restarting", "ready", "failed", "stopped", "moved", "unknown"),
     "node": (
         "paired",
         "unpaired",

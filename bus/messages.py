@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from .listeners import DEFAULT, LISTENER_NAME, MAX_LISTENERS
 from .topics import NAME_PATTERN
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="[a-z0-9][a-z0-9_-]{0,63}")]
 RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Text = Annotated[str, Meta(max_length=4096)]
+Url = Annotated[str, Meta(max_length=1024)]
+ListenerName = Annotated[str, Meta(pattern=LISTENER_NAME, description="[a-z][a-z0-9-]{0,31}")]
 
 WORKER_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,75}(?![\s\S])"
 WorkerName = Annotated[str, Meta(pattern=WORKER_NAME_PATTERN, description="{worker group}-{ordinal}")]
@@ -76,16 +79,18 @@ class Event(Struct, frozen=True):
 
 
 class Endpoint(Struct, frozen=True):
-    """Where a ready worker can be reached."""
+    """Where a ready worker can be reached: one of its listeners, by name."""
 
     worker: str
     node: str
     url: str
+    name: str = DEFAULT
 
 
 class Status(Struct, frozen=True):
     """The retained status of one object. Members that do not apply to its kind are omitted.
 
+    `listeners` (their URLs by name) is present where a worker has named ones.
     `updated` is present during a rolling update: how many workers are assigned the group's `revision`.
     `draining` (the reason) and `drained` are present while a node is drained.
     """
@@ -105,6 +110,7 @@ class Status(Struct, frozen=True):
     workergroup: str | UnsetType = UNSET
     node: str | None | UnsetType = UNSET
     address: str | None | UnsetType = UNSET
+    listeners: dict[str, str] | UnsetType = UNSET
     pid: int | None | UnsetType = UNSET
     restarts: int | UnsetType = UNSET
     generation: int | UnsetType = UNSET
@@ -177,13 +183,14 @@ class ReportedWorker(Struct, frozen=True):
     """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
 
     `oid` and `cluster` distinguish workers of the same name; without them, workers are matched by name.
+    `listeners` has the URL of each named listener, the primary's (`address`) included.
     """
 
     worker: WorkerName
     state: Annotated[str, Meta(max_length=16)]
     generation: Count = 0
     pid: int | None = None
-    address: Annotated[str, Meta(max_length=1024)] | None = None
+    address: Url | None = None
     restarts: Count = 0
     reason: Text | None = None
     oid: str | None = None
@@ -191,10 +198,30 @@ class ReportedWorker(Struct, frozen=True):
     uptime_ms: Count | None = None
     cpu_s: float | None = None
     rss: Count | None = None
+    listeners: Annotated[dict[ListenerName, Url], Meta(max_length=MAX_LISTENERS)] | UnsetType = UNSET
+
+
+MAX_SCHEMAS = 16
+"""Schemas in one report."""
+
+
+class RuntimeDetail(Struct, frozen=True, omit_defaults=True):
+    """A runtime of a node: its program's version, why it can't run there, and its schema's digest.
+
+    `schema` is `bus.decode.digest` of the JSON Schema of what its transport may say; None: anything.
+    """
+
+    version: Annotated[str, Meta(max_length=128)] | None = None
+    unavailable: Text | None = None
+    schema: Annotated[str, Meta(max_length=128)] | None = None
 
 
 class Reported(Struct, frozen=True):
-    """A node's complete observed state."""
+    """A node's complete observed state.
+
+    `details` has every runtime by name; absent: the agent knows none, null: they are as last reported.
+    `schemas` are those that a command has asked for, by digest.
+    """
 
     boot: Annotated[str, Meta(min_length=1, max_length=64)]
     conn: Count
@@ -207,6 +234,8 @@ class Reported(Struct, frozen=True):
     digest: Annotated[str, Meta(max_length=128)] = ""
     labels: dict[str, str] | None = None
     conditions: Annotated[list[Text], Meta(max_length=64)] = msgspec.field(default_factory=list)
+    details: Annotated[dict[Name, RuntimeDetail], Meta(max_length=256)] | None | UnsetType = UNSET
+    schemas: Annotated[dict[str, dict[str, Any]], Meta(max_length=MAX_SCHEMAS)] | UnsetType = UNSET
 
 
 class Heartbeat(Struct, frozen=True):
@@ -240,6 +269,8 @@ class Command(Struct, frozen=True, omit_defaults=True):
     follow_cluster: str | None = None
     lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
     lease_ms: Annotated[int, Meta(ge=0, le=600_000)] = 30_000
+    schemas: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=MAX_SCHEMAS)] = []
+    """Digests of schemas that the next report is to have."""
 
 
 class LogChunk(Struct, frozen=True, omit_defaults=True):

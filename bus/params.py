@@ -21,6 +21,7 @@ from .results import RemovedPrincipal as RemovedPrincipal
 from .results import Stat as Stat
 from .results import Transferred as Transferred
 from .results import Worker as Worker
+from .results import WorkerRestart as WorkerRestart
 from .roles import Role
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![\s\S])"
@@ -203,6 +204,12 @@ class RestartGroup(GroupRef):
 
     max_unavailable: Limit | None = None
     max_surge: Limit | None = None
+
+
+class RestartWorker(GroupRef):
+    """One worker of that group."""
+
+    worker_oid: Oid
 
 
 class UpdateGroup(Params):

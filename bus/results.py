@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .messages import Endpoint, Who
+from .messages import Endpoint, RuntimeDetail, Who
 
 
 class Cluster(Struct, frozen=True):
@@ -76,7 +76,8 @@ class Node(Struct, frozen=True):
     """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
 
     `draining` says why its workers are to go, null when they are not; `drained` that none is left.
-    `owner_oid` is who paired it.
+    `owner_oid` is who paired it. `runtime_details` are by the runtime's name, as last reported; null: its
+    agent knows none.
     """
 
     oid: str
@@ -96,6 +97,7 @@ class Node(Struct, frozen=True):
     draining: str | None = None
     drained: bool = False
     owner_oid: str | None = None
+    runtime_details: dict[str, RuntimeDetail] | None = None
 
 
 class Worker(Struct, frozen=True):
@@ -121,6 +123,8 @@ class Worker(Struct, frozen=True):
     cpu_s: float | None = None
     rss: int | None = None
     revision: int = 1
+    listeners: dict[str, str] = {}
+    """The URL of each named listener, the primary's (`address`) included; empty where none has a name."""
 
 
 class GroupStat(Struct, frozen=True):
@@ -178,6 +182,24 @@ class ManagerInfo(Struct, frozen=True):
     brake: str | None
     limits: dict[str, int]
     conditions: list[str] = msgspec.field(default_factory=list)
+
+
+class WorkerRestart(Struct, frozen=True):
+    """A worker that is restarted: it is new once it is RUNNING with `generation` or a later one.
+
+    `status` is its present one, `reason` says what it waits for.
+    """
+
+    oid: str
+    name: str
+    cluster_oid: str
+    cluster: str
+    workergroup_oid: str
+    workergroup: str
+    node: str | None
+    status: str
+    generation: int
+    reason: str
 
 
 class Following(Struct, frozen=True):

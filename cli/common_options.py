@@ -122,6 +122,20 @@ def complete_group(incomplete: str) -> list[str]:
     return _complete(ask, incomplete)
 
 
+def complete_worker(incomplete: str) -> list[str]:
+    """Names of workers, as cluster/worker."""
+    if "/" not in incomplete:
+        return [f"{name}/" for name in complete_cluster(incomplete)]
+    cluster = incomplete.partition("/")[0]
+
+    async def ask(bus: BusClient) -> list[str]:
+        oid = await bus.cluster_oid(cluster)
+        names = await bus.list_workers(routercluster_oid=oid, return_names=True)
+        return [f"{cluster}/{name}" for name in names]
+
+    return _complete(ask, incomplete)
+
+
 def _complete(ask: Callable[[BusClient], Awaitable[list[str]]], incomplete: str) -> list[str]:
     from .connect import run_for_completion
 

@@ -27,7 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Worker groups of a cluster: add, scale, update, stop, restart, remove.",
     ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
-    "worker": ("busbar.cli.commands.worker", "Workers: list, state, logs."),
+    "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
     "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),
     "principal": ("busbar.cli.commands.principal", "Users and their roles."),
@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.import_",
         "Print an existing router's configuration as a definition.",
     ),
+    "schema": ("busbar.cli.commands.schema", "Print the JSON Schema of a definition, for editors."),
     "acl": ("busbar.cli.commands.acl", "Print the ACL for an outside broker."),
 }
 """The top-level commands: module and help line of each."""

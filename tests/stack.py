@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,6 +218,12 @@ def mosquitto_lines(made: Stack) -> list[str]:
     return ["allow_anonymous false", f"password_file {passwords}", f"acl_file {access}"]
 
 
+def schema_digest(schema: Any) -> str:
+    """As the contract has it."""
+    text = json.dumps([schema], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
 class FakeNode:
     """An agent made of plain MQTT: applies every assignment at once, reports, and sends heartbeats."""
 
@@ -228,6 +235,8 @@ class FakeNode:
         self.assignment: dict[str, Any] | None = None
         self.behave: Callable[[dict[str, Any]], dict[str, Any]] = lambda worker: {"state": "RUNNING"}
         self.silent = False
+        self.schemas: dict[str, dict[str, Any]] = {}
+        """By runtime: what it says that it accepts."""
         self._stop = threading.Event()
         self._beat = threading.Thread(target=self._heartbeats, args=(made.heartbeat,), daemon=True)
         self.client.client.message_callback_add(self.client.topic("node", node, "assignment"), self._assigned)
@@ -248,7 +257,7 @@ class FakeNode:
         body = {"state": state, "boot": self.boot, "conn": self.conn, **more}
         self._publish("state", body, retain=True)
 
-    def report(self) -> None:
+    def report(self, asked: Collection[str] = ()) -> None:
         if self.silent:
             return
         workers = []
@@ -260,6 +269,11 @@ class FakeNode:
         body = {"boot": self.boot, "conn": self.conn, "store": (self.assignment or {}).get("store"),
                 "applied": self.applied(), "refused": None, "capacity": {"cpus": 2},
                 "runtimes": self.runtimes, "workers": workers, "digest": self.digest}  # fmt: skip
+        if self.schemas:
+            known = {schema_digest(schema): schema for schema in self.schemas.values()}
+            body["details"] = {name: {"version": "1.2", "schema": schema_digest(schema)}
+                               for name, schema in self.schemas.items()}  # fmt: skip
+            body["schemas"] = {key: schema for key, schema in known.items() if key in asked}
         self._publish("reported", body, retain=True)
 
     def applied(self) -> dict[str, int]:
@@ -278,8 +292,9 @@ class FakeNode:
                 self.report()
 
     def _command(self, _client: Any, _data: Any, message: Any) -> None:
-        if json.loads(message.payload).get("resync"):
-            self.report()
+        command = json.loads(message.payload)
+        if command.get("resync"):
+            self.report(command.get("schemas", ()))
 
     def _heartbeats(self, interval: float) -> None:
         number = 0

@@ -1,8 +1,9 @@
 """A cgroup (version 2) of its own for each worker, where this agent may make them.
 
 No process leaves it by forking, by a new session or by overwriting its environment, and one write kills all
-in it. No controller is enabled, so the agent may stay in the parent: the kernel forbids processes beside
-child cgroups only where controllers are. Where there is no such place, all functions find nothing.
+in it. The agent may stay in the parent, unless memory is to be limited: the kernel forbids processes beside
+child cgroups where controllers are. In a subgroup of its unit (`DelegateSubgroup=`) it makes them beside its
+own. Where there is no such place, all functions find nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _hash(scope: str) -> str:
 
 
 def find_parent(own: str, mountinfo: str, systemd: bool, delegated: Callable[[Path], bool]) -> Path:
-    """Where workers' cgroups may be made: in the agent's own, if it is delegated to it.
+    """Where workers' cgroups may be made: in the agent's own or that of its unit, if it is delegated to it.
 
     `own` and `mountinfo` are /proc/self/cgroup and /proc/self/mountinfo. Under systemd the innermost unit has
     to be delegated (`delegated` says whether its cgroup is): in others systemd alone may make cgroups.
@@ -61,6 +62,7 @@ def find_parent(own: str, mountinfo: str, systemd: bool, delegated: Callable[[Pa
         if not units or not delegated(mount.joinpath(*parts[: units[-1]])):
             unit = parts[units[-1] - 1] if units else "no unit"
             raise ValueError(f"its cgroup ({unit}) is not delegated to it (in a unit: Delegate=yes)")
+        return mount.joinpath(*parts[: units[-1]])
     return mount / inside
 
 
@@ -108,23 +110,52 @@ def parent() -> Path | None:
     return found
 
 
-@contextlib.contextmanager
-def entry(scope: str, token: str) -> Iterator[Callable[[], None] | None]:
-    """Make a worker's cgroup; the value, called in its forked process before exec, moves it there.
+@cache
+def limits_memory() -> bool:
+    """Whether workers' cgroups can have a limit of memory.
 
-    None where no cgroup can be made. It is removed again if the block fails.
+    The controller is enabled for them where no process is in the way: not where the agent is in that cgroup.
     """
     above = parent()
     if above is None:
+        return False
+    controllers = above / "cgroup.subtree_control"
+    if "memory" not in _read(controllers).split():
+        with contextlib.suppress(OSError):
+            controllers.write_text("+memory")
+    found = "memory" in _read(controllers).split()
+    log.info("memory of workers is limited %s", "by their cgroups" if found else "per process")
+    return found
+
+
+@contextlib.contextmanager
+def entry(scope: str, token: str, memory: int | None = None) -> Iterator[Callable[[], None] | None]:
+    """Make a worker's cgroup; the value, called in its forked process before exec, moves it there.
+
+    None where no cgroup can be made. It is removed again if the block fails. `memory`: bytes that all its
+    processes may use together; when more is needed, all are killed.
+
+    Raises:
+        OSError: that limit can't be set.
+    """
+    above = parent()
+    if above is None:
+        if memory is not None:
+            raise OSError(errno.ENOTSUP, "no cgroup to limit its memory")
         yield None
         return
     folder = above / name_of(scope, token)
     try:
         folder.mkdir()
+        if memory is not None:
+            (folder / "memory.max").write_text(str(memory))
+            (folder / "memory.oom.group").write_text("1")
         fd = _open_for_child(folder / "cgroup.procs")
     except OSError as error:
         log.warning("no cgroup for a worker: %s: %s", folder, error.strerror)
         remove(folder)
+        if memory is not None:
+            raise
         yield None
         return
 

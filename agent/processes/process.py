@@ -22,6 +22,7 @@ from busbar.bus.clock import Clock
 from . import cgroups, killing, logs, procfs, run_as
 from .exits import Exit, ExitWatcher, wait_for_futures
 from .killing import StopResult
+from .memory import HostKills, explain
 from .procfs import ProcessRecord, TokenGroup, Usage
 from .users import RunAs
 
@@ -49,6 +50,8 @@ class SpawnSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
     run_as: RunAs | None = None
+    memory: int | None = None
+    """Bytes that its cgroup may use; see `cgroups.limits_memory`."""
 
 
 class Process:
@@ -92,6 +95,7 @@ class WorkerProcesses:
         self.scope = scope
         self._clock = clock
         self._spawning: str | None = None
+        self._host_kills = HostKills()
 
     def spawn(self, spec: SpawnSpec) -> Process:
         """Start a process in a session and, where it can be, a cgroup of its own. Needs a running event loop.
@@ -126,7 +130,7 @@ class WorkerProcesses:
 
     def _popen(self, spec: SpawnSpec, log_fd: int) -> subprocess.Popen[bytes]:
         with (
-            cgroups.entry(self.scope, spec.token) as enter,
+            cgroups.entry(self.scope, spec.token, spec.memory) as enter,
             _marked(procfs.inherited_mark(spec.token)),
         ):
             return subprocess.Popen(
@@ -202,7 +206,15 @@ class WorkerProcesses:
         Raises:
             OSError: /proc can't be read.
         """
+        self._host_kills.tick()
         return await asyncio.to_thread(procfs.usage, list(records))
+
+    def killed_for_memory(self, token: str, end: Exit) -> str | None:
+        """Why a worker has just ended, if it was for memory; None where nothing says so.
+
+        To be asked before `kill_leftovers`, which removes its cgroup.
+        """
+        return explain(end.code, cgroups.folders(token), self._host_kills)
 
 
 @contextlib.contextmanager

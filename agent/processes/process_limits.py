@@ -7,7 +7,9 @@ replace themselves by the program: the worker's process id, session and token ar
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 _SIZE: Final = re.compile(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -17,7 +19,8 @@ _SMALLEST: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """`nofile`: open files; `memory`: bytes of data of one process (RLIMIT_DATA); `cpus`: where it may run.
+    """`nofile`: open files; `cpus`: where it may run; `memory`: bytes of the worker, by its cgroup, or else
+    of the data of one process (RLIMIT_DATA).
 
     `nice`: added to the agent's own; below 0 for root alone. None and an empty tuple: as the agent has them.
     """
@@ -27,9 +30,9 @@ class ProcessLimits:
     nice: int | None = None
     cpus: tuple[int, ...] = ()
 
-    def wrapped(self, argv: tuple[str, ...]) -> tuple[str, ...]:
-        """The command line that starts `argv` with these limits."""
-        rlimits = [("--nofile", self.nofile), ("--data", self.memory)]
+    def wrapped(self, argv: tuple[str, ...], *, cgroup: bool = False) -> tuple[str, ...]:
+        """The command line that starts `argv` with these limits; `cgroup`: one limits its memory."""
+        rlimits = [("--nofile", self.nofile), ("--data", None if cgroup else self.memory)]
         given = [f"{option}={value}:{value}" for option, value in rlimits if value is not None]
         before = ["prlimit", *given] if given else []
         if self.nice is not None:
@@ -45,6 +48,13 @@ class ProcessLimits:
 
 
 NO_LIMITS: Final = ProcessLimits()
+
+
+def data_limit(argv: Sequence[str]) -> int | None:
+    """The bytes of data that a command line of `wrapped` grants; None: as many as the agent has."""
+    options = takewhile(lambda part: part.startswith("--"), argv[1:]) if argv[:1] == ("prlimit",) else ()
+    found = (part.removeprefix("--data=").partition(":")[0] for part in options if part.startswith("--data="))
+    return next(map(int, found), None)
 
 
 def as_bytes(text: str) -> int:

@@ -12,13 +12,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import digest, encode, read
 from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError, MissingRightError
-from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker
+from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker, RuntimeDetail
 from busbar.bus.states import Leaves, NodeBirth
 from busbar.bus.topics import Topics
 from msgspec import UNSET, UnsetType, structs, to_builtins
@@ -52,6 +52,7 @@ class NodeSnapshot:
     runtimes: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     conditions: list[str] = field(default_factory=list)
+    details: dict[str, RuntimeDetail] = field(default_factory=dict)
 
 
 def snapshot_digest(snapshot: NodeSnapshot) -> str:
@@ -66,6 +67,7 @@ def snapshot_digest(snapshot: NodeSnapshot) -> str:
         snapshot.runtimes,
         snapshot.labels,
         snapshot.conditions,
+        to_builtins(snapshot.details),
     )
 
 
@@ -83,6 +85,7 @@ def report_of(snapshot: NodeSnapshot, boot: str, conn: int) -> Reported:
         digest=snapshot_digest(snapshot),
         labels=snapshot.labels,
         conditions=snapshot.conditions[:64],
+        details=snapshot.details,
     )
 
 
@@ -93,7 +96,14 @@ def shortened(report: Reported) -> Reported:
         for each in report.workers
     ]
     conditions = [text[:SHORT] for text in report.conditions[:4]]
-    return structs.replace(report, workers=workers, conditions=conditions, refused=_short(report.refused))
+    return structs.replace(
+        report,
+        workers=workers,
+        conditions=conditions,
+        refused=_short(report.refused),
+        details=None,
+        schemas=UNSET,
+    )
 
 
 def _short(text: str | None) -> str | None:
@@ -133,6 +143,7 @@ class Reporter:
         self._report_due = asyncio.Event()
         self._new_interval = asyncio.Event()
         self._force = False
+        self._schemas: dict[str, dict[str, Any]] = {}
         self._published: tuple[int, str] = (0, "")
         self._seq = 0
         self._started_at = clock.monotonic()
@@ -151,6 +162,10 @@ class Reporter:
         """Report even if only usage, or nothing, has changed."""
         self._force = True
         self._report_due.set()
+
+    def include_schemas(self, schemas: dict[str, dict[str, Any]]) -> None:
+        """Put these schemas into the next report, and into no other."""
+        self._schemas = schemas
 
     # --- reports
 
@@ -188,9 +203,11 @@ class Reporter:
         Raises:
             BusOfflineError, MessageTooLargeError: it was not published.
         """
-        payload = encode(report)
-        if len(payload) + len(self._report_topic) + PACKET_OVERHEAD > self._link.max_packet:
-            payload = encode(shortened(report))
+        schemas, self._schemas = self._schemas, {}
+        with_schemas = structs.replace(report, schemas=schemas) if schemas else report
+        for payload in map(encode, (with_schemas, report, shortened(report))):
+            if len(payload) + len(self._report_topic) + PACKET_OVERHEAD <= self._link.max_packet:
+                break
         await self._link.publish(self._report_topic, payload, qos=1, retain=True)
 
     async def _on_connect(self) -> None:

@@ -53,6 +53,7 @@ from busbar.bus.broker.protocol import (
 from busbar.bus.broker.session import Publication
 from busbar.bus.topics import is_valid_topic
 
+from .amqtt_acl import Rights
 from .amqtt_sessions import LIMITS, SUBACK_FAILURE, Exchange, Session
 
 _SHOWN: Final = 80  # characters of a topic in the log
@@ -60,16 +61,23 @@ _SHOWN: Final = 80  # characters of a topic in the log
 log = logging.getLogger("amqtt.router")
 
 Authenticate = Callable[[Connect], Awaitable[bool]]
+RightsOf = Callable[[Connect], Rights | None]
+"""None: the client may do everything."""
 Handler = Callable[[Session, MQTTFixedHeader, BufferReader], Awaitable[None]]
 
 
 class Connection:
     """Reads packets and responds. `run` never raises except when cancelled."""
 
-    def __init__(self, stream: PacketStream, exchange: Exchange, authenticate: Authenticate) -> None:
+    def __init__(
+        self, stream: PacketStream, exchange: Exchange, authenticate: Authenticate, rights_of: RightsOf
+    ) -> None:
         self._stream = stream
         self._exchange = exchange
         self._authenticate = authenticate
+        self._rights_of = rights_of
+        self._rights: Rights | None = None
+        self._told_denied = False
         self._session: Session | None = None
         self._will: LastWill | None = None
         self._handlers: dict[int, Handler] = {
@@ -154,7 +162,9 @@ class Connection:
             _check_topic(connect.will.publication.topic)
         if not await self._authenticate(connect):
             raise Refused(NOT_AUTHORIZED_CODE, "wrong name or password")
-        session, present = self._exchange.open((connect.username, connect.client_id), not connect.clean)
+        self._rights = self._rights_of(connect)
+        client = (connect.username, connect.client_id)
+        session, present = self._exchange.open(client, not connect.clean, self._rights)
         self._session, self._will = session, connect.will
         self._stream.send(connack(ACCEPTED, present))
         session.attach(self)
@@ -167,7 +177,9 @@ class Connection:
             raise Malformed(f"PUBLISH with QoS {qos} and packet id {packet_id}")
         _check_topic(topic)
         message = Publication(topic, packet.data, qos)
-        if qos < 2:
+        if not self._may_publish(topic):
+            pass  # MQTT 3.1.1 has no refusal: it is acknowledged, and goes nowhere (MQTT-3.3.5-2)
+        elif qos < 2:
             self._exchange.publish(message, packet.retain_flag)
         elif not session.receive(packet_id, message, packet.retain_flag):
             raise Malformed("too many or too large QoS 2 messages that are never released")
@@ -215,8 +227,15 @@ class Connection:
 
     def _publish_will(self) -> None:
         will, self._will = self._will, None
-        if will is not None:
+        if will is not None and self._may_publish(will.publication.topic):
             self._exchange.publish(will.publication, will.retain)
+
+    def _may_publish(self, topic: str) -> bool:
+        allowed = self._rights is None or self._rights.may_publish(topic)
+        if not allowed and not self._told_denied:
+            self._told_denied = True  # once: what clients send must not fill the log
+            log.warning("client %r may not publish to %r", self._client_id, topic[:_SHOWN])
+        return allowed
 
 
 def _check_topic(topic: str) -> None:

@@ -19,6 +19,8 @@ from busbar.bus.broker.session import Publication, Sink
 from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
 from busbar.bus.topics import is_valid_filter
 
+from .amqtt_acl import Rights
+
 MAX_SESSIONS_AWAY: Final = 256
 """Persistent sessions without a connection; the one that is away longest goes first."""
 MAX_AWAY: Final = 1000
@@ -67,6 +69,8 @@ class Session:
 
     client: Client
     persistent: bool
+    rights: Rights | None = None
+    """Those of its last connection; None: it may read everything."""
     sink: Sink | None = None
     filters: set[str] = field(default_factory=set)
     _received: dict[int, tuple[Publication, bool]] = field(default_factory=dict)
@@ -84,7 +88,10 @@ class Session:
         self._pump()
 
     def deliver(self, message: Publication) -> None:
-        """Send the message at its QoS, or keep it for a persistent session that is away."""
+        """Send the message at its QoS, or keep it for a persistent session that is away; not without the
+        right to read it."""
+        if self.rights is not None and not self.rights.may_read(message.topic):
+            return
         if not message.qos:
             if self.sink is not None:
                 self.sink.send(_encode(message, None, False))
@@ -159,17 +166,18 @@ class Exchange:
         self._held_retained = 0
         self._told_full = False
 
-    def open(self, client: Client, persistent: bool) -> tuple[Session, bool]:
+    def open(self, client: Client, persistent: bool, rights: Rights | None = None) -> tuple[Session, bool]:
         """The session for a new connection, and whether it was there before. Ends the client's former one."""
         old = self._sessions.get(client)
         if old is not None and old.sink is not None:
             old.sink.supersede()
             old.sink = None
         if old is not None and old.persistent and persistent:
+            old.rights = rights
             return old, True
         if old is not None:
             self._forget(old)
-        session = self._sessions[client] = Session(client, persistent)
+        session = self._sessions[client] = Session(client, persistent, rights)
         return session, False
 
     def close(self, session: Session) -> None:
@@ -187,6 +195,8 @@ class Exchange:
         """The code for the SUBACK; a filter that the session has is granted anew (MQTT-3.8.4-3)."""
         full = wanted not in session.filters and len(session.filters) >= LIMITS.session_filters
         if full or not is_valid_filter(wanted) or not fits(wanted, LIMITS):
+            return SUBACK_FAILURE
+        if session.rights is not None and not session.rights.may_subscribe(wanted):
             return SUBACK_FAILURE
         session.filters.add(wanted)
         self._tree.add(wanted, session, qos)

@@ -3,10 +3,12 @@
 [runtimes.amqtt]                      # built in; also secrets_root
 user = "router"                       # of any runtime: run its workers as this user (the agent is root)
 [runtimes.mosquitto]                  # program, secrets_root
-[runtimes.crossbar]                   # program, static_root, secrets_root
+[runtimes.crossbar]                   # program, static_root, secrets_root, proxy_to = ["127.0.0.1:9000"]
 [runtimes.echo]                       # any other name is an exec runtime
 argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
 check = ["/usr/bin/echod", "-t", "{folder}/echo.conf"]  # 0: the program would start with these files
+version = ["/usr/bin/echod", "--version"]      # asked once per program file, and reported
+transport_schema = "/etc/busbar/echo.json"     # JSON Schema of the transports it accepts
 config_file = "echo.conf"
 config_template = "bind {host}:{port}"
 port = true                           # false: listens on none
@@ -37,8 +39,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, TypeVar
 
-from busbar.bus.decode import convert
+from busbar.bus.decode import convert, parse
 from busbar.bus.errors import BusError
+from busbar.bus.json_schema import MAX_SCHEMA, mistakes
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..processes.process_limits import NO_LIMITS, ProcessLimits, as_bytes
@@ -49,6 +52,7 @@ from .base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
 from .crossbar import CrossbarRuntime
 from .exec import FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields
 from .mosquitto import MosquittoRuntime
+from .proxying import Targets, targets
 
 CROSSBAR_VARIABLE: Final = "BUSBAR_CROSSBAR"
 """Environment variable naming the crossbar program where the configuration does not."""
@@ -105,6 +109,7 @@ class CrossbarTable(_Table, frozen=True, kw_only=True):
     program: Text | None = None
     static_root: Text | None = None
     secrets_root: Text | None = None
+    proxy_to: list[Text] = []
 
 
 class TcpTable(Struct, frozen=True, forbid_unknown_fields=True, tag="tcp"):
@@ -137,6 +142,8 @@ class ExecTable(_Table, frozen=True, kw_only=True):
 
     argv: Annotated[list[str], Meta(min_length=1)]
     check: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
+    version: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
+    transport_schema: Text | None = None
     config_file: Text | None = None
     config_template: str | UnsetType = UNSET
     env: dict[str, Any] = {}
@@ -245,7 +252,15 @@ def _crossbar(table: CrossbarTable, environ: Mapping[str, str]) -> CrossbarRunti
         run_as=_user("crossbar", table.user),
         limits=_limits("crossbar", table.limits),
         secrets_root=_folder("crossbar", "secrets_root", table.secrets_root),
+        proxy_to=_targets(table.proxy_to),
     )
+
+
+def _targets(given: list[str]) -> Targets:
+    try:
+        return targets(given)
+    except ValueError as error:
+        raise _wrong("crossbar", "proxy_to", str(error)) from None
 
 
 def _exec(name: str, table: ExecTable) -> ExecRuntime:
@@ -254,6 +269,8 @@ def _exec(name: str, table: ExecTable) -> ExecRuntime:
         name=name,
         argv=_argv(name, "argv", table.argv),
         check=() if table.check is UNSET else _argv(name, "check", table.check),
+        version=() if table.version is UNSET else _plain_argv(name, "version", table.version),
+        transport_schema=_schema(name, table.transport_schema),
         ready=ready,
         live=_live(name, table, ready),
         env=_env(name, table.env),
@@ -281,6 +298,30 @@ def _argv(name: str, key: str, argv: list[str]) -> tuple[str, ...]:
     for piece in argv:
         _check_fields(name, key, piece, FIELDS)
     return tuple(argv)
+
+
+def _plain_argv(name: str, key: str, argv: list[str]) -> tuple[str, ...]:
+    """A command that is run for the runtime, not for a worker: it has no fields."""
+    if not argv[0] or any("\0" in piece for piece in argv):
+        raise _wrong(name, key, "must be a list of strings, the program first")
+    return tuple(argv)
+
+
+def _schema(name: str, given: str | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    path = _folder(name, "transport_schema", given)
+    assert path is not None
+    try:
+        content = path.read_bytes()
+        found = parse(content, MAX_SCHEMA)
+    except OSError as error:
+        raise _wrong(name, "transport_schema", f"can't read {path}: {error.strerror or error}") from None
+    except BusError as error:
+        raise _wrong(name, "transport_schema", f"{path}: {error.detail}") from None
+    for mistake in mistakes(found):
+        raise _wrong(name, "transport_schema", f"{path}: {mistake}")
+    return found
 
 
 def _check_fields(name: str, key: str, template: str, known: tuple[str, ...]) -> None:

@@ -15,7 +15,9 @@ from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat
 from ..processes.sockets import bind_error
-from ..runtimes import LaunchSpec, Probe, Runtime, load_runtimes
+from ..processes.versions import ask_version
+from ..runtimes import ListenerSpec, Probe, Runtime, load_runtimes
+from ..runtimes.describe import Identity, VersionQuestion, identity_of, program_of, version_question
 from . import shared_port
 from .probes import probe
 
@@ -31,6 +33,16 @@ class Host:
         """The runtimes of the configuration's `[runtimes]` table."""
         return load_runtimes(table)
 
+    def program_identity(self, runtime: Runtime) -> Identity | None:
+        """The file of a runtime's program; None where there is none, or it has no version to be asked."""
+        program = program_of(runtime)
+        return identity_of(program) if program else None
+
+    async def program_version(self, runtime: Runtime, program: str) -> str | None:
+        """The version of a runtime's program; None where it does not say."""
+        found = version_question(runtime, program)
+        return await ask_version(*found) if isinstance(found, VersionQuestion) else found
+
     async def probe(
         self, wanted: Probe, host: str, port: int, log_path: Path, timeout_s: float, *, log_from: int
     ) -> str | None:
@@ -38,13 +50,13 @@ class Host:
         return await probe(wanted, host, port, log_path, timeout_s, log_from=log_from)
 
     async def probe_shared(
-        self, wanted: Probe, spec: LaunchSpec, log_path: Path, timeout_s: float, record: ProcessRecord
+        self, wanted: Probe, listener: ListenerSpec, log_path: Path, timeout_s: float, record: ProcessRecord
     ) -> str | None:
         """Probe exactly this worker on a port that several share; None when it is healthy, else the error."""
         return await probe(
             wanted,
-            spec.probe_host,
-            spec.port,
+            listener.probe_host,
+            listener.port,
             log_path,
             timeout_s,
             log_from=record.log_from,

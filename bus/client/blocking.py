@@ -196,6 +196,7 @@ class SyncBusClient:
     start_routercluster_workergroup = _blocking(BusClient.start_routercluster_workergroup)
     stop_routercluster_workergroup = _blocking(BusClient.stop_routercluster_workergroup)
     restart_routercluster_workergroup = _blocking(BusClient.restart_routercluster_workergroup)
+    restart_routercluster_worker = _blocking(BusClient.restart_routercluster_worker)
     list_nodes = _blocking(BusClient.list_nodes)
     get_node = _blocking(BusClient.get_node)
     get_node_by_name = _blocking(BusClient.get_node_by_name)

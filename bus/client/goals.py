@@ -75,6 +75,19 @@ def updated(version: int, revision: int) -> Goal:
     return Goal(f"RUNNING with revision {revision}", version, reached, failed)
 
 
+def restarted(generation: int) -> Goal:
+    """The worker is ready as that process or a later one."""
+
+    def reached(s: Status | None) -> bool:
+        return s is not None and s.status == "RUNNING" and _generation(s) >= generation
+
+    return Goal(f"RUNNING as generation {generation}", 0, reached, lambda s: _lost(s, 0))
+
+
+def _generation(status: Status) -> int:
+    return 0 if status.generation is UNSET else status.generation
+
+
 def drained(version: int) -> Goal:
     """Nothing is left on the node."""
     return Goal(

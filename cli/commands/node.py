@@ -24,7 +24,7 @@ COLUMNS: list[output.Column[Node]] = [
     ("name", lambda row: row.name),
     ("status", lambda row: row.status),
     ("workers", lambda row: row.workers),
-    ("runtimes", lambda row: ", ".join(row.runtimes)),
+    ("runtimes", lambda row: ", ".join(_with_version(row, name) for name in row.runtimes)),
     ("heard", lambda row: _ago(row.heard_ms_ago)),
     ("labels", lambda row: ", ".join(f"{k}={v}" for k, v in (row.labels or {}).items())),
     ("conditions", lambda row: "; ".join(row.conditions)),
@@ -53,6 +53,11 @@ HEAR_S: Final = 1.0
 """Seconds that an unpaired node has to confirm before its account is removed."""
 
 
+def _with_version(row: Node, runtime: str) -> str:
+    detail = (row.runtime_details or {}).get(runtime)
+    return f"{runtime} {detail.version}" if detail is not None and detail.version else runtime
+
+
 def _ago(ms: int | None) -> str:
     return "never" if ms is None else f"{output.duration(ms)} ago"
 
@@ -78,7 +83,12 @@ async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> lis
 
 @n.subcommand(app, "show", "get_node_by_name", "get_node")
 def show(node: n.NodeArgument) -> None:
-    output.show_object(run(lambda bus: bus.find_node(node)))
+    found = run(lambda bus: bus.find_node(node))
+    if output.output_format() != "table":
+        return output.dump(found)
+    shown = output.merged(found, runtimes=[_with_version(found, name) for name in found.runtimes])
+    del shown["runtime_details"]
+    return output.show_object(shown)
 
 
 @n.subcommand(app, "pair", "pair_node", more="With the embedded broker, print a join token.")

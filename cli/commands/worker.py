@@ -1,4 +1,4 @@
-"""busbar worker: list, state, logs."""
+"""busbar worker: list, state, restart, logs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
 from busbar.bus.client.names import is_oid
 from busbar.bus.params import Worker, WorkerStatus
@@ -17,10 +18,14 @@ from ..connect import run, split_reference
 from ..context import HomelessError, state_path
 from ..errors import CliError
 from ..stats import WORKER_COLUMNS
+from ..wait import until
 
 app = n.command_group("Workers: the router processes.")
 
-WorkerArgument = Annotated[str, typer.Argument(help="cluster/worker, its name with -c, or oid.")]
+WorkerArgument = Annotated[
+    str,
+    typer.Argument(help="cluster/worker, its name with -c, or oid.", autocompletion=n.complete_worker),
+]
 LOOK_S: Final = 0.2
 """Seconds between reads of a local log file."""
 
@@ -73,6 +78,37 @@ async def _find(bus: BusClient, worker: str, cluster: str | None) -> Worker:
         return await bus.find_worker(worker)
     where, name = split_reference(worker, cluster, "worker")
     return await bus.find_worker(name, where)
+
+
+@n.subcommand(app, "restart", "restart_routercluster_worker")
+def restart(
+    worker: WorkerArgument,
+    cluster: n.ClusterOption = None,
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    run(lambda bus: _restart(bus, worker, cluster, wait, timeout, expect_version))
+
+
+async def _restart(
+    bus: BusClient, worker: str, cluster: str | None, waits: bool, timeout: float, expect_version: int | None
+) -> None:
+    found = await _find(bus, worker, cluster)
+    title, reached = f"worker '{found.cluster}/{found.name}'", None
+    async with bus.watch_statuses(kind="worker", cluster=found.cluster, name=found.name) as watch:
+        changed = await bus.restart_routercluster_worker(
+            routercluster_oid=found.cluster_oid,
+            workergroup_oid=found.workergroup_oid,
+            worker_oid=found.oid,
+            expect_version=expect_version,
+        )
+        if waits:
+            output.note(f"{title}: {changed.reason}")
+            goal = goals.restarted(changed.generation)
+            reached = await until(watch, goal, title, timeout, oid=found.oid)
+    status = reached.status if reached else f"{changed.status}: {changed.reason}"
+    output.done(output.merged(changed, reached), f"{title} is {'restarted, ' if reached else ''}{status}")
 
 
 @n.subcommand(

@@ -38,6 +38,8 @@ RestartSec=5
 KillMode=process
 # Each worker gets a cgroup of its own, which names its processes exactly.
 Delegate=yes
+# With systemd 254 or later: limits of memory are those of the workers' cgroups.
+#DelegateSubgroup=agent
 
 [Install]
 WantedBy=multi-user.target

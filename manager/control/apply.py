@@ -17,7 +17,7 @@ from ..planner import model as m
 from ..planner.admission import Refusal, Target, max_workers, occupies, refusal
 from ..planner.draining import DRAINED
 from ..planner.rolling import least_ready, max_slots, outdated, updating
-from ..store.lifecycle_events import EventRecorder, record_stopped
+from ..store.lifecycle_events import EventRecorder, record_replaced, record_stopped
 from ..store.meta import BRAKE_KEY, read_brake
 from ..store.rows import GroupRow, MemberRow, NodeRow, WorkerRow
 from ..store.tx import Tx
@@ -217,6 +217,7 @@ class Batch:
             revision=group.revision,
             unassigned_version=None,
             address=None,
+            listeners=None,
             pid=None,
             restarts=0,
         )
@@ -295,19 +296,7 @@ class Batch:
         if row.state is WorkerState.RUNNING and not self._budget_allows(group):
             return
         self._bump(row.node_oid)
-        generation = row.generation + 1
-        self._tx.update_worker(
-            row.oid,
-            state=WorkerState.STARTING,
-            reason=action.reason,
-            generation=generation,
-            revision=group.revision,
-            address=None,
-            pid=None,
-            restarts=0,
-        )
-        more = {"generation": generation, "revision": group.revision}
-        self._tell.worker(row, "starting", action.reason, **more)
+        record_replaced(self._tx, self._tell, row, group.revision, action.reason)
 
     def _budget_allows(self, group: GroupRow) -> bool:
         """Whether a ready worker may be taken down: another may have failed since the plan."""
@@ -329,6 +318,7 @@ class Batch:
             last_node_oid=row.node_oid,
             unassigned_version=None,
             address=None,
+            listeners=None,
             pid=None,
         )
         self._tell.worker(row, "pending", action.reason)

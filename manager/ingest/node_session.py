@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported
+from busbar.bus.messages import MAX_SCHEMAS, Applied, Heartbeat, NodeState, Reported
 from busbar.bus.states import Leaves, NodeBirth, NodeStatus
 from msgspec import Struct
 from msgspec.structs import replace
@@ -44,7 +44,13 @@ class Signal(Enum):
     """Ask the agent for its report."""
 
 
-Effect = Signal | NodeUpdate
+class AskForSchemas(NamedTuple):
+    """Ask the agent for schemas that the store does not have."""
+
+    digests: tuple[str, ...]
+
+
+Effect = Signal | NodeUpdate | AskForSchemas
 
 
 class Facts(NamedTuple):
@@ -60,6 +66,8 @@ class Facts(NamedTuple):
     """Whether workers on the node are UNKNOWN."""
     writing: bool = False
     """Whether an update of the node is being written: its row may be about to change."""
+    missing_schemas: frozenset[str] = frozenset()
+    """Digests in this report whose schemas are not known."""
 
 
 class NodeSession(Struct, frozen=True):
@@ -81,6 +89,8 @@ class NodeSession(Struct, frozen=True):
     """The last agent processes, the present one last."""
     returns: tuple[float, ...] = ()
     """When former boots returned, the last `TURNS` times."""
+    asked: tuple[Birth, frozenset[str]] | None = None
+    """The schemas that a connection was asked for: once, as an agent may have none of that size to send."""
 
     def on(
         self, message: NodeMessage, facts: Facts, *, retained: bool = False
@@ -166,6 +176,10 @@ class NodeSession(Struct, frozen=True):
             session, diverged = _note_followed(session, report.applied, report.store, facts)
         columns = _columns(birth) if live else {}
         effects.append(NodeUpdate(columns, report, live, _conditions(session, facts), diverged))
+        missing = facts.missing_schemas - set(report.schemas or ())
+        if missing and session.asked != (birth, missing):
+            session = replace(session, asked=(birth, missing))
+            effects.append(AskForSchemas(tuple(sorted(missing))[:MAX_SCHEMAS]))
         return session, effects
 
     def _on_heartbeat(self, beat: Heartbeat, birth: Birth, facts: Facts) -> tuple[NodeSession, list[Effect]]:

@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from busbar.bus.messages import NOT_REPLACED, PASSING_REASONS, Applied, Reported, ReportedWorker
 from busbar.bus.states import FOLLOWS_ANOTHER, NodeStatus, WorkerState, may_advance
+from busbar.bus.transport_schema import known_schemas
+from msgspec import UNSET, to_builtins
 
 from ..store.rows import NodeRow, WorkerRow
 
@@ -136,9 +138,22 @@ def _facts(node: NodeRow, report: Reported, conditions: tuple[str, ...], origin:
         "refuses": refuses(report, origin, node.assignment_epoch),
         "conditions": [*conditions_of(report, origin, node.assignment_epoch), *conditions],
     }
+    if report.details is not None:
+        details = None if report.details is UNSET else report.details
+        facts["runtime_details"] = None if details is None else to_builtins(details)
     if node.labels is None and report.labels:
         facts["labels"] = dict(report.labels)
     return facts
+
+
+def foreign_schemas(report: Reported) -> dict[str, str]:
+    """The digests of a node's schemas that are not this version's own, by runtime."""
+    known = known_schemas()
+    return {
+        name: detail.schema
+        for name, detail in (report.details or {}).items()
+        if detail.schema is not None and known.get(name) != detail.schema
+    }
 
 
 def match(
@@ -242,7 +257,7 @@ def _absent(row: WorkerRow) -> WorkerDiff | None:
     if row.state is _W.STARTING or not may_advance(row.state, _W.STARTING):
         return None
     reason = "its node has not started it yet"
-    columns = {"state": _W.STARTING, "reason": reason, "address": None, "pid": None}
+    columns = {"state": _W.STARTING, "reason": reason, "address": None, "listeners": None, "pid": None}
     return WorkerDiff(columns, (("starting", reason),))
 
 
@@ -255,6 +270,7 @@ def _wanted(row: WorkerRow, seen: ReportedWorker) -> WorkerDiff | None:
         "state": state,
         "reason": reason,
         "address": seen.address,
+        "listeners": seen.listeners or None,
         "pid": seen.pid,
         "restarts": seen.restarts,
     }

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Mapping
 
 from busbar.bus.assignments import shares
+from busbar.bus.decode import digest, encode
+from busbar.bus.json_schema import MAX_SCHEMA
 from busbar.bus.messages import Reported
+from busbar.bus.states import NodeStatus
 
 from ..state.node_memory import WorkerStat
 from ..store.lifecycle_events import EventRecorder, record_stopped
 from ..store.rows import WorkerRow
 from ..store.tx import Tx
-from .report_diff import NodeUpdate, Origin, WorkerDiff, diff_report
+from .report_diff import NodeUpdate, Origin, WorkerDiff, diff_report, foreign_schemas
 
 log = logging.getLogger("busbar.manager")
 
@@ -27,6 +30,8 @@ def write_report(tx: Tx, node_oid: str, update: NodeUpdate, origin: Origin) -> M
     diff = diff_report(node, workers, _names(tell, workers, report), update, origin)
     if diff.columns:
         tx.update_node(node_oid, **diff.columns)
+    if report is not None and report.details is not None and node.status is not NodeStatus.UNPAIRED:
+        tx.set_schemas(node_oid, foreign_schemas(report), _bodies(report))
     if diff.assignment is not None and report is not None:
         held = report.applied
         text = "node '%s' follows assignment %d/%d that was never given: forged"
@@ -49,6 +54,13 @@ def _names(tell: EventRecorder, workers: list[WorkerRow], report: Reported | Non
     if report is None or all(worker.oid is not None for worker in report.workers):
         return {}
     return {row.cluster_oid: tell.cluster(row.cluster_oid) for row in workers}
+
+
+def _bodies(report: Reported) -> dict[str, str]:
+    """The reported schemas as JSON, each by its digest: not the one that the node says."""
+    schemas = report.schemas or {}
+    texts = {digest(schema): encode(schema).decode() for schema in schemas.values()}
+    return {key: text for key, text in texts.items() if len(text) <= MAX_SCHEMA}
 
 
 def _write_worker(tx: Tx, tell: EventRecorder, row: WorkerRow, change: WorkerDiff) -> None:

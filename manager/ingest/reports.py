@@ -25,8 +25,8 @@ from ..state.mirror import StateCache
 from ..state.node_memory import NodeMemory, WorkerStat
 from ..store import Store
 from ..store.rows import NodeRow
-from .node_session import Effect, Facts, NodeMessage, NodeSession, Signal
-from .report_diff import NodeUpdate, Origin
+from .node_session import AskForSchemas, Effect, Facts, NodeMessage, NodeSession, Signal
+from .report_diff import NodeUpdate, Origin, foreign_schemas
 from .report_writer import write_report
 
 log = logging.getLogger(__name__)
@@ -120,11 +120,16 @@ class Reports:
             self._origin,
             self._cache.has_unknown(node.oid),
             node.oid in self._writing,
+            self._missing_schemas(decoded) if isinstance(decoded, Reported) else frozenset(),
         )
         session, effects = self._session(node.oid).on(decoded, facts, retained=message.retain)
         self.sessions[node.oid] = session
         for effect in effects:
             self._carry_out(node, effect)
+
+    def _missing_schemas(self, report: Reported) -> frozenset[str]:
+        digests = set(foreign_schemas(report).values())
+        return frozenset(digests - self._store.reads.known_schemas(digests)) if digests else frozenset()
 
     def _session(self, node_oid: str) -> NodeSession:
         return self.sessions.get(node_oid, _NEW)
@@ -143,6 +148,8 @@ class Reports:
             self._wake()
         elif effect is Signal.REQUEST_RESYNC:
             self._command(node.name, Command(resync=True))
+        elif isinstance(effect, AskForSchemas):
+            self._command(node.name, Command(resync=True, schemas=list(effect.digests)))
         elif isinstance(effect, NodeUpdate):
             self._submit(node, effect)
 

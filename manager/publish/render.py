@@ -16,10 +16,11 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from ..planner.acceptance import Voter, condition, node_refusals
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
 from ..planner.status import about, present_reason
-from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
+from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, NodeSchemaRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
 """Conditions in one status, which keeps it far below the payload limits of brokers."""
@@ -88,13 +89,14 @@ def group_status(
     cluster: str,
     states: Mapping[str, int],
     not_ready: Sequence[NotReadyWorker],
-    endpoints: Iterable[tuple[str, str, str]],
+    endpoints: Iterable[tuple[str, str, str, str]],
     stamp: Stamp,
     updated: int | None = None,
     transport: Mapping[str, Any] | None = None,
+    unaccepted: str | None = None,
 ) -> Status:
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
-    cluster's."""
+    cluster's; `unaccepted`: which nodes do not accept it."""
     open_access = group_open_condition(row, transport)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
@@ -105,6 +107,7 @@ def group_status(
         name=row.name,
         time=rfc3339(row.changed),
         conditions=([update] if update else [])
+        + ([unaccepted] if unaccepted else [])
         + worker_conditions(not_ready)
         + ([open_access] if open_access else []),
         oid=row.oid,
@@ -134,6 +137,7 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
         workergroup=group,
         node=node,
         address=row.address,
+        listeners=row.listeners or UNSET,
         pid=row.pid,
         restarts=row.restarts,
         generation=row.generation,
@@ -235,6 +239,11 @@ def group_open_condition(row: GroupRow, transport: Mapping[str, Any] | None) -> 
     return None if row.status is ClusterState.STOPPED else open_condition(transport, row.runtime)
 
 
+def unaccepted_condition(schemas: Sequence[NodeSchemaRow], transport: Mapping[str, Any] | None) -> str | None:
+    """The condition of a group that not all of its nodes accept, by the schemas that they have reported."""
+    return condition(node_refusals([Voter(row.node, row.body) for row in schemas], transport))
+
+
 def open_conditions(listening: Sequence[ListeningGroup]) -> list[str]:
     """One condition per group that is open to other hosts: group web: open access: …"""
     found = [
@@ -272,6 +281,12 @@ def _assigned(row: AssignedRow) -> AssignedWorker:
         workergroup=row.workergroup,
         generation=row.generation,
         runtime=row.runtime,
-        digest=digest(row.runtime, row.transport),
+        digest=_digest(row),
         transport=row.transport,
     )
+
+
+def _digest(row: AssignedRow) -> str:
+    """Of what the worker runs. The order of its listeners, which tells the primary one, is part of it."""
+    order = list((row.transport or {}).get("listeners", ()))
+    return digest(row.runtime, row.transport, *([order] if order else []))

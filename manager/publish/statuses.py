@@ -107,8 +107,9 @@ class StatusBuilder:
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
         updated = reads.updated(oid) if updating(row) else None
         transport = row.transport or cluster.transport
+        unaccepted = render.unaccepted_condition(reads.own_schemas(cluster.oid, row.runtime), transport)
         status = render.group_status(
-            row, cluster.name, states, not_ready, endpoints, stamp, updated, transport
+            row, cluster.name, states, not_ready, endpoints, stamp, updated, transport, unaccepted
         )
         return self._publication(cluster.name, "workergroup", status)
 

@@ -80,6 +80,24 @@ class EventRecorder:
         self._tx.event("routercluster", verb, cluster=name, name=name, data=data)
 
 
+def record_replaced(tx: Tx, events: EventRecorder, worker: WorkerRow, revision: int, reason: str) -> None:
+    """Set a worker STARTING on the same node as a new generation, and record the event; the caller bumps the
+    node's assignment."""
+    generation = worker.generation + 1
+    tx.update_worker(
+        worker.oid,
+        state=WorkerState.STARTING,
+        reason=reason,
+        generation=generation,
+        revision=revision,
+        address=None,
+        listeners=None,
+        pid=None,
+        restarts=0,
+    )
+    events.worker(worker, "starting", reason, generation=generation, revision=revision)
+
+
 def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str) -> None:
     """Set a worker STOPPED and unassigned, and record the event.
 
@@ -97,6 +115,7 @@ def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str
         last_node_oid=worker.node_oid if moving else None,
         unassigned_version=None,
         address=None,
+        listeners=None,
         pid=None,
     )
     events.worker(worker, "stopped", reason)

@@ -128,6 +128,16 @@ UPDATE nodes SET heard = 1
 """
 
 
+_RUNTIME_DETAILS = """
+ALTER TABLE nodes ADD COLUMN runtime_details TEXT;
+CREATE TABLE runtime_schemas (digest TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE node_schemas (
+  node_oid TEXT NOT NULL REFERENCES nodes(oid) ON DELETE CASCADE,
+  runtime TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (node_oid, runtime)
+) STRICT, WITHOUT ROWID;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -204,3 +214,15 @@ def node_heard(db: Database) -> None:
 def group_stop(db: Database) -> None:
     """Whether a group is to be stopped while its cluster runs."""
     db.execute("ALTER TABLE workergroups ADD COLUMN stop_ordered INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def worker_listeners(db: Database) -> None:
+    """The URLs of a worker's named listeners."""
+    db.execute("ALTER TABLE workers ADD COLUMN listeners TEXT")
+
+
+@migrations()
+def runtime_details(db: Database) -> None:
+    """What nodes report of their runtimes, and the schemas that are not this version's own."""
+    _run(db, _RUNTIME_DETAILS)

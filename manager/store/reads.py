@@ -16,6 +16,7 @@ from .rows import (
     GroupRow,
     MemberRow,
     NodeRow,
+    NodeSchemaRow,
     OutboxRow,
     PrincipalRow,
     RefusalRow,
@@ -53,6 +54,22 @@ class Queries:
     def node_keys(self) -> list[tuple[str, str, str]]:
         """(oid, name, status) of every node, by name."""
         return self._rows("SELECT oid, name, status FROM nodes ORDER BY name")
+
+    def schema_digests(self, node_oid: str) -> dict[str, str]:
+        """The digests of a node's schemas that are not this version's own, by runtime."""
+        return dict(self._rows("SELECT runtime, digest FROM node_schemas WHERE node_oid = ?", node_oid))
+
+    def known_schemas(self, digests: Collection[str]) -> set[str]:
+        """Those of these digests whose schema is stored."""
+        return {row[0] for row in self._rows(sql.KNOWN_SCHEMAS, sql.to_json(list(digests)))}
+
+    def member_schemas(self, cluster_oid: str, runtime: str) -> list[NodeSchemaRow]:
+        """A cluster's nodes, each with its schema of a runtime, by name."""
+        return [sql.node_schema(row) for row in self._rows(sql.MEMBER_SCHEMAS, runtime, cluster_oid)]
+
+    def own_schemas(self, cluster_oid: str, runtime: str) -> list[NodeSchemaRow]:
+        """As `member_schemas`, of the nodes alone whose schema is not this version's own."""
+        return [sql.node_schema(row) for row in self._rows(sql.OWN_SCHEMAS, cluster_oid, runtime)]
 
     # --- clusters
 
@@ -155,9 +172,10 @@ class Queries:
         """Workers per state; `member` is `group_oid` or `cluster_oid`."""
         return dict(self._rows(sql.WORKER_STATES.format(member), oid))
 
-    def endpoints(self, group_oid: str, limit: int) -> list[tuple[str, str, str]]:
-        """(worker, node, address) of the ready workers of a group."""
-        return self._rows(sql.ENDPOINTS, group_oid, limit)
+    def endpoints(self, group_oid: str, limit: int) -> list[tuple[str, str, str, str]]:
+        """(worker, node, url, listener) of the ready workers of a group."""
+        rows = self._rows(sql.ENDPOINTS, group_oid, limit)
+        return [found for row in rows for found in sql.endpoints(row)][:limit]
 
     def not_ready(self, member: str, oid: str, limit: int) -> list[tuple[str, str, str | None, str | None]]:
         """(worker, state, reason, node) of workers that are wanted and not ready."""

@@ -46,6 +46,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     """What became of its workers at its last goodbye; None where its agent did not say."""
     heard: bool = False
     """Whether its agent was ever heard before it was paired anew; see `was_heard`."""
+    runtime_details: dict[str, dict[str, Any]] | None = None
+    """As last reported (`bus.messages.RuntimeDetail`), by runtime; None where its agent knows none."""
 
     @property
     def was_heard(self) -> bool:
@@ -135,6 +137,18 @@ class WorkerRow(Struct, frozen=True, gc=False):
     changed: int
     version: int
     revision: int = 1
+    listeners: dict[str, str] | None = None
+    """The URL of each named listener; None where it has none, or is not ready."""
+
+
+class NodeSchemaRow(Struct, frozen=True, gc=False):
+    """A member node and the schema that it has reported for a runtime, as JSON; None: this version's own, one
+    that has not arrived yet, or none."""
+
+    node: str
+    status: NodeStatus
+    runtimes: list[str]
+    body: str | None
 
 
 class PrincipalRow(Struct, frozen=True, gc=False):

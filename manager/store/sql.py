@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -83,6 +84,7 @@ NODES: Final = Table(
         "capacity": _load,
         "conditions": _load,
         "leaves": Leaves,
+        "runtime_details": _load,
     },
 )
 CLUSTERS: Final = Table(
@@ -102,7 +104,7 @@ GROUPS: Final = Table(
         "stop_ordered": bool,
     },
 )
-WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
+WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState, "listeners": _load})
 PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 AUDIT: Final = Table("audit", rows.AuditRow, {})
@@ -124,6 +126,28 @@ FROM workers w JOIN workergroups g ON g.oid = w.group_oid JOIN clusters c ON c.o
 JOIN group_revisions r ON r.group_oid = w.group_oid AND r.revision = w.revision
 WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w.ordinal
 """
+
+
+def node_schema(values: tuple[Any, ...]) -> rows.NodeSchemaRow:
+    """A struct from one row of `MEMBER_SCHEMAS` or `OWN_SCHEMAS`."""
+    node, status, runtimes, body = values
+    return rows.NodeSchemaRow(node, NodeStatus(status), _load(runtimes), body)
+
+
+MEMBER_SCHEMAS: Final = """
+SELECT n.name, n.status, n.runtimes, r.body FROM members m JOIN nodes n ON n.oid = m.node_oid
+LEFT JOIN node_schemas s ON s.node_oid = n.oid AND s.runtime = ?
+LEFT JOIN runtime_schemas r ON r.digest = s.digest
+WHERE m.cluster_oid = ? ORDER BY n.name
+"""
+OWN_SCHEMAS: Final = """
+SELECT n.name, n.status, n.runtimes, r.body FROM node_schemas s
+JOIN members m ON m.node_oid = s.node_oid AND m.cluster_oid = ?
+JOIN nodes n ON n.oid = s.node_oid JOIN runtime_schemas r ON r.digest = s.digest
+WHERE s.runtime = ? ORDER BY n.name
+"""
+DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
+KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
 LISTENING: Final = """
 SELECT g.name, g.runtime, coalesce(g.transport, c.transport)
 FROM workergroups g JOIN clusters c ON c.oid = g.cluster_oid
@@ -163,9 +187,19 @@ SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
 ENDPOINTS: Final = """
-SELECT w.name, coalesce(n.name, ''), w.address FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
+SELECT w.name, coalesce(n.name, ''), w.address, w.listeners
+FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
 """
+
+
+def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, str, str]]:
+    """The endpoints (worker, node, url, listener) of one row of `ENDPOINTS`."""
+    worker, node, address, listeners = values
+    named = _load(listeners) if listeners else {DEFAULT: address}
+    return [(worker, node, url, name) for name, url in named.items()]
+
+
 NOT_READY_WORKERS: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?

@@ -97,6 +97,26 @@ class Tx(Queries):
         self.send(self.context.topics.node(node.name, "assignment"), b"", retain=True)
         self.clear_status(None, "node", node.name)
 
+    def set_schemas(self, node_oid: str, digests: Mapping[str, str], bodies: Mapping[str, str]) -> None:
+        """Store which schemas a node has, by runtime, and those of them that are new, by digest.
+
+        The statuses of groups that it may have to do with are published again.
+        """
+        before = self.schema_digests(node_oid)
+        named = {key: body for key, body in bodies.items() if key in digests.values()}
+        new = named.keys() - self.known_schemas(named) if named else set[str]()
+        if before == digests and not new:
+            return
+        if before != digests:
+            self.db.execute("DELETE FROM node_schemas WHERE node_oid = ?", (node_oid,))
+            for runtime, key in digests.items():
+                self.db.execute("INSERT INTO node_schemas VALUES (?, ?, ?)", (node_oid, runtime, key))
+        for key in new:
+            self.db.execute("INSERT INTO runtime_schemas VALUES (?, ?)", (key, named[key]))
+        self.db.execute(sql.DROP_SCHEMAS)
+        for member in self.memberships(node_oid):
+            self.changes.groups.update(group.oid for group in self.groups_of(member.cluster_oid))
+
     def bump_assignment(self, node_oid: str) -> int:
         """Raise the node's assignment version and return it; it is published after the commit.
 

@@ -257,3 +257,48 @@ def test_routers_open_to_other_hosts_are_refused_unless_written_out(lab: Lab) ->
             lab.alice.topic("status", cluster["name"], kind, name), lambda value: not value["conditions"]
         )
     bob.ok("stop_routercluster", {"routercluster_oid": cluster["oid"]})
+
+
+def test_a_definition_is_judged_by_what_the_nodes_report(lab: Lab) -> None:
+    """Each node says which options it accepts: what none does is refused, with the pointer."""
+    cluster = lab.cluster()
+    for name, option in zip(lab.nodes, ("threads", "colour"), strict=True):
+        lab.join(cluster, name)
+        lab.nodes[name].schemas = {
+            "amqtt": {"properties": {"options": {"properties": {option: {}}, "additionalProperties": False}}}
+        }
+        lab.nodes[name].report()
+    known = {"type": "mqtt", "options": {"password_file": "p"}}
+    group = lab.group(cluster, name="web", scale=0, transport=known)
+    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+
+    def named(status: Any) -> bool:
+        """Both schemas were asked for and have arrived, and refuse what the manager knows."""
+        told = "".join(text for text in status["conditions"] if text.startswith("not accepted by "))
+        return all(f"{node}: /options/password_file" in told for node in lab.nodes)
+
+    def update(option: str) -> dict[str, Any]:
+        transport = {"type": "mqtt", "options": {option: 1}}
+        return lab.alice.call(
+            "update_routercluster_workergroup", {**both, "workergroup": {"transport": transport}}
+        )
+
+    try:
+        topic = lab.alice.topic("status", cluster["name"], "workergroup", "web")
+        lab.alice.wait_retained(topic, named)
+        assert update("threads")["ok"]
+        error = update("sound")["error"]
+        assert error["code"] == "invalid_configuration"
+        assert "unknown option" in error["detail"], "by the manager's own table, as no node accepts it"
+        at = "/params/workergroup/transport/options/sound"
+        assert [each["pointer"] for each in error["errors"]] == [at]
+        assert update("colour")["ok"]
+        node = lab.alice.ok("get_node", {"node_oid": lab.oids[next(iter(lab.nodes))]})
+        assert node["runtime_details"]["amqtt"]["version"] == "1.2"
+        stat = lab.alice.ok("stat_routercluster_workergroup", both)
+        (told,) = [text for text in stat["conditions"] if text.startswith("not accepted by ")]
+        assert "/options/colour" in told
+    finally:
+        for node in lab.nodes.values():
+            node.schemas = {}
+            node.report()

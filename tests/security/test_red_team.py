@@ -317,6 +317,7 @@ def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
         "scale_routercluster_workergroup": {**of_group, "scale": 3},
         "update_routercluster_workergroup": {**of_group, "workergroup": {"runtime": "mosquitto"}},
         "restart_routercluster_workergroup": of_group,
+        "restart_routercluster_worker": {**of_group, "worker_oid": group["oid"]},
         "start_routercluster_workergroup": of_group,
         "stop_routercluster_workergroup": of_group,
         "remove_routercluster_workergroup": of_group,

@@ -38,6 +38,7 @@ FLOORS: Final[dict[str, int]] = {
             "stop_routercluster_workergroup": 150,
             "start_routercluster_workergroup": 55,
             "restart_routercluster_workergroup": 95,
+            "restart_routercluster_worker": 300,
             "scale_routercluster_workergroup": 200,
             "update_routercluster_workergroup": 230,
             "pair_node": 170,

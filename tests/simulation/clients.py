@@ -105,6 +105,9 @@ class Client:
             case "restart_routercluster_workergroup", (cluster, group, unavailable, surge):
                 limits = {"max_unavailable": unavailable, "max_surge": surge}
                 return {**await self._group(cluster, group, timeout), **limits}
+            case "restart_routercluster_worker", (cluster, group, ordinal):
+                asked = await self._group(cluster, group, timeout)
+                return {**asked, "worker_oid": await self._worker(asked, f"{group}-{ordinal}", timeout)}
             case (
                 (
                     "remove_routercluster_workergroup"
@@ -132,3 +135,8 @@ class Client:
         asked = {"routercluster_name": cluster, "workergroup_name": group}
         found = await self.caller.call("get_routercluster_workergroup_by_name", asked, timeout=timeout)
         return {"routercluster_oid": found["cluster_oid"], "workergroup_oid": found["oid"]}
+
+    async def _worker(self, group: dict[str, Any], name: str, timeout: float) -> str:
+        oids = await self.caller.call("list_workers", group, timeout=timeout)
+        names = await self.caller.call("list_workers", {**group, "return_names": True}, timeout=timeout)
+        return str(dict(zip(names, oids, strict=False)).get(name, group["workergroup_oid"]))

@@ -34,13 +34,19 @@ _PRIMARY = {
     "unpair_node": "busbar.on_node_unpaired",
     "update_routercluster_workergroup": "busbar.on_workergroup_updating",
     "restart_routercluster_workergroup": "busbar.on_workergroup_updating",
+    "restart_routercluster_worker": "busbar.on_worker_restarting",
     "start_routercluster_workergroup": "busbar.on_workergroup_starting",
     "stop_routercluster_workergroup": "busbar.on_workergroup_stopping",
     "drain_node": "busbar.on_node_draining",
     "undrain_node": "busbar.on_node_undrained",
 }
 """The event that each change brings, once."""
-_PERHAPS = {"update_routercluster_workergroup", "drain_node", "undrain_node"}
+_PERHAPS = {
+    "update_routercluster_workergroup",
+    "restart_routercluster_worker",
+    "drain_node",
+    "undrain_node",
+}
 """Asked for what is so already, these change nothing, and bring none."""
 
 

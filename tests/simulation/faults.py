@@ -69,6 +69,7 @@ def schedule(seed: int) -> Schedule:
     entries += _later_ops(Random(f"{seed} later"), nodes, clusters)
     entries += _last_ops(Random(f"{seed} last"), clusters)
     entries += _group_orders(Random(f"{seed} orders"), clusters)
+    entries += _worker_orders(Random(f"{seed} worker orders"), clusters)
     kinds = random.sample(sorted(FAULTS), random.choice((1, 2, 3, 4, 6)))
     for _ in range(random.choice((1, 2, 3, 5, 8))):
         entries += FAULTS[random.choice(kinds)](random, nodes)
@@ -157,6 +158,18 @@ def _group_orders(random: Random, clusters: int) -> list[Entry]:
         for op in ops:
             entries.append(Entry(at, "op", (random.choice(("alice", "bob")), *op)))
             at = round(at + random.choice((0.01, 0.5, 2.0, 4.0)) * random.uniform(0.5, 1.0), 3)
+    return entries
+
+
+def _worker_orders(random: Random, clusters: int) -> list[Entry]:
+    """One worker is restarted, now and then again at once, or another one of its group."""
+    entries = []
+    for _ in range(random.choice((0, 0, 0, 1, 2))):
+        at, cluster = round(random.uniform(0.3, 6.0), 3), f"c{random.randint(1, clusters)}"
+        for ordinal in random.choice(((1,), (2,), (1, 1), (1, 2))):
+            restart = ("restart_routercluster_worker", cluster, "g1", ordinal)
+            entries.append(Entry(at, "op", (random.choice(("alice", "bob")), *restart)))
+            at = round(at + random.choice((0.01, 0.5, 2.0)) * random.uniform(0.5, 1.0), 3)
     return entries
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 import msgspec
@@ -24,6 +24,8 @@ _decode, _encode = msgspec.json.decode, msgspec.json.encode
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+_NOT_READY: Final = (WorkerState.STARTING, WorkerState.BACKOFF)
 
 
 class Watch(Lasting):
@@ -167,10 +169,15 @@ class Watch(Lasting):
             self._violation("K", f"{new.name} is placed, and its group is stopped by itself")
 
     def _renewed(self, old: WorkerRow, new: WorkerRow) -> bool:
-        """Whether it was told to run its group's newer revision in its place."""
+        """Whether it was told to run its group's newer revision in its place, or, if not ready, anew."""
         group = self.mirror.groups.get(old.group_oid)
         in_place = old.node_oid is not None and old.unassigned_version is None
-        return in_place and old.revision < new.revision and group is not None
+        newer = old.revision < new.revision or (old.state in _NOT_READY and self._restart_asked(old))
+        return in_place and newer and group is not None
+
+    def _restart_asked(self, row: WorkerRow) -> bool:
+        asked = (each for each in self.world.history if each.op == "restart_routercluster_worker")
+        return any(each.params["worker_oid"] == row.oid for each in asked)
 
     def _judge_update(self, old: GroupRow, new: GroupRow, before: dict[str, WorkerRow]) -> None:
         """An update leaves as many ready as it has to; what fails in the same moment is not its doing."""

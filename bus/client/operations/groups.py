@@ -288,6 +288,30 @@ class GroupOperations(Operations):
             "restart_routercluster_workergroup", params, p.Group, timeout, expect_version, request_id
         )
 
+    async def restart_routercluster_worker(
+        self,
+        *,
+        routercluster_oid: str,
+        workergroup_oid: str,
+        worker_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.WorkerRestart:
+        """Replace one worker by a new process with its group's definition.
+
+        One worker of that group.
+
+        Raises:
+            BusError: `no_such_object`, `cannot_start`, or what any operation answers.
+        """
+        params = p.RestartWorker(
+            routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid, worker_oid=worker_oid
+        )
+        return await self._operate(
+            "restart_routercluster_worker", params, p.WorkerRestart, timeout, expect_version, request_id
+        )
+
     async def list_workers(
         self,
         *,

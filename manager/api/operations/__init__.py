@@ -14,6 +14,7 @@ from . import (
     nodes,
     principals,
     stats,
+    worker_orders,
     workergroups,
     workers,
 )
@@ -24,6 +25,7 @@ _NOUNS: Final = (
     members,
     workergroups,
     group_orders,
+    worker_orders,
     stats,
     nodes,
     workers,

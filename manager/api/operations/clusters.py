@@ -114,7 +114,11 @@ def _check_follower(ctx: ChangeContext, group: GroupRow, transport: Transport) -
     """Raises BusError `invalid_configuration`, naming the group that could not run the transport."""
     try:
         check_definition(
-            ctx.tx, group.runtime, transport, Pointers(_TRANSPORT, _TRANSPORT, f"{_TRANSPORT}/type")
+            ctx.tx,
+            group.cluster_oid,
+            group.runtime,
+            transport,
+            Pointers(_TRANSPORT, _TRANSPORT, f"{_TRANSPORT}/type"),
         )
     except BusError as error:
         raise BusError(error.code, f"worker group '{group.name}': {error.detail}", error.pointers) from None

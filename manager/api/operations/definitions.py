@@ -10,10 +10,12 @@ from busbar.bus.exposure import check_exposure
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.states import NodeStatus
 
+from ...planner.acceptance import NAMED, NodeRefusal, Voter, refused_by_all
 from ...planner.admission import unoffered
 from ...store import Tx
 
 Transport = Mapping[str, Any] | None
+_HEARD: Final = frozenset({NodeStatus.ONLINE, NodeStatus.LATE})
 _WEB: Final = frozenset({"web"})
 _MQTT: Final = frozenset({"mqtt", None})
 _SUPPORTED: Final = {"crossbar": _WEB, "amqtt": _MQTT, "mosquitto": _MQTT}
@@ -33,12 +35,48 @@ def default_runtime(transport: Transport) -> str:
     return "crossbar" if transport and transport["type"] == "web" else "amqtt"
 
 
-def check_definition(tx: Tx, runtime: str, transport: Transport, at: Pointers) -> None:
-    """Check a checked transport against its runtime, and against what the nodes offer.
+def check_definition(tx: Tx, cluster_oid: str, runtime: str, transport: Transport, at: Pointers) -> None:
+    """Check a checked transport against what the nodes offer, and against what those of the cluster accept.
 
     Raises:
         BusError: `invalid_configuration`: no node would run it, or it would let everybody in unasked.
     """
+    offered = {
+        name for node in tx.nodes() if node.status is not NodeStatus.UNPAIRED for name in node.runtimes
+    }
+    why = unoffered(runtime, offered)
+    if why is not None:
+        raise BusError("invalid_configuration", why, [at.runtime])
+    check_for_runtime(transport, "", at.transport)
+    try:
+        _check_by_table(runtime, transport, at)
+        refused = None
+    except BusError as error:
+        refused = error
+    voters = _voters(tx, cluster_oid, runtime)
+    refusals = refused_by_all(voters, transport, refused is None)
+    if refusals is not None:
+        raise refused or _no_node(refusals, at)
+    check_exposure(transport, at.transport, runtime)
+
+
+def _voters(tx: Tx, cluster_oid: str, runtime: str) -> list[Voter]:
+    """The cluster's nodes. One that is silent, or does not offer the runtime, can't tell: it may be another
+    version when it is back."""
+    return [
+        Voter(row.node, row.body if row.status in _HEARD and runtime in row.runtimes else None)
+        for row in tx.member_schemas(cluster_oid, runtime)
+    ]
+
+
+def _no_node(refusals: list[NodeRefusal], at: Pointers) -> BusError:
+    detail = f"no node of the cluster accepts it: {'; '.join(each.text for each in refusals[:NAMED])}"
+    pointers = dict.fromkeys(f"{at.transport}{each.pointer}" for each in refusals)
+    return BusError("invalid_configuration", detail[:2000], list(pointers)[:NAMED])
+
+
+def _check_by_table(runtime: str, transport: Transport, at: Pointers) -> None:
+    """What this manager itself knows of a runtime. Raises as `check_definition`."""
     kind = transport["type"] if transport else None
     supported = _SUPPORTED.get(runtime)
     if supported is not None and kind not in supported:
@@ -46,11 +84,4 @@ def check_definition(tx: Tx, runtime: str, transport: Transport, at: Pointers) -
         need = " or ".join(sorted(f"type '{word}'" if word else "none" for word in supported))
         detail = f"runtime '{runtime}' can't serve {given}: it needs {need}"
         raise BusError("invalid_configuration", detail, [at.mismatch])
-    offered = {
-        name for node in tx.nodes() if node.status is not NodeStatus.UNPAIRED for name in node.runtimes
-    }
-    why = unoffered(runtime, offered)
-    if why is not None:
-        raise BusError("invalid_configuration", why, [at.runtime])
     check_for_runtime(transport, runtime, at.transport)
-    check_exposure(transport, at.transport, runtime)

@@ -7,8 +7,9 @@ from typing import Final
 from busbar.bus import params as p
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
-from busbar.bus.messages import Command
+from busbar.bus.messages import Command, RuntimeDetail
 from busbar.bus.states import NodeStatus, advance
+from msgspec import convert
 
 from ...planner.draining import DRAINED
 from ...publish.render import node_conditions
@@ -48,6 +49,7 @@ def result(row: NodeRow, workers: int = 0, heard_ms_ago: int | None = None) -> p
         draining=row.draining,
         drained=row.drain_note == DRAINED,
         owner_oid=row.owner_oid,
+        runtime_details=convert(row.runtime_details, dict[str, RuntimeDetail] | None),
     )
 
 

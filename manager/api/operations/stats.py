@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from busbar.bus import params as p
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import Endpoint
 from busbar.bus.states import STARTED, WorkerState
 
@@ -16,6 +17,7 @@ from ...publish.render import (
     group_open_condition,
     open_conditions,
     reason_now,
+    unaccepted_condition,
     update_condition,
     worker_conditions,
 )
@@ -94,6 +96,7 @@ def _conditions(
     if isinstance(row, GroupRow) and updating(row):
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
     halted = [text for group in groups if (text := _halted(ctx, group))]
+    halted += _unaccepted(ctx, row)
     return ([reason] if reason else []) + halted + worker_conditions(not_ready) + _open_access(ctx, row)
 
 
@@ -111,11 +114,20 @@ def _open_access(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
     return [text] if text else []
 
 
+def _unaccepted(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
+    if isinstance(row, ClusterRow):
+        return []
+    transport = row.transport or need_cluster(ctx.reads, row.cluster_oid).transport
+    text = unaccepted_condition(ctx.reads.own_schemas(row.cluster_oid, row.runtime), transport)
+    return [text] if text else []
+
+
 def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     return [
-        Endpoint(worker.name, worker.node or "", worker.address)
+        Endpoint(worker.name, worker.node or "", url, name)
         for worker in found
         if worker.state == WorkerState.RUNNING and worker.address
+        for name, url in (worker.listeners or {DEFAULT: worker.address}).items()
     ]
 
 

@@ -68,7 +68,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_definition(tx, transport, f"{_AT}/transport")
     at = "transport" if transport else "runtime"
     runtime = definition.runtime or default_runtime(transport or cluster.transport)
-    check_definition(tx, runtime, transport or cluster.transport, _pointers(at))
+    check_definition(tx, cluster.oid, runtime, transport or cluster.transport, _pointers(at))
     name = definition.name or _free_name(tx, cluster.oid)
     if tx.group_by_name(cluster.oid, name) is not None:
         raise already_exists(f"worker group '{name}' of router cluster '{cluster.name}'", f"{_AT}/name")
@@ -136,7 +136,7 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     runtime = columns.get("runtime", row.runtime)
     if {"runtime", "transport"} & columns.keys():
         at = "transport" if columns.get("transport") else "runtime"
-        check_definition(tx, runtime, transport, _pointers(at))
+        check_definition(tx, cluster.oid, runtime, transport, _pointers(at))
     renews = "runtime" in columns
     now = roll_out(ctx, row, columns, (runtime, transport), params, f"{_AT}/transport", renews=renews)
     return result(tx, now)

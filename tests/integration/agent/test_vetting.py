@@ -100,6 +100,25 @@ async def test_a_file_that_a_node_lacks_is_told_with_the_pointer_and_read_once_i
     await node.state("web-1", "RUNNING", reason=None, generation=2)
 
 
+async def test_an_acl_file_at_fault_is_told_with_its_line_and_the_worker_runs_on(
+    node: Bench, tmp_path: Path
+) -> None:
+    acl = tmp_path / "secrets" / "acl"
+    acl.write_text("topic read a/#\n")
+    agent = await node.start()
+    transport = {"type": "mqtt", "options": {"acl_file": "acl"}}
+    node.assign(worker(runtime="amqtt", transport=transport))
+    before = await node.state("web-1", "RUNNING", reason=None)
+    acl.write_text("topic read a/#\nuser alice\ntopic reed b\n")
+    node.assign(worker(runtime="amqtt", transport=transport, generation=2, digest="d2"))
+    why = "line 3: the access is none of read, write, readwrite, deny"
+    reason = f"{NOT_REPLACED}the check of its files failed: {why}"
+    await node.state("web-1", "RUNNING", timeout=30, reason=reason, pid=before["pid"], generation=1)
+    acl.write_text("topic read b\n")
+    agent.reload()
+    await node.state("web-1", "RUNNING", timeout=30, reason=None, generation=2)
+
+
 @pytest.mark.mosquitto
 async def test_mosquitto_itself_judges_its_file_and_certificate(node: Bench, tmp_path: Path) -> None:
     need_mosquitto()
@@ -198,7 +217,9 @@ def state_of(pid: int) -> str:
 def test_mosquittos_checker_and_its_runtime_mean_the_same_exit_code() -> None:
     assert mosquitto_check.REFUSED == CHECK_REFUSES
     text = "listener 1883 0.0.0.0\nmax_connections 2\npersistence true\npersistence_location /x/\nuser root\n"
-    assert mosquitto_check.harmless(text + "autosave_interval 1\n", 7).splitlines() == [
+    assert mosquitto_check.harmless(text + "autosave_interval 1\n", [7]).splitlines() == [
         "listener 7 127.0.0.1", "max_connections 2", "user root", "persistence false",
     ]  # fmt: skip
-    assert mosquitto_check.harmless("listener 1883", 7, "::1").startswith("listener 7 ::1\n")
+    assert mosquitto_check.harmless("listener 1\nlistener 2", [7, 8], "::1").startswith(
+        "listener 7 ::1\nlistener 8 ::1\n"
+    )

@@ -102,6 +102,9 @@ def test_a_group_is_updated_with_its_workers_in_turn(up: Stack) -> None:
     assert up.pids("roll") == before, "what can't be run anywhere stops nothing"
     up.ok("group", "restart", "roll/web", "--wait")
     assert not set(up.pids("roll").values()) & set(before.values())
+    before = up.pids("roll")
+    assert "worker 'roll/web-2' is restarted, RUNNING" in up.ok("worker", "restart", "roll/web-2", "--wait")
+    assert {name for name, pid in up.pids("roll").items() if pid != before[name]} == {"web-2"}
     up.ok("group", "add", "roll/slip", "--wait")
     assert "slip' removed" in up.ok("group", "remove", "roll/slip", "--stop")
     up.ok("cluster", "delete", "roll", "--stop")

@@ -69,6 +69,13 @@ UNSIGNED = {"type": "publisher", "realm": "realm1", "role": "anonymous"}
 SIGNED = {**UNSIGNED, "credentials_file": "bridge.json"}
 
 
+def test_a_proxy_asks_nobody_who_it_is() -> None:
+    service = {"type": "reverseproxy", "host": "h", "port": 80}
+    assert refused(web(CLOSED, service), "crossbar") and refused(web(NAMED, service), "crossbar")
+    assert refused(web(CLOSED, {"type": "path", "paths": {"x": service}}), "crossbar")
+    assert not refused(web(CLOSED, service) | {"anonymous": True}, "crossbar")
+
+
 def test_a_path_of_the_http_bridge_is_open_without_credentials() -> None:
     assert refused(web(CLOSED, UNSIGNED), "crossbar") and refused(web(NAMED, UNSIGNED), "crossbar")
     assert authenticates(web(CLOSED, SIGNED), "crossbar") is True
@@ -187,3 +194,35 @@ def test_a_runtime_whose_checks_are_not_known_loosens_what_was_closed() -> None:
     closed = made("0.0.0.0", **PASSWORD)
     assert is_loosened(closed, closed, "mosquitto", "own")
     assert not is_loosened(closed, closed, "own", "own") and not is_loosened(closed, closed, "own", "amqtt")
+
+
+@pytest.mark.fault(114, "W")
+def test_a_check_that_one_of_several_listeners_loses_loosens() -> None:
+    acl, tls = {"options": {"acl_file": "acl"}}, {"tls": TLS}
+
+    def several(**listeners: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "mqtt", "listeners": listeners, **PASSWORD}
+
+    whole = several(a=tls | acl, b=acl)
+    for becomes, what in (
+        (several(a=acl, b=acl), "clients of listener 'a' would no longer need a certificate"),
+        (several(a=tls | acl, b={}), "clients would no longer be kept to an ACL"),
+        (several(a=tls | acl, b=acl, c={}), "clients would no longer be kept to an ACL"),
+    ):
+        assert is_loosened(whole, becomes, "mosquitto", "mosquitto") == what
+        assert not is_loosened(becomes, whole, "mosquitto", "mosquitto")
+    half = several(a=acl, b={})
+    loses = "clients of listener 'a' would no longer be kept to an ACL"
+    assert is_loosened(half, several(a={}, b={}), "mosquitto", "mosquitto") == loses
+
+
+@pytest.mark.fault(114, "W")
+def test_a_rawsocket_listener_that_is_opened_beside_an_open_path_loosens() -> None:
+    def made_of(way: dict[str, Any]) -> dict[str, Any]:
+        raw = {"type": "rawsocket", **({"auth": way["auth"]} if "auth" in way else {})}
+        listeners = {"ws": {"type": "web"}, "raw": raw}
+        return {"type": "web", "listeners": listeners, "paths": {"ws": OPEN}}
+
+    was, becomes = made_of(CLOSED), made_of(OPEN)
+    assert "listener 'raw'" in (is_loosened(was, becomes, "crossbar", "crossbar") or "")
+    assert not is_loosened(becomes, was, "crossbar", "crossbar")

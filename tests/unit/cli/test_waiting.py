@@ -14,12 +14,16 @@ from .realm import line as line
 ELSEWHERE = OID.replace("3", "4")
 
 
-NAMES = {"workergroup": "api", "routercluster": "edge", "node": "n1"}
+NAMES = {"workergroup": "api", "worker": "api-1", "routercluster": "edge", "node": "n1"}
 
 
 def status(name: str, oid: str, **more: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {"version": 9, "epoch": 1, "sequence": "1", "status": "RUNNING", "time": "t"}
-    return facts | {"name": name, "oid": oid, "scale": 3, "ready": 3, "revision": 3, "updated": 3} | more
+    return (
+        facts
+        | {"name": name, "oid": oid, "scale": 3, "ready": 3, "revision": 3, "updated": 3, "generation": 3}
+        | more
+    )
 
 
 def settled(name: str, oid: str) -> dict[str, Any]:
@@ -35,6 +39,7 @@ def a_realm(kind: str, later: Callable[[str], bool], own: dict[str, Any]) -> Rea
     def answer(operation: str, given: dict[str, Any]) -> Any:
         subject = next(name for name in NAMES if name in operation)
         known = {"name": NAMES[subject], "oid": OID, "cluster_oid": OID, "status": "STARTING"}
+        known |= {"cluster": "edge"}
         return result_of(operation, lambda member: known.get(member, "x")) | {"version": 1}
 
     realm = Realm(answer)
@@ -59,6 +64,7 @@ WAITS = [
     ("group update edge/api --runtime amqtt", "workergroup", "update_routercluster_workergroup"),
     ("group start edge/api", "workergroup", "start_routercluster_workergroup"),
     ("group restart edge/api", "workergroup", "restart_routercluster_workergroup"),
+    (f"worker restart {OID}", "worker", "restart_routercluster_worker"),
     ("cluster start edge", "routercluster", "start_routercluster"),
     ("node drain n1", "node", "drain_node"),
 ]

@@ -350,6 +350,7 @@ async def test_roles_and_ownership(client: Client) -> None:
         "start_routercluster_workergroup": {"workergroup_oid": new_id()},
         "stop_routercluster_workergroup": {"workergroup_oid": new_id()},
         "restart_routercluster_workergroup": {"workergroup_oid": new_id()},
+        "restart_routercluster_worker": {"workergroup_oid": new_id(), "worker_oid": new_id()},
     }
     assert set(foreign) == {name for name, row in OPERATIONS.items() if row.owned == "cluster"}
     for op, more in foreign.items():

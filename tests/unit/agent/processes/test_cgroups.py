@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ AT_USER = Path(f"/sys/fs/cgroup{USER[3:]}")
     [
         (UNIT, V2, True, {AT_UNIT}, AT_UNIT),
         (UNIT, V2, True, set(), "busbar-agent.service"),
-        # What the agent's own manager made below its unit is the agent's as well.
-        ("0::/system.slice/busbar-agent.service/main\n", V2, True, {AT_UNIT}, AT_UNIT / "main"),
+        # An agent in a subgroup (DelegateSubgroup=) makes them beside its own.
+        ("0::/system.slice/busbar-agent.service/main\n", V2, True, {AT_UNIT}, AT_UNIT),
         # A user's manager was given the tree, but it alone divides it: each of its units has to be delegated.
         (f"{USER}agent.service\n", V2, True, {AT_USER / "agent.service"}, AT_USER / "agent.service"),
         (f"{USER}term.scope\n", V2, True, {AT_USER.parent}, "term.scope"),
@@ -98,3 +99,26 @@ def test_only_what_is_over_and_of_this_node_is_removed(
     assert cgroups.folders("over") == {over}
     cgroups.remove_empty("r/n1", "begun")
     assert set(tmp_path.iterdir()) == {begun, full, other, tmp_path / "busbar-others"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(cgroups, "parent", lambda: tmp_path)
+    cgroups.limits_memory.cache_clear()
+    yield tmp_path
+    cgroups.limits_memory.cache_clear()
+
+
+def test_memory_is_limited_where_the_controller_can_be_enabled(place: Path) -> None:
+    (place / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    assert cgroups.limits_memory()
+
+
+def test_memory_is_not_limited_where_it_can_not(place: Path) -> None:
+    (place / "cgroup.subtree_control").mkdir()  # as it is refused where a process is in the way
+    assert not cgroups.limits_memory()
+
+
+def test_a_limit_that_can_not_be_set_is_no_start_without_it(place: Path) -> None:
+    with pytest.raises(OSError), cgroups.entry("r/n1", "t", 1 << 20):
+        raise AssertionError("not reached")

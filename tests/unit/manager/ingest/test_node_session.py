@@ -9,7 +9,15 @@ import msgspec
 import pytest
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported
 from busbar.bus.states import NodeStatus
-from busbar.manager.ingest.node_session import CONFLICT, Effect, Facts, NodeMessage, NodeSession, Signal
+from busbar.manager.ingest.node_session import (
+    CONFLICT,
+    AskForSchemas,
+    Effect,
+    Facts,
+    NodeMessage,
+    NodeSession,
+    Signal,
+)
 from busbar.manager.ingest.report_diff import NodeUpdate, Origin
 from busbar.manager.store.rows import NodeRow
 from hypothesis import given, settings
@@ -504,3 +512,19 @@ def test_restarts_are_never_a_conflict(beats: list[int]) -> None:
             node.now += 0.1
             node.hear(beat(f"b{run}", 1))
         assert not node.session.in_conflict(node.now, BEAT_S)
+
+
+def test_schemas_are_asked_for_once_per_connection() -> None:
+    def asked(session: NodeSession, message: Reported) -> tuple[NodeSession, list[AskForSchemas]]:
+        facts = Facts(node_row(), 100.0, BEAT_S, ORIGIN, missing_schemas=frozenset({"sha256:b", "sha256:a"}))
+        session, effects = session.on(message, facts)
+        return session, [effect for effect in effects if isinstance(effect, AskForSchemas)]
+
+    session, first = asked(NodeSession(), report())
+    assert first == [AskForSchemas(("sha256:a", "sha256:b"))]
+    session, again = asked(session, report(digest="d2"))
+    assert again == []
+    session, after = asked(session, report(conn=2))
+    assert after == first
+    _, brought = asked(NodeSession(), report(schemas={"sha256:a": {}, "sha256:b": {}}))
+    assert brought == []

@@ -1,0 +1,58 @@
+"""The schemas of the built-in runtimes say what their checks say, as far as a schema can."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from busbar.bus.decode import encode
+from busbar.bus.errors import BusError
+from busbar.bus.json_schema import MAX_SCHEMA, mistakes, violation
+from busbar.bus.runtimes import BUILT_IN, check_for_runtime
+from busbar.bus.transport import check_transport
+from busbar.bus.transport_schema import known_schemas, runtime_schema
+from hypothesis import given
+
+from .test_runtimes import transports
+
+
+@given(transports())
+def test_a_schema_never_refuses_what_the_checks_accept(asked: tuple[str, dict[str, Any]]) -> None:
+    runtime, transport = asked
+    try:
+        check_for_runtime(check_transport(transport, ""), runtime, "")
+    except BusError:
+        return
+    assert violation(transport, runtime_schema(runtime), trusted=True) is None
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("amqtt", {"type": "mqtt", "endpoint": {"tls": {"certificate": "a", "key": "b"}}}),
+    ("amqtt", {"type": "mqtt", "endpoint": {"port": 1883, "shared": True}}),
+    ("amqtt", {"type": "mqtt", "options": {"persistence": True}}),
+    ("amqtt", {"type": "mqtt", "listeners": {"a": {"type": "web"}}}),
+    ("amqtt", {"type": "mqtt", "listeners": {"a": {"options": {"max_connections": 1}}}}),
+    ("mosquitto", {"type": "mqtt", "listeners": {"a": {"port": 0}}}),
+    ("mosquitto", {"type": "mqtt", "listeners": {"a": {"options": {"persistence": True}}}}),
+    ("mosquitto", {"type": "mqtt", "options": {"max_packet_size": 1}}),
+    ("mosquitto", {"type": "mqtt", "options": {"persistence": "yes"}}),
+    ("crossbar", {"type": "web", "paths": {"a": {"type": "json", "value": 1, "options": {"prettify": 1}}}}),
+    ("crossbar", {"type": "web", "paths": {"ws": {"type": "websocket", "options": {"prettify": True}}}}),
+]
+
+
+@pytest.mark.parametrize(("runtime", "transport"), REFUSED)
+def test_both_refuse_the_same_member(runtime: str, transport: dict[str, Any]) -> None:
+    with pytest.raises(BusError) as error:
+        check_for_runtime(check_transport(transport, ""), runtime, "")
+    found = violation(transport, runtime_schema(runtime))
+    assert found is not None and (found.pointer,) == tuple(error.value.pointers)
+
+
+@pytest.mark.parametrize("runtime", BUILT_IN)
+def test_a_schema_can_be_reported(runtime: str) -> None:
+    schema = runtime_schema(runtime)
+    assert len(encode(schema)) < MAX_SCHEMA and json.loads(encode(schema)) == schema
+    assert list(mistakes(schema)) == []
+    assert known_schemas()[runtime].startswith("sha256:")
