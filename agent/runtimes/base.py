@@ -139,6 +139,13 @@ class LaunchSpec:
     """Files of this node that the definition names, by the pointer to the member: it must be able to read
     them. No part of the digest, as their names are in `files`."""
 
+    embedded: Mapping[str, Path] = field(default_factory=dict)
+    """Files of this node whose contents are in `files`, by the pointer: the agent alone reads them."""
+
+    reload_signal: int | None = None
+    reloads: tuple[str, ...] = ()
+    """The signal on which the running router reads files again, and the members that name these."""
+
     memory: int | None = None
     """Bytes that it may use, all its processes together by their cgroup."""
 
@@ -148,6 +155,11 @@ class LaunchSpec:
         user = [self.run_as.name] if self.run_as is not None else []
         memory = [self.memory] if self.memory is not None else []
         return digest(list(self.argv), dict(self.env), dict(self.files), *user, *memory)
+
+    @property
+    def watched(self) -> Mapping[str, Path]:
+        """All files of this node that it depends on, by the pointer to the member."""
+        return {**self.embedded, **self.references}
 
     @property
     def probe_host(self) -> str:

@@ -117,6 +117,7 @@ class CrossbarRuntime:
             # A killed node leaves its pid file; if that pid is in use again, it would not start.
             remove=(f"{FOLDER}/node.pid",),
             references=tls.references if tls else {},
+            embedded=secrets.used,
             check=(program, "check", *cbdir),
             checks_starts=False,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from .transport import ROOT, TlsFiles, checked_transport, path_below, port_reque
 TYPES = ("mqtt",)
 """No `websocket`: Debian's mosquitto 2.0.11 does not start when that is its only listener."""
 CONFIG = "mosquitto.conf"
+RELOADED = ("certificate", "key", "password_file", "acl_file")
+"""What mosquitto 2.0 reads again on SIGHUP, as the user that it has become; not a client CA."""
 CHECK_REFUSES = 3
 """Exit code of `agent.routers.mosquitto_check`."""
 MAX_QUEUED = 100_000
@@ -88,6 +91,8 @@ class MosquittoRuntime:
             ),
             # The worker's user may not be able to run the agent's Python.
             check_refuses_with=CHECK_REFUSES,
+            reload_signal=signal.SIGHUP,
+            reloads=self._reloaded(options, tls),
             references={
                 **(tls.references if tls else {}),
                 **{f"{ROOT}/options/{name}": path for name, path in secrets.items()},
@@ -101,6 +106,15 @@ class MosquittoRuntime:
             for name, reference in given.items()
             if reference
         }
+
+    def _reloaded(self, options: MosquittoOptions, tls: TlsFiles | None) -> tuple[str, ...]:
+        """What a SIGHUP may be used for.
+
+        Where it has given up root it could read the new certificate and not its key: nobody could connect.
+        """
+        if self.user is None or options.persistence:  # it stays the user that it is started as
+            return RELOADED
+        return () if tls is not None else ("password_file", "acl_file")
 
     def _persistence(self, folder: Path) -> list[str]:
         if any(ord(char) < 32 for char in str(folder)):

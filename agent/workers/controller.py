@@ -18,6 +18,7 @@ from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker
 
 from ..planner import lifecycle
+from ..planner.file_watch import Files, FileStep, looked
 from ..planner.lifecycle import AfterStop, Phase, WorkerTiming
 from ..processes.exits import Exit
 from ..processes.process import describe_os_error
@@ -115,6 +116,43 @@ class WorkerController:
             log.exception("worker %s: a check failed", instance.worker.name)
             error = f"internal error: {failure}"
         self._record_check(instance, definition, error)
+
+    def look_at_files(self, instance: Instance, definition: AssignedWorker, files: Files) -> None:
+        """After a look at the files of a running instance: have it reload them, or say that they changed."""
+        spec, worker = instance.spec, instance.worker
+        if spec is None or worker.phase is not Phase.RUNNING or worker.busy or worker.checking:
+            return
+        instance.files, step = looked(instance.files, files, spec.reloads)
+        if step is FileStep.NONE:
+            return
+        outdated = self.runner.outdated(instance, definition)
+        self.registry.update(instance, replace(worker, outdated=outdated, not_reloaded=None))
+        if step is FileStep.RELOAD:
+            self._run_task(self._reload(instance, definition, files), instance)
+
+    async def _reload(self, instance: Instance, definition: AssignedWorker, files: Files) -> None:
+        """What the router's own checker refuses is not loaded: it goes on with what it has read."""
+        token, name = instance.token, instance.worker.name
+        vetting = self.vetter.look(instance, definition, start=False)
+        error = vetting.error
+        if error is None and vetting.spec is not None:
+            try:
+                error = await self.vetter.run_check(definition, vetting.spec)
+            except Exception as failure:
+                # A bug of ours must not stop a worker that runs.
+                log.exception("worker %s: a check failed", name)
+                error = f"internal error: {failure}"
+        if instance.token != token or instance.worker.phase is not Phase.RUNNING:
+            return
+        if error is not None:
+            log.warning("worker %s: changed files are not loaded: %s", name, error)
+            encodable = error.encode("utf-8", "replace").decode()
+            self.registry.update(instance, replace(instance.worker, not_reloaded=encodable))
+        elif self.runner.reload(instance, files):
+            log.info("worker %s: it reads its changed files again", name)
+        else:
+            # They changed while they were judged, or it is ending: the next look tells.
+            instance.files = replace(instance.files, judged={})
 
     def forget_rejections(self, desired: Mapping[str, AssignedWorker], *, all_of_them: bool = False) -> None:
         """Those of definitions that are assigned no longer, or all; what is assigned is looked at anew."""

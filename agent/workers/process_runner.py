@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 from busbar.bus.messages import AssignedWorker
 
+from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
 from ..planner.lifecycle import Worker
 from ..processes import logs
 from ..processes.exits import Exit
@@ -44,6 +45,7 @@ class Instance:
     usage: Usage = field(default_factory=Usage)
     listeners: tuple[Stat, ...] | None = None
     """Its processes that listen on its port; None until they are looked for."""
+    files: FileWatch = field(default_factory=FileWatch)
     rotated: bool = False
     """Its log was rotated since its start: its last output may be in the copy."""
 
@@ -82,6 +84,7 @@ class ProcessRunner:
         spec = self.specs.for_start(worker, taken, before.port if before else None)
         prepare(spec, self.state.worker_folder(worker.oid))
         record = self._new_record(instance, worker, spec)
+        instance.files = FileWatch(loaded=record.files)
         self._store_token(record)
         logs.rotate_if_needed(self.state.log_path(worker.oid))
         instance.rotated = False
@@ -118,6 +121,7 @@ class ProcessRunner:
             stop_signal=spec.stop_signal,
             grace_s=spec.grace_s,
             start=spec.digest,
+            files=dict(self.host.identities(spec.watched)),
         )
 
     def _spawn_spec(
@@ -163,6 +167,8 @@ class ProcessRunner:
         instance.process = self.processes.adopt(process)
         if instance.process is None:
             return False
+        if instance.record is not None:
+            instance.files = FileWatch(loaded=instance.record.files)
         self._record_process(instance, process)
         return True
 
@@ -175,9 +181,24 @@ class ProcessRunner:
             spec = self.specs.for_running(worker, record.port)
         except Exception as error:
             return f"this node could not start it now: {error}"
-        if record.start in ("", spec.digest):
-            return None
+        stale = stale_files(instance.files, spec.reloads)
+        if stale is not None or record.start in ("", spec.digest):
+            return stale
         return f"this node's definition of runtime '{worker.runtime}' has changed since"
+
+    def reload(self, instance: Instance, files: Files) -> bool:
+        """Have the router read its files again; False where it is gone, or they have changed once more."""
+        spec, record = instance.spec, instance.record
+        if spec is None or record is None or spec.reload_signal is None:
+            return False
+        if dict(self.host.identities(spec.watched)) != dict(files):
+            return False
+        if not self.processes.signal(identity.process_of(record), spec.reload_signal):
+            return False
+        instance.files = was_reloaded(instance.files, files, spec.reloads)
+        instance.record = msgspec.structs.replace(record, files=dict(instance.files.loaded))
+        self.save_record(instance)
+        return True
 
     # --- probe
 

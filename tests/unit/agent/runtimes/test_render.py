@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from busbar.agent.runtimes import (
     load_runtimes,
 )
 from busbar.agent.runtimes.exec import fill
+from busbar.agent.runtimes.mosquitto import RELOADED, MosquittoRuntime
 from busbar.agent.runtimes.transport import tls_files
 from hypothesis import given
 from hypothesis import strategies as st
@@ -388,3 +390,24 @@ def test_a_worker_on_every_ipv6_address_is_reached_by_an_ipv6_address() -> None:
     assert runtime.render(spec, "127.0.0.1", 7, FOLDER).address == "mqtt://[::1]:7"
     assert runtime.render(spec, "n1.example", 7, FOLDER).address == "mqtt://n1.example:7"
     assert runtime.render(spec, "2001:db8::1", 7, FOLDER).address == "mqtt://[2001:db8::1]:7"
+
+
+@pytest.mark.parametrize(
+    ("user", "options", "tls", "reloads"),
+    [
+        (None, {}, True, RELOADED),
+        ("root", {"persistence": True}, True, RELOADED),
+        # It gives up root, and could read the new certificate without its key.
+        ("root", {}, True, ()),
+        ("root", {}, False, ("password_file", "acl_file")),
+    ],
+)
+def test_mosquitto_reads_files_again_where_it_can(
+    user: str | None, options: dict[str, object], tls: bool, reloads: tuple[str, ...]
+) -> None:
+    endpoint = {"type": "tcp", "tls": {"certificate": "a.crt", "key": "a.key"}} if tls else {"type": "tcp"}
+    transport = {"type": "mqtt", "endpoint": endpoint, "options": {"acl_file": "acl", **options}}
+    runtime = MosquittoRuntime(secrets_root=Path("/srv"), user=user)
+    spec = runtime.render(worker(transport), "127.0.0.1", 1883, Path("/run/w"))
+    assert (spec.reload_signal, spec.reloads) == (signal.SIGHUP, reloads)
+    assert spec.watched["/transport/options/acl_file"] == Path("/srv/acl")
