@@ -19,8 +19,10 @@ STAMP := $(VENV)/.installed-$(CROSSBAR)
 
 # Where `make scale` puts aedes (npm), which the suite itself never asks for.
 AEDES := $(abspath $(VENV))/aedes
+# And `make foreign` clients in JavaScript.
+FOREIGN := $(abspath $(VENV))/foreign
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale foreign clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
@@ -32,6 +34,7 @@ help:
 	@echo "make soak    search for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
 	@echo "make mutants   make small faults in the files that decide, and count those that the unit tests notice"
 	@echo "make scale   the contract and node failures on broker clusters (NATS, aedes with Redis); measure"
+	@echo "make foreign   clients in JavaScript (npm: mqtt.js, Autobahn|JS) against the routers"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -83,6 +86,14 @@ scale: setup
 	@BUSBAR_AEDES=$(AEDES) BUSBAR_CLUSTERS=bridge,nats,aedes BUSBAR_REALMS_ON=aedes \
 	  $(BIN)/python -m pytest tests/clusters
 	@BUSBAR_AEDES=$(AEDES) $(BIN)/python -m tests.clusters
+
+# Without npm they are skipped with that reason.
+foreign: setup
+	@mkdir -p $(FOREIGN) && cp tests/foreign/package.json $(FOREIGN)/
+	@if command -v npm >/dev/null; then \
+	  npm install --prefix $(FOREIGN) --no-package-lock --no-audit --no-fund --ignore-scripts --silent; \
+	else echo "npm is not installed: clients in JavaScript are left out"; fi
+	@BUSBAR_FOREIGN=$(FOREIGN) $(BIN)/python -m pytest tests/foreign
 
 reference: setup
 	@$(BIN)/python docs/generate.py --write

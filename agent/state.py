@@ -25,6 +25,7 @@ from busbar.bus.assignments import expanded, shared
 from busbar.bus.decode import MAX_REPORT
 from busbar.bus.errors import BusError
 from busbar.bus.files import FileLock
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import Assignment, WorkerName
 from msgspec import Struct
 
@@ -43,9 +44,18 @@ class StateError(Exception):
     """The folder can't be used; the text gives the cause and the fix."""
 
 
+class RecordedListener(Struct, frozen=True):
+    """Where a listener of a worker is."""
+
+    port: int
+    address: str = ""
+
+
 class WorkerRecord(Struct, frozen=True, kw_only=True):
     """The stored record of a worker's instance. `pid` is 0 until after the fork; `stopped`: its agent stopped
-    it, so its exit is no failure. `start`: the digest of what it was started with; empty when unknown."""
+    it, so its exit is no failure. `start`: the digest of what it was started with; empty when unknown.
+    `port` and `address` are the primary listener's; `listeners` has all by name, empty where none has a
+    name."""
 
     oid: str
     worker: WorkerName
@@ -59,6 +69,7 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     log_from: int = 0
     port: int = 0
     address: str = ""
+    listeners: dict[str, RecordedListener] = {}
     restarts: int = 0
     ready: bool = False
     stopped: bool = False
@@ -67,6 +78,13 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     start: str = ""
     files: dict[str, tuple[int, int, int] | None] = {}
     """The files of the node that it has read, by the pointer that names each; see `planner.file_watch`."""
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The port of each listener by name; none where it listens on none."""
+        if self.listeners:
+            return {name: each.port for name, each in self.listeners.items()}
+        return {DEFAULT: self.port} if self.port else {}
 
 
 class State:

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from .listeners import DEFAULT, LISTENER_NAME, MAX_LISTENERS
 from .topics import NAME_PATTERN
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="[a-z0-9][a-z0-9_-]{0,63}")]
 RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Text = Annotated[str, Meta(max_length=4096)]
+Url = Annotated[str, Meta(max_length=1024)]
+ListenerName = Annotated[str, Meta(pattern=LISTENER_NAME, description="[a-z][a-z0-9-]{0,31}")]
 
 WORKER_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,75}(?![\s\S])"
 WorkerName = Annotated[str, Meta(pattern=WORKER_NAME_PATTERN, description="{worker group}-{ordinal}")]
@@ -76,16 +79,18 @@ class Event(Struct, frozen=True):
 
 
 class Endpoint(Struct, frozen=True):
-    """Where a ready worker can be reached."""
+    """Where a ready worker can be reached: one of its listeners, by name."""
 
     worker: str
     node: str
     url: str
+    name: str = DEFAULT
 
 
 class Status(Struct, frozen=True):
     """The retained status of one object. Members that do not apply to its kind are omitted.
 
+    `listeners` (their URLs by name) is present where a worker has named ones.
     `updated` is present during a rolling update: how many workers are assigned the group's `revision`.
     `draining` (the reason) and `drained` are present while a node is drained.
     """
@@ -105,6 +110,7 @@ class Status(Struct, frozen=True):
     workergroup: str | UnsetType = UNSET
     node: str | None | UnsetType = UNSET
     address: str | None | UnsetType = UNSET
+    listeners: dict[str, str] | UnsetType = UNSET
     pid: int | None | UnsetType = UNSET
     restarts: int | UnsetType = UNSET
     generation: int | UnsetType = UNSET
@@ -179,13 +185,14 @@ class ReportedWorker(Struct, frozen=True):
     """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
 
     `oid` and `cluster` distinguish workers of the same name; without them, workers are matched by name.
+    `listeners` has the URL of each named listener, the primary's (`address`) included.
     """
 
     worker: WorkerName
     state: Annotated[str, Meta(max_length=16)]
     generation: Count = 0
     pid: int | None = None
-    address: Annotated[str, Meta(max_length=1024)] | None = None
+    address: Url | None = None
     restarts: Count = 0
     reason: Text | None = None
     oid: str | None = None
@@ -193,6 +200,7 @@ class ReportedWorker(Struct, frozen=True):
     uptime_ms: Count | None = None
     cpu_s: float | None = None
     rss: Count | None = None
+    listeners: Annotated[dict[ListenerName, Url], Meta(max_length=MAX_LISTENERS)] | UnsetType = UNSET
 
 
 MAX_SCHEMAS = 16

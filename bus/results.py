@@ -123,6 +123,8 @@ class Worker(Struct, frozen=True):
     cpu_s: float | None = None
     rss: int | None = None
     revision: int = 1
+    listeners: dict[str, str] = {}
+    """The URL of each named listener, the primary's (`address`) included; empty where none has a name."""
 
 
 class GroupStat(Struct, frozen=True):

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .decode import convert
 from .errors import BusError
+from .listeners import Listener, listeners_of
 from .node_files import PathText, check_reference
 
 T = TypeVar("T", bound=Struct)
@@ -44,6 +45,15 @@ class MosquittoOptions(Struct, frozen=True, forbid_unknown_fields=True):
     sys_interval: Annotated[int, Meta(ge=0, le=65535)] | UnsetType = UNSET
 
 
+class MosquittoListenerOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Those of `MosquittoOptions` that one of several listeners may have of its own."""
+
+    password_file: PathText | UnsetType = UNSET
+    acl_file: PathText | UnsetType = UNSET
+    use_identity_as_username: bool | UnsetType = UNSET
+    max_connections: _Count | UnsetType = UNSET
+
+
 class CrossbarOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """None: crossbar's are those of the services on its paths."""
 
@@ -76,16 +86,23 @@ def crossbar_options(transport: Mapping[str, Any], pointer: str) -> CrossbarOpti
 
 
 def mosquitto_options(transport: Mapping[str, Any], pointer: str) -> MosquittoOptions:
-    """As `amqtt_options`; also refuses a `tls` that mosquitto can't serve as it is written."""
+    """As `amqtt_options`; also refuses what mosquitto can't do for a listener as it is written."""
     options = _decoded(transport, MosquittoOptions, pointer)
-    for at, detail in _not_for_mosquitto(transport.get("endpoint", {}).get("tls"), options):
-        raise _wrong(detail, f"{pointer}/{at}")
+    for at, detail in _not_for_mosquitto(transport, options, pointer):
+        raise _wrong(detail, f"{pointer}{at}")
     return options
 
 
-def _decoded(transport: Mapping[str, Any], kind: type[T], pointer: str) -> T:
+def options_of_listener(options: MosquittoOptions, listener: Listener, pointer: str) -> MosquittoOptions:
+    """The options of the transport at `pointer` as they hold for one of its listeners."""
+    own = _decoded(listener.config, MosquittoListenerOptions, f"{pointer}{listener.at}")
+    given = {name: getattr(own, name) for name in own.__struct_fields__}
+    return msgspec.structs.replace(options, **{n: v for n, v in given.items() if v is not UNSET})
+
+
+def _decoded(given_to: Mapping[str, Any], kind: type[T], pointer: str) -> T:
     at = f"{pointer}/options"
-    given = transport.get("options", {})
+    given = given_to.get("options", {})
     known = kind.__struct_fields__
     try:
         options = convert(given, kind, at, "invalid_configuration")
@@ -108,16 +125,27 @@ CHECKS: Final[Mapping[str, Callable[[Mapping[str, Any], str], Struct]]] = {
 """What decodes the options of each built-in runtime."""
 
 
-def _not_for_mosquitto(tls: Mapping[str, Any] | None, options: MosquittoOptions) -> Iterator[tuple[str, str]]:
-    asked = (tls or {}).get("client_certificates", "none")
-    if asked == "optional":
-        detail = "mosquitto asks every client for a certificate or none: 'require' or 'none'"
-        yield "endpoint/tls/client_certificates", detail
-    if tls is not None and "chain" in tls:
-        yield "endpoint/tls/chain", "mosquitto has no file for it: append the chain to the certificate's file"
-    if options.use_identity_as_username and asked != "require":
-        detail = "needs a certificate of every client: endpoint.tls.client_certificates 'require'"
-        yield "options/use_identity_as_username", detail
+def _not_for_mosquitto(
+    transport: Mapping[str, Any], options: MosquittoOptions, pointer: str
+) -> Iterator[tuple[str, str]]:
+    needs = "needs a certificate of every client: tls.client_certificates 'require'"
+    certain = False
+    for each in listeners_of(transport).values():
+        tls = each.tls or {}
+        asked = tls.get("client_certificates", "none")
+        certain |= asked == "require"
+        if asked == "optional":
+            detail = "mosquitto asks every client for a certificate or none: 'require' or 'none'"
+            yield f"{each.at}/tls/client_certificates", detail
+        if "chain" in tls:
+            detail = "mosquitto has no file for it: append the chain to the certificate's file"
+            yield f"{each.at}/tls/chain", detail
+        options_of_listener(options, each, pointer)
+        named = each.config.get("options", {}).get("use_identity_as_username")
+        if named and asked != "require":
+            yield f"{each.at}/options/use_identity_as_username", needs
+    if options.use_identity_as_username and not certain:
+        yield "/options/use_identity_as_username", needs
 
 
 def _wrong(detail: str, pointer: str) -> BusError:

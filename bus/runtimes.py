@@ -9,8 +9,8 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from .errors import BusError, pointer_step
+from .listeners import Listener, listeners_of, port_range
 from .router_options import CHECKS
-from .transport import port_range
 
 Options = Mapping[str, type]
 
@@ -40,6 +40,12 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
 SHARING: Final = frozenset({"crossbar"})
 SPEAK_TLS: Final = frozenset({"crossbar", "mosquitto"})
 """The built-in runtimes that speak TLS on their endpoint."""
+LISTENER_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "amqtt": ("mqtt", "websocket"),
+    "crossbar": ("web", "rawsocket"),
+    "mosquitto": ("mqtt", "websocket"),
+}
+"""The protocols that the listeners of a built-in runtime may have."""
 
 
 def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer: str) -> None:
@@ -50,31 +56,43 @@ def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer
     """
     if transport is None:
         return
-    endpoint = transport.get("endpoint", {})
-    interface = endpoint.get("interface", "localhost")
-    if interface != "localhost" and not _is_address(interface):
-        raise _wrong(f"'{interface}' is not an IP address", f"{pointer}/endpoint/interface")
-    low_high = port_range(endpoint.get("port", UNSET), f"{pointer}/endpoint/port")
-    if endpoint.get("shared") and (low_high is None or low_high[0] != low_high[1]):
-        raise _wrong("only a single port can be shared, not a range", f"{pointer}/endpoint/shared")
+    for each in listeners_of(transport).values():
+        _check_socket(each, runtime, f"{pointer}{each.at}")
     if runtime not in BUILT_IN:
         return
-    if endpoint.get("shared") and runtime not in SHARING:
-        raise _wrong(f"workers of runtime '{runtime}' can't share a port", f"{pointer}/endpoint/shared")
-    if "tls" in endpoint and runtime not in SPEAK_TLS:
-        raise _wrong(f"workers of runtime '{runtime}' don't speak TLS", f"{pointer}/endpoint/tls")
+    for each in listeners_of(transport).values():
+        _check_listener(each, runtime, f"{pointer}{each.at}")
     CHECKS[runtime](transport, pointer)
     if runtime == "crossbar":
-        _check_crossbar(transport, endpoint, pointer)
+        for found in _wrong_paths(transport.get("paths", {}), f"{pointer}/paths"):
+            if found is not None:
+                raise _wrong(found[1], found[0])
 
 
-def _check_crossbar(transport: Mapping[str, Any], endpoint: Mapping[str, Any], pointer: str) -> None:
-    if endpoint.get("tls", {}).get("client_certificates") == "optional":
+def _check_socket(listener: Listener, runtime: str, pointer: str) -> None:
+    config, interface = listener.config, listener.interface
+    if interface != "localhost" and not _is_address(interface):
+        raise _wrong(f"'{interface}' is not an IP address", f"{pointer}/interface")
+    low_high = port_range(config.get("port", UNSET), f"{pointer}/port")
+    if config.get("shared") and (low_high is None or low_high[0] != low_high[1]):
+        raise _wrong("only a single port can be shared, not a range", f"{pointer}/shared")
+    if config.get("shared") and runtime in BUILT_IN and runtime not in SHARING:
+        raise _wrong(f"workers of runtime '{runtime}' can't share a port", f"{pointer}/shared")
+
+
+def _check_listener(listener: Listener, runtime: str, pointer: str) -> None:
+    if listener.is_named and listener.kind not in LISTENER_TYPES[runtime]:
+        known = " or ".join(LISTENER_TYPES[runtime])
+        raise _wrong(f"'{listener.kind}' is not for runtime '{runtime}' ({known})", f"{pointer}/type")
+    if "options" in listener.config and runtime != "mosquitto":
+        raise _wrong(f"listeners of runtime '{runtime}' have no options of their own", f"{pointer}/options")
+    if listener.tls is None:
+        return
+    if runtime not in SPEAK_TLS:
+        raise _wrong(f"workers of runtime '{runtime}' don't speak TLS", f"{pointer}/tls")
+    if runtime == "crossbar" and listener.tls.get("client_certificates") == "optional":
         detail = "Crossbar asks all clients for a certificate ('require') or none"
-        raise _wrong(detail, f"{pointer}/endpoint/tls/client_certificates")
-    for found in _wrong_paths(transport.get("paths", {}), f"{pointer}/paths"):
-        if found is not None:
-            raise _wrong(found[1], found[0])
+        raise _wrong(detail, f"{pointer}/tls/client_certificates")
 
 
 def wrong_option(given: Mapping[str, Any], allowed: Options, pointer: str) -> tuple[str, str] | None:

@@ -10,6 +10,17 @@ from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 from .decode import convert
 from .errors import BusError, pointer_step
+from .listeners import (
+    MAX_LISTENERS,
+    EndpointConfig,
+    Kind,
+    Listener,
+    Port,
+    Serializer,
+    check_listeners,
+    check_socket,
+    listeners_of,
+)
 from .node_files import PathText, check_reference
 from .wamp import (
     RealmName,
@@ -22,46 +33,23 @@ from .wamp import (
     check_role,
 )
 
-Port = Annotated[int, Meta(ge=1, le=65535)]
-
-
-class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """TLS on a listening endpoint: PEM files below the node's `secrets_root`, named and never contained.
-
-    `chain` holds intermediate certificates, `client_ca` the authorities of client certificates.
-    """
-
-    certificate: PathText
-    key: PathText
-    chain: PathText | UnsetType = UNSET
-    client_ca: PathText | UnsetType = UNSET
-    client_certificates: Literal["none", "optional", "require"] = "none"
-    min_version: Literal["1.2", "1.3"] = "1.2"
-
-
-TLS_FILES: Final = ("certificate", "key", "chain", "client_ca")
-"""The members of `TlsConfig` that name a file."""
-
-
-class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """A listening endpoint. `port` is one port, `[low, high]`, or `"low-high"`; none: any free port."""
-
-    type: Literal["tcp"] = "tcp"
-    port: Port | Annotated[list[Port], Meta(min_length=2, max_length=2)] | PathText | UnsetType = UNSET
-    interface: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:_-]{1,255}(?![\s\S])")] | UnsetType = UNSET
-    shared: bool = False
-    backlog: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
-    tls: TlsConfig | UnsetType = UNSET
-
-
-Serializer = Literal["json", "msgpack", "cbor", "ubjson", "flatbuffers"]
+_HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(?![\s\S])")]
 
 
 class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     """One Web service on a path; `check_transport` checks which members its type needs."""
 
     type: Literal[
-        "websocket", "static", "json", "nodeinfo", "redirect", "path", "publisher", "caller", "webhook"
+        "websocket",
+        "static",
+        "json",
+        "nodeinfo",
+        "redirect",
+        "path",
+        "publisher",
+        "caller",
+        "webhook",
+        "reverseproxy",
     ]
     directory: PathText | UnsetType = UNSET
     value: Any = UNSET
@@ -74,14 +62,23 @@ class PathService(Struct, frozen=True, forbid_unknown_fields=True):
     role: RoleName | UnsetType = UNSET
     credentials_file: PathText | UnsetType = UNSET
     """Of the HTTP bridge: what requests are signed with, in a file below the node's `secrets_root`."""
+    host: _HostName | UnsetType = UNSET
+    """Of a reverse proxy: a name or an IPv4 address that the node's operator lists with `port`."""
+    port: Port | UnsetType = UNSET
+    path: Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~%/-]{0,1023})?(?![\s\S])")] | UnsetType = UNSET
+    """What comes before the rest of a request's path; no boundary: that rest may have `..`."""
+    forwarded_port: Port | UnsetType = UNSET
+    forwarded_proto: Literal["http", "https"] | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
 
 
 class Transport(Struct, frozen=True, forbid_unknown_fields=True):
     """What every worker of a cluster (or of one group) listens on."""
 
-    type: Literal["web", "mqtt", "websocket", "rawsocket", "tcp"]
+    type: Kind
     endpoint: EndpointConfig | UnsetType = UNSET
+    listeners: Annotated[dict[str, Any], Meta(min_length=1, max_length=MAX_LISTENERS)] | UnsetType = UNSET
+    """Several, by name (`bus.listeners.ListenerConfig`), in place of `endpoint`; the first is the primary."""
     paths: Annotated[dict[str, dict[str, Any]], Meta(max_length=256)] | UnsetType = UNSET
     realms: Annotated[list[str | dict[str, Any]], Meta(min_length=1, max_length=64)] | UnsetType = UNSET
     """Names, or objects with roles and permissions (`bus.wamp.Realm`)."""
@@ -99,13 +96,22 @@ _NEEDED: Final = {
     "publisher": {"realm", "role"},
     "caller": {"realm", "role"},
     "webhook": {"realm", "role"},
+    "reverseproxy": {"host", "port"},
 }
 _MAY_HAVE: Final = {
     "websocket": {"auth", "cookie", "serializers"},
     "publisher": {"credentials_file"},
     "caller": {"credentials_file"},
     "webhook": {"credentials_file"},
+    "reverseproxy": {"path", "forwarded_port", "forwarded_proto"},
 }
+_RUNS_CODE: Final = frozenset({"wsgi", "cgi", "resource", "guest", "container", "manhole", "function"})
+"""Kinds of services and components of Crossbar.io that run code of the definition's choice."""
+_BROKEN: Final = {
+    "longpoll": "Crossbar.io 26.10 lets no client join by long polling",
+    "upload": "Crossbar.io 26.10 has no such service any more",
+}
+"""Services that its documentation has, and why none is offered."""
 _MEMBERS: Final = tuple(name for name in PathService.__struct_fields__ if name not in ("type", "options"))
 
 
@@ -117,52 +123,26 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
     """
     transport = convert(value, Transport, pointer, "invalid_configuration")
     if transport.endpoint is not UNSET:
-        port_range(transport.endpoint.port, f"{pointer}/endpoint/port")
-        if transport.endpoint.tls is not UNSET:
-            _check_tls(transport.endpoint.tls, f"{pointer}/endpoint/tls")
+        check_socket(transport.endpoint, f"{pointer}/endpoint")
+        if transport.listeners is not UNSET:
+            raise _wrong("a transport has 'endpoint' or 'listeners'", f"{pointer}/listeners")
+    check_listeners(transport.listeners, f"{pointer}/listeners")
     realms = check_realms(transport.realms, f"{pointer}/realms")
+    listeners = listeners_of(to_builtins(value))
+    web = [each for each in listeners.values() if each.kind == "web"]
     if transport.paths is not UNSET:
         if transport.type != "web":
             raise _wrong(f"a transport of type '{transport.type}' has no paths", f"{pointer}/paths")
-        _Paths(realms, _client_ca(transport)).check(transport.paths, f"{pointer}/paths")
-    if transport.type == "web" and not transport.paths:  # the default ones have no `auth`
+        if not web:
+            raise _wrong("none of the listeners is of type 'web'", f"{pointer}/paths")
+        _Paths(realms, _client_ca(web)).check(transport.paths, f"{pointer}/paths")
+    if transport.type == "web" and web and not transport.paths:  # the default ones have no `auth`
         check_auth(UNSET, realms, f"{pointer}/paths", cookie=False, client_ca=False)
+    if transport.listeners is not UNSET:
+        for each in listeners.values():
+            _check_rawsocket(each, realms, f"{pointer}{each.at}")
     plain: dict[str, Any] = to_builtins(value)
     return plain
-
-
-def port_range(port: int | list[int] | str | UnsetType, pointer: str = "") -> tuple[int, int] | None:
-    """Parse a port or port range as (lowest, highest), inclusive; None for any free port.
-
-    Raises:
-        BusError: `invalid_configuration` for what is neither a port nor a range of ports.
-    """
-    if port is UNSET or isinstance(port, UnsetType):
-        return None
-    if isinstance(port, int):
-        return port, port
-    parts = port.split("-") if isinstance(port, str) else port
-    try:
-        low, high = (int(part) for part in parts)
-    except ValueError:
-        raise _wrong(f"'{port}' is not a port range such as '8080-8090'", pointer) from None
-    if not 1 <= low <= high <= 65535:
-        raise _wrong(f"port range {low}-{high} is not within 1 to 65535 and rising", pointer)
-    return low, high
-
-
-def _check_tls(tls: TlsConfig, pointer: str) -> None:
-    for member in TLS_FILES:
-        reference = getattr(tls, member)
-        if reference is not UNSET:
-            check_reference(reference, f"{pointer}/{member}")
-    asked = tls.client_certificates
-    if asked != "none" and tls.client_ca is UNSET:
-        raise _wrong(f"client_certificates '{asked}' needs the CA that signs them", f"{pointer}/client_ca")
-    if asked == "none" and tls.client_ca is not UNSET:
-        raise _wrong(
-            "'client_ca' is given, and no certificates are asked for", f"{pointer}/client_certificates"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +158,7 @@ class _Paths:
         for name, value in paths.items():
             at = f"{pointer}/{pointer_step(name)}"
             _check_path_name(name, at, depth)
+            _check_offered(value.get("type"), f"{at}/type")
             service = convert(value, PathService, at, "invalid_configuration")
             _check_members(service, at)
             if service.paths is not UNSET:
@@ -194,10 +175,26 @@ class _Paths:
                 )
 
 
-def _client_ca(transport: Transport) -> bool:
-    if transport.endpoint is UNSET or transport.endpoint.tls is UNSET:
-        return False
-    return transport.endpoint.tls.client_ca is not UNSET
+def _client_ca(web: list[Listener]) -> bool:
+    return any(each.tls is not None and "client_ca" in each.tls for each in web)
+
+
+def _check_rawsocket(listener: Listener, realms: Realms, pointer: str) -> None:
+    if listener.kind == "rawsocket":
+        tls = listener.tls or {}
+        auth = listener.config.get("auth", UNSET)
+        check_auth(auth, realms, f"{pointer}/auth", cookie=False, client_ca="client_ca" in tls)
+        return
+    for member in ("auth", "serializers"):
+        if member in listener.config:
+            raise _wrong(f"a listener of type '{listener.kind}' has no '{member}'", f"{pointer}/{member}")
+
+
+def _check_offered(kind: object, pointer: str) -> None:
+    if isinstance(kind, str) and kind in _RUNS_CODE:
+        raise _wrong(f"'{kind}' would run code on the node", pointer)
+    if isinstance(kind, str) and kind in _BROKEN:
+        raise _wrong(_BROKEN[kind], pointer)
 
 
 def _check_members(service: PathService, pointer: str) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from .decode import digest
+from .listeners import ListenerConfig
 from .router_options import OPTIONS_OF
-from .runtimes import BUILT_IN, PATH_OPTIONS, SHARING, SPEAK_TLS
+from .runtimes import BUILT_IN, LISTENER_TYPES, PATH_OPTIONS, SHARING, SPEAK_TLS
 from .transport import PathService, Transport
 from .wamp import Auth, Cookie, Realm
 
@@ -30,18 +31,25 @@ _NAMES: Final = {bool: "boolean", int: "integer", str: "string", list: "array"}
 @cache
 def runtime_schema(runtime: str) -> dict[str, Any]:
     """The schema of a built-in runtime's transport. Raises `KeyError` for another one."""
-    kinds: list[Any] = [Transport, OPTIONS_OF[runtime]]
+    kinds: list[Any] = [Transport, OPTIONS_OF[runtime], ListenerConfig]
     if runtime == "crossbar":
         kinds += [PathService, Realm, Auth, Cookie]
-    (root, options, *more), parts = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    (root, options, listener, *more), parts = msgspec.json.schema_components(
+        kinds, ref_template="#/$defs/{name}"
+    )
     members = parts["Transport"]["properties"]
     members["type"] = {"enum": list(TYPES[runtime])}
     members["options"] = options
+    members["listeners"]["additionalProperties"] = listener
+    own = parts["ListenerConfig"]["properties"]
+    own["type"] = {"enum": list(LISTENER_TYPES[runtime])}
+    own["options"] = options if runtime == "mosquitto" else False
     if runtime == "crossbar":
         path, realm, auth, cookie = more
         members["paths"]["additionalProperties"] = path
         members["realms"]["items"] = {"anyOf": [{"type": "string"}, realm]}
         _describe_paths(parts["PathService"], path, auth, cookie)
+        own["auth"] = auth
     else:
         del members["paths"]
     if runtime not in SPEAK_TLS:

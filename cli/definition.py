@@ -44,6 +44,8 @@ def transport_patch(text: str | None, kind: str | None, port: str | None) -> dic
     found = read_object(text, "--transport") if text is not None else {}
     if kind is not None:
         found["type"] = kind
+    if port is not None and found.get("listeners"):
+        raise usage("--port is that of a single endpoint: write it into the listener")
     if port is not None:
         endpoint = found.setdefault("endpoint", {"type": "tcp"})
         if not isinstance(endpoint, dict):

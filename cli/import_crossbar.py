@@ -183,6 +183,9 @@ def _service(found: Imported, given: Mapping[str, Any], at: str, file: str) -> d
         service["options"] = {n: v for n, v in service["options"].items() if n not in secret}
         source = f"an object with {', '.join(secret)} of {at}/options"
         service["credentials_file"] = found.need(f"auth/{file}.json", source)
+    if given.get("type") == "reverseproxy":
+        server = f"{given.get('host')}:{given.get('port')}"[:300]
+        found.files.append(f"entry {server} in proxy_to of [runtimes.crossbar] on each node: {at}")
     if isinstance(given.get("directory"), str):
         name = given["directory"].rstrip("/").rpartition("/")[2] or "www"
         service["directory"] = name

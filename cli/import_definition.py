@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from busbar.bus.errors import BusError, pointer_step
-from busbar.bus.exposure import interface_of, is_exposed, is_written_out
+from busbar.bus.exposure import not_written_out, place
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
 
@@ -28,6 +28,8 @@ class Imported:
     """Where an object of the transport stood in the file, by its identity."""
     places: dict[str, str] = field(default_factory=dict)
     """Where an option of the transport stood in the file, by its name."""
+    named: dict[str, str] = field(default_factory=dict)
+    """Which of the file's paths a name below the secrets_root stands for."""
 
     def leave(self, where: str, why: str) -> None:
         """Note what is not taken over."""
@@ -35,7 +37,9 @@ class Imported:
 
     def need(self, name: str, source: str) -> str:
         """Note a file that is to be made below the secrets_root, and return its name."""
-        self.files.append(f"{name} below the secrets_root of the nodes: {source}")
+        text = f"{name} below the secrets_root of the nodes: {source}"
+        if text not in self.files:
+            self.files.append(text)
         return name
 
 
@@ -48,11 +52,10 @@ def finish(found: Imported) -> Imported:
             break
         except BusError as error:
             _take_away(found, error.pointers[0], error.detail)
-    exposed = is_exposed(found.transport, found.runtime)
-    if exposed and not is_written_out(found.transport, found.runtime):
-        found.transport["anonymous"] = True
-        at = interface_of(found.transport)
-        found.files.append(f"it lets everybody in on {at}, as the file did: 'anonymous' says so")
+    for each in not_written_out(found.transport, found.runtime):
+        holder = found.transport["listeners"][each.name] if each.is_named else found.transport
+        holder["anonymous"] = True
+        found.files.append(f"it lets everybody in on {place(each)}, as the file did: 'anonymous' says so")
     return found
 
 
@@ -65,7 +68,7 @@ def _take_away(found: Imported, pointer: str, detail: str) -> None:
         )
     found.leave(_source(found, steps), detail)
     _delete(found.transport, unit)
-    for name in ("realms", "paths"):
+    for name in ("realms", "paths", "listeners"):
         if found.transport.get(name) in ([], {}):
             told = "; ".join(f"{where}: {why}" for where, why in found.left)
             raise NotImportedError(f"none of its {name} can be taken over: {told}"[:2000])
@@ -87,6 +90,7 @@ def _delete(transport: dict[str, Any], steps: list[str]) -> None:
 _KEPT: Final = (
     ["realms"],
     ["paths"],
+    ["listeners"],
     ["options"],
     *(["options", name] for name in ("password_file", "acl_file", "use_identity_as_username")),
 )
@@ -99,6 +103,9 @@ def _unit(steps: list[str]) -> list[str]:
         return _unit_of_realm(steps)
     if steps[0] == "paths":
         return _unit_of_path(steps)
+    if steps[0] == "listeners":
+        lesser = (["backlog"], ["options", "max_connections"])
+        return steps if steps[2:] in lesser else steps[:2]
     if steps[0] == "endpoint":
         return steps[:2] if steps[1:2] == ["backlog"] else steps[:1]
     return steps[:2]

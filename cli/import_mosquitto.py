@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
+
+from busbar.bus.listeners import MAX_LISTENERS
 
 from .import_definition import Imported, NotImportedError, finish
 
@@ -18,6 +21,10 @@ _NUMBERS: Final = (
     "sys_interval",
 )
 _FLAGS: Final = ("persistence", "use_identity_as_username", "allow_anonymous", "require_certificate")
+_ACCESS: Final = ("allow_anonymous", "require_certificate")
+_NAMES: Final = {("mqtt", False): "mqtt", ("mqtt", True): "mqtts",
+                 ("websocket", False): "ws", ("websocket", True): "wss"}  # fmt: skip
+_PROTOCOLS: Final = {"websockets": "websocket"}
 _OURS: Final = (
     "log_dest",
     "log_type",
@@ -78,53 +85,70 @@ Line = tuple[int, str, str]
 """Number, option and value."""
 
 
+@dataclass(slots=True)
+class _Listener:
+    """A listener of the file: `at` is its line, `options` those that hold for it alone."""
+
+    at: str
+    config: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 def import_mosquitto(text: str) -> Imported:
-    """The definition of the first MQTT listener in a mosquitto.conf.
+    """The definition of the listeners in a mosquitto.conf.
 
     Raises:
-        NotImportedError: it would let in more clients than the file.
+        NotImportedError: there is none that lets in the clients that the file lets in, and no others.
     """
     found = Imported("mosquitto", {"type": "mqtt"})
-    common, listeners = _sections(text)
-    mine = next((each for each in listeners if not _is_websocket(each)), None)
-    for each in listeners:
-        if each is not mine:
-            for number, name, _ in each:
-                found.leave(
-                    _at(number, name), "a group has one MQTT listener: make another group or cluster for it"
-                )
-    given: dict[str, Any] = {}
-    endpoint: dict[str, Any] = {"type": "tcp"}
-    for number, name, value in [*common, *(mine or [])]:
-        _take(found, number, name, value, endpoint, given)
-    listens = bool(mine) or "port" in endpoint
-    _finish_endpoint(found, endpoint, given, listens)
-    options = {n: v for n, v in given.items() if n not in ("allow_anonymous", "require_certificate")}
-    if not options.get("use_identity_as_username", True):
-        del options["use_identity_as_username"]
+    common, sections, unused = _sections(text)
+    for number, name, _ in unused:
+        found.leave(_at(number, name), "stands before the listeners, and so holds for none of them")
+    whole = _Listener("")
+    for number, name, value in common:
+        _take(found, number, name, value, whole)
+    listeners = []
+    for each in sections:
+        listener = _Listener(_at(*each[0][:2]))
+        for number, name, value in each:
+            _take(found, number, name, value, listener)
+        _finish(found, listener, listens=True)
+        listeners.append(listener)
+    if not listeners:  # then it listens on loopback, and lets in everybody
+        whole.config.setdefault("port", 1883)
+        _finish(found, whole, listens=False)
+        found.transport["endpoint"] = {"type": "tcp", **whole.config}
+    options = {name: value for name, value in whole.options.items() if name not in _ACCESS}
     if options:
         found.transport["options"] = options
-    named = "password_file" in options or "use_identity_as_username" in options
-    if listens and not given.get("allow_anonymous") and not named:
-        detail = "without allow_anonymous, a password_file or use_identity_as_username nobody could connect"
-        raise NotImportedError(f"{detail}, and the routers would be open")
-    if given.get("allow_anonymous") and named:
-        found.leave("allow_anonymous", "clients need a password or certificate, since the file names them")
+    if listeners:
+        _add(found, whole.options, listeners)
     return finish(found)
 
 
-def _sections(text: str) -> tuple[list[Line], list[list[Line]]]:
-    """The lines that hold for all listeners, and those of each; a bridge's lines count to the former."""
+def _sections(text: str) -> tuple[list[Line], list[list[Line]], list[Line]]:
+    """The lines that hold for all listeners, those of each, and those that hold for none.
+
+    A bridge's lines count to the first. `port`, `bind_address` and what belongs to a listener before the
+    first one make one more, on port 1883. Without any listener it listens on loopback.
+    """
     common: list[Line] = []
+    default: list[Line] = []
     listeners: list[list[Line]] = []
     lines = list(_lines(text))
     apart = ("per_listener_settings", "true") in {(name, value) for _, name, value in lines}
-    of_one = {*_OF_A_LISTENER, *(_PER_LISTENER if apart else ())}
     for line in lines:
         if line[1] == "listener":
-            listeners.append([])
-        (listeners[-1] if listeners and line[1] in of_one else common).append(line)
-    return common, listeners
+            listeners.append([line])
+        elif line[1] in ("port", "bind_address"):
+            default.append(line)
+        elif line[1] in _OF_A_LISTENER or (apart and line[1] in _PER_LISTENER):
+            (listeners[-1] if listeners else default).append(line)
+        else:
+            common.append(line)
+    if any(name in _OF_A_LISTENER for _, name, _ in default):
+        return common, [default, *listeners], []
+    return (common, listeners, default) if listeners else ([*common, *default], [], [])
 
 
 def _lines(text: str) -> Iterator[Line]:
@@ -134,52 +158,126 @@ def _lines(text: str) -> Iterator[Line]:
             yield number, name, value.strip()
 
 
-def _is_websocket(listener: list[Line]) -> bool:
-    return any(name == "protocol" and value != "mqtt" for _, name, value in listener)
-
-
 def _at(number: int, name: str) -> str:
     return f"line {number} ({name[:40]})"
 
 
-def _take(
-    found: Imported, number: int, name: str, value: str, endpoint: dict[str, Any], given: dict[str, Any]
-) -> None:
-    at = found.places[name] = _at(number, name)
+def _take(found: Imported, number: int, name: str, value: str, into: _Listener) -> None:
+    at = _at(number, name)
+    found.places.setdefault(name, at)
     if name in ("listener", "port", "bind_address"):
         port, _, host = value.partition(" ") if name != "bind_address" else ("", "", value)
         if port.isascii() and port.isdigit():
-            endpoint["port"] = int(port)
+            into.config["port"] = int(port)
         if host.strip():
-            endpoint["interface"] = host.strip()
+            into.config["interface"] = host.strip()
     elif name in _FILES:
-        given[name] = found.need(value.rpartition("/")[2] or name, value[:200])
+        into.options[name] = _file(found, value, name)
     elif name in _TLS:
-        endpoint.setdefault("tls", {})[_TLS[name]] = found.need(value.rpartition("/")[2] or name, value[:200])
+        into.config.setdefault("tls", {})[_TLS[name]] = _file(found, value, name)
     elif name == "tls_version" and value in _VERSIONS:
-        endpoint.setdefault("tls", {})["min_version"] = _VERSIONS[value]
+        into.config.setdefault("tls", {})["min_version"] = _VERSIONS[value]
     elif name in _FLAGS and value in ("true", "false"):
-        given[name] = value == "true"
+        into.options[name] = value == "true"
     elif name in _NUMBERS and value.isascii() and value.isdigit() and len(value) < 16:
-        given[name] = int(value)
+        into.options[name] = int(value)
     elif name == "persistent_client_expiration":
-        given[name] = value
+        into.options[name] = value
+    elif name == "protocol" and value != "mqtt":
+        into.config["type"] = _PROTOCOLS.get(value, value[:40])
     elif name in _OURS:
         found.leave(at, "Busbar sets it itself")
     elif name != "protocol":
         found.leave(at, "not taken over")
 
 
-def _finish_endpoint(found: Imported, endpoint: dict[str, Any], given: dict[str, Any], listens: bool) -> None:
-    endpoint.setdefault("port", 1883)
+def _file(found: Imported, path: str, option: str) -> str:
+    """The name below the secrets_root that stands for a file; files of one name in two folders stay two."""
+    base = name = path.rpartition("/")[2] or option
+    number = 1
+    while found.named.setdefault(name, path) != path:
+        number += 1
+        name = f"{number}-{base}"
+    return found.need(name, path[:200])
+
+
+def _finish(found: Imported, listener: _Listener, *, listens: bool) -> None:
+    config = listener.config
     if listens:
-        endpoint.setdefault("interface", "0.0.0.0")
-    tls = endpoint.get("tls")
+        config.setdefault("port", 1883)
+        config.setdefault("interface", "0.0.0.0")
+    tls = config.get("tls")
     if tls is not None and "certificate" not in tls:
-        del endpoint["tls"]
-        found.leave("cafile, keyfile, tls_version", "TLS without a certfile")
-    elif tls is not None and given.get("require_certificate"):
+        del config["tls"]
+        found.leave(listener.at or "cafile, keyfile, tls_version", "TLS without a certfile")
+    elif tls is not None and listener.options.get("require_certificate"):
         tls["client_certificates"] = "require"
     elif tls is not None and tls.pop("client_ca", None):
-        found.leave("cafile", "without require_certificate clients are asked for none")
-    found.transport["endpoint"] = endpoint
+        found.leave(listener.at or "cafile", "cafile without require_certificate asks no client for one")
+    if not listener.options.get("use_identity_as_username", True):
+        del listener.options["use_identity_as_username"]
+
+
+def _add(found: Imported, common: Mapping[str, Any], listeners: list[_Listener]) -> None:
+    """The listeners that let somebody in, in the shape of one endpoint where that says it all."""
+    taken: list[_Listener] = []
+    for each in listeners:
+        why = _why_not(found, each, common)
+        if why is None and len(taken) == MAX_LISTENERS:
+            why = f"a worker has {MAX_LISTENERS} listeners at most: make another group or cluster for it"
+        if why is None:
+            taken.append(each)
+        else:
+            found.leave(each.at, why)
+    if not taken:
+        told = "; ".join(f"{where}: {why}" for where, why in found.left)
+        raise NotImportedError(f"none of its listeners can be taken over: {told}"[:2000])
+    if len(taken) == 1 and "type" not in taken[0].config and "anonymous" not in taken[0].config:
+        (one,) = taken
+        options = {**found.transport.get("options", {}), **_own(one)}
+        found.transport |= {"endpoint": {"type": "tcp", **one.config}, "options": options}
+        found.sources[id(found.transport["endpoint"])] = one.at
+        if not options:
+            del found.transport["options"]
+        return
+    named = found.transport["listeners"] = dict[str, Any]()
+    for each in taken:
+        config = {**each.config, **({"options": own} if (own := _own(each)) else {})}
+        found.sources[id(config)] = each.at
+        named[_name(config, named)] = config
+
+
+def _own(listener: _Listener) -> dict[str, Any]:
+    return {name: value for name, value in listener.options.items() if name not in _ACCESS}
+
+
+def _why_not(found: Imported, listener: _Listener, common: Mapping[str, Any]) -> str | None:
+    """Why a listener can't be taken over; else its `anonymous` is set where it has to say so."""
+    config, options = listener.config, {**common, **listener.options}
+    if config.get("type", "websocket") != "websocket":
+        return f"protocol {config['type']} is not taken over"
+    if not 1 <= config["port"] <= 65535:
+        return "only TCP is taken over"
+    certain = config.get("tls", {}).get("client_certificates") == "require"
+    named = "password_file" in options or ("use_identity_as_username" in options and certain)
+    if not named and not options.get("allow_anonymous"):
+        detail = "without allow_anonymous, a password_file or use_identity_as_username nobody could connect"
+        return f"{detail}, and the routers would be open"
+    if "use_identity_as_username" in options and not certain and "password_file" not in options:
+        return "use_identity_as_username without require_certificate names no client"
+    if named and options.get("allow_anonymous") and not certain:
+        config["anonymous"] = True
+    elif "password_file" in options and options.get("allow_anonymous"):
+        found.leave(listener.at, "clients with a certificate need a password too: there is a password_file")
+    return None
+
+
+def _name(config: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
+    name = _NAMES[config.get("type", "mqtt"), "tls" in config]
+    if name in taken:
+        name = f"{name}-{config['port']}"
+    number = 2
+    base = name
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    return name

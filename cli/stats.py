@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.params import Stat, Worker
 
 from . import output
@@ -48,7 +49,8 @@ def print_stat(stat: Stat) -> None:
     for condition in stat.conditions:
         output.say(f"  {mark} {condition}")
     for endpoint in stat.endpoints:
-        output.say(f"  {endpoint.worker} on {endpoint.node}: {endpoint.url}")
+        name = "" if endpoint.name == DEFAULT else f" {endpoint.name}"
+        output.say(f"  {endpoint.worker}{name} on {endpoint.node}: {endpoint.url}")
     if stat.workers:
         output.show_list(sorted(stat.workers, key=lambda w: w.name), WORKER_COLUMNS)
     return None

@@ -38,6 +38,11 @@ class TransportChange:
         after: dict[str, Any] = merge_patch({} if replaced else present or {}, self.patch or {})
         if self.patch is not None:
             after.setdefault("type", definition.DEFAULT_TYPE)
+        if "endpoint" in after and "listeners" in after:
+            raise usage(
+                "it has listeners, and no endpoint beside them: set theirs, as in --transport "
+                '\'{"listeners": {"mqtt": {"port": 1883}}}\', or take one of both away with null'
+            )
         if self.allow_anonymous and is_exposed(after, runtime):
             after["anonymous"] = True
         self._check(present, after, was, runtime)

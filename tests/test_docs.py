@@ -169,6 +169,7 @@ class Terminal:
         "README.md",
         "docs/quickstart.md",
         *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "mqtt-tls", "wamp-auth")),
+        "docs/howto/listeners.md",
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
         (tmp_path / file).write_text(text)
     if name in ("docs/howto/runtimes.md", "docs/howto/wamp-auth.md") and find_spec("crossbar") is None:
         lacking("crossbar is not installed")
-    if name in ("README.md", "docs/howto/mqtt-tls.md"):
+    if name in ("README.md", "docs/howto/mqtt-tls.md", "docs/howto/listeners.md"):
         need_mosquitto()
         if shutil.which("mosquitto_pub") is None:
             lacking("the programs mosquitto_pub and mosquitto_sub are not installed")

@@ -215,7 +215,12 @@ ONLY = {
     "paho": {"bus/connection/mqtt_connection.py", "bus/connection/paho_client.py"},
     "sqlite3": {"manager/store"},
     "sqlite_utils": {"manager/store/sqlite.py"},
-    "subprocess": {"agent/processes/process.py", "agent/routers/mosquitto_check.py", "cli"},
+    "subprocess": {
+        "agent/processes/process.py",
+        "agent/routers/mosquitto_check.py",
+        "agent/runtimes/mosquitto_websockets.py",
+        "cli",
+    },
     "time": {"bus/clock.py"},
     "datetime": {"bus/clock.py"},
     "amqtt": {"bus/broker", "agent/routers"},

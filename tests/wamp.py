@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -30,9 +31,10 @@ class WampClient:
         *,
         authmethod: str = "anonymous",
         tls: ssl.SSLContext | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._url, self._realm, self._timeout_s = url, realm, timeout_s
-        self._authmethod, self._tls = authmethod, tls
+        self._authmethod, self._tls, self._headers = authmethod, tls, headers
         self.welcome: dict[str, Any] = {}
         self._connection: ClientConnection | None = None
         self._request = 0
@@ -44,6 +46,7 @@ class WampClient:
             subprotocols=[Subprotocol("wamp.2.json")],
             open_timeout=bound(self._timeout_s),
             ssl=self._tls,
+            additional_headers=self._headers,
         )
         roles: dict[str, Any] = {"subscriber": {}, "publisher": {}}
         await self._send([HELLO, self._realm, {"roles": roles, "authmethods": [self._authmethod]}])

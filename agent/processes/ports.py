@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
+
+from busbar.bus.listeners import overlap
 
 DEFAULT_LOW: Final = 20000
 DEFAULT_HIGH: Final = 29999
@@ -31,6 +34,11 @@ class PortRequest:
     high: int
     shared: bool = False
     interface: str = LOOPBACK
+
+    @property
+    def size(self) -> int:
+        """How many ports."""
+        return self.high - self.low + 1
 
     @property
     def fixed(self) -> bool:
@@ -74,8 +82,59 @@ def choose_port(
     raise NoPortError(_none_left(request, taken, errors))
 
 
+def choose_ports(
+    requests: Mapping[str, PortRequest],
+    taken: Collection[int],
+    bind_error: Callable[[PortRequest, int], OSError | None],
+    *,
+    offset: int = 0,
+    prefer: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Choose a port for each listener of one worker, no two the same where their interfaces overlap.
+
+    Raises:
+        NoPortError: there is none for one of them, and why.
+    """
+    # A shared port can't give way, a range can.
+    narrow = sorted(requests, key=lambda name: (requests[name].size, not requests[name].shared))
+    try:
+        return _choose(narrow, requests, taken, bind_error, offset, prefer or {})
+    except NoPortError:
+        if len(requests) == 1:
+            raise
+    # What was preferred may stand in another one's way. This order finds a choice if there is one.
+    by_end = sorted(requests, key=lambda name: requests[name].high)
+    return _choose(by_end, requests, taken, bind_error, 0, {})
+
+
+def _choose(
+    order: Sequence[str],
+    requests: Mapping[str, PortRequest],
+    taken: Collection[int],
+    bind_error: Callable[[PortRequest, int], OSError | None],
+    offset: int,
+    prefer: Mapping[str, int],
+) -> dict[str, int]:
+    chosen: dict[str, int] = {}
+    for name in order:
+        request = requests[name]
+        kept = {other: prefer[other] for other in order if other != name and other in prefer} | chosen
+        own = {port for other, port in kept.items() if overlap(requests[other].interface, request.interface)}
+        try:
+            chosen[name] = choose_port(
+                request,
+                {*taken, *own},
+                partial(bind_error, request),
+                offset=offset,
+                prefer=prefer.get(name),
+            )
+        except NoPortError as error:
+            raise (error if len(requests) == 1 else NoPortError(f"listener '{name}': {error}")) from None
+    return {name: chosen[name] for name in requests}
+
+
 def _candidates(request: PortRequest, offset: int, prefer: int | None) -> list[int]:
-    size = request.high - request.low + 1
+    size = request.size
     start = offset % size
     ports = [request.low + (start + step) % size for step in range(size)]
     if prefer is not None and request.low <= prefer <= request.high:

@@ -1,7 +1,8 @@
 """A plain MQTT router for user traffic: `python -m busbar.agent.routers.amqtt_router --config FILE`.
 
 The file is JSON: `{"type": "tcp" | "ws", "bind": "host:port", "password_file": null | path,
-"acl_file": null | path}`. It knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it can't
+"acl_file": null | path}`; a listener with `"anonymous": true` also lets in clients that give no username, and
+`more` has further listeners. It knows nothing of Busbar. Exit codes: 0 after SIGTERM or SIGINT, 1 if it can't
 listen, 2 for a wrong command or file.
 """
 
@@ -14,11 +15,13 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter
 from amqtt.broker import Broker
+from amqtt.contexts import ListenerType
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 from busbar.bus.broker.connect import Connect
@@ -39,11 +42,16 @@ SHUTDOWN_S: Final = 2.0
 class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
     """amqtt with its listeners and plugins; what is between a connection and a delivered message is ours."""
 
-    def __init__(self, config: dict[str, object], acl: AclFile | None, *, names: bool) -> None:
-        """`names`: whether user names are verified; without that, every client has anonymous rights."""
-        super().__init__(config)
+    def __init__(self, options: Options, acl: AclFile | None) -> None:
+        super().__init__(broker_config(options))
+        for name, each in options.listeners().items():
+            # amqtt gives what equals its own default the value of the first listener.
+            found = self.listeners_config[name]
+            found.type, found.bind = ListenerType(each.type), each.address
+        self._anonymous = {name for name, each in options.listeners().items() if each.anonymous}
         self._acl = acl
-        self._names = names
+        # Without verified user names, every client has anonymous rights.
+        self._names = options.password_file is not None
         self._exchange = Exchange()
         self._connections: set[Connection] = set()
 
@@ -51,14 +59,14 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         """A TCP connection was accepted."""
-        await self._serve(
-            PacketStream(tcp_read(reader), StreamWriterAdapter(writer), writer.transport, LIMITS)
-        )
+        stream = PacketStream(tcp_read(reader), StreamWriterAdapter(writer), writer.transport, LIMITS)
+        await self._serve(stream, listener_name)
 
     async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
         read = websocket_read(websocket)
-        await self._serve(PacketStream(read, WebSocketsWriter(websocket), websocket.transport, LIMITS))
+        stream = PacketStream(read, WebSocketsWriter(websocket), websocket.transport, LIMITS)
+        await self._serve(stream, listener_name)
 
     async def shutdown(self) -> None:
         """End all connections without their wills, then the listeners."""
@@ -66,8 +74,9 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
             connection.end()
         await super().shutdown()
 
-    async def _serve(self, stream: PacketStream) -> None:
-        connection = Connection(stream, self._exchange, self._authenticated, self._rights_of)
+    async def _serve(self, stream: PacketStream, listener_name: str) -> None:
+        authenticate = partial(self._authenticated, anonymous=listener_name in self._anonymous)
+        connection = Connection(stream, self._exchange, authenticate, self._rights_of)
         self._connections.add(connection)
         try:
             await connection.run()
@@ -79,7 +88,9 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
             return None
         return self._acl.rights((connect.username or None) if self._names else None, connect.client_id)
 
-    async def _authenticated(self, connect: Connect) -> bool:
+    async def _authenticated(self, connect: Connect, *, anonymous: bool) -> bool:
+        if anonymous and not connect.username:
+            return True
         session = Session()
         session.client_id = connect.client_id
         session.username, session.password = connect.username or None, connect.password
@@ -101,6 +112,20 @@ class Anyone(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """A listener."""
+
+    type: Literal["tcp", "ws"]
+    bind: str
+    anonymous: bool = False
+
+    @property
+    def address(self) -> str:
+        """As amqtt has it: it takes brackets for part of the address, and the last colon for the port's."""
+        return self.bind.replace("[", "").replace("]", "")
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """The configuration file."""
 
@@ -108,6 +133,19 @@ class Options:
     bind: str
     password_file: str | None = None
     acl_file: str | None = None
+    anonymous: bool = False
+    more: tuple[Bind, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Options:
+        """Raises `OSError`, `TypeError` or `ValueError` for a file that is none."""
+        given = json.loads(path.read_bytes())
+        return cls(**{**given, "more": tuple(Bind(**each) for each in given.get("more", ()))})
+
+    def listeners(self) -> dict[str, Bind]:
+        """All of them, by the name that amqtt knows them by."""
+        more = {f"more{index}": each for index, each in enumerate(self.more)}
+        return {"default": Bind(self.type, self.bind, self.anonymous), **more}
 
 
 def broker_config(options: Options) -> dict[str, object]:
@@ -115,9 +153,9 @@ def broker_config(options: Options) -> dict[str, object]:
     auth: dict[str, dict[str, str]] = {f"{__name__}.Anyone": {}}
     if options.password_file:
         auth = {"busbar.agent.routers.amqtt_users.Users": {"password_file": options.password_file}}
-    # amqtt takes brackets for part of the address, and the last colon for the port's.
-    bind = options.bind.replace("[", "").replace("]", "")
-    return {"listeners": {"default": {"type": options.type, "bind": bind}}, "plugins": auth}
+    listeners = {name: {"type": each.type, "bind": each.address}
+                 for name, each in options.listeners().items()}  # fmt: skip
+    return {"listeners": listeners, "plugins": auth}
 
 
 async def run(options: Options, acl: AclFile | None) -> None:
@@ -131,9 +169,10 @@ async def run(options: Options, acl: AclFile | None) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    broker = Router(broker_config(options), acl, names=options.password_file is not None)
+    broker = Router(options, acl)
     await broker.start()
-    print(f"listening on {options.bind} ({options.type})", flush=True)
+    for each in options.listeners().values():
+        print(f"listening on {each.bind} ({each.type})", flush=True)
     await stop.wait()
     try:
         await asyncio.wait_for(broker.shutdown(), SHUTDOWN_S)
@@ -153,7 +192,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 2 or arguments[0] != "--config":
             raise ValueError("usage: --config FILE")
-        options = Options(**json.loads(Path(arguments[1]).read_bytes()))
+        options = Options.read(Path(arguments[1]))
         acl = read(Path(options.acl_file)) if options.acl_file else None
     except (AclError, OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

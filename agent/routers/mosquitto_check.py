@@ -1,6 +1,6 @@
 """Would mosquitto start with this file? Exit code 0 if so, else 3 and its errors on one line.
 
-Versions before 2.1 have no option for it: the file is started on a free port of loopback and ended as soon as
+Versions before 2.1 have no option for it: the file is started on free ports of loopback and ended as soon as
 it runs. Nothing is stored.
 """
 
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +29,23 @@ _IN_USE: Final = "Address already in use"
 _STAMP: Final = re.compile(r"^[\dT:.+-]+: ")
 
 
-def harmless(text: str, port: int, host: str = IPV4) -> str:
-    """The file with its listener on that port of loopback, and without persistence."""
+_LISTENER: Final = "listener "
+
+
+def harmless(text: str, ports: Sequence[int], host: str = IPV4) -> str:
+    """The file with its listeners on those ports of loopback, and without persistence."""
     kept = (line for line in text.splitlines() if not line.startswith(("persistence", "autosave_")))
-    lines = [f"listener {port} {host}" if line.startswith("listener ") else line for line in kept]
+    free = iter(ports)
+    lines = [f"{_LISTENER}{next(free)} {host}" if line.startswith(_LISTENER) else line for line in kept]
     return "\n".join([*lines, "persistence false", ""])
+
+
+def free_ports(count: int, host: str) -> list[int]:
+    """Different ones that nobody listens on at the moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with ExitStack() as held:
+        servers = [held.enter_context(socket.create_server((host, 0), family=family)) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
 
 
 def errors(lines: list[str]) -> str:
@@ -46,23 +60,28 @@ def bad_passwords(text: str) -> str | None:
 
     mosquitto reads it without an error, and lets nobody in any more.
     """
-    path = next((line[14:] for line in text.splitlines() if line.startswith("password_file ")), None)
+    paths = [line[14:] for line in text.splitlines() if line.startswith("password_file ")]
+    if any(map(_names_nobody, map(Path, paths))):
+        return "the password file has no line that mosquitto_passwd makes"
+    return None
+
+
+def _names_nobody(path: Path) -> bool:
     try:
-        content = Path(path).read_bytes() if path else b""
+        content = path.read_bytes()
     except OSError:
-        return None  # mosquitto says so itself
+        return False  # mosquitto says so itself
     lines = [line for line in content.splitlines() if line.strip() and not line.startswith(b"#")]
-    good = any(re.match(rb"[^:]+:\$", line) for line in lines)
-    return "the password file has no line that mosquitto_passwd makes" if lines and not good else None
+    return bool(lines) and not any(re.match(rb"[^:]+:\$", line) for line in lines)
 
 
 def try_once(program: str, config: Path) -> str | None:
     """Start it; None once it runs."""
     host = loopback()
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-        port = free.getsockname()[1]
+    text = config.read_text()
+    count = sum(1 for line in text.splitlines() if line.startswith(_LISTENER))
     own = config.with_name("check.conf")
-    own.write_text(harmless(config.read_text(), port, host))
+    own.write_text(harmless(text, free_ports(count, host), host))
     own.chmod(0o644)  # mosquitto may give up root before it reads it again
     process = subprocess.Popen([program, "-c", str(own)], stderr=subprocess.PIPE, text=True, errors="replace")
     bound = threading.Timer(_TIMEOUT_S, process.kill)

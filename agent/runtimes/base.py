@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
+from busbar.bus.listeners import DEFAULT
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import ProcessLimits
@@ -79,6 +80,30 @@ class AllProbes:
 
 Probe = TcpProbe | HttpProbe | MqttProbe | LogProbe | AllProbes
 
+Ports = Mapping[str, int]
+"""The chosen port of each listener, in their order; none where a worker listens on none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSpec:
+    """Where a worker listens: `address` is the URL for clients, `interface` what it binds.
+
+    `shared`: other workers may listen on the same port, so that a probe must find out who answers.
+    """
+
+    name: str
+    address: str
+    interface: str
+    port: int
+    probe: TcpProbe | HttpProbe | MqttProbe = TcpProbe()
+    """Of one that is not the primary: asked when the worker is to be ready, and while it lives."""
+    shared: bool = False
+
+    @property
+    def probe_host(self) -> str:
+        """The address at which the agent itself reaches it."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.interface, self.interface)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
@@ -100,7 +125,8 @@ class LaunchSpec:
     `files`: relative path to content, written into the worker's folder before the start; `remove`: relative
     paths that an earlier run may have left. `ready` is probed until it succeeds once, `live` from then on
     (None: only the process is watched). One that a signal has stopped counts as hung, whatever is probed.
-    Durations in seconds.
+    Durations in seconds. `address`, `interface`, `port` and `shared` are those of the primary listener, which
+    `ready` and `live` ask; `more` are the others.
     """
 
     argv: tuple[str, ...]
@@ -120,6 +146,11 @@ class LaunchSpec:
 
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
+
+    listener: str = DEFAULT
+    """The name of the primary listener."""
+
+    more: tuple[ListenerSpec, ...] = ()
 
     run_as: RunAs | None = None
     """The user that the process runs as and that owns its folder; None: the agent's own."""
@@ -162,9 +193,22 @@ class LaunchSpec:
         return {**self.embedded, **self.references}
 
     @property
+    def listeners(self) -> tuple[ListenerSpec, ...]:
+        """All of them, the primary first; none where it listens on none."""
+        if not self.port:
+            return ()
+        own = ListenerSpec(self.listener, self.address, self.interface, self.port, shared=self.shared)
+        return (own, *self.more)
+
+    @property
     def probe_host(self) -> str:
-        """The address at which the agent itself reaches the worker."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.interface, self.interface)
+        """The address at which the agent itself reaches the primary."""
+        return ListenerSpec(self.listener, "", self.interface, self.port).probe_host
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The port of each listener."""
+        return {each.name: each.port for each in self.listeners}
 
 
 class Runtime(Protocol):
@@ -189,16 +233,16 @@ class Runtime(Protocol):
         """Why this host can't run it (such as a program that is not installed), or None."""
         ...
 
-    def port_needed(self, transport: Transport | None) -> PortRequest | None:
-        """The ports that a worker may use; None when it listens on none.
+    def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
+        """The ports that each listener of a worker may use, the primary first; none where it has none.
 
         Raises:
             RuntimeConfigError: the transport is not for this runtime.
         """
         ...
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
-        """Render a worker's launch spec. `host` is the advertised address, `port` the chosen one (0: none).
+    def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
+        """Render a worker's launch spec. `host` is the advertised address, `ports` the chosen ones.
 
         Raises:
             RuntimeConfigError: the definition is not for this runtime.

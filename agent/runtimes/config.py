@@ -3,7 +3,7 @@
 [runtimes.amqtt]                      # built in; also secrets_root
 user = "router"                       # of any runtime: run its workers as this user (the agent is root)
 [runtimes.mosquitto]                  # program, secrets_root
-[runtimes.crossbar]                   # program, static_root, secrets_root
+[runtimes.crossbar]                   # program, static_root, secrets_root, proxy_to = ["127.0.0.1:9000"]
 [runtimes.echo]                       # any other name is an exec runtime
 argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
 check = ["/usr/bin/echod", "-t", "{folder}/echo.conf"]  # 0: the program would start with these files
@@ -52,6 +52,7 @@ from .base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
 from .crossbar import CrossbarRuntime
 from .exec import FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields
 from .mosquitto import MosquittoRuntime
+from .proxying import Targets, targets
 
 CROSSBAR_VARIABLE: Final = "BUSBAR_CROSSBAR"
 """Environment variable naming the crossbar program where the configuration does not."""
@@ -108,6 +109,7 @@ class CrossbarTable(_Table, frozen=True, kw_only=True):
     program: Text | None = None
     static_root: Text | None = None
     secrets_root: Text | None = None
+    proxy_to: list[Text] = []
 
 
 class TcpTable(Struct, frozen=True, forbid_unknown_fields=True, tag="tcp"):
@@ -250,7 +252,15 @@ def _crossbar(table: CrossbarTable, environ: Mapping[str, str]) -> CrossbarRunti
         run_as=_user("crossbar", table.user),
         limits=_limits("crossbar", table.limits),
         secrets_root=_folder("crossbar", "secrets_root", table.secrets_root),
+        proxy_to=_targets(table.proxy_to),
     )
+
+
+def _targets(given: list[str]) -> Targets:
+    try:
+        return targets(given)
+    except ValueError as error:
+        raise _wrong("crossbar", "proxy_to", str(error)) from None
 
 
 def _exec(name: str, table: ExecTable) -> ExecRuntime:

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from busbar.bus.errors import pointer_step
+from busbar.bus.listeners import Listener, listeners_of
 from busbar.bus.router_options import crossbar_options
 from busbar.bus.runtimes import PATH_OPTIONS
 from busbar.bus.wamp import Realms
@@ -25,7 +26,9 @@ from .base import (
     AllProbes,
     HttpProbe,
     LaunchSpec,
+    ListenerSpec,
     LogProbe,
+    Ports,
     RuntimeConfigError,
     TcpProbe,
     Transport,
@@ -36,30 +39,34 @@ from .base import (
 from .crossbar_tls import tls_of
 from .principals import credentials_in, read_secrets
 from .programs import find_program, why_not_runnable
+from .proxying import Targets, check_target
 from .transport import (
     ROOT,
     TlsFiles,
     check_options,
     checked_transport,
     path_below,
-    port_request,
+    port_requests,
     refusals,
     tls_files,
 )
 from .wamp import Rendered, Secrets, auth_of, realms_of, roles_by_realm
 
 TYPES = ("web",)
+LISTENERS = ("web", "rawsocket")
 FOLDER = ".crossbar"
 HOME = "web"
 """Folder within the worker's own, served at `/` unless the transport defines `/`."""
 _PATH: Final = re.compile(r"[a-z0-9A-Z_-]{1,128}")
 _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket", "publisher", "caller", "webhook")
 """Services that answer every path below their own: on `/` they hide the others."""
+_PROXY: Final = ("host", "port", "path", "forwarded_port", "forwarded_proto")
 
 
 @dataclass(frozen=True, slots=True)
 class CrossbarRuntime:
-    """`static_root`: the operator's folder for static paths; `secrets_root`: that of principals and keys."""
+    """`static_root`: the operator's folder for static paths; `secrets_root`: that of principals and keys;
+    `proxy_to`: the servers that a path may forward to."""
 
     program: str = "crossbar"
     static_root: Path | None = None
@@ -67,56 +74,59 @@ class CrossbarRuntime:
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
     secrets_root: Path | None = None
+    proxy_to: Targets = frozenset()
     read: Callable[[Path], bytes] = read_secrets
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
         return why_not_runnable(self.program, beside=sys.executable)
 
-    def port_needed(self, transport: Transport | None) -> PortRequest:
+    def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
         """See `Runtime`."""
-        return port_request(checked_transport(transport, TYPES), may_share=True, tls=True)
+        return port_requests(checked_transport(transport, TYPES), LISTENERS, may_share=True, tls=True)
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
+    def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
-        request = port_request(plain, may_share=True, tls=True)
+        requests = port_requests(plain, LISTENERS, may_share=True, tls=True)
         with refusals():
             crossbar_options(plain, ROOT)
         secrets = Secrets(self.secrets_root, self.read)
-        services = _Services(self.static_root, secrets, roles_by_realm(plain))
+        services = _Services(self.static_root, secrets, roles_by_realm(plain), self.proxy_to)
         paths = services.paths(plain.get("paths") or _DEFAULT_PATHS, folder)
-        web = _web(plain, request, port, paths)
-        tls, more = tls_files(plain, self.secrets_root), dict[str, str]()
-        if tls is not None:
-            web["endpoint"]["tls"], more = tls_of(tls, secrets, FOLDER)
-        config = _node(worker, realms_of(plain), web)
-        probe = _probe(paths, tls)
+        listeners = [
+            services.listener(each, requests[name], ports[name], paths, host)
+            for name, each in listeners_of(plain).items()
+        ]
+        config = _node(worker, realms_of(plain), _numbered([each.transport for each in listeners]))
         program = find_program(self.program, beside=sys.executable) or self.program
         cbdir = ("--cbdir", str(folder / FOLDER))
+        first, *more = (each.spec for each in listeners)
         return LaunchSpec(
             argv=(program, "start", *cbdir, "--color", "false", "--loglevel", "info"),
             env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             files={
                 f"{FOLDER}/config.json": json.dumps(config, indent=1),
                 f"{HOME}/index.html": _page(worker),
-                **more,
+                **{name: content for each in listeners for name, content in each.files.items()},
             },
             # On a shared port another worker may answer the request, so its own log is checked too.
-            ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), probe)),
-            live=probe,
-            address=_address(request.interface, host, port, paths, tls),
+            ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), first.probe)),
+            live=first.probe,
+            address=first.address,
             run_as=self.run_as,
-            interface=request.interface,
-            port=port,
-            shared=request.shared,
+            interface=first.interface,
+            port=first.port,
+            shared=first.shared,
+            listener=first.name,
+            more=tuple(more),
             grace_s=8.0,
             # A start takes 6 to 8 s, much longer if several start on one core.
             start_deadline_s=60.0,
             # A killed node leaves its pid file; if that pid is in use again, it would not start.
             remove=(f"{FOLDER}/node.pid",),
-            references=tls.references if tls else {},
+            references={at: path for each in listeners for at, path in each.references.items()},
             embedded=secrets.used,
             check=(program, "check", *cbdir),
             checks_starts=False,
@@ -124,12 +134,23 @@ class CrossbarRuntime:
 
 
 @dataclass(frozen=True, slots=True)
+class _Listener:
+    """A rendered transport of Crossbar, the files that it names, and how the agent sees it."""
+
+    transport: Rendered
+    files: Mapping[str, str]
+    references: Mapping[str, Path]
+    spec: ListenerSpec
+
+
+@dataclass(frozen=True, slots=True)
 class _Services:
-    """Renders the services of paths with what the node and the rest of the transport have."""
+    """Renders services and listeners with what the node and the rest of the transport have."""
 
     static_root: Path | None
     secrets: Secrets
     realms: Realms
+    proxy_to: Targets
 
     def paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
         """The paths of a transport, with a page on `/` where none is defined."""
@@ -142,6 +163,36 @@ class _Services:
             detail = f"a path of type '{root['type']}' on '/' would answer for all the others"
             raise RuntimeConfigError(f"{ROOT}/paths/~1", detail)
         return paths
+
+    def listener(
+        self,
+        listener: Listener,
+        request: PortRequest,
+        port: int,
+        paths: Mapping[str, Rendered],
+        host: str,
+    ) -> _Listener:
+        """A transport of the router: of type web, with these paths, or RawSocket."""
+        tls, files, at = tls_files(listener, self.secrets.root), dict[str, str](), f"{ROOT}{listener.at}"
+        endpoint = _endpoint(listener, request, port)
+        if tls is not None:
+            below = f"tls/{listener.name}" if listener.is_named else "tls"
+            endpoint["tls"], files = tls_of(tls, self.secrets, FOLDER, below)
+        probe: HttpProbe | TcpProbe
+        if listener.kind == "rawsocket":
+            rendered: Rendered = {"type": "rawsocket", "endpoint": endpoint}
+            if "serializers" in listener.config:
+                rendered["serializers"] = listener.config["serializers"]
+            if "auth" in listener.config:
+                auth = auth_of(listener.config["auth"], self.realms, self.secrets, f"{at}/auth")
+                rendered["auth"] = auth
+            probe = TcpProbe(tls=tls is not None)
+            url = address("rss" if tls else "rs", request.interface, host, port)
+        else:
+            rendered = {"type": "web", "endpoint": endpoint, "paths": paths}
+            probe, url = _probe(paths, tls), _address(request.interface, host, port, paths, tls)
+        spec = ListenerSpec(listener.name, url, request.interface, port, probe, request.shared)
+        return _Listener(rendered, files, tls.references if tls else {}, spec)
 
     def _services(self, given: Transport, pointer: str) -> dict[str, Rendered]:
         services = {}
@@ -181,6 +232,9 @@ class _Services:
                     content = self.secrets.content(service["credentials_file"], pointer)
                     known = credentials_in(content, kind, pointer)
                     rendered["options"] = {**service.get("options", {}), **known}
+            case "reverseproxy":
+                check_target(service["host"], service["port"], self.proxy_to, at)
+                rendered |= {name: service[name] for name in _PROXY if name in service}
             case "nodeinfo":
                 pass
             case _:
@@ -216,17 +270,25 @@ def _url(url: str, pointer: str) -> str:
     return url
 
 
-def _web(plain: Transport, request: PortRequest, port: int, paths: Mapping[str, Rendered]) -> dict[str, Any]:
+def _endpoint(listener: Listener, request: PortRequest, port: int) -> Rendered:
     endpoint: Rendered = {"type": "tcp", "port": port, "interface": request.interface}
-    endpoint["backlog"] = plain.get("endpoint", {}).get("backlog", 1024)
+    endpoint["backlog"] = listener.config.get("backlog", 1024)
     if ":" in request.interface:
         endpoint["version"] = 6
     if request.shared:
         endpoint["shared"] = True
-    return {"type": "web", "id": "web1", "endpoint": endpoint, "paths": paths}
+    return endpoint
 
 
-def _node(worker: WorkerSpec, realms: list[Rendered], transport: Rendered) -> Rendered:
+def _numbered(transports: list[Rendered]) -> list[Rendered]:
+    """Each with an id: web1, rawsocket2."""
+    return [
+        {"type": each["type"], "id": f"{each['type']}{number}", **each}
+        for number, each in enumerate(transports, 1)
+    ]
+
+
+def _node(worker: WorkerSpec, realms: list[Rendered], transports: list[Rendered]) -> Rendered:
     return {
         "version": 2,
         "controller": {"id": _node_id(worker.name)},
@@ -235,7 +297,7 @@ def _node(worker: WorkerSpec, realms: list[Rendered], transport: Rendered) -> Re
                 "type": "router",
                 "id": "router1",
                 "realms": realms,
-                "transports": [transport],
+                "transports": transports,
             }
         ],
     }
@@ -267,6 +329,8 @@ def _probe(paths: Mapping[str, Rendered], tls: TlsFiles | None) -> HttpProbe | T
             if service["type"] == kind:
                 path = "/" + name.strip("/")
                 return HttpProbe(path, (200, 302, 400, 403, 405, 426), tls=tls is not None)
+    if paths["/"]["type"] == "reverseproxy":  # it would answer for the server behind it
+        return TcpProbe(tls=tls is not None)
     return HttpProbe("/", tls=tls is not None)
 
 

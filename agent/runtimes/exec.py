@@ -15,19 +15,33 @@ from typing import Any, Final
 
 from busbar.bus.addresses import is_loopback
 from busbar.bus.json_schema import UndecidedError, violation
+from busbar.bus.listeners import LISTENER_NAME, listeners_of, primary
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
-from .base import LaunchSpec, Probe, RuntimeConfigError, Transport, WorkerSpec, address, check_worker
+from .base import (
+    LaunchSpec,
+    ListenerSpec,
+    Ports,
+    Probe,
+    RuntimeConfigError,
+    Transport,
+    WorkerSpec,
+    address,
+    check_worker,
+)
 from .programs import find_program, why_not_runnable
-from .transport import ROOT, checked_transport, port_request
+from .transport import ROOT, checked_transport, port_requests, probe_of
 
 FIELDS: Final = ("port", "host", "folder", "worker", "cluster", "workergroup", "oid")
 """Fields of argv, env and the configuration template; `{host}` is the interface to bind."""
 TEMPLATE_FIELDS: Final = (*FIELDS, "transport")
 """The configuration template may also use the transport, as one line of JSON."""
-_FIELD: Final = re.compile(r"\{\{([A-Za-z_]+)\}\}|\{([A-Za-z_]+)\}")
+OF_LISTENER: Final = ("port", "host")
+"""Those that `{port.NAME}` and `{host.NAME}` have of one of several listeners; `{port}` is the primary's."""
+_WORD: Final = r"([A-Za-z_]+|(?:port|host)\.[A-Za-z0-9_.-]*)"
+_FIELD: Final = re.compile(r"\{\{" + _WORD + r"\}\}|\{" + _WORD + r"\}")
 
 
 _UNBUFFERED: Final = {"PYTHONUNBUFFERED": "1"}
@@ -68,10 +82,10 @@ class ExecRuntime:
         """See `Runtime`."""
         return why_not_runnable(self.argv[0])
 
-    def port_needed(self, transport: Transport | None) -> PortRequest | None:
+    def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
         """See `Runtime`."""
         plain = self._checked(transport)
-        return port_request(plain, may_share=True, tls=True) if self.listens else None
+        return self._requests(plain) if self.listens else {}
 
     def _checked(self, transport: Transport | None) -> Transport:
         plain = checked_transport(transport, self.types)
@@ -84,26 +98,26 @@ class ExecRuntime:
             raise RuntimeConfigError(f"{ROOT}{found.pointer}", found.detail)
         return plain
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
+    def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = self._checked(worker.transport)
-        request = port_request(plain, may_share=True, tls=True)
-        interface = request.interface
-        if self.anonymous and not is_loopback(interface) and plain.get("anonymous") is not True:
-            detail = (
-                f"'{self.name}' on {interface} would let everybody in: set it to true if that is intended"
-            )
-            raise RuntimeConfigError(f"{ROOT}/anonymous", detail)
+        requests = self._requests(plain)
+        if self.anonymous:
+            self._check_anonymous(plain, requests)
+        self._check_names(list(requests))
+        first, *more = self._listeners(plain, requests, host, ports)
         values = {
-            "port": str(port),
-            "host": interface,
+            "port": str(first.port),
+            "host": first.interface,
             "folder": str(folder),
             "worker": worker.name,
             "cluster": worker.cluster,
             "workergroup": worker.workergroup,
             "oid": worker.oid,
         }
+        for each in (first, *more):
+            values |= {f"port.{each.name}": str(each.port), f"host.{each.name}": each.interface}
         # ASCII JSON is one line, whatever text the transport has.
         template_values = {**values, "transport": json.dumps(plain, sort_keys=True)}
         files = {self.config_file: fill(self.config_template, template_values)} if self.config_file else {}
@@ -114,17 +128,63 @@ class ExecRuntime:
             files=files,
             ready=self.ready,
             live=self.live,
-            address=address(self.scheme, interface, host, port, self.path) if self.listens else "",
+            address=first.address,
             run_as=self.run_as,
-            interface=interface,
-            port=port,
-            shared=request.shared and self.listens,
+            interface=first.interface,
+            port=first.port,
+            shared=first.shared,
+            listener=first.name,
+            more=tuple(more),
             stop_signal=self.stop_signal,
             grace_s=self.grace_s,
             start_deadline_s=self.start_deadline_s,
             own_listener=self.own_listener,
             check=tuple(fill(piece, values) for piece in self.check),
         )
+
+    def _requests(self, plain: Transport) -> dict[str, PortRequest]:
+        return port_requests(plain, self.types, may_share=True, tls=True)
+
+    def _check_anonymous(self, plain: Transport, requests: Mapping[str, PortRequest]) -> None:
+        for name, each in listeners_of(plain).items():
+            interface = requests[name].interface
+            if not is_loopback(interface) and each.anonymous is not True:
+                pointer = f"{ROOT}{each.at}/anonymous" if each.is_named else f"{ROOT}/anonymous"
+                detail = f"'{self.name}' on {interface} would let everybody in: set it to true if that is"
+                raise RuntimeConfigError(pointer, f"{detail} intended")
+
+    def _check_names(self, listeners: list[str]) -> None:
+        """Refuse a field of a listener that is not there, and a listener that nothing would open.
+
+        The first one is `{port}`.
+        """
+        templates = (*self.argv, *self.check, *self.env.values(), self.config_template)
+        used = {name for template in templates for name in listeners_in(template)}
+        for name in sorted(used - set(listeners)):
+            detail = f"runtime '{self.name}' needs a listener of that name"
+            raise RuntimeConfigError(f"{ROOT}/listeners/{name}", detail)
+        for name in listeners[1:]:
+            if name not in used:
+                detail = f"runtime '{self.name}' has no {{port.{name}}}: it would not listen there"
+                raise RuntimeConfigError(f"{ROOT}/listeners/{name}", detail)
+
+    def _listeners(
+        self, plain: Transport, requests: Mapping[str, PortRequest], host: str, ports: Ports
+    ) -> list[ListenerSpec]:
+        found, first = [], primary(plain)
+        for name, each in listeners_of(plain).items():
+            request, port = requests[name], ports.get(name, 0)
+            scheme, path = self.scheme, self.path
+            if each.kind != first.kind and each.kind in _SCHEMES:
+                scheme, path = _SCHEMES[each.kind] + ("s" if each.tls is not None else ""), ""
+            url = address(scheme, request.interface, host, port, path) if self.listens else ""
+            shared = request.shared and self.listens
+            found.append(ListenerSpec(name, url, request.interface, port, probe_of(each), shared))
+        return found
+
+
+_SCHEMES: Final[Mapping[str, str]] = {"mqtt": "mqtt", "websocket": "ws", "web": "http"}
+"""Of listeners with another protocol than the primary one's."""
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -133,5 +193,17 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def unknown_fields(template: str, known: tuple[str, ...]) -> list[str]:
-    """Fields of a template that are not in `known`."""
-    return [found[2] for found in _FIELD.finditer(template) if found[2] and found[2] not in known]
+    """Fields of a template that are not in `known`, nor of a listener."""
+    found = (each[2] for each in _FIELD.finditer(template) if each[2])
+    return [field for field in found if field not in known and _listener_of(field) is None]
+
+
+def listeners_in(template: str) -> list[str]:
+    """The listeners that fields of a template name."""
+    found = (_listener_of(each[2]) for each in _FIELD.finditer(template) if each[2])
+    return [name for name in found if name is not None]
+
+
+def _listener_of(field: str) -> str | None:
+    of, _, name = field.partition(".")
+    return name if of in OF_LISTENER and re.fullmatch(LISTENER_NAME, name) else None

@@ -1,14 +1,15 @@
-"""Runtime `mosquitto`: the Eclipse broker as a router worker. Pure except `unavailable`."""
+"""Runtime `mosquitto`: the Eclipse broker as a router worker. Pure except `unavailable` and `ask`."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from busbar.bus.router_options import MosquittoOptions, mosquitto_options
+from busbar.bus.listeners import Listener, listeners_of
+from busbar.bus.router_options import MosquittoOptions, mosquitto_options, options_of_listener
 from msgspec import UNSET
 
 from ..processes.ports import PortRequest
@@ -16,20 +17,30 @@ from ..processes.process_limits import NO_LIMITS, ProcessLimits
 from ..processes.users import RunAs
 from .base import (
     LaunchSpec,
-    MqttProbe,
-    Probe,
+    ListenerSpec,
+    Ports,
     RuntimeConfigError,
-    TcpProbe,
     Transport,
     WorkerSpec,
     address,
     check_worker,
 )
+from .mosquitto_websockets import Ask, websockets_of
 from .programs import find_program, why_not_runnable
-from .transport import ROOT, TlsFiles, checked_transport, path_below, port_request, refusals, tls_files
+from .transport import (
+    ROOT,
+    TlsFiles,
+    checked_transport,
+    path_below,
+    port_requests,
+    probe_of,
+    refusals,
+    tls_files,
+)
 
 TYPES = ("mqtt",)
 """No `websocket`: Debian's mosquitto 2.0.11 does not start when that is its only listener."""
+LISTENERS = ("mqtt", "websocket")
 CONFIG = "mosquitto.conf"
 RELOADED = ("certificate", "key", "password_file", "acl_file")
 """What mosquitto 2.0 reads again on SIGHUP, as the user that it has become; not a client CA."""
@@ -42,7 +53,10 @@ offline client with a persistent session fill the memory."""
 
 @dataclass(frozen=True, slots=True)
 class MosquittoRuntime:
-    """`user`: what mosquitto switches to if started by root, when it must write into its folder."""
+    """`user`: what mosquitto switches to if started by root, when it must write into its folder.
+
+    `ask` says what the program can do with WebSocket; it is asked once, where a listener has that protocol.
+    """
 
     program: str = "mosquitto"
     secrets_root: Path | None = None
@@ -50,38 +64,43 @@ class MosquittoRuntime:
     name: str = "mosquitto"
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
+    ask: Ask = websockets_of
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
         return why_not_runnable(self.program)
 
-    def port_needed(self, transport: Transport | None) -> PortRequest:
+    def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
         """See `Runtime`."""
-        return port_request(checked_transport(transport, TYPES), may_share=False, tls=True)
+        return port_requests(checked_transport(transport, TYPES), LISTENERS, may_share=False, tls=True)
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
+    def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
-        request = port_request(plain, may_share=False, tls=True)
+        requests = port_requests(plain, LISTENERS, may_share=False, tls=True)
         with refusals():
             options = mosquitto_options(plain, ROOT)
-        tls = tls_files(plain, self.secrets_root)
-        secrets = self._secrets(options)
-        lines = [f"listener {port} {request.interface}", *_listener(options, tls)]
-        lines += _access(options, tls, secrets)
+        self._check_websockets(list(listeners_of(plain).values()))
+        listeners = [
+            self._listener(each, options, requests[name], host, ports[name])
+            for name, each in listeners_of(plain).items()
+        ]
+        first, *more = (each.spec for each in listeners)
+        lines = _of_listeners(listeners)
         lines += self._persistence(folder) if options.persistence else ["persistence false"]
-        probe = _probe(options, tls)
         return LaunchSpec(
             argv=(find_program(self.program) or self.program, "-c", str(folder / CONFIG)),
             env={},
             files={CONFIG: "\n".join([*lines, _NO_DELAY, *_limits(options), *_COMMON, ""])},
-            ready=probe,
-            live=probe,
-            address=address("mqtts" if tls else "mqtt", request.interface, host, port),
+            ready=first.probe,
+            live=first.probe,
+            address=first.address,
             run_as=self.run_as,
-            interface=request.interface,
-            port=port,
+            interface=first.interface,
+            port=first.port,
+            listener=first.name,
+            more=tuple(more),
             start_deadline_s=20.0,
             check=(
                 sys.executable,
@@ -91,30 +110,56 @@ class MosquittoRuntime:
             ),
             # The worker's user may not be able to run the agent's Python.
             check_refuses_with=CHECK_REFUSES,
+            references={at: path for each in listeners for at, path in each.references.items()},
             reload_signal=signal.SIGHUP,
-            reloads=self._reloaded(options, tls),
-            references={
-                **(tls.references if tls else {}),
-                **{f"{ROOT}/options/{name}": path for name, path in secrets.items()},
-            },
+            reloads=self._reloaded(options, listeners),
         )
 
-    def _secrets(self, options: MosquittoOptions) -> dict[str, Path]:
-        given = {"password_file": options.password_file, "acl_file": options.acl_file}
-        return {
-            name: path_below(self.secrets_root, reference, f"{ROOT}/options/{name}", "secrets_root")
-            for name, reference in given.items()
-            if reference
-        }
+    def _check_websockets(self, listeners: list[Listener]) -> None:
+        found = [each for each in listeners if each.kind == "websocket"]
+        can = self.ask(self.program) if found else "alone"
+        if can == "none":
+            detail = f"{self.program} of this node has no WebSocket"
+            raise RuntimeConfigError(f"{ROOT}{found[0].at}/type", detail)
+        if can == "beside" and len(found) == len(listeners):
+            detail = f"{self.program} of this node does not start without a listener of type 'mqtt' beside it"
+            raise RuntimeConfigError(f"{ROOT}{found[0].at}/type", detail)
 
-    def _reloaded(self, options: MosquittoOptions, tls: TlsFiles | None) -> tuple[str, ...]:
+    def _listener(
+        self, listener: Listener, options: MosquittoOptions, request: PortRequest, host: str, port: int
+    ) -> _Listener:
+        with refusals():
+            own = options_of_listener(options, listener, ROOT)
+        tls = tls_files(listener, self.secrets_root)
+        at = {name: f"{ROOT}{listener.at}" if name in listener.config.get("options", {}) else ROOT
+              for name in _FILES}  # fmt: skip
+        secrets = {
+            name: path_below(self.secrets_root, reference, f"{at[name]}/options/{name}", "secrets_root")
+            for name in _FILES
+            if (reference := getattr(own, name))
+        }
+        scheme = ("ws" if listener.kind == "websocket" else "mqtt") + ("s" if tls else "")
+        probe = probe_of(listener, limited=own.max_connections is not UNSET)
+        url = address(scheme, request.interface, host, port)
+        return _Listener(
+            (f"listener {port} {request.interface}", *_lines(listener, own, tls)),
+            tuple(_access(listener, own, tls, secrets)),
+            {
+                **(tls.references if tls else {}),
+                **{f"{at[name]}/options/{name}": path for name, path in secrets.items()},
+            },
+            ListenerSpec(listener.name, url, request.interface, port, probe),
+        )
+
+    def _reloaded(self, options: MosquittoOptions, listeners: Sequence[_Listener]) -> tuple[str, ...]:
         """What a SIGHUP may be used for.
 
         Where it has given up root it could read the new certificate and not its key: nobody could connect.
         """
         if self.user is None or options.persistence:  # it stays the user that it is started as
             return RELOADED
-        return () if tls is not None else ("password_file", "acl_file")
+        tls = any("/tls/" in at for each in listeners for at in each.references)
+        return () if tls else ("password_file", "acl_file")
 
     def _persistence(self, folder: Path) -> list[str]:
         if any(ord(char) < 32 for char in str(folder)):
@@ -127,9 +172,27 @@ class MosquittoRuntime:
         return lines + ([f"user {self.user}"] if self.user else [])
 
 
-def _listener(options: MosquittoOptions, tls: TlsFiles | None) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """A listener in mosquitto's file: its own lines, and whom it lets in, which may be said for all."""
+
+    lines: tuple[str, ...]
+    access: tuple[str, ...]
+    references: Mapping[str, Path]
+    spec: ListenerSpec
+
+
+def _of_listeners(listeners: Sequence[_Listener]) -> list[str]:
+    """The lines of all. Where they differ in whom they let in, each says so itself."""
+    if len({each.access for each in listeners}) == 1:
+        return [line for each in listeners for line in each.lines] + list(listeners[0].access)
+    lines = [line for each in listeners for line in (*each.lines, *each.access)]
+    return ["per_listener_settings true", *lines]
+
+
+def _lines(listener: Listener, options: MosquittoOptions, tls: TlsFiles | None) -> list[str]:
     """What belongs to the listener, and so follows its line."""
-    lines = []
+    lines = ["protocol websockets"] if listener.kind == "websocket" else []
     if options.max_connections is not UNSET:
         lines.append(f"max_connections {options.max_connections}")
     if tls is None:
@@ -138,15 +201,20 @@ def _listener(options: MosquittoOptions, tls: TlsFiles | None) -> list[str]:
     lines += [f"certfile {tls.certificate}", f"keyfile {tls.key}", f"tls_version tlsv{tls.min_version}"]
     if tls.client_certificates == "require":
         lines += [f"cafile {tls.client_ca}", "require_certificate true"]
-    if options.use_identity_as_username:
-        lines.append("use_identity_as_username true")
+        if options.use_identity_as_username:
+            lines.append("use_identity_as_username true")
     return lines
 
 
-def _access(options: MosquittoOptions, tls: TlsFiles | None, secrets: Mapping[str, Path]) -> list[str]:
-    named = "password_file" in secrets or options.use_identity_as_username
-    lines = [f"allow_anonymous {'false' if named else 'true'}"]
-    return lines + [f"{name} {path}" for name, path in secrets.items()]
+def _access(
+    listener: Listener, options: MosquittoOptions, tls: TlsFiles | None, secrets: Mapping[str, Path]
+) -> Iterator[str]:
+    certain = tls is not None and tls.client_certificates == "require"
+    named = "password_file" in secrets or (options.use_identity_as_username and certain)
+    anonymous = not named or listener.config.get("anonymous") is True
+    yield f"allow_anonymous {'true' if anonymous else 'false'}"
+    for name, path in secrets.items():
+        yield f"{name} {path}"
 
 
 def _limits(options: MosquittoOptions) -> list[str]:
@@ -156,14 +224,7 @@ def _limits(options: MosquittoOptions) -> list[str]:
     return [f"{name} {value}" for name, value in given.items() if value is not UNSET]
 
 
-def _probe(options: MosquittoOptions, tls: TlsFiles | None) -> Probe:
-    """Asks the port that clients use. One who has no certificate is served only the start of a handshake."""
-    limited = options.max_connections is not UNSET
-    if tls is not None and tls.client_certificates == "require":
-        return TcpProbe(tls=True, limited=limited)
-    return MqttProbe(tls=tls is not None, limited=limited)
-
-
+_FILES = ("password_file", "acl_file")
 _LIMITS = (
     "max_inflight_messages",
     "max_queued_messages",

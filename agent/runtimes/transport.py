@@ -1,4 +1,4 @@
-"""Reads the shared `transport` for a runtime: checks its type, gives ports and interface. Pure."""
+"""Reads the shared `transport` for a runtime: checks its type, gives the ports of its listeners. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.errors import BusError
+from busbar.bus.listeners import TLS_FILES, Listener, listeners_of, port_range
 from busbar.bus.runtimes import wrong_option
-from busbar.bus.transport import TLS_FILES, check_transport, port_range
+from busbar.bus.transport import check_transport
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortRequest
-from .base import RuntimeConfigError, Transport
+from .base import HttpProbe, MqttProbe, RuntimeConfigError, TcpProbe, Transport
 
 ROOT = "/transport"
 
@@ -46,7 +47,7 @@ def refusals() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """TLS of an endpoint with this node's files; `references` has them by the pointer that names each."""
+    """TLS of a listener with this node's files; `references` has them by the pointer that names each."""
 
     certificate: Path
     key: Path
@@ -55,18 +56,20 @@ class TlsFiles:
     client_certificates: str
     min_version: str
     references: Mapping[str, Path]
+    at: str
+    """The pointer to it."""
 
 
-def tls_files(plain: Transport, secrets_root: Path | None) -> TlsFiles | None:
-    """The `tls` of a checked transport's endpoint; None without it. Whether the files exist is not looked at.
+def tls_files(listener: Listener, secrets_root: Path | None) -> TlsFiles | None:
+    """The `tls` of a checked listener; None without it. Whether the files exist is not looked at.
 
     Raises:
         RuntimeConfigError: with the pointer to a member that names no file below `secrets_root`.
     """
-    tls = plain.get("endpoint", {}).get("tls")
+    tls = listener.tls
     if tls is None:
         return None
-    pointer = f"{ROOT}/endpoint/tls"
+    pointer = f"{ROOT}{listener.at}/tls"
     found = {
         name: path_below(secrets_root, tls[name], f"{pointer}/{name}", "secrets_root")
         for name in TLS_FILES
@@ -80,17 +83,31 @@ def tls_files(plain: Transport, secrets_root: Path | None) -> TlsFiles | None:
         tls.get("client_certificates", "none"),
         tls.get("min_version", "1.2"),
         {f"{pointer}/{name}": path for name, path in found.items()},
+        pointer,
     )
 
 
-def port_request(plain: Transport, *, may_share: bool, tls: bool = False) -> PortRequest:
-    """The ports that a checked transport requests. `tls`: whether the runtime can speak it.
+def port_requests(
+    plain: Transport, kinds: tuple[str, ...], *, may_share: bool, tls: bool = False
+) -> dict[str, PortRequest]:
+    """The ports that the listeners of a checked transport request.
+
+    `kinds` are the protocols that they may have (none: any), `tls` whether the runtime can speak it.
 
     Raises:
         RuntimeConfigError: with the pointer to the member at fault.
     """
-    endpoint: Transport = plain.get("endpoint", {})
-    pointer = f"{ROOT}/endpoint"
+    found = {}
+    for name, each in listeners_of(plain).items():
+        if each.is_named and kinds and each.kind not in kinds:
+            detail = f"'{each.kind}' is not for this runtime ({' or '.join(kinds)})"
+            raise RuntimeConfigError(f"{ROOT}{each.at}/type", detail)
+        found[name] = _port_request(each, may_share=may_share, tls=tls)
+    return found
+
+
+def _port_request(listener: Listener, *, may_share: bool, tls: bool) -> PortRequest:
+    endpoint, pointer = listener.config, f"{ROOT}{listener.at}"
     try:
         ports = port_range(endpoint["port"], f"{pointer}/port") if "port" in endpoint else None
     except BusError as error:
@@ -107,6 +124,20 @@ def port_request(plain: Transport, *, may_share: bool, tls: bool = False) -> Por
     return PortRequest(
         low, high, shared, _interface(endpoint.get("interface", LOOPBACK), f"{pointer}/interface")
     )
+
+
+def probe_of(
+    listener: Listener, *, limited: bool = False, path: str = "/"
+) -> TcpProbe | HttpProbe | MqttProbe:
+    """What asks a listener by its protocol. One who has no certificate sees only the start of a handshake."""
+    tls = listener.tls is not None
+    if (listener.tls or {}).get("client_certificates") == "require":
+        return TcpProbe(tls=True, limited=limited)
+    if listener.kind == "web":
+        return HttpProbe(path, tls=tls)
+    if listener.kind in ("mqtt", "websocket"):
+        return MqttProbe(listener.kind == "websocket", tls=tls, limited=limited)
+    return TcpProbe(tls=tls, limited=limited)
 
 
 def check_options(given: Transport, allowed: Mapping[str, type], pointer: str) -> Transport:

@@ -176,9 +176,9 @@ class WorkerController:
     def start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
         """Start a worker that is marked as starting; if that fails it waits for its next start."""
         others = (each for each in self.registry.all() if each is not instance and each.worker.alive)
-        ports = {each.record.port for each in others if each.record}
+        ports = {port for each in others if each.record for port in each.record.ports.values()}
         try:
-            self.runner.start(instance, definition, store, ports - {0})
+            self.runner.start(instance, definition, store, ports)
         except Exception as error:
             if instance.process is not None:
                 raise

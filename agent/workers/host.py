@@ -18,7 +18,7 @@ from ..processes.procfs import ProcessRecord, Stat
 from ..processes.regular_files import file_identity
 from ..processes.sockets import bind_error
 from ..processes.versions import ask_version
-from ..runtimes import LaunchSpec, Probe, Runtime, load_runtimes
+from ..runtimes import ListenerSpec, Probe, Runtime, load_runtimes
 from ..runtimes.describe import Identity, VersionQuestion, identity_of, program_of, version_question
 from . import shared_port
 from .probes import probe
@@ -56,13 +56,13 @@ class Host:
         return await probe(wanted, host, port, log_path, timeout_s, log_from=log_from)
 
     async def probe_shared(
-        self, wanted: Probe, spec: LaunchSpec, log_path: Path, timeout_s: float, record: ProcessRecord
+        self, wanted: Probe, listener: ListenerSpec, log_path: Path, timeout_s: float, record: ProcessRecord
     ) -> str | None:
         """Probe exactly this worker on a port that several share; None when it is healthy, else the error."""
         return await probe(
             wanted,
-            spec.probe_host,
-            spec.port,
+            listener.probe_host,
+            listener.port,
             log_path,
             timeout_s,
             log_from=record.log_from,

@@ -9,13 +9,15 @@ from typing import Final
 from busbar.bus.messages import WORKER_NAME_PATTERN, AssignedWorker
 
 from ..processes.procfs import ProcessRecord, TokenGroup
-from ..state import WorkerRecord
+from ..state import RecordedListener, WorkerRecord
 
 OID: Final = "BUSBAR_OID"
 CLUSTER: Final = "BUSBAR_CLUSTER"
 GENERATION: Final = "BUSBAR_GENERATION"
 DIGEST: Final = "BUSBAR_DIGEST"
 PORT: Final = "BUSBAR_PORT"
+PORTS: Final = "BUSBAR_PORTS"
+"""Of several listeners, as NAME=PORT with spaces between; the first is the primary."""
 STORE: Final = "BUSBAR_STORE"
 STATE: Final = "BUSBAR_STATE"
 START: Final = "BUSBAR_START"
@@ -36,17 +38,19 @@ def is_of_scope(token: str, scope: str) -> bool:
     return token.startswith(f"busbar:{scope}:")
 
 
-def marks(worker: AssignedWorker, store: str, port: int, folder: str, start: str) -> dict[str, str]:
+def marks(worker: AssignedWorker, store: str, folder: str, record: WorkerRecord) -> dict[str, str]:
     """The variables from which an agent that lost its state folder rebuilds the record, see `record_from`."""
+    named = " ".join(f"{name}={each.port}" for name, each in record.listeners.items())
     return {
+        **({PORTS: named} if named else {}),
         OID: worker.oid,
         CLUSTER: worker.cluster,
         GENERATION: str(worker.generation),
         DIGEST: worker.digest,
-        PORT: str(port),
+        PORT: str(record.port),
         STORE: store,
         STATE: folder,
-        START: start,
+        START: record.start,
     }
 
 
@@ -69,6 +73,10 @@ def record_from(group: TokenGroup) -> WorkerRecord | None:
         return None
     try:
         generation, port = int(marks[GENERATION]), int(marks[PORT])
+        listeners = {
+            name: RecordedListener(int(number))
+            for name, _, number in (each.partition("=") for each in marks.get(PORTS, "").split())
+        }
     except (KeyError, ValueError):
         return None
     return WorkerRecord(
@@ -82,6 +90,7 @@ def record_from(group: TokenGroup) -> WorkerRecord | None:
         boot_id=leader.boot_id,
         start_ticks=leader.start_ticks,
         port=port,
+        listeners=listeners,
         ready=True,
         start=marks.get(START, ""),
     )

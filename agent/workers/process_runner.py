@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import msgspec
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import AssignedWorker
 
 from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
@@ -20,8 +21,8 @@ from ..processes.killing import StopResult
 from ..processes.memory import after_allocation
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
-from ..runtimes import LaunchSpec, prepare
-from ..state import State, WorkerRecord, is_locked
+from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare
+from ..state import RecordedListener, State, WorkerRecord, is_locked
 from . import identity
 from .host import Host
 from .spec_renderer import SpecRenderer
@@ -81,7 +82,7 @@ class ProcessRunner:
             RefusedError, RuntimeConfigError, NoPortError, SpawnError, OSError, ValueError: the reason.
         """
         before = instance.record
-        spec = self.specs.for_start(worker, taken, before.port if before else None)
+        spec = self.specs.for_start(worker, taken, before.ports if before else {})
         prepare(spec, self.state.worker_folder(worker.oid))
         record = self._new_record(instance, worker, spec)
         instance.files = FileWatch(loaded=record.files)
@@ -117,6 +118,7 @@ class ProcessRunner:
             token=identity.token(scope, self.state.folder_id, worker.oid, generation, self._new_id()),
             port=spec.port,
             address=spec.address,
+            listeners=_recorded(spec),
             restarts=instance.worker.starts,
             stop_signal=spec.stop_signal,
             grace_s=spec.grace_s,
@@ -136,7 +138,7 @@ class ProcessRunner:
             env=spec.env,
             run_as=spec.run_as,
             memory=spec.memory,
-            marks=identity.marks(worker, store, spec.port, str(self.state.folder), record.start),
+            marks=identity.marks(worker, store, str(self.state.folder), record),
         )
 
     def _record_process(self, instance: Instance, process: ProcessRecord) -> None:
@@ -178,7 +180,7 @@ class ProcessRunner:
         if record is None:
             return None
         try:
-            spec = self.specs.for_running(worker, record.port)
+            spec = self.specs.for_running(worker, record.ports)
         except Exception as error:
             return f"this node could not start it now: {error}"
         stale = stale_files(instance.files, spec.reloads)
@@ -207,12 +209,16 @@ class ProcessRunner:
         record = instance.record
         assert record is not None
         try:
-            spec = self.specs.for_running(worker, record.port)
+            spec = self.specs.for_running(worker, record.ports)
         except Exception as error:
             return str(error)
         instance.spec = spec
         instance.record = msgspec.structs.replace(
-            record, address=spec.address, stop_signal=spec.stop_signal, grace_s=spec.grace_s
+            record,
+            address=spec.address,
+            listeners=_recorded(spec),
+            stop_signal=spec.stop_signal,
+            grace_s=spec.grace_s,
         )
         self.save_record(instance)
         return None
@@ -231,32 +237,55 @@ class ProcessRunner:
         return error
 
     async def _ask(self, spec: LaunchSpec, record: WorkerRecord, live: bool, timeout_s: float) -> str | None:
+        """Probe every listener at once, the primary as the spec says; the first error."""
         wanted = spec.live if live else spec.ready
         if wanted is None:
             return None
-        path = self.state.log_path(record.oid)
-        if spec.shared and spec.own_listener:
-            process = identity.process_of(record)
-            return await self.host.probe_shared(wanted, spec, path, timeout_s, process)
-        error = await self.host.probe(
-            wanted, spec.probe_host, spec.port, path, timeout_s, log_from=record.log_from
+        first, *others = spec.listeners or (ListenerSpec("", "", spec.interface, 0),)
+        asked = [(wanted, first), *((each.probe, each) for each in others)]
+        errors = await asyncio.gather(
+            *(self._ask_listener(probe, each, spec, record, live, timeout_s) for probe, each in asked)
         )
-        if error is not None or live or not spec.own_listener or not spec.port:
+        for (_, each), error in zip(asked, errors, strict=True):
+            if error is not None:
+                return f"listener {each.name}: {error}" if others else error
+        return None
+
+    async def _ask_listener(
+        self,
+        wanted: Probe,
+        listener: ListenerSpec,
+        spec: LaunchSpec,
+        record: WorkerRecord,
+        live: bool,
+        timeout_s: float,
+    ) -> str | None:
+        path, port = self.state.log_path(record.oid), listener.port
+        process = identity.process_of(record)
+        if listener.shared and spec.own_listener:
+            return await self.host.probe_shared(wanted, listener, path, timeout_s, process)
+        error = await self.host.probe(
+            wanted, listener.probe_host, port, path, timeout_s, log_from=record.log_from
+        )
+        if error is not None or live or not spec.own_listener or not port:
             return error
-        own = await asyncio.to_thread(self.host.listens, identity.process_of(record), spec.port)
-        return f"port {spec.port} is answered by another process" if own is False else None
+        own = await asyncio.to_thread(self.host.listens, process, port)
+        return f"port {port} is answered by another process" if own is False else None
 
     async def _suspended(self, instance: Instance, spec: LaunchSpec, record: WorkerRecord) -> list[int]:
-        """Its first process, or all that listen on its port, where a signal has stopped them."""
+        """Its first process, or all that listen on its ports, where a signal has stopped them."""
         if instance.listeners is None:
-            process = identity.process_of(record)
-            found = await asyncio.to_thread(self.host.listeners, process, spec.port) if spec.port else ()
-            instance.listeners = found
+            ports = list(spec.ports.values())
+            instance.listeners = await asyncio.to_thread(self._listeners, identity.process_of(record), ports)
         first = self.host.suspended([(record.pid, record.start_ticks)])
         if first or not instance.listeners:
             return first
         stopped = self.host.suspended([(each.pid, each.start_ticks) for each in instance.listeners])
         return stopped if len(stopped) == len(instance.listeners) else []
+
+    def _listeners(self, process: ProcessRecord, ports: list[int]) -> tuple[Stat, ...]:
+        found = {each.pid: each for port in ports for each in self.host.listeners(process, port)}
+        return tuple(found.values())
 
     # --- stop
 
@@ -322,6 +351,13 @@ class ProcessRunner:
         refused = after_allocation(instance.spec.argv, lines) if instance.spec is not None else None
         reason = f"{reason}; {refused}" if refused else reason
         return f"{reason}; last output: {' | '.join(lines)}" if lines else reason
+
+
+def _recorded(spec: LaunchSpec) -> dict[str, RecordedListener]:
+    """Its named listeners; none where there is only the one without a name."""
+    if spec.listener == DEFAULT and not spec.more:
+        return {}
+    return {each.name: RecordedListener(each.port, each.address) for each in spec.listeners}
 
 
 def _survivors(result: StopResult) -> str:

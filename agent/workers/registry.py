@@ -8,12 +8,14 @@ from pathlib import Path
 from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker, ReportedWorker
 from busbar.bus.states import WorkerState
+from msgspec import UNSET, UnsetType
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Worker
 from ..processes import logs
 from ..processes.process import WorkerProcesses
-from ..state import State
+from ..runtimes import ListenerSpec
+from ..state import State, WorkerRecord
 from .process_runner import Instance
 
 
@@ -52,8 +54,8 @@ class WorkerRegistry:
 
     def wildcards(self) -> int:
         """How many run that listen on all interfaces, so that clients are told the node's own address."""
-        specs = (instance.spec for instance in self._by_oid.values() if instance.worker.alive)
-        return sum(1 for spec in specs if spec and spec.address and spec.interface in ("0.0.0.0", "::"))
+        specs = [each.spec for each in self._by_oid.values() if each.worker.alive and each.spec is not None]
+        return sum(1 for spec in specs if any(map(_is_wildcard, spec.listeners)))
 
     def held(self) -> int:
         """How many are assigned and not started for a limit of this node."""
@@ -151,6 +153,10 @@ class WorkerRegistry:
                 instance.process.close()
 
 
+def _is_wildcard(listener: ListenerSpec) -> bool:
+    return bool(listener.address) and listener.interface in ("0.0.0.0", "::")
+
+
 def _reported_part(worker: Worker) -> tuple[object, ...]:
     return lifecycle.reported_state(worker), worker.starts, worker.generation, lifecycle.reason(worker)
 
@@ -172,4 +178,10 @@ def _reported(instance: Instance, now: float) -> ReportedWorker:
         uptime_ms=int(max(0.0, now - instance.started) * 1000) if lives else None,
         cpu_s=round(instance.usage.cpu_s, 2) if lives else None,
         rss=instance.usage.rss_bytes if lives else None,
+        listeners=_urls(record) if record is not None and lives else UNSET,
     )
+
+
+def _urls(record: WorkerRecord) -> dict[str, str] | UnsetType:
+    """The URLs of named listeners."""
+    return {name: each.address for name, each in record.listeners.items() if each.address} or UNSET

@@ -1,4 +1,4 @@
-"""Renders an assigned worker's launch spec: picks runtime and port, checks the folders of its transport."""
+"""Renders an assigned worker's launch spec: picks runtime and ports, checks the folders of its transport."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from busbar.bus.addresses import is_loopback
 from busbar.bus.errors import pointer_step
+from busbar.bus.listeners import DEFAULT, listeners_of
 from busbar.bus.messages import AssignedWorker
 
 from ..processes import cgroups
-from ..processes.ports import LOOPBACK, PortRequest, choose_port
+from ..processes.ports import LOOPBACK, PortRequest, choose_ports
 from ..processes.sockets import bind_error
-from ..runtimes import LaunchSpec, Runtime, RuntimeConfigError, Transport, WorkerSpec
+from ..runtimes import LaunchSpec, Ports, Runtime, RuntimeConfigError, Transport, WorkerSpec
 from ..runtimes.crossbar import CrossbarRuntime
 from ..runtimes.exec import ExecRuntime
 from ..runtimes.programs import why_not_runnable
@@ -81,41 +82,53 @@ class SpecRenderer:
     limits_memory: Callable[[], bool] = cgroups.limits_memory
     """Whether cgroups limit the memory of workers."""
 
-    def for_start(self, worker: AssignedWorker, taken: Collection[int], prefer: int | None) -> LaunchSpec:
-        """Choose a port and render the spec of a new instance; `prefer` is the port of its last one.
+    def for_start(self, worker: AssignedWorker, taken: Collection[int], prefer: Ports) -> LaunchSpec:
+        """Choose the ports and render the spec of a new instance; `prefer` are those of its last one.
 
         Raises:
             RefusedError, RuntimeConfigError, NoPortError, ValueError: why it can't start here.
         """
         runtime = self._runtime(worker)
         transport = self._transport(worker, runtime)
-        request = runtime.port_needed(transport)
-        port = 0
-        if request is not None:
-            endpoint = (transport or {}).get("endpoint", {})
-            request = self.limits.permitted(request, named="port" in endpoint)
-            interface, shared = request.interface, request.shared
-
-            def error_of(candidate: int) -> OSError | None:
-                return self.bind_error(interface, candidate, shared=shared)
-
-            offset = zlib.crc32(worker.oid.encode())
-            port = choose_port(request, taken, error_of, offset=offset, prefer=prefer or None)
-        spec = self._render(runtime, worker, transport, port)
+        requests = self._permitted(runtime.ports_needed(transport), transport)
+        offset = zlib.crc32(worker.oid.encode())
+        ports = choose_ports(requests, taken, self._bind_error, offset=offset, prefer=prefer)
+        spec = self._render(runtime, worker, transport, ports)
         self.limits.check_interface(spec.interface)
         return spec
 
-    def for_running(self, worker: AssignedWorker, port: int) -> LaunchSpec:
-        """The spec of a running instance, with its probes.
+    def _permitted(
+        self, requests: Mapping[str, PortRequest], transport: Transport | None
+    ) -> dict[str, PortRequest]:
+        listeners, permitted = listeners_of(transport), dict[str, PortRequest]()
+        for name, request in requests.items():
+            try:
+                named = "port" in listeners[name].config
+                permitted[name] = self.limits.permitted(request, named=named)
+            except RefusedError as error:
+                if not listeners[name].is_named:
+                    raise
+                raise RefusedError(f"listener '{name}': {error}") from None
+        return permitted
+
+    def _bind_error(self, request: PortRequest, port: int) -> OSError | None:
+        return self.bind_error(request.interface, port, shared=request.shared)
+
+    def for_running(self, worker: AssignedWorker, ports: Ports) -> LaunchSpec:
+        """The spec of a running instance, with its probes; `ports` are those that it was started with.
 
         Raises:
             RefusedError, RuntimeConfigError, ValueError: its definition can't be rendered (any longer).
         """
         runtime = self._runtime(worker, check=False)
-        return self._render(runtime, worker, self._transport(worker, runtime), port)
+        transport = self._transport(worker, runtime)
+        unknown = [name for name in runtime.ports_needed(transport) if name not in ports]
+        if unknown:
+            raise RefusedError(f"the port of its listener '{unknown[0]}' is not known")
+        return self._render(runtime, worker, transport, ports)
 
-    def for_check(self, worker: AssignedWorker, port: int, folder: Path | None = None) -> LaunchSpec:
-        """The spec that a checker is to judge; `port` 0: any that the definition permits.
+    def for_check(self, worker: AssignedWorker, ports: Ports, folder: Path | None = None) -> LaunchSpec:
+        """The spec that a checker is to judge; a listener that is not in `ports` gets one that it permits.
 
         `folder` stands for the worker's own.
 
@@ -124,8 +137,12 @@ class SpecRenderer:
         """
         runtime = self._runtime(worker)
         transport = self._transport(worker, runtime)
-        request = runtime.port_needed(transport)
-        return self._render(runtime, worker, transport, port or (request.low if request else 0), folder)
+        requests = runtime.ports_needed(transport)
+        chosen = {name: port for name, port in ports.items() if name in requests}
+        for name, request in requests.items():
+            free = (port for port in range(request.low, request.high + 1) if port not in chosen.values())
+            chosen.setdefault(name, next(free, request.low))
+        return self._render(runtime, worker, transport, chosen, folder)
 
     def unavailable(self) -> dict[str, str]:
         """Runtimes that can't run here, with the reason."""
@@ -137,7 +154,7 @@ class SpecRenderer:
         runtime: Runtime,
         worker: AssignedWorker,
         transport: Transport | None,
-        port: int,
+        ports: Ports,
         folder: Path | None = None,
     ) -> LaunchSpec:
         spec = WorkerSpec(
@@ -150,7 +167,7 @@ class SpecRenderer:
             self.labels,
         )
         own = folder or self.state.worker_folder(worker.oid)
-        rendered = runtime.render(spec, self.advertised_host, port, own)
+        rendered = runtime.render(spec, self.advertised_host, ports, own)
         limits, cgroup = runtime.limits, self.limits_memory()
         memory = limits.memory if cgroup else None
         return replace(rendered, argv=limits.wrapped(rendered.argv, cgroup=cgroup), memory=memory)
@@ -177,10 +194,16 @@ class SpecRenderer:
         if self.loopback == LOOPBACK:
             return transport
         found = transport or {"type": default_type(runtime)}
+        here = {
+            name: {**each.config, "interface": self.loopback}
+            for name, each in listeners_of(found).items()
+            if each.interface == "localhost"
+        }
+        if "listeners" in found:
+            listeners = found["listeners"]
+            return {**found, "listeners": {**listeners, **here}} if isinstance(listeners, Mapping) else found
         endpoint = found.get("endpoint", {})
-        if not isinstance(endpoint, Mapping) or endpoint.get("interface", "localhost") != "localhost":
-            return transport
-        return {**found, "endpoint": {**endpoint, "interface": self.loopback}}
+        return {**found, "endpoint": here[DEFAULT]} if here and isinstance(endpoint, Mapping) else transport
 
     def _paths(self, paths: Mapping[str, object], pointer: str) -> dict[str, object]:
         return {

@@ -47,9 +47,8 @@ class Vetter:
         soon. A replacement always does: a file that it names may have other contents now.
         """
         record = instance.record
-        port = record.port if record is not None else 0
         try:
-            spec = self._runner.specs.for_check(worker, port)
+            spec = self._runner.specs.for_check(worker, record.ports if record is not None else {})
         except RuntimeConfigError as error:
             return Vetting(error=str(error))
         except Exception:
@@ -72,7 +71,7 @@ class Vetter:
         try:
             with tempfile.TemporaryDirectory(prefix="busbar-check-", ignore_cleanup_errors=True) as name:
                 scratch = Path(name)
-                copy = self._runner.specs.for_check(worker, spec.port, scratch)
+                copy = self._runner.specs.for_check(worker, spec.ports, scratch)
                 prepare(copy, scratch)
                 error = await check(
                     copy.check, scratch, copy.env, copy.run_as, refuses_with=copy.check_refuses_with

@@ -44,7 +44,7 @@ from .connect import (
     read_connect,
 )
 from .limits import Accounting, Owner, count_filters
-from .pace import Pace, Turn, weight
+from .pace import Pace, Turn, fragments, weight
 from .packet_stream import Malformed, PacketStream
 from .protocol import (
     CONNECT_WITHIN_S,
@@ -232,6 +232,7 @@ class ClientConnection:
         """Handle a packet when its account has its turn. An acknowledgement that is due never waits."""
         due = header.packet_type == PUBACK and session.awaits(int.from_bytes(body[:2]))
         if self._turn is None or due:
+            self.stream.parts_taken()
             await self._handle(session, header, body)
             return
         async with self._turn:
@@ -239,7 +240,7 @@ class ClientConnection:
             await self._pace.wait(self.owner, publishes, lambda: bool(self.stream.reason))
             if self.stream.reason:
                 raise EOFError(self.stream.reason)
-            self._work = 1 + weight(len(body))
+            self._work = 1 + weight(len(body)) + fragments(self.stream.parts_taken())
             try:
                 await self._handle(session, header, body)
             finally:

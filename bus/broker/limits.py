@@ -40,6 +40,8 @@ class Limits:
     packet_bytes: int = _limit(_MIB, "bytes of a PUBLISH; the bus allows payloads of 256 KiB")
     connect_bytes: int = _limit(128 * _KIB, "bytes of a CONNECT, whose sender is not yet authenticated")
     filter_packet_bytes: int = _limit(64 * _KIB, "bytes of a SUBSCRIBE or UNSUBSCRIBE")
+    packet_fragments: int = _limit(1024, "fragments of WebSocket messages in which a packet comes")
+    control_frames: int = _limit(64, "pings and pongs of a WebSocket at once; one more each second")
     packet_filters: int = _limit(256, "filters in a SUBSCRIBE or UNSUBSCRIBE")
     # One client
     session_filters: int = _limit(1000, "filters per session")

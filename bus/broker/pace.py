@@ -21,6 +21,7 @@ _HUNG_S: Final = 5.0
 """A manager that takes nothing for so long is not waited for."""
 _PER_UNIT: Final = 16 * 1024
 _DELIVERY: Final = 0.2
+_FRAGMENT: Final = 0.1
 
 
 class Taker(Protocol):
@@ -92,6 +93,11 @@ class Pace:
 def weight(size: int) -> float:
     """What bytes sent or received cost, besides the packet itself."""
     return size / _PER_UNIT
+
+
+def fragments(count: int) -> float:
+    """What the fragments cost in which a packet came."""
+    return count * _FRAGMENT
 
 
 def delivery(size: int) -> float:

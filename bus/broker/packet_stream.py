@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STALL_S: Final = 10.0
 """A client that reads nothing for so long, while bytes are queued for it, is dropped."""
 _PER_PACKET: Final = 64  # bytes of bookkeeping, so that a flood of small packets counts too
+_STRANGERS_PARTS: Final = 64
 _MAX_OTHER: Final = 16  # bytes of a packet that holds nothing but an id, or less
 _BATCH: Final = 256 * 1024
 _READ: Final = 64 * 1024
@@ -74,6 +75,11 @@ class PacketStream:
         self._buffer = bytearray()
         self._queue: deque[bytes] = deque()
         self._queued = 0
+        self._beneath: Callable[[], int] = lambda: 0
+        self._below = 0
+        self._max_stranger = limits.connect_bytes
+        self._max_parts = limits.packet_fragments
+        self._parts = 0
         self._meter: Meter | None = None
         self._wake = asyncio.Event()
         self._ended = False
@@ -111,7 +117,7 @@ class PacketStream:
     @property
     def held_bytes(self) -> int:
         """Bytes queued for the client and received from it, in packets not yet complete."""
-        return self._queued + len(self._buffer)
+        return self._queued + len(self._buffer) + self._below
 
     @property
     def queued_bytes(self) -> int:
@@ -124,6 +130,37 @@ class PacketStream:
             self._meter = meter
         else:
             self.abort("its account holds too many bytes")
+
+    def part_came(self) -> None:
+        """A fragment of a WebSocket message was taken, perhaps an empty one. Too many for a packet end it."""
+        self._parts += 1
+        if self._parts > (_STRANGERS_PARTS if self._meter is None else self._max_parts):
+            self.abort("sends a packet in too many fragments")
+
+    def parts_taken(self) -> int:
+        """Fragments since this was last asked: they cost as packets do."""
+        parts, self._parts = self._parts, 0
+        return parts
+
+    def count(self, beneath: Callable[[], int]) -> None:
+        """Count what the transport holds as well: bytes that were received and can't be read yet."""
+        self._beneath = beneath
+        self.recount()
+
+    def recount(self) -> None:
+        """The transport has received bytes; beyond the limits the connection is ended."""
+        if self._ended:
+            return
+        held = self._beneath()
+        if self._meter is None:
+            self._below = held
+            if held > self._max_stranger:
+                self.abort("sends too much before it is logged in")
+        elif held < self._below:
+            self._give_back(self._below - held)
+            self._below = held
+        elif self._take_bytes(held - self._below):
+            self._below = held
 
     def _take_bytes(self, count: int) -> bool:
         meter = self._meter
@@ -178,7 +215,7 @@ class PacketStream:
         self.hang_up()
         self._queue.clear()
         self._give_back(self.held_bytes)
-        self._meter, self._queued = None, 0
+        self._meter, self._queued, self._below = None, 0, 0
         self._buffer.clear()
         abort: Callable[[], None] = getattr(self._transport, "abort", self._transport.close)
         abort()
@@ -187,7 +224,9 @@ class PacketStream:
         data = await self._read()
         if not data:
             raise EOFError("the client hung up")
-        if self._take_bytes(len(data)):
+        counted = min(len(data), self._below)
+        if self._take_bytes(len(data) - counted):
+            self._below -= counted
             self._buffer += data
 
     def _take(self, only: int | None) -> tuple[MQTTFixedHeader, bytes] | None:
@@ -251,15 +290,19 @@ def tcp_read(reader: asyncio.StreamReader) -> Read:
     return lambda: reader.read(_READ)
 
 
-def websocket_read(websocket: "ServerConnection") -> Read:
-    """How a PacketStream reads from a WebSocket. (amqtt's reader repeats the last message at the end.)"""
+def websocket_read(websocket: "ServerConnection", on_part: Callable[[], None] = lambda: None) -> Read:
+    """How a PacketStream reads from a WebSocket; `on_part` is called for each fragment. (amqtt's reader
+    repeats the last message at the end.)"""
     from websockets.exceptions import ConnectionClosed
 
-    async def read() -> bytes:
-        try:
-            data: str | bytes = await websocket.recv()
-        except ConnectionClosed:
-            return b""
-        return data.encode() if isinstance(data, str) else data
+    async def fragments() -> AsyncIterator[bytes]:
+        with suppress(ConnectionClosed):
+            while True:
+                # A message may come in fragments without end, so they are not collected.
+                async for part in websocket.recv_streaming():
+                    on_part()
+                    if part:
+                        yield part.encode() if isinstance(part, str) else part
 
-    return read
+    parts = fragments()
+    return lambda: anext(parts, b"")

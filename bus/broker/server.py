@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import websockets
-from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter, WriterAdapter
+from amqtt.adapters import StreamWriterAdapter, WebSocketsWriter
 from amqtt.broker import Broker
 from amqtt.contexts import Action
 from amqtt.contexts import BrokerConfig as AmqttConfig
@@ -28,9 +28,10 @@ from ..clock import Clock
 from ..files import write_atomically
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
-from .limits import USE_FILE, Accounting, Gate, Limits, Owner, report, source_of
+from .counted_websocket import CountedWebSocket
+from .limits import USE_FILE, Accounting, Buckets, Gate, Limits, Owner, report, source_of
 from .pace import Pace
-from .packet_stream import PacketStream, Read, encode, tcp_read, websocket_read
+from .packet_stream import PacketStream, encode, tcp_read, websocket_read
 from .revocation import revocation_of
 from .router import Router
 from .session import Publication, Session
@@ -40,6 +41,8 @@ _ACCEPTED: Final = 2
 before enough strangers were accepted behind it to have it closed as the oldest silent one."""
 _BACKLOG: Final = 1024
 """Connections that may wait to be accepted: all agents come back at the same moment."""
+_WS_READ: Final = 8 * 1024
+"""What the kernel keeps for a WebSocket, doubled: so much is parsed at once, however small its frames are."""
 _TICK_S: Final = 1.0
 """How often the accounts file is looked at; a revoked account is cut off within twice this time."""
 _REPORT_S: Final = 5.0
@@ -103,13 +106,26 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         """A TCP connection was accepted."""
         self._arrived(writer.transport)
         try:
-            await self._serve(tcp_read(reader), StreamWriterAdapter(writer), writer.transport)
+            stream = PacketStream(
+                tcp_read(reader), StreamWriterAdapter(writer), writer.transport, self._limits
+            )
+            await self._serve(stream, writer.transport)
         finally:
             self._gate.left(writer.transport)
 
     async def ws_connected(self, websocket: ServerConnection, listener_name: str) -> None:
         """A WebSocket was opened."""
-        await self._serve(websocket_read(websocket), WebSocketsWriter(websocket), websocket.transport)
+        counted = cast("CountedWebSocket", websocket)
+        stream: PacketStream
+
+        def on_part() -> None:
+            stream.part_came()
+
+        read = websocket_read(websocket, on_part)
+        stream = PacketStream(read, WebSocketsWriter(websocket), websocket.transport, self._limits)
+        stream.count(lambda: counted.held_bytes)
+        counted.on_received = stream.recount
+        await self._serve(stream, websocket.transport)
 
     def _arrived(self, transport: asyncio.BaseTransport) -> None:
         """A client that has not said who it is: beyond the limits the oldest such connection is closed."""
@@ -125,7 +141,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
 
     async def _start_listener(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
         if name == "ws":
-            counted = partial(_Handshake, self._arrived, self._gate.left)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WS_READ)
+            counted = partial(CountedWebSocket, self._arrived, self._gate.left, self._rate)
             return await serve(
                 partial(self.ws_connected, listener_name=name),
                 sock=sock,
@@ -134,6 +151,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 # listener itself, where no page is; its names can't be another's, so no rebinding helps.
                 origins=[None, *map(websockets.Origin, (*self._origins, *_own_origins(sock)))],
                 max_size=self._limits.packet_bytes + 8,
+                max_queue=1,
                 compression=None,
                 close_timeout=_STOP_S,
                 create_connection=cast("type[ServerConnection]", counted),
@@ -142,8 +160,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         handle = partial(self.stream_connected, listener_name=name)
         return await asyncio.start_server(handle, sock=sock, backlog=_ACCEPTED)
 
-    async def _serve(self, read: Read, writer: WriterAdapter, transport: asyncio.BaseTransport) -> None:
-        stream = PacketStream(read, writer, transport, self._limits)
+    async def _serve(self, stream: PacketStream, transport: asyncio.BaseTransport) -> None:
         if len(self._connections) >= self._limits.connections or self._stopping.is_set():
             stream.abort("too many connections")
             return
@@ -167,6 +184,11 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 raise
         finally:
             del self._connections[connection]
+
+    def _rate(self) -> Callable[[], bool]:
+        """Whether one more control frame of a connection is within its limit."""
+        frames = Buckets(self._limits.control_frames, 1, keys=1)
+        return lambda: frames.take("frames", self._clock.monotonic())
 
     def _make_room(self, owner: Owner, count: int) -> bool:
         """End the connection or session that holds most bytes of the account in the way."""
@@ -253,27 +275,3 @@ def _own_origins(sock: socket.socket) -> list[str]:
     address, port = sock.getsockname()[:2]
     hosts = {"localhost", netloc(address, port).rpartition(":")[0]}
     return [f"{scheme}://{host}:{port}" for scheme in ("http", "https") for host in sorted(hosts)]
-
-
-class _Handshake(ServerConnection):
-    """A WebSocket connection, which counts from its socket on and not only from its handshake."""
-
-    def __init__(
-        self,
-        arrived: Callable[[asyncio.BaseTransport], None],
-        left: Callable[[asyncio.BaseTransport], None],
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._on_arrived, self._on_left = arrived, left
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket was accepted."""
-        super().connection_made(transport)
-        self._on_arrived(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
-        self._on_left(self.transport)
-        super().connection_lost(exc)

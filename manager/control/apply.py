@@ -217,6 +217,7 @@ class Batch:
             revision=group.revision,
             unassigned_version=None,
             address=None,
+            listeners=None,
             pid=None,
             restarts=0,
         )
@@ -317,6 +318,7 @@ class Batch:
             last_node_oid=row.node_oid,
             unassigned_version=None,
             address=None,
+            listeners=None,
             pid=None,
         )
         self._tell.worker(row, "pending", action.reason)

@@ -257,7 +257,7 @@ def _absent(row: WorkerRow) -> WorkerDiff | None:
     if row.state is _W.STARTING or not may_advance(row.state, _W.STARTING):
         return None
     reason = "its node has not started it yet"
-    columns = {"state": _W.STARTING, "reason": reason, "address": None, "pid": None}
+    columns = {"state": _W.STARTING, "reason": reason, "address": None, "listeners": None, "pid": None}
     return WorkerDiff(columns, (("starting", reason),))
 
 
@@ -270,6 +270,7 @@ def _wanted(row: WorkerRow, seen: ReportedWorker) -> WorkerDiff | None:
         "state": state,
         "reason": reason,
         "address": seen.address,
+        "listeners": seen.listeners or None,
         "pid": seen.pid,
         "restarts": seen.restarts,
     }

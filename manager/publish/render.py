@@ -89,7 +89,7 @@ def group_status(
     cluster: str,
     states: Mapping[str, int],
     not_ready: Sequence[NotReadyWorker],
-    endpoints: Iterable[tuple[str, str, str]],
+    endpoints: Iterable[tuple[str, str, str, str]],
     stamp: Stamp,
     updated: int | None = None,
     transport: Mapping[str, Any] | None = None,
@@ -137,6 +137,7 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
         workergroup=group,
         node=node,
         address=row.address,
+        listeners=row.listeners or UNSET,
         pid=row.pid,
         restarts=row.restarts,
         generation=row.generation,
@@ -280,6 +281,12 @@ def _assigned(row: AssignedRow) -> AssignedWorker:
         workergroup=row.workergroup,
         generation=row.generation,
         runtime=row.runtime,
-        digest=digest(row.runtime, row.transport),
+        digest=_digest(row),
         transport=row.transport,
     )
+
+
+def _digest(row: AssignedRow) -> str:
+    """Of what the worker runs. The order of its listeners, which tells the primary one, is part of it."""
+    order = list((row.transport or {}).get("listeners", ()))
+    return digest(row.runtime, row.transport, *([order] if order else []))

@@ -91,6 +91,7 @@ def record_replaced(tx: Tx, events: EventRecorder, worker: WorkerRow, revision: 
         generation=generation,
         revision=revision,
         address=None,
+        listeners=None,
         pid=None,
         restarts=0,
     )
@@ -114,6 +115,7 @@ def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str
         last_node_oid=worker.node_oid if moving else None,
         unassigned_version=None,
         address=None,
+        listeners=None,
         pid=None,
     )
     events.worker(worker, "stopped", reason)

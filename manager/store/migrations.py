@@ -217,6 +217,12 @@ def group_stop(db: Database) -> None:
 
 
 @migrations()
+def worker_listeners(db: Database) -> None:
+    """The URLs of a worker's named listeners."""
+    db.execute("ALTER TABLE workers ADD COLUMN listeners TEXT")
+
+
+@migrations()
 def runtime_details(db: Database) -> None:
     """What nodes report of their runtimes, and the schemas that are not this version's own."""
     _run(db, _RUNTIME_DETAILS)

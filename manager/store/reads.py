@@ -172,9 +172,10 @@ class Queries:
         """Workers per state; `member` is `group_oid` or `cluster_oid`."""
         return dict(self._rows(sql.WORKER_STATES.format(member), oid))
 
-    def endpoints(self, group_oid: str, limit: int) -> list[tuple[str, str, str]]:
-        """(worker, node, address) of the ready workers of a group."""
-        return self._rows(sql.ENDPOINTS, group_oid, limit)
+    def endpoints(self, group_oid: str, limit: int) -> list[tuple[str, str, str, str]]:
+        """(worker, node, url, listener) of the ready workers of a group."""
+        rows = self._rows(sql.ENDPOINTS, group_oid, limit)
+        return [found for row in rows for found in sql.endpoints(row)][:limit]
 
     def not_ready(self, member: str, oid: str, limit: int) -> list[tuple[str, str, str | None, str | None]]:
         """(worker, state, reason, node) of workers that are wanted and not ready."""

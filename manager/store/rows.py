@@ -137,6 +137,8 @@ class WorkerRow(Struct, frozen=True, gc=False):
     changed: int
     version: int
     revision: int = 1
+    listeners: dict[str, str] | None = None
+    """The URL of each named listener; None where it has none, or is not ready."""
 
 
 class NodeSchemaRow(Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -103,7 +104,7 @@ GROUPS: Final = Table(
         "stop_ordered": bool,
     },
 )
-WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState})
+WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState, "listeners": _load})
 PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 AUDIT: Final = Table("audit", rows.AuditRow, {})
@@ -186,9 +187,19 @@ SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
 ENDPOINTS: Final = """
-SELECT w.name, coalesce(n.name, ''), w.address FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
+SELECT w.name, coalesce(n.name, ''), w.address, w.listeners
+FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
 """
+
+
+def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, str, str]]:
+    """The endpoints (worker, node, url, listener) of one row of `ENDPOINTS`."""
+    worker, node, address, listeners = values
+    named = _load(listeners) if listeners else {DEFAULT: address}
+    return [(worker, node, url, name) for name, url in named.items()]
+
+
 NOT_READY_WORKERS: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?

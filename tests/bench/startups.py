@@ -260,4 +260,4 @@ def _launch(where: Path, runtime: str, number: int) -> LaunchSpec:
     port = free_port()
     transport = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
     spec = WorkerSpec(f"web-{number + 1}", f"bare-{number}", "bare", "web", 1, transport)
-    return load_runtimes({})[runtime].render(spec, "127.0.0.1", port, where)
+    return load_runtimes({})[runtime].render(spec, "127.0.0.1", {"default": port}, where)

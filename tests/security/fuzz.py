@@ -32,9 +32,10 @@ from busbar.bus.connection.link import Message
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import convert, parse, read
 from busbar.bus.errors import BusError
+from busbar.bus.listeners import port_range
 from busbar.bus.options import parse_urls
 from busbar.bus.topics import Topics, is_name, is_valid_topic, matches, parse_event
-from busbar.bus.transport import check_transport, port_range
+from busbar.bus.transport import check_transport
 from msgspec import UNSET
 
 from tests import pace

@@ -18,10 +18,11 @@ from busbar.agent.processes.process import SpawnError, SpawnSpec, WorkerProcesse
 from busbar.agent.processes.process_limits import NO_LIMITS, ProcessLimits
 from busbar.agent.processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from busbar.agent.processes.users import RunAs
-from busbar.agent.runtimes import LaunchSpec, Probe, Runtime, TcpProbe, WorkerSpec
+from busbar.agent.runtimes import LaunchSpec, Ports, Probe, Runtime, TcpProbe, WorkerSpec
 from busbar.agent.workers.host import Host
 from busbar.agent.workers.identity import GENERATION, OID, PORT
 from busbar.bus.clock import Clock
+from busbar.bus.listeners import DEFAULT
 
 from tests.simulation.loop import SimLoop, owner
 
@@ -279,11 +280,11 @@ class SimRuntime:
     def unavailable(self) -> str | None:
         return None
 
-    def port_needed(self, transport: Any) -> PortRequest | None:
-        return PORTS
+    def ports_needed(self, transport: Any) -> dict[str, PortRequest]:
+        return {DEFAULT: PORTS}
 
-    def render(self, worker: WorkerSpec, host: str, port: int, folder: Path) -> LaunchSpec:
-        probe = TcpProbe()
+    def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
+        probe, port = TcpProbe(), ports[DEFAULT]
         return LaunchSpec(
             argv=("sim",),
             env={},

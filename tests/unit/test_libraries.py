@@ -163,3 +163,19 @@ def test_amqtt_awaits_nothing_when_it_checks_a_password() -> None:
 
     source = inspect.getsource(FileAuthPlugin.authenticate)
     assert re.findall(r"await (\S+)\(", source) == ["super().authenticate"]
+
+
+# --- websockets: bus/broker/counted_websocket.py -----------------------------------------------------------
+
+
+async def test_what_a_websocket_holds_is_where_it_is_counted() -> None:
+    from websockets.asyncio.messages import Assembler
+    from websockets.frames import OP_BINARY, Frame
+    from websockets.protocol import SERVER, Protocol
+
+    messages = Assembler()
+    messages.put(Frame(OP_BINARY, b"abc", fin=False))
+    assert [frame.data for frame in messages.frames.queue] == [b"abc"]
+    protocol = Protocol(SERVER)
+    protocol.receive_data(b"\x82\xfe\0\x80" + bytes(4) + b"half")  # of 128 bytes
+    assert protocol.reader.buffer == b"half"

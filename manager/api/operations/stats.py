@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from busbar.bus import params as p
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import Endpoint
 from busbar.bus.states import STARTED, WorkerState
 
@@ -123,9 +124,10 @@ def _unaccepted(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
 
 def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     return [
-        Endpoint(worker.name, worker.node or "", worker.address)
+        Endpoint(worker.name, worker.node or "", url, name)
         for worker in found
         if worker.state == WorkerState.RUNNING and worker.address
+        for name, url in (worker.listeners or {DEFAULT: worker.address}).items()
     ]
 
 

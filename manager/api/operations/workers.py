@@ -61,6 +61,7 @@ def _result(
         cpu_s=stat.cpu_s,
         rss=stat.rss,
         revision=row.revision,
+        listeners=row.listeners or {},
     )
 
 

@@ -101,7 +101,7 @@ def crossbar(directory: str) -> AssignedWorker:
 
 
 def directories(found: SpecRenderer, worker: AssignedWorker) -> set[str]:
-    config = json.loads(found.for_start(worker, (), None).files[".crossbar/config.json"])
+    config = json.loads(found.for_start(worker, (), {}).files[".crossbar/config.json"])
     paths = config["workers"][0]["transports"][0]["paths"]
     return {paths["s"]["directory"], paths["p"]["paths"]["in"]["directory"]}
 
@@ -110,7 +110,7 @@ def test_the_pointer_to_a_path_is_escaped(state: State) -> None:
     static = {"type": "static", "directory": "/etc"}
     worker = msgspec.structs.replace(crossbar("x"), transport={"type": "web", "paths": {"/": static}})
     with pytest.raises(RuntimeConfigError, match=r"^/transport/paths/~1/directory: "):
-        launcher(state).for_start(worker, (), None)
+        launcher(state).for_start(worker, (), {})
 
 
 def test_a_static_folder_lies_in_www_or_in_one_of_the_roots(state: State, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_relative_static_folder_is_the_first_that_exists_below_www_or_a_root(
     assert directories(found, crossbar("shop")) == {str(second / "shop")}
     assert directories(found, crossbar("both")) == {str(state.www / "both")}
     with pytest.raises(RuntimeConfigError, match=r"there is no folder 'none' .*first/none.*second/none"):
-        found.for_start(crossbar("none"), (), None)
+        found.for_start(crossbar("none"), (), {})
 
 
 @pytest.mark.fault(73, "H")
@@ -150,7 +150,7 @@ def test_a_folder_that_crossbar_would_not_find_is_refused(state: State, tmp_path
         with pytest.raises(
             RuntimeConfigError, match=r"^/transport/paths/s/directory: Crossbar drops non-ASCII"
         ):
-            found.for_start(crossbar(directory), (), None)
+            found.for_start(crossbar(directory), (), {})
     assert directories(found, crossbar("plain")) == {str(state.www / "plain")}
 
 
@@ -161,10 +161,10 @@ def test_a_state_folder_that_crossbar_can_not_serve_from_needs_a_root_path(tmp_p
         found = launcher(opened, tmp_path)
         (tmp_path / "site").mkdir()
         with pytest.raises(RuntimeConfigError, match=r"^/transport/paths: Crossbar drops .*default '/'"):
-            found.for_start(crossbar(str(tmp_path / "site")), (), None)
+            found.for_start(crossbar(str(tmp_path / "site")), (), {})
         paths = {"/": {"type": "static", "directory": "site"}}
         own = msgspec.structs.replace(crossbar(""), transport={"type": "web", "paths": paths})
-        assert found.for_start(own, (), None).files
+        assert found.for_start(own, (), {}).files
     finally:
         opened.close()
 
@@ -176,13 +176,13 @@ def test_any_other_folder_is_refused(state: State, directory: str) -> None:
     (state.www / "site").mkdir()
     (state.www / "link").symlink_to("/etc")
     with pytest.raises((RuntimeConfigError, ValueError)):
-        launcher(state).for_start(crossbar(directory), (), None)
+        launcher(state).for_start(crossbar(directory), (), {})
 
 
 def test_what_this_node_cannot_run_is_refused_with_the_reason(state: State) -> None:
     found = launcher(state, table={"program": "/nowhere/crossbar"})
     with pytest.raises(RefusedError, match="'crossbar' can't run on this node: program not found: /nowhere"):
-        found.for_start(crossbar("site"), (), None)
+        found.for_start(crossbar("site"), (), {})
     assert "crossbar" in found.unavailable()
 
 
@@ -193,11 +193,11 @@ def mqtt(port: object) -> AssignedWorker:
 
 def test_the_last_port_is_kept_unless_another_worker_has_it(state: State) -> None:
     found = launcher(state)
-    assert found.for_start(mqtt("14000-14999"), (), 14321).port == 14321
-    assert found.for_start(mqtt("14000-14999"), {14321}, 14321).port != 14321
-    assert found.for_start(mqtt("14000-14999"), (), 9).port >= 14000
+    assert found.for_start(mqtt("14000-14999"), (), {"default": 14321}).port == 14321
+    assert found.for_start(mqtt("14000-14999"), {14321}, {"default": 14321}).port != 14321
+    assert found.for_start(mqtt("14000-14999"), (), {"default": 9}).port >= 14000
     with pytest.raises(NoPortError, match="held by another worker"):
-        found.for_start(mqtt(14321), {14321}, None)
+        found.for_start(mqtt(14321), {14321}, {})
 
 
 def listening(port: object = None, interface: str | None = None) -> AssignedWorker:
@@ -225,16 +225,18 @@ def test_ports_are_taken_from_those_that_the_node_permits(
     state: State, port: object, chosen: tuple[int, int]
 ) -> None:
     low, high = chosen
-    found = limited(state, ports=(14000, 14009)).for_start(listening(port), (), None).port
+    found = limited(state, ports=(14000, 14009)).for_start(listening(port), (), {}).port
     assert low <= found <= high
-    assert limited(state, ports=(14000, 14009)).for_start(listening(port), (), 14999).port <= high
+    assert (
+        limited(state, ports=(14000, 14009)).for_start(listening(port), (), {"default": 14999}).port <= high
+    )
 
 
 @pytest.mark.fault(72, "W")
 @pytest.mark.parametrize("port", [13999, 14010, "14010-14020", "1-13999"])
 def test_a_port_that_the_node_does_not_permit_is_refused(state: State, port: object) -> None:
     with pytest.raises(RefusedError, match=r"is not permitted: this node's workers use 14000-14009 \(ports"):
-        limited(state, ports=(14000, 14009)).for_start(listening(port), (), None)
+        limited(state, ports=(14000, 14009)).for_start(listening(port), (), {})
 
 
 @pytest.mark.fault(72, "W")
@@ -262,7 +264,7 @@ def test_interfaces_are_those_that_the_node_permits(
 ) -> None:
     found = limited(state, interfaces=permitted)
     if fine:
-        assert found.for_start(listening(interface=interface), (), None).port
+        assert found.for_start(listening(interface=interface), (), {}).port
     else:
         with pytest.raises(RefusedError, match="is not permitted: this node's workers use loopback"):
-            found.for_start(listening(interface=interface), (), None)
+            found.for_start(listening(interface=interface), (), {})

@@ -217,7 +217,9 @@ def state_of(pid: int) -> str:
 def test_mosquittos_checker_and_its_runtime_mean_the_same_exit_code() -> None:
     assert mosquitto_check.REFUSED == CHECK_REFUSES
     text = "listener 1883 0.0.0.0\nmax_connections 2\npersistence true\npersistence_location /x/\nuser root\n"
-    assert mosquitto_check.harmless(text + "autosave_interval 1\n", 7).splitlines() == [
+    assert mosquitto_check.harmless(text + "autosave_interval 1\n", [7]).splitlines() == [
         "listener 7 127.0.0.1", "max_connections 2", "user root", "persistence false",
     ]  # fmt: skip
-    assert mosquitto_check.harmless("listener 1883", 7, "::1").startswith("listener 7 ::1\n")
+    assert mosquitto_check.harmless("listener 1\nlistener 2", [7, 8], "::1").startswith(
+        "listener 7 ::1\nlistener 8 ::1\n"
+    )

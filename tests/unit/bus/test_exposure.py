@@ -69,6 +69,13 @@ UNSIGNED = {"type": "publisher", "realm": "realm1", "role": "anonymous"}
 SIGNED = {**UNSIGNED, "credentials_file": "bridge.json"}
 
 
+def test_a_proxy_asks_nobody_who_it_is() -> None:
+    service = {"type": "reverseproxy", "host": "h", "port": 80}
+    assert refused(web(CLOSED, service), "crossbar") and refused(web(NAMED, service), "crossbar")
+    assert refused(web(CLOSED, {"type": "path", "paths": {"x": service}}), "crossbar")
+    assert not refused(web(CLOSED, service) | {"anonymous": True}, "crossbar")
+
+
 def test_a_path_of_the_http_bridge_is_open_without_credentials() -> None:
     assert refused(web(CLOSED, UNSIGNED), "crossbar") and refused(web(NAMED, UNSIGNED), "crossbar")
     assert authenticates(web(CLOSED, SIGNED), "crossbar") is True
@@ -141,3 +148,81 @@ def test_what_lets_in_more_clients_loosens() -> None:
         assert loosened is wanted, (was, becomes)
     assert is_loosened(closed[1], closed[1], "amqtt", "crossbar"), "crossbar knows no password file"
     assert is_exposed(everybody, "amqtt") and not is_exposed(local, "amqtt")
+
+
+TLS = {"certificate": "c", "key": "k", "client_ca": "a", "client_certificates": "require"}
+NO_CERTIFICATE = TLS | {"client_certificates": "none"}
+
+
+@pytest.mark.fault(114, "W")
+@pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"options": {"password_file": "p", "acl_file": "acl"}}, {"options": {"password_file": "p"}}),
+        ({"options": {"password_file": "p", "acl_file": "acl"}}, {"options": {"acl_file": ""}}),
+        ({"options": {"acl_file": "acl"}, "anonymous": True}, {"anonymous": True}),
+        ({"endpoint": {"tls": TLS}, **PASSWORD}, PASSWORD),
+        ({"endpoint": {"tls": TLS}, **PASSWORD}, {"endpoint": {"tls": NO_CERTIFICATE}}),
+    ],
+)
+def test_a_check_of_clients_that_is_dropped_beside_others_loosens(
+    at: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    was, becomes = (
+        {"type": "mqtt", **each, "endpoint": {"interface": at, **each.get("endpoint", {})}}
+        for each in (before, after)
+    )
+    assert is_loosened(was, becomes, "mosquitto", "mosquitto")
+    assert is_loosened(was, becomes, None, None), "of a cluster"
+    assert not is_loosened(was, was, "mosquitto", "mosquitto")
+    if "anonymous" not in before:
+        assert not is_loosened(becomes, was, "mosquitto", "mosquitto")
+
+
+@pytest.mark.fault(114, "W")
+@pytest.mark.parametrize("runtime", ["crossbar", None])
+def test_a_path_that_is_opened_beside_an_open_one_loosens(runtime: str | None) -> None:
+    for first, second in product([OPEN, NAMED, CLOSED, PAGE, SIGNED, UNSIGNED], repeat=2):
+        was, becomes = web(OPEN, first, at="127.0.0.1"), web(OPEN, second, at="127.0.0.1")
+        wanted = first in (CLOSED, SIGNED) and second in (OPEN, NAMED, UNSIGNED)
+        assert (is_loosened(was, becomes, runtime, runtime) is not None) is wanted, (first, second)
+
+
+@pytest.mark.fault(114, "W")
+def test_a_runtime_whose_checks_are_not_known_loosens_what_was_closed() -> None:
+    closed = made("0.0.0.0", **PASSWORD)
+    assert is_loosened(closed, closed, "mosquitto", "own")
+    assert not is_loosened(closed, closed, "own", "own") and not is_loosened(closed, closed, "own", "amqtt")
+
+
+@pytest.mark.fault(114, "W")
+def test_a_check_that_one_of_several_listeners_loses_loosens() -> None:
+    acl, tls = {"options": {"acl_file": "acl"}}, {"tls": TLS}
+
+    def several(**listeners: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "mqtt", "listeners": listeners, **PASSWORD}
+
+    whole = several(a=tls | acl, b=acl)
+    for becomes, what in (
+        (several(a=acl, b=acl), "clients of listener 'a' would no longer need a certificate"),
+        (several(a=tls | acl, b={}), "clients would no longer be kept to an ACL"),
+        (several(a=tls | acl, b=acl, c={}), "clients would no longer be kept to an ACL"),
+    ):
+        assert is_loosened(whole, becomes, "mosquitto", "mosquitto") == what
+        assert not is_loosened(becomes, whole, "mosquitto", "mosquitto")
+    half = several(a=acl, b={})
+    loses = "clients of listener 'a' would no longer be kept to an ACL"
+    assert is_loosened(half, several(a={}, b={}), "mosquitto", "mosquitto") == loses
+
+
+@pytest.mark.fault(114, "W")
+def test_a_rawsocket_listener_that_is_opened_beside_an_open_path_loosens() -> None:
+    def made_of(way: dict[str, Any]) -> dict[str, Any]:
+        raw = {"type": "rawsocket", **({"auth": way["auth"]} if "auth" in way else {})}
+        listeners = {"ws": {"type": "web"}, "raw": raw}
+        return {"type": "web", "listeners": listeners, "paths": {"ws": OPEN}}
+
+    was, becomes = made_of(CLOSED), made_of(OPEN)
+    assert "listener 'raw'" in (is_loosened(was, becomes, "crossbar", "crossbar") or "")
+    assert not is_loosened(becomes, was, "crossbar", "crossbar")

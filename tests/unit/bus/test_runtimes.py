@@ -81,7 +81,7 @@ def pointer_of(runtime: str, transport: dict[str, Any]) -> str | None:
     """Where the agent's runtime refuses it; None when it renders it."""
     worker = WorkerSpec("web-1", "o", "edge", "web", transport=transport)
     try:
-        RUNTIMES[runtime].render(worker, "127.0.0.1", 1883, Path("/run/w"))
+        RUNTIMES[runtime].render(worker, "127.0.0.1", {"default": 1883}, Path("/run/w"))
     except RuntimeConfigError as error:
         return error.pointer
     return None

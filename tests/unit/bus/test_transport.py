@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from busbar.bus.errors import BusError
-from busbar.bus.transport import check_transport, port_range
+from busbar.bus.listeners import port_range
+from busbar.bus.transport import check_transport
 
 WEB: dict[str, Any] = {
     "type": "web",
@@ -43,6 +44,27 @@ def test_a_whole_web_transport_comes_back_as_given() -> None:
     assert check_transport({"type": "mqtt", "endpoint": {"port": "20000-20010"}}, "/t")
 
 
+PROXY: dict[str, Any] = {"type": "reverseproxy", "host": "app.internal", "port": 80}
+
+
+def nested(service: dict[str, Any]) -> dict[str, Any]:
+    inner = {"type": "path", "paths": {"c": service}}
+    return {"type": "web", "paths": {"a": {"type": "path", "paths": {"b": inner}}}}
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "cgi", "resource", "guest", "container", "manhole", "function"])
+def test_what_runs_code_is_refused_wherever_it_stands(kind: str) -> None:
+    with pytest.raises(BusError, match="would run code on the node"):
+        check_transport(nested({"type": kind}), "/t")
+
+
+def test_a_proxy_may_say_where_it_stands() -> None:
+    check_transport(nested(PROXY), "/t")
+    check_transport(
+        nested({**PROXY, "path": "/app", "forwarded_port": 443, "forwarded_proto": "https"}), "/t"
+    )
+
+
 @pytest.mark.parametrize(
     ("transport", "pointer"),
     [
@@ -64,6 +86,21 @@ def test_a_whole_web_transport_comes_back_as_given() -> None:
         ({"type": "web", "paths": {"..": {"type": "nodeinfo"}}}, "/t/paths/.."),
         ({"type": "web", "paths": {"a/b": {"type": "nodeinfo"}}}, "/t/paths/a~1b"),
         ({"type": "web", "paths": {"a": {"type": "redirect", "url": "javascript:1"}}}, "/t/paths/a/url"),
+        ({"type": "web", "paths": {"a": {"type": ["cgi"]}}}, "/t/paths/a/type"),
+        (nested({"type": "wsgi", "module": "m", "object": "o"}), "/t/paths/a/paths/b/paths/c/type"),
+        (nested({"type": "longpoll"}), "/t/paths/a/paths/b/paths/c/type"),
+        (nested({"type": "upload", "directory": "d"}), "/t/paths/a/paths/b/paths/c/type"),
+        (
+            nested({"type": "websocket", "auth": {"ticket": {"type": "function", "create": "m.f"}}}),
+            "/t/paths/a/paths/b/paths/c/auth/ticket/type",
+        ),
+        (nested({"type": "reverseproxy", "host": "h"}), "/t/paths/a/paths/b/paths/c/port"),
+        (nested({**PROXY, "host": "::1"}), "/t/paths/a/paths/b/paths/c/host"),
+        (nested({**PROXY, "host": "a b"}), "/t/paths/a/paths/b/paths/c/host"),
+        (nested({**PROXY, "path": "/a HTTP/1.1\r\nX: y"}), "/t/paths/a/paths/b/paths/c/path"),
+        (nested({**PROXY, "path": "a"}), "/t/paths/a/paths/b/paths/c/path"),
+        (nested({**PROXY, "forwarded_proto": "ftp"}), "/t/paths/a/paths/b/paths/c/forwarded_proto"),
+        (nested({**PROXY, "url": "http://h/"}), "/t/paths/a/paths/b/paths/c/url"),
         (tls(key=None), "/t/endpoint/tls/key"),
         (tls(certificate="-----BEGIN\nabc"), "/t/endpoint/tls/certificate"),
         (tls(certificate=""), "/t/endpoint/tls/certificate"),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.bus.exposure import authenticates, is_exposed
+from busbar.bus.exposure import authenticates, check_exposure, is_exposed, not_written_out
+from busbar.bus.listeners import listeners_of
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
 from busbar.cli.import_crossbar import import_crossbar
@@ -44,6 +45,8 @@ PATHS: dict[str, Any] = {
         "options": {"key": "k", "secret": "geheim"},
     },
     "app": {"type": "wsgi", "module": "m", "object": "o"},
+    "lp": {"type": "longpoll"},
+    "old": {"type": "reverseproxy", "host": "127.0.0.1", "port": 9000, "path": "/x"},
 }
 TLS = {"key": "server.key", "certificate": "server.crt", "dhparam": "d.pem", "ca_certificates": ["a", "b"]}
 
@@ -98,6 +101,7 @@ def test_a_crossbar_configuration_becomes_a_definition() -> None:
                 "options": {},
                 "credentials_file": "auth/call.json",
             },
+            "old": {"type": "reverseproxy", "host": "127.0.0.1", "port": 9000, "path": "/x"},
         },
     }
     transport = "/workers/1/transports/0"
@@ -116,7 +120,9 @@ def test_a_crossbar_configuration_becomes_a_definition() -> None:
         f"{transport}/paths/deep/paths/ws/auth/wampcra/type",
         f"{transport}/paths/deep/paths/ws/auth",
         f"{transport}/paths/app/type",
+        f"{transport}/paths/lp/type",
     }
+    assert any("127.0.0.1:9000 in proxy_to" in each for each in found.files)
     assert any(f"{transport}/paths/ws/auth/ticket/principals" in each for each in found.files)
     assert "geheim" not in repr(found)
 
@@ -198,7 +204,7 @@ def test_a_mosquitto_conf_becomes_a_definition() -> None:
         "line 13 (max_queued_messages)",
         *(
             f"line {n} ({name})"
-            for n, name in enumerate(("listener", "protocol", "connection", "remote_password"), 15)
+            for n, name in ((15, "listener"), (17, "connection"), (18, "remote_password"))
         ),
     }
     assert "geheim" not in repr(found)
@@ -225,9 +231,83 @@ def test_who_may_enter_a_mosquitto_is_said_for_all_its_listeners(apart: str) -> 
     access = "allow_anonymous false\npassword_file /etc/m/passwd\nacl_file /etc/m/acl\n"
     found = import_mosquitto(apart + text + access)
     assert found.transport["options"] == {"password_file": "passwd", "acl_file": "acl"}
-    assert found.transport["endpoint"] == {"type": "tcp", "port": 1883, "interface": "127.0.0.1"}
+    assert found.transport["listeners"] == {
+        "mqtt": {"port": 1883, "interface": "127.0.0.1"},
+        "mqtts": {"port": 8883, "interface": "0.0.0.0", "tls": {"certificate": "a.crt", "key": "a.key"}},
+    }
+    alone = import_mosquitto("per_listener_settings true\n" + text + access)
+    assert alone.transport["endpoint"]["port"] == 8883, "nobody can connect to the other one"
+    assert alone.transport["options"] == {"password_file": "passwd", "acl_file": "acl"}
+    assert [where for where, why in alone.left if "nobody could connect" in why] == ["line 2 (listener)"]
+
+
+def test_each_listener_of_a_mosquitto_keeps_whom_it_lets_in() -> None:
+    text = "per_listener_settings true\nlistener 1883 127.0.0.1\nallow_anonymous true\npassword_file /a/p\n"
+    text += "listener 1884\nallow_anonymous true\nlistener 9001\nprotocol websockets\npassword_file /a/q\n"
+    text += "max_connections 9\nlistener 1885\nacl_file /a/acl\npassword_file /a/p\nlistener 0 /run/m.sock\n"
+    found = import_mosquitto(text)
+    assert found.transport == {
+        "type": "mqtt",
+        "listeners": {
+            "mqtt": {
+                "port": 1883, "interface": "127.0.0.1", "anonymous": True, "options": {"password_file": "p"}
+            },
+            "mqtt-1884": {"port": 1884, "interface": "0.0.0.0", "anonymous": True},
+            "ws": {
+                "port": 9001, "interface": "0.0.0.0", "type": "websocket",
+                "options": {"password_file": "q", "max_connections": 9},
+            },
+            "mqtt-1885": {
+                "port": 1885, "interface": "0.0.0.0", "options": {"acl_file": "acl", "password_file": "p"}
+            },
+        },
+    }  # fmt: skip
+    assert [where for where, _ in found.left] == ["line 1 (per_listener_settings)", "line 14 (listener)"]
+    must_be_good(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("max_connections 5\nlistener 18 127.0.0.1\nallow_anonymous true", [1883, 18]),
+        ("listener 18\nport 19\nallow_anonymous true", [19, 18]),
+        ("bind_address 10.0.0.1\nlistener 18\nallow_anonymous true", [1883, 18]),
+        ("per_listener_settings true\npassword_file /p\nlistener 18\nallow_anonymous true", [18]),
+        ("protocol websockets\nallow_anonymous true", [1883]),
+    ],
+)
+def test_what_stands_before_the_listeners_of_a_mosquitto_is_one_more_as_there(
+    text: str, ports: list[int]
+) -> None:
+    found = import_mosquitto(text)
+    assert [each.config["port"] for each in listeners_of(found.transport).values()] == ports
+    must_be_good(found)
+
+
+def test_what_lets_in_nobody_of_a_mosquitto_is_not_opened_by_what_stands_before_it() -> None:
     with pytest.raises(NotImportedError):
-        import_mosquitto("per_listener_settings true\n" + text + access)
+        import_mosquitto("per_listener_settings true\nallow_anonymous true\nlistener 1883")
+
+
+def test_files_of_one_name_in_two_folders_stay_two() -> None:
+    text = "allow_anonymous true\n" + "".join(
+        f"listener {port} 127.0.0.1\ncertfile /{where}/a.crt\nkeyfile /keys/a.key\n"
+        for port, where in ((1, "x"), (2, "y"), (3, "x"))
+    )
+    found = import_mosquitto(text)
+    files = [each["tls"] for each in found.transport["listeners"].values()]
+    assert [each["certificate"] for each in files] == ["a.crt", "2-a.crt", "a.crt"]
+    assert {each["key"] for each in files} == {"a.key"}
+    assert len(found.files) == 3
+
+
+def test_no_more_listeners_of_a_mosquitto_than_a_worker_has() -> None:
+    text = "allow_anonymous true\n" + "".join(f"listener {1883 + each} 127.0.0.1\n" for each in range(10))
+    found = import_mosquitto(text)
+    assert len(found.transport["listeners"]) == 8 and len(found.left) == 2
+    twice = import_mosquitto("allow_anonymous true\nlistener 1 127.0.0.1\nlistener 1 127.0.0.1\n")
+    assert list(twice.transport["listeners"]) == ["mqtt"]
+    assert twice.left[0][0] == "line 3 (listener)/port"
 
 
 def test_the_defaults_of_a_mosquitto_without_a_listener_are_kept() -> None:
@@ -240,9 +320,8 @@ def must_be_good(found: Imported) -> None:
     plain = check_transport(found.transport, "")
     check_for_runtime(plain, found.runtime, "")
     assert "geheim" not in json.dumps(plain) and "geheim" not in repr((found.left, found.files))
-    assert (
-        plain.get("anonymous") is True or not is_exposed(plain, found.runtime) or "auth" in json.dumps(plain)
-    )
+    assert not not_written_out(plain, found.runtime)
+    check_exposure(plain, "", found.runtime)
 
 
 JSON = st.recursive(
@@ -283,11 +362,14 @@ def test_whatever_is_wrong_with_a_crossbar_configuration_the_rest_is_valid(data:
 
 
 WORDS = sorted(
-    {line.split()[0] for line in MOSQUITTO.splitlines()} | {"password_file", "allow_anonymous", "port"}
+    {line.split()[0] for line in MOSQUITTO.splitlines()}
+    | {"password_file", "allow_anonymous", "port", "per_listener_settings"}
 )
 LINES = st.tuples(
     st.sampled_from(WORDS),
-    st.sampled_from(["true", "false", "", "0", "1883", "99999 x", "a/b", "1d", "tlsv1.2", "\x01"]),
+    st.sampled_from(
+        ["true", "false", "", "0", "1883", "99999 x", "a/b", "1d", "tlsv1.2", "\x01", "websockets"]
+    ),
 ).map(" ".join)
 
 

@@ -69,7 +69,10 @@ def test_objects_are_shown_with_the_members_they_have(capsys: pytest.CaptureFixt
     found = Status(3, 1, "9", "RUNNING", "edge", "", scale=1, endpoints=[Endpoint("w", "n", "u")])
     output.done(output.merged({"oid": "1", "version": 2}, found, None), "a sentence")
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["version"], shown["endpoints"]) == (3, [{"worker": "w", "node": "n", "url": "u"}])
+    assert (shown["version"], shown["endpoints"]) == (
+        3,
+        [{"worker": "w", "node": "n", "url": "u", "name": "default"}],
+    )
     assert list(shown)[:2] == ["oid", "version"] and "ready" not in shown
 
 

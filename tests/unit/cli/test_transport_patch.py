@@ -41,6 +41,26 @@ def test_the_examples_of_rfc_7396(target: Any, patch: Any, wanted: Any) -> None:
     assert merge_patch(target, patch) == wanted
 
 
+LISTENERS: dict[str, Any] = {"type": "mqtt", "listeners": {"mqtt": {"port": 1883}, "ws": {"port": 80}}}
+
+
+def test_one_listener_is_changed_and_a_single_port_goes_with_an_endpoint_alone() -> None:
+    patch = transport_patch('{"listeners": {"ws": {"port": 81}}}', None, None)
+    after = TransportChange(patch).of(LISTENERS, "mosquitto", "mosquitto")
+    assert after is not None and list(diff(LISTENERS, after)) == ["/listeners/ws/port: 80 -> 81"]
+    assert list(after["listeners"]) == ["mqtt", "ws"], "the first is the primary one"
+    for given in ((None, None, "99"), ('{"endpoint": {"port": 99}}', None, None)):
+        with pytest.raises(CliError, match="it has listeners, and no endpoint beside them"):
+            TransportChange(transport_patch(*given)).of(LISTENERS, "mosquitto", "mosquitto")
+    with pytest.raises(CliError, match="--port is that of a single endpoint"):
+        transport_patch(str(LISTENERS).replace("'", '"'), None, "99")
+    back = transport_patch('{"listeners": null}', None, "99")
+    assert TransportChange(back).of(LISTENERS, "mosquitto", "mosquitto") == {
+        "type": "mqtt",
+        "endpoint": {"type": "tcp", "port": 99},
+    }
+
+
 @pytest.mark.fault(114, "U")
 @pytest.mark.parametrize(
     ("given", "lines"),

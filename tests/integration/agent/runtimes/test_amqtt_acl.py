@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.agent.processes.ports import choose_port
+from busbar.agent.processes.ports import choose_ports
 from busbar.agent.processes.process import SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import bind_error
 from busbar.agent.runtimes import WorkerSpec, load_runtimes, prepare
@@ -85,22 +85,21 @@ async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             options["persistence"] = True  # stays root where we are, and can read what root alone may read
         transport = {"type": "mqtt", "options": options}
         runtime = load_runtimes({request.param: {"secrets_root": str(tmp_path)}})[request.param]
-        wish = runtime.port_needed(transport)
-        assert wish is not None
-        port = choose_port(
-            wish, (), lambda p: bind_error(wish.interface, p, shared=False), offset=os.getpid()
+        wishes = runtime.ports_needed(transport)
+        ports = choose_ports(
+            wishes, (), lambda w, p: bind_error(w.interface, p, shared=w.shared), offset=os.getpid()
         )
         folder = tmp_path / "web-1"
         spec = WorkerSpec("web-1", str(uuid.uuid4()), "edge", "web", 1, transport)
-        launch = runtime.render(spec, "127.0.0.1", port, folder)
+        launch = runtime.render(spec, "127.0.0.1", ports, folder)
         prepare(launch, folder)
         log = folder / "worker.log"
         process = processes.spawn(SpawnSpec("web-1", uuid.uuid4().hex, launch.argv, folder, log, launch.env))
         async with asyncio.timeout(bound(20)):
-            while await probe(launch.ready, launch.probe_host, port, log, 2.0, log_from=0) is not None:
+            while await probe(launch.ready, launch.probe_host, launch.port, log, 2.0, log_from=0) is not None:
                 assert process.running, log.read_text()
                 await asyncio.sleep(0.02)
-        return port
+        return launch.port
 
     yield started
     for found in processes.scan():

@@ -145,12 +145,11 @@ async def port(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         (tmp_path / "users").write_text(request.param)
         transport["options"] = {"password_file": "users"}
     runtime = load_runtimes({"amqtt": {"secrets_root": str(tmp_path)}})["amqtt"]
-    wish = runtime.port_needed(transport)
-    assert wish is not None
+    wish = runtime.ports_needed(transport)["default"]
     number = choose_port(wish, (), lambda p: bind_error(wish.interface, p, shared=False), offset=os.getpid())
     folder = tmp_path / "web-1"
     spec = WorkerSpec("web-1", str(uuid.uuid4()), "edge", "web", 1, transport)
-    launch = runtime.render(spec, "127.0.0.1", number, folder)
+    launch = runtime.render(spec, "127.0.0.1", {"default": number}, folder)
     prepare(launch, folder)
     log = folder / "worker.log"
     process = processes.spawn(SpawnSpec("web-1", uuid.uuid4().hex, launch.argv, folder, log, launch.env))

@@ -18,7 +18,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from busbar.agent.processes import logs
-from busbar.agent.processes.ports import choose_port
+from busbar.agent.processes.ports import choose_ports
 from busbar.agent.processes.process import SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import bind_error
 from busbar.agent.runtimes import LaunchSpec, MqttProbe, TcpProbe, WorkerSpec, load_runtimes, prepare
@@ -74,14 +74,11 @@ async def start(tmp_path: Path, secrets: Path) -> AsyncIterator[Any]:
         transport: dict[str, Any] = {"type": "mqtt", "options": {"persistence": True, **options}}
         if tls is not None:
             transport["endpoint"] = {"tls": tls}
-        wish = runtime.port_needed(transport)
-        assert wish is not None
-        port = choose_port(
-            wish, (), lambda p: bind_error(wish.interface, p, shared=False), offset=os.getpid()
-        )
+        wishes = runtime.ports_needed(transport)
+        ports = choose_ports(wishes, (), lambda w, p: bind_error(w.interface, p), offset=os.getpid())
         folder = tmp_path / "w"
         launch = runtime.render(
-            WorkerSpec("web-1", str(uuid.uuid4()), "edge", "web", 1, transport), "127.0.0.1", port, folder
+            WorkerSpec("web-1", str(uuid.uuid4()), "edge", "web", 1, transport), "127.0.0.1", ports, folder
         )
         prepare(launch, folder)
         log = folder / "worker.log"

@@ -22,7 +22,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from busbar.agent.processes import logs, procfs
-from busbar.agent.processes.ports import NoPortError, choose_port
+from busbar.agent.processes.ports import NoPortError, choose_ports
 from busbar.agent.processes.process import Process, SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import bind_error
 from busbar.agent.runtimes import (
@@ -85,14 +85,12 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
         if missing:
             lacking(missing)
         folder = tmp_path / name
-        wish = runtime.port_needed(transport)
-        port = 0
-        if wish is not None:
-            port = choose_port(
-                wish, (), lambda p: bind_error(wish.interface, p, shared=wish.shared), offset=os.getpid()
-            )
+        wishes = runtime.ports_needed(transport)
+        ports = choose_ports(
+            wishes, (), lambda w, p: bind_error(w.interface, p, shared=w.shared), offset=os.getpid()
+        )
         spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)
-        launch = runtime.render(spec, "127.0.0.1", port, folder)
+        launch = runtime.render(spec, "127.0.0.1", ports, folder)
         prepare(launch, folder)
         log = folder / "worker.log"
         begun = SpawnSpec(name, uuid.uuid4().hex, launch.argv, folder, log, launch.env)

@@ -61,7 +61,7 @@ async def start(here: State) -> Any:
     ) -> tuple[Process, LaunchSpec]:
         folder = here.worker_folder(OID)
         spec = WorkerSpec("web-1", OID, "edge", "web", 1, transport)
-        launch = load_runtimes(tables)[runtime].render(spec, "127.0.0.1", free_port(), folder)
+        launch = load_runtimes(tables)[runtime].render(spec, "127.0.0.1", {"default": free_port()}, folder)
         prepare(launch, folder)
         log = here.log_path(OID)
         wanted = SpawnSpec(
@@ -143,7 +143,7 @@ async def test_mosquitto_keeps_its_data_as_the_user(here: State, start: Start) -
 def test_links_in_a_worker_s_folder_lead_the_agent_nowhere(here: State) -> None:
     target = here.folder / "records"
     launch = load_runtimes(script("x", config_file="conf/a.json", config_template="x"))["echo"].render(
-        WorkerSpec("web-1", OID, "edge", "web", 1, None), "127.0.0.1", 0, here.worker_folder(OID)
+        WorkerSpec("web-1", OID, "edge", "web", 1, None), "127.0.0.1", {"default": 0}, here.worker_folder(OID)
     )
     folder = here.worker_folder(OID)
     hand_over(folder, launch.run_as)
@@ -220,7 +220,7 @@ def test_a_user_that_cannot_be_is_refused(
 def test_a_change_of_the_user_outdates_running_workers_and_nothing_else_does() -> None:
     def digest(tables: Mapping[str, Any]) -> str:
         spec = WorkerSpec("web-1", OID, "edge", "web", 1, None)
-        return load_runtimes(tables)["echo"].render(spec, "127.0.0.1", 0, Path("/f")).digest
+        return load_runtimes(tables)["echo"].render(spec, "127.0.0.1", {"default": 0}, Path("/f")).digest
 
     if os.geteuid() != 0:
         lacking("this test needs root")

@@ -281,7 +281,7 @@ async def test_crossbar_s_own_checker_judges_the_files_of_a_worker(tmp_path: Pat
         transport = {"type": "web", "realms": [realm], "paths": {"ws": ws}}
         folder = tmp_path / str(size)
         spec = WorkerSpec("web-1", str(uuid.uuid4()), "edge", "web", 1, transport)
-        launch = runtime.render(spec, "127.0.0.1", 4711, folder)
+        launch = runtime.render(spec, "127.0.0.1", {"default": 4711}, folder)
         prepare(launch, folder)
         done = await asyncio.to_thread(
             subprocess.run,

@@ -3,11 +3,13 @@
 import asyncio
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import websockets
 from busbar.bus.broker import EmbeddedBroker
 from busbar.bus.broker.limits import LIMITS, Accounting, Gate, Meter, Owner, fitted
 from hypothesis import given
@@ -169,6 +171,97 @@ async def test_half_sent_packets_count_as_held(tmp_path: Path) -> None:
         for task in ended:
             task.cancel()
         assert (await Raw.connect(broker.port, "bob")).code == 0
+
+
+@asynccontextmanager
+async def websocket(broker: EmbeddedBroker) -> AsyncIterator[websockets.ClientConnection]:
+    url = f"ws://127.0.0.1:{broker.ws_port}/mqtt"
+    async with websockets.connect(url, subprotocols=[websockets.Subprotocol("mqtt")], close_timeout=0) as ws:
+        yield ws
+
+
+def frame(opcode: int, length: int, payload: bytes, fin: bool = True) -> bytes:
+    """A WebSocket frame of a client, of which perhaps not all is sent; its mask is 0."""
+    return bytes([opcode | 0x80 * fin, 0xFF]) + length.to_bytes(8) + bytes(4) + payload
+
+
+HALF_MESSAGES = {
+    "a frame that is never whole": frame(2, 990_000, b"\x30\xff\xff\x3f" + bytes(900_000)),
+    "fragments of a message that never ends": frame(2, 500_000, b"\x30\xff\xff\x3f" + bytes(499_996), False)
+    + frame(0, 400_000, bytes(400_000), False),
+    "a packet in a whole message": frame(2, 900_000, b"\x30\xff\xff\x3f" + bytes(899_996)),
+}
+
+
+@pytest.mark.fault(83, "S")
+@pytest.mark.parametrize("half", HALF_MESSAGES.values(), ids=HALF_MESSAGES)
+async def test_half_sent_websocket_messages_count_as_held(tmp_path: Path, half: bytes) -> None:
+    limits = replace(LIMITS, account_bytes=3 * 1024 * 1024)
+    async with broker_in(tmp_path, ws_port=0, limits=limits) as broker, AsyncExitStack() as stack:
+        manager = await Raw.connect(broker.port, "manager")
+        ends = []
+        for n in range(8):
+            ws = await stack.enter_async_context(websocket(broker))
+            await ws.send(connect_bytes("alice", client_id=f"c{n}"))
+            assert await ws.recv() == b"\x20\x02\0\0"
+            ws.transport.write(half)
+            ends.append(asyncio.create_task(ws.wait_closed()))
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED, timeout=bound(5))
+        assert done
+        async with asyncio.timeout(bound(5)):
+            while held(broker, "alice") > limits.account_bytes:
+                await manager.ping()
+        for task in ends:
+            task.cancel()
+        assert (await Raw.connect(broker.port, "bob")).code == 0
+        await stack.aclose()
+        async with asyncio.timeout(bound(5)):
+            while charged(broker, "alice"):
+                await manager.ping()
+
+
+def charged(broker: EmbeddedBroker, name: str) -> int:
+    """Bytes that the books say the account holds."""
+    server = broker._broker
+    assert server is not None
+    return sum(use.held_bytes for owner, use in server._accounting.uses().items() if owner.name == name)
+
+
+@pytest.mark.fault(83, "S")
+@pytest.mark.parametrize("half", HALF_MESSAGES.values(), ids=HALF_MESSAGES)
+async def test_a_websocket_holds_little_before_it_is_logged_in(tmp_path: Path, half: bytes) -> None:
+    async with broker_in(tmp_path, ws_port=0) as broker, websocket(broker) as ws:
+        ws.transport.write(half.replace(b"\x30\xff\xff", b"\x10\xff\xff", 1))
+        async with asyncio.timeout(bound(5)):
+            await ws.wait_closed()
+
+
+@pytest.mark.fault(83, "S")
+async def test_fragments_are_read_as_they_come(tmp_path: Path) -> None:
+    async with broker_in(tmp_path, ws_port=0) as broker, websocket(broker) as ws:
+        hello = connect_bytes("alice")
+        ws.transport.write(frame(2, 5, hello[:5], False) + frame(0, 0, b"", False) * 50)
+        ws.transport.write(frame(0, len(hello) - 5, hello[5:], False))
+        assert await ws.recv() == b"\x20\x02\0\0", "though the message is not over"
+        ws.transport.write(frame(0, 0, b""))
+        ws.transport.write(frame(2, 1, b"\xc0", False) + frame(0, 0, b"", False) * 900)
+        ws.transport.write(frame(0, 1, b"\0"))
+        assert await ws.recv() == b"\xd0\0"
+
+
+@pytest.mark.fault(83, "S")
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("flood", [frame(0, 0, b"", False), frame(9, 0, b""), frame(10, 0, b"")])
+async def test_frames_without_end_that_say_nothing_end_their_connection(
+    tmp_path: Path, known: bool, flood: bytes
+) -> None:
+    async with broker_in(tmp_path, ws_port=0) as broker, websocket(broker) as ws:
+        if known:
+            await ws.send(connect_bytes("alice"))
+            assert await ws.recv() == b"\x20\x02\0\0"
+        ws.transport.write(frame(2, 1, b"\xc0", False) + flood * 2000)
+        async with asyncio.timeout(bound(5)):
+            await ws.wait_closed()
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc"), st.booleans()), max_size=60))

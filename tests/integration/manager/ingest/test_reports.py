@@ -61,6 +61,40 @@ async def test_repeated_messages_write_nothing(tmp_path: Path) -> None:
         assert watch.told() == told
 
 
+async def test_named_listeners_are_stored_and_shown_and_go_with_the_process(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=2)
+        urls = {"mqtt": "mqtt://n1:1001", "ws": "ws://n1:2001"}
+        agent.obey(web_1={"listeners": urls, "address": urls["mqtt"]})
+        await watch.until(lambda: watch.worker("web-1").listeners == urls)
+        row = watch.worker("web-1")
+        builder = StatusBuilder(watch.store, 5000)
+        told = {kind: json.loads(builder.status((kind, oid), builder.stamp())[1])  # type: ignore[index]
+                for kind, oid in (("worker", row.oid), ("workergroup", row.group_oid))}  # type: ignore[arg-type]  # fmt: skip
+        assert told["worker"]["listeners"] == urls
+        assert [(each["worker"], each["name"], each["url"]) for each in told["workergroup"]["endpoints"]] == [
+            ("web-1", "mqtt", "mqtt://n1:1001"),
+            ("web-1", "ws", "ws://n1:2001"),
+            ("web-2", "default", "mqtt://n1:1002"),
+        ]
+        assert len(watch.store.reads.endpoints(row.group_oid, 1)) == 1, "each listener counts"
+        other = builder.status(("worker", watch.worker("web-2").oid), builder.stamp())
+        assert other is not None and "listeners" not in json.loads(other[1])
+        agent.obey(web_1={"state": "BACKOFF", "address": None, "pid": None})
+        await watch.until(lambda: watch.worker("web-1").listeners is None)
+
+
+@pytest.mark.parametrize(
+    "listeners", [{"Ws": "x"}, {"ws": "x" * 1025}, {f"l{each}": "x" for each in range(9)}, {"ws": None}]
+)
+async def test_listeners_of_a_report_are_bounded(tmp_path: Path, listeners: Any) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        agent.obey(web_1={"listeners": listeners})
+        await watch.rest()
+        assert watch.worker("web-1").listeners is None
+
+
 async def test_a_known_birth_does_not_wake_the_monitor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from itertools import product
 
 import pytest
-from busbar.agent.processes.ports import NoPortError, PortRequest, choose_port
+from busbar.agent.processes.ports import NoPortError, PortRequest, choose_port, choose_ports
 from busbar.agent.processes.sockets import bind_error
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,3 +147,62 @@ def _as_nobody(interface: str, port: int) -> int:
         finally:
             os._exit(255)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def free(_request: PortRequest, _port: int) -> None:
+    return None
+
+
+def test_each_listener_of_a_worker_gets_a_port_of_its_own() -> None:
+    three = {name: PortRequest(20000, 29999) for name in ("z", "a", "m")}
+    assert choose_ports(three, {20001}, free) == {"z": 20000, "a": 20002, "m": 20003}
+    fixed_last = {"any": PortRequest(1883, 1900), "fixed": PortRequest(1883, 1883)}
+    assert choose_ports(fixed_last, (), free) == {"any": 1884, "fixed": 1883}
+    shared = {"any": PortRequest(80, 81), "web": PortRequest(80, 80, shared=True)}
+    assert choose_ports(shared, {80}, free) == {"any": 81, "web": 80}
+    apart = {"a": PortRequest(9, 9, interface="127.0.0.1"), "b": PortRequest(9, 9, interface="10.0.0.1")}
+    assert choose_ports(apart, (), free) == {"a": 9, "b": 9}
+
+
+def test_each_listener_keeps_its_last_port_and_takes_no_other_one_s() -> None:
+    three = {name: PortRequest(100, 109) for name in ("a", "b", "c")}
+    last = {"a": 105, "b": 100, "c": 101}
+    assert choose_ports(three, (), free, prefer=last) == last
+    assert choose_ports(three, {105}, free, prefer=last) == {"a": 102, "b": 100, "c": 101}
+    grown = {**three, "d": PortRequest(100, 109)}
+    assert choose_ports(grown, (), free, prefer=last) == {**last, "d": 102}
+
+
+def test_the_reason_names_the_listener_that_has_no_port() -> None:
+    two = {"mqtt": PortRequest(10, 20), "ws": PortRequest(80, 80)}
+    with pytest.raises(NoPortError, match="listener 'ws': port 80 is held by another worker"):
+        choose_ports(two, {80}, free)
+    with pytest.raises(NoPortError, match=r"^port 80 is held by another worker"):
+        choose_ports({"default": PortRequest(80, 80)}, {80}, free)
+
+
+ranges = st.tuples(st.integers(1, 6), st.integers(0, 3)).map(lambda found: (found[0], found[0] + found[1]))
+
+
+@given(
+    st.lists(ranges, min_size=1, max_size=5),
+    st.sets(st.integers(1, 9)),
+    st.integers(0, 9),
+    st.lists(st.integers(1, 9), min_size=5, max_size=5),
+)
+def test_ports_are_found_whenever_there_are_enough(
+    wanted: list[tuple[int, int]], taken: set[int], offset: int, last: list[int]
+) -> None:
+    requests = {f"l{index}": PortRequest(low, high) for index, (low, high) in enumerate(wanted)}
+    prefer = {f"l{index}": port for index, port in enumerate(last)}
+    try:
+        found = choose_ports(requests, taken, free, offset=offset, prefer=prefer)
+    except NoPortError:
+        assert not any(
+            len({*ports} - taken) == len(wanted)
+            for ports in product(*(range(low, high + 1) for low, high in wanted))
+        )
+        return
+    assert list(found) == list(requests)
+    assert len(set(found.values())) == len(wanted) and not taken & set(found.values())
+    assert all(low <= port <= high for (low, high), port in zip(wanted, found.values(), strict=True))

@@ -65,7 +65,7 @@ def test_defaults_of_an_exec_runtime() -> None:
     assert runtime.ready == runtime.live == TcpProbe()
     logged = exec_runtime(ready={"type": "log", "pattern": "up"})
     assert logged.live is None
-    assert exec_runtime(port=False, ready={"type": "log", "pattern": "up"}).port_needed(None) is None
+    assert exec_runtime(port=False, ready={"type": "log", "pattern": "up"}).ports_needed(None) == {}
 
 
 @pytest.mark.parametrize(

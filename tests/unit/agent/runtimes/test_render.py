@@ -24,11 +24,13 @@ from busbar.agent.runtimes import (
 from busbar.agent.runtimes.exec import fill
 from busbar.agent.runtimes.mosquitto import RELOADED, MosquittoRuntime
 from busbar.agent.runtimes.transport import tls_files
+from busbar.bus.listeners import primary
 from hypothesis import given
 from hypothesis import strategies as st
 
 FOLDER = Path("/var/lib/busbar/web-1")
 OID = "3eccb1fd-251b-4eda-bee9-06b3d24b1c5e"
+ONE = {"default": 1}
 RUNTIMES = load_runtimes(
     {
         "amqtt": {"secrets_root": "/etc/busbar/secrets"},
@@ -47,7 +49,7 @@ def worker(transport: Any = None, **more: Any) -> WorkerSpec:
 
 
 def render(runtime: str, transport: Any = None, port: int = 4711, **more: Any) -> LaunchSpec:
-    return RUNTIMES[runtime].render(worker(transport, **more), "n1.example", port, FOLDER)
+    return RUNTIMES[runtime].render(worker(transport, **more), "n1.example", {"default": port}, FOLDER)
 
 
 def refused(runtime: str, transport: Any) -> str:
@@ -72,14 +74,14 @@ def test_crossbars_checker_does_not_double_the_time_of_a_first_start() -> None:
 
 def test_missing_transport_gets_a_free_port_on_loopback() -> None:
     for name in ("amqtt", "mosquitto", "crossbar", "tool"):
-        assert RUNTIMES[name].port_needed(None) == PortRequest(20000, 29999, False, "127.0.0.1")
+        assert RUNTIMES[name].ports_needed(None) == {"default": PortRequest(20000, 29999, False, "127.0.0.1")}
 
 
 @pytest.mark.parametrize(
     ("port", "low", "high"), [(1883, 1883, 1883), ([1, 9], 1, 9), ("1883-1890", 1883, 1890)]
 )
 def test_port_requests(port: Any, low: int, high: int) -> None:
-    assert RUNTIMES["amqtt"].port_needed(endpoint(port=port)) == PortRequest(low, high)
+    assert RUNTIMES["amqtt"].ports_needed(endpoint(port=port)) == {"default": PortRequest(low, high)}
 
 
 SECRETS = Path("/etc/busbar/secrets")
@@ -88,20 +90,20 @@ TLS = {"certificate": "router.crt", "key": "tls/router.key"}
 
 def test_tls_files_lie_below_the_nodes_folder() -> None:
     whole = {**TLS, "chain": "c.pem", "client_ca": "ca.pem", "client_certificates": "require"}
-    found = tls_files(endpoint(tls={**whole, "min_version": "1.3"}), SECRETS)
+    found = tls_files(primary(endpoint(tls={**whole, "min_version": "1.3"})), SECRETS)
     assert found is not None
     assert (found.certificate, found.key) == (SECRETS / "router.crt", SECRETS / "tls/router.key")
     assert (found.chain, found.client_ca) == (SECRETS / "c.pem", SECRETS / "ca.pem")
     assert (found.client_certificates, found.min_version) == ("require", "1.3")
     assert found.references["/transport/endpoint/tls/key"] == found.key
-    assert tls_files(endpoint(), None) is None
+    assert tls_files(primary(endpoint()), None) is None
     for root, member, reference in (
         (None, "certificate", "router.crt"),
         (SECRETS, "key", "/etc/shadow"),
         (SECRETS, "client_ca", "../x"),
     ):
         with pytest.raises(RuntimeConfigError) as caught:
-            tls_files(endpoint(tls={**TLS, member: reference}), root)
+            tls_files(primary(endpoint(tls={**TLS, member: reference})), root)
         assert caught.value.pointer == f"/transport/endpoint/tls/{member}"
 
 
@@ -111,7 +113,7 @@ def test_a_runtime_that_does_not_speak_tls_never_serves_in_the_clear_instead() -
 
 def test_shared_port_is_for_crossbar() -> None:
     shared = {"type": "web", "endpoint": {"type": "tcp", "port": 8080, "shared": True}}
-    assert RUNTIMES["crossbar"].port_needed(shared) == PortRequest(8080, 8080, shared=True)
+    assert RUNTIMES["crossbar"].ports_needed(shared) == {"default": PortRequest(8080, 8080, shared=True)}
     assert refused("amqtt", endpoint(port=1, shared=True)) == "/transport/endpoint/shared"
     shared["endpoint"] = {"type": "tcp", "port": [8080, 8090], "shared": True}
     assert refused("crossbar", shared) == "/transport/endpoint/shared"
@@ -145,7 +147,7 @@ def test_password_file_stays_in_the_operators_folder(name: str, path: str) -> No
     assert refused(name, options) == "/transport/options/password_file"
     bare = load_runtimes({}, environ={})[name]
     with pytest.raises(RuntimeConfigError, match="names no 'secrets_root'"):
-        bare.render(worker({"type": "mqtt", "options": {"password_file": "users"}}), "h", 1, FOLDER)
+        bare.render(worker({"type": "mqtt", "options": {"password_file": "users"}}), "h", ONE, FOLDER)
 
 
 def test_amqtt_render() -> None:
@@ -161,7 +163,6 @@ def test_amqtt_render() -> None:
         "type": "tcp",
         "bind": "127.0.0.1:4711",
         "password_file": None,
-        "acl_file": None,
     }
     assert launch.ready == launch.live == MqttProbe()
     launch = render("amqtt", {"type": "websocket", "endpoint": {"type": "tcp", "interface": "::1"}})
@@ -303,6 +304,7 @@ def test_what_no_realm_is_called_is_refused(realm: str) -> None:
         (web({"type": "websocket", "options": {"allowed_origins": [1]}}),
          "/transport/paths/x/options/allowed_origins"),
         (web({"type": "redirect", "url": "/a\r\nX: y"}), "/transport/paths/x/url"),
+        (web({"type": "reverseproxy", "host": "127.0.0.1", "port": 80}), "/transport/paths/x/host"),
         (web({"type": "path", "paths": {"y": {"type": "static", "directory": "/etc"}}}),
          "/transport/paths/x/paths/y/directory"),
         (web({"type": "nodeinfo"}, name="a.b"), "/transport/paths/a.b"),
@@ -312,6 +314,35 @@ def test_what_no_realm_is_called_is_refused(realm: str) -> None:
 )  # fmt: skip
 def test_crossbar_refusals(transport: Any, pointer: str) -> None:
     assert refused("crossbar", transport) == pointer
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "allowed"),
+    [
+        ("127.0.0.1", 9000, True), ("App.Internal", 80, True), ("127.0.0.1", 9001, False),
+        ("localhost", 9000, False), ("127.1", 9000, False), ("2130706433", 9000, False),
+        ("169.254.169.254", 80, False), ("app.internal.evil.example", 80, False),
+    ],
+)  # fmt: skip
+def test_a_proxy_forwards_only_to_what_the_nodes_operator_lists(host: str, port: int, allowed: bool) -> None:
+    table = {"crossbar": {"proxy_to": ["127.0.0.1:9000", "app.INTERNAL:80"]}}
+    runtime = load_runtimes(table, {})["crossbar"]
+    service = {"type": "reverseproxy", "host": host, "port": port, "path": "/app"}
+    spec = WorkerSpec("web-1", OID, "edge", "web", 1, web(service))
+    if not allowed:
+        with pytest.raises(RuntimeConfigError, match="none of the servers") as caught:
+            runtime.render(spec, "127.0.0.1", {"default": 4711}, FOLDER)
+        assert caught.value.pointer == "/transport/paths/x/host"
+        return
+    launch = runtime.render(spec, "127.0.0.1", {"default": 4711}, FOLDER)
+    node = json.loads(launch.files[".crossbar/config.json"])
+    assert node["workers"][0]["transports"][0]["paths"]["x"] == service
+
+
+@pytest.mark.parametrize("entry", ["127.0.0.1", ":80", "a:0", "a:65536", "[::1]:80", "http://a:80", "a b:80"])
+def test_a_server_to_forward_to_has_a_name_and_a_port(entry: str) -> None:
+    with pytest.raises(RuntimesError, match=r"runtimes\.crossbar\.proxy_to"):
+        load_runtimes({"crossbar": {"proxy_to": [entry]}}, {})
 
 
 @pytest.mark.parametrize("kind", ["cgi", "wsgi", "resource", "reverseproxy", "caller", "upload", "nonsense"])
@@ -341,7 +372,7 @@ def test_exec_render() -> None:
 def test_a_checker_is_filled_in_as_the_arguments_are() -> None:
     table = {"argv": ["/bin/x"], "check": ["/bin/x", "-t", "{folder}/x.conf", "{{port}}"]}
     runtime = load_runtimes({"x": table}, environ={})["x"]
-    launch = runtime.render(worker({"type": "tcp"}), "h", 1, FOLDER)
+    launch = runtime.render(worker({"type": "tcp"}), "h", ONE, FOLDER)
     assert launch.check == ("/bin/x", "-t", f"{FOLDER}/x.conf", "{port}")
     assert render("amqtt").check == ()
     for check in ([], [""], ["{folder}/x"], ["/bin/x", "{nothing}"]):
@@ -354,10 +385,10 @@ def test_a_program_that_lets_everybody_in_says_so_and_the_transport_allows_it() 
     runtime = load_runtimes({"x": {"argv": ["/bin/x"], "anonymous": True}}, environ={})["x"]
     outside = {"type": "tcp", "endpoint": {"type": "tcp", "interface": "::"}}
     with pytest.raises(RuntimeConfigError) as caught:
-        runtime.render(worker(outside), "h", 1, FOLDER)
+        runtime.render(worker(outside), "h", ONE, FOLDER)
     assert caught.value.pointer == "/transport/anonymous"
-    assert runtime.render(worker({**outside, "anonymous": True}), "h", 1, FOLDER).interface == "::"
-    assert runtime.render(worker({"type": "tcp"}), "h", 1, FOLDER).interface == "127.0.0.1"
+    assert runtime.render(worker({**outside, "anonymous": True}), "h", ONE, FOLDER).interface == "::"
+    assert runtime.render(worker({"type": "tcp"}), "h", ONE, FOLDER).interface == "127.0.0.1"
     for name in ("amqtt", "mosquitto"):
         assert render(name, {**endpoint(interface="0.0.0.0"), "anonymous": True})
 
@@ -367,7 +398,7 @@ def test_text_from_the_bus_is_one_json_line_and_never_in_argv(text: str, options
     table = {"argv": ["/bin/x", "{worker}"], "env": {"W": "{worker}"}, "config_file": "x.conf"}
     runtime = load_runtimes({"x": {**table, "config_template": "{transport}"}}, environ={})["x"]
     spec = worker({"type": "tcp", "options": {**options, "key": text}})
-    launch = runtime.render(spec, "h", 1, FOLDER)
+    launch = runtime.render(spec, "h", ONE, FOLDER)
     assert launch.argv == ("/bin/x", "web-1") and launch.env == {"W": "web-1", "PYTHONUNBUFFERED": "1"}
     assert "\n" not in launch.files["x.conf"] and launch.files["x.conf"].isascii()
     assert json.loads(launch.files["x.conf"])["options"]["key"] == text
@@ -387,9 +418,9 @@ def test_render_is_a_function_of_its_arguments() -> None:
 def test_a_worker_on_every_ipv6_address_is_reached_by_an_ipv6_address() -> None:
     runtime = RUNTIMES["amqtt"]
     spec = worker(endpoint(interface="::"))
-    assert runtime.render(spec, "127.0.0.1", 7, FOLDER).address == "mqtt://[::1]:7"
-    assert runtime.render(spec, "n1.example", 7, FOLDER).address == "mqtt://n1.example:7"
-    assert runtime.render(spec, "2001:db8::1", 7, FOLDER).address == "mqtt://[2001:db8::1]:7"
+    assert runtime.render(spec, "127.0.0.1", {"default": 7}, FOLDER).address == "mqtt://[::1]:7"
+    assert runtime.render(spec, "n1.example", {"default": 7}, FOLDER).address == "mqtt://n1.example:7"
+    assert runtime.render(spec, "2001:db8::1", {"default": 7}, FOLDER).address == "mqtt://[2001:db8::1]:7"
 
 
 @pytest.mark.parametrize(
@@ -408,6 +439,6 @@ def test_mosquitto_reads_files_again_where_it_can(
     endpoint = {"type": "tcp", "tls": {"certificate": "a.crt", "key": "a.key"}} if tls else {"type": "tcp"}
     transport = {"type": "mqtt", "endpoint": endpoint, "options": {"acl_file": "acl", **options}}
     runtime = MosquittoRuntime(secrets_root=Path("/srv"), user=user)
-    spec = runtime.render(worker(transport), "127.0.0.1", 1883, Path("/run/w"))
+    spec = runtime.render(worker(transport), "127.0.0.1", {"default": 1883}, Path("/run/w"))
     assert (spec.reload_signal, spec.reloads) == (signal.SIGHUP, reloads)
     assert spec.watched["/transport/options/acl_file"] == Path("/srv/acl")

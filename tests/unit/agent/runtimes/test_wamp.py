@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 OID = "3eccb1fd-251b-4eda-bee9-06b3d24b1c5e"
+ONE = {"default": 4711}
 ROOT = Path("/etc/busbar/secrets")
 ROLE: dict[str, Any] = {
     "name": "backend",
@@ -78,7 +79,7 @@ def render(auth: dict[str, Any], files: Mapping[str, bytes], *realms: Any) -> La
         tls = {"certificate": "c", "key": "k", "client_ca": "a", "client_certificates": "require"}
         transport["endpoint"] = {"tls": tls}
     spec = WorkerSpec("web-1", OID, "edge", "web", 1, transport)
-    return runtime(files).render(spec, "n1", 4711, Path("/w"))
+    return runtime(files).render(spec, "n1", ONE, Path("/w"))
 
 
 def path_of(launch: LaunchSpec) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def test_a_missing_or_malformed_file_is_the_reason() -> None:
     with pytest.raises(RuntimeConfigError, match="names no 'secrets_root'"):
         bare = load_runtimes({}, environ={})["crossbar"]
         paths = {"ws": {"type": "websocket", "auth": static("ticket")}}
-        bare.render(WorkerSpec("w", OID, "e", "w", 1, {"type": "web", "paths": paths}), "h", 1, Path("/w"))
+        bare.render(WorkerSpec("w", OID, "e", "w", 1, {"type": "web", "paths": paths}), "h", ONE, Path("/w"))
 
 
 _OBJECTS = st.recursive(
@@ -207,7 +208,7 @@ def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
 def over_tls(files: Mapping[str, bytes], **more: Any) -> LaunchSpec:
     tls = {"certificate": "c", "key": "k", **more}
     transport = {"type": "web", "endpoint": {"tls": tls}, "paths": {"ws": {"type": "websocket"}}}
-    return runtime(files).render(WorkerSpec("w", OID, "e", "w", 1, transport), "n1", 4711, Path("/w"))
+    return runtime(files).render(WorkerSpec("w", OID, "e", "w", 1, transport), "n1", ONE, Path("/w"))
 
 
 def test_tls_of_the_endpoint_is_rendered_one_certificate_a_file() -> None:
@@ -269,7 +270,7 @@ def test_requests_are_signed_with_what_a_file_of_the_node_says(content: bytes, g
     transport = {"type": "web", "realms": [REALM], "paths": {"ws": call}}
     spec = WorkerSpec("w", OID, "e", "w", 1, transport)
     try:
-        launch = runtime({"b.json": content}).render(spec, "n1", 4711, Path("/w"))
+        launch = runtime({"b.json": content}).render(spec, "n1", ONE, Path("/w"))
     except RuntimeConfigError as error:
         assert not good and error.pointer == "/transport/paths/ws/credentials_file"
         assert "geheim" not in str(error)
@@ -288,7 +289,7 @@ def test_files_whose_contents_are_embedded_are_watched() -> None:
         "paths": {"ws": {"type": "websocket", "auth": auth}},
     }
     worker = WorkerSpec("web-1", OID, "edge", "web", transport=transport)
-    found = runtime(files).render(worker, "127.0.0.1", 8080, Path("/run/w"))
+    found = runtime(files).render(worker, "127.0.0.1", {"default": 8080}, Path("/run/w"))
     assert found.watched == {
         "/transport/endpoint/tls/certificate": ROOT / "c",
         "/transport/endpoint/tls/key": ROOT / "k",

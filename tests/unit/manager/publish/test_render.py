@@ -45,15 +45,26 @@ def group(**more: Any) -> GroupRow:
     return GroupRow(**facts | {"changed": 0, "version": 9} | more)
 
 
+def test_the_order_of_listeners_is_part_of_a_worker_s_digest() -> None:
+    def told(*names: str) -> str:
+        transport = {"type": "mqtt", "listeners": {name: {} for name in names}}
+        row = AssignedRow("web-1", "oid", "edge", "web", 1, "mosquitto", transport)
+        return render.assignment(node(), [row], "s1", 7, 5000).workers[0].digest
+
+    assert told("mqtt", "ws") == told("mqtt", "ws") != told("ws", "mqtt")
+
+
 def test_a_group_s_status_has_the_contract_s_members() -> None:
     troubled = [("web-4", "BACKOFF", "exit code 1, next try in 4 s", "n1")]
-    endpoints = [("web-1", "n1", "ws://10.0.0.5:8080/ws")]
+    endpoints = [("web-1", "n1", "ws://10.0.0.5:8080/ws", "ws")]
     status = render.group_status(group(), "edge", {"RUNNING": 3, "BACKOFF": 1}, troubled, endpoints, STAMP)
     assert (status.version, status.epoch, status.sequence) == (9, 7, "0000001050")
     assert (status.status, status.name, status.scale, status.ready) == ("DEGRADED", "web", 4, 3)
     assert status.conditions == ["worker web-4: restarting, exit code 1, next try in 4 s"]
     found = read(encode(status), dict)
-    assert found["endpoints"] == [{"worker": "web-1", "node": "n1", "url": "ws://10.0.0.5:8080/ws"}]
+    assert found["endpoints"] == [
+        {"worker": "web-1", "node": "n1", "url": "ws://10.0.0.5:8080/ws", "name": "ws"}
+    ]
 
 
 @pytest.mark.fault(94, "U")

@@ -1,0 +1,1 @@
+"""Clients in other languages than ours; `make foreign` installs and runs them."""
