@@ -49,6 +49,8 @@ TYPES = ("mqtt", "websocket", "nats")
 LISTENERS = ("mqtt", "websocket", "nats", "cluster")
 CONFIG = "nats.conf"
 ROUTES = "routes.conf"
+RELOADED = ("certificate", "key", "client_ca", "auth_file")
+"""What nats-server reads again on SIGHUP: all of a listener's TLS, and what it includes."""
 API_TIMEOUT: Final = "2s"
 """After this a request that no leader has heard fails, and its client may ask again. With nats-server's 5 s a
 client waits 5.2 s where the next leader is there after 0.2; with 1 s, requests fail on a loaded host."""
@@ -119,6 +121,7 @@ class NatsRuntime:
             files={CONFIG: config.text(), **config.routes()},
             peer_files=config.routes(worker.peers),
             reload_signal=signal.SIGHUP,
+            reloads=RELOADED,
             ready=HttpProbe(_CURRENT, (200,), at=up.at) if known else up,
             live=up,
             address=first.address,

@@ -32,6 +32,7 @@ from tests.brokers import lacking
 from tests.certificates import certificates
 from tests.integration.agent.runtimes.test_amqtt_router import Client
 from tests.pace import bound
+from tests.patient import Patient, send
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(180)]
 CLOCK = SystemClock()
@@ -259,12 +260,13 @@ async def test_its_checker_refuses_what_it_would_not_start_with(home: Home, tmp_
 async def test_tls_and_client_certificates(home: Home) -> None:
     certificates(home.root, "ca", "router", "alice")
     certificates(home.root, "other", "mallory")
-    worker = home.worker(listeners={"mqtt": {"tls": CERTAIN}, "nats": {"type": "nats", "tls": TLS}})
+    tls = {"mqtt": {"tls": CERTAIN}, "wss": {"type": "websocket", "tls": TLS}}
+    worker = home.worker(listeners={**tls, "nats": {"type": "nats", "tls": TLS}})
     await worker.start()
     assert "handshake" not in worker.log.read_text(), "probes are no broken clients"
 
-    def connect(name: str | None) -> bytes:
-        context = ssl.create_default_context(cafile=str(home.root / "ca.crt"))
+    def connect(name: str | None, authority: str = "ca") -> bytes:
+        context = ssl.create_default_context(cafile=str(home.root / f"{authority}.crt"))
         if name:
             context.load_cert_chain(str(home.root / f"{name}.crt"), str(home.root / f"{name}.key"))
         plain = socket.create_connection(("127.0.0.1", worker.port("mqtt")), bound(10))
@@ -275,6 +277,16 @@ async def test_tls_and_client_certificates(home: Home) -> None:
 
     assert connect("alice") == b"\x20\2\0\0"
     assert connect("mallory") == connect(None) == b""
+    certificates(home.root, "other", "router", "mallory")
+    (home.root / "ca.crt").write_bytes((home.root / "other.crt").read_bytes())
+    worker.reload()
+    end = time.monotonic() + bound(10)
+    while connect("mallory") != b"\x20\2\0\0":
+        assert time.monotonic() < end, logs.tail(worker.log, 20)
+    assert connect("alice") == b""
+    ours = ssl.PEM_cert_to_DER_cert((home.root / "router.crt").read_text())
+    served = ssl.get_server_certificate(("127.0.0.1", worker.port("wss")), ca_certs=str(home.root / "ca.crt"))
+    assert ssl.PEM_cert_to_DER_cert(served) == ours
 
 
 MEMBER = {"mqtt": {}, "routes": {"type": "cluster"}}
@@ -307,75 +319,36 @@ async def healthy(worker: Worker) -> None:
         await asyncio.sleep(0.1)
 
 
-class Patient(Client):
-    """A client that tries again, as clients must while a leader is elected: first of all to connect."""
-
-    def __init__(self, worker: Worker, name: str, *, clean: bool = True) -> None:
-        end = time.monotonic() + bound(40)
-        while True:
-            super().__init__(worker.port("mqtt"), name, clean=clean)
-            if self.code == 0:
-                return
-            assert time.monotonic() < end, "no connection"
-
-    def until(self, what: str) -> None:
-        """It happened, or the connection ended, as it does when no leader has answered."""
-        self.wait(lambda: what in self.told or "gone" in self.told, what)
-        if what in self.told:
-            self.told.remove(what)
-        else:
-            self.told.clear()
-            self.code = -1
-
-    def hears(self, wanted: str, qos: int = 1) -> None:
-        end = time.monotonic() + bound(40)
-        while self.subscribe(wanted, qos=qos) != [qos]:
-            assert time.monotonic() < end, "no subscription"
-            time.sleep(0.1)
-
-    def finds(self, topic: str, payload: bytes) -> None:
-        """A retained message. While none leads their stream, a subscription is granted without them."""
-        end = time.monotonic() + bound(40)
-        while not any(each[:2] == (topic, payload) for each in self.got):
-            assert time.monotonic() < end, f"{topic} is not retained"
-            self.hears(topic)
-            for _ in range(50):
-                self.step()
-
-    def gets(self, topic: str, payload: bytes) -> None:
-        self.wait(lambda: (topic, payload) in [each[:2] for each in self.got], f"nothing on {topic}")
-
-
 @pytest.mark.parametrize("end", ["kill", "stop"])
 async def test_a_group_is_one_router_that_loses_a_worker(home: Home, end: str) -> None:
     one, two, three = workers = await group(home, 3)
     await asyncio.gather(*map(healthy, workers))
-    clients = [Patient(each, f"c{index}") for index, each in enumerate(workers)]
+    clients = [Patient(each.port("mqtt"), f"c{index}") for index, each in enumerate(workers)]
     for each in clients:
         each.hears("all/#")
-    for index, each in enumerate(clients):
-        each.publish(f"all/{index}", b"once")
+    for index, each in enumerate(workers):
+        send(each.port("mqtt"), f"all/{index}", b"once")
     for each in clients:
         for index in range(3):
             each.gets(f"all/{index}", b"once")
-    clients[2].publish("all/last")
+    send(three.port("mqtt"), "all/last", b"")
     for each in clients:
         each.gets("all/last", b"")
         assert sorted(topic for topic, *_ in each.got) == ["all/0", "all/1", "all/2", "all/last"]
-    away = Patient(one, "away", clean=False)
+    away = Patient(one.port("mqtt"), "away", clean=False)
     away.hears("q/#")
     away.vanish()
-    clients[1].publish("q/1", b"waits")
-    clients[1].publish("kept", b"retained", retain=True)
+    send(two.port("mqtt"), "q/1", b"waits")
+    send(two.port("mqtt"), "kept", b"retained", retain=True)
     await getattr(one, end)()
-    back = Patient(two, "away", clean=False)
+    back = Patient(two.port("mqtt"), "away", clean=False)
     assert back.present
     back.gets("q/1", b"waits")
-    new = Patient(three, "new")
+    new = Patient(three.port("mqtt"), "new")
     new.finds("kept", b"retained")
     await one.start()
     await healthy(one)
-    again = Patient(one, "again")
+    again = Patient(one.port("mqtt"), "again")
     again.finds("kept", b"retained")
 
 
@@ -390,12 +363,33 @@ async def test_routes_over_tls_and_a_fourth_worker_without_a_restart(home: Home)
     await fourth.start()
     for each in workers:
         each.reload()
-    mine, other = Patient(fourth, "mine"), Patient(workers[0], "other")
+    mine = Patient(fourth.port("mqtt"), "mine")
     mine.hears("t/#")
-    other.publish("t/1", b"x")
+    send(workers[0].port("mqtt"), "t/1", b"x")
     mine.gets("t/1", b"x")
     assert [each.process.record.pid for each in workers if each.process and each.process.running] == pids
     assert all("ailed to reload" not in each.log.read_text() for each in workers)
+
+
+async def test_an_agent_has_it_read_its_users_again(home: Home) -> None:
+    (home.root / "users.conf").write_text(USERS)
+    async with bench(home.root) as node:
+        with node.toml.open("a") as file:
+            file.write(f"[runtimes.nats]\nsecrets_root = '{home.root}'\n")
+        await node.start()
+        transport = {"type": "mqtt", "options": {"auth_file": "users.conf"}}
+        node.assign(worker("web-1", "nats", transport=transport, digest="d1"))
+        status = await node.state("web-1", "RUNNING")
+        port = int(status["address"].rpartition(":")[2])
+        alice = Client(port, "alice", user=("alice", "wonder"))
+        (home.root / "users.conf").write_text(USERS + "accounts {")
+        await node.report(lambda last: "not reloaded" in str(last["workers"][0]["reason"]))
+        alice.publish("t", b"x")
+        (home.root / "users.conf").write_text(USERS.replace("wonder", "changed"))
+        # The agent runs in this process.
+        await asyncio.to_thread(alice.wait, lambda: "gone" in alice.told, "the former password's end")
+        assert Client(port, "alice", user=("alice", "changed")).code == 0
+        assert (await node.state("web-1", "RUNNING"))["pid"] == status["pid"]
 
 
 async def test_an_agent_restarts_and_adopts_it_with_all_its_listeners(home: Home) -> None:

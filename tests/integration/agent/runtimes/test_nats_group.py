@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import pytest
 from busbar.agent.runtimes import load_runtimes
 
 from tests.brokers import lacking
-from tests.integration.agent.runtimes.test_amqtt_router import Client
-from tests.pace import bound
+from tests.patient import Patient, send
 from tests.plain import Plain
 from tests.stack import NODES, stack
 
@@ -48,51 +46,6 @@ def port(status: dict[str, Any]) -> int:
     return int(status["listeners"]["mqtt"].rpartition(":")[2])
 
 
-class Patient(Client):
-    """Connects, subscribes and finds what it looks for in the end: a leader may have to be elected."""
-
-    def __init__(self, status: dict[str, Any], name: str, *, clean: bool = True) -> None:
-        end = time.monotonic() + bound(60)
-        while self._tried(port(status), name, clean) != 0:
-            assert time.monotonic() < end, "no connection"
-            time.sleep(0.1)
-
-    def _tried(self, number: int, name: str, clean: bool) -> int:
-        try:
-            super().__init__(number, name, clean=clean)
-        except OSError:
-            return -1
-        return self.code
-
-    def until(self, what: str) -> None:
-        self.wait(lambda: what in self.told or "gone" in self.told, what)
-        if what in self.told:
-            self.told.remove(what)
-        else:
-            self.told.clear()
-            self.code = -1
-
-    def hears(self, wanted: str) -> None:
-        end = time.monotonic() + bound(60)
-        while self.subscribe(wanted, qos=1) != [1]:
-            assert time.monotonic() < end, "no subscription"
-            time.sleep(0.1)
-
-    def gets(self, topic: str, payload: bytes) -> None:
-        self.wait(lambda: (topic, payload) in [each[:2] for each in self.got], f"nothing on {topic}")
-
-
-def send(status: dict[str, Any], topic: str, payload: bytes) -> None:
-    """Until it is acknowledged. The connection is closed where no leader did."""
-    end = time.monotonic() + bound(60)
-    while True:
-        sender = Patient(status, "sender")
-        sender.publish(topic, payload)
-        if sender.code == 0:
-            return sender.leave()
-        assert time.monotonic() < end, "not acknowledged"
-
-
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Group]:
     missing = load_runtimes({})["nats"].unavailable()
@@ -118,22 +71,22 @@ def group(tmp_path: Path) -> Iterator[Group]:
 def test_a_killed_worker_and_a_fourth_one_restart_no_other(group: Group) -> None:
     before = group.workers()
     assert len({each["node"] for each in before.values()}) == 3
-    clients = [Patient(each, name) for name, each in before.items()]
+    clients = [Patient(port(each), name) for name, each in before.items()]
     for each in clients:
         each.hears("all/#")
-    for index, each in enumerate(clients):
-        each.publish(f"all/{index}", b"once")
+    for index, each in enumerate(before.values()):
+        send(port(each), f"all/{index}", b"once")
     for each in clients:
         for index in range(3):
             each.gets(f"all/{index}", b"once")
         assert len(each.got) == 3
-    away = Patient(before["web-3"], "away", clean=False)
+    away = Patient(port(before["web-3"]), "away", clean=False)
     away.hears("q/#")
     away.vanish()
-    send(before["web-2"], "q/1", b"waits")
+    send(port(before["web-2"]), "q/1", b"waits")
 
     os.kill(before["web-3"]["pid"], signal.SIGKILL)
-    send(before["web-1"], "all/after", b"kill")
+    send(port(before["web-1"]), "all/after", b"kill")
     clients[1].gets("all/after", b"kill")
     group.alice.wait_retained(
         group.alice.topic("status", "edge", "worker", "web-3"),
@@ -146,25 +99,24 @@ def test_a_killed_worker_and_a_fourth_one_restart_no_other(group: Group) -> None
     group.alice.ok("scale_routercluster_workergroup", {**group.mine, "scale": 4})
     four = group.workers(4)
     assert [four[name]["pid"] for name in after] == [each["pid"] for each in after.values()]
-    fourth = Patient(four["web-4"], "fourth")
+    fourth = Patient(port(four["web-4"]), "fourth")
     fourth.hears("all/#")
-    send(four["web-1"], "all/new", b"heard")
+    send(port(four["web-1"]), "all/new", b"heard")
     fourth.gets("all/new", b"heard")
     clients[1].gets("all/new", b"heard")
 
-    back = Patient(four["web-4"], "away", clean=False)
+    back = Patient(port(four["web-4"]), "away", clean=False)
     assert back.present
     back.gets("q/1", b"waits")
 
 
 def test_a_renewal_keeps_sessions_and_retained_messages(group: Group) -> None:
     before = group.workers()
-    away = Patient(before["web-1"], "away", clean=False)
+    away = Patient(port(before["web-1"]), "away", clean=False)
     away.hears("q/#")
     away.vanish()
-    send(before["web-1"], "q/1", b"waits")
-    keeper = Patient(before["web-2"], "keeper")
-    keeper.publish("kept", b"retained", retain=True)
+    send(port(before["web-1"]), "q/1", b"waits")
+    send(port(before["web-2"]), "kept", b"retained", retain=True)
     transport = {**TRANSPORT, "options": {"max_connections": 100}}
     group.alice.ok(
         "update_routercluster_workergroup",
@@ -177,13 +129,7 @@ def test_a_renewal_keeps_sessions_and_retained_messages(group: Group) -> None:
             timeout=120,
         )
     after = group.workers()
-    back = Patient(after["web-3"], "away", clean=False)
+    back = Patient(port(after["web-3"]), "away", clean=False)
     assert back.present
     back.gets("q/1", b"waits")
-    reader = Patient(after["web-1"], "reader")
-    end = time.monotonic() + bound(60)
-    while ("kept", b"retained") not in [each[:2] for each in reader.got]:
-        assert time.monotonic() < end, "not retained"
-        reader.hears("kept")
-        for _ in range(50):
-            reader.step()
+    Patient(port(after["web-1"]), "reader").finds("kept", b"retained")

@@ -151,6 +151,7 @@ def test_every_member_of_a_transport() -> None:
         launch.references
     )
     assert launch.stop_signal == signal.SIGUSR2 and launch.grace_s > 30
+    assert {at.rpartition("/")[2] for at in launch.references} == set(launch.reloads)
 
 
 def test_changed_peers_are_no_other_definition() -> None:
