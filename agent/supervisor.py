@@ -21,6 +21,7 @@ from .planner.peers import NONE, peers_by_worker, peers_digest
 from .state import is_locked
 from .workers.adoption import Adoption
 from .workers.controller import WorkerController
+from .workers.files import WatchedFiles
 from .workers.process_runner import ProcessRunner
 from .workers.registry import WorkerRegistry
 
@@ -30,6 +31,8 @@ IDLE_S: Final = 1.0
 """Longest pause between two passes, seconds."""
 USAGE_S: Final = 10.0
 """Interval of reading CPU and memory, seconds."""
+FILES_S: Final = 5.0
+"""Interval of looking at the files that running workers depend on, seconds."""
 ROTATE_S: Final = 1.0
 ROTATE_SOON_S: Final = 0.1
 """Interval of looking at the logs' sizes, seconds; the short one while a worker floods its log."""
@@ -63,6 +66,7 @@ class WorkerSupervisor:
             self.registry, runner, clock, random, timing or WorkerTiming(), self._is_wanted
         )
         self.adoption = Adoption(self.controller)
+        self.files = WatchedFiles(clock)
         self._desired: Mapping[str, AssignedWorker] = {}
         self._peers: Mapping[str, str] = {}
         self._clock = clock
@@ -177,7 +181,7 @@ class WorkerSupervisor:
             case plan.ProbeWorker():
                 self.controller.probe(self.registry[step.oid], step.live)
             case plan.ReloadWorker():
-                self.controller.reload(self.registry[step.oid], self._desired[step.oid])
+                self.controller.tell_peers(self.registry[step.oid], self._desired[step.oid])
             case plan.ResetBackoff():
                 self.controller.reset_backoff(self.registry[step.oid])
 
@@ -202,14 +206,28 @@ class WorkerSupervisor:
         """Whether a definition that was looked at for a while is the assigned one still."""
         return self._desired.get(definition.oid) == definition and not self._stopping_all
 
+    async def _look_at_files(self) -> None:
+        """Find files of running workers that have changed."""
+        for oid, files in (await self.files.look(self.registry.all())).items():
+            definition = self._desired.get(oid)
+            if definition is None or oid not in self.registry.snapshot():
+                continue
+            instance = self.registry[oid]
+            if instance.worker.matches(definition.generation, definition.digest):
+                self.controller.look_at_files(instance, definition, files)
+
     async def _housekeeping(self) -> None:
         """Rotates logs and reads usage, until cancelled."""
         due = self._clock.monotonic() + _RETRY_S
+        files_due = due
         flooded = False
         while True:
             await self._clock.sleep(ROTATE_SOON_S if flooded else ROTATE_S)
             try:
                 flooded = self.registry.rotate_logs()
+                if self._clock.monotonic() >= files_due:
+                    files_due = self._clock.monotonic() + FILES_S
+                    await self._look_at_files()
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()

@@ -189,6 +189,8 @@ PASSING_REASONS = (QUEUED, NOT_READY, NOT_REPLACED)
 """How the reasons of a starting worker begin that hold only for as long as its agent repeats them."""
 
 
+NOT_RELOADED = "not reloaded: "
+"""Part of a running worker's reason when files of its node have changed and can't be used."""
 OUTDATED = "outdated start: "
 """Part of a running worker's reason when its node would start it otherwise now."""
 

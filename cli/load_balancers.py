@@ -80,7 +80,10 @@ def service(
     mine = tuple(each for each in found if each.listener == name)
     if not mine:
         raise NoRenderingError(f"no listener '{name}' (it has: {', '.join(names)})")
-    return Service(cluster, group, name, bind or _default_bind(mine[0].url.scheme), mine)
+    where = bind or _default_bind(mine[0].url.scheme)
+    if where.strip() != where or endpoint_url(f"tcp://{where}") is None or "/" in where:
+        raise NoRenderingError(f"--bind is HOST:PORT, not {bind!r}")
+    return Service(cluster, group, name, where, mine)
 
 
 def haproxy(of: Service) -> str:

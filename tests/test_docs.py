@@ -170,7 +170,7 @@ class Terminal:
         "README.md",
         "docs/quickstart.md",
         *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "own-program", "browser")),
-        *(f"docs/howto/{n}.md" for n in ("listeners", "mqtt-tls", "wamp-auth")),
+        *(f"docs/howto/{n}.md" for n in ("listeners", "load-balancing", "mqtt-tls", "wamp-auth")),
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from busbar.bus.messages import NOT_READY, NOT_REPLACED, OUTDATED, QUEUED
+from busbar.bus.messages import NOT_READY, NOT_RELOADED, NOT_REPLACED, OUTDATED, QUEUED
 from busbar.bus.states import WorkerState
 
 from . import restart
@@ -64,7 +64,8 @@ class Worker:
     Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are
     consecutive ones; `restarts` counts the starts of this definition after the first. `by_liveness`: the
     liveness probe decides whether it is ready. `last_failure` is why it failed last, `held` why it is not
-    started although it is due, `outdated` how its start differs from the one it would get now. `checked` was
+    started although it is due, `outdated` how its start differs from the one it would get now, `not_reloaded`
+    what is wrong with files that have changed, so that it goes on with those it has read. `checked` was
     found good, and the running instance may be stopped for it; `rejected` was not, because of `rejection`:
     the instance stays, and it is looked at again from `next_check` on. `checking`: one is being looked at.
     `peers` is the digest of the peers that it is to know, `known_peers` of those that its process knows; it
@@ -94,6 +95,7 @@ class Worker:
     last_failure: str | None = None
     held: str | None = None
     outdated: str | None = None
+    not_reloaded: str | None = None
     after_stop: AfterStop = AfterStop.FORGET
     stop_reason: str | None = None
     stop_error: str | None = None
@@ -142,6 +144,7 @@ def starting(worker: Worker, generation: int, digest: str, now: float) -> Worker
         probe_error=None,
         held=None,
         outdated=None,
+        not_reloaded=None,
         rejected=None,
         rejection=None,
     )
@@ -411,6 +414,8 @@ def _reason_running(worker: Worker) -> str | None:
         reasons.append(f"{OUTDATED}{worker.outdated}")
     if worker.reload_error:
         reasons.append(f"not told of its present peers: {worker.reload_error}")
+    if worker.not_reloaded:
+        reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
     if worker.failed_probes:
         reasons.append(f"does not answer: {worker.probe_error}")
     elif worker.last_failure:

@@ -80,7 +80,7 @@ class WorkerView:
     pid: int | None = None
     """That of its process, as its node last reported; None while it reports none."""
     failing_since: float | None = None
-    """Since when it has failed to start where it is; None where it was ready there, or has not failed."""
+    """Since when it counts as failing to start where it is, which may lie ahead; None where it does not."""
     listeners: Mapping[str, str] = field(default_factory=dict)
     """The URLs of its process, by the listeners' names; empty while its node reports none."""
 

@@ -67,9 +67,10 @@ class Queries:
         """A cluster's nodes, each with its schema of a runtime, by name."""
         return [sql.node_schema(row) for row in self._rows(sql.MEMBER_SCHEMAS, runtime, cluster_oid)]
 
-    def own_schemas(self, cluster_oid: str, runtime: str) -> list[NodeSchemaRow]:
-        """As `member_schemas`, of the nodes alone whose schema is not this version's own."""
-        return [sql.node_schema(row) for row in self._rows(sql.OWN_SCHEMAS, cluster_oid, runtime)]
+    def schema_bodies(self, cluster_oid: str, runtime: str) -> dict[str, str]:
+        """The schemas of a runtime that nodes of a cluster have, as JSON by digest: each once, and those
+        that have arrived."""
+        return dict(self._rows(sql.SCHEMA_BODIES, runtime, cluster_oid))
 
     # --- clusters
 

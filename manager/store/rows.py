@@ -147,13 +147,13 @@ class WorkerRow(Struct, frozen=True, gc=False):
 
 
 class NodeSchemaRow(Struct, frozen=True, gc=False):
-    """A member node and the schema that it has reported for a runtime, as JSON; None: this version's own, one
-    that has not arrived yet, or none."""
+    """A member node and the digest of the schema that it has reported for a runtime; None: this version's
+    own, or none."""
 
     node: str
     status: NodeStatus
     runtimes: list[str]
-    body: str | None
+    digest: str | None
 
 
 class PrincipalRow(Struct, frozen=True, gc=False):

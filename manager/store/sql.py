@@ -135,22 +135,21 @@ WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w
 
 
 def node_schema(values: tuple[Any, ...]) -> rows.NodeSchemaRow:
-    """A struct from one row of `MEMBER_SCHEMAS` or `OWN_SCHEMAS`."""
-    node, status, runtimes, body = values
-    return rows.NodeSchemaRow(node, NodeStatus(status), _load(runtimes), body)
+    """A struct from one row of `MEMBER_SCHEMAS`."""
+    node, status, runtimes, digest = values
+    return rows.NodeSchemaRow(node, NodeStatus(status), _load(runtimes), digest)
 
 
 MEMBER_SCHEMAS: Final = """
-SELECT n.name, n.status, n.runtimes, r.body FROM members m JOIN nodes n ON n.oid = m.node_oid
+SELECT n.name, n.status, n.runtimes, s.digest FROM members m JOIN nodes n ON n.oid = m.node_oid
 LEFT JOIN node_schemas s ON s.node_oid = n.oid AND s.runtime = ?
-LEFT JOIN runtime_schemas r ON r.digest = s.digest
 WHERE m.cluster_oid = ? ORDER BY n.name
 """
-OWN_SCHEMAS: Final = """
-SELECT n.name, n.status, n.runtimes, r.body FROM node_schemas s
-JOIN members m ON m.node_oid = s.node_oid AND m.cluster_oid = ?
-JOIN nodes n ON n.oid = s.node_oid JOIN runtime_schemas r ON r.digest = s.digest
-WHERE s.runtime = ? ORDER BY n.name
+SCHEMA_BODIES: Final = """
+SELECT digest, body FROM runtime_schemas WHERE digest IN (
+  SELECT s.digest FROM members m JOIN node_schemas s ON s.node_oid = m.node_oid AND s.runtime = ?
+  WHERE m.cluster_oid = ?
+) ORDER BY digest
 """
 DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
 KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
