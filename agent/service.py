@@ -262,7 +262,7 @@ class Agent:
             what = "1 worker" if foreign == 1 else f"{foreign} workers"
             runs = "runs" if foreign == 1 else "run"
             found.append(f"{what} of another store or agent {runs} on this host: left alone")
-        found += self._limit_conditions()
+        found += self._limit_conditions() + self.supervisor.files.conditions()
         host, wildcards = self.config.host or loopback(), self.supervisor.registry.wildcards()
         if wildcards and is_loopback(host):
             found.append(

@@ -6,6 +6,7 @@ a restart nor an outage of the broker makes a node late at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -38,6 +39,8 @@ class _Node:
     """When it was paired again: what was heard of it before does not count."""
     will: float | None = None
     refuses: float | None = None
+    peers: float = -math.inf
+    """When it was last told of peers."""
 
 
 class NodeMemory:
@@ -110,6 +113,13 @@ class NodeMemory:
         if node.refuses is None or node.refuses < self.listening_since:
             node.refuses = max(self._clock.monotonic(), self.listening_since)
         return node.refuses
+
+    def told_peers(self, node_oid: str) -> None:
+        """Its assignment says something else of meshed groups from now on."""
+        self._node(node_oid).peers = self._clock.monotonic()
+
+    def peers_told_at(self, node_oid: str) -> float:
+        return self._node(node_oid).peers
 
     def paired(self, node_oid: str) -> None:
         """It was paired again: its silence counts from now on, and it was not heard yet."""
