@@ -162,6 +162,9 @@ class Terminal:
         return said
 
 
+CROSSBAR_PAGES = [f"docs/howto/{name}.md" for name in ("runtimes", "wamp-auth", "web")]
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "name",
@@ -170,12 +173,13 @@ class Terminal:
         "docs/quickstart.md",
         *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "mqtt-tls", "wamp-auth")),
         "docs/howto/listeners.md",
+        "docs/howto/web.md",
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     for file, text in FILE_BLOCK.findall((ROOT / name).read_text()):
         (tmp_path / file).write_text(text)
-    if name in ("docs/howto/runtimes.md", "docs/howto/wamp-auth.md") and find_spec("crossbar") is None:
+    if name in CROSSBAR_PAGES and find_spec("crossbar") is None:
         lacking("crossbar is not installed")
     if name in ("README.md", "docs/howto/mqtt-tls.md", "docs/howto/listeners.md"):
         need_mosquitto()
