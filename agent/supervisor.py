@@ -15,11 +15,13 @@ from typing import Final
 from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker, Assignment
 
-from .planner import plan
+from .planner import lifecycle, plan
 from .planner.lifecycle import WorkerTiming
+from .planner.peers import NONE, peers_by_worker, peers_digest
 from .state import is_locked
 from .workers.adoption import Adoption
 from .workers.controller import WorkerController
+from .workers.files import WatchedFiles
 from .workers.process_runner import ProcessRunner
 from .workers.registry import WorkerRegistry
 
@@ -29,6 +31,8 @@ IDLE_S: Final = 1.0
 """Longest pause between two passes, seconds."""
 USAGE_S: Final = 10.0
 """Interval of reading CPU and memory, seconds."""
+FILES_S: Final = 5.0
+"""Interval of looking at the files that running workers depend on, seconds."""
 ROTATE_S: Final = 1.0
 ROTATE_SOON_S: Final = 0.1
 """Interval of looking at the logs' sizes, seconds; the short one while a worker floods its log."""
@@ -62,7 +66,9 @@ class WorkerSupervisor:
             self.registry, runner, clock, random, timing or WorkerTiming(), self._is_wanted
         )
         self.adoption = Adoption(self.controller)
+        self.files = WatchedFiles(clock)
         self._desired: Mapping[str, AssignedWorker] = {}
+        self._peers: Mapping[str, str] = {}
         self._clock = clock
         self._on_usage = on_usage
         self._first_scan = True
@@ -73,6 +79,8 @@ class WorkerSupervisor:
         """Make this the desired state; the next report has all of its workers."""
         before, self.assignment = self.assignment, assignment
         self._desired = plan.desired_workers(assignment) or {}
+        self.controller.runner.peers = told = peers_by_worker(assignment)
+        self._peers = {oid: peers_digest(peers) for oid, peers in told.items()}
         if before is None or before.store != assignment.store:
             # Nothing is started before it is known which workers of this store run already.
             self.scanned.clear()
@@ -141,6 +149,7 @@ class WorkerSupervisor:
         overdue, self._last_pass = now - self._last_pass - IDLE_S, now
         if overdue > SUSPENDED_S:
             self.controller.extend_deadlines(overdue + IDLE_S)
+        self._note_peers()
         for step in plan.reconcile(desired, self.registry.snapshot(), now, timing, self.max_workers):
             try:
                 self._carry_out(step)
@@ -148,6 +157,14 @@ class WorkerSupervisor:
                 log.exception("worker %s: %s failed", step.oid, type(step).__name__)
                 self.controller.recover_from_error(self.registry[step.oid], error)
         return plan.next_due(self.registry.snapshot().values(), now) - now
+
+    def _note_peers(self) -> None:
+        """Note which peers each worker is to know; the plan compares them with those that it knows."""
+        for instance in self.registry.all():
+            oid = instance.worker.oid
+            wanted = self._peers.get(oid, NONE)
+            if oid in self._desired and instance.worker.peers != wanted:
+                instance.worker = lifecycle.told_peers(instance.worker, wanted)
 
     def _carry_out(self, step: plan.Step) -> None:
         match step:
@@ -163,6 +180,8 @@ class WorkerSupervisor:
                 self.controller.stop(self.registry[step.oid], step.after, step.reason)
             case plan.ProbeWorker():
                 self.controller.probe(self.registry[step.oid], step.live)
+            case plan.ReloadWorker():
+                self.controller.tell_peers(self.registry[step.oid], self._desired[step.oid])
             case plan.ResetBackoff():
                 self.controller.reset_backoff(self.registry[step.oid])
 
@@ -187,14 +206,28 @@ class WorkerSupervisor:
         """Whether a definition that was looked at for a while is the assigned one still."""
         return self._desired.get(definition.oid) == definition and not self._stopping_all
 
+    async def _look_at_files(self) -> None:
+        """Find files of running workers that have changed."""
+        for oid, files in (await self.files.look(self.registry.all())).items():
+            definition = self._desired.get(oid)
+            if definition is None or oid not in self.registry.snapshot():
+                continue
+            instance = self.registry[oid]
+            if instance.worker.matches(definition.generation, definition.digest):
+                self.controller.look_at_files(instance, definition, files)
+
     async def _housekeeping(self) -> None:
         """Rotates logs and reads usage, until cancelled."""
         due = self._clock.monotonic() + _RETRY_S
+        files_due = due
         flooded = False
         while True:
             await self._clock.sleep(ROTATE_SOON_S if flooded else ROTATE_S)
             try:
                 flooded = self.registry.rotate_logs()
+                if self._clock.monotonic() >= files_due:
+                    files_due = self._clock.monotonic() + FILES_S
+                    await self._look_at_files()
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()

@@ -48,6 +48,7 @@ def runtime_schema(runtime: str) -> dict[str, Any]:
         members["paths"]["additionalProperties"] = path
         members["realms"]["items"] = {"anyOf": [{"type": "string"}, realm]}
         _describe_paths(parts["PathService"], path, auth, cookie)
+        parts["ListenerConfig"]["properties"]["auth"] = auth
     else:
         del members["paths"]
     if runtime not in SPEAK_TLS:

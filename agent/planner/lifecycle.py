@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from busbar.bus.messages import NOT_READY, NOT_REPLACED, OUTDATED, QUEUED
+from busbar.bus.messages import NOT_READY, NOT_RELOADED, NOT_REPLACED, OUTDATED, QUEUED
 from busbar.bus.states import WorkerState
 
 from . import restart
@@ -30,6 +30,8 @@ class WorkerTiming:
     starting_limit: int = 8
     stop_again: float = 1.0
     check_again: float = 30.0
+    reload_every: float = 1.0
+    reload_again: float = 5.0
 
 
 Definition = tuple[int, str]
@@ -62,9 +64,12 @@ class Worker:
     Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are
     consecutive ones; `restarts` counts the starts of this definition after the first. `by_liveness`: the
     liveness probe decides whether it is ready. `last_failure` is why it failed last, `held` why it is not
-    started although it is due, `outdated` how its start differs from the one it would get now. `checked` was
+    started although it is due, `outdated` how its start differs from the one it would get now, `not_reloaded`
+    what is wrong with files that have changed, so that it goes on with those it has read. `checked` was
     found good, and the running instance may be stopped for it; `rejected` was not, because of `rejection`:
     the instance stays, and it is looked at again from `next_check` on. `checking`: one is being looked at.
+    `peers` is the digest of the peers that it is to know, `known_peers` of those that its process knows; it
+    may be told again from `next_reload` on.
     """
 
     oid: str
@@ -90,6 +95,7 @@ class Worker:
     last_failure: str | None = None
     held: str | None = None
     outdated: str | None = None
+    not_reloaded: str | None = None
     after_stop: AfterStop = AfterStop.FORGET
     stop_reason: str | None = None
     stop_error: str | None = None
@@ -98,6 +104,10 @@ class Worker:
     rejected: Definition | None = None
     rejection: str | None = None
     next_check: float = 0.0
+    peers: str = ""
+    known_peers: str = ""
+    next_reload: float = 0.0
+    reload_error: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -134,6 +144,7 @@ def starting(worker: Worker, generation: int, digest: str, now: float) -> Worker
         probe_error=None,
         held=None,
         outdated=None,
+        not_reloaded=None,
         rejected=None,
         rejection=None,
     )
@@ -164,6 +175,31 @@ def check_failed(
     )
 
 
+def told_peers(worker: Worker, peers: str) -> Worker:
+    """It is to know these peers."""
+    return replace(worker, peers=peers)
+
+
+def reloading(worker: Worker) -> Worker:
+    """Its process is being told of its peers."""
+    return replace(worker, next_reload=NEVER)
+
+
+def reloaded(worker: Worker, now: float, peers: str, timing: WorkerTiming) -> Worker:
+    """Its process knows these peers, and is left alone for a while: changes come in groups."""
+    return replace(worker, known_peers=peers, next_reload=now + timing.reload_every, reload_error=None)
+
+
+def reload_failed(worker: Worker, now: float, error: str, timing: WorkerTiming) -> Worker:
+    """Its process goes on with the peers that it knows; it is told again later."""
+    return replace(worker, next_reload=now + timing.reload_again, reload_error=error[:MAX_REASON])
+
+
+def not_yet_reloadable(worker: Worker, now: float, timing: WorkerTiming) -> Worker:
+    """A signal now could end its process, which has only begun."""
+    return replace(worker, next_reload=now + timing.reload_every)
+
+
 def rejection_forgotten(worker: Worker) -> Worker:
     """That definition is assigned no longer, or may be good by now."""
     return replace(worker, rejected=None, rejection=None, next_check=0.0)
@@ -180,10 +216,13 @@ def holding(worker: Worker, held: str | None) -> Worker:
 
 
 def spawned(worker: Worker, now: float, deadline_s: float) -> Worker:
-    """Its process runs; it is ready once its probe succeeds."""
+    """Its process runs, and knows its peers; it is ready once its probe succeeds."""
     return replace(
         worker,
         busy=False,
+        known_peers=worker.peers,
+        next_reload=now,
+        reload_error=None,
         since=now,
         next_probe=now,
         deadline=now + deadline_s,
@@ -373,6 +412,10 @@ def _reason_running(worker: Worker) -> str | None:
         reasons.append(f"{NOT_REPLACED}{worker.rejection}")
     if worker.outdated:
         reasons.append(f"{OUTDATED}{worker.outdated}")
+    if worker.reload_error:
+        reasons.append(f"not told of its present peers: {worker.reload_error}")
+    if worker.not_reloaded:
+        reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
     if worker.failed_probes:
         reasons.append(f"does not answer: {worker.probe_error}")
     elif worker.last_failure:

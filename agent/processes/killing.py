@@ -123,6 +123,15 @@ def _lives(target: Stat) -> bool:
     return now is not None and not now.dead and now.start_ticks == target.start_ticks
 
 
+def signal_first(record: ProcessRecord, signum: int) -> bool:
+    """Send a signal to exactly the process of a record; False where it is gone or can't be looked at."""
+    try:
+        stat = procfs.read(record.pid) if procfs.is_alive(record) else None
+    except OSError:
+        return False
+    return stat is not None and stat.start_ticks == record.start_ticks and _send(stat, signum)
+
+
 def _send(target: Stat, signum: int) -> bool:
     """Signal exactly this process; False when it is gone or may not be signalled.
 

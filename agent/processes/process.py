@@ -192,6 +192,10 @@ class WorkerProcesses:
             await wait_for_futures([target.exited], _REAP_S, self._clock)
         return result
 
+    def signal(self, record: ProcessRecord, signum: int) -> bool:
+        """Send a signal to a worker's first process alone; False where exactly that one does not live."""
+        return killing.signal_first(record, signum)
+
     async def kill_leftovers(self, record: ProcessRecord) -> StopResult:
         """Kill the descendants of a worker that has exited, before its next start. Raises as `stop`."""
         return await killing.kill(record, self._clock)

@@ -19,3 +19,12 @@ def open_regular(path: Path) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "no regular file")
     return descriptor
+
+
+def file_identity(path: Path) -> tuple[int, int, int] | None:
+    """Its inode, size and time of change (ns), by which another file is told; None where it can't be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -55,6 +55,26 @@ def errors(lines: list[str]) -> str:
     return "; ".join(found or said[-2:]) or "it ended without a word"
 
 
+def bad_passwords(text: str) -> str | None:
+    """What is wrong with the password file that a configuration names: it has lines, and names nobody.
+
+    mosquitto reads it without an error, and lets nobody in any more.
+    """
+    paths = [line[14:] for line in text.splitlines() if line.startswith("password_file ")]
+    if any(map(_names_nobody, map(Path, paths))):
+        return "the password file has no line that mosquitto_passwd makes"
+    return None
+
+
+def _names_nobody(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False  # mosquitto says so itself
+    lines = [line for line in content.splitlines() if line.strip() and not line.startswith(b"#")]
+    return bool(lines) and not any(re.match(rb"[^:]+:\$", line) for line in lines)
+
+
 def try_once(program: str, config: Path) -> str | None:
     """Start it; None once it runs."""
     host = loopback()
@@ -86,8 +106,8 @@ def main() -> int:
     parser.add_argument("--program", required=True)
     parser.add_argument("--config", required=True, type=Path)
     given = parser.parse_args()
-    error = None
-    for _ in range(3):
+    error = bad_passwords(given.config.read_text())
+    for _ in range(0 if error else 3):
         error = try_once(given.program, given.config)
         if error is None or _IN_USE not in error:
             break

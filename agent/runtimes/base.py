@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
 from busbar.bus.listeners import DEFAULT
+from busbar.bus.messages import Peer
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import ProcessLimits
@@ -116,6 +117,8 @@ class WorkerSpec:
     generation: int = 0
     transport: Transport | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
+    """The other workers of its group, where that is meshed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,11 @@ class LaunchSpec:
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
 
+    peer_files: Mapping[str, str] = field(default_factory=dict)
+    """Those of `files` that name its peers, as they are with the present ones; in `files` they name none, so
+    that a change of peers is no change of the start. When they change they are written, and then the process
+    gets `reload_signal`."""
+
     listener: str = DEFAULT
     """The name of the primary listener."""
 
@@ -170,6 +178,15 @@ class LaunchSpec:
     """Files of this node that the definition names, by the pointer to the member: it must be able to read
     them. No part of the digest, as their names are in `files`."""
 
+    embedded: Mapping[str, Path] = field(default_factory=dict)
+    """Files of this node whose contents are in `files`, by the pointer: the agent alone reads them."""
+
+    reload_signal: int | None = None
+    """On which the running router reads files again; None: by itself, or at its next start alone."""
+
+    reloads: tuple[str, ...] = ()
+    """The members that name the node's files which it reads again then."""
+
     memory: int | None = None
     """Bytes that it may use, all its processes together by their cgroup."""
 
@@ -179,6 +196,11 @@ class LaunchSpec:
         user = [self.run_as.name] if self.run_as is not None else []
         memory = [self.memory] if self.memory is not None else []
         return digest(list(self.argv), dict(self.env), dict(self.files), *user, *memory)
+
+    @property
+    def watched(self) -> Mapping[str, Path]:
+        """All files of this node that it depends on, by the pointer to the member."""
+        return {**self.embedded, **self.references}
 
     @property
     def listeners(self) -> tuple[ListenerSpec, ...]:

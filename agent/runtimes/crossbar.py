@@ -127,6 +127,7 @@ class CrossbarRuntime:
             # A killed node leaves its pid file; if that pid is in use again, it would not start.
             remove=(f"{FOLDER}/node.pid",),
             references={at: path for each in listeners for at, path in each.references.items()},
+            embedded=secrets.used,
             check=(program, "check", *cbdir),
             checks_starts=False,
         )

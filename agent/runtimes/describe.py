@@ -70,7 +70,9 @@ def version_question(runtime: Runtime, program: str) -> VersionQuestion | str | 
         case AmqttRuntime():
             return _of_package("amqtt")
         case CrossbarRuntime():
-            return _beside(program, "crossbar")  # `crossbar version` takes seconds of CPU
+            # `crossbar version` takes seconds of CPU.
+            ours = Path(program).parent == Path(sys.executable).parent
+            return _beside(program, "crossbar") or (_of_package("crossbar") if ours else None)
         case MosquittoRuntime():
             return VersionQuestion((program, "-h"), runtime.run_as)
         case ExecRuntime():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ TYPES = ("mqtt",)
 """No `websocket`: Debian's mosquitto 2.0.11 does not start when that is its only listener."""
 LISTENERS = ("mqtt", "websocket")
 CONFIG = "mosquitto.conf"
+RELOADED = ("certificate", "key", "password_file", "acl_file")
+"""What mosquitto 2.0 reads again on SIGHUP, as the user that it has become; not a client CA."""
 CHECK_REFUSES = 3
 """Exit code of `agent.routers.mosquitto_check`."""
 MAX_QUEUED = 100_000
@@ -108,6 +111,8 @@ class MosquittoRuntime:
             # The worker's user may not be able to run the agent's Python.
             check_refuses_with=CHECK_REFUSES,
             references={at: path for each in listeners for at, path in each.references.items()},
+            reload_signal=signal.SIGHUP,
+            reloads=self._reloaded(options, listeners),
         )
 
     def _check_websockets(self, listeners: list[Listener]) -> None:
@@ -145,6 +150,16 @@ class MosquittoRuntime:
             },
             ListenerSpec(listener.name, url, request.interface, port, probe),
         )
+
+    def _reloaded(self, options: MosquittoOptions, listeners: Sequence[_Listener]) -> tuple[str, ...]:
+        """What a SIGHUP may be used for.
+
+        Where it has given up root it could read the new certificate and not its key: nobody could connect.
+        """
+        if self.user is None or options.persistence:  # it stays the user that it is started as
+            return RELOADED
+        tls = any("/tls/" in at for each in listeners for at in each.references)
+        return () if tls else ("password_file", "acl_file")
 
     def _persistence(self, folder: Path) -> list[str]:
         if any(ord(char) < 32 for char in str(folder)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +55,8 @@ class Secrets:
 
     root: Path | None
     read: Callable[[Path], bytes]
+    used: dict[str, Path] = field(default_factory=dict)
+    """What was read, by the pointer."""
 
     def content(self, reference: str, pointer: str) -> bytes:
         """What is in the file that a definition names.
@@ -70,6 +72,7 @@ class Secrets:
         Raises:
             RuntimeConfigError: it can't be read.
         """
+        self.used[pointer] = path
         try:
             return self.read(path)
         except OSError as error:

@@ -18,6 +18,7 @@ from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker
 
 from ..planner import lifecycle
+from ..planner.file_watch import Files, FileStep, looked
 from ..planner.lifecycle import AfterStop, Phase, WorkerTiming
 from ..processes.exits import Exit
 from ..processes.process import describe_os_error
@@ -116,6 +117,43 @@ class WorkerController:
             error = f"internal error: {failure}"
         self._record_check(instance, definition, error)
 
+    def look_at_files(self, instance: Instance, definition: AssignedWorker, files: Files) -> None:
+        """After a look at the files of a running instance: have it reload them, or say that they changed."""
+        spec, worker = instance.spec, instance.worker
+        if spec is None or worker.phase is not Phase.RUNNING or worker.busy or worker.checking:
+            return
+        instance.files, step = looked(instance.files, files, spec.reloads)
+        if step is FileStep.NONE:
+            return
+        outdated = self.runner.outdated(instance, definition)
+        self.registry.update(instance, replace(worker, outdated=outdated, not_reloaded=None))
+        if step is FileStep.RELOAD:
+            self._run_task(self._reload(instance, definition, files), instance)
+
+    async def _reload(self, instance: Instance, definition: AssignedWorker, files: Files) -> None:
+        """What the router's own checker refuses is not loaded: it goes on with what it has read."""
+        token, name = instance.token, instance.worker.name
+        vetting = self.vetter.look(instance, definition, start=False)
+        error = vetting.error
+        if error is None and vetting.spec is not None:
+            try:
+                error = await self.vetter.run_check(definition, vetting.spec)
+            except Exception as failure:
+                # A bug of ours must not stop a worker that runs.
+                log.exception("worker %s: a check failed", name)
+                error = f"internal error: {failure}"
+        if instance.token != token or instance.worker.phase is not Phase.RUNNING:
+            return
+        if error is not None:
+            log.warning("worker %s: changed files are not loaded: %s", name, error)
+            encodable = error.encode("utf-8", "replace").decode()
+            self.registry.update(instance, replace(instance.worker, not_reloaded=encodable))
+        elif self.runner.reload(instance, files):
+            log.info("worker %s: it reads its changed files again", name)
+        else:
+            # They changed while they were judged, or it is ending: the next look tells.
+            instance.files = replace(instance.files, judged={})
+
     def forget_rejections(self, desired: Mapping[str, AssignedWorker], *, all_of_them: bool = False) -> None:
         """Those of definitions that are assigned no longer, or all; what is assigned is looked at anew."""
         for instance in self.registry.all():
@@ -189,6 +227,37 @@ class WorkerController:
         for instance in self.registry.all():
             if instance.worker.alive:
                 self.registry.update(instance, lifecycle.agent_suspended(instance.worker, seconds))
+
+    def tell_peers(self, instance: Instance, definition: AssignedWorker) -> None:
+        """Tell its process of its present peers."""
+        if not instance.worker.matches(definition.generation, definition.digest):
+            # It is about to be replaced, and is told of them then.
+            later = lifecycle.not_yet_reloadable(instance.worker, self._now(), self.timing)
+            self.registry.update(instance, later)
+            return
+        self.registry.update(instance, lifecycle.reloading(instance.worker))
+        self._run_task(self._tell_peers(instance, definition), instance)
+
+    async def _tell_peers(self, instance: Instance, definition: AssignedWorker) -> None:
+        token = instance.token
+        try:
+            told = await self.runner.tell_peers(instance, definition)
+        except Exception as error:
+            reason = _start_failure(error).encode("utf-8", "replace").decode()
+            if instance.worker.reload_error != reason:
+                log.warning("worker %s: not told of its peers: %s", instance.worker.name, reason)
+            if instance.token == token:
+                failed = lifecycle.reload_failed(instance.worker, self._now(), reason, self.timing)
+                self.registry.update(instance, failed)
+            return
+        if instance.token != token:
+            return
+        if told is None:
+            later = lifecycle.not_yet_reloadable(instance.worker, self._now(), self.timing)
+            self.registry.update(instance, later)
+            return
+        log.info("worker %s: told of its peers", instance.worker.name)
+        self.registry.update(instance, lifecycle.reloaded(instance.worker, self._now(), told, self.timing))
 
     def reset_backoff(self, instance: Instance) -> None:
         """It has been ready long enough."""

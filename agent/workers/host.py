@@ -11,9 +11,11 @@ from pathlib import Path
 
 from busbar.bus.clock import Clock
 
+from ..planner.file_watch import Files
 from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat
+from ..processes.regular_files import file_identity
 from ..processes.sockets import bind_error
 from ..processes.versions import ask_version
 from ..runtimes import ListenerSpec, Probe, Runtime, load_runtimes
@@ -42,6 +44,10 @@ class Host:
         """The version of a runtime's program; None where it does not say."""
         found = version_question(runtime, program)
         return await ask_version(*found) if isinstance(found, VersionQuestion) else found
+
+    def identities(self, files: Mapping[str, Path]) -> Files:
+        """What the files are now, by the same keys."""
+        return {name: file_identity(path) for name, path in files.items()}
 
     async def probe(
         self, wanted: Probe, host: str, port: int, log_path: Path, timeout_s: float, *, log_from: int

@@ -13,14 +13,16 @@ import msgspec
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import AssignedWorker
 
-from ..planner.lifecycle import Worker
+from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
+from ..planner.lifecycle import Phase, Worker
+from ..planner.peers import PeersOf, peers_digest
 from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
 from ..processes.memory import after_allocation
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
-from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare
+from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare, rewrite_peers
 from ..state import RecordedListener, State, WorkerRecord, is_locked
 from . import identity
 from .host import Host
@@ -45,6 +47,7 @@ class Instance:
     usage: Usage = field(default_factory=Usage)
     listeners: tuple[Stat, ...] | None = None
     """Its processes that listen on its port; None until they are looked for."""
+    files: FileWatch = field(default_factory=FileWatch)
     rotated: bool = False
     """Its log was rotated since its start: its last output may be in the copy."""
 
@@ -70,6 +73,8 @@ class ProcessRunner:
         self.specs = specs
         self.processes = processes
         self._new_id = new_id
+        self.peers: PeersOf = {}
+        """As the present assignment tells of them."""
 
     # --- start and adopt
 
@@ -80,9 +85,11 @@ class ProcessRunner:
             RefusedError, RuntimeConfigError, NoPortError, SpawnError, OSError, ValueError: the reason.
         """
         before = instance.record
-        spec = self.specs.for_start(worker, taken, before.ports if before else {})
+        peers = self.peers.get(worker.oid, ())
+        spec = self.specs.for_start(worker, taken, before.ports if before else {}, peers)
         prepare(spec, self.state.worker_folder(worker.oid))
         record = self._new_record(instance, worker, spec)
+        instance.files = FileWatch(loaded=record.files)
         self._store_token(record)
         logs.rotate_if_needed(self.state.log_path(worker.oid))
         instance.rotated = False
@@ -120,6 +127,8 @@ class ProcessRunner:
             stop_signal=spec.stop_signal,
             grace_s=spec.grace_s,
             start=spec.digest,
+            peers=peers_digest(self.peers.get(worker.oid, ())),
+            files=dict(self.host.identities(spec.watched)),
         )
 
     def _spawn_spec(
@@ -165,6 +174,8 @@ class ProcessRunner:
         instance.process = self.processes.adopt(process)
         if instance.process is None:
             return False
+        if instance.record is not None:
+            instance.files = FileWatch(loaded=instance.record.files)
         self._record_process(instance, process)
         return True
 
@@ -177,9 +188,24 @@ class ProcessRunner:
             spec = self.specs.for_running(worker, record.ports)
         except Exception as error:
             return f"this node could not start it now: {error}"
-        if record.start in ("", spec.digest):
-            return None
+        stale = stale_files(instance.files, spec.reloads)
+        if stale is not None or record.start in ("", spec.digest):
+            return stale
         return f"this node's definition of runtime '{worker.runtime}' has changed since"
+
+    def reload(self, instance: Instance, files: Files) -> bool:
+        """Have the router read its files again; False where it is gone, or they have changed once more."""
+        spec, record = instance.spec, instance.record
+        if spec is None or record is None or spec.reload_signal is None:
+            return False
+        if dict(self.host.identities(spec.watched)) != dict(files):
+            return False
+        if not self._signal(record, spec.reload_signal):
+            return False
+        instance.files = was_reloaded(instance.files, files, spec.reloads)
+        instance.record = msgspec.structs.replace(record, files=dict(instance.files.loaded))
+        self.save_record(instance)
+        return True
 
     # --- probe
 
@@ -201,6 +227,43 @@ class ProcessRunner:
         )
         self.save_record(instance)
         return None
+
+    async def tell_peers(self, instance: Instance, worker: AssignedWorker) -> str | None:
+        """Have a process read its present peers; returns their digest, or None when it is too early.
+
+        Raises:
+            RefusedError, RuntimeConfigError, OSError, ValueError: why it could not be told.
+        """
+        record, process = instance.record, instance.process
+        if record is None or process is None:
+            return None
+        peers = self.peers.get(worker.oid, ())
+        spec = self.specs.for_running(worker, record.ports, peers)
+        if spec.peer_files:
+            if spec.reload_signal is not None and not await self._handles_signals(instance, spec):
+                return None
+            rewrite_peers(spec, self.state.worker_folder(worker.oid))
+            if spec.reload_signal is not None and not self._signal(record, spec.reload_signal):
+                if process.running:
+                    raise PermissionError(errno.EPERM, "its process can't be signalled")
+                return None
+        told = peers_digest(peers)
+        if instance.record is not None and instance.record.token == record.token:
+            instance.record = msgspec.structs.replace(instance.record, peers=told)
+            self.save_record(instance)
+        return told
+
+    def _signal(self, record: WorkerRecord, signum: int) -> bool:
+        return self.processes.signal(identity.process_of(record), signum)
+
+    async def _handles_signals(self, instance: Instance, spec: LaunchSpec) -> bool:
+        """A process that does not listen yet may not have set up its signals, and would be ended by one."""
+        if instance.worker.phase is Phase.RUNNING:
+            return True
+        if not spec.own_listener or not spec.port or instance.record is None:
+            return False
+        record = identity.process_of(instance.record)
+        return bool(await asyncio.to_thread(self.host.listens, record, spec.port))
 
     async def probe(self, instance: Instance, *, live: bool, timeout_s: float) -> str | None:
         """Probe once, within `timeout_s`; None when it is healthy, else the error."""

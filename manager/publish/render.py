@@ -16,11 +16,10 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from ..planner.acceptance import Voter, condition, node_refusals
 from ..planner.draining import DRAINED
 from ..planner.rolling import progress
 from ..planner.status import about, present_reason
-from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, NodeSchemaRow, WorkerRow
+from ..store.rows import AssignedRow, ClusterRow, GroupRow, NodeRow, WorkerRow
 
 MAX_CONDITIONS: Final = 20
 """Conditions in one status, which keeps it far below the payload limits of brokers."""
@@ -172,7 +171,8 @@ def assignment(
     """A node's whole desired state; empty for an unpaired node."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
     own_epoch = max(epoch, node.assignment_epoch)
-    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms)
+    peers = node.peers if node.peers and wanted else UNSET
+    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms, peers=peers)
     return shared(whole) if shares(node.capacity) else whole
 
 
@@ -237,11 +237,6 @@ def worker_conditions(not_ready: Sequence[NotReadyWorker]) -> list[str]:
 def group_open_condition(row: GroupRow, transport: Mapping[str, Any] | None) -> str | None:
     """The condition of a started group that is open to other hosts."""
     return None if row.status is ClusterState.STOPPED else open_condition(transport, row.runtime)
-
-
-def unaccepted_condition(schemas: Sequence[NodeSchemaRow], transport: Mapping[str, Any] | None) -> str | None:
-    """The condition of a group that not all of its nodes accept, by the schemas that they have reported."""
-    return condition(node_refusals([Voter(row.node, row.body) for row in schemas], transport))
 
 
 def open_conditions(listening: Sequence[ListeningGroup]) -> list[str]:

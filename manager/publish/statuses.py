@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from busbar.bus.decode import encode
 from busbar.bus.errors import MessageTooLargeError, MissingRightError
@@ -10,13 +11,25 @@ from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
 
+from ..planner.acceptance import Voter, condition, node_refusals
 from ..planner.rolling import updating
 from ..store import Store
+from ..store.reads import Queries
+from ..store.rows import GroupRow
 from . import render
 
 ObjectKey = tuple[StatusKind, str]
 """An object: its kind and oid."""
 TopicPayload = tuple[str, bytes]
+
+
+def unaccepted_condition(reads: Queries, row: GroupRow, transport: Mapping[str, Any] | None) -> str | None:
+    """The condition of a group that not all of its nodes accept, by the schemas that they have reported."""
+    bodies = reads.schema_bodies(row.cluster_oid, row.runtime)
+    if not node_refusals([Voter(key, body) for key, body in bodies.items()], transport):
+        return None  # mostly: without a look at each node
+    nodes = reads.member_schemas(row.cluster_oid, row.runtime)
+    return condition(node_refusals([Voter(n.node, bodies.get(n.digest or "")) for n in nodes], transport))
 
 
 class StatusBuilder:
@@ -107,7 +120,7 @@ class StatusBuilder:
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
         updated = reads.updated(oid) if updating(row) else None
         transport = row.transport or cluster.transport
-        unaccepted = render.unaccepted_condition(reads.own_schemas(cluster.oid, row.runtime), transport)
+        unaccepted = unaccepted_condition(reads, row, transport)
         status = render.group_status(
             row, cluster.name, states, not_ready, endpoints, stamp, updated, transport, unaccepted
         )

@@ -67,9 +67,10 @@ class Queries:
         """A cluster's nodes, each with its schema of a runtime, by name."""
         return [sql.node_schema(row) for row in self._rows(sql.MEMBER_SCHEMAS, runtime, cluster_oid)]
 
-    def own_schemas(self, cluster_oid: str, runtime: str) -> list[NodeSchemaRow]:
-        """As `member_schemas`, of the nodes alone whose schema is not this version's own."""
-        return [sql.node_schema(row) for row in self._rows(sql.OWN_SCHEMAS, cluster_oid, runtime)]
+    def schema_bodies(self, cluster_oid: str, runtime: str) -> dict[str, str]:
+        """The schemas of a runtime that nodes of a cluster have, as JSON by digest: each once, and those
+        that have arrived."""
+        return dict(self._rows(sql.SCHEMA_BODIES, runtime, cluster_oid))
 
     # --- clusters
 
@@ -95,10 +96,11 @@ class Queries:
         """The sum of the scales of a cluster's groups, but for those that are stopped by themselves."""
         return int(self._rows(sql.WANTED_SCALE, oid)[0][1])
 
-    def fullest_node(self, cluster_oid: str, above: int) -> tuple[str, int]:
-        """The node of a cluster with the most bytes of distinct definitions larger than `above`, and how
-        many: those of this cluster and of started ones. An empty name and 0 where there are none."""
-        found = self._rows(sql.FULLEST_NODE, cluster_oid, above)
+    def fullest_node(self, cluster_oid: str, above: int, peer: int) -> tuple[str, int]:
+        """The node of a cluster with the most bytes of distinct definitions larger than `above` and of peers,
+        `peer` bytes each, and how many: those of this cluster and of started ones. An empty name and 0 where
+        there are none."""
+        found = self._rows(sql.FULLEST_NODE, cluster_oid, above, peer)
         return (str(found[0][0]), int(found[0][1])) if found else ("", 0)
 
     # --- members

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.listeners import DEFAULT
+from busbar.bus.messages import Peers
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -16,6 +17,7 @@ from . import rows
 
 R = TypeVar("R", bound=msgspec.Struct)
 _load = msgspec.json.decode
+_load_peers = msgspec.json.Decoder(Peers).decode
 _dump = msgspec.json.encode
 
 
@@ -32,7 +34,9 @@ class Table(Generic[R]):
         self.columns: tuple[str, ...] = row.__struct_fields__
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
-        self._json = frozenset(column for column, decode in decoders.items() if decode is _load)
+        self._json = frozenset(
+            column for column, decode in decoders.items() if decode in (_load, _load_peers)
+        )
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
         marks = ", ".join("?" * len(self.columns))
@@ -84,6 +88,7 @@ NODES: Final = Table(
         "capacity": _load,
         "conditions": _load,
         "leaves": Leaves,
+        "peers": _load_peers,
         "runtime_details": _load,
     },
 )
@@ -102,6 +107,7 @@ GROUPS: Final = Table(
         "status": ClusterState,
         "was_running": bool,
         "stop_ordered": bool,
+        "mesh": bool,
     },
 )
 WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState, "listeners": _load})
@@ -129,22 +135,21 @@ WHERE w.node_oid = ? AND w.unassigned_version IS NULL ORDER BY c.name, g.name, w
 
 
 def node_schema(values: tuple[Any, ...]) -> rows.NodeSchemaRow:
-    """A struct from one row of `MEMBER_SCHEMAS` or `OWN_SCHEMAS`."""
-    node, status, runtimes, body = values
-    return rows.NodeSchemaRow(node, NodeStatus(status), _load(runtimes), body)
+    """A struct from one row of `MEMBER_SCHEMAS`."""
+    node, status, runtimes, digest = values
+    return rows.NodeSchemaRow(node, NodeStatus(status), _load(runtimes), digest)
 
 
 MEMBER_SCHEMAS: Final = """
-SELECT n.name, n.status, n.runtimes, r.body FROM members m JOIN nodes n ON n.oid = m.node_oid
+SELECT n.name, n.status, n.runtimes, s.digest FROM members m JOIN nodes n ON n.oid = m.node_oid
 LEFT JOIN node_schemas s ON s.node_oid = n.oid AND s.runtime = ?
-LEFT JOIN runtime_schemas r ON r.digest = s.digest
 WHERE m.cluster_oid = ? ORDER BY n.name
 """
-OWN_SCHEMAS: Final = """
-SELECT n.name, n.status, n.runtimes, r.body FROM node_schemas s
-JOIN members m ON m.node_oid = s.node_oid AND m.cluster_oid = ?
-JOIN nodes n ON n.oid = s.node_oid JOIN runtime_schemas r ON r.digest = s.digest
-WHERE s.runtime = ? ORDER BY n.name
+SCHEMA_BODIES: Final = """
+SELECT digest, body FROM runtime_schemas WHERE digest IN (
+  SELECT s.digest FROM members m JOIN node_schemas s ON s.node_oid = m.node_oid AND s.runtime = ?
+  WHERE m.cluster_oid = ?
+) ORDER BY digest
 """
 DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
 KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
@@ -179,6 +184,12 @@ JOIN workergroups g ON g.cluster_oid = m.cluster_oid
 AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
 JOIN group_revisions r ON r.group_oid = g.oid
 WHERE mine.cluster_oid = ?1 AND length(CAST(r.transport AS BLOB)) > ?2
+ UNION ALL
+SELECT n.name, 'peers', g.oid, g.scale * ?3
+FROM members mine JOIN members m ON m.node_oid = mine.node_oid JOIN nodes n ON n.oid = m.node_oid
+JOIN workergroups g ON g.cluster_oid = m.cluster_oid
+AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
+WHERE mine.cluster_oid = ?1 AND g.mesh
 ) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
 """
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"

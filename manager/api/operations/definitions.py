@@ -63,10 +63,12 @@ def check_definition(tx: Tx, cluster_oid: str, runtime: str, transport: Transpor
 def _voters(tx: Tx, cluster_oid: str, runtime: str) -> list[Voter]:
     """The cluster's nodes. One that is silent, or does not offer the runtime, can't tell: it may be another
     version when it is back."""
-    return [
-        Voter(row.node, row.body if row.status in _HEARD and runtime in row.runtimes else None)
-        for row in tx.member_schemas(cluster_oid, runtime)
-    ]
+    bodies = tx.schema_bodies(cluster_oid, runtime)
+    found = []
+    for row in tx.member_schemas(cluster_oid, runtime):
+        tells = row.status in _HEARD and runtime in row.runtimes
+        found.append(Voter(row.node, bodies.get(row.digest or "") if tells else None))
+    return found
 
 
 def _no_node(refusals: list[NodeRefusal], at: Pointers) -> BusError:

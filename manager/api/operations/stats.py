@@ -17,10 +17,10 @@ from ...publish.render import (
     group_open_condition,
     open_conditions,
     reason_now,
-    unaccepted_condition,
     update_condition,
     worker_conditions,
 )
+from ...publish.statuses import unaccepted_condition
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
 from .base import ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group
@@ -118,7 +118,7 @@ def _unaccepted(ctx: ReadContext, row: ClusterRow | GroupRow) -> list[str]:
     if isinstance(row, ClusterRow):
         return []
     transport = row.transport or need_cluster(ctx.reads, row.cluster_oid).transport
-    text = unaccepted_condition(ctx.reads.own_schemas(row.cluster_oid, row.runtime), transport)
+    text = unaccepted_condition(ctx.reads, row, transport)
     return [text] if text else []
 
 

@@ -27,6 +27,32 @@ def test_a_schema_never_refuses_what_the_checks_accept(asked: tuple[str, dict[st
     assert violation(transport, runtime_schema(runtime), trusted=True) is None
 
 
+LISTENERS: list[tuple[str, dict[str, Any], str | None]] = [
+    (
+        "mosquitto",
+        {"plain": {"port": 1883}, "ws": {"type": "websocket", "options": {"max_connections": 9}}},
+        None,
+    ),
+    ("mosquitto", {"plain": {"type": "web"}}, "/listeners/plain/type"),
+    ("mosquitto", {"plain": {"options": {"max_connections": 0}}}, "/listeners/plain/options/max_connections"),
+    ("amqtt", {"plain": {"tls": {"certificate": "a", "key": "b"}}}, "/listeners/plain/tls"),
+    ("amqtt", {"plain": {}, "ws": {"type": "websocket"}}, None),
+]
+
+
+@pytest.mark.parametrize(("runtime", "listeners", "at"), LISTENERS)
+def test_named_listeners_have_a_schema(runtime: str, listeners: dict[str, Any], at: str | None) -> None:
+    transport = {"type": "mqtt", "listeners": listeners}
+    found = violation(transport, runtime_schema(runtime))
+    assert (None if found is None else found.pointer) == at
+    try:
+        check_for_runtime(check_transport(transport, ""), runtime, "")
+        refused: tuple[str, ...] = ()
+    except BusError as error:
+        refused = tuple(error.pointers)
+    assert refused == (() if at is None else (at,)), "the checks say the same"
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("amqtt", {"type": "mqtt", "endpoint": {"tls": {"certificate": "a", "key": "b"}}}),
     ("amqtt", {"type": "mqtt", "endpoint": {"port": 1883, "shared": True}}),

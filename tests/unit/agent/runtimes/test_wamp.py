@@ -276,3 +276,23 @@ def test_requests_are_signed_with_what_a_file_of_the_node_says(content: bytes, g
         assert "geheim" not in str(error)
     else:
         assert good and path_of(launch)["options"] == json.loads(content)
+
+
+def test_files_whose_contents_are_embedded_are_watched() -> None:
+    """Crossbar has copies of them: what changes on the node makes a worker outdated."""
+    files = {"tickets.json": json.dumps({"joe": GOOD["ticket"]}).encode(), **PEM}
+    auth = {"ticket": {"type": "static", "principals_file": "tickets.json"}}
+    transport = {
+        "type": "web",
+        "endpoint": {"type": "tcp", "tls": {"certificate": "c", "key": "k"}},
+        "realms": [REALM],
+        "paths": {"ws": {"type": "websocket", "auth": auth}},
+    }
+    worker = WorkerSpec("web-1", OID, "edge", "web", transport=transport)
+    found = runtime(files).render(worker, "127.0.0.1", {"default": 8080}, Path("/run/w"))
+    assert found.watched == {
+        "/transport/endpoint/tls/certificate": ROOT / "c",
+        "/transport/endpoint/tls/key": ROOT / "k",
+        "/transport/paths/ws/auth/ticket/principals_file": ROOT / "tickets.json",
+    }
+    assert found.reloads == () and "/transport/paths/ws/auth/ticket/principals_file" not in found.references
