@@ -48,6 +48,8 @@ log = logging.getLogger("busbar.agent")
 
 SCAN_S: Final = 5.0
 """How long the agent waits at startup to find its living workers before it connects, seconds."""
+UNHEARD_S: Final = 30.0
+"""Connected for so long without an assignment, which every paired node is sent, an agent says so."""
 VERSIONS_S: Final = 10.0
 """Interval of looking whether the runtimes' programs are other files now, seconds."""
 _RESTART_S: Final = 1.0
@@ -96,9 +98,11 @@ class Agent:
             self.link, topics, config.node, self.boot, clock, random, self.snapshot, config.connect.username
         )
         self.logs = LogStreamer(self.link, topics, config.node, clock, self.supervisor.registry.log_path)
-        self.link.subscribe(topics.node(config.node, "assignment"), self._on_assignment)
+        self._assignment_topic = topics.node(config.node, "assignment")
+        self.link.subscribe(self._assignment_topic, self._on_assignment)
         self.link.subscribe(topics.node(config.node, "command"), self._on_command)
         self._clock = clock
+        self._heard, self._unheard_since, self._unheard_said = False, clock.monotonic(), False
         self._adopt_store = config.adopt_store
         self._refused: str | None = None
         self._store_error: str | None = None
@@ -139,6 +143,7 @@ class Agent:
     # --- messages in
 
     def _on_assignment(self, message: Message) -> None:
+        self._heard = True
         if not message.payload:
             # The retained message was deleted: no new assignment, and none that is refused.
             self._refused = None
@@ -204,6 +209,7 @@ class Agent:
         self.reporter.changed()
 
     def _on_usage(self) -> None:
+        self._note_silence()
         self._unavailable = self.specs.unavailable()
         if self._store_error is not None and self.supervisor.assignment is not None:
             self._store(self.supervisor.assignment)
@@ -263,8 +269,27 @@ class Agent:
                 f"{wildcards} of its workers listen on all interfaces, but clients are told {host}, which is "
                 "this host alone: give the agent the node's address with --host"
             )
-        errors = (self.reporter.conflict, self._store_error, self._reload_error)
+        errors = (self.reporter.conflict, self._store_error, self._reload_error, self._unheard())
         return [each for each in errors if each] + found
+
+    def _note_silence(self) -> None:
+        if self._heard or not self.link.connected:
+            self._unheard_since, self._unheard_said = self._clock.monotonic(), False
+        self._heard = self._heard and self.link.connected
+        if not self._unheard_said and (unheard := self._unheard()) is not None:
+            self._unheard_said = True
+            log.warning("%s", unheard)
+
+    def _unheard(self) -> str | None:
+        """That no assignment comes, and why that may be."""
+        if self._heard or self._clock.monotonic() - self._unheard_since < UNHEARD_S:
+            return None
+        user, node = self.config.connect.username, self.config.node
+        who = f"user {user!r}" if user else "its user"
+        return (
+            f"no assignment has come: {who} may have no right to read {self._assignment_topic}; or the"
+            f" manager is not there, or node {node!r} is not paired"
+        )
 
     def _limit_conditions(self) -> list[str]:
         limit, registry = self.config.max_workers, self.supervisor.registry

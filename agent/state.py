@@ -78,6 +78,8 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     start: str = ""
     files: dict[str, tuple[int, int, int] | None] = {}
     """The files of the node that it has read, by the pointer that names each; see `planner.file_watch`."""
+    peers: str = ""
+    """The digest of the peers that its process was told of."""
 
     @property
     def ports(self) -> dict[str, int]:

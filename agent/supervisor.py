@@ -15,8 +15,9 @@ from typing import Final
 from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker, Assignment
 
-from .planner import plan
+from .planner import lifecycle, plan
 from .planner.lifecycle import WorkerTiming
+from .planner.peers import NONE, peers_by_worker, peers_digest
 from .state import is_locked
 from .workers.adoption import Adoption
 from .workers.controller import WorkerController
@@ -67,6 +68,7 @@ class WorkerSupervisor:
         self.adoption = Adoption(self.controller)
         self.files = WatchedFiles(clock)
         self._desired: Mapping[str, AssignedWorker] = {}
+        self._peers: Mapping[str, str] = {}
         self._clock = clock
         self._on_usage = on_usage
         self._first_scan = True
@@ -77,6 +79,8 @@ class WorkerSupervisor:
         """Make this the desired state; the next report has all of its workers."""
         before, self.assignment = self.assignment, assignment
         self._desired = plan.desired_workers(assignment) or {}
+        self.controller.runner.peers = told = peers_by_worker(assignment)
+        self._peers = {oid: peers_digest(peers) for oid, peers in told.items()}
         if before is None or before.store != assignment.store:
             # Nothing is started before it is known which workers of this store run already.
             self.scanned.clear()
@@ -145,6 +149,7 @@ class WorkerSupervisor:
         overdue, self._last_pass = now - self._last_pass - IDLE_S, now
         if overdue > SUSPENDED_S:
             self.controller.extend_deadlines(overdue + IDLE_S)
+        self._note_peers()
         for step in plan.reconcile(desired, self.registry.snapshot(), now, timing, self.max_workers):
             try:
                 self._carry_out(step)
@@ -152,6 +157,14 @@ class WorkerSupervisor:
                 log.exception("worker %s: %s failed", step.oid, type(step).__name__)
                 self.controller.recover_from_error(self.registry[step.oid], error)
         return plan.next_due(self.registry.snapshot().values(), now) - now
+
+    def _note_peers(self) -> None:
+        """Note which peers each worker is to know; the plan compares them with those that it knows."""
+        for instance in self.registry.all():
+            oid = instance.worker.oid
+            wanted = self._peers.get(oid, NONE)
+            if oid in self._desired and instance.worker.peers != wanted:
+                instance.worker = lifecycle.told_peers(instance.worker, wanted)
 
     def _carry_out(self, step: plan.Step) -> None:
         match step:
@@ -167,6 +180,8 @@ class WorkerSupervisor:
                 self.controller.stop(self.registry[step.oid], step.after, step.reason)
             case plan.ProbeWorker():
                 self.controller.probe(self.registry[step.oid], step.live)
+            case plan.ReloadWorker():
+                self.controller.reload(self.registry[step.oid], self._desired[step.oid])
             case plan.ResetBackoff():
                 self.controller.reset_backoff(self.registry[step.oid])
 

@@ -133,6 +133,18 @@ class ManagerState(Struct, frozen=True):
     started: str | UnsetType = UNSET
 
 
+class Peer(Struct, frozen=True):
+    """Another worker of a meshed group: its node, and its listeners' URLs by name."""
+
+    worker: WorkerName
+    node: Name
+    listeners: Annotated[dict[str, Annotated[str, Meta(max_length=1024)]], Meta(max_length=16)]
+
+
+Peers = dict[str, list[Peer]]
+"""By `cluster/group`: all known workers of each meshed group that has one on a node."""
+
+
 class AssignedWorker(Struct, frozen=True):
     """One worker assigned to a node."""
 
@@ -158,6 +170,8 @@ class Assignment(Struct, frozen=True):
     workers: Annotated[list[AssignedWorker], Meta(max_length=10_000)]
     heartbeat_ms: Annotated[int, Meta(ge=50, le=3_600_000)] = 5000
     definitions: dict[str, dict[str, Any]] | UnsetType = UNSET
+    peers: Peers | UnsetType = UNSET
+    """Left out where no group of its workers is meshed. No part of a digest: a change restarts nothing."""
 
 
 class Applied(Struct, frozen=True):

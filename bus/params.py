@@ -72,6 +72,8 @@ class GroupDefinition(Params):
     tags: Tags | None = None
     lost_after: Seconds | None = None
     start_deadline: Deadline | None = None
+    mesh: bool | None = None
+    """Whether its workers are told of each other; left out: as its runtime is meant to be."""
 
 
 class ClusterUpdate(Params):
@@ -93,6 +95,7 @@ class GroupUpdate(Params):
     tags: Tags | None | UnsetType = UNSET
     lost_after: Seconds | UnsetType = UNSET
     start_deadline: Deadline | UnsetType = UNSET
+    mesh: bool | UnsetType = UNSET
 
 
 class MembershipConfig(Params):

@@ -70,6 +70,8 @@ class Group(Struct, frozen=True):
     max_surge: int = 0
     stop_ordered: bool = False
     """Whether it is to be stopped, or to stay so, whatever its cluster does."""
+    mesh: bool = False
+    """Whether its workers are told of each other."""
 
 
 class Node(Struct, frozen=True):

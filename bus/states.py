@@ -96,6 +96,8 @@ STARTED: Final = frozenset({_C.STARTING, _C.RUNNING, _C.DEGRADED, _C.ERROR})
 """States in which a cluster's workers should run; stop is accepted only in these."""
 STARTABLE: Final = frozenset({_C.STOPPED, _C.PAUSED})
 """States in which start is accepted."""
+FOLLOWS_ANOTHER: Final = "it follows "
+"""How the condition of a node begins that follows another manager, and takes no workers of this one."""
 ASSIGNED: Final = frozenset({_W.STARTING, _W.RUNNING, _W.BACKOFF, _W.UNKNOWN})
 """States of a worker that stands in its node's assignment."""
 

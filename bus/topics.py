@@ -217,3 +217,15 @@ class Topics:
         if not topic.startswith(self.prefix + "/"):
             return []
         return topic[len(self.prefix) + 1 :].split("/")
+
+
+def written_kind(topic: str) -> str:
+    """The kind of a topic of the contract, of which an ACL gives all or none to one who writes it.
+
+    A topic that is none of the contract's is a kind of its own.
+    """
+    _, found, rest = topic.partition(f"/{VERSION}/")
+    levels = rest.split("/")
+    if not found or len(levels) < 2:
+        return topic
+    return "/".join([levels[1], *levels[3:4]]) if levels[1] == "node" else levels[1]

@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from .decode import digest
-from .listeners import ListenerConfig
-from .router_options import OPTIONS_OF
+from .listeners import LISTENER_NAME, ListenerConfig
+from .router_options import OPTIONS_OF, MosquittoListenerOptions
 from .runtimes import BUILT_IN, LISTENER_TYPES, PATH_OPTIONS, SHARING, SPEAK_TLS
 from .transport import PathService, Transport
 from .wamp import Auth, Cookie, Realm
@@ -31,25 +31,24 @@ _NAMES: Final = {bool: "boolean", int: "integer", str: "string", list: "array"}
 @cache
 def runtime_schema(runtime: str) -> dict[str, Any]:
     """The schema of a built-in runtime's transport. Raises `KeyError` for another one."""
-    kinds: list[Any] = [Transport, OPTIONS_OF[runtime], ListenerConfig]
+    kinds: list[Any] = [Transport, OPTIONS_OF[runtime], ListenerConfig, MosquittoListenerOptions]
     if runtime == "crossbar":
         kinds += [PathService, Realm, Auth, Cookie]
-    (root, options, listener, *more), parts = msgspec.json.schema_components(
+    (root, options, listener, listener_options, *more), parts = msgspec.json.schema_components(
         kinds, ref_template="#/$defs/{name}"
     )
     members = parts["Transport"]["properties"]
     members["type"] = {"enum": list(TYPES[runtime])}
     members["options"] = options
     members["listeners"]["additionalProperties"] = listener
-    own = parts["ListenerConfig"]["properties"]
-    own["type"] = {"enum": list(LISTENER_TYPES[runtime])}
-    own["options"] = options if runtime == "mosquitto" else False
+    members["listeners"]["propertyNames"] = {"pattern": LISTENER_NAME}
+    _describe_listener(parts["ListenerConfig"], runtime, listener_options)
     if runtime == "crossbar":
         path, realm, auth, cookie = more
         members["paths"]["additionalProperties"] = path
         members["realms"]["items"] = {"anyOf": [{"type": "string"}, realm]}
         _describe_paths(parts["PathService"], path, auth, cookie)
-        own["auth"] = auth
+        parts["ListenerConfig"]["properties"]["auth"] = auth
     else:
         del members["paths"]
     if runtime not in SPEAK_TLS:
@@ -57,6 +56,14 @@ def runtime_schema(runtime: str) -> dict[str, Any]:
     if runtime not in SHARING:
         _replace(parts, "shared", {"const": False})
     return {"$schema": _DRAFT, "title": f"Transport of runtime {runtime}", **root, "$defs": parts}
+
+
+def _describe_listener(listener: dict[str, Any], runtime: str, options: Any) -> None:
+    members = listener["properties"]
+    members["type"] = {"enum": list(LISTENER_TYPES[runtime])}
+    members["options"] = options if runtime == "mosquitto" else False
+    if runtime != "crossbar":
+        members["auth"] = members["serializers"] = False
 
 
 def _describe_paths(service: dict[str, Any], path: Any, auth: Any, cookie: Any) -> None:

@@ -103,7 +103,8 @@ async def connected(settings: Settings, timeout: float) -> AsyncIterator[BusClie
             if username
             else "no user name is set: say --username, BUSBAR_USERNAME, or use a context"
         )
-    limit = min(timeout, CALL_S if options.others else CONNECT_S)
+    # Who asked for more patience than the default has it with a slow connection too.
+    limit = timeout if timeout > CALL_S or options.others else min(timeout, CONNECT_S)
     async with AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(connect_with(options, _topics(settings), timeout, limit))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from busbar.bus.errors import pointer_step
+from busbar.bus.listeners import LISTENER_NAME, MAX_LISTENERS
 
 from .import_definition import Imported, NotImportedError, finish
 
@@ -17,11 +20,24 @@ _STATIC: Final = {
     "tls": "principals",
 }
 _OWN: Final = ("id", "type")
-_ONE: Final = "a group has one: make another group or cluster for it"
+
+
+@dataclass(slots=True)
+class _Taken:
+    """A transport of the file that becomes a listener; `paths` are those that are served there."""
+
+    at: str
+    kind: str
+    id: str
+    config: dict[str, Any]
+    paths: Mapping[str, Any]
+
+
+_ONE: Final = "make another group or cluster for it"
 
 
 def import_crossbar(config: Mapping[str, Any]) -> Imported:
-    """The definition of the first Web transport of the first router in a node's configuration.
+    """The definition of the Web and RawSocket transports of the first router in a node's configuration.
 
     Raises:
         NotImportedError: there is none, or it would let in more clients than the file.
@@ -41,13 +57,15 @@ def import_crossbar(config: Mapping[str, Any]) -> Imported:
         if not isinstance(worker, Mapping) or worker.get("type") != "router":
             found.leave(at, "not a router: run it beside Busbar, or as an exec runtime")
         elif taken:
-            found.leave(at, _ONE)
+            found.leave(at, f"a group has one router: {_ONE}")
         else:
             taken = True
             _router(found, worker, at)
     if "type" not in found.transport:
         told = "; ".join(f"{where}: {why}" for where, why in found.left)
-        raise NotImportedError(f"no router with a Web transport among its workers: {told}"[:2000])
+        raise NotImportedError(
+            f"no router with a Web or RawSocket transport among its workers: {told}"[:2000]
+        )
     return finish(found)
 
 
@@ -62,22 +80,53 @@ def _router(found: Imported, worker: Mapping[str, Any], at: str) -> None:
         raise NotImportedError(f"{at}/realms: none, so no client could join")
     found.transport["realms"] = [_noted(found, each, f"{at}/realms/{i}") for i, each in enumerate(realms)]
     transports = worker.get("transports")
+    taken: list[_Taken] = []
     for index, each in enumerate(transports if isinstance(transports, list) else ()):
         where = f"{at}/transports/{index}"
         kind = each.get("type") if isinstance(each, Mapping) else None
-        if "type" in found.transport:
-            found.leave(where, _ONE)
-        elif kind == "web":
-            _web(found, each, where)
+        if kind == "web":
+            _web(found, taken, each, where)
         elif kind == "universal" and isinstance(each.get("web"), Mapping):
             for name in each:
                 if name not in (*_OWN, "web", "endpoint"):
                     found.leave(
                         f"{where}/{pointer_step(name)}", "of a universal transport only 'web' is taken over"
                     )
-            _web(found, {**each["web"], "endpoint": each.get("endpoint")}, where, f"{where}/web")
+            inner = {**each["web"], "endpoint": each.get("endpoint"), "id": each.get("id")}
+            _web(found, taken, inner, where, f"{where}/web")
+        elif kind == "rawsocket":
+            _rawsocket(found, taken, each, where)
         else:
             found.leave(where, f"transports of type '{str(kind)[:40]}' are not taken over")
+    if taken:
+        _add(found, taken)
+
+
+def _add(found: Imported, taken: list[_Taken]) -> None:
+    """The listeners, as one endpoint where that says it all."""
+    found.transport["type"] = "web"
+    for each in taken[MAX_LISTENERS:]:
+        found.leave(each.at, f"a worker has {MAX_LISTENERS} listeners at most: make another group for it")
+    del taken[MAX_LISTENERS:]
+    if len(taken) == 1 and taken[0].kind == "web":
+        found.transport |= {"endpoint": {"type": "tcp", **taken[0].config}} if taken[0].config else {}
+        found.sources[id(found.transport.get("endpoint"))] = f"{taken[0].at}/endpoint"
+        return
+    listeners = found.transport["listeners"] = dict[str, Any]()
+    for each in taken:
+        config = {"type": "rawsocket", **each.config} if each.kind == "rawsocket" else each.config
+        found.sources[id(config)] = f"{each.at}/endpoint"
+        listeners[_name(each, listeners)] = config
+
+
+def _name(taken: _Taken, known: Mapping[str, Any]) -> str:
+    name = taken.id.lower().replace("_", "-")
+    if not re.fullmatch(LISTENER_NAME, name):
+        name = taken.kind + ("-tls" if "tls" in taken.config else "")
+    base, number = name[:28], 2
+    while name in known:
+        name, number = f"{base}-{number}", number + 1
+    return name
 
 
 def _noted(found: Imported, value: Any, source: str) -> Any:
@@ -94,29 +143,75 @@ def _noted(found: Imported, value: Any, source: str) -> Any:
     return copy
 
 
-def _web(found: Imported, given: Mapping[str, Any], at: str, inner: str | None = None) -> None:
-    found.transport["type"] = "web"
+def _web(
+    found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str, inner: str | None = None
+) -> None:
+    """Take over a Web transport; a second one shares the paths of the first, or is left out."""
+    paths, source = given.get("paths"), f"{inner or at}/paths"
+    if not isinstance(paths, Mapping) or not paths:
+        if any(each.kind == "web" for each in taken):
+            return found.leave(source, "none, so nothing would be served")
+        raise NotImportedError(f"{source}: none, so nothing would be served")
+    config = _listener(found, given, at)
+    own = _Taken(at, "web", str(given.get("id") or ""), config, paths)
+    first = next((each for each in taken if each.kind == "web"), None)
+    if first is not None and paths != first.paths and not _may_share(own, first):
+        return found.leave(
+            at, "its paths differ from those of the first, and would be served there too: " + _ONE
+        )
     for name in given:
         if name not in (*_OWN, "endpoint", "paths"):
             found.leave(
                 f"{inner or at}/{pointer_step(name)}", "options of the Web transport are not taken over"
             )
+    new = {name: each for name, each in paths.items() if first is None or name not in first.paths}
+    known = found.transport.setdefault("paths", {})
+    known |= _paths(found, new, source, "")
+    found.sources.setdefault(id(known), source)
+    taken.append(own)
+    if first is not None:
+        first.paths = own.paths = {**first.paths, **paths}
+    return None
+
+
+def _may_share(one: _Taken, other: _Taken) -> bool:
+    """Whether each may serve the other's paths too: the same clients reach both, in the same way."""
+    same = all(one.paths[name] == other.paths[name] for name in one.paths if name in other.paths)
+    tls, others = one.config.get("tls"), other.config.get("tls")
+    alike = (tls is None) == (others is None) and ("client_ca" in (tls or {})) == (
+        "client_ca" in (others or {})
+    )
+    return same and alike and one.config.get("interface") == other.config.get("interface")
+
+
+def _rawsocket(found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str) -> None:
+    config = _listener(found, given, at)
+    if not config:
+        return found.leave(at, "only TCP is taken over")
+    for name, value in given.items():
+        if name == "serializers":
+            config[name] = value
+        elif name == "auth":
+            file = f"rawsocket/{len(taken)}"
+            config[name] = _auth(found, value, f"{at}/auth", file)
+        elif name not in (*_OWN, "endpoint"):
+            found.leave(f"{at}/{pointer_step(name)}", "options of the transport are not taken over")
+    taken.append(_Taken(at, "rawsocket", str(given.get("id") or ""), config, {}))
+    return None
+
+
+def _listener(found: Imported, given: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """Where a transport listens; empty where that is not TCP."""
     endpoint = given.get("endpoint")
     if isinstance(endpoint, Mapping) and endpoint.get("type", "tcp") == "tcp":
-        _endpoint(found, endpoint, f"{at}/endpoint")
-    else:
+        return _endpoint(found, endpoint, f"{at}/endpoint")
+    if given.get("type") != "rawsocket":
         found.leave(f"{at}/endpoint", "only TCP is taken over")
-    paths, source = given.get("paths"), f"{inner or at}/paths"
-    if not isinstance(paths, Mapping) or not paths:
-        raise NotImportedError(f"{source}: none, so nothing would be served")
-    found.transport["paths"] = _paths(found, paths, source, "")
-    found.sources[id(found.transport["paths"])] = source
+    return {}
 
 
-def _endpoint(found: Imported, given: Mapping[str, Any], at: str) -> None:
-    endpoint: dict[str, Any] = {"type": "tcp", "interface": given.get("interface") or "0.0.0.0"}
-    found.sources[id(endpoint)] = at
-    found.transport["endpoint"] = endpoint
+def _endpoint(found: Imported, given: Mapping[str, Any], at: str) -> dict[str, Any]:
+    endpoint: dict[str, Any] = {"interface": given.get("interface") or "0.0.0.0"}
     port = given.get("portrange", given.get("port"))
     if isinstance(port, int | list):
         endpoint["port"] = port
@@ -129,6 +224,7 @@ def _endpoint(found: Imported, given: Mapping[str, Any], at: str) -> None:
             endpoint["tls"] = _tls(found, value, f"{at}/tls")
         elif name not in ("type", "interface", "port", "portrange", "version"):
             found.leave(f"{at}/{pointer_step(name)}", "not taken over")
+    return endpoint
 
 
 def _tls(found: Imported, given: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -143,7 +239,8 @@ def _tls(found: Imported, given: Mapping[str, Any], at: str) -> dict[str, Any]:
         files = given.get(name)
         if files:
             named = ", ".join(map(str, files)) if isinstance(files, list) else str(files)
-            tls[member] = found.need(f"tls/{member}.pem", f"{named}{' in one file' if several else ''}"[:500])
+            source = f"{named}{' in one file' if several else ''}"[:500]
+            tls[member] = found.need(f"tls/{member}.pem", source, several=True)
     if "client_ca" in tls:
         tls["client_certificates"] = "require"
     for name in given:
@@ -192,14 +289,20 @@ def _service(found: Imported, given: Mapping[str, Any], at: str, file: str) -> d
         found.files.append(f"folder {name} in the agents' www: {given['directory'][:200]}")
     if isinstance(given.get("paths"), Mapping):
         service["paths"] = _paths(found, given["paths"], f"{at}/paths", f"{file}-")
-    if isinstance(given.get("auth"), Mapping):
-        auth = {method: _method(found, method, config, f"{at}/auth/{pointer_step(method)}", file)
-                for method, config in given["auth"].items()}  # fmt: skip
-        service["auth"] = auth
-        found.sources[id(auth)] = f"{at}/auth"
-    elif "auth" in given:
-        service["auth"] = {}  # refused, so that the path is left out rather than opened
+    if "auth" in given:
+        service["auth"] = _auth(found, given["auth"], f"{at}/auth", file)
     return service
+
+
+def _auth(found: Imported, given: Any, at: str, file: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        return {}  # refused, so that what has it is left out rather than opened
+    auth = {
+        method: _method(found, method, config, f"{at}/{pointer_step(method)}", file)
+        for method, config in given.items()
+    }
+    found.sources[id(auth)] = at
+    return auth
 
 
 def _method(found: Imported, method: str, given: Any, at: str, file: str) -> Any:

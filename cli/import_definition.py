@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from busbar.bus.errors import BusError, pointer_step
 from busbar.bus.exposure import not_written_out, place
+from busbar.bus.listeners import listeners_of
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
 
@@ -29,14 +30,22 @@ class Imported:
     places: dict[str, str] = field(default_factory=dict)
     """Where an option of the transport stood in the file, by its name."""
     named: dict[str, str] = field(default_factory=dict)
-    """Which of the file's paths a name below the secrets_root stands for."""
+    """The source of each name below the secrets_root."""
 
     def leave(self, where: str, why: str) -> None:
         """Note what is not taken over."""
         self.left.append((where, why))
 
-    def need(self, name: str, source: str) -> str:
-        """Note a file that is to be made below the secrets_root, and return its name."""
+    def need(self, name: str, source: str, *, several: bool = False) -> str:
+        """Note a file that is to be made below the secrets_root, and return its name.
+
+        `several`: others of that name may come from other sources, and get a number before it.
+        """
+        folder, _, base = name.rpartition("/")
+        number = 1
+        while several and self.named.setdefault(name, source) != source:
+            number += 1
+            name = f"{folder}/{number}-{base}".lstrip("/")
         text = f"{name} below the secrets_root of the nodes: {source}"
         if text not in self.files:
             self.files.append(text)
@@ -68,6 +77,8 @@ def _take_away(found: Imported, pointer: str, detail: str) -> None:
         )
     found.leave(_source(found, steps), detail)
     _delete(found.transport, unit)
+    if not any(each.kind == "web" for each in listeners_of(found.transport).values()):
+        found.transport.pop("paths", None)
     for name in ("realms", "paths", "listeners"):
         if found.transport.get(name) in ([], {}):
             told = "; ".join(f"{where}: {why}" for where, why in found.left)
@@ -104,8 +115,10 @@ def _unit(steps: list[str]) -> list[str]:
     if steps[0] == "paths":
         return _unit_of_path(steps)
     if steps[0] == "listeners":
+        if steps[2:3] == ["auth"] and len(steps) > 3:
+            return steps[:4]
         lesser = (["backlog"], ["options", "max_connections"])
-        return steps if steps[2:] in lesser else steps[:2]
+        return steps if steps[2:] in lesser else steps[:3] if steps[2:3] == ["serializers"] else steps[:2]
     if steps[0] == "endpoint":
         return steps[:2] if steps[1:2] == ["backlog"] else steps[:1]
     return steps[:2]

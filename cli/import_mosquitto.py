@@ -192,13 +192,7 @@ def _take(found: Imported, number: int, name: str, value: str, into: _Listener) 
 
 
 def _file(found: Imported, path: str, option: str) -> str:
-    """The name below the secrets_root that stands for a file; files of one name in two folders stay two."""
-    base = name = path.rpartition("/")[2] or option
-    number = 1
-    while found.named.setdefault(name, path) != path:
-        number += 1
-        name = f"{number}-{base}"
-    return found.need(name, path[:200])
+    return found.need(path.rpartition("/")[2] or option, path[:200], several=True)
 
 
 def _finish(found: Imported, listener: _Listener, *, listens: bool) -> None:

@@ -1,14 +1,17 @@
-"""Asks before a node is taken from a cluster that has no other: its workers would stop."""
+"""Asks before a node is taken from a cluster whose others can't take its workers: they would stop."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
 import typer
 from busbar.bus.client.client import BusClient
+from busbar.bus.results import Node
+from busbar.bus.states import FOLLOWS_ANOTHER
 
 from .connect import run
 from .errors import CliError, ExitCode
@@ -33,22 +36,69 @@ async def check(bus: BusClient, node_oid: str, cluster_oid: str | None = None) -
     """
     oids = await bus.list_workers(node_oid=node_oid, routercluster_oid=cluster_oid)
     workers = await bus.fetch_each(oids, lambda oid: bus.get_worker(worker_oid=oid))
-    found = Counter((w.cluster_oid, w.cluster) for w in workers if w.state in _LIVING)
+    leaving: dict[tuple[str, str], list[str]] = {}
+    for worker in workers:
+        if worker.state in _LIVING:
+            leaving.setdefault((worker.cluster, worker.cluster_oid), []).append(worker.workergroup_oid)
     left = [
-        f"cluster '{name}' has no other node that is online: {count} worker{'s'[count == 1 :]} will stop"
-        for (oid, name), count in sorted(found.items(), key=lambda item: item[0][1])
-        if not await _others(bus, oid, node_oid)
+        f"cluster '{name}' {why}: {count} worker{'s'[count == 1 :]} will stop"
+        for (name, oid), groups in sorted(leaving.items())
+        for why, count in [await _stranded(bus, oid, node_oid, groups)]
+        if count
     ]
     if left:
         raise Asks("; ".join(left))
 
 
-async def _others(bus: BusClient, cluster_oid: str, node_oid: str) -> bool:
-    members = await bus.list_routercluster_nodes(routercluster_oid=cluster_oid, filter_by_status="online")
-    nodes = await bus.fetch_each(
-        [oid for oid in members if oid != node_oid], lambda oid: bus.get_node(node_oid=oid)
+async def _stranded(bus: BusClient, cluster_oid: str, node_oid: str, groups: list[str]) -> tuple[str, int]:
+    """How many workers, given by their groups, the cluster's other nodes can't take, and why."""
+    places = await _places(bus, cluster_oid, node_oid)
+    if not places:
+        return "has no other node that is online", len(groups)
+    oids = sorted(set(groups))
+    found = await bus.fetch_each(
+        oids,
+        lambda oid: bus.get_routercluster_workergroup(routercluster_oid=cluster_oid, workergroup_oid=oid),
     )
-    return any(node.draining is None for node in nodes)
+    runtimes = {group.oid: group.runtime for group in found}
+    count = 0
+    for group in groups:
+        able = [place for place in places if runtimes.get(group) in place.runtimes and place.free > 0]
+        if able:
+            max(able, key=lambda place: place.free).free -= 1
+        count += not able
+    return "has no other node with room for them", count
+
+
+@dataclass
+class _Place:
+    """What another node offers."""
+
+    runtimes: list[str]
+    free: float
+
+
+async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Place]:
+    oids = await bus.list_routercluster_nodes(routercluster_oid=cluster_oid, filter_by_status="online")
+    nodes = await bus.fetch_each(
+        [oid for oid in oids if oid != node_oid], lambda oid: bus.get_node(node_oid=oid)
+    )
+    return [
+        _Place(node.runtimes, await _free(bus, cluster_oid, node))
+        for node in nodes
+        if node.draining is None and not any(each.startswith(FOLLOWS_ANOTHER) for each in node.conditions)
+    ]
+
+
+async def _free(bus: BusClient, cluster_oid: str, node: Node) -> float:
+    """How many more workers of the cluster the node takes."""
+    most = (node.capacity or {}).get("max_workers")
+    free = math.inf if most is None else most - node.workers
+    member = await bus.get_routercluster_node(routercluster_oid=cluster_oid, node_oid=node.oid)
+    if member.hardlimit is None:
+        return free
+    here = await bus.list_workers(node_oid=node.oid, routercluster_oid=cluster_oid)
+    return min(free, member.hardlimit - len(here))
 
 
 def run_asking(work: Callable[[BusClient, bool], Awaitable[T]], yes: bool) -> T:

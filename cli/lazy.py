@@ -28,6 +28,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
+    "endpoints": (
+        "busbar.cli.commands.endpoints",
+        "Print where clients find a group's workers, also as a load balancer's configuration.",
+    ),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
     "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),
     "principal": ("busbar.cli.commands.principal", "Users and their roles."),

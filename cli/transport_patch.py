@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from busbar.bus.errors import pointer_step
-from busbar.bus.exposure import is_exposed, is_loosened
+from busbar.bus.exposure import is_exposed, is_loosened, not_written_out
 
 from . import definition, output
 from .errors import usage
@@ -43,7 +43,9 @@ class TransportChange:
                 "it has listeners, and no endpoint beside them: set theirs, as in --transport "
                 '\'{"listeners": {"mqtt": {"port": 1883}}}\', or take one of both away with null'
             )
-        if self.allow_anonymous and is_exposed(after, runtime):
+        if self.allow_anonymous and (
+            not_written_out(after, runtime) if "listeners" in after else is_exposed(after, runtime)
+        ):
             after["anonymous"] = True
         self._check(present, after, was, runtime)
         return None if after == (present or {}) else after

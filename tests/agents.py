@@ -196,6 +196,10 @@ class Bench:
         """Wait for a message of the agent, earlier ones included."""
         return await self._wait(lambda: next((each for each in self.messages if wanted(each)), None), timeout)
 
+    async def until(self, found: Callable[[], Any], timeout: float = 15) -> Any:
+        """Wait for what a file or /proc shows; every report is a moment to look."""
+        return await self._wait(found, timeout)
+
     async def _wait(self, found: Callable[[], Any], timeout: float) -> Any:
         try:
             async with asyncio.timeout(bound(timeout)), self._news:

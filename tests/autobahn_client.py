@@ -34,6 +34,8 @@ async def joined(
         RefusedError: the router refused it.
     """
     transport: dict[str, Any] = {"type": "websocket", "url": url, "max_retries": 0, "serializers": ["json"]}
+    if url.startswith(("rs://", "rss://")):
+        transport = {"type": "rawsocket", "url": url, "max_retries": 0, "serializer": "json"}
     if tls is not None:
         transport["endpoint"] = {
             "type": "tcp",

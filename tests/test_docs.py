@@ -122,6 +122,7 @@ def steps(page: Path) -> list[tuple[str, list[str]]]:
 def shell(folder: Path, programs: Path, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A shell of a new user: an empty home, and the programs of an environment first on the path."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
+    env["BUSBAR_TIMEOUT"] = str(bound(10))
     env |= {"HOME": str(folder), "PATH": f"{programs}:{env['PATH']}", "COLUMNS": "160"}
     with subprocess.Popen(
         [*prefix, "bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -168,14 +169,15 @@ class Terminal:
     [
         "README.md",
         "docs/quickstart.md",
-        *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "mqtt-tls", "wamp-auth")),
-        "docs/howto/listeners.md",
+        *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "own-program", "browser")),
+        *(f"docs/howto/{n}.md" for n in ("listeners", "load-balancing", "mqtt-tls", "wamp-auth")),
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     for file, text in FILE_BLOCK.findall((ROOT / name).read_text()):
         (tmp_path / file).write_text(text)
-    if name in ("docs/howto/runtimes.md", "docs/howto/wamp-auth.md") and find_spec("crossbar") is None:
+    of_crossbar = (f"docs/howto/{page}.md" for page in ("runtimes", "wamp-auth", "browser"))
+    if name in of_crossbar and find_spec("crossbar") is None:
         lacking("crossbar is not installed")
     if name in ("README.md", "docs/howto/mqtt-tls.md", "docs/howto/listeners.md"):
         need_mosquitto()
@@ -251,7 +253,9 @@ NESTED = {
 def test_the_commands_of_the_how_tos_exist_with_their_options(command: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
     asked = [sys.executable, "-m", "busbar.cli.app", *command.split(), "--help"]
-    done = subprocess.run(asked, capture_output=True, text=True, env={**env, "COLUMNS": "200"}, timeout=30)
+    done = subprocess.run(
+        asked, capture_output=True, text=True, env={**env, "COLUMNS": "200"}, timeout=bound(30)
+    )
     assert done.returncode == 0, done.stderr
     missing = {option for option in busbar_commands()[command] if option not in done.stdout}
     assert not missing, f"busbar {command} does not know {missing}"

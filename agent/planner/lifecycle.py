@@ -30,6 +30,8 @@ class WorkerTiming:
     starting_limit: int = 8
     stop_again: float = 1.0
     check_again: float = 30.0
+    reload_every: float = 1.0
+    reload_again: float = 5.0
 
 
 Definition = tuple[int, str]
@@ -66,6 +68,8 @@ class Worker:
     what is wrong with files that have changed, so that it goes on with those it has read. `checked` was
     found good, and the running instance may be stopped for it; `rejected` was not, because of `rejection`:
     the instance stays, and it is looked at again from `next_check` on. `checking`: one is being looked at.
+    `peers` is the digest of the peers that it is to know, `known_peers` of those that its process knows; it
+    may be told again from `next_reload` on.
     """
 
     oid: str
@@ -100,6 +104,10 @@ class Worker:
     rejected: Definition | None = None
     rejection: str | None = None
     next_check: float = 0.0
+    peers: str = ""
+    known_peers: str = ""
+    next_reload: float = 0.0
+    reload_error: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -167,6 +175,31 @@ def check_failed(
     )
 
 
+def told_peers(worker: Worker, peers: str) -> Worker:
+    """It is to know these peers."""
+    return replace(worker, peers=peers)
+
+
+def reloading(worker: Worker) -> Worker:
+    """Its process is being told of its peers."""
+    return replace(worker, next_reload=NEVER)
+
+
+def reloaded(worker: Worker, now: float, peers: str, timing: WorkerTiming) -> Worker:
+    """Its process knows these peers, and is left alone for a while: changes come in groups."""
+    return replace(worker, known_peers=peers, next_reload=now + timing.reload_every, reload_error=None)
+
+
+def reload_failed(worker: Worker, now: float, error: str, timing: WorkerTiming) -> Worker:
+    """Its process goes on with the peers that it knows; it is told again later."""
+    return replace(worker, next_reload=now + timing.reload_again, reload_error=error[:MAX_REASON])
+
+
+def not_yet_reloadable(worker: Worker, now: float, timing: WorkerTiming) -> Worker:
+    """A signal now could end its process, which has only begun."""
+    return replace(worker, next_reload=now + timing.reload_every)
+
+
 def rejection_forgotten(worker: Worker) -> Worker:
     """That definition is assigned no longer, or may be good by now."""
     return replace(worker, rejected=None, rejection=None, next_check=0.0)
@@ -183,10 +216,13 @@ def holding(worker: Worker, held: str | None) -> Worker:
 
 
 def spawned(worker: Worker, now: float, deadline_s: float) -> Worker:
-    """Its process runs; it is ready once its probe succeeds."""
+    """Its process runs, and knows its peers; it is ready once its probe succeeds."""
     return replace(
         worker,
         busy=False,
+        known_peers=worker.peers,
+        next_reload=now,
+        reload_error=None,
         since=now,
         next_probe=now,
         deadline=now + deadline_s,
@@ -378,6 +414,8 @@ def _reason_running(worker: Worker) -> str | None:
         reasons.append(f"{OUTDATED}{worker.outdated}")
     if worker.not_reloaded:
         reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
+    if worker.reload_error:
+        reasons.append(f"not told of its present peers: {worker.reload_error}")
     if worker.failed_probes:
         reasons.append(f"does not answer: {worker.probe_error}")
     elif worker.last_failure:

@@ -73,6 +73,14 @@ class ProbeWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadWorker:
+    """Tell its process of its present peers; it goes on."""
+
+    oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResetBackoff:
     """It has been ready long enough: reset its failure count."""
 
@@ -80,7 +88,16 @@ class ResetBackoff:
     reason: str
 
 
-Step = AdmitWorker | StartWorker | HoldWorker | CheckWorker | StopWorker | ProbeWorker | ResetBackoff
+Step = (
+    AdmitWorker
+    | StartWorker
+    | HoldWorker
+    | CheckWorker
+    | StopWorker
+    | ProbeWorker
+    | ReloadWorker
+    | ResetBackoff
+)
 
 
 def desired_workers(assignment: Assignment | None) -> dict[str, AssignedWorker] | None:
@@ -146,6 +163,7 @@ def _steps_for(
         yield stop
     elif worker.alive:
         yield from _check_steps(desired, worker, now)
+        yield from _reload_steps(desired, worker, now)
         yield from _health_steps(worker, now)
 
 
@@ -192,6 +210,13 @@ def _stop_if_unhealthy(
     return None
 
 
+def _reload_steps(
+    desired: Mapping[str, AssignedWorker] | None, worker: Worker, now: float
+) -> Iterator[ReloadWorker]:
+    if worker.oid in (desired or {}) and worker.peers != worker.known_peers and worker.next_reload <= now:
+        yield ReloadWorker(worker.oid, "its peers have changed")
+
+
 def _health_steps(worker: Worker, now: float) -> Iterator[Step]:
     running = worker.phase is Phase.RUNNING
     if running and worker.last_failure and now - worker.since >= STABLE_S:
@@ -233,13 +258,17 @@ def _due(worker: Worker, now: float) -> float:
         case Phase.STOPPING:
             return worker.next_start
         case Phase.STARTING:
-            return min(worker.deadline, worker.next_probe)
+            return min(worker.deadline, worker.next_probe, _reload_due(worker))
         case Phase.RUNNING:
             again = worker.next_check if worker.rejected and not worker.checking else NEVER
             stable = worker.since + STABLE_S if worker.last_failure else NEVER
-            return min(worker.next_probe, stable, again)
+            return min(worker.next_probe, stable, again, _reload_due(worker))
         case Phase.STOPPED:
             return NEVER
+
+
+def _reload_due(worker: Worker) -> float:
+    return worker.next_reload if worker.peers != worker.known_peers else NEVER
 
 
 # --- which assignment counts -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .base import (
     WorkerSpec,
 )
 from .config import RuntimesError, load_runtimes
-from .programs import prepare
+from .programs import prepare, rewrite_peers
 
 __all__ = [
     "AllProbes",
@@ -35,4 +35,5 @@ __all__ = [
     "WorkerSpec",
     "load_runtimes",
     "prepare",
+    "rewrite_peers",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
 from busbar.bus.listeners import DEFAULT
+from busbar.bus.messages import Peer
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import ProcessLimits
@@ -116,6 +117,8 @@ class WorkerSpec:
     generation: int = 0
     transport: Transport | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
+    """The other workers of its group, where that is meshed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,14 @@ class LaunchSpec:
     shared: bool = False
     """Whether other workers may listen on the same port, so that a probe must find out who answers."""
 
+    peer_files: Mapping[str, str] = field(default_factory=dict)
+    """Those of `files` that name its peers, as they are with the present ones; in `files` they name none, so
+    that a change of peers is no change of the start. When they change they are written, and then the process
+    gets `reload_signal`."""
+
+    reload_signal: int | None = None
+    """None: it reads its files by itself, or not before its next start."""
+
     listener: str = DEFAULT
     """The name of the primary listener."""
 
@@ -173,9 +184,8 @@ class LaunchSpec:
     embedded: Mapping[str, Path] = field(default_factory=dict)
     """Files of this node whose contents are in `files`, by the pointer: the agent alone reads them."""
 
-    reload_signal: int | None = None
     reloads: tuple[str, ...] = ()
-    """The signal on which the running router reads files again, and the members that name these."""
+    """The members whose files the running router reads again on `reload_signal`."""
 
     memory: int | None = None
     """Bytes that it may use, all its processes together by their cgroup."""

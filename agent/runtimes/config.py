@@ -50,7 +50,7 @@ from ..processes.users import RunAs
 from .amqtt import AmqttRuntime
 from .base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
 from .crossbar import CrossbarRuntime
-from .exec import FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields
+from .exec import FIELDS, PEER_FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields, unknown_peer_fields
 from .mosquitto import MosquittoRuntime
 from .proxying import Targets, targets
 
@@ -156,6 +156,9 @@ class ExecTable(_Table, frozen=True, kw_only=True):
     ready: ProbeTable | None = None
     live: ProbeTable | None = None
     stop_signal: str = "SIGTERM"
+    peer_format: Text = "{host}:{port}"
+    peer_separator: str = ","
+    reload: str | None = None
     grace: Seconds = 5.0
     start_deadline: Seconds = 30.0
 
@@ -282,7 +285,10 @@ def _exec(name: str, table: ExecTable) -> ExecRuntime:
         scheme=table.scheme,
         path=table.path,
         types=tuple(table.types),
-        stop_signal=_signal(name, table.stop_signal),
+        stop_signal=_signal(name, "stop_signal", table.stop_signal),
+        peer_format=_peer_format(name, table),
+        peer_separator=table.peer_separator,
+        reload_signal=None if table.reload is None else _signal(name, "reload", table.reload),
         grace_s=table.grace,
         start_deadline_s=table.start_deadline,
         run_as=_user(name, table.user),
@@ -356,10 +362,21 @@ def _env(name: str, env: Mapping[str, Any]) -> dict[str, str]:
     return dict(env)
 
 
-def _signal(name: str, given: str) -> int:
+def _signal(name: str, key: str, given: str) -> int:
     if given not in signal.Signals.__members__ or not given.startswith("SIG"):
-        raise _wrong(name, "stop_signal", f"'{given}' is not a signal's name, such as SIGTERM")
+        raise _wrong(name, key, f"'{given}' is not a signal's name, such as SIGTERM")
+    if key == "reload" and given in ("SIGKILL", "SIGSTOP"):
+        raise _wrong(name, key, f"{given} can't be handled: it would end or stop the worker")
     return int(signal.Signals[given])
+
+
+def _peer_format(name: str, table: ExecTable) -> str:
+    if "\0" in table.peer_format + table.peer_separator:
+        raise _wrong(name, "peer_format", "has a NUL character")
+    for field in unknown_peer_fields(table.peer_format):
+        known = f"{', '.join(PEER_FIELDS)}, and host, port and url of a listener as {{host.NAME}}"
+        raise _wrong(name, "peer_format", f"unknown field {{{field}}} (known: {known})")
+    return table.peer_format
 
 
 def _ready(name: str, table: ExecTable) -> Probe:

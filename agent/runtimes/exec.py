@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from busbar.bus.addresses import is_loopback
+from busbar.bus.endpoint_url import endpoint_url
 from busbar.bus.json_schema import UndecidedError, violation
 from busbar.bus.listeners import LISTENER_NAME, listeners_of, primary
+from busbar.bus.messages import Peer
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -36,11 +38,14 @@ from .transport import ROOT, checked_transport, port_requests, probe_of
 
 FIELDS: Final = ("port", "host", "folder", "worker", "cluster", "workergroup", "oid")
 """Fields of argv, env and the configuration template; `{host}` is the interface to bind."""
-TEMPLATE_FIELDS: Final = (*FIELDS, "transport")
-"""The configuration template may also use the transport, as one line of JSON."""
+PEERS: Final = "peers"
+TEMPLATE_FIELDS: Final = (*FIELDS, "transport", PEERS)
+"""The configuration template may also use the transport, as one line of JSON, and the peers."""
+PEER_FIELDS: Final = ("worker", "node", "host", "port", "url")
+"""Fields of `peer_format`; `{host}`, `{port}` and `{url}` are the primary listener's."""
 OF_LISTENER: Final = ("port", "host")
 """Those that `{port.NAME}` and `{host.NAME}` have of one of several listeners; `{port}` is the primary's."""
-_WORD: Final = r"([A-Za-z_]+|(?:port|host)\.[A-Za-z0-9_.-]*)"
+_WORD: Final = r"([A-Za-z_]+|(?:port|host|url)\.[A-Za-z0-9_.-]*)"
 _FIELD: Final = re.compile(r"\{\{" + _WORD + r"\}\}|\{" + _WORD + r"\}")
 
 
@@ -73,6 +78,10 @@ class ExecRuntime:
     limits: ProcessLimits = NO_LIMITS
     check: tuple[str, ...] = ()
     """Its checker, with the fields of `argv`; none: it has none."""
+    peer_format: str = "{host}:{port}"
+    peer_separator: str = ","
+    reload_signal: int | None = None
+    """What has it read its configuration again when its peers have changed."""
     version: tuple[str, ...] = ()
     """What prints its version; none: it is not known."""
     transport_schema: Mapping[str, Any] | None = None
@@ -120,12 +129,16 @@ class ExecRuntime:
             values |= {f"port.{each.name}": str(each.port), f"host.{each.name}": each.interface}
         # ASCII JSON is one line, whatever text the transport has.
         template_values = {**values, "transport": json.dumps(plain, sort_keys=True)}
-        files = {self.config_file: fill(self.config_template, template_values)} if self.config_file else {}
+        alone = {**template_values, PEERS: ""}
+        files = {self.config_file: fill(self.config_template, alone)} if self.config_file else {}
+        told = {**template_values, PEERS: self._peers(worker.peers)}
         program = find_program(self.argv[0]) or self.argv[0]
         return LaunchSpec(
             argv=(program, *(fill(piece, values) for piece in self.argv[1:])),
             env=_UNBUFFERED | {name: fill(value, values) for name, value in self.env.items()},
             files=files,
+            peer_files={name: fill(self.config_template, told) for name in files if self.names_peers},
+            reload_signal=self.reload_signal,
             ready=self.ready,
             live=self.live,
             address=first.address,
@@ -141,6 +154,17 @@ class ExecRuntime:
             own_listener=self.own_listener,
             check=tuple(fill(piece, values) for piece in self.check),
         )
+
+    @property
+    def names_peers(self) -> bool:
+        """Whether its configuration has a place for the peers."""
+        return any(found[2] == PEERS for found in _FIELD.finditer(self.config_template))
+
+    def _peers(self, peers: tuple[Peer, ...]) -> str:
+        """Those that have the listeners which `peer_format` names."""
+        needed = {found[2] for found in _FIELD.finditer(self.peer_format) if found[2]}
+        known = (values for values in map(_of_peer, peers) if needed <= values.keys())
+        return self.peer_separator.join(fill(self.peer_format, values) for values in known)
 
     def _requests(self, plain: Transport) -> dict[str, PortRequest]:
         return port_requests(plain, self.types, may_share=True, tls=True)
@@ -196,6 +220,24 @@ def unknown_fields(template: str, known: tuple[str, ...]) -> list[str]:
     """Fields of a template that are not in `known`, nor of a listener."""
     found = (each[2] for each in _FIELD.finditer(template) if each[2])
     return [field for field in found if field not in known and _listener_of(field) is None]
+
+
+def _of_peer(peer: Peer) -> dict[str, str]:
+    """The fields of a peer: those of its listeners with plain URLs, the first one's also without a name."""
+    urls = {name: url for name, text in peer.listeners.items() if (url := endpoint_url(text)) is not None}
+    values = {"worker": peer.worker, "node": peer.node}
+    first = [("", url) for url in urls.values()][:1]
+    for suffix, url in (*first, *((f".{name}", url) for name, url in urls.items())):
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        values |= {f"host{suffix}": host, f"port{suffix}": str(url.port)}
+        values[f"url{suffix}"] = f"{url.scheme}://{url.netloc}{url.path}"
+    return values
+
+
+def unknown_peer_fields(template: str) -> list[str]:
+    """Fields of a `peer_format` that no peer has."""
+    found = (each[2] for each in _FIELD.finditer(template) if each[2])
+    return [field for field in found if field.partition(".")[0] not in PEER_FIELDS]
 
 
 def listeners_in(template: str) -> list[str]:

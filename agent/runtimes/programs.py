@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -49,7 +50,17 @@ def prepare(launch: LaunchSpec, folder: Path) -> None:
 def _write(launch: LaunchSpec, folder: Path) -> None:
     for name in launch.remove:
         _within(folder, name).unlink(missing_ok=True)
-    for name, content in launch.files.items():
+    _write_files({**launch.files, **launch.peer_files}, folder)
+
+
+def rewrite_peers(launch: LaunchSpec, folder: Path) -> None:
+    """Write the files that name the peers of a running worker; raises as `prepare`."""
+    with files_as(launch.run_as):
+        _write_files(launch.peer_files, folder)
+
+
+def _write_files(files: Mapping[str, str], folder: Path) -> None:
+    for name, content in files.items():
         path = _within(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # A full disk must not stop a restart with the same configuration.

@@ -100,6 +100,8 @@ class Adoption:
             next_start=now,
             starts=starts,
             restarts=max(0, starts - 1),
+            peers=record.peers,
+            known_peers=record.peers,
         )
         instance = Instance(worker, record)
         adopted = process is not None and self._runner.adopt(instance, process)

@@ -14,14 +14,15 @@ from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import AssignedWorker
 
 from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
-from ..planner.lifecycle import Worker
+from ..planner.lifecycle import Phase, Worker
+from ..planner.peers import PeersOf, peers_digest
 from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
 from ..processes.memory import after_allocation
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
-from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare
+from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare, rewrite_peers
 from ..state import RecordedListener, State, WorkerRecord, is_locked
 from . import identity
 from .host import Host
@@ -72,6 +73,8 @@ class ProcessRunner:
         self.specs = specs
         self.processes = processes
         self._new_id = new_id
+        self.peers: PeersOf = {}
+        """As the present assignment tells of them."""
 
     # --- start and adopt
 
@@ -82,7 +85,8 @@ class ProcessRunner:
             RefusedError, RuntimeConfigError, NoPortError, SpawnError, OSError, ValueError: the reason.
         """
         before = instance.record
-        spec = self.specs.for_start(worker, taken, before.ports if before else {})
+        peers = self.peers.get(worker.oid, ())
+        spec = self.specs.for_start(worker, taken, before.ports if before else {}, peers)
         prepare(spec, self.state.worker_folder(worker.oid))
         record = self._new_record(instance, worker, spec)
         instance.files = FileWatch(loaded=record.files)
@@ -124,6 +128,7 @@ class ProcessRunner:
             grace_s=spec.grace_s,
             start=spec.digest,
             files=dict(self.host.identities(spec.watched)),
+            peers=peers_digest(self.peers.get(worker.oid, ())),
         )
 
     def _spawn_spec(
@@ -188,15 +193,18 @@ class ProcessRunner:
             return stale
         return f"this node's definition of runtime '{worker.runtime}' has changed since"
 
-    def reload(self, instance: Instance, files: Files) -> bool:
-        """Have the router read its files again; False where it is gone, or they have changed once more."""
-        spec, record = instance.spec, instance.record
-        if spec is None or record is None or spec.reload_signal is None:
+    def reread(self, instance: Instance, files: Files) -> bool:
+        """Have the router read its files again; False where they have changed once more.
+
+        Raises:
+            OSError: it can't be signalled.
+        """
+        spec, record, process = instance.spec, instance.record, instance.process
+        if spec is None or record is None or process is None or spec.reload_signal is None:
             return False
         if dict(self.host.identities(spec.watched)) != dict(files):
             return False
-        if not self.processes.signal(identity.process_of(record), spec.reload_signal):
-            return False
+        process.signal(spec.reload_signal)
         instance.files = was_reloaded(instance.files, files, spec.reloads)
         instance.record = msgspec.structs.replace(record, files=dict(instance.files.loaded))
         self.save_record(instance)
@@ -222,6 +230,38 @@ class ProcessRunner:
         )
         self.save_record(instance)
         return None
+
+    async def reload(self, instance: Instance, worker: AssignedWorker) -> str | None:
+        """Have a process read its present peers; returns their digest, or None when it is too early.
+
+        Raises:
+            RefusedError, RuntimeConfigError, OSError, ValueError: why it could not be told.
+        """
+        record, process = instance.record, instance.process
+        if record is None or process is None:
+            return None
+        peers = self.peers.get(worker.oid, ())
+        spec = self.specs.for_running(worker, record.ports, peers)
+        if spec.peer_files:
+            if spec.reload_signal is not None and not await self._handles_signals(instance, spec):
+                return None
+            rewrite_peers(spec, self.state.worker_folder(worker.oid))
+            if spec.reload_signal is not None:
+                process.signal(spec.reload_signal)
+        told = peers_digest(peers)
+        if instance.record is not None and instance.record.token == record.token:
+            instance.record = msgspec.structs.replace(instance.record, peers=told)
+            self.save_record(instance)
+        return told
+
+    async def _handles_signals(self, instance: Instance, spec: LaunchSpec) -> bool:
+        """A process that does not listen yet may not have set up its signals, and would be ended by one."""
+        if instance.worker.phase is Phase.RUNNING:
+            return True
+        if not spec.own_listener or not spec.port or instance.record is None:
+            return False
+        record = identity.process_of(instance.record)
+        return bool(await asyncio.to_thread(self.host.listens, record, spec.port))
 
     async def probe(self, instance: Instance, *, live: bool, timeout_s: float) -> str | None:
         """Probe once, within `timeout_s`; None when it is healthy, else the error."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from busbar.bus.addresses import is_loopback
 from busbar.bus.errors import pointer_step
 from busbar.bus.listeners import DEFAULT, listeners_of
-from busbar.bus.messages import AssignedWorker
+from busbar.bus.messages import AssignedWorker, Peer
 
 from ..processes import cgroups
 from ..processes.ports import LOOPBACK, PortRequest, choose_ports
@@ -82,7 +82,13 @@ class SpecRenderer:
     limits_memory: Callable[[], bool] = cgroups.limits_memory
     """Whether cgroups limit the memory of workers."""
 
-    def for_start(self, worker: AssignedWorker, taken: Collection[int], prefer: Ports) -> LaunchSpec:
+    def for_start(
+        self,
+        worker: AssignedWorker,
+        taken: Collection[int],
+        prefer: Ports,
+        peers: tuple[Peer, ...] = (),
+    ) -> LaunchSpec:
         """Choose the ports and render the spec of a new instance; `prefer` are those of its last one.
 
         Raises:
@@ -93,7 +99,7 @@ class SpecRenderer:
         requests = self._permitted(runtime.ports_needed(transport), transport)
         offset = zlib.crc32(worker.oid.encode())
         ports = choose_ports(requests, taken, self._bind_error, offset=offset, prefer=prefer)
-        spec = self._render(runtime, worker, transport, ports)
+        spec = self._render(runtime, worker, transport, ports, peers=peers)
         self.limits.check_interface(spec.interface)
         return spec
 
@@ -114,7 +120,7 @@ class SpecRenderer:
     def _bind_error(self, request: PortRequest, port: int) -> OSError | None:
         return self.bind_error(request.interface, port, shared=request.shared)
 
-    def for_running(self, worker: AssignedWorker, ports: Ports) -> LaunchSpec:
+    def for_running(self, worker: AssignedWorker, ports: Ports, peers: tuple[Peer, ...] = ()) -> LaunchSpec:
         """The spec of a running instance, with its probes; `ports` are those that it was started with.
 
         Raises:
@@ -125,7 +131,7 @@ class SpecRenderer:
         unknown = [name for name in runtime.ports_needed(transport) if name not in ports]
         if unknown:
             raise RefusedError(f"the port of its listener '{unknown[0]}' is not known")
-        return self._render(runtime, worker, transport, ports)
+        return self._render(runtime, worker, transport, ports, peers=peers)
 
     def for_check(self, worker: AssignedWorker, ports: Ports, folder: Path | None = None) -> LaunchSpec:
         """The spec that a checker is to judge; a listener that is not in `ports` gets one that it permits.
@@ -156,6 +162,7 @@ class SpecRenderer:
         transport: Transport | None,
         ports: Ports,
         folder: Path | None = None,
+        peers: tuple[Peer, ...] = (),
     ) -> LaunchSpec:
         spec = WorkerSpec(
             worker.worker,
@@ -165,6 +172,7 @@ class SpecRenderer:
             worker.generation,
             transport,
             self.labels,
+            peers,
         )
         own = folder or self.state.worker_folder(worker.oid)
         rendered = runtime.render(spec, self.advertised_host, ports, own)

@@ -17,6 +17,7 @@ from ..clock import Clock
 from ..errors import BusOfflineError, MissingRightError
 from ..options import ConnectOptions
 from ..password import read_password
+from ..topics import written_kind
 from .link import NO_PROPERTIES, Done, Handler, Message, Properties, Will
 from .mqtt_util import complete, loss, notify, tls_context
 from .packet_limit import NO_RETAIN, RETAIN_NOT_SUPPORTED, PacketLimit, RetainUnavailableError
@@ -70,6 +71,9 @@ class MqttConnection:
         self.unanswered = False  # it was lost before the CONNACK
         self.was_lost = False  # the other side ended it
         self.last_written = ""
+        self.first_of_kind = False  # nothing of its kind was written before, and the connection lived on
+        self.written_at = 0.0
+        self._kinds: set[str] = set()
         self.refusal: BusOfflineError | None = None  # of that message
         self.client = self._make(will)
 
@@ -311,6 +315,9 @@ class MqttConnection:
     def _on_publish(self, _client: object, _data: object, mid: int, code: ReasonCode, _props: object) -> None:
         topic, done = self._acks.pop(mid, ("", None))
         self.last_written, self.refusal = topic, None
+        self.written_at, kind = self._clock.monotonic(), written_kind(topic)
+        self.first_of_kind = kind not in self._kinds
+        self._kinds.add(kind)
         if code.value < FAILURE or not topic:
             notify(done, None)
             return

@@ -20,7 +20,7 @@ from ..clock import Clock
 from ..errors import BusOfflineError, MessageTooLargeError, MissingRightError
 from ..options import ConnectOptions
 from ..service_status import SayStatus, unsaid
-from ..topics import matcher
+from ..topics import matcher, written_kind
 from .broker_rotation import STABLE, BrokerRotation
 from .failure_log import FailureLog
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
@@ -179,13 +179,19 @@ class MqttLink:
     def _cause_of_loss(self, why: str, lasted: float) -> str:
         """Some brokers hang up on who writes without the right to; with MQTT 3.1.1 nothing else tells."""
         connection = self._connection
-        if connection is None or not connection.was_lost or not connection.last_written or lasted > STABLE:
+        written = connection.last_written if connection is not None and connection.was_lost else ""
+        if connection is None or not written:
             self._suspect = ""
             return why
-        before, self._suspect = self._suspect, connection.last_written
+        at_once = self._clock.monotonic() - connection.written_at <= STABLE
+        if lasted > STABLE and not (connection.first_of_kind and at_once):
+            self._suspect = ""
+            return why
+        before, self._suspect = self._suspect, written
         error = connection.refusal
-        if error is None and before == self._suspect:
-            error = MissingRightError(self.rotation.current.username, "write", before, certain=False)
+        alike = connection.first_of_kind and written_kind(before) == written_kind(written)
+        if error is None and (before == written or alike):
+            error = MissingRightError(self.rotation.current.username, "write", written, certain=False)
         self._gave_up |= error is not None
         return f"{why}: {error}" if error is not None else why
 

@@ -45,6 +45,7 @@ Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many worke
 Runtime = Annotated[str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
+Mesh = Annotated[bool | None, typer.Option(help="Tell its workers of each other, so that they act as one.")]
 
 
 @n.subcommand(app, "add", "add_routercluster_workergroup", more="Without GROUP (and with -c) it gets a name.")
@@ -62,6 +63,7 @@ def add(
     tag: n.Tag = None,
     lost_after: LostAfter = None,
     start_deadline: StartDeadline = None,
+    mesh: Mesh = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
@@ -83,6 +85,7 @@ def add(
             tags=tag or None,
             lost_after=lost_after,
             start_deadline=start_deadline,
+            mesh=mesh,
             expect_version=expect_version,
         )
 
@@ -228,6 +231,7 @@ def update(
     tag: n.Tag = None,
     lost_after: LostAfter = None,
     start_deadline: StartDeadline = None,
+    mesh: Mesh = None,
     max_unavailable: n.MaxUnavailable = None,
     max_surge: n.MaxSurge = None,
     wait: n.Wait = False,
@@ -244,6 +248,7 @@ def update(
         description,
         lost_after,
         start_deadline,
+        mesh,
         max_unavailable,
         max_surge,
     )
@@ -262,6 +267,7 @@ def update(
             tags=d.or_unset(tag or None),
             lost_after=d.or_unset(lost_after),
             start_deadline=d.or_unset(start_deadline),
+            mesh=d.or_unset(mesh),
             max_unavailable=max_unavailable,
             max_surge=max_surge,
             expect_version=fence,

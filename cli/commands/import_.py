@@ -19,9 +19,9 @@ app = n.command_group("Print an existing router's configuration as a definition.
 
 @app.command(
     "import",
-    help="Print the transport of a Crossbar.io config.json (or .yaml) or a mosquitto.conf. What can't be "
-    "taken over is told on stderr, with the files to make on the nodes; the exit code is then 1. Nothing is "
-    "sent anywhere.",
+    help="Print the transport of a Crossbar.io config.json (or .yaml) or a mosquitto.conf, with all its "
+    "listeners. What can't be taken over is told on stderr, with the files to make on the nodes; the exit "
+    "code is then 1. Nothing is sent anywhere.",
 )
 def import_(
     file: Annotated[Path, typer.Argument(help="The router's configuration.", show_default=False)],

@@ -70,7 +70,12 @@ async def _list(
 
 @n.subcommand(app, "show", "get_worker")
 def show(worker: WorkerArgument, cluster: n.ClusterOption = None) -> None:
-    output.show_object(run(lambda bus: _find(bus, worker, cluster)), ("name", "cluster", "status", "reason"))
+    found = run(lambda bus: _find(bus, worker, cluster))
+    first = ("name", "cluster", "status", "reason")
+    if output.output_format() != "table":
+        return output.show_object(found, first)
+    lines = "\n".join(f"{name} {url}" for name, url in found.listeners.items())
+    return output.show_object(output.merged(found, listeners=lines), first)
 
 
 async def _find(bus: BusClient, worker: str, cluster: str | None) -> Worker:

@@ -85,6 +85,7 @@ class Batch:
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             m.SetNode: self._set_node,
             m.NoteDrain: self._note_drain,
+            m.SetPeers: self._set_peers,
             m.CreateWorker: self._create,
             m.DropWorker: self._drop,
             m.MarkPending: self._mark_pending,
@@ -144,6 +145,13 @@ class Batch:
         self._tx.update_node(row.oid, drain_note=action.note)
         if action.note == DRAINED:
             self._tell.drained(row)
+
+    def _set_peers(self, action: m.SetPeers) -> None:
+        row = self._tx.node(action.node_oid)
+        if row is None or row.status is NodeStatus.UNPAIRED or (row.peers or {}) == action.peers:
+            return
+        self._tx.update_node(row.oid, peers=action.peers or None)
+        self._bump(row.oid)
 
     def _set_hold(self, action: m.MassFailureHold) -> None:
         before = read_brake(self._tx.meta(BRAKE_KEY))

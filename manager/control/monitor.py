@@ -19,7 +19,7 @@ from ..log_throttle import LogThrottle
 from ..planner.deadlines import next_due
 from ..planner.describe import Describer
 from ..planner.failing import AVOID_S
-from ..planner.model import Action, ClusterView, Relocate, Snapshot
+from ..planner.model import Action, ClusterView, Relocate, SetPeers, Snapshot
 from ..planner.plan import by_node, plan
 from ..state.mirror import StateCache
 from ..state.node_memory import NodeMemory
@@ -103,6 +103,8 @@ class Monitor:
         for action in actions:
             if isinstance(action, Relocate):
                 self._memory.avoid(action.group_oid, action.node_oid, now + AVOID_S)
+            elif isinstance(action, SetPeers):
+                self._memory.told_peers(action.node_oid)
         return changed
 
     def _snapshot(self) -> Snapshot:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.messages import NOT_REPLACED, PASSING_REASONS, Applied, Reported, ReportedWorker
-from busbar.bus.states import NodeStatus, WorkerState, may_advance
+from busbar.bus.states import FOLLOWS_ANOTHER, NodeStatus, WorkerState, may_advance
 from busbar.bus.transport_schema import known_schemas
 from msgspec import UNSET, to_builtins
 
@@ -212,12 +212,12 @@ def conditions_of(report: Reported, origin: Origin, least: int) -> list[str]:
     if report.refused:
         found.append(f"it refused the assignment: {report.refused}")
     if report.store not in (None, origin.store):
-        found.append(f"it follows another manager's store ({report.store}, not {origin.store})")
+        found.append(f"{FOLLOWS_ANOTHER}another manager's store ({report.store}, not {origin.store})")
     elif is_ahead(report.applied, origin.epoch, least):
         of = report.applied.epoch
         found.append(
-            f"it follows epoch {of}, newer than this manager's {origin.epoch}: of a newer manager, or forged;"
-            f" if there is no other: busbar manager take-over --epoch {of}"
+            f"{FOLLOWS_ANOTHER}epoch {of}, newer than this manager's {origin.epoch}: of a newer manager, or"
+            f" forged; if there is no other: busbar manager take-over --epoch {of}"
         )
     return found
 

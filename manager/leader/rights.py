@@ -29,13 +29,14 @@ class Rights:
         self._link, self._user, self._clock, self._retry = link, user, clock, retry
         own = user or PROBE
         # Topics of nobody else, or of nothing that exists: whoever reads them ignores what is empty. A probe
-        # of the events would be seen by everybody who reads events.
+        # of the events, or of the nodes' states, would be seen by everybody who reads those.
         self.probes = {
             topics.request(own, PROBE): topics.all_requests(),
             topics.response(own, PROBE): topics.response("+", "+"),
             topics.status(PROBE, PROBE, PROBE): topics.all_status(),
             topics.node(PROBE, "assignment"): topics.all_nodes("assignment"),
             topics.node(own, "heartbeat"): topics.all_nodes("heartbeat"),
+            topics.node(own, "reported"): topics.all_nodes("reported"),
         }
         self._wake = asyncio.Event()
 

@@ -13,6 +13,7 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from .failing import TRY_S
 from .liveness import late_limit, left_running, lost_limit, move_limit
 from .model import ClusterView, GroupView, LivenessTiming, NodeView, Snapshot
+from .peers import peers_due
 from .rolling import ready_of
 from .status import deadline_from
 
@@ -35,6 +36,7 @@ def next_due(snapshot: Snapshot, now: float) -> float:
         _limit(others, now - lost, timing.lost_after, timing),
         min((at for at in _left(nodes, timing) if at > now), default=math.inf),
         min((at for at in snapshot.avoided.values() if at > now), default=math.inf),
+        peers_due(snapshot, now),
     )
     silent = {node.oid: node for node in nodes if node.status in _GONE}
     for cluster in snapshot.clusters.values():

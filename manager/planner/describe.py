@@ -35,6 +35,8 @@ class Describer:
         match action:
             case m.SetNode():
                 return f"node {self._name(action.node_oid)}: {action.status}"
+            case m.SetPeers():
+                return f"node {self._name(action.node_oid)}: told of peers"
             case m.NoteDrain():
                 return f"node {self._name(action.node_oid)}: drain"
             case m.CreateWorker():

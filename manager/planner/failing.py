@@ -35,9 +35,13 @@ def to_move(group: GroupView, reachable: Iterable[WorkerView], now: float) -> Wo
     return next((w for w in sorted(counted, key=lambda w: w.ordinal) if _given_up(w, now)), None)
 
 
-def unfit(group: GroupView) -> frozenset[str]:
+def unfit(group: GroupView, now: float) -> frozenset[str]:
     """The nodes on which a worker of the group fails to start now."""
-    return frozenset(w.node_oid for w in group.workers if w.node_oid and w.failing_since is not None)
+    return frozenset(
+        w.node_oid
+        for w in group.workers
+        if w.node_oid and w.failing_since is not None and w.failing_since <= now
+    )
 
 
 def _given_up(worker: WorkerView, now: float) -> bool:

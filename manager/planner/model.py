@@ -6,10 +6,12 @@ from that moment. So a restart makes nobody late, and no clock of another machin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from busbar.bus.messages import Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 
@@ -44,6 +46,10 @@ class NodeView:
     """Whom it follows instead of this manager, as a predicate; None: it applies our assignments."""
     refuses_since: float | None = None
     """Since when it has said so in every report."""
+    peers: Peers | None = None
+    """What its assignment says of meshed groups' workers."""
+    peers_at: float = -math.inf
+    """When that was last changed by this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,9 @@ class WorkerView:
     pid: int | None = None
     """That of its process, as its node last reported; None while it reports none."""
     failing_since: float | None = None
-    """Since when it has failed to start where it is; None where it was ready there, or has not failed."""
+    """Since when it counts as failing to start where it is, which may lie ahead; None where it does not."""
+    listeners: Mapping[str, str] = field(default_factory=dict)
+    """The URLs of its process, by the listeners' names; empty while its node reports none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,8 @@ class GroupView:
     """The stored reason why outdated workers can't be replaced."""
     stop_ordered: bool = False
     """Whether it is to be stopped, or to stay so, whatever its cluster does."""
+    mesh: bool = False
+    """Whether its workers are told of each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +337,18 @@ class MassFailureHold:
     nodes: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class SetPeers:
+    """Change what a node's assignment says of meshed groups' workers."""
+
+    node_oid: str
+    peers: Peers
+    reason: str
+
+
 Action = (
     SetNode
+    | SetPeers
     | NoteDrain
     | CreateWorker
     | DropWorker

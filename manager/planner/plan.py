@@ -13,6 +13,7 @@ from busbar.bus.states import ClusterState, WorkerState
 from .draining import notes
 from .liveness import Fleet, judge_nodes
 from .model import Action, ClusterView, CreateWorker, GroupView, Place, Snapshot
+from .peers import plan_peers
 from .placement import Load
 from .scaling import plan_workers
 from .status import judge_statuses
@@ -36,7 +37,7 @@ def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> lis
             if on_error is None:
                 raise
             on_error(cluster, error)
-    return actions + notes(fleet, load.total, load.stays)
+    return actions + notes(fleet, load.total, load.stays) + plan_peers(snapshot, now)
 
 
 def by_node(actions: Iterable[Action]) -> list[Action]:

@@ -59,7 +59,7 @@ class _GroupPlan:
 
     def reserve_fit(self) -> Candidate | None:
         """As `reserve`, a node on which no worker of the group fails to start, or has failed of late."""
-        return self._candidates().reserve(failing.unfit(self.view))
+        return self._candidates().reserve(failing.unfit(self.view, self.fleet.now))
 
     def avoided(self) -> str:
         """The avoided nodes, as the end of a reason."""

@@ -21,6 +21,9 @@ SMALL: Final = 256
 WORKER: Final = 640 + SMALL
 """The most that one worker takes, in an assignment (with the longest names) or in a shortened report."""
 
+PEER: Final = 512
+"""What a node is told of one worker of a meshed group, with four listeners; counted as a definition."""
+
 
 def definitions_limit(max_packet: int) -> int:
     """Bytes for all large definitions of a node."""

@@ -171,7 +171,8 @@ def assignment(
     """A node's whole desired state; empty for an unpaired node."""
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
     own_epoch = max(epoch, node.assignment_epoch)
-    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms)
+    peers = node.peers if node.peers and wanted else UNSET
+    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms, peers=peers)
     return shared(whole) if shares(node.capacity) else whole
 
 

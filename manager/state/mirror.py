@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from busbar.bus.clock import Clock
+from busbar.bus.listeners import DEFAULT
 from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import NodeStatus, WorkerState
 
@@ -27,8 +28,9 @@ RELOAD_S: Final = 60.0
 """Everything is reloaded this often, whatever the commits named."""
 BULK: Final = 500
 """Above so many changed workers a full reload is cheaper than single reads."""
-_Seen = tuple[float, float | None, bool, int]
-"""A node's entries in the memory: silent since, will at, heard once."""
+_Seen = tuple[float, float | None, bool, int, float]
+"""What a node's view shows besides its row: silent since, will at, heard once, largest packet, when it was
+told of peers."""
 
 
 class StateCache:
@@ -213,6 +215,7 @@ class StateCache:
             revision=row.revision,
             pid=row.pid,
             failing_since=self._memory.failing_since(row.oid, row.generation, row.state),
+            listeners=row.listeners or ({DEFAULT: row.address} if row.address else {}),
         )
 
     def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:
@@ -258,6 +261,7 @@ class StateCache:
             max_surge=row.max_surge,
             held_back=row.held_back,
             stop_ordered=row.stop_ordered,
+            mesh=row.mesh,
         )
         since = self._memory.none_ready(row.oid, ready_of(view) == 0)
         self._views[row.oid] = view if since is None else replace(view, none_ready_since=since)
@@ -296,11 +300,12 @@ class StateCache:
         """A node's view, reused while neither its row nor its times have changed."""
         memory, oid = self._memory, row.oid
         packet = self._max_packet()
-        seen = (memory.silent_since(oid), memory.will_at(oid), memory.heard_once(oid), packet)
+        told_at = memory.peers_told_at(oid)
+        seen = (memory.silent_since(oid), memory.will_at(oid), memory.heard_once(oid), packet, told_at)
         known = self._node_views.get(oid)
         if known is not None and known[0] is row and known[1] == seen:
             return known[2]
-        heard_at, will_at, heard_once, _ = seen
+        heard_at, will_at, heard_once, _, _ = seen
         view = NodeView(
             oid=oid,
             name=row.name,
@@ -319,6 +324,8 @@ class StateCache:
             applied=row.applied_version >= row.assignment_version,
             refuses=row.refuses,
             refuses_since=memory.refuses_since(oid, row.refuses is not None),
+            peers=row.peers,
+            peers_at=told_at,
         )
         self._node_views[oid] = (row, seen, view)
         return view

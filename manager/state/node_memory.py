@@ -6,6 +6,7 @@ a restart nor an outage of the broker makes a node late at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -15,6 +16,8 @@ from busbar.bus.states import WorkerState
 
 from ..planner.model import LivenessTiming
 
+RAN_S: Final = 105.0
+"""Seconds of failed starts after which a worker that was ready counts as failing where it is."""
 GRACE: Final = 2
 """Length of the grace period after a (re)start of manager or broker, in lost thresholds."""
 
@@ -36,6 +39,8 @@ class _Node:
     """When it was paired again: what was heard of it before does not count."""
     will: float | None = None
     refuses: float | None = None
+    peers: float = -math.inf
+    """When it was last told of peers."""
 
 
 class NodeMemory:
@@ -109,6 +114,13 @@ class NodeMemory:
             node.refuses = max(self._clock.monotonic(), self.listening_since)
         return node.refuses
 
+    def told_peers(self, node_oid: str) -> None:
+        """Its assignment says something else of meshed groups from now on."""
+        self._node(node_oid).peers = self._clock.monotonic()
+
+    def peers_told_at(self, node_oid: str) -> float:
+        return self._node(node_oid).peers
+
     def paired(self, node_oid: str) -> None:
         """It was paired again: its silence counts from now on, and it was not heard yet."""
         self._nodes[node_oid] = _Node(since=self._clock.monotonic())
@@ -137,7 +149,8 @@ class NodeMemory:
     def failing_since(self, worker_oid: str, generation: int, state: WorkerState) -> float | None:
         """Record a worker's state; returns since when it has failed to start as this generation.
 
-        None where it has not failed, or was ready: then it can start where it is.
+        None where it has not failed since it was last ready. For one that was ready it lies RAN_S ahead: its
+        program is the likelier cause, and what it stored is on that node.
         """
         known = self._failing.get(worker_oid)
         if known is not None and known[0] != generation:
@@ -145,8 +158,9 @@ class NodeMemory:
             known = None
         if state is WorkerState.RUNNING:
             known = self._failing[worker_oid] = (generation, None)
-        elif known is None and state is WorkerState.BACKOFF:
-            known = self._failing[worker_oid] = (generation, self._clock.monotonic())
+        elif state is WorkerState.BACKOFF and (known is None or known[1] is None):
+            patience = 0.0 if known is None else RAN_S
+            known = self._failing[worker_oid] = (generation, self._clock.monotonic() + patience)
         return known[1] if known is not None else None
 
     # --- groups and clusters

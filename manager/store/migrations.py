@@ -226,3 +226,10 @@ def worker_listeners(db: Database) -> None:
 def runtime_details(db: Database) -> None:
     """What nodes report of their runtimes, and the schemas that are not this version's own."""
     _run(db, _RUNTIME_DETAILS)
+
+
+@migrations()
+def group_mesh(db: Database) -> None:
+    """Whether a group's workers are told of each other, and what each node was told."""
+    db.execute("ALTER TABLE workergroups ADD COLUMN mesh INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE nodes ADD COLUMN peers TEXT")

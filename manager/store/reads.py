@@ -96,10 +96,11 @@ class Queries:
         """The sum of the scales of a cluster's groups, but for those that are stopped by themselves."""
         return int(self._rows(sql.WANTED_SCALE, oid)[0][1])
 
-    def fullest_node(self, cluster_oid: str, above: int) -> tuple[str, int]:
-        """The node of a cluster with the most bytes of distinct definitions larger than `above`, and how
-        many: those of this cluster and of started ones. An empty name and 0 where there are none."""
-        found = self._rows(sql.FULLEST_NODE, cluster_oid, above)
+    def fullest_node(self, cluster_oid: str, above: int, peer: int) -> tuple[str, int]:
+        """The node of a cluster with the most bytes of distinct definitions larger than `above` and of peers,
+        `peer` bytes each, and how many: those of this cluster and of started ones. An empty name and 0 where
+        there are none."""
+        found = self._rows(sql.FULLEST_NODE, cluster_oid, above, peer)
         return (str(found[0][0]), int(found[0][1])) if found else ("", 0)
 
     # --- members

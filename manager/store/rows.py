@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from busbar.bus.messages import Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 from msgspec.structs import replace
@@ -44,6 +45,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     """Whom it follows instead of this manager, so that it applies none of its assignments: a predicate."""
     leaves: Leaves | None = None
     """What became of its workers at its last goodbye; None where its agent did not say."""
+    peers: Peers | None = None
+    """What its assignment says of meshed groups' workers."""
     heard: bool = False
     """Whether its agent was ever heard before it was paired anew; see `was_heard`."""
     runtime_details: dict[str, dict[str, Any]] | None = None
@@ -113,6 +116,8 @@ class GroupRow(Struct, frozen=True, gc=False):
     max_surge: int = 0
     held_back: str | None = None
     stop_ordered: bool = False
+    mesh: bool = False
+    """Whether its workers are told of each other."""
 
 
 class WorkerRow(Struct, frozen=True, gc=False):

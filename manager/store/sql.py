@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.listeners import DEFAULT
+from busbar.bus.messages import Peers
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -16,6 +17,7 @@ from . import rows
 
 R = TypeVar("R", bound=msgspec.Struct)
 _load = msgspec.json.decode
+_load_peers = msgspec.json.Decoder(Peers).decode
 _dump = msgspec.json.encode
 
 
@@ -32,7 +34,9 @@ class Table(Generic[R]):
         self.columns: tuple[str, ...] = row.__struct_fields__
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
-        self._json = frozenset(column for column, decode in decoders.items() if decode is _load)
+        self._json = frozenset(
+            column for column, decode in decoders.items() if decode in (_load, _load_peers)
+        )
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
         marks = ", ".join("?" * len(self.columns))
@@ -84,6 +88,7 @@ NODES: Final = Table(
         "capacity": _load,
         "conditions": _load,
         "leaves": Leaves,
+        "peers": _load_peers,
         "runtime_details": _load,
     },
 )
@@ -102,6 +107,7 @@ GROUPS: Final = Table(
         "status": ClusterState,
         "was_running": bool,
         "stop_ordered": bool,
+        "mesh": bool,
     },
 )
 WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState, "listeners": _load})
@@ -178,6 +184,12 @@ JOIN workergroups g ON g.cluster_oid = m.cluster_oid
 AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
 JOIN group_revisions r ON r.group_oid = g.oid
 WHERE mine.cluster_oid = ?1 AND length(CAST(r.transport AS BLOB)) > ?2
+ UNION ALL
+SELECT n.name, 'peers', g.oid, g.scale * ?3
+FROM members mine JOIN members m ON m.node_oid = mine.node_oid JOIN nodes n ON n.oid = m.node_oid
+JOIN workergroups g ON g.cluster_oid = m.cluster_oid
+AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
+WHERE mine.cluster_oid = ?1 AND g.mesh
 ) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
 """
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"

@@ -193,7 +193,8 @@ IN_PART: Final = {
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
     84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
     86: "nodes and people share one name space, as they do at the broker: who comes first has the name",
-    119: "the right to write events, which a probe would show to all who read them: told at the first event",
+    119: "the rights to write events, and of the manager to read nodes' states, are not probed, as all who "
+    "read those would see it: the former is told at the first or second event, the latter is not",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""

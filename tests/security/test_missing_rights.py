@@ -126,7 +126,14 @@ async def test_the_page_s_command_serves_the_realm_that_it_names(tmp_path: Path)
         assert "no right" not in here.log("manager") + here.log("n1"), here.log("manager")
 
 
-WITHOUT = ("status/#", "request/+/+", "response/+/+", "node/+/assignment", "node/+/heartbeat")
+WITHOUT = (
+    "status/#",
+    "request/+/+",
+    "response/+/+",
+    "node/+/assignment",
+    "node/+/heartbeat",
+    "node/+/reported",
+)
 
 
 def said_of(tail: str) -> re.Pattern[str]:
@@ -138,7 +145,7 @@ def said_of(tail: str) -> re.Pattern[str]:
 def lacking(without: str) -> str:
     """The ACL of the contract, with the manager's rights one by one and one of them left out."""
     acl = render_mosquitto("busbar", "lab", "manager", ["alice"])
-    every = [*WITHOUT, "event/#", "manager/+/state", "node/+/state", "node/+/reported", "node/+/command"]
+    every = [*WITHOUT, "event/#", "manager/+/state", "node/+/state", "node/+/command"]
     each = [f"topic readwrite busbar/v1/lab/{tail}" for tail in every if tail != without]
     assert acl.count("topic readwrite busbar/v1/lab/#") == 1
     return acl.replace("topic readwrite busbar/v1/lab/#", "\n".join(each))
@@ -172,6 +179,37 @@ async def test_an_agent_without_its_rights_says_what_is_missing(
         said = re.compile(r"user 'n1' .*no right to .* busbar/v1/lab/node/n1/state: ")
         await until(lambda: said.search(here.log("n1")), 40)
         assert here.log("n1").count("connected to") <= 2
+
+
+@pytest.mark.parametrize("mqtt", ["5", "3.1.1"])
+@pytest.mark.fault(119, "U L")
+async def test_a_manager_without_the_right_to_write_events_says_so_at_the_second(
+    tmp_path: Path, mqtt: str
+) -> None:
+    """With MQTT 3.1.1, mosquitto only hangs up: long after the connect, and at another topic each time."""
+    with (
+        realm(tmp_path, lacking("event/#")) as here,
+        here.running("manager", "manager", "manager", "--owner", "alice", "--mqtt", mqtt),
+    ):
+        await until(lambda: "connected to" in here.log("manager"), 30)
+        await asyncio.sleep(6)  # the connection counts as stable
+        for name in ("edge", "core", "third"):
+            status, text = await asyncio.to_thread(here.command, "alice", "cluster", "create", name)
+            assert status == 0, text
+        await until(lambda: said_of("event/#").search(here.log("manager")), 30)
+
+
+@pytest.mark.parametrize("mqtt", ["5", "3.1.1"])
+@pytest.mark.fault(119, "U L")
+async def test_an_agent_that_may_not_read_its_assignment_says_so(tmp_path: Path, mqtt: str) -> None:
+    acl, line = render_mosquitto("busbar", "lab", "manager", ["alice"]), "busbar/v1/+/node/%u/assignment\n"
+    assert acl.count(line) == 1
+    with (
+        realm(tmp_path, acl.replace(f"pattern read  {line}", "")) as here,
+        here.running("n1", "n1", "agent", "--node", "n1", "--mqtt", mqtt),
+    ):
+        said = "user 'n1' may have no right to read busbar/v1/lab/node/n1/assignment;"
+        await until(lambda: said in here.log("n1"), 60)
 
 
 @pytest.mark.fault(119, "U L")

@@ -11,6 +11,7 @@ from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 from tests.simulation.link import SimLink
 from tests.simulation.loop import Program, SimClock
 from tests.simulation.parts import TOPICS
+from tests.simulation.peers import MESHED
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -101,6 +102,7 @@ class Client:
                 return {"routercluster_oid": await self._cluster(cluster, timeout), "node_oid": oid}
             case "add_routercluster_workergroup", (cluster, name, scale, lost_after):
                 group = {"name": name, "scale": scale, "runtime": "sim", "lost_after": lost_after}
+                group["mesh"] = (cluster, name) == MESHED
                 return {"routercluster_oid": await self._cluster(cluster, timeout), "workergroup": group}
             case "restart_routercluster_workergroup", (cluster, group, unavailable, surge):
                 limits = {"max_unavailable": unavailable, "max_surge": surge}

@@ -10,6 +10,7 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from busbar.manager.planner.draining import DRAINED
 from busbar.manager.store.rows import NodeRow
 
+from tests.simulation import peers
 from tests.simulation.clients import NOT_STORED
 from tests.simulation.link import connected
 from tests.simulation.parts import TOPICS
@@ -63,7 +64,7 @@ def unconverged(watch: Watch) -> str | None:
         return "messages of the storm may still be on their way"
     if any(client.busy for client in world.clients.values()):
         return "callers wait for answers"
-    return _nodes(watch) or _clusters(watch) or _processes(watch) or _told(watch)
+    return _nodes(watch) or _clusters(watch) or _processes(watch) or peers.untold(watch) or _told(watch)
 
 
 def _nodes(watch: Watch) -> str | None:

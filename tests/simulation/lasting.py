@@ -145,6 +145,22 @@ class Lasting:
                     what = "is not heard" if deaf else "does not run it"
                     self._violation("H", f"{row.name} is called RUNNING, and {node.name} {what}")
         self._forget("dishonest", seen)
+        self._offers()
+
+    def _offers(self) -> None:
+        """H: no node is told of a peer on a node that is not heard."""
+        seen: set[tuple[str, str]] = set()
+        for node in self.mirror.nodes.values():
+            if not node.peers or self._touched(node.name) < DOUBLE_S:
+                continue
+            for home in {peer.node for found in node.peers.values() for peer in found}:
+                key = ("offered", f"{node.name} {home}")
+                if self.now - max(self.heard.get(home, 0.0), self._began()) > 2 * LATE_S:
+                    seen.add(key)
+                    if self._lasts(key) > MARGIN_S:
+                        text = f"{node.name} is told of peers on {home}, which is not heard"
+                        self._violation("H", text)
+        self._forget("offered", seen)
 
     def _began(self) -> float:
         """Since when silence counts: the manager's start, its thaw, or its last connect, lost or not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import signal
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,6 +61,8 @@ class SimProcess:
     alive: bool = True
     hung: bool = False
     code: int = 0
+    reloads: list[float] = field(default_factory=list)
+    """When it was signalled to read its peers again."""
     watchers: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -83,6 +86,7 @@ class Machine:
         self.on_start: Callable[[Machine, SimProcess], None] = lambda machine, process: None
         self.on_end: Callable[[Machine, SimProcess, str], None] = lambda machine, process, why: None
         self.on_kill: Callable[[Machine, SimProcess], None] = lambda machine, process: None
+        self.on_reload: Callable[[Machine, SimProcess], None] = lambda machine, process: None
 
     @property
     def boot_id(self) -> str:
@@ -125,7 +129,9 @@ class Machine:
     def inherit(self, processes: Iterable[SimProcess]) -> None:
         """Take over processes that were started long ago."""
         for each in processes:
-            again = replace(each, born=self.loop.now - 100.0, ready_at=self.loop.now - 99.0, watchers=[])
+            again = replace(
+                each, born=self.loop.now - 100.0, ready_at=self.loop.now - 99.0, watchers=[], reloads=[]
+            )
             self.processes[again.pid] = again
             self._pid = max(self._pid, again.pid)
 
@@ -145,6 +151,13 @@ class Machine:
         self.on_end(self, process, why)
         for watcher in process.watchers:
             watcher()
+
+    def reload(self, process: SimProcess) -> None:
+        """It reads its peers again; before it has set up its signals, that would end it."""
+        self.on_reload(self, process)
+        process.reloads.append(self.loop.now)
+        if self.loop.now < process.ready_at:
+            self.end(process, -1, "signalled before it was set up")
 
     def reap(self, process: SimProcess, why: str) -> None:
         """Kill a process with all that it forked."""
@@ -182,6 +195,10 @@ class Watched:
     @property
     def running(self) -> bool:
         return not self.exited.done()
+
+    def signal(self, signum: int) -> None:
+        if self._process.alive:
+            self._machine.reload(self._process)
 
     def close(self) -> None:
         with contextlib.suppress(ValueError):
@@ -289,6 +306,8 @@ class SimRuntime:
             argv=("sim",),
             env={},
             files={},
+            peer_files={"peers": " ".join(each.worker for each in worker.peers)} if worker.peers else {},
+            reload_signal=signal.SIGHUP,
             ready=probe,
             live=probe,
             address=f"tcp://{host}:{port}",
@@ -338,7 +357,8 @@ class SimHost(Host):
         return _alive(self._machine, record) is not None
 
     def listens(self, record: ProcessRecord, port: int) -> bool | None:
-        there = [each for each in self._machine.living() if each.port == port]
+        now = self._machine.loop.now
+        there = [each for each in self._machine.living() if each.port == port and each.ready_at <= now]
         return any(each.record == record for each in there) if there else None
 
     def listeners(self, record: ProcessRecord, port: int) -> tuple[Stat, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from busbar.bus.options import MAX_PACKET
 from busbar.manager.store.changes import Changes
 
+from tests.simulation import peers
 from tests.simulation.activity import Activity
 from tests.simulation.clients import Asked, Client
 from tests.simulation.disk import Disk
@@ -71,6 +73,7 @@ class World(Happenings):
             host.machine.on_start = self._started
             host.machine.on_end = self.watch.ended
             host.machine.on_kill = self.watch.killing
+            host.machine.on_reload = partial(peers.reloading, self.watch)
         self.observer = _observer(self)
 
     # --- what is noted

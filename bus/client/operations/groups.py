@@ -27,6 +27,7 @@ class GroupOperations(Operations):
         tags: list[str] | None = None,
         lost_after: float | None = None,
         start_deadline: float | None = None,
+        mesh: bool | None = None,
         expect_version: int | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
@@ -51,6 +52,7 @@ class GroupOperations(Operations):
                 tags=tags,
                 lost_after=lost_after,
                 start_deadline=start_deadline,
+                mesh=mesh,
             ),
         )
         return await self._operate(
@@ -186,6 +188,7 @@ class GroupOperations(Operations):
         tags: list[str] | None | UnsetType = UNSET,
         lost_after: float | UnsetType = UNSET,
         start_deadline: float | UnsetType = UNSET,
+        mesh: bool | UnsetType = UNSET,
         max_unavailable: int | None = None,
         max_surge: int | None = None,
         expect_version: int | None = None,
@@ -214,6 +217,7 @@ class GroupOperations(Operations):
                 tags=tags,
                 lost_after=lost_after,
                 start_deadline=start_deadline,
+                mesh=mesh,
             ),
             max_unavailable=max_unavailable,
             max_surge=max_surge,

@@ -12,8 +12,10 @@ from typing import Any
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 
-from ...planner.sizes import SMALL, definitions_limit, fullest, workers_limit
+from ...planner.peers import MAX_MESH
+from ...planner.sizes import PEER, SMALL, definitions_limit, fullest, workers_limit
 from ...store import Tx
+from ...store.rows import GroupRow
 
 
 def check_definition(tx: Tx, transport: Mapping[str, Any] | None, pointer: str) -> None:
@@ -34,11 +36,7 @@ def check_cluster(tx: Tx, cluster_oid: str, pointer: str, transport: Mapping[str
     """
     if transport is not None and len(encode(transport)) <= SMALL:
         return  # counted with its workers
-    node, size = tx.fullest_node(cluster_oid, SMALL)
-    limit = definitions_limit(tx.context.max_packet())
-    if size > limit:
-        detail = f"the definitions on node '{node}' would have {size} bytes in one assignment"
-        raise _refused(f"{detail}; the broker's packet limit leaves {limit}", pointer)
+    _check_fullest(tx, cluster_oid, pointer)
 
 
 def check_scale(tx: Tx, cluster_oid: str, pointer: str) -> None:
@@ -49,6 +47,24 @@ def check_scale(tx: Tx, cluster_oid: str, pointer: str) -> None:
     if per_node > limit:
         detail = f"{per_node} workers on the fullest of {members} nodes"
         raise _refused(f"{detail}; the broker's packet limit leaves {limit} for each", pointer)
+
+
+def check_mesh(tx: Tx, group: GroupRow, pointer: str) -> None:
+    """Raises BusError `invalid_configuration`: a meshed group of too many workers."""
+    if not group.mesh:
+        return
+    if group.scale > MAX_MESH:
+        detail = f"a meshed group of {group.scale} workers, each connected to every other; at most {MAX_MESH}"
+        raise _refused(detail, pointer)
+    _check_fullest(tx, group.cluster_oid, pointer)
+
+
+def _check_fullest(tx: Tx, cluster_oid: str, pointer: str) -> None:
+    node, size = tx.fullest_node(cluster_oid, SMALL, PEER)
+    limit = definitions_limit(tx.context.max_packet())
+    if size > limit:
+        detail = f"definitions and peers on node '{node}' would have {size} bytes in one assignment"
+        raise _refused(f"{detail}; the broker's packet limit leaves {limit}", pointer)
 
 
 def _refused(detail: str, pointer: str) -> BusError:

@@ -56,6 +56,7 @@ def result(store: Queries, row: GroupRow) -> p.Group:
         max_unavailable=row.max_unavailable,
         max_surge=row.max_surge,
         stop_ordered=row.stop_ordered,
+        mesh=row.mesh,
     )
 
 
@@ -90,8 +91,10 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         was_running=False,
         changed=tx.now_ns,
         version=1,
+        mesh=bool(definition.mesh),
     )
     tx.insert_group(row)
+    sizes.check_mesh(tx, row, f"{_AT}/scale")
     if used := transport or cluster.transport:
         sizes.check_cluster(tx, cluster.oid, f"{_AT}/{at}", used)
     if row.scale:
@@ -116,6 +119,7 @@ def scale_routercluster_workergroup(ctx: ChangeContext, params: p.ScaleGroup) ->
     row = need_group(ctx.tx, params.routercluster_oid, params.workergroup_oid)
     ctx.tx.update_group(row.oid, scale=params.scale)
     if params.scale > row.scale:
+        sizes.check_mesh(ctx.tx, need_group(ctx.tx, row.cluster_oid, row.oid), "/params/scale")
         sizes.check_scale(ctx.tx, row.cluster_oid, "/params/scale")
     now = need_group(ctx.tx, row.cluster_oid, row.oid)
     cluster = need_cluster(ctx.tx, row.cluster_oid)
@@ -139,6 +143,8 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
         check_definition(tx, cluster.oid, runtime, transport, _pointers(at))
     renews = "runtime" in columns
     now = roll_out(ctx, row, columns, (runtime, transport), params, f"{_AT}/transport", renews=renews)
+    if columns.get("mesh"):
+        sizes.check_mesh(tx, now, f"{_AT}/mesh")
     return result(tx, now)
 
 

@@ -268,3 +268,38 @@ def test_interfaces_are_those_that_the_node_permits(
     else:
         with pytest.raises(RefusedError, match="is not permitted: this node's workers use loopback"):
             found.for_start(listening(interface=interface), (), {})
+
+
+def test_every_listener_is_held_to_what_the_node_permits(state: State) -> None:
+    def two(**second: Any) -> AssignedWorker:
+        transport = {"type": "mqtt", "anonymous": True, "listeners": {"mqtt": {}, "ws": second}}
+        return AssignedWorker("web-1", "o1", "edge", "web", 1, "amqtt", "d", transport=transport)
+
+    found = limited(state, ports=(14000, 14001), interfaces=())
+    assert set(found.for_start(two(), (), {}).ports.values()) == {14000, 14001}
+    last = {"mqtt": 14001, "ws": 14000}
+    assert found.for_start(two(), (), last).ports == last
+    for second, text in (
+        ({"port": 80}, r"listener 'ws': port 80 is not permitted"),
+        ({"interface": "0.0.0.0"}, r"listener 'ws': interface 0.0.0.0 is not permitted"),
+    ):
+        with pytest.raises(RefusedError, match=text):
+            found.for_start(two(**second), (), {})
+    with pytest.raises(NoPortError, match="listener 'ws': no free port in 14000-14001"):
+        found.for_start(two(), {14000}, {})
+
+
+def test_listeners_without_an_interface_are_on_this_host_s_loopback(state: State) -> None:
+    transport = {"type": "mqtt", "anonymous": True, "listeners": {"a": {}, "b": {"interface": "10.0.0.5"}}}
+    worker = AssignedWorker("web-1", "o1", "edge", "web", 1, "amqtt", "d", transport=transport)
+    found = replace(launcher(state), loopback="::1", bind_error=lambda *_, **__: None)
+    launch = found.for_start(worker, (), {})
+    assert [(each.name, each.interface) for each in launch.listeners] == [("a", "::1"), ("b", "10.0.0.5")]
+
+
+def test_a_running_worker_whose_ports_are_not_known_is_not_rendered(state: State) -> None:
+    transport = {"type": "mqtt", "listeners": {"a": {}, "b": {}}}
+    worker = AssignedWorker("web-1", "o1", "edge", "web", 1, "amqtt", "d", transport=transport)
+    with pytest.raises(RefusedError, match="the port of its listener 'b' is not known"):
+        launcher(state).for_running(worker, {"a": 1})
+    assert launcher(state).for_check(worker, {"a": 20000}).ports == {"a": 20000, "b": 20001}

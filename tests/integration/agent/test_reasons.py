@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from busbar.agent import supervisor
+from busbar.agent import service, supervisor
 from busbar.agent.planner.lifecycle import WorkerTiming
 from busbar.agent.processes import procfs
 from busbar.agent.state import State
@@ -120,3 +121,21 @@ async def test_workers_that_are_advertised_where_nobody_reaches_them_are_told(
     assert told is None or f"clients are told {told}, which is this host alone" in found[0]
     node.assign()
     await node.report(lambda r: not r["workers"] and not any("all interf" in c for c in r["conditions"]))
+
+
+@pytest.mark.fault(119, "U L")
+async def test_an_assignment_that_does_not_come_is_told_with_the_right_it_takes(
+    node: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "UNHEARD_S", 0.5)
+    await node.start()
+
+    topic = node.topics.node("n1", "assignment")
+
+    def told(last: dict[str, Any]) -> bool:
+        said = f"no assignment has come: its user may have no right to read {topic};"
+        return any(said in each for each in last["conditions"])
+
+    await node.report(told)
+    node.assign(worker())
+    await node.report(lambda last: last["workers"] and not told(last))

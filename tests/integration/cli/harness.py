@@ -34,6 +34,7 @@ class Stack:
         self.realm = f"t-{os.urandom(4).hex()}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("BUSBAR_", "XDG_"))}
         self.env = {**kept, "HOME": str(folder), "BUSBAR_STATE": str(self.state), "PYTHONUNBUFFERED": "1"}
+        self.env["BUSBAR_TIMEOUT"] = str(bound(10))
         self.process: subprocess.Popen[str] | None = None
         self.reader: threading.Thread | None = None
         self.lines: queue.Queue[str | None] = queue.Queue()

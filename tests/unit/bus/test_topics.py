@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from busbar.bus.topics import Topics, is_name, is_valid_filter, is_valid_topic, matcher, matches
+from busbar.bus.topics import Topics, is_name, is_valid_filter, is_valid_topic, matcher, matches, written_kind
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -188,3 +188,20 @@ def test_a_malformed_topic_is_none(malformed: str) -> None:
 @given(ANY_TOPIC, ANY_FILTER)
 def test_what_is_well_formed_is_accepted(topic: str, pattern: str) -> None:
     assert is_valid_topic(topic) and is_valid_filter(topic) and is_valid_filter(pattern)
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind"),
+    [
+        (TOPICS.event("edge", "routercluster", "edge", "created"), "event"),
+        (TOPICS.event("_", "node", "n1", "paired"), "event"),
+        (TOPICS.node("n1", "heartbeat"), "node/heartbeat"),
+        (TOPICS.node("n1", "state"), "node/state"),
+        (TOPICS.response("alice", "default"), "response"),
+        ("elsewhere/v1", "elsewhere/v1"),
+        ("a/b", "a/b"),
+        ("", ""),
+    ],
+)
+def test_the_kind_of_what_is_written(topic: str, kind: str) -> None:
+    assert written_kind(topic) == kind

@@ -31,6 +31,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "group stop": ("edge/web",),
     "group restart": ("edge/web",),
     "group stat": ("edge/web",),
+    "endpoints": ("edge/web",),
     "node list": (),
     "node show": ("n1",),
     "node pair": ("n1",),

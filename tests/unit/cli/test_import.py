@@ -136,6 +136,104 @@ def test_what_was_open_stays_open_and_says_so() -> None:
     assert found.transport["anonymous"] is True and found.transport["endpoint"]["interface"] == "0.0.0.0"
 
 
+def listening(*transports: dict[str, Any]) -> dict[str, Any]:
+    realms = [{"name": "shop", "roles": [*ROLES, {"name": "anonymous", "permissions": []}]}]
+    return config(realms=realms, transports=list(transports), components=[])
+
+
+def made(port: int, paths: Any = None, interface: str = "127.0.0.1", /, **more: Any) -> dict[str, Any]:
+    endpoint = {"type": "tcp", "port": port, "interface": interface, **more.pop("endpoint", {})}
+    return {
+        "type": "web" if paths else "rawsocket",
+        "endpoint": endpoint,
+        **({"paths": paths} if paths else {}),
+        **more,
+    }
+
+
+OPEN = {"ws": {"type": "websocket"}}
+OTHER = {"info": {"type": "nodeinfo"}}
+RAW = {"auth": {"ticket": TICKETS}, "serializers": ["cbor"], "max_message_size": 1048576}
+
+
+def test_every_transport_of_a_crossbar_becomes_a_listener() -> None:
+    tls = {"key": "server.key", "certificate": "server.crt"}
+    other = {"key": "other/server.key", "certificate": "server.crt"}
+    found = import_crossbar(
+        listening(
+            made(8080, OPEN, id="plain_web"),
+            made(8443, OPEN, "0.0.0.0", endpoint={"tls": tls}),
+            made(9443, OPEN, endpoint={"tls": other}),
+            made(9000, **RAW),
+            made(9001, endpoint={"interface": "127.0.0.1", "user_timeout": 3}),
+        )
+    )
+    assert found.transport["paths"] == OPEN
+    assert found.transport["listeners"] == {
+        "plain-web": {"interface": "127.0.0.1", "port": 8080},
+        "web-tls": {
+            "interface": "0.0.0.0",
+            "port": 8443,
+            "tls": {"certificate": "tls/certificate.pem", "key": "tls/key.pem"},
+            "anonymous": True,
+        },
+        "web-tls-2": {
+            "interface": "127.0.0.1",
+            "port": 9443,
+            "tls": {"certificate": "tls/certificate.pem", "key": "tls/2-key.pem"},
+        },
+        "rawsocket": {
+            "type": "rawsocket",
+            "interface": "127.0.0.1",
+            "port": 9000,
+            "auth": {"ticket": {"type": "static", "principals_file": "auth/rawsocket/3-ticket.json"}},
+            "serializers": ["cbor"],
+        },
+        "rawsocket-2": {"type": "rawsocket", "interface": "127.0.0.1", "port": 9001},
+    }
+    assert {where for where, _ in found.left if "transports" in where} == {
+        "/workers/1/transports/3/max_message_size", "/workers/1/transports/4/endpoint/user_timeout"
+    }  # fmt: skip
+    must_be_good(found)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "merged"),
+    [
+        (made(1, OPEN), made(2, OTHER), True),
+        (made(1, OPEN), made(2, {**OPEN, **OTHER}), True),
+        (made(1, OPEN), made(2, {"ws": {"type": "nodeinfo"}}), False),
+        (made(1, OPEN), made(2, OTHER, "0.0.0.0"), False),
+        (made(1, OPEN, "0.0.0.0"), made(2, OTHER), False),
+        (made(1, OPEN), made(2, OTHER, endpoint={"tls": TLS}), False),
+        (made(1, OPEN, endpoint={"tls": TLS}), made(2, OTHER, endpoint={"tls": TLS}), True),
+        (
+            made(1, OPEN, endpoint={"tls": TLS}),
+            made(2, OTHER, endpoint={"tls": {**TLS, "ca_certificates": None}}),
+            False,
+        ),
+    ],
+)
+def test_paths_are_merged_only_where_the_same_clients_reach_both(one: Any, other: Any, merged: bool) -> None:
+    found = import_crossbar(listening(one, other))
+    if merged:
+        assert found.transport["paths"] == {**one["paths"], **other["paths"]}
+        assert len(found.transport["listeners"]) == 2
+    else:
+        assert found.transport["paths"] == one["paths"] and "listeners" not in found.transport
+        assert "/workers/1/transports/1" in {where for where, _ in found.left}
+    must_be_good(found)
+
+
+def test_a_router_with_rawsocket_alone_is_imported_where_it_authenticates() -> None:
+    found = import_crossbar(config(transports=[made(9000, **RAW)], components=[]))
+    assert list(found.transport["listeners"]) == ["rawsocket"] and "paths" not in found.transport
+    must_be_good(found)
+    for auth in ({}, {"wampcra": FUNCTION}, 5):
+        with pytest.raises(NotImportedError):
+            import_crossbar(config(transports=[made(9000, auth=auth)], components=[]))
+
+
 @pytest.mark.parametrize(
     "found",
     [

@@ -14,22 +14,39 @@ from .realm import line as line
 N1, N2, OTHER = (OID.replace("3e", f"{n}e", 1) for n in (1, 2, 4))
 
 
-def a_realm(others: int = 0, draining: bool = False, state: str = "RUNNING", shared: bool = False) -> Realm:
-    """Cluster edge with two workers on n1, and so many other members that are online."""
+def a_realm(
+    others: int = 0,
+    draining: bool = False,
+    state: str = "RUNNING",
+    shared: bool = False,
+    hardlimit: int | None = None,
+    **other: Any,
+) -> Realm:
+    """Cluster edge with two workers on n1, and so many other members that are online, each like `other`."""
+    plain = {"runtimes": ["amqtt"], "capacity": {"max_workers": None}, "workers": 0, "conditions": []}
 
     def answer(operation: str, given: dict[str, Any]) -> Any:
         if operation == "list_workers":
-            return [OID, OTHER]
+            return [OID, OTHER] if given["node_oid"] == N1 else [OID]
+        if operation == "get_routercluster_node":
+            return result_of(operation, lambda member: member) | {"hardlimit": hardlimit}
+        if operation == "get_routercluster_workergroup":
+            return result_of(operation, lambda member: member) | {
+                "oid": given["workergroup_oid"],
+                "runtime": "amqtt",
+            }
         if operation == "get_worker":
             core = shared and given["worker_oid"] == OTHER
             cluster = {"cluster_oid": OTHER if core else OID, "cluster": "core" if core else "edge"}
-            return result_of(operation, lambda member: member) | cluster | {"state": state}
+            group = {"workergroup_oid": OID}
+            return result_of(operation, lambda member: member) | cluster | group | {"state": state}
         if operation == "list_routercluster_nodes":
             return [N1, *[N2] * others]
         found = result_of(operation, lambda member: "n1" if member == "name" else member)
         if "node" in operation:
             at = given.get("node_oid", N1)
             found |= {"oid": at, "draining": "x" if draining and at == N2 else None, "drained": False}
+            found |= plain | other
         else:
             found |= {"oid": OID, "name": "edge"}
         return found
@@ -116,3 +133,36 @@ def test_a_drain_goes_before_the_removal_and_is_taken_back_behind_it(line: Line)
 def test_a_drain_that_would_move_nothing_or_others_is_refused(line: Line, realm: Realm) -> None:
     assert line.against(realm).run("cluster", "remove-node", "edge", "n1", "--drain", "--yes") == 4
     assert not {"drain_node", "remove_routercluster_node"} & dict(realm.calls).keys()
+
+
+@pytest.mark.fault(98, "U")
+@pytest.mark.parametrize(
+    ("other", "stopping"),
+    [
+        ({"conditions": ["it follows another manager's store (a, not b)"]}, 2),
+        ({"conditions": ["it follows epoch 9, newer than this manager's 2"]}, 2),
+        ({"conditions": ["1 worker of another store runs on this host"]}, 0),
+        ({"runtimes": ["crossbar"]}, 2),
+        ({"capacity": {"max_workers": 3}, "workers": 3}, 2),
+        ({"capacity": {"max_workers": 3}, "workers": 2}, 1),
+        ({"capacity": {"max_workers": 3}, "workers": 1}, 0),
+        ({"hardlimit": 1}, 2),
+        ({"hardlimit": 2}, 1),
+        ({"hardlimit": 3}, 0),
+    ],
+)
+@pytest.mark.parametrize(("command", "operation"), COMMANDS)
+def test_another_node_that_takes_no_more_workers_is_none(
+    line: Line,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    operation: str,
+    other: dict[str, Any],
+    stopping: int,
+) -> None:
+    realm = a_realm(others=1, **other)
+    assert line.against(realm).run(*command) == (4 if stopping else 0)
+    assert (operation in dict(realm.calls)) == (not stopping)
+    if stopping:
+        assert f"{stopping} worker{'s'[stopping == 1 :]} will stop" in capsys.readouterr().err
+        assert line.run(*command, "--yes") == 0

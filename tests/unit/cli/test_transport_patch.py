@@ -54,6 +54,16 @@ def test_one_listener_is_changed_and_a_single_port_goes_with_an_endpoint_alone()
             TransportChange(transport_patch(*given)).of(LISTENERS, "mosquitto", "mosquitto")
     with pytest.raises(CliError, match="--port is that of a single endpoint"):
         transport_patch(str(LISTENERS).replace("'", '"'), None, "99")
+    outside = transport_patch('{"listeners": {"ws": {"interface": "0.0.0.0"}}}', None, None)
+    with pytest.raises(
+        CliError, match=r"routers on 0.0.0.0 \(listener ws\) would let everybody in: say --allow"
+    ):
+        TransportChange(outside).of(LISTENERS, "mosquitto", "mosquitto")
+    opened = TransportChange(outside, allow_anonymous=True).of(LISTENERS, "mosquitto", "mosquitto")
+    assert opened is not None and opened["anonymous"] is True
+    said = {"listeners": {"ws": {"interface": "0.0.0.0", "anonymous": True}}}
+    opened = TransportChange(said, allow_anonymous=True).of(LISTENERS, "mosquitto", "mosquitto")
+    assert opened is not None and "anonymous" not in opened, "it says so itself"
     back = transport_patch('{"listeners": null}', None, "99")
     assert TransportChange(back).of(LISTENERS, "mosquitto", "mosquitto") == {
         "type": "mqtt",

@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from busbar.agent.runtimes.programs import find_program
 from busbar.bus.exposure import check_exposure
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
+from busbar.cli.import_crossbar import import_crossbar
+from busbar.cli.import_definition import Imported
 from busbar.cli.import_mosquitto import import_mosquitto
 
 from tests.agents import Bench, bench, worker
-from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
+from tests.autobahn_client import RefusedError, error_of, joined
+from tests.brokers import free_port, lacking, need_mosquitto, until, wait_for_port
 from tests.certificates import certificates
+from tests.integration.agent.runtimes.test_real import crossbar_program
 from tests.mqtt_clients import echo
 from tests.pace import bound
 
@@ -178,3 +186,194 @@ async def test_clients_of_a_mosquitto_conf_work_with_what_is_imported(
         name: str(port) for name, port in ports.items()
     }
     assert await outcomes(urls, files) == [enters for *_, enters in CLIENTS]
+
+
+EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
+SHOP: dict[str, Any] = {
+    "$schema": "https://raw.githubusercontent.com/crossbario/crossbar/master/crossbar.json",
+    "version": 2,
+    "controller": {"id": "shop"},
+    "workers": [
+        {
+            "type": "router",
+            "id": "worker1",
+            "realms": [
+                {
+                    "name": "com.example.shop",
+                    "roles": [
+                        {
+                            "name": "backend",
+                            "permissions": [
+                                {
+                                    "uri": "com.example.",
+                                    "match": "prefix",
+                                    "allow": EVERYTHING,
+                                    "disclose": {"caller": True, "publisher": True},
+                                    "cache": True,
+                                }
+                            ],
+                        },
+                        {
+                            "name": "guest",
+                            "permissions": [
+                                {"uri": "com.example.time", "match": "exact", "allow": {"call": True}}
+                            ],
+                        },
+                    ],
+                }
+            ],
+            "transports": [
+                {
+                    "type": "web",
+                    "id": "intranet",
+                    "endpoint": {"type": "tcp", "port": 0, "interface": "127.0.0.1", "backlog": 1024},
+                    "paths": {},
+                },
+                {
+                    "type": "web",
+                    "id": "public",
+                    "endpoint": {
+                        "type": "tcp",
+                        "port": 0,
+                        "tls": {"key": "router.key", "certificate": "router.crt"},
+                    },
+                    "paths": {},
+                },
+                {
+                    "type": "rawsocket",
+                    "id": "services",
+                    "endpoint": {"type": "tcp", "port": 0, "interface": "127.0.0.1"},
+                    "serializers": ["json", "cbor", "msgpack"],
+                    "auth": {
+                        "ticket": {
+                            "type": "static",
+                            "principals": {"warehouse": {"ticket": "geheim-w", "role": "backend"}},
+                        }
+                    },
+                },
+            ],
+        }
+    ],
+}
+PATHS: dict[str, Any] = {
+    "/": {"type": "static", "directory": "../pages"},
+    "info": {"type": "nodeinfo"},
+    "ws": {
+        "type": "websocket",
+        "auth": {
+            "anonymous": {"type": "static", "role": "guest"},
+            "ticket": {"type": "static", "principals": {"joe": {"ticket": "geheim-j", "role": "backend"}}},
+        },
+    },
+}
+DOORS = ("intranet", "public", "services")
+
+
+def ticket(name: str, word: str) -> dict[str, Any]:
+    return {"ticket": {"authid": name, "ticket": word}}
+
+
+async def joins(urls: dict[str, str], files: Path) -> list[str]:
+    """Who gets in where, and what a guest may do."""
+    trusted = ssl.create_default_context(cafile=str(files / "ca.crt"))
+    asked = [
+        ("joe", ticket("joe", "geheim-j")),
+        ("impostor", ticket("joe", "wrong")),
+        ("warehouse", ticket("warehouse", "geheim-w")),
+        ("guest", None),
+    ]
+    outcome = []
+    for name, url in urls.items():
+        tls = trusted if name == "public" else None
+        for who, credentials in asked:
+            try:
+                async with joined(url, "com.example.shop", credentials, tls=tls) as client:
+                    error = await error_of(client.call("com.example.other"))
+                    outcome.append(f"{name} {who}: {error}")
+            except RefusedError:
+                outcome.append(f"{name} {who}: refused")
+    return outcome
+
+
+@pytest.mark.crossbar
+async def test_clients_of_a_crossbar_configuration_work_with_what_is_imported(
+    node: Bench, tmp_path: Path
+) -> None:
+    program = find_program(crossbar_program().get("program", "crossbar"), beside=sys.executable)
+    if program is None:
+        lacking("crossbar is not installed")
+    config, home = json.loads(json.dumps(SHOP)), tmp_path / "home" / ".crossbar"
+    home.mkdir(parents=True)
+    (tmp_path / "home" / "pages").mkdir()
+    certificates(home, "ca", "router")
+    ports = {name: free_port() for name in DOORS}
+    for transport in config["workers"][0]["transports"]:
+        transport["endpoint"]["port"] = ports[transport["id"]]
+        if "paths" in transport:
+            transport["paths"] = PATHS
+    text = json.dumps(config, indent=1)
+    assert len(text.splitlines()) > 60
+    (home / "config.json").write_text(text)
+    at = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    urls = {
+        "intranet": f"ws://{at['intranet']}/ws",
+        "public": f"wss://{at['public']}/ws",
+        "services": f"rs://{at['services']}",
+    }
+    wanted = [
+        "intranet joe: wamp.error.no_such_procedure",
+        "intranet impostor: refused",
+        "intranet warehouse: refused",
+        "intranet guest: wamp.error.not_authorized",
+        "public joe: wamp.error.no_such_procedure",
+        "public impostor: refused",
+        "public warehouse: refused",
+        "public guest: wamp.error.not_authorized",
+        "services joe: refused",
+        "services impostor: refused",
+        "services warehouse: wamp.error.no_such_procedure",
+        "services guest: refused",
+    ]
+    command = (program, "start", "--cbdir", str(home))
+    log = tmp_path / "original.log"
+    with log.open("wb") as output:
+        running = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
+    try:
+        await until(lambda: "NODE_BOOT_COMPLETE" in log.read_text(), 90)
+        assert await joins(urls, home) == wanted
+    finally:
+        running.terminate()
+        await running.wait()
+
+    found = import_crossbar(config)
+    plain = check_transport(found.transport, "")
+    check_for_runtime(plain, "crossbar", "")
+    check_exposure(plain, "", "crossbar")
+    assert "geheim" not in json.dumps(plain) and not found.left
+    _make_files(found, config, home, tmp_path / "secrets")
+    (node.folder / "state" / "www" / "pages").mkdir(parents=True)
+    with node.toml.open("a") as file:
+        file.write(f'[runtimes.crossbar]\nprogram = "{program}"\nsecrets_root = "{tmp_path / "secrets"}"\n')
+    await node.start()
+    node.assign(worker(runtime="crossbar", transport=plain))
+    ready = await node.state("web-1", "RUNNING", timeout=90)
+    assert ready["listeners"] == {**urls, "public": ready["listeners"]["public"]}
+    assert await joins(urls, home) == wanted
+
+
+def _make_files(found: Imported, config: Any, home: Path, secrets: Path) -> None:
+    """Do what the import says: NAME below the secrets_root of the nodes: FILE, or the object POINTER."""
+    for told in found.files:
+        name, _, source = told.partition(" below the secrets_root of the nodes: ")
+        if not source:
+            assert told == "folder pages in the agents' www: ../pages" or told.startswith("it lets everybody")
+            continue
+        target = secrets / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not source.startswith("the object "):
+            shutil.copy(home / source, target)
+            continue
+        value = config
+        for step in source.removeprefix("the object ").split("/")[1:]:
+            value = value[int(step)] if isinstance(value, list) else value[step.replace("~1", "/")]
+        target.write_text(json.dumps(value))

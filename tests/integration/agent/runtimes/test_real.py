@@ -105,7 +105,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
 async def stop(worker: Worker) -> None:
     """Stop it as an agent does: by its signal, within its grace period, without SIGKILL."""
     report = await WorkerProcesses(SCOPE, CLOCK).stop(
-        worker.process, worker.launch.stop_signal, worker.launch.grace_s
+        worker.process, worker.launch.stop_signal, bound(worker.launch.grace_s)
     )
     assert report.gone and report.killed == 0, (report, logs.tail(worker.log, 20))
     token = worker.process.record.token.encode()

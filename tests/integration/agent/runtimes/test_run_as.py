@@ -134,7 +134,7 @@ async def test_mosquitto_keeps_its_data_as_the_user(here: State, start: Start) -
             await asyncio.sleep(0.02)
     found = procfs.PROC / str(process.record.pid)
     assert found.stat().st_uid == pwd.getpwnam(USER).pw_uid
-    await WorkerProcesses(SCOPE, CLOCK).stop(process, launch.stop_signal, launch.grace_s)
+    await WorkerProcesses(SCOPE, CLOCK).stop(process, launch.stop_signal, bound(launch.grace_s))
     process.close()
     assert (here.worker_folder(OID) / "mosquitto.db").stat().st_uid == pwd.getpwnam(USER).pw_uid
 

@@ -14,6 +14,7 @@ import busbar
 import pytest
 from busbar import BusClient, BusError, connect, connect_sync
 
+from tests.pace import bound
 from tests.stack import FakeNode, Stack, stack, start_embedded
 
 pytestmark = pytest.mark.timeout(120)
@@ -35,7 +36,8 @@ def here(tmp_path: Path) -> Iterator[Stack]:
 
 def arguments(here: Stack, user: str = "alice") -> dict[str, Any]:
     secret = here.folder / "secrets" / user
-    return {"url": here.urls(user), "realm": "lab", "username": user, "password_file": secret}
+    limits = {"timeout": bound(10), "connect_timeout": bound(5)}
+    return {"url": here.urls(user), "realm": "lab", "username": user, "password_file": secret, **limits}
 
 
 def connected(here: Stack, user: str = "alice", **more: Any) -> AbstractAsyncContextManager[BusClient]:
@@ -66,21 +68,21 @@ async def test_a_cluster_from_its_creation_to_its_end(here: Stack) -> None:
         group = await bus.add_routercluster_workergroup(routercluster_oid=oid, name="web", scale=2)
         assert (group.name, group.scale, group.runtime) == ("web", 2, "amqtt")
         await bus.start_routercluster(routercluster_oid=oid)
-        status = await bus.wait_for_cluster("edge", timeout=30)
+        status = await bus.wait_for_cluster("edge", timeout=bound(30))
         assert (status.status, status.ready) == ("RUNNING", 2)
         stat = await bus.stat_routercluster(routercluster_oid=oid)
         assert {worker.node for worker in stat.workers} == {"n1"} and stat.workergroups[0].ready == 2
         assert (await bus.find_worker("edge/web-1")).oid == await bus.worker_oid("web-1", "edge")
         ref = {"routercluster_oid": oid, "workergroup_oid": group.oid}
         await bus.scale_routercluster_workergroup(**ref, scale=1)
-        assert (await bus.wait_for_group("edge/web", timeout=30)).ready == 1
+        assert (await bus.wait_for_group("edge/web", timeout=bound(30))).ready == 1
         changed = await bus.update_routercluster_workergroup(**ref, label="new", runtime="mosquitto")
-        updated = await bus.wait_for_group("edge/web", revision=changed.revision, timeout=30)
+        updated = await bus.wait_for_group("edge/web", revision=changed.revision, timeout=bound(30))
         assert updated.revision == 2
         await bus.stop_routercluster(routercluster_oid=oid)
-        await bus.wait_for_cluster("edge", "STOPPED", timeout=30)
+        await bus.wait_for_cluster("edge", "STOPPED", timeout=bound(30))
         await bus.delete_routercluster(routercluster_oid=oid)
-        await bus.wait_for_deletion("edge", timeout=30)
+        await bus.wait_for_deletion("edge", timeout=bound(30))
         seen = []
         async for event in events:
             seen.append(event.type.removeprefix("busbar.on_"))
@@ -140,7 +142,9 @@ async def test_a_manager_that_is_killed_while_somebody_waits(here: Stack) -> Non
         accepted = await bus.start_routercluster(
             routercluster_oid=cluster.oid, request_id=caught.value.request_id, timeout=30
         )
-        waiting = asyncio.create_task(bus.wait_for_cluster("edge", version=accepted.version, timeout=60))
+        waiting = asyncio.create_task(
+            bus.wait_for_cluster("edge", version=accepted.version, timeout=bound(60))
+        )
         await asyncio.to_thread(here.kill, "manager", signal.SIGTERM)
         here.start_manager()
         assert (await waiting).ready == 2
@@ -158,8 +162,8 @@ async def test_a_broker_that_goes_and_comes_back(here: Stack) -> None:
             async with connected(here):
                 pass
         await asyncio.to_thread(start_embedded, here)
-        assert await bus.list_nodes(return_names=True, timeout=30) == ["n1"]
-        await bus.create_routercluster(name="later", timeout=30)
+        assert await bus.list_nodes(return_names=True, timeout=bound(30)) == ["n1"]
+        await bus.create_routercluster(name="later", timeout=bound(30))
         assert (await anext(events)).data["name"] == "later"
 
 

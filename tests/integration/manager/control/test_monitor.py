@@ -665,6 +665,27 @@ async def test_a_worker_that_cannot_start_on_one_node_is_tried_on_another(tmp_pa
         assert watch.states()["web-3"] == "STOPPING n2"
 
 
+@pytest.mark.fault(111, "C")
+async def test_a_worker_that_ran_and_can_start_no_more_is_tried_on_another_node_too(tmp_path: Path) -> None:
+    """Such as one whose port was taken while it was restarted."""
+    failed = {"state": "BACKOFF", "pid": None, "address": None, "reason": "port 8080 is in use"}
+    async with watching(tmp_path) as watch:
+        one, two = await fleet(watch, 2, scale=2)
+        for _ in range(3):
+            two.obey(web_2=failed)
+            await watch.pass_time(90, one, two)
+            assert watch.states()["web-2"] == "BACKOFF n2"
+            two.obey()
+            await watch.pass_time(10, one, two)
+            assert watch.states()["web-2"] == "RUNNING n2", "it starts again and again: not the node's fault"
+        two.obey(web_2=failed)
+        await watch.pass_time(150, one, two)
+        assert watch.states()["web-2"] == "STOPPING n2"
+        two.obey()
+        await watch.until(lambda: watch.states()["web-2"] == "STARTING n1")
+        assert "a worker of the group could not start on n2" in (watch.worker("web-2").reason or "")
+
+
 @pytest.mark.fault(113, "U")
 async def test_a_node_that_is_paired_again_is_not_lost_for_what_was_before(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:

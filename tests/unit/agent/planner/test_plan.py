@@ -305,3 +305,41 @@ def test_how_far_an_assignment_may_be_ahead() -> None:
     for epoch, version, refused in ((3 + 2**32, 0, False), (4 + 2**32, 0, True), (3, 9 + 2**32, True)):
         found = plan.refusal(applied, Assignment("s", epoch, version, []), adopt_store=False)
         assert (found is not None and "too far ahead" in found) == refused
+
+
+def test_a_running_worker_is_told_of_its_peers_once_they_differ_from_those_it_knows() -> None:
+    for phase in (Phase.STARTING, Phase.RUNNING):
+        running = worker(phase, peers="p1", known_peers="p0", next_probe=NOW + 9)
+        assert steps([assigned()], running) == [plan.ReloadWorker("o1", "its peers have changed")]
+        assert steps(None, running) == [], "without an assignment nothing is known of its peers"
+        begun = lifecycle.reloading(running)
+        assert steps([assigned()], begun) == [] and plan.next_due([begun], NOW) == NOW + 9
+        done = lifecycle.reloaded(begun, NOW, "p1", T)
+        assert steps([assigned()], done, now=NOW + 8) == []
+
+
+def test_peers_that_change_again_wait_for_their_turn() -> None:
+    told = lifecycle.reloaded(worker(Phase.RUNNING, next_probe=NOW + 9), NOW, "p1", T)
+    again = lifecycle.told_peers(told, "p2")
+    assert steps([assigned()], again, now=NOW + 0.5) == []
+    assert plan.next_due([again], NOW) == NOW + T.reload_every
+    assert steps([assigned()], again, now=NOW + T.reload_every)
+
+
+def test_a_reload_that_failed_is_a_reason_and_tried_again_later() -> None:
+    running = worker(Phase.RUNNING, peers="p1", known_peers="p0", next_probe=NOW + 99)
+    bad = lifecycle.reload_failed(lifecycle.reloading(running), NOW, "disk full", T)
+    assert lifecycle.reason(bad) == "not told of its present peers: disk full"
+    assert lifecycle.reported_state(bad) is WorkerState.RUNNING
+    assert steps([assigned()], bad, now=NOW + T.reload_again - 0.1) == []
+    assert plan.next_due([bad], NOW) == NOW + T.reload_again
+    assert steps([assigned()], bad, now=NOW + T.reload_again)
+    assert lifecycle.reason(lifecycle.reloaded(bad, NOW, "p1", T)) is None
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STOPPING, Phase.STOPPED])
+def test_peers_are_told_to_no_worker_without_a_process_that_lasts(phase: Phase) -> None:
+    resting = worker(phase, peers="p1", known_peers="p0", busy=True)
+    assert steps([assigned()], resting) == []
+    begun = lifecycle.spawned(lifecycle.starting(resting, 1, "d1", NOW), NOW, 30.0)
+    assert begun.known_peers == "p1", "its start has told it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from busbar.agent.runtimes.exec import fill
 from busbar.agent.runtimes.mosquitto import RELOADED, MosquittoRuntime
 from busbar.agent.runtimes.transport import tls_files
 from busbar.bus.listeners import primary
+from busbar.bus.messages import Peer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -442,3 +444,62 @@ def test_mosquitto_reads_files_again_where_it_can(
     spec = runtime.render(worker(transport), "127.0.0.1", {"default": 1883}, Path("/run/w"))
     assert (spec.reload_signal, spec.reloads) == (signal.SIGHUP, reloads)
     assert spec.watched["/transport/options/acl_file"] == Path("/srv/acl")
+
+
+MESHED = {
+    "argv": ["/bin/tool"],
+    "config_file": "tool.conf",
+    "config_template": "{worker} {peers}.",
+    "reload": "SIGHUP",
+}
+
+
+def meshed(peers: tuple[Peer, ...], **more: Any) -> LaunchSpec:
+    runtime = load_runtimes({"tool": {**MESHED, **more}}, environ={})["tool"]
+    return runtime.render(worker(peers=peers), "n1.example", {"default": 4711}, FOLDER)
+
+
+def a_peer(name: str, **listeners: str) -> Peer:
+    return Peer(name, "n2", listeners or {"default": f"tcp://10.0.0.{name[-1]}:80"})
+
+
+def test_peers_are_in_a_file_and_no_part_of_the_start() -> None:
+    alone, two = meshed(()), meshed((a_peer("web-2"), a_peer("web-3")))
+    assert alone.digest == two.digest and alone.files == two.files == {"tool.conf": "web-1 ."}
+    assert two.peer_files == {"tool.conf": "web-1 10.0.0.2:80,10.0.0.3:80."}
+    assert alone.peer_files == {"tool.conf": "web-1 ."} and two.reload_signal == signal.SIGHUP
+
+
+def test_a_peer_is_written_as_the_format_says() -> None:
+    peers = (
+        a_peer("web-2", mqtt="mqtt://[fd00::2]:1", cluster="tcp://n2.example:2"),
+        a_peer("web-3", mqtt="mqtt://10.0.0.3:1"),
+    )
+    form = "{worker}@{node} {host}:{port} {url.cluster}"
+    assert meshed(peers, peer_format=form, peer_separator=" | ").peer_files == {
+        "tool.conf": "web-1 web-2@n2 [fd00::2]:1 tcp://n2.example:2."
+    }, "the one without that listener is left out"
+
+
+def test_no_peer_writes_anything_but_a_plain_address() -> None:
+    hostile = a_peer("web-2", default="tcp://a,evil;include /etc/shadow:80")
+    assert meshed((hostile, a_peer("web-3"))).peer_files == {"tool.conf": "web-1 10.0.0.3:80."}
+
+
+def test_a_runtime_that_names_no_peers_is_left_alone_by_them() -> None:
+    assert meshed((a_peer("web-2"),), config_template="{worker}").peer_files == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("argv", ["/bin/tool", "{peers}"], "unknown field {peers}"),
+        ("env", {"PEERS": "{peers}"}, "unknown field {peers}"),
+        ("peer_format", "{secret}", "unknown field {secret}"),
+        ("reload", "SIGKILL", "can't be handled"),
+        ("reload", "HUP", "is not a signal's name"),
+    ],
+)
+def test_a_mistake_about_peers_is_refused_when_the_file_is_read(key: str, value: Any, says: str) -> None:
+    with pytest.raises(RuntimesError, match=re.escape(says)):
+        load_runtimes({"tool": {**MESHED, key: value}}, environ={})

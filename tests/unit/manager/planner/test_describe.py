@@ -14,6 +14,7 @@ from tests.unit.manager.planner.fleets import cluster, group, node, snapshot, wo
 WORLD = snapshot([node("n1")], cluster(group("web", 1, [worker("web", 1, on="n1")]), members=["n1"]))
 LINES: list[tuple[m.Action, str]] = [
     (m.SetNode("n1", NodeStatus.LOST, "silent for 30 s"), "node n1: lost: silent for 30 s"),
+    (m.SetPeers("n1", {}, "why"), "node n1: told of peers: why"),
     (m.NoteDrain("n1", "drained", "drained"), "node n1: drain: drained"),
     (m.CreateWorker("web", 2, "no room"), "worker edge/web-2: PENDING: no room"),
     (m.CreateWorker("web", 2, "least loaded", "n1"), "worker edge/web-2: placed on n1: least loaded"),

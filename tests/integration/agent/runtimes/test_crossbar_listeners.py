@@ -1,0 +1,93 @@
+"""A real crossbar worker with ws, wss and RawSocket at once, run by an agent; clients are Autobahn's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.agents import Bench, bench, worker
+from tests.autobahn_client import error_of, joined, refusal
+from tests.certificates import certificates
+from tests.integration.agent.runtimes.test_real import crossbar_program
+
+REALM = "com.example.shop"
+EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
+ROLES = [
+    {"name": "backend", "permissions": [{"uri": "com.example.", "match": "prefix", "allow": EVERYTHING}]},
+    {"name": "guest", "permissions": [{"uri": "com.example.time", "allow": {"call": True}}]},
+]
+TICKETS = {"type": "static", "principals_file": "tickets.json"}
+JOE: dict[str, Any] = {"ticket": {"authid": "joe", "ticket": "t1cket-of-joe"}}
+TLS = {"certificate": "router.crt", "key": "router.key"}
+TRANSPORT: dict[str, Any] = {
+    "type": "web",
+    "realms": [{"name": REALM, "roles": ROLES}],
+    "paths": {"ws": {"type": "websocket", "auth": {"ticket": TICKETS, "anonymous": {"role": "guest"}}}},
+    "listeners": {
+        "ws": {},
+        "wss": {"interface": "0.0.0.0", "tls": TLS},
+        "raw": {"type": "rawsocket", "auth": {"ticket": TICKETS}, "serializers": ["json", "cbor"]},
+        "raws": {"type": "rawsocket", "interface": "0.0.0.0", "tls": TLS, "auth": {"ticket": TICKETS}},
+    },
+}
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Bench]:
+    secrets, named = tmp_path / "secrets", crossbar_program()
+    secrets.mkdir()
+    certificates(secrets, "ca", "router")
+    (secrets / "tickets.json").write_text(json.dumps({"joe": {"ticket": "t1cket-of-joe", "role": "backend"}}))
+    async with bench(tmp_path) as made:
+        with made.toml.open("a") as file:
+            file.write(f'[runtimes.crossbar]\nsecrets_root = "{secrets}"\n')
+            file.writelines(f'{key} = "{value}"\n' for key, value in named.items())
+        yield made
+
+
+@pytest.mark.crossbar
+async def test_one_worker_serves_each_protocol_to_whom_it_lets_in(node: Bench, tmp_path: Path) -> None:
+    await node.start()
+    node.assign(worker(runtime="crossbar", transport=TRANSPORT))
+    ready = await node.state("web-1", "RUNNING", timeout=90)
+    urls = ready["listeners"]
+    assert {name: urlsplit(url).scheme for name, url in urls.items()} == {
+        "ws": "ws", "wss": "wss", "raw": "rs", "raws": "rss"
+    }  # fmt: skip
+    assert ready["address"] == urls["ws"]
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "secrets" / "ca.crt"))
+    tls = {"wss": trusted, "raws": trusted}
+    wrong = {"ticket": {"authid": "joe", "ticket": "wrong"}}
+
+    async with joined(urls["raw"], REALM, JOE) as backend:
+        await backend.register(lambda: 12, "com.example.time")
+        for name in urls:
+            async with joined(urls[name], REALM, JOE, tls=tls.get(name)) as client:
+                assert await client.call("com.example.time") == 12, name
+            assert await refusal(urls[name], REALM, wrong, tls=tls.get(name)) != "it joined", name
+            assert await refusal(urls[name], "com.example.other", JOE, tls=tls.get(name)) != "it joined", name
+        for name in ("ws", "wss"):
+            async with joined(urls[name], REALM, tls=tls.get(name)) as guest:
+                assert await guest.call("com.example.time") == 12
+                assert "not_authorized" in await error_of(guest.call("com.example.other"))
+        for name in ("raw", "raws"):
+            assert await refusal(urls[name], REALM, tls=tls.get(name)) != "it joined", name
+
+    os.kill(ready["pid"], signal.SIGKILL)
+    again = await node.state("web-1", "RUNNING", timeout=90, restarts=1)
+    assert again["listeners"] == urls
+    await node.stop()
+    node.reports.clear()
+    await node.start()
+    kept = await node.state("web-1", "RUNNING", timeout=30)
+    assert (kept["pid"], kept["listeners"]) == (again["pid"], urls)
+    async with joined(urls["raw"], REALM, JOE) as client:
+        assert await error_of(client.call("com.example.time")) == "wamp.error.no_such_procedure"
