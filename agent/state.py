@@ -76,10 +76,10 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     stop_signal: int = 15
     grace_s: float = 5.0
     start: str = ""
-    files: dict[str, tuple[int, int, int] | None] = {}
-    """The files of the node that it has read, by the pointer that names each; see `planner.file_watch`."""
     peers: str = ""
     """The digest of the peers that its process was told of."""
+    files: dict[str, tuple[int, int, int] | None] = {}
+    """The files of the node that it has read, by the pointer that names each; see `planner.file_watch`."""
 
     @property
     def ports(self) -> dict[str, int]:

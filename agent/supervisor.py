@@ -181,7 +181,7 @@ class WorkerSupervisor:
             case plan.ProbeWorker():
                 self.controller.probe(self.registry[step.oid], step.live)
             case plan.ReloadWorker():
-                self.controller.reload(self.registry[step.oid], self._desired[step.oid])
+                self.controller.tell_peers(self.registry[step.oid], self._desired[step.oid])
             case plan.ResetBackoff():
                 self.controller.reset_backoff(self.registry[step.oid])
 

@@ -412,10 +412,10 @@ def _reason_running(worker: Worker) -> str | None:
         reasons.append(f"{NOT_REPLACED}{worker.rejection}")
     if worker.outdated:
         reasons.append(f"{OUTDATED}{worker.outdated}")
-    if worker.not_reloaded:
-        reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
     if worker.reload_error:
         reasons.append(f"not told of its present peers: {worker.reload_error}")
+    if worker.not_reloaded:
+        reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
     if worker.failed_probes:
         reasons.append(f"does not answer: {worker.probe_error}")
     elif worker.last_failure:

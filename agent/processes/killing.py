@@ -7,7 +7,6 @@ before the identity check, so it never hits a reused pid.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 from dataclasses import dataclass
@@ -124,17 +123,13 @@ def _lives(target: Stat) -> bool:
     return now is not None and not now.dead and now.start_ticks == target.start_ticks
 
 
-def signal_one(record: ProcessRecord, signum: int) -> None:
-    """Signal the first process of a worker alone; nothing happens when it is gone.
-
-    Raises:
-        OSError: /proc can't be read, or it may not be signalled.
-    """
-    stat = procfs.read(record.pid)
-    if stat is None or stat.start_ticks != record.start_ticks:
-        return
-    if not _send(stat, signum) and _lives(stat):
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+def signal_first(record: ProcessRecord, signum: int) -> bool:
+    """Send a signal to exactly the process of a record; False where it is gone or can't be looked at."""
+    try:
+        stat = procfs.read(record.pid) if procfs.is_alive(record) else None
+    except OSError:
+        return False
+    return stat is not None and stat.start_ticks == record.start_ticks and _send(stat, signum)
 
 
 def _send(target: Stat, signum: int) -> bool:

@@ -80,14 +80,6 @@ class Process:
         """Wait for its exit; the caller sets the bound. Cancelling the wait does not touch the process."""
         return await asyncio.shield(self.exited)
 
-    def signal(self, signum: int) -> None:
-        """Signal exactly this process, not its children.
-
-        Raises:
-            OSError: /proc can't be read, or it may not be signalled.
-        """
-        killing.signal_one(self.record, signum)
-
     def close(self) -> None:
         """Stop watching, as when the agent exits; the process goes on."""
         self._watcher.close()
@@ -199,6 +191,10 @@ class WorkerProcesses:
         if isinstance(target, Process) and result.gone:
             await wait_for_futures([target.exited], _REAP_S, self._clock)
         return result
+
+    def signal(self, record: ProcessRecord, signum: int) -> bool:
+        """Send a signal to a worker's first process alone; False where exactly that one does not live."""
+        return killing.signal_first(record, signum)
 
     async def kill_leftovers(self, record: ProcessRecord) -> StopResult:
         """Kill the descendants of a worker that has exited, before its next start. Raises as `stop`."""

@@ -155,9 +155,6 @@ class LaunchSpec:
     that a change of peers is no change of the start. When they change they are written, and then the process
     gets `reload_signal`."""
 
-    reload_signal: int | None = None
-    """None: it reads its files by itself, or not before its next start."""
-
     listener: str = DEFAULT
     """The name of the primary listener."""
 
@@ -184,8 +181,11 @@ class LaunchSpec:
     embedded: Mapping[str, Path] = field(default_factory=dict)
     """Files of this node whose contents are in `files`, by the pointer: the agent alone reads them."""
 
+    reload_signal: int | None = None
+    """On which the running router reads files again; None: by itself, or at its next start alone."""
+
     reloads: tuple[str, ...] = ()
-    """The members whose files the running router reads again on `reload_signal`."""
+    """The members that name the node's files which it reads again then."""
 
     memory: int | None = None
     """Bytes that it may use, all its processes together by their cgroup."""

@@ -128,9 +128,9 @@ class WorkerController:
         outdated = self.runner.outdated(instance, definition)
         self.registry.update(instance, replace(worker, outdated=outdated, not_reloaded=None))
         if step is FileStep.RELOAD:
-            self._run_task(self._reread(instance, definition, files), instance)
+            self._run_task(self._reload(instance, definition, files), instance)
 
-    async def _reread(self, instance: Instance, definition: AssignedWorker, files: Files) -> None:
+    async def _reload(self, instance: Instance, definition: AssignedWorker, files: Files) -> None:
         """What the router's own checker refuses is not loaded: it goes on with what it has read."""
         token, name = instance.token, instance.worker.name
         vetting = self.vetter.look(instance, definition, start=False)
@@ -148,17 +148,10 @@ class WorkerController:
             log.warning("worker %s: changed files are not loaded: %s", name, error)
             encodable = error.encode("utf-8", "replace").decode()
             self.registry.update(instance, replace(instance.worker, not_reloaded=encodable))
-            return
-        try:
-            read = self.runner.reread(instance, files)
-        except OSError as failure:
-            told = f"it can't be signalled: {describe_os_error(failure)}"
-            self.registry.update(instance, replace(instance.worker, not_reloaded=told))
-            return
-        if read:
+        elif self.runner.reload(instance, files):
             log.info("worker %s: it reads its changed files again", name)
         else:
-            # They changed while they were judged: the next look tells.
+            # They changed while they were judged, or it is ending: the next look tells.
             instance.files = replace(instance.files, judged={})
 
     def forget_rejections(self, desired: Mapping[str, AssignedWorker], *, all_of_them: bool = False) -> None:
@@ -235,7 +228,7 @@ class WorkerController:
             if instance.worker.alive:
                 self.registry.update(instance, lifecycle.agent_suspended(instance.worker, seconds))
 
-    def reload(self, instance: Instance, definition: AssignedWorker) -> None:
+    def tell_peers(self, instance: Instance, definition: AssignedWorker) -> None:
         """Tell its process of its present peers."""
         if not instance.worker.matches(definition.generation, definition.digest):
             # It is about to be replaced, and is told of them then.
@@ -243,12 +236,12 @@ class WorkerController:
             self.registry.update(instance, later)
             return
         self.registry.update(instance, lifecycle.reloading(instance.worker))
-        self._run_task(self._reload(instance, definition), instance)
+        self._run_task(self._tell_peers(instance, definition), instance)
 
-    async def _reload(self, instance: Instance, definition: AssignedWorker) -> None:
+    async def _tell_peers(self, instance: Instance, definition: AssignedWorker) -> None:
         token = instance.token
         try:
-            told = await self.runner.reload(instance, definition)
+            told = await self.runner.tell_peers(instance, definition)
         except Exception as error:
             reason = _start_failure(error).encode("utf-8", "replace").decode()
             if instance.worker.reload_error != reason:

@@ -127,8 +127,8 @@ class ProcessRunner:
             stop_signal=spec.stop_signal,
             grace_s=spec.grace_s,
             start=spec.digest,
-            files=dict(self.host.identities(spec.watched)),
             peers=peers_digest(self.peers.get(worker.oid, ())),
+            files=dict(self.host.identities(spec.watched)),
         )
 
     def _spawn_spec(
@@ -193,18 +193,15 @@ class ProcessRunner:
             return stale
         return f"this node's definition of runtime '{worker.runtime}' has changed since"
 
-    def reread(self, instance: Instance, files: Files) -> bool:
-        """Have the router read its files again; False where they have changed once more.
-
-        Raises:
-            OSError: it can't be signalled.
-        """
-        spec, record, process = instance.spec, instance.record, instance.process
-        if spec is None or record is None or process is None or spec.reload_signal is None:
+    def reload(self, instance: Instance, files: Files) -> bool:
+        """Have the router read its files again; False where it is gone, or they have changed once more."""
+        spec, record = instance.spec, instance.record
+        if spec is None or record is None or spec.reload_signal is None:
             return False
         if dict(self.host.identities(spec.watched)) != dict(files):
             return False
-        process.signal(spec.reload_signal)
+        if not self._signal(record, spec.reload_signal):
+            return False
         instance.files = was_reloaded(instance.files, files, spec.reloads)
         instance.record = msgspec.structs.replace(record, files=dict(instance.files.loaded))
         self.save_record(instance)
@@ -231,7 +228,7 @@ class ProcessRunner:
         self.save_record(instance)
         return None
 
-    async def reload(self, instance: Instance, worker: AssignedWorker) -> str | None:
+    async def tell_peers(self, instance: Instance, worker: AssignedWorker) -> str | None:
         """Have a process read its present peers; returns their digest, or None when it is too early.
 
         Raises:
@@ -246,13 +243,18 @@ class ProcessRunner:
             if spec.reload_signal is not None and not await self._handles_signals(instance, spec):
                 return None
             rewrite_peers(spec, self.state.worker_folder(worker.oid))
-            if spec.reload_signal is not None:
-                process.signal(spec.reload_signal)
+            if spec.reload_signal is not None and not self._signal(record, spec.reload_signal):
+                if process.running:
+                    raise PermissionError(errno.EPERM, "its process can't be signalled")
+                return None
         told = peers_digest(peers)
         if instance.record is not None and instance.record.token == record.token:
             instance.record = msgspec.structs.replace(instance.record, peers=told)
             self.save_record(instance)
         return told
+
+    def _signal(self, record: WorkerRecord, signum: int) -> bool:
+        return self.processes.signal(identity.process_of(record), signum)
 
     async def _handles_signals(self, instance: Instance, spec: LaunchSpec) -> bool:
         """A process that does not listen yet may not have set up its signals, and would be ended by one."""

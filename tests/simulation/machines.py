@@ -196,10 +196,6 @@ class Watched:
     def running(self) -> bool:
         return not self.exited.done()
 
-    def signal(self, signum: int) -> None:
-        if self._process.alive:
-            self._machine.reload(self._process)
-
     def close(self) -> None:
         with contextlib.suppress(ValueError):
             self._process.watchers.remove(self._ended)
@@ -217,6 +213,12 @@ class SimProcesses:
     def adopt(self, record: ProcessRecord) -> Watched | None:
         process = _alive(self._machine, record)
         return Watched(self._machine, process, adopted=True) if process else None
+
+    def signal(self, record: ProcessRecord, signum: int) -> bool:
+        process = _alive(self._machine, record)
+        if process is not None:
+            self._machine.reload(process)
+        return process is not None
 
     def scan(self) -> list[TokenGroup]:
         machine = self._machine

@@ -425,27 +425,6 @@ def test_a_worker_on_every_ipv6_address_is_reached_by_an_ipv6_address() -> None:
     assert runtime.render(spec, "2001:db8::1", {"default": 7}, FOLDER).address == "mqtt://[2001:db8::1]:7"
 
 
-@pytest.mark.parametrize(
-    ("user", "options", "tls", "reloads"),
-    [
-        (None, {}, True, RELOADED),
-        ("root", {"persistence": True}, True, RELOADED),
-        # It gives up root, and could read the new certificate without its key.
-        ("root", {}, True, ()),
-        ("root", {}, False, ("password_file", "acl_file")),
-    ],
-)
-def test_mosquitto_reads_files_again_where_it_can(
-    user: str | None, options: dict[str, object], tls: bool, reloads: tuple[str, ...]
-) -> None:
-    endpoint = {"type": "tcp", "tls": {"certificate": "a.crt", "key": "a.key"}} if tls else {"type": "tcp"}
-    transport = {"type": "mqtt", "endpoint": endpoint, "options": {"acl_file": "acl", **options}}
-    runtime = MosquittoRuntime(secrets_root=Path("/srv"), user=user)
-    spec = runtime.render(worker(transport), "127.0.0.1", {"default": 1883}, Path("/run/w"))
-    assert (spec.reload_signal, spec.reloads) == (signal.SIGHUP, reloads)
-    assert spec.watched["/transport/options/acl_file"] == Path("/srv/acl")
-
-
 MESHED = {
     "argv": ["/bin/tool"],
     "config_file": "tool.conf",
@@ -503,3 +482,24 @@ def test_a_runtime_that_names_no_peers_is_left_alone_by_them() -> None:
 def test_a_mistake_about_peers_is_refused_when_the_file_is_read(key: str, value: Any, says: str) -> None:
     with pytest.raises(RuntimesError, match=re.escape(says)):
         load_runtimes({"tool": {**MESHED, key: value}}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("user", "options", "tls", "reloads"),
+    [
+        (None, {}, True, RELOADED),
+        ("root", {"persistence": True}, True, RELOADED),
+        # It gives up root, and could read the new certificate without its key.
+        ("root", {}, True, ()),
+        ("root", {}, False, ("password_file", "acl_file")),
+    ],
+)
+def test_mosquitto_reads_files_again_where_it_can(
+    user: str | None, options: dict[str, object], tls: bool, reloads: tuple[str, ...]
+) -> None:
+    endpoint = {"type": "tcp", "tls": {"certificate": "a.crt", "key": "a.key"}} if tls else {"type": "tcp"}
+    transport = {"type": "mqtt", "endpoint": endpoint, "options": {"acl_file": "acl", **options}}
+    runtime = MosquittoRuntime(secrets_root=Path("/srv"), user=user)
+    spec = runtime.render(worker(transport), "127.0.0.1", {"default": 1883}, Path("/run/w"))
+    assert (spec.reload_signal, spec.reloads) == (signal.SIGHUP, reloads)
+    assert spec.watched["/transport/options/acl_file"] == Path("/srv/acl")
