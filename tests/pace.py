@@ -17,6 +17,8 @@ REFERENCE_S = 0.02
 MARGIN = 3.0
 """For what the machine has to do besides, and began after it was measured: the other tests, to begin with."""
 LONGEST = 20.0
+CROSSBAR_S = 240.0
+"""Of a test with crossbar: each start takes some 8 s of both cores, which other tests want as well."""
 KNOWN, BUSY = "TESTS_SLOWNESS", "TESTS_BUSY"
 """Where the processes of pytest-xdist find what the first one has measured."""
 
@@ -61,4 +63,6 @@ def stretch(item: pytest.Item, default: float) -> None:
     """Have the bound of a whole test scale as well."""
     marker = item.get_closest_marker("timeout")
     seconds = float(marker.args[0]) if marker else default
+    if item.get_closest_marker("crossbar"):
+        seconds = max(seconds, CROSSBAR_S)
     item.add_marker(pytest.mark.timeout(bound(seconds)), append=False)

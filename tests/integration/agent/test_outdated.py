@@ -122,4 +122,5 @@ async def test_a_worker_beyond_its_memory_ends_with_the_reason_in_its_log(node: 
     edit(node, "serve", "grace = 1\n", "grace = 1\nlimits = {memory = '4M'}\n")
     await node.start()
     node.assign(worker())
-    assert "emory" in (await node.state("web-1", "BACKOFF"))["reason"]
+    reason = (await node.state("web-1", "BACKOFF"))["reason"]
+    assert "emory" in reason and "each of its processes may use 4M (limits.memory)" in reason

@@ -60,4 +60,5 @@ def test_the_rule_of_sizes_bounds_an_assignment_and_a_report() -> None:
             )
             for each in workers
         ]
-        assert len(encode(Reported("b" * 64, 2**53, reported, conditions=["c" * 80] * 4))) + 128 <= limit
+        report = Reported("b" * 64, 2**53, reported, conditions=["c" * 80] * 4, details=None)
+        assert len(encode(report)) + 128 <= limit
