@@ -122,6 +122,11 @@ def is_exposed(transport: Mapping[str, Any] | None, runtime: str | None = None) 
     return bool(_exposed(transport, runtime))
 
 
+def exposed_names(transport: Mapping[str, Any] | None, runtime: str | None = None) -> list[str]:
+    """The names of the listeners that are open to other hosts."""
+    return [each.name for each in _exposed(transport, runtime)]
+
+
 def not_written_out(transport: Mapping[str, Any] | None, runtime: str | None = None) -> list[Listener]:
     """The listeners that are open to other hosts, and do not say so."""
     return [each for each in _exposed(transport, runtime) if not _is_written_out(transport, each, runtime)]

@@ -318,8 +318,8 @@ class PrincipalDefinition(Params):
 
 
 class AddPrincipal(Params):
-    """`reuse`: give a name again that a removed principal had. The new one owns and inherits nothing of it,
-    and its changes must name their `principal`."""
+    """`reuse`: give a name again that a removed principal or an unpaired node had. The new one owns and
+    inherits nothing of it, and its changes must name their `principal`."""
 
     principal: PrincipalDefinition
     reuse: bool = False

@@ -6,8 +6,12 @@ paragraph separators move cursors, forge lines, or show something else than what
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
+
+for _codec in ("unicode_escape", "utf-16-be"):
+    codecs.lookup(_codec)  # read from its file now: a process may be out of descriptors when it logs
 
 
 def printable(text: str) -> str:

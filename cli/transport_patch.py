@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from busbar.bus.errors import pointer_step
-from busbar.bus.exposure import is_exposed, is_loosened, not_written_out
+from busbar.bus.exposure import exposed_names, is_exposed, is_loosened, not_written_out
 
 from . import definition, output
 from .errors import usage
@@ -50,10 +50,20 @@ class TransportChange:
         self._check(present, after, was, runtime)
         return None if after == (present or {}) else after
 
+    def _of_each(self, exposed: list[str]) -> bool:
+        """Whether the options say `anonymous` of each of these listeners."""
+        given = (self.patch or {}).get("listeners")
+        configs = [given.get(name) for name in exposed] if isinstance(given, Mapping) else []
+        return bool(configs) and all(
+            isinstance(each, Mapping) and isinstance(each.get("anonymous"), bool) for each in configs
+        )
+
     def _check(
         self, present: Transport | None, after: Transport, was: str | None, runtime: str | None
     ) -> None:
-        written = self.patch is not None and isinstance(self.patch.get("anonymous"), bool)
+        written = self.patch is not None and (
+            isinstance(self.patch.get("anonymous"), bool) or self._of_each(exposed_names(after, runtime))
+        )
         why = is_loosened(present, after, was, runtime)
         if why and not (self.allow_anonymous or written):
             raise usage(f"{why}: say --allow-anonymous if that is intended")

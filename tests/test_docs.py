@@ -163,6 +163,9 @@ class Terminal:
         return said
 
 
+CROSSBAR_PAGES = [f"docs/howto/{name}.md" for name in ("runtimes", "wamp-auth", "browser", "rawsocket")]
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "name",
@@ -170,14 +173,16 @@ class Terminal:
         "README.md",
         "docs/quickstart.md",
         *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "own-program", "browser")),
-        *(f"docs/howto/{n}.md" for n in ("listeners", "load-balancing", "mqtt-tls", "wamp-auth")),
+        *(
+            f"docs/howto/{n}.md"
+            for n in ("listeners", "rawsocket", "load-balancing", "mqtt-tls", "wamp-auth")
+        ),
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
     for file, text in FILE_BLOCK.findall((ROOT / name).read_text()):
         (tmp_path / file).write_text(text)
-    of_crossbar = (f"docs/howto/{page}.md" for page in ("runtimes", "wamp-auth", "browser"))
-    if name in of_crossbar and find_spec("crossbar") is None:
+    if name in CROSSBAR_PAGES and find_spec("crossbar") is None:
         lacking("crossbar is not installed")
     if name in ("README.md", "docs/howto/mqtt-tls.md", "docs/howto/listeners.md"):
         need_mosquitto()

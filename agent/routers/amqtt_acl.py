@@ -55,7 +55,7 @@ class AclFile:
             if "%u" in text and not user:
                 continue
             # In one go: what stands for one is not searched for the other.
-            filter = re.sub("%[uc]", lambda found: (user or "") if found[0] == "%u" else client_id, text)
+            filter = re.sub("%[uc]", lambda found: str(user) if found[0] == "%u" else client_id, text)
             if is_valid_filter(filter):
                 yield Rule(access, filter)
 

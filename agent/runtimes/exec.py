@@ -167,7 +167,7 @@ class ExecRuntime:
         return self.peer_separator.join(fill(self.peer_format, values) for values in known)
 
     def _requests(self, plain: Transport) -> dict[str, PortRequest]:
-        return port_requests(plain, self.types, may_share=True, tls=True)
+        return port_requests(plain, self.types, may_share=True, tls=True, options=True)
 
     def _check_anonymous(self, plain: Transport, requests: Mapping[str, PortRequest]) -> None:
         for name, each in listeners_of(plain).items():

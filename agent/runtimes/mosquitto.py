@@ -72,13 +72,15 @@ class MosquittoRuntime:
 
     def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
         """See `Runtime`."""
-        return port_requests(checked_transport(transport, TYPES), LISTENERS, may_share=False, tls=True)
+        return port_requests(
+            checked_transport(transport, TYPES), LISTENERS, may_share=False, tls=True, options=True
+        )
 
     def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
-        requests = port_requests(plain, LISTENERS, may_share=False, tls=True)
+        requests = port_requests(plain, LISTENERS, may_share=False, tls=True, options=True)
         with refusals():
             options = mosquitto_options(plain, ROOT)
         self._check_websockets(list(listeners_of(plain).values()))

@@ -88,11 +88,12 @@ def tls_files(listener: Listener, secrets_root: Path | None) -> TlsFiles | None:
 
 
 def port_requests(
-    plain: Transport, kinds: tuple[str, ...], *, may_share: bool, tls: bool = False
+    plain: Transport, kinds: tuple[str, ...], *, may_share: bool, tls: bool = False, options: bool = False
 ) -> dict[str, PortRequest]:
     """The ports that the listeners of a checked transport request.
 
-    `kinds` are the protocols that they may have (none: any), `tls` whether the runtime can speak it.
+    `kinds` are the protocols that they may have (none: any), `tls` whether the runtime can speak it,
+    `options` whether it knows any of one listener.
 
     Raises:
         RuntimeConfigError: with the pointer to the member at fault.
@@ -102,6 +103,9 @@ def port_requests(
         if each.is_named and kinds and each.kind not in kinds:
             detail = f"'{each.kind}' is not for this runtime ({' or '.join(kinds)})"
             raise RuntimeConfigError(f"{ROOT}{each.at}/type", detail)
+        if "options" in each.config and not options:
+            detail = "listeners of this runtime have no options of their own"
+            raise RuntimeConfigError(f"{ROOT}{each.at}/options", detail)
         found[name] = _port_request(each, may_share=may_share, tls=tls)
     return found
 

@@ -1,14 +1,13 @@
 """The amqtt plugin for authentication and access: answers come from the accounts file and bus.acl alone."""
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import os
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..clock import Clock
 from ..topics import is_log, is_request
 from .accounts import Account, Accounts, cost_of, hash_in_vain, is_chosen
 from .join_tokens import drop_expired, is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
+from .known_logins import FILE, KnownLogins
 from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
 
@@ -91,10 +91,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._tokens: Mapping[str, str] = {}
         self._tokens_seen: tuple[int, ...] = ()
         self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
-        # Verified passwords, as hashes under a key of this process: a hundred agents that reconnect at once
-        # don't cost a hundred scrypts.
-        self._key = secrets.token_bytes(32)
-        self._verified: dict[str, tuple[Account, bytes]] = {}
+        # A hundred agents that reconnect at once don't cost a hundred scrypts.
+        self._known = KnownLogins(self._path.with_name(FILE))
         self._wrong: OrderedDict[tuple[str, bytes], Account] = OrderedDict()
         self._took: dict[int, deque[float]] = {}
         """Seconds that hashing took lately, by its cost."""
@@ -119,11 +117,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             return False
         if session.busy:
             return False
-        digest = self._digest(session.password)
-        if not self._is_cached(session.username, account, digest):
+        digest = self._known.digest(session.password)
+        if not self._known.has(session.username, account, digest):
             if not await self._verify(session, account, digest):
                 return False
-            self._verified[session.username] = (account, digest)
+            self._known.add(session.username, account, session.password)
         session.account = account
         session.password = ""
         return self.is_current(session)
@@ -210,6 +208,18 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             await self.refresh()
             self._revoked.pop(name, None)
 
+    async def read_known_logins(self) -> None:
+        """Take over the logins that a former broker has verified."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._known.read)
+        self._known.keep(self._accounts.table)
+
+    async def write_known_logins(self) -> None:
+        """Write what is new; what can't be written is verified again after a restart."""
+        if self._known.changed:
+            write = partial(self._known.write, self._known.text())
+            with suppress(OSError):
+                await asyncio.get_running_loop().run_in_executor(self._pool, write)
+
     async def forget_expired_tokens(self) -> None:
         """Drop expired join tokens from their file; one that can't be written is tried again."""
         loop, now_s = asyncio.get_running_loop(), self._clock.time_ns() / 1e9
@@ -230,7 +240,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
                 self._seen, self._trouble = found, ""
             except (OSError, ValueError) as error:
                 self._complain(str(error))
-            self._forget_changed()
+            self._known.keep(self._accounts.table)
 
     def _account(self, name: str) -> Account | None:
         account = self._accounts.table.get(name)
@@ -306,7 +316,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     async def _refuse_unknown(self, peer: Peer) -> None:
         """As a wrong password of an account is refused: nobody finds out which names have one."""
-        login = (peer.username, self._digest(peer.password))
+        login = (peer.username, self._known.digest(peer.password))
         if self._wrong.get(login) == _NOBODY:
             return
         if not self._guard.admit_unknown(peer.username, peer.source, self._clock.monotonic()):
@@ -356,22 +366,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         if not right and not failed:
             self._remember_wrong(login, account)
 
-    def _is_cached(self, name: str, account: Account, digest: bytes) -> bool:
-        known = self._verified.get(name)
-        return known is not None and known[0] == account and hmac.compare_digest(known[1], digest)
-
-    def _digest(self, password: str) -> bytes:
-        return hashlib.blake2b(password.encode("utf-8", "surrogatepass"), key=self._key).digest()
-
     def _complain(self, trouble: str) -> None:
         """Log an error once; the next check of the file tries again."""
         if trouble != self._trouble:
             log.error("the accounts stay as they were: %s", trouble)
         self._trouble = trouble
-
-    def _forget_changed(self) -> None:
-        table = self._accounts.table
-        self._verified = {n: known for n, known in self._verified.items() if table.get(n) == known[0]}
 
 
 def _signature(path: Path) -> tuple[int, ...]:

@@ -83,6 +83,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
     async def start(self) -> None:
         """Read the accounts, then listen. Raises OSError, and amqtt's BrokerError."""
         await self._access.refresh()
+        await self._access.read_known_logins()
         await super().start()
         for name, sock in self._sockets.items():
             self._listeners.append(await self._listen(name, sock))
@@ -229,6 +230,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 self._drop_revoked()
                 self._access.enforce()
                 await self._access.forget_expired_tokens()
+                await self._access.write_known_logins()
                 await self._report_use()
             except Exception:
                 log.exception("the accounts could not be followed; trying again")

@@ -39,7 +39,8 @@ def add(
     name: Name,
     role: RoleArgument,
     reuse: Annotated[
-        bool, typer.Option("--reuse", help="Give a name again that a removed principal had.")
+        bool,
+        typer.Option("--reuse", help="Give the name of a removed principal or an unpaired node again."),
     ] = False,
 ) -> None:
     state = accounts.local_state()

@@ -22,6 +22,7 @@ THEMES = {
     "placement": "10,000 workers over 1,000 nodes",
     "connecting": "1,000 agents at once",
     "startups": "busbar up, and a cluster's start",
+    "routers": "four routers: their start, and their renewal under load",
     "footprint": "memory and idle CPU",
     "commands": "the command line",
 }

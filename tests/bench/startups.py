@@ -104,12 +104,12 @@ async def _cluster(bench: Bench, at: Path, runtime: str) -> None:
     if load_runtimes({})[runtime].unavailable():
         bench.results.notes.append(f"start of a cluster: no {runtime} on this machine.")
         return
-    async with _client(at / "state") as call:
-        cluster = await _define(call, runtime)
+    async with session(at / "state") as call:
+        cluster = await define(call, runtime)
         for number in range(bench.runs + 1):
-            seconds = await _start(call, cluster)
-            await _stop(call, cluster)
-            alone = await _bare(at, runtime)
+            seconds = await start(call, cluster)
+            await stop(call, cluster)
+            alone = await by_hand(at, runtime)
             if number:  # the first round fills the caches of the disk
                 ours.append(seconds)
                 bare.append(alone)
@@ -139,7 +139,7 @@ async def _cluster(bench: Bench, at: Path, runtime: str) -> None:
 
 
 @asynccontextmanager
-async def _client(state: Path) -> AsyncIterator[Any]:
+async def session(state: Path) -> AsyncIterator[Any]:
     """`call(op, params)` as the administrator of a running `busbar up`, and what it has seen of statuses."""
     from random import Random
 
@@ -156,12 +156,12 @@ async def _client(state: Path) -> AsyncIterator[Any]:
     link = MqttLink(options, clock=CLOCK, random=Random(1))
     topics = Topics(told["realm"], told["root"])
     caller = Caller(link, topics, told["username"], "bench", CLOCK, new_oid, Random(1))
-    statuses = _Statuses()
+    statuses = Statuses()
     link.subscribe(topics.status("+", "routercluster", "+"), statuses.note)
     task = asyncio.create_task(link.run())
     try:
         await link.wait_connected(READY_S)
-        yield _Session(caller, statuses)
+        yield Session(caller, statuses)
     finally:
         task.cancel()
         await asyncio.wait([task], timeout=5)
@@ -171,7 +171,7 @@ def _read(path: str) -> str:
     return Path(path).read_text().strip()
 
 
-class _Statuses:
+class Statuses:
     """The clusters' statuses by name."""
 
     def __init__(self) -> None:
@@ -191,35 +191,37 @@ class _Statuses:
                 await self._changed.wait()
 
 
-class _Session:
+class Session:
     """A caller with its view of the statuses."""
 
-    def __init__(self, caller: Any, statuses: _Statuses) -> None:
+    def __init__(self, caller: Any, statuses: Statuses) -> None:
         self.call = caller.call
         self.until = statuses.until
 
 
-async def _define(session: _Session, runtime: str) -> dict[str, Any]:
-    """A cluster of SCALE workers of one runtime on every node."""
-    transport = {"type": "mqtt", "endpoint": {"type": "tcp", "port": [20_000, 29_999]}}
+async def define(
+    session: Session, runtime: str, scale: int = SCALE, kind: str = "mqtt", **transport: Any
+) -> dict[str, Any]:
+    """A cluster of so many workers of one runtime on every node."""
+    transport = {"type": kind, "endpoint": {"type": "tcp", "port": [20_000, 29_999]}, **transport}
     wish = {"name": f"start-{runtime}", "transport": transport}
     cluster: dict[str, Any] = await session.call("create_routercluster", {"routercluster": wish})
     ref = {"routercluster_oid": cluster["oid"]}
     for node in await session.call("list_nodes"):
         await session.call("add_routercluster_node", {**ref, "node_oid": node})
-    group = {"name": "web", "scale": SCALE, "runtime": runtime}
+    group = {"name": "web", "scale": scale, "runtime": runtime}
     await session.call("add_routercluster_workergroup", {**ref, "workergroup": group})
     return cluster
 
 
-async def _start(session: _Session, cluster: dict[str, Any]) -> float:
+async def start(session: Session, cluster: dict[str, Any]) -> float:
     began = time.monotonic()
     await session.call("start_routercluster", {"routercluster_oid": cluster["oid"]})
     await session.until(cluster["name"], "RUNNING")
     return time.monotonic() - began
 
 
-async def _stop(session: _Session, cluster: dict[str, Any]) -> None:
+async def stop(session: Session, cluster: dict[str, Any]) -> None:
     await session.call("stop_routercluster", {"routercluster_oid": cluster["oid"]})
     await session.until(cluster["name"], "STOPPED")
 
@@ -227,14 +229,14 @@ async def _stop(session: _Session, cluster: dict[str, Any]) -> None:
 # --- by hand -----------------------------------------------------------------------------------------------
 
 
-async def _bare(at: Path, runtime: str) -> float:
-    """Seconds until the slowest of SCALE programs is ready, started by hand as the agent starts them."""
+async def by_hand(at: Path, runtime: str, scale: int = SCALE) -> float:
+    """Seconds until the slowest of so many programs is ready, started by hand as the agent starts them."""
     began = time.monotonic()
-    times = await asyncio.gather(*(_by_hand(at, runtime, number, began) for number in range(SCALE)))
+    times = await asyncio.gather(*(_one_by_hand(at, runtime, number, began) for number in range(scale)))
     return max(times)
 
 
-async def _by_hand(at: Path, runtime: str, number: int, began: float) -> float:
+async def _one_by_hand(at: Path, runtime: str, number: int, began: float) -> float:
     where = at / f"bare-{runtime}-{number}"
     launch = _launch(where, runtime, number)
     prepare(launch, where)
@@ -258,6 +260,7 @@ async def _by_hand(at: Path, runtime: str, number: int, began: float) -> float:
 
 def _launch(where: Path, runtime: str, number: int) -> LaunchSpec:
     port = free_port()
-    transport = {"type": "mqtt", "endpoint": {"type": "tcp", "port": port}}
+    kind = "web" if runtime == "crossbar" else "mqtt"
+    transport = {"type": kind, "endpoint": {"type": "tcp", "port": port}}
     spec = WorkerSpec(f"web-{number + 1}", f"bare-{number}", "bare", "web", 1, transport)
     return load_runtimes({})[runtime].render(spec, "127.0.0.1", {"default": port}, where)

@@ -192,7 +192,8 @@ IN_PART: Final = {
     22: "two folders on one host; two hosts differ only in that neither sees the other's processes",
     30: "descriptors; a limit on processes does not bind root, under which the tests may run",
     84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
-    86: "nodes and people share one name space, as they do at the broker: who comes first has the name",
+    86: "nodes and people share one name space, as they do at the broker: who comes first has the name until "
+    "the node is unpaired",
     119: "the rights to write events, and of the manager to read nodes' states, are not probed, as all who "
     "read those would see it: the former is told at the first or second event, the latter is not",
     31: "a restart with a record that holds more than this version knows",

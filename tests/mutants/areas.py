@@ -13,6 +13,7 @@ AREAS: Final[dict[str, tuple[str, ...]]] = {
     "agent/planner/lifecycle.py": (f"{_AGENT}/test_lifecycle.py", f"{_AGENT}/test_plan.py", _AGENT),
     "agent/planner/plan.py": (f"{_AGENT}/test_plan.py", _AGENT),
     "agent/planner/restart.py": (f"{_AGENT}/test_restart.py", _AGENT),
+    "agent/routers/amqtt_acl.py": ("tests/unit/agent/test_amqtt_acl.py",),
     "bus/states.py": ("tests/unit/bus/test_states.py",),
     "manager/api/requests.py": (f"{_MANAGER}/api",),
     "manager/control/apply.py": (f"{_MANAGER}/control",),

@@ -222,8 +222,8 @@ class RealmOperations(Operations):
     ) -> p.Principal:
         """Give a user of the broker a role.
 
-        `reuse`: give a name again that a removed principal had. The new one owns and inherits nothing of
-        it, and its changes must name their `principal`.
+        `reuse`: give a name again that a removed principal or an unpaired node had. The new one owns and
+        inherits nothing of it, and its changes must name their `principal`.
 
         Raises:
             BusError: `already_exists`, or what any operation answers.

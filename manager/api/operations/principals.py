@@ -8,9 +8,10 @@ from busbar.bus import params as p
 from busbar.bus.clock import rfc3339
 from busbar.bus.errors import BusError, no_such
 from busbar.bus.roles import OWNER
+from busbar.bus.states import NodeStatus
 
 from ...store import Tx
-from ...store.rows import PrincipalRow
+from ...store.rows import NodeRow, PrincipalRow
 from .base import (
     ChangeContext,
     ChangeHandler,
@@ -41,18 +42,28 @@ def add_principal(ctx: ChangeContext, params: p.AddPrincipal) -> p.Principal:
     new = params.principal
     if ctx.tx.principal(new.name) is not None:
         raise already_exists(f"principal '{new.name}'", "/params/principal/name")
-    if ctx.tx.node_by_name(new.name) is not None:
-        what = f"a node named '{new.name}' (both are users of the broker)"
-        raise already_exists(what, "/params/principal/name")
+    node = ctx.tx.node_by_name(new.name)
+    if node is not None:
+        _check_node(ctx, node, params.reuse)
     former = ctx.tx.former_principals("name", new.name)
     if former and not params.reuse:
         removed = rfc3339(former[0][2])
         detail = f"the name '{new.name}' was that of a principal removed at {removed}: 'reuse' gives it again"
         raise BusError("already_exists", detail, ["/params/principal/name"])
-    row = PrincipalRow(ctx.new_oid(), new.name, new.role, ctx.tx.now_ns, reused=bool(former))
+    row = PrincipalRow(ctx.new_oid(), new.name, new.role, ctx.tx.now_ns, reused=bool(former or node))
     ctx.tx.insert_principal(row)
     _record_event(ctx.tx, "added", row)
     return result(row)
+
+
+def _check_node(ctx: ChangeContext, node: NodeRow, reuse: bool) -> None:
+    """A node's name is given to a principal once it is unpaired and no worker of it is left."""
+    if node.status is not NodeStatus.UNPAIRED or ctx.tx.worker_count(node.oid):
+        what = f"a node named '{node.name}' (both are users of the broker)"
+        raise already_exists(what, "/params/principal/name")
+    if not reuse:
+        detail = f"the name '{node.name}' was that of a node, now unpaired: 'reuse' gives it to a principal"
+        raise BusError("already_exists", detail, ["/params/principal/name"])
 
 
 def set_principal_role(ctx: ChangeContext, params: p.SetRole) -> p.Principal:

@@ -101,6 +101,8 @@ def test_a_file_is_checked_before_it_is_used(tmp_path: Path, capsys: pytest.Capt
     assert main([str(path)]) == 0
     path.write_bytes(b"topic read \xff\n")
     assert main([str(path)]) == REFUSES and "not UTF-8" in capsys.readouterr().out
+    path.write_bytes(b"#" * MAX_BYTES)
+    assert main([str(path)]) == 0
     path.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(AclError, match="larger"):
         read(path)

@@ -1,6 +1,7 @@
 """Text that others chose, in the log: it stays on its line and moves no cursor."""
 
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -46,3 +47,13 @@ def test_lines_are_limited_per_cause_and_those_left_out_are_counted() -> None:
     assert [rate.admit("a", 0.0) for _ in range(7)] == [None] * 7
     assert rate.admit("b", 0.0) == 0
     assert rate.admit("a", LIMITS.log_line_s) == 7
+
+
+@pytest.mark.fault(82, "S")
+def test_a_line_is_written_also_when_no_file_can_be_opened() -> None:
+    code = (
+        "import resource, sys; from busbar.bus.printable import json_text, printable;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); print(printable('a\\n'), json_text('\\u202e'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ('a\\n "\\u202e"\n', "")

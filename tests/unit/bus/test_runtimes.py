@@ -11,11 +11,12 @@ from busbar.agent.runtimes.base import RuntimeConfigError, WorkerSpec
 from busbar.agent.runtimes.crossbar import CrossbarRuntime
 from busbar.agent.runtimes.mosquitto import MosquittoRuntime
 from busbar.bus.errors import BusError
+from busbar.bus.listeners import listeners_of
 from busbar.bus.router_options import OPTIONS_OF, options_schema
 from busbar.bus.runtimes import BUILT_IN, PATH_OPTIONS, check_for_runtime
 from busbar.bus.transport import check_transport
 from busbar.manager.planner.admission import unoffered
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 NODE = Path("/srv")
@@ -26,7 +27,7 @@ PEM = b"".join(
 RUNTIMES = {
     "amqtt": AmqttRuntime(secrets_root=NODE),
     "crossbar": CrossbarRuntime(static_root=NODE, secrets_root=NODE, read=lambda _: PEM),
-    "mosquitto": MosquittoRuntime(secrets_root=NODE),
+    "mosquitto": MosquittoRuntime(secrets_root=NODE, ask=lambda _: "alone"),
 }
 NAMES = sorted(
     {
@@ -65,6 +66,26 @@ endpoints = st.fixed_dictionaries(
 )
 
 
+listeners = st.dictionaries(
+    st.sampled_from(["a", "b", "ws-1"]),
+    st.tuples(
+        endpoints.map(lambda found: {name: value for name, value in found.items() if name != "type"}),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "type": st.sampled_from(["mqtt", "websocket", "web", "rawsocket", "tcp"]),
+                "anonymous": st.booleans(),
+                "options": options,
+                "auth": st.just({"anonymous": {}}),
+                "serializers": st.just(["cbor"]),
+            },
+        ),
+    ).map(lambda both: both[0] | both[1]),
+    min_size=1,
+    max_size=3,
+)
+
+
 @st.composite
 def transports(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A built-in runtime, and a transport that the contract allows."""
@@ -72,16 +93,23 @@ def transports(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     found: dict[str, Any] = {"type": "web" if runtime == "crossbar" else "mqtt"}
     if runtime == "crossbar":
         found |= draw(st.fixed_dictionaries({}, optional={"paths": nested}))
-    return runtime, found | draw(
-        st.fixed_dictionaries({}, optional={"endpoint": endpoints, "options": options})
-    )
+    more: dict[str, Any] = {"options": options}
+    more |= {"listeners": listeners} if draw(st.booleans()) else {"endpoint": endpoints}
+    found |= draw(st.fixed_dictionaries({}, optional=more))
+    try:
+        check_transport(found, "")
+    except BusError as error:
+        assume(False)
+        raise AssertionError from error
+    return runtime, found
 
 
 def pointer_of(runtime: str, transport: dict[str, Any]) -> str | None:
     """Where the agent's runtime refuses it; None when it renders it."""
     worker = WorkerSpec("web-1", "o", "edge", "web", transport=transport)
     try:
-        RUNTIMES[runtime].render(worker, "127.0.0.1", {"default": 1883}, Path("/run/w"))
+        ports = {name: 1883 + index for index, name in enumerate(listeners_of(transport))}
+        RUNTIMES[runtime].render(worker, "127.0.0.1", ports, Path("/run/w"))
     except RuntimeConfigError as error:
         return error.pointer
     return None

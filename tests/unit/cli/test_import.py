@@ -441,7 +441,10 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @given(st.data())
 def test_whatever_is_wrong_with_a_crossbar_configuration_the_rest_is_valid(data: st.DataObject) -> None:
-    found = json.loads(json.dumps(config()))
+    several = listening(
+        made(8080, PATHS), made(8443, PATHS, "0.0.0.0", endpoint={"tls": TLS}), made(9, **RAW)
+    )
+    found = json.loads(json.dumps(data.draw(st.sampled_from([config(), several]))))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.sampled_from(places(found)))
         if not place:

@@ -62,8 +62,12 @@ def test_one_listener_is_changed_and_a_single_port_goes_with_an_endpoint_alone()
     opened = TransportChange(outside, allow_anonymous=True).of(LISTENERS, "mosquitto", "mosquitto")
     assert opened is not None and opened["anonymous"] is True
     said = {"listeners": {"ws": {"interface": "0.0.0.0", "anonymous": True}}}
-    opened = TransportChange(said, allow_anonymous=True).of(LISTENERS, "mosquitto", "mosquitto")
-    assert opened is not None and "anonymous" not in opened, "it says so itself"
+    for allowed in (False, True):
+        opened = TransportChange(said, allow_anonymous=allowed).of(LISTENERS, "mosquitto", "mosquitto")
+        assert opened is not None and "anonymous" not in opened, "it says so itself"
+    more: dict[str, Any] = {"listeners": {**said["listeners"], "mqtt": {"interface": "0.0.0.0"}}}
+    with pytest.raises(CliError, match="say --allow"):
+        TransportChange(more).of(LISTENERS, "mosquitto", "mosquitto")
     back = transport_patch('{"listeners": null}', None, "99")
     assert TransportChange(back).of(LISTENERS, "mosquitto", "mosquitto") == {
         "type": "mqtt",

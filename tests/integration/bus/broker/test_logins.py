@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from busbar.bus.broker import EmbeddedBroker
-from busbar.bus.broker.accounts import Accounts, ensure_account
+from busbar.bus.broker import BrokerConfig, EmbeddedBroker
+from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret
 from busbar.bus.broker.limits import LIMITS, Buckets, LoginGuard, source_of
 
 from tests.brokers import until
@@ -96,6 +96,34 @@ def ensure_account_quick(folder: Path) -> None:
     from busbar.bus.broker.accounts import remove_account
 
     remove_account(folder / "private" / "accounts.json", "manager")
+
+
+@pytest.mark.fault(77, "S")
+async def test_generated_secrets_are_known_to_the_next_broker(tmp_path: Path) -> None:
+    """Strangers who guess at every name while it is restarted would keep all services out for as long."""
+    path, mine = tmp_path / "private" / "accounts.json", new_secret()
+    for name, password in (("m1", mine), ("olga", "chosen"), ("gone", new_secret())):
+        ensure_account(path, name, "person", password)
+        async with EmbeddedBroker(BrokerConfig(path)) as broker:
+            assert (await Raw.connect(broker.port, name, password=password)).code == 0
+            known = path.with_name("known_logins.json")
+            if name == "m1":
+                await until(known.exists)
+    assert known.stat().st_mode & 0o777 == 0o600
+    async with EmbeddedBroker(BrokerConfig(path)) as broker:
+        for name in ("m1", "olga"):
+            codes = [await guess(broker.port, name, n) for n in range(40)]
+            assert codes[-1] == BUSY
+        assert (await Raw.connect(broker.port, "m1", password=mine)).code == 0
+        assert (await Raw.connect(broker.port, "olga", password="chosen")).code == BUSY, "not on disk"
+        await asyncio.to_thread(ensure_account, path, "m1", "person", new_secret())
+        assert (await Raw.connect(broker.port, "m1", password=mine)).code != 0, "its password changed"
+    for spoil in (lambda: known.write_text("[]"), lambda: known.write_text("{"), lambda: known.chmod(0o644)):
+        spoil()
+        async with EmbeddedBroker(BrokerConfig(path)) as broker:
+            assert await guess(broker.port, "m1", 1) == WRONG
+    while Raw.opened:
+        Raw.opened.pop().leave()
 
 
 @pytest.mark.fault(77, "S")

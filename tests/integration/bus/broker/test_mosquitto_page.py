@@ -10,18 +10,37 @@ from tests.brokers import mosquitto, need_mosquitto
 from tests.integration.bus.broker.kit import Raw, packet, text
 from tests.pace import bound
 
-PAGE = Path(__file__).parents[4] / "docs" / "howto" / "several-machines.md"
-OF_A_MACHINE = ("#", "listener", "certfile", "keyfile", "allow_anonymous", "password_file", "acl_file")
+DOCS = Path(__file__).parents[4] / "docs"
+OF_A_MACHINE = ("#", "listener", "cafile", "certfile", "keyfile", "password_file", "acl_file")
+OF_ACCESS = ("allow_anonymous", "require_certificate", "use_identity_as_username")
+
+
+def blocks() -> dict[str, dict[str, str]]:
+    """The configurations that pages print, without the port, the files and who may enter."""
+    pattern = re.compile(r"```\n(?:# [^\n]*\n)?(listener .*?)```", re.DOTALL)
+    found = {path.name: pattern.findall(path.read_text()) for path in sorted(DOCS.rglob("*.md"))}
+    return {
+        f"{name} {number}": dict(
+            line.split(" ", 1)
+            for line in block.splitlines()
+            if line and not line.startswith((*OF_A_MACHINE, *OF_ACCESS))
+        )
+        for name, each in found.items()
+        for number, block in enumerate(each)
+    }
 
 
 def printed() -> dict[str, str]:
-    """The options in the page's configuration file, but those that name files and the port."""
-    found = re.search(
-        r"```\n# /etc/mosquitto/conf\.d/busbar\.conf\b[^\n]*\n(.*?)```", PAGE.read_text(), re.DOTALL
-    )
-    assert found is not None
-    lines = [line for line in found[1].splitlines() if line and not line.startswith(OF_A_MACHINE)]
-    return dict(line.split(" ", 1) for line in lines)
+    """The options of the page on several machines."""
+    return blocks()["several-machines.md 0"]
+
+
+@pytest.mark.fault(84, "S")
+def test_every_page_prints_the_same_limits() -> None:
+    found = blocks()
+    assert {"several-machines.md 0", "security.md 0"} <= set(found)
+    assert "max_queued_bytes" in printed()
+    assert all(block == printed() for block in found.values()), found
 
 
 @pytest.fixture

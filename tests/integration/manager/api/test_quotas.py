@@ -94,3 +94,23 @@ async def test_a_node_that_was_heard_is_not_forgotten(client: Client, again: boo
     found = await client.call("vera", "get_node", ref)
     assert found["assignment_version"] == (3 if again else 1)
     assert json.loads(birth)["boot"] == "boot-1"
+
+
+@pytest.mark.fault(86, "S")
+async def test_the_name_of_a_node_that_was_heard_is_had_again_by_a_person(client: Client) -> None:
+    made = await client.call("bob", "pair_node", node("dora"))
+    birth = encode(NodeState("ready", "boot-1", 1))
+    await client.link.publish(TOPICS.node("dora", "state"), birth, retain=True)
+    await client.until(lambda: (client.status("_", "node", "dora") or {}).get("status") == "online")
+    person = {"principal": {"name": "dora", "role": "viewer"}}
+    for reuse in (False, True):
+        error = await client.refused("alice", "add_principal", person | {"reuse": reuse})
+        assert error.code == "already_exists", "it is paired"
+    await client.call("alice", "unpair_node", {"node_oid": made["oid"]})
+    error = await client.refused("alice", "add_principal", person)
+    assert error.code == "already_exists" and "'reuse'" in error.detail
+    await client.call("alice", "add_principal", person | {"reuse": True})
+    assert (await client.refused("bob", "pair_node", node("dora"))).code == "already_exists"
+    # What the person may write at the broker is not taken for the node's.
+    await client.link.publish(TOPICS.node("dora", "state"), birth, retain=True)
+    assert (await client.call("vera", "get_node", {"node_oid": made["oid"]}))["status"] == "unpaired"

@@ -141,3 +141,18 @@ async def test_a_restart_is_waited_for_while_its_node_is_not_heard(tmp_path: Pat
             agent.born()
         await settle(watch, agents)
         assert risen(before, lives(watch, "web")) == {"web-2": 1}
+
+
+async def test_a_restart_that_waits_outlives_its_manager(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 2, scale=3)
+        before = lives(watch, "web")
+        await restart(watch, "web-1")
+        await restart(watch, "web-2")
+        assert risen(before, lives(watch, "web")) == {"web-1": 1}
+    async with watching(tmp_path) as watch:
+        agents = [Agent(watch, agent.name) for agent in agents]
+        for agent in agents:
+            agent.born()
+        await settle(watch, agents)
+        assert risen(before, lives(watch, "web")) == {"web-1": 1, "web-2": 1}
