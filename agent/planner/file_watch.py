@@ -63,7 +63,7 @@ def was_reloaded(watch: FileWatch, files: Files, reloaded: Collection[str]) -> F
 
 def changed_files(watch: FileWatch) -> list[str]:
     """The pointers to files that were judged, and are not what the router has read."""
-    return [each for each, found in watch.judged.items() if watch.loaded.get(each, found) != found]
+    return sorted(each for each, found in watch.judged.items() if watch.loaded.get(each, found) != found)
 
 
 def stale_files(watch: FileWatch, reloaded: Collection[str]) -> str | None:

@@ -19,6 +19,7 @@ from busbar.bus.clock import SystemClock
 from busbar.bus.errors import BusOfflineError
 from busbar.bus.files import write_atomically
 from busbar.bus.messages import Endpoint
+from busbar.bus.printable import printable
 from msgspec import to_builtins
 
 from .. import common_options as n
@@ -61,7 +62,9 @@ Render = Callable[[Sequence[Endpoint]], str]
 def endpoints(
     group: n.GroupArgument,
     cluster: n.ClusterOption = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="What to print.")] = Format.URL,
+    format: Annotated[
+        Format | None, typer.Option("--format", "-f", help="What to print; url unless given.")
+    ] = None,
     listener: Annotated[str | None, typer.Option("--listener", "-l", help="Only this listener's.")] = None,
     bind: Annotated[
         str | None, typer.Option("--bind", help="Where the load balancer listens: HOST:PORT.")
@@ -79,7 +82,8 @@ def endpoints(
     if exec is not None and not watch:
         raise usage("--exec runs a command at each change: say --watch too")
     where, name = split_reference(group, cluster, "group")
-    render = _renderer(where, name, format, listener, bind)
+    structured = output.output_format() if format is None and output.output_format() != "table" else None
+    render = _renderer(where, name, format or Format.URL, listener, bind, structured)
     command = shlex.split(exec) if exec else []
     if watch:
         return run(lambda bus: _watch(bus, where, name, render, file, command))
@@ -90,18 +94,20 @@ def endpoints(
     return None
 
 
-def _renderer(cluster: str, group: str, format: Format, listener: str | None, bind: str | None) -> Render:
-    """What turns endpoints into text; a CliError for what can't be rendered."""
+def _renderer(
+    cluster: str, group: str, format: Format, listener: str | None, bind: str | None, structured: str | None
+) -> Render:
+    """What turns endpoints into text; a CliError for what can't be rendered. `structured`: json or yaml."""
 
     def render(found: Sequence[Endpoint]) -> str:
         mine = [each for each in found if listener in (None, each.name)]
         if not mine:
             names = ", ".join(dict.fromkeys(each.name for each in found))
             raise usage(f"--listener {listener}: the group has {names}")
+        if structured is not None or format is Format.JSON:
+            return output.document(to_builtins(mine), structured or "json", ascii_only=True)
         if format is Format.URL:
-            return "".join(f"{each.url}\n" for each in mine)
-        if format is Format.JSON:
-            return output.document(to_builtins(mine), "json")
+            return "".join(f"{printable(each.url)}\n" for each in mine)
         try:
             return RENDERINGS[format](service(cluster, group, servers(found), listener, bind))
         except NoRenderingError as error:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from busbar.agent import supervisor
@@ -18,6 +19,7 @@ from busbar.bus.messages import NOT_RELOADED, OUTDATED
 from tests.agents import Bench, bench, worker
 from tests.brokers import need_mosquitto, until
 from tests.certificates import certificates
+from tests.integration.agent.runtimes.test_real import crossbar_program
 
 TLS = {"certificate": "own.crt", "key": "own.key"}
 AT = "/transport/endpoint/tls"
@@ -64,8 +66,8 @@ def mqtt(**more: Any) -> Any:
 
 def served(report: dict[str, Any]) -> str:
     """The certificate that the router shows."""
-    port = int(report["address"].rpartition(":")[2])
-    return ssl.get_server_certificate(("127.0.0.1", port))
+    port = urlsplit(report["address"]).port
+    return ssl.get_server_certificate(("127.0.0.1", port or 0))
 
 
 def content(secrets: Path, name: str) -> str:
@@ -174,4 +176,20 @@ async def test_a_router_that_reads_nothing_again_is_outdated(node: Bench, tmp_pa
     before = await node.state("web-1", "RUNNING", reason=None)
     passwords.write_text("bob:$argon2id$v=19$m=8,t=1,p=1$AAAA$AAAA\n")
     reason = f"{OUTDATED}changed on this node since: /transport/options/password_file"
+    await node.state("web-1", "RUNNING", timeout=30, reason=reason, pid=before["pid"])
+
+
+@pytest.mark.crossbar
+async def test_crossbar_says_that_its_copies_are_outdated(node: Bench, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    with node.toml.open("a") as file:
+        file.write(f'[runtimes.crossbar]\nsecrets_root = "{secrets}"\n')
+        file.writelines(f'{key} = "{value}"\n' for key, value in crossbar_program().items())
+    await node.start()
+    transport = {"type": "web", "endpoint": {"type": "tcp", "tls": TLS}}
+    node.assign(worker(runtime="crossbar", transport=transport))
+    before = await node.state("web-1", "RUNNING", timeout=90, reason=None)
+    assert served(before) == content(secrets, "r1")
+    put(secrets, "r2")
+    reason = f"{OUTDATED}changed on this node since: {AT}/certificate, {AT}/key"
     await node.state("web-1", "RUNNING", timeout=30, reason=reason, pid=before["pid"])

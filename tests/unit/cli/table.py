@@ -41,7 +41,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "node forget": ("n1",),
     "worker list": (),
     "worker show": (OID,),
-    "worker restart": ("edge/web-1",),
+    "worker restart": (OID,),
     "worker logs": (OID,),
     "event list": (),
     "event watch": ("--count", "1", "--since", "1"),
