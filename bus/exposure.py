@@ -13,13 +13,14 @@ from .listeners import Listener, listeners_of
 AUTHENTICATION: Final[Mapping[str, str | None]] = {
     "amqtt": "password_file",
     "mosquitto": "password_file",
+    "nats": "auth_file",
     "crossbar": None,
 }
 """The built-in runtimes, each with the option of a transport that makes it authenticate clients (None: its
 paths have `auth`). What an operator-defined runtime does is known to its node alone."""
 _OPEN, _WRITTEN, _CLOSED = "open", "written out", "closed"
 """Ways into a web transport: without `auth`, with one that names `anonymous`, with credentials alone."""
-_DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt"}
+_DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt", "nats": "nats"}
 
 
 def authenticates(transport: Mapping[str, Any] | None, runtime: str | None = None) -> bool | None:
@@ -232,9 +233,8 @@ def _has_acl(transport: Mapping[str, Any] | None, listener: Listener) -> bool:
 def _remedy(runtime: str | None) -> str:
     if runtime == "crossbar":
         return "give each websocket path 'auth', or "
-    if runtime is not None and AUTHENTICATION.get(runtime) is None:
-        return ""
-    return "set options.password_file, or "
+    option = AUTHENTICATION.get(runtime, None) if runtime is not None else "password_file"
+    return "" if option is None else f"set options.{option}, or "
 
 
 def _wrong(detail: str, pointer: str) -> BusError:

@@ -15,7 +15,7 @@ from .errors import BusError, pointer_step
 from .node_files import PathText, check_reference
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Kind = Literal["web", "mqtt", "websocket", "rawsocket", "tcp"]
+Kind = Literal["web", "mqtt", "websocket", "rawsocket", "nats", "tcp"]
 """The protocol of a listener, and the type of a transport."""
 Serializer = Literal["json", "msgpack", "cbor", "ubjson", "flatbuffers"]
 DEFAULT: Final = "default"
@@ -65,7 +65,7 @@ class ListenerConfig(_Socket, frozen=True, kw_only=True):
     `anonymous` is the transport's where it has none. `auth` and `serializers` are those of WAMP-RawSocket.
     """
 
-    type: Kind | UnsetType = UNSET
+    type: Kind | Literal["cluster"] | UnsetType = UNSET
     anonymous: bool | UnsetType = UNSET
     auth: dict[str, Any] | UnsetType = UNSET
     serializers: Annotated[list[Serializer], Meta(min_length=1, max_length=5)] | UnsetType = UNSET

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from .addresses import is_loopback
 from .decode import convert
 from .errors import BusError
 from .listeners import Listener, listeners_of
@@ -54,6 +55,24 @@ class MosquittoListenerOptions(Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: _Count | UnsetType = UNSET
 
 
+class NatsOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """As nats-server's configuration has them; `auth_file` is below the node's `secrets_root`.
+
+    `auth_file` is included as it is (`accounts`, `authorization`, `no_auth_user`). `replicas`: how many of
+    the workers of a cluster have each of MQTT's sessions and messages; `members`: how many workers the
+    cluster begins with. `max_memory` and `max_file` are bytes.
+    """
+
+    auth_file: PathText | UnsetType = UNSET
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 3
+    members: Annotated[int, Meta(ge=2, le=64)] = 3
+    max_connections: _Count | UnsetType = UNSET
+    max_payload: Annotated[int, Meta(ge=1024, le=8 * 2**20)] | UnsetType = UNSET
+    max_ack_pending: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
+    max_memory: Annotated[int, Meta(ge=2**20, le=2**50)] | UnsetType = UNSET
+    max_file: Annotated[int, Meta(ge=2**20, le=2**50)] | UnsetType = UNSET
+
+
 class CrossbarOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """None: crossbar's are those of the services on its paths."""
 
@@ -62,8 +81,9 @@ OPTIONS_OF: Final[Mapping[str, type[Struct]]] = {
     "amqtt": AmqttOptions,
     "crossbar": CrossbarOptions,
     "mosquitto": MosquittoOptions,
+    "nats": NatsOptions,
 }
-_FILES: Final = ("password_file", "acl_file")
+_FILES: Final = ("password_file", "acl_file", "auth_file")
 
 
 def options_schema(runtime: str) -> dict[str, Any]:
@@ -89,6 +109,14 @@ def mosquitto_options(transport: Mapping[str, Any], pointer: str) -> MosquittoOp
     """As `amqtt_options`; also refuses what mosquitto can't do for a listener as it is written."""
     options = _decoded(transport, MosquittoOptions, pointer)
     for at, detail in _not_for_mosquitto(transport, options, pointer):
+        raise _wrong(detail, f"{pointer}{at}")
+    return options
+
+
+def nats_options(transport: Mapping[str, Any], pointer: str) -> NatsOptions:
+    """As `amqtt_options`; also refuses listeners that nats-server can't have as they are written."""
+    options = _decoded(transport, NatsOptions, pointer)
+    for at, detail in _not_for_nats(transport, options):
         raise _wrong(detail, f"{pointer}{at}")
     return options
 
@@ -121,6 +149,7 @@ CHECKS: Final[Mapping[str, Callable[[Mapping[str, Any], str], Struct]]] = {
     "amqtt": amqtt_options,
     "crossbar": crossbar_options,
     "mosquitto": mosquitto_options,
+    "nats": nats_options,
 }
 """What decodes the options of each built-in runtime."""
 
@@ -146,6 +175,46 @@ def _not_for_mosquitto(
             yield f"{each.at}/options/use_identity_as_username", needs
     if options.use_identity_as_username and not certain:
         yield "/options/use_identity_as_username", needs
+
+
+NATS_MONITORING: Final = "monitoring"
+NATS_CLIENT: Final = "client"
+NATS_MQTT: Final = "mqtt-local"
+NATS_OWN: Final = (NATS_MONITORING, NATS_CLIENT, NATS_MQTT)
+"""Listeners that nats workers have besides those that their transport names."""
+_CLUSTER: Final = "cluster"
+
+
+def _not_for_nats(transport: Mapping[str, Any], options: NatsOptions) -> Iterator[tuple[str, str]]:
+    before: dict[str, str] = {}
+    for each in listeners_of(transport).values():
+        if each.kind in before:
+            detail = f"nats-server has one listener of each type, and '{before[each.kind]}' is of this one"
+            yield f"{each.at}/type", detail
+        before[each.kind] = each.name
+        if each.name in NATS_OWN:
+            yield each.at, f"'{each.name}' is the name of a listener that workers have anyway"
+        if "anonymous" in each.config:
+            yield f"{each.at}/anonymous", "nats-server lets the same clients in at all listeners"
+        yield from _nats_tls(each)
+    if next(iter(before)) == _CLUSTER:
+        yield "/listeners", "the first listener is for clients"
+    if options.replicas > options.members:
+        yield "/options/replicas", f"the cluster begins with {options.members} members"
+
+
+def _nats_tls(listener: Listener) -> Iterator[tuple[str, str]]:
+    tls = listener.tls or {}
+    asked = tls.get("client_certificates", "none")
+    if asked == "optional":
+        detail = "nats-server asks every client for a certificate or none: 'require' or 'none'"
+        yield f"{listener.at}/tls/client_certificates", detail
+    if "chain" in tls:
+        detail = "nats-server has no file for it: append the chain to the certificate's file"
+        yield f"{listener.at}/tls/chain", detail
+    if listener.kind == _CLUSTER and asked != "require" and not is_loopback(listener.interface):
+        detail = "whoever connects here may do everything: tls.client_certificates 'require' is needed"
+        yield f"{listener.at}/tls", detail
 
 
 def _wrong(detail: str, pointer: str) -> BusError:

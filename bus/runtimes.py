@@ -14,7 +14,7 @@ from .router_options import CHECKS
 
 Options = Mapping[str, type]
 
-BUILT_IN: Final = ("amqtt", "crossbar", "mosquitto")
+BUILT_IN: Final = ("amqtt", "crossbar", "mosquitto", "nats")
 _BRIDGE: Final[Options] = {"post_body_limit": int, "require_tls": bool, "timestamp_delta_limit": int}
 PATH_OPTIONS: Final[Mapping[str, Options]] = {
     "static": {"enable_directory_listing": bool, "cache_timeout": int, "default_file": str},
@@ -38,12 +38,13 @@ PATH_OPTIONS: Final[Mapping[str, Options]] = {
 }
 """Options of crossbar's path services, by type; others have none."""
 SHARING: Final = frozenset({"crossbar"})
-SPEAK_TLS: Final = frozenset({"crossbar", "mosquitto"})
+SPEAK_TLS: Final = frozenset({"crossbar", "mosquitto", "nats"})
 """The built-in runtimes that speak TLS on their endpoint."""
 LISTENER_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "amqtt": ("mqtt", "websocket"),
     "crossbar": ("web", "rawsocket"),
     "mosquitto": ("mqtt", "websocket"),
+    "nats": ("mqtt", "websocket", "nats", "cluster"),
 }
 """The protocols that the listeners of a built-in runtime may have."""
 

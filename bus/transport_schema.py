@@ -22,6 +22,7 @@ TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "amqtt": ("mqtt", "websocket"),
     "crossbar": ("web",),
     "mosquitto": ("mqtt",),
+    "nats": ("mqtt", "websocket", "nats"),
 }
 """The types of transport that each built-in runtime serves."""
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"

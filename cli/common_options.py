@@ -27,7 +27,7 @@ Transport = Annotated[
     ),
 ]
 TransportType = Annotated[
-    Literal["mqtt", "web", "websocket", "rawsocket", "tcp"] | None,
+    Literal["mqtt", "web", "websocket", "rawsocket", "nats", "tcp"] | None,
     typer.Option("--type", help="Type of the transport: mqtt, web, websocket, rawsocket or tcp."),
 ]
 Port = Annotated[

@@ -44,11 +44,15 @@ class TcpProbe:
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """A GET of `path` is answered with one of `expect` (none given: anything below 500); `tls`: https."""
+    """A GET of `path` is answered with one of `expect` (none given: anything below 500); `tls`: https.
+
+    `at`: host and port to ask in place of the listener's own.
+    """
 
     path: str = "/"
     expect: tuple[int, ...] = ()
     tls: bool = False
+    at: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

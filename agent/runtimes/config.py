@@ -4,6 +4,7 @@
 user = "router"                       # of any runtime: run its workers as this user (the agent is root)
 [runtimes.mosquitto]                  # program, secrets_root
 [runtimes.crossbar]                   # program, static_root, secrets_root, proxy_to = ["127.0.0.1:9000"]
+[runtimes.nats]                       # program, secrets_root, store_root
 [runtimes.echo]                       # any other name is an exec runtime
 argv = ["/usr/bin/echod", "--port", "{port}", "--config", "{folder}/echo.conf"]
 check = ["/usr/bin/echod", "-t", "{folder}/echo.conf"]  # 0: the program would start with these files
@@ -42,6 +43,7 @@ from typing import Annotated, Any, Final, TypeVar
 from busbar.bus.decode import convert, parse
 from busbar.bus.errors import BusError
 from busbar.bus.json_schema import MAX_SCHEMA, mistakes
+from busbar.bus.runtimes import BUILT_IN
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..processes.process_limits import NO_LIMITS, ProcessLimits, as_bytes
@@ -52,6 +54,7 @@ from .base import HttpProbe, LogProbe, MqttProbe, Probe, Runtime, TcpProbe
 from .crossbar import CrossbarRuntime
 from .exec import FIELDS, PEER_FIELDS, TEMPLATE_FIELDS, ExecRuntime, unknown_fields, unknown_peer_fields
 from .mosquitto import MosquittoRuntime
+from .nats import NatsRuntime
 from .proxying import Targets, targets
 
 CROSSBAR_VARIABLE: Final = "BUSBAR_CROSSBAR"
@@ -110,6 +113,14 @@ class CrossbarTable(_Table, frozen=True, kw_only=True):
     static_root: Text | None = None
     secrets_root: Text | None = None
     proxy_to: list[Text] = []
+
+
+class NatsTable(_Table, frozen=True, kw_only=True):
+    """`[runtimes.nats]`; below `store_root` are the workers' messages, in their own folders without it."""
+
+    program: Text = "nats-server"
+    secrets_root: Text | None = None
+    store_root: Text | None = None
 
 
 class TcpTable(Struct, frozen=True, forbid_unknown_fields=True, tag="tcp"):
@@ -171,11 +182,12 @@ def load_runtimes(config: Mapping[str, Any], environ: Mapping[str, str] | None =
     Raises:
         RuntimesError: the first mistake found.
     """
-    own = {name: table for name, table in config.items() if name not in ("amqtt", "mosquitto", "crossbar")}
+    own = {name: table for name, table in config.items() if name not in BUILT_IN}
     runtimes: list[Runtime] = [
         _amqtt(_read(config, "amqtt", AmqttTable)),
         _mosquitto(_read(config, "mosquitto", MosquittoTable)),
         _crossbar(_read(config, "crossbar", CrossbarTable), os.environ if environ is None else environ),
+        _nats(_read(config, "nats", NatsTable)),
     ]
     runtimes += [_exec(name, _read(own, name, ExecTable)) for name in own]
     return {runtime.name: runtime for runtime in runtimes}
@@ -264,6 +276,16 @@ def _targets(given: list[str]) -> Targets:
         return targets(given)
     except ValueError as error:
         raise _wrong("crossbar", "proxy_to", str(error)) from None
+
+
+def _nats(table: NatsTable) -> NatsRuntime:
+    return NatsRuntime(
+        table.program,
+        _folder("nats", "secrets_root", table.secrets_root),
+        _folder("nats", "store_root", table.store_root),
+        run_as=_user("nats", table.user),
+        limits=_limits("nats", table.limits),
+    )
 
 
 def _exec(name: str, table: ExecTable) -> ExecRuntime:

@@ -18,6 +18,7 @@ from .base import Runtime
 from .crossbar import CrossbarRuntime
 from .exec import ExecRuntime
 from .mosquitto import MosquittoRuntime
+from .nats import NatsRuntime
 from .programs import find_program
 
 Identity = tuple[str, int, int, int]
@@ -48,7 +49,7 @@ def program_of(runtime: Runtime) -> str | None:
             return runtime.python
         case MosquittoRuntime():
             return find_program(runtime.program)
-        case CrossbarRuntime():
+        case CrossbarRuntime() | NatsRuntime():
             return find_program(runtime.program, beside=sys.executable)
         case ExecRuntime() if runtime.version:
             return find_program(runtime.version[0])
@@ -75,6 +76,8 @@ def version_question(runtime: Runtime, program: str) -> VersionQuestion | str | 
             return _beside(program, "crossbar") or (_of_package("crossbar") if ours else None)
         case MosquittoRuntime():
             return VersionQuestion((program, "-h"), runtime.run_as)
+        case NatsRuntime():
+            return VersionQuestion((program, "-v"), runtime.run_as)
         case ExecRuntime():
             return VersionQuestion((program, *runtime.version[1:]), runtime.run_as)
     return None

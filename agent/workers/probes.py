@@ -96,6 +96,8 @@ def _check_log(wanted: LogProbe, text: str) -> str | None:
 async def _probe_port(
     wanted: TcpProbe | HttpProbe | MqttProbe, host: str, port: int, connect: Connect
 ) -> None:
+    if isinstance(wanted, HttpProbe) and wanted.at is not None:
+        (host, port), connect = wanted.at, _connect
     reader, writer = await connect(host, port)
     try:
         match wanted:

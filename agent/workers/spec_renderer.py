@@ -109,10 +109,11 @@ class SpecRenderer:
         listeners, permitted = listeners_of(transport), dict[str, PortRequest]()
         for name, request in requests.items():
             try:
-                named = "port" in listeners[name].config
+                # A runtime may have listeners of its own.
+                named = name in listeners and "port" in listeners[name].config
                 permitted[name] = self.limits.permitted(request, named=named)
             except RefusedError as error:
-                if not listeners[name].is_named:
+                if name in listeners and not listeners[name].is_named:
                     raise
                 raise RefusedError(f"listener '{name}': {error}") from None
         return permitted

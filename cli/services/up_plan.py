@@ -90,7 +90,7 @@ def services(plan: Plan) -> list[Service]:
     """The services; all are started at once, and stopped agents first, the broker last. Pure."""
     found = [] if plan.outside else [Service("broker", _broker(plan), 5.0)]
     found.append(Service("manager", _manager(plan), 8.0))
-    stop_s = 30.0 if plan.stop_workers else 8.0
+    stop_s = 45.0 if plan.stop_workers else 8.0  # nats-server takes 35 to let its clients go
     return found + [Service(f"agent-{node}", _agent(plan, node), stop_s) for node in plan.nodes]
 
 

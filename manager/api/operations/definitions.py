@@ -18,7 +18,8 @@ Transport = Mapping[str, Any] | None
 _HEARD: Final = frozenset({NodeStatus.ONLINE, NodeStatus.LATE})
 _WEB: Final = frozenset({"web"})
 _MQTT: Final = frozenset({"mqtt", None})
-_SUPPORTED: Final = {"crossbar": _WEB, "amqtt": _MQTT, "mosquitto": _MQTT}
+_NATS: Final = frozenset({"mqtt", "websocket", "nats", None})
+_SUPPORTED: Final = {"crossbar": _WEB, "amqtt": _MQTT, "mosquitto": _MQTT, "nats": _NATS}
 """Transport types that the built-in runtimes can serve; operator-defined runtimes take any."""
 
 
@@ -32,7 +33,7 @@ class Pointers(NamedTuple):
 
 def default_runtime(transport: Transport) -> str:
     """The runtime of a group that names none."""
-    return "crossbar" if transport and transport["type"] == "web" else "amqtt"
+    return {"web": "crossbar", "nats": "nats"}.get(transport["type"] if transport else "", "amqtt")
 
 
 def check_definition(tx: Tx, cluster_oid: str, runtime: str, transport: Transport, at: Pointers) -> None:

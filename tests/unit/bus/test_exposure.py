@@ -43,10 +43,11 @@ def test_loopback_is_told_from_the_rest() -> None:
 
 @pytest.mark.fault(115, "W")
 @pytest.mark.parametrize("interface", [*LOCAL, *OUTSIDE])
-@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar"])
+@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar", "nats"])
 def test_open_to_other_hosts_is_refused_unless_written_out(runtime: str, interface: str | None) -> None:
     outside = interface in OUTSIDE
     kind = "web" if runtime == "crossbar" else "mqtt"
+    password = {"options": {"auth_file": "users"}} if runtime == "nats" else PASSWORD
     for default in (runtime, None):
         assert refused(made(interface, kind), default) is outside
         assert not refused(made(interface, kind, anonymous=True), default)
@@ -54,11 +55,11 @@ def test_open_to_other_hosts_is_refused_unless_written_out(runtime: str, interfa
     assert (open_condition(made(interface, kind), runtime) is not None) is outside
     assert (open_condition(made(interface, kind, anonymous=True), runtime) is not None) is outside
     if runtime != "crossbar":
-        assert not refused(made(interface, kind, **PASSWORD), runtime)
-        assert not refused(made(interface, kind, anonymous=False, **PASSWORD), runtime)
-        assert refused(made(interface, kind, anonymous=True, **PASSWORD), runtime), "it would not be true"
-        assert open_condition(made(interface, kind, **PASSWORD), runtime) is None
-    empty = made(interface, kind, options={"password_file": ""})
+        assert not refused(made(interface, kind, **password), runtime)
+        assert not refused(made(interface, kind, anonymous=False, **password), runtime)
+        assert refused(made(interface, kind, anonymous=True, **password), runtime), "it would not be true"
+        assert open_condition(made(interface, kind, **password), runtime) is None
+    empty = made(interface, kind, options=dict.fromkeys(password["options"], ""))
     assert refused(empty, runtime) is outside, "an empty option authenticates nobody"
 
 

@@ -10,8 +10,8 @@ from busbar.agent.runtimes.amqtt import AmqttRuntime
 from busbar.agent.runtimes.base import RuntimeConfigError, WorkerSpec
 from busbar.agent.runtimes.crossbar import CrossbarRuntime
 from busbar.agent.runtimes.mosquitto import MosquittoRuntime
+from busbar.agent.runtimes.nats import NatsRuntime
 from busbar.bus.errors import BusError
-from busbar.bus.listeners import listeners_of
 from busbar.bus.router_options import OPTIONS_OF, options_schema
 from busbar.bus.runtimes import BUILT_IN, PATH_OPTIONS, check_for_runtime
 from busbar.bus.transport import check_transport
@@ -28,6 +28,7 @@ RUNTIMES = {
     "amqtt": AmqttRuntime(secrets_root=NODE),
     "crossbar": CrossbarRuntime(static_root=NODE, secrets_root=NODE, read=lambda _: PEM),
     "mosquitto": MosquittoRuntime(secrets_root=NODE, ask=lambda _: "alone"),
+    "nats": NatsRuntime(secrets_root=NODE),
 }
 NAMES = sorted(
     {
@@ -108,7 +109,8 @@ def pointer_of(runtime: str, transport: dict[str, Any]) -> str | None:
     """Where the agent's runtime refuses it; None when it renders it."""
     worker = WorkerSpec("web-1", "o", "edge", "web", transport=transport)
     try:
-        ports = {name: 1883 + index for index, name in enumerate(listeners_of(transport))}
+        needed = RUNTIMES[runtime].ports_needed(transport)
+        ports = {name: 1883 + index for index, name in enumerate(needed)}
         RUNTIMES[runtime].render(worker, "127.0.0.1", ports, Path("/run/w"))
     except RuntimeConfigError as error:
         return error.pointer
@@ -134,7 +136,7 @@ def test_the_manager_refuses_what_an_agent_would(asked: tuple[str, dict[str, Any
 @pytest.mark.fault(97, "K")
 def test_a_runtime_that_no_node_has_reported_is_a_slip() -> None:
     assert unoffered("nonesuch", {"amqtt", "serve"}) == (
-        "no node offers runtime 'nonesuch' (known: amqtt, crossbar, mosquitto, serve)"
+        "no node offers runtime 'nonesuch' (known: amqtt, crossbar, mosquitto, nats, serve)"
     )
     for runtime, offered in (("serve", {"serve"}), ("crossbar", {"amqtt"}), ("serve", set())):
         assert unoffered(runtime, offered) is None

@@ -197,7 +197,7 @@ def test_a_folder_or_program_out_of_the_user_s_reach_is_said(here: State, start:
 
 
 @pytest.mark.fault(90, "S")
-@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar", "echo"])
+@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar", "nats", "echo"])
 @pytest.mark.parametrize(
     ("root", "user", "why"),
     [

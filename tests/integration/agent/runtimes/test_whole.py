@@ -85,7 +85,7 @@ def offered(alice: Plain, node_oid: str) -> list[str]:
     return list(found)
 
 
-@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto"])
+@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "nats"])
 def test_an_mqtt_router(site: Site, runtime: str) -> None:
     transport = {"type": "mqtt", "endpoint": {"type": "tcp", "port": [26100, 26199]}}
     cluster, url = site.start(runtime, transport)

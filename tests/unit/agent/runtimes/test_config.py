@@ -40,7 +40,7 @@ def exec_runtime(**table: Any) -> ExecRuntime:
 
 
 def test_built_in_runtimes_are_always_there() -> None:
-    assert list(load_runtimes({}, environ={})) == ["amqtt", "mosquitto", "crossbar"]
+    assert list(load_runtimes({}, environ={})) == ["amqtt", "mosquitto", "crossbar", "nats"]
     assert load_runtimes({}, environ={})["amqtt"].unavailable() is None
 
 
@@ -121,7 +121,7 @@ def test_an_error_names_the_key(table: dict[str, Any], where: str) -> None:
     assert caught.value.where == where
 
 
-@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar", "x"])
+@pytest.mark.parametrize("runtime", ["amqtt", "mosquitto", "crossbar", "nats", "x"])
 def test_limits_of_any_runtime(runtime: str) -> None:
     table = {"argv": ["/bin/x"]} if runtime == "x" else {}
     limits = {"nofile": 64, "memory": "512M", "nice": 5, "cpus": sorted(os.sched_getaffinity(0))[:1]}
