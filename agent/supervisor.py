@@ -22,6 +22,7 @@ from .state import is_locked
 from .workers.adoption import Adoption
 from .workers.controller import WorkerController
 from .workers.files import WatchedFiles
+from .workers.mesh import MeshWatch
 from .workers.process_runner import ProcessRunner
 from .workers.registry import WorkerRegistry
 
@@ -61,7 +62,10 @@ class WorkerSupervisor:
         self.max_workers: int | None = None
         self.scanned = asyncio.Event()
         self._wake = asyncio.Event()
-        self.registry = WorkerRegistry(runner.state, runner.processes, clock, changed, self._wake.set)
+        self.registry = WorkerRegistry(
+            runner.state, runner.processes, clock, changed, self._wake.set, lambda: runner.peers
+        )
+        self._mesh = MeshWatch(clock)
         self.controller = WorkerController(
             self.registry, runner, clock, random, timing or WorkerTiming(), self._is_wanted
         )
@@ -216,6 +220,12 @@ class WorkerSupervisor:
             if instance.worker.matches(definition.generation, definition.digest):
                 self.controller.look_at_files(instance, definition, files)
 
+    async def _look_at_meshes(self) -> None:
+        """Find out which workers are connected to their peers."""
+        looks = (self.controller.runner.look_at_mesh(each) for each in self.registry.all())
+        if any(await asyncio.gather(*looks)):
+            self.registry.notify()
+
     async def _housekeeping(self) -> None:
         """Rotates logs and reads usage, until cancelled."""
         due = self._clock.monotonic() + _RETRY_S
@@ -228,6 +238,8 @@ class WorkerSupervisor:
                 if self._clock.monotonic() >= files_due:
                     files_due = self._clock.monotonic() + FILES_S
                     await self._look_at_files()
+                if self._mesh.is_due():
+                    await self._look_at_meshes()
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()

@@ -92,6 +92,7 @@ class Status(Struct, frozen=True):
 
     `listeners` (their URLs by name) is present where a worker has named ones.
     `updated` is present during a rolling update: how many workers are assigned the group's `revision`.
+    `mesh` is present where a group is meshed; a group's figures are the sums over its workers.
     `draining` (the reason) and `drained` are present while a node is drained.
     """
 
@@ -117,6 +118,7 @@ class Status(Struct, frozen=True):
     reason: str | None | UnsetType = UNSET
     revision: int | UnsetType = UNSET
     updated: int | UnsetType = UNSET
+    mesh: MeshSeen | UnsetType = UNSET
     draining: str | UnsetType = UNSET
     drained: bool | UnsetType = UNSET
 
@@ -195,6 +197,18 @@ OUTDATED = "outdated start: "
 """Part of a running worker's reason when its node would start it otherwise now."""
 
 
+MAX_MISSING = 8
+
+
+class MeshSeen(Struct, frozen=True):
+    """Of `of` peers that a worker was told of it is connected to `connected` (null: its runtime does not
+    say); `missing` names the first of the others."""
+
+    of: Count
+    connected: Count | None = None
+    missing: Annotated[list[WorkerName], Meta(max_length=MAX_MISSING)] = msgspec.field(default_factory=list)
+
+
 class ReportedWorker(Struct, frozen=True):
     """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
 
@@ -215,6 +229,7 @@ class ReportedWorker(Struct, frozen=True):
     cpu_s: float | None = None
     rss: Count | None = None
     listeners: Annotated[dict[ListenerName, Url], Meta(max_length=MAX_LISTENERS)] | UnsetType = UNSET
+    mesh: MeshSeen | UnsetType = UNSET
 
 
 MAX_SCHEMAS = 16

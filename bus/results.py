@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .messages import Endpoint, RuntimeDetail, Who
+from .messages import Endpoint, MeshSeen, RuntimeDetail, Who
 
 
 class Cluster(Struct, frozen=True):
@@ -127,6 +127,7 @@ class Worker(Struct, frozen=True):
     revision: int = 1
     listeners: dict[str, str] = {}
     """The URL of each named listener, the primary's (`address`) included; empty where none has a name."""
+    mesh: MeshSeen | None = None
 
 
 class GroupStat(Struct, frozen=True):

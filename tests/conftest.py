@@ -21,6 +21,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Hundreds of processes of ours import the same modules: without their bytecode most of a start is compiling.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Not everybody has it: a program whose output a test reads must get it from the product or the test.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 _end_all = reaper.guard()
 

@@ -83,6 +83,14 @@ class AllProbes:
     probes: tuple[TcpProbe | HttpProbe | MqttProbe | LogProbe, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class MeshQuestion:
+    """Where a router says, as JSON of nats-server's `/routez`, which others it is connected to."""
+
+    at: tuple[str, int]
+    path: str = "/routez"
+
+
 Probe = TcpProbe | HttpProbe | MqttProbe | LogProbe | AllProbes
 
 Ports = Mapping[str, int]
@@ -187,6 +195,9 @@ class LaunchSpec:
 
     reload_signal: int | None = None
     """On which the running router reads files again; None: by itself, or at its next start alone."""
+
+    mesh: MeshQuestion | None = None
+    """What tells to which peers it is connected; None: nothing does."""
 
     reloads: tuple[str, ...] = ()
     """The members that name the node's files which it reads again then."""

@@ -19,8 +19,10 @@ from ..processes.regular_files import file_identity
 from ..processes.sockets import bind_error
 from ..processes.versions import ask_version
 from ..runtimes import ListenerSpec, Probe, Runtime, load_runtimes
+from ..runtimes.base import MeshQuestion
 from ..runtimes.describe import Identity, VersionQuestion, identity_of, program_of, version_question
 from . import shared_port
+from .mesh import linked
 from .probes import probe
 
 
@@ -68,6 +70,10 @@ class Host:
             log_from=record.log_from,
             connect=partial(shared_port.connect, record),
         )
+
+    async def linked(self, question: MeshQuestion) -> frozenset[str] | None:
+        """The routers that one is connected to; None when it does not say."""
+        return await linked(question)
 
     def bind_error(self, interface: str, port: int, *, shared: bool) -> OSError | None:
         """Why a worker can't listen there; None when it can."""

@@ -48,6 +48,8 @@ class Instance:
     listeners: tuple[Stat, ...] | None = None
     """Its processes that listen on its port; None until they are looked for."""
     files: FileWatch = field(default_factory=FileWatch)
+    linked: frozenset[str] | None = None
+    """The peers that its process is connected to; None while that is not known."""
     rotated: bool = False
     """Its log was rotated since its start: its last output may be in the copy."""
 
@@ -93,7 +95,7 @@ class ProcessRunner:
         self._store_token(record)
         logs.rotate_if_needed(self.state.log_path(worker.oid))
         instance.rotated = False
-        instance.listeners = None
+        instance.listeners = instance.linked = None
         instance.record, instance.spec = record, spec
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
@@ -328,6 +330,16 @@ class ProcessRunner:
     def _listeners(self, process: ProcessRecord, ports: list[int]) -> tuple[Stat, ...]:
         found = {each.pid: each for port in ports for each in self.host.listeners(process, port)}
         return tuple(found.values())
+
+    async def look_at_mesh(self, instance: Instance) -> bool:
+        """Ask a worker to which peers it is connected; whether that has changed."""
+        spec, before = instance.spec, instance.linked
+        if spec is None or spec.mesh is None or instance.worker.oid not in self.peers:
+            return False
+        found = await self.host.linked(spec.mesh)
+        if instance.spec is spec:
+            instance.linked = found
+        return instance.linked != before
 
     # --- stop
 

@@ -9,13 +9,16 @@ from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker, ReportedWorker
 from busbar.bus.states import WorkerState
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Worker
+from ..planner.peers import PeersOf
 from ..processes import logs
 from ..processes.process import WorkerProcesses
 from ..runtimes import ListenerSpec
 from ..state import State, WorkerRecord
+from .mesh import seen
 from .process_runner import Instance
 
 
@@ -29,10 +32,12 @@ class WorkerRegistry:
         clock: Clock,
         changed: Callable[[], None],
         wake: Callable[[], None],
+        peers_of: Callable[[], PeersOf] = dict,
     ) -> None:
         self._by_oid: dict[str, Instance] = {}
         self._state, self._processes, self._clock = state, processes, clock
         self._changed, self._wake = changed, wake
+        self._peers_of = peers_of
 
     def __len__(self) -> int:
         return len(self._by_oid)
@@ -111,8 +116,14 @@ class WorkerRegistry:
 
     def reported(self) -> list[ReportedWorker]:
         """Every worker as a report shows it."""
-        workers = [_reported(instance, self.now()) for instance in self._by_oid.values()]
+        workers = [self._reported(instance) for instance in self._by_oid.values()]
         return sorted(workers, key=lambda each: (each.cluster or "", each.worker, each.oid or ""))
+
+    def _reported(self, instance: Instance) -> ReportedWorker:
+        found, peers = _reported(instance, self.now()), self._peers_of().get(instance.worker.oid)
+        if peers is None or found.pid is None:
+            return found
+        return replace(found, mesh=seen(peers, instance.linked))
 
     def log_path(self, worker: str, cluster: str | None) -> Path | None:
         """The log of a worker by name; None when there is none of that name."""

@@ -226,6 +226,7 @@ class Batch:
             unassigned_version=None,
             address=None,
             listeners=None,
+            mesh=None,
             pid=None,
             restarts=0,
         )
@@ -327,6 +328,7 @@ class Batch:
             unassigned_version=None,
             address=None,
             listeners=None,
+            mesh=None,
             pid=None,
         )
         self._tell.worker(row, "pending", action.reason)

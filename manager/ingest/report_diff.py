@@ -257,7 +257,8 @@ def _absent(row: WorkerRow) -> WorkerDiff | None:
     if row.state is _W.STARTING or not may_advance(row.state, _W.STARTING):
         return None
     reason = "its node has not started it yet"
-    columns = {"state": _W.STARTING, "reason": reason, "address": None, "listeners": None, "pid": None}
+    gone = dict.fromkeys(("address", "listeners", "mesh", "pid"))
+    columns = {"state": _W.STARTING, "reason": reason, **gone}
     return WorkerDiff(columns, (("starting", reason),))
 
 
@@ -271,6 +272,7 @@ def _wanted(row: WorkerRow, seen: ReportedWorker) -> WorkerDiff | None:
         "reason": reason,
         "address": seen.address,
         "listeners": seen.listeners or None,
+        "mesh": seen.mesh or None,
         "pid": seen.pid,
         "restarts": seen.restarts,
     }

@@ -11,7 +11,7 @@ from busbar.bus.clock import rfc3339
 from busbar.bus.decode import digest
 from busbar.bus.errors import MessageTooLargeError, MissingRightError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
-from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, Status
+from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, MeshSeen, Status
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -93,6 +93,7 @@ def group_status(
     updated: int | None = None,
     transport: Mapping[str, Any] | None = None,
     unaccepted: str | None = None,
+    meshed: Sequence[tuple[str, MeshSeen]] = (),
 ) -> Status:
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
     cluster's; `unaccepted`: which nodes do not accept it."""
@@ -107,6 +108,7 @@ def group_status(
         time=rfc3339(row.changed),
         conditions=([update] if update else [])
         + ([unaccepted] if unaccepted else [])
+        + mesh_conditions(meshed)
         + worker_conditions(not_ready)
         + ([open_access] if open_access else []),
         oid=row.oid,
@@ -117,7 +119,26 @@ def group_status(
         reason=update or reason_now(row, states.get(WorkerState.RUNNING, 0), row.scale, not_ready),
         revision=row.revision,
         updated=UNSET if updated is None else updated,
+        mesh=mesh_sum(each for _, each in meshed) if row.mesh else UNSET,
     )
+
+
+def mesh_sum(seen: Iterable[MeshSeen]) -> MeshSeen:
+    """The connections of a group's workers together; not known where one does not say."""
+    found = list(seen)
+    known = [each.connected for each in found if each.connected is not None]
+    connected = sum(known) if len(known) == len(found) else None
+    return MeshSeen(sum(each.of for each in found), connected)
+
+
+def mesh_conditions(meshed: Iterable[tuple[str, MeshSeen]]) -> list[str]:
+    """For example: worker web-1: not connected to web-2, web-3."""
+    found = [
+        f"worker {name}: not connected to {', '.join(seen.missing)}" for name, seen in meshed if seen.missing
+    ]
+    if len(found) > MAX_CONDITIONS:
+        found[MAX_CONDITIONS - 1 :] = ["more workers are not connected"]
+    return found
 
 
 def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, stamp: Stamp) -> Status:
@@ -137,6 +158,7 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
         node=node,
         address=row.address,
         listeners=row.listeners or UNSET,
+        mesh=row.mesh or UNSET,
         pid=row.pid,
         restarts=row.restarts,
         generation=row.generation,

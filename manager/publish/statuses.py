@@ -121,8 +121,9 @@ class StatusBuilder:
         updated = reads.updated(oid) if updating(row) else None
         transport = row.transport or cluster.transport
         unaccepted = unaccepted_condition(reads, row, transport)
+        meshed = reads.meshed(oid) if row.mesh else []
         status = render.group_status(
-            row, cluster.name, states, not_ready, endpoints, stamp, updated, transport, unaccepted
+            row, cluster.name, states, not_ready, endpoints, stamp, updated, transport, unaccepted, meshed
         )
         return self._publication(cluster.name, "workergroup", status)
 

@@ -92,6 +92,7 @@ def record_replaced(tx: Tx, events: EventRecorder, worker: WorkerRow, revision: 
         revision=revision,
         address=None,
         listeners=None,
+        mesh=None,
         pid=None,
         restarts=0,
     )
@@ -116,6 +117,7 @@ def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str
         unassigned_version=None,
         address=None,
         listeners=None,
+        mesh=None,
         pid=None,
     )
     events.worker(worker, "stopped", reason)

@@ -233,3 +233,9 @@ def group_mesh(db: Database) -> None:
     """Whether a group's workers are told of each other, and what each node was told."""
     db.execute("ALTER TABLE workergroups ADD COLUMN mesh INTEGER NOT NULL DEFAULT 0")
     db.execute("ALTER TABLE nodes ADD COLUMN peers TEXT")
+
+
+@migrations()
+def worker_mesh(db: Database) -> None:
+    """To how many of its peers a worker is connected."""
+    db.execute("ALTER TABLE workers ADD COLUMN mesh TEXT")

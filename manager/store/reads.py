@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from busbar.bus.messages import MeshSeen
 
 from . import sql
 from .rows import (
@@ -178,6 +179,10 @@ class Queries:
         """(worker, node, url, listener) of the ready workers of a group."""
         rows = self._rows(sql.ENDPOINTS, group_oid, limit)
         return [found for row in rows for found in sql.endpoints(row)][:limit]
+
+    def meshed(self, group_oid: str) -> list[tuple[str, MeshSeen]]:
+        """What the running workers of a group say of their connections, by their names."""
+        return [(name, sql.mesh(text)) for name, text in self._rows(sql.MESHED, group_oid)]
 
     def not_ready(self, member: str, oid: str, limit: int) -> list[tuple[str, str, str | None, str | None]]:
         """(worker, state, reason, node) of workers that are wanted and not ready."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from busbar.bus.messages import Peers
+from busbar.bus.messages import MeshSeen, Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 from msgspec.structs import replace
@@ -142,6 +142,8 @@ class WorkerRow(Struct, frozen=True, gc=False):
     changed: int
     version: int
     revision: int = 1
+    mesh: MeshSeen | None = None
+    """To how many of its peers it is connected; None where its group is not meshed, or it does not run."""
     listeners: dict[str, str] | None = None
     """The URL of each named listener; None where it has none, or is not ready."""
 

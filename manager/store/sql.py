@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import Peers
+from busbar.bus.messages import MeshSeen, Peers
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -18,6 +18,7 @@ from . import rows
 R = TypeVar("R", bound=msgspec.Struct)
 _load = msgspec.json.decode
 _load_peers = msgspec.json.Decoder(Peers).decode
+_load_mesh = msgspec.json.Decoder(MeshSeen).decode
 _dump = msgspec.json.encode
 
 
@@ -35,7 +36,7 @@ class Table(Generic[R]):
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
         self._json = frozenset(
-            column for column, decode in decoders.items() if decode in (_load, _load_peers)
+            column for column, decode in decoders.items() if decode in (_load, _load_peers, _load_mesh)
         )
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
@@ -110,7 +111,9 @@ GROUPS: Final = Table(
         "mesh": bool,
     },
 )
-WORKERS: Final = Table("workers", rows.WorkerRow, {"state": WorkerState, "listeners": _load})
+WORKERS: Final = Table(
+    "workers", rows.WorkerRow, {"state": WorkerState, "listeners": _load, "mesh": _load_mesh}
+)
 PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 AUDIT: Final = Table("audit", rows.AuditRow, {})
@@ -211,6 +214,9 @@ def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, 
     return [(worker, node, url, name) for name, url in named.items()]
 
 
+MESHED: Final = "SELECT name, mesh FROM workers WHERE group_oid = ? AND mesh IS NOT NULL ORDER BY ordinal"
+mesh: Final = _load_mesh
+"""The value of such a column."""
 NOT_READY_WORKERS: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from busbar.agent.planner import plan as agent_plan
-from busbar.bus.states import WorkerState
+from busbar.bus.states import NodeStatus, WorkerState
 from busbar.manager.planner.model import LivenessTiming
 
 from tests.simulation.link import connected
@@ -151,7 +151,8 @@ class Lasting:
         """H: no node is told of a peer on a node that is not heard."""
         seen: set[tuple[str, str]] = set()
         for node in self.mirror.nodes.values():
-            if not node.peers or self._touched(node.name) < DOUBLE_S:
+            told = node.peers and node.status is NodeStatus.ONLINE  # an unpaired one is told of nothing
+            if not told or self._touched(node.name) < DOUBLE_S:
                 continue
             for home in {peer.node for found in node.peers.values() for peer in found}:
                 key = ("offered", f"{node.name} {home}")

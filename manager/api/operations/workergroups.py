@@ -27,6 +27,8 @@ from .definitions import Pointers, check_definition, default_runtime
 from .paging import paged
 from .rollout import given, record_event, roll_out
 
+MESHED: Final = frozenset({"nats"})
+"""The runtimes whose groups are meshed unless their definition says otherwise."""
 LOST_AFTER: Final = 30.0
 """Default: seconds after which the workers of a lost node move."""
 START_DEADLINE: Final = 60.0
@@ -91,7 +93,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         was_running=False,
         changed=tx.now_ns,
         version=1,
-        mesh=bool(definition.mesh),
+        mesh=runtime in MESHED if definition.mesh is None else definition.mesh,
     )
     tx.insert_group(row)
     sizes.check_mesh(tx, row, f"{_AT}/scale")

@@ -62,6 +62,7 @@ def _result(
         rss=stat.rss,
         revision=row.revision,
         listeners=row.listeners or {},
+        mesh=row.mesh,
     )
 
 

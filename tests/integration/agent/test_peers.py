@@ -77,8 +77,10 @@ async def test_a_change_of_peers_is_told_and_restarts_nothing(node: Bench) -> No
     assign(node, [1])
     await hears(node, "web-2=10.0.0.2:80 web-3=10.0.0.3:80", "")
     assign(node, None)
+    await node.report(lambda report: "mesh" not in report["workers"][0])
     last = await node.state("web-1", "RUNNING")
     assert (last["pid"], last["restarts"], last.get("reason")) == (first["pid"], 0, None)
+    assert first["mesh"] == {"of": 1, "connected": None, "missing": []}
 
 
 async def test_what_it_was_told_is_known_to_the_next_agent(node: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import ssl
 import subprocess
@@ -337,7 +338,8 @@ async def test_clients_of_a_crossbar_configuration_work_with_what_is_imported(
     command = (program, "start", "--cbdir", str(home))
     log = tmp_path / "original.log"
     with log.open("wb") as output:
-        running = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}  # else what it says stays in its buffer
+        running = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output, env=env)
     try:
         await until(lambda: "NODE_BOOT_COMPLETE" in log.read_text(), 90)
         assert await joins(urls, home) == wanted

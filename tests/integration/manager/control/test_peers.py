@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from busbar.bus.decode import digest
+from busbar.bus.messages import MeshSeen
 from busbar.manager.publish import render
+from busbar.manager.publish.statuses import StatusBuilder
 
 from tests.integration.watching import Watch, fleet, watching
 
@@ -69,3 +72,37 @@ async def test_many_reports_within_a_second_are_one_message_to_each_node(tmp_pat
         await watch.pass_time(2, *agents)
         assert len(peers(watch, "n1")) == 20
         assert watch.node("n1").assignment_version - before <= 2
+
+
+async def test_who_is_not_connected_to_whom_is_a_condition_for_as_long_as_it_is_so(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 2, scale=2, mesh=True)
+
+        def told() -> tuple[object, list[str]]:
+            builder = StatusBuilder(watch.store, 5000)
+            _, payload = builder.status(("workergroup", watch.group().oid), builder.stamp()) or ("", b"{}")
+            status = json.loads(payload)
+            return status["mesh"], status["conditions"]
+
+        assert told() == ({"of": 0, "connected": 0, "missing": []}, [])
+        agents[0].obey(web_1={"mesh": MeshSeen(1, 0, ["web-2"])})
+        agents[1].obey(web_2={"mesh": MeshSeen(1, 1)})
+        await watch.until(lambda: watch.worker("web-2").mesh)
+        assert told() == (
+            {"of": 2, "connected": 1, "missing": []},
+            ["worker web-1: not connected to web-2"],
+        )
+        agents[0].obey(web_1={"mesh": MeshSeen(1, 1)})
+        await watch.until(lambda: told()[1] == [])
+        agents[0].obey(web_1={"mesh": MeshSeen(1)})
+        await watch.until(lambda: told() == ({"of": 2, "connected": None, "missing": []}, []))
+        agents[0].obey(web_1={"state": "BACKOFF", "reason": "exit code 1", "pid": None, "address": None})
+        await watch.until(lambda: watch.worker("web-1").mesh is None)
+
+
+async def test_a_group_of_another_runtime_has_no_mesh_in_its_status(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        await fleet(watch, 1, scale=1)
+        builder = StatusBuilder(watch.store, 5000)
+        _, payload = builder.status(("workergroup", watch.group().oid), builder.stamp()) or ("", b"{}")
+        assert "mesh" not in json.loads(payload)
