@@ -206,7 +206,9 @@ class MeshSeen(Struct, frozen=True):
 
     of: Count
     connected: Count | None = None
-    missing: Annotated[list[WorkerName], Meta(max_length=MAX_MISSING)] = msgspec.field(default_factory=list)
+    missing: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=MAX_MISSING)] = (
+        msgspec.field(default_factory=list)
+    )
 
 
 class ReportedWorker(Struct, frozen=True):

@@ -25,7 +25,7 @@ class Group:
 
     def __init__(self, alice: Plain, cluster: dict[str, Any]) -> None:
         self.alice, self.of = alice, {"routercluster_oid": cluster["oid"]}
-        group = {"name": "web", "scale": 3, "runtime": "nats", "transport": TRANSPORT, "mesh": True}
+        group = {"name": "web", "scale": 3, "runtime": "nats", "transport": TRANSPORT}
         made = alice.ok("add_routercluster_workergroup", {**self.of, "workergroup": group})
         self.mine = {**self.of, "workergroup_oid": made["oid"]}
         alice.ok("start_routercluster", self.of)
@@ -98,6 +98,11 @@ def test_a_killed_worker_and_a_fourth_one_restart_no_other(group: Group) -> None
 
     group.alice.ok("scale_routercluster_workergroup", {**group.mine, "scale": 4})
     four = group.workers(4)
+    group.alice.wait_retained(
+        group.alice.topic("status", "edge", "workergroup", "web"),
+        lambda value: value["mesh"] == {"of": 12, "connected": 12, "missing": []} and not value["conditions"],
+        timeout=90,
+    )
     assert [four[name]["pid"] for name in after] == [each["pid"] for each in after.values()]
     fourth = Patient(port(four["web-4"]), "fourth")
     fourth.hears("all/#")
