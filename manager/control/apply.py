@@ -19,7 +19,7 @@ from ..planner.draining import DRAINED
 from ..planner.rolling import least_ready, max_slots, outdated, updating
 from ..store.lifecycle_events import EventRecorder, record_replaced, record_stopped
 from ..store.meta import BRAKE_KEY, read_brake
-from ..store.rows import GroupRow, MemberRow, NodeRow, WorkerRow
+from ..store.rows import NO_PROCESS, GroupRow, MemberRow, NodeRow, WorkerRow
 from ..store.tx import Tx
 
 Failure = tuple[m.Action, Exception]
@@ -224,10 +224,7 @@ class Batch:
             generation=row.generation + 1,
             revision=group.revision,
             unassigned_version=None,
-            address=None,
-            listeners=None,
-            mesh=None,
-            pid=None,
+            **NO_PROCESS,
             restarts=0,
         )
         node, generation = self._tell.node(action.node_oid), row.generation + 1
@@ -326,10 +323,7 @@ class Batch:
             node_oid=None,
             last_node_oid=row.node_oid,
             unassigned_version=None,
-            address=None,
-            listeners=None,
-            mesh=None,
-            pid=None,
+            **NO_PROCESS,
         )
         self._tell.worker(row, "pending", action.reason)
 

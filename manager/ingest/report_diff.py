@@ -10,7 +10,7 @@ from busbar.bus.states import FOLLOWS_ANOTHER, NodeStatus, WorkerState, may_adva
 from busbar.bus.transport_schema import known_schemas
 from msgspec import UNSET, to_builtins
 
-from ..store.rows import NodeRow, WorkerRow
+from ..store.rows import NO_PROCESS, NodeRow, WorkerRow
 
 _W = WorkerState
 _STATE_OF: Final = {
@@ -257,8 +257,7 @@ def _absent(row: WorkerRow) -> WorkerDiff | None:
     if row.state is _W.STARTING or not may_advance(row.state, _W.STARTING):
         return None
     reason = "its node has not started it yet"
-    gone = dict.fromkeys(("address", "listeners", "mesh", "pid"))
-    columns = {"state": _W.STARTING, "reason": reason, **gone}
+    columns = {"state": _W.STARTING, "reason": reason, **NO_PROCESS}
     return WorkerDiff(columns, (("starting", reason),))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from busbar.bus.states import STARTED, NodeStatus, WorkerState
 
-from .rows import ClusterRow, GroupRow, NodeRow, WorkerRow
+from .rows import NO_PROCESS, ClusterRow, GroupRow, NodeRow, WorkerRow
 from .tx import Tx
 
 
@@ -90,10 +90,7 @@ def record_replaced(tx: Tx, events: EventRecorder, worker: WorkerRow, revision: 
         reason=reason,
         generation=generation,
         revision=revision,
-        address=None,
-        listeners=None,
-        mesh=None,
-        pid=None,
+        **NO_PROCESS,
         restarts=0,
     )
     events.worker(worker, "starting", reason, generation=generation, revision=revision)
@@ -115,9 +112,6 @@ def record_stopped(tx: Tx, events: EventRecorder, worker: WorkerRow, reason: str
         node_oid=None,
         last_node_oid=worker.node_oid if moving else None,
         unassigned_version=None,
-        address=None,
-        listeners=None,
-        mesh=None,
-        pid=None,
+        **NO_PROCESS,
     )
     events.worker(worker, "stopped", reason)

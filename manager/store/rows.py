@@ -5,7 +5,8 @@ They hold plain values only, so the garbage collector need not track them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from busbar.bus.messages import MeshSeen, Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
@@ -156,6 +157,10 @@ class NodeSchemaRow(Struct, frozen=True, gc=False):
     status: NodeStatus
     runtimes: list[str]
     digest: str | None
+
+
+NO_PROCESS: Final[Mapping[str, Any]] = dict.fromkeys(("address", "listeners", "mesh", "pid"))
+"""The columns of a worker whose process is gone, or is no longer the assigned one."""
 
 
 class PrincipalRow(Struct, frozen=True, gc=False):
