@@ -22,7 +22,7 @@ from .state import is_locked
 from .workers.adoption import Adoption
 from .workers.controller import WorkerController
 from .workers.files import WatchedFiles
-from .workers.mesh import MeshWatch
+from .workers.mesh import EVERY_S as MESHES_S
 from .workers.process_runner import ProcessRunner
 from .workers.registry import WorkerRegistry
 
@@ -65,7 +65,6 @@ class WorkerSupervisor:
         self.registry = WorkerRegistry(
             runner.state, runner.processes, clock, changed, self._wake.set, lambda: runner.peers
         )
-        self._mesh = MeshWatch(clock)
         self.controller = WorkerController(
             self.registry, runner, clock, random, timing or WorkerTiming(), self._is_wanted
         )
@@ -100,13 +99,17 @@ class WorkerSupervisor:
 
     async def run(self) -> None:
         """Reconcile until cancelled; the workers go on."""
-        housekeeping = asyncio.create_task(self._housekeeping(), name="housekeeping")
+        beside = [
+            asyncio.create_task(self._housekeeping(), name="housekeeping"),
+            asyncio.create_task(self._watch_meshes(), name="meshes"),
+        ]
         try:
             while True:
                 self._wake.clear()
                 await self._pause(await self._run_once())
         finally:
-            housekeeping.cancel()
+            for task in beside:
+                task.cancel()
             await self.controller.cancel_tasks()
 
     async def stop_all(self, reason: str) -> None:
@@ -168,7 +171,7 @@ class WorkerSupervisor:
             oid = instance.worker.oid
             wanted = self._peers.get(oid, NONE)
             if oid in self._desired and instance.worker.peers != wanted:
-                instance.worker = lifecycle.told_peers(instance.worker, wanted)
+                instance.worker = lifecycle.with_peers(instance.worker, wanted)
 
     def _carry_out(self, step: plan.Step) -> None:
         match step:
@@ -184,7 +187,7 @@ class WorkerSupervisor:
                 self.controller.stop(self.registry[step.oid], step.after, step.reason)
             case plan.ProbeWorker():
                 self.controller.probe(self.registry[step.oid], step.live)
-            case plan.ReloadWorker():
+            case plan.TellPeers():
                 self.controller.tell_peers(self.registry[step.oid], self._desired[step.oid])
             case plan.ResetBackoff():
                 self.controller.reset_backoff(self.registry[step.oid])
@@ -220,11 +223,16 @@ class WorkerSupervisor:
             if instance.worker.matches(definition.generation, definition.digest):
                 self.controller.look_at_files(instance, definition, files)
 
-    async def _look_at_meshes(self) -> None:
-        """Find out which workers are connected to their peers."""
-        looks = (self.controller.runner.look_at_mesh(each) for each in self.registry.all())
-        if any(await asyncio.gather(*looks)):
-            self.registry.notify()
+    async def _watch_meshes(self) -> None:
+        """Finds out which workers are connected to their peers, until cancelled."""
+        while True:
+            await self._clock.sleep(MESHES_S)
+            try:
+                looks = (self.controller.runner.look_at_mesh(each) for each in self.registry.all())
+                if any(await asyncio.gather(*looks)):
+                    self.registry.notify()
+            except Exception:
+                log.exception("a look at the meshes failed")
 
     async def _housekeeping(self) -> None:
         """Rotates logs and reads usage, until cancelled."""
@@ -238,8 +246,6 @@ class WorkerSupervisor:
                 if self._clock.monotonic() >= files_due:
                     files_due = self._clock.monotonic() + FILES_S
                     await self._look_at_files()
-                if self._mesh.is_due():
-                    await self._look_at_meshes()
                 if self._clock.monotonic() >= due:
                     due = self._clock.monotonic() + USAGE_S
                     await self.registry.refresh_usage()

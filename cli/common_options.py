@@ -110,28 +110,28 @@ def complete_node(incomplete: str) -> list[str]:
 
 def complete_group(incomplete: str) -> list[str]:
     """Names of groups, as cluster/group."""
-    if "/" not in incomplete:
-        return [f"{name}/" for name in complete_cluster(incomplete)]
-    cluster = incomplete.partition("/")[0]
-
-    async def ask(bus: BusClient) -> list[str]:
-        oid = await bus.cluster_oid(cluster)
-        names = await bus.list_routercluster_workergroups(routercluster_oid=oid, return_names=True)
-        return [f"{cluster}/{name}" for name in names]
-
-    return _complete(ask, incomplete)
+    return _complete_within(
+        incomplete,
+        lambda bus, oid: bus.list_routercluster_workergroups(routercluster_oid=oid, return_names=True),
+    )
 
 
 def complete_worker(incomplete: str) -> list[str]:
     """Names of workers, as cluster/worker."""
+    return _complete_within(
+        incomplete, lambda bus, oid: bus.list_workers(routercluster_oid=oid, return_names=True)
+    )
+
+
+def _complete_within(incomplete: str, names: Callable[[BusClient, str], Awaitable[list[str]]]) -> list[str]:
+    """Clusters, and after the slash what `names` finds in the cluster with an oid."""
     if "/" not in incomplete:
         return [f"{name}/" for name in complete_cluster(incomplete)]
     cluster = incomplete.partition("/")[0]
 
     async def ask(bus: BusClient) -> list[str]:
-        oid = await bus.cluster_oid(cluster)
-        names = await bus.list_workers(routercluster_oid=oid, return_names=True)
-        return [f"{cluster}/{name}" for name in names]
+        found = await names(bus, await bus.cluster_oid(cluster))
+        return [f"{cluster}/{name}" for name in found]
 
     return _complete(ask, incomplete)
 

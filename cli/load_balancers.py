@@ -71,8 +71,10 @@ def service(
     """The service of one listener.
 
     Raises:
-        NoRenderingError: the group has several and none is named, or none of that name.
+        NoRenderingError: the group has several and none is named, or none of that name, or no plain URL.
     """
+    if not found:
+        raise NoRenderingError("the group's workers announce no address: give its listeners a plain URL")
     names = list(dict.fromkeys(each.listener for each in found))
     if listener is None and len(names) > 1:
         raise NoRenderingError(f"the group has several listeners: say --listener {' or '.join(names)}")

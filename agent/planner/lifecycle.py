@@ -30,8 +30,8 @@ class WorkerTiming:
     starting_limit: int = 8
     stop_again: float = 1.0
     check_again: float = 30.0
-    reload_every: float = 1.0
-    reload_again: float = 5.0
+    peers_every: float = 1.0
+    peers_again: float = 5.0
 
 
 Definition = tuple[int, str]
@@ -69,7 +69,7 @@ class Worker:
     found good, and the running instance may be stopped for it; `rejected` was not, because of `rejection`:
     the instance stays, and it is looked at again from `next_check` on. `checking`: one is being looked at.
     `peers` is the digest of the peers that it is to know, `known_peers` of those that its process knows; it
-    may be told again from `next_reload` on.
+    may be told again from `next_peers` on.
     """
 
     oid: str
@@ -106,8 +106,8 @@ class Worker:
     next_check: float = 0.0
     peers: str = ""
     known_peers: str = ""
-    next_reload: float = 0.0
-    reload_error: str | None = None
+    next_peers: float = 0.0
+    peers_error: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -175,29 +175,29 @@ def check_failed(
     )
 
 
-def told_peers(worker: Worker, peers: str) -> Worker:
+def with_peers(worker: Worker, peers: str) -> Worker:
     """It is to know these peers."""
     return replace(worker, peers=peers)
 
 
-def reloading(worker: Worker) -> Worker:
+def telling_peers(worker: Worker) -> Worker:
     """Its process is being told of its peers."""
-    return replace(worker, next_reload=NEVER)
+    return replace(worker, next_peers=NEVER)
 
 
-def reloaded(worker: Worker, now: float, peers: str, timing: WorkerTiming) -> Worker:
+def peers_told(worker: Worker, now: float, peers: str, timing: WorkerTiming) -> Worker:
     """Its process knows these peers, and is left alone for a while: changes come in groups."""
-    return replace(worker, known_peers=peers, next_reload=now + timing.reload_every, reload_error=None)
+    return replace(worker, known_peers=peers, next_peers=now + timing.peers_every, peers_error=None)
 
 
-def reload_failed(worker: Worker, now: float, error: str, timing: WorkerTiming) -> Worker:
+def peers_not_told(worker: Worker, now: float, error: str, timing: WorkerTiming) -> Worker:
     """Its process goes on with the peers that it knows; it is told again later."""
-    return replace(worker, next_reload=now + timing.reload_again, reload_error=error[:MAX_REASON])
+    return replace(worker, next_peers=now + timing.peers_again, peers_error=error[:MAX_REASON])
 
 
-def not_yet_reloadable(worker: Worker, now: float, timing: WorkerTiming) -> Worker:
+def peers_later(worker: Worker, now: float, timing: WorkerTiming) -> Worker:
     """A signal now could end its process, which has only begun."""
-    return replace(worker, next_reload=now + timing.reload_every)
+    return replace(worker, next_peers=now + timing.peers_every)
 
 
 def rejection_forgotten(worker: Worker) -> Worker:
@@ -221,8 +221,8 @@ def spawned(worker: Worker, now: float, deadline_s: float) -> Worker:
         worker,
         busy=False,
         known_peers=worker.peers,
-        next_reload=now,
-        reload_error=None,
+        next_peers=now,
+        peers_error=None,
         since=now,
         next_probe=now,
         deadline=now + deadline_s,
@@ -412,8 +412,8 @@ def _reason_running(worker: Worker) -> str | None:
         reasons.append(f"{NOT_REPLACED}{worker.rejection}")
     if worker.outdated:
         reasons.append(f"{OUTDATED}{worker.outdated}")
-    if worker.reload_error:
-        reasons.append(f"not told of its present peers: {worker.reload_error}")
+    if worker.peers_error:
+        reasons.append(f"not told of its present peers: {worker.peers_error}")
     if worker.not_reloaded:
         reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
     if worker.failed_probes:

@@ -73,7 +73,7 @@ class ProbeWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadWorker:
+class TellPeers:
     """Tell its process of its present peers; it goes on."""
 
     oid: str
@@ -89,14 +89,7 @@ class ResetBackoff:
 
 
 Step = (
-    AdmitWorker
-    | StartWorker
-    | HoldWorker
-    | CheckWorker
-    | StopWorker
-    | ProbeWorker
-    | ReloadWorker
-    | ResetBackoff
+    AdmitWorker | StartWorker | HoldWorker | CheckWorker | StopWorker | ProbeWorker | TellPeers | ResetBackoff
 )
 
 
@@ -163,7 +156,7 @@ def _steps_for(
         yield stop
     elif worker.alive:
         yield from _check_steps(desired, worker, now)
-        yield from _reload_steps(desired, worker, now)
+        yield from _peer_steps(desired, worker, now)
         yield from _health_steps(worker, now)
 
 
@@ -210,11 +203,11 @@ def _stop_if_unhealthy(
     return None
 
 
-def _reload_steps(
+def _peer_steps(
     desired: Mapping[str, AssignedWorker] | None, worker: Worker, now: float
-) -> Iterator[ReloadWorker]:
-    if worker.oid in (desired or {}) and worker.peers != worker.known_peers and worker.next_reload <= now:
-        yield ReloadWorker(worker.oid, "its peers have changed")
+) -> Iterator[TellPeers]:
+    if worker.oid in (desired or {}) and worker.peers != worker.known_peers and worker.next_peers <= now:
+        yield TellPeers(worker.oid, "its peers have changed")
 
 
 def _health_steps(worker: Worker, now: float) -> Iterator[Step]:
@@ -258,17 +251,17 @@ def _due(worker: Worker, now: float) -> float:
         case Phase.STOPPING:
             return worker.next_start
         case Phase.STARTING:
-            return min(worker.deadline, worker.next_probe, _reload_due(worker))
+            return min(worker.deadline, worker.next_probe, _peers_due(worker))
         case Phase.RUNNING:
             again = worker.next_check if worker.rejected and not worker.checking else NEVER
             stable = worker.since + STABLE_S if worker.last_failure else NEVER
-            return min(worker.next_probe, stable, again, _reload_due(worker))
+            return min(worker.next_probe, stable, again, _peers_due(worker))
         case Phase.STOPPED:
             return NEVER
 
 
-def _reload_due(worker: Worker) -> float:
-    return worker.next_reload if worker.peers != worker.known_peers else NEVER
+def _peers_due(worker: Worker) -> float:
+    return worker.next_peers if worker.peers != worker.known_peers else NEVER
 
 
 # --- which assignment counts -------------------------------------------------------------------------------

@@ -232,10 +232,10 @@ class WorkerController:
         """Tell its process of its present peers."""
         if not instance.worker.matches(definition.generation, definition.digest):
             # It is about to be replaced, and is told of them then.
-            later = lifecycle.not_yet_reloadable(instance.worker, self._now(), self.timing)
+            later = lifecycle.peers_later(instance.worker, self._now(), self.timing)
             self.registry.update(instance, later)
             return
-        self.registry.update(instance, lifecycle.reloading(instance.worker))
+        self.registry.update(instance, lifecycle.telling_peers(instance.worker))
         self._run_task(self._tell_peers(instance, definition), instance)
 
     async def _tell_peers(self, instance: Instance, definition: AssignedWorker) -> None:
@@ -244,20 +244,20 @@ class WorkerController:
             told = await self.runner.tell_peers(instance, definition)
         except Exception as error:
             reason = _start_failure(error).encode("utf-8", "replace").decode()
-            if instance.worker.reload_error != reason:
+            if instance.worker.peers_error != reason:
                 log.warning("worker %s: not told of its peers: %s", instance.worker.name, reason)
             if instance.token == token:
-                failed = lifecycle.reload_failed(instance.worker, self._now(), reason, self.timing)
+                failed = lifecycle.peers_not_told(instance.worker, self._now(), reason, self.timing)
                 self.registry.update(instance, failed)
             return
         if instance.token != token:
             return
         if told is None:
-            later = lifecycle.not_yet_reloadable(instance.worker, self._now(), self.timing)
+            later = lifecycle.peers_later(instance.worker, self._now(), self.timing)
             self.registry.update(instance, later)
             return
         log.info("worker %s: told of its peers", instance.worker.name)
-        self.registry.update(instance, lifecycle.reloaded(instance.worker, self._now(), told, self.timing))
+        self.registry.update(instance, lifecycle.peers_told(instance.worker, self._now(), told, self.timing))
 
     def reset_backoff(self, instance: Instance) -> None:
         """It has been ready long enough."""

@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 from busbar.bus.addresses import netloc
-from busbar.bus.clock import Clock
 from busbar.bus.messages import MAX_MISSING, MeshSeen, Peer
 
 from ..runtimes.base import MeshQuestion
@@ -17,7 +16,7 @@ TIMEOUT_S: Final = 2.0
 MAX_ANSWER: Final = 256 * 1024
 """Bytes of an answer: some 2 kB for each other worker."""
 EVERY_S: Final = 2.0
-"""Seconds between two looks."""
+"""Pause between two looks, seconds."""
 
 
 class _Route(msgspec.Struct):
@@ -70,19 +69,3 @@ def seen(peers: Iterable[Peer], linked: Collection[str] | None) -> MeshSeen:
         return MeshSeen(of=len(names))
     missing = [name for name in names if name not in linked]
     return MeshSeen(of=len(names), connected=len(names) - len(missing), missing=missing[:MAX_MISSING])
-
-
-class MeshWatch:
-    """Looks at most every `EVERY_S`."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._due = 0.0
-
-    def is_due(self) -> bool:
-        """Whether it is time for a look, which counts as begun."""
-        now = self._clock.monotonic()
-        if now < self._due:
-            return False
-        self._due = now + EVERY_S
-        return True

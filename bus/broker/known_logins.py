@@ -8,15 +8,13 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..files import write_atomically
+from ..files import read_private, write_atomically
 from .accounts import Account
 
 FILE: Final = "known_logins.json"
@@ -47,12 +45,7 @@ class KnownLogins:
         A file that is not private, or damaged, is as none.
         """
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                found = os.fstat(file.fileno())
-                if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid():
-                    return
-                rows = json.loads(file.read())
+            rows = json.loads(read_private(self._path) or "{}")
             key, names = base64.b64decode(rows["key"]), rows["names"]
             stored = {str(n): (str(row[0]), base64.b64decode(row[1])) for n, row in names.items()}
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):

@@ -16,8 +16,8 @@ import typer
 from busbar.bus.client.client import BusClient
 from busbar.bus.client.statuses import StatusWatch
 from busbar.bus.clock import SystemClock
-from busbar.bus.errors import BusOfflineError
-from busbar.bus.files import write_atomically
+from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
+from busbar.bus.files import replacing
 from busbar.bus.messages import Endpoint
 from busbar.bus.printable import printable
 from msgspec import to_builtins
@@ -33,7 +33,7 @@ SETTLE_S: Final = 1.0
 COMMAND_S: Final = 60.0
 """Bound of one run of the command."""
 RETRY_S: Final = 5.0
-"""Pause until a command that failed is run again."""
+"""Pause until what failed is tried again."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -127,7 +127,10 @@ async def _fetch(bus: BusClient, cluster: str, group: str) -> list[Endpoint]:
 async def _watch(
     bus: BusClient, cluster: str, group: str, render: Render, file: Path | None, command: Sequence[str]
 ) -> None:
-    """Each change once. While no worker is ready, what was told last stays: nothing better is known."""
+    """Each change once. While no worker is ready, what was told last stays: nothing better is known.
+
+    What fails is said and tried again; only a group that is gone, and a first output that fails, end it.
+    """
     told, failed = "", False
     await bus.find_group(group, cluster)
     async with bus.watch_statuses(kind="workergroup", cluster=cluster, name=group) as watch:
@@ -135,21 +138,29 @@ async def _watch(
             await _next(watch, RETRY_S if failed else None)
             try:
                 found = await _fetch(bus, cluster, group)
-            except BusOfflineError as error:
-                output.note(f"{error}: trying again")
-                failed = True
-                continue
-            text = render(found) if found else told
-            if not found:
-                output.note(f"group '{cluster}/{group}' has no ready worker")
-            if text != told or failed:
-                failed = False
+                text = render(found) if found else told
                 if text != told:
                     _put(text, file)
-                told = text
+            except (BusError, BusOfflineError, CallTimeoutError, CliError) as error:
+                if ends_watch(error, is_first=not told):
+                    raise
+                output.note(f"{error}: again in {RETRY_S:g} s")
+                failed = True
+                continue
+            if not found:
+                output.note(f"group '{cluster}/{group}' has no ready worker")
+            if text and (text != told or failed):
+                told, failed = text, False
                 if command and (why := await _run(command)):
                     output.note(f"{shlex.join(command)}: {why}; again in {RETRY_S:g} s")
                     failed = True
+
+
+def ends_watch(error: Exception, *, is_first: bool) -> bool:
+    """Whether trying again is no use. Before anything was told, a CliError is the command line's fault."""
+    if isinstance(error, BusError):
+        return not error.row.retryable
+    return isinstance(error, CliError) and is_first
 
 
 async def _next(watch: StatusWatch, within: float | None) -> None:
@@ -174,6 +185,10 @@ async def _run(command: Sequence[str]) -> str | None:
         process.kill()
         await process.wait()
         return f"not done within {COMMAND_S:g} s, killed"
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        raise
     return None if code == 0 else f"exit code {code}"
 
 
@@ -184,7 +199,8 @@ def _put(text: str, file: Path | None) -> None:
         sys.stdout.flush()
         return
     try:
-        write_atomically(file, text)
-        file.chmod(0o644)
+        with replacing(file) as new:
+            new.write_text(text, encoding="utf-8")
+            new.chmod(0o644)
     except OSError as error:
         raise CliError(f"{file}: {error.strerror or error}") from None

@@ -42,7 +42,9 @@ COLUMNS: list[output.Column[ListedGroup]] = [
     ("version", lambda g: g.version),
 ]
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
-Runtime = Annotated[str | None, typer.Option(help="amqtt, mosquitto, crossbar or one of the nodes' own.")]
+Runtime = Annotated[
+    str | None, typer.Option(help="amqtt, mosquitto, crossbar, nats or one of the nodes' own.")
+]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
 Mesh = Annotated[bool | None, typer.Option(help="Tell its workers of each other, so that they act as one.")]

@@ -25,8 +25,8 @@ def _group() -> None:
 )
 def transport(
     runtime: Annotated[
-        Literal["amqtt", "crossbar", "mosquitto"],
-        typer.Option("--runtime", help="amqtt, crossbar or mosquitto."),
+        Literal["amqtt", "crossbar", "mosquitto", "nats"],
+        typer.Option("--runtime", help="amqtt, crossbar, mosquitto or nats."),
     ],
 ) -> None:
     output.dump(runtime_schema(runtime))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MESHED = ("c2", "g1")
 """Cluster and name of the groups that are made with `mesh`."""
-RELOAD_S = WorkerTiming().reload_every
+RELOAD_S = WorkerTiming().peers_every
 
 
 def expected(mirror: Mirror, group_oid: str) -> list[Peer]:

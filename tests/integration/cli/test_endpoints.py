@@ -106,6 +106,21 @@ def test_a_watched_file_follows_the_group_and_a_command_that_fails_is_run_again(
         until(lambda: len(file.read_text().split()) == 2, "it is gone again")
 
 
+def test_a_watch_outlives_a_file_that_can_not_be_written(up: Stack) -> None:
+    folder, away = up.folder / "there", up.folder / "away"
+    folder.mkdir()
+    file = folder / "urls"
+    with watching(up, "--file", str(file)) as process:
+        until(lambda: file.exists() and len(file.read_text().split()) == 2, "the file is written")
+        folder.rename(away)
+        up.ok("group", "scale", "edge/web", "3", "--wait")
+        assert process.stderr is not None
+        assert "No such file or directory: again in 5 s" in process.stderr.readline()
+        away.rename(folder)
+        until(lambda: len(file.read_text().split()) == 3, "it is written after all")
+    up.ok("group", "scale", "edge/web", "2", "--wait")
+
+
 class Device:
     """A client that comes back by itself, as paho's loop does."""
 

@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 from busbar.bus.messages import Endpoint
+from busbar.cli.commands.endpoints import ends_watch
+from busbar.cli.errors import CliError
 from busbar.cli.load_balancers import (
     DEFAULT_PORTS,
     RENDERINGS,
@@ -116,6 +119,27 @@ def test_one_of_several_listeners_is_named() -> None:
     with pytest.raises(NoRenderingError, match="no listener 'wss' \\(it has: mqtt, ws\\)"):
         service("edge", "web", found, "wss", None)
     assert [each.url.port for each in service("edge", "web", found, "ws", None).servers] == [8080]
+
+
+def test_workers_without_an_address_are_no_service() -> None:
+    found = servers([Endpoint(node="n1", worker="w-1", name="default", url="not an address")])
+    with pytest.raises(NoRenderingError, match="announce no address"):
+        service("edge", "web", found, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_first", "ends"),
+    [
+        (BusOfflineError(), True, False),
+        (CallTimeoutError("no manager"), False, False),
+        (BusError("busy", "later"), False, False),
+        (BusError("no_such_object", "it is gone"), False, True),
+        (CliError("disk full"), True, True),
+        (CliError("disk full"), False, False),
+    ],
+)
+def test_a_watch_ends_only_where_trying_again_is_no_use(error: Exception, is_first: bool, ends: bool) -> None:
+    assert ends_watch(error, is_first=is_first) is ends
 
 
 def test_it_listens_on_loopback_where_clients_expect_it_unless_told() -> None:

@@ -310,31 +310,31 @@ def test_how_far_an_assignment_may_be_ahead() -> None:
 def test_a_running_worker_is_told_of_its_peers_once_they_differ_from_those_it_knows() -> None:
     for phase in (Phase.STARTING, Phase.RUNNING):
         running = worker(phase, peers="p1", known_peers="p0", next_probe=NOW + 9)
-        assert steps([assigned()], running) == [plan.ReloadWorker("o1", "its peers have changed")]
+        assert steps([assigned()], running) == [plan.TellPeers("o1", "its peers have changed")]
         assert steps(None, running) == [], "without an assignment nothing is known of its peers"
-        begun = lifecycle.reloading(running)
+        begun = lifecycle.telling_peers(running)
         assert steps([assigned()], begun) == [] and plan.next_due([begun], NOW) == NOW + 9
-        done = lifecycle.reloaded(begun, NOW, "p1", T)
+        done = lifecycle.peers_told(begun, NOW, "p1", T)
         assert steps([assigned()], done, now=NOW + 8) == []
 
 
 def test_peers_that_change_again_wait_for_their_turn() -> None:
-    told = lifecycle.reloaded(worker(Phase.RUNNING, next_probe=NOW + 9), NOW, "p1", T)
-    again = lifecycle.told_peers(told, "p2")
+    told = lifecycle.peers_told(worker(Phase.RUNNING, next_probe=NOW + 9), NOW, "p1", T)
+    again = lifecycle.with_peers(told, "p2")
     assert steps([assigned()], again, now=NOW + 0.5) == []
-    assert plan.next_due([again], NOW) == NOW + T.reload_every
-    assert steps([assigned()], again, now=NOW + T.reload_every)
+    assert plan.next_due([again], NOW) == NOW + T.peers_every
+    assert steps([assigned()], again, now=NOW + T.peers_every)
 
 
 def test_a_reload_that_failed_is_a_reason_and_tried_again_later() -> None:
     running = worker(Phase.RUNNING, peers="p1", known_peers="p0", next_probe=NOW + 99)
-    bad = lifecycle.reload_failed(lifecycle.reloading(running), NOW, "disk full", T)
+    bad = lifecycle.peers_not_told(lifecycle.telling_peers(running), NOW, "disk full", T)
     assert lifecycle.reason(bad) == "not told of its present peers: disk full"
     assert lifecycle.reported_state(bad) is WorkerState.RUNNING
-    assert steps([assigned()], bad, now=NOW + T.reload_again - 0.1) == []
-    assert plan.next_due([bad], NOW) == NOW + T.reload_again
-    assert steps([assigned()], bad, now=NOW + T.reload_again)
-    assert lifecycle.reason(lifecycle.reloaded(bad, NOW, "p1", T)) is None
+    assert steps([assigned()], bad, now=NOW + T.peers_again - 0.1) == []
+    assert plan.next_due([bad], NOW) == NOW + T.peers_again
+    assert steps([assigned()], bad, now=NOW + T.peers_again)
+    assert lifecycle.reason(lifecycle.peers_told(bad, NOW, "p1", T)) is None
 
 
 @pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STOPPING, Phase.STOPPED])
