@@ -208,7 +208,9 @@ class BusClient(References):
                     raise
                 return None
 
-        return EventWatch(self._subscriptions, self.topics, wanted, since, fetch, present, find, self.clock)
+        return EventWatch(
+            self._subscriptions, self.topics, wanted, since, fetch, present, find, self.clock, self.username
+        )
 
     async def watch_output(
         self, worker: str, cluster: str | None = None, *, lines: int = 100, follow: bool = True
@@ -231,7 +233,12 @@ class BusClient(References):
             await self.follow_worker(worker_oid=found.oid, lines=past, lease_ms=lease_ms)
 
         topic = self.topics.node_log(found.node, found.name)
-        return OutputWatch(self._subscriptions, topic, found.cluster, self.clock, ask, lines, follow)
+        missing = MissingRightError(self.username, "read", topic, certain=False)
+        silence = (
+            f"node '{found.node}' does not answer: either {missing}, or its user has none to write it, or to"
+            f" read {self.topics.node(found.node, 'command')}"
+        )
+        return OutputWatch(self._subscriptions, topic, found.cluster, self.clock, ask, lines, follow, silence)
 
     # --- waiting
 
