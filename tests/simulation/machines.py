@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
-from zlib import crc32
 
 from busbar.agent.processes.exits import Exit
 from busbar.agent.processes.killing import StopResult
@@ -39,7 +38,7 @@ from tests.simulation.loop import SimLoop, owner
 GRACE_S = 1.0
 START_DEADLINE_S = 4.0
 PORTS = PortRequest(20000, 20063)
-REFUSED_PORT = 4
+REFUSED_PORT = 5
 """An update that asks for it is bad on some hosts, as one whose certificate is missing there."""
 
 
@@ -93,7 +92,7 @@ class Machine:
         self.boots = 1
         self.processes: dict[int, SimProcess] = {}
         self.crash_at: str | None = None
-        self.refuses = crc32(name.encode()) % 2 == 1
+        self.refuses = name != "n2"
         """Whether its runtime refuses `REFUSED_PORT`."""
         self._pid = 100
         self.on_start: Callable[[Machine, SimProcess], None] = lambda machine, process: None
