@@ -191,6 +191,11 @@ PASSING_REASONS = (QUEUED, NOT_READY, NOT_REPLACED)
 """How the reasons of a starting worker begin that hold only for as long as its agent repeats them."""
 
 
+def serves(state: str, reason: str | None) -> bool:
+    """Whether clients may use a worker: it is ready, or its node keeps its former process, which was."""
+    return state == "RUNNING" or (state == "STARTING" and (reason or "").startswith(NOT_REPLACED))
+
+
 NOT_RELOADED = "not reloaded: "
 """Part of a running worker's reason when files of its node have changed and can't be used."""
 OUTDATED = "outdated start: "

@@ -43,6 +43,8 @@ class Instance:
     record: WorkerRecord | None = None
     process: Process | None = None
     spec: LaunchSpec | None = None
+    definition: AssignedWorker | None = None
+    """That of its process, where it is known."""
     started: float = 0.0
     usage: Usage = field(default_factory=Usage)
     listeners: tuple[Stat, ...] | None = None
@@ -96,7 +98,7 @@ class ProcessRunner:
         logs.rotate_if_needed(self.state.log_path(worker.oid))
         instance.rotated = False
         instance.listeners = instance.linked = None
-        instance.record, instance.spec = record, spec
+        instance.record, instance.spec, instance.definition = record, spec, worker
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
 
@@ -131,6 +133,7 @@ class ProcessRunner:
             start=spec.digest,
             peers=peers_digest(self.peers.get(worker.oid, ())),
             files=dict(self.host.identities(spec.watched)),
+            kept=instance.record.kept if instance.record is not None else None,
         )
 
     def _spawn_spec(
@@ -219,7 +222,7 @@ class ProcessRunner:
             spec = self.specs.for_running(worker, record.ports)
         except Exception as error:
             return str(error)
-        instance.spec = spec
+        instance.spec, instance.definition = spec, worker
         instance.record = msgspec.structs.replace(
             record,
             address=spec.address,
