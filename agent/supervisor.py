@@ -63,7 +63,13 @@ class WorkerSupervisor:
         self.scanned = asyncio.Event()
         self._wake = asyncio.Event()
         self.registry = WorkerRegistry(
-            runner.state, runner.processes, clock, changed, self._wake.set, lambda: runner.peers
+            runner.state,
+            runner.processes,
+            clock,
+            changed,
+            self._wake.set,
+            runner.history,
+            lambda: runner.peers,
         )
         self.controller = WorkerController(
             self.registry, runner, clock, random, timing or WorkerTiming(), self._is_wanted

@@ -289,10 +289,16 @@ class WorkerRef(Params):
 
 
 class FollowWorker(Params):
-    """`lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds."""
+    """`lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds.
+
+    `since_ms`: of the past lines only those written within so many milliseconds. `reader`, a name of the
+    caller's choice, marks the chunk that answers, also where the log is being followed already.
+    """
 
     worker_oid: Oid
     lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    since_ms: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    reader: Name | None = None
     lease_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 30_000
 
 

@@ -29,6 +29,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
+    "logs": (
+        "busbar.cli.commands.logs",
+        "Print the output of a cluster's, a group's or one worker's processes.",
+    ),
     "endpoints": (
         "busbar.cli.commands.endpoints",
         "Print where clients find a group's workers, also as a load balancer's configuration.",

@@ -19,6 +19,7 @@ from ..planner.peers import PeersOf, peers_digest
 from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
+from ..processes.log_history import LogHistory
 from ..processes.memory import after_allocation
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
@@ -77,6 +78,7 @@ class ProcessRunner:
         self.specs = specs
         self.processes = processes
         self._new_id = new_id
+        self.history = LogHistory()
         self.peers: PeersOf = {}
         """As the present assignment tells of them."""
 
@@ -95,7 +97,7 @@ class ProcessRunner:
         record = self._new_record(instance, worker, spec)
         instance.files = FileWatch(loaded=record.files)
         self._store_token(record)
-        logs.rotate_if_needed(self.state.log_path(worker.oid))
+        self.history.rotate(self.state.log_path(worker.oid))
         instance.rotated = False
         instance.listeners = instance.linked = None
         instance.record, instance.spec, instance.definition = record, spec, worker

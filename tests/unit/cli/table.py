@@ -43,6 +43,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "worker show": (OID,),
     "worker restart": (OID,),
     "worker logs": (OID,),
+    "logs": (OID,),
     "event list": (),
     "event watch": ("--count", "1", "--since", "1"),
     "principal list": (),
