@@ -309,6 +309,12 @@ class GetEvents(Params):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
+class GetDefinitions(Params):
+    """`clusters`: names; left out, the whole realm with its principals."""
+
+    clusters: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
+
+
 class ListAudit(Params):
     """`refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the page
     before; the newest come first."""

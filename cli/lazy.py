@@ -37,6 +37,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.endpoints",
         "Print where clients find a group's workers, also as a load balancer's configuration.",
     ),
+    "export": (
+        "busbar.cli.commands.export",
+        "Print the realm's definitions as a file: YAML, TOML or JSON.",
+    ),
+    "validate": (
+        "busbar.cli.commands.validate",
+        "Check a file of definitions, without a manager.",
+    ),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
     "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),
     "principal": ("busbar.cli.commands.principal", "Users and their roles."),

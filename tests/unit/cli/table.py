@@ -52,6 +52,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal remove": ("p1",),
     "principal transfer": ("p1", "--from", "p2"),
     "audit": (),
+    "export": (),
     "call": ("get_manager",),
     "manager show": (),
 }
@@ -65,6 +66,8 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context remove": ("lab",),
     "acl": ("--broker", "mosquitto"),
     "import": ("no-such-file",),
+    "validate": ("-f", "no-such-file"),
+    "schema file": (),
     "schema transport": ("--runtime", "mosquitto"),
     "broker add-account": ("p9", "person"),
     "broker limits": (),
