@@ -180,9 +180,15 @@ def _not_for_mosquitto(
 NATS_MONITORING: Final = "monitoring"
 NATS_CLIENT: Final = "client"
 NATS_MQTT: Final = "mqtt-local"
-NATS_OWN: Final = (NATS_MONITORING, NATS_CLIENT, NATS_MQTT)
+NATS_SYSTEM: Final = "system"
+NATS_OWN: Final = (NATS_MONITORING, NATS_CLIENT, NATS_MQTT, NATS_SYSTEM)
 """Listeners that nats workers have besides those that their transport names."""
 _CLUSTER: Final = "cluster"
+
+
+def tail(oid: str) -> str:
+    """The end of a worker's oid, which tells it from another one of its name."""
+    return oid[-8:]
 
 
 def _not_for_nats(transport: Mapping[str, Any], options: NatsOptions) -> Iterator[tuple[str, str]]:

@@ -194,7 +194,12 @@ def assignment(
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
     own_epoch = max(epoch, node.assignment_epoch)
     peers = node.peers if node.peers and wanted else UNSET
-    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms, peers=peers)
+    members = node.members or UNSET
+    if node.status is NodeStatus.UNPAIRED:
+        members = UNSET
+    whole = Assignment(
+        store, own_epoch, node.assignment_version, wanted, heartbeat_ms, peers=peers, members=members
+    )
     return shared(whole) if shares(node.capacity) else whole
 
 
