@@ -191,6 +191,18 @@ def tail(oid: str) -> str:
     return oid[-8:]
 
 
+def joins_cluster(runtime: str, transport: Mapping[str, Any] | None) -> bool:
+    """Whether the workers of a group are members of a cluster of nats-servers."""
+    return runtime == "nats" and any(each.kind == _CLUSTER for each in listeners_of(transport).values())
+
+
+def least_scale(transport: Mapping[str, Any]) -> int:
+    """How many workers a new cluster of nats-servers needs before it serves MQTT."""
+    options = transport.get("options") or {}
+    members: int = options.get("members", NatsOptions().members)
+    return members // 2 + 1
+
+
 def _not_for_nats(transport: Mapping[str, Any], options: NatsOptions) -> Iterator[tuple[str, str]]:
     before: dict[str, str] = {}
     for each in listeners_of(transport).values():
