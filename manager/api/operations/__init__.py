@@ -7,6 +7,7 @@ from typing import Final
 from . import (
     audit,
     clusters,
+    documents,
     events,
     group_orders,
     manager,
@@ -30,6 +31,7 @@ _NOUNS: Final = (
     nodes,
     workers,
     events,
+    documents,
     audit,
     manager,
     principals,
