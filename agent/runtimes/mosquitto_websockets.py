@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from busbar.bus.loopback import loopback
-
-from .programs import find_program
+from busbar.bus.programs import find_program
 
 Websockets = Literal["none", "beside", "alone"]
 """What it can serve: no WebSocket, WebSocket beside another listener, or also WebSocket alone."""
