@@ -209,6 +209,7 @@ class SyncBusClient:
     get_worker = _blocking(BusClient.get_worker)
     follow_worker = _blocking(BusClient.follow_worker)
     get_events = _blocking(BusClient.get_events)
+    explain = _blocking(BusClient.explain)
     list_audit = _blocking(BusClient.list_audit)
     get_manager = _blocking(BusClient.get_manager)
     list_principals = _blocking(BusClient.list_principals)
