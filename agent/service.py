@@ -97,7 +97,10 @@ class Agent:
         self.reporter = Reporter(
             self.link, topics, config.node, self.boot, clock, random, self.snapshot, config.connect.username
         )
-        self.logs = LogStreamer(self.link, topics, config.node, clock, self.supervisor.registry.log_path)
+        registry = self.supervisor.registry
+        self.logs = LogStreamer(
+            self.link, topics, config.node, clock, registry.history, registry.log_path, new_id
+        )
         self._assignment_topic = topics.node(config.node, "assignment")
         self.link.subscribe(self._assignment_topic, self._on_assignment)
         self.link.subscribe(topics.node(config.node, "command"), self._on_command)
@@ -201,7 +204,7 @@ class Agent:
         if command.resync:
             self.reporter.force_report()
         if command.follow is not None:
-            self.logs.follow(command.follow, command.follow_cluster, command.lines, command.lease_ms)
+            self.logs.follow(command)
 
     # --- reports out
 

@@ -63,7 +63,13 @@ class WorkerSupervisor:
         self.scanned = asyncio.Event()
         self._wake = asyncio.Event()
         self.registry = WorkerRegistry(
-            runner.state, runner.processes, clock, changed, self._wake.set, lambda: runner.peers
+            runner.state,
+            runner.processes,
+            clock,
+            changed,
+            self._wake.set,
+            runner.history,
+            lambda: runner.peers,
         )
         self.controller = WorkerController(
             self.registry, runner, clock, random, timing or WorkerTiming(), self._is_wanted
@@ -202,12 +208,14 @@ class WorkerSupervisor:
             self.scanned.clear()
             self._wake.set()
             return
-        self.controller.prepare_start(instance, definition)
+        before = self.controller.prepare_start(instance, definition)
         if holder is not None:
             reason = f"another agent of this node runs it on this host (folder {holder})"
             self.controller.fail(instance, reason)
+        elif step.kept:
+            self.controller.start_kept(instance, definition, self.assignment.store, before)
         else:
-            self.controller.check_and_start(instance, definition, self.assignment.store)
+            self.controller.check_and_start(instance, definition, self.assignment.store, before)
 
     def _is_wanted(self, definition: AssignedWorker) -> bool:
         """Whether a definition that was looked at for a while is the assigned one still."""

@@ -292,10 +292,16 @@ class WorkerRef(Params):
 
 
 class FollowWorker(Params):
-    """`lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds."""
+    """`lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds.
+
+    `since_ms`: of the past lines only those written within so many milliseconds. `reader`, a name of the
+    caller's choice, marks the chunk that answers, also where the log is being followed already.
+    """
 
     worker_oid: Oid
     lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    since_ms: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    reader: Name | None = None
     lease_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 30_000
 
 
@@ -312,6 +318,12 @@ class Explain(Params):
 
     object: Annotated[str, Meta(min_length=1, max_length=160)]
     kind: ExplainedKind | None = None
+
+
+class GetDefinitions(Params):
+    """`clusters`: names; left out, the whole realm with its principals."""
+
+    clusters: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
 
 
 class ListAudit(Params):

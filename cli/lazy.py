@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
@@ -29,9 +30,21 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
+    "logs": (
+        "busbar.cli.commands.logs",
+        "Print the output of a cluster's, a group's or one worker's processes.",
+    ),
     "endpoints": (
         "busbar.cli.commands.endpoints",
         "Print where clients find a group's workers, also as a load balancer's configuration.",
+    ),
+    "export": (
+        "busbar.cli.commands.export",
+        "Print the realm's definitions as a file: YAML, TOML or JSON.",
+    ),
+    "validate": (
+        "busbar.cli.commands.validate",
+        "Check a file of definitions, without a manager.",
     ),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
     "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),
@@ -81,30 +94,33 @@ class LazyGroup(TyperGroup):
         return name, None if stub is None else load(str(name), type(self)), rest
 
 
+@functools.cache
 def load(name: str, group: type[LazyGroup]) -> Any:
     """Import one top-level command and return its command, with the global options on every leaf."""
     command = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
     command.name = name
-    _prepare(command, group, frozenset(GLOBAL) if name in SERVICES else _VISIBLE)
+    options = _templates(group.option_template)
+    for option in options:
+        option.hidden = name not in SERVICES and option.name not in _VISIBLE
+    _prepare(command, group, options)
     return command
 
 
-def _prepare(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
+def _prepare(command: Any, group: type[LazyGroup], options: list[Any]) -> None:
     for child in getattr(command, "commands", {}).values():
-        _prepare(child, group, visible)
+        _prepare(child, group, options)
     is_leaf = command.callback is not None and not getattr(command, "commands", {})
     if is_leaf or getattr(command, "invoke_without_command", False):
-        _add_globals(command, group, visible)
+        _add_globals(command, group, options)
     lighten(command)
 
 
-def _add_globals(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
+def _add_globals(command: Any, group: type[LazyGroup], options: list[Any]) -> None:
     """Accept the global options after the command too, unless it has one of the same name."""
     taken = {option for param in command.params for option in param.opts}
     added = set()
-    for param in _templates(group.option_template):
+    for param in options:
         if not taken.intersection(param.opts):
-            param.hidden = param.name not in visible
             command.params.append(param)
             added.add(param.name)
     inner = command.callback

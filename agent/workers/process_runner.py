@@ -19,6 +19,7 @@ from ..planner.peers import PeersOf, peers_digest
 from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.killing import StopResult
+from ..processes.log_history import LogHistory
 from ..processes.memory import after_allocation
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
@@ -43,6 +44,8 @@ class Instance:
     record: WorkerRecord | None = None
     process: Process | None = None
     spec: LaunchSpec | None = None
+    definition: AssignedWorker | None = None
+    """That of its process, where it is known."""
     started: float = 0.0
     usage: Usage = field(default_factory=Usage)
     listeners: tuple[Stat, ...] | None = None
@@ -75,6 +78,7 @@ class ProcessRunner:
         self.specs = specs
         self.processes = processes
         self._new_id = new_id
+        self.history = LogHistory()
         self.peers: PeersOf = {}
         """As the present assignment tells of them."""
 
@@ -93,10 +97,10 @@ class ProcessRunner:
         record = self._new_record(instance, worker, spec)
         instance.files = FileWatch(loaded=record.files)
         self._store_token(record)
-        logs.rotate_if_needed(self.state.log_path(worker.oid))
+        self.history.rotate(self.state.log_path(worker.oid))
         instance.rotated = False
         instance.listeners = instance.linked = None
-        instance.record, instance.spec = record, spec
+        instance.record, instance.spec, instance.definition = record, spec, worker
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
 
@@ -131,6 +135,7 @@ class ProcessRunner:
             start=spec.digest,
             peers=peers_digest(self.peers.get(worker.oid, ())),
             files=dict(self.host.identities(spec.watched)),
+            kept=instance.record.kept if instance.record is not None else None,
         )
 
     def _spawn_spec(
@@ -219,7 +224,7 @@ class ProcessRunner:
             spec = self.specs.for_running(worker, record.ports)
         except Exception as error:
             return str(error)
-        instance.spec = spec
+        instance.spec, instance.definition = spec, worker
         instance.record = msgspec.structs.replace(
             record,
             address=spec.address,

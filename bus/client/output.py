@@ -37,11 +37,13 @@ class OutputWatch(Watch[LogChunk]):
         cluster: str,
         clock: Clock,
         ask: Ask,
+        reader: str,
         lines: int,
         follow: bool,
     ) -> None:
         self._cluster, self._clock, self._ask = cluster, clock, ask
         self._lines, self._follow = lines, follow
+        self._reader, self._answered = reader, False
         self._chunks: deque[LogChunk] = deque()
         self._dropped = 0
         self._renew_at = clock.monotonic()
@@ -53,8 +55,11 @@ class OutputWatch(Watch[LogChunk]):
             chunk = read(message.payload, LogChunk)
         except BusError:
             return
-        if chunk.cluster not in (None, self._cluster):
+        if chunk.cluster not in (None, self._cluster) or chunk.reader not in (None, self._reader):
             return
+        if chunk.reader is None and chunk.stream is not None and not self._answered:
+            return  # of a log that others follow: the answer has these lines too
+        self._answered = True
         if len(self._chunks) >= CHUNKS:
             oldest = self._chunks.popleft()
             self._dropped += len(oldest.lines) + oldest.dropped

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import MeshSeen, Peers
+from busbar.bus.messages import NOT_REPLACED, MeshSeen, Peers
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -200,11 +200,14 @@ WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
-ENDPOINTS: Final = """
+ENDPOINTS: Final = f"""
 SELECT w.name, coalesce(n.name, ''), w.address, w.listeners
 FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
-WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
+WHERE w.group_oid = ? AND w.address IS NOT NULL
+AND (w.state = 'RUNNING' OR w.state = 'STARTING' AND w.reason GLOB '{NOT_REPLACED}*')
+ORDER BY w.ordinal LIMIT ?
 """
+"""As `serves` of `bus.messages` says it."""
 
 
 def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, str, str]]:

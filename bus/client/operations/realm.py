@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ... import params as p
 from ...messages import Event
 from ...roles import Role
@@ -180,6 +182,22 @@ class RealmOperations(Operations):
         """
         params = p.Explain(object=object, kind=kind)
         return await self._operate("explain", params, p.Explanation, timeout)
+
+    async def get_definitions(
+        self,
+        *,
+        clusters: list[str] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the definitions of the realm, or of some clusters, as one document.
+
+        `clusters`: names; left out, the whole realm with its principals.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.GetDefinitions(clusters=clusters)
+        return await self._operate("get_definitions", params, dict[str, Any], timeout)
 
     async def list_audit(
         self,

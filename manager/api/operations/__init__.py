@@ -7,6 +7,7 @@ from typing import Final
 from . import (
     audit,
     clusters,
+    documents,
     events,
     explain,
     group_orders,
@@ -32,6 +33,7 @@ _NOUNS: Final = (
     workers,
     events,
     explain,
+    documents,
     audit,
     manager,
     principals,

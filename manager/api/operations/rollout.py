@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from busbar.bus import params as p
 from busbar.bus.decode import encode
+from busbar.bus.definitions import MAX_SURGE, MAX_UNAVAILABLE
 from busbar.bus.errors import BusError
 from busbar.bus.messages import OUTDATED
 from msgspec import UNSET, Struct
@@ -16,10 +17,6 @@ from ...store.rows import ClusterRow, GroupRow
 from . import sizes
 from .base import ChangeContext, need_cluster, need_group
 
-MAX_UNAVAILABLE: Final = 1
-"""Default: workers below the scale that an update may leave not ready."""
-MAX_SURGE: Final = 0
-"""Default: workers above the scale that an update may use."""
 Definition = tuple[str, Mapping[str, Any] | None]
 """What workers run: a runtime, and a transport that is the cluster's where the group has none."""
 Limits = p.UpdateGroup | p.RestartGroup | p.UpdateCluster
