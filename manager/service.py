@@ -298,7 +298,15 @@ class Manager:
 
     def _read_context(self) -> ReadContext:
         clock, reads = self.clock, self.store.reads
-        return ReadContext(reads, self.memory, self._identity, clock.monotonic(), clock.time_ns())
+        return ReadContext(
+            reads,
+            self.memory,
+            self._identity,
+            clock.monotonic(),
+            clock.time_ns(),
+            self.topics,
+            self.monitor.cache.snapshot,
+        )
 
 
 async def run(

@@ -224,6 +224,7 @@ class SyncBusClient:
     get_worker = _blocking(BusClient.get_worker)
     follow_worker = _blocking(BusClient.follow_worker)
     get_events = _blocking(BusClient.get_events)
+    explain = _blocking(BusClient.explain)
     get_definitions = _blocking(BusClient.get_definitions)
     list_audit = _blocking(BusClient.list_audit)
     get_manager = _blocking(BusClient.get_manager)

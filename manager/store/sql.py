@@ -240,6 +240,12 @@ EPOCH_FLOOR: Final = (
 )
 LAST_SEQUENCE: Final = "SELECT coalesce(max(sequence), 0) FROM events"
 EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
+EVENTS_ON: Final = "SELECT sequence, time, payload FROM events WHERE topic = ? ORDER BY sequence DESC LIMIT ?"
+EVENTS_OF_REQUEST: Final = """
+SELECT sequence, time, payload FROM events
+WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND instr(payload, ?2) ORDER BY sequence LIMIT ?3
+"""
+OF_REQUEST: Final = "WHERE request_id = ? AND id > (SELECT max(id) FROM {}) - ? ORDER BY id DESC LIMIT ?"
 EVENT_ADD: Final = "INSERT INTO events (sequence, time, topic, payload) VALUES (?, ?, ?, ?)"
 OUTBOX_ADD: Final = "INSERT INTO outbox (id, topic, payload, retain, properties) VALUES (?, ?, ?, ?, ?)"
 OUTBOX_LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'"

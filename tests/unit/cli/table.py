@@ -10,6 +10,7 @@ from .realm import OID, leaves
 
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
+    "why": ("edge/web-3",),
     "cluster create": ("edge", "--port", "24000"),
     "cluster list": (),
     "cluster show": ("edge",),
