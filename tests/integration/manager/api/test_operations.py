@@ -115,6 +115,8 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "scale_routercluster_workergroup": {"scale": 1},
         "update_routercluster_workergroup": {"workergroup": {}},
         "set_principal_role": {"role": "viewer"},
+        "explain": {"object": "nobody"},
+        "get_definitions": {"clusters": ["nobody"]},
     }.get(op, {})
     error = await client.refused("alice", op, params)
     assert error.code == "no_such_object" and error.pointers
