@@ -42,6 +42,7 @@ from .publish.render import MAX_CONDITIONS
 from .publish.retained_audit import RetainedAudit
 from .publish.statuses import StatusBuilder
 from .rate_limit import Limits
+from .rehearsal.rehearsal import Rehearsal
 from .state.node_memory import NodeMemory
 from .store import Store, StoreRefusedError
 from .store.backup import RESTORED
@@ -116,6 +117,7 @@ class Manager:
             store, self.memory, self.monitor.cache, clock, wake=self.monitor.wake, command=publisher.command
         )
         self._identity = self._make_identity()
+        self._rehearsal = Rehearsal(store, self.memory, self.monitor.cache, clock, new_id, config.manager_id)
         responder = Responder(
             config.manager_id,
             store.epoch,
@@ -290,7 +292,8 @@ class Manager:
 
     def _read_context(self) -> ReadContext:
         clock, reads = self.clock, self.store.reads
-        return ReadContext(reads, self.memory, self._identity, clock.monotonic(), clock.time_ns())
+        now, now_ns = clock.monotonic(), clock.time_ns()
+        return ReadContext(reads, self.memory, self._identity, now, now_ns, self._rehearsal)
 
 
 async def run(

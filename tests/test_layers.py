@@ -39,6 +39,7 @@ WINGS = {
         "api": {"planner", "publish", "state", "store"},
         "ingest": {"state", "store"},
         "control": {"planner", "state", "store"},
+        "rehearsal": {"control", "planner", "state", "store"},
     },
     "agent": {
         "planner": set(),

@@ -225,6 +225,8 @@ class SyncBusClient:
     follow_worker = _blocking(BusClient.follow_worker)
     get_events = _blocking(BusClient.get_events)
     get_definitions = _blocking(BusClient.get_definitions)
+    plan_changes = _blocking(BusClient.plan_changes)
+    apply_changes = _blocking(BusClient.apply_changes)
     list_audit = _blocking(BusClient.list_audit)
     get_manager = _blocking(BusClient.get_manager)
     list_principals = _blocking(BusClient.list_principals)

@@ -7,6 +7,7 @@ from typing import Final
 from . import (
     audit,
     clusters,
+    declared,
     documents,
     events,
     group_orders,
@@ -32,6 +33,7 @@ _NOUNS: Final = (
     workers,
     events,
     documents,
+    declared,
     audit,
     manager,
     principals,

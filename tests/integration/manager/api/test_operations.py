@@ -115,6 +115,11 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "scale_routercluster_workergroup": {"scale": 1},
         "update_routercluster_workergroup": {"workergroup": {}},
         "set_principal_role": {"role": "viewer"},
+        "get_definitions": {"clusters": ["nobody"]},
+        "apply_changes": {
+            "desired": {"busbar": 1, "clusters": {"edge": {"nodes": {"nobody": {}}}}},
+            "fence": {"/clusters/edge": 0},
+        },
     }.get(op, {})
     error = await client.refused("alice", op, params)
     assert error.code == "no_such_object" and error.pointers
