@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .plans import Applied as Applied
+from .plans import Plan as Plan
 from .results import Accepted as Accepted
 from .results import AuditEntry as AuditEntry
 from .results import Cluster as Cluster
@@ -324,6 +326,25 @@ class GetDefinitions(Params):
     """`clusters`: names; left out, the whole realm with its principals."""
 
     clusters: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
+
+
+class PlanChanges(Params):
+    """`desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and the
+    document no longer names; `stop`: what of it is not stopped is told to, instead of being refused."""
+
+    desired: dict[str, Any]
+    prune: bool = False
+    stop: bool = False
+
+
+class ApplyChanges(Params):
+    """As `plan_changes`. `fence` is that of the plan: by pointer the version of each object, 0 where there
+    is none."""
+
+    desired: dict[str, Any]
+    fence: Annotated[dict[Annotated[str, Meta(max_length=256)], Count], Meta(max_length=5000)]
+    prune: bool = False
+    stop: bool = False
 
 
 class ListAudit(Params):

@@ -42,6 +42,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.export",
         "Print the realm's definitions as a file: YAML, TOML or JSON.",
     ),
+    "diff": ("busbar.cli.commands.diff", "Show what applying a file of definitions would change."),
+    "apply": ("busbar.cli.commands.apply", "Make the realm as a file of definitions says."),
     "validate": (
         "busbar.cli.commands.validate",
         "Check a file of definitions, without a manager.",

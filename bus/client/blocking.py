@@ -226,6 +226,8 @@ class SyncBusClient:
     get_events = _blocking(BusClient.get_events)
     explain = _blocking(BusClient.explain)
     get_definitions = _blocking(BusClient.get_definitions)
+    plan_changes = _blocking(BusClient.plan_changes)
+    apply_changes = _blocking(BusClient.apply_changes)
     list_audit = _blocking(BusClient.list_audit)
     get_manager = _blocking(BusClient.get_manager)
     list_principals = _blocking(BusClient.list_principals)

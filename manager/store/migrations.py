@@ -138,6 +138,14 @@ CREATE TABLE node_schemas (
 """
 
 
+_MANAGED_BY = """
+ALTER TABLE clusters ADD COLUMN managed_by TEXT;
+ALTER TABLE members ADD COLUMN managed_by TEXT;
+ALTER TABLE workergroups ADD COLUMN managed_by TEXT;
+ALTER TABLE principals ADD COLUMN managed_by TEXT;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -251,3 +259,9 @@ def node_members(db: Database) -> None:
 def events_by_topic(db: Database) -> None:
     """The events of an object, whose topics name it."""
     db.execute("CREATE INDEX events_topic ON events(topic)")
+
+
+@migrations()
+def managed_by(db: Database) -> None:
+    """Which file has created an object."""
+    _run(db, _MANAGED_BY)

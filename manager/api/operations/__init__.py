@@ -7,6 +7,7 @@ from typing import Final
 from . import (
     audit,
     clusters,
+    declared,
     documents,
     events,
     explain,
@@ -34,6 +35,7 @@ _NOUNS: Final = (
     events,
     explain,
     documents,
+    declared,
     audit,
     manager,
     principals,

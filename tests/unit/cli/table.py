@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from busbar.cli import app, lazy
 
 from .realm import OID, leaves
 
+FILE: Final = str(Path(__file__).with_name("definitions.yaml"))
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
     "why": ("edge/web-3",),
@@ -54,6 +56,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal transfer": ("p1", "--from", "p2"),
     "audit": (),
     "export": (),
+    "diff": ("-f", FILE),
+    "apply": ("-f", FILE),
     "call": ("get_manager",),
     "manager show": (),
 }

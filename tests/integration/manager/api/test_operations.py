@@ -117,6 +117,10 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "set_principal_role": {"role": "viewer"},
         "explain": {"object": "nobody"},
         "get_definitions": {"clusters": ["nobody"]},
+        "apply_changes": {
+            "desired": {"busbar": 1, "clusters": {"edge": {"nodes": {"nobody": {}}}}},
+            "fence": {"/clusters/edge": 0},
+        },
     }.get(op, {})
     error = await client.refused("alice", op, params)
     assert error.code == "no_such_object" and error.pointers
