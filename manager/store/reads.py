@@ -246,9 +246,11 @@ class Queries:
         found = [row[0] for row in self._rows(str(statement), *values)]
         return found[::-1] if wanted.last else found
 
-    def events_on(self, topic: str, limit: int) -> list[tuple[int, int, bytes]]:
-        """(sequence, nanoseconds since 1970, JSON) of the last events on a topic, the last first."""
-        return self._rows(sql.EVENTS_ON, topic, limit)
+    def events_on(self, topics: Sequence[str], within: int, each: int) -> list[tuple[int, int, bytes]]:
+        """(sequence, nanoseconds since 1970, JSON) of the last events on each topic, oldest first.
+
+        At most `each` per topic, of the last `within` of all."""
+        return self._rows(sql.EVENTS_ON, within, sql.to_json(topics), each)
 
     def events_of_request(self, request_id: str, within: int, limit: int) -> list[tuple[int, int, bytes]]:
         """As `events_on`, those of the last `within` that a request caused, oldest first."""
