@@ -239,3 +239,9 @@ def group_mesh(db: Database) -> None:
 def worker_mesh(db: Database) -> None:
     """To how many of its peers a worker is connected."""
     db.execute("ALTER TABLE workers ADD COLUMN mesh TEXT")
+
+
+@migrations()
+def node_members(db: Database) -> None:
+    """Whom each node was told of as the workers of meshed groups."""
+    db.execute("ALTER TABLE nodes ADD COLUMN members TEXT")

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import NOT_REPLACED, MeshSeen, Peers
+from busbar.bus.messages import NOT_REPLACED, Members, MeshSeen, Peers
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -19,7 +19,9 @@ from . import rows
 R = TypeVar("R", bound=msgspec.Struct)
 _load = msgspec.json.decode
 _load_peers = msgspec.json.Decoder(Peers).decode
+_load_members = msgspec.json.Decoder(Members).decode
 _load_mesh = msgspec.json.Decoder(MeshSeen).decode
+_JSON = (_load, _load_peers, _load_members, _load_mesh)
 _dump = msgspec.json.encode
 
 
@@ -36,9 +38,7 @@ class Table(Generic[R]):
         self.columns: tuple[str, ...] = row.__struct_fields__
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
-        self._json = frozenset(
-            column for column, decode in decoders.items() if decode in (_load, _load_peers, _load_mesh)
-        )
+        self._json = frozenset(column for column, decode in decoders.items() if decode in _JSON)
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
         marks = ", ".join("?" * len(self.columns))
@@ -91,6 +91,7 @@ NODES: Final = Table(
         "conditions": _load,
         "leaves": Leaves,
         "peers": _load_peers,
+        "members": _load_members,
         "runtime_details": _load,
     },
 )
