@@ -21,6 +21,8 @@ from .results import Membership as Membership
 from .results import Node as Node
 from .results import Principal as Principal
 from .results import RemovedPrincipal as RemovedPrincipal
+from .results import Revision as Revision
+from .results import RevisionDetail as RevisionDetail
 from .results import Stat as Stat
 from .results import Statement as Statement
 from .results import Transferred as Transferred
@@ -148,6 +150,19 @@ class StatCluster(ClusterRef):
 
     limit: PageSize = None
     after: Entry = None
+
+
+class ListRevisions(ClusterRef):
+    """`after`: the number of the last entry of the page before; the newest come first."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    after: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+
+
+class RevisionRef(ClusterRef):
+    """One revision of a cluster."""
+
+    revision: Annotated[int, Meta(ge=1, le=2**53)]
 
 
 class ClusterByName(Params):

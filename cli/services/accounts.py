@@ -9,13 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-<<<<<<< HEAD
-from .. import numbers, output
-=======
 from busbar.bus.acl import NODE
 
-from .. import output
->>>>>>> main
+from .. import numbers, output
 from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS

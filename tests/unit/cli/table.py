@@ -60,6 +60,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal remove": ("p1",),
     "principal transfer": ("p1", "--from", "p2"),
     "audit": ("--who", "alice", "--op", "add_principal", "--since", "1h"),
+    "history cluster": ("edge",),
+    "rollback cluster": ("edge", "--to", "1"),
     "export": (),
     "diff": ("-f", FILE),
     "apply": ("-f", FILE),
