@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +38,10 @@ def _write(launch: LaunchSpec, folder: Path) -> None:
     for name in launch.remove:
         _within(folder, name).unlink(missing_ok=True)
     _write_files({**launch.files, **launch.peer_files}, folder)
+    for name, template in launch.secrets.items():
+        path = _within(folder, name)
+        if path.is_symlink() or not path.is_file():
+            _write_files({name: template.format(secret=secrets.token_hex(24))}, folder)
 
 
 def rewrite_peers(launch: LaunchSpec, folder: Path) -> None:
