@@ -298,6 +298,20 @@ _ROWS = (
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
     _read(
+        "explain",
+        p.Explain,
+        p.Explanation,
+        "Say why an object is as it is, from the cause to now.",
+        "no_such_object",
+    ),
+    _read(
+        "get_definitions",
+        p.GetDefinitions,
+        dict[str, Any],
+        "Return the definitions of the realm, or of some clusters, as one document.",
+        "no_such_object",
+    ),
+    _read(
         "list_audit", p.ListAudit, list[p.AuditEntry], "List changes, or refused requests, the last first."
     ),
     _read("get_manager", p.NoParams, p.ManagerInfo, "Return the manager's own state."),

@@ -10,6 +10,7 @@ from .messages import Count, Name
 from .results import Accepted as Accepted
 from .results import AuditEntry as AuditEntry
 from .results import Cluster as Cluster
+from .results import Explanation as Explanation
 from .results import Following as Following
 from .results import Group as Group
 from .results import GroupStat as GroupStat
@@ -19,6 +20,7 @@ from .results import Node as Node
 from .results import Principal as Principal
 from .results import RemovedPrincipal as RemovedPrincipal
 from .results import Stat as Stat
+from .results import Statement as Statement
 from .results import Transferred as Transferred
 from .results import Worker as Worker
 from .results import WorkerRestart as WorkerRestart
@@ -39,6 +41,7 @@ Entry = Annotated[str, Meta(max_length=128)] | None
 """A page of a list: at most `limit` entries, those behind the entry `after` of the page before."""
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
+ExplainedKind = Literal["routercluster", "workergroup", "worker", "node", "request"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
 Labels = Annotated[dict[Name, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)]
 
@@ -289,10 +292,16 @@ class WorkerRef(Params):
 
 
 class FollowWorker(Params):
-    """`lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds."""
+    """`lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds.
+
+    `since_ms`: of the past lines only those written within so many milliseconds. `reader`, a name of the
+    caller's choice, marks the chunk that answers, also where the log is being followed already.
+    """
 
     worker_oid: Oid
     lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    since_ms: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    reader: Name | None = None
     lease_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 30_000
 
 
@@ -301,6 +310,20 @@ class GetEvents(Params):
 
     since: Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")] = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Explain(Params):
+    """`object` is a cluster or a node (`edge`), a worker group or a worker (`edge/web-3`), by name or oid, or
+    the id of a request; `kind` says which where a name could be several."""
+
+    object: Annotated[str, Meta(min_length=1, max_length=160)]
+    kind: ExplainedKind | None = None
+
+
+class GetDefinitions(Params):
+    """`clusters`: names; left out, the whole realm with its principals."""
+
+    clusters: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
 
 
 class ListAudit(Params):

@@ -30,6 +30,8 @@ COLOURS: Final[Mapping[str, str]] = {
     "offline": "bright_black",
 }
 """Colours of states on a terminal."""
+TINTS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+"""Colours that tell lines of different origin apart."""
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], object]]
@@ -134,8 +136,26 @@ def document(value: Any, form: str, *, stream: bool = False, ascii_only: bool = 
     )
 
 
+def show_document(render: Callable[..., str]) -> None:
+    """Print a whole document, which `render(ascii_only=…)` makes of printable characters and line ends."""
+    print(render(ascii_only=not _is_unicode(sys.stdout)), end="")
+
+
 class State(str):
     """A state, which a terminal shows in its colour."""
+
+
+class Tinted(str):
+    """Text that a terminal shows in one of some colours, the same for the same `key`."""
+
+    key = 0
+
+
+def tinted(text: str, key: int) -> Tinted:
+    """The text in the colour of that number."""
+    made = Tinted(text)
+    made.key = key
+    return made
 
 
 def say(*parts: str, flush: bool = False) -> None:
@@ -156,8 +176,9 @@ def note_object(value: Any) -> None:
 
 
 def _line(parts: Sequence[str], to: TextIO) -> str:
-    colours = has_colours(to)
-    return "".join(paint(p) if colours and isinstance(p, State) else printable(p) for p in parts)
+    if not has_colours(to):
+        return "".join(map(printable, parts))
+    return "".join(paint(p) if isinstance(p, (State, Tinted)) else printable(p) for p in parts)
 
 
 def has_colours(to: TextIO) -> bool:
@@ -185,7 +206,9 @@ def as_text(value: object) -> str:
 
 
 def paint(text: str) -> str:
-    """A state with its colour, where a terminal shows it."""
+    """A state or a tinted text with its colour, where a terminal shows it."""
+    if isinstance(text, Tinted):
+        return f"\x1b[{TINTS[text.key % len(TINTS)]}m{printable(text)}\x1b[0m"
     text = printable(text)
     if text not in COLOURS or not has_colours(sys.stdout):
         return text

@@ -28,7 +28,7 @@ MUST_BE_PURE = {
     "manager/publish/render.py",
     "manager/leader/link_watchdog.py",
 }  # fmt: skip
-PURE_WINGS = ("manager/planner/", "agent/planner/")
+PURE_WINGS = ("manager/planner/", "manager/explain/", "agent/planner/")
 WINGS = {
     "manager": {
         "planner": set(),
@@ -36,7 +36,8 @@ WINGS = {
         "state": {"planner", "store"},
         "leader": {"publish", "store"},
         "publish": {"planner", "store"},
-        "api": {"planner", "publish", "state", "store"},
+        "explain": {"planner", "store"},
+        "api": {"explain", "planner", "publish", "state", "store"},
         "ingest": {"state", "store"},
         "control": {"planner", "state", "store"},
     },

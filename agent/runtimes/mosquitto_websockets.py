@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from busbar.bus.loopback import loopback
+from busbar.bus.programs import find_program
 
 from ..processes.brief_start import IN_USE, free_ports, start_briefly
-from .programs import find_program
 
 Websockets = Literal["none", "beside", "alone"]
 """What it can serve: no WebSocket, WebSocket beside another listener, or also WebSocket alone."""

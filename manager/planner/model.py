@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from busbar.bus.messages import Peers
+from busbar.bus.messages import Members, Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 
@@ -49,6 +49,8 @@ class NodeView:
     """Since when it has said so in every report."""
     peers: Peers | None = None
     """What its assignment says of meshed groups' workers."""
+    members: Members | None = None
+    """Whom its assignment names as meshed groups' workers."""
     schemas: Mapping[str, str] = field(default_factory=dict)
     """By runtime, as JSON: the schemas of the transports that it accepts, where they are another version's or
     an operator's."""
@@ -350,6 +352,7 @@ class SetPeers:
     node_oid: str
     peers: Peers
     reason: str
+    members: Members = field(default_factory=dict)
 
 
 Action = (

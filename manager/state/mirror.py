@@ -339,6 +339,7 @@ class StateCache:
             refuses=row.refuses,
             refuses_since=memory.refuses_since(oid, row.refuses is not None),
             peers=row.peers,
+            members=row.members,
             peers_at=told_at,
             schemas=self._schemas.get(oid, {}),
         )

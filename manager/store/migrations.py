@@ -239,3 +239,15 @@ def group_mesh(db: Database) -> None:
 def worker_mesh(db: Database) -> None:
     """To how many of its peers a worker is connected."""
     db.execute("ALTER TABLE workers ADD COLUMN mesh TEXT")
+
+
+@migrations()
+def node_members(db: Database) -> None:
+    """Whom each node was told of as the workers of meshed groups."""
+    db.execute("ALTER TABLE nodes ADD COLUMN members TEXT")
+
+
+@migrations()
+def events_by_topic(db: Database) -> None:
+    """The events of an object, whose topics name it."""
+    db.execute("CREATE INDEX events_topic ON events(topic)")

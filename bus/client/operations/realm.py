@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ... import params as p
 from ...messages import Event
 from ...roles import Role
@@ -162,6 +164,40 @@ class RealmOperations(Operations):
         """
         params = p.GetEvents(since=since, limit=limit)
         return await self._operate("get_events", params, list[Event], timeout)
+
+    async def explain(
+        self,
+        *,
+        object: str,
+        kind: p.ExplainedKind | None = None,
+        timeout: float | None = None,
+    ) -> p.Explanation:
+        """Say why an object is as it is, from the cause to now.
+
+        `object` is a cluster or a node (`edge`), a worker group or a worker (`edge/web-3`), by name or
+        oid, or the id of a request; `kind` says which where a name could be several.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.Explain(object=object, kind=kind)
+        return await self._operate("explain", params, p.Explanation, timeout)
+
+    async def get_definitions(
+        self,
+        *,
+        clusters: list[str] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the definitions of the realm, or of some clusters, as one document.
+
+        `clusters`: names; left out, the whole realm with its principals.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.GetDefinitions(clusters=clusters)
+        return await self._operate("get_definitions", params, dict[str, Any], timeout)
 
     async def list_audit(
         self,

@@ -7,7 +7,9 @@ from typing import Final
 from . import (
     audit,
     clusters,
+    documents,
     events,
+    explain,
     group_orders,
     manager,
     members,
@@ -30,6 +32,8 @@ _NOUNS: Final = (
     nodes,
     workers,
     events,
+    explain,
+    documents,
     audit,
     manager,
     principals,

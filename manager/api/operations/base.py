@@ -10,7 +10,9 @@ from busbar.bus.errors import BusError, no_such
 from busbar.bus.messages import Who
 from busbar.bus.roles import OWNER
 from busbar.bus.states import NodeStatus
+from busbar.bus.topics import Topics
 
+from ...planner.model import Snapshot
 from ...quotas import Quotas
 from ...state.node_memory import WorkerStat
 from ...store import Reads, Tx
@@ -62,6 +64,9 @@ class ReadContext:
     identity: ManagerIdentity
     now: float
     now_ns: int
+    topics: Topics
+    snapshot: Callable[[], Snapshot]
+    """What the monitor decides upon, as of the last commit; not to be called within `reads.consistent`."""
 
     def since_ms(self, oid: str, changed_ns: int) -> int:
         """Milliseconds in the present status; since the last change if its begin was not observed."""

@@ -10,6 +10,7 @@ from .realm import OID, leaves
 
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
+    "why": ("edge/web-3",),
     "cluster create": ("edge", "--port", "24000"),
     "cluster list": (),
     "cluster show": ("edge",),
@@ -43,6 +44,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "worker show": (OID,),
     "worker restart": (OID,),
     "worker logs": (OID,),
+    "logs": (OID,),
     "event list": (),
     "event watch": ("--count", "1", "--since", "1"),
     "principal list": (),
@@ -51,6 +53,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal remove": ("p1",),
     "principal transfer": ("p1", "--from", "p2"),
     "audit": (),
+    "export": (),
     "call": ("get_manager",),
     "manager show": (),
 }
@@ -64,6 +67,8 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context remove": ("lab",),
     "acl": ("--broker", "mosquitto"),
     "import": ("no-such-file",),
+    "validate": ("-f", "no-such-file"),
+    "schema file": (),
     "schema transport": ("--runtime", "mosquitto"),
     "broker add-account": ("p9", "person"),
     "broker limits": (),

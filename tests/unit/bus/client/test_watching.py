@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from busbar import EventsLostError, GoalLostError, StatusUpdate, WaitTimeoutError
 from busbar.bus.client import events, statuses
+from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
-from busbar.bus.messages import Event
+from busbar.bus.messages import Event, LogChunk
 from busbar.bus.testing import settle
 
 from tests.unit.bus.client.harness import CLUSTER, GROUP, OID, TOPICS, World, play
@@ -286,6 +287,44 @@ def test_events_come_from_now_on_once_and_in_order() -> None:
     assert play(work, store.answer) == ([6, 7, 8], [])
 
 
+@pytest.mark.fault(119, "U")
+def test_events_that_do_not_come_are_fetched_and_the_right_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    store = Store()
+
+    async def work(world: World) -> Any:
+        watch = world.bus.watch_events()
+        world.loop.call_later(5, lambda: store.happen(world, 2, publish=False))
+        found = sequences(await next_of(watch, 2))
+        world.loop.call_later(5, lambda: store.happen(world, 1, publish=False))
+        return found + sequences(await next_of(watch, 1))
+
+    assert play(work, store.answer) == [1, 2, 3]
+    said = [
+        each.getMessage() for each in caplog.records if "'alice' probably has no right" in each.getMessage()
+    ]
+    assert len(said) == 1 and f"to read {TOPICS.all_events()}" in said[0]
+
+
+@pytest.mark.fault(119, "U")
+def test_a_node_that_answers_nothing_is_told_with_the_rights_it_takes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    follows = {"worker_oid": OID, "node": "n1", "topic": "t", "lease_ms": 1}
+
+    async def work(world: World) -> Any:
+        watch = await world.bus.watch_output(OID, follow=False)
+        lines = [chunk async for chunk in watch]
+        followed = await world.bus.watch_output(OID)
+        world.loop.call_later(40, followed.close)
+        return lines + [chunk async for chunk in followed], watch.heard, watch.silence
+
+    lines, heard, silence = play(work, lambda op, _: WORKER if op == "get_worker" else follows)
+    assert (lines, heard) == ([], False)
+    for topic in (TOPICS.node_log("n1", "web-1"), TOPICS.node("n1", "command")):
+        assert topic in silence
+    assert [each.getMessage() for each in caplog.records].count(silence) == 1
+
+
 def test_gaps_are_filled_from_the_store() -> None:
     store = Store()
 
@@ -491,3 +530,28 @@ def test_output_of_a_worker_without_a_node_is_an_error() -> None:
 
     with pytest.raises(BusError, match="is not placed: no room"):
         play(work, lambda _op, _params: {**WORKER, "node": None, "reason": "no room"})
+
+
+def test_past_lines_come_once_whoever_else_follows_the_same_output() -> None:
+    def answer(op: str, _params: dict[str, Any]) -> Any:
+        return (
+            WORKER if op == "get_worker" else {"worker_oid": OID, "node": "n1", "topic": "t", "lease_ms": 1}
+        )
+
+    async def work(world: World) -> Any:
+        def say(line: str, number: int, reader: str | None = None) -> None:
+            chunk = LogChunk([line], "web-1", "edge", 0, "s1", number, reader)
+            world.manager.post(TOPICS.node_log("n1", "web-1"), encode(chunk))
+
+        async with await world.bus.watch_output(OID) as watch:
+            found = asyncio.ensure_future(next_of(watch, 2))
+            while "follow_worker" not in [op for op, _ in world.asked]:
+                await settle()
+            mine = world.asked[-1][1]["reader"]
+            say("before", 4)
+            say("before", 3, "other")
+            say("before", 4, mine)
+            say("after", 5)
+            return await found
+
+    assert [chunk.lines for chunk in play(work, answer)] == [["before"], ["after"]]
