@@ -75,6 +75,18 @@ class Queries:
         that have arrived."""
         return dict(self._rows(sql.SCHEMA_BODIES, runtime, cluster_oid))
 
+    def node_schemas(self, oids: Collection[str] | None = None) -> dict[str, dict[str, str]]:
+        """The schemas of nodes (None: all) that are not this version's own, as JSON by node and runtime.
+
+        One that has not arrived yet is left out.
+        """
+        where = "" if oids is None else f" {sql.ANY_OF.format('s.node_oid')}"
+        values = () if oids is None else (sql.to_json(list(oids)),)
+        found: dict[str, dict[str, str]] = {}
+        for node_oid, runtime, body in self._rows(sql.NODE_SCHEMAS + where, *values):
+            found.setdefault(node_oid, {})[runtime] = body
+        return found
+
     # --- clusters
 
     def cluster(self, oid: str) -> ClusterRow | None:

@@ -157,6 +157,9 @@ SELECT digest, body FROM runtime_schemas WHERE digest IN (
   WHERE m.cluster_oid = ?
 ) ORDER BY digest
 """
+NODE_SCHEMAS: Final = (
+    "SELECT s.node_oid, s.runtime, b.body FROM node_schemas s JOIN runtime_schemas b ON b.digest = s.digest"
+)
 DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
 KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
 LISTENING: Final = """
