@@ -93,11 +93,15 @@ class Agent:
             self._runner, clock, random, self._on_change, self._on_usage, timing
         )
         self.link = make_link(will_of(topics, config.node, self.boot))
+        self.supervisor.connected = lambda: self.link.connected
         self.supervisor.max_workers = config.max_workers
         self.reporter = Reporter(
             self.link, topics, config.node, self.boot, clock, random, self.snapshot, config.connect.username
         )
-        self.logs = LogStreamer(self.link, topics, config.node, clock, self.supervisor.registry.log_path)
+        registry = self.supervisor.registry
+        self.logs = LogStreamer(
+            self.link, topics, config.node, clock, registry.history, registry.log_path, new_id
+        )
         self._assignment_topic = topics.node(config.node, "assignment")
         self.link.subscribe(self._assignment_topic, self._on_assignment)
         self.link.subscribe(topics.node(config.node, "command"), self._on_command)
@@ -201,7 +205,7 @@ class Agent:
         if command.resync:
             self.reporter.force_report()
         if command.follow is not None:
-            self.logs.follow(command.follow, command.follow_cluster, command.lines, command.lease_ms)
+            self.logs.follow(command)
 
     # --- reports out
 

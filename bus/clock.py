@@ -62,3 +62,13 @@ def rfc3339(time_ns: int) -> str:
 @lru_cache(maxsize=16)
 def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def moment_ns(text: str) -> int:
+    """The reverse: RFC 3339, or ISO 8601 in local time where it names no zone.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    moment = datetime.fromisoformat(text)
+    return int(moment.astimezone().timestamp() * 1000) * 1_000_000

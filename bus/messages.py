@@ -146,6 +146,9 @@ class Peer(Struct, frozen=True):
 Peers = dict[str, list[Peer]]
 """By `cluster/group`: all known workers of each meshed group that has one on a node."""
 
+Members = dict[str, list[str]]
+"""By `cluster/group`: the oids of all workers that a meshed group is to have, on whatever nodes they are."""
+
 
 class AssignedWorker(Struct, frozen=True):
     """One worker assigned to a node."""
@@ -174,6 +177,8 @@ class Assignment(Struct, frozen=True):
     definitions: dict[str, dict[str, Any]] | UnsetType = UNSET
     peers: Peers | UnsetType = UNSET
     """Left out where no group of its workers is meshed. No part of a digest: a change restarts nothing."""
+    members: Members | UnsetType = UNSET
+    """Left out likewise. A worker of a group named here that is not one of its members is gone for good."""
 
 
 class Applied(Struct, frozen=True):
@@ -189,6 +194,11 @@ NOT_REPLACED = "not replaced: "
 """How the reason of a running worker begins whose next definition its node has found bad."""
 PASSING_REASONS = (QUEUED, NOT_READY, NOT_REPLACED)
 """How the reasons of a starting worker begin that hold only for as long as its agent repeats them."""
+
+
+def serves(state: str, reason: str | None) -> bool:
+    """Whether clients may use a worker: it is ready, or its node keeps its former process, which was."""
+    return state == "RUNNING" or (state == "STARTING" and (reason or "").startswith(NOT_REPLACED))
 
 
 NOT_RELOADED = "not reloaded: "
@@ -301,15 +311,28 @@ class Command(Struct, frozen=True, omit_defaults=True):
     follow: WorkerName | None = None
     follow_cluster: str | None = None
     lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    since_ms: Annotated[int, Meta(ge=0)] | None = None
+    """Of past lines, only those written within so many milliseconds."""
+    reader: Name | None = None
+    """Who asks, marked in the chunk that answers."""
     lease_ms: Annotated[int, Meta(ge=0, le=600_000)] = 30_000
     schemas: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=MAX_SCHEMAS)] = []
     """Digests of schemas that the next report is to have."""
 
 
 class LogChunk(Struct, frozen=True, omit_defaults=True):
-    """Lines of a worker's output, published while it is followed."""
+    """Lines of a worker's output, published while it is followed.
+
+    `dropped` lines are missing before these. `number` counts the chunks of one `stream`, so that a reader
+    sees what was lost on the way; a new stream begins when the agent has been restarted, or when nobody
+    followed the log for a while. A chunk with a `reader` answers that one's request: past lines, and the
+    number of the last chunk before it.
+    """
 
     lines: list[str]
     worker: str
     cluster: str | None = None
     dropped: int = 0
+    stream: str | None = None
+    number: int = 0
+    reader: str | None = None

@@ -178,8 +178,8 @@ class Topics:
     def all_events(self) -> str:
         return f"{self.prefix}/event/#"
 
-    def all_logs(self, node: str) -> str:
-        return f"{self.prefix}/node/{node}/log/+"
+    def all_logs(self, node: str, worker: str = "+") -> str:
+        return f"{self.prefix}/node/{node}/log/{worker}"
 
     def parse_request(self, topic: str) -> RequestTopic | None:
         """Parse a request topic of this realm; None for any other topic."""
@@ -198,6 +198,13 @@ class Topics:
         if len(levels) != 3 or levels[0] != "node" or levels[2] not in NODE_LEAVES:
             return None
         return NodeTopic(levels[1], levels[2])
+
+    def parse_log(self, topic: str) -> tuple[str, str] | None:
+        """Node and worker of a log topic of this realm; None for any other topic."""
+        levels = self._below(topic)
+        if len(levels) != 4 or levels[0] != "node" or levels[2] != "log":
+            return None
+        return levels[1], levels[3]
 
     def parse_status(self, topic: str) -> StatusTopic | None:
         """Parse a status topic of this realm; None for any other topic."""

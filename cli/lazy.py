@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -21,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.status",
         "Show the realm on one screen, with problems and their reasons.",
     ),
+    "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
     "group": (
         "busbar.cli.commands.group",
@@ -28,9 +30,27 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
+    "logs": (
+        "busbar.cli.commands.logs",
+        "Print the output of a cluster's, a group's or one worker's processes.",
+    ),
+    "top": ("busbar.cli.commands.top", "Show what nodes and workers use, live."),
+    "wait": ("busbar.cli.commands.wait", "Wait until an object runs, is stopped, or has failed."),
     "endpoints": (
         "busbar.cli.commands.endpoints",
         "Print where clients find a group's workers, also as a load balancer's configuration.",
+    ),
+    "export": (
+        "busbar.cli.commands.export",
+        "Print the realm's definitions as a file: YAML, TOML or JSON.",
+    ),
+    "diff": ("busbar.cli.commands.diff", "Show what applying a file of definitions would change."),
+    "apply": ("busbar.cli.commands.apply", "Make the realm as a file of definitions says."),
+    "history": ("busbar.cli.commands.history", "What clusters were to be, and who changed it when."),
+    "rollback": ("busbar.cli.commands.rollback", "Back to what a cluster was to be at a revision."),
+    "validate": (
+        "busbar.cli.commands.validate",
+        "Check a file of definitions, without a manager.",
     ),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
     "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),
@@ -61,6 +81,9 @@ _VISIBLE: Final = frozenset({"output"})
 SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
 """Commands whose help shows all global options."""
 
+WATCHED: Final = frozenset({"list", "show", "stat", "nodes", "status"})
+"""Commands that can be watched, where they only read."""
+
 Run = Callable[[Callable[[], Any]], Any]
 
 
@@ -80,43 +103,73 @@ class LazyGroup(TyperGroup):
         return name, None if stub is None else load(str(name), type(self)), rest
 
 
+@functools.cache
 def load(name: str, group: type[LazyGroup]) -> Any:
     """Import one top-level command and return its command, with the global options on every leaf."""
     command = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
     command.name = name
-    _prepare(command, group, frozenset(GLOBAL) if name in SERVICES else _VISIBLE)
+    options = _templates(group.option_template)
+    for option in options:
+        option.hidden = name not in SERVICES and option.name not in _VISIBLE
+    _prepare(command, group, options)
     return command
 
 
-def _prepare(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
+def _prepare(command: Any, group: type[LazyGroup], options: list[Any]) -> None:
     for child in getattr(command, "commands", {}).values():
-        _prepare(child, group, visible)
+        _prepare(child, group, options)
     is_leaf = command.callback is not None and not getattr(command, "commands", {})
     if is_leaf or getattr(command, "invoke_without_command", False):
-        _add_globals(command, group, visible)
+        _add_globals(command, group, options)
     lighten(command)
 
 
-def _add_globals(command: Any, group: type[LazyGroup], visible: frozenset[str]) -> None:
+def _add_globals(command: Any, group: type[LazyGroup], options: list[Any]) -> None:
     """Accept the global options after the command too, unless it has one of the same name."""
     taken = {option for param in command.params for option in param.opts}
     added = set()
-    for param in _templates(group.option_template):
+    for param in options:
         if not taken.intersection(param.opts):
-            param.hidden = param.name not in visible
             command.params.append(param)
             added.add(param.name)
     inner = command.callback
+    watchable = command.name in WATCHED and "--watch" not in taken and _reads(inner)
+    if watchable:
+        command.params += _params(_watch_option)
 
     def run(**values: Any) -> Any:
         later = {name: values.pop(name, None) for name in added}
         context.set_global_options(context.global_options().merged(later))
+        if watchable and values.pop("watch", False):
+            from .watching import repeat
+
+            return group.guard(lambda: repeat(lambda: inner(**values)))
         return group.guard(lambda: inner(**values))
 
     command.callback = run
 
 
+def _reads(command: Any) -> bool:
+    """Whether it only reads what statuses and events tell of."""
+    operations = getattr(command, "operations", ())
+    if not operations or "get_events" in operations:
+        return False
+    from busbar.bus.contract import OPERATIONS
+
+    return not any(OPERATIONS[name].change for name in operations)
+
+
+def _watch_option(
+    watch: Annotated[bool, typer.Option("--watch", help="Again at each change, until interrupted.")] = False,
+) -> None:
+    """What every command that lists or shows understands."""
+
+
 def _templates(options: Callable[..., None]) -> list[Any]:
+    return [param for param in _params(options) if param.name in GLOBAL]
+
+
+def _params(options: Callable[..., None]) -> list[Any]:
     template = typer.Typer(add_completion=False, rich_markup_mode=None)
     template.command()(options)
-    return [param for param in typer.main.get_command(template).params if param.name in GLOBAL]
+    return list(typer.main.get_command(template).params)

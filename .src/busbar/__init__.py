@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         WaitError,
         WaitTimeoutError,
     )
+    from .bus.client.logs import LogLine, LogNote
     from .bus.client.statuses import StatusUpdate
     from .bus.errors import BusError, BusOfflineError, CallTimeoutError
     from .bus.messages import Endpoint, Event, LogChunk, Status
@@ -49,6 +50,7 @@ _HOMES = {
         "WaitError",
         "WaitTimeoutError",
     ),
+    "bus.client.logs": ("LogLine", "LogNote"),
     "bus.client.statuses": ("StatusUpdate",),
     "bus.errors": ("BusError", "BusOfflineError", "CallTimeoutError"),
     "bus.messages": ("Endpoint", "Event", "LogChunk", "Status"),
@@ -87,6 +89,8 @@ __all__ = [
     "Group",
     "GroupStat",
     "LogChunk",
+    "LogLine",
+    "LogNote",
     "LoginRefusedError",
     "ManagerInfo",
     "Membership",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from busbar.bus.files import rename
 
@@ -27,8 +27,15 @@ def open_append(path: Path) -> int:
     return os.open(path, flags, 0o600)
 
 
-def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -> bool:
-    """Copy a large log to `.1` (older ones to `.2` … `.keep`) and truncate it; returns whether it did.
+class Rotated(NamedTuple):
+    """The bytes of the log that the copy begins with, and at which it was truncated."""
+
+    start: int
+    end: int
+
+
+def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -> Rotated | None:
+    """Copy a large log to `.1` (older ones to `.2` … `.keep`) and truncate it; None where it need not be.
 
     The worker's file is open with O_APPEND, so its next write goes to the new end. Copied are the last
     three quarters of `max_bytes` and, within it, what is written meanwhile: a copy takes long on a busy
@@ -39,12 +46,13 @@ def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -
     """
     try:
         if path.stat().st_size <= max_bytes:
-            return False
-        _keep_copy(path, max_bytes, keep)
+            return None
+        start = _keep_copy(path, max_bytes, keep)
+        end = path.stat().st_size
         os.truncate(path, 0)
     except OSError:
-        return False
-    return True
+        return None
+    return Rotated(end if start is None else start, end)
 
 
 def rotate_all(folder: Path) -> None:
@@ -58,9 +66,10 @@ def newest_copy(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-def _keep_copy(path: Path, max_bytes: int, keep: int) -> None:
+def _keep_copy(path: Path, max_bytes: int, keep: int) -> int | None:
+    """The first byte that was copied; None where nothing was."""
     if keep < 1:
-        return
+        return None
     try:
         for age in range(keep - 1, 0, -1):
             older = path.with_name(f"{path.name}.{age}")
@@ -69,13 +78,14 @@ def _keep_copy(path: Path, max_bytes: int, keep: int) -> None:
         copy = newest_copy(path)
         with path.open("rb") as source, copy.open("wb") as target:
             os.fchmod(target.fileno(), 0o600)
-            source.seek(max(0, source.seek(0, os.SEEK_END) - max_bytes * 3 // 4))
+            start = source.seek(max(0, source.seek(0, os.SEEK_END) - max_bytes * 3 // 4))
             left = max_bytes
             while left > 0 and (chunk := source.read(min(left, _CHUNK))):
                 left -= target.write(chunk)
                 target.flush()
     except OSError:
-        pass
+        return None
+    return start
 
 
 def _last_bytes(path: Path, count: int, start: int = 0) -> bytes:

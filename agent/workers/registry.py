@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ..planner import lifecycle
 from ..planner.lifecycle import Worker
 from ..planner.peers import PeersOf
-from ..processes import logs
+from ..processes.log_history import LogHistory
 from ..processes.process import WorkerProcesses
 from ..runtimes import ListenerSpec
 from ..state import State, WorkerRecord
@@ -32,8 +32,10 @@ class WorkerRegistry:
         clock: Clock,
         changed: Callable[[], None],
         wake: Callable[[], None],
+        history: LogHistory,
         peers_of: Callable[[], PeersOf] = dict,
     ) -> None:
+        self.history = history
         self._by_oid: dict[str, Instance] = {}
         self._state, self._processes, self._clock = state, processes, clock
         self._changed, self._wake = changed, wake
@@ -149,11 +151,12 @@ class WorkerRegistry:
 
         Returns whether one was too large: then the next look should come soon.
         """
-        rotated = False
+        rotated, now = False, self._clock.time_ns() / 1e9
         for instance in self._by_oid.values():
             if instance.record is not None:
                 path = self._state.log_path(instance.record.oid)
-                if logs.rotate_if_needed(path):
+                self.history.note(path, now)
+                if self.history.rotate(path):
                     instance.rotated = rotated = True
         return rotated
 

@@ -14,6 +14,7 @@ from ..messages import Event, LogChunk
 from ..topics import StatusKind
 from .client import BusClient
 from .connect import connect
+from .logs import LogItem
 from .statuses import StatusUpdate
 from .subscriptions import Watch
 
@@ -171,6 +172,20 @@ class SyncBusClient:
         watch = self._thread.run(self._client.watch_output(worker, cluster, lines=lines, follow=follow))
         return SyncWatch(self._thread, watch, idle)
 
+    def watch_logs(
+        self,
+        target: str,
+        cluster: str | None = None,
+        *,
+        lines: int = 100,
+        since_ms: int | None = None,
+        follow: bool = True,
+        idle: float | None = None,
+    ) -> SyncWatch[LogItem]:
+        """As `BusClient.watch_logs`; ends when nothing came for `idle` seconds."""
+        making = self._client.watch_logs(target, cluster, lines=lines, since_ms=since_ms, follow=follow)
+        return SyncWatch(self._thread, self._thread.run(making), idle)
+
     call = _blocking(BusClient.call)
     list_routerclusters = _blocking(BusClient.list_routerclusters)
     get_routercluster = _blocking(BusClient.get_routercluster)
@@ -209,6 +224,13 @@ class SyncBusClient:
     get_worker = _blocking(BusClient.get_worker)
     follow_worker = _blocking(BusClient.follow_worker)
     get_events = _blocking(BusClient.get_events)
+    explain = _blocking(BusClient.explain)
+    get_definitions = _blocking(BusClient.get_definitions)
+    list_routercluster_revisions = _blocking(BusClient.list_routercluster_revisions)
+    get_routercluster_revision = _blocking(BusClient.get_routercluster_revision)
+    rollback_routercluster = _blocking(BusClient.rollback_routercluster)
+    plan_changes = _blocking(BusClient.plan_changes)
+    apply_changes = _blocking(BusClient.apply_changes)
     list_audit = _blocking(BusClient.list_audit)
     get_manager = _blocking(BusClient.get_manager)
     list_principals = _blocking(BusClient.list_principals)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import Any, Final, Literal, TypeVar
@@ -14,14 +16,17 @@ from ..connection.rpc import Caller
 from ..decode import parse
 from ..errors import BusError, CallTimeoutError, MissingRightError
 from ..messages import Event, Status
+from ..results import Worker
 from ..topics import NO_CLUSTER, StatusKind, Topics
 from . import goals
 from .errors import WaitTimeoutError
 from .events import EventFilter, EventWatch
-from .names import checked
+from .logs import LEASE_MS, LogWatch, Wanted
+from .names import checked, is_oid
 from .output import OutputWatch
 from .references import References
-from .statuses import Progress, StatusWatch
+from .reports import ReportWatch
+from .statuses import Progress, StatusUpdate, StatusWatch
 from .subscriptions import Subscriptions
 
 T = TypeVar("T")
@@ -61,6 +66,9 @@ class BusClient(References):
     ) -> None:
         self.topics, self.username = topics, username
         self.clock, self.timeout = clock, timeout
+        who = f"r{zlib.crc32(f'{username}/{inbox}'.encode()):08x}"
+        self._readers = (f"{who}-{number}" for number in itertools.count())
+        """Names for what reads workers' output, which no other reader has."""
         self._link = link
         self._caller = Caller(link, topics, checked(username), inbox, clock, new_id, random)
         self._subscriptions = Subscriptions(link)
@@ -173,6 +181,10 @@ class BusClient(References):
         qos = 0 if cluster is None and name is None else 1
         return StatusWatch(self._subscriptions, self._link, self.topics, pattern, qos, self.username)
 
+    def watch_reports(self) -> ReportWatch:
+        """What nodes report of their workers, usage of processor and memory included, as it comes."""
+        return ReportWatch(self._subscriptions, self.topics)
+
     def watch_events(
         self,
         *,
@@ -229,8 +241,10 @@ class BusClient(References):
             why = found.reason or found.status
             raise BusError("no_such_object", f"worker '{found.name}' is not placed: {why}")
 
+        reader = next(self._readers)
+
         async def ask(past: int, lease_ms: int) -> None:
-            await self.follow_worker(worker_oid=found.oid, lines=past, lease_ms=lease_ms)
+            await self.follow_worker(worker_oid=found.oid, lines=past, reader=reader, lease_ms=lease_ms)
 
         topic = self.topics.node_log(found.node, found.name)
         missing = MissingRightError(self.username, "read", topic, certain=False)
@@ -238,7 +252,89 @@ class BusClient(References):
             f"node '{found.node}' does not answer: either {missing}, or its user has none to write it, or to"
             f" read {self.topics.node(found.node, 'command')}"
         )
-        return OutputWatch(self._subscriptions, topic, found.cluster, self.clock, ask, lines, follow, silence)
+        return OutputWatch(
+            self._subscriptions, topic, found.cluster, self.clock, ask, reader, lines, follow, silence
+        )
+
+    async def watch_logs(
+        self,
+        target: str,
+        cluster: str | None = None,
+        *,
+        lines: int = 100,
+        since_ms: int | None = None,
+        follow: bool = True,
+    ) -> LogWatch:
+        """The output of all workers of a cluster or group, or of one worker: `async with await
+        bus.watch_logs("edge/web") as items: async for item in items`.
+
+        Lines of each worker come in order, from whatever node it is on; a `LogNote` tells a move or a gap.
+
+        Args:
+            target: a cluster; `cluster/group` or `cluster/worker`, or its name within `cluster`; an oid.
+            lines: past lines of each worker.
+            since_ms: of the past lines only those of so many milliseconds.
+            follow: go on; else it ends after the past lines.
+
+        Raises:
+            BusError: there is no such object.
+        """
+        name, group, found = await self._log_target(target, cluster)
+        known = [(f"{each.cluster}/{each.name}", each.oid, each.node) for each in found]
+        statuses = None
+        if follow:
+            only = found[0].name if group is None and name is None else None
+            statuses = self.watch_statuses(kind="worker", cluster=name or found[0].cluster, name=only)
+
+        async def ask(wanted: Wanted) -> str:
+            answer = await self.follow_worker(
+                worker_oid=wanted.oid,
+                lines=wanted.lines,
+                since_ms=wanted.since_ms,
+                reader=wanted.reader,
+                lease_ms=LEASE_MS,
+            )
+            return answer.node
+
+        def wants(update: StatusUpdate) -> bool:
+            return group is None or (update.status is not None and update.status.workergroup == group)
+
+        return LogWatch(
+            self._subscriptions,
+            self.topics,
+            self.clock,
+            ask,
+            next(self._readers),
+            known,
+            statuses,
+            wants,
+            lines,
+            since_ms,
+        )
+
+    async def _log_target(
+        self, target: str, cluster: str | None
+    ) -> tuple[str | None, str | None, list[Worker]]:
+        """Cluster and group that are followed (None: it is one worker), and the workers there are now."""
+        if is_oid(target):
+            return None, None, [await self.get_worker(worker_oid=target)]
+        if cluster is None and "/" not in target:
+            row = await self.find_cluster(target)
+            oids = await self.list_workers(routercluster_oid=row.oid)
+            return row.name, None, await self.fetch_each(oids, lambda oid: self.get_worker(worker_oid=oid))
+        try:
+            group = await self.find_group(target, cluster)
+        except BusError as error:
+            if error.code != "no_such_object":
+                raise
+            try:
+                return None, None, [await self.find_worker(target, cluster)]
+            except BusError:
+                raise BusError("no_such_object", f"there is no group or worker '{target}'") from None
+        where = (await self.find_cluster(group.cluster_oid)).name
+        oids = await self.list_workers(routercluster_oid=group.cluster_oid, workergroup_oid=group.oid)
+        found = await self.fetch_each(oids, lambda oid: self.get_worker(worker_oid=oid))
+        return where, group.name, found
 
     # --- waiting
 

@@ -46,12 +46,14 @@ class OutputWatch(Watch[LogChunk]):
         cluster: str,
         clock: Clock,
         ask: Ask,
+        reader: str,
         lines: int,
         follow: bool,
         silence: str = "the node does not answer",
     ) -> None:
         self._cluster, self._clock, self._ask = cluster, clock, ask
         self._lines, self._follow = lines, follow
+        self._reader, self._answered = reader, False
         self._chunks: deque[LogChunk] = deque()
         self._dropped = 0
         self.heard, self.silence = False, silence
@@ -65,9 +67,12 @@ class OutputWatch(Watch[LogChunk]):
             chunk = read(message.payload, LogChunk)
         except BusError:
             return
-        if chunk.cluster not in (None, self._cluster):
+        if chunk.cluster not in (None, self._cluster) or chunk.reader not in (None, self._reader):
             return
         self.heard = True
+        if chunk.reader is None and chunk.stream is not None and not self._answered:
+            return  # of a log that others follow: the answer has these lines too
+        self._answered = True
         if len(self._chunks) >= CHUNKS:
             oldest = self._chunks.popleft()
             self._dropped += len(oldest.lines) + oldest.dropped

@@ -4,12 +4,13 @@ schema up at each call and cost five times as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import MeshSeen, Peers
+from busbar.bus.messages import NOT_REPLACED, Members, MeshSeen, Peers
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -18,7 +19,9 @@ from . import rows
 R = TypeVar("R", bound=msgspec.Struct)
 _load = msgspec.json.decode
 _load_peers = msgspec.json.Decoder(Peers).decode
+_load_members = msgspec.json.Decoder(Members).decode
 _load_mesh = msgspec.json.Decoder(MeshSeen).decode
+_JSON = (_load, _load_peers, _load_members, _load_mesh)
 _dump = msgspec.json.encode
 
 
@@ -35,9 +38,7 @@ class Table(Generic[R]):
         self.columns: tuple[str, ...] = row.__struct_fields__
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
-        self._json = frozenset(
-            column for column, decode in decoders.items() if decode in (_load, _load_peers, _load_mesh)
-        )
+        self._json = frozenset(column for column, decode in decoders.items() if decode in _JSON)
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
         marks = ", ".join("?" * len(self.columns))
@@ -90,6 +91,7 @@ NODES: Final = Table(
         "conditions": _load,
         "leaves": Leaves,
         "peers": _load_peers,
+        "members": _load_members,
         "runtime_details": _load,
     },
 )
@@ -118,6 +120,7 @@ PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 AUDIT: Final = Table("audit", rows.AuditRow, {})
 REFUSALS: Final = Table("refusals", rows.RefusalRow, {})
+CLUSTER_REVISIONS: Final = Table("cluster_revisions", rows.ClusterRevisionRow, {})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
 
@@ -154,6 +157,9 @@ SELECT digest, body FROM runtime_schemas WHERE digest IN (
   WHERE m.cluster_oid = ?
 ) ORDER BY digest
 """
+NODE_SCHEMAS: Final = (
+    "SELECT s.node_oid, s.runtime, b.body FROM node_schemas s JOIN runtime_schemas b ON b.digest = s.digest"
+)
 DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
 KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
 LISTENING: Final = """
@@ -195,16 +201,24 @@ AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
 WHERE mine.cluster_oid = ?1 AND g.mesh
 ) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
 """
+MEMBER_LIMITS: Final = """
+SELECT n.name, m.hardlimit, m.softlimit FROM members m JOIN nodes n ON n.oid = m.node_oid
+WHERE m.cluster_oid = ? ORDER BY n.name
+"""
+CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid = ? AND revision <= ?"
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
-ENDPOINTS: Final = """
+ENDPOINTS: Final = f"""
 SELECT w.name, coalesce(n.name, ''), w.address, w.listeners
 FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
-WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
+WHERE w.group_oid = ? AND w.address IS NOT NULL
+AND (w.state = 'RUNNING' OR w.state = 'STARTING' AND w.reason GLOB '{NOT_REPLACED}*')
+ORDER BY w.ordinal LIMIT ?
 """
+"""As `serves` of `bus.messages` says it."""
 
 
 def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, str, str]]:
@@ -236,6 +250,74 @@ EPOCH_FLOOR: Final = (
 )
 LAST_SEQUENCE: Final = "SELECT coalesce(max(sequence), 0) FROM events"
 EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
+_NEWER_THAN: Final = "coalesce((SELECT {0} FROM {1} WHERE {2} < {3} ORDER BY {0} DESC LIMIT 1), 0)"
+"""The number of the last row before a time: only what is newer is looked at."""
+_ASKED: Final = "id < ?1 AND (?2 IS NULL OR caller = ?2) AND (?3 IS NULL OR op = ?3)"
+AUDIT_WANTED: Final = (
+    f"WHERE {_ASKED} AND (?4 IS NULL OR id > {_NEWER_THAN.format('id', 'audit', 'time', '?4')})"
+    " ORDER BY id DESC LIMIT ?5"
+)
+REFUSALS_WANTED: Final = f"WHERE {_ASKED} AND (?4 IS NULL OR last >= ?4) ORDER BY id DESC LIMIT ?5"
+
+
+@dataclass(frozen=True, slots=True)
+class EventsWanted:
+    """Which stored events are wanted: all of what is given must hold.
+
+    `since` and `before` are sequences, both excluded; `newer_ns` is a time. `topics` are whole ones, `below`
+    is the beginning of others: an event is on one of these. `types` are whole, `oid` is its object's.
+    `last`: the newest of them.
+    """
+
+    since: int
+    limit: int
+    before: int | None = None
+    newer_ns: int | None = None
+    topics: Sequence[str] = ()
+    below: str | None = None
+    types: Sequence[str] = ()
+    oid: str | None = None
+    last: bool = False
+
+    def query(self) -> tuple[object, ...]:
+        """The statement and its values."""
+        where, values = ["sequence > ?"], list[object]((self.since,))
+        if self.before is not None:
+            where.append("sequence < ?")
+            values.append(self.before)
+        if self.newer_ns is not None:
+            where.append(f"sequence > {_NEWER_THAN.format('sequence', 'events', 'time', '?')}")
+            values.append(self.newer_ns)
+        if self.topics or self.below is not None:
+            where.append(_ON_TOPICS)
+            # `/` is followed by `0`
+            below = self.below or ""
+            values += [to_json(self.topics), below, f"{below[:-1]}0" if below else ""]
+        members = [[f'"type":"{each}"'.encode() for each in self.types]]
+        members.append([f'"oid":"{self.oid}"'.encode()] if self.oid else [])
+        for texts in filter(None, members):
+            where.append(f"({' OR '.join(['instr(payload, ?)'] * len(texts))})")
+            values += texts
+        order = "DESC" if self.last else "ASC"
+        text = f"SELECT payload FROM events WHERE {' AND '.join(where)} ORDER BY sequence {order} LIMIT ?"
+        return (text, *values, self.limit)
+
+
+# No index: it would cost every event several times what its row costs, and this is asked by people.
+_ON_TOPICS: Final = "(topic IN (SELECT value FROM json_each(?)) OR (topic >= ? AND topic < ?))"
+EVENTS_ON: Final = """
+SELECT sequence, time, payload FROM events WHERE sequence IN (
+ SELECT sequence FROM (
+  SELECT sequence, row_number() OVER (PARTITION BY topic ORDER BY sequence DESC) AS nth FROM events
+  WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND topic IN (SELECT value FROM json_each(?2))
+ ) WHERE nth <= ?3
+) ORDER BY sequence
+"""
+EVENTS_OF_REQUEST: Final = """
+SELECT sequence, time, payload FROM events
+WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND instr(payload, ?2) ORDER BY sequence LIMIT ?3
+"""
+OF_REQUEST: Final = "WHERE request_id = ? AND id > (SELECT max(id) FROM {}) - ? ORDER BY id DESC LIMIT ?"
 EVENT_ADD: Final = "INSERT INTO events (sequence, time, topic, payload) VALUES (?, ?, ?, ?)"
 OUTBOX_ADD: Final = "INSERT INTO outbox (id, topic, payload, retain, properties) VALUES (?, ?, ?, ?, ?)"
 OUTBOX_LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'"

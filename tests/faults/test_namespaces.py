@@ -124,34 +124,30 @@ def test_the_quickstart_runs_on_a_host_without_ipv4(ipv6_only: tuple[str, ...], 
 
 
 @pytest.mark.fault(109, "U")
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("interface", ["::", "::1"])
-@pytest.mark.parametrize(
-    ("runtime", "kind", "scheme"),
-    [
-        ("amqtt", "mqtt", "mqtt"),
-        pytest.param("mosquitto", "mqtt", "mqtt", marks=pytest.mark.mosquitto),
-        ("pages", "tcp", "http"),
-        pytest.param("crossbar", "web", "ws", marks=pytest.mark.crossbar),
-    ],
-)
-def test_workers_on_ipv6_addresses(
-    ipv6_only: tuple[str, ...], tmp_path: Path, runtime: str, kind: str, scheme: str, interface: str
-) -> None:
+@pytest.mark.crossbar
+def test_workers_on_ipv6_addresses(ipv6_only: tuple[str, ...], tmp_path: Path) -> None:
     table = tmp_path / "runtimes.toml"
     argv = json.dumps([sys.executable, "-u", "-m", "http.server", "{port}", "--bind", "{host}"])
     table.write_text(f'[runtimes.pages]\nargv = {argv}\nscheme = "http"\nready = {{type = "http"}}\n')
+    kinds = {"amqtt": "mqtt", "mosquitto": "mqtt", "pages": "tcp", "crossbar": "web"}
+    schemes = {"amqtt": "mqtt", "mosquitto": "mqtt", "pages": "http", "crossbar": "ws"}
     with stack(tmp_path) as made:
         made.prefix = ipv6_only
         made.up("--port", "0", "--host", "::1", "--stop-workers", "--runtimes", str(table))
         made.ready()
-        transport = json.dumps({"type": kind, "endpoint": {"type": "tcp", "interface": interface}})
-        made.ok("cluster", "create", "six", "--transport", transport, "--allow-anonymous")
+        made.ok("cluster", "create", "six")
         made.ok("cluster", "add-node", "six", "n1")
-        made.ok("group", "add", "six/web", "--runtime", runtime, "--allow-anonymous")
+        for runtime, kind in kinds.items():
+            for name, interface in (("any", "::"), ("own", "::1")):
+                transport = json.dumps({"type": kind, "endpoint": {"type": "tcp", "interface": interface}})
+                words = ("--runtime", runtime, "--transport", transport, "--allow-anonymous")
+                made.ok("group", "add", f"six/{runtime}-{name}", *words)
         made.ok("cluster", "start", "six", "--wait")
-        (worker,) = made.ask("worker", "list", "-c", "six")
-        assert worker["address"].startswith(f"{scheme}://[::1]:")
+        workers = made.ask("worker", "list", "-c", "six")
+        assert len(workers) == 2 * len(kinds)
+        for worker in workers:
+            runtime = worker["workergroup"].partition("-")[0]
+            assert worker["address"].startswith(f"{schemes[runtime]}://[::1]:"), worker
         made.ok("node", "list", "--broker", made.written()["broker"])
         made.signal(signal.SIGINT)
         assert made.wait() == 0

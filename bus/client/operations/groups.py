@@ -365,6 +365,8 @@ class GroupOperations(Operations):
         *,
         worker_oid: str,
         lines: int = 100,
+        since_ms: int | None = None,
+        reader: str | None = None,
         lease_ms: int = 30000,
         expect_version: int | None = None,
         timeout: float | None = None,
@@ -373,9 +375,13 @@ class GroupOperations(Operations):
         """Publish a worker's output for a limited time.
 
         `lines` of past output to begin with; the node publishes new output for `lease_ms` milliseconds.
+        `since_ms`: of the past lines only those written within so many milliseconds. `reader`, a name of
+        the caller's choice, marks the chunk that answers, also where the log is being followed already.
 
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.FollowWorker(worker_oid=worker_oid, lines=lines, lease_ms=lease_ms)
+        params = p.FollowWorker(
+            worker_oid=worker_oid, lines=lines, since_ms=since_ms, reader=reader, lease_ms=lease_ms
+        )
         return await self._operate("follow_worker", params, p.Following, timeout, expect_version, request_id)

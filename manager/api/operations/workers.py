@@ -119,6 +119,8 @@ def follow_worker(ctx: ChangeContext, params: p.FollowWorker) -> p.Following:
         follow=worker.name,
         follow_cluster=cluster.name if cluster else None,
         lines=params.lines,
+        since_ms=params.since_ms,
+        reader=params.reader,
         lease_ms=params.lease_ms,
     )
     topics = tx.context.topics

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from busbar.agent.processes import logs
+from busbar.agent.processes.log_history import LogHistory
 from busbar.agent.processes.process import WorkerProcesses
 from busbar.agent.reporting.log_stream import read_lines
 from busbar.bus.connection.link import Message
@@ -199,22 +200,23 @@ async def test_a_followed_log_streams_the_last_lines_and_then_new_ones(node: Ben
     node.command(follow="web-1", lease_ms=0)
     node.command(follow="nobody", lease_ms=1000)
     async with asyncio.timeout(bound(5)):
-        while agent.logs._leases:  # noqa: ASYNC110
+        while agent.logs._streams:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
 def test_lines_beyond_the_rate_are_dropped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("".join(f"line {number}\n" for number in range(150)))
-    lines, dropped, at = read_lines(path, 0)
+    history = LogHistory()
+    lines, dropped, at = read_lines(history, path, 0)
     assert (lines[0], lines[-1], dropped) == ("line 50", "line 149", 50)
-    assert read_lines(path, at) == ([], 0, at)
+    assert read_lines(history, path, at) == ([], 0, at)
     path.write_text("fresh\n")
-    assert read_lines(path, at)[0] == ["fresh"]
+    assert read_lines(history, path, at)[0] == ["fresh"]
     path.write_text("x" * 200_000 + "\nlast\n")
-    lines, dropped, at = read_lines(path, 0)
+    lines, dropped, at = read_lines(history, path, 0)
     assert (lines[-1], dropped, at) == ("last", 1, 200_006)
-    assert read_lines(tmp_path / "none", 0) == ([], 0, 0)
+    assert read_lines(history, tmp_path / "none", 0) == ([], 0, 0)
 
 
 @pytest.mark.fault(39, "L")

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from busbar.bus import acl
+from busbar.bus import acl, nats_access
 from busbar.bus.topics import matches
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +55,8 @@ def test_may_publish(kind: str, user: str, topic: str, allowed: bool) -> None:
         ("person", "alice", "busbar/v1/+/event/+/worker/+/+", True),
         ("person", "alice", f"{R}/node/+/state", True),
         ("person", "alice", f"{R}/node/n1/log/web-1", True),
-        ("person", "alice", f"{R}/node/+/reported", False),
+        ("person", "alice", f"{R}/node/+/reported", True),
+        ("person", "alice", f"{R}/node/+/assignment", False),
         ("person", "alice", f"{R}/#", True),
         ("person", "alice", "#", True),
         ("node", "n1", f"{R}/node/n1/assignment", True),
@@ -79,7 +80,8 @@ def test_may_subscribe(kind: str, user: str, wanted: str, allowed: bool) -> None
         ("person", "alice", f"{R}/response/+/cli", {f"{R}/response/alice/cli"}),
         ("person", "alice", f"{R}/status/#", {f"{R}/status/#"}),
         ("person", "alice", f"{R}/node/#", {
-            f"{R}/node/{tail}" for tail in ("+/state", "+/log/+", "alice/assignment", "alice/command")}),
+            f"{R}/node/{tail}" for tail in (
+                "+/state", "+/reported", "+/log/+", "alice/assignment", "alice/command")}),
         ("person", "alice", "+/v1/+/event", {"busbar/v1/lab/event"}),
         ("node", "n1", "#", {
             f"busbar/v1/+/{tail}" for tail in
@@ -149,7 +151,10 @@ def test_mosquitto_gets_the_patterns_of_the_contract() -> None:
         ]
     ]
     assert f"user manager\ntopic readwrite {R}/#\n" in printed
-    reads = "".join(f"topic read {R}/{t}\n" for t in ("status/#", "event/#", "node/+/state", "node/+/log/+"))
+    reads = "".join(
+        f"topic read {R}/{t}\n"
+        for t in ("status/#", "event/#", "node/+/state", "node/+/reported", "node/+/log/+")
+    )
     assert f"user alice\n{reads}" in printed
 
 
@@ -166,26 +171,40 @@ def test_emqx_gets_the_same_rules_and_denies_the_rest() -> None:
 
 
 def test_nats_gets_a_list_for_each_user() -> None:
-    printed = acl.render_nats("busbar", "lab", "manager", ["alice"], ["n1"])
-    variables = dict(re.findall(r"^busbar_(\S+) = \{\n(.*?)^\}", printed, re.MULTILINE | re.DOTALL))
-    assert list(variables) == ["manager", "alice", "n1"]
+    printed = nats_access.render_nats("busbar", "lab", "manager", ["alice"], ["n-1"])
+    users = re.findall(r"# (\w+)\n +\{ user: \"(\S+)\", password: \$(\S+),(.*?)\} \}", printed, re.DOTALL)
+    assert [(kind, user, variable) for kind, user, variable, _ in users] == [
+        ("manager", "manager", "busbar_password_manager"),
+        ("person", "alice", "busbar_password_alice"),
+        ("node", "n-1", "busbar_password_n-1"),
+    ]
     lists = {
         (user, name): json.loads(found)
-        for user, body in variables.items()
-        for name, found in re.findall(r"(\w+) = (\[.*\])", body)
+        for _, user, _, body in users
+        for name, found in re.findall(r"(publish|subscribe): (\[.*\])", body)
     }
+    assert all('allowed_connection_types: ["MQTT", "MQTT_WS"]' in body for *_, body in users)
     assert "busbar.v1.*.request.alice.*" in lists["alice", "publish"]
     assert {"busbar.v1.lab.>", "busbar.v1.lab"} <= set(lists["manager", "publish"])
     assert {"busbar.v1.lab.status.>", "busbar.v1.lab.status"} <= set(lists["alice", "subscribe"])
-    assert "busbar.v1.*.node.n1.assignment" in lists["n1", "subscribe"]
-    assert not [subject for subject in lists["n1", "publish"] if ".assignment" in subject]
+    assert "busbar.v1.*.node.n-1.assignment" in lists["n-1", "subscribe"]
+    assert not [subject for subject in lists["n-1", "publish"] if ".assignment" in subject]
     for (user, name), subjects in lists.items():
         assert all("/" not in subject and "#" not in subject for subject in subjects)
         assert ("$MQTT.sub.>" in subjects) == (name == "subscribe"), (user, name)
+    assert "store_dir" not in printed, "a member of a cluster says that itself"
+    alone = nats_access.render_nats("a.b", "lab", "m", [], [], nats_access.Server("::1", 1883, '/s "x"'))
+    assert 'listen: "[::1]:1883"' in alone and r'store_dir: "/s \"x\""' in alone
+    assert "a//b.v1.lab.>" in alone, "as nats-server maps a dot of a topic"
+
+
+def test_nats_knows_each_user_once() -> None:
+    with pytest.raises(ValueError, match="'manager' must be named once"):
+        nats_access.render_nats("busbar", "lab", "manager", ["manager"], [])
 
 
 def nats_without_nodes(root: str, realm: str, manager: str, persons: list[str]) -> str:
-    return acl.render_nats(root, realm, manager, [], persons)
+    return nats_access.render_nats(root, realm, manager, [], persons)
 
 
 @pytest.mark.parametrize("render", [acl.render_mosquitto, acl.render_emqx, nats_without_nodes])

@@ -73,11 +73,14 @@ def a_realm() -> Realm:
         running = status | {"status": "RUNNING", "scale": 3, "ready": 3, "version": 9, "name": name}
         del running["draining"], running["drained"]
         realm.retain(TOPICS.status(cluster, kind, name), running)
+    realm.retain(TOPICS.status("edge", "worker", "edge"), status | {"status": "RUNNING", "name": "edge"})
+    realm.retain(TOPICS.status("_", "node", "edge"), status | {"status": "online", "name": "edge"})
     chunk = filled(messages.LogChunk, hostile) | {"cluster": "edge", "lines": [HOSTILE], "dropped": 2}
 
     def after(operation: str) -> None:
         if operation == "follow_worker":
-            realm.publish(TOPICS.node_log("n1", "edge"), chunk)
+            reader = realm.calls[-1][1].get("reader")
+            realm.publish(TOPICS.node_log("n1", "edge"), chunk | {"worker": "edge", "reader": reader})
 
     realm.after = after
     return realm
@@ -102,7 +105,7 @@ def test_a_command_prints_no_control_characters(
     lines = (shown.out + shown.err).splitlines()
     assert not any(text.startswith("! forged") for text in lines)
     if form == "json":
-        many = command in ("event watch", "worker logs")
+        many = command in ("event watch", "logs", "worker logs")
         assert [json.loads(text) for text in (shown.out.splitlines() if many else [shown.out])]
     elif form == "yaml":
         assert list(yaml.safe_load_all(shown.out))

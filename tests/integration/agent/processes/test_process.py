@@ -566,7 +566,7 @@ async def test_a_flood_of_output_is_bounded_by_rotation(processes: WorkerProcess
     rotations = 0
     async with asyncio.timeout(bound(20)):
         while rotations < 5:
-            rotations += logs.rotate_if_needed(start.log_path, max_bytes=limit, keep=2)
+            rotations += logs.rotate_if_needed(start.log_path, max_bytes=limit, keep=2) is not None
             await asyncio.sleep(0)
     await processes.stop(process, signal.SIGTERM, 5)
     logs.rotate_if_needed(start.log_path, max_bytes=limit, keep=2)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from busbar import EventsLostError, GoalLostError, StatusUpdate, WaitTimeoutError
 from busbar.bus.client import events, statuses
+from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
-from busbar.bus.messages import Event
+from busbar.bus.messages import Event, LogChunk
 from busbar.bus.testing import settle
 
 from tests.unit.bus.client.harness import CLUSTER, GROUP, OID, TOPICS, World, play
@@ -529,3 +530,28 @@ def test_output_of_a_worker_without_a_node_is_an_error() -> None:
 
     with pytest.raises(BusError, match="is not placed: no room"):
         play(work, lambda _op, _params: {**WORKER, "node": None, "reason": "no room"})
+
+
+def test_past_lines_come_once_whoever_else_follows_the_same_output() -> None:
+    def answer(op: str, _params: dict[str, Any]) -> Any:
+        return (
+            WORKER if op == "get_worker" else {"worker_oid": OID, "node": "n1", "topic": "t", "lease_ms": 1}
+        )
+
+    async def work(world: World) -> Any:
+        def say(line: str, number: int, reader: str | None = None) -> None:
+            chunk = LogChunk([line], "web-1", "edge", 0, "s1", number, reader)
+            world.manager.post(TOPICS.node_log("n1", "web-1"), encode(chunk))
+
+        async with await world.bus.watch_output(OID) as watch:
+            found = asyncio.ensure_future(next_of(watch, 2))
+            while "follow_worker" not in [op for op, _ in world.asked]:
+                await settle()
+            mine = world.asked[-1][1]["reader"]
+            say("before", 4)
+            say("before", 3, "other")
+            say("before", 4, mine)
+            say("after", 5)
+            return await found
+
+    assert [chunk.lines for chunk in play(work, answer)] == [["before"], ["after"]]
