@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .plans import Applied as Applied
+from .plans import Plan as Plan
 from .results import Accepted as Accepted
 from .results import AuditEntry as AuditEntry
 from .results import Cluster as Cluster
@@ -19,6 +21,8 @@ from .results import Membership as Membership
 from .results import Node as Node
 from .results import Principal as Principal
 from .results import RemovedPrincipal as RemovedPrincipal
+from .results import Revision as Revision
+from .results import RevisionDetail as RevisionDetail
 from .results import Stat as Stat
 from .results import Statement as Statement
 from .results import Transferred as Transferred
@@ -146,6 +150,19 @@ class StatCluster(ClusterRef):
 
     limit: PageSize = None
     after: Entry = None
+
+
+class ListRevisions(ClusterRef):
+    """`after`: the number of the last entry of the page before; the newest come first."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    after: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+
+
+class RevisionRef(ClusterRef):
+    """One revision of a cluster."""
+
+    revision: Annotated[int, Meta(ge=1, le=2**53)]
 
 
 class ClusterByName(Params):
@@ -339,6 +356,25 @@ class GetDefinitions(Params):
     """`clusters`: names; left out, the whole realm with its principals."""
 
     clusters: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
+
+
+class PlanChanges(Params):
+    """`desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and the
+    document no longer names; `stop`: what of it is not stopped is told to, instead of being refused."""
+
+    desired: dict[str, Any]
+    prune: bool = False
+    stop: bool = False
+
+
+class ApplyChanges(Params):
+    """As `plan_changes`. `fence` is that of the plan: by pointer the version of each object, 0 where there
+    is none."""
+
+    desired: dict[str, Any]
+    fence: Annotated[dict[Annotated[str, Meta(max_length=256)], Count], Meta(max_length=5000)]
+    prune: bool = False
+    stop: bool = False
 
 
 class ListAudit(Params):

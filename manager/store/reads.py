@@ -15,6 +15,7 @@ from .event_query import EventsWanted
 from .rows import (
     AssignedRow,
     AuditRow,
+    ClusterRevisionRow,
     ClusterRow,
     GroupRow,
     MemberRow,
@@ -75,6 +76,18 @@ class Queries:
         that have arrived."""
         return dict(self._rows(sql.SCHEMA_BODIES, runtime, cluster_oid))
 
+    def node_schemas(self, oids: Collection[str] | None = None) -> dict[str, dict[str, str]]:
+        """The schemas of nodes (None: all) that are not this version's own, as JSON by node and runtime.
+
+        One that has not arrived yet is left out.
+        """
+        where = "" if oids is None else f" {sql.ANY_OF.format('s.node_oid')}"
+        values = () if oids is None else (sql.to_json(list(oids)),)
+        found: dict[str, dict[str, str]] = {}
+        for node_oid, runtime, body in self._rows(sql.NODE_SCHEMAS + where, *values):
+            found.setdefault(node_oid, {})[runtime] = body
+        return found
+
     # --- clusters
 
     def cluster(self, oid: str) -> ClusterRow | None:
@@ -106,6 +119,16 @@ class Queries:
         found = self._rows(sql.FULLEST_NODE, cluster_oid, above, peer)
         return (str(found[0][0]), int(found[0][1])) if found else ("", 0)
 
+    def cluster_revisions(self, cluster_oid: str, before: int | None, limit: int) -> list[ClusterRevisionRow]:
+        """A cluster's revisions before one, the last first."""
+        where = "WHERE cluster_oid = ? AND revision < ? ORDER BY revision DESC LIMIT ?"
+        return self._all(sql.CLUSTER_REVISIONS, where, cluster_oid, _least(before), limit)
+
+    def cluster_revision(self, cluster_oid: str, revision: int) -> ClusterRevisionRow | None:
+        return self._one(
+            sql.CLUSTER_REVISIONS, "WHERE cluster_oid = ? AND revision = ?", cluster_oid, revision
+        )
+
     # --- members
 
     def member(self, cluster_oid: str, node_oid: str) -> MemberRow | None:
@@ -113,6 +136,10 @@ class Queries:
 
     def members(self, cluster_oid: str) -> list[MemberRow]:
         return self._all(sql.MEMBERS, "WHERE cluster_oid = ? ORDER BY node_oid", cluster_oid)
+
+    def member_limits(self, cluster_oid: str) -> list[tuple[str, int | None, int | None]]:
+        """(node, hardlimit, softlimit) of a cluster's members, by name."""
+        return self._rows(sql.MEMBER_LIMITS, cluster_oid)
 
     def all_members(self) -> list[MemberRow]:
         return self._all(sql.MEMBERS, "ORDER BY cluster_oid, node_oid")

@@ -119,6 +119,7 @@ PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 AUDIT: Final = Table("audit", rows.AuditRow, {})
 REFUSALS: Final = Table("refusals", rows.RefusalRow, {})
+CLUSTER_REVISIONS: Final = Table("cluster_revisions", rows.ClusterRevisionRow, {})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
 
@@ -155,6 +156,9 @@ SELECT digest, body FROM runtime_schemas WHERE digest IN (
   WHERE m.cluster_oid = ?
 ) ORDER BY digest
 """
+NODE_SCHEMAS: Final = (
+    "SELECT s.node_oid, s.runtime, b.body FROM node_schemas s JOIN runtime_schemas b ON b.digest = s.digest"
+)
 DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
 KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
 LISTENING: Final = """
@@ -196,6 +200,11 @@ AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
 WHERE mine.cluster_oid = ?1 AND g.mesh
 ) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
 """
+MEMBER_LIMITS: Final = """
+SELECT n.name, m.hardlimit, m.softlimit FROM members m JOIN nodes n ON n.oid = m.node_oid
+WHERE m.cluster_oid = ? ORDER BY n.name
+"""
+CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid = ? AND revision <= ?"
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"

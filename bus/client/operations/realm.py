@@ -216,6 +216,49 @@ class RealmOperations(Operations):
         params = p.GetDefinitions(clusters=clusters)
         return await self._operate("get_definitions", params, dict[str, Any], timeout)
 
+    async def plan_changes(
+        self,
+        *,
+        desired: dict[str, Any],
+        prune: bool = False,
+        stop: bool = False,
+        timeout: float | None = None,
+    ) -> p.Plan:
+        """Say what applying a document would change, and which workers that touches; changes nothing.
+
+        `desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and
+        the document no longer names; `stop`: what of it is not stopped is told to, instead of being
+        refused.
+
+        Raises:
+            BusError: what any operation answers.
+        """
+        params = p.PlanChanges(desired=desired, prune=prune, stop=stop)
+        return await self._operate("plan_changes", params, p.Plan, timeout)
+
+    async def apply_changes(
+        self,
+        *,
+        desired: dict[str, Any],
+        fence: dict[str, int],
+        prune: bool = False,
+        stop: bool = False,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Applied:
+        """Make the realm as a document says, as planned: all of it, or nothing.
+
+        As `plan_changes`. `fence` is that of the plan: by pointer the version of each object, 0 where
+        there is none.
+
+        Raises:
+            BusError: `no_such_object`, `invalid_configuration`, `already_exists`, `quota_exceeded`,
+                `not_stopped`, `cannot_start`, `cannot_stop`, or what any operation answers.
+        """
+        params = p.ApplyChanges(desired=desired, fence=fence, prune=prune, stop=stop)
+        return await self._operate("apply_changes", params, p.Applied, timeout, expect_version, request_id)
+
     async def list_audit(
         self,
         *,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from busbar.cli import app, lazy
 
 from .realm import OID, leaves
 
+FILE: Final = str(Path(__file__).with_name("definitions.yaml"))
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
     "why": ("edge/web-3",),
@@ -46,6 +48,11 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "worker logs": (OID,),
     "logs": (OID,),
     "event list": ("--type", "worker", "--object", "edge/web-1", "--since", "5m"),
+    "top": (),
+    "wait cluster": ("edge",),
+    "wait group": ("edge/edge",),
+    "wait worker": (OID,),
+    "wait node": ("edge",),
     "event watch": ("--count", "1", "--since", "1"),
     "principal list": (),
     "principal add": ("p1", "viewer"),
@@ -53,7 +60,11 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal remove": ("p1",),
     "principal transfer": ("p1", "--from", "p2"),
     "audit": ("--who", "alice", "--op", "add_principal", "--since", "1h"),
+    "history cluster": ("edge",),
+    "rollback cluster": ("edge", "--to", "1"),
     "export": (),
+    "diff": ("-f", FILE),
+    "apply": ("-f", FILE),
     "call": ("get_manager",),
     "manager show": (),
 }
