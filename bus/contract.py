@@ -324,6 +324,13 @@ _ROWS = (
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
     _read(
+        "explain",
+        p.Explain,
+        p.Explanation,
+        "Say why an object is as it is, from the cause to now.",
+        "no_such_object",
+    ),
+    _read(
         "get_definitions",
         p.GetDefinitions,
         dict[str, Any],

@@ -12,6 +12,7 @@ from .plans import Plan as Plan
 from .results import Accepted as Accepted
 from .results import AuditEntry as AuditEntry
 from .results import Cluster as Cluster
+from .results import Explanation as Explanation
 from .results import Following as Following
 from .results import Group as Group
 from .results import GroupStat as GroupStat
@@ -23,6 +24,7 @@ from .results import RemovedPrincipal as RemovedPrincipal
 from .results import Revision as Revision
 from .results import RevisionDetail as RevisionDetail
 from .results import Stat as Stat
+from .results import Statement as Statement
 from .results import Transferred as Transferred
 from .results import Worker as Worker
 from .results import WorkerRestart as WorkerRestart
@@ -43,6 +45,7 @@ Entry = Annotated[str, Meta(max_length=128)] | None
 """A page of a list: at most `limit` entries, those behind the entry `after` of the page before."""
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
+ExplainedKind = Literal["routercluster", "workergroup", "worker", "node", "request"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
 Labels = Annotated[dict[Name, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)]
 
@@ -324,6 +327,14 @@ class GetEvents(Params):
 
     since: Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")] = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Explain(Params):
+    """`object` is a cluster or a node (`edge`), a worker group or a worker (`edge/web-3`), by name or oid, or
+    the id of a request; `kind` says which where a name could be several."""
+
+    object: Annotated[str, Meta(min_length=1, max_length=160)]
+    kind: ExplainedKind | None = None
 
 
 class GetDefinitions(Params):

@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.status",
         "Show the realm on one screen, with problems and their reasons.",
     ),
+    "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
     "group": (
         "busbar.cli.commands.group",

@@ -70,7 +70,8 @@ class Worker:
     the instance stays, and it is looked at again from `next_check` on. `checking`: one is being looked at.
     `proven` is the definition with which it was ready last, to which it falls back from a rejected one.
     `peers` is the digest of the peers that it is to know, `known_peers` of those that its process knows; it
-    may be told again from `next_peers` on.
+    may be told again from `next_peers` on. `members_error`: why its cluster goes on counting on routers that
+    are gone for good.
     """
 
     oid: str
@@ -110,6 +111,7 @@ class Worker:
     known_peers: str = ""
     next_peers: float = 0.0
     peers_error: str | None = None
+    members_error: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -442,6 +444,8 @@ def _reason_running(worker: Worker) -> str | None:
         reasons.append(f"{OUTDATED}{worker.outdated}")
     if worker.peers_error:
         reasons.append(f"not told of its present peers: {worker.peers_error}")
+    if worker.members_error:
+        reasons.append(worker.members_error)
     if worker.not_reloaded:
         reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
     if worker.failed_probes:

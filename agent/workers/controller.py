@@ -352,6 +352,7 @@ class WorkerController:
         self._run_task(self._stop(instance), instance)
 
     async def _stop(self, instance: Instance) -> None:
+        await self.runner.leave_cluster(instance, self._clock)
         error = await self.runner.stop(instance)
         if error is not None:
             log.error("worker %s: %s", instance.worker.name, error)

@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import msgspec
+from busbar.bus.clock import Clock
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import AssignedWorker
+from busbar.bus.messages import AssignedWorker, Members
 
 from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
-from ..planner.lifecycle import Phase, Worker
+from ..planner.lifecycle import AfterStop, Phase, Worker
+from ..planner.members import leaves
 from ..planner.peers import PeersOf, peers_digest
 from ..processes import logs
 from ..processes.exits import Exit
@@ -25,7 +27,7 @@ from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare, rewrite_peers
 from ..state import RecordedListener, State, WorkerRecord, is_locked
-from . import identity
+from . import identity, membership
 from .host import Host
 from .spec_renderer import SpecRenderer
 
@@ -81,6 +83,8 @@ class ProcessRunner:
         self.history = LogHistory()
         self.peers: PeersOf = {}
         """As the present assignment tells of them."""
+        self.members: Members = {}
+        """By group, as it tells of them."""
 
     # --- start and adopt
 
@@ -347,6 +351,14 @@ class ProcessRunner:
         return instance.linked != before
 
     # --- stop
+
+    async def leave_cluster(self, instance: Instance, clock: Clock) -> None:
+        """Before a stop for good: have a router hand over what it has to the others of its cluster."""
+        worker, record = instance.worker, instance.record
+        if worker.after_stop is not AfterStop.FORGET or record is None or instance.process is None:
+            return
+        if leaves(worker.oid, worker.name, worker.cluster, self.members):
+            await membership.leave(record, self.state.worker_folder(worker.oid), clock)
 
     async def stop(self, instance: Instance) -> str | None:
         """Stop all processes of an instance; None when none is left, else the error.

@@ -224,6 +224,7 @@ class SyncBusClient:
     get_worker = _blocking(BusClient.get_worker)
     follow_worker = _blocking(BusClient.follow_worker)
     get_events = _blocking(BusClient.get_events)
+    explain = _blocking(BusClient.explain)
     get_definitions = _blocking(BusClient.get_definitions)
     list_routercluster_revisions = _blocking(BusClient.list_routercluster_revisions)
     get_routercluster_revision = _blocking(BusClient.get_routercluster_revision)

@@ -335,6 +335,7 @@ class StateCache:
             refuses=row.refuses,
             refuses_since=memory.refuses_since(oid, row.refuses is not None),
             peers=row.peers,
+            members=row.members,
             peers_at=told_at,
         )
         self._node_views[oid] = (row, seen, view)

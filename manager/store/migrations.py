@@ -259,6 +259,18 @@ def worker_mesh(db: Database) -> None:
 
 
 @migrations()
+def node_members(db: Database) -> None:
+    """Whom each node was told of as the workers of meshed groups."""
+    db.execute("ALTER TABLE nodes ADD COLUMN members TEXT")
+
+
+@migrations()
+def events_by_topic(db: Database) -> None:
+    """The events of an object, whose topics name it."""
+    db.execute("CREATE INDEX events_topic ON events(topic)")
+
+
+@migrations()
 def managed_by(db: Database) -> None:
     """Which file has created an object."""
     _run(db, _MANAGED_BY)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from busbar.bus.messages import MeshSeen, Peers
+from busbar.bus.messages import Members, MeshSeen, Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 from msgspec.structs import replace
@@ -48,6 +48,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     """What became of its workers at its last goodbye; None where its agent did not say."""
     peers: Peers | None = None
     """What its assignment says of meshed groups' workers."""
+    members: Members | None = None
+    """Whom its assignment names as meshed groups' workers."""
     heard: bool = False
     """Whether its agent was ever heard before it was paired anew; see `was_heard`."""
     runtime_details: dict[str, dict[str, Any]] | None = None

@@ -165,6 +165,24 @@ class RealmOperations(Operations):
         params = p.GetEvents(since=since, limit=limit)
         return await self._operate("get_events", params, list[Event], timeout)
 
+    async def explain(
+        self,
+        *,
+        object: str,
+        kind: p.ExplainedKind | None = None,
+        timeout: float | None = None,
+    ) -> p.Explanation:
+        """Say why an object is as it is, from the cause to now.
+
+        `object` is a cluster or a node (`edge`), a worker group or a worker (`edge/web-3`), by name or
+        oid, or the id of a request; `kind` says which where a name could be several.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.Explain(object=object, kind=kind)
+        return await self._operate("explain", params, p.Explanation, timeout)
+
     async def get_definitions(
         self,
         *,

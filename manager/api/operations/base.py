@@ -11,7 +11,9 @@ from busbar.bus.messages import Who
 from busbar.bus.plans import WorkerStep
 from busbar.bus.roles import OWNER
 from busbar.bus.states import NodeStatus
+from busbar.bus.topics import Topics
 
+from ...planner.model import Snapshot
 from ...quotas import Quotas
 from ...state.node_memory import WorkerStat
 from ...store import Reads, Tx
@@ -82,6 +84,9 @@ class ReadContext:
     identity: ManagerIdentity
     now: float
     now_ns: int
+    topics: Topics
+    snapshot: Callable[[], Snapshot]
+    """What the monitor decides upon, as of the last commit; not to be called within `reads.consistent`."""
     rehearse: Rehearse | None = None
     asker: Asker | None = None
 

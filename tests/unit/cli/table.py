@@ -12,6 +12,7 @@ from .realm import OID, leaves
 FILE: Final = str(Path(__file__).with_name("definitions.yaml"))
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
+    "why": ("edge/web-3",),
     "cluster create": ("edge", "--port", "24000"),
     "cluster list": (),
     "cluster show": ("edge",),
