@@ -25,6 +25,7 @@ from .logs import LEASE_MS, LogWatch, Wanted
 from .names import checked, is_oid
 from .output import OutputWatch
 from .references import References
+from .reports import ReportWatch
 from .statuses import Progress, StatusUpdate, StatusWatch
 from .subscriptions import Subscriptions
 
@@ -179,6 +180,10 @@ class BusClient(References):
         pattern = self.topics.status(where, kind or "+", name or "+")
         qos = 0 if cluster is None and name is None else 1
         return StatusWatch(self._subscriptions, self._link, self.topics, pattern, qos, self.username)
+
+    def watch_reports(self) -> ReportWatch:
+        """What nodes report of their workers, usage of processor and memory included, as it comes."""
+        return ReportWatch(self._subscriptions, self.topics)
 
     def watch_events(
         self,

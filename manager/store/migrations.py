@@ -265,12 +265,6 @@ def node_members(db: Database) -> None:
 
 
 @migrations()
-def events_by_topic(db: Database) -> None:
-    """The events of an object, whose topics name it."""
-    db.execute("CREATE INDEX events_topic ON events(topic)")
-
-
-@migrations()
 def managed_by(db: Database) -> None:
     """Which file has created an object."""
     _run(db, _MANAGED_BY)

@@ -124,6 +124,7 @@ class Tx(Queries):
         for key in new:
             self.db.execute("INSERT INTO runtime_schemas VALUES (?, ?)", (key, named[key]))
         self.db.execute(sql.DROP_SCHEMAS)
+        self.changes.nodes.add(node_oid)
         for member in self.memberships(node_oid):
             self.changes.groups.update(group.oid for group in self.groups_of(member.cluster_oid))
 

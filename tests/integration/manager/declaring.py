@@ -70,7 +70,7 @@ class Realm:
             nobody,
             now,
             now_ns,
-            self.store.topics,
+            Topics("lab"),
             self.monitor.cache.snapshot,
             self.rehearsal,
             asker,

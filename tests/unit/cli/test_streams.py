@@ -38,9 +38,19 @@ def a_realm() -> Realm:
         return found | {"sequence": 2} if operation == "get_manager" else found
 
     realm = Realm(answer)
-    for kind in ("routercluster", "workergroup"):
+    for kind in ("routercluster", "workergroup", "worker"):
         status = {"version": 9, "epoch": 1, "sequence": "1", "status": "RUNNING", "name": "edge", "time": "t"}
         realm.retain(TOPICS.status("edge", kind, "edge"), status | {"scale": 3, "ready": 3, "oid": OID})
+    online = {
+        "version": 9,
+        "epoch": 1,
+        "sequence": "1",
+        "status": "online",
+        "name": "edge",
+        "time": "t",
+        "oid": OID,
+    }
+    realm.retain(TOPICS.status("_", "node", "edge"), online)
     chunk = {"worker": "edge", "cluster": "edge", "lines": [TEXT]}
     realm.after = lambda operation: (
         realm.publish(TOPICS.node_log("n1", "edge"), chunk) if operation == "follow_worker" else None

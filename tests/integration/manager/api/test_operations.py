@@ -115,6 +115,7 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "scale_routercluster_workergroup": {"scale": 1},
         "update_routercluster_workergroup": {"workergroup": {}},
         "set_principal_role": {"role": "viewer"},
+        "explain": {"object": "nobody"},
         "get_routercluster_revision": {"revision": 1},
         "rollback_routercluster": {"revision": 1},
         "get_definitions": {"clusters": ["nobody"]},
@@ -122,7 +123,6 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
             "desired": {"busbar": 1, "clusters": {"edge": {"nodes": {"nobody": {}}}}},
             "fence": {"/clusters/edge": 0},
         },
-        "explain": {"object": "nobody"},
     }.get(op, {})
     error = await client.refused("alice", op, params)
     assert error.code == "no_such_object" and error.pointers
