@@ -69,7 +69,8 @@ RULES: Final = (
     _rule(PERSON, "read", _ANY.all_status()),
     _rule(PERSON, "read", _ANY.all_events()),
     _rule(PERSON, "read", _ANY.all_nodes("state")),
-    # Beyond the contract's list: who may operate may also follow worker output.
+    # Beyond the contract's list: what workers use, and their output for those who may operate.
+    _rule(PERSON, "read", _ANY.all_nodes("reported")),
     _rule(PERSON, "read", _ANY.all_logs("+")),
 )
 """The table. A new topic of the contract needs a row here; all brokers follow it."""

@@ -25,6 +25,28 @@ class Cluster(Struct, frozen=True):
     transport: dict[str, Any] | None = None
 
 
+class Revision(Struct, frozen=True):
+    """What a cluster was to be from `time` on; `changed` names members that differ from the one before."""
+
+    revision: int
+    time: str
+    caller: str
+    operation: str
+    request_id: str | None = None
+    changed: list[str] = msgspec.field(default_factory=list)
+
+
+class RevisionDetail(Struct, frozen=True):
+    """A revision with its definition, as a cluster in the document of `get_definitions`."""
+
+    revision: int
+    time: str
+    caller: str
+    operation: str
+    definition: dict[str, Any]
+    request_id: str | None = None
+
+
 class Accepted(Struct, frozen=True):
     """start and stop: accepted, not done. Watch the status."""
 
@@ -185,6 +207,8 @@ class ManagerInfo(Struct, frozen=True):
     brake: str | None
     limits: dict[str, int]
     conditions: list[str] = msgspec.field(default_factory=list)
+    time: str = ""
+    """Its wall clock (RFC 3339)."""
 
 
 class WorkerRestart(Struct, frozen=True):
@@ -259,3 +283,32 @@ class AuditEntry(Struct, frozen=True):
     detail: str | None = None
     count: int = 1
     last: str | None = None
+
+
+class Statement(Struct, frozen=True):
+    """One sentence of an explanation. `code` is one of `bus.causes`.
+
+    `event` is the sequence of the event that it is about, `at_ms` when that was (milliseconds since 1970),
+    `object` what it is about where that is another object than the explained one.
+    """
+
+    code: str
+    text: str
+    event: str | None = None
+    at_ms: int | None = None
+    object: str | None = None
+
+
+class Explanation(Struct, frozen=True):
+    """Why an object is as it is: statements from the cause to now, at most 64.
+
+    `object` is its name, with its cluster's where it has one. `well`: none of the statements is a cause.
+    """
+
+    kind: str
+    object: str
+    oid: str | None
+    status: str
+    well: bool
+    time: str
+    statements: list[Statement]

@@ -24,7 +24,10 @@ from busbar.bus.roles import Role
 HERE = Path(__file__).parent.parent / "bus" / "client" / "operations"
 ALIASES = {
     Role: "Role",
-    **{getattr(params, name): f"p.{name}" for name in ("ClusterStatus", "WorkerStatus", "NodeStatusName")},
+    **{
+        getattr(params, name): f"p.{name}"
+        for name in ("ClusterStatus", "WorkerStatus", "NodeStatusName", "ExplainedKind")
+    },
 }
 FILES = {
     "groups": ("GroupOperations", "worker groups and their workers"),

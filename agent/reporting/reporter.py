@@ -48,7 +48,7 @@ class NodeSnapshot:
     store: str | None = None
     applied: Applied = field(default_factory=Applied)
     refused: str | None = None
-    capacity: dict[str, int | None] | None = None
+    capacity: dict[str, Any] | None = None
     runtimes: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     conditions: list[str] = field(default_factory=list)
@@ -146,6 +146,7 @@ class Reporter:
         self._schemas: dict[str, dict[str, Any]] = {}
         self._published: tuple[int, str] = (0, "")
         self._seq = 0
+        self._beat_conn = 0
         self._started_at = clock.monotonic()
         self._echo_due_since: float | None = None
         self._ready_sent_at = 0.0
@@ -260,7 +261,9 @@ class Reporter:
             applied=self._take_snapshot().applied,
             digest=self._published[1],
         )
-        self._link.post(self._heartbeat_topic, encode(heartbeat), qos=0)
+        # Of QoS 0 no broker says that the right is missing.
+        first, self._beat_conn = self._beat_conn != self._link.conn, self._link.conn
+        self._link.post(self._heartbeat_topic, encode(heartbeat), qos=1 if first else 0)
         self._end_conflict(now)
         self._check_echo(now)
 

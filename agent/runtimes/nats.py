@@ -19,6 +19,7 @@ from typing import Any, Final
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.listeners import listeners_of
 from busbar.bus.messages import Peer
+from busbar.bus.programs import find_program
 from busbar.bus.router_options import (
     NATS_CLIENT,
     NATS_MONITORING,
@@ -45,7 +46,7 @@ from .base import (
     address,
     check_worker,
 )
-from .programs import find_program, why_not_runnable
+from .programs import why_not_runnable
 from .transport import ROOT, TlsFiles, checked_transport, path_below, port_requests, refusals, tls_files
 
 TYPES = ("mqtt", "websocket", "nats")

@@ -24,7 +24,9 @@ from .events import EventFilter, EventWatch
 from .logs import LEASE_MS, LogWatch, Wanted
 from .names import checked, is_oid
 from .output import OutputWatch
+from .probing import BrokerProbe
 from .references import References
+from .reports import ReportWatch
 from .statuses import Progress, StatusUpdate, StatusWatch
 from .subscriptions import Subscriptions
 
@@ -76,6 +78,10 @@ class BusClient(References):
     def connected(self) -> bool:
         """Whether there is a connection to a broker now; one that is lost is made again."""
         return self._link.connected
+
+    def probe(self) -> BrokerProbe:
+        """What can be tried of the broker with the rights of this user."""
+        return BrokerProbe(self._link, self._subscriptions, self.topics, self.username)
 
     def close(self) -> None:
         """End every watch. The link is its maker's to end."""
@@ -180,6 +186,10 @@ class BusClient(References):
         qos = 0 if cluster is None and name is None else 1
         return StatusWatch(self._subscriptions, self._link, self.topics, pattern, qos, self.username)
 
+    def watch_reports(self) -> ReportWatch:
+        """What nodes report of their workers, usage of processor and memory included, as it comes."""
+        return ReportWatch(self._subscriptions, self.topics)
+
     def watch_events(
         self,
         *,
@@ -215,7 +225,9 @@ class BusClient(References):
                     raise
                 return None
 
-        return EventWatch(self._subscriptions, self.topics, wanted, since, fetch, present, find, self.clock)
+        return EventWatch(
+            self._subscriptions, self.topics, wanted, since, fetch, present, find, self.clock, self.username
+        )
 
     async def watch_output(
         self, worker: str, cluster: str | None = None, *, lines: int = 100, follow: bool = True
@@ -240,7 +252,14 @@ class BusClient(References):
             await self.follow_worker(worker_oid=found.oid, lines=past, reader=reader, lease_ms=lease_ms)
 
         topic = self.topics.node_log(found.node, found.name)
-        return OutputWatch(self._subscriptions, topic, found.cluster, self.clock, ask, reader, lines, follow)
+        missing = MissingRightError(self.username, "read", topic, certain=False)
+        silence = (
+            f"node '{found.node}' does not answer: either {missing}, or its user has none to write it, or to"
+            f" read {self.topics.node(found.node, 'command')}"
+        )
+        return OutputWatch(
+            self._subscriptions, topic, found.cluster, self.clock, ask, reader, lines, follow, silence
+        )
 
     async def watch_logs(
         self,

@@ -11,6 +11,9 @@ from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
+from .acceptance import rejection
 from .admission import Obstacle, Refusal, Target, occupies, refusal
 from .liveness import Fleet
 from .model import ClusterView, GroupView, MemberView, Snapshot
@@ -71,6 +74,7 @@ class Candidates:
         self._fleet, self._load, self._cluster, self._group = fleet, load, cluster, group
         self._members = {member.node_oid: member for member in cluster.members}
         self._in_cluster, self._in_group = load.cluster[cluster.oid], load.group[group.oid]
+        self._rejections: dict[str, str | None] = {}
         self._heap = [self._candidate(oid) for oid in self._members if not self.refusal(oid)]
         heapify(self._heap)
 
@@ -92,9 +96,15 @@ class Candidates:
             heappush(self._heap, self._candidate(best.node_oid))
         return best
 
-    def refusal(self, node_oid: str) -> Refusal | None:
-        """Why this node takes no more workers of this group; None when it takes one."""
-        return refusal(self._target(node_oid), self._group.runtime)
+    def refusal(self, node_oid: str, *, as_member: bool = False) -> Refusal | None:
+        """Why this node takes no more workers of this group; None when it takes one.
+
+        `as_member`: as if it were a node of the cluster, without limits.
+        """
+        target = self._target(node_oid)
+        if as_member and target is not None:
+            target = replace(target, member=True)
+        return refusal(target, self._group.runtime)
 
     def reason(self) -> str:
         """Why no node admits a worker, node by node where they differ."""
@@ -125,7 +135,17 @@ class Candidates:
             hardlimit=member.hardlimit if member else None,
             in_cluster=self._in_cluster[node_oid],
             total=self._load.total[node_oid],
+            rejects=self.rejects(node_oid),
         )
+
+    def rejects(self, node_oid: str) -> str | None:
+        """What the node's schema of the runtime has against the group's transport."""
+        schema = self._fleet.nodes[node_oid].schemas.get(self._group.runtime)
+        if schema is None:
+            return None
+        if schema not in self._rejections:
+            self._rejections[schema] = rejection(schema, self._group.transport)
+        return self._rejections[schema]
 
     def _candidate(self, node_oid: str) -> Candidate:
         count, softlimit = self._in_cluster[node_oid], self._members[node_oid].softlimit

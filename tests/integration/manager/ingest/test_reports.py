@@ -404,7 +404,8 @@ async def test_a_worker_that_waits_has_no_figures(tmp_path: Path) -> None:
 
         def shown() -> Worker:
             reads, now = watch.store.reads, watch.clock.monotonic()
-            ctx = ReadContext(reads, watch.memory, None, now, watch.clock.time_ns())  # type: ignore[arg-type]
+            snapshot, now_ns = watch.monitor.cache.snapshot, watch.clock.time_ns()
+            ctx = ReadContext(reads, watch.memory, None, now, now_ns, TOPICS, snapshot)  # type: ignore[arg-type]
             return get_worker(ctx, WorkerRef(worker_oid=oid))
 
         figures: dict[str, Any] = {"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096}
