@@ -76,6 +76,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context show": (),
     "context use": ("lab",),
     "context remove": ("lab",),
+    "doctor": (),
     "acl": ("--broker", "mosquitto"),
     "import": ("no-such-file",),
     "validate": ("-f", "no-such-file"),
