@@ -13,7 +13,7 @@ from busbar.bus.params import Node, NodeStatusName
 
 from .. import common_options as n
 from .. import definition as d
-from .. import last_node, output, wait
+from .. import last_node, numbers, output, wait
 from ..connect import run
 from ..errors import CliError, ExitCode, usage
 from ..services import accounts
@@ -59,7 +59,7 @@ def _with_version(row: Node, runtime: str) -> str:
 
 
 def _ago(ms: int | None) -> str:
-    return "never" if ms is None else f"{output.duration(ms)} ago"
+    return "never" if ms is None else f"{numbers.duration(ms)} ago"
 
 
 @n.subcommand(app, "list", "list_nodes", "get_node")
