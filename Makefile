@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed-$(CROSSBAR)
 
 # Where `make scale` puts aedes (npm), which the suite itself never asks for.
 AEDES := $(abspath $(VENV))/aedes
-# And `make foreign` clients in JavaScript.
+# And `make test` clients in JavaScript, where there is npm.
 FOREIGN := $(abspath $(VENV))/foreign
 
 .PHONY: help setup demo test unit explore lint reference bench soak mutants scale foreign clean
@@ -34,7 +34,7 @@ help:
 	@echo "make soak    search for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
 	@echo "make mutants   make small faults in the files that decide, and count those that the unit tests notice"
 	@echo "make scale   the contract and node failures on broker clusters (NATS, aedes with Redis); measure"
-	@echo "make foreign   clients in JavaScript (npm: mqtt.js, Autobahn|JS) against the routers"
+	@echo "make foreign   the clients in JavaScript (npm: mqtt.js, Autobahn|JS) alone"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -51,8 +51,10 @@ setup: $(STAMP)
 demo: setup
 	@$(BIN)/python -m busbar.cli.demo
 
+# Without npm, or its registry, the clients in JavaScript are skipped with that reason.
 test: setup lint
-	@$(PYTEST)
+	@$(BIN)/python -m tests.foreign.install $(FOREIGN)
+	@BUSBAR_FOREIGN=$(FOREIGN) $(PYTEST)
 
 unit: setup
 	@$(PYTEST) -n 2 tests/unit  # they compute, and wait for nothing
@@ -87,12 +89,8 @@ scale: setup
 	  $(BIN)/python -m pytest tests/clusters
 	@BUSBAR_AEDES=$(AEDES) $(BIN)/python -m tests.clusters
 
-# Without npm they are skipped with that reason.
 foreign: setup
-	@mkdir -p $(FOREIGN) && cp tests/foreign/package.json $(FOREIGN)/
-	@if command -v npm >/dev/null; then \
-	  npm install --prefix $(FOREIGN) --no-package-lock --no-audit --no-fund --ignore-scripts --silent; \
-	else echo "npm is not installed: clients in JavaScript are left out"; fi
+	@$(BIN)/python -m tests.foreign.install $(FOREIGN)
 	@BUSBAR_FOREIGN=$(FOREIGN) $(BIN)/python -m pytest tests/foreign
 
 reference: setup

@@ -93,6 +93,7 @@ class Agent:
             self._runner, clock, random, self._on_change, self._on_usage, timing
         )
         self.link = make_link(will_of(topics, config.node, self.boot))
+        self.supervisor.connected = lambda: self.link.connected
         self.supervisor.max_workers = config.max_workers
         self.reporter = Reporter(
             self.link, topics, config.node, self.boot, clock, random, self.snapshot, config.connect.username

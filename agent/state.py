@@ -26,7 +26,7 @@ from busbar.bus.decode import MAX_REPORT
 from busbar.bus.errors import BusError
 from busbar.bus.files import FileLock
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import Assignment, WorkerName
+from busbar.bus.messages import AssignedWorker, Assignment, WorkerName
 from msgspec import Struct
 
 from .owner import FolderOwner, why_foreign
@@ -80,6 +80,8 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """The digest of the peers that its process was told of."""
     files: dict[str, tuple[int, int, int] | None] = {}
     """The files of the node that it has read, by the pointer that names each; see `planner.file_watch`."""
+    kept: AssignedWorker | None = None
+    """With what the worker was ready last, as this instance or one before it; None if it is not known."""
 
     @property
     def ports(self) -> dict[str, int]:

@@ -21,6 +21,8 @@ from .planner.peers import NONE, peers_by_worker, peers_digest
 from .state import is_locked
 from .workers.adoption import Adoption
 from .workers.controller import WorkerController
+from .workers.departed import EVERY_S as MEMBERS_S
+from .workers.departed import Departed
 from .workers.files import WatchedFiles
 from .workers.mesh import EVERY_S as MESHES_S
 from .workers.process_runner import ProcessRunner
@@ -60,6 +62,7 @@ class WorkerSupervisor:
     ) -> None:
         self.assignment: Assignment | None = None
         self.max_workers: int | None = None
+        self.connected: Callable[[], bool] = lambda: True
         self.scanned = asyncio.Event()
         self._wake = asyncio.Event()
         self.registry = WorkerRegistry(
@@ -90,6 +93,7 @@ class WorkerSupervisor:
         self._desired = plan.desired_workers(assignment) or {}
         self.controller.runner.peers = told = peers_by_worker(assignment)
         self._peers = {oid: peers_digest(peers) for oid, peers in told.items()}
+        self.controller.runner.members = assignment.members or {}
         if before is None or before.store != assignment.store:
             # Nothing is started before it is known which workers of this store run already.
             self.scanned.clear()
@@ -108,6 +112,7 @@ class WorkerSupervisor:
         beside = [
             asyncio.create_task(self._housekeeping(), name="housekeeping"),
             asyncio.create_task(self._watch_meshes(), name="meshes"),
+            asyncio.create_task(self._watch_members(), name="members"),
         ]
         try:
             while True:
@@ -208,12 +213,14 @@ class WorkerSupervisor:
             self.scanned.clear()
             self._wake.set()
             return
-        self.controller.prepare_start(instance, definition)
+        before = self.controller.prepare_start(instance, definition)
         if holder is not None:
             reason = f"another agent of this node runs it on this host (folder {holder})"
             self.controller.fail(instance, reason)
+        elif step.kept:
+            self.controller.start_kept(instance, definition, self.assignment.store, before)
         else:
-            self.controller.check_and_start(instance, definition, self.assignment.store)
+            self.controller.check_and_start(instance, definition, self.assignment.store, before)
 
     def _is_wanted(self, definition: AssignedWorker) -> bool:
         """Whether a definition that was looked at for a while is the assigned one still."""
@@ -239,6 +246,18 @@ class WorkerSupervisor:
                     self.registry.notify()
             except Exception:
                 log.exception("a look at the meshes failed")
+
+    async def _watch_members(self) -> None:
+        """Has routers remove those from their clusters that are gone for good, until cancelled."""
+        departed = Departed(self.registry, self.controller.runner)
+        while True:
+            await self._clock.sleep(MEMBERS_S)
+            try:
+                # Without a connection, newer members may have come that this agent has not heard of.
+                if self.connected():
+                    await departed.look()
+            except Exception:
+                log.exception("a look at the members of clusters failed")
 
     async def _housekeeping(self) -> None:
         """Rotates logs and reads usage, until cancelled."""

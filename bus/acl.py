@@ -1,6 +1,6 @@
 """Who may write and read which topic: one table, from section 9 of the bus contract.
 
-The embedded broker checks every packet against it; `render_mosquitto`, `render_emqx` and `render_nats` print
+The embedded broker checks every packet against it; `render_mosquitto`, `render_emqx` and nats_access.py print
 it for an external broker, and `filters` serves any other. Three kinds of account: `manager`, `person`,
 `node`. Wills and retained messages are publishes like any other. Pure: no clock, no I/O.
 
@@ -169,10 +169,10 @@ def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence
 
     Raises ValueError for a malformed root, realm or user name.
     """
-    _check(root, realm, manager_user, persons)
+    check_names(root, realm, [manager_user, *persons])
     lines = [f"# Access to realm {realm}, generated: change the table, not this file.", ""]
     lines += [f"pattern {r.access:<5} {root}/{VERSION}/+/{r.tail.replace(_USER, '%u')}" for r in _personal()]
-    for user, kind in _users(manager_user, persons):
+    for user, kind in kinds_of(manager_user, persons):
         lines += ["", f"user {user}"]
         lines += [f"topic {rule.access} {Topics(realm, root).prefix}/{rule.tail}" for rule in _shared(kind)]
     return "\n".join(lines) + "\n"
@@ -183,9 +183,9 @@ def render_emqx(root: str, realm: str, manager_user: str, persons: Sequence[str]
 
     Raises ValueError for a malformed root, realm or user name.
     """
-    _check(root, realm, manager_user, persons)
+    check_names(root, realm, [manager_user, *persons])
     lines = [f"%% Access to realm {realm}, generated: change the table, not this file."]
-    for user, kind in _users(manager_user, persons):
+    for user, kind in kinds_of(manager_user, persons):
         tails = [(rule.access, f"{Topics(realm, root).prefix}/{rule.tail}") for rule in _shared(kind)]
         lines += _emqx_terms(f'{{username, "{user}"}}', tails)
     everyone = [
@@ -193,35 +193,6 @@ def render_emqx(root: str, realm: str, manager_user: str, persons: Sequence[str]
     ]
     lines += _emqx_terms("all", everyone)
     return "\n".join([*lines, "{deny, all}."]) + "\n"
-
-
-def render_nats(
-    root: str, realm: str, manager_user: str, persons: Sequence[str], nodes: Sequence[str]
-) -> str:
-    """Permissions for NATS, which has no patterns: a variable `busbar_USER` for each, nodes included.
-
-    To be included by the server's configuration, whose users name them: `permissions: $busbar_alice`.
-    Raises ValueError for a malformed root, realm or user name.
-    """
-    _check(root, realm, manager_user, [*persons, *nodes])
-    lines = [f"# Access to realm {realm}, generated: change the table, not this file."]
-    for user, kind in [*_users(manager_user, persons), *((node, NODE) for node in nodes)]:
-        write, read = (filters(kind, user, access, root, realm) for access in ("write", "read"))
-        lines += [f"busbar_{user} = {{", f"  publish = {_nats(write)}"]
-        lines += [f"  subscribe = {_nats(read, _NATS_DELIVERY)}", "}"]
-    return "\n".join(lines) + "\n"
-
-
-_NATS_DELIVERY: Final = "$MQTT.sub.>"
-"""Where NATS delivers QoS 1 messages to a client; without it such subscriptions are refused."""
-
-
-def _nats(topics: Iterable[str], *more: str) -> str:
-    wild = {"+": "*", "#": ">"}
-    subjects = [".".join(wild.get(level, level) for level in topic.split("/")) for topic in topics]
-    # To NATS a subscription to `a/#` is two, since `a.>` is not `a`; both have to be allowed.
-    parents = [subject.removesuffix(".>") for subject in subjects if subject.endswith(".>")]
-    return "[" + ", ".join(f'"{subject}"' for subject in (*subjects, *parents, *more)) + "]"
 
 
 _EMQX_ACTIONS: Final[dict[Access, str]] = {"readwrite": "all", "write": "publish", "read": "subscribe"}
@@ -245,13 +216,15 @@ def _shared(kind: str) -> list[Rule]:
     return [rule for rule in RULES if kind in rule.kinds and not rule.is_pattern]
 
 
-def _users(manager_user: str, persons: Sequence[str]) -> list[tuple[str, str]]:
+def kinds_of(manager_user: str, persons: Sequence[str]) -> list[tuple[str, str]]:
+    """The users of a realm but for its nodes, each with its kind."""
     return [(manager_user, MANAGER), *((person, PERSON) for person in persons)]
 
 
-def _check(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> None:
+def check_names(root: str, realm: str, users: Sequence[str]) -> None:
+    """Raises ValueError for a malformed root, realm or user name."""
     if not is_root(root):
         raise ValueError(f"topic root {root!r} must be plain levels of letters, digits, '_', '.' and '-'")
-    for name in (realm, manager_user, *persons):
+    for name in (realm, *users):
         if not is_name(name):
             raise ValueError(f"name {name!r} must match {NAME_PATTERN}")

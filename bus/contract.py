@@ -32,6 +32,8 @@ class Operation:
     change: bool = False
     roles: frozenset[str] = READ_ROLES
     owned: Owned | None = None
+    heavy: bool = False
+    """Whether it takes as long as many others: callers are limited accordingly."""
 
     @property
     def pages(self) -> bool:
@@ -297,6 +299,46 @@ _ROWS = (
         owned=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
+    _read(
+        "explain",
+        p.Explain,
+        p.Explanation,
+        "Say why an object is as it is, from the cause to now.",
+        "no_such_object",
+    ),
+    _read(
+        "get_definitions",
+        p.GetDefinitions,
+        dict[str, Any],
+        "Return the definitions of the realm, or of some clusters, as one document.",
+        "no_such_object",
+    ),
+    Operation(
+        "plan_changes",
+        p.PlanChanges,
+        p.Plan,
+        "Say what applying a document would change, and which workers that touches; changes nothing.",
+        roles=CHANGE_ROLES,
+        heavy=True,
+    ),
+    Operation(
+        "apply_changes",
+        p.ApplyChanges,
+        p.Applied,
+        "Make the realm as a document says, as planned: all of it, or nothing.",
+        (
+            "no_such_object",
+            "invalid_configuration",
+            "already_exists",
+            "quota_exceeded",
+            "not_stopped",
+            "cannot_start",
+            "cannot_stop",
+        ),
+        change=True,
+        roles=CHANGE_ROLES,
+        heavy=True,
+    ),
     _read(
         "list_audit", p.ListAudit, list[p.AuditEntry], "List changes, or refused requests, the last first."
     ),

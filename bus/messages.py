@@ -146,6 +146,9 @@ class Peer(Struct, frozen=True):
 Peers = dict[str, list[Peer]]
 """By `cluster/group`: all known workers of each meshed group that has one on a node."""
 
+Members = dict[str, list[str]]
+"""By `cluster/group`: the oids of all workers that a meshed group is to have, on whatever nodes they are."""
+
 
 class AssignedWorker(Struct, frozen=True):
     """One worker assigned to a node."""
@@ -174,6 +177,8 @@ class Assignment(Struct, frozen=True):
     definitions: dict[str, dict[str, Any]] | UnsetType = UNSET
     peers: Peers | UnsetType = UNSET
     """Left out where no group of its workers is meshed. No part of a digest: a change restarts nothing."""
+    members: Members | UnsetType = UNSET
+    """Left out likewise. A worker of a group named here that is not one of its members is gone for good."""
 
 
 class Applied(Struct, frozen=True):
@@ -189,6 +194,11 @@ NOT_REPLACED = "not replaced: "
 """How the reason of a running worker begins whose next definition its node has found bad."""
 PASSING_REASONS = (QUEUED, NOT_READY, NOT_REPLACED)
 """How the reasons of a starting worker begin that hold only for as long as its agent repeats them."""
+
+
+def serves(state: str, reason: str | None) -> bool:
+    """Whether clients may use a worker: it is ready, or its node keeps its former process, which was."""
+    return state == "RUNNING" or (state == "STARTING" and (reason or "").startswith(NOT_REPLACED))
 
 
 NOT_RELOADED = "not reloaded: "

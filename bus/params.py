@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .plans import Applied as Applied
+from .plans import Plan as Plan
 from .results import Accepted as Accepted
 from .results import AuditEntry as AuditEntry
 from .results import Cluster as Cluster
+from .results import Explanation as Explanation
 from .results import Following as Following
 from .results import Group as Group
 from .results import GroupStat as GroupStat
@@ -19,6 +22,7 @@ from .results import Node as Node
 from .results import Principal as Principal
 from .results import RemovedPrincipal as RemovedPrincipal
 from .results import Stat as Stat
+from .results import Statement as Statement
 from .results import Transferred as Transferred
 from .results import Worker as Worker
 from .results import WorkerRestart as WorkerRestart
@@ -39,6 +43,7 @@ Entry = Annotated[str, Meta(max_length=128)] | None
 """A page of a list: at most `limit` entries, those behind the entry `after` of the page before."""
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
+ExplainedKind = Literal["routercluster", "workergroup", "worker", "node", "request"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
 Labels = Annotated[dict[Name, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)]
 
@@ -307,6 +312,39 @@ class GetEvents(Params):
 
     since: Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")] = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Explain(Params):
+    """`object` is a cluster or a node (`edge`), a worker group or a worker (`edge/web-3`), by name or oid, or
+    the id of a request; `kind` says which where a name could be several."""
+
+    object: Annotated[str, Meta(min_length=1, max_length=160)]
+    kind: ExplainedKind | None = None
+
+
+class GetDefinitions(Params):
+    """`clusters`: names; left out, the whole realm with its principals."""
+
+    clusters: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
+
+
+class PlanChanges(Params):
+    """`desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and the
+    document no longer names; `stop`: what of it is not stopped is told to, instead of being refused."""
+
+    desired: dict[str, Any]
+    prune: bool = False
+    stop: bool = False
+
+
+class ApplyChanges(Params):
+    """As `plan_changes`. `fence` is that of the plan: by pointer the version of each object, 0 where there
+    is none."""
+
+    desired: dict[str, Any]
+    fence: Annotated[dict[Annotated[str, Meta(max_length=256)], Count], Meta(max_length=5000)]
+    prune: bool = False
+    stop: bool = False
 
 
 class ListAudit(Params):

@@ -259,3 +259,32 @@ class AuditEntry(Struct, frozen=True):
     detail: str | None = None
     count: int = 1
     last: str | None = None
+
+
+class Statement(Struct, frozen=True):
+    """One sentence of an explanation. `code` is one of `bus.causes`.
+
+    `event` is the sequence of the event that it is about, `at_ms` when that was (milliseconds since 1970),
+    `object` what it is about where that is another object than the explained one.
+    """
+
+    code: str
+    text: str
+    event: str | None = None
+    at_ms: int | None = None
+    object: str | None = None
+
+
+class Explanation(Struct, frozen=True):
+    """Why an object is as it is: statements from the cause to now, at most 64.
+
+    `object` is its name, with its cluster's where it has one. `well`: none of the statements is a cause.
+    """
+
+    kind: str
+    object: str
+    oid: str | None
+    status: str
+    well: bool
+    time: str
+    statements: list[Statement]

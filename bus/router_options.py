@@ -180,9 +180,27 @@ def _not_for_mosquitto(
 NATS_MONITORING: Final = "monitoring"
 NATS_CLIENT: Final = "client"
 NATS_MQTT: Final = "mqtt-local"
-NATS_OWN: Final = (NATS_MONITORING, NATS_CLIENT, NATS_MQTT)
+NATS_SYSTEM: Final = "system"
+NATS_OWN: Final = (NATS_MONITORING, NATS_CLIENT, NATS_MQTT, NATS_SYSTEM)
 """Listeners that nats workers have besides those that their transport names."""
 _CLUSTER: Final = "cluster"
+
+
+def tail(oid: str) -> str:
+    """The end of a worker's oid, which tells it from another one of its name."""
+    return oid[-8:]
+
+
+def joins_cluster(runtime: str, transport: Mapping[str, Any] | None) -> bool:
+    """Whether the workers of a group are members of a cluster of nats-servers."""
+    return runtime == "nats" and any(each.kind == _CLUSTER for each in listeners_of(transport).values())
+
+
+def least_scale(transport: Mapping[str, Any]) -> int:
+    """How many workers a new cluster of nats-servers needs before it serves MQTT."""
+    options = transport.get("options") or {}
+    members: int = options.get("members", NatsOptions().members)
+    return members // 2 + 1
 
 
 def _not_for_nats(transport: Mapping[str, Any], options: NatsOptions) -> Iterator[tuple[str, str]]:

@@ -47,6 +47,35 @@ LISTENER_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "nats": ("mqtt", "websocket", "nats", "cluster"),
 }
 """The protocols that the listeners of a built-in runtime may have."""
+_WEB: Final = frozenset({"web"})
+_MQTT: Final = frozenset({"mqtt", None})
+_NATS: Final = frozenset({"mqtt", "websocket", "nats", None})
+_SERVED: Final = {"crossbar": _WEB, "amqtt": _MQTT, "mosquitto": _MQTT, "nats": _NATS}
+"""Transport types that the built-in runtimes can serve; operator-defined runtimes take any."""
+
+
+def default_runtime(transport: Mapping[str, Any] | None) -> str:
+    """The runtime of a group that names none."""
+    kind = str(transport.get("type")) if transport else ""
+    return {"web": "crossbar", "nats": "nats"}.get(kind, "amqtt")
+
+
+def check_served(runtime: str, transport: Mapping[str, Any] | None, at: str, mismatch: str) -> None:
+    """Check a checked transport against what this version knows of a runtime.
+
+    `at` points to the transport, `mismatch` to what is at fault when its type is not served.
+
+    Raises:
+        BusError: `invalid_configuration`.
+    """
+    kind = transport["type"] if transport else None
+    served = _SERVED.get(runtime)
+    if served is not None and kind not in served:
+        given = f"a transport of type '{kind}'" if kind else "no transport"
+        need = " or ".join(sorted(f"type '{word}'" if word else "none" for word in served))
+        detail = f"runtime '{runtime}' can't serve {given}: it needs {need}"
+        raise BusError("invalid_configuration", detail, [mismatch])
+    check_for_runtime(transport, runtime, at)
 
 
 def check_for_runtime(transport: Mapping[str, Any] | None, runtime: str, pointer: str) -> None:

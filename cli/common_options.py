@@ -123,6 +123,14 @@ def complete_worker(incomplete: str) -> list[str]:
     )
 
 
+def complete_object(incomplete: str) -> list[str]:
+    """Names of clusters and nodes; after a slash those of the cluster's groups and workers."""
+    if "/" in incomplete:
+        return sorted({*complete_group(incomplete), *complete_worker(incomplete)})
+    clusters = complete_cluster(incomplete)
+    return [*clusters, *(f"{name}/" for name in clusters), *complete_node(incomplete)]
+
+
 def _complete_within(incomplete: str, names: Callable[[BusClient, str], Awaitable[list[str]]]) -> list[str]:
     """Clusters, and after the slash what `names` finds in the cluster with an oid."""
     if "/" not in incomplete:

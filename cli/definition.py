@@ -96,8 +96,18 @@ def _parse(text: str) -> Any:
 
 
 def _parse_yaml(content: str) -> Any:
-    """YAML in which `+1`, `010`, `1_0` and `1:30`, numbers to YAML and ambiguous to people, are refused."""
     import yaml  # type: ignore[import-untyped]
+
+    try:
+        return yaml.load(content, yaml_loader())
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def yaml_loader() -> Any:
+    """YAML in which `+1`, `010`, `1_0` and `1:30`, numbers to YAML and ambiguous to people, are refused, and
+    members that stand twice."""
+    import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not typed
         def construct_yaml_int(self, node: Any) -> Any:
@@ -106,11 +116,17 @@ def _parse_yaml(content: str) -> Any:
                 raise ValueError(f"line {line}: {node.value!r} is no plain number (text needs quotes)")
             return super().construct_yaml_int(node)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"line {line}: {str(key.value)!r} stands here for the second time")
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep=deep)
+
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
-    try:
-        return yaml.load(content, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
+    return Loader
 
 
 def pairs(items: Sequence[str] | None, option: str) -> dict[str, str] | None:

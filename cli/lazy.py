@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.status",
         "Show the realm on one screen, with problems and their reasons.",
     ),
+    "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
     "group": (
         "busbar.cli.commands.group",
@@ -38,6 +39,16 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "endpoints": (
         "busbar.cli.commands.endpoints",
         "Print where clients find a group's workers, also as a load balancer's configuration.",
+    ),
+    "export": (
+        "busbar.cli.commands.export",
+        "Print the realm's definitions as a file: YAML, TOML or JSON.",
+    ),
+    "diff": ("busbar.cli.commands.diff", "Show what applying a file of definitions would change."),
+    "apply": ("busbar.cli.commands.apply", "Make the realm as a file of definitions says."),
+    "validate": (
+        "busbar.cli.commands.validate",
+        "Check a file of definitions, without a manager.",
     ),
     "event": ("busbar.cli.commands.event", "Lifecycle events: stored or live."),
     "audit": ("busbar.cli.commands.audit", "Who asked for what: changes and refused requests."),

@@ -153,6 +153,11 @@ def document(value: Any, form: str, *, stream: bool = False, ascii_only: bool = 
     )
 
 
+def show_document(render: Callable[..., str]) -> None:
+    """Print a whole document, which `render(ascii_only=…)` makes of printable characters and line ends."""
+    print(render(ascii_only=not _is_unicode(sys.stdout)), end="")
+
+
 class State(str):
     """A state, which a terminal shows in its colour."""
 

@@ -24,7 +24,10 @@ from busbar.bus.roles import Role
 HERE = Path(__file__).parent.parent / "bus" / "client" / "operations"
 ALIASES = {
     Role: "Role",
-    **{getattr(params, name): f"p.{name}" for name in ("ClusterStatus", "WorkerStatus", "NodeStatusName")},
+    **{
+        getattr(params, name): f"p.{name}"
+        for name in ("ClusterStatus", "WorkerStatus", "NodeStatusName", "ExplainedKind")
+    },
 }
 FILES = {
     "groups": ("GroupOperations", "worker groups and their workers"),
@@ -99,6 +102,8 @@ def fields(struct: type[params.Params]) -> Iterator[tuple[str, Any, str | None]]
 def result_of(row: Operation) -> str:
     """The result's type as code."""
     inner = typing.get_args(row.result)
+    if typing.get_origin(row.result) is dict:
+        return annotation(row.result)
     name = (inner[0] if inner else row.result).__name__
     name = name if name in ("str", "Event") else f"p.{name}"
     return f"list[{name}]" if inner else name

@@ -8,7 +8,7 @@ import gc
 import logging
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -42,6 +42,7 @@ from .publish.render import MAX_CONDITIONS
 from .publish.retained_audit import RetainedAudit
 from .publish.statuses import StatusBuilder
 from .rate_limit import Limits
+from .rehearsal.rehearsal import Rehearsal
 from .state.node_memory import NodeMemory
 from .store import Store, StoreRefusedError
 from .store.backup import RESTORED
@@ -110,12 +111,13 @@ class Manager:
             lambda: publisher.idle,
             held_back=lambda: publisher.held_back,
         )
-        self.rights = Rights(self.link, self.topics, user, clock, publisher.retry_denied)
+        self.rights = Rights(self.link, self.topics, user, clock, publisher.retry_denied, self._unread)
         self.monitor = Monitor(store, self.memory, clock, manager_id=config.manager_id)
         self.reports = Reports(
             store, self.memory, self.monitor.cache, clock, wake=self.monitor.wake, command=publisher.command
         )
         self._identity = self._make_identity()
+        self._rehearsal = Rehearsal(store, self.memory, self.monitor.cache, clock, new_id, config.manager_id)
         responder = Responder(
             config.manager_id,
             store.epoch,
@@ -255,6 +257,14 @@ class Manager:
             async with asyncio.timeout(GOODBYE_S):
                 await self.presence.publish_offline(self.link)
 
+    def _unread(self) -> Iterator[MissingRightError]:
+        """The rights without a probe that are probably missing: persons read all topics of these."""
+        user = self.config.connect.username
+        if self.retained_audit.statuses_unread:
+            yield MissingRightError(user, "write or to read", self.topics.all_status(), certain=False)
+        if self.reports.states_unread:
+            yield MissingRightError(user, "read", self.topics.all_nodes("state"), certain=False)
+
     # --- facts about itself
 
     def _online_state(self, started: str) -> ManagerState:
@@ -290,7 +300,16 @@ class Manager:
 
     def _read_context(self) -> ReadContext:
         clock, reads = self.clock, self.store.reads
-        return ReadContext(reads, self.memory, self._identity, clock.monotonic(), clock.time_ns())
+        return ReadContext(
+            reads,
+            self.memory,
+            self._identity,
+            clock.monotonic(),
+            clock.time_ns(),
+            self.topics,
+            self.monitor.cache.snapshot,
+            self._rehearsal,
+        )
 
 
 async def run(

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Not everybody has it: a program whose output a test reads must get it from the product or the test.
 os.environ.pop("PYTHONUNBUFFERED", None)
+
+# A broker keeps there what is to end with the machine; each test's would stay.
+_in_memory = (
+    tempfile.TemporaryDirectory(prefix="busbar-tests-", dir="/dev/shm") if os.path.isdir("/dev/shm") else None
+)
+if _in_memory is not None:
+    os.environ["XDG_RUNTIME_DIR"] = _in_memory.name
 
 _end_all = reaper.guard()
 

@@ -163,7 +163,10 @@ def stack(folder: Path, broker: str = "embedded", heartbeat: float = 1.0) -> Ite
     made.broker = broker
     try:
         with start_broker(made, broker):
-            yield made
+            try:
+                yield made
+            finally:
+                made.close()  # while there is a broker to say goodbye to
     finally:
         made.close()
 
@@ -196,7 +199,10 @@ def cluster(made: Stack, kind: str) -> Iterator[Engine]:
     with engine(kind, made.folder / "brokers", accounts) as running:
         made.ports = running.ports
         made.port = made.ports[0]
-        made.at = {**dict.fromkeys(PERSONS, 1), **dict.fromkeys(NODES, len(made.ports) - 1)}
+        made.at = {
+            **dict.fromkeys(PERSONS, min(1, len(made.ports) - 1)),
+            **dict.fromkeys(NODES, len(made.ports) - 1),
+        }
         yield running
 
 

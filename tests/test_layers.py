@@ -28,7 +28,7 @@ MUST_BE_PURE = {
     "manager/publish/render.py",
     "manager/leader/link_watchdog.py",
 }  # fmt: skip
-PURE_WINGS = ("manager/planner/", "agent/planner/")
+PURE_WINGS = ("manager/planner/", "manager/explain/", "agent/planner/")
 WINGS = {
     "manager": {
         "planner": set(),
@@ -36,15 +36,17 @@ WINGS = {
         "state": {"planner", "store"},
         "leader": {"publish", "store"},
         "publish": {"planner", "store"},
-        "api": {"planner", "publish", "state", "store"},
+        "explain": {"planner", "store"},
+        "api": {"explain", "planner", "publish", "state", "store"},
         "ingest": {"state", "store"},
         "control": {"planner", "state", "store"},
+        "rehearsal": {"control", "planner", "state", "store"},
     },
     "agent": {
         "planner": set(),
         "processes": set(),
         "reporting": {"processes"},
-        "routers": set(),
+        "routers": {"processes"},
         "runtimes": {"processes"},
         "workers": {"planner", "processes", "runtimes"},
     },
@@ -216,9 +218,8 @@ ONLY = {
     "sqlite3": {"manager/store"},
     "sqlite_utils": {"manager/store/sqlite.py"},
     "subprocess": {
+        "agent/processes/brief_start.py",
         "agent/processes/process.py",
-        "agent/routers/mosquitto_check.py",
-        "agent/runtimes/mosquitto_websockets.py",
         "cli",
     },
     "time": {"bus/clock.py"},

@@ -68,8 +68,10 @@ class Worker:
     what is wrong with files that have changed, so that it goes on with those it has read. `checked` was
     found good, and the running instance may be stopped for it; `rejected` was not, because of `rejection`:
     the instance stays, and it is looked at again from `next_check` on. `checking`: one is being looked at.
+    `proven` is the definition with which it was ready last, to which it falls back from a rejected one.
     `peers` is the digest of the peers that it is to know, `known_peers` of those that its process knows; it
-    may be told again from `next_peers` on.
+    may be told again from `next_peers` on. `members_error`: why its cluster goes on counting on routers that
+    are gone for good.
     """
 
     oid: str
@@ -104,10 +106,12 @@ class Worker:
     rejected: Definition | None = None
     rejection: str | None = None
     next_check: float = 0.0
+    proven: Definition | None = None
     peers: str = ""
     known_peers: str = ""
     next_peers: float = 0.0
     peers_error: str | None = None
+    members_error: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -173,6 +177,26 @@ def check_failed(
         rejection=error[:MAX_REASON],
         next_check=again,
     )
+
+
+def falls_back(worker: Worker, definition: Definition, now: float) -> bool:
+    """Whether it is to be started with what it ran before, as its definition was rejected of late."""
+    return (
+        worker.rejected == definition and worker.proven not in (None, definition) and now < worker.next_check
+    )
+
+
+def falling_back(
+    worker: Worker, definition: Definition, now: float, error: str, timing: WorkerTiming
+) -> Worker:
+    """Its definition was found bad at its start: what it was ready with last is started in its place.
+
+    `worker` is as it was before that start.
+    """
+    assert worker.proven is not None
+    again = worker.next_check if falls_back(worker, definition, now) else now + timing.check_again
+    started = starting(worker, *worker.proven, now)
+    return replace(check_failed(started, definition, now, error, timing), next_check=again)
 
 
 def with_peers(worker: Worker, peers: str) -> Worker:
@@ -259,6 +283,7 @@ def probe_succeeded(worker: Worker, now: float, timing: WorkerTiming) -> Worker:
         worker,
         phase=Phase.RUNNING,
         since=since,
+        proven=(worker.generation, worker.digest),
         probing=False,
         next_probe=now + timing.live_every,
         deadline=NEVER,
@@ -385,6 +410,13 @@ def reported_state(worker: Worker) -> WorkerState:
 
 def reason(worker: Worker) -> str | None:
     """The reason for its state; None when it is healthy and has not failed lately."""
+    own = _reason(worker)
+    if worker.rejection is None or worker.phase in (Phase.STOPPING, Phase.STOPPED):
+        return own
+    return "; ".join([f"{NOT_REPLACED}{worker.rejection}", *([own] if own else [])])[:MAX_REASON]
+
+
+def _reason(worker: Worker) -> str | None:
     match worker.phase:
         case Phase.WAITING if worker.held:
             before = f"; before: {worker.last_failure}" if worker.last_failure else ""
@@ -408,12 +440,12 @@ def reason(worker: Worker) -> str | None:
 
 def _reason_running(worker: Worker) -> str | None:
     reasons = []
-    if worker.rejection:
-        reasons.append(f"{NOT_REPLACED}{worker.rejection}")
     if worker.outdated:
         reasons.append(f"{OUTDATED}{worker.outdated}")
     if worker.peers_error:
         reasons.append(f"not told of its present peers: {worker.peers_error}")
+    if worker.members_error:
+        reasons.append(worker.members_error)
     if worker.not_reloaded:
         reasons.append(f"{NOT_RELOADED}{worker.not_reloaded}")
     if worker.failed_probes:

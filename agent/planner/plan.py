@@ -12,7 +12,7 @@ from typing import Final
 
 from busbar.bus.messages import AssignedWorker, Assignment
 
-from . import limits
+from . import lifecycle, limits
 from .lifecycle import NEVER, AfterStop, Phase, Worker, WorkerTiming
 from .restart import STABLE_S
 
@@ -31,10 +31,11 @@ class AdmitWorker:
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Start an instance; there is none."""
+    """Start an instance; there is none. `kept`: with what it ran before, as its definition is bad."""
 
     oid: str
     reason: str
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ def _check_steps(
 def _stop_if_not_desired(desired: Mapping[str, AssignedWorker] | None, worker: Worker) -> StopWorker | None:
     """An assignment stops it by lacking it or by defining it differently; no assignment never does.
 
-    One that runs is stopped only for a definition that was found good.
+    One that was ready, or has fallen back, is stopped only for a definition that was found good.
     """
     if desired is None:
         return None
@@ -181,7 +182,9 @@ def _stop_if_not_desired(desired: Mapping[str, AssignedWorker] | None, worker: W
     if definition is None:
         return StopWorker(worker.oid, AfterStop.FORGET, "no longer assigned to this node")
     if worker.alive and not worker.matches(definition.generation, definition.digest):
-        if worker.phase is Phase.RUNNING and worker.checked != (definition.generation, definition.digest):
+        key = definition.generation, definition.digest
+        serves = worker.phase is Phase.RUNNING or worker.by_liveness
+        if worker.rejected == key or (serves and worker.checked != key):
             return None
         change = f"generation {definition.generation} replaces {worker.generation}"
         return StopWorker(worker.oid, AfterStop.REPLACE, f"new definition: {change}")
@@ -226,15 +229,17 @@ def _starts(
     slots = timing.starting_limit - sum(1 for worker in known if worker.phase is Phase.STARTING)
     due = [worker for worker in known if _start_due(desired, worker, now)]
     for worker in sorted(due, key=lambda each: each.next_start)[: max(0, slots)]:
-        failure = worker.last_failure
-        yield StartWorker(worker.oid, f"restart after: {failure}" if failure else "assigned")
+        failure, definition = worker.last_failure, desired[worker.oid]
+        kept = lifecycle.falls_back(worker, (definition.generation, definition.digest), now)
+        yield StartWorker(worker.oid, f"restart after: {failure}" if failure else "assigned", kept)
 
 
 def _start_due(desired: Mapping[str, AssignedWorker], worker: Worker, now: float) -> bool:
     definition = desired.get(worker.oid)
     if definition is None or worker.busy or worker.phase is not Phase.WAITING:
         return False
-    changed = not worker.matches(definition.generation, definition.digest)
+    key = definition.generation, definition.digest
+    changed = not worker.matches(*key) and worker.rejected != key
     return changed or worker.next_start <= now
 
 
@@ -251,13 +256,16 @@ def _due(worker: Worker, now: float) -> float:
         case Phase.STOPPING:
             return worker.next_start
         case Phase.STARTING:
-            return min(worker.deadline, worker.next_probe, _peers_due(worker))
+            return min(worker.deadline, worker.next_probe, _check_due(worker), _peers_due(worker))
         case Phase.RUNNING:
-            again = worker.next_check if worker.rejected and not worker.checking else NEVER
             stable = worker.since + STABLE_S if worker.last_failure else NEVER
-            return min(worker.next_probe, stable, again, _peers_due(worker))
+            return min(worker.next_probe, stable, _check_due(worker), _peers_due(worker))
         case Phase.STOPPED:
             return NEVER
+
+
+def _check_due(worker: Worker) -> float:
+    return worker.next_check if worker.rejected and not worker.checking else NEVER
 
 
 def _peers_due(worker: Worker) -> float:

@@ -146,6 +146,7 @@ class Reporter:
         self._schemas: dict[str, dict[str, Any]] = {}
         self._published: tuple[int, str] = (0, "")
         self._seq = 0
+        self._beat_conn = 0
         self._started_at = clock.monotonic()
         self._echo_due_since: float | None = None
         self._ready_sent_at = 0.0
@@ -260,7 +261,9 @@ class Reporter:
             applied=self._take_snapshot().applied,
             digest=self._published[1],
         )
-        self._link.post(self._heartbeat_topic, encode(heartbeat), qos=0)
+        # Of QoS 0 no broker says that the right is missing.
+        first, self._beat_conn = self._beat_conn != self._link.conn, self._link.conn
+        self._link.post(self._heartbeat_topic, encode(heartbeat), qos=1 if first else 0)
         self._end_conflict(now)
         self._check_echo(now)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from typing import Final, Literal, NamedTuple, cast
 
 from busbar.bus.acl import both
 from busbar.bus.topics import is_valid_filter, matcher
+
+from ..processes.regular_files import open_regular
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 REFUSES: Final = 2
@@ -117,10 +118,7 @@ def _any(filters: Iterable[str], topic: str) -> bool:
 
 def read(path: Path) -> AclFile:
     """Raises AclError, or OSError when it can't be read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would hold it up
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise AclError("no regular file")
+    with os.fdopen(open_regular(path), "rb") as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise AclError(f"larger than {MAX_BYTES} bytes")

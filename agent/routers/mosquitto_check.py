@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import argparse
 import re
-import socket
-import subprocess
 import sys
-import threading
-from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from busbar.bus.addresses import IPV4
 from busbar.bus.loopback import loopback
 
+from ..processes.brief_start import IN_USE, free_ports, start_briefly
+
 _TIMEOUT_S: Final = 20.0
-_LINES: Final = 200
 REFUSED: Final = 3
 """No exit code that Python has of its own."""
-_IN_USE: Final = "Address already in use"
 _STAMP: Final = re.compile(r"^[\dT:.+-]+: ")
 
 
@@ -38,14 +33,6 @@ def harmless(text: str, ports: Sequence[int], host: str = IPV4) -> str:
     free = iter(ports)
     lines = [f"{_LISTENER}{next(free)} {host}" if line.startswith(_LISTENER) else line for line in kept]
     return "\n".join([*lines, "persistence false", ""])
-
-
-def free_ports(count: int, host: str) -> list[int]:
-    """Different ones that nobody listens on at the moment."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with ExitStack() as held:
-        servers = [held.enter_context(socket.create_server((host, 0), family=family)) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
 
 
 def errors(lines: list[str]) -> str:
@@ -83,21 +70,8 @@ def try_once(program: str, config: Path) -> str | None:
     own = config.with_name("check.conf")
     own.write_text(harmless(text, free_ports(count, host), host))
     own.chmod(0o644)  # mosquitto may give up root before it reads it again
-    process = subprocess.Popen([program, "-c", str(own)], stderr=subprocess.PIPE, text=True, errors="replace")
-    bound = threading.Timer(_TIMEOUT_S, process.kill)
-    bound.start()
-    lines: deque[str] = deque(maxlen=_LINES)
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(line)
-            if line.rstrip().endswith(" running"):
-                return None
-        return errors(list(lines))
-    finally:
-        bound.cancel()
-        process.kill()
-        process.wait()
+    ran, lines = start_briefly(program, own, _TIMEOUT_S)
+    return None if ran else errors(lines)
 
 
 def main() -> int:
@@ -109,7 +83,7 @@ def main() -> int:
     error = bad_passwords(given.config.read_text())
     for _ in range(0 if error else 3):
         error = try_once(given.program, given.config)
-        if error is None or _IN_USE not in error:
+        if error is None or IN_USE not in error:
             break
     if error is not None:
         print(error)

@@ -167,6 +167,10 @@ class LaunchSpec:
     that a change of peers is no change of the start. When they change they are written, and then the process
     gets `reload_signal`."""
 
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Files with a random text for `{secret}`, which is made where there is no such file yet. No part of the
+    digest, and in no report."""
+
     listener: str = DEFAULT
     """The name of the primary listener."""
 

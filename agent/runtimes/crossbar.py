@@ -15,6 +15,7 @@ from typing import Final
 
 from busbar.bus.errors import pointer_step
 from busbar.bus.listeners import Listener, listeners_of
+from busbar.bus.programs import find_program
 from busbar.bus.router_options import crossbar_options
 from busbar.bus.runtimes import PATH_OPTIONS
 from busbar.bus.wamp import Realms
@@ -38,7 +39,7 @@ from .base import (
 )
 from .crossbar_tls import tls_of
 from .principals import credentials_in, read_secrets
-from .programs import find_program, why_not_runnable
+from .programs import why_not_runnable
 from .proxying import Targets, check_target
 from .transport import (
     ROOT,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from busbar.bus.json_schema import MAX_SCHEMA
+from busbar.bus.programs import find_program
 from busbar.bus.transport_schema import known_schemas, runtime_schema
 
 from ..processes.users import RunAs
@@ -19,7 +20,6 @@ from .crossbar import CrossbarRuntime
 from .exec import ExecRuntime
 from .mosquitto import MosquittoRuntime
 from .nats import NatsRuntime
-from .programs import find_program
 
 Identity = tuple[str, int, int, int]
 """A program file: its path, inode, size and time of change."""

@@ -18,6 +18,7 @@ from busbar.bus.endpoint_url import endpoint_url
 from busbar.bus.json_schema import UndecidedError, violation
 from busbar.bus.listeners import LISTENER_NAME, listeners_of, primary
 from busbar.bus.messages import Peer
+from busbar.bus.programs import find_program
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -33,7 +34,7 @@ from .base import (
     address,
     check_worker,
 )
-from .programs import find_program, why_not_runnable
+from .programs import why_not_runnable
 from .transport import ROOT, checked_transport, port_requests, probe_of
 
 FIELDS: Final = ("port", "host", "folder", "worker", "cluster", "workergroup", "oid")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.listeners import Listener, listeners_of
+from busbar.bus.programs import find_program
 from busbar.bus.router_options import MosquittoOptions, mosquitto_options, options_of_listener
 from msgspec import UNSET
 
@@ -26,7 +27,7 @@ from .base import (
     check_worker,
 )
 from .mosquitto_websockets import Ask, websockets_of
-from .programs import find_program, why_not_runnable
+from .programs import why_not_runnable
 from .transport import (
     ROOT,
     TlsFiles,

@@ -19,12 +19,15 @@ from typing import Any, Final
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.listeners import listeners_of
 from busbar.bus.messages import Peer
+from busbar.bus.programs import find_program
 from busbar.bus.router_options import (
     NATS_CLIENT,
     NATS_MONITORING,
     NATS_MQTT,
+    NATS_SYSTEM,
     NatsOptions,
     nats_options,
+    tail,
 )
 from msgspec import UNSET
 
@@ -43,13 +46,18 @@ from .base import (
     address,
     check_worker,
 )
-from .programs import find_program, why_not_runnable
+from .programs import why_not_runnable
 from .transport import ROOT, TlsFiles, checked_transport, path_below, port_requests, refusals, tls_files
 
 TYPES = ("mqtt", "websocket", "nats")
 LISTENERS = ("mqtt", "websocket", "nats", "cluster")
 CONFIG = "nats.conf"
 ROUTES = "routes.conf"
+SYSTEM = "system.conf"
+"""Who may enter the system account, by which members of a cluster leave it and are removed: the agent alone,
+by a password that is made on this node and stays in the worker's folder."""
+SYSTEM_USER: Final = "busbar"
+_SYSTEM: Final = f'user: "{SYSTEM_USER}"\npassword: "{{secret}}"\naccount: "$SYS"\n'
 RELOADED = ("certificate", "key", "client_ca", "auth_file")
 """What nats-server reads again on SIGHUP: all of a listener's TLS, and what it includes."""
 API_TIMEOUT: Final = "2s"
@@ -63,7 +71,7 @@ ROUTE: Final = "nats-route"
 MAX_MEMORY: Final = 64 * 2**20
 MAX_FILE: Final = 10 * 2**30
 """JetStream's limits; nats-server would take most of the host's memory and disk."""
-_SCHEMES: Final = {"mqtt": "mqtt", "websocket": "ws", "nats": "nats", "cluster": ROUTE}
+_SCHEMES: Final = {"mqtt": "mqtt", "websocket": "ws", "nats": "nats", "cluster": ROUTE, "leaf": "nats-leaf"}
 _UP: Final = "/healthz?js-server-only=true"
 """It listens. Whether there is a majority says nothing about this worker: to kill it would not help."""
 _CURRENT: Final = "/healthz"
@@ -99,7 +107,10 @@ class NatsRuntime:
         # Without a listener of its own nats-server serves no MQTT over WebSocket either.
         if "websocket" in kinds and "mqtt" not in kinds:
             requests[NATS_MQTT] = own
-        return {**requests, NATS_MONITORING: own}
+        requests[NATS_MONITORING] = own
+        if "cluster" in kinds:
+            requests[NATS_SYSTEM] = own
+        return requests
 
     def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
@@ -121,6 +132,7 @@ class NatsRuntime:
             env={},
             files={CONFIG: config.text(), **config.routes()},
             peer_files=config.routes(worker.peers),
+            secrets={SYSTEM: _SYSTEM} if cluster is not None else {},
             reload_signal=signal.SIGHUP,
             reloads=RELOADED,
             mesh=MeshQuestion(up.at) if cluster is not None and up.at is not None else None,
@@ -144,7 +156,7 @@ class NatsRuntime:
     def _bound(self, plain: Transport, ports: Ports, host: str) -> dict[str, Bound]:
         """All listeners by name: those of the transport in their order, then those that it has besides."""
         given = listeners_of(plain)
-        own = {NATS_CLIENT: "nats", NATS_MQTT: "mqtt", NATS_MONITORING: "http"}
+        own = {NATS_CLIENT: "nats", NATS_MQTT: "mqtt", NATS_MONITORING: "http", NATS_SYSTEM: "leaf"}
         bound = {}
         for name, request in self.ports_needed(plain).items():
             listener = given.get(name)
@@ -161,7 +173,8 @@ class NatsRuntime:
     def _store(self, worker: WorkerSpec, folder: Path, clustered: bool) -> Path:
         """Where its messages are. Those of one that ran alone are deleted by a cluster that it joins."""
         root = folder if self.store_root is None else self.store_root / worker.cluster / worker.name
-        return root / ("cluster" if clustered else "alone")
+        # A member is known to the others by its name, also after its end.
+        return root / (f"cluster-{tail(worker.oid)}" if clustered else "alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +211,12 @@ class Bound:
     def spec(self, up: HttpProbe) -> ListenerSpec:
         """For the agent, which asks `up`: that a client breaks off is an error in nats-server's log."""
         return ListenerSpec(self.name, self.url, self.interface, self.port, up)
+
+
+def server_name(worker: WorkerSpec) -> str:
+    """A member's name in its cluster. One that has left can't come back within minutes, so that the next
+    worker of that name is another member."""
+    return f"{worker.name}.{tail(worker.oid)}"
 
 
 def route_of(peer: Peer) -> str | None:
@@ -240,7 +259,7 @@ class Config:
 
     def _lines(self) -> Iterator[str]:
         client, options = self.bound["nats"], self.options
-        yield _entry("server_name", self.worker.name)
+        yield _entry("server_name", server_name(self.worker) if "cluster" in self.bound else self.worker.name)
         yield _entry("listen", client.listen)
         yield _entry("client_advertise", client.advertised)
         yield _entry("http", self.bound["http"].listen)
@@ -287,6 +306,8 @@ class Config:
         if cluster.tls is not None:
             given["tls"] = _tls(cluster.tls)
         yield _entry("cluster", given, include=ROUTES)
+        leaf = {"listen": self.bound["leaf"].listen, "no_advertise": True}
+        yield f"leafnodes: {_json(leaf)[:-1]}, authorization: {{ include {_json(SYSTEM)} }} }}"
         # It tries each second; a worker that is away would fill the logs of the others.
         yield _entry("connect_error_reports", REPORTS)
         yield _entry("reconnect_error_reports", REPORTS)

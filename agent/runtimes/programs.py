@@ -1,29 +1,16 @@
-"""Finds programs on this host, and writes a launch spec's files."""
+"""Whether programs can run on this host; writes a launch spec's files."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import secrets
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final
 
 from busbar.bus.files import write_atomically
+from busbar.bus.programs import find_program
 
 from ..processes.run_as import files_as, hand_over
 from .base import LaunchSpec
-
-_SBIN: Final = ("/usr/sbin", "/usr/local/sbin")
-"""Where Debian installs mosquitto; not on every user's PATH."""
-
-
-def find_program(program: str, beside: str | None = None) -> str | None:
-    """An executable's path: as given if it has a slash, else next to `beside`, on PATH or in an sbin."""
-    if "/" in program:
-        return shutil.which(program)
-    first = [str(Path(beside).parent)] if beside else []
-    search = [*first, os.environ.get("PATH", os.defpath), *_SBIN]
-    return shutil.which(program, path=os.pathsep.join(search))
 
 
 def why_not_runnable(program: str, beside: str | None = None) -> str | None:
@@ -51,6 +38,10 @@ def _write(launch: LaunchSpec, folder: Path) -> None:
     for name in launch.remove:
         _within(folder, name).unlink(missing_ok=True)
     _write_files({**launch.files, **launch.peer_files}, folder)
+    for name, template in launch.secrets.items():
+        path = _within(folder, name)
+        if path.is_symlink() or not path.is_file():
+            _write_files({name: template.format(secret=secrets.token_hex(24))}, folder)
 
 
 def rewrite_peers(launch: LaunchSpec, folder: Path) -> None:

@@ -102,6 +102,7 @@ class Adoption:
             restarts=max(0, starts - 1),
             peers=record.peers,
             known_peers=record.peers,
+            proven=(record.kept.generation, record.kept.digest) if record.kept is not None else None,
         )
         instance = Instance(worker, record)
         adopted = process is not None and self._runner.adopt(instance, process)
@@ -123,14 +124,17 @@ class Adoption:
         self._controller.kill_leftovers(instance)
 
     def attach_probes(self, desired: Mapping[str, AssignedWorker]) -> None:
-        """Adopted workers whose definition is known get their probes."""
+        """Adopted workers whose definition is known get their probes: the assigned one, or the kept one."""
         for instance in self._registry.all():
             definition, worker = desired.get(instance.worker.oid), instance.worker
             unprobed = (
                 instance.spec is None and instance.process is not None and worker.phase is Phase.STARTING
             )
-            if unprobed and definition and worker.matches(definition.generation, definition.digest):
-                self._attach_probe(instance, definition)
+            kept = instance.record.kept if instance.record is not None else None
+            for known in (definition, kept) if unprobed and definition else ():
+                if known is not None and worker.matches(known.generation, known.digest):
+                    self._attach_probe(instance, known)
+                    break
 
     def check_starts(self, desired: Mapping[str, AssignedWorker]) -> None:
         """Have each running worker say whether it would be started otherwise now."""

@@ -19,7 +19,7 @@ from busbar.bus.messages import AssignedWorker
 
 from ..planner import lifecycle
 from ..planner.file_watch import Files, FileStep, looked
-from ..planner.lifecycle import AfterStop, Phase, WorkerTiming
+from ..planner.lifecycle import AfterStop, Phase, Worker, WorkerTiming
 from ..processes.exits import Exit
 from ..processes.process import describe_os_error
 from ..runtimes import LaunchSpec
@@ -66,38 +66,66 @@ class WorkerController:
 
     # --- start
 
-    def prepare_start(self, instance: Instance, definition: AssignedWorker) -> None:
-        """Mark it as starting."""
-        worker = lifecycle.starting(instance.worker, definition.generation, definition.digest, self._now())
+    def prepare_start(self, instance: Instance, definition: AssignedWorker) -> Worker:
+        """Mark it as starting; returns how it was before."""
+        before = instance.worker
+        worker = lifecycle.starting(before, definition.generation, definition.digest, self._now())
         self.registry.update(instance, worker)
+        return before
 
     def hold(self, instance: Instance, held: str | None) -> None:
         """Say why it is not started; None: it may be."""
         self.registry.update(instance, lifecycle.holding(instance.worker, held))
 
-    def check_and_start(self, instance: Instance, definition: AssignedWorker, store: str) -> None:
-        """Start a worker that is marked as starting, once its definition was found good."""
+    def check_and_start(
+        self, instance: Instance, definition: AssignedWorker, store: str, before: Worker
+    ) -> None:
+        """Start a worker that is marked as starting, once its definition was found good.
+
+        `before` is how it was before it was marked.
+        """
         vetting = self.vetter.look(instance, definition, start=True)
-        passed = instance.worker.checked == (definition.generation, definition.digest)
+        key = definition.generation, definition.digest
+        spec, replaces = vetting.spec, before.proven not in (None, key)
         if vetting.error is not None:
-            self.fail(instance, vetting.error)
-        elif vetting.spec is None or passed or not vetting.spec.checks_starts:
+            self._refuse(instance, definition, store, before, vetting.error)
+        elif spec is None or instance.worker.checked == key or not (spec.checks_starts or replaces):
             self.start(instance, definition, store)
         else:
-            self._run_task(self._check_and_start(instance, definition, store, vetting.spec), instance)
+            self._run_task(self._check_and_start(instance, definition, store, before, spec), instance)
 
     async def _check_and_start(
-        self, instance: Instance, definition: AssignedWorker, store: str, spec: LaunchSpec
+        self, instance: Instance, definition: AssignedWorker, store: str, before: Worker, spec: LaunchSpec
     ) -> None:
         error = await self.vetter.run_check(definition, spec)
         if not self._is_wanted(definition):
             self.registry.update(instance, lifecycle.start_withdrawn(instance.worker, self._now()))
         elif error is not None:
-            self.fail(instance, error)
+            self._refuse(instance, definition, store, before, error)
         else:
             key = definition.generation, definition.digest
             self.registry.update(instance, lifecycle.check_passed(instance.worker, key))
             self.start(instance, definition, store)
+
+    def start_kept(self, instance: Instance, definition: AssignedWorker, store: str, before: Worker) -> None:
+        """As `check_and_start`, for a definition that was rejected of late."""
+        self._refuse(instance, definition, store, before, before.rejection or "")
+
+    def _refuse(
+        self, instance: Instance, definition: AssignedWorker, store: str, before: Worker, error: str
+    ) -> None:
+        """A definition was found bad at its start: the worker comes back with what it was ready with last."""
+        key = definition.generation, definition.digest
+        kept = instance.record.kept if instance.record is not None else None
+        if kept is None or before.proven in (None, key):
+            self.fail(instance, error)
+            return
+        if before.rejection != error:
+            log.warning("worker %s: generation %d is not started: %s", before.name, key[0], error)
+        encodable = error.encode("utf-8", "replace").decode()
+        fallen = lifecycle.falling_back(before, key, self._now(), encodable, self.timing)
+        self.registry.update(instance, fallen)
+        self.start(instance, kept, store)
 
     def check(self, instance: Instance, definition: AssignedWorker) -> None:
         """Look at the definition that is to replace a running instance's, which goes on meanwhile."""
@@ -214,9 +242,10 @@ class WorkerController:
         self.registry.update(instance, healthy)
         if worker.phase is Phase.STARTING:
             log.info("worker %s: ready at %s", worker.name, instance.record and instance.record.address)
-            self._update_record(instance, ready=True)
+            kept = {} if instance.definition is None else {"kept": instance.definition}
+            self._update_record(instance, ready=True, **kept)
 
-    def _update_record(self, instance: Instance, **changes: bool) -> None:
+    def _update_record(self, instance: Instance, **changes: object) -> None:
         if instance.record is not None:
             instance.record = msgspec.structs.replace(instance.record, **changes)
             self.runner.save_record(instance)
@@ -323,6 +352,7 @@ class WorkerController:
         self._run_task(self._stop(instance), instance)
 
     async def _stop(self, instance: Instance) -> None:
+        await self.runner.leave_cluster(instance, self._clock)
         error = await self.runner.stop(instance)
         if error is not None:
             log.error("worker %s: %s", instance.worker.name, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from busbar.bus.addresses import netloc
@@ -12,6 +12,7 @@ from busbar.bus.messages import MAX_MISSING, MeshSeen, Peer
 
 from ..runtimes.base import MeshQuestion
 
+T = TypeVar("T", bound=msgspec.Struct)
 TIMEOUT_S: Final = 2.0
 MAX_ANSWER: Final = 256 * 1024
 """Bytes of an answer: some 2 kB for each other worker."""
@@ -31,35 +32,51 @@ class _Routes(msgspec.Struct):
 
 async def linked(question: MeshQuestion) -> frozenset[str] | None:
     """The names of the routers that it is connected to; None when it does not say."""
-    host, port = question.at
+    found = await ask(question.at, question.path, _Routes)
+    return None if found is None else names(found)
+
+
+async def ask(at: tuple[str, int], path: str, answer: type[T]) -> T | None:
+    """What a router's monitoring says; None when it does not, or something else."""
+    host, port = at
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                asked = f"GET {question.path} HTTP/1.0\r\nHost: {netloc(host, port)}\r\n\r\n"
+                asked = f"GET {path} HTTP/1.0\r\nHost: {netloc(host, port)}\r\n\r\n"
                 writer.write(asked.encode())
-                answer = await reader.read(MAX_ANSWER)
+                said = await reader.read(MAX_ANSWER)
                 while chunk := await reader.read(MAX_ANSWER):
-                    answer += chunk
-                    if len(answer) > MAX_ANSWER:
+                    said += chunk
+                    if len(said) > MAX_ANSWER:
                         return None
             finally:
                 writer.close()
     except (OSError, TimeoutError):
         return None
-    return names_in(answer)
+    return read(said, answer)
 
 
-def names_in(answer: bytes) -> frozenset[str] | None:
+def read(said: bytes, answer: type[T]) -> T | None:
     """What an HTTP answer says; None for one that is none."""
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = said.partition(b"\r\n\r\n")
     if b" 200 " not in head.split(b"\r\n", 1)[0]:
         return None
     try:
-        found = msgspec.json.decode(body, type=_Routes)
+        return msgspec.json.decode(body, type=answer)
     except msgspec.DecodeError:
         return None
-    return frozenset(route.remote_name for route in found.routes if route.remote_name)
+
+
+def names_in(said: bytes) -> frozenset[str] | None:
+    """The names of the routers in an HTTP answer; None for one that is none."""
+    found = read(said, _Routes)
+    return None if found is None else names(found)
+
+
+def names(found: _Routes) -> frozenset[str]:
+    """The workers' names: what follows a dot tells those of one name apart."""
+    return frozenset(name for route in found.routes if (name := route.remote_name.partition(".")[0]))
 
 
 def seen(peers: Iterable[Peer], linked: Collection[str] | None) -> MeshSeen:

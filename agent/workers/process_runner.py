@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import msgspec
+from busbar.bus.clock import Clock
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import AssignedWorker
+from busbar.bus.messages import AssignedWorker, Members
 
 from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
-from ..planner.lifecycle import Phase, Worker
+from ..planner.lifecycle import AfterStop, Phase, Worker
+from ..planner.members import leaves
 from ..planner.peers import PeersOf, peers_digest
 from ..processes import logs
 from ..processes.exits import Exit
@@ -25,7 +27,7 @@ from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare, rewrite_peers
 from ..state import RecordedListener, State, WorkerRecord, is_locked
-from . import identity
+from . import identity, membership
 from .host import Host
 from .spec_renderer import SpecRenderer
 
@@ -44,6 +46,8 @@ class Instance:
     record: WorkerRecord | None = None
     process: Process | None = None
     spec: LaunchSpec | None = None
+    definition: AssignedWorker | None = None
+    """That of its process, where it is known."""
     started: float = 0.0
     usage: Usage = field(default_factory=Usage)
     listeners: tuple[Stat, ...] | None = None
@@ -79,6 +83,8 @@ class ProcessRunner:
         self.history = LogHistory()
         self.peers: PeersOf = {}
         """As the present assignment tells of them."""
+        self.members: Members = {}
+        """By group, as it tells of them."""
 
     # --- start and adopt
 
@@ -98,7 +104,7 @@ class ProcessRunner:
         self.history.rotate(self.state.log_path(worker.oid))
         instance.rotated = False
         instance.listeners = instance.linked = None
-        instance.record, instance.spec = record, spec
+        instance.record, instance.spec, instance.definition = record, spec, worker
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
 
@@ -133,6 +139,7 @@ class ProcessRunner:
             start=spec.digest,
             peers=peers_digest(self.peers.get(worker.oid, ())),
             files=dict(self.host.identities(spec.watched)),
+            kept=instance.record.kept if instance.record is not None else None,
         )
 
     def _spawn_spec(
@@ -221,7 +228,7 @@ class ProcessRunner:
             spec = self.specs.for_running(worker, record.ports)
         except Exception as error:
             return str(error)
-        instance.spec = spec
+        instance.spec, instance.definition = spec, worker
         instance.record = msgspec.structs.replace(
             record,
             address=spec.address,
@@ -344,6 +351,14 @@ class ProcessRunner:
         return instance.linked != before
 
     # --- stop
+
+    async def leave_cluster(self, instance: Instance, clock: Clock) -> None:
+        """Before a stop for good: have a router hand over what it has to the others of its cluster."""
+        worker, record = instance.worker, instance.record
+        if worker.after_stop is not AfterStop.FORGET or record is None or instance.process is None:
+            return
+        if leaves(worker.oid, worker.name, worker.cluster, self.members):
+            await membership.leave(record, self.state.worker_folder(worker.oid), clock)
 
     async def stop(self, instance: Instance) -> str | None:
         """Stop all processes of an instance; None when none is left, else the error.

@@ -144,12 +144,14 @@ class SpecRenderer:
         """
         runtime = self._runtime(worker)
         transport = self._transport(worker, runtime)
-        requests = runtime.ports_needed(transport)
+        requests = self._permitted(runtime.ports_needed(transport), transport)
         chosen = {name: port for name, port in ports.items() if name in requests}
         for name, request in requests.items():
             free = (port for port in range(request.low, request.high + 1) if port not in chosen.values())
             chosen.setdefault(name, next(free, request.low))
-        return self._render(runtime, worker, transport, chosen, folder)
+        spec = self._render(runtime, worker, transport, chosen, folder)
+        self.limits.check_interface(spec.interface)
+        return spec
 
     def unavailable(self) -> dict[str, str]:
         """Runtimes that can't run here, with the reason."""

@@ -18,6 +18,7 @@ from ..processes.regular_files import open_regular
 from ..processes.run_as import files_as
 from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
 from .process_runner import Instance, ProcessRunner
+from .spec_renderer import RefusedError
 
 log = logging.getLogger("busbar.agent")
 
@@ -49,7 +50,7 @@ class Vetter:
         record = instance.record
         try:
             spec = self._runner.specs.for_check(worker, record.ports if record is not None else {})
-        except RuntimeConfigError as error:
+        except (RefusedError, RuntimeConfigError) as error:
             return Vetting(error=str(error))
         except Exception:
             return Vetting()

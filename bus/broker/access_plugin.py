@@ -22,7 +22,7 @@ from ..clock import Clock
 from ..topics import is_log, is_request
 from .accounts import Account, Accounts, cost_of, hash_in_vain, is_chosen
 from .join_tokens import drop_expired, is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
-from .known_logins import FILE, KnownLogins
+from .known_logins import FILE, KnownLogins, folder_in_memory
 from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
 
@@ -92,7 +92,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._tokens_seen: tuple[int, ...] = ()
         self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
         # A hundred agents that reconnect at once don't cost a hundred scrypts.
-        self._known = KnownLogins(self._path.with_name(FILE))
+        self._known = KnownLogins(self._path.with_name(FILE), folder_in_memory())
         self._wrong: OrderedDict[tuple[str, bytes], Account] = OrderedDict()
         self._took: dict[int, deque[float]] = {}
         """Seconds that hashing took lately, by its cost."""
@@ -216,7 +216,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
     async def write_known_logins(self) -> None:
         """Write what is new; what can't be written is verified again after a restart."""
         if self._known.changed:
-            write = partial(self._known.write, self._known.text())
+            write = partial(self._known.write, *self._known.texts())
             with suppress(OSError):
                 await asyncio.get_running_loop().run_in_executor(self._pool, write)
 

@@ -220,7 +220,9 @@ class BusClient(References):
                     raise
                 return None
 
-        return EventWatch(self._subscriptions, self.topics, wanted, since, fetch, present, find, self.clock)
+        return EventWatch(
+            self._subscriptions, self.topics, wanted, since, fetch, present, find, self.clock, self.username
+        )
 
     async def watch_output(
         self, worker: str, cluster: str | None = None, *, lines: int = 100, follow: bool = True
@@ -245,7 +247,14 @@ class BusClient(References):
             await self.follow_worker(worker_oid=found.oid, lines=past, reader=reader, lease_ms=lease_ms)
 
         topic = self.topics.node_log(found.node, found.name)
-        return OutputWatch(self._subscriptions, topic, found.cluster, self.clock, ask, reader, lines, follow)
+        missing = MissingRightError(self.username, "read", topic, certain=False)
+        silence = (
+            f"node '{found.node}' does not answer: either {missing}, or its user has none to write it, or to"
+            f" read {self.topics.node(found.node, 'command')}"
+        )
+        return OutputWatch(
+            self._subscriptions, topic, found.cluster, self.clock, ask, reader, lines, follow, silence
+        )
 
     async def watch_logs(
         self,

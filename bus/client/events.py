@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from ..clock import Clock
+from ..clock import Clock, wait_or_sleep
 from ..connection.link import Message
 from ..contract import EVENTS, event_type
 from ..decode import read
-from ..errors import BusError, BusOfflineError, CallTimeoutError
+from ..errors import BusError, BusOfflineError, CallTimeoutError, MissingRightError
 from ..messages import Event
 from ..topics import Topics
 from .errors import EventsLostError
@@ -25,6 +25,8 @@ PAGE: Final = 1000
 """Events of one answer; the contract's limit."""
 RETRY_S: Final = 1.0
 """Pause after events could not be fetched, besides the time that the call took."""
+CHECK_S: Final = 10.0
+"""While no event has come, how often the manager is asked whether there was one."""
 REMEMBERED: Final = 1000
 """Clusters of one name that came and went while they were watched."""
 RESTORED: Final = event_type("manager", "restored")
@@ -102,7 +104,12 @@ class EventWatch(Watch[Event]):
         present: Present,
         find: FindCluster,
         clock: Clock,
+        user: str | None = None,
     ) -> None:
+        self._user, self._pattern = user, topics.all_events()
+        self._came = False
+        self._told = False
+        self._ahead = 0  # the sequence at the last look, while no event has come
         self._wanted, self._fetch, self._present, self._find = wanted, fetch, present, find
         self._clock = clock
         self._last = since
@@ -111,7 +118,7 @@ class EventWatch(Watch[Event]):
         self._live: deque[Event] = deque()
         self._stored: deque[Event] = deque()
         self._behind = since is not None
-        super().__init__(subscriptions, topics.all_events(), 1)
+        super().__init__(subscriptions, self._pattern, 1)
 
     def note(self, message: Message) -> None:
         """Keep an event until it is read; when too many wait, the rest is fetched later."""
@@ -121,6 +128,7 @@ class EventWatch(Watch[Event]):
         except (BusError, ValueError) as error:
             log.warning("an event on %s was not understood: %s", message.topic, error)
             return
+        self._came = True
         if len(self._live) >= QUEUE:
             self._behind = True
         else:
@@ -161,7 +169,32 @@ class EventWatch(Watch[Event]):
                 await self._fill_patiently()
                 continue
             self._news.clear()
-            await self._news.wait()
+            if self._came:
+                await self._news.wait()
+            else:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Wait, and find out whether there are events that do not come: brokers do not tell who may not read.
+
+        Those are then fetched.
+        """
+        await wait_or_sleep(self._clock, self._news, CHECK_S)
+        last = self._last or 0
+        if self._live or self._behind or self._closed:
+            return
+        try:
+            present = await self._present()
+        except (CallTimeoutError, BusOfflineError, BusError) as error:
+            log.debug("whether there are events is not known: %s", error)
+            return
+        missed, self._ahead = last < self._ahead <= present, present
+        if missed and not self._came:
+            self._behind = True
+            if not self._told:
+                self._told = True
+                missing = MissingRightError(self._user, "read", self._pattern, certain=False)
+                log.warning("no event comes, they are fetched every %g s: %s", CHECK_S, missing)
 
     async def _begin(self) -> None:
         """Where to begin: whoever can't be reached now is told so, not waited for."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from busbar.bus.acl import render_emqx, render_mosquitto, render_nats
+from busbar.bus.acl import render_emqx, render_mosquitto
+from busbar.bus.nats_access import Server, render_nats
 
 from .. import common_options as n
 from .. import output
@@ -25,12 +27,19 @@ def acl(
     person: Annotated[list[str] | None, typer.Option(help="A person's user name; may be repeated.")] = None,
     node: Annotated[list[str] | None, typer.Option(help="A node (nats only); may be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="First topic level.")] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of MQTT (nats only): the whole file of a server that runs alone."),
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Its folder for messages (with --listen).")] = None,
 ) -> None:
     settings = settings_in_force(global_options(), os.environ)
     realm, first, persons = settings.realm or "", root or settings.root or "busbar", person or ["admin"]
+    if broker != "nats" and (listen or store or node):
+        raise usage(f"--listen, --store and --node are for --broker nats; {broker} has patterns")
     try:
         if broker == "nats":
-            text = render_nats(first, realm, manager, persons, node or [])
+            text = render_nats(first, realm, manager, persons, node or [], _server(listen, store))
         else:
             render = render_mosquitto if broker == "mosquitto" else render_emqx
             text = render(first, realm, manager, persons)
@@ -41,3 +50,15 @@ def acl(
     for line in text.splitlines():
         output.say(line)
     return None
+
+
+def _server(listen: str | None, store: Path | None) -> Server | None:
+    """Where a server that runs alone listens and keeps messages, if that is wanted."""
+    if listen is None and store is None:
+        return None
+    if listen is None or store is None:
+        raise usage("--listen and --store belong together")
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise usage(f"--listen {listen}: use HOST:PORT")
+    return Server(host.removeprefix("[").removesuffix("]"), int(port), str(store.expanduser().absolute()))

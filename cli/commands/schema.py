@@ -19,6 +19,17 @@ def _group() -> None:
 
 
 @app.command(
+    "file",
+    help="Print the JSON Schema of a file of definitions, as 'busbar export' writes it. Saved as "
+    "busbar.schema.json beside such a file, editors find it by the line at the file's top.",
+)
+def file() -> None:
+    from busbar.bus.definitions import document_schema
+
+    output.dump(document_schema())
+
+
+@app.command(
     "transport",
     help="Print the JSON Schema of a transport as this version's runtime has it. Nodes of another version, "
     "and operator-defined runtimes, have their own. Nothing is asked of the manager.",

@@ -9,7 +9,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -47,6 +47,10 @@ Realm = Annotated[str | None, typer.Option("--realm", help="Management realm.")]
 Broker = Annotated[
     str | None, typer.Option("--broker", help="An outside broker instead of the embedded one.")
 ]
+BrokerProgram = Annotated[
+    Literal["embedded", "nats", "mosquitto"] | None,
+    typer.Option("--broker-program", help="The broker that it runs; default: the last one, or embedded."),
+]
 StopWorkers = Annotated[
     bool, typer.Option("--stop-workers/--keep-workers", help="Whether workers stop with it.")
 ]
@@ -71,6 +75,7 @@ def up(
     port: Port = None,
     realm: Realm = None,
     broker: Broker = None,
+    broker_program: BrokerProgram = None,
     stop_workers: StopWorkers = False,
     heartbeat: Heartbeat = None,
     runtimes: Runtimes = None,
@@ -92,6 +97,7 @@ def up(
     folder = (state or state_path(env)).expanduser().absolute()
     with up_plan.locked(folder):
         last_up = up_plan.read_last_up(folder)
+        outside = _outside(broker or global_options().broker)
         plan = up_plan.Plan(
             state=folder,
             nodes=up_plan.choose_nodes(agents, node or (), last_up) if agents != 0 else (),
@@ -101,7 +107,8 @@ def up(
             or last_up.get("realm")
             or DEFAULT_REALM,
             root=env.get("BUSBAR_ROOT") or last_up.get("root") or DEFAULT_ROOT,
-            outside=_outside(broker or global_options().broker),
+            outside=outside,
+            program=up_plan.choose_program(broker_program, last_up, outside is not None),
             heartbeat=heartbeat or last_up.get("heartbeat") or 5.0,
             stop_workers=stop_workers,
             runtimes=_absolute(runtimes),
@@ -234,7 +241,7 @@ def say(text: str) -> None:
 
 def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
     """Print the summary once all services are ready."""
-    kind = "outside" if plan.outside else "embedded"
+    kind = "outside" if plan.outside else plan.program or "embedded"
     nodes = ", ".join(f"{name} {state}" for name, state in states.items()) or "none"
     rows = {
         "broker": f"{plan.url} ({kind})",

@@ -16,7 +16,7 @@ from .. import common_options as n
 from .. import output
 from ..connect import run, split_reference
 from ..context import HomelessError, state_path
-from ..errors import CliError
+from ..errors import CliError, ExitCode
 from ..stats import WORKER_COLUMNS
 from ..wait import until
 
@@ -193,6 +193,8 @@ async def _remote(bus: BusClient, worker: Worker, follow: bool, lines: int) -> N
                 _say_dropped(chunk.dropped)
             for line in chunk.lines:
                 _say(line)
+        if not chunks.heard:
+            raise CliError(chunks.silence, ExitCode.TIMEOUT, "timeout")
 
 
 def _say(line: str) -> None:

@@ -1,13 +1,15 @@
-"""Adds and removes accounts of the embedded broker together with the manager's nodes and principals.
+"""Adds and removes accounts of a local broker together with the manager's nodes and principals.
 
-Only for the broker of a `busbar up` on this machine; the accounts of an external broker are managed there,
-and `explain_external` prints how.
+Only for the broker of a `busbar up` on this machine, embedded or a program; the accounts of an external one
+are managed there, and `explain_external` prints how.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from busbar.bus.acl import NODE
 
 from .. import numbers, output
 from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
@@ -16,16 +18,20 @@ from ..settings import SECRETS
 
 
 def local_state() -> Path | None:
-    """The state folder of the embedded broker in use; None for another broker."""
+    """The state folder of the `busbar up` whose own broker is in use; None for another broker."""
     try:
         state = state_path(os.environ).absolute()
     except HomelessError:
         return None
     up = read_up(state)
-    embedded = bool(up.get("embedded")) and settings_in_force(global_options(), os.environ).broker == up.get(
-        "broker"
-    )
-    return state if embedded and os.access(state / "broker", os.W_OK) else None
+    own = bool(up.get("embedded") or up.get("program"))
+    own = own and settings_in_force(global_options(), os.environ).broker == up.get("broker")
+    return state if own and os.access(state / "broker", os.W_OK) else None
+
+
+def takes_tokens(state: Path) -> bool:
+    """Whether the broker redeems join tokens: only the embedded one does."""
+    return bool(read_up(state).get("embedded"))
 
 
 def accounts_file(state: Path) -> Path:
@@ -66,6 +72,22 @@ def add(state: Path, name: str, kind: str) -> Path:
         (state / SECRETS / name).unlink(missing_ok=True)
     up_plan.ensure_broker_account(state, name, kind, up_plan.ensure_secret(state, name))
     return state / SECRETS / name
+
+
+def put(state: Path, name: str, kind: str, secret: str) -> None:
+    """Give an account this secret, whether or not it has one.
+
+    Raises:
+        CliError: a file can't be written.
+    """
+    from busbar.bus.broker.accounts import ensure_account
+    from busbar.bus.files import write_atomically
+
+    try:
+        write_atomically(state / SECRETS / name, secret + "\n")
+        ensure_account(accounts_file(state), name, kind, secret)
+    except (OSError, ValueError) as error:
+        raise CliError(str(error)) from None
 
 
 def remove(state: Path, name: str, kind: str) -> bool:
@@ -110,7 +132,9 @@ def explain_external(name: str, what: str) -> None:
 
 
 def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
-    """Print a node's token, which is not kept, and how to use it."""
+    """Print a node's token, which is not kept, and how to use it; or the file of its password."""
+    if not takes_tokens(state):
+        return _print_password(state, made, node)
     text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
         return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
@@ -119,6 +143,19 @@ def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
         f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"
+    )
+    return None
+
+
+def _print_password(state: Path, made: object, node: str) -> None:
+    path = add(state, node, NODE)
+    if output.output_format() != "table":
+        return output.dump(output.merged(made, password_file=str(path)))
+    settings = settings_in_force(global_options(), os.environ)
+    output.say(f"its password is in {path}")
+    output.note(
+        f"on this machine: busbar agent --node {node} --broker {settings.broker} --realm {settings.realm}"
+        f" --username {node} --password-file {path}"
     )
     return None
 
@@ -134,9 +171,11 @@ def write_join_file(
     from . import join_file
 
     settings = settings_in_force(global_options(), os.environ)
-    made = token(state, node, valid_s) if state is not None else None
+    made = token(state, node, valid_s) if state is not None and takes_tokens(state) else None
     password = join_file.write_join_file(path, settings, node, token=made)
-    if password is not None and passwords is not None:
+    if password is not None and state is not None:
+        put(state, node, NODE, password)
+    elif password is not None and passwords is not None:
         join_file.put_mosquitto_password(passwords, node, password)
     elif password is not None:
         explain_external(node, "add")

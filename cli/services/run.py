@@ -23,7 +23,15 @@ from busbar.bus.addresses import netloc
 from busbar.bus.service_status import ServiceStatus
 
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
-from .specs import SPEC_TYPES, AgentSpec, BrokerSpec, ManagerSpec, MqttVersion, ServiceSpec
+from .specs import (
+    SPEC_TYPES,
+    AgentSpec,
+    BrokerProgramSpec,
+    BrokerSpec,
+    ManagerSpec,
+    MqttVersion,
+    ServiceSpec,
+)
 
 if TYPE_CHECKING:
     from busbar.bus.options import ConnectOptions
@@ -121,6 +129,10 @@ def run_service(spec: ServiceSpec, ready: Ready, reload: asyncio.Event) -> Await
     match spec:
         case BrokerSpec():
             return run_broker(spec, ready)
+        case BrokerProgramSpec():
+            from .broker_program import run_program
+
+            return run_program(spec, ready)
         case ManagerSpec():
             return run_manager(spec, ready)
         case AgentSpec():

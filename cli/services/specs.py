@@ -9,6 +9,7 @@ from msgspec import Struct, field
 from ..context import MEMBERS, Settings
 
 MqttVersion = Literal["auto", "5", "3.1.1"]
+BrokerProgram = Literal["nats", "mosquitto"]
 
 
 class ConnectSpec(Struct, frozen=True, omit_defaults=True):
@@ -44,6 +45,21 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     ws_port: int | None = None
     ws_origins: list[str] = field(default_factory=list)
+    log_level: str = "info"
+
+
+class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
+    """Another broker in place of the embedded one, with the same accounts. `secrets`: a folder."""
+
+    kind: ClassVar[str] = "broker-program"
+    program: BrokerProgram
+    accounts: str
+    secrets: str
+    manager: str
+    port: int
+    root: str
+    realm: str
+    host: str = "127.0.0.1"
     log_level: str = "info"
 
 
@@ -87,7 +103,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     log_level: str = "info"
 
 
-ServiceSpec = BrokerSpec | ManagerSpec | AgentSpec
+ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec
 SPEC_TYPES: Final[dict[str, type[ServiceSpec]]] = {
-    each.kind: each for each in (BrokerSpec, ManagerSpec, AgentSpec)
+    each.kind: each for each in (BrokerSpec, BrokerProgramSpec, ManagerSpec, AgentSpec)
 }

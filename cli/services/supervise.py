@@ -219,7 +219,7 @@ class ServiceSupervisor:
 
     async def stop(self) -> None:
         """Stop the agents, which say goodbye over the broker, then the manager, then the broker."""
-        for kind in ("agent", "manager", "broker"):
+        for kind in ("agent", "manager", "broker", "broker-program"):
             await asyncio.gather(*(child.stop(self.kill_now) for child in self._of(kind)))
         for task in self._tasks:
             task.cancel()

@@ -22,7 +22,17 @@ from busbar.bus.roles import OWNER
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
-from .specs import AgentSpec, BrokerSpec, ConnectSpec, ManagerSpec, MqttVersion, ServiceSpec
+from .broker_program import PROGRAMS, not_installed
+from .specs import (
+    AgentSpec,
+    BrokerProgram,
+    BrokerProgramSpec,
+    BrokerSpec,
+    ConnectSpec,
+    ManagerSpec,
+    MqttVersion,
+    ServiceSpec,
+)
 
 ADMIN_USER: Final = "admin"
 MANAGER_USER: Final = "manager"
@@ -33,9 +43,10 @@ MQTT_PORT: Final = 1883
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One `busbar up`. `outside` is the connection to an external broker; without it the broker is embedded.
+    """One `busbar up`. `outside` is the connection to an external broker; without it the broker is our own:
+    `program`, or else embedded.
 
-    `heartbeat` is in seconds; `host` and `port` are those of the embedded broker.
+    `heartbeat` is in seconds; `host` and `port` are those of our own broker.
     """
 
     state: Path
@@ -43,6 +54,7 @@ class Plan:
     realm: str = DEFAULT_REALM
     root: str = DEFAULT_ROOT
     outside: Settings | None = None
+    program: BrokerProgram | None = None
     host: str = IPV4
     port: int = MQTT_PORT
     heartbeat: float = 5.0
@@ -62,8 +74,9 @@ class Plan:
 
     @property
     def spoken(self) -> MqttVersion:
-        """The MQTT version of the services; the embedded broker has 3.1.1 alone."""
-        return "3.1.1" if self.outside is None and self.mqtt == "auto" else self.mqtt
+        """The MQTT version of the services; the embedded broker and nats-server have 3.1.1 alone."""
+        old = self.outside is None and self.program != "mosquitto"
+        return "3.1.1" if old and self.mqtt == "auto" else self.mqtt
 
     def connect(self, user: str) -> Settings:
         """How one of our users connects; its secret is in the file of its name."""
@@ -82,19 +95,31 @@ class Service:
 
     @property
     def kind(self) -> str:
-        """broker, manager or agent."""
+        """That of its spec."""
         return self.spec.kind
 
 
 def services(plan: Plan) -> list[Service]:
     """The services; all are started at once, and stopped agents first, the broker last. Pure."""
-    found = [] if plan.outside else [Service("broker", _broker(plan), 5.0)]
+    found = [] if plan.outside else [Service("broker", _broker(plan), 8.0 if plan.program else 5.0)]
     found.append(Service("manager", _manager(plan), 8.0))
     stop_s = 45.0 if plan.stop_workers else 8.0  # nats-server takes 35 to let its clients go
     return found + [Service(f"agent-{node}", _agent(plan, node), stop_s) for node in plan.nodes]
 
 
-def _broker(plan: Plan) -> BrokerSpec:
+def _broker(plan: Plan) -> BrokerSpec | BrokerProgramSpec:
+    if plan.program is not None:
+        return BrokerProgramSpec(
+            program=plan.program,
+            accounts=str(plan.state / "broker" / "accounts.json"),
+            secrets=str(plan.state / SECRETS),
+            manager=MANAGER_USER,
+            host=plan.host,
+            port=plan.port,
+            root=plan.root,
+            realm=plan.realm,
+            log_level=plan.log_level,
+        )
     return BrokerSpec(
         accounts=str(plan.state / "broker" / "accounts.json"),
         host=plan.host,
@@ -234,7 +259,8 @@ def up_state(plan: Plan, pids: Mapping[str, int]) -> dict[str, object]:
     tls = {m: value for m in ("tls_ca", "tls_cert", "tls_key") if (value := getattr(mine, m))}
     return {
         "broker": plan.url,
-        "embedded": plan.outside is None,
+        "embedded": plan.outside is None and plan.program is None,
+        "program": plan.program,
         "host": None if plan.outside else plan.host,
         "port": None if plan.outside else plan.port,
         "realm": plan.realm,
@@ -277,6 +303,25 @@ def choose_nodes(agents: int | None, named: Sequence[str], last_up: Mapping[str,
     return nodes
 
 
+def choose_program(given: str | None, last_up: Mapping[str, Any], outside: bool) -> BrokerProgram | None:
+    """The broker's program: as given, else the last one; None for the embedded broker, or one outside.
+
+    Raises:
+        CliError: one is given together with an outside broker, or it is not installed.
+    """
+    if outside:
+        if given is not None:
+            raise usage("use --broker-program or --broker, not both")
+        return None
+    wanted = given or last_up.get("program")
+    for program in PROGRAMS:
+        if program == wanted:
+            if missing := not_installed(program):
+                raise CliError(missing, ExitCode.FAILED, "not_installed")
+            return program
+    return None
+
+
 def choose_host(given: str | None, last_up: Mapping[str, Any]) -> str:
     """The embedded broker's address: as given, else the last one, else this host's loopback address.
 
@@ -287,7 +332,9 @@ def choose_host(given: str | None, last_up: Mapping[str, Any]) -> str:
     host = given or (last if isinstance(last, str) and can_bind(last) else loopback())
     host = loopback() if host == "localhost" else host
     if not is_loopback(host):
-        raise usage(f"--host {host}: the embedded broker listens on loopback only, such as 127.0.0.1 or ::1")
+        raise usage(
+            f"--host {host}: the broker of 'busbar up' listens on loopback only, such as 127.0.0.1 or ::1"
+        )
     if not can_bind(host):
         raise CliError(f"--host {host}: this host has no such address")
     return host

@@ -148,9 +148,11 @@ class Batch:
 
     def _set_peers(self, action: m.SetPeers) -> None:
         row = self._tx.node(action.node_oid)
-        if row is None or row.status is NodeStatus.UNPAIRED or (row.peers or {}) == action.peers:
+        if row is None or row.status is NodeStatus.UNPAIRED:
             return
-        self._tx.update_node(row.oid, peers=action.peers or None)
+        if (row.peers or {}, row.members or {}) == (action.peers, action.members):
+            return
+        self._tx.update_node(row.oid, peers=action.peers or None, members=action.members or None)
         self._bump(row.oid)
 
     def _set_hold(self, action: m.MassFailureHold) -> None:

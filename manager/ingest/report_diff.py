@@ -233,7 +233,7 @@ def diff_worker(row: WorkerRow, seen: ReportedWorker | None, applied: int, live:
     if not live:
         return None
     if seen is not None and 0 < seen.generation < row.generation:
-        return _not_replaced(row, seen.reason or "") or _absent(row)
+        return _former(row, seen) or _absent(row)
     return _wanted(row, seen) if seen is not None else _absent(row)
 
 
@@ -245,11 +245,24 @@ def _stopping(row: WorkerRow, seen: ReportedWorker | None, applied: int) -> Work
     return None
 
 
-def _not_replaced(row: WorkerRow, reason: str) -> WorkerDiff | None:
-    """The node keeps the worker's former process, since it has found the definition of the next one bad."""
-    if row.state is not _W.STARTING or not reason.startswith(NOT_REPLACED) or row.reason == reason:
+def _former(row: WorkerRow, seen: ReportedWorker) -> WorkerDiff | None:
+    """The node has the worker's former process still: for good, where it found the next definition bad.
+
+    Where that one serves, clients find it; it counts as not ready, as it is not what its group asks for.
+    """
+    kept = (seen.reason or "").startswith(NOT_REPLACED)
+    if row.state is not _W.STARTING or not (kept or (row.reason or "").startswith(NOT_REPLACED)):
         return None
-    return WorkerDiff({"reason": reason})
+    serves = kept and seen.state.upper() == _W.RUNNING
+    process = {
+        "address": seen.address,
+        "listeners": seen.listeners or None,
+        "mesh": seen.mesh or None,
+        "pid": seen.pid,
+    }
+    reported = {"reason": seen.reason if kept else None, **(process if serves else NO_PROCESS)}
+    columns = {name: value for name, value in reported.items() if getattr(row, name) != value}
+    return WorkerDiff(columns) if columns else None
 
 
 def _absent(row: WorkerRow) -> WorkerDiff | None:

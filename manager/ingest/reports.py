@@ -39,6 +39,9 @@ NODE_BYTES: Final = 8_192
 """Bytes that count as one more message: the largest report counts as 129."""
 SMALL: Final = 4_096
 """Most bytes of a node state or a heartbeat, which have a few short members."""
+UNREAD_BEATS: Final = 4
+"""So many heartbeats of one connection without the node's state, which comes with each: the right to read
+states is missing. An agent without the right to write its own connects again before."""
 _NEW: Final = NodeSession()
 QOS: Final[Mapping[NodeLeaf, int]] = {"state": 1, "reported": 1, "heartbeat": 0}
 
@@ -70,6 +73,8 @@ class Reports:
         self._limits = Limits(NODE_RATE, NODE_BURST, in_flight=1)
         self._writing: set[str] = set()
         self._next: dict[str, NodeUpdate] = {}
+        self._state_came = False  # on this connection
+        self._beats: dict[str, tuple[str, int, int]] = {}  # while it has not: boot, conn, heartbeats
         self.sessions: dict[str, NodeSession] = {}
         """By node oid."""
         cache.on_node_removed(self._forget)
@@ -80,8 +85,14 @@ class Reports:
             link.subscribe(self._topics.all_nodes(leaf), self.handle, qos)
         link.on_connect(self.connected)
 
+    @property
+    def states_unread(self) -> bool:
+        """Whether nodes are heard whose states are not: the right to read those may be missing."""
+        return any(count >= UNREAD_BEATS for _, _, count in self._beats.values())
+
     async def connected(self) -> None:
         """Connected to the broker (again): nodes could not be heard before."""
+        self._state_came = False
         self._memory.start_listening()
         self.sessions = {oid: session.reconnected() for oid, session in self.sessions.items()}
         self._wake()
@@ -89,6 +100,7 @@ class Reports:
     def _forget(self, node_oid: str) -> None:
         self.sessions.pop(node_oid, None)
         self._next.pop(node_oid, None)
+        self._beats.pop(node_oid, None)
 
     def handle(self, message: Message) -> None:
         """Take in one message. Never raises: a message that can't be decoded is logged and dropped."""
@@ -113,6 +125,7 @@ class Reports:
         decoded = _decode(topic.leaf, message.payload)
         if decoded is None:
             return
+        self._note_states(node.oid, decoded)
         facts = Facts(
             node,
             now,
@@ -126,6 +139,15 @@ class Reports:
         self.sessions[node.oid] = session
         for effect in effects:
             self._carry_out(node, effect)
+
+    def _note_states(self, node_oid: str, message: NodeMessage) -> None:
+        if isinstance(message, NodeState):
+            self._state_came = True
+            self._beats.clear()
+        elif isinstance(message, Heartbeat) and not self._state_came:
+            boot, conn, count = self._beats.get(node_oid, ("", 0, 0))
+            same = (boot, conn) == (message.boot, message.conn)
+            self._beats[node_oid] = (message.boot, message.conn, count + 1 if same else 1)
 
     def _missing_schemas(self, report: Reported) -> frozenset[str]:
         digests = set(foreign_schemas(report).values())

@@ -4,66 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from busbar.bus.clock import Clock, wait_or_sleep
 from busbar.bus.connection.link import Link
 from busbar.bus.connection.rights import missing_rights
-from busbar.bus.errors import BusOfflineError
+from busbar.bus.errors import BusOfflineError, MissingRightError
 from busbar.bus.topics import PROBE, Topics
 
 log = logging.getLogger("busbar.manager")
 
 AGAIN_S: Final = 60.0
 """While one is missing, seconds until they are looked at again."""
+UNREAD_S: Final = 5.0
+"""How often the rights are looked at that no probe shows."""
 
 
 class Rights:
-    """`missing`: the rights that the last look has not found, in words."""
+    """`missing`: the rights that the last look has not found, in words.
+
+    A probe must disturb nobody: it goes to topics that no node and no person reads, or that belong to nothing
+    that exists. Where all topics of a right are read by others, `unread` tells what should have come by now.
+    """
 
     def __init__(
-        self, link: Link, topics: Topics, user: str | None, clock: Clock, retry: Callable[[], None]
+        self,
+        link: Link,
+        topics: Topics,
+        user: str | None,
+        clock: Clock,
+        retry: Callable[[], None],
+        unread: Callable[[], Iterable[MissingRightError]] = tuple,
     ) -> None:
         self.missing: list[str] = []
         self._link, self._user, self._clock, self._retry = link, user, clock, retry
+        self._unread = unread
+        self._refused: list[str] = []
         own = user or PROBE
-        # Topics of nobody else, or of nothing that exists: whoever reads them ignores what is empty. A probe
-        # of the events, or of the nodes' states, would be seen by everybody who reads those.
         self.probes = {
             topics.request(own, PROBE): topics.all_requests(),
             topics.response(own, PROBE): topics.response("+", "+"),
-            topics.status(PROBE, PROBE, PROBE): topics.all_status(),
             topics.node(PROBE, "assignment"): topics.all_nodes("assignment"),
+            topics.node(PROBE, "command"): topics.all_nodes("command"),
             topics.node(own, "heartbeat"): topics.all_nodes("heartbeat"),
             topics.node(own, "reported"): topics.all_nodes("reported"),
         }
         self._wake = asyncio.Event()
+        self._connected = False
 
     def wake(self) -> None:
         """Look soon: there is a new connection."""
+        self._connected = True
         self._wake.set()
 
     async def run(self) -> None:
         """Look after every connect, and again while a right is missing. Lasts until cancelled."""
+        await self._wake.wait()
+        again_at = 0.0
         while True:
-            if self.missing:
-                await wait_or_sleep(self._clock, self._wake, AGAIN_S)
-            else:
-                await self._wake.wait()
+            now = self._clock.monotonic()
+            if self._connected or (self.missing and now >= again_at):
+                self._connected = False
+                await self._probe()
+                again_at = now + AGAIN_S
+            self._tell([*self._refused, *map(str, self._unread())])
             self._wake.clear()
-            try:
-                await self._look()
-            except BusOfflineError as error:
-                log.debug("the rights were not looked at: %s", error)
+            if not self._connected:
+                await wait_or_sleep(self._clock, self._wake, UNREAD_S)
 
-    async def _look(self) -> None:
-        found = [str(error) for error in await missing_rights(self._link, self._user, self.probes)]
-        before, self.missing = self.missing, found
-        if before:
+    async def _probe(self) -> None:
+        try:
+            found = await missing_rights(self._link, self._user, self.probes)
+        except BusOfflineError as error:
+            log.debug("the rights were not looked at: %s", error)
+            return
+        self._refused = [str(error) for error in found]
+        if self.missing:
             self._retry()
-        if found != before:
-            for text in found:
-                log.error("%s", text)
-            if not found:
-                log.warning("the broker now gives this manager all its rights")
+
+    def _tell(self, found: list[str]) -> None:
+        before, self.missing = self.missing, found
+        if found == before:
+            return
+        for text in found:
+            log.error("%s", text)
+        if not found:
+            log.warning("the broker now gives this manager all its rights")

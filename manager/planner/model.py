@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from busbar.bus.messages import Peers
+from busbar.bus.messages import Members, Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 
@@ -48,6 +48,8 @@ class NodeView:
     """Since when it has said so in every report."""
     peers: Peers | None = None
     """What its assignment says of meshed groups' workers."""
+    members: Members | None = None
+    """Whom its assignment names as meshed groups' workers."""
     peers_at: float = -math.inf
     """When that was last changed by this process."""
 
@@ -344,6 +346,7 @@ class SetPeers:
     node_oid: str
     peers: Peers
     reason: str
+    members: Members = field(default_factory=dict)
 
 
 Action = (

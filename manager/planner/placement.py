@@ -11,6 +11,8 @@ from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from .admission import Obstacle, Refusal, Target, occupies, refusal
 from .liveness import Fleet
 from .model import ClusterView, GroupView, MemberView, Snapshot
@@ -92,9 +94,15 @@ class Candidates:
             heappush(self._heap, self._candidate(best.node_oid))
         return best
 
-    def refusal(self, node_oid: str) -> Refusal | None:
-        """Why this node takes no more workers of this group; None when it takes one."""
-        return refusal(self._target(node_oid), self._group.runtime)
+    def refusal(self, node_oid: str, *, as_member: bool = False) -> Refusal | None:
+        """Why this node takes no more workers of this group; None when it takes one.
+
+        `as_member`: as if it were a node of the cluster, without limits.
+        """
+        target = self._target(node_oid)
+        if as_member and target is not None:
+            target = replace(target, member=True)
+        return refusal(target, self._group.runtime)
 
     def reason(self) -> str:
         """Why no node admits a worker, node by node where they differ."""

@@ -37,7 +37,8 @@ def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> lis
             if on_error is None:
                 raise
             on_error(cluster, error)
-    return actions + notes(fleet, load.total, load.stays) + plan_peers(snapshot, now)
+    # What a node is told of members belongs into the assignment that takes a worker from it, not after it.
+    return [*plan_peers(snapshot, now), *actions, *notes(fleet, load.total, load.stays)]
 
 
 def by_node(actions: Iterable[Action]) -> list[Action]:

@@ -21,7 +21,7 @@ SMALL: Final = 256
 WORKER: Final = 640 + SMALL
 """The most that one worker takes, in an assignment (with the longest names) or in a shortened report."""
 
-PEER: Final = 512
+PEER: Final = 560
 """What a node is told of one worker of a meshed group, with four listeners; counted as a definition."""
 
 

@@ -12,6 +12,7 @@ from busbar.bus.decode import digest
 from busbar.bus.errors import MessageTooLargeError, MissingRightError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, MeshSeen, Status
+from busbar.bus.router_options import joins_cluster, least_scale
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -109,6 +110,7 @@ def group_status(
         conditions=([update] if update else [])
         + ([unaccepted] if unaccepted else [])
         + mesh_conditions(meshed)
+        + small_cluster_conditions(row, transport)
         + worker_conditions(not_ready)
         + ([open_access] if open_access else []),
         oid=row.oid,
@@ -139,6 +141,20 @@ def mesh_conditions(meshed: Iterable[tuple[str, MeshSeen]]) -> list[str]:
     if len(found) > MAX_CONDITIONS:
         found[MAX_CONDITIONS - 1 :] = ["more workers are not connected"]
     return found
+
+
+def small_cluster_conditions(row: GroupRow, transport: Mapping[str, Any] | None) -> list[str]:
+    """Of a started group of nats whose workers can't begin a cluster, so that they are ready and serve
+    nobody."""
+    if row.status is ClusterState.STOPPED or transport is None or not joins_cluster(row.runtime, transport):
+        return []
+    least = least_scale(transport)
+    if row.scale == 0 or row.scale >= least:
+        return []
+    return [
+        f"scale {row.scale}: a new cluster of nats serves no MQTT with fewer than {least} workers; "
+        "scale it, or leave out the listener of type 'cluster'"
+    ]
 
 
 def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, stamp: Stamp) -> Status:
@@ -194,7 +210,12 @@ def assignment(
     wanted = [] if node.status is NodeStatus.UNPAIRED else [_assigned(row) for row in rows]
     own_epoch = max(epoch, node.assignment_epoch)
     peers = node.peers if node.peers and wanted else UNSET
-    whole = Assignment(store, own_epoch, node.assignment_version, wanted, heartbeat_ms, peers=peers)
+    members = node.members or UNSET
+    if node.status is NodeStatus.UNPAIRED:
+        members = UNSET
+    whole = Assignment(
+        store, own_epoch, node.assignment_version, wanted, heartbeat_ms, peers=peers, members=members
+    )
     return shared(whole) if shares(node.capacity) else whole
 
 

@@ -26,6 +26,8 @@ PER_TOPIC_S: Final = 0.02
 SETTLE_S: Final = 0.5
 """Without a retained message for so long, the broker has sent all of them (MQTT has no end marker)."""
 READ_TIMEOUT_S: Final = 10.0
+UNREAD: Final = 2
+"""So many audits in a row without a single status, which the broker acknowledged, and there is a cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,17 @@ class RetainedAudit:
         self._interval = interval
         self._received: dict[str, bytes] = {}
         self._last_received = 0.0
+        self._unread = 0
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
         """Audit soon: there is a new connection."""
         self._wake.set()
+
+    @property
+    def statuses_unread(self) -> bool:
+        """Whether none of the statuses comes back: the right to write or to read them may be missing."""
+        return self._unread >= UNREAD
 
     async def run(self) -> None:
         while True:
@@ -116,6 +124,7 @@ class RetainedAudit:
         if not self._link.connected:
             return
         now = dict(self._expected())
+        self._note_unread(received, before.keys() & now.keys() - set(self._held_back()))
         found = compare(received, before, now, self._held_back())
         if found.unknown or found.stale:
             log.warning("retained topics: %d unknown cleared, %d stale", len(found.unknown), len(found.stale))
@@ -124,6 +133,11 @@ class RetainedAudit:
         for topic in found.stale:
             if self._expected().get(topic) == now[topic]:
                 await self._link.publish(topic, now[topic], retain=True)
+
+    def _note_unread(self, received: Collection[str], expected: Collection[str]) -> None:
+        status = f"{self._topics.prefix}/status/"
+        came, due = (any(topic.startswith(status) for topic in each) for each in (received, expected))
+        self._unread = self._unread + 1 if due and not came else 0
 
     async def _read_retained(self) -> dict[str, bytes]:
         """All retained statuses and assignments, at QoS 0: at QoS 1 brokers bound their queue by default."""

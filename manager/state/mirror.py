@@ -63,6 +63,16 @@ class StateCache:
         self._lost_before: frozenset[str] = frozenset()
         self._on_node_removed: list[Callable[[str], None]] = []
 
+    def fork(self, reads: Reads, memory: NodeMemory, clock: Clock) -> StateCache:
+        """An empty cache of another store's rows that knows which nodes were lost when listening began."""
+        other = StateCache(reads, memory, clock, self._max_packet)
+        other.take_lost_before(self._listening_since, self._lost_before)
+        return other
+
+    def take_lost_before(self, listening_since: float | None, nodes: frozenset[str]) -> None:
+        """These nodes (oids) were lost when listening began."""
+        self._listening_since, self._lost_before = listening_since, nodes
+
     def on_node_removed(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the oid of every node whose row is gone."""
         self._on_node_removed.append(listener)
@@ -325,6 +335,7 @@ class StateCache:
             refuses=row.refuses,
             refuses_since=memory.refuses_since(oid, row.refuses is not None),
             peers=row.peers,
+            members=row.members,
             peers_at=told_at,
         )
         self._node_views[oid] = (row, seen, view)

@@ -138,6 +138,14 @@ CREATE TABLE node_schemas (
 """
 
 
+_MANAGED_BY = """
+ALTER TABLE clusters ADD COLUMN managed_by TEXT;
+ALTER TABLE members ADD COLUMN managed_by TEXT;
+ALTER TABLE workergroups ADD COLUMN managed_by TEXT;
+ALTER TABLE principals ADD COLUMN managed_by TEXT;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -239,3 +247,21 @@ def group_mesh(db: Database) -> None:
 def worker_mesh(db: Database) -> None:
     """To how many of its peers a worker is connected."""
     db.execute("ALTER TABLE workers ADD COLUMN mesh TEXT")
+
+
+@migrations()
+def node_members(db: Database) -> None:
+    """Whom each node was told of as the workers of meshed groups."""
+    db.execute("ALTER TABLE nodes ADD COLUMN members TEXT")
+
+
+@migrations()
+def events_by_topic(db: Database) -> None:
+    """The events of an object, whose topics name it."""
+    db.execute("CREATE INDEX events_topic ON events(topic)")
+
+
+@migrations()
+def managed_by(db: Database) -> None:
+    """Which file has created an object."""
+    _run(db, _MANAGED_BY)

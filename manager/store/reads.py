@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from busbar.bus.decode import encode
 from busbar.bus.messages import MeshSeen
 
 from . import sql
@@ -167,6 +168,9 @@ class Queries:
         """Whether a group has a worker with that ordinal."""
         return bool(self._rows(sql.SLOT, group_oid, ordinal))
 
+    def worker_named(self, cluster_oid: str, name: str) -> WorkerRow | None:
+        return self._one(sql.WORKERS, "WHERE cluster_oid = ? AND name = ?", cluster_oid, name)
+
     def worker_count(self, node_oid: str) -> int:
         """How many workers a node has, including those being stopped."""
         return int(self._rows(sql.WORKERS_PER_NODE, node_oid)[0][0])
@@ -220,6 +224,28 @@ class Queries:
     def events(self, since: int, limit: int) -> list[bytes]:
         """Stored events (JSON) after a sequence, oldest first."""
         return [row[0] for row in self._rows(sql.EVENTS_SINCE, since, limit)]
+
+    def events_on(self, topic: str, limit: int) -> list[tuple[int, int, bytes]]:
+        """(sequence, nanoseconds since 1970, JSON) of the last events on a topic, the last first."""
+        return self._rows(sql.EVENTS_ON, topic, limit)
+
+    def events_of_request(self, request_id: str, within: int, limit: int) -> list[tuple[int, int, bytes]]:
+        """As `events_on`, those of the last `within` that a request caused, oldest first."""
+        member = b'"request_id":' + encode(request_id)
+        return self._rows(sql.EVENTS_OF_REQUEST, within, member, limit)
+
+    def changes_of_request(self, request_id: str, within: int, limit: int) -> list[AuditRow]:
+        """Those of the last `within` changes that have this id, the last first."""
+        return self._all(sql.AUDIT, sql.OF_REQUEST.format("audit"), request_id, within, limit)
+
+    def refusals_of_request(self, request_id: str, within: int, limit: int) -> list[RefusalRow]:
+        """As `changes_of_request`, refusals; each row has the id of its last request alone."""
+        return self._all(sql.REFUSALS, sql.OF_REQUEST.format("refusals"), request_id, within, limit)
+
+    def reply(self, caller_oid: str, request_id: str) -> bytes | None:
+        """The stored reply to a request."""
+        found = self._rows(sql.REPLY_GET, caller_oid, request_id)
+        return bytes(found[0][1]) if found else None
 
     def sequence(self) -> int:
         """The sequence of the last event; 0 before the first."""

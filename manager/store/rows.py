@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from busbar.bus.messages import MeshSeen, Peers
+from busbar.bus.messages import Members, MeshSeen, Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 from msgspec.structs import replace
@@ -48,6 +48,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     """What became of its workers at its last goodbye; None where its agent did not say."""
     peers: Peers | None = None
     """What its assignment says of meshed groups' workers."""
+    members: Members | None = None
+    """Whom its assignment names as meshed groups' workers."""
     heard: bool = False
     """Whether its agent was ever heard before it was paired anew; see `was_heard`."""
     runtime_details: dict[str, dict[str, Any]] | None = None
@@ -76,6 +78,8 @@ class ClusterRow(Struct, frozen=True, gc=False):
     request_id: str | None
     changed: int
     version: int
+    managed_by: str | None = None
+    """The file that has created it (its `owner`); here and below None: none has."""
 
 
 class MemberRow(Struct, frozen=True, gc=False):
@@ -86,6 +90,7 @@ class MemberRow(Struct, frozen=True, gc=False):
     hardlimit: int | None
     softlimit: int | None
     changed: int
+    managed_by: str | None = None
 
 
 class GroupRow(Struct, frozen=True, gc=False):
@@ -119,6 +124,7 @@ class GroupRow(Struct, frozen=True, gc=False):
     stop_ordered: bool = False
     mesh: bool = False
     """Whether its workers are told of each other."""
+    managed_by: str | None = None
 
 
 class WorkerRow(Struct, frozen=True, gc=False):
@@ -171,6 +177,7 @@ class PrincipalRow(Struct, frozen=True, gc=False):
     role: str
     changed: int
     reused: bool = False
+    managed_by: str | None = None
 
 
 class OutboxRow(Struct, frozen=True, gc=False):

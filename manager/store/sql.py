@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import MeshSeen, Peers
+from busbar.bus.messages import NOT_REPLACED, Members, MeshSeen, Peers
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -18,7 +18,9 @@ from . import rows
 R = TypeVar("R", bound=msgspec.Struct)
 _load = msgspec.json.decode
 _load_peers = msgspec.json.Decoder(Peers).decode
+_load_members = msgspec.json.Decoder(Members).decode
 _load_mesh = msgspec.json.Decoder(MeshSeen).decode
+_JSON = (_load, _load_peers, _load_members, _load_mesh)
 _dump = msgspec.json.encode
 
 
@@ -35,9 +37,7 @@ class Table(Generic[R]):
         self.columns: tuple[str, ...] = row.__struct_fields__
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
-        self._json = frozenset(
-            column for column, decode in decoders.items() if decode in (_load, _load_peers, _load_mesh)
-        )
+        self._json = frozenset(column for column, decode in decoders.items() if decode in _JSON)
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
         marks = ", ".join("?" * len(self.columns))
@@ -90,6 +90,7 @@ NODES: Final = Table(
         "conditions": _load,
         "leaves": Leaves,
         "peers": _load_peers,
+        "members": _load_members,
         "runtime_details": _load,
     },
 )
@@ -200,11 +201,14 @@ WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
-ENDPOINTS: Final = """
+ENDPOINTS: Final = f"""
 SELECT w.name, coalesce(n.name, ''), w.address, w.listeners
 FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
-WHERE w.group_oid = ? AND w.state = 'RUNNING' AND w.address IS NOT NULL ORDER BY w.ordinal LIMIT ?
+WHERE w.group_oid = ? AND w.address IS NOT NULL
+AND (w.state = 'RUNNING' OR w.state = 'STARTING' AND w.reason GLOB '{NOT_REPLACED}*')
+ORDER BY w.ordinal LIMIT ?
 """
+"""As `serves` of `bus.messages` says it."""
 
 
 def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, str, str]]:
@@ -236,6 +240,12 @@ EPOCH_FLOOR: Final = (
 )
 LAST_SEQUENCE: Final = "SELECT coalesce(max(sequence), 0) FROM events"
 EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
+EVENTS_ON: Final = "SELECT sequence, time, payload FROM events WHERE topic = ? ORDER BY sequence DESC LIMIT ?"
+EVENTS_OF_REQUEST: Final = """
+SELECT sequence, time, payload FROM events
+WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND instr(payload, ?2) ORDER BY sequence LIMIT ?3
+"""
+OF_REQUEST: Final = "WHERE request_id = ? AND id > (SELECT max(id) FROM {}) - ? ORDER BY id DESC LIMIT ?"
 EVENT_ADD: Final = "INSERT INTO events (sequence, time, topic, payload) VALUES (?, ?, ?, ?)"
 OUTBOX_ADD: Final = "INSERT INTO outbox (id, topic, payload, retain, properties) VALUES (?, ?, ?, ?, ?)"
 OUTBOX_LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from busbar.bus import contract
 from busbar.bus.clock import rfc3339
@@ -261,6 +261,17 @@ class Tx(Queries):
         self.changes.clusters.update(row[0] for row in clusters)
         self.changes.nodes.update(row[0] for row in nodes)
         return len(clusters), len(nodes)
+
+    def set_managed_by(
+        self, table: Literal["clusters", "workergroups", "principals"], oid: str, owner: str
+    ) -> None:
+        """Note which file has created an object."""
+        self.db.execute(f"UPDATE {table} SET managed_by = ? WHERE oid = ?", (owner, oid))
+
+    def set_member_managed_by(self, cluster_oid: str, node_oid: str, owner: str) -> None:
+        """As `set_managed_by`, of a membership."""
+        statement = "UPDATE members SET managed_by = ? WHERE cluster_oid = ? AND node_oid = ?"
+        self.db.execute(statement, (owner, cluster_oid, node_oid))
 
     # --- events and messages
 

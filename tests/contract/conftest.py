@@ -65,12 +65,23 @@ class Lab:
 
 
 BROKERS = os.environ.get("BUSBAR_BROKERS", "embedded,mosquitto").split(",")
-"""`make scale` names clusters of brokers here."""
+"""`make scale` names nats-server and clusters of brokers here, for the whole suite."""
+NATS = "nats-server"
+ON_NATS_TOO = "tests.contract.test_requests"
+"""What depends on the broker: topics, rights, retained messages, wills. `make scale` runs all on it."""
 
 
-@pytest.fixture(scope="package", params=BROKERS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test on each broker."""
+    if "lab" in metafunc.fixturenames:
+        own = "BUSBAR_BROKERS" not in os.environ and metafunc.module.__name__ == ON_NATS_TOO
+        more = [pytest.param(NATS, marks=pytest.mark.nats)] if own else []
+        metafunc.parametrize("lab", [*BROKERS, *more], indirect=True, scope="package")
+
+
+@pytest.fixture(scope="package")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The system on the embedded broker, on mosquitto with the generated ACL, or on a broker cluster."""
+    """The system on the embedded broker, on another one with the generated ACL, or on a cluster of them."""
     with stack(tmp_path_factory.mktemp(request.param), request.param) as made:
         made.start_manager()
         alice = made.client("alice")

@@ -194,8 +194,8 @@ IN_PART: Final = {
     84: "queued bytes and packets; mosquitto has no limit on the retained bytes of one user",
     86: "nodes and people share one name space, as they do at the broker: who comes first has the name until "
     "the node is unpaired",
-    119: "the rights to write events, and of the manager to read nodes' states, are not probed, as all who "
-    "read those would see it: the former is told at the first or second event, the latter is not",
+    119: "the right to write events is told at the first or second event and not at the connect, as whoever "
+    "watches the realm would receive a probe",
     31: "a restart with a record that holds more than this version knows",
 }
 """What the tests of a row do not cover."""

@@ -1,1 +1,1 @@
-"""Clients in other languages than ours; `make foreign` installs and runs them."""
+"""Clients in other languages than ours; `make test` installs and runs them where there is npm."""

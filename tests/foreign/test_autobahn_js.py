@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,78 +18,89 @@ from tests.integration.agent.runtimes.test_wamp_auth import KEY, REALM, ROLES, T
 from tests.integration.agent.runtimes.test_wamp_ways import cookie_of
 
 __all__ = ["run"]
-TOPIC = "com.example.news"
 SECRETS = {"ticket": TICKET, "wampcra": "s3cret-of-joe", "cryptosign": KEY.encode().hex()}
-ask = partial(
-    clients.outcome, "wamp_client.mjs", "autobahn", realm=REALM, topic=TOPIC, authid="joe", method="anonymous"
-)
+PATHS: dict[str, Any] = {
+    **{method: {"type": "websocket", "auth": static(method)} for method in (*SECRETS, "tls")},
+    "guests": {"type": "websocket", "auth": {"anonymous": {"role": "guest"}}},
+    "again": {
+        "type": "websocket",
+        "auth": {**static("ticket"), "cookie": {}},
+        "cookie": {"store": {"type": "memory"}, "name": "com_example_id"},
+    },
+}
+
+
+def client(base: str, path: str, method: str = "anonymous", **more: Any) -> dict[str, Any]:
+    url = f"{base}/{path}"
+    return {
+        "url": url,
+        "realm": REALM,
+        "topic": "com.example.news",
+        "authid": "joe",
+        "method": method,
+        **more,
+    }
+
+
+def with_certificates(root: Path, folder: Path) -> dict[str, dict[str, Path]]:
+    """Certificates of the router, of joe, and of a stranger; the router knows joe's."""
+    certificates(root, "ca", "router", "joe")
+    certificates(folder, "other", "eve")
+    own = x509.load_pem_x509_certificate((root / "joe.crt").read_bytes())
+    sha1 = own.fingerprint(hashes.SHA1()).hex(":").upper()
+    principals = {"joe": {"certificate-sha1": sha1, "role": "backend"}}
+    (root / "shop" / "tls.json").write_text(json.dumps(principals))
+    ca = {"ca": root / "ca.crt"}
+    return {
+        "joe": {**ca, "cert": root / "joe.crt", "key": root / "joe.key"},
+        "eve": {**ca, "cert": folder / "eve.crt", "key": folder / "eve.key"},
+        "nobody": ca,
+        "strange router": {},
+    }
 
 
 @pytest.mark.crossbar
 @pytest.mark.timeout(240)
 async def test_each_way_to_authenticate(run: Run, tmp_path: Path) -> None:
     clients.need("autobahn")
-    table = {**crossbar_program(), "secrets_root": str(secrets_root(tmp_path / "secrets"))}
-    paths: dict[str, Any] = {method: {"type": "websocket", "auth": static(method)} for method in SECRETS}
-    paths["guests"] = {"type": "websocket", "auth": {"anonymous": {"role": "guest"}}}
-    paths["again"] = {
-        "type": "websocket",
-        "auth": {**static("ticket"), "cookie": {}},
-        "cookie": {"store": {"type": "memory"}, "name": "com_example_id"},
-    }
-    transport = {"type": "web", "realms": [{"name": REALM, "roles": ROLES}], "paths": paths}
-    worker = await run(load_runtimes({"crossbar": table})["crossbar"], transport)
-    await worker.ready()
-    base = worker.launch.address.rpartition("/")[0]
-    for method, secret in SECRETS.items():
-        found = await ask(url=f"{base}/{method}", method=method, secret=secret)
-        assert found == {"outcome": "through", "authid": "joe", "authrole": "backend", "authmethod": method}
-        wrong = "0" * 64 if method == "cryptosign" else "guessed"
-        assert (await ask(url=f"{base}/{method}", method=method, secret=wrong))["outcome"] == "refused"
-        assert (await ask(url=f"{base}/{method}"))["reason"] == "wamp.error.no_auth_method"
-    guest = await ask(url=f"{base}/guests")
-    assert (guest["outcome"], guest["error"]) == ("not allowed", "wamp.error.not_authorized")
-    assert guest["authrole"] == "guest"
-    cookie = await cookie_of(f"{base}/again")
-    again = await ask(url=f"{base}/again", method="cookie", headers={"Cookie": cookie})
-    assert (again["outcome"], again["authid"]) == ("through", "joe")
-    assert (await ask(url=f"{base}/again", method="cookie"))["outcome"] == "refused"
-    await stop(worker)
-
-
-@pytest.mark.crossbar
-@pytest.mark.timeout(240)
-async def test_over_tls_with_certificates(run: Run, tmp_path: Path) -> None:
-    clients.need("autobahn")
     root = secrets_root(tmp_path / "secrets")
-    certificates(root, "ca", "router", "joe")
-    certificates(tmp_path, "other", "eve")
-    own = x509.load_pem_x509_certificate((root / "joe.crt").read_bytes())
-    sha1 = own.fingerprint(hashes.SHA1()).hex(":").upper()
-    (root / "shop" / "tls.json").write_text(
-        json.dumps({"joe": {"certificate-sha1": sha1, "role": "backend"}})
-    )
+    who = with_certificates(root, tmp_path)
     tls = {"certificate": "router.crt", "key": "router.key", "client_ca": "ca.crt"}
     transport = {
         "type": "web",
-        "endpoint": {"tls": {**tls, "client_certificates": "require"}},
+        "listeners": {"ws": {}, "wss": {"tls": {**tls, "client_certificates": "require"}}},
         "realms": [{"name": REALM, "roles": ROLES}],
-        "paths": {
-            "ws": {"type": "websocket", "auth": static("tls")},
-            "tickets": {"type": "websocket", "auth": static("ticket")},
-        },
+        "paths": PATHS,
     }
     table = {**crossbar_program(), "secrets_root": str(root)}
     worker = await run(load_runtimes({"crossbar": table})["crossbar"], transport)
     await worker.ready()
-    url = worker.launch.address
-    ca = {"ca": root / "ca.crt"}
-    joe = {**ca, "cert": root / "joe.crt", "key": root / "joe.key"}
-    eve = {**ca, "cert": tmp_path / "eve.crt", "key": tmp_path / "eve.key"}
-    found = await ask(url=url, method="tls", **joe)
-    assert found == {"outcome": "through", "authid": "joe", "authrole": "backend", "authmethod": "tls"}
-    tickets = url.replace("/ws", "/tickets")
-    assert (await ask(url=tickets, method="ticket", secret=TICKET, **joe))["outcome"] == "through"
-    for stranger in (eve, ca, {}):
-        assert (await ask(url=tickets, method="ticket", secret=TICKET, **stranger))["outcome"] == "refused"
+    plain, tls_url = (each.address.rpartition("/")[0] for each in worker.launch.listeners)
+    assert (plain[:5], tls_url[:6]) == ("ws://", "wss://")
+    cookie = {"Cookie": await cookie_of(f"{plain}/again")}
+    guessed = {"ticket": "guessed", "wampcra": "guessed", "cryptosign": "0" * 64}
+    allowed, refused = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
+    for method, secret in SECRETS.items():
+        allowed[method] = client(plain, method, method, secret=secret)
+        refused[f"wrong {method}"] = client(plain, method, method, secret=guessed[method])
+        refused[f"no {method}"] = client(plain, method)
+    allowed["cookie"] = client(plain, "again", "cookie", headers=cookie)
+    refused["no cookie"] = client(plain, "again", "cookie")
+    allowed["tls"] = client(tls_url, "tls", "tls", **who["joe"])
+    allowed["ticket over tls"] = client(tls_url, "ticket", "ticket", secret=TICKET, **who["joe"])
+    for stranger in ("eve", "nobody", "strange router"):
+        refused[stranger] = client(tls_url, "ticket", "ticket", secret=TICKET, **who[stranger])
+    asked = {**allowed, **refused, "guest": client(plain, "guests")}
+    answers = await clients.outcomes("wamp_client.mjs", "autobahn", list(asked.values()))
+    found = dict(zip(asked, answers, strict=True))
+    assert {name: found[name]["outcome"] for name in allowed} == dict.fromkeys(allowed, "through")
+    assert {name: found[name]["outcome"] for name in refused} == dict.fromkeys(refused, "refused")
+    for method in (*SECRETS, "tls"):
+        told = (found[method][name] for name in ("authid", "authrole", "authmethod"))
+        assert tuple(told) == ("joe", "backend", method)
+    assert found["cookie"]["authid"] == "joe"
+    assert {found[f"no {method}"]["reason"] for method in SECRETS} == {"wamp.error.no_auth_method"}
+    guest = found["guest"]
+    assert (guest["outcome"], guest["error"]) == ("not allowed", "wamp.error.not_authorized")
+    assert guest["authrole"] == "guest"
     await stop(worker)

@@ -9,15 +9,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Literal
 
 import pytest
-from busbar.bus.acl import render_mosquitto
+from busbar.bus.acl import PERSON, may_read, render_mosquitto
 from busbar.bus.clock import SystemClock
+from busbar.bus.connection.link import Message
 from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.connection.rights import missing_rights
 from busbar.bus.errors import BusOfflineError, MissingRightError
@@ -133,6 +134,8 @@ WITHOUT = (
     "node/+/assignment",
     "node/+/heartbeat",
     "node/+/reported",
+    "node/+/state",
+    "node/+/command",
 )
 
 
@@ -145,23 +148,57 @@ def said_of(tail: str) -> re.Pattern[str]:
 def lacking(without: str) -> str:
     """The ACL of the contract, with the manager's rights one by one and one of them left out."""
     acl = render_mosquitto("busbar", "lab", "manager", ["alice"])
-    every = [*WITHOUT, "event/#", "manager/+/state", "node/+/state", "node/+/command"]
+    every = [*WITHOUT, "event/#", "manager/+/state"]
     each = [f"topic readwrite busbar/v1/lab/{tail}" for tail in every if tail != without]
     assert acl.count("topic readwrite busbar/v1/lab/#") == 1
     return acl.replace("topic readwrite busbar/v1/lab/#", "\n".join(each))
 
 
-@pytest.mark.parametrize("mqtt", ["5", "3.1.1"])
-@pytest.mark.parametrize("without", WITHOUT)
+PASSIVE = ("status/#", "node/+/state")
+"""Only what should have come tells: the version of MQTT makes no difference."""
+
+
+@pytest.mark.parametrize(
+    ("without", "mqtt"),
+    [(tail, mqtt) for tail in WITHOUT for mqtt in ("5", "3.1.1") if mqtt == "5" or tail not in PASSIVE],
+)
 @pytest.mark.fault(119, "U L")
 async def test_each_right_of_the_manager_is_looked_at(tmp_path: Path, without: str, mqtt: str) -> None:
+    beat = ("--heartbeat", "1")
     with (
         realm(tmp_path, lacking(without)) as here,
-        here.running("manager", "manager", "manager", "--owner", "alice", "--mqtt", mqtt),
+        here.running("manager", "manager", "manager", "--owner", "alice", "--mqtt", mqtt, *beat),
+        ExitStack() as more,
     ):
-        await until(lambda: said_of(without).search(here.log("manager")), 40)
+        if without in PASSIVE:
+            await until(lambda: "connected to" in here.log("manager"), 30)
+            status, text = await asyncio.to_thread(here.command, "alice", "node", "pair", "n1")
+            assert status == 0, text
+        if without == "node/+/state":
+            more.enter_context(here.running("n1", "n1", "agent", "--node", "n1"))
+        await until(lambda: said_of(without).search(here.log("manager")), 60)
         others = [tail for tail in WITHOUT if tail != without and said_of(tail).search(here.log("manager"))]
         assert others == [], here.log("manager")
+
+
+@pytest.mark.fault(119, "U L")
+async def test_no_person_receives_what_a_manager_finds_out_its_rights_with(tmp_path: Path) -> None:
+    with realm(tmp_path, render_mosquitto("busbar", "lab", "manager", ["alice"])) as here:
+        seen: list[Message] = []
+        options = ConnectOptions(port=here.port, username="manager", password="secret", client_id="spy")
+        link = MqttLink(options, clock=SystemClock(), random=Random(1))
+        link.subscribe("busbar/v1/lab/#", seen.append)
+        running = asyncio.create_task(link.run())
+        try:
+            await link.wait_connected(bound(10))
+            with here.running("manager", "manager", "manager", "--owner", "alice"):
+                last = {f"busbar/v1/lab/node/{of}" for of in ("_/command", "manager/reported")}
+                await until(lambda: last <= {message.topic for message in seen}, 30)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+        empty = [message.topic for message in seen if not message.payload]
+        assert [topic for topic in empty if may_read(PERSON, "alice", topic)] == []
 
 
 @pytest.mark.parametrize("mqtt", ["5", "3.1.1"])
@@ -179,6 +216,19 @@ async def test_an_agent_without_its_rights_says_what_is_missing(
         said = re.compile(r"user 'n1' .*no right to .* busbar/v1/lab/node/n1/state: ")
         await until(lambda: said.search(here.log("n1")), 40)
         assert here.log("n1").count("connected to") <= 2
+
+
+@pytest.mark.parametrize("mqtt", ["5", "3.1.1"])
+@pytest.mark.fault(119, "U L")
+async def test_an_agent_that_may_not_write_heartbeats_says_so(tmp_path: Path, mqtt: str) -> None:
+    acl, line = render_mosquitto("busbar", "lab", "manager", ["alice"]), "busbar/v1/+/node/%u/heartbeat\n"
+    assert acl.count(line) == 1
+    with (
+        realm(tmp_path, acl.replace(f"pattern write {line}", "")) as here,
+        here.running("n1", "n1", "agent", "--node", "n1", "--mqtt", mqtt),
+    ):
+        said = re.compile(r"user 'n1' .*no right to write busbar/v1/lab/node/n1/heartbeat: ")
+        await until(lambda: said.search(here.log("n1")), 40)
 
 
 @pytest.mark.parametrize("mqtt", ["5", "3.1.1"])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from tests.simulation.machines import REFUSED_PORT
+
 LAST_FAULT_S = 5.0
 WARM = 0.85
 """Share of the schedules that begin with a running fleet: setting it up takes most of a schedule's time."""
@@ -70,6 +72,7 @@ def schedule(seed: int) -> Schedule:
     entries += _last_ops(Random(f"{seed} last"), clusters)
     entries += _group_orders(Random(f"{seed} orders"), clusters)
     entries += _worker_orders(Random(f"{seed} worker orders"), clusters)
+    entries += _bad_update(Random(f"{seed} bad update"), nodes, clusters)
     kinds = random.sample(sorted(FAULTS), random.choice((1, 2, 3, 4, 6)))
     for _ in range(random.choice((1, 2, 3, 5, 8))):
         entries += FAULTS[random.choice(kinds)](random, nodes)
@@ -170,6 +173,26 @@ def _worker_orders(random: Random, clusters: int) -> list[Entry]:
             restart = ("restart_routercluster_worker", cluster, "g1", ordinal)
             entries.append(Entry(at, "op", (random.choice(("alice", "bob")), *restart)))
             at = round(at + random.choice((0.01, 0.5, 2.0)) * random.uniform(0.5, 1.0), 3)
+    return entries
+
+
+def _bad_update(random: Random, nodes: int, clusters: int) -> list[Entry]:
+    """Now and then an update that some nodes refuse, and then workers or agents that end."""
+    if random.random() < 0.85:
+        return []
+    at, cluster = round(random.uniform(0.3, 3.0), 3), f"c{random.randint(1, clusters)}"
+    limits = random.choice(((1, 0), (1, 0), (0, 1), (2, 1)))
+    update = ("update_routercluster_workergroup", cluster, "g1", REFUSED_PORT, *limits)
+    entries = [Entry(at, "op", (random.choice(("alice", "bob")), *update))]
+    for _ in range(random.choice((1, 2, 3))):
+        at = round(at + random.uniform(0.1, 2.0), 3)
+        ends: tuple[str, str, float] = random.choice(
+            (
+                ("worker_crash", _node(random, nodes), random.random()),
+                ("agent_kill", _node(random, nodes), 1.0),
+            )
+        )
+        entries.append(Entry(at, ends[0], ends[1:]))
     return entries
 
 

@@ -23,6 +23,8 @@ from tests.simulation.parts import OFFLINE_S, TOPICS, AgentHost, ManagerHost
 _decode, _encode = msgspec.json.decode, msgspec.json.encode
 
 if TYPE_CHECKING:
+    from busbar.agent.service import Agent
+
     from tests.simulation.world import World
 
 _NOT_READY: Final = (WorkerState.STARTING, WorkerState.BACKOFF)
@@ -100,8 +102,16 @@ class Watch(Lasting):
         if wanted is not None and definition is None:
             return
         if definition is not None and definition.generation != process.generation:
+            if machine.refused(definition.transport) and self._was_ready(agent, process):
+                self._violation("K", f"{machine.name} stops {process.record.worker} for what it refuses")
             return
         self._violation("K", f"{machine.name} stops {process.record.worker}, which is wanted and well")
+
+    def _was_ready(self, agent: Agent | None, process: SimProcess) -> bool:
+        """Whether its agent has seen it ready."""
+        instances = agent.supervisor.registry.all() if agent is not None else []
+        records = (each.record for each in instances if each.record is not None)
+        return any(record.token == process.token and record.ready for record in records)
 
     # --- commits: K, H, and what follows from them
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from busbar.agent.planner import plan as agent_plan
+from busbar.agent.planner.lifecycle import Phase
 from busbar.bus.states import NodeStatus, WorkerState
 from busbar.manager.planner.model import LivenessTiming
 
@@ -59,6 +60,7 @@ class Lasting:
         self._note_contact()
         self._too_many()
         self._orphans()
+        self._kept()
         self._honest()
         self._alive()
         self.conditions.look()
@@ -106,6 +108,8 @@ class Lasting:
                 fits &= ordered is None or ordered.get(process.oid) == process.generation
                 if wanted is None or (fits and process.alive):
                     continue
+                if process.alive and definition is not None and host.machine.refused(definition.transport):
+                    continue  # it is not replaced by what its node has found bad
                 key = ("orphan", f"{host.name} {process.token}")
                 seen.add(key)
                 since = self.now - host.started_at + self.world.start
@@ -114,6 +118,21 @@ class Lasting:
                         "O", f"{host.name}: {process.record.worker} ({process.pid}) is still there"
                     )
         self._forget("orphan", seen)
+
+    def _kept(self) -> None:
+        """K: what was ready waits with a definition that its node has found bad, not with its former one."""
+        for host in self.world.agents.values():
+            agent = host.agent if host.up else None
+            wanted = agent_plan.desired_workers(agent.supervisor.assignment) if agent is not None else None
+            for instance in agent.supervisor.registry.all() if agent is not None else ():
+                worker, record = instance.worker, instance.record
+                definition = (wanted or {}).get(worker.oid)
+                if definition is None or not host.machine.refused(definition.transport):
+                    continue
+                key = definition.generation, definition.digest
+                has_kept = record is not None and record.kept is not None and worker.proven not in (None, key)
+                if has_kept and worker.matches(*key) and worker.phase is Phase.WAITING and worker.failures:
+                    self._violation("K", f"{host.name}: {worker.name} is lost to an update that is refused")
 
     def _forget(self, kind: str, seen: set[tuple[str, str]]) -> None:
         for key in [key for key in self.wrong_since if key[0] == kind and key not in seen]:

@@ -19,7 +19,15 @@ from busbar.agent.processes.process import SpawnError, SpawnSpec, WorkerProcesse
 from busbar.agent.processes.process_limits import NO_LIMITS, ProcessLimits
 from busbar.agent.processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from busbar.agent.processes.users import RunAs
-from busbar.agent.runtimes import LaunchSpec, Ports, Probe, Runtime, TcpProbe, WorkerSpec
+from busbar.agent.runtimes import (
+    LaunchSpec,
+    Ports,
+    Probe,
+    Runtime,
+    RuntimeConfigError,
+    TcpProbe,
+    WorkerSpec,
+)
 from busbar.agent.workers.host import Host
 from busbar.agent.workers.identity import GENERATION, OID, PORT
 from busbar.bus.clock import Clock
@@ -30,6 +38,8 @@ from tests.simulation.loop import SimLoop, owner
 GRACE_S = 1.0
 START_DEADLINE_S = 4.0
 PORTS = PortRequest(20000, 20063)
+REFUSED_PORT = 5
+"""An update that asks for it is bad on some hosts, as one whose certificate is missing there."""
 
 
 @dataclass(slots=True)
@@ -82,6 +92,8 @@ class Machine:
         self.boots = 1
         self.processes: dict[int, SimProcess] = {}
         self.crash_at: str | None = None
+        self.refuses = name != "n2"
+        """Whether its runtime refuses `REFUSED_PORT`."""
         self._pid = 100
         self.on_start: Callable[[Machine, SimProcess], None] = lambda machine, process: None
         self.on_end: Callable[[Machine, SimProcess, str], None] = lambda machine, process, why: None
@@ -91,6 +103,10 @@ class Machine:
     @property
     def boot_id(self) -> str:
         return f"boot-{self.boots}"
+
+    def refused(self, transport: Any) -> bool:
+        """Whether this host refuses that transport."""
+        return self.refuses and bool(transport) and transport["endpoint"]["port"] == REFUSED_PORT
 
     def living(self) -> list[SimProcess]:
         return [each for each in self.processes.values() if each.alive]
@@ -292,6 +308,7 @@ def _alive(machine: Machine, record: ProcessRecord) -> SimProcess | None:
 class SimRuntime:
     """The one runtime of a simulated node."""
 
+    machine: Machine
     name: str = "sim"
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
@@ -303,6 +320,8 @@ class SimRuntime:
         return {DEFAULT: PORTS}
 
     def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
+        if self.machine.refused(worker.transport):
+            raise RuntimeConfigError("/transport/endpoint/port", "refused on this host")
         probe, port = TcpProbe(), ports[DEFAULT]
         return LaunchSpec(
             argv=("sim",),
@@ -330,7 +349,7 @@ class SimHost(Host):
         return SimProcesses(scope, self._machine)  # type: ignore[return-value]
 
     def runtimes(self, table: Mapping[str, Any]) -> Mapping[str, Runtime]:
-        return {"sim": SimRuntime()}
+        return {"sim": SimRuntime(self._machine)}
 
     async def probe(
         self, wanted: Probe, host: str, port: int, log_path: Path, timeout_s: float, *, log_from: int

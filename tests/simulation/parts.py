@@ -243,7 +243,7 @@ class AgentHost:
     def _start(self) -> None:
         random = self.world.random(f"agent {self.name}")
         config = AgentConfig(self.folder, self.name, REALM, ConnectOptions(), adopt_store=self.adopts)
-        timing, host = WorkerTiming(live_every=1.5, live_misses=2), SimHost(self.machine)
+        timing, host = WorkerTiming(live_every=1.5, live_misses=2, check_again=1.0), SimHost(self.machine)
         self.agent = Agent(config, self._link, self.clock, random, self._new_id, timing, host)
         self.stop_event = asyncio.Event()
         self.task = self.world.loop.create_task(self.agent.run(self.stop_event))

@@ -177,6 +177,7 @@ class World(Happenings):
         self.manager.start()
         for host in self.agents.values():
             host.machine.crash_at = None
+            host.machine.refuses = False
             host.machine.habits = replace(host.machine.habits, fail_early=0, never_ready=0, refuse_spawn=0)
             host.program.crash_in = None
             self._thaw(host)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ... import params as p
 from ...messages import Event
 from ...roles import Role
@@ -162,6 +164,83 @@ class RealmOperations(Operations):
         """
         params = p.GetEvents(since=since, limit=limit)
         return await self._operate("get_events", params, list[Event], timeout)
+
+    async def explain(
+        self,
+        *,
+        object: str,
+        kind: p.ExplainedKind | None = None,
+        timeout: float | None = None,
+    ) -> p.Explanation:
+        """Say why an object is as it is, from the cause to now.
+
+        `object` is a cluster or a node (`edge`), a worker group or a worker (`edge/web-3`), by name or
+        oid, or the id of a request; `kind` says which where a name could be several.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.Explain(object=object, kind=kind)
+        return await self._operate("explain", params, p.Explanation, timeout)
+
+    async def get_definitions(
+        self,
+        *,
+        clusters: list[str] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the definitions of the realm, or of some clusters, as one document.
+
+        `clusters`: names; left out, the whole realm with its principals.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.GetDefinitions(clusters=clusters)
+        return await self._operate("get_definitions", params, dict[str, Any], timeout)
+
+    async def plan_changes(
+        self,
+        *,
+        desired: dict[str, Any],
+        prune: bool = False,
+        stop: bool = False,
+        timeout: float | None = None,
+    ) -> p.Plan:
+        """Say what applying a document would change, and which workers that touches; changes nothing.
+
+        `desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and
+        the document no longer names; `stop`: what of it is not stopped is told to, instead of being
+        refused.
+
+        Raises:
+            BusError: what any operation answers.
+        """
+        params = p.PlanChanges(desired=desired, prune=prune, stop=stop)
+        return await self._operate("plan_changes", params, p.Plan, timeout)
+
+    async def apply_changes(
+        self,
+        *,
+        desired: dict[str, Any],
+        fence: dict[str, int],
+        prune: bool = False,
+        stop: bool = False,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Applied:
+        """Make the realm as a document says, as planned: all of it, or nothing.
+
+        As `plan_changes`. `fence` is that of the plan: by pointer the version of each object, 0 where
+        there is none.
+
+        Raises:
+            BusError: `no_such_object`, `invalid_configuration`, `already_exists`, `quota_exceeded`,
+                `not_stopped`, `cannot_start`, `cannot_stop`, or what any operation answers.
+        """
+        params = p.ApplyChanges(desired=desired, fence=fence, prune=prune, stop=stop)
+        return await self._operate("apply_changes", params, p.Applied, timeout, expect_version, request_id)
 
     async def list_audit(
         self,

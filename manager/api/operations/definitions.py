@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from busbar.bus.errors import BusError
 from busbar.bus.exposure import check_exposure
-from busbar.bus.runtimes import check_for_runtime
+from busbar.bus.runtimes import check_for_runtime, check_served
 from busbar.bus.states import NodeStatus
 
 from ...planner.acceptance import NAMED, NodeRefusal, Voter, refused_by_all
@@ -16,11 +16,6 @@ from ...store import Tx
 
 Transport = Mapping[str, Any] | None
 _HEARD: Final = frozenset({NodeStatus.ONLINE, NodeStatus.LATE})
-_WEB: Final = frozenset({"web"})
-_MQTT: Final = frozenset({"mqtt", None})
-_NATS: Final = frozenset({"mqtt", "websocket", "nats", None})
-_SUPPORTED: Final = {"crossbar": _WEB, "amqtt": _MQTT, "mosquitto": _MQTT, "nats": _NATS}
-"""Transport types that the built-in runtimes can serve; operator-defined runtimes take any."""
 
 
 class Pointers(NamedTuple):
@@ -29,11 +24,6 @@ class Pointers(NamedTuple):
     transport: str
     runtime: str
     mismatch: str
-
-
-def default_runtime(transport: Transport) -> str:
-    """The runtime of a group that names none."""
-    return {"web": "crossbar", "nats": "nats"}.get(transport["type"] if transport else "", "amqtt")
 
 
 def check_definition(tx: Tx, cluster_oid: str, runtime: str, transport: Transport, at: Pointers) -> None:
@@ -50,7 +40,7 @@ def check_definition(tx: Tx, cluster_oid: str, runtime: str, transport: Transpor
         raise BusError("invalid_configuration", why, [at.runtime])
     check_for_runtime(transport, "", at.transport)
     try:
-        _check_by_table(runtime, transport, at)
+        check_served(runtime, transport, at.transport, at.mismatch)
         refused = None
     except BusError as error:
         refused = error
@@ -76,15 +66,3 @@ def _no_node(refusals: list[NodeRefusal], at: Pointers) -> BusError:
     detail = f"no node of the cluster accepts it: {'; '.join(each.text for each in refusals[:NAMED])}"
     pointers = dict.fromkeys(f"{at.transport}{each.pointer}" for each in refusals)
     return BusError("invalid_configuration", detail[:2000], list(pointers)[:NAMED])
-
-
-def _check_by_table(runtime: str, transport: Transport, at: Pointers) -> None:
-    """What this manager itself knows of a runtime. Raises as `check_definition`."""
-    kind = transport["type"] if transport else None
-    supported = _SUPPORTED.get(runtime)
-    if supported is not None and kind not in supported:
-        given = f"a transport of type '{kind}'" if kind else "no transport"
-        need = " or ".join(sorted(f"type '{word}'" if word else "none" for word in supported))
-        detail = f"runtime '{runtime}' can't serve {given}: it needs {need}"
-        raise BusError("invalid_configuration", detail, [at.mismatch])
-    check_for_runtime(transport, runtime, at.transport)

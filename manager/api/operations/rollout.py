@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from busbar.bus import params as p
 from busbar.bus.decode import encode
+from busbar.bus.definitions import MAX_SURGE, MAX_UNAVAILABLE
 from busbar.bus.errors import BusError
 from busbar.bus.messages import OUTDATED
+from busbar.bus.router_options import joins_cluster
+from busbar.bus.states import ClusterState
 from msgspec import UNSET, Struct
 
 from ...store import Tx
@@ -16,10 +19,6 @@ from ...store.rows import ClusterRow, GroupRow
 from . import sizes
 from .base import ChangeContext, need_cluster, need_group
 
-MAX_UNAVAILABLE: Final = 1
-"""Default: workers below the scale that an update may leave not ready."""
-MAX_SURGE: Final = 0
-"""Default: workers above the scale that an update may use."""
 Definition = tuple[str, Mapping[str, Any] | None]
 """What workers run: a runtime, and a transport that is the cluster's where the group has none."""
 Limits = p.UpdateGroup | p.RestartGroup | p.UpdateCluster
@@ -56,6 +55,9 @@ def roll_out(
     renewed = _outdated_starts(tx, row) if renews else set()
     new = row.revision not in same or bool(renewed)
     columns = {**columns, **rollout_limits(params, row, new)}
+    if new and row.status is not ClusterState.STOPPED and row.revision in transports:
+        runs = next(r for r in revisions if r.revision == row.revision)
+        _check_stores((runs.runtime, runs.transport), wanted, pointer)
     if new:
         columns |= {"revision": row.revision + 1, "held_back": None}
     tx.update_group(row.oid, **columns)
@@ -70,6 +72,17 @@ def roll_out(
         more = ("revision", "runtime", "max_unavailable", "max_surge")
         record_event(ctx, "updating", cluster, now, {name: getattr(now, name) for name in more})
     return now
+
+
+def _check_stores(before: Definition, wanted: Definition, pointer: str) -> None:
+    """Raises BusError `invalid_configuration`: what the workers have kept would silently stay behind."""
+    if before[0] == wanted[0] == "nats" and joins_cluster(*before) != joins_cluster(*wanted):
+        detail = (
+            "workers that run alone and members of a cluster (a listener of type 'cluster') can't take over "
+            "each other's sessions and retained messages: add another group, or stop this one first, which "
+            "gives them up"
+        )
+        raise BusError("invalid_configuration", detail, [pointer])
 
 
 def rollout_limits(params: Limits, row: GroupRow, new: bool) -> dict[str, int]:

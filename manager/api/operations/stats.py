@@ -8,7 +8,7 @@ from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import Endpoint
+from busbar.bus.messages import Endpoint, serves
 from busbar.bus.states import STARTED, WorkerState
 
 from ...planner.rolling import updating
@@ -126,7 +126,7 @@ def _endpoints(found: Sequence[p.Worker]) -> list[Endpoint]:
     return [
         Endpoint(worker.name, worker.node or "", url, name)
         for worker in found
-        if worker.state == WorkerState.RUNNING and worker.address
+        if worker.address and serves(worker.state, worker.reason)
         for name, url in (worker.listeners or {DEFAULT: worker.address}).items()
     ]
 

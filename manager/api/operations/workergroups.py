@@ -6,7 +6,9 @@ from itertools import count
 from typing import Any, Final
 
 from busbar.bus import params as p
+from busbar.bus.definitions import LOST_AFTER, MESHED, START_DEADLINE
 from busbar.bus.errors import BusError
+from busbar.bus.runtimes import default_runtime
 from busbar.bus.states import STARTED, ClusterState
 from busbar.bus.transport import check_transport
 
@@ -23,16 +25,10 @@ from .base import (
     need_cluster,
     need_group,
 )
-from .definitions import Pointers, check_definition, default_runtime
+from .definitions import Pointers, check_definition
 from .paging import paged
 from .rollout import given, record_event, roll_out
 
-MESHED: Final = frozenset({"nats"})
-"""The runtimes whose groups are meshed unless their definition says otherwise."""
-LOST_AFTER: Final = 30.0
-"""Default: seconds after which the workers of a lost node move."""
-START_DEADLINE: Final = 60.0
-"""Default: seconds after which a group with no ready worker is in ERROR."""
 _AT: Final = "/params/workergroup"
 
 

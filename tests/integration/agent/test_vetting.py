@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -82,6 +83,42 @@ async def test_a_running_worker_outlives_a_bad_definition(node: Bench) -> None:
     await node.state("web-1", "RUNNING", reason=None, generation=4)
     node.assign()
     await node.report(lambda last: not last["workers"])
+
+
+async def test_a_worker_that_ends_after_a_bad_definition_comes_back_with_what_it_ran(node: Bench) -> None:
+    """A worker that was not replaced and crashes, also while its agent is away, is not lost to the update."""
+    await node.start()
+    node.assign(checked())
+    before = await node.state("web-1", "RUNNING", reason=None)
+    node.assign(checked("bad", generation=2))
+    await node.report(lambda last: (last["workers"][0]["reason"] or "").startswith(NOT_REPLACED))
+    first = before["pid"]
+    os.kill(first, signal.SIGKILL)
+    second = await came_back(node, first)
+    os.kill(second, signal.SIGKILL)
+    third = await came_back(node, second)
+    await node.stop()
+    await node.start()
+    assert await came_back(node, second) == third, "a new agent judges it too before it stops what runs"
+    await node.stop()
+    os.kill(third, signal.SIGKILL)
+    await until(lambda: state_of(third) == "Z")
+    await node.start()
+    await came_back(node, third)
+    node.assign(checked("better", generation=3))
+    await node.state("web-1", "RUNNING", generation=3)
+
+
+async def came_back(node: Bench, former: int) -> int:
+    """The pid of the process with its former definition that followed this one, once it is ready."""
+
+    def found(last: dict[str, Any]) -> bool:
+        seen = last["workers"][0] if last["workers"] else {"reason": None}
+        kept = (seen["reason"] or "").startswith(NOT_REPLACED) and seen["generation"] == 1
+        return kept and seen["state"] == "RUNNING" and seen["pid"] not in (None, former)
+
+    pid: int = (await node.report(found))["workers"][0]["pid"]
+    return pid
 
 
 async def test_a_file_that_a_node_lacks_is_told_with_the_pointer_and_read_once_it_is_there(

@@ -108,5 +108,5 @@ def test_a_file_is_checked_before_it_is_used(tmp_path: Path, capsys: pytest.Capt
         read(path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(AclError, match="no regular file"):
+    with pytest.raises(OSError, match="no regular file"):
         read(path)

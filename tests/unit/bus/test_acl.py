@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from busbar.bus import acl
+from busbar.bus import acl, nats_access
 from busbar.bus.topics import matches
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,26 +171,40 @@ def test_emqx_gets_the_same_rules_and_denies_the_rest() -> None:
 
 
 def test_nats_gets_a_list_for_each_user() -> None:
-    printed = acl.render_nats("busbar", "lab", "manager", ["alice"], ["n1"])
-    variables = dict(re.findall(r"^busbar_(\S+) = \{\n(.*?)^\}", printed, re.MULTILINE | re.DOTALL))
-    assert list(variables) == ["manager", "alice", "n1"]
+    printed = nats_access.render_nats("busbar", "lab", "manager", ["alice"], ["n-1"])
+    users = re.findall(r"# (\w+)\n +\{ user: \"(\S+)\", password: \$(\S+),(.*?)\} \}", printed, re.DOTALL)
+    assert [(kind, user, variable) for kind, user, variable, _ in users] == [
+        ("manager", "manager", "busbar_password_manager"),
+        ("person", "alice", "busbar_password_alice"),
+        ("node", "n-1", "busbar_password_n-1"),
+    ]
     lists = {
         (user, name): json.loads(found)
-        for user, body in variables.items()
-        for name, found in re.findall(r"(\w+) = (\[.*\])", body)
+        for _, user, _, body in users
+        for name, found in re.findall(r"(publish|subscribe): (\[.*\])", body)
     }
+    assert all('allowed_connection_types: ["MQTT", "MQTT_WS"]' in body for *_, body in users)
     assert "busbar.v1.*.request.alice.*" in lists["alice", "publish"]
     assert {"busbar.v1.lab.>", "busbar.v1.lab"} <= set(lists["manager", "publish"])
     assert {"busbar.v1.lab.status.>", "busbar.v1.lab.status"} <= set(lists["alice", "subscribe"])
-    assert "busbar.v1.*.node.n1.assignment" in lists["n1", "subscribe"]
-    assert not [subject for subject in lists["n1", "publish"] if ".assignment" in subject]
+    assert "busbar.v1.*.node.n-1.assignment" in lists["n-1", "subscribe"]
+    assert not [subject for subject in lists["n-1", "publish"] if ".assignment" in subject]
     for (user, name), subjects in lists.items():
         assert all("/" not in subject and "#" not in subject for subject in subjects)
         assert ("$MQTT.sub.>" in subjects) == (name == "subscribe"), (user, name)
+    assert "store_dir" not in printed, "a member of a cluster says that itself"
+    alone = nats_access.render_nats("a.b", "lab", "m", [], [], nats_access.Server("::1", 1883, '/s "x"'))
+    assert 'listen: "[::1]:1883"' in alone and r'store_dir: "/s \"x\""' in alone
+    assert "a//b.v1.lab.>" in alone, "as nats-server maps a dot of a topic"
+
+
+def test_nats_knows_each_user_once() -> None:
+    with pytest.raises(ValueError, match="'manager' must be named once"):
+        nats_access.render_nats("busbar", "lab", "manager", ["manager"], [])
 
 
 def nats_without_nodes(root: str, realm: str, manager: str, persons: list[str]) -> str:
-    return acl.render_nats(root, realm, manager, [], persons)
+    return nats_access.render_nats(root, realm, manager, [], persons)
 
 
 @pytest.mark.parametrize("render", [acl.render_mosquitto, acl.render_emqx, nats_without_nodes])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from busbar.cli import app, lazy
 
 from .realm import OID, leaves
 
+FILE: Final = str(Path(__file__).with_name("definitions.yaml"))
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
+    "why": ("edge/web-3",),
     "cluster create": ("edge", "--port", "24000"),
     "cluster list": (),
     "cluster show": ("edge",),
@@ -57,6 +60,9 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal remove": ("p1",),
     "principal transfer": ("p1", "--from", "p2"),
     "audit": (),
+    "export": (),
+    "diff": ("-f", FILE),
+    "apply": ("-f", FILE),
     "call": ("get_manager",),
     "manager show": (),
 }
@@ -70,6 +76,8 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context remove": ("lab",),
     "acl": ("--broker", "mosquitto"),
     "import": ("no-such-file",),
+    "validate": ("-f", "no-such-file"),
+    "schema file": (),
     "schema transport": ("--runtime", "mosquitto"),
     "broker add-account": ("p9", "person"),
     "broker limits": (),

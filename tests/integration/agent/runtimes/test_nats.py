@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,9 @@ from busbar.agent.processes.ports import choose_ports
 from busbar.agent.processes.process import Process, SpawnSpec, WorkerProcesses
 from busbar.agent.processes.sockets import bind_error
 from busbar.agent.runtimes import LaunchSpec, WorkerSpec, load_runtimes, prepare
+from busbar.agent.state import RecordedListener, WorkerRecord
+from busbar.agent.workers.membership import Membership, membership_of
+from busbar.agent.workers.nats_request import NoAnswerError
 from busbar.agent.workers.probes import probe
 from busbar.bus.clock import SystemClock
 from busbar.bus.messages import Peer
@@ -369,6 +373,44 @@ async def test_routes_over_tls_and_a_fourth_worker_without_a_restart(home: Home)
     mine.gets("t/1", b"x")
     assert [each.process.record.pid for each in workers if each.process and each.process.running] == pids
     assert all("ailed to reload" not in each.log.read_text() for each in workers)
+
+
+async def test_members_leave_by_a_password_of_their_own_beside_the_operator_s_users(home: Home) -> None:
+    (home.root / "users.conf").write_text(USERS)
+    workers = await group(home, 3, options={"auth_file": "users.conf"})
+    await asyncio.gather(*map(healthy, workers))
+    one, _, three = map(membership, workers)
+    size = f"http://127.0.0.1:{workers[0].port('monitoring')}/jsz"
+
+    async def members() -> int:
+        with await asyncio.to_thread(urllib.request.urlopen, size, timeout=bound(5)) as answer:
+            found: int = json.load(answer)["meta_cluster"]["cluster_size"]
+            return found
+
+    with pytest.raises(NoAnswerError, match=r"Authorization|closed"):
+        await replace(one, password="guessed").remove(three.name)
+    await one.remove("web-9.nobody")
+    assert await members() == 3
+    assert await three.leave(CLOCK) is None and await three.leave(CLOCK) is None
+    assert await members() == 2
+    assert (await one.gone(["12345678"])) <= {"web-2.22222222"}, "only who does not answer is gone"
+
+
+def membership(worker: Worker) -> Membership:
+    urls = {each.name: RecordedListener(each.port, each.address) for each in worker.launch.listeners}
+    spec = worker.spec
+    record = WorkerRecord(
+        oid=spec.oid,
+        worker=spec.name,
+        cluster=spec.cluster,
+        generation=1,
+        digest="",
+        token="",
+        listeners=urls,
+    )
+    found = membership_of(record, worker.folder)
+    assert found is not None
+    return found
 
 
 async def test_an_agent_has_it_read_its_users_again(home: Home) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from busbar.agent.runtimes import load_runtimes
 
 from tests.brokers import lacking
+from tests.pace import bound
 from tests.patient import Patient, send
 from tests.plain import Plain
 from tests.stack import NODES, stack
@@ -40,6 +44,18 @@ class Group:
                 topic, lambda value: value.get("status") == "RUNNING", timeout=90
             )
         return found
+
+    def members(self, status: dict[str, Any], count: int) -> None:
+        """Waits until a worker's cluster counts on so many members, a majority of which has to be there."""
+        url = f"{status['listeners']['monitoring']}/jsz"
+        end = time.monotonic() + bound(60)
+        while True:
+            with urllib.request.urlopen(url, timeout=bound(10)) as answer:
+                found = json.load(answer).get("meta_cluster", {})
+            if found.get("cluster_size") == count:
+                return
+            assert time.monotonic() < end, found
+            time.sleep(0.2)
 
 
 def port(status: dict[str, Any]) -> int:
@@ -113,6 +129,19 @@ def test_a_killed_worker_and_a_fourth_one_restart_no_other(group: Group) -> None
     back = Patient(port(four["web-4"]), "away", clean=False)
     assert back.present
     back.gets("q/1", b"waits")
+    back.vanish()
+    send(port(four["web-4"]), "q/2", b"waits too")
+
+    group.alice.ok("scale_routercluster_workergroup", {**group.mine, "scale": 3})
+    group.alice.wait_retained(
+        group.alice.topic("status", "edge", "worker", "web-4"), lambda value: not value, timeout=90
+    )
+    group.members(four["web-1"], 3)
+    last = Patient(port(four["web-2"]), "away", clean=False)
+    assert last.present
+    last.gets("q/2", b"waits too")
+    three = group.workers(3)
+    assert [three[name]["pid"] for name in after] == [each["pid"] for each in after.values()]
 
 
 def test_a_renewal_keeps_sessions_and_retained_messages(group: Group) -> None:

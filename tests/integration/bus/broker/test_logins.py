@@ -1,14 +1,16 @@
 """Logins at the embedded broker while strangers guess passwords: what is hashed, and who has to wait."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from busbar.bus.broker import BrokerConfig, EmbeddedBroker
-from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret
+from busbar.bus.broker import BrokerConfig, EmbeddedBroker, access_plugin
+from busbar.bus.broker.accounts import Account, Accounts, ensure_account, new_secret
+from busbar.bus.broker.known_logins import FILE, KnownLogins, folder_in_memory
 from busbar.bus.broker.limits import LIMITS, Buckets, LoginGuard, source_of
 
 from tests.brokers import until
@@ -99,8 +101,11 @@ def ensure_account_quick(folder: Path) -> None:
 
 
 @pytest.mark.fault(77, "S")
-async def test_generated_secrets_are_known_to_the_next_broker(tmp_path: Path) -> None:
+async def test_generated_secrets_are_known_to_the_next_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Strangers who guess at every name while it is restarted would keep all services out for as long."""
+    monkeypatch.setattr(access_plugin, "folder_in_memory", lambda: None)
     path, mine = tmp_path / "private" / "accounts.json", new_secret()
     for name, password in (("m1", mine), ("olga", "chosen"), ("gone", new_secret())):
         ensure_account(path, name, "person", password)
@@ -116,6 +121,7 @@ async def test_generated_secrets_are_known_to_the_next_broker(tmp_path: Path) ->
             assert codes[-1] == BUSY
         assert (await Raw.connect(broker.port, "m1", password=mine)).code == 0
         assert (await Raw.connect(broker.port, "olga", password="chosen")).code == BUSY, "not on disk"
+        assert "olga" not in known.read_text()
         await asyncio.to_thread(ensure_account, path, "m1", "person", new_secret())
         assert (await Raw.connect(broker.port, "m1", password=mine)).code != 0, "its password changed"
     for spoil in (lambda: known.write_text("[]"), lambda: known.write_text("{"), lambda: known.chmod(0o644)):
@@ -124,6 +130,56 @@ async def test_generated_secrets_are_known_to_the_next_broker(tmp_path: Path) ->
             assert await guess(broker.port, "m1", 1) == WRONG
     while Raw.opened:
         Raw.opened.pop().leave()
+
+
+IN_MEMORY = folder_in_memory()
+
+
+@pytest.mark.fault(77, "S")
+@pytest.mark.skipif(IN_MEMORY is None, reason="the system has no folder in memory")
+async def test_chosen_passwords_are_known_to_the_next_broker_and_on_no_disk(tmp_path: Path) -> None:
+    """Whoever guesses at the name while it is restarted keeps nobody out who has logged in before."""
+    assert IN_MEMORY is not None
+    path, password = tmp_path / "private" / "accounts.json", "chosen by olga"
+    ensure_account(path, "olga", "person", password)
+    before = set(IN_MEMORY.glob("*"))
+    async with EmbeddedBroker(BrokerConfig(path)) as broker:
+        assert (await Raw.connect(broker.port, "olga", password=password)).code == 0
+        await until(lambda: set(IN_MEMORY.glob("*.json")) > before)
+    (file,) = set(IN_MEMORY.glob("*")) - before
+    assert (file.stat().st_mode & 0o777, IN_MEMORY.stat().st_mode & 0o777) == (0o600, 0o700)
+    rows = json.loads(file.read_text())
+    assert set(rows["names"]) == {"olga"}
+    on_disk = "".join(each.read_text() for each in path.parent.iterdir() if each.is_file())
+    assert rows["names"]["olga"][1] not in on_disk
+    async with EmbeddedBroker(BrokerConfig(path)) as broker:
+        codes = [await guess(broker.port, "olga", n) for n in range(40)]
+        assert codes[-1] == BUSY
+        assert (await Raw.connect(broker.port, "olga", password=password)).code == 0
+        await asyncio.to_thread(ensure_account, path, "olga", "person", "another")
+        assert (await Raw.connect(broker.port, "olga", password=password)).code != 0
+        await until(lambda: not file.exists())
+    while Raw.opened:
+        Raw.opened.pop().leave()
+
+
+def test_a_planted_folder_in_memory_is_left_alone(tmp_path: Path) -> None:
+    account = Account("person", "", "scrypt:1:x")
+    for mode in (0o700, 0o755):
+        folder = tmp_path / f"{mode:o}"
+        folder.mkdir(mode=mode)
+        writer = KnownLogins(tmp_path / FILE, folder)
+        writer.add("olga", account, "chosen")
+        writer.write(*writer.texts())
+        assert bool(list(folder.iterdir())) == (mode == 0o700)
+        reader = KnownLogins(tmp_path / FILE, folder)
+        reader.read()
+        assert reader.has("olga", account, reader.digest("chosen")) == (mode == 0o700)
+    planted = tmp_path / "link"
+    planted.symlink_to(tmp_path / "700")
+    reader = KnownLogins(tmp_path / FILE, planted)
+    reader.read()
+    assert not reader.has("olga", account, reader.digest("chosen"))
 
 
 @pytest.mark.fault(77, "S")

@@ -115,9 +115,37 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "scale_routercluster_workergroup": {"scale": 1},
         "update_routercluster_workergroup": {"workergroup": {}},
         "set_principal_role": {"role": "viewer"},
+        "explain": {"object": "nobody"},
+        "get_definitions": {"clusters": ["nobody"]},
+        "apply_changes": {
+            "desired": {"busbar": 1, "clusters": {"edge": {"nodes": {"nobody": {}}}}},
+            "fence": {"/clusters/edge": 0},
+        },
     }.get(op, {})
     error = await client.refused("alice", op, params)
     assert error.code == "no_such_object" and error.pointers
+
+
+async def test_an_update_of_nats_that_would_leave_messages_behind_is_refused(client: Client) -> None:
+    cluster = await client.cluster()
+    ref = {"routercluster_oid": cluster["oid"]}
+    alone = {"type": "mqtt", "listeners": {"mqtt": {}}}
+    member = {"type": "mqtt", "listeners": {"mqtt": {}, "routes": {"type": "cluster"}}}
+    group = {"name": "web", "scale": 1, "runtime": "nats", "transport": alone}
+    made = await client.call("alice", "add_routercluster_workergroup", {**ref, "workergroup": group})
+    mine = {**ref, "workergroup_oid": made["oid"]}
+    joined = {**mine, "workergroup": {"transport": member}}
+    changed = await client.call("alice", "update_routercluster_workergroup", joined)
+    assert changed["transport"] == member, "stopped, it has given them up"
+    await client.call("alice", "start_routercluster", ref)
+    apart = {**mine, "workergroup": {"transport": alone}}
+    refused = await client.refused("alice", "update_routercluster_workergroup", apart)
+    assert refused.code == "invalid_configuration" and "add another group" in str(refused)
+    assert refused.pointers == ("/params/workergroup/transport",)
+    other = {**mine, "workergroup": {"transport": {**member, "options": {"replicas": 1}}}}
+    assert (await client.call("alice", "update_routercluster_workergroup", other))["revision"] > 1
+    apart["workergroup"] |= {"runtime": "amqtt"}
+    assert (await client.call("alice", "update_routercluster_workergroup", apart))["runtime"] == "amqtt"
 
 
 async def test_members(client: Client) -> None:

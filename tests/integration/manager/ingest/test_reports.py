@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from busbar.bus.connection.link import Message
 from busbar.bus.errors import BusError
-from busbar.bus.messages import Applied, NodeState
+from busbar.bus.messages import NOT_REPLACED, Applied, NodeState
 from busbar.bus.params import WorkerRef
 from busbar.bus.results import Worker
 from busbar.bus.states import NodeStatus
@@ -20,6 +20,7 @@ from busbar.manager.ingest.node_session import CONFLICT
 from busbar.manager.publish.statuses import StatusBuilder
 from busbar.manager.state.node_memory import WorkerStat
 from busbar.manager.store import Tx
+from busbar.manager.store.rows import NO_PROCESS
 
 from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
 
@@ -82,6 +83,23 @@ async def test_named_listeners_are_stored_and_shown_and_go_with_the_process(tmp_
         assert other is not None and "listeners" not in json.loads(other[1])
         agent.obey(web_1={"state": "BACKOFF", "address": None, "pid": None})
         await watch.until(lambda: watch.worker("web-1").listeners is None)
+
+
+async def test_a_worker_that_its_node_does_not_replace_is_still_found_by_clients(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        agent.obey(web_1={"address": "mqtt://n1:1001"})
+        await watch.until(lambda: watch.worker("web-1").address == "mqtt://n1:1001")
+        row = watch.worker("web-1")
+        columns = {"state": "STARTING", "generation": row.generation + 1, **NO_PROCESS}
+        await watch.store.write(lambda tx: tx.update_worker(row.oid, **columns))
+        assert not watch.store.reads.endpoints(row.group_oid, 9)
+        kept = {"generation": row.generation, "reason": f"{NOT_REPLACED}/transport/type: no"}
+        agent.obey(web_1={**kept, "address": "mqtt://n1:1001"})
+        await watch.until(lambda: watch.store.reads.endpoints(row.group_oid, 9))
+        assert watch.worker("web-1").state == "STARTING", "it is not what its group asks for"
+        agent.obey(web_1={**kept, "state": "BACKOFF", "address": None, "pid": None})
+        await watch.until(lambda: not watch.store.reads.endpoints(row.group_oid, 9))
 
 
 @pytest.mark.parametrize(
@@ -386,7 +404,8 @@ async def test_a_worker_that_waits_has_no_figures(tmp_path: Path) -> None:
 
         def shown() -> Worker:
             reads, now = watch.store.reads, watch.clock.monotonic()
-            ctx = ReadContext(reads, watch.memory, None, now, watch.clock.time_ns())  # type: ignore[arg-type]
+            snapshot, now_ns = watch.monitor.cache.snapshot, watch.clock.time_ns()
+            ctx = ReadContext(reads, watch.memory, None, now, now_ns, TOPICS, snapshot)  # type: ignore[arg-type]
             return get_worker(ctx, WorkerRef(worker_oid=oid))
 
         figures: dict[str, Any] = {"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096}

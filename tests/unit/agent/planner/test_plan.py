@@ -100,6 +100,35 @@ def test_a_worker_in_backoff_waits_unless_its_definition_changes() -> None:
     assert isinstance(start, plan.StartWorker)
 
 
+def test_a_worker_whose_new_definition_is_bad_comes_back_with_what_it_ran() -> None:
+    new, key = assigned(generation=2), (2, "d1")
+    ready = lifecycle.probe_succeeded(worker(Phase.RUNNING, probing=True), NOW, T)
+    kept = lifecycle.check_failed(lifecycle.check_begun(ready), key, NOW, "/transport/x: no", T)
+    ended = lifecycle.failed(kept, NOW, "exit code 1", 0.5)
+    assert steps([new], ended) == [], "after its backoff"
+    assert lifecycle.reason(ended) == "not replaced: /transport/x: no; next try in 0.25 s; exit code 1"
+    at = ended.next_start
+    assert steps([new], ended, now=at) == [plan.StartWorker("o1", "restart after: exit code 1", kept=True)]
+    again = lifecycle.spawned(lifecycle.falling_back(ended, key, at, "/transport/x: no", T), at, 30.0)
+    assert ((again.generation, again.digest), again.failures, again.restarts) == ((1, "d1"), 1, 0)
+    assert again.next_check == kept.next_check, "a crash does not put the next look off"
+    assert not [step for step in steps([new], again, now=at) if not isinstance(step, plan.ProbeWorker)]
+    assert lifecycle.failed(again, at, "exit code 1", 0.5).delay > ended.delay, "it backs off further"
+    late = kept.next_check
+    assert steps([new], ended, now=late) == [plan.StartWorker("o1", "restart after: exit code 1")], "in time"
+    (start,) = steps([assigned(generation=3)], ended)
+    assert start == plan.StartWorker("o1", "restart after: exit code 1"), "another one at once"
+    good = lifecycle.check_passed(again, key)
+    assert isinstance(steps([new], good, now=at)[0], plan.StopWorker)
+
+
+def test_an_adopted_worker_that_was_ready_is_kept_until_its_new_definition_is_found_good() -> None:
+    adopted = lifecycle.adopted(worker(), NOW, NEVER, was_ready=True)
+    assert isinstance(steps([assigned(generation=2)], adopted)[0], plan.CheckWorker)
+    never_ready = lifecycle.adopted(worker(), NOW, NEVER, was_ready=False)
+    assert isinstance(steps([assigned(generation=2)], never_ready)[0], plan.StopWorker)
+
+
 def test_a_missed_start_deadline_stops_it_with_the_last_probe_error_as_reason() -> None:
     late = worker(Phase.STARTING, deadline=NOW, deadline_s=30.0, probe_error="nothing listens on 127.0.0.1:1")
     (stop,) = steps([assigned()], late)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 OIDS = ("a", "b", "c")
-EVENTS = ("exit", "probe ok", "probe failed", "stopped", "stop failed", "found good", "found bad")
+EVENTS = ("exit", "probe ok", "probe failed", "stopped", "stop failed", "found good", "found bad", "bad file")
 T = WorkerTiming(starting_limit=2)
 Desired = dict[str, AssignedWorker] | None
 
@@ -38,6 +38,8 @@ class World:
     processes: dict[str, int] = field(default_factory=dict)
     looked_at: dict[str, tuple[int, str]] = field(default_factory=dict)
     good: set[tuple[int, str]] = field(default_factory=set)
+    bad: set[str] = field(default_factory=set)
+    """Workers whose definitions are refused at their start, except those with which they were ready."""
 
     def reconcile(self) -> None:
         for step in plan.reconcile(self.desired, self.workers, self.now, T):
@@ -58,9 +60,8 @@ class World:
                 assert worker is not None
                 assert self.desired is not None
                 assert step.oid not in self.processes, "a second instance"
-                each = self.desired[step.oid]
-                starting = lifecycle.starting(worker, each.generation, each.digest, self.now)
-                self.processes[step.oid] = each.generation
+                starting = self.begin(worker, self.desired[step.oid], kept=step.kept)
+                self.processes[step.oid] = starting.generation
                 self.workers[step.oid] = lifecycle.spawned(starting, self.now, 30.0)
                 in_start = [each for each in self.workers.values() if each.phase is Phase.STARTING]
                 assert len(in_start) <= T.starting_limit
@@ -83,19 +84,34 @@ class World:
                 assert worker is not None
                 self.workers[step.oid] = lifecycle.backoff_reset(worker)
 
+    def begin(self, worker: Worker, each: AssignedWorker, *, kept: bool) -> Worker:
+        """What the controller makes of a start: a bad definition makes way for what the worker ran."""
+        key = each.generation, each.digest
+        if kept:
+            assert worker.proven not in (None, key) and worker.rejected == key
+        if kept or (worker.oid in self.bad and worker.proven not in (None, key)):
+            fallen = lifecycle.falling_back(worker, key, self.now, "bad", T)
+            assert (fallen.generation, fallen.digest) == worker.proven
+            return fallen
+        return lifecycle.starting(worker, *key, self.now)
+
     def check_stop(self, worker: Worker, step: plan.StopWorker) -> None:
         assert self.desired is not None, "stopped without an assignment"
         each = self.desired.get(worker.oid)
         if each is not None and worker.matches(each.generation, each.digest):
             unhealthy = worker.failed_probes >= T.live_misses or self.now >= worker.deadline
             assert worker.phase is Phase.STOPPING or (step.after is AfterStop.BACKOFF and unhealthy)
-        elif each is not None and worker.phase is Phase.RUNNING and step.after is AfterStop.REPLACE:
+        elif each is not None and step.after is AfterStop.REPLACE and worker.phase is not Phase.STOPPING:
+            if worker.phase is Phase.STARTING and worker.rejection is None and not worker.by_liveness:
+                return
             assert (each.generation, each.digest) in self.good, "stopped for what was not found good"
 
     def happen(self, what: str, oid: str) -> None:
         worker = self.workers.get(oid)
         if worker is None:
             return
+        if what == "bad file":
+            self.bad ^= {oid}
         running = worker.phase in (Phase.STARTING, Phase.RUNNING)
         if what == "exit" and running:
             self.processes.pop(oid)
@@ -176,7 +192,8 @@ def test_the_agent_converges_after_any_schedule(
 ) -> None:
     world = play(schedule)
     world.desired = last
-    for _ in range(40):
+    world.bad.clear()
+    for _ in range(60):
         world.reconcile()
         for oid in OIDS:
             world.happen("stopped", oid)
@@ -203,3 +220,40 @@ def test_nothing_is_stopped_without_an_assignment(schedule: list[tuple[str, obje
             world.happen(what, str(value))
         world.reconcile()
     assert set(world.processes) == set(OIDS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(events.filter(lambda event: event[0] not in ("assign", "found good")), max_size=60))
+def test_a_bad_update_never_takes_down_what_was_ready(schedule: list[tuple[str, object]]) -> None:
+    """However often it ends, and its agent with it, a worker runs only what it was ready with."""
+    world = World(bad=set(OIDS))
+    for oid in OIDS:
+        ready = Worker(oid, f"w-{oid}", "c", 1, "d1", phase=Phase.RUNNING, proven=(1, "d1"))
+        world.workers[oid], world.processes[oid] = replace(ready, next_probe=0.0), 1
+    world.desired = {oid: definition(oid, 2) for oid in OIDS}
+    for what, value in schedule:
+        if what == "wait":
+            world.now += value  # type: ignore[operator]
+        elif what == "bad file":
+            world.workers[str(value)] = restarted(world.workers[str(value)], world.now)
+        else:
+            world.happen(what, str(value))
+        world.reconcile()
+        assert set(world.processes.values()) <= {1}
+    for _ in range(60):
+        world.now += 2.0
+        world.reconcile()
+        for oid in OIDS:
+            for what in ("stopped", "probe ok", "found bad"):
+                world.happen(what, oid)
+    assert world.processes == dict.fromkeys(OIDS, 1), "each is back"
+
+
+def restarted(worker: Worker, now: float) -> Worker:
+    """As a new agent finds it in its record."""
+    found = Worker(
+        worker.oid, worker.name, "c", worker.generation, worker.digest, since=now, proven=worker.proven
+    )
+    if worker.phase in (Phase.STARTING, Phase.RUNNING):
+        return lifecycle.adopted(found, now, 30.0, worker.phase is Phase.RUNNING)
+    return found if worker.phase is Phase.WAITING else worker

@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 from busbar.agent.processes.ports import PortRequest
-from busbar.agent.runtimes import HttpProbe, LaunchSpec, RuntimeConfigError, WorkerSpec, load_runtimes
-from busbar.agent.runtimes.nats import CONFIG, ROUTES, routes
+from busbar.agent.runtimes import (
+    HttpProbe,
+    LaunchSpec,
+    RuntimeConfigError,
+    WorkerSpec,
+    load_runtimes,
+    prepare,
+)
+from busbar.agent.runtimes.nats import CONFIG, ROUTES, SYSTEM, routes
 from busbar.bus.messages import Peer
 from busbar.bus.router_options import NATS_OWN
 from hypothesis import given
@@ -52,6 +59,9 @@ def parsed(launch: LaunchSpec) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for line in launch.files[CONFIG].splitlines():
         name, _, value = line.partition(": ")
+        if name == "leafnodes":
+            found[name] = value
+            continue
         if name.startswith("include "):
             found["include"] = json.loads(name.removeprefix("include "))
             continue
@@ -105,14 +115,18 @@ def test_every_member_of_a_transport() -> None:
     }
     certain = {**tls, "ca_file": "/etc/busbar/secrets/ca.crt", "verify": True}
     assert parsed(launch) == {
-        "server_name": "web-1",
+        "server_name": "web-1.3eccb1fd",
         "listen": "10.0.0.5:4003",
         "client_advertise": "10.0.0.5:4003",
         "http": "127.0.0.1:4005",
         "tls": tls,
         "max_connections": 100,
         "max_payload": 4096,
-        "jetstream": {"store_dir": "/var/lib/busbar/web-1/cluster", "max_mem": 1 << 20, "max_file": 1 << 30},
+        "jetstream": {
+            "store_dir": "/var/lib/busbar/web-1/cluster-3eccb1fd",
+            "max_mem": 1 << 20,
+            "max_file": 1 << 30,
+        },
         "websocket": {"listen": "[::]:4002", "advertise": "n1.example:4002", "no_tls": True},
         "mqtt": {
             "js_api_timeout": "2s",
@@ -134,6 +148,8 @@ def test_every_member_of_a_transport() -> None:
                 "nats-route://127.0.0.1:2",
             ],
         },
+        "leafnodes": '{"listen": "127.0.0.1:4006", "no_advertise": true, '
+        'authorization: { include "system.conf" } }',
         "connect_error_reports": 300,
         "reconnect_error_reports": 300,
         "lame_duck_duration": "30s",
@@ -146,6 +162,7 @@ def test_every_member_of_a_transport() -> None:
         "tls://10.0.0.5:4003",
         "nats-route://n1.example:4004",
         "http://127.0.0.1:4005",
+        "nats-leaf://127.0.0.1:4006",
     ]
     assert {"/transport/options/auth_file", "/transport/listeners/cluster/tls/client_ca"} <= set(
         launch.references
@@ -183,8 +200,20 @@ def test_ports() -> None:
 def test_messages_can_be_kept_elsewhere() -> None:
     runtime = load_runtimes({"nats": {"store_root": "/srv/nats", "program": "/opt/nats-server"}})["nats"]
     launch = render(MEMBER, (), runtime)
-    assert parsed(launch)["jetstream"]["store_dir"] == "/srv/nats/edge/web-1/cluster"
+    assert parsed(launch)["jetstream"]["store_dir"] == "/srv/nats/edge/web-1/cluster-3eccb1fd"
     assert launch.argv[0] == "/opt/nats-server"
+
+
+def test_the_password_of_its_system_account_is_made_where_it_is_and_kept(tmp_path: Path) -> None:
+    launch, folder = render(MEMBER), tmp_path / "w"
+    assert "password" not in str(launch.files) and render().secrets == {}
+    prepare(launch, folder)
+    first = (folder / SYSTEM).read_text()
+    assert (folder / SYSTEM).stat().st_mode & 0o777 == 0o600
+    prepare(launch, folder)
+    assert (folder / SYSTEM).read_text() == first
+    prepare(launch, tmp_path / "other")
+    assert (tmp_path / "other" / SYSTEM).read_text() != first
 
 
 def test_websocket_alone_has_mqtt_on_loopback_besides() -> None:

@@ -287,6 +287,44 @@ def test_events_come_from_now_on_once_and_in_order() -> None:
     assert play(work, store.answer) == ([6, 7, 8], [])
 
 
+@pytest.mark.fault(119, "U")
+def test_events_that_do_not_come_are_fetched_and_the_right_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    store = Store()
+
+    async def work(world: World) -> Any:
+        watch = world.bus.watch_events()
+        world.loop.call_later(5, lambda: store.happen(world, 2, publish=False))
+        found = sequences(await next_of(watch, 2))
+        world.loop.call_later(5, lambda: store.happen(world, 1, publish=False))
+        return found + sequences(await next_of(watch, 1))
+
+    assert play(work, store.answer) == [1, 2, 3]
+    said = [
+        each.getMessage() for each in caplog.records if "'alice' probably has no right" in each.getMessage()
+    ]
+    assert len(said) == 1 and f"to read {TOPICS.all_events()}" in said[0]
+
+
+@pytest.mark.fault(119, "U")
+def test_a_node_that_answers_nothing_is_told_with_the_rights_it_takes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    follows = {"worker_oid": OID, "node": "n1", "topic": "t", "lease_ms": 1}
+
+    async def work(world: World) -> Any:
+        watch = await world.bus.watch_output(OID, follow=False)
+        lines = [chunk async for chunk in watch]
+        followed = await world.bus.watch_output(OID)
+        world.loop.call_later(40, followed.close)
+        return lines + [chunk async for chunk in followed], watch.heard, watch.silence
+
+    lines, heard, silence = play(work, lambda op, _: WORKER if op == "get_worker" else follows)
+    assert (lines, heard) == ([], False)
+    for topic in (TOPICS.node_log("n1", "web-1"), TOPICS.node("n1", "command")):
+        assert topic in silence
+    assert [each.getMessage() for each in caplog.records].count(silence) == 1
+
+
 def test_gaps_are_filled_from_the_store() -> None:
     store = Store()
 

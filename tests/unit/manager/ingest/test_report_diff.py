@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from busbar.bus.messages import NOT_REPLACED, Applied, Reported, ReportedWorker
+from busbar.bus.messages import NOT_REPLACED, Applied, Reported, ReportedWorker, serves
 from busbar.bus.states import NodeStatus, WorkerState
 from busbar.manager.ingest.report_diff import (
     FAILED,
@@ -105,10 +105,19 @@ def test_no_diff(before: WorkerRow, report: ReportedWorker | None) -> None:
 
 def test_why_a_node_keeps_the_former_process_is_told_for_as_long_as_it_holds() -> None:
     said = f"{NOT_REPLACED}/transport/endpoint/tls/key: can't read it"
-    kept = seen(generation=1, reason=said)
+    kept = seen(generation=1, reason=said, pid=4, address="mqtt://n1:1001")
     diff = diff_worker(row("STARTING"), kept, applied=9, live=True)
-    assert diff is not None and (diff.columns, diff.events) == ({"reason": said}, ())
-    assert diff_worker(row("STARTING", reason=said), kept, applied=9, live=True) is None
+    process = {"address": kept.address, "pid": kept.pid}
+    assert diff is not None and (diff.columns, diff.events) == ({"reason": said, **process}, ())
+    before = row("STARTING", reason=said, **process)
+    assert serves(before.state, before.reason) and not serves("STARTING", "not ready yet: no")
+    assert diff_worker(before, kept, applied=9, live=True) is None
+    ended = diff_worker(before, seen("BACKOFF", generation=1, reason=said), applied=9, live=True)
+    assert ended is not None and (ended.columns["address"], ended.columns["pid"]) == (None, None)
+    replaced = diff_worker(before, seen("STOPPING", generation=1, reason="new"), applied=9, live=True)
+    assert replaced is not None and replaced.columns == {"reason": None, "address": None, "pid": None}, (
+        "to end"
+    )
     outdated = seen(generation=1, reason="restarted: exit code 1")
     assert diff_worker(row("STARTING"), outdated, applied=9, live=True) is None
     later = diff_worker(row("STARTING", reason=said), seen("STARTING"), applied=9, live=True)

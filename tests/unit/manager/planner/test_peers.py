@@ -9,7 +9,7 @@ from busbar.bus.messages import Peer
 from busbar.bus.states import NodeStatus, WorkerState
 from busbar.manager.planner import model as m
 from busbar.manager.planner.deadlines import next_due
-from busbar.manager.planner.peers import INTERVAL_S, peers_due, plan_peers, wanted_peers
+from busbar.manager.planner.peers import INTERVAL_S, peers_due, plan_peers, wanted_members, wanted_peers
 from busbar.manager.planner.plan import plan
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +92,9 @@ def test_within_three_heartbeats_of_silence_no_plan_offers_a_nodes_workers() -> 
 
 def test_a_node_is_told_at_most_once_in_an_interval_and_then_of_everything() -> None:
     just_told = fleet("12", peers={"edge/web": []}, peers_at=NOW - 0.25)
+    members = wanted_members(just_told)
+    views = (replace(view, members=members.get(view.oid)) for view in just_told.nodes.values())
+    just_told = changed(just_told, *views)
     assert plan_peers(just_told, NOW) == []
     assert peers_due(just_told, NOW) == next_due(just_told, NOW) == NOW - 0.25 + INTERVAL_S
     at = NOW - 0.25 + INTERVAL_S
@@ -100,9 +103,42 @@ def test_a_node_is_told_at_most_once_in_an_interval_and_then_of_everything() -> 
 
 def test_what_was_told_already_is_not_told_again() -> None:
     both = {"edge/web": [peer(1, "n1"), peer(2, "n2")]}
-    views = [node(name, peers=both) for name in ("n1", "n2")]
+    members = {"edge/web": ["web-1", "web-2"]}
+    views = [node(name, peers=both, members=members) for name in ("n1", "n2")]
     told = changed(fleet("12"), *views)
     assert plan_peers(told, NOW) == [] and peers_due(told, NOW) == math.inf
+
+
+def test_who_is_a_member_is_told_of_lost_ones_too_and_with_the_assignment_that_lacks_a_worker() -> None:
+    lost = changed(fleet("123"), node("n3", "lost"))
+    assert set(wanted_members(lost)) == {"n1", "n2", "n3"}
+    assert wanted_members(lost)["n1"] == {"edge/web": ["web-1", "web-2", "web-3"]}
+    workers = [worker("web", i, on=f"n{i}", listeners=url(i)) for i in (1, 2, 3)]
+    views = [node(name, peers_at=NOW) for name in ("n1", "n2", "n3")]
+    nodes = ["n1", "n2", "n3"]
+    fewer = snapshot(views, cluster(group("web", 2, workers, mesh=True), members=nodes))
+    planned = plan(fewer, NOW)
+    told = [each.members for each in planned if isinstance(each, m.SetPeers)]
+    assert told == [{"edge/web": ["web-1", "web-2"]}] * 3, "whenever they were told last"
+    stop = next(i for i, each in enumerate(planned) if isinstance(each, m.Unassign))
+    assert stop > max(i for i, each in enumerate(planned) if isinstance(each, m.SetPeers))
+    leaving = snapshot(
+        views,
+        cluster(
+            group("web", 2, [*workers[:2], replace(workers[2], state=WorkerState.STOPPING)], mesh=True),
+            members=nodes,
+        ),
+    )
+    assert "n3" in wanted_members(leaving), "its agent may have been restarted meanwhile"
+
+
+def test_of_a_group_that_stops_nobody_is_told_who_is_a_member() -> None:
+    workers = [worker("web", 1, on="n1", listeners=url(1))]
+    for status in ("STOPPING", "STOPPED"):
+        of = cluster(group("web", 1, workers, mesh=True), status=status, members=["n1"])
+        assert wanted_members(snapshot([node("n1")], of)) == {}
+    stopped = group("web", 1, workers, mesh=True, stop_ordered=True)
+    assert wanted_members(snapshot([node("n1")], cluster(stopped, members=["n1"]))) == {}
 
 
 def test_no_plan_starts_or_stops_anything_for_peers() -> None:
@@ -123,8 +159,11 @@ def test_after_one_round_every_node_that_is_online_knows_exactly_the_others_that
     ]
     views = [node(f"n{i}", status) for i, status in enumerate(statuses, 1)]
     before = snapshot(views, cluster(group("web", 5, workers, mesh=True), members=["n1", "n2", "n3"]))
-    told = {each.node_oid: each.peers for each in plan_peers(before, NOW)}
-    after = changed(before, *(replace(view, peers=told.get(view.oid)) for view in views))
+    plans = plan_peers(before, NOW)
+    told = {each.node_oid: each.peers for each in plans}
+    members = {each.node_oid: each.members for each in plans}
+    knowing = (replace(v, peers=told.get(v.oid), members=members.get(v.oid)) for v in views)
+    after = changed(before, *knowing)
     assert plan_peers(after, NOW) == []
     online = {view.name for view in views if view.status is NodeStatus.ONLINE}
     for name, peers in told.items():

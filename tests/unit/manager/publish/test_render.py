@@ -188,3 +188,16 @@ def test_a_stopped_group_has_no_update_that_is_held_back() -> None:
     facts = {"revision": 2, "settled": 1, "held_back": "web-1 stays as it is: no room"}
     assert "no room" in render.update_condition(group(**facts), 1, ())
     assert "no room" not in render.update_condition(group(status=ClusterState.STOPPED, **facts), 1, ())
+
+
+def test_a_group_of_nats_that_is_too_small_for_a_cluster_says_so() -> None:
+    member = {"type": "mqtt", "listeners": {"mqtt": {}, "routes": {"type": "cluster"}}}
+
+    def said(transport: Any = member, runtime: str = "nats", **more: Any) -> list[str]:
+        row = group(runtime=runtime, **more)
+        return render.small_cluster_conditions(row, transport)
+
+    assert said(scale=1)[0].startswith("scale 1: a new cluster of nats serves no MQTT with fewer than 2")
+    assert "fewer than 3" in said({**member, "options": {"members": 5}}, scale=2)[0]
+    assert said(scale=2) == said(scale=0) == said(scale=1, status=ClusterState.STOPPED) == []
+    assert said({"type": "mqtt"}, scale=1) == said(scale=1, runtime="mosquitto") == said(None, scale=1) == []

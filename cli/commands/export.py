@@ -1,0 +1,47 @@
+"""busbar export: the realm's definitions as a file."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Final
+
+import typer
+
+from .. import common_options as n
+from .. import output
+from ..connect import run
+from ..context import global_options, set_global_options
+from ..documents import Format, render
+from ..errors import usage
+
+FORMATS: Final[dict[str, Format]] = {"table": "yaml", "yaml": "yaml", "json": "json", "toml": "toml"}
+
+app = n.command_group("Print the realm's definitions as a file.")
+
+
+@n.subcommand(
+    app,
+    "export",
+    "get_definitions",
+    instead="Print the realm's definitions, or those of some clusters, as a file for 'busbar apply -f'.",
+)
+def export(
+    clusters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names; all clusters, and the principals, without.", autocompletion=n.complete_cluster
+        ),
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", help="The file's name: what pruning goes by.")
+    ] = None,
+    form: Annotated[str | None, typer.Option("--output", "-o", help="yaml, toml or json.")] = None,
+) -> None:
+    asked = FORMATS.get(form or global_options().output or "table")
+    if asked is None:
+        raise usage(f"-o {form}: the formats are table, json, yaml and toml; table is yaml here")
+    if form != "toml":  # errors are printed in this format too
+        set_global_options(global_options().merged({"output": form}))
+    found = run(lambda bus: bus.get_definitions(clusters=clusters or None))
+    head = {"busbar": found.pop("busbar", 1), **({"owner": owner} if owner else {})}
+    output.show_document(partial(render, {**head, **found}, asked))

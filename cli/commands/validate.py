@@ -1,0 +1,40 @@
+"""busbar validate: what is wrong with a file of definitions, without a manager."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import common_options as n
+from .. import output
+from ..errors import ExitCode
+
+app = n.command_group("Check a file of definitions without a manager.")
+File = Annotated[
+    str, typer.Option("--file", "-f", help="YAML, TOML or JSON by its ending; - for YAML on stdin.")
+]
+
+
+@n.subcommand(
+    app,
+    "validate",
+    more="Check a file of definitions: its members, and what this version's runtimes understand. Nothing is "
+    "asked of the manager, which also knows nodes, room and rights: see 'busbar diff'.",
+)
+def validate(file: File) -> None:
+    from busbar.bus.definitions import pointers, read_all
+
+    from ..documents import located, read_document
+
+    document = read_document(file)
+    found, errors = read_all(document.value, by_table=True)
+    if errors and output.output_format() == "table":
+        for error in errors:
+            output.note(f"error: {located(document, error)}")
+    elif errors:
+        output.dump({"valid": False, "errors": [error.to_wire() for error in errors]})
+    if errors:
+        raise typer.Exit(ExitCode.USAGE)
+    count = len(list(pointers(found)))
+    output.done({"valid": True, "errors": [], "objects": count}, f"{document.name} is valid: {count} objects")

@@ -1,0 +1,1 @@
+"""Why an object is as it is: a scene in, statements out. Pure."""

