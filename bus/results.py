@@ -25,6 +25,28 @@ class Cluster(Struct, frozen=True):
     transport: dict[str, Any] | None = None
 
 
+class Revision(Struct, frozen=True):
+    """What a cluster was to be from `time` on; `changed` names members that differ from the one before."""
+
+    revision: int
+    time: str
+    caller: str
+    operation: str
+    request_id: str | None = None
+    changed: list[str] = msgspec.field(default_factory=list)
+
+
+class RevisionDetail(Struct, frozen=True):
+    """A revision with its definition, as a cluster in the document of `get_definitions`."""
+
+    revision: int
+    time: str
+    caller: str
+    operation: str
+    definition: dict[str, Any]
+    request_id: str | None = None
+
+
 class Accepted(Struct, frozen=True):
     """start and stop: accepted, not done. Watch the status."""
 

@@ -71,7 +71,7 @@ def wanted(file: str, prune: bool, stop: bool) -> Wanted:
 def show_plan(plan: Plan, document: Document) -> None:
     """Print a plan for people."""
     for change in plan.changes:
-        for line in _change_lines(change):
+        for line in change_lines(change):
             output.say(line)
     if plan.workers:
         output.say("workers, in this order:")
@@ -101,7 +101,8 @@ def _name(pointer: str) -> str:
     return pointer
 
 
-def _change_lines(change: ObjectChange) -> Iterator[str]:
+def change_lines(change: ObjectChange) -> Iterator[str]:
+    """A change for people."""
     yield f"{_SIGNS[change.action]} {change.action} {_name(change.pointer)}"
     for member in change.members:
         yield f"    {member.pointer}: {_value(member, 'before')} -> {_value(member, 'after')}"
@@ -186,6 +187,13 @@ def _cluster(pointer: str) -> str | None:
         case ["clusters", name, *_]:
             return name
     return None
+
+
+async def settled_by(bus: BusClient, cluster: str, timeout: float) -> None:
+    """Wait until a cluster is as it is to be. Raises as `settle`."""
+    clock = SystemClock()
+    ends = clock.monotonic() + timeout
+    await _cluster_settles(bus, cluster, lambda: max(ends - clock.monotonic(), 0.1))
 
 
 async def _cluster_settles(bus: BusClient, name: str, left: Any) -> None:

@@ -250,6 +250,8 @@ NESTED = {
     "principal": {"add", "role", "remove", "list", "transfer"},
     "node": {"pair", "token", "unpair", "forget", "join", "list", "show"},
     "schema": {"file"},
+    "history": {"cluster"},
+    "rollback": {"cluster"},
     "agent": {"join", "reset"},
     "context": {"add", "use"},
     "manager": {"take-over", "check"},

@@ -30,6 +30,7 @@ from ..store.rows import PrincipalRow
 from . import authorize
 from .operations import CHANGES, READS
 from .operations.base import Asker, ChangeContext, ReadContext
+from .operations.history import note_revisions
 from .read_cache import ReadCache
 from .refusals import Refusals
 
@@ -383,7 +384,9 @@ class ChangeJob:
         authorize.check_owner(self.row, principal, self.params, tx)
         authorize.check_version(self.request.expect, self.params, tx)
         context = ChangeContext(tx, who, principal.oid, self.ctx.id, self.dispatch.quotas)
-        return CHANGES[self.row.name](context, self.params)
+        result = CHANGES[self.row.name](context, self.params)
+        note_revisions(tx, principal, self.row.name, self.ctx.id)
+        return result
 
 
 def without_definition(result: object) -> object:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 
 from ..planner import model as m
+from ..planner.acceptance import rejection
 from ..planner.admission import Refusal, Target, max_workers, occupies, refusal
 from ..planner.draining import DRAINED
 from ..planner.rolling import least_ready, max_slots, outdated, updating
@@ -119,6 +120,7 @@ class Batch:
         """Drop the caches: an action was rolled back."""
         self._bumped: dict[str, int] = {}
         self._nodes: dict[str, NodeRow | None] = {}
+        self._schemas: dict[str, dict[str, str]] = {}
         self._members: dict[tuple[str, str], MemberRow | None] = {}
         self._on_node: dict[str, Counter[str]] = {}
         self._groups: dict[str, GroupRow | None] = {}
@@ -242,9 +244,19 @@ class Batch:
 
     def refusal(self, group: GroupRow, node_oid: str) -> Refusal | None:
         """Why the node, as it is in this transaction, takes no more workers of the group; None if it does."""
-        return refusal(self._target(group.cluster_oid, node_oid), group.runtime)
+        return refusal(self._target(group, node_oid), group.runtime)
 
-    def _target(self, cluster_oid: str, node_oid: str) -> Target | None:
+    def _rejects(self, group: GroupRow, node_oid: str) -> str | None:
+        if node_oid not in self._schemas:
+            self._schemas[node_oid] = self._tx.node_schemas([node_oid]).get(node_oid, {})
+        schema = self._schemas[node_oid].get(group.runtime)
+        if schema is None:
+            return None
+        cluster = self._tx.cluster(group.cluster_oid)
+        return rejection(schema, group.transport or (cluster.transport if cluster else None))
+
+    def _target(self, group: GroupRow, node_oid: str) -> Target | None:
+        cluster_oid = group.cluster_oid
         node, member = self._node(node_oid), self._member(cluster_oid, node_oid)
         if node is None:
             return None
@@ -259,6 +271,7 @@ class Batch:
             hardlimit=member.hardlimit if member else None,
             in_cluster=load[cluster_oid],
             total=load.total(),
+            rejects=self._rejects(group, node_oid),
         )
 
     def _unassign(self, action: m.Unassign) -> None:

@@ -57,6 +57,12 @@ def node_refusals(voters: Sequence[Voter], transport: Mapping[str, Any] | None) 
     return _refusals(voters, _verdicts(voters, transport))
 
 
+def rejection(schema: str | None, transport: Mapping[str, Any] | None) -> str | None:
+    """What a node's schema has against a transport, in a few words; None when it accepts it or can't tell."""
+    found = node_refusals([Voter("", schema)], transport)
+    return f"{found[0].pointer or '/'}: {found[0].detail}"[:300] if found else None
+
+
 def condition(refusals: Sequence[NodeRefusal]) -> str | None:
     """A group's condition: not accepted by n2: /options/x: unknown member."""
     if not refusals:

@@ -27,6 +27,7 @@ class Obstacle(Enum):
     REFUSES = auto()
     DRAINING = auto()
     RUNTIME = auto()
+    TRANSPORT = auto()
     HARDLIMIT = auto()
     CAPACITY = auto()
 
@@ -56,6 +57,8 @@ class Target(Struct, frozen=True, gc=False):
     """Workers of that cluster that occupy the node now."""
     total: int
     """Workers of all clusters that occupy it now."""
+    rejects: str | None = None
+    """What its schema of the runtime has against the transport (`acceptance.rejection`)."""
 
 
 def refusal(target: Target | None, runtime: str) -> Refusal | None:
@@ -73,6 +76,8 @@ def refusal(target: Target | None, runtime: str) -> Refusal | None:
         return Refusal(Obstacle.DRAINING, "is draining")
     if runtime not in target.runtimes:
         return Refusal(Obstacle.RUNTIME, f"does not offer runtime '{runtime}'")
+    if target.rejects is not None:
+        return Refusal(Obstacle.TRANSPORT, f"does not accept its transport ({target.rejects})")
     if target.hardlimit is not None and target.in_cluster >= target.hardlimit:
         figures = f"{target.in_cluster}/{target.hardlimit}"
         return Refusal(Obstacle.HARDLIMIT, f"is at its hardlimit ({figures})", figures)

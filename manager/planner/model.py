@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from busbar.bus.messages import Members, Peers
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
@@ -50,6 +51,9 @@ class NodeView:
     """What its assignment says of meshed groups' workers."""
     members: Members | None = None
     """Whom its assignment names as meshed groups' workers."""
+    schemas: Mapping[str, str] = field(default_factory=dict)
+    """By runtime, as JSON: the schemas of the transports that it accepts, where they are another version's or
+    an operator's."""
     peers_at: float = -math.inf
     """When that was last changed by this process."""
 
@@ -116,6 +120,8 @@ class GroupView:
     """Whether it is to be stopped, or to stay so, whatever its cluster does."""
     mesh: bool = False
     """Whether its workers are told of each other."""
+    transport: Mapping[str, Any] | None = None
+    """What its workers run, its own or its cluster's."""
 
 
 @dataclass(frozen=True, slots=True)

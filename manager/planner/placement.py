@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from .acceptance import rejection
 from .admission import Obstacle, Refusal, Target, occupies, refusal
 from .liveness import Fleet
 from .model import ClusterView, GroupView, MemberView, Snapshot
@@ -73,6 +74,7 @@ class Candidates:
         self._fleet, self._load, self._cluster, self._group = fleet, load, cluster, group
         self._members = {member.node_oid: member for member in cluster.members}
         self._in_cluster, self._in_group = load.cluster[cluster.oid], load.group[group.oid]
+        self._rejections: dict[str, str | None] = {}
         self._heap = [self._candidate(oid) for oid in self._members if not self.refusal(oid)]
         heapify(self._heap)
 
@@ -133,7 +135,17 @@ class Candidates:
             hardlimit=member.hardlimit if member else None,
             in_cluster=self._in_cluster[node_oid],
             total=self._load.total[node_oid],
+            rejects=self.rejects(node_oid),
         )
+
+    def rejects(self, node_oid: str) -> str | None:
+        """What the node's schema of the runtime has against the group's transport."""
+        schema = self._fleet.nodes[node_oid].schemas.get(self._group.runtime)
+        if schema is None:
+            return None
+        if schema not in self._rejections:
+            self._rejections[schema] = rejection(schema, self._group.transport)
+        return self._rejections[schema]
 
     def _candidate(self, node_oid: str) -> Candidate:
         count, softlimit = self._in_cluster[node_oid], self._members[node_oid].softlimit

@@ -21,6 +21,7 @@ from .model import (
     MarkPending,
     MarkStopped,
     MarkUnknown,
+    NodeView,
     Place,
     Relocate,
     Replace,
@@ -68,6 +69,11 @@ class _GroupPlan:
     def why_not(self) -> str:
         """Why `reserve` found none."""
         return self._candidates().reason()
+
+    def rejects(self, node_oid: str) -> str | None:
+        """What the node's schema of the runtime has against the group's transport."""
+        told = self.view.runtime in self.fleet.nodes[node_oid].schemas
+        return self._candidates().rejects(node_oid) if told else None
 
     def _candidates(self) -> Candidates:
         if self.candidates is None:
@@ -293,14 +299,21 @@ def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
         return f"{worker.name} stays as it is: {node.name} {node.refuses}"
     if node.draining and group.reserve() is not None:
         group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", StopCause.DRAINING))
-    elif group.view.runtime in node.runtimes:
+    elif (missing := _missing(group, node)) is None:
         group.actions.append(Replace(worker.oid, reason))
     elif group.reserve() is not None:
-        why = f"{reason}, whose runtime {node.name} does not offer"
-        group.actions.append(Unassign(worker.oid, why))
+        group.actions.append(Unassign(worker.oid, f"{reason}, {missing}"))
     else:
         return f"{worker.name} stays as it is: {group.why_not()}"
     return None
+
+
+def _missing(group: _GroupPlan, node: NodeView) -> str | None:
+    """Why a node can't run what the group asks for, as the end of a reason."""
+    if group.view.runtime not in node.runtimes:
+        return f"whose runtime {node.name} does not offer"
+    rejects = group.rejects(node.oid)
+    return f"whose transport {node.name} does not accept ({rejects})" if rejects else None
 
 
 def _relocate(group: _GroupPlan) -> bool:

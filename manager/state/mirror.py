@@ -47,6 +47,9 @@ class StateCache:
         self._reads, self._memory, self._clock = reads, memory, clock
         self._nodes: dict[str, NodeRow] = {}
         self._names: dict[str, str] = {}
+        self._schemas: dict[str, dict[str, str]] = {}
+        self._texts: dict[str, str] = {}
+        """The schemas' texts: most nodes have the same."""
         self._node_views: dict[str, tuple[NodeRow, _Seen, NodeView]] = {}
         self._clusters: dict[str, ClusterRow] = {}
         self._members: dict[str, tuple[MemberView, ...]] = {}
@@ -151,6 +154,8 @@ class StateCache:
             self._note_paired(row)
         self._nodes = {row.oid: row for row in nodes}
         self._names = {row.name: row.oid for row in self._nodes.values()}
+        self._schemas, self._texts = {}, {}
+        self._put_schemas(reads.node_schemas())
         gone = set(self._clusters)
         self._clusters = {row.oid: row for row in reads.clusters()}
         self._workers, self._group_of = {}, {}
@@ -167,6 +172,9 @@ class StateCache:
         oids, self._dirty.nodes = self._dirty.nodes, set()
         # Nodes may be refreshed between snapshots, for a message: memberships are still to be read.
         self._nodes_changed |= bool(oids)
+        for oid in oids:
+            self._schemas.pop(oid, None)
+        self._put_schemas(self._reads.node_schemas(oids) if oids else {})
         for row in self._reads.nodes_of_any(oids):
             oids.discard(row.oid)
             self._note_paired(row)
@@ -178,6 +186,11 @@ class StateCache:
             self._memory.forget_node(oid)
             for listener in self._on_node_removed:
                 listener(oid)
+
+    def _put_schemas(self, found: dict[str, dict[str, str]]) -> None:
+        for oid, schemas in found.items():
+            self._schemas[oid] = {name: self._texts.setdefault(text, text) for name, text in schemas.items()}
+            self._node_views.pop(oid, None)
 
     def _note_paired(self, row: NodeRow) -> None:
         before = self._nodes.get(row.oid)
@@ -272,6 +285,7 @@ class StateCache:
             held_back=row.held_back,
             stop_ordered=row.stop_ordered,
             mesh=row.mesh,
+            transport=row.transport or self._clusters[row.cluster_oid].transport,
         )
         since = self._memory.none_ready(row.oid, ready_of(view) == 0)
         self._views[row.oid] = view if since is None else replace(view, none_ready_since=since)
@@ -337,6 +351,7 @@ class StateCache:
             peers=row.peers,
             members=row.members,
             peers_at=told_at,
+            schemas=self._schemas.get(oid, {}),
         )
         self._node_views[oid] = (row, seen, view)
         return view

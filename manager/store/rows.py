@@ -253,3 +253,16 @@ class RefusalRow(Struct, frozen=True, gc=False):
     def after(self, earlier: RefusalRow) -> RefusalRow:
         """Both together."""
         return replace(self, first=earlier.first, count=self.count + earlier.count)
+
+
+class ClusterRevisionRow(Struct, frozen=True, gc=False):
+    """What a cluster was to be from `time` on, as JSON (`bus.definitions.ClusterSpec`), and by whom."""
+
+    cluster_oid: str
+    revision: int
+    time: int
+    caller: str
+    caller_oid: str | None
+    op: str
+    request_id: str | None
+    definition: str

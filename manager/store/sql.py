@@ -4,7 +4,8 @@ schema up at each call and cost five times as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -119,6 +120,7 @@ PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 AUDIT: Final = Table("audit", rows.AuditRow, {})
 REFUSALS: Final = Table("refusals", rows.RefusalRow, {})
+CLUSTER_REVISIONS: Final = Table("cluster_revisions", rows.ClusterRevisionRow, {})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
 
@@ -155,6 +157,9 @@ SELECT digest, body FROM runtime_schemas WHERE digest IN (
   WHERE m.cluster_oid = ?
 ) ORDER BY digest
 """
+NODE_SCHEMAS: Final = (
+    "SELECT s.node_oid, s.runtime, b.body FROM node_schemas s JOIN runtime_schemas b ON b.digest = s.digest"
+)
 DROP_SCHEMAS: Final = "DELETE FROM runtime_schemas WHERE digest NOT IN (SELECT digest FROM node_schemas)"
 KNOWN_SCHEMAS: Final = "SELECT digest FROM runtime_schemas WHERE digest IN (SELECT value FROM json_each(?))"
 LISTENING: Final = """
@@ -196,6 +201,11 @@ AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
 WHERE mine.cluster_oid = ?1 AND g.mesh
 ) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
 """
+MEMBER_LIMITS: Final = """
+SELECT n.name, m.hardlimit, m.softlimit FROM members m JOIN nodes n ON n.oid = m.node_oid
+WHERE m.cluster_oid = ? ORDER BY n.name
+"""
+CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid = ? AND revision <= ?"
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
@@ -240,7 +250,69 @@ EPOCH_FLOOR: Final = (
 )
 LAST_SEQUENCE: Final = "SELECT coalesce(max(sequence), 0) FROM events"
 EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
-EVENTS_ON: Final = "SELECT sequence, time, payload FROM events WHERE topic = ? ORDER BY sequence DESC LIMIT ?"
+_NEWER_THAN: Final = "coalesce((SELECT {0} FROM {1} WHERE {2} < {3} ORDER BY {0} DESC LIMIT 1), 0)"
+"""The number of the last row before a time: only what is newer is looked at."""
+_ASKED: Final = "id < ?1 AND (?2 IS NULL OR caller = ?2) AND (?3 IS NULL OR op = ?3)"
+AUDIT_WANTED: Final = (
+    f"WHERE {_ASKED} AND (?4 IS NULL OR id > {_NEWER_THAN.format('id', 'audit', 'time', '?4')})"
+    " ORDER BY id DESC LIMIT ?5"
+)
+REFUSALS_WANTED: Final = f"WHERE {_ASKED} AND (?4 IS NULL OR last >= ?4) ORDER BY id DESC LIMIT ?5"
+
+
+@dataclass(frozen=True, slots=True)
+class EventsWanted:
+    """Which stored events are wanted: all of what is given must hold.
+
+    `since` and `before` are sequences, both excluded; `newer_ns` is a time. `topics` are whole ones, `below`
+    is the beginning of others: an event is on one of these. `types` are whole, `oid` is its object's.
+    `last`: the newest of them.
+    """
+
+    since: int
+    limit: int
+    before: int | None = None
+    newer_ns: int | None = None
+    topics: Sequence[str] = ()
+    below: str | None = None
+    types: Sequence[str] = ()
+    oid: str | None = None
+    last: bool = False
+
+    def query(self) -> tuple[object, ...]:
+        """The statement and its values."""
+        where, values = ["sequence > ?"], list[object]((self.since,))
+        if self.before is not None:
+            where.append("sequence < ?")
+            values.append(self.before)
+        if self.newer_ns is not None:
+            where.append(f"sequence > {_NEWER_THAN.format('sequence', 'events', 'time', '?')}")
+            values.append(self.newer_ns)
+        if self.topics or self.below is not None:
+            where.append(_ON_TOPICS)
+            # `/` is followed by `0`
+            below = self.below or ""
+            values += [to_json(self.topics), below, f"{below[:-1]}0" if below else ""]
+        members = [[f'"type":"{each}"'.encode() for each in self.types]]
+        members.append([f'"oid":"{self.oid}"'.encode()] if self.oid else [])
+        for texts in filter(None, members):
+            where.append(f"({' OR '.join(['instr(payload, ?)'] * len(texts))})")
+            values += texts
+        order = "DESC" if self.last else "ASC"
+        text = f"SELECT payload FROM events WHERE {' AND '.join(where)} ORDER BY sequence {order} LIMIT ?"
+        return (text, *values, self.limit)
+
+
+# No index: it would cost every event several times what its row costs, and this is asked by people.
+_ON_TOPICS: Final = "(topic IN (SELECT value FROM json_each(?)) OR (topic >= ? AND topic < ?))"
+EVENTS_ON: Final = """
+SELECT sequence, time, payload FROM events WHERE sequence IN (
+ SELECT sequence FROM (
+  SELECT sequence, row_number() OVER (PARTITION BY topic ORDER BY sequence DESC) AS nth FROM events
+  WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND topic IN (SELECT value FROM json_each(?2))
+ ) WHERE nth <= ?3
+) ORDER BY sequence
+"""
 EVENTS_OF_REQUEST: Final = """
 SELECT sequence, time, payload FROM events
 WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND instr(payload, ?2) ORDER BY sequence LIMIT ?3

@@ -18,7 +18,17 @@ from . import sql
 from .append_buffer import AppendBuffer
 from .changes import MONITOR, Cause, Changes
 from .reads import Queries
-from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, RefusalRow, StoredReply, WorkerRow
+from .rows import (
+    ClusterRevisionRow,
+    ClusterRow,
+    GroupRow,
+    MemberRow,
+    NodeRow,
+    PrincipalRow,
+    RefusalRow,
+    StoredReply,
+    WorkerRow,
+)
 from .sqlite import Database
 
 T = TypeVar("T")
@@ -114,6 +124,7 @@ class Tx(Queries):
         for key in new:
             self.db.execute("INSERT INTO runtime_schemas VALUES (?, ?)", (key, named[key]))
         self.db.execute(sql.DROP_SCHEMAS)
+        self.changes.nodes.add(node_oid)
         for member in self.memberships(node_oid):
             self.changes.groups.update(group.oid for group in self.groups_of(member.cluster_oid))
 
@@ -148,6 +159,11 @@ class Tx(Queries):
         self.db.execute("DELETE FROM clusters WHERE oid = ?", (cluster.oid,))
         self.changes.clusters.add(cluster.oid)
         self.clear_status(cluster.name, "routercluster", cluster.name)
+
+    def add_cluster_revision(self, row: ClusterRevisionRow, kept: int) -> None:
+        """Add a cluster's next revision, and delete all but the last so many."""
+        self.db.execute(sql.CLUSTER_REVISIONS.insert, sql.CLUSTER_REVISIONS.cells(row))
+        self.db.execute(sql.CLUSTER_REVISIONS_DROP, (row.cluster_oid, row.revision - kept))
 
     def insert_member(self, row: MemberRow) -> None:
         self.db.execute(sql.MEMBERS.insert, sql.MEMBERS.cells(row))

@@ -310,6 +310,7 @@ def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
     tries: dict[str, dict[str, Any]] = {
         "update_routercluster": {**ref, "routercluster": {"label": "mine"}},
         "start_routercluster": ref,
+        "rollback_routercluster": {**ref, "revision": 1},
         "stop_routercluster": ref,
         "add_routercluster_node": {**ref, "node_oid": lab.oids["n2"]},
         "remove_routercluster_node": {**ref, "node_oid": lab.oids["n2"]},

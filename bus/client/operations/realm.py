@@ -153,16 +153,33 @@ class RealmOperations(Operations):
         *,
         since: int | str = 0,
         limit: int = 100,
+        types: list[str] | None = None,
+        object: str | None = None,
+        within_ms: int | None = None,
+        before: int | str | None = None,
+        last: bool = False,
         timeout: float | None = None,
     ) -> list[Event]:
         """Return stored events after a sequence number.
 
-        `since` is a sequence (number or its text form), excluded; `limit` counts events.
+        `since` and `before` are sequences (numbers or their text form), both excluded; `limit` counts
+        events. `types`: such as `worker_failed`. `object`: a cluster with all that is in it, or a node, a
+        principal or a manager (`edge`); a worker group or a worker (`edge/web-1`); or an oid.
+        `within_ms`: not older than that. `last`: the last of those that match, instead of the first;
+        oldest first all the same.
 
         Raises:
             BusError: what any operation answers.
         """
-        params = p.GetEvents(since=since, limit=limit)
+        params = p.GetEvents(
+            since=since,
+            limit=limit,
+            types=types,
+            object=object,
+            within_ms=within_ms,
+            before=before,
+            last=last,
+        )
         return await self._operate("get_events", params, list[Event], timeout)
 
     async def explain(
@@ -248,17 +265,23 @@ class RealmOperations(Operations):
         refused: bool = False,
         limit: int = 100,
         after: str | None = None,
+        caller: str | None = None,
+        operation: str | None = None,
+        within_ms: int | None = None,
         timeout: float | None = None,
     ) -> list[p.AuditEntry]:
         """List changes, or refused requests, the last first.
 
         `refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the
-        page before; the newest come first.
+        page before; the newest come first. All filters given must hold; `within_ms`: not older than that,
+        of folded refusals the last.
 
         Raises:
             BusError: what any operation answers.
         """
-        params = p.ListAudit(refused=refused, limit=limit, after=after)
+        params = p.ListAudit(
+            refused=refused, limit=limit, after=after, caller=caller, operation=operation, within_ms=within_ms
+        )
         return await self._operate("list_audit", params, list[p.AuditEntry], timeout)
 
     async def get_manager(

@@ -58,7 +58,6 @@ def present(
 
 def cluster_spec(store: Queries, row: ClusterRow) -> ClusterSpec:
     """What a cluster is to be, in its normal form."""
-    members = [(store.node(each.node_oid), each) for each in store.members(row.oid)]
     return normal_cluster(
         ClusterSpec(
             running=row.status in STARTED,
@@ -66,7 +65,7 @@ def cluster_spec(store: Queries, row: ClusterRow) -> ClusterSpec:
             description=row.description,
             tags=row.tags,
             transport=row.transport,
-            nodes={node.name: MemberSpec(each.hardlimit, each.softlimit) for node, each in members if node},
+            nodes={name: MemberSpec(hard, soft) for name, hard, soft in store.member_limits(row.oid)},
             groups={group.name: group_spec(group) for group in store.groups_of(row.oid)},
         )
     )

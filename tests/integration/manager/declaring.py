@@ -64,7 +64,17 @@ class Realm:
         asker = Asker(row, Who(row.name, row.role, "t"), Quotas())
         now, now_ns = self.clock.monotonic(), self.clock.time_ns()
         nobody: Any = None
-        context = ReadContext(self.store.reads, self.memory, nobody, now, now_ns, self.rehearsal, asker)
+        context = ReadContext(
+            self.store.reads,
+            self.memory,
+            nobody,
+            now,
+            now_ns,
+            Topics("lab"),
+            self.monitor.cache.snapshot,
+            self.rehearsal,
+            asker,
+        )
         kind = {"plan_changes": p.PlanChanges, "get_definitions": p.GetDefinitions}[op]
         return READS[op](context, kind(**params))
 

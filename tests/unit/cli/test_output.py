@@ -11,11 +11,12 @@ import pytest
 import yaml
 from busbar.bus.addresses import IPV4
 from busbar.bus.client.events import cluster_of
+from busbar.bus.contract import EVENTS
 from busbar.bus.messages import Endpoint, Event, Status
 from busbar.bus.params import ManagerInfo, Node, Stat
 from busbar.cli import numbers, output, stats
 from busbar.cli.commands import status
-from busbar.cli.commands.event import line
+from busbar.cli.commands.event import line, types_of
 from busbar.cli.context import GlobalOptions, Settings, set_global_options
 from busbar.cli.errors import CliError, ExitCode
 from busbar.cli.services import up_plan
@@ -203,6 +204,16 @@ def event(subject: str, **data: Any) -> Event:
     return Event(
         "s-1", "/busbar/lab/s", "1", "busbar.on_worker_failed", subject, "2026-11-22T07:30:00Z", data
     )
+
+
+def test_kinds_of_events_are_all_their_types() -> None:
+    assert types_of(None) is None and types_of(["worker_failed"]) == ["worker_failed"]
+    assert types_of(["group", "busbar.on_node_lost"]) == [
+        *(f"workergroup_{verb}" for verb in EVENTS["workergroup"]),
+        "node_lost",
+    ]
+    with pytest.raises(CliError, match="no event type 'worker_found'"):
+        types_of(["worker_found"])
 
 
 def test_an_event_on_one_line() -> None:

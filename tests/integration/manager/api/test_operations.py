@@ -116,6 +116,8 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "update_routercluster_workergroup": {"workergroup": {}},
         "set_principal_role": {"role": "viewer"},
         "explain": {"object": "nobody"},
+        "get_routercluster_revision": {"revision": 1},
+        "rollback_routercluster": {"revision": 1},
         "get_definitions": {"clusters": ["nobody"]},
         "apply_changes": {
             "desired": {"busbar": 1, "clusters": {"edge": {"nodes": {"nobody": {}}}}},
@@ -368,6 +370,7 @@ async def test_roles_and_ownership(client: Client) -> None:
         "update_routercluster": {"routercluster": {}},
         "start_routercluster": {},
         "stop_routercluster": {},
+        "rollback_routercluster": {"revision": 1},
         "delete_routercluster": {},
         "add_routercluster_node": {"node_oid": node["oid"]},
         "remove_routercluster_node": {"node_oid": node["oid"]},

@@ -73,6 +73,27 @@ async def test_what_one_node_accepts_is_accepted_and_the_others_are_named(tmp_pa
         assert not [text for text in conditions(watch) if text.startswith("not accepted")]
 
 
+async def test_workers_are_placed_where_the_transport_is_accepted(tmp_path: Path) -> None:
+    async with watching(tmp_path) as watch:
+        first, second = await fleet(watch, 2, scale=1)
+        await report(watch, first, NEWER)
+        await report(watch, second, OLDER)
+        await update(watch, WITH_THREADS)
+        await watch.scale(3)
+        assert {name: where for name, where in watch.states().items() if name != "web-1"} == {
+            "web-2": "STARTING n1",
+            "web-3": "STARTING n1",
+        }
+        first.state("disconnected")
+        await watch.until(lambda: watch.node("n1").status == "offline")
+        await watch.scale(4)
+        await watch.until(lambda: watch.states().get("web-4") == "PENDING")
+        why = "n2 does not accept its transport (/options/threads: unknown member (known: password_file))"
+        assert watch.worker("web-4").reason == f"n1 is offline; {why}"
+        await report(watch, second, NEWER)
+        await watch.until(lambda: watch.states()["web-4"] == "STARTING n2")
+
+
 @pytest.mark.parametrize(
     "more", [{"details": None}, {"details": {}}, {"details": {"amqtt": RuntimeDetail(version="1")}}]
 )

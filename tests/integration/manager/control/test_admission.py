@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+from busbar.bus.decode import digest
 from busbar.bus.topics import Topics
 from busbar.manager.control.apply import Batch, apply_all
 from busbar.manager.planner import model as m
@@ -45,6 +46,8 @@ def rows_of(state: m.Snapshot) -> Iterator[Tx]:
         db.execute("SAVEPOINT job")
         for node in state.nodes.values():
             tx.insert_node(_node(node))
+            digests = {runtime: digest(text) for runtime, text in node.schemas.items()}
+            tx.set_schemas(node.oid, digests, {digest(text): text for text in node.schemas.values()})
         for cluster in state.clusters.values():
             facts = replace(cluster_row(cluster.name, cluster.oid), status=cluster.status)
             tx.insert_cluster(facts)
@@ -82,6 +85,7 @@ def _insert_group(tx: Tx, view: m.GroupView) -> None:
             settled=view.settled,
             max_unavailable=view.max_unavailable,
             max_surge=view.max_surge,
+            transport=None if view.transport is None else dict(view.transport),
         )
     )
     for worker in view.workers:

@@ -12,6 +12,10 @@ from busbar.manager.planner.plan import plan
 NOW = 1000.0
 TIMING = m.LivenessTiming(heartbeat=5.0)
 """Late at 15 s of silence, lost at 30 s."""
+TRANSPORT = {"type": "mqtt", "options": {"x": 1}}
+REFUSES = '{"properties": {"options": {"additionalProperties": false}}}'
+"""The schema of a node that does not accept that transport."""
+REFUSED = "/options/x: unknown member (known: none)"
 
 
 def node(name: str, status: str = "online", silence: float = 0.0, **more: object) -> m.NodeView:

@@ -43,6 +43,8 @@ def test_admits(facts: dict[str, object]) -> None:
         ({"status": NodeStatus.UNPAIRED}, Obstacle.STATUS, "is unpaired"),
         ({"draining": True, "runtimes": ()}, Obstacle.DRAINING, "is draining"),
         ({"runtimes": (), **FULL}, Obstacle.RUNTIME, "does not offer runtime 'amqtt'"),
+        ({"rejects": "/x: no", "runtimes": ()}, Obstacle.RUNTIME, "does not offer runtime 'amqtt'"),
+        ({"rejects": "/x: no", **FULL}, Obstacle.TRANSPORT, "does not accept its transport (/x: no)"),
         (FULL, Obstacle.HARDLIMIT, "is at its hardlimit (2/2)"),
         ({"hardlimit": 0, "in_cluster": 0}, Obstacle.HARDLIMIT, "is at its hardlimit (0/0)"),
         ({"total": 4}, Obstacle.CAPACITY, "is full (4/4 workers)"),

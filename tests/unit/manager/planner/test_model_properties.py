@@ -20,7 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.unit.manager.planner.fleets import NOW, Simulator, cluster, group, node, snapshot, worker
+from tests.unit.manager.planner.fleets import (
+    NOW,
+    REFUSES,
+    TRANSPORT,
+    Simulator,
+    cluster,
+    group,
+    node,
+    snapshot,
+    worker,
+)
 
 PLACED = (WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF, WorkerState.UNKNOWN)
 NODES = ["n1", "n2", "n3", "n4"]
@@ -50,6 +60,7 @@ def some_nodes(draw: st.DrawFn) -> list[m.NodeView]:
             lost_before=draw(st.sampled_from([False, False, True])),
             will_at=draw(st.sampled_from([None, None, NOW])),
             draining=draw(st.sampled_from([False, False, False, True])),
+            schemas=draw(st.sampled_from([{}, {}, {"amqtt": REFUSES}])),
         )
         for name in NODES
     ]
@@ -76,6 +87,7 @@ def some_group(draw: st.DrawFn, name: str, of: str) -> m.GroupView:
         settled=draw(st.sampled_from([1, 2])),
         max_unavailable=draw(st.integers(1, 3)),
         max_surge=draw(st.sampled_from([0, 0, 1, 2])),
+        transport=draw(st.sampled_from([None, TRANSPORT])),
     )
 
 
@@ -190,6 +202,7 @@ def check_place(
     target = before.nodes[node_oid]
     assert not target.draining
     assert of.runtime in target.runtimes
+    assert of.transport is None or of.runtime not in target.schemas, "its schema refuses the transport"
     held[node_oid] += 1
     held_of[of.cluster_oid, node_oid] += 1
     if member.hardlimit is not None:

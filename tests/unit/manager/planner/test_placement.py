@@ -9,7 +9,18 @@ from busbar.manager.planner.liveness import Fleet
 from busbar.manager.planner.model import ClusterView, MemberView, NodeView
 from busbar.manager.planner.placement import NAMED, Candidates, Load
 
-from tests.unit.manager.planner.fleets import NOW, TIMING, cluster, group, node, snapshot, worker
+from tests.unit.manager.planner.fleets import (
+    NOW,
+    REFUSED,
+    REFUSES,
+    TIMING,
+    TRANSPORT,
+    cluster,
+    group,
+    node,
+    snapshot,
+    worker,
+)
 
 
 def candidates(nodes: Sequence[NodeView], of: ClusterView, *others: ClusterView) -> Candidates:
@@ -124,6 +135,18 @@ def test_the_runtime_is_the_groups() -> None:
         "n2",
         "n2",
     ]
+
+
+def test_a_node_whose_schema_refuses_the_transport_takes_none_and_the_reason_says_so() -> None:
+    refuses = {"amqtt": REFUSES}
+    nodes = [node("n1", schemas=refuses), node("n2", max_workers=1), node("n3", schemas={"nats": REFUSES})]
+    of = cluster(group("web", 9, transport=TRANSPORT), members=["n1", "n2", "n3"])
+    assert reserved(candidates(nodes, of), 4) == ["n2", "n3", "n3", "n3"]
+    found = candidates(nodes[:2], cluster(of.groups[0], members=["n1", "n2"]))
+    assert reserved(found, 2) == ["n2", None]
+    assert found.reason() == f"n1 does not accept its transport ({REFUSED}); n2 is full (1/1 workers)"
+    plain = cluster(group("web", 9, transport={"type": "mqtt"}), members=["n1"])
+    assert reserved(candidates(nodes, plain), 1) == ["n1"]
 
 
 def test_a_node_that_is_unfit_or_avoided_is_passed_over_and_stays_a_candidate() -> None:

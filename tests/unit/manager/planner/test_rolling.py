@@ -12,7 +12,19 @@ from busbar.manager.planner.plan import plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.manager.planner.fleets import NOW, Simulator, cluster, group, node, of_kind, snapshot, worker
+from tests.unit.manager.planner.fleets import (
+    NOW,
+    REFUSED,
+    REFUSES,
+    TRANSPORT,
+    Simulator,
+    cluster,
+    group,
+    node,
+    of_kind,
+    snapshot,
+    worker,
+)
 
 
 def updating(scale: int = 4, revision: int = 2, nodes: int = 2, **more: Any) -> Simulator:
@@ -50,6 +62,31 @@ def test_one_worker_at_a_time_is_replaced_in_place_until_the_rollout_is_complete
     assert [action.revision for action in of_kind(actions, m.CompleteRollout)] == [2]  # type: ignore[union-attr]
     assert of(sim).settled == 2 and sim.step() == []
     assert {w.oid: w.node_oid for w in sim.workers()} == homes
+
+
+def test_a_worker_whose_node_does_not_accept_the_transport_moves_or_stays_as_it_is() -> None:
+    sim = updating(2, transport=TRANSPORT)
+    sim.change_node("n1", schemas={"amqtt": REFUSES})
+    actions = sim.settle()
+    (moved,) = of_kind(actions, m.Unassign)
+    why = f"update to revision 2, whose transport n1 does not accept ({REFUSED})"
+    assert (moved.worker_oid, moved.reason) == ("web-1", why)  # type: ignore[union-attr]
+    for _ in range(6):
+        sim.obey()
+        sim.settle()
+    assert {w.node_oid for w in sim.workers()} == {"n2"} and of(sim).settled == 2
+    alone = updating(2, transport=TRANSPORT)
+    alone.change_node("n1", schemas={"amqtt": REFUSES})
+    alone.change_node("n2", max_workers=1)
+    for _ in range(6):
+        alone.settle()
+        alone.obey()
+    assert [(w.node_oid, w.revision, w.state) for w in alone.workers()] == [
+        ("n1", 1, WorkerState.RUNNING),
+        ("n2", 2, WorkerState.RUNNING),
+    ]
+    why = f"n1 does not accept its transport ({REFUSED}); n2 is full (1/1 workers)"
+    assert of(alone).held_back == f"web-1 stays as it is: {why}"
 
 
 def test_max_unavailable_workers_are_replaced_together() -> None:
