@@ -209,6 +209,8 @@ class ManagerInfo(Struct, frozen=True):
     brake: str | None
     limits: dict[str, int]
     conditions: list[str] = msgspec.field(default_factory=list)
+    time: str = ""
+    """Its wall clock (RFC 3339)."""
 
 
 class WorkerRestart(Struct, frozen=True):

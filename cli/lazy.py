@@ -23,6 +23,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Show the realm on one screen, with problems and their reasons.",
     ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
+    "doctor": (
+        "busbar.cli.commands.doctor",
+        "Try broker, manager and settings; say what is wrong and what to do.",
+    ),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
     "group": (
         "busbar.cli.commands.group",

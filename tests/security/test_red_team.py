@@ -283,7 +283,7 @@ OWNERS_ONLY = {"unpair_node", "add_principal", "set_principal_role", "remove_pri
 
 def allowed(role: str, operation: str) -> bool:
     """The contract, restated independently."""
-    reads = operation.startswith(("list_", "get_", "stat_"))
+    reads = operation.startswith(("list_", "get_", "stat_", "explain"))
     return reads or role == "owner" or (role == "operator" and operation not in OWNERS_ONLY)
 
 

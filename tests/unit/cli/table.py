@@ -78,6 +78,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context show": (),
     "context use": ("lab",),
     "context remove": ("lab",),
+    "doctor": (),
     "acl": ("--broker", "mosquitto"),
     "import": ("no-such-file",),
     "validate": ("-f", "no-such-file"),
