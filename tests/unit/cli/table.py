@@ -40,6 +40,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "node pair": ("n1",),
     "node drain": ("n1",),
     "node undrain": ("n1",),
+    "node cordon": ("n1",),
+    "node uncordon": ("n1",),
     "node unpair": ("n1",),
     "node forget": ("n1",),
     "worker list": (),
