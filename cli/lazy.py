@@ -23,12 +23,16 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Show the realm on one screen, with problems and their reasons.",
     ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
+    "doctor": (
+        "busbar.cli.commands.doctor",
+        "Try broker, manager and settings; say what is wrong and what to do.",
+    ),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
     "group": (
         "busbar.cli.commands.group",
         "Worker groups of a cluster: add, scale, update, stop, restart, remove.",
     ),
-    "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
+    "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, cordon, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
     "logs": (
         "busbar.cli.commands.logs",

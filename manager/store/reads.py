@@ -11,6 +11,7 @@ from busbar.bus.decode import encode
 from busbar.bus.messages import MeshSeen
 
 from . import sql
+from .event_query import EventsWanted
 from .rows import (
     AssignedRow,
     AuditRow,
@@ -267,7 +268,7 @@ class Queries:
         """Stored events (JSON) after a sequence, oldest first."""
         return [row[0] for row in self._rows(sql.EVENTS_SINCE, since, limit)]
 
-    def events_wanted(self, wanted: sql.EventsWanted) -> list[bytes]:
+    def events_wanted(self, wanted: EventsWanted) -> list[bytes]:
         """Stored events (JSON) that a filter wants, oldest first."""
         statement, *values = wanted.query()
         found = [row[0] for row in self._rows(str(statement), *values)]

@@ -4,8 +4,7 @@ schema up at each call and cost five times as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -250,61 +249,16 @@ EPOCH_FLOOR: Final = (
 )
 LAST_SEQUENCE: Final = "SELECT coalesce(max(sequence), 0) FROM events"
 EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
-_NEWER_THAN: Final = "coalesce((SELECT {0} FROM {1} WHERE {2} < {3} ORDER BY {0} DESC LIMIT 1), 0)"
+NEWER_THAN: Final = "coalesce((SELECT {0} FROM {1} WHERE {2} < {3} ORDER BY {0} DESC LIMIT 1), 0)"
 """The number of the last row before a time: only what is newer is looked at."""
 _ASKED: Final = "id < ?1 AND (?2 IS NULL OR caller = ?2) AND (?3 IS NULL OR op = ?3)"
 AUDIT_WANTED: Final = (
-    f"WHERE {_ASKED} AND (?4 IS NULL OR id > {_NEWER_THAN.format('id', 'audit', 'time', '?4')})"
+    f"WHERE {_ASKED} AND (?4 IS NULL OR id > {NEWER_THAN.format('id', 'audit', 'time', '?4')})"
     " ORDER BY id DESC LIMIT ?5"
 )
 REFUSALS_WANTED: Final = f"WHERE {_ASKED} AND (?4 IS NULL OR last >= ?4) ORDER BY id DESC LIMIT ?5"
 
 
-@dataclass(frozen=True, slots=True)
-class EventsWanted:
-    """Which stored events are wanted: all of what is given must hold.
-
-    `since` and `before` are sequences, both excluded; `newer_ns` is a time. `topics` are whole ones, `below`
-    is the beginning of others: an event is on one of these. `types` are whole, `oid` is its object's.
-    `last`: the newest of them.
-    """
-
-    since: int
-    limit: int
-    before: int | None = None
-    newer_ns: int | None = None
-    topics: Sequence[str] = ()
-    below: str | None = None
-    types: Sequence[str] = ()
-    oid: str | None = None
-    last: bool = False
-
-    def query(self) -> tuple[object, ...]:
-        """The statement and its values."""
-        where, values = ["sequence > ?"], list[object]((self.since,))
-        if self.before is not None:
-            where.append("sequence < ?")
-            values.append(self.before)
-        if self.newer_ns is not None:
-            where.append(f"sequence > {_NEWER_THAN.format('sequence', 'events', 'time', '?')}")
-            values.append(self.newer_ns)
-        if self.topics or self.below is not None:
-            where.append(_ON_TOPICS)
-            # `/` is followed by `0`
-            below = self.below or ""
-            values += [to_json(self.topics), below, f"{below[:-1]}0" if below else ""]
-        members = [[f'"type":"{each}"'.encode() for each in self.types]]
-        members.append([f'"oid":"{self.oid}"'.encode()] if self.oid else [])
-        for texts in filter(None, members):
-            where.append(f"({' OR '.join(['instr(payload, ?)'] * len(texts))})")
-            values += texts
-        order = "DESC" if self.last else "ASC"
-        text = f"SELECT payload FROM events WHERE {' AND '.join(where)} ORDER BY sequence {order} LIMIT ?"
-        return (text, *values, self.limit)
-
-
-# No index: it would cost every event several times what its row costs, and this is asked by people.
-_ON_TOPICS: Final = "(topic IN (SELECT value FROM json_each(?)) OR (topic >= ? AND topic < ?))"
 EVENTS_ON: Final = """
 SELECT sequence, time, payload FROM events WHERE sequence IN (
  SELECT sequence FROM (

@@ -1,4 +1,4 @@
-"""`python -m tests.mesh faults --count 100 --rate 500 --seed 1`."""
+"""`python -m tests.mesh faults --count 100 --seed 1`. Exit code 1: acknowledged messages were lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.mesh import balanced, faults, latency, matrix, partition
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mesh", description=__doc__)
     kinds = parser.add_subparsers(dest="what", required=True)
     under = kinds.add_parser("faults", help="faults under load: what is acknowledged and lost")
@@ -18,9 +18,8 @@ def main() -> None:
     under.add_argument("--rate", type=float, default=500.0)
     under.add_argument("--seed", type=int, default=1)
     cross = kinds.add_parser("matrix", help="every worker to every other, in all events")
-    cross.add_argument(
-        "sizes", nargs="*", default=["2x1", "3x1", "3x3", "5x2", "5x3"], metavar="WORKERSxNODES"
-    )
+    sizes = ["2x1", "2x2", "3x1", "3x2", "3x3", "5x3"]
+    cross.add_argument("sizes", nargs="*", default=sizes, metavar="WORKERSxNODES")
     late = kinds.add_parser("latency", help="same worker, another worker, and servers started by hand")
     late.add_argument("--count", type=int, default=2000)
     balance = kinds.add_parser("haproxy", help="how long a client behind HAProxy has no router")
@@ -30,16 +29,17 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
         if given.what == "faults":
-            _faults(Path(folder), given)
-        elif given.what == "matrix":
-            _matrix(Path(folder), given.sizes)
-        elif given.what == "latency":
+            return _faults(Path(folder), given)
+        if given.what == "matrix":
+            return _matrix(Path(folder), given.sizes)
+        if given.what == "latency":
             _latency(Path(folder), given.count)
         elif given.what == "partition":
             for line in partition.partitioned(Path(folder), given.seconds):
                 print(line, flush=True)
         else:
             _haproxy(Path(folder), given.count)
+    return 0
 
 
 def _latency(folder: Path, count: int) -> None:
@@ -61,7 +61,8 @@ def _haproxy(folder: Path, count: int) -> None:
         )
 
 
-def _matrix(folder: Path, sizes: list[str]) -> None:
+def _matrix(folder: Path, sizes: list[str]) -> int:
+    lost = 0
     for size in sizes:
         workers, nodes = map(int, size.split("x"))
         (folder / size).mkdir()
@@ -71,9 +72,11 @@ def _matrix(folder: Path, sizes: list[str]) -> None:
         for row in matrix.crossed(folder / size, workers, nodes):
             cells = (row.event, f"{row.seconds:.1f}", row.acked, row.expected, row.lost, row.doubled)
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+            lost += row.lost
+    return 1 if lost else 0
 
 
-def _faults(folder: Path, given: argparse.Namespace) -> None:
+def _faults(folder: Path, given: argparse.Namespace) -> int:
     found = faults.under_load(folder, given.count, given.rate, given.seed)
     healed = sorted(found.healed)
     print(f"faults: {found.faults}")
@@ -81,6 +84,7 @@ def _faults(folder: Path, given: argparse.Namespace) -> None:
     print(f"acknowledged and lost {found.lost}, received more than once {found.doubled}")
     print(f"longest silence of the publisher {found.silence:.1f} s")
     print(f"whole again: median {statistics.median(healed):.1f} s, slowest {healed[-1]:.1f} s")
+    return 1 if any(found.lost.values()) else 0
 
 
-main()
+raise SystemExit(main())

@@ -40,13 +40,11 @@ def under_load(folder: Path, count: int, rate: float, seed: int) -> Outcome:
         publisher.start()
         begun = time.monotonic()
         for number in range(1, count + 1):
-            _one(made, draw, outcome)
+            kind = _one(made, draw, outcome)
             lacking = len(publisher.acked - set(subscribers[0].received))
-            print(
-                f"{number:4} of {count}: {outcome.healed[-1]:5.1f} s, acknowledged {len(publisher.acked)}, "
-                f"not received yet {lacking}",
-                flush=True,
-            )
+            took, acked = outcome.healed[-1], len(publisher.acked)
+            state = f"acknowledged {acked}, not received yet {lacking}"
+            print(f"{number:4} of {count}: {kind} {took:5.1f} s, {state}", flush=True)
         publisher.stop()
         outcome.acked = len(publisher.acked)
         outcome.rate = outcome.acked / (time.monotonic() - begun)
@@ -59,7 +57,7 @@ def under_load(folder: Path, count: int, rate: float, seed: int) -> Outcome:
     return outcome
 
 
-def _one(made: Lab, draw: random.Random, outcome: Outcome) -> None:
+def _one(made: Lab, draw: random.Random, outcome: Outcome) -> str:
     kind, worker = draw.choice(KINDS), draw.randrange(1, 4)
     outcome.faults[kind] = outcome.faults.get(kind, 0) + 1
     begun = time.monotonic()
@@ -67,6 +65,7 @@ def _one(made: Lab, draw: random.Random, outcome: Outcome) -> None:
     time.sleep(1.0)  # so that what is killed is seen to be gone
     made.whole(180)
     outcome.healed.append(time.monotonic() - begun)
+    return kind
 
 
 def _settle(publisher: Publisher, subscribers: list[Subscriber]) -> None:

@@ -96,6 +96,16 @@ class Lab:
             time.sleep(0.25)
         return time.monotonic() - begun
 
+    def ask(self, op: str, params: dict[str, Any]) -> None:
+        """Again where no manager has answered, as one may just have been killed."""
+        for left in (2, 1, 0):
+            try:
+                self.alice.ok(op, params)
+                return
+            except AssertionError:
+                if not left:
+                    raise
+
     # --- what happens to it
 
     def signal_worker(self, number: int, what: int) -> None:
@@ -147,13 +157,13 @@ class Lab:
         """An orderly restart, in lame duck mode."""
         status = self.running(number)
         mine = {**self.mine, "worker_oid": status["oid"]}
-        self.alice.ok("restart_routercluster_worker", mine)
+        self.ask("restart_routercluster_worker", mine)
         topic = self.alice.topic("status", "edge", "worker", f"web-{number}")
         self.alice.wait_retained(topic, partial(_is_new, status["pid"]), 120)
 
     def rescale(self, scale: int) -> None:
         before, self.scale = self.scale, scale
-        self.alice.ok("scale_routercluster_workergroup", {**self.mine, "scale": scale})
+        self.ask("scale_routercluster_workergroup", {**self.mine, "scale": scale})
         for gone in range(scale + 1, before + 1):
             topic = self.alice.topic("status", "edge", "worker", f"web-{gone}")
             self.alice.wait_retained(topic, lambda value: not value, 180)
@@ -163,7 +173,7 @@ class Lab:
         """A rolling update of the whole group."""
         before = {n: self.running(n)["pid"] for n in range(1, self.scale + 1)}
         options = {**self.transport["options"], "max_connections": 1000 + before[1] % 1000}
-        self.alice.ok(
+        self.ask(
             "update_routercluster_workergroup",
             {**self.mine, "workergroup": {"transport": {**self.transport, "options": options}}},
         )
@@ -174,11 +184,11 @@ class Lab:
 
     def drain(self, node: str) -> None:
         """Move the workers of a node elsewhere; afterwards it takes workers again."""
-        self.alice.ok("drain_node", {"node_oid": self.oids[node], "reason": "measured"})
+        self.ask("drain_node", {"node_oid": self.oids[node], "reason": "measured"})
         topic = self.alice.topic("status", "_", "node", node)
         self.alice.wait_retained(topic, lambda value: value.get("drained") is True, 300)
         self.whole()
-        self.alice.ok("undrain_node", {"node_oid": self.oids[node]})
+        self.ask("undrain_node", {"node_oid": self.oids[node]})
 
 
 def _is_new(pid: int, status: dict[str, Any]) -> bool:

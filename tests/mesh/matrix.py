@@ -132,8 +132,9 @@ def _events(made: Lab) -> Iterator[tuple[str, Callable[[], object]]]:
         return happens
 
     for who in ("worker", "agent", "manager"):
-        yield f"kill of a {who}", healed(f"kill_{who}")
-        yield f"freeze of a {who} (4 to 5 s)", healed(f"freeze_{who}")
+        one = f"{'an' if who == 'agent' else 'a'} {who}"
+        yield f"kill of {one}", healed(f"kill_{who}")
+        yield f"freeze of {one} (4 to 5 s)", healed(f"freeze_{who}")
     if len(made.nodes) > 1:
         yield "kill of a node", healed("kill_node")
         yield "drain of a node", lambda: made.drain(made.nodes[0])

@@ -11,7 +11,7 @@ from busbar.bus.contract import EVENT_KINDS, EVENTS, event_type
 from busbar.bus.errors import BusError
 from busbar.bus.topics import NO_CLUSTER
 
-from ...store.sql import EventsWanted
+from ...store.event_query import EventsWanted
 from .base import ChangeHandler, ReadContext, ReadHandler
 
 _TYPES: Final = {
