@@ -22,7 +22,7 @@ AEDES := $(abspath $(VENV))/aedes
 # And `make test` clients in JavaScript, where there is npm.
 FOREIGN := $(abspath $(VENV))/foreign
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale foreign clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
@@ -34,6 +34,7 @@ help:
 	@echo "make soak    search for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
 	@echo "make mutants   make small faults in the files that decide, and count those that the unit tests notice"
 	@echo "make scale   the contract and node failures on broker clusters (NATS, aedes with Redis); measure"
+	@echo "make mesh    groups of nats-server as one router: matrix, faults, partition, latency, HAProxy; an hour"
 	@echo "make foreign   the clients in JavaScript (npm: mqtt.js, Autobahn|JS) alone"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
@@ -84,10 +85,19 @@ scale: setup
 	@if command -v npm >/dev/null; then \
 	  npm install --prefix $(AEDES) --no-package-lock --no-audit --no-fund --silent; \
 	else echo "npm is not installed: aedes is left out"; fi
-	@BUSBAR_AEDES=$(AEDES) BUSBAR_BROKERS=bridge,nats,aedes $(BIN)/python -m pytest tests/contract
+	@BUSBAR_AEDES=$(AEDES) BUSBAR_BROKERS=bridge,nats-server,nats,aedes $(BIN)/python -m pytest tests/contract
 	@BUSBAR_AEDES=$(AEDES) BUSBAR_CLUSTERS=bridge,nats,aedes BUSBAR_REALMS_ON=aedes \
 	  $(BIN)/python -m pytest tests/clusters
 	@BUSBAR_AEDES=$(AEDES) $(BIN)/python -m tests.clusters
+
+# What needs npm, haproxy or root is told and left out.
+mesh: setup
+	-@$(BIN)/python -m tests.foreign.install $(FOREIGN)
+	@BUSBAR_FOREIGN=$(FOREIGN) $(BIN)/python -m tests.mesh matrix
+	@for seed in 1 2 3; do $(BIN)/python -m tests.mesh faults --seed $$seed || exit 1; done
+	@$(BIN)/python -m tests.mesh latency
+	-@$(BIN)/python -m tests.mesh haproxy
+	-@$(BIN)/python -m tests.mesh partition
 
 foreign: setup
 	@$(BIN)/python -m tests.foreign.install $(FOREIGN)

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from busbar.bus.addresses import is_loopback
 from busbar.bus.assignments import SHARES, expanded
@@ -23,6 +23,7 @@ from busbar.bus.messages import Applied, Assignment, Command
 from busbar.bus.service_status import SayStatus, unsaid
 from busbar.bus.states import Leaves
 from busbar.bus.topics import Topics, is_name
+from busbar.bus.version import version
 
 from . import config as configuration
 from . import state
@@ -250,9 +251,10 @@ class Agent:
             return Applied()
         return Applied(assignment.epoch, assignment.version)
 
-    def _capacity(self) -> dict[str, int | None]:
+    def _capacity(self) -> dict[str, Any]:
         return {
             SHARES: True,
+            "version": version(),
             "cpus": len(os.sched_getaffinity(0)),
             "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "max_workers": self.config.max_workers,

@@ -69,7 +69,8 @@ RULES: Final = (
     _rule(PERSON, "read", _ANY.all_status()),
     _rule(PERSON, "read", _ANY.all_events()),
     _rule(PERSON, "read", _ANY.all_nodes("state")),
-    # Beyond the contract's list: who may operate may also follow worker output.
+    # Beyond the contract's list: what workers use, and their output for those who may operate.
+    _rule(PERSON, "read", _ANY.all_nodes("reported")),
     _rule(PERSON, "read", _ANY.all_logs("+")),
 )
 """The table. A new topic of the contract needs a row here; all brokers follow it."""
@@ -169,7 +170,11 @@ def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence
     Raises ValueError for a malformed root, realm or user name.
     """
     check_names(root, realm, [manager_user, *persons])
-    lines = [f"# Access to realm {realm}, generated: change the table, not this file.", ""]
+    lines = [f"# Access to realm {realm}, generated: change the table, not this file."]
+    lines += [
+        "# No line can bound what one user retains: mosquitto has no such limit (memory_limit is for all).",
+        "",
+    ]
     lines += [f"pattern {r.access:<5} {root}/{VERSION}/+/{r.tail.replace(_USER, '%u')}" for r in _personal()]
     for user, kind in kinds_of(manager_user, persons):
         lines += ["", f"user {user}"]

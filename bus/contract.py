@@ -32,6 +32,8 @@ class Operation:
     change: bool = False
     roles: frozenset[str] = READ_ROLES
     owned: Owned | None = None
+    heavy: bool = False
+    """Whether it takes as long as many others: callers are limited accordingly."""
 
     @property
     def pages(self) -> bool:
@@ -132,6 +134,30 @@ _ROWS = (
         p.Stat,
         "Return a cluster's status and statistics.",
         "no_such_object",
+    ),
+    _read(
+        "list_routercluster_revisions",
+        p.ListRevisions,
+        list[p.Revision],
+        "List what a cluster was to be, revision by revision, with who and when.",
+        "no_such_object",
+    ),
+    _read(
+        "get_routercluster_revision",
+        p.RevisionRef,
+        p.RevisionDetail,
+        "Return one revision of a cluster with its definition.",
+        "no_such_object",
+    ),
+    _change(
+        "rollback_routercluster",
+        p.RevisionRef,
+        p.Applied,
+        "Make a cluster what it was to be at a revision: all of it, or nothing; it rolls like an update.",
+        "no_such_object",
+        "invalid_configuration",
+        "quota_exceeded",
+        "not_stopped",
     ),
     _change(
         "add_routercluster_node",
@@ -279,6 +305,22 @@ _ROWS = (
     _change(
         "undrain_node", p.NodeRef, p.Node, "Let a node take workers again.", "no_such_object", owned="node"
     ),
+    _change(
+        "cordon_node",
+        p.CordonNode,
+        p.Node,
+        "Let a node take no new workers; those on it stay.",
+        "no_such_object",
+        owned="node",
+    ),
+    _change(
+        "uncordon_node",
+        p.NodeRef,
+        p.Node,
+        "Let a cordoned node take workers again.",
+        "no_such_object",
+        owned="node",
+    ),
     _admin(
         "unpair_node",
         p.UnpairNode,
@@ -297,12 +339,13 @@ _ROWS = (
         owned=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
-    _read(
+    Operation(
         "explain",
         p.Explain,
         p.Explanation,
         "Say why an object is as it is, from the cause to now.",
-        "no_such_object",
+        ("no_such_object",),
+        heavy=True,
     ),
     _read(
         "get_definitions",
@@ -310,6 +353,32 @@ _ROWS = (
         dict[str, Any],
         "Return the definitions of the realm, or of some clusters, as one document.",
         "no_such_object",
+    ),
+    Operation(
+        "plan_changes",
+        p.PlanChanges,
+        p.Plan,
+        "Say what applying a document would change, and which workers that touches; changes nothing.",
+        roles=CHANGE_ROLES,
+        heavy=True,
+    ),
+    Operation(
+        "apply_changes",
+        p.ApplyChanges,
+        p.Applied,
+        "Make the realm as a document says, as planned: all of it, or nothing.",
+        (
+            "no_such_object",
+            "invalid_configuration",
+            "already_exists",
+            "quota_exceeded",
+            "not_stopped",
+            "cannot_start",
+            "cannot_stop",
+        ),
+        change=True,
+        roles=CHANGE_ROLES,
+        heavy=True,
     ),
     _read(
         "list_audit", p.ListAudit, list[p.AuditEntry], "List changes, or refused requests, the last first."
@@ -365,6 +434,8 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
         "draining",
         "drained",
         "undrained",
+        "cordoned",
+        "uncordoned",
         "forgotten",
     ),
     "principal": ("added", "changed", "removed", "transferred"),

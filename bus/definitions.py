@@ -302,7 +302,6 @@ def _normal_group(found: GroupSpec, transport: Transport | None) -> GroupSpec:
         lost_after=_or_default(found.lost_after, LOST_AFTER),
         start_deadline=_or_default(found.start_deadline, START_DEADLINE),
         mesh=None if found.mesh == (runtime in MESHED) else found.mesh,
-        stopped=found.stopped or None,
         strategy=None if found.strategy == Strategy() else found.strategy,
     )
 

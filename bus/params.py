@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .plans import Applied as Applied
+from .plans import Plan as Plan
 from .results import Accepted as Accepted
 from .results import AuditEntry as AuditEntry
 from .results import Cluster as Cluster
@@ -19,6 +21,8 @@ from .results import Membership as Membership
 from .results import Node as Node
 from .results import Principal as Principal
 from .results import RemovedPrincipal as RemovedPrincipal
+from .results import Revision as Revision
+from .results import RevisionDetail as RevisionDetail
 from .results import Stat as Stat
 from .results import Statement as Statement
 from .results import Transferred as Transferred
@@ -36,6 +40,9 @@ Scale = Annotated[int, Meta(ge=0, le=10_000)]
 Limit = Annotated[int, Meta(ge=0, le=10_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Deadline = Annotated[float, Meta(gt=0, le=86_400)]
+Age = Annotated[int, Meta(ge=0, le=100 * 365 * 86_400_000)]
+"""Milliseconds before now, on the manager's clock."""
+EventNumber = Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")]
 PageSize = Annotated[int, Meta(ge=1, le=10_000)] | None
 Entry = Annotated[str, Meta(max_length=128)] | None
 """A page of a list: at most `limit` entries, those behind the entry `after` of the page before."""
@@ -143,6 +150,19 @@ class StatCluster(ClusterRef):
 
     limit: PageSize = None
     after: Entry = None
+
+
+class ListRevisions(ClusterRef):
+    """`after`: the number of the last entry of the page before; the newest come first."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    after: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+
+
+class RevisionRef(ClusterRef):
+    """One revision of a cluster."""
+
+    revision: Annotated[int, Meta(ge=1, le=2**53)]
 
 
 class ClusterByName(Params):
@@ -267,6 +287,13 @@ class DrainNode(Params):
     reason: Label | None = None
 
 
+class CordonNode(Params):
+    """`reason` is for people: it stands in the node's status while it is cordoned."""
+
+    node_oid: Oid
+    reason: Label | None = None
+
+
 class NodeByName(Params):
     node_name: Name
 
@@ -306,10 +333,22 @@ class FollowWorker(Params):
 
 
 class GetEvents(Params):
-    """`since` is a sequence (number or its text form), excluded; `limit` counts events."""
+    """`since` and `before` are sequences (numbers or their text form), both excluded; `limit` counts events.
 
-    since: Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")] = 0
+    `types`: such as `worker_failed`. `object`: a cluster with all that is in it, or a node, a principal or a
+    manager (`edge`); a worker group or a worker (`edge/web-1`); or an oid. `within_ms`: not older than that.
+    `last`: the last of those that match, instead of the first; oldest first all the same.
+    """
+
+    since: EventNumber = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    types: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(min_length=1, max_length=64)] | None = (
+        None
+    )
+    object: Annotated[str, Meta(min_length=1, max_length=160)] | None = None
+    within_ms: Age | None = None
+    before: EventNumber | None = None
+    last: bool = False
 
 
 class Explain(Params):
@@ -326,13 +365,36 @@ class GetDefinitions(Params):
     clusters: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
 
 
+class PlanChanges(Params):
+    """`desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and the
+    document no longer names; `stop`: what of it is not stopped is told to, instead of being refused."""
+
+    desired: dict[str, Any]
+    prune: bool = False
+    stop: bool = False
+
+
+class ApplyChanges(Params):
+    """As `plan_changes`. `fence` is that of the plan: by pointer the version of each object, 0 where there
+    is none."""
+
+    desired: dict[str, Any]
+    fence: Annotated[dict[Annotated[str, Meta(max_length=256)], Count], Meta(max_length=5000)]
+    prune: bool = False
+    stop: bool = False
+
+
 class ListAudit(Params):
     """`refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the page
-    before; the newest come first."""
+    before; the newest come first. All filters given must hold; `within_ms`: not older than that, of folded
+    refusals the last."""
 
     refused: bool = False
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[str, Meta(pattern=r"^[0-9]{1,18}(?![\s\S])")] | None = None
+    caller: Annotated[str, Meta(max_length=64)] | None = None
+    operation: Annotated[str, Meta(max_length=64)] | None = None
+    within_ms: Age | None = None
 
 
 class PrincipalDefinition(Params):

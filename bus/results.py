@@ -25,6 +25,28 @@ class Cluster(Struct, frozen=True):
     transport: dict[str, Any] | None = None
 
 
+class Revision(Struct, frozen=True):
+    """What a cluster was to be from `time` on; `changed` names members that differ from the one before."""
+
+    revision: int
+    time: str
+    caller: str
+    operation: str
+    request_id: str | None = None
+    changed: list[str] = msgspec.field(default_factory=list)
+
+
+class RevisionDetail(Struct, frozen=True):
+    """A revision with its definition, as a cluster in the document of `get_definitions`."""
+
+    revision: int
+    time: str
+    caller: str
+    operation: str
+    definition: dict[str, Any]
+    request_id: str | None = None
+
+
 class Accepted(Struct, frozen=True):
     """start and stop: accepted, not done. Watch the status."""
 
@@ -77,7 +99,8 @@ class Group(Struct, frozen=True):
 class Node(Struct, frozen=True):
     """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
 
-    `draining` says why its workers are to go, null when they are not; `drained` that none is left.
+    `cordoned` says why it takes no new workers, null when it does.
+    `draining` why its workers are to go, null when they are not; `drained` that none is left.
     `owner_oid` is who paired it. `runtime_details` are by the runtime's name, as last reported; null: its
     agent knows none.
     """
@@ -97,6 +120,7 @@ class Node(Struct, frozen=True):
     conditions: list[str] = msgspec.field(default_factory=list)
     heard_ms_ago: int | None = None
     draining: str | None = None
+    cordoned: str | None = None
     drained: bool = False
     owner_oid: str | None = None
     runtime_details: dict[str, RuntimeDetail] | None = None
@@ -185,6 +209,8 @@ class ManagerInfo(Struct, frozen=True):
     brake: str | None
     limits: dict[str, int]
     conditions: list[str] = msgspec.field(default_factory=list)
+    time: str = ""
+    """Its wall clock (RFC 3339)."""
 
 
 class WorkerRestart(Struct, frozen=True):

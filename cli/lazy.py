@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -23,17 +23,23 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Show the realm on one screen, with problems and their reasons.",
     ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
+    "doctor": (
+        "busbar.cli.commands.doctor",
+        "Try broker, manager and settings; say what is wrong and what to do.",
+    ),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
     "group": (
         "busbar.cli.commands.group",
         "Worker groups of a cluster: add, scale, update, stop, restart, remove.",
     ),
-    "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, unpair."),
+    "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, cordon, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
     "logs": (
         "busbar.cli.commands.logs",
         "Print the output of a cluster's, a group's or one worker's processes.",
     ),
+    "top": ("busbar.cli.commands.top", "Show what nodes and workers use, live."),
+    "wait": ("busbar.cli.commands.wait", "Wait until an object runs, is stopped, or has failed."),
     "endpoints": (
         "busbar.cli.commands.endpoints",
         "Print where clients find a group's workers, also as a load balancer's configuration.",
@@ -42,6 +48,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.export",
         "Print the realm's definitions as a file: YAML, TOML or JSON.",
     ),
+    "diff": ("busbar.cli.commands.diff", "Show what applying a file of definitions would change."),
+    "apply": ("busbar.cli.commands.apply", "Make the realm as a file of definitions says."),
+    "history": ("busbar.cli.commands.history", "What clusters were to be, and who changed it when."),
+    "rollback": ("busbar.cli.commands.rollback", "Back to what a cluster was to be at a revision."),
     "validate": (
         "busbar.cli.commands.validate",
         "Check a file of definitions, without a manager.",
@@ -74,6 +84,9 @@ GLOBAL: Final = (
 _VISIBLE: Final = frozenset({"output"})
 SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
 """Commands whose help shows all global options."""
+
+WATCHED: Final = frozenset({"list", "show", "stat", "nodes", "status"})
+"""Commands that can be watched, where they only read."""
 
 Run = Callable[[Callable[[], Any]], Any]
 
@@ -124,16 +137,43 @@ def _add_globals(command: Any, group: type[LazyGroup], options: list[Any]) -> No
             command.params.append(param)
             added.add(param.name)
     inner = command.callback
+    watchable = command.name in WATCHED and "--watch" not in taken and _reads(inner)
+    if watchable:
+        command.params += _params(_watch_option)
 
     def run(**values: Any) -> Any:
         later = {name: values.pop(name, None) for name in added}
         context.set_global_options(context.global_options().merged(later))
+        if watchable and values.pop("watch", False):
+            from .watching import repeat
+
+            return group.guard(lambda: repeat(lambda: inner(**values)))
         return group.guard(lambda: inner(**values))
 
     command.callback = run
 
 
+def _reads(command: Any) -> bool:
+    """Whether it only reads what statuses and events tell of."""
+    operations = getattr(command, "operations", ())
+    if not operations or "get_events" in operations:
+        return False
+    from busbar.bus.contract import OPERATIONS
+
+    return not any(OPERATIONS[name].change for name in operations)
+
+
+def _watch_option(
+    watch: Annotated[bool, typer.Option("--watch", help="Again at each change, until interrupted.")] = False,
+) -> None:
+    """What every command that lists or shows understands."""
+
+
 def _templates(options: Callable[..., None]) -> list[Any]:
+    return [param for param in _params(options) if param.name in GLOBAL]
+
+
+def _params(options: Callable[..., None]) -> list[Any]:
     template = typer.Typer(add_completion=False, rich_markup_mode=None)
     template.command()(options)
-    return [param for param in typer.main.get_command(template).params if param.name in GLOBAL]
+    return list(typer.main.get_command(template).params)

@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO, TypeVar
 
 from busbar.bus.printable import escaped, json_text, printable
 
+from . import numbers
 from .context import global_options
 
 COLOURS: Final[Mapping[str, str]] = {
@@ -71,13 +72,29 @@ def show_object(shown: object, first: Sequence[str] = ("name", "status")) -> Non
     keys += sorted((key for key in found if key not in keys), key=lambda key: "oid" in key)
     width = max(map(len, keys), default=0)
     for key in keys:
-        text = as_text(found[key])
+        text = _for_people(key, found[key])
         if text:
             lines = text.split("\n")
             say(f"{key:<{width}}  ", State(lines[0]))
             for line in lines[1:]:
                 say(f"{'':<{width}}  {line}")
     return None
+
+
+def _for_people(key: str, value: object) -> str:
+    """A member's value: sizes, spans and moments with units."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if key.endswith("_ms"):
+            return numbers.duration(value)
+        if key == "cpu_s":
+            return numbers.seconds(value)
+        if key == "rss":
+            return numbers.size(int(value))
+        if key == "changed":
+            from busbar.bus.clock import rfc3339
+
+            return rfc3339(int(value))
+    return as_text(value)
 
 
 def done(found: object, text: str) -> None:
@@ -161,6 +178,20 @@ def tinted(text: str, key: int) -> Tinted:
 def say(*parts: str, flush: bool = False) -> None:
     """Print one line to stdout. Whatever the parts hold, it is one line, and moves no cursor."""
     print(_line(parts, sys.stdout), flush=flush)
+
+
+CLEAR: Final = "\x1b[H\x1b[2J"
+
+
+def clear() -> None:
+    """Empty the terminal, where stdout is one that can."""
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        print(CLEAR, end="")
+
+
+def again(text: str) -> None:
+    """Print once more what a command has printed."""
+    print(text, end="", flush=True)
 
 
 def note(*parts: str, flush: bool = False) -> None:
@@ -251,23 +282,3 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # On a narrow terminal wrapped lines are better than truncated states and addresses.
     console.width = max(console.width, width)
     console.print(table)
-
-
-# --- small units -------------------------------------------------------------------------------------------
-
-
-def duration(ms: int | float | None) -> str:
-    """Milliseconds as `840 ms`, `12 s`, `3 min`, `5 h`, `2 d`."""
-    if ms is None:
-        return ""
-    if ms < 1000:
-        return f"{ms:.0f} ms"
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if ms / 1000 < limit:
-            return f"{ms / 1000 / size:.0f} {unit}"
-    return f"{ms / 86_400_000:.0f} d"
-
-
-def size(count: int | None) -> str:
-    """Bytes as MiB."""
-    return "" if count is None else f"{count / 2**20:.1f} MiB"

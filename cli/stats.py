@@ -5,7 +5,7 @@ from __future__ import annotations
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.params import Stat, Worker
 
-from . import output
+from . import numbers, output
 
 WORKER_COLUMNS: list[output.Column[Worker]] = [
     ("worker", lambda w: f"{w.cluster}/{w.name}"),
@@ -14,9 +14,9 @@ WORKER_COLUMNS: list[output.Column[Worker]] = [
     ("address", lambda w: w.address),
     ("pid", lambda w: w.pid),
     ("restarts", lambda w: w.restarts),
-    ("uptime", lambda w: output.duration(w.uptime_ms)),
-    ("cpu", lambda w: "" if w.cpu_s is None else f"{w.cpu_s:.1f} s"),
-    ("memory", lambda w: output.size(w.rss)),
+    ("uptime", lambda w: numbers.duration(w.uptime_ms)),
+    ("cpu", lambda w: numbers.seconds(w.cpu_s)),
+    ("memory", lambda w: numbers.size(w.rss)),
     ("reason", lambda w: w.reason),
 ]
 GOOD = frozenset({"RUNNING", "STOPPED", "online", "offline"})
@@ -41,8 +41,8 @@ def print_stat(stat: Stat) -> None:
     """Status, counts, conditions, endpoints and workers."""
     if output.output_format() != "table":
         return output.dump(stat)
-    usage = f"{stat.restarts} restarts, CPU {stat.cpu_s:.1f} s, memory {output.size(stat.rss)}"
-    since = f"for {output.duration(stat.since_ms)}"
+    usage = f"{stat.restarts} restarts, CPU {numbers.seconds(stat.cpu_s)}, memory {numbers.size(stat.rss)}"
+    since = f"for {numbers.duration(stat.since_ms)}"
     output.say(f"{stat.name}  ", output.State(stat.status), f"  {since}  {summary(stat)}")
     output.say(f"  {usage}")
     mark = " " if stat.status in GOOD else "!"

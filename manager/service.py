@@ -42,6 +42,7 @@ from .publish.render import MAX_CONDITIONS
 from .publish.retained_audit import RetainedAudit
 from .publish.statuses import StatusBuilder
 from .rate_limit import Limits
+from .rehearsal.rehearsal import Rehearsal
 from .state.node_memory import NodeMemory
 from .store import Store, StoreRefusedError
 from .store.backup import RESTORED
@@ -116,6 +117,7 @@ class Manager:
             store, self.memory, self.monitor.cache, clock, wake=self.monitor.wake, command=publisher.command
         )
         self._identity = self._make_identity()
+        self._rehearsal = Rehearsal(store, self.memory, self.monitor.cache, clock, new_id, config.manager_id)
         responder = Responder(
             config.manager_id,
             store.epoch,
@@ -260,8 +262,8 @@ class Manager:
         user = self.config.connect.username
         if self.retained_audit.statuses_unread:
             yield MissingRightError(user, "write or to read", self.topics.all_status(), certain=False)
-        if self.reports.states_unread:
-            yield MissingRightError(user, "read", self.topics.all_nodes("state"), certain=False)
+        for leaf in sorted(self.reports.unread):
+            yield MissingRightError(user, "read", self.topics.all_nodes(leaf), certain=False)
 
     # --- facts about itself
 
@@ -306,6 +308,7 @@ class Manager:
             clock.time_ns(),
             self.topics,
             self.monitor.cache.snapshot,
+            self._rehearsal,
         )
 
 

@@ -14,12 +14,12 @@ _BLOCK: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME: Final = re.compile(r"^name=.*$", re.MULTILINE)
 
 
-def certificates(folder: Path, authority: str, *names: str) -> None:
-    """A certificate authority, and a certificate of it for each name, good for 127.0.0.1."""
+def certificates(folder: Path, authority: str, *names: str, also: str = "IP:127.0.0.1") -> None:
+    """A certificate authority, and a certificate of it for each name, good for 127.0.0.1 or `also`."""
     ours, each = (block for block in _BLOCK.findall(PAGE.read_text()) if "openssl" in block)
     _run(folder, ours.replace("ca.key", f"{authority}.key").replace("ca.crt", f"{authority}.crt"))
     for name in names:
-        one, found = _NAME.subn(f"name={name} also=IP:127.0.0.1", each)
+        one, found = _NAME.subn(f"name={name} also={also}", each)
         assert found == 1
         _run(folder, one.replace("ca.key", f"{authority}.key").replace("ca.crt", f"{authority}.crt"))
 

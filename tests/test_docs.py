@@ -27,7 +27,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *ROOT.glob("docs/**/*.md"),
 ]
-FILE_BLOCK = re.compile(r"^```toml\n# ([\w.]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_BLOCK = re.compile(r"^```(?:toml|yaml)\n# ([\w.]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -172,7 +172,10 @@ CROSSBAR_PAGES = [f"docs/howto/{name}.md" for name in ("runtimes", "wamp-auth", 
     [
         "README.md",
         "docs/quickstart.md",
-        *(f"docs/howto/{n}.md" for n in ("rolling-updates", "runtimes", "own-program", "browser")),
+        *(
+            f"docs/howto/{n}.md"
+            for n in ("rolling-updates", "declarative", "runtimes", "own-program", "browser")
+        ),
         *(
             f"docs/howto/{n}.md"
             for n in ("listeners", "rawsocket", "load-balancing", "mqtt-tls", "wamp-auth")
@@ -246,6 +249,9 @@ def command_of(words: list[str]) -> tuple[str, set[str]]:
 NESTED = {
     "principal": {"add", "role", "remove", "list", "transfer"},
     "node": {"pair", "token", "unpair", "forget", "join", "list", "show"},
+    "schema": {"file"},
+    "history": {"cluster"},
+    "rollback": {"cluster"},
     "agent": {"join", "reset"},
     "context": {"add", "use"},
     "manager": {"take-over", "check"},

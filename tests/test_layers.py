@@ -40,6 +40,7 @@ WINGS = {
         "api": {"explain", "planner", "publish", "state", "store"},
         "ingest": {"state", "store"},
         "control": {"planner", "state", "store"},
+        "rehearsal": {"control", "planner", "state", "store"},
     },
     "agent": {
         "planner": set(),

@@ -48,7 +48,7 @@ class NodeSnapshot:
     store: str | None = None
     applied: Applied = field(default_factory=Applied)
     refused: str | None = None
-    capacity: dict[str, int | None] | None = None
+    capacity: dict[str, Any] | None = None
     runtimes: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     conditions: list[str] = field(default_factory=list)

@@ -63,6 +63,9 @@ RELOADED = ("certificate", "key", "client_ca", "auth_file")
 API_TIMEOUT: Final = "2s"
 """After this a request that no leader has heard fails, and its client may ask again. With nats-server's 5 s a
 client waits 5.2 s where the next leader is there after 0.2; with 1 s, requests fail on a loaded host."""
+ROUTE_PINGS: Final = {"ping_interval": "3s", "ping_max": 2}
+"""A route that answers none of so many is closed, and made anew each second. One that is kept through an
+interrupted network for longer waits for TCP, which sends again after up to as long as it was interrupted."""
 LAME_DUCK_S: Final = 30
 """Within which it ends the connections of its clients, one after the other; it accepts no less."""
 REPORTS: Final = 300
@@ -302,6 +305,7 @@ class Config:
             "name": f"{self.worker.cluster}-{self.worker.workergroup}",
             "listen": cluster.listen,
             "advertise": cluster.advertised,
+            **ROUTE_PINGS,
         }
         if cluster.tls is not None:
             given["tls"] = _tls(cluster.tls)

@@ -24,7 +24,9 @@ from .events import EventFilter, EventWatch
 from .logs import LEASE_MS, LogWatch, Wanted
 from .names import checked, is_oid
 from .output import OutputWatch
+from .probing import BrokerProbe
 from .references import References
+from .reports import ReportWatch
 from .statuses import Progress, StatusUpdate, StatusWatch
 from .subscriptions import Subscriptions
 
@@ -76,6 +78,10 @@ class BusClient(References):
     def connected(self) -> bool:
         """Whether there is a connection to a broker now; one that is lost is made again."""
         return self._link.connected
+
+    def probe(self) -> BrokerProbe:
+        """What can be tried of the broker with the rights of this user."""
+        return BrokerProbe(self._link, self._subscriptions, self.topics, self.username)
 
     def close(self) -> None:
         """End every watch. The link is its maker's to end."""
@@ -179,6 +185,10 @@ class BusClient(References):
         pattern = self.topics.status(where, kind or "+", name or "+")
         qos = 0 if cluster is None and name is None else 1
         return StatusWatch(self._subscriptions, self._link, self.topics, pattern, qos, self.username)
+
+    def watch_reports(self) -> ReportWatch:
+        """What nodes report of their workers, usage of processor and memory included, as it comes."""
+        return ReportWatch(self._subscriptions, self.topics)
 
     def watch_events(
         self,

@@ -136,3 +136,31 @@ def reasons(status: Status | None) -> str:
     conditions = status.conditions if status is not None else []
     more = [f"and {len(conditions) - SHOWN} more"] if len(conditions) > SHOWN else []
     return "; ".join([describe(status), *conditions[:SHOWN], *more])
+
+
+STATES: Final = {
+    "routercluster": {"running": "RUNNING", "stopped": "STOPPED", "failed": "ERROR"},
+    "workergroup": {"running": "RUNNING", "stopped": "STOPPED", "failed": "ERROR"},
+    "worker": {"running": "RUNNING", "stopped": "STOPPED", "failed": "BACKOFF"},
+    "node": {"running": "online", "stopped": "offline", "failed": "lost"},
+}
+"""By kind: the status that each word stands for. The failed one also ends a wait for another, but for a node,
+which may be lost when one begins to wait for it."""
+
+
+def state(kind: str, wanted: str) -> Goal:
+    """The object is `running`, `stopped` or `failed`, whoever made it so. What is gone is stopped."""
+    words = STATES[kind]
+    status, bad = words[wanted], None if wanted == "failed" or kind == "node" else words["failed"]
+
+    def reached(s: Status | None) -> bool:
+        return s.status == status if s is not None else wanted == "stopped"
+
+    def failed(s: Status | None) -> str | None:
+        if s is None:
+            return "it was deleted meanwhile"
+        if s.status != bad or wanted == "stopped":
+            return None
+        return reasons(s) if s.conditions or s.reason in (UNSET, None) else f"{s.status}: {s.reason}"
+
+    return Goal(status, 0, reached, failed)

@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 from busbar.bus.client.client import BusClient
+from busbar.bus.clock import SystemClock
 from busbar.bus.params import AuditEntry
 
 from .. import common_options as n
 from .. import output
 from ..connect import run
 from ..errors import usage
+from ..units import age_ms
 
 Kind = Literal["all", "changes", "refused"]
 KINDS: dict[Kind, tuple[bool, ...]] = {"all": (False, True), "changes": (False,), "refused": (True,)}
@@ -38,16 +40,31 @@ def moment(entry: AuditEntry) -> str:
 )
 def audit(
     kind: Annotated[Kind, typer.Option("--kind", help="all, changes or refused.")] = "all",
+    who: Annotated[str | None, typer.Option("--who", help="Only of this caller.")] = None,
+    op: Annotated[str | None, typer.Option("--op", help="Only of this operation.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Not older than: 90s, 5m, 2h, 1d, or a time.")
+    ] = None,
+    refused: Annotated[bool, typer.Option("--refused", help="As --kind refused.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000)] = 50,
     after: Annotated[
         str | None, typer.Option("--after", help="Older than this id; with --kind changes or refused.")
     ] = None,
 ) -> None:
+    if refused and kind == "changes":
+        raise usage("--refused and --kind changes exclude each other")
+    kind = "refused" if refused else kind
+    age = None if since is None else age_ms(since, SystemClock().time_ns())
     if after is not None and kind == "all":
         raise usage("--after needs --kind changes or --kind refused: each has ids of its own")
 
     async def work(bus: BusClient) -> list[AuditEntry]:
-        pages = [await bus.list_audit(refused=refused, limit=limit, after=after) for refused in KINDS[kind]]
+        pages = [
+            await bus.list_audit(
+                refused=each, limit=limit, after=after, caller=who, operation=op, within_ms=age
+            )
+            for each in KINDS[kind]
+        ]
         return sorted((entry for page in pages for entry in page), key=moment)[-limit:]
 
-    output.show_list(run(work), COLUMNS, "nothing was asked for yet")
+    output.show_list(run(work), COLUMNS, "nothing such was asked for")

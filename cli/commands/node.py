@@ -13,7 +13,7 @@ from busbar.bus.params import Node, NodeStatusName
 
 from .. import common_options as n
 from .. import definition as d
-from .. import last_node, output, wait
+from .. import last_node, numbers, output, wait
 from ..connect import run
 from ..errors import CliError, ExitCode, usage
 from ..services import accounts
@@ -59,7 +59,7 @@ def _with_version(row: Node, runtime: str) -> str:
 
 
 def _ago(ms: int | None) -> str:
-    return "never" if ms is None else f"{output.duration(ms)} ago"
+    return "never" if ms is None else f"{numbers.duration(ms)} ago"
 
 
 @n.subcommand(app, "list", "list_nodes", "get_node")
@@ -191,6 +191,31 @@ def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
 
     changed = run(work)
     output.done(changed, f"node '{changed.name}' takes workers again")
+
+
+@n.subcommand(app, "cordon", "cordon_node", more="Unlike a drain, it moves nothing.")
+def cordon(
+    node: n.NodeArgument,
+    reason: Annotated[str | None, typer.Option(help="Reason, shown with the node.")] = None,
+    expect_version: n.Expect = None,
+) -> None:
+    async def work(bus: BusClient) -> Node:
+        oid = await bus.node_oid(node)
+        return await bus.cordon_node(node_oid=oid, reason=reason, expect_version=expect_version)
+
+    changed = run(work)
+    stay = f"; {changed.workers} stay{'s' * (changed.workers == 1)}" if changed.workers else ""
+    output.done(changed, f"node '{changed.name}' takes no new workers{stay}")
+
+
+@n.subcommand(app, "uncordon", "uncordon_node")
+def uncordon(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+    async def work(bus: BusClient) -> Node:
+        return await bus.uncordon_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
+
+    changed = run(work)
+    drained = ", once it is no longer drained" if changed.draining is not None else ""
+    output.done(changed, f"node '{changed.name}' takes workers again{drained}")
 
 
 @n.subcommand(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")

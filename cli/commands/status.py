@@ -14,7 +14,7 @@ from busbar.bus.params import ManagerInfo, Node, Stat
 from msgspec import Struct
 
 from .. import common_options as n
-from .. import output
+from .. import numbers, output
 from ..connect import run
 from ..errors import ExitCode
 from ..stats import GOOD, summary
@@ -67,7 +67,7 @@ def screen(found: Realm) -> list[Line]:
     manager = found.manager
     head = (
         f"realm {manager.realm}: manager {manager.manager} {manager.state}, "
-        f"epoch {manager.epoch}, up {output.duration(manager.uptime_ms)}, version {manager.version}"
+        f"epoch {manager.epoch}, up {numbers.duration(manager.uptime_ms)}, version {manager.version}"
     )
     return [
         (head,),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from busbar.bus.acl import NODE
 
-from .. import output
+from .. import numbers, output
 from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
@@ -138,7 +138,7 @@ def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
     text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
     if output.output_format() != "table":
         return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
-    output.say(f"join token, valid once, for {output.duration(valid_s * 1000)}:")
+    output.say(f"join token, valid once, for {numbers.duration(valid_s * 1000)}:")
     output.say(text)
     output.note(
         f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"

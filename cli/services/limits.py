@@ -10,7 +10,8 @@ from typing import Any, Final
 from busbar.bus.broker.limits import LIMITS, USE_FILE, table
 from busbar.bus.clock import SystemClock
 
-from ..output import dump, duration, note, output_format, print_table, say
+from ..numbers import duration
+from ..output import dump, note, output_format, print_table, say
 
 _OLD_S: Final = 15.0
 """A broker writes its use every 5 s; an older report is of one that has ended or is stuck."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -19,7 +19,7 @@ from busbar.bus.contract import OPERATIONS, Operation
 from busbar.bus.decode import MAX_PAYLOAD, convert, digest, encode, parse
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Request, Response, Who
-from busbar.bus.params import Params
+from busbar.bus.params import GetEvents, Params
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
@@ -29,7 +29,8 @@ from ..store import Cause, Store, Tx, files
 from ..store.rows import PrincipalRow
 from . import authorize
 from .operations import CHANGES, READS
-from .operations.base import ChangeContext, ReadContext
+from .operations.base import Asker, ChangeContext, ReadContext
+from .operations.history import note_revisions
 from .read_cache import ReadCache
 from .refusals import Refusals
 
@@ -44,6 +45,11 @@ MAX_TEXT: Final = 1_024
 """Characters of an error's detail and of each pointer."""
 CHANGE_COST: Final = 2.0
 """Rate limit tokens per change: its share of processor time, with commit, event and status."""
+HEAVY_COST: Final = 200.0
+"""Those of an operation that takes as long as many."""
+HEAVY_RATE: Final = 4_000.0
+"""And for each second that it took, as for a search of all events: a caller has a tenth of the loop's time
+for them at most."""
 REPLY_BYTES: Final = 4_096
 """Bytes of a read's reply that cost one more token."""
 AUDIT_LIMIT: Final = 4_096
@@ -168,6 +174,8 @@ class Dispatch:
             raise BusError("payload_too_large", f"{len(payload)} bytes; the limit is {MAX_PAYLOAD}")
         row = OPERATIONS.get(ctx.op)
         cost = CHANGE_COST if row is not None and row.change else 1.0
+        if row is not None and row.heavy:
+            cost = HEAVY_COST
         retry_ms = self._limits.admit(ctx.caller, ctx.received, cost)
         if retry_ms is not None:
             _peek(ctx, payload)
@@ -193,8 +201,14 @@ class Dispatch:
             self._submit(ctx, row, request, principal.oid)
             return
         params = convert(request.params, row.params, "/params")
-        read = partial(READS[row.name], self._responder.read_context(), params)
+        context = self._responder.read_context()
+        if row.heavy:
+            who = Who(principal.name, principal.role, ctx.inbox)
+            context = replace(context, asker=Asker(principal, who, self.quotas))
+        read = partial(READS[row.name], context, params)
         self._answer(ctx, self._cache.result(row.name, params, read))
+        if row.heavy or (isinstance(params, GetEvents) and (params.types or params.object)):
+            self._limits.charge(ctx.caller, (self._clock.monotonic() - ctx.received) * HEAVY_RATE)
 
     def _use_response_topic(self, ctx: RequestContext) -> None:
         """MQTT 5 (contract, section 8): only the caller's own inboxes are allowed."""
@@ -371,7 +385,9 @@ class ChangeJob:
         authorize.check_owner(self.row, principal, self.params, tx)
         authorize.check_version(self.request.expect, self.params, tx)
         context = ChangeContext(tx, who, principal.oid, self.ctx.id, self.dispatch.quotas)
-        return CHANGES[self.row.name](context, self.params)
+        result = CHANGES[self.row.name](context, self.params)
+        note_revisions(tx, principal, self.row.name, self.ctx.id)
+        return result
 
 
 def without_definition(result: object) -> object:

@@ -66,6 +66,16 @@ class StateCache:
         self._lost_before: frozenset[str] = frozenset()
         self._on_node_removed: list[Callable[[str], None]] = []
 
+    def fork(self, reads: Reads, memory: NodeMemory, clock: Clock) -> StateCache:
+        """An empty cache of another store's rows that knows which nodes were lost when listening began."""
+        other = StateCache(reads, memory, clock, self._max_packet)
+        other.take_lost_before(self._listening_since, self._lost_before)
+        return other
+
+    def take_lost_before(self, listening_since: float | None, nodes: frozenset[str]) -> None:
+        """These nodes (oids) were lost when listening began."""
+        self._listening_since, self._lost_before = listening_since, nodes
+
     def on_node_removed(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the oid of every node whose row is gone."""
         self._on_node_removed.append(listener)
@@ -335,6 +345,7 @@ class StateCache:
             lost_before=oid in self._lost_before and not heard_once,
             draining=row.draining is not None,
             drain_note=row.drain_note,
+            cordoned=row.cordoned is not None,
             applied=row.applied_version >= row.assignment_version,
             refuses=row.refuses,
             refuses_since=memory.refuses_since(oid, row.refuses is not None),

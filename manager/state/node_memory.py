@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -70,6 +71,20 @@ class NodeMemory:
         self.listening_since = now
         grace = GRACE * self._timing.lost_after * self._timing.heartbeat
         self._timing = replace(self._timing, grace_until=now + grace)
+
+    def fork(self, clock: Clock) -> NodeMemory:
+        """A copy with a clock of its own, for what is only tried."""
+        other = copy(self)
+        other.detach(clock)
+        return other
+
+    def detach(self, clock: Clock) -> None:
+        """Part from what this is a copy of."""
+        self._clock = clock
+        self._nodes = {oid: replace(node) for oid, node in self._nodes.items()}
+        self._stats, self._since = dict(self._stats), dict(self._since)
+        self._none_ready, self._failing = dict(self._none_ready), dict(self._failing)
+        self._avoided = dict(self._avoided)
 
     # --- nodes
 

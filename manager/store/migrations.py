@@ -138,6 +138,23 @@ CREATE TABLE node_schemas (
 """
 
 
+_MANAGED_BY = """
+ALTER TABLE clusters ADD COLUMN managed_by TEXT;
+ALTER TABLE members ADD COLUMN managed_by TEXT;
+ALTER TABLE workergroups ADD COLUMN managed_by TEXT;
+ALTER TABLE principals ADD COLUMN managed_by TEXT;
+"""
+
+
+_HISTORY = """
+CREATE TABLE cluster_revisions (
+  cluster_oid TEXT NOT NULL REFERENCES clusters(oid) ON DELETE CASCADE, revision INTEGER NOT NULL,
+  time INTEGER NOT NULL, caller TEXT NOT NULL, caller_oid TEXT, op TEXT NOT NULL, request_id TEXT,
+  definition TEXT NOT NULL, PRIMARY KEY (cluster_oid, revision)
+) STRICT, WITHOUT ROWID;
+"""
+
+
 def _run(db: Database, script: str) -> None:
     for statement in script.split(";"):
         if statement.strip():
@@ -248,6 +265,18 @@ def node_members(db: Database) -> None:
 
 
 @migrations()
-def events_by_topic(db: Database) -> None:
-    """The events of an object, whose topics name it."""
-    db.execute("CREATE INDEX events_topic ON events(topic)")
+def managed_by(db: Database) -> None:
+    """Which file has created an object."""
+    _run(db, _MANAGED_BY)
+
+
+@migrations()
+def cluster_history(db: Database) -> None:
+    """What clusters were to be, revision by revision."""
+    _run(db, _HISTORY)
+
+
+@migrations()
+def node_cordoned(db: Database) -> None:
+    """Why a node takes no new workers."""
+    db.execute("ALTER TABLE nodes ADD COLUMN cordoned TEXT")

@@ -11,9 +11,11 @@ from busbar.bus.decode import encode
 from busbar.bus.messages import MeshSeen
 
 from . import sql
+from .event_query import EventsWanted
 from .rows import (
     AssignedRow,
     AuditRow,
+    ClusterRevisionRow,
     ClusterRow,
     GroupRow,
     MemberRow,
@@ -117,6 +119,16 @@ class Queries:
         found = self._rows(sql.FULLEST_NODE, cluster_oid, above, peer)
         return (str(found[0][0]), int(found[0][1])) if found else ("", 0)
 
+    def cluster_revisions(self, cluster_oid: str, before: int | None, limit: int) -> list[ClusterRevisionRow]:
+        """A cluster's revisions before one, the last first."""
+        where = "WHERE cluster_oid = ? AND revision < ? ORDER BY revision DESC LIMIT ?"
+        return self._all(sql.CLUSTER_REVISIONS, where, cluster_oid, _least(before), limit)
+
+    def cluster_revision(self, cluster_oid: str, revision: int) -> ClusterRevisionRow | None:
+        return self._one(
+            sql.CLUSTER_REVISIONS, "WHERE cluster_oid = ? AND revision = ?", cluster_oid, revision
+        )
+
     # --- members
 
     def member(self, cluster_oid: str, node_oid: str) -> MemberRow | None:
@@ -124,6 +136,10 @@ class Queries:
 
     def members(self, cluster_oid: str) -> list[MemberRow]:
         return self._all(sql.MEMBERS, "WHERE cluster_oid = ? ORDER BY node_oid", cluster_oid)
+
+    def member_limits(self, cluster_oid: str) -> list[tuple[str, int | None, int | None]]:
+        """(node, hardlimit, softlimit) of a cluster's members, by name."""
+        return self._rows(sql.MEMBER_LIMITS, cluster_oid)
 
     def all_members(self) -> list[MemberRow]:
         return self._all(sql.MEMBERS, "ORDER BY cluster_oid, node_oid")
@@ -225,21 +241,44 @@ class Queries:
         """How many `clusters`, paired `nodes`, or `groups` in its clusters a principal owns or owned."""
         return int(self._rows(sql.OWNED[kind], oid)[0][0])
 
-    def audit_rows(self, before: int | None, limit: int) -> list[AuditRow]:
-        """Changes, the last first, of those with a smaller id than `before`."""
-        return self._all(sql.AUDIT, "WHERE id < ? ORDER BY id DESC LIMIT ?", _least(before), limit)
+    def audit_rows(
+        self,
+        before: int | None,
+        limit: int,
+        caller: str | None = None,
+        op: str | None = None,
+        newer_ns: int | None = None,
+    ) -> list[AuditRow]:
+        """Changes, the last first, of those with a smaller id than `before`; where given: of a caller, of an
+        operation, since a time (nanoseconds since 1970)."""
+        return self._all(sql.AUDIT, sql.AUDIT_WANTED, _least(before), caller, op, newer_ns, limit)
 
-    def refusals(self, before: int | None, limit: int) -> list[RefusalRow]:
-        """Refused requests, the last first, of those with a smaller id than `before`."""
-        return self._all(sql.REFUSALS, "WHERE id < ? ORDER BY id DESC LIMIT ?", _least(before), limit)
+    def refusals(
+        self,
+        before: int | None,
+        limit: int,
+        caller: str | None = None,
+        op: str | None = None,
+        newer_ns: int | None = None,
+    ) -> list[RefusalRow]:
+        """As `audit_rows`, refused requests."""
+        return self._all(sql.REFUSALS, sql.REFUSALS_WANTED, _least(before), caller, op, newer_ns, limit)
 
     def events(self, since: int, limit: int) -> list[bytes]:
         """Stored events (JSON) after a sequence, oldest first."""
         return [row[0] for row in self._rows(sql.EVENTS_SINCE, since, limit)]
 
-    def events_on(self, topic: str, limit: int) -> list[tuple[int, int, bytes]]:
-        """(sequence, nanoseconds since 1970, JSON) of the last events on a topic, the last first."""
-        return self._rows(sql.EVENTS_ON, topic, limit)
+    def events_wanted(self, wanted: EventsWanted) -> list[bytes]:
+        """Stored events (JSON) that a filter wants, oldest first."""
+        statement, *values = wanted.query()
+        found = [row[0] for row in self._rows(str(statement), *values)]
+        return found[::-1] if wanted.last else found
+
+    def events_on(self, topics: Sequence[str], within: int, each: int) -> list[tuple[int, int, bytes]]:
+        """(sequence, nanoseconds since 1970, JSON) of the last events on each topic, oldest first.
+
+        At most `each` per topic, of the last `within` of all."""
+        return self._rows(sql.EVENTS_ON, within, sql.to_json(topics), each)
 
     def events_of_request(self, request_id: str, within: int, limit: int) -> list[tuple[int, int, bytes]]:
         """As `events_on`, those of the last `within` that a request caused, oldest first."""

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 class NodeRow(Struct, frozen=True, gc=False):
     """A node that is or was paired: the manager's verdict, and the node's last report.
 
-    `draining` says why it is drained (None: it is not), `drain_note` the progress.
+    `draining` says why it is drained (None: it is not), `drain_note` the progress; `cordoned` why it takes
+    no new workers (None: it does).
     """
 
     oid: str
@@ -60,6 +61,8 @@ class NodeRow(Struct, frozen=True, gc=False):
         """Whether an agent may have an assignment of it: then its versions must go on."""
         return self.heard or self.boot is not None or self.applied_epoch > 0 or self.applied_version > 0
 
+    cordoned: str | None = None
+
 
 class ClusterRow(Struct, frozen=True, gc=False):
     """A router cluster. `who` and `request_id` are those of the last start or stop."""
@@ -78,6 +81,8 @@ class ClusterRow(Struct, frozen=True, gc=False):
     request_id: str | None
     changed: int
     version: int
+    managed_by: str | None = None
+    """The file that has created it (its `owner`); here and below None: none has."""
 
 
 class MemberRow(Struct, frozen=True, gc=False):
@@ -88,6 +93,7 @@ class MemberRow(Struct, frozen=True, gc=False):
     hardlimit: int | None
     softlimit: int | None
     changed: int
+    managed_by: str | None = None
 
 
 class GroupRow(Struct, frozen=True, gc=False):
@@ -121,6 +127,7 @@ class GroupRow(Struct, frozen=True, gc=False):
     stop_ordered: bool = False
     mesh: bool = False
     """Whether its workers are told of each other."""
+    managed_by: str | None = None
 
 
 class WorkerRow(Struct, frozen=True, gc=False):
@@ -173,6 +180,7 @@ class PrincipalRow(Struct, frozen=True, gc=False):
     role: str
     changed: int
     reused: bool = False
+    managed_by: str | None = None
 
 
 class OutboxRow(Struct, frozen=True, gc=False):
@@ -248,3 +256,16 @@ class RefusalRow(Struct, frozen=True, gc=False):
     def after(self, earlier: RefusalRow) -> RefusalRow:
         """Both together."""
         return replace(self, first=earlier.first, count=self.count + earlier.count)
+
+
+class ClusterRevisionRow(Struct, frozen=True, gc=False):
+    """What a cluster was to be from `time` on, as JSON (`bus.definitions.ClusterSpec`), and by whom."""
+
+    cluster_oid: str
+    revision: int
+    time: int
+    caller: str
+    caller_oid: str | None
+    op: str
+    request_id: str | None
+    definition: str

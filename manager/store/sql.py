@@ -119,6 +119,7 @@ PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
 AUDIT: Final = Table("audit", rows.AuditRow, {})
 REFUSALS: Final = Table("refusals", rows.RefusalRow, {})
+CLUSTER_REVISIONS: Final = Table("cluster_revisions", rows.ClusterRevisionRow, {})
 OUTBOX: Final = Table("outbox", rows.OutboxRow, {"retain": bool})
 
 
@@ -199,6 +200,11 @@ AND (g.cluster_oid = mine.cluster_oid OR g.status NOT IN ('STOPPED', 'PAUSED'))
 WHERE mine.cluster_oid = ?1 AND g.mesh
 ) GROUP BY name ORDER BY 2 DESC, 1 LIMIT 1
 """
+MEMBER_LIMITS: Final = """
+SELECT n.name, m.hardlimit, m.softlimit FROM members m JOIN nodes n ON n.oid = m.node_oid
+WHERE m.cluster_oid = ? ORDER BY n.name
+"""
+CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid = ? AND revision <= ?"
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
@@ -243,7 +249,24 @@ EPOCH_FLOOR: Final = (
 )
 LAST_SEQUENCE: Final = "SELECT coalesce(max(sequence), 0) FROM events"
 EVENTS_SINCE: Final = "SELECT payload FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
-EVENTS_ON: Final = "SELECT sequence, time, payload FROM events WHERE topic = ? ORDER BY sequence DESC LIMIT ?"
+NEWER_THAN: Final = "coalesce((SELECT {0} FROM {1} WHERE {2} < {3} ORDER BY {0} DESC LIMIT 1), 0)"
+"""The number of the last row before a time: only what is newer is looked at."""
+_ASKED: Final = "id < ?1 AND (?2 IS NULL OR caller = ?2) AND (?3 IS NULL OR op = ?3)"
+AUDIT_WANTED: Final = (
+    f"WHERE {_ASKED} AND (?4 IS NULL OR id > {NEWER_THAN.format('id', 'audit', 'time', '?4')})"
+    " ORDER BY id DESC LIMIT ?5"
+)
+REFUSALS_WANTED: Final = f"WHERE {_ASKED} AND (?4 IS NULL OR last >= ?4) ORDER BY id DESC LIMIT ?5"
+
+
+EVENTS_ON: Final = """
+SELECT sequence, time, payload FROM events WHERE sequence IN (
+ SELECT sequence FROM (
+  SELECT sequence, row_number() OVER (PARTITION BY topic ORDER BY sequence DESC) AS nth FROM events
+  WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND topic IN (SELECT value FROM json_each(?2))
+ ) WHERE nth <= ?3
+) ORDER BY sequence
+"""
 EVENTS_OF_REQUEST: Final = """
 SELECT sequence, time, payload FROM events
 WHERE sequence > (SELECT max(sequence) FROM events) - ?1 AND instr(payload, ?2) ORDER BY sequence LIMIT ?3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from busbar.bus import contract
 from busbar.bus.clock import rfc3339
@@ -18,7 +18,17 @@ from . import sql
 from .append_buffer import AppendBuffer
 from .changes import MONITOR, Cause, Changes
 from .reads import Queries
-from .rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, RefusalRow, StoredReply, WorkerRow
+from .rows import (
+    ClusterRevisionRow,
+    ClusterRow,
+    GroupRow,
+    MemberRow,
+    NodeRow,
+    PrincipalRow,
+    RefusalRow,
+    StoredReply,
+    WorkerRow,
+)
 from .sqlite import Database
 
 T = TypeVar("T")
@@ -150,6 +160,11 @@ class Tx(Queries):
         self.changes.clusters.add(cluster.oid)
         self.clear_status(cluster.name, "routercluster", cluster.name)
 
+    def add_cluster_revision(self, row: ClusterRevisionRow, kept: int) -> None:
+        """Add a cluster's next revision, and delete all but the last so many."""
+        self.db.execute(sql.CLUSTER_REVISIONS.insert, sql.CLUSTER_REVISIONS.cells(row))
+        self.db.execute(sql.CLUSTER_REVISIONS_DROP, (row.cluster_oid, row.revision - kept))
+
     def insert_member(self, row: MemberRow) -> None:
         self.db.execute(sql.MEMBERS.insert, sql.MEMBERS.cells(row))
         self._touch_member(row)
@@ -262,6 +277,17 @@ class Tx(Queries):
         self.changes.clusters.update(row[0] for row in clusters)
         self.changes.nodes.update(row[0] for row in nodes)
         return len(clusters), len(nodes)
+
+    def set_managed_by(
+        self, table: Literal["clusters", "workergroups", "principals"], oid: str, owner: str
+    ) -> None:
+        """Note which file has created an object."""
+        self.db.execute(f"UPDATE {table} SET managed_by = ? WHERE oid = ?", (owner, oid))
+
+    def set_member_managed_by(self, cluster_oid: str, node_oid: str, owner: str) -> None:
+        """As `set_managed_by`, of a membership."""
+        statement = "UPDATE members SET managed_by = ? WHERE cluster_oid = ? AND node_oid = ?"
+        self.db.execute(statement, (owner, cluster_oid, node_oid))
 
     # --- events and messages
 

@@ -312,6 +312,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("op", sorted(REFERENCES))
 def test_unknown_objects(lab: Lab, op: str) -> None:
     more: dict[str, Any] = {"workergroup": {"scale": 1}} if op.startswith("add_routercluster_w") else {}
+    more |= {"revision": 1} if "revision" in OPERATIONS[op].params.__struct_fields__ else {}
     more |= {"scale": 1} if op.startswith("scale_") else {}
     more |= {op.rpartition("_")[2]: {}} if op.startswith("update_") else {}
     assert lab.alice.code(op, {**REFERENCES[op], **more}) == "no_such_object"

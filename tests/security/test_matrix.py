@@ -59,7 +59,10 @@ def may_read(actor: str, topic: str) -> bool:
     own = [f"{R}/response/{actor}/+", f"{R}/manager/+/state"]
     own += [f"{R}/node/{actor}/{leaf}" for leaf in ("state", "assignment", "command")]
     if actor in PERSONS:
-        own += [f"{R}/{tail}" for tail in ("status/#", "event/#", "node/+/state", "node/+/log/+")]
+        own += [
+            f"{R}/{tail}"
+            for tail in ("status/#", "event/#", "node/+/state", "node/+/reported", "node/+/log/+")
+        ]
     return actor == "manager" or any(matches(pattern, topic) for pattern in own)
 
 
@@ -253,6 +256,7 @@ for _person in PERSONS:
             "event/#",
             "event/+/worker/+/+",
             "node/+/state",
+            "node/+/reported",
             "node/+/log/+",
         )
     } | {"busbar/v1/+/status/#", "busbar/v1/+/node/+/state"}

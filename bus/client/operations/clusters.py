@@ -196,6 +196,63 @@ class ClusterOperations(Operations):
         params = p.StatCluster(routercluster_oid=routercluster_oid, limit=limit, after=after)
         return await self._operate("stat_routercluster", params, p.Stat, timeout)
 
+    async def list_routercluster_revisions(
+        self,
+        *,
+        routercluster_oid: str,
+        limit: int = 20,
+        after: int | None = None,
+        timeout: float | None = None,
+    ) -> list[p.Revision]:
+        """List what a cluster was to be, revision by revision, with who and when.
+
+        `after`: the number of the last entry of the page before; the newest come first.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.ListRevisions(routercluster_oid=routercluster_oid, limit=limit, after=after)
+        return await self._operate("list_routercluster_revisions", params, list[p.Revision], timeout)
+
+    async def get_routercluster_revision(
+        self,
+        *,
+        routercluster_oid: str,
+        revision: int,
+        timeout: float | None = None,
+    ) -> p.RevisionDetail:
+        """Return one revision of a cluster with its definition.
+
+        One revision of a cluster.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.RevisionRef(routercluster_oid=routercluster_oid, revision=revision)
+        return await self._operate("get_routercluster_revision", params, p.RevisionDetail, timeout)
+
+    async def rollback_routercluster(
+        self,
+        *,
+        routercluster_oid: str,
+        revision: int,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Applied:
+        """Make a cluster what it was to be at a revision: all of it, or nothing; it rolls like an update.
+
+        One revision of a cluster.
+
+        Raises:
+            BusError: `no_such_object`, `invalid_configuration`, `quota_exceeded`, `not_stopped`, or what
+                any operation answers.
+        """
+        params = p.RevisionRef(routercluster_oid=routercluster_oid, revision=revision)
+        return await self._operate(
+            "rollback_routercluster", params, p.Applied, timeout, expect_version, request_id
+        )
+
     async def add_routercluster_node(
         self,
         *,

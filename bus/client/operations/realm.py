@@ -131,6 +131,41 @@ class RealmOperations(Operations):
         params = p.NodeRef(node_oid=node_oid)
         return await self._operate("undrain_node", params, p.Node, timeout, expect_version, request_id)
 
+    async def cordon_node(
+        self,
+        *,
+        node_oid: str,
+        reason: str | None = None,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Node:
+        """Let a node take no new workers; those on it stay.
+
+        `reason` is for people: it stands in the node's status while it is cordoned.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.CordonNode(node_oid=node_oid, reason=reason)
+        return await self._operate("cordon_node", params, p.Node, timeout, expect_version, request_id)
+
+    async def uncordon_node(
+        self,
+        *,
+        node_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Node:
+        """Let a cordoned node take workers again.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.NodeRef(node_oid=node_oid)
+        return await self._operate("uncordon_node", params, p.Node, timeout, expect_version, request_id)
+
     async def unpair_node(
         self,
         *,
@@ -153,16 +188,33 @@ class RealmOperations(Operations):
         *,
         since: int | str = 0,
         limit: int = 100,
+        types: list[str] | None = None,
+        object: str | None = None,
+        within_ms: int | None = None,
+        before: int | str | None = None,
+        last: bool = False,
         timeout: float | None = None,
     ) -> list[Event]:
         """Return stored events after a sequence number.
 
-        `since` is a sequence (number or its text form), excluded; `limit` counts events.
+        `since` and `before` are sequences (numbers or their text form), both excluded; `limit` counts
+        events. `types`: such as `worker_failed`. `object`: a cluster with all that is in it, or a node, a
+        principal or a manager (`edge`); a worker group or a worker (`edge/web-1`); or an oid.
+        `within_ms`: not older than that. `last`: the last of those that match, instead of the first;
+        oldest first all the same.
 
         Raises:
             BusError: what any operation answers.
         """
-        params = p.GetEvents(since=since, limit=limit)
+        params = p.GetEvents(
+            since=since,
+            limit=limit,
+            types=types,
+            object=object,
+            within_ms=within_ms,
+            before=before,
+            last=last,
+        )
         return await self._operate("get_events", params, list[Event], timeout)
 
     async def explain(
@@ -199,23 +251,72 @@ class RealmOperations(Operations):
         params = p.GetDefinitions(clusters=clusters)
         return await self._operate("get_definitions", params, dict[str, Any], timeout)
 
+    async def plan_changes(
+        self,
+        *,
+        desired: dict[str, Any],
+        prune: bool = False,
+        stop: bool = False,
+        timeout: float | None = None,
+    ) -> p.Plan:
+        """Say what applying a document would change, and which workers that touches; changes nothing.
+
+        `desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and
+        the document no longer names; `stop`: what of it is not stopped is told to, instead of being
+        refused.
+
+        Raises:
+            BusError: what any operation answers.
+        """
+        params = p.PlanChanges(desired=desired, prune=prune, stop=stop)
+        return await self._operate("plan_changes", params, p.Plan, timeout)
+
+    async def apply_changes(
+        self,
+        *,
+        desired: dict[str, Any],
+        fence: dict[str, int],
+        prune: bool = False,
+        stop: bool = False,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Applied:
+        """Make the realm as a document says, as planned: all of it, or nothing.
+
+        As `plan_changes`. `fence` is that of the plan: by pointer the version of each object, 0 where
+        there is none.
+
+        Raises:
+            BusError: `no_such_object`, `invalid_configuration`, `already_exists`, `quota_exceeded`,
+                `not_stopped`, `cannot_start`, `cannot_stop`, or what any operation answers.
+        """
+        params = p.ApplyChanges(desired=desired, fence=fence, prune=prune, stop=stop)
+        return await self._operate("apply_changes", params, p.Applied, timeout, expect_version, request_id)
+
     async def list_audit(
         self,
         *,
         refused: bool = False,
         limit: int = 100,
         after: str | None = None,
+        caller: str | None = None,
+        operation: str | None = None,
+        within_ms: int | None = None,
         timeout: float | None = None,
     ) -> list[p.AuditEntry]:
         """List changes, or refused requests, the last first.
 
         `refused`: the refused requests instead of the changes. `after`: the `id` of the last entry of the
-        page before; the newest come first.
+        page before; the newest come first. All filters given must hold; `within_ms`: not older than that,
+        of folded refusals the last.
 
         Raises:
             BusError: what any operation answers.
         """
-        params = p.ListAudit(refused=refused, limit=limit, after=after)
+        params = p.ListAudit(
+            refused=refused, limit=limit, after=after, caller=caller, operation=operation, within_ms=within_ms
+        )
         return await self._operate("list_audit", params, list[p.AuditEntry], timeout)
 
     async def get_manager(

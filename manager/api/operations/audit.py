@@ -16,9 +16,12 @@ MAX_PARAMS: Final = 1_024
 
 def list_audit(ctx: ReadContext, params: p.ListAudit) -> list[p.AuditEntry]:
     before = None if params.after is None else int(params.after)
+    newer = None if params.within_ms is None else ctx.now_ns - params.within_ms * 1_000_000
     if params.refused:
-        return [_refusal(row) for row in ctx.reads.refusals(before, params.limit)]
-    return [_change(row) for row in ctx.reads.audit_rows(before, params.limit)]
+        rows = ctx.reads.refusals(before, params.limit, params.caller, params.operation, newer)
+        return [_refusal(row) for row in rows]
+    found = ctx.reads.audit_rows(before, params.limit, params.caller, params.operation, newer)
+    return [_change(row) for row in found]
 
 
 def _change(row: AuditRow) -> p.AuditEntry:

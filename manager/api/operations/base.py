@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from busbar.bus.errors import BusError, no_such
 from busbar.bus.messages import Who
+from busbar.bus.plans import WorkerStep
 from busbar.bus.roles import OWNER
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import Topics
@@ -17,7 +18,9 @@ from ...quotas import Quotas
 from ...state.node_memory import WorkerStat
 from ...store import Reads, Tx
 from ...store.reads import Queries
-from ...store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, WorkerRow
+from ...store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, WorkerRow
+
+T = TypeVar("T")
 
 
 class Observations(Protocol):
@@ -55,9 +58,26 @@ class ManagerIdentity:
     conditions: Callable[[], list[str]]
 
 
+class Rehearse(Protocol):
+    """Tries a change on a copy of the state; nothing of it is stored or sent."""
+
+    def __call__(self, change: Callable[[Tx], tuple[T, bool]]) -> tuple[T, list[WorkerStep], bool]:
+        """What `change` returns and, where it says so, what would happen to workers, and if that is all."""
+        ...
+
+
+class Asker(NamedTuple):
+    """Who asks, for reads that depend on it."""
+
+    principal: PrincipalRow
+    who: Who
+    quotas: Quotas
+
+
 @dataclass(frozen=True, slots=True)
 class ReadContext:
-    """What a read may use. `now` is monotonic seconds, `now_ns` the wall clock."""
+    """What a read may use. `now` is monotonic seconds, `now_ns` the wall clock. `asker` is set for heavy
+    operations alone."""
 
     reads: Reads
     observed: Observations
@@ -67,6 +87,8 @@ class ReadContext:
     topics: Topics
     snapshot: Callable[[], Snapshot]
     """What the monitor decides upon, as of the last commit; not to be called within `reads.consistent`."""
+    rehearse: Rehearse | None = None
+    asker: Asker | None = None
 
     def since_ms(self, oid: str, changed_ns: int) -> int:
         """Milliseconds in the present status; since the last change if its begin was not observed."""

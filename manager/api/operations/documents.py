@@ -47,7 +47,7 @@ def present(
 ) -> Definitions:
     """The document of these clusters and principals, and of all nodes; without principals, the clusters'."""
     names = {oid: name for oid, name, status in store.node_keys() if status != NodeStatus.UNPAIRED}
-    specs = {row.name: cluster_spec(store, row, names) for row in clusters}
+    specs = {row.name: cluster_spec(store, row) for row in clusters}
     roles = {row.name: PrincipalSpec(row.role) for row in principals or ()}  # type: ignore[arg-type]
     members = {name for spec in specs.values() for name in spec.nodes}
     nodes = {row.name: NodeSpec(row.labels) for row in store.nodes() if row.oid in names}
@@ -56,9 +56,8 @@ def present(
     return Definitions(1, None, specs, nodes, roles)
 
 
-def cluster_spec(store: Queries, row: ClusterRow, names: dict[str, str]) -> ClusterSpec:
-    """What a cluster is to be, in its normal form. `names`: those of the paired nodes, by oid."""
-    members = store.members(row.oid)
+def cluster_spec(store: Queries, row: ClusterRow) -> ClusterSpec:
+    """What a cluster is to be, in its normal form."""
     return normal_cluster(
         ClusterSpec(
             running=row.status in STARTED,
@@ -66,17 +65,14 @@ def cluster_spec(store: Queries, row: ClusterRow, names: dict[str, str]) -> Clus
             description=row.description,
             tags=row.tags,
             transport=row.transport,
-            nodes={
-                names[each.node_oid]: MemberSpec(each.hardlimit, each.softlimit)
-                for each in members
-                if each.node_oid in names
-            },
-            groups={group.name: _group_spec(group) for group in store.groups_of(row.oid)},
+            nodes={name: MemberSpec(hard, soft) for name, hard, soft in store.member_limits(row.oid)},
+            groups={group.name: group_spec(group) for group in store.groups_of(row.oid)},
         )
     )
 
 
-def _group_spec(row: GroupRow) -> GroupSpec:
+def group_spec(row: GroupRow) -> GroupSpec:
+    """What a group is to be, with everything written out."""
     return GroupSpec(
         scale=row.scale,
         runtime=row.runtime,
@@ -86,7 +82,7 @@ def _group_spec(row: GroupRow) -> GroupSpec:
         lost_after=row.lost_after,
         start_deadline=row.start_deadline,
         mesh=row.mesh,
-        stopped=row.stop_ordered,
+        stopped=row.stop_ordered or None,
         strategy=Strategy(row.max_unavailable, row.max_surge),
         transport=row.transport,
     )

@@ -27,7 +27,9 @@ from .base import ChangeHandler, ReadContext, ReadHandler
 
 WITHIN: Final = 10_000
 """The last changes, refusals and events among which a request is looked for."""
-NODE_VERBS: Final = ("late", "lost", "offline", "unpaired", "draining")
+EVENTS_WITHIN: Final = 50_000
+"""The last events among which those of an object are looked for: some 15 ms."""
+NODE_VERBS: Final = ("late", "lost", "offline", "unpaired", "draining", "cordoned")
 """The events of a node that tell why it takes no workers."""
 _PENDING: Final = frozenset({WorkerState.PENDING, WorkerState.UNKNOWN, WorkerState.STOPPED})
 _decode = msgspec.json.Decoder(Event).decode
@@ -94,29 +96,40 @@ _FIND: Final[dict[str, Callable[[ReadContext, str], Any]]] = {
 
 
 class _Gatherer:
-    """The events of objects, each read once."""
+    """The objects whose events are told; `events` reads those of all of them at once."""
 
     def __init__(self, ctx: ReadContext) -> None:
         self._ctx = ctx
-        self.events: dict[str, list[Past]] = {}
+        self._topics: list[str] = []
+        self._oids: set[str] = set()
 
     def add(
-        self, kind: str, cluster: str, row: ClusterRow | GroupRow | WorkerRow | NodeRow, limit: int = HISTORY
+        self,
+        kind: str,
+        cluster: str,
+        row: ClusterRow | GroupRow | WorkerRow | NodeRow,
+        verbs: Iterable[str] = (),
     ) -> None:
-        """The last events of an object; a former one of the same name has another oid."""
-        verbs = EVENTS[kind] if limit > 1 else NODE_VERBS
-        topics = [self._ctx.topics.event(cluster, kind, row.name, verb) for verb in verbs]
-        found = [item for topic in topics for item in self._ctx.reads.events_on(topic, limit)]
-        pasts = [past for item in sorted(found) if (past := past_of(*item)).data.get("oid") == row.oid]
-        self.events[row.oid] = pasts
+        """An object; `verbs`: only these events of it."""
+        event = self._ctx.topics.event
+        self._topics += [event(cluster, kind, row.name, verb) for verb in verbs or EVENTS[kind]]
+        self._oids.add(row.oid)
 
-    def nodes(self, oids: Iterable[str | None], limit: int = 1) -> dict[str, NodeRow]:
-        """Nodes with their events."""
+    def nodes(self, oids: Iterable[str | None]) -> dict[str, NodeRow]:
+        """Nodes, with the events that tell why they take no workers."""
         rows = {row.oid: row for row in self._ctx.reads.nodes_of_any({oid for oid in oids if oid})}
         for row in rows.values():
-            if row.oid not in self.events:
-                self.add("node", NO_CLUSTER, row, limit)
+            self.add("node", NO_CLUSTER, row, NODE_VERBS)
         return rows
+
+    def events(self) -> dict[str, list[Past]]:
+        """By oid, oldest first; a former object of the same name has another oid."""
+        found: dict[str, list[Past]] = {}
+        for item in self._ctx.reads.events_on(self._topics, EVENTS_WITHIN, HISTORY):
+            past = past_of(*item)
+            if (oid := past.data.get("oid")) in self._oids:
+                found.setdefault(str(oid), []).append(past)
+        return found
 
 
 def past_of(sequence: int, time_ns: int, payload: bytes) -> Past:
@@ -168,7 +181,7 @@ def _worker(ctx: ReadContext, snapshot: Snapshot, row: WorkerRow) -> p.Explanati
         group=group,
         worker=row,
         nodes=gather.nodes([*own, *more]),
-        events=gather.events,
+        events=gather.events(),
     )
     return _told(ctx, "worker", f"{cluster.name}/{row.name}", row.oid, row.state, explain_worker(scene))
 
@@ -184,7 +197,7 @@ def _group(ctx: ReadContext, snapshot: Snapshot, row: GroupRow) -> p.Explanation
         group=group,
         nodes=gather.nodes([*(worker.node_oid for worker in late), *_members(ctx, cluster)]),
         workers=workers,
-        events=gather.events,
+        events=gather.events(),
         unaccepted=unaccepted_condition(ctx.reads, group, group.transport or cluster.transport),
     )
     name = f"{cluster.name}/{group.name}"
@@ -203,16 +216,15 @@ def _cluster(ctx: ReadContext, snapshot: Snapshot, row: ClusterRow) -> p.Explana
         nodes=gather.nodes(_members(ctx, row)),
         groups=groups,
         workers=ctx.reads.workers_in(row.oid),
-        events=gather.events,
+        events=gather.events(),
     )
     return _told(ctx, "routercluster", row.name, row.oid, row.status, explain_cluster(scene))
 
 
 def _node(ctx: ReadContext, snapshot: Snapshot, row: NodeRow) -> p.Explanation:
-    gather = _Gatherer(ctx)
-    nodes = gather.nodes([row.oid], HISTORY)
-    workers = ctx.reads.workers_on(row.oid)
-    scene = Scene(snapshot, ctx.now, node=row, nodes=nodes, workers=workers, events=gather.events)
+    gather, workers = _Gatherer(ctx), ctx.reads.workers_on(row.oid)
+    gather.add("node", NO_CLUSTER, row)
+    scene = Scene(snapshot, ctx.now, node=row, nodes={row.oid: row}, workers=workers, events=gather.events())
     return _told(ctx, "node", row.name, row.oid, row.status, explain_node(scene))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from busbar.bus import params as p
+from busbar.bus.clock import rfc3339
 
 from .base import ChangeHandler, ReadContext, ReadHandler
 
@@ -27,6 +28,7 @@ def get_manager(ctx: ReadContext, params: p.NoParams) -> p.ManagerInfo:
         brake=ctx.observed.hold,
         limits=dict(identity.limits),
         conditions=identity.conditions(),
+        time=rfc3339(ctx.now_ns),
     )
 
 

@@ -238,6 +238,12 @@ def test_principals_and_their_roles(up: Stack) -> None:
     up.ok("broker", "remove-account", "alice")
 
 
+def test_the_doctor_finds_nothing_wrong(up: Stack) -> None:
+    found = {check["name"]: check["status"] for check in up.ask("doctor")}
+    assert {"broker", "manager", "acl", "retained", "packet size", "delay", "nodes", "disk"} <= set(found)
+    assert "failed" not in found.values()
+
+
 def test_events_are_listed_and_watched(up: Stack) -> None:
     start = int(up.ask("manager", "show")["sequence"])
     watch = subprocess.Popen(

@@ -82,3 +82,71 @@ def test_logs_of_a_group_go_on_over_restarts_and_moves(up: Stack, tmp_path: Path
     assert "no group or worker" in up.fails(3, "logs", "edge/nobody")
     assert "regular expression" in up.fails(2, "logs", "edge", "--grep", "(")
     assert "say how long ago" in up.fails(2, "logs", "edge", "--since", "yesterday")
+
+
+def test_top_shows_what_is_used(up: Stack) -> None:
+    def used() -> bool:
+        shown = up.ask("top", "-c", "edge")
+        return len(shown["workers"]) == 2 and all(row["rss"] for row in shown["workers"])
+
+    until(used, "the usage of both workers")
+    shown = up.ok("top", "--sort", "name")
+    assert shown.startswith(f"realm {up.realm}: 2 nodes (2 online); 2 workers (2 RUNNING); CPU ")
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("edge/")] == [
+        "edge/web-1",
+        "edge/web-2",
+    ]
+
+
+def test_a_list_that_is_watched_is_printed_again_at_a_change(up: Stack, tmp_path: Path) -> None:
+    told = tmp_path / "list"
+    with running(up, told, "cluster", "list", "--watch", "-o", "json") as process:
+        until(lambda: "edge" in told.read_text(), "the first list")
+        up.ok("cluster", "create", "seen")
+        until(lambda: '"seen"' in told.read_text(), "the list with the new cluster")
+        up.ok("cluster", "delete", "seen")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert "Traceback" not in told.read_text()
+    assert "--watch" not in up.ok("cluster", "create", "--help"), "a change can't be watched"
+
+
+def test_waiting_ends_when_it_is_so_and_at_once_with_the_reason_when_it_fails(up: Stack) -> None:
+    assert up.ok("wait", "cluster", "edge") == "cluster 'edge' is RUNNING\n"
+    assert "is online" in up.ok("wait", "node", "n1")
+    assert up.ask("wait", "group", "edge/web")["ready"] == 2
+    said = up.fails(6, "wait", "worker", "edge/web-1", "--for", "stopped", "--timeout", "0.5")
+    assert "worker 'edge/web-1' is not STOPPED after 0.5 s" in said
+    taken = up.ask("worker", "show", "edge/web-1")["address"].rpartition(":")[2]
+    up.ok("cluster", "create", "bad", "--type", "mqtt", "--port", taken)
+    up.ok("cluster", "add-node", "bad", up.ask("worker", "show", "edge/web-1")["node"])
+    up.ok("group", "add", "bad/web")
+    assert up.ask("wait", "cluster", "bad", "--for", "stopped")["status"] == "STOPPED"
+    up.ok("cluster", "start", "bad")
+    said = up.fails(1, "wait", "worker", "bad/web-1", "--timeout", "30")
+    assert "worker 'bad/web-1' is not RUNNING: " in said and taken in said
+    assert "BACKOFF" in up.ok("wait", "worker", "bad/web-1", "--for", "failed")
+    up.ok("cluster", "delete", "bad", "--stop")
+
+
+def test_a_cordoned_node_keeps_its_workers_and_takes_no_more(up: Stack) -> None:
+    before = up.pids("edge")
+    on = {row["name"]: row["node"] for row in up.ask("worker", "list", "-g", "edge/web")}
+    assert "takes no new workers" in up.ok("node", "cordon", "n1", "--reason", "slow disk")
+    assert up.ask("node", "show", "n1")["cordoned"] == "slow disk"
+    assert "cordoned: slow disk" in up.ok("node", "list") and "cordoned: slow disk" in up.ok("status")
+    up.ok("group", "scale", "edge/web", "4", "--wait")
+    after = {row["name"]: row["node"] for row in up.ask("worker", "list", "-g", "edge/web")}
+    assert {name: after[name] for name in on} == on and {after["web-3"], after["web-4"]} == {"n2"}
+    up.ok("node", "cordon", "n2")
+    up.ok("group", "scale", "edge/web", "5")
+    until(
+        lambda: up.ask("worker", "list", "-g", "edge/web")[-1]["reason"] == "n1 is cordoned; n2 is cordoned",
+        "the reason of the worker without a node",
+    )
+    assert {name: pid for name, pid in up.pids("edge").items() if name in before} == before
+    up.ok("node", "uncordon", "n1")
+    assert "takes workers again" in up.ok("node", "uncordon", "n1"), "once more is no error"
+    until(lambda: up.running("edge", 5), "the fifth worker on the node that takes workers again")
+    up.ok("node", "uncordon", "n2")
+    up.ok("group", "scale", "edge/web", "2", "--wait")

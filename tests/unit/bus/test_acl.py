@@ -55,7 +55,8 @@ def test_may_publish(kind: str, user: str, topic: str, allowed: bool) -> None:
         ("person", "alice", "busbar/v1/+/event/+/worker/+/+", True),
         ("person", "alice", f"{R}/node/+/state", True),
         ("person", "alice", f"{R}/node/n1/log/web-1", True),
-        ("person", "alice", f"{R}/node/+/reported", False),
+        ("person", "alice", f"{R}/node/+/reported", True),
+        ("person", "alice", f"{R}/node/n1/assignment", False),
         ("person", "alice", f"{R}/#", True),
         ("person", "alice", "#", True),
         ("node", "n1", f"{R}/node/n1/assignment", True),
@@ -79,7 +80,8 @@ def test_may_subscribe(kind: str, user: str, wanted: str, allowed: bool) -> None
         ("person", "alice", f"{R}/response/+/cli", {f"{R}/response/alice/cli"}),
         ("person", "alice", f"{R}/status/#", {f"{R}/status/#"}),
         ("person", "alice", f"{R}/node/#", {
-            f"{R}/node/{tail}" for tail in ("+/state", "+/log/+", "alice/assignment", "alice/command")}),
+            f"{R}/node/{tail}" for tail in (
+                "+/state", "+/reported", "+/log/+", "alice/assignment", "alice/command")}),
         ("person", "alice", "+/v1/+/event", {"busbar/v1/lab/event"}),
         ("node", "n1", "#", {
             f"busbar/v1/+/{tail}" for tail in
@@ -149,7 +151,10 @@ def test_mosquitto_gets_the_patterns_of_the_contract() -> None:
         ]
     ]
     assert f"user manager\ntopic readwrite {R}/#\n" in printed
-    reads = "".join(f"topic read {R}/{t}\n" for t in ("status/#", "event/#", "node/+/state", "node/+/log/+"))
+    reads = "".join(
+        f"topic read {R}/{t}\n"
+        for t in ("status/#", "event/#", "node/+/state", "node/+/reported", "node/+/log/+")
+    )
     assert f"user alice\n{reads}" in printed
 
 

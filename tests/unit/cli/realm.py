@@ -116,7 +116,9 @@ class Realm:
 
 def result_of(operation: str, text: Callable[[str], str]) -> Any:
     """A result of an operation's type."""
-    return filled(OPERATIONS[operation].result, text)
+    found = filled(OPERATIONS[operation].result, text)
+    # What is refused makes the command fail.
+    return found | {"refused": []} if operation == "plan_changes" else found
 
 
 class Line:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from busbar.cli import app, lazy
 
 from .realm import OID, leaves
 
+FILE: Final = str(Path(__file__).with_name("definitions.yaml"))
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
     "why": ("edge/web-3",),
@@ -38,6 +40,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "node pair": ("n1",),
     "node drain": ("n1",),
     "node undrain": ("n1",),
+    "node cordon": ("n1",),
+    "node uncordon": ("n1",),
     "node unpair": ("n1",),
     "node forget": ("n1",),
     "worker list": (),
@@ -45,15 +49,24 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "worker restart": (OID,),
     "worker logs": (OID,),
     "logs": (OID,),
-    "event list": (),
+    "event list": ("--type", "worker", "--object", "edge/web-1", "--since", "5m"),
+    "top": (),
+    "wait cluster": ("edge",),
+    "wait group": ("edge/edge",),
+    "wait worker": (OID,),
+    "wait node": ("edge",),
     "event watch": ("--count", "1", "--since", "1"),
     "principal list": (),
     "principal add": ("p1", "viewer"),
     "principal role": ("p1", "viewer"),
     "principal remove": ("p1",),
     "principal transfer": ("p1", "--from", "p2"),
-    "audit": (),
+    "audit": ("--who", "alice", "--op", "add_principal", "--since", "1h"),
+    "history cluster": ("edge",),
+    "rollback cluster": ("edge", "--to", "1"),
     "export": (),
+    "diff": ("-f", FILE),
+    "apply": ("-f", FILE),
     "call": ("get_manager",),
     "manager show": (),
 }
@@ -65,6 +78,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context show": (),
     "context use": ("lab",),
     "context remove": ("lab",),
+    "doctor": (),
     "acl": ("--broker", "mosquitto"),
     "import": ("no-such-file",),
     "validate": ("-f", "no-such-file"),

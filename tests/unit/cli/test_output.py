@@ -11,11 +11,12 @@ import pytest
 import yaml
 from busbar.bus.addresses import IPV4
 from busbar.bus.client.events import cluster_of
+from busbar.bus.contract import EVENTS
 from busbar.bus.messages import Endpoint, Event, Status
 from busbar.bus.params import ManagerInfo, Node, Stat
-from busbar.cli import output, stats
+from busbar.cli import numbers, output, stats
 from busbar.cli.commands import status
-from busbar.cli.commands.event import line
+from busbar.cli.commands.event import line, types_of
 from busbar.cli.context import GlobalOptions, Settings, set_global_options
 from busbar.cli.errors import CliError, ExitCode
 from busbar.cli.services import up_plan
@@ -92,10 +93,37 @@ def test_data_can_not_steer_the_terminal() -> None:
 
 
 def test_units() -> None:
-    spans = [output.duration(ms) for ms in (840, 12_000, 180_000, 18_000_000, 172_800_000)]
+    spans = [numbers.duration(ms) for ms in (840, 12_000, 180_000, 18_000_000, 172_800_000)]
     assert spans == ["840 ms", "12 s", "3 min", "5 h", "2 d"]
-    assert output.duration(None) == ""
-    assert output.size(3 * 2**20) == "3.0 MiB"
+    assert numbers.duration(None) == ""
+    sizes = [
+        numbers.size(count) for count in (999, 640_000, 1_400_000, 27_900_000, 999_700_000, 1_400_000_000)
+    ]
+    assert sizes == ["999 B", "640 kB", "1.4 MB", "28 MB", "1.0 GB", "1.4 GB"]
+    assert [numbers.seconds(value) for value in (0.84, 12.4, 180, None)] == ["0.8 s", "12 s", "3 min", ""]
+    assert [numbers.percent(share) for share in (0.004, 0.12, 1.5, None)] == ["0.4 %", "12 %", "150 %", ""]
+
+
+def test_an_object_is_shown_with_numbers_for_people_and_dumped_with_exact_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = {
+        "name": "web-1",
+        "rss": 27_900_000,
+        "cpu_s": 12.42,
+        "uptime_ms": 180_000,
+        "changed": 1_700_000_000_000_000_000,
+    }
+    output.show_object(shown)
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (told["rss"], told["cpu_s"], told["uptime_ms"]) == ("28 MB", "12 s", "3 min")
+    assert told["changed"] == "2023-11-14T22:13:20.000Z"
+    set_global_options(GlobalOptions(output="json"))
+    try:
+        output.show_object(shown)
+    finally:
+        set_global_options(GlobalOptions())
+    assert json.loads(capsys.readouterr().out) == shown
 
 
 # --- screens -----------------------------------------------------------------------------------------------
@@ -176,6 +204,16 @@ def event(subject: str, **data: Any) -> Event:
     return Event(
         "s-1", "/busbar/lab/s", "1", "busbar.on_worker_failed", subject, "2026-11-22T07:30:00Z", data
     )
+
+
+def test_kinds_of_events_are_all_their_types() -> None:
+    assert types_of(None) is None and types_of(["worker_failed"]) == ["worker_failed"]
+    assert types_of(["group", "busbar.on_node_lost"]) == [
+        *(f"workergroup_{verb}" for verb in EVENTS["workergroup"]),
+        "node_lost",
+    ]
+    with pytest.raises(CliError, match="no event type 'worker_found'"):
+        types_of(["worker_found"])
 
 
 def test_an_event_on_one_line() -> None:

@@ -73,6 +73,8 @@ def a_realm() -> Realm:
         running = status | {"status": "RUNNING", "scale": 3, "ready": 3, "version": 9, "name": name}
         del running["draining"], running["drained"]
         realm.retain(TOPICS.status(cluster, kind, name), running)
+    realm.retain(TOPICS.status("edge", "worker", "edge"), status | {"status": "RUNNING", "name": "edge"})
+    realm.retain(TOPICS.status("_", "node", "edge"), status | {"status": "online", "name": "edge"})
     chunk = filled(messages.LogChunk, hostile) | {"cluster": "edge", "lines": [HOSTILE], "dropped": 2}
 
     def after(operation: str) -> None:

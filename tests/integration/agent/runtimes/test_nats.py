@@ -52,7 +52,11 @@ class Worker:
         self.home, self.folder = home, home.root / name
         wishes = home.runtime.ports_needed(transport)
         self.ports = choose_ports(
-            wishes, home.taken, lambda w, p: bind_error(w.interface, p), offset=os.getpid()
+            # Test processes have neighbouring pids, and choose for several workers before they start any.
+            wishes,
+            home.taken,
+            lambda w, p: bind_error(w.interface, p),
+            offset=os.getpid() * 97,
         )
         home.taken |= set(self.ports.values())
         self.spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)

@@ -58,6 +58,27 @@ async def test_every_way_to_be_refused_is_in_the_audit(tmp_path: Path) -> None:
     bench.store.close()
 
 
+async def test_the_audit_is_filtered_by_caller_operation_and_age(client: Client) -> None:
+    for name, who in (("one", "alice"), ("two", "bob"), ("three", "alice")):
+        await client.cluster(name, who=who)
+    await client.node("n1")
+
+    async def found(**more: Any) -> list[tuple[str, str]]:
+        page = await client.call("vera", "list_audit", more)
+        return [(entry["caller"], entry["operation"]) for entry in page]
+
+    assert await found(caller="bob") == [("bob", "create_routercluster")]
+    assert await found(operation="pair_node") == [("alice", "pair_node")]
+    assert (
+        await found(caller="alice", operation="create_routercluster")
+        == [("alice", "create_routercluster")] * 2
+    )
+    assert len(await found(within_ms=3_600_000)) == 4 and await found(within_ms=0) == []
+    newest = (await client.call("vera", "list_audit", {"caller": "alice", "limit": 1}))[0]
+    assert await found(caller="alice", after=newest["id"]) == [("alice", "create_routercluster")] * 2
+    assert await found(caller="nobody") == [] == await found(refused=True, caller="alice")
+
+
 @pytest.mark.fault(88, "S")
 async def test_refusals_without_end_are_a_few_rows(tmp_path: Path) -> None:
     """One row per hour for the same; a bound for what a caller invents, and one for callers."""

@@ -116,7 +116,13 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "update_routercluster_workergroup": {"workergroup": {}},
         "set_principal_role": {"role": "viewer"},
         "explain": {"object": "nobody"},
+        "get_routercluster_revision": {"revision": 1},
+        "rollback_routercluster": {"revision": 1},
         "get_definitions": {"clusters": ["nobody"]},
+        "apply_changes": {
+            "desired": {"busbar": 1, "clusters": {"edge": {"nodes": {"nobody": {}}}}},
+            "fence": {"/clusters/edge": 0},
+        },
     }.get(op, {})
     error = await client.refused("alice", op, params)
     assert error.code == "no_such_object" and error.pointers
@@ -364,6 +370,7 @@ async def test_roles_and_ownership(client: Client) -> None:
         "update_routercluster": {"routercluster": {}},
         "start_routercluster": {},
         "stop_routercluster": {},
+        "rollback_routercluster": {"revision": 1},
         "delete_routercluster": {},
         "add_routercluster_node": {"node_oid": node["oid"]},
         "remove_routercluster_node": {"node_oid": node["oid"]},
@@ -392,8 +399,8 @@ async def test_a_nodes_owner_is_who_paired_it(client: Client) -> None:
     who = {row["name"]: row["oid"] for row in await client.call("vera", "list_principals")}
     assert node["owner_oid"] == who["bob"]
     owned = {name for name, row in OPERATIONS.items() if row.owned == "node"}
-    assert owned == {"drain_node", "undrain_node", "forget_node"}
-    for op in ("drain_node", "undrain_node"):
+    assert owned == {"drain_node", "undrain_node", "cordon_node", "uncordon_node", "forget_node"}
+    for op in ("drain_node", "undrain_node", "cordon_node", "uncordon_node"):
         error = await client.refused("carol", op, ref)
         assert (error.code, error.pointers) == ("not_authorized", ("/params/node_oid",))
         await client.call("bob", op, ref)

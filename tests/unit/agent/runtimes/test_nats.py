@@ -139,6 +139,8 @@ def test_every_member_of_a_transport() -> None:
             "name": "edge-web",
             "listen": "0.0.0.0:4004",
             "advertise": "n1.example:4004",
+            "ping_interval": "3s",
+            "ping_max": 2,
             "tls": certain,
             "routes": [
                 "nats-route://n1.example:4004",

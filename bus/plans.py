@@ -1,0 +1,107 @@
+"""What a change of many objects would do, and what it did: the results of planning and applying. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from .errors import pointer_step
+
+Action = Literal["create", "update", "delete", "start", "stop"]
+Step = Literal["start", "stop", "move", "restart", "wait", "hold"]
+MAX_MEMBERS: Final = 64
+"""Changed members of one object that a plan names."""
+
+
+class MemberChange(Struct, frozen=True):
+    """A member of an object that would have another value; null: it has none."""
+
+    pointer: str
+    before: Any = None
+    after: Any = None
+
+
+class ObjectChange(Struct, frozen=True):
+    """What would happen to one object. `stop` of what is to be deleted: it is deleted by applying again.
+
+    `owner` is the file that has created it. No more than 64 `members` are named.
+    """
+
+    pointer: str
+    action: Action
+    owner: str | None = None
+    members: list[MemberChange] = msgspec.field(default_factory=list)
+
+
+class WorkerStep(Struct, frozen=True):
+    """What would happen to a worker, `cluster/worker`. Steps of the same `order` go together.
+
+    `node` is where it is then, `before` where it was. `wait`: no node has room; `hold`: its group's update
+    can't go on.
+    """
+
+    order: int
+    worker: str
+    action: Step
+    node: str | None = None
+    before: str | None = None
+    reason: str = ""
+
+
+class Refused(Struct, frozen=True):
+    """A change that is not possible, and why; `code` is that of an error."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class Left(Struct, frozen=True):
+    """An object that the file does not name, and that stays; `owner` is the file that has created it."""
+
+    pointer: str
+    owner: str | None
+
+
+class Plan(Struct, frozen=True):
+    """What applying would do now. `fence` holds the versions that this was planned with (0: no such object).
+
+    `workers` are those touched until the realm is at rest, if every node does what it is told and every
+    worker starts; not `complete`: there are more of them than were planned ahead.
+    """
+
+    changes: list[ObjectChange]
+    workers: list[WorkerStep]
+    refused: list[Refused]
+    left: list[Left]
+    fence: dict[str, int]
+    complete: bool = True
+
+
+class Applied(Struct, frozen=True):
+    """What was done, without the members; no changes: everything was as it should be."""
+
+    changes: list[ObjectChange]
+    left: list[Left]
+
+
+def member_changes(before: dict[str, Any], after: dict[str, Any]) -> list[MemberChange]:
+    """The members that differ, the innermost ones of objects; at most `MAX_MEMBERS`."""
+    found: list[MemberChange] = []
+    for change in _differences(before, after, ""):
+        found.append(change)
+        if len(found) == MAX_MEMBERS:
+            break
+    return found
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], at: str) -> Iterator[MemberChange]:
+    for name in dict.fromkeys((*before, *after)):
+        old, new, pointer = before.get(name), after.get(name), f"{at}/{pointer_step(name)}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, pointer)
+        elif old != new or (name in before) != (name in after):
+            yield MemberChange(pointer, old, new)

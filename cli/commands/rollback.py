@@ -1,0 +1,46 @@
+"""busbar rollback: back to what a cluster was to be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from busbar.bus.client.client import BusClient
+
+from .. import common_options as n
+from .. import output
+from ..connect import run
+
+app = n.command_group("Back to what a cluster was to be.")
+
+
+@app.callback()
+def _group() -> None:
+    """Without it a group of one command would be that command."""
+
+
+@n.subcommand(app, "cluster", "rollback_routercluster", more="See 'busbar history cluster'.")
+def cluster(
+    cluster: n.ClusterArgument,
+    to: Annotated[int, typer.Option("--to", min=1, help="The revision.")],
+    wait: n.Wait = False,
+    timeout: n.Timeout = n.DEFAULT_WAIT,
+    expect_version: n.Expect = None,
+) -> None:
+    from ..declared import change_lines, settled_by
+
+    async def work(bus: BusClient) -> None:
+        found = await bus.find_cluster(cluster)
+        done = await bus.rollback_routercluster(
+            routercluster_oid=found.oid, revision=to, expect_version=expect_version
+        )
+        if output.output_format() == "table":
+            for change in done.changes:
+                for line in change_lines(change):
+                    output.say(line)
+        if wait:
+            await settled_by(bus, found.name, timeout)
+        text = f"cluster '{found.name}' is as it was at revision {to}"
+        output.done(done, text if done.changes else "unchanged")
+
+    run(work)

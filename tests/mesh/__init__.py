@@ -1,0 +1,1 @@
+"""Groups of nats-server as one router, measured: `python -m tests.mesh --help`."""
