@@ -339,12 +339,13 @@ _ROWS = (
         owned=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
-    _read(
+    Operation(
         "explain",
         p.Explain,
         p.Explanation,
         "Say why an object is as it is, from the cause to now.",
-        "no_such_object",
+        ("no_such_object",),
+        heavy=True,
     ),
     _read(
         "get_definitions",

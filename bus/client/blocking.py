@@ -15,6 +15,7 @@ from ..topics import StatusKind
 from .client import BusClient
 from .connect import connect
 from .logs import LogItem
+from .reports import NodeReport
 from .statuses import StatusUpdate
 from .subscriptions import Watch
 
@@ -158,6 +159,10 @@ class SyncBusClient:
         return self._watch(
             lambda: self._client.watch_events(types=types, object=object, cluster=cluster, since=since), idle
         )
+
+    def watch_reports(self, *, idle: float | None = None) -> SyncWatch[NodeReport]:
+        """As `BusClient.watch_reports`; ends when nothing came for `idle` seconds."""
+        return self._watch(self._client.watch_reports, idle)
 
     def watch_output(
         self,
