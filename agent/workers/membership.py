@@ -30,6 +30,7 @@ NO_LEADER_S: Final = 20.0
 """After so long without an answer it does not wait for its cluster, which has no majority."""
 AGAIN_S: Final = 3.0
 """It asks again to be evacuated: what is handed to another one that leaves has to go on."""
+AWAY_S: Final = 10.0
 POLL_S: Final = 0.25
 _EVACUATE: Final = "$JS.API.SERVER.EVACUATE"
 _REMOVE: Final = "$JS.API.SERVER.REMOVE"
@@ -49,7 +50,14 @@ class _Answer(msgspec.Struct):
 
 class _Replica(msgspec.Struct):
     name: str = ""
-    offline: bool = False
+    current: bool = False
+    active: int = 0
+
+    @property
+    def away(self) -> bool:
+        """Its leader has not heard it for long, or never (`active`, nanoseconds, is then 0). `offline` comes
+        minutes after a kill."""
+        return not self.current and (self.active == 0 or self.active > AWAY_S * 1e9)
 
 
 class _Meta(msgspec.Struct):
@@ -89,7 +97,7 @@ class Membership:
         meta = state.meta_cluster if state is not None else None
         if meta is None or meta.leader != self.name:
             return set()
-        return gone((each.name for each in meta.replicas if each.offline), members)
+        return gone((each.name for each in meta.replicas if each.away), members)
 
     async def leave(self, clock: Clock) -> str | None:
         """Hand over all messages to the other members, and be one no longer; else why that is not so."""

@@ -224,6 +224,8 @@ class SyncBusClient:
     forget_node = _blocking(BusClient.forget_node)
     drain_node = _blocking(BusClient.drain_node)
     undrain_node = _blocking(BusClient.undrain_node)
+    cordon_node = _blocking(BusClient.cordon_node)
+    uncordon_node = _blocking(BusClient.uncordon_node)
     unpair_node = _blocking(BusClient.unpair_node)
     list_workers = _blocking(BusClient.list_workers)
     get_worker = _blocking(BusClient.get_worker)

@@ -145,12 +145,13 @@ class Lab:
 
     def kill_node(self, number: int) -> None:
         """The agent and its workers at once, which come back when it is started again."""
-        status = self.running(number)
-        node = status["node"]
+        node = self.running(number)["node"]
+        statuses = [self.worker(each) for each in range(1, self.scale + 1)]
+        pids = [each["pid"] for each in statuses if each.get("node") == node and each.get("pid")]
         self.made.kill(node)
-        for each in range(1, self.scale + 1):
-            if self.worker(each).get("node") == node:
-                self.signal_worker(each, signal.SIGKILL)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.made.start_agent(node)
 
     def renew_worker(self, number: int) -> None:

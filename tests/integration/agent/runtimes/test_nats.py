@@ -379,11 +379,11 @@ async def test_routes_over_tls_and_a_fourth_worker_without_a_restart(home: Home)
     assert all("ailed to reload" not in each.log.read_text() for each in workers)
 
 
-async def test_members_leave_by_a_password_of_their_own_beside_the_operator_s_users(home: Home) -> None:
+async def test_members_leave_and_are_removed_beside_the_operator_s_users(home: Home) -> None:
     (home.root / "users.conf").write_text(USERS)
     workers = await group(home, 3, options={"auth_file": "users.conf"})
     await asyncio.gather(*map(healthy, workers))
-    one, _, three = map(membership, workers)
+    one, two, three = map(membership, workers)
     size = f"http://127.0.0.1:{workers[0].port('monitoring')}/jsz"
 
     async def members() -> int:
@@ -395,9 +395,16 @@ async def test_members_leave_by_a_password_of_their_own_beside_the_operator_s_us
         await replace(one, password="guessed").remove(three.name)
     await one.remove("web-9.nobody")
     assert await members() == 3
-    assert await three.leave(CLOCK) is None and await three.leave(CLOCK) is None
+    await workers[2].kill()
+    stay, end = [each.spec.oid for each in workers[:2]], time.monotonic() + bound(60)
+    while not (found := await one.gone(stay) | await two.gone(stay)):
+        assert time.monotonic() < end, "nobody has found it gone"
+        await asyncio.sleep(0.5)
+    assert found == {three.name}
+    await one.remove(three.name)
     assert await members() == 2
-    assert (await one.gone(["12345678"])) <= {"web-2.22222222"}, "only who does not answer is gone"
+    assert await two.leave(CLOCK) is None and await two.leave(CLOCK) is None
+    assert await members() == 1
 
 
 def membership(worker: Worker) -> Membership:
