@@ -9,6 +9,7 @@ turn.
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from amqtt.mqtt.packet import CONNECT
@@ -161,7 +162,7 @@ class Doorway:
         self._known = Buckets(limits.account_logins, limits.account_logins_per_s)
         self._queue: Queue[Guest] = Queue(limits)
         self._guests: dict[Guest, float] = {}  # in the order in which they came, and when
-        self._wake = asyncio.Event()
+        self._wake, self._never = asyncio.Event(), asyncio.Event()
 
     def arrived(self, guest: Guest) -> None:
         """A connection was accepted."""
@@ -194,7 +195,9 @@ class Doorway:
         try:
             while True:
                 await self._wake.wait()
-                await self._clock.sleep(_TURN_S if self._queue else _LOOK_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_TURN_S if self._queue else _LOOK_S):
+                        await self._never.wait()
                 if not self._guests:
                     self._wake.clear()
                 self._let_in()
