@@ -93,3 +93,5 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Nothing that a test has left behind outlives the run."""
     _end_all()
+    if _in_memory is not None:  # the processes of pytest-xdist end without the interpreter's own cleaning up
+        _in_memory.cleanup()
