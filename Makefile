@@ -85,7 +85,7 @@ scale: setup
 	@if command -v npm >/dev/null; then \
 	  npm install --prefix $(AEDES) --no-package-lock --no-audit --no-fund --silent; \
 	else echo "npm is not installed: aedes is left out"; fi
-	@BUSBAR_AEDES=$(AEDES) BUSBAR_BROKERS=bridge,nats,aedes $(BIN)/python -m pytest tests/contract
+	@BUSBAR_AEDES=$(AEDES) BUSBAR_BROKERS=bridge,nats-server,nats,aedes $(BIN)/python -m pytest tests/contract
 	@BUSBAR_AEDES=$(AEDES) BUSBAR_CLUSTERS=bridge,nats,aedes BUSBAR_REALMS_ON=aedes \
 	  $(BIN)/python -m pytest tests/clusters
 	@BUSBAR_AEDES=$(AEDES) $(BIN)/python -m tests.clusters

@@ -170,7 +170,11 @@ def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence
     Raises ValueError for a malformed root, realm or user name.
     """
     check_names(root, realm, [manager_user, *persons])
-    lines = [f"# Access to realm {realm}, generated: change the table, not this file.", ""]
+    lines = [f"# Access to realm {realm}, generated: change the table, not this file."]
+    lines += [
+        "# No line can bound what one user retains: mosquitto has no such limit (memory_limit is for all).",
+        "",
+    ]
     lines += [f"pattern {r.access:<5} {root}/{VERSION}/+/{r.tail.replace(_USER, '%u')}" for r in _personal()]
     for user, kind in kinds_of(manager_user, persons):
         lines += ["", f"user {user}"]

@@ -305,6 +305,22 @@ _ROWS = (
     _change(
         "undrain_node", p.NodeRef, p.Node, "Let a node take workers again.", "no_such_object", owned="node"
     ),
+    _change(
+        "cordon_node",
+        p.CordonNode,
+        p.Node,
+        "Let a node take no new workers; those on it stay.",
+        "no_such_object",
+        owned="node",
+    ),
+    _change(
+        "uncordon_node",
+        p.NodeRef,
+        p.Node,
+        "Let a cordoned node take workers again.",
+        "no_such_object",
+        owned="node",
+    ),
     _admin(
         "unpair_node",
         p.UnpairNode,
@@ -323,12 +339,13 @@ _ROWS = (
         owned=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
-    _read(
+    Operation(
         "explain",
         p.Explain,
         p.Explanation,
         "Say why an object is as it is, from the cause to now.",
-        "no_such_object",
+        ("no_such_object",),
+        heavy=True,
     ),
     _read(
         "get_definitions",
@@ -417,6 +434,8 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
         "draining",
         "drained",
         "undrained",
+        "cordoned",
+        "uncordoned",
         "forgotten",
     ),
     "principal": ("added", "changed", "removed", "transferred"),

@@ -93,7 +93,8 @@ class Status(Struct, frozen=True):
     `listeners` (their URLs by name) is present where a worker has named ones.
     `updated` is present during a rolling update: how many workers are assigned the group's `revision`.
     `mesh` is present where a group is meshed; a group's figures are the sums over its workers.
-    `draining` (the reason) and `drained` are present while a node is drained.
+    `draining` (the reason) and `drained` are present while a node is drained, `cordoned` (the reason) while
+    it takes no new workers.
     """
 
     version: int
@@ -121,6 +122,7 @@ class Status(Struct, frozen=True):
     mesh: MeshSeen | UnsetType = UNSET
     draining: str | UnsetType = UNSET
     drained: bool | UnsetType = UNSET
+    cordoned: str | UnsetType = UNSET
 
 
 class ManagerState(Struct, frozen=True):

@@ -287,6 +287,13 @@ class DrainNode(Params):
     reason: Label | None = None
 
 
+class CordonNode(Params):
+    """`reason` is for people: it stands in the node's status while it is cordoned."""
+
+    node_oid: Oid
+    reason: Label | None = None
+
+
 class NodeByName(Params):
     node_name: Name
 

@@ -99,7 +99,8 @@ class Group(Struct, frozen=True):
 class Node(Struct, frozen=True):
     """`heard_ms_ago` is on the manager's clock; null until it was heard since the manager's start.
 
-    `draining` says why its workers are to go, null when they are not; `drained` that none is left.
+    `cordoned` says why it takes no new workers, null when it does.
+    `draining` why its workers are to go, null when they are not; `drained` that none is left.
     `owner_oid` is who paired it. `runtime_details` are by the runtime's name, as last reported; null: its
     agent knows none.
     """
@@ -119,6 +120,7 @@ class Node(Struct, frozen=True):
     conditions: list[str] = msgspec.field(default_factory=list)
     heard_ms_ago: int | None = None
     draining: str | None = None
+    cordoned: str | None = None
     drained: bool = False
     owner_oid: str | None = None
     runtime_details: dict[str, RuntimeDetail] | None = None

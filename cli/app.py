@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import streams
-from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options
+from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
 from .typer_fastparse import lighten
@@ -116,9 +116,11 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows
     elif global_options().output in ("json", "yaml"):
-        output.note_object({"error": as_object(error)})
+        used = {} if used_context() is None else {"context": used_context()}
+        output.note_object({"error": as_object(error) | used})
     else:
-        output.note(f"error: {sentence(error)}")
+        where = f" (context '{used_context()}')" if used_context() is not None else ""
+        output.note(f"error: {sentence(error)}{where}")
     return int(exit_code(error))
 
 

@@ -12,6 +12,8 @@ from busbar.bus.files import write_atomically
 from busbar.bus.options import split_urls
 from busbar.bus.password import read_password as password_in
 
+from . import config_lines
+from .config_lines import header, quoted
 from .errors import CliError, ExitCode, usage
 
 DEFAULT_REALM: Final = "default"
@@ -114,15 +116,24 @@ def load_config(path: Path) -> Config:
     import tomllib
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tomllib.loads(text)
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError) as error:
         raise usage(f"config file {path} can't be read: {error}") from None
     try:
-        contexts = {name: Settings(**_checked(row)) for name, row in table.get("contexts", {}).items()}
+        return _parsed(text)
     except (TypeError, AttributeError, ValueError) as error:
         raise usage(f"config file {path}: {error}; a context holds {', '.join(MEMBERS)}") from None
+
+
+def _parsed(text: str) -> Config:
+    """The text's meaning. Raises ValueError, TypeError or AttributeError."""
+    import tomllib
+
+    table = tomllib.loads(text)
+    contexts = {name: Settings(**_checked(row)) for name, row in table.get("contexts", {}).items()}
     current = table.get("current")
     return Config(contexts, current if isinstance(current, str) else None)
 
@@ -134,27 +145,48 @@ def _checked(row: Mapping[str, Any]) -> dict[str, str]:
     return dict(row)
 
 
+def members_of(settings: Settings) -> dict[str, str]:
+    """What a context in the file says: the settings that are not None."""
+    return {key: value for key in MEMBERS if (value := getattr(settings, key)) is not None}
+
+
 def render_config(config: Config) -> str:
-    """The config file's text."""
-    lines = [f"current = {_text(config.current)}", ""] if config.current else []
+    """The text of a new config file."""
+    lines = [f"current = {quoted(config.current)}", ""] if config.current else []
     for name, settings in sorted(config.contexts.items()):
-        lines.append(f"[contexts.{_text(name)}]")
-        lines += [
-            f"{key} = {_text(value)}" for key in MEMBERS if (value := getattr(settings, key)) is not None
-        ]
-        lines.append("")
+        lines += [header(name), *(f"{k} = {quoted(v)}" for k, v in members_of(settings).items()), ""]
     return "\n".join(lines)
 
 
-def _text(value: str) -> str:
-    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def save_config(path: Path, config: Config, renamed: tuple[str, str] | None = None) -> None:
+    """Make the config file say this, mode 0600; comments and the order of what stays survive.
 
-
-def save_config(path: Path, config: Config) -> None:
-    """Replace the config file whole, mode 0600."""
+    Args:
+        renamed: the old and the new name of a context, which keeps its place.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomically(path, render_config(config))
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = _edited(before, config, renamed) if before.strip() else None
+    write_atomically(path, render_config(config) if text is None else text)
+
+
+def _edited(before: str, config: Config, renamed: tuple[str, str] | None) -> str | None:
+    """The text with the least changes; None where it would not say the same as `config`."""
+    lines = before.splitlines()
+    if renamed is not None:
+        lines = config_lines.rename(lines, *renamed)
+    try:
+        known = _parsed("\n".join(lines)).contexts
+        for name in known:
+            if name not in config.contexts:
+                lines = config_lines.remove(lines, name)
+        for name, settings in config.contexts.items():
+            if known.get(name) != settings:
+                lines = config_lines.put(lines, name, members_of(settings))
+        text = "\n".join(config_lines.set_current(lines, config.current)) + "\n"
+        return text if _parsed(text) == config else None
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def read_up(state: Path) -> dict[str, Any]:
@@ -244,7 +276,11 @@ def stored_context(options: GlobalOptions, env: Mapping[str, str]) -> Settings |
         path = config_path(env)
     except HomelessError:
         path = Path("(no home folder)")
-    return choose_context(options, env, load_config(path), path)
+    config = load_config(path)
+    chosen = choose_context(options, env, config, path)
+    global _used
+    _used = None if chosen is None else options.context or env.get("BUSBAR_CONTEXT") or config.current
+    return chosen
 
 
 def stored_up(env: Mapping[str, str]) -> dict[str, Any]:
@@ -279,6 +315,12 @@ def read_password(settings: Settings) -> str | None:
 # --- the command line's own global options, of one run -----------------------------------------------------
 
 _options = GlobalOptions()
+_used: str | None = None
+
+
+def used_context() -> str | None:
+    """The context whose settings this run has used, for its errors; None where it used none."""
+    return _used
 
 
 def global_options() -> GlobalOptions:
@@ -288,5 +330,5 @@ def global_options() -> GlobalOptions:
 
 def set_global_options(value: GlobalOptions) -> None:
     """Set at the start of a run, and again when a command brings options of its own."""
-    global _options
-    _options = value
+    global _options, _used
+    _options, _used = value, None

@@ -86,7 +86,9 @@ async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Plac
     return [
         _Place(node.runtimes, await _free(bus, cluster_oid, node))
         for node in nodes
-        if node.draining is None and not any(each.startswith(FOLLOWS_ANOTHER) for each in node.conditions)
+        if node.draining is None
+        and node.cordoned is None
+        and not any(each.startswith(FOLLOWS_ANOTHER) for each in node.conditions)
     ]
 
 

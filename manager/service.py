@@ -262,8 +262,8 @@ class Manager:
         user = self.config.connect.username
         if self.retained_audit.statuses_unread:
             yield MissingRightError(user, "write or to read", self.topics.all_status(), certain=False)
-        if self.reports.states_unread:
-            yield MissingRightError(user, "read", self.topics.all_nodes("state"), certain=False)
+        for leaf in sorted(self.reports.unread):
+            yield MissingRightError(user, "read", self.topics.all_nodes(leaf), certain=False)
 
     # --- facts about itself
 

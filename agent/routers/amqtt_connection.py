@@ -67,12 +67,19 @@ Handler = Callable[[Session, MQTTFixedHeader, BufferReader], Awaitable[None]]
 
 
 class Connection:
-    """Reads packets and responds. `run` never raises except when cancelled."""
+    """Reads packets and responds. `run` never raises except when cancelled. `verified`: user names are."""
 
     def __init__(
-        self, stream: PacketStream, exchange: Exchange, authenticate: Authenticate, rights_of: RightsOf
+        self,
+        stream: PacketStream,
+        exchange: Exchange,
+        authenticate: Authenticate,
+        rights_of: RightsOf,
+        *,
+        verified: bool,
     ) -> None:
         self._stream = stream
+        self._verified = verified
         self._exchange = exchange
         self._authenticate = authenticate
         self._rights_of = rights_of
@@ -163,7 +170,8 @@ class Connection:
         if not await self._authenticate(connect):
             raise Refused(NOT_AUTHORIZED_CODE, "wrong name or password")
         self._rights = self._rights_of(connect)
-        client = (connect.username, connect.client_id)
+        # A name that nobody has verified makes no other client (MQTT-3.1.4-2).
+        client = (connect.username if self._verified else "", connect.client_id)
         session, present = self._exchange.open(client, not connect.clean, self._rights)
         self._session, self._will = session, connect.will
         self._stream.send(connack(ACCEPTED, present))

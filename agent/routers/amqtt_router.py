@@ -76,7 +76,7 @@ class Router(Broker):  # type: ignore[misc]  # amqtt is not typed
 
     async def _serve(self, stream: PacketStream, listener_name: str) -> None:
         authenticate = partial(self._authenticated, anonymous=listener_name in self._anonymous)
-        connection = Connection(stream, self._exchange, authenticate, self._rights_of)
+        connection = Connection(stream, self._exchange, authenticate, self._rights_of, verified=self._names)
         self._connections.add(connection)
         try:
             await connection.run()

@@ -98,7 +98,8 @@ class SpecRenderer:
         transport = self._transport(worker, runtime)
         requests = self._permitted(runtime.ports_needed(transport), transport)
         offset = zlib.crc32(worker.oid.encode())
-        ports = choose_ports(requests, taken, self._bind_error, offset=offset, prefer=prefer)
+        known = _known_ports(prefer, requests)
+        ports = choose_ports(requests, taken, self._bind_error, offset=offset, prefer=known)
         spec = self._render(runtime, worker, transport, ports, peers=peers)
         self.limits.check_interface(spec.interface)
         return spec
@@ -145,7 +146,7 @@ class SpecRenderer:
         runtime = self._runtime(worker)
         transport = self._transport(worker, runtime)
         requests = self._permitted(runtime.ports_needed(transport), transport)
-        chosen = {name: port for name, port in ports.items() if name in requests}
+        chosen = {name: port for name, port in _known_ports(ports, requests).items() if name in requests}
         for name, request in requests.items():
             free = (port for port in range(request.low, request.high + 1) if port not in chosen.values())
             chosen.setdefault(name, next(free, request.low))
@@ -249,6 +250,13 @@ class SpecRenderer:
                 pointer, f"there is no folder '{directory[:200]}' on this node: {looked}"
             )
         return there
+
+
+def _known_ports(ports: Ports, requests: Mapping[str, PortRequest]) -> Ports:
+    """The ports of the last instance. The primary listener keeps its own when it gets a name, or loses it."""
+    if not ports or not requests or (DEFAULT in ports) == (DEFAULT in requests):
+        return ports
+    return {next(iter(requests)): next(iter(ports.values()))}
 
 
 def _unavailable(runtime: Runtime) -> str | None:

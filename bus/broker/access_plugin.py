@@ -126,6 +126,11 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         session.password = ""
         return self.is_current(session)
 
+    def recognises(self, name: str, password: str) -> bool:
+        """Whether this password was verified before for the account, as far as is known now."""
+        account = self._account(name)
+        return account is not None and self._known.has(name, account, self._known.digest(password))
+
     async def topic_filtering(
         self, *, session: Peer | None = None, topic: str | None = None, action: Action | None = None
     ) -> bool:

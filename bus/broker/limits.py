@@ -9,6 +9,7 @@ import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ..acl import MANAGER, NODE, PERSON
@@ -74,6 +75,10 @@ class Limits:
     node_retained_bytes: int = _limit(64 * _MIB, "bytes of retained messages of all nodes")
     person_retained_bytes: int = _limit(8 * _MIB, "bytes of retained messages of all persons")
     # Logins
+    account_logins: int = _limit(256, "logins per account at once, with a password that was right before")
+    account_logins_per_s: int = _limit(16, "the same per second; further ones count with the others")
+    other_logins: int = _limit(256, "other connections served at once: by name in turn, the rest waits")
+    other_logins_per_s: int = _limit(200, "the same per second")
     name_guesses: int = _limit(10, "wrong passwords for one name at once")
     name_guess_s: int = _limit(2, "seconds until one more is allowed")
     source_guesses: int = _limit(256, "wrong passwords of one source at once; right ones cost nothing")
@@ -428,9 +433,14 @@ class LoginGuard:
 def source_of(address: object) -> str:
     """The source that a socket's peer address belongs to: loopback as one, IPv6 by /64, else the address."""
     try:
-        found = ipaddress.ip_address(address[0].partition("%")[0])  # type: ignore[index]
+        return _source(address[0])  # type: ignore[index]
     except (TypeError, ValueError, IndexError, AttributeError):
         return "unknown"
+
+
+@lru_cache(maxsize=1024)
+def _source(address: str) -> str:
+    found = ipaddress.ip_address(address.partition("%")[0])
     if found.version == 6 and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
     if found.is_loopback:

@@ -29,6 +29,7 @@ from ..files import write_atomically
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
 from .counted_websocket import CountedWebSocket
+from .doorway import Doorway, Guest
 from .limits import USE_FILE, Accounting, Buckets, Gate, Limits, Owner, report, source_of
 from .pace import Pace
 from .packet_stream import PacketStream, encode, tcp_read, websocket_read
@@ -37,10 +38,13 @@ from .router import Router
 from .session import Publication, Session
 
 _ACCEPTED: Final = 2
-"""Connections accepted per turn of the loop: few, so that a client's CONNECT is read, which takes some turns,
+"""WebSockets accepted per turn of the loop: few, so that a client's CONNECT is read, which takes some turns,
 before enough strangers were accepted behind it to have it closed as the oldest silent one."""
-_BACKLOG: Final = 1024
-"""Connections that may wait to be accepted: all agents come back at the same moment."""
+_ACCEPTED_SHARE: Final = 16
+"""The same of TCP, as a part of the silent connections of a source: a CONNECT is read a few turns later."""
+_BACKLOG: Final = 4096
+"""Connections that may wait to be accepted: all agents come back at the same moment. What does not fit comes
+again after seconds."""
 _WS_READ: Final = 8 * 1024
 """What the kernel keeps for a WebSocket, doubled: so much is parsed at once, however small its frames are."""
 _TICK_S: Final = 1.0
@@ -73,9 +77,13 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self._gate = Gate(limits)
         self._pace = Pace(clock, limits)
         self._router = Router(encode, self._accounting, self._make_room)
+        self._doorway = Doorway(
+            clock, limits, self._access.recognises, self._arrived, self._gate.left, self._begin
+        )
         self._listeners: list[asyncio.Server | WebSocketServer] = []
         self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
         self._follower: asyncio.Task[None] | None = None
+        self._letting_in: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._report_at = 0.0
         self._use_file = self._access.accounts_file.with_name(USE_FILE)
@@ -85,6 +93,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         await self._access.refresh()
         await self._access.read_known_logins()
         await super().start()
+        self._letting_in = asyncio.create_task(self._doorway.run(), name="broker-doorway")
         for name, sock in self._sockets.items():
             self._listeners.append(await self._listen(name, sock))
         self._follower = asyncio.create_task(self._follow_accounts(), name="broker-accounts")
@@ -94,6 +103,9 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self._stopping.set()
         for listener in self._listeners:
             listener.close()
+        if self._letting_in is not None:
+            self._letting_in.cancel()
+            await asyncio.wait({self._letting_in})
         await self._end_connections()
         if self._follower is not None:
             await self._follower
@@ -104,8 +116,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
     async def stream_connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
-        """A TCP connection was accepted."""
-        self._arrived(writer.transport)
+        """A TCP connection has said who it is, or what can't be understood."""
         try:
             stream = PacketStream(
                 tcp_read(reader), StreamWriterAdapter(writer), writer.transport, self._limits
@@ -158,8 +169,20 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 create_connection=cast("type[ServerConnection]", counted),
                 backlog=_ACCEPTED,
             )
-        handle = partial(self.stream_connected, listener_name=name)
-        return await asyncio.start_server(handle, sock=sock, backlog=_ACCEPTED)
+        loop, accepted = asyncio.get_running_loop(), self._limits.silent_per_source // _ACCEPTED_SHARE
+        return await loop.create_server(
+            lambda: Guest(self._doorway), sock=sock, backlog=max(_ACCEPTED, accepted)
+        )
+
+    def _begin(self, transport: asyncio.Transport, said: bytes) -> None:
+        """Serve a TCP connection; asyncio's streams are made for it only now."""
+        reader = asyncio.StreamReader()
+        serve = partial(self.stream_connected, listener_name="default")
+        protocol = asyncio.StreamReaderProtocol(reader, serve)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        reader.feed_data(said)
+        transport.resume_reading()
 
     async def _serve(self, stream: PacketStream, transport: asyncio.BaseTransport) -> None:
         if len(self._connections) >= self._limits.connections or self._stopping.is_set():

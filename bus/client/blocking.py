@@ -15,6 +15,7 @@ from ..topics import StatusKind
 from .client import BusClient
 from .connect import connect
 from .logs import LogItem
+from .reports import NodeReport
 from .statuses import StatusUpdate
 from .subscriptions import Watch
 
@@ -159,6 +160,10 @@ class SyncBusClient:
             lambda: self._client.watch_events(types=types, object=object, cluster=cluster, since=since), idle
         )
 
+    def watch_reports(self, *, idle: float | None = None) -> SyncWatch[NodeReport]:
+        """As `BusClient.watch_reports`; ends when nothing came for `idle` seconds."""
+        return self._watch(self._client.watch_reports, idle)
+
     def watch_output(
         self,
         worker: str,
@@ -219,6 +224,8 @@ class SyncBusClient:
     forget_node = _blocking(BusClient.forget_node)
     drain_node = _blocking(BusClient.drain_node)
     undrain_node = _blocking(BusClient.undrain_node)
+    cordon_node = _blocking(BusClient.cordon_node)
+    uncordon_node = _blocking(BusClient.uncordon_node)
     unpair_node = _blocking(BusClient.unpair_node)
     list_workers = _blocking(BusClient.list_workers)
     get_worker = _blocking(BusClient.get_worker)

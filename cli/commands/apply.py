@@ -58,6 +58,7 @@ def apply(
         if not table:
             output.dump(as_object(plan, applied=bool(plan.changes)))
         else:
-            output.say(f"{len(plan.changes)} changes applied" if plan.changes else "unchanged")
+            count = len(plan.changes)
+            output.say(f"{count} change{'s'[count == 1 :]} applied" if count else "unchanged")
 
     run(work)

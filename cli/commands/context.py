@@ -21,7 +21,9 @@ from ..context import (
     global_options,
     load_config,
     save_config,
+    set_global_options,
     settings_in_force,
+    used_context,
 )
 from ..errors import CliError, ExitCode, usage
 
@@ -134,3 +136,41 @@ def remove(name: Name) -> None:
     rest = {key: settings for key, settings in config.contexts.items() if key != name}
     _save(path, config, rest, None if config.current == name else config.current)
     output.done({"name": name}, f"context '{name}' removed")
+
+
+@app.command(help="Have no current context: the local 'busbar up' is used again.")
+def unset() -> None:
+    path, config = _load()
+    if config.current is not None:
+        save_config(path, replace(config, current=None))
+    output.done({"name": config.current, "current": False}, "no context is current")
+
+
+@app.command(help="Give a context another name.")
+def rename(name: Name, new: Annotated[str, typer.Argument(help="The new name.")]) -> None:
+    path, config = _load()
+    settings = _known(config, name)
+    if new in config.contexts:
+        raise CliError(f"context '{new}' exists", ExitCode.CONFLICT, "already_exists")
+    contexts = {**{key: each for key, each in config.contexts.items() if key != name}, new: settings}
+    current = new if config.current == name else config.current
+    save_config(path, Config(contexts, current), (name, new))
+    output.done({"name": new, "current": current == new}, f"context '{name}' is called '{new}' now")
+
+
+@app.command(help="Connect with a context and ask its manager.")
+def test(
+    name: Annotated[
+        str | None, typer.Argument(help="Default: the current one.", autocompletion=_complete)
+    ] = None,
+) -> None:
+    from ..connect import run
+
+    if name is not None:
+        _known(_load()[1], name)
+        set_global_options(replace(global_options(), context=name))
+    found = run(lambda bus: bus.get_manager())
+    who = name or used_context() or "(none)"
+    row = {"name": who, "realm": found.realm, "manager": found.manager, "state": found.state}
+    answers = f"manager {found.manager} of realm {found.realm} answers, {found.state}"
+    output.done({**row, "version": found.version}, f"context '{who}': {answers}")

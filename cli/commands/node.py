@@ -193,6 +193,31 @@ def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
     output.done(changed, f"node '{changed.name}' takes workers again")
 
 
+@n.subcommand(app, "cordon", "cordon_node", more="Unlike a drain, it moves nothing.")
+def cordon(
+    node: n.NodeArgument,
+    reason: Annotated[str | None, typer.Option(help="Reason, shown with the node.")] = None,
+    expect_version: n.Expect = None,
+) -> None:
+    async def work(bus: BusClient) -> Node:
+        oid = await bus.node_oid(node)
+        return await bus.cordon_node(node_oid=oid, reason=reason, expect_version=expect_version)
+
+    changed = run(work)
+    stay = f"; {changed.workers} stay{'s' * (changed.workers == 1)}" if changed.workers else ""
+    output.done(changed, f"node '{changed.name}' takes no new workers{stay}")
+
+
+@n.subcommand(app, "uncordon", "uncordon_node")
+def uncordon(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+    async def work(bus: BusClient) -> Node:
+        return await bus.uncordon_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
+
+    changed = run(work)
+    drained = ", once it is no longer drained" if changed.draining is not None else ""
+    output.done(changed, f"node '{changed.name}' takes workers again{drained}")
+
+
 @n.subcommand(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")
 def unpair(
     node: n.NodeArgument,

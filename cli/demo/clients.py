@@ -7,6 +7,9 @@ import base64
 import json
 import os
 import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -14,16 +17,18 @@ from urllib.parse import urlsplit
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Message
-from busbar.bus.options import parse_url
+from busbar.bus.connection.mqtt_link import MqttLink
+from busbar.bus.errors import BusOfflineError
+from busbar.bus.options import parse_url, parse_urls
 
+PATIENCE_S: Final = 40.0
+"""Of a client whose routers elect a leader, seconds."""
 ANSWER_S: Final = 10.0
 """Bound of every wait for an answer, seconds."""
 
 
 async def mqtt_echo(url: str, count: int, clock: Clock) -> int:
     """Subscribe and publish through an MQTT router; returns how many messages came back."""
-    from busbar.bus.connection.mqtt_link import MqttLink
-
     link = MqttLink(parse_url(url), clock=clock, random=Random())
     received: set[bytes] = set()
     complete = asyncio.Event()
@@ -47,6 +52,69 @@ async def mqtt_echo(url: str, count: int, clock: Clock) -> int:
         running.cancel()
         await asyncio.wait([running])
     return len(received)
+
+
+class Stream:
+    """A subscriber at one MQTT router, and a publisher that knows several: numbers, at QoS 1, in order.
+
+    A number is published until it is acknowledged, at another router if need be, and then the next one is.
+    """
+
+    def __init__(self, hears: str, speaks: Sequence[str], clock: Clock) -> None:
+        self._clock = clock
+        self.acknowledged = 0
+        self.heard: set[int] = set()
+        self.pause_s = 0.0
+        """The longest time between two acknowledgements, seconds."""
+        options = replace(parse_url(hears), client_id="demo-subscriber")
+        self._subscriber = MqttLink(options, clock=clock, random=Random())
+        options = replace(parse_urls(",".join(speaks)), client_id="demo-publisher")
+        self._publisher = MqttLink(options, clock=clock, random=Random())
+        self._subscriber.subscribe("demo/numbers/+", lambda message: self.heard.add(int(message.payload)))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Stream]:
+        """Numbers are published until the end of the block."""
+        links = [self._subscriber, self._publisher]
+        tasks = [asyncio.create_task(link.run()) for link in links]
+        try:
+            for link in links:
+                await link.wait_connected(PATIENCE_S)
+            tasks.append(asyncio.create_task(self._publish()))
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _publish(self) -> None:
+        last = self._clock.monotonic()
+        while True:
+            number = self.acknowledged
+            try:
+                await self._publisher.publish(f"demo/numbers/{number}", b"%d" % number)
+                self.acknowledged = number + 1
+                now = self._clock.monotonic()
+                self.pause_s, last = max(self.pause_s, now - last), now
+            except BusOfflineError:
+                pass
+            await self._clock.sleep(0.02)
+
+    def begin(self) -> None:
+        """The longest pause is that from now on."""
+        self.pause_s = 0.0
+
+    async def more(self, count: int) -> str:
+        """Wait until so many more are acknowledged, and until all that are were heard; what came of it.
+
+        Raises:
+            TimeoutError: they are not.
+        """
+        wanted = self.acknowledged + count
+        async with asyncio.timeout(PATIENCE_S):
+            while self.acknowledged < wanted or not self.heard.issuperset(range(wanted)):
+                await self._clock.sleep(0.02)
+        return f"{wanted} of {wanted} heard, longest pause {self.pause_s:.1f} s"
 
 
 async def http_text(url: str) -> str:

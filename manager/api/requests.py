@@ -19,7 +19,7 @@ from busbar.bus.contract import OPERATIONS, Operation
 from busbar.bus.decode import MAX_PAYLOAD, convert, digest, encode, parse
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Request, Response, Who
-from busbar.bus.params import Params
+from busbar.bus.params import GetEvents, Params
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
@@ -48,7 +48,8 @@ CHANGE_COST: Final = 2.0
 HEAVY_COST: Final = 200.0
 """Those of an operation that takes as long as many."""
 HEAVY_RATE: Final = 4_000.0
-"""And for each second that it took: a caller has a tenth of the loop's time for them at most."""
+"""And for each second that it took, as for a search of all events: a caller has a tenth of the loop's time
+for them at most."""
 REPLY_BYTES: Final = 4_096
 """Bytes of a read's reply that cost one more token."""
 AUDIT_LIMIT: Final = 4_096
@@ -206,7 +207,7 @@ class Dispatch:
             context = replace(context, asker=Asker(principal, who, self.quotas))
         read = partial(READS[row.name], context, params)
         self._answer(ctx, self._cache.result(row.name, params, read))
-        if row.heavy:
+        if row.heavy or (isinstance(params, GetEvents) and (params.types or params.object)):
             self._limits.charge(ctx.caller, (self._clock.monotonic() - ctx.received) * HEAVY_RATE)
 
     def _use_response_topic(self, ctx: RequestContext) -> None:

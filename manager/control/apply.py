@@ -265,6 +265,7 @@ class Batch:
             status=node.status,
             refuses=node.refuses,
             draining=node.draining is not None,
+            cordoned=node.cordoned is not None,
             runtimes=node.runtimes,
             max_workers=max_workers(node.capacity, self._tx.context.max_packet()),
             member=member is not None,

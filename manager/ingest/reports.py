@@ -40,8 +40,9 @@ NODE_BYTES: Final = 8_192
 SMALL: Final = 4_096
 """Most bytes of a node state or a heartbeat, which have a few short members."""
 UNREAD_BEATS: Final = 4
-"""So many heartbeats of one connection without the node's state, which comes with each: the right to read
-states is missing. An agent without the right to write its own connects again before."""
+"""So many heartbeats of one connection without a state or report, which come with each or first: the right to
+read those is missing. An agent without the right to write its own connects again before."""
+_AWAITED: Final[frozenset[NodeLeaf]] = frozenset({"state", "reported"})
 _NEW: Final = NodeSession()
 QOS: Final[Mapping[NodeLeaf, int]] = {"state": 1, "reported": 1, "heartbeat": 0}
 
@@ -73,8 +74,10 @@ class Reports:
         self._limits = Limits(NODE_RATE, NODE_BURST, in_flight=1)
         self._writing: set[str] = set()
         self._next: dict[str, NodeUpdate] = {}
-        self._state_came = False  # on this connection
-        self._beats: dict[str, tuple[str, int, int]] = {}  # while it has not: boot, conn, heartbeats
+        self.unread: frozenset[NodeLeaf] = frozenset()
+        """What does not come of nodes that are heard: the right to read it may be missing."""
+        self._awaited = _AWAITED  # on this connection
+        self._beats: dict[str, tuple[str, int, int]] = {}  # meanwhile: boot, conn, heartbeats
         self.sessions: dict[str, NodeSession] = {}
         """By node oid."""
         cache.on_node_removed(self._forget)
@@ -85,14 +88,10 @@ class Reports:
             link.subscribe(self._topics.all_nodes(leaf), self.handle, qos)
         link.on_connect(self.connected)
 
-    @property
-    def states_unread(self) -> bool:
-        """Whether nodes are heard whose states are not: the right to read those may be missing."""
-        return any(count >= UNREAD_BEATS for _, _, count in self._beats.values())
-
     async def connected(self) -> None:
         """Connected to the broker (again): nodes could not be heard before."""
-        self._state_came = False
+        self._awaited = _AWAITED
+        self._beats.clear()
         self._memory.start_listening()
         self.sessions = {oid: session.reconnected() for oid, session in self.sessions.items()}
         self._wake()
@@ -117,6 +116,8 @@ class Reports:
         if node is None:
             self._warn(f"node '{topic.node}' is not paired: its messages are ignored")
             return
+        if topic.leaf in self._awaited:
+            self._came(topic.leaf)
         now = self._clock.monotonic()
         cost = 1.0 + len(message.payload) / NODE_BYTES
         if self._limits.admit(node.oid, now, cost) is not None:
@@ -125,7 +126,8 @@ class Reports:
         decoded = _decode(topic.leaf, message.payload)
         if decoded is None:
             return
-        self._note_states(node.oid, decoded)
+        if isinstance(decoded, Heartbeat) and self._awaited:
+            self._count(node.oid, decoded)
         facts = Facts(
             node,
             now,
@@ -140,14 +142,17 @@ class Reports:
         for effect in effects:
             self._carry_out(node, effect)
 
-    def _note_states(self, node_oid: str, message: NodeMessage) -> None:
-        if isinstance(message, NodeState):
-            self._state_came = True
+    def _came(self, leaf: NodeLeaf) -> None:
+        self._awaited, self.unread = self._awaited - {leaf}, self.unread - {leaf}
+        if not self._awaited:
             self._beats.clear()
-        elif isinstance(message, Heartbeat) and not self._state_came:
-            boot, conn, count = self._beats.get(node_oid, ("", 0, 0))
-            same = (boot, conn) == (message.boot, message.conn)
-            self._beats[node_oid] = (message.boot, message.conn, count + 1 if same else 1)
+
+    def _count(self, node_oid: str, beat: Heartbeat) -> None:
+        boot, conn, count = self._beats.get(node_oid, ("", 0, 0))
+        count = count + 1 if (boot, conn) == (beat.boot, beat.conn) else 1
+        self._beats[node_oid] = (beat.boot, beat.conn, count)
+        if count >= UNREAD_BEATS:
+            self.unread = self._awaited
 
     def _missing_schemas(self, report: Reported) -> frozenset[str]:
         digests = set(foreign_schemas(report).values())

@@ -48,7 +48,6 @@ class Rights:
             topics.node(PROBE, "assignment"): topics.all_nodes("assignment"),
             topics.node(PROBE, "command"): topics.all_nodes("command"),
             topics.node(own, "heartbeat"): topics.all_nodes("heartbeat"),
-            topics.node(own, "reported"): topics.all_nodes("reported"),
         }
         self._wake = asyncio.Event()
         self._connected = False

@@ -26,6 +26,7 @@ class Obstacle(Enum):
     STATUS = auto()
     REFUSES = auto()
     DRAINING = auto()
+    CORDONED = auto()
     RUNTIME = auto()
     TRANSPORT = auto()
     HARDLIMIT = auto()
@@ -47,6 +48,7 @@ class Target(Struct, frozen=True, gc=False):
     refuses: str | None
     """Whom it follows instead of this manager, as a predicate."""
     draining: bool
+    cordoned: bool
     runtimes: Collection[str]
     max_workers: int | None
     """The node's own limit, for workers of all clusters together."""
@@ -74,6 +76,8 @@ def refusal(target: Target | None, runtime: str) -> Refusal | None:
         return Refusal(Obstacle.REFUSES, target.refuses)
     if target.draining:
         return Refusal(Obstacle.DRAINING, "is draining")
+    if target.cordoned:
+        return Refusal(Obstacle.CORDONED, "is cordoned")
     if runtime not in target.runtimes:
         return Refusal(Obstacle.RUNTIME, f"does not offer runtime '{runtime}'")
     if target.rejects is not None:

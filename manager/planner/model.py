@@ -41,6 +41,8 @@ class NodeView:
     draining: bool = False
     drain_note: str | None = None
     """The stored progress of the drain."""
+    cordoned: bool = False
+    """It takes no new workers; those on it stay."""
     applied: bool = True
     """It has confirmed its present assignment."""
     refuses: str | None = None

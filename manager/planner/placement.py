@@ -129,6 +129,7 @@ class Candidates:
             status=self._fleet.status[node_oid],
             refuses=node.refuses,
             draining=node.draining,
+            cordoned=node.cordoned,
             runtimes=node.runtimes,
             max_workers=node.max_workers,
             member=member is not None,

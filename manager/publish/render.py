@@ -199,6 +199,7 @@ def node_status(
         oid=row.oid,
         reason=row.reason,
         draining=row.draining or UNSET,
+        cordoned=row.cordoned or UNSET,
         drained=UNSET if row.draining is None else row.drain_note == DRAINED,
     )
 
@@ -253,6 +254,8 @@ def node_conditions(row: NodeRow) -> list[str]:
     own = [] if row.status is NodeStatus.ONLINE or not row.reason else [f"{row.status}: {row.reason}"]
     if row.draining is not None:
         own.append(_draining(row))
+    if row.cordoned is not None:
+        own.append(f"cordoned: {row.cordoned}")
     return own + list(row.conditions)
 
 

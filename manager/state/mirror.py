@@ -345,6 +345,7 @@ class StateCache:
             lost_before=oid in self._lost_before and not heard_once,
             draining=row.draining is not None,
             drain_note=row.drain_note,
+            cordoned=row.cordoned is not None,
             applied=row.applied_version >= row.assignment_version,
             refuses=row.refuses,
             refuses_since=memory.refuses_since(oid, row.refuses is not None),

@@ -274,3 +274,9 @@ def managed_by(db: Database) -> None:
 def cluster_history(db: Database) -> None:
     """What clusters were to be, revision by revision."""
     _run(db, _HISTORY)
+
+
+@migrations()
+def node_cordoned(db: Database) -> None:
+    """Why a node takes no new workers."""
+    db.execute("ALTER TABLE nodes ADD COLUMN cordoned TEXT")

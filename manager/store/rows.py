@@ -17,7 +17,8 @@ from msgspec.structs import replace
 class NodeRow(Struct, frozen=True, gc=False):
     """A node that is or was paired: the manager's verdict, and the node's last report.
 
-    `draining` says why it is drained (None: it is not), `drain_note` the progress.
+    `draining` says why it is drained (None: it is not), `drain_note` the progress; `cordoned` why it takes
+    no new workers (None: it does).
     """
 
     oid: str
@@ -59,6 +60,8 @@ class NodeRow(Struct, frozen=True, gc=False):
     def was_heard(self) -> bool:
         """Whether an agent may have an assignment of it: then its versions must go on."""
         return self.heard or self.boot is not None or self.applied_epoch > 0 or self.applied_version > 0
+
+    cordoned: str | None = None
 
 
 class ClusterRow(Struct, frozen=True, gc=False):

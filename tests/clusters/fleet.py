@@ -60,10 +60,12 @@ class Fleet(Yard):
     def __init__(self, made: Stack, brokers: Engine) -> None:
         super().__init__(made)
         self.brokers = brokers
+        self.spoken: list[str] = []
+        """Said to the services: one that is refused MQTT 5 goes to its next broker with 3.1.1."""
 
     def start_manager(self, *before: str, state: str = "manager-state", name: str = "manager") -> None:
         words = ["manager", "--owner", "alice", "--state", str(self.stack.folder / state)]
-        words += ["--heartbeat", str(self.stack.heartbeat), *self.stack.connection("manager")]
+        words += ["--heartbeat", str(self.stack.heartbeat), *self.spoken, *self.stack.connection("manager")]
         self.spawn(name, words, *before)
 
     def start_agent(
@@ -71,7 +73,7 @@ class Fleet(Yard):
     ) -> subprocess.Popen[bytes]:
         folder = self.stack.folder / (state or f"agent-{node}")
         words = ["agent", "--node", node, "--state", str(folder), "--runtimes", str(self.toml)]
-        return self.spawn(name or node, [*words, *self.stack.connection(node)], *before)
+        return self.spawn(name or node, [*words, *self.spoken, *self.stack.connection(node)], *before)
 
     def watcher(self, user: str, port: int | None = None) -> Watcher:
         """A client at one broker, or, if no port is named, one that goes from broker to broker."""
@@ -100,6 +102,7 @@ def fleet(folder: Path, kind: str) -> Iterator[Fleet]:
             made.at = {"manager": MANAGER_AT, "n1": len(brokers.nodes) - 1, "n2": len(brokers.nodes) - 2}
             made.at["alice"] = 1
             here = Fleet(made, brokers)
+            here.spoken = ["--mqtt", "3.1.1"] if kind in ("nats", "aedes") else []
             here.start_manager()
             here.manager_is_up(BOUND_S)
             for node in ("n1", "n2"):

@@ -18,7 +18,7 @@ from tests.faults.yard import Cluster
 CLUSTERS = os.environ.get("BUSBAR_CLUSTERS", "bridge").split(",")
 
 PATIENT: dict[str, dict[str, Any]] = {"nats": {"lost_after": 600}}
-"""While one of three NATS 2.9 servers is down, an agent may be refused for over half a minute."""
+"""While the leading one of three nats-server is down, an agent may be refused for over half a minute."""
 
 
 @pytest.mark.timeout(500)

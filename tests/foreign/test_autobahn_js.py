@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 
 from tests.certificates import certificates
 from tests.foreign import clients
-from tests.integration.agent.runtimes.test_real import Run, crossbar_program, run, stop
+from tests.integration.agent.runtimes.test_real import Run, crossbar_program, run
 from tests.integration.agent.runtimes.test_wamp_auth import KEY, REALM, ROLES, TICKET, secrets_root, static
 from tests.integration.agent.runtimes.test_wamp_ways import cookie_of
 
@@ -103,4 +103,3 @@ async def test_each_way_to_authenticate(run: Run, tmp_path: Path) -> None:
     guest = found["guest"]
     assert (guest["outcome"], guest["error"]) == ("not allowed", "wamp.error.not_authorized")
     assert guest["authrole"] == "guest"
-    await stop(worker)

@@ -10,7 +10,7 @@ import pytest
 from busbar.agent.runtimes import load_runtimes
 
 from tests.foreign import clients
-from tests.integration.agent.runtimes.test_real import Run, crossbar_program, run, stop
+from tests.integration.agent.runtimes.test_real import Run, crossbar_program, run
 
 __all__ = ["run"]
 PAGE = Path(__file__).parent.parent.parent / "docs" / "howto" / "browser.md"
@@ -42,4 +42,3 @@ async def test_the_page_shows_what_the_shop_publishes(run: Run, tmp_path: Path) 
     assert found == {"shown": ["waiting for news", "open at nine"]}
     elsewhere = await clients.outcome("page.mjs", "ws", **asked, origin="https://evil.example")
     assert elsewhere == {"shown": ["closed"]}, "its script runs on another page"
-    await stop(worker)

@@ -283,7 +283,7 @@ OWNERS_ONLY = {"unpair_node", "add_principal", "set_principal_role", "remove_pri
 
 def allowed(role: str, operation: str) -> bool:
     """The contract, restated independently."""
-    reads = operation.startswith(("list_", "get_", "stat_"))
+    reads = operation.startswith(("list_", "get_", "stat_", "explain"))
     return reads or role == "owner" or (role == "operator" and operation not in OWNERS_ONLY)
 
 
@@ -335,5 +335,5 @@ def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
 def test_an_operator_cannot_empty_the_nodes_of_others(lab: Lab) -> None:
     carol = lab.stack.client("carol")
     for name in sorted(lab.oids):
-        for operation in ("drain_node", "undrain_node", "unpair_node"):
+        for operation in ("drain_node", "undrain_node", "cordon_node", "uncordon_node", "unpair_node"):
             assert carol.code(operation, {"node_oid": lab.oids[name]}) == "not_authorized", (operation, name)

@@ -131,6 +131,41 @@ class RealmOperations(Operations):
         params = p.NodeRef(node_oid=node_oid)
         return await self._operate("undrain_node", params, p.Node, timeout, expect_version, request_id)
 
+    async def cordon_node(
+        self,
+        *,
+        node_oid: str,
+        reason: str | None = None,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Node:
+        """Let a node take no new workers; those on it stay.
+
+        `reason` is for people: it stands in the node's status while it is cordoned.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.CordonNode(node_oid=node_oid, reason=reason)
+        return await self._operate("cordon_node", params, p.Node, timeout, expect_version, request_id)
+
+    async def uncordon_node(
+        self,
+        *,
+        node_oid: str,
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Node:
+        """Let a cordoned node take workers again.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.NodeRef(node_oid=node_oid)
+        return await self._operate("uncordon_node", params, p.Node, timeout, expect_version, request_id)
+
     async def unpair_node(
         self,
         *,

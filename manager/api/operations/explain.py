@@ -29,7 +29,7 @@ WITHIN: Final = 10_000
 """The last changes, refusals and events among which a request is looked for."""
 EVENTS_WITHIN: Final = 50_000
 """The last events among which those of an object are looked for: some 15 ms."""
-NODE_VERBS: Final = ("late", "lost", "offline", "unpaired", "draining")
+NODE_VERBS: Final = ("late", "lost", "offline", "unpaired", "draining", "cordoned")
 """The events of a node that tell why it takes no workers."""
 _PENDING: Final = frozenset({WorkerState.PENDING, WorkerState.UNKNOWN, WorkerState.STOPPED})
 _decode = msgspec.json.Decoder(Event).decode

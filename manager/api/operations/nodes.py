@@ -47,6 +47,7 @@ def result(row: NodeRow, workers: int = 0, heard_ms_ago: int | None = None) -> p
         conditions=node_conditions(row),
         heard_ms_ago=heard_ms_ago,
         draining=row.draining,
+        cordoned=row.cordoned,
         drained=row.drain_note == DRAINED,
         owner_oid=row.owner_oid,
         runtime_details=convert(row.runtime_details, dict[str, RuntimeDetail] | None),
@@ -108,6 +109,7 @@ def unpair_node(ctx: ChangeContext, params: p.UnpairNode) -> p.Node:
         reason=reason,
         draining=None,
         drain_note=None,
+        cordoned=None,
     )
     tx.bump_assignment(node.oid)
     tx.clear_status(None, "node", node.name)
@@ -158,6 +160,31 @@ def undrain_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
     row = need_node(tx, node.oid)
     if node.draining is not None:
         _record_event(ctx, "undrained", row, f"requested by {ctx.who.authid}")
+    return result(row, tx.worker_count(row.oid))
+
+
+def cordon_node(ctx: ChangeContext, params: p.CordonNode) -> p.Node:
+    """Placing new workers there is refused (`planner.admission`), nothing else; the newer reason counts."""
+    tx = ctx.tx
+    node = need_node(tx, params.node_oid, paired=True)
+    reason = params.reason or node.cordoned or f"requested by {ctx.who.authid}"
+    if reason != node.cordoned:
+        tx.update_node(node.oid, cordoned=reason)
+    row = need_node(tx, node.oid)
+    if node.cordoned is None:
+        _record_event(ctx, "cordoned", row, reason)
+    return result(row, tx.worker_count(row.oid))
+
+
+def uncordon_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
+    """Pending workers are placed in the next pass; a drain goes on."""
+    tx = ctx.tx
+    node = need_node(tx, params.node_oid, paired=True)
+    if node.cordoned is not None:
+        tx.update_node(node.oid, cordoned=None)
+    row = need_node(tx, node.oid)
+    if node.cordoned is not None:
+        _record_event(ctx, "uncordoned", row, f"requested by {ctx.who.authid}")
     return result(row, tx.worker_count(row.oid))
 
 
@@ -224,5 +251,7 @@ CHANGES: Final[dict[str, ChangeHandler]] = {
     "forget_node": forget_node,
     "drain_node": drain_node,
     "undrain_node": undrain_node,
+    "cordon_node": cordon_node,
+    "uncordon_node": uncordon_node,
     "unpair_node": unpair_node,
 }

@@ -195,6 +195,12 @@ def test_the_last_port_is_kept_unless_another_worker_has_it(state: State) -> Non
     found = launcher(state)
     assert found.for_start(mqtt("14000-14999"), (), {"default": 14321}).port == 14321
     assert found.for_start(mqtt("14000-14999"), {14321}, {"default": 14321}).port != 14321
+    listeners = {"plain": {"port": "14000-14999"}, "ws": {"type": "websocket", "port": "14000-14999"}}
+    named = msgspec.structs.replace(mqtt(1), transport={"type": "mqtt", "listeners": listeners})
+    spec = found.for_start(named, (), {"default": 14321})
+    assert spec.ports["plain"] == 14321, "the primary listener keeps its port when it gets a name"
+    back = found.for_start(mqtt("14000-14999"), (), {"plain": 14322, "ws": 14323})
+    assert back.port == 14322, "and when it loses it"
     assert found.for_start(mqtt("14000-14999"), (), {"default": 9}).port >= 14000
     with pytest.raises(NoPortError, match="held by another worker"):
         found.for_start(mqtt(14321), {14321}, {})

@@ -127,3 +127,26 @@ def test_waiting_ends_when_it_is_so_and_at_once_with_the_reason_when_it_fails(up
     assert "worker 'bad/web-1' is not RUNNING: " in said and taken in said
     assert "BACKOFF" in up.ok("wait", "worker", "bad/web-1", "--for", "failed")
     up.ok("cluster", "delete", "bad", "--stop")
+
+
+def test_a_cordoned_node_keeps_its_workers_and_takes_no_more(up: Stack) -> None:
+    before = up.pids("edge")
+    on = {row["name"]: row["node"] for row in up.ask("worker", "list", "-g", "edge/web")}
+    assert "takes no new workers" in up.ok("node", "cordon", "n1", "--reason", "slow disk")
+    assert up.ask("node", "show", "n1")["cordoned"] == "slow disk"
+    assert "cordoned: slow disk" in up.ok("node", "list") and "cordoned: slow disk" in up.ok("status")
+    up.ok("group", "scale", "edge/web", "4", "--wait")
+    after = {row["name"]: row["node"] for row in up.ask("worker", "list", "-g", "edge/web")}
+    assert {name: after[name] for name in on} == on and {after["web-3"], after["web-4"]} == {"n2"}
+    up.ok("node", "cordon", "n2")
+    up.ok("group", "scale", "edge/web", "5")
+    until(
+        lambda: up.ask("worker", "list", "-g", "edge/web")[-1]["reason"] == "n1 is cordoned; n2 is cordoned",
+        "the reason of the worker without a node",
+    )
+    assert {name: pid for name, pid in up.pids("edge").items() if name in before} == before
+    up.ok("node", "uncordon", "n1")
+    assert "takes workers again" in up.ok("node", "uncordon", "n1"), "once more is no error"
+    until(lambda: up.running("edge", 5), "the fifth worker on the node that takes workers again")
+    up.ok("node", "uncordon", "n2")
+    up.ok("group", "scale", "edge/web", "2", "--wait")

@@ -56,7 +56,7 @@ def test_may_publish(kind: str, user: str, topic: str, allowed: bool) -> None:
         ("person", "alice", f"{R}/node/+/state", True),
         ("person", "alice", f"{R}/node/n1/log/web-1", True),
         ("person", "alice", f"{R}/node/+/reported", True),
-        ("person", "alice", f"{R}/node/+/assignment", False),
+        ("person", "alice", f"{R}/node/n1/assignment", False),
         ("person", "alice", f"{R}/#", True),
         ("person", "alice", "#", True),
         ("node", "n1", f"{R}/node/n1/assignment", True),

@@ -41,6 +41,8 @@ MORE = [
     "update_routercluster_workergroup",
     "drain_node",
     "undrain_node",
+    "cordon_node",
+    "uncordon_node",
     "list_workers",
     "get_worker",
     "get_events",

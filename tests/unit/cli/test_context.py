@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ from busbar.cli.context import (
     state_path,
 )
 from busbar.cli.errors import CliError, ExitCode
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .realm import Line
+from .realm import line as line
 
 LAB = Settings("mqtts://lab.example:8883", "lab", "site", "alice", "/secret/alice", "/ca.pem")
 UP = Settings("mqtt://127.0.0.1:1883", "default", "busbar", "admin", "/state/secrets/admin")
@@ -167,3 +173,81 @@ def test_a_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None
     assert read_password(Settings(password_file=str(path))) == "s3cret"
     with pytest.raises(CliError, match="No such file"):
         read_password(Settings(password_file=str(tmp_path / "none")))
+
+
+FILE = """# My realms.
+current = "lab"  # where I work
+
+# The laboratory.
+[contexts.lab]
+broker = "mqtt://lab"  # behind the # VPN
+# To be changed soon.
+realm = "lab"
+
+# Production: careful!
+[contexts.'prod']
+broker = "mqtts://prod"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "gone", "new"),
+    [
+        (("use", "prod"), ['current = "lab"'], ['current = "prod"  # where I work']),
+        (("unset",), ['current = "lab"  # where I work'], []),
+        (
+            ("rename", "lab", "site"),
+            ["[contexts.lab]", 'current = "lab"'],
+            ['[contexts."site"]', 'current = "site"  # where I work'],
+        ),
+        (("remove", "prod"), ["[contexts.'prod']", 'broker = "mqtts://prod"'], []),
+        (
+            ("add", "lab", "--broker", "mqtt://new", "--username", "alice", "--replace"),
+            ['broker = "mqtt://lab"', 'realm = "lab"'],
+            ['broker = "mqtt://new"  # behind the # VPN', 'username = "alice"'],
+        ),
+        (("add", "other", "--broker", "mqtt://other"), [], ['[contexts."other"]', 'broker = "mqtt://other"']),
+    ],
+)
+def test_a_change_keeps_comments_and_order(
+    line: Line, tmp_path: Path, words: tuple[str, ...], gone: list[str], new: list[str]
+) -> None:
+    path = tmp_path / "config" / "busbar" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(FILE)
+    assert line.run("context", *words) == 0
+    before, after = FILE.splitlines(), path.read_text().splitlines()
+    kept = [each for each in before if each.strip() and not any(each.startswith(old) for old in gone)]
+    assert [each for each in after if each in kept and each not in new] == kept
+    assert all(each in after for each in new), after
+    assert [each for each in after if each.strip() and each not in before] == [e for e in after if e in new]
+
+
+names = st.text("ab.\"' #]=", min_size=1, max_size=4)
+settings = st.builds(Settings, broker=st.text(max_size=6), realm=st.none() | st.text(max_size=6))
+configs = st.builds(Config, st.dictionaries(names, settings, max_size=3), st.none() | names)
+
+
+@given(configs, configs)
+def test_a_file_says_what_was_saved_whatever_it_said_before(before: Config, after: Config) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.toml"
+        save_config(path, before)
+        save_config(path, after)
+        found = load_config(path)
+    assert (found.contexts, found.current or None) == (dict(after.contexts), after.current or None)
+
+
+def test_the_context_in_force_is_named_in_errors(
+    line: Line, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BUSBAR_BROKER", "BUSBAR_USERNAME"):
+        monkeypatch.delenv(name)
+    assert line.run("context", "add", "lab", "--broker", "mqtt://127.0.0.1:1", "--username", "alice") == 0
+    assert line.run("context", "test") == ExitCode.UNREACHABLE
+    assert capsys.readouterr().err.rstrip().endswith("(context 'lab')")
+    assert line.run("cluster", "list", "-o", "json") == ExitCode.UNREACHABLE
+    assert json.loads(capsys.readouterr().err)["error"]["context"] == "lab"
+    assert line.run("context", "rename", "lab", "site") == line.run("context", "unset") == 0
+    assert line.run("context", "test", "lab") == ExitCode.NOT_FOUND
+    assert "(context" not in capsys.readouterr().err

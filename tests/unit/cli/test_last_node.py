@@ -45,7 +45,12 @@ def a_realm(
         found = result_of(operation, lambda member: "n1" if member == "name" else member)
         if "node" in operation:
             at = given.get("node_oid", N1)
-            found |= {"oid": at, "draining": "x" if draining and at == N2 else None, "drained": False}
+            found |= {
+                "oid": at,
+                "draining": "x" if draining and at == N2 else None,
+                "drained": False,
+                "cordoned": None,
+            }
             found |= plain | other
         else:
             found |= {"oid": OID, "name": "edge"}

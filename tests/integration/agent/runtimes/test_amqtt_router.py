@@ -214,6 +214,16 @@ def test_a_will_is_published_when_its_client_id_is_taken_over(
 
 
 @pytest.mark.fault(104, "H")
+@pytest.mark.parametrize("users", [(("u1", "x"), None), (None, ("u1", "x")), (("u1", "x"), ("u2", "y"))])
+def test_a_name_that_nobody_verifies_makes_no_other_client(port: int, watcher: Client, users: Any) -> None:
+    first = Client(port, "n", user=users[0], will=("state/n", b"lost", 1, False))
+    second = Client(port, "n", user=users[1])
+    first.wait(lambda: "gone" in first.told)
+    second.publish("state/n", b"here")
+    assert [payload for topic, payload, *_ in watcher.through() if topic == "state/n"] == [b"lost", b"here"]
+
+
+@pytest.mark.fault(104, "H")
 def test_a_will_is_published_after_one_and_a_half_keepalives_of_silence(port: int, watcher: Client) -> None:
     body = b"\0\4MQTT\4\x06\0\1\0\1s\0\4will\0\1x"
     with socket.create_connection(("127.0.0.1", port), bound(10)) as silent:

@@ -242,7 +242,7 @@ CASES = [
     ("n1", f"{R}/node/n1/assignment", "manager", False),
     ("n1", f"{R}/node/n1/log/web-1", "alice", True),
     ("n1", f"{R}/node/n1/state", "alice", True),
-    ("n1", f"{R}/node/n1/reported", "alice", False),
+    ("n1", f"{R}/node/n1/reported", "alice", True),
     ("manager", f"{R}/node/n1/assignment", "n1", True),
     ("manager", f"{R}/node/n2/assignment", "n1", False),
     ("manager", f"{R}/response/alice/cli", "alice", True),

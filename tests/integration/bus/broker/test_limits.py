@@ -55,7 +55,7 @@ async def test_a_connect_is_bounded_more_tightly(broker: EmbeddedBroker) -> None
 async def test_silence_before_connect_is_bounded(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("busbar.bus.broker.client_connection.CONNECT_WITHIN_S", 0.2)
+    monkeypatch.setattr("busbar.bus.broker.doorway.CONNECT_WITHIN_S", 0.2)
     raw = await Raw.open(broker.port)
     raw.say(connect_bytes("alice")[:9])
     await raw.closed(within=1)

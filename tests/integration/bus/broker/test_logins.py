@@ -142,11 +142,11 @@ async def test_chosen_passwords_are_known_to_the_next_broker_and_on_no_disk(tmp_
     assert IN_MEMORY is not None
     path, password = tmp_path / "private" / "accounts.json", "chosen by olga"
     ensure_account(path, "olga", "person", password)
-    before = set(IN_MEMORY.glob("*"))
+    before = set(IN_MEMORY.glob("*.json"))
     async with EmbeddedBroker(BrokerConfig(path)) as broker:
         assert (await Raw.connect(broker.port, "olga", password=password)).code == 0
         await until(lambda: set(IN_MEMORY.glob("*.json")) > before)
-    (file,) = set(IN_MEMORY.glob("*")) - before
+    (file,) = set(IN_MEMORY.glob("*.json")) - before
     assert (file.stat().st_mode & 0o777, IN_MEMORY.stat().st_mode & 0o777) == (0o600, 0o700)
     rows = json.loads(file.read_text())
     assert set(rows["names"]) == {"olga"}

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.bus.params import Explain
+from busbar.manager.api.operations.base import ReadContext
+from busbar.manager.api.operations.explain import explain
 
 from tests.integration.manager.fixtures import Client, memory_net, rig_on
+from tests.integration.watching import TOPICS, fleet, watching
 
 
 @pytest.fixture
@@ -87,3 +91,30 @@ async def test_events_of_a_former_object_of_that_name_are_not_told(client: Clien
     found = await why(client, "edge")
     created = [each for each in found["statements"] if "was created" in each["text"]]
     assert len({each["event"] for each in created}) == 1 and "stopped" in codes(found)
+
+
+async def test_the_chain_from_a_lost_node_to_a_worker_that_can_not_move(tmp_path: Path) -> None:
+    """Decided by the manager's own snapshot, rows and events, on a clock of the test's."""
+    async with watching(tmp_path) as watch:
+        await fleet(watch, 1, scale=1)
+        await watch.pass_time(130)
+        await watch.until(lambda: watch.states() == {"web-1": "UNKNOWN n1"})
+        await watch.rest()
+        reads, clock = watch.store.reads, watch.clock
+        ctx = ReadContext(
+            reads,
+            watch.memory,
+            None,  # type: ignore[arg-type]
+            clock.monotonic(),
+            clock.time_ns(),
+            TOPICS,
+            watch.monitor.cache.snapshot,
+        )
+        found = explain(ctx, Explain(object="edge/web-1"))
+        lost = [event["sequence"] for event in watch.events() if event["type"].endswith("on_node_lost")]
+    told = {each.code: each for each in found.statements}
+    assert [told["node_lost"].event] == lost and told["node_lost"].at_ms
+    assert {"history", "unknown", "lost_after", "not_moved"} <= set(told) and not found.well
+    assert "lost_after of group web: 30 s" in told["lost_after"].text
+    numbers = [int(each.event) for each in found.statements if each.event]
+    assert numbers == sorted(numbers) and len(numbers) >= 3

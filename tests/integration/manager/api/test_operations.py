@@ -399,8 +399,8 @@ async def test_a_nodes_owner_is_who_paired_it(client: Client) -> None:
     who = {row["name"]: row["oid"] for row in await client.call("vera", "list_principals")}
     assert node["owner_oid"] == who["bob"]
     owned = {name for name, row in OPERATIONS.items() if row.owned == "node"}
-    assert owned == {"drain_node", "undrain_node", "forget_node"}
-    for op in ("drain_node", "undrain_node"):
+    assert owned == {"drain_node", "undrain_node", "cordon_node", "uncordon_node", "forget_node"}
+    for op in ("drain_node", "undrain_node", "cordon_node", "uncordon_node"):
         error = await client.refused("carol", op, ref)
         assert (error.code, error.pointers) == ("not_authorized", ("/params/node_oid",))
         await client.call("bob", op, ref)

@@ -7,8 +7,8 @@ from busbar.bus.states import NodeStatus, WorkerState
 from busbar.manager.planner.admission import Obstacle, Target, max_workers, occupies, refusal
 
 FREE: dict[str, object] = {
-    "status": NodeStatus.ONLINE, "refuses": None, "draining": False, "runtimes": ("amqtt",), "max_workers": 4,
-    "member": True, "hardlimit": 2, "in_cluster": 1, "total": 3,
+    "status": NodeStatus.ONLINE, "refuses": None, "draining": False, "cordoned": False,
+    "runtimes": ("amqtt",), "max_workers": 4, "member": True, "hardlimit": 2, "in_cluster": 1, "total": 3,
 }  # fmt: skip
 FULL: dict[str, object] = {"in_cluster": 2, "total": 4}
 
@@ -42,6 +42,7 @@ def test_admits(facts: dict[str, object]) -> None:
         ),
         ({"status": NodeStatus.UNPAIRED}, Obstacle.STATUS, "is unpaired"),
         ({"draining": True, "runtimes": ()}, Obstacle.DRAINING, "is draining"),
+        ({"cordoned": True, "runtimes": ()}, Obstacle.CORDONED, "is cordoned"),
         ({"runtimes": (), **FULL}, Obstacle.RUNTIME, "does not offer runtime 'amqtt'"),
         ({"rejects": "/x: no", "runtimes": ()}, Obstacle.RUNTIME, "does not offer runtime 'amqtt'"),
         ({"rejects": "/x: no", **FULL}, Obstacle.TRANSPORT, "does not accept its transport (/x: no)"),
