@@ -270,7 +270,11 @@ def nodes(
     if quiet:
         return output.show_names(run(lambda bus: _member_nodes(bus, cluster, status)))
     found = run(lambda bus: _members(bus, cluster, status))
-    return output.show_list(sorted(found, key=lambda m: str(m.node)), MEMBER_COLUMNS, "no nodes")
+    return output.show_list(sorted(found, key=lambda m: str(m.node)), MEMBER_COLUMNS, "no nodes", _node_of)
+
+
+def _node_of(member: Member) -> str:
+    return member.node or member.node_oid
 
 
 async def _member_nodes(bus: BusClient, cluster: str, status: NodeStatusName | None) -> list[str]:

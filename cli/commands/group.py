@@ -163,7 +163,10 @@ async def _find(bus: BusClient, group: str, cluster: str | None) -> Group:
 
 @n.subcommand(app, "show", "get_routercluster_workergroup_by_name", "get_routercluster_workergroup")
 def show(group: n.GroupArgument, cluster: n.ClusterOption = None) -> None:
-    output.show_object(run(lambda bus: _find(bus, group, cluster)))
+    found = run(lambda bus: _find(bus, group, cluster))
+    if output.output_format() == "name":
+        return output.say(f"{split_reference(group, cluster, 'group')[0]}/{found.name}")
+    return output.show_object(found)
 
 
 @n.subcommand(

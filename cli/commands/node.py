@@ -85,7 +85,7 @@ async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> lis
 def show(node: n.NodeArgument) -> None:
     found = run(lambda bus: bus.find_node(node))
     if output.output_format() != "table":
-        return output.dump(found)
+        return output.show_object(found)
     shown = output.merged(found, runtimes=[_with_version(found, name) for name in found.runtimes])
     del shown["runtime_details"]
     return output.show_object(shown)
