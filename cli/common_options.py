@@ -18,6 +18,10 @@ Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for completion, s
 Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Timeout of --wait, in seconds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")]
 Tag = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
+WithTag = Annotated[
+    list[str] | None,
+    typer.Option("--tag", "-l", help="Only with this tag; may be repeated, for all of them."),
+]
 LabelText = Annotated[str | None, typer.Option("--label", help="A short text for people.")]
 Description = Annotated[str | None, typer.Option("--description", help="A longer text for people.")]
 Transport = Annotated[

@@ -1,4 +1,4 @@
-"""Which format a command prints: -o, else BUSBAR_OUTPUT. Pure, and light to import."""
+"""Which format a command prints: -o, else BUSBAR_OUTPUT. Light to import."""
 
 from __future__ import annotations
 
