@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
+from .suggestions import SuggestingGroup
+
 if TYPE_CHECKING:
     from busbar.bus.client.client import BusClient
 
@@ -62,6 +64,7 @@ DEFAULT_WAIT: Final = 60.0
 def command_group(help: str, *, bare: bool = False) -> typer.Typer:
     """The typer app of one group of commands; `bare`: it may be called without a subcommand."""
     return typer.Typer(
+        cls=SuggestingGroup,
         help=help,
         add_completion=False,
         rich_markup_mode=None,

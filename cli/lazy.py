@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from . import context
+from .suggestions import SuggestingGroup
 from .typer_fastparse import lighten
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -98,7 +99,7 @@ NAMELESS: Final = frozenset({"get_events", "get_manager"})
 Run = Callable[..., Any]
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(SuggestingGroup):
     """The top-level group: stubs for help and completion; a command is imported when it is called."""
 
     guard: ClassVar[Run]
