@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -58,6 +57,8 @@ def _list_or_show(has: Collection[str], rest: Sequence[str]) -> list[str]:
 
 
 def _joined(*words: str) -> str:
+    import shlex
+
     from busbar.bus.printable import printable
 
     return printable(shlex.join(words))
