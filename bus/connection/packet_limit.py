@@ -23,7 +23,12 @@ class RetainUnavailableError(BusOfflineError):
 def publish_size(topic: str, payload: bytes, qos: int, properties: int | None = None) -> int:
     """Bytes of a whole PUBLISH packet; `properties` are the bytes of its MQTT 5 properties, with their length
     field (None: MQTT 3.1.1, which has none)."""
-    body = 2 + len(topic.encode()) + (2 if qos else 0) + (properties or 0) + len(payload)
+    return packet_size(topic, len(payload), qos, properties)
+
+
+def packet_size(topic: str, size: int, qos: int, properties: int | None = None) -> int:
+    """As `publish_size`, with a payload of so many bytes."""
+    body = 2 + len(topic.encode()) + (2 if qos else 0) + (properties or 0) + size
     length = 1 + (body > 127) + (body > 16_383) + (body > 2_097_151)
     return 1 + length + body
 

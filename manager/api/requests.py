@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import NO_PROPERTIES, Message, Properties
+from busbar.bus.connection.packet_limit import packet_size
 from busbar.bus.contract import OPERATIONS, Operation
 from busbar.bus.decode import MAX_PAYLOAD, convert, digest, encode, parse
 from busbar.bus.errors import BusError
@@ -55,7 +56,7 @@ REPLY_BYTES: Final = 4_096
 AUDIT_LIMIT: Final = 4_096
 """Characters of the parameters that the audit stores."""
 PACKET_OVERHEAD: Final = 256
-"""Bytes of a reply's packet besides payload, topic and correlation data."""
+"""Bytes of a reply's packet with MQTT 5 besides payload, topic and correlation data."""
 LOCKED_RETRY_MS: Final = 500
 
 
@@ -266,9 +267,15 @@ class Dispatch:
         return self._topics.response(ctx.caller, ctx.inbox)
 
     def room(self, ctx: RequestContext) -> int:
-        """Bytes of the largest reply that the broker takes."""
+        """Bytes of the largest reply that the broker takes.
+
+        Exact for MQTT 3.1.1: a stored reply that came through once must come through again.
+        """
+        most, topic = self._sink.max_packet, self.reply_topic(ctx)
+        if not self._responder.mqtt5:
+            return 2 * most - packet_size(topic, most, 1)
         correlation = len(ctx.properties.correlation or b"")
-        return self._sink.max_packet - len(self.reply_topic(ctx)) - correlation - PACKET_OVERHEAD
+        return most - len(topic) - correlation - PACKET_OVERHEAD
 
     def properties(self, ctx: RequestContext, error: BusError | None = None) -> Properties:
         """The MQTT 5 properties of a reply."""

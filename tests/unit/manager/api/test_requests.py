@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from busbar.bus.connection.link import NO_PROPERTIES, Message, Properties
+from busbar.bus.connection.packet_limit import publish_size
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import MAX_PAYLOAD, encode
 from busbar.bus.errors import BusError
@@ -333,6 +334,19 @@ def test_a_reply_is_as_large_as_the_broker_takes(correlation: bytes) -> None:
     bench.sink.max_packet = size
     assert ask()[0][1] == reply
     bench.sink.max_packet = size - 1
+    assert ask()[0][1]["error"]["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize("names", [1, 40])
+def test_with_mqtt_3_a_reply_may_fill_the_packet(names: int) -> None:
+    """As the link counts it, which sends stored replies again."""
+    bench = Bench()
+    bench.store.reads.clusters = [f"edge{number}" for number in range(names)]
+    ask = partial(bench.ask, "vera", "list_routerclusters", b'{"params": {"return_names": true}, "id": "r"}')
+    ((topic, reply, _),) = ask()
+    bench.sink.max_packet = publish_size(f"{TOPICS.prefix}{topic}", encode(reply), 1)
+    assert ask()[0][1] == reply
+    bench.sink.max_packet -= 1
     assert ask()[0][1]["error"]["code"] == "payload_too_large"
 
 
