@@ -111,6 +111,7 @@ class WorkerSupervisor:
         """Reconcile until cancelled; the workers go on."""
         beside = [
             asyncio.create_task(self._housekeeping(), name="housekeeping"),
+            asyncio.create_task(self._watch_usage(), name="usage"),
             asyncio.create_task(self._watch_meshes(), name="meshes"),
             asyncio.create_task(self._watch_members(), name="members"),
         ]
@@ -260,9 +261,8 @@ class WorkerSupervisor:
                 log.exception("a look at the members of clusters failed")
 
     async def _housekeeping(self) -> None:
-        """Rotates logs and reads usage, until cancelled."""
-        due = self._clock.monotonic() + _RETRY_S
-        files_due = due
+        """Rotates logs and looks at files, until cancelled."""
+        files_due = self._clock.monotonic() + _RETRY_S
         flooded = False
         while True:
             await self._clock.sleep(ROTATE_SOON_S if flooded else ROTATE_S)
@@ -271,10 +271,18 @@ class WorkerSupervisor:
                 if self._clock.monotonic() >= files_due:
                     files_due = self._clock.monotonic() + FILES_S
                     await self._look_at_files()
-                if self._clock.monotonic() >= due:
-                    due = self._clock.monotonic() + USAGE_S
-                    await self.registry.refresh_usage()
-                    await self.adoption.recount_foreign()
-                    self._on_usage()
             except Exception:
                 log.exception("housekeeping failed")
+
+    async def _watch_usage(self) -> None:
+        """Reads usage and asks routers for their traffic, both at once, until cancelled."""
+        await self._clock.sleep(_RETRY_S)
+        while True:
+            try:
+                looks = (self.controller.runner.look_at_traffic(each) for each in self.registry.all())
+                await asyncio.gather(self.registry.refresh_usage(), *looks)
+                await self.adoption.recount_foreign()
+                self._on_usage()
+            except Exception:
+                log.exception("reading usage failed")
+            await self._clock.sleep(USAGE_S)

@@ -16,7 +16,8 @@ from .topics import NAME_PATTERN
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="[a-z0-9][a-z0-9_-]{0,63}")]
 RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+MAX_COUNT = 2**53
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Text = Annotated[str, Meta(max_length=4096)]
 Url = Annotated[str, Meta(max_length=1024)]
 ListenerName = Annotated[str, Meta(pattern=LISTENER_NAME, description="[a-z][a-z0-9-]{0,31}")]
@@ -223,11 +224,24 @@ class MeshSeen(Struct, frozen=True):
     )
 
 
+class Traffic(Struct, frozen=True):
+    """What a router says of its clients: how many are connected, and, since its start, the messages and bytes
+    that they have sent (in) and got (out), and those cut off because they did not read (`slow_consumers`)."""
+
+    connections: Count
+    messages_in: Count
+    messages_out: Count
+    bytes_in: Count
+    bytes_out: Count
+    slow_consumers: Count
+
+
 class ReportedWorker(Struct, frozen=True):
     """One worker as its agent sees it. `state` is one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED.
 
     `oid` and `cluster` distinguish workers of the same name; without them, workers are matched by name.
     `listeners` has the URL of each named listener, the primary's (`address`) included.
+    `traffic` is present where its runtime tells it.
     """
 
     worker: WorkerName
@@ -244,6 +258,7 @@ class ReportedWorker(Struct, frozen=True):
     rss: Count | None = None
     listeners: Annotated[dict[ListenerName, Url], Meta(max_length=MAX_LISTENERS)] | UnsetType = UNSET
     mesh: MeshSeen | UnsetType = UNSET
+    traffic: Traffic | UnsetType = UNSET
 
 
 MAX_SCHEMAS = 16

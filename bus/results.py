@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .messages import Endpoint, MeshSeen, RuntimeDetail, Who
+from .messages import Endpoint, MeshSeen, RuntimeDetail, Traffic, Who
 
 
 class Cluster(Struct, frozen=True):
@@ -152,6 +152,8 @@ class Worker(Struct, frozen=True):
     listeners: dict[str, str] = {}
     """The URL of each named listener, the primary's (`address`) included; empty where none has a name."""
     mesh: MeshSeen | None = None
+    traffic: Traffic | None = None
+    """As last reported; null where its runtime does not tell it."""
 
 
 class GroupStat(Struct, frozen=True):
@@ -167,7 +169,10 @@ class GroupStat(Struct, frozen=True):
 
 
 class Stat(Struct, frozen=True):
-    """Status and statistics of a cluster or of one worker group."""
+    """Status and statistics of a cluster or of one worker group.
+
+    `traffic` has the sums over those workers that tell theirs; null: none does.
+    """
 
     oid: str
     name: str
@@ -189,6 +194,7 @@ class Stat(Struct, frozen=True):
     workergroups: list[GroupStat] = msgspec.field(default_factory=list)
     version: int = 0
     changed: int = 0
+    traffic: Traffic | None = None
 
 
 class ManagerInfo(Struct, frozen=True):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from . import streams
+from . import formats, streams
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
@@ -24,17 +25,29 @@ PasswordOption = Annotated[
 TlsCaOption = Annotated[str | None, typer.Option("--tls-ca", help="PEM file of trusted CAs.")]
 TlsCertOption = Annotated[str | None, typer.Option("--tls-cert", help="PEM file of the client certificate.")]
 TlsKeyOption = Annotated[str | None, typer.Option("--tls-key", help="PEM file of its private key.")]
-OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="table, json or yaml.")]
+
+
+def _complete_format(incomplete: str) -> list[str]:
+    return [form for form in formats.FORMATS if form.startswith(incomplete)]
+
+
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="table, json, yaml, jsonl (an object a line) or name (references alone).",
+        autocompletion=_complete_format,
+    ),
+]
 
 HELP = (
     "Run clusters of message routers over MQTT.\n\n"
     "The options below may stand anywhere on the line. Precedence: options, then the environment variables "
     "BUSBAR_CONTEXT, BUSBAR_BROKER, BUSBAR_REALM, BUSBAR_USERNAME, BUSBAR_PASSWORD_FILE, BUSBAR_PASSWORD, "
-    "BUSBAR_TLS_CA, BUSBAR_TLS_CERT, BUSBAR_TLS_KEY, BUSBAR_STATE, BUSBAR_TIMEOUT, then a context of the "
-    "config file, then a local 'busbar up'.\n\n" + EXIT_HELP
+    "BUSBAR_TLS_CA, BUSBAR_TLS_CERT, BUSBAR_TLS_KEY, BUSBAR_STATE, BUSBAR_TIMEOUT, BUSBAR_OUTPUT, then a "
+    "context of the config file, then a local 'busbar up'.\n\n" + EXIT_HELP
 )
-
-FORMATS = ("table", "json", "yaml")
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -91,11 +104,12 @@ def _top(
     )
 
 
-def guard(action: Callable[[], Any]) -> Any:
+def guard(action: Callable[[], Any], *, has_names: bool = False) -> Any:
     """Run a command; any failure becomes one sentence on stderr and its exit code."""
     try:
-        if global_options().output not in (None, *FORMATS):
-            raise usage(f"-o {global_options().output}: the formats are {', '.join(FORMATS)}")
+        options = global_options()
+        form = formats.choose(options.output, os.environ, has_names=has_names)
+        set_global_options(options.merged({"output": form}))
         return action()
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise
@@ -115,7 +129,7 @@ def report(error: BaseException) -> int:
 
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows
-    elif global_options().output in ("json", "yaml"):
+    elif global_options().output in ("json", "yaml", "jsonl"):
         used = {} if used_context() is None else {"context": used_context()}
         output.note_object({"error": as_object(error) | used})
     else:

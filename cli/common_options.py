@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
+from .suggestions import SuggestingGroup
+
 if TYPE_CHECKING:
     from busbar.bus.client.client import BusClient
 
@@ -18,6 +20,10 @@ Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for completion, s
 Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Timeout of --wait, in seconds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")]
 Tag = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
+WithTag = Annotated[
+    list[str] | None,
+    typer.Option("--tag", "-l", help="Only with this tag; may be repeated, for all of them."),
+]
 LabelText = Annotated[str | None, typer.Option("--label", help="A short text for people.")]
 Description = Annotated[str | None, typer.Option("--description", help="A longer text for people.")]
 Transport = Annotated[
@@ -58,6 +64,7 @@ DEFAULT_WAIT: Final = 60.0
 def command_group(help: str, *, bare: bool = False) -> typer.Typer:
     """The typer app of one group of commands; `bare`: it may be called without a subcommand."""
     return typer.Typer(
+        cls=SuggestingGroup,
         help=help,
         add_completion=False,
         rich_markup_mode=None,

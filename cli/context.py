@@ -65,10 +65,12 @@ class GlobalOptions:
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    headers: bool = True
 
     def merged(self, later: Mapping[str, str | None]) -> GlobalOptions:
         """These options with those given later on the line."""
-        return replace(self, **{name: value for name, value in later.items() if value is not None})
+        given: dict[str, Any] = {name: value for name, value in later.items() if value is not None}
+        return replace(self, **given)
 
 
 # --- where things are --------------------------------------------------------------------------------------

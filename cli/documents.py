@@ -15,7 +15,7 @@ from busbar.bus.errors import BusError, pointer_step
 from .definition import yaml_loader
 from .errors import CliError, ExitCode, usage
 
-Format = Literal["yaml", "toml", "json"]
+Format = Literal["yaml", "toml", "json", "jsonl"]
 SCHEMA_FILE: Final = "busbar.schema.json"
 """What the schema's file is called by the line at a file's top."""
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -145,7 +145,7 @@ def render(value: Mapping[str, Any], form: Format, *, ascii_only: bool = False) 
 
     if form == "toml":
         return f"#:schema ./{SCHEMA_FILE}\n{_safe(toml(value), ascii_only=ascii_only)}"
-    if form == "json":
+    if form in ("json", "jsonl"):
         return document({SCHEMA_MEMBER: f"./{SCHEMA_FILE}", **value}, form, ascii_only=ascii_only)
     head = f"# yaml-language-server: $schema=./{SCHEMA_FILE}\n"
     return head + document(value, form, ascii_only=ascii_only)

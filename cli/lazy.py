@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from . import context
+from .suggestions import SuggestingGroup
 from .typer_fastparse import lighten
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -87,11 +89,17 @@ SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
 
 WATCHED: Final = frozenset({"list", "show", "stat", "nodes", "status"})
 """Commands that can be watched, where they only read."""
+NAMED: Final = frozenset({"list", "show", "nodes"})
+"""Commands of which `-o name` prints references, unless what they show has none."""
+TABLES: Final = frozenset({"list", "nodes", "audit"})
+"""Commands that print one table; `history` prints one too."""
+NAMELESS: Final = frozenset({"get_events", "get_manager"})
+"""Operations whose results have no names."""
 
-Run = Callable[[Callable[[], Any]], Any]
+Run = Callable[..., Any]
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(SuggestingGroup):
     """The top-level group: stubs for help and completion; a command is imported when it is called."""
 
     guard: ClassVar[Run]
@@ -140,15 +148,20 @@ def _add_globals(command: Any, group: type[LazyGroup], options: list[Any]) -> No
     watchable = command.name in WATCHED and "--watch" not in taken and _reads(inner)
     if watchable:
         command.params += _params(_watch_option)
+    operations = frozenset(getattr(inner, "operations", ()))
+    has_names = command.name in NAMED and not operations & NAMELESS
+    if command.name in TABLES or "list_routercluster_revisions" in operations:
+        command.params += _params(_headers_option)
 
     def run(**values: Any) -> Any:
         later = {name: values.pop(name, None) for name in added}
-        context.set_global_options(context.global_options().merged(later))
+        headers = not values.pop("no_headers", False)
+        context.set_global_options(replace(context.global_options().merged(later), headers=headers))
         if watchable and values.pop("watch", False):
             from .watching import repeat
 
-            return group.guard(lambda: repeat(lambda: inner(**values)))
-        return group.guard(lambda: inner(**values))
+            return group.guard(lambda: repeat(lambda: inner(**values)), has_names=has_names)
+        return group.guard(lambda: inner(**values), has_names=has_names)
 
     command.callback = run
 
@@ -167,6 +180,12 @@ def _watch_option(
     watch: Annotated[bool, typer.Option("--watch", help="Again at each change, until interrupted.")] = False,
 ) -> None:
     """What every command that lists or shows understands."""
+
+
+def _headers_option(
+    no_headers: Annotated[bool, typer.Option("--no-headers", help="No headings above the table.")] = False,
+) -> None:
+    """What every command that prints one table understands."""
 
 
 def _templates(options: Callable[..., None]) -> list[Any]:

@@ -28,6 +28,19 @@ def size(count: int | None) -> str:
     return f"{count / 1e12:.1f} TB"
 
 
+def count(value: float | None) -> str:
+    """A number of things as `640`, `9.1 k`, `28 k`, `1.4 M` (powers of 1000)."""
+    if value is None:
+        return ""
+    if value < 999.5:
+        return f"{value:.0f}"
+    for limit, unit in ((1e6, "k"), (1e9, "M")):
+        if value < limit * 0.9995:
+            scaled = value / limit * 1000
+            return f"{scaled:.1f} {unit}" if scaled < 9.95 else f"{scaled:.0f} {unit}"
+    return f"{value / 1e9:.1f} G"
+
+
 def seconds(value: float | None) -> str:
     """Seconds of processor time as `0.8 s`, `12 s`, `3 min`, `5 h`."""
     if value is None:

@@ -1,4 +1,4 @@
-"""Results on stdout, as table, JSON or YAML; notes on stderr.
+"""Results on stdout, as table, JSON, YAML or references; notes on stderr.
 
 All text of a command leaves through this file, which lets no control character of others through.
 """
@@ -14,6 +14,7 @@ from busbar.bus.printable import escaped, json_text, printable
 
 from . import numbers
 from .context import global_options
+from .errors import usage
 
 COLOURS: Final[Mapping[str, str]] = {
     "RUNNING": "green",
@@ -40,23 +41,43 @@ Column = tuple[str, Callable[[T], object]]
 
 
 def output_format() -> str:
-    """The format asked for: table, json or yaml (checked before the command runs)."""
+    """The format asked for, one of `formats.FORMATS` (checked before the command runs)."""
     return global_options().output or "table"
 
 
-def show_list(rows: Sequence[T], columns: Sequence[Column[T]], empty: str = "none") -> None:
-    """Print objects: as a table of these columns, or all members as JSON or YAML."""
+def reference(shown: object) -> str:
+    """How other commands name an object: `edge`, or `edge/web-3` of what is in a cluster.
+
+    Raises:
+        CliError: it has no name.
+    """
+    found = merged(shown)
+    name, cluster = found.get("name"), found.get("cluster")
+    if not isinstance(name, str):
+        raise usage("-o name: what is shown has no name")
+    return f"{cluster}/{name}" if cluster else name
+
+
+def show_list(
+    rows: Sequence[T],
+    columns: Sequence[Column[T]],
+    empty: str = "none",
+    name: Callable[[T], str] = reference,
+) -> None:
+    """Print objects: as a table of these columns, all members as JSON or YAML, or the name of each."""
+    if output_format() == "name":
+        return show_names([name(row) for row in rows])
     if output_format() != "table":
         return dump(list(rows))
     if not rows:
         return note(empty)
     cells = [[as_text(get(row)).replace("\n", " ") for _, get in columns] for row in rows]
-    print_table([heading for heading, _ in columns], cells)
+    print_table([heading for heading, _ in columns], cells, headed=global_options().headers)
 
 
 def show_names(names: Sequence[str]) -> None:
     """Print names, one a line."""
-    if output_format() != "table":
+    if output_format() not in ("table", "name"):
         return dump(list(names))
     for name in names:
         say(name)
@@ -65,6 +86,8 @@ def show_names(names: Sequence[str]) -> None:
 
 def show_object(shown: object, first: Sequence[str] = ("name", "status")) -> None:
     """Print one object: the members named first, then the others, oids last."""
+    if output_format() == "name":
+        return say(reference(shown))
     if output_format() != "table":
         return dump(shown)
     found = merged(shown)
@@ -116,7 +139,11 @@ def merged(*objects: object, **more: object) -> dict[str, object]:
 
 
 def dump(value: object, *, stream: bool = False) -> None:
-    """Print a value as JSON or YAML. `stream`: it is one of many, a line or a document each."""
+    """Print a value as JSON or YAML, of a list in `jsonl` each item on a line.
+
+    Args:
+        stream: it is one of many, a line or a document each.
+    """
     from msgspec import to_builtins
 
     text = document(
@@ -126,7 +153,10 @@ def dump(value: object, *, stream: bool = False) -> None:
 
 
 def document(value: Any, form: str, *, stream: bool = False, ascii_only: bool = False) -> str:
-    """A plain value as text of a format, `json` or `yaml`, with its line end."""
+    """A plain value as text of a format, `json`, `jsonl` or `yaml`, with its line end."""
+    if form == "jsonl":
+        items = value if isinstance(value, list) and not stream else [value]
+        return "".join(document(item, "json", stream=True, ascii_only=ascii_only) for item in items)
     if form != "yaml":
         return json_text(value, indent=None if stream else 2, ascii_only=ascii_only) + "\n"
     import yaml  # type: ignore[import-untyped]
@@ -247,12 +277,12 @@ def paint(text: str) -> str:
     return f"\x1b[{codes[COLOURS[text]]}m{text}\x1b[0m"
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, headed: bool = True) -> None:
     """A table: by rich on a terminal; plain columns for scripts, which also starts faster."""
     rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        return _rich_table(headings, rows)
-    for line in plain_table(headings, rows):
+        return _rich_table(headings, rows, headed=headed)
+    for line in plain_table(headings, rows)[0 if headed else 1 :]:
         say(line)
     return None
 
@@ -264,7 +294,7 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     return ["  ".join(text.ljust(widths[i]) for i, text in enumerate(row)).rstrip() for row in table]
 
 
-def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, headed: bool) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -272,7 +302,7 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     # Empty columns are omitted; only the last one, the reason, wraps.
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, show_header=headed)
     for i in kept:
         table.add_column(headings[i], no_wrap=i != kept[-1])
     for row in rows:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from busbar.bus.listeners import DEFAULT
+from busbar.bus.messages import Traffic
 from busbar.bus.params import Stat, Worker
 
 from . import numbers, output
@@ -19,8 +22,28 @@ WORKER_COLUMNS: list[output.Column[Worker]] = [
     ("memory", lambda w: numbers.size(w.rss)),
     ("reason", lambda w: w.reason),
 ]
+TRAFFIC_COLUMNS: list[output.Column[Worker]] = [
+    ("clients", lambda w: w.traffic and numbers.count(w.traffic.connections)),
+    ("in", lambda w: w.traffic and numbers.count(w.traffic.messages_in)),
+    ("out", lambda w: w.traffic and numbers.count(w.traffic.messages_out)),
+]
+"""Clients, and the messages that they have sent and got; of workers whose runtime tells it."""
 GOOD = frozenset({"RUNNING", "STOPPED", "online", "offline"})
 """States that are no problem."""
+
+
+def worker_columns(workers: Iterable[Worker]) -> list[output.Column[Worker]]:
+    """The columns of a table of these workers."""
+    told = TRAFFIC_COLUMNS if any(worker.traffic for worker in workers) else []
+    return [*WORKER_COLUMNS[:-1], *told, WORKER_COLUMNS[-1]]
+
+
+def traffic_text(traffic: Traffic) -> str:
+    """What routers say of their clients, in one line."""
+    sent = f"messages in {numbers.count(traffic.messages_in)} ({numbers.size(traffic.bytes_in)})"
+    got = f"out {numbers.count(traffic.messages_out)} ({numbers.size(traffic.bytes_out)})"
+    slow = f"slow consumers {numbers.count(traffic.slow_consumers)}"
+    return f"clients {numbers.count(traffic.connections)}, {sent}, {got}, {slow}"
 
 
 def summary(stat: Stat) -> str:
@@ -45,6 +68,8 @@ def print_stat(stat: Stat) -> None:
     since = f"for {numbers.duration(stat.since_ms)}"
     output.say(f"{stat.name}  ", output.State(stat.status), f"  {since}  {summary(stat)}")
     output.say(f"  {usage}")
+    if stat.traffic is not None:
+        output.say(f"  {traffic_text(stat.traffic)}")
     mark = " " if stat.status in GOOD else "!"
     for condition in stat.conditions:
         output.say(f"  {mark} {condition}")
@@ -52,5 +77,5 @@ def print_stat(stat: Stat) -> None:
         name = "" if endpoint.name == DEFAULT else f" {endpoint.name}"
         output.say(f"  {endpoint.worker}{name} on {endpoint.node}: {endpoint.url}")
     if stat.workers:
-        output.show_list(sorted(stat.workers, key=lambda w: w.name), WORKER_COLUMNS)
+        output.show_list(sorted(stat.workers, key=lambda w: w.name), worker_columns(stat.workers))
     return None

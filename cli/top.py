@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from busbar.bus.messages import Traffic
 from msgspec import Struct
 
 from . import numbers
@@ -19,10 +20,15 @@ class Sample(Struct, frozen=True):
     cpu_s: float | None
     rss: int | None
     restarts: int = 0
+    traffic: Traffic | None = None
 
 
 class WorkerRow(Struct, frozen=True):
-    """A worker. `cpu` is the share of one processor since the report before, or else since its start."""
+    """A worker. `cpu` is the share of one processor since the report before, or else since its start.
+
+    `messages_in` and `messages_out` are those a second of its clients, over the same time; null: it does not
+    tell them.
+    """
 
     worker: str
     status: str
@@ -32,6 +38,9 @@ class WorkerRow(Struct, frozen=True):
     uptime_ms: int | None
     restarts: int
     reason: str | None
+    connections: int | None = None
+    messages_in: float | None = None
+    messages_out: float | None = None
 
 
 class NodeRow(Struct, frozen=True):
@@ -61,6 +70,7 @@ class _Worker:
     pid: int | None = None
     sample: Sample | None = None
     cpu: float | None = None
+    rates: tuple[float, float] | None = None
 
 
 SORTS: Final[dict[str, Callable[[WorkerRow], tuple[object, ...]]]] = {
@@ -103,7 +113,7 @@ class Board:
         known.status, known.node, known.reason = status, node, reason
         known.restarts, known.pid = restarts, pid
         if node is None or (known.sample is not None and known.sample.pid != pid):
-            known.sample = known.cpu = None
+            known.sample = known.cpu = known.rates = None
 
     def usage(self, name: str, sample: Sample) -> None:
         """What a worker uses, as its node reports it."""
@@ -117,6 +127,7 @@ class Board:
             if ms < 1000:
                 return  # too short to tell
         known.cpu = max(0.0, used) / ms * 1000 if ms > 0 else None
+        known.rates = _rates(before, sample)
         known.sample = sample
 
     def picture(self, sort: str, cluster: str | None = None, node: str | None = None) -> Picture:
@@ -125,6 +136,8 @@ class Board:
             WorkerRow(
                 name, w.status, w.node, w.cpu, w.sample.rss if w.sample else None,
                 w.sample.uptime_ms if w.sample else None, w.restarts, w.reason,
+                w.sample.traffic.connections if w.sample and w.sample.traffic else None,
+                *(w.rates or (None, None)),
             )
             for name, w in self._workers.items()
             if (cluster is None or name.startswith(f"{cluster}/")) and node in (None, w.node)
@@ -139,6 +152,17 @@ class Board:
 
     def _sum(self, name: str, status: str, rows: list[WorkerRow]) -> NodeRow:
         return NodeRow(name, status, len(rows), sum(r.cpu or 0 for r in rows), sum(r.rss or 0 for r in rows))
+
+
+def _rates(before: Sample | None, now: Sample) -> tuple[float, float] | None:
+    """Messages a second, in and out: since the sample before where that has them, or else since the start."""
+    if now.traffic is None or not now.uptime_ms:
+        return None
+    ms, known = now.uptime_ms, (0, 0)
+    if before is not None and before.traffic is not None and before.uptime_ms is not None:
+        ms, known = ms - before.uptime_ms, (before.traffic.messages_in, before.traffic.messages_out)
+    counts = (now.traffic.messages_in - known[0], now.traffic.messages_out - known[1])
+    return max(0, counts[0]) / ms * 1000, max(0, counts[1]) / ms * 1000
 
 
 def head(picture: Picture) -> str:

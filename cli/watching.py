@@ -66,7 +66,7 @@ def _show(text: str, before: str | None) -> None:
     if text == before:
         return
     output.clear()
-    parts = before is not None and output.output_format() == "table" and not sys.stdout.isatty()
+    parts = before is not None and output.output_format() in ("table", "name") and not sys.stdout.isatty()
     output.again("\n" + text if parts else text)
 
 

@@ -57,7 +57,7 @@ class NodeSnapshot:
 
 def snapshot_digest(snapshot: NodeSnapshot) -> str:
     """Digest of a snapshot without usage, which would make every report look like a change."""
-    workers = [structs.replace(each, uptime_ms=None, cpu_s=None, rss=None) for each in snapshot.workers]
+    workers = [_without_usage(each) for each in snapshot.workers]
     return digest(
         to_builtins(workers),
         snapshot.store,
@@ -91,10 +91,7 @@ def report_of(snapshot: NodeSnapshot, boot: str, conn: int) -> Reported:
 
 def shortened(report: Reported) -> Reported:
     """A report with all that states need and little else: short reasons, few conditions, no usage."""
-    workers = [
-        structs.replace(each, reason=_short(each.reason), uptime_ms=None, cpu_s=None, rss=None)
-        for each in report.workers
-    ]
+    workers = [structs.replace(_without_usage(each), reason=_short(each.reason)) for each in report.workers]
     conditions = [text[:SHORT] for text in report.conditions[:4]]
     return structs.replace(
         report,
@@ -104,6 +101,10 @@ def shortened(report: Reported) -> Reported:
         details=None,
         schemas=UNSET,
     )
+
+
+def _without_usage(worker: ReportedWorker) -> ReportedWorker:
+    return structs.replace(worker, uptime_ms=None, cpu_s=None, rss=None, traffic=UNSET)
 
 
 def _short(text: str | None) -> str | None:

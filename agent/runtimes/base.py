@@ -84,11 +84,11 @@ class AllProbes:
 
 
 @dataclass(frozen=True, slots=True)
-class MeshQuestion:
-    """Where a router says, as JSON of nats-server's `/routez`, which others it is connected to."""
+class Question:
+    """Where a router says something of itself, as JSON of nats-server's monitoring."""
 
     at: tuple[str, int]
-    path: str = "/routez"
+    path: str
 
 
 Probe = TcpProbe | HttpProbe | MqttProbe | LogProbe | AllProbes
@@ -200,8 +200,11 @@ class LaunchSpec:
     reload_signal: int | None = None
     """On which the running router reads files again; None: by itself, or at its next start alone."""
 
-    mesh: MeshQuestion | None = None
-    """What tells to which peers it is connected; None: nothing does."""
+    mesh: Question | None = None
+    """What tells to which peers it is connected (`/routez`); None: nothing does."""
+
+    traffic: Question | None = None
+    """What tells of its clients and their messages (`/varz`); None: nothing does."""
 
     reloads: tuple[str, ...] = ()
     """The members that name the node's files which it reads again then."""

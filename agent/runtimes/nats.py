@@ -38,8 +38,8 @@ from .base import (
     HttpProbe,
     LaunchSpec,
     ListenerSpec,
-    MeshQuestion,
     Ports,
+    Question,
     RuntimeConfigError,
     Transport,
     WorkerSpec,
@@ -125,7 +125,8 @@ class NatsRuntime:
         bound = self._bound(plain, ports, host)
         kinds = {each.kind: each for each in bound.values()}
         cluster = kinds.get("cluster")
-        up = HttpProbe(_UP, (200,), at=(kinds["http"].interface, kinds["http"].port))
+        monitoring = (kinds["http"].interface, kinds["http"].port)
+        up = HttpProbe(_UP, (200,), at=monitoring)
         known = cluster is not None and any(map(route_of, worker.peers))
         first, *more = (each.spec(up) for each in bound.values())
         program = find_program(self.program, sys.executable) or self.program
@@ -138,8 +139,9 @@ class NatsRuntime:
             secrets={SYSTEM: _SYSTEM} if cluster is not None else {},
             reload_signal=signal.SIGHUP,
             reloads=RELOADED,
-            mesh=MeshQuestion(up.at) if cluster is not None and up.at is not None else None,
-            ready=HttpProbe(_CURRENT, (200,), at=up.at) if known else up,
+            mesh=Question(monitoring, "/routez") if cluster is not None else None,
+            traffic=Question(monitoring, "/varz"),
+            ready=HttpProbe(_CURRENT, (200,), at=monitoring) if known else up,
             live=up,
             address=first.address,
             run_as=self.run_as,

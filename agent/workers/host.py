@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from busbar.bus.clock import Clock
+from busbar.bus.messages import Traffic
 
 from ..planner.file_watch import Files
 from ..processes import procfs, shutdown
@@ -19,11 +20,12 @@ from ..processes.regular_files import file_identity
 from ..processes.sockets import bind_error
 from ..processes.versions import ask_version
 from ..runtimes import ListenerSpec, Probe, Runtime, load_runtimes
-from ..runtimes.base import MeshQuestion
+from ..runtimes.base import Question
 from ..runtimes.describe import Identity, VersionQuestion, identity_of, program_of, version_question
 from . import shared_port
 from .mesh import linked
 from .probes import probe
+from .traffic import traffic
 
 
 class Host:
@@ -71,9 +73,13 @@ class Host:
             connect=partial(shared_port.connect, record),
         )
 
-    async def linked(self, question: MeshQuestion) -> frozenset[str] | None:
+    async def linked(self, question: Question) -> frozenset[str] | None:
         """The routers that one is connected to; None when it does not say."""
         return await linked(question)
+
+    async def traffic(self, question: Question) -> Traffic | None:
+        """A router's clients and their messages; None when it does not say."""
+        return await traffic(question)
 
     def bind_error(self, interface: str, port: int, *, shared: bool) -> OSError | None:
         """Why a worker can't listen there; None when it can."""

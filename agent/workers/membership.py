@@ -17,6 +17,7 @@ from busbar.bus.clock import Clock
 from busbar.bus.router_options import NATS_MONITORING, NATS_SYSTEM, tail
 
 from ..planner.members import gone
+from ..runtimes.base import Question
 from ..runtimes.nats import SYSTEM, SYSTEM_USER
 from ..state import WorkerRecord
 from .mesh import ask
@@ -121,14 +122,14 @@ class Membership:
         return problem
 
     async def _state(self) -> _State | None:
-        return await ask(self.monitoring, "/jsz", _State)
+        return await ask(Question(self.monitoring, "/jsz"), _State)
 
     async def _ask(self, subject: str, name: str) -> None:
         payload = json.dumps({"peer": name}).encode()
         text = await request(self.system, SYSTEM_USER, self.password, subject, payload)
         try:
             answer = msgspec.json.decode(text, type=_Answer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise NoAnswerError(f"an answer that is none: {error}") from None
         if answer.error is not None and answer.error.err_code != _NOT_A_MEMBER:
             raise NoAnswerError(answer.error.description)

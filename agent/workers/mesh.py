@@ -10,7 +10,7 @@ import msgspec
 from busbar.bus.addresses import netloc
 from busbar.bus.messages import MAX_MISSING, MeshSeen, Peer
 
-from ..runtimes.base import MeshQuestion
+from ..runtimes.base import Question
 
 T = TypeVar("T", bound=msgspec.Struct)
 TIMEOUT_S: Final = 2.0
@@ -30,20 +30,20 @@ class _Routes(msgspec.Struct):
     routes: list[_Route] = []
 
 
-async def linked(question: MeshQuestion) -> frozenset[str] | None:
+async def linked(question: Question) -> frozenset[str] | None:
     """The names of the routers that it is connected to; None when it does not say."""
-    found = await ask(question.at, question.path, _Routes)
+    found = await ask(question, _Routes)
     return None if found is None else names(found)
 
 
-async def ask(at: tuple[str, int], path: str, answer: type[T]) -> T | None:
+async def ask(question: Question, answer: type[T]) -> T | None:
     """What a router's monitoring says; None when it does not, or something else."""
-    host, port = at
+    host, port = question.at
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                asked = f"GET {path} HTTP/1.0\r\nHost: {netloc(host, port)}\r\n\r\n"
+                asked = f"GET {question.path} HTTP/1.0\r\nHost: {netloc(host, port)}\r\n\r\n"
                 writer.write(asked.encode())
                 said = await reader.read(MAX_ANSWER)
                 while chunk := await reader.read(MAX_ANSWER):
@@ -64,7 +64,7 @@ def read(said: bytes, answer: type[T]) -> T | None:
         return None
     try:
         return msgspec.json.decode(body, type=answer)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 from busbar.bus.clock import Clock
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import AssignedWorker, Members
+from busbar.bus.messages import AssignedWorker, Members, Traffic
 
 from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
 from ..planner.lifecycle import AfterStop, Phase, Worker
@@ -55,6 +55,8 @@ class Instance:
     files: FileWatch = field(default_factory=FileWatch)
     linked: frozenset[str] | None = None
     """The peers that its process is connected to; None while that is not known."""
+    traffic: Traffic | None = None
+    """What its process last said of its clients; None while that is not known."""
     rotated: bool = False
     """Its log was rotated since its start: its last output may be in the copy."""
 
@@ -103,7 +105,7 @@ class ProcessRunner:
         self._store_token(record)
         self.history.rotate(self.state.log_path(worker.oid))
         instance.rotated = False
-        instance.listeners = instance.linked = None
+        instance.listeners = instance.linked = instance.traffic = None
         instance.record, instance.spec, instance.definition = record, spec, worker
         instance.process = self.processes.spawn(self._spawn_spec(worker, spec, record, store))
         self._record_process(instance, instance.process.record)
@@ -349,6 +351,15 @@ class ProcessRunner:
         if instance.spec is spec:
             instance.linked = found
         return instance.linked != before
+
+    async def look_at_traffic(self, instance: Instance) -> None:
+        """Ask a worker for its clients and their messages."""
+        spec, process = instance.spec, instance.process
+        if spec is None or spec.traffic is None or process is None:
+            return
+        found = await self.host.traffic(spec.traffic)
+        if instance.process is process:
+            instance.traffic = found
 
     # --- stop
 

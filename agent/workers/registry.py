@@ -193,6 +193,7 @@ def _reported(instance: Instance, now: float) -> ReportedWorker:
         cpu_s=round(instance.usage.cpu_s, 2) if lives else None,
         rss=instance.usage.rss_bytes if lives else None,
         listeners=_urls(record) if record is not None and lives else UNSET,
+        traffic=instance.traffic if instance.traffic is not None and lives else UNSET,
     )
 
 

@@ -11,7 +11,7 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.client.errors import WaitTimeoutError
 from busbar.bus.clock import SystemClock
 from busbar.bus.errors import BusError
-from busbar.bus.params import Accepted, Cluster, Membership, Node, NodeStatusName, Stat
+from busbar.bus.params import Accepted, Cluster, ClusterStatus, Membership, Node, NodeStatusName, Stat
 
 from .. import common_options as n
 from .. import definition as d
@@ -19,6 +19,7 @@ from .. import last_node, output, wait
 from ..connect import run
 from ..errors import CliError, ExitCode, usage
 from ..fenced import change_fenced
+from ..selectors import has_tags
 from ..stats import print_stat
 from ..transport_patch import TransportChange, asked_change, show_change
 
@@ -78,10 +79,20 @@ def create(
 
 
 @n.subcommand(app, "list", "list_routerclusters", "get_routercluster")
-def list_(quiet: n.Quiet = False) -> None:
-    if quiet:
+def list_(
+    status: Annotated[
+        ClusterStatus | None, typer.Option("--status", help="Only clusters in this status.")
+    ] = None,
+    tag: n.WithTag = None,
+    quiet: n.Quiet = False,
+) -> None:
+    if quiet and not (status or tag):
         return output.show_names(run(lambda bus: bus.list_routerclusters(return_names=True)))
-    return output.show_list(sorted(run(all_clusters), key=lambda c: c.name), COLUMNS, "no clusters")
+    found = [c for c in run(all_clusters) if status in (None, c.status) and has_tags(c.tags, tag)]
+    found.sort(key=lambda c: c.name)
+    if quiet:
+        return output.show_names([c.name for c in found])
+    return output.show_list(found, COLUMNS, "no clusters")
 
 
 async def all_clusters(bus: BusClient) -> list[Cluster]:
@@ -270,7 +281,11 @@ def nodes(
     if quiet:
         return output.show_names(run(lambda bus: _member_nodes(bus, cluster, status)))
     found = run(lambda bus: _members(bus, cluster, status))
-    return output.show_list(sorted(found, key=lambda m: str(m.node)), MEMBER_COLUMNS, "no nodes")
+    return output.show_list(sorted(found, key=lambda m: str(m.node)), MEMBER_COLUMNS, "no nodes", _node_of)
+
+
+def _node_of(member: Member) -> str:
+    return member.node or member.node_oid
 
 
 async def _member_nodes(bus: BusClient, cluster: str, status: NodeStatusName | None) -> list[str]:

@@ -14,7 +14,9 @@ from ..context import global_options, set_global_options
 from ..documents import Format, render
 from ..errors import usage
 
-FORMATS: Final[dict[str, Format]] = {"table": "yaml", "yaml": "yaml", "json": "json", "toml": "toml"}
+FORMATS: Final[dict[str, Format]] = {
+    "table": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "toml": "toml",
+}  # fmt: skip
 
 app = n.command_group("Print the realm's definitions as a file.")
 
@@ -35,11 +37,11 @@ def export(
     owner: Annotated[
         str | None, typer.Option("--owner", help="The file's name: what pruning goes by.")
     ] = None,
-    form: Annotated[str | None, typer.Option("--output", "-o", help="yaml, toml or json.")] = None,
+    form: Annotated[str | None, typer.Option("--output", "-o", help="yaml, toml, json or jsonl.")] = None,
 ) -> None:
     asked = FORMATS.get(form or global_options().output or "table")
     if asked is None:
-        raise usage(f"-o {form}: the formats are table, json, yaml and toml; table is yaml here")
+        raise usage(f"-o {form}: the formats are table, json, yaml, jsonl and toml; table is yaml here")
     if form != "toml":  # errors are printed in this format too
         set_global_options(global_options().merged({"output": form}))
     found = run(lambda bus: bus.get_definitions(clusters=clusters or None))

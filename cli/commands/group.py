@@ -18,6 +18,7 @@ from ..connect import run, split_reference
 from ..errors import usage
 from ..fenced import change_fenced
 from ..scale import ScaleChange, read_scale
+from ..selectors import has_tags
 from ..stats import print_stat
 from ..transport_patch import TransportChange, asked_change, show_change
 from .cluster import all_clusters
@@ -130,9 +131,11 @@ def list_(
     status: Annotated[
         ClusterStatus | None, typer.Option("--status", help="Only groups in this status.")
     ] = None,
+    tag: n.WithTag = None,
     quiet: n.Quiet = False,
 ) -> None:
-    found = run(lambda bus: _list(bus, cluster or cluster_option, status))
+    listed = run(lambda bus: _list(bus, cluster or cluster_option, status))
+    found = [g for g in listed if has_tags(g.tags, tag)]
     found.sort(key=lambda g: (g.cluster, g.name))
     if quiet:
         return output.show_names([f"{g.cluster}/{g.name}" for g in found])
@@ -163,7 +166,10 @@ async def _find(bus: BusClient, group: str, cluster: str | None) -> Group:
 
 @n.subcommand(app, "show", "get_routercluster_workergroup_by_name", "get_routercluster_workergroup")
 def show(group: n.GroupArgument, cluster: n.ClusterOption = None) -> None:
-    output.show_object(run(lambda bus: _find(bus, group, cluster)))
+    found = run(lambda bus: _find(bus, group, cluster))
+    if output.output_format() == "name":
+        return output.say(f"{split_reference(group, cluster, 'group')[0]}/{found.name}")
+    return output.show_object(found)
 
 
 @n.subcommand(

@@ -16,6 +16,7 @@ from .. import definition as d
 from .. import last_node, numbers, output, wait
 from ..connect import run
 from ..errors import CliError, ExitCode, usage
+from ..selectors import by_labels
 from ..services import accounts
 
 app = n.command_group("Nodes: the machines that run workers.")
@@ -67,12 +68,22 @@ def list_(
     status: Annotated[
         NodeStatusName | None, typer.Option("--status", help="Only nodes in this status.")
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", "-l", help="Only with this label: key=value, or key; may be repeated, for all."
+        ),
+    ] = None,
     quiet: n.Quiet = False,
 ) -> None:
-    if quiet:
+    matches = by_labels(label)
+    if quiet and not label:
         return output.show_names(run(lambda bus: bus.list_nodes(return_names=True, filter_by_status=status)))
-    found = run(lambda bus: all_nodes(bus, status))
-    return output.show_list(sorted(found, key=lambda row: row.name), COLUMNS, "no nodes")
+    found = [row for row in run(lambda bus: all_nodes(bus, status)) if matches(row.labels)]
+    found.sort(key=lambda row: row.name)
+    if quiet:
+        return output.show_names([row.name for row in found])
+    return output.show_list(found, COLUMNS, "no nodes")
 
 
 async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> list[Node]:
@@ -85,7 +96,7 @@ async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> lis
 def show(node: n.NodeArgument) -> None:
     found = run(lambda bus: bus.find_node(node))
     if output.output_format() != "table":
-        return output.dump(found)
+        return output.show_object(found)
     shown = output.merged(found, runtimes=[_with_version(found, name) for name in found.runtimes])
     del shown["runtime_details"]
     return output.show_object(shown)

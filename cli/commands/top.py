@@ -43,6 +43,12 @@ WORKER_COLUMNS: list[output.Column[WorkerRow]] = [
     ("restarts", lambda row: row.restarts or ""),
     ("reason", lambda row: row.reason),
 ]
+TRAFFIC_COLUMNS: list[output.Column[WorkerRow]] = [
+    ("clients", lambda row: numbers.count(row.connections)),
+    ("in/s", lambda row: numbers.count(row.messages_in)),
+    ("out/s", lambda row: numbers.count(row.messages_out)),
+]
+"""Of workers whose runtime tells it."""
 
 
 @n.subcommand(
@@ -98,7 +104,7 @@ async def _begin(bus: BusClient, board: Board) -> None:
         for w in stat.workers:
             name = f"{w.cluster}/{w.name}"
             board.worker(name, w.status, w.node, w.reason, w.restarts, w.pid)
-            board.usage(name, Sample(w.pid, w.uptime_ms, w.cpu_s, w.rss))
+            board.usage(name, Sample(w.pid, w.uptime_ms, w.cpu_s, w.rss, traffic=w.traffic))
 
 
 async def _nodes(bus: BusClient) -> list[Node]:
@@ -109,7 +115,8 @@ async def _heed(watch: Any, board: Board, changed: asyncio.Event) -> None:
     async for update in watch:
         if isinstance(update, NodeReport):
             for w in update.report.workers:
-                board.usage(f"{w.cluster}/{w.worker}", Sample(w.pid, w.uptime_ms, w.cpu_s, w.rss))
+                sample = Sample(w.pid, w.uptime_ms, w.cpu_s, w.rss, traffic=w.traffic or None)
+                board.usage(f"{w.cluster}/{w.worker}", sample)
         else:
             _note(board, update)
         changed.set()
@@ -144,7 +151,9 @@ def show(picture: Picture, live: bool) -> None:
     output.say("")
     output.show_list(picture.nodes, NODE_COLUMNS, "no nodes")
     output.say("")
-    output.show_list(picture.workers[:room], WORKER_COLUMNS, "no workers")
+    told = TRAFFIC_COLUMNS if any(row.connections is not None for row in picture.workers) else []
+    columns = [*WORKER_COLUMNS[:-1], *told, WORKER_COLUMNS[-1]]
+    output.show_list(picture.workers[:room], columns, "no workers")
     if len(picture.workers) > room:
         output.say(f"and {len(picture.workers) - room} more workers")
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from .. import output
 from ..connect import run, split_reference
 from ..context import HomelessError, state_path
 from ..errors import CliError, ExitCode
-from ..stats import WORKER_COLUMNS
+from ..stats import traffic_text, worker_columns
 from ..wait import until
 
 app = n.command_group("Workers: the router processes.")
@@ -46,7 +46,7 @@ def list_(
     found.sort(key=lambda w: (w.cluster, w.name))
     if quiet:
         return output.show_names([f"{w.cluster}/{w.name}" for w in found])
-    return output.show_list(found, WORKER_COLUMNS, "no workers")
+    return output.show_list(found, worker_columns(found), "no workers")
 
 
 async def _list(
@@ -75,7 +75,8 @@ def show(worker: WorkerArgument, cluster: n.ClusterOption = None) -> None:
     if output.output_format() != "table":
         return output.show_object(found, first)
     lines = "\n".join(f"{name} {url}" for name, url in found.listeners.items())
-    return output.show_object(output.merged(found, listeners=lines), first)
+    traffic = traffic_text(found.traffic) if found.traffic is not None else None
+    return output.show_object(output.merged(found, listeners=lines, traffic=traffic), first)
 
 
 async def _find(bus: BusClient, worker: str, cluster: str | None) -> Worker:

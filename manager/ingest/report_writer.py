@@ -43,7 +43,7 @@ def write_report(tx: Tx, node_oid: str, update: NodeUpdate, origin: Origin) -> M
     for row, change in diff.workers:
         _write_worker(tx, tell, row, change)
     return {
-        oid: WorkerStat(seen.uptime_ms, seen.cpu_s, seen.rss)
+        oid: WorkerStat(seen.uptime_ms, seen.cpu_s, seen.rss, seen.traffic or None)
         for oid, seen in diff.measured.items()
         if (seen.uptime_ms, seen.cpu_s, seen.rss) != (None, None, None)
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from busbar.bus.clock import Clock
+from busbar.bus.messages import Traffic
 from busbar.bus.states import WorkerState
 
 from ..planner.model import LivenessTiming
@@ -24,11 +25,13 @@ GRACE: Final = 2
 
 
 class WorkerStat(NamedTuple):
-    """What an agent last measured of a worker: milliseconds since its start, CPU seconds, bytes resident."""
+    """What an agent last measured of a worker: milliseconds since its start, CPU seconds, bytes resident, and
+    what the worker said of its clients."""
 
     uptime_ms: int | None = None
     cpu_s: float | None = None
     rss: int | None = None
+    traffic: Traffic | None = None
 
 
 @dataclass(slots=True)

@@ -163,7 +163,8 @@ async def test_the_old_log_is_not_applied_to_the_restored_file(tmp_path: Path) -
     backup(state, copy, WHEN)
     program = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
-        "c.execute(\"INSERT INTO principals VALUES ('o', 'killed', 'viewer', 1, 0)\"); os._exit(9)"
+        "row = ('o', 'killed', 'viewer', 1);"
+        "c.execute('INSERT INTO principals (oid, name, role, changed) VALUES (?, ?, ?, ?)', row); os._exit(9)"
     )
     await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", program, str(database(state))], check=False

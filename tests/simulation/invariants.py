@@ -44,6 +44,8 @@ class Watch(Lasting):
         self.goodbyes: dict[str, tuple[str, int]] = {}
         self.contact: dict[str, float | None] = {}
         self.applied: dict[tuple[str, int], tuple[str, int, int]] = {}
+        self.stop_orders: set[tuple[str, str]] = set()
+        """Processes (tokens) that an agent (boot) has begun to stop, as it was told to."""
         self.published: dict[str, tuple[int, int]] = {}
         self.contents: dict[tuple[str, int, int], int] = {}
         self.replies: dict[tuple[str, str], set[bytes]] = {}
@@ -94,16 +96,21 @@ class Watch(Lasting):
     def killing(self, machine: Machine, process: SimProcess) -> None:
         """An agent stops a living worker: only because it was told to, or because it is not well."""
         agent = self._agent(machine.name).agent
+        order = (process.token, agent.boot if agent is not None else "")
+        if order in self.stop_orders:
+            return  # that has begun, whatever is wanted now
         wanted = agent_plan.desired_workers(agent.supervisor.assignment) if agent is not None else None
         late = self.world.loop.now >= process.born + START_DEADLINE_S
         if process.hung or (late and not process.answers(self.world.loop.now)):
             return
         definition = None if wanted is None else wanted.get(process.oid)
         if wanted is not None and definition is None:
+            self.stop_orders.add(order)
             return
         if definition is not None and definition.generation != process.generation:
             if machine.refused(definition.transport) and self._was_ready(agent, process):
                 self._violation("K", f"{machine.name} stops {process.record.worker} for what it refuses")
+            self.stop_orders.add(order)
             return
         self._violation("K", f"{machine.name} stops {process.record.worker}, which is wanted and well")
 

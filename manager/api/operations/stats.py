@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.listeners import DEFAULT
-from busbar.bus.messages import Endpoint, serves
+from busbar.bus.messages import MAX_COUNT, Endpoint, Traffic, serves
 from busbar.bus.states import STARTED, WorkerState
+from msgspec.structs import astuple
 
 from ...planner.rolling import updating
 from ...publish.render import (
@@ -80,7 +81,14 @@ def _stat(
         workergroups=[_group(group, rows) for group in groups],
         version=row.version,
         changed=row.changed,
+        traffic=traffic_sum(worker.traffic for worker in found),
     )
+
+
+def traffic_sum(told: Iterable[Traffic | None]) -> Traffic | None:
+    """The sums over those that tell theirs; None when none does."""
+    figures = [astuple(each) for each in told if each is not None]
+    return Traffic(*(min(sum(each), MAX_COUNT) for each in zip(*figures, strict=True))) if figures else None
 
 
 def _conditions(

@@ -63,6 +63,7 @@ def _result(
         revision=row.revision,
         listeners=row.listeners or {},
         mesh=row.mesh,
+        traffic=stat.traffic,
     )
 
 

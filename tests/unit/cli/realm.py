@@ -125,7 +125,8 @@ class Line:
     """The command line in this process: `run` returns the exit code."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-        for name in ("BUSBAR_CONTEXT", "BUSBAR_REALM", "BUSBAR_PASSWORD", "NO_COLOR", "XDG_STATE_HOME"):
+        unset = ("CONTEXT", "REALM", "PASSWORD", "OUTPUT")
+        for name in (*(f"BUSBAR_{each}" for each in unset), "NO_COLOR", "XDG_STATE_HOME"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("BUSBAR_BROKER", "mqtt://127.0.0.1:1")
         monkeypatch.setenv("BUSBAR_USERNAME", "admin")

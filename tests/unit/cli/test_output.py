@@ -12,8 +12,8 @@ import yaml
 from busbar.bus.addresses import IPV4
 from busbar.bus.client.events import cluster_of
 from busbar.bus.contract import EVENTS
-from busbar.bus.messages import Endpoint, Event, Status
-from busbar.bus.params import ManagerInfo, Node, Stat
+from busbar.bus.messages import Endpoint, Event, Status, Traffic
+from busbar.bus.params import ManagerInfo, Node, Stat, Worker
 from busbar.cli import numbers, output, stats
 from busbar.cli.commands import status
 from busbar.cli.commands.event import line, types_of
@@ -198,6 +198,25 @@ def test_counts_in_one_line() -> None:
         stats.summary(stat("edge", "DEGRADED", scale=4, ready=3, backoff=1))
         == "4 desired: 3 ready, 1 backoff"
     )
+
+
+def test_traffic_is_shown_of_those_that_tell_it(capsys: pytest.CaptureFixture[str]) -> None:
+    facts: dict[str, Any] = {"cluster": "edge", "workergroup": "web", "state": "RUNNING", "status": "RUNNING"}
+    facts |= dict.fromkeys(("oid", "cluster_oid", "workergroup_oid"), "o") | {"node": "n1", "node_oid": "o"}
+    facts |= {"generation": 1, "address": None, "pid": 1, "restarts": 0, "reason": None, "since_ms": 0}
+    traffic = Traffic(3, 28_400, 999, 1_400_000, 64_000, 1)
+    told, silent = Worker(name="web-1", traffic=traffic, **facts), Worker(name="web-2", **facts)
+    stats.print_stat(stat("web", "RUNNING", workers=[told, silent], traffic=traffic))
+    out = capsys.readouterr().out
+    assert "  clients 3, messages in 28 k (1.4 MB), out 999 (64 kB), slow consumers 1\n" in out
+    header, first, second = out.splitlines()[-3:]
+    assert header.lower().split()[-4:] == ["clients", "in", "out", "reason"]
+    assert first.split()[-4:] == ["3", "28", "k", "999"] and second.split()[-1] != "999"
+    stats.print_stat(stat("web", "RUNNING", workers=[silent]))
+    assert "clients" not in capsys.readouterr().out.lower()
+    assert [numbers.count(n) for n in (0, 0.4, 999, 1000, 9_140, 999_600, 2e9, None)] == [
+        "0", "0", "999", "1.0 k", "9.1 k", "1.0 M", "2.0 G", ""
+    ]  # fmt: skip
 
 
 def event(subject: str, **data: Any) -> Event:

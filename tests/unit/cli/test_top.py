@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from busbar.bus.messages import Traffic
 from busbar.cli.top import Board, Sample, head
 
 
@@ -24,6 +25,24 @@ def test_the_share_is_that_between_two_reports_of_one_process() -> None:
     assert board.picture("name").workers[0].cpu is None, "another process"
     board.usage("edge/web-1", Sample(150, 2_000, 1.0, 10))
     assert board.picture("name").workers[0].cpu == 0.5
+
+
+def test_the_rates_are_those_between_two_reports_of_one_process() -> None:
+    board = a_board()
+
+    def tell(pid: int, uptime_ms: int, *messages: int) -> tuple[object, ...]:
+        traffic = Traffic(3, *messages, 0, 0, 0) if messages else None
+        board.usage("edge/web-1", Sample(pid, uptime_ms, 1.0, 10, traffic=traffic))
+        row = board.picture("name").workers[0]
+        return row.connections, row.messages_in, row.messages_out
+
+    assert tell(101, 10_000, 50, 100) == (3, 5.0, 10.0), "since its start, until there are two reports"
+    assert tell(101, 20_000, 60, 400) == (3, 1.0, 30.0)
+    assert tell(101, 30_000) == (None, None, None), "it did not say"
+    assert tell(101, 40_000, 80, 400) == (3, 2.0, 10.0)
+    board.worker("edge/web-1", "STARTING", "n1", None, 1, 150)
+    assert board.picture("name").workers[0].messages_in is None, "another process"
+    assert tell(150, 2_000, 2, 0) == (3, 1.0, 0.0)
 
 
 def test_rows_are_sorted_filtered_and_summed() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.agent import supervisor
 from busbar.agent.processes import logs
 from busbar.agent.processes.checking import check
 from busbar.agent.processes.ports import choose_ports
@@ -28,6 +29,7 @@ from busbar.agent.state import RecordedListener, WorkerRecord
 from busbar.agent.workers.membership import Membership, membership_of
 from busbar.agent.workers.nats_request import NoAnswerError
 from busbar.agent.workers.probes import probe
+from busbar.agent.workers.traffic import traffic
 from busbar.bus.clock import SystemClock
 from busbar.bus.messages import Peer
 
@@ -188,8 +190,22 @@ async def test_mqtt_and_websocket_and_nats_are_one_router(home: Home, nats: Any)
     other.send("PUB room.b 3\r\ntwo\r\n")
     for each in (tcp, web):
         each.wait(lambda each=each: ("room/b", b"two", 0, False) in each.got, "nothing from NATS")
+    other.until("MSG room.b")
+    await counts(worker, 3, 2, 2)
     await worker.stop()
     assert all(bind_error("127.0.0.1", port) is None for port in worker.ports.values())
+
+
+async def counts(worker: Worker, *expected: int) -> None:
+    """Clients, and their messages in and out. nats-server counts what comes in after it has passed it on."""
+    assert worker.launch.traffic
+    end = time.monotonic() + bound(10)
+    while True:
+        found = await traffic(worker.launch.traffic)
+        if found and (found.connections, found.messages_in, found.messages_out) == expected:
+            return
+        assert time.monotonic() < end, found
+        await asyncio.sleep(0.05)
 
 
 async def test_websocket_alone_serves_mqtt(home: Home) -> None:
@@ -424,7 +440,8 @@ def membership(worker: Worker) -> Membership:
     return found
 
 
-async def test_an_agent_has_it_read_its_users_again(home: Home) -> None:
+async def test_an_agent_has_it_read_its_users_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "USAGE_S", 0.2)
     (home.root / "users.conf").write_text(USERS)
     async with bench(home.root) as node:
         with node.toml.open("a") as file:
@@ -435,6 +452,7 @@ async def test_an_agent_has_it_read_its_users_again(home: Home) -> None:
         status = await node.state("web-1", "RUNNING")
         port = int(status["address"].rpartition(":")[2])
         alice = Client(port, "alice", user=("alice", "wonder"))
+        await node.report(lambda last: last["workers"][0].get("traffic", {}).get("connections") == 1)
         (home.root / "users.conf").write_text(USERS + "accounts {")
         await node.report(lambda last: "not reloaded" in str(last["workers"][0]["reason"]))
         alice.publish("t", b"x")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from busbar.bus.connection.link import Message
 from busbar.bus.errors import BusError
-from busbar.bus.messages import NOT_REPLACED, Applied, NodeState
+from busbar.bus.messages import NOT_REPLACED, Applied, NodeState, Traffic
 from busbar.bus.params import WorkerRef
 from busbar.bus.results import Worker
 from busbar.bus.states import NodeStatus
@@ -386,10 +386,11 @@ async def test_worker_figures_are_not_stored(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         (agent,) = await fleet(watch, 1, scale=1)
         before = versions(watch)
-        agent.obey(web_1={"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096})
+        traffic = Traffic(3, 20, 40, 200, 400, 1)
+        agent.obey(web_1={"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096, "traffic": traffic})
         await watch.rest()
         oid = watch.worker("web-1").oid
-        assert watch.memory.stat(oid) == (5000, 1.5, 4096)
+        assert watch.memory.stat(oid) == (5000, 1.5, 4096, traffic)
         await watch.clock.advance(2)
         assert watch.memory.stat(oid).uptime_ms == 7000
         assert versions(watch) == before
@@ -408,18 +409,24 @@ async def test_a_worker_that_waits_has_no_figures(tmp_path: Path) -> None:
             ctx = ReadContext(reads, watch.memory, None, now, now_ns, TOPICS, snapshot)  # type: ignore[arg-type]
             return get_worker(ctx, WorkerRef(worker_oid=oid))
 
-        figures: dict[str, Any] = {"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096}
+        traffic = Traffic(3, 20, 40, 200, 400, 1)
+        figures: dict[str, Any] = {"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096, "traffic": traffic}
         late = agent.running("web-1", **figures)
         agent.obey(web_1=figures)
         await watch.rest()
-        assert (shown().status, shown().uptime_ms) == ("RUNNING", 5000)
+        assert (shown().status, shown().uptime_ms, shown().traffic) == ("RUNNING", 5000, traffic)
         await watch.remove_member("n1")
         agent.obey()
         await watch.rest()
         for _ in range(2):
             assert shown().status == "PENDING"
-            assert (shown().uptime_ms, shown().cpu_s, shown().rss) == (None, None, None)
-            watch.memory.set_stats({oid: WorkerStat(5000, 1.5, 4096)})
+            assert (shown().uptime_ms, shown().cpu_s, shown().rss, shown().traffic) == (
+                None,
+                None,
+                None,
+                None,
+            )
+            watch.memory.set_stats({oid: WorkerStat(5000, 1.5, 4096, traffic)})
             agent.tell(late)
             await watch.rest()
 

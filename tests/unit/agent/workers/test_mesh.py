@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from busbar.agent.runtimes.base import MeshQuestion
+from busbar.agent.runtimes.base import Question
 from busbar.agent.workers.mesh import MAX_ANSWER, linked, names_in, seen
 from busbar.bus.messages import MAX_MISSING, MeshSeen, Peer
 
@@ -47,7 +47,7 @@ def test_an_answer_that_is_none_says_nothing(given: bytes) -> None:
 
 
 @asynccontextmanager
-async def server(given: bytes) -> AsyncIterator[MeshQuestion]:
+async def server(given: bytes) -> AsyncIterator[Question]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(given)
@@ -55,7 +55,7 @@ async def server(given: bytes) -> AsyncIterator[MeshQuestion]:
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as found:
-        yield MeshQuestion(found.sockets[0].getsockname()[:2])
+        yield Question(found.sockets[0].getsockname()[:2], "/routez")
 
 
 async def test_a_router_is_asked_over_http() -> None:

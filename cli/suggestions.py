@@ -1,0 +1,64 @@
+"""What to say instead of the words of other tools: `get clusters` is `cluster list` here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from typer.core import TyperGroup
+
+VERBS: Final = frozenset({"get", "ls", "list", "show", "describe"})
+"""Words for which other tools have commands that list or show."""
+LISTED: Final = frozenset({"cluster", "group", "node", "worker", "event", "principal", "context"})
+"""Commands with a `list`."""
+SHOWN: Final = frozenset({"cluster", "group", "node", "worker", "context", "manager"})
+"""Commands with a `show`."""
+OVERVIEW: Final = "busbar status, or busbar cluster|group|node|worker list"
+
+
+class SuggestingGroup(TyperGroup):
+    """A group of commands that knows the words of other tools."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer's, but a command of other tools is told what it is called here."""
+        if args[0] in VERBS and args[0] not in self.commands and not ctx.resilient_parsing:
+            found = of_top(args[1:], self.commands) if ctx.parent is None else of_group(self.commands, args)
+            if found:
+                own = found if ctx.parent is None else f"{ctx.command_path} {found}"
+                ctx.fail(f"No such command '{args[0]}'; use: {own}")
+        return super().resolve_command(ctx, args)
+
+
+def of_top(words: Sequence[str], known: Collection[str]) -> str:
+    """The command for `get` and these words: `clusters`, `cluster edge`, `cluster/edge`, or none."""
+    if not words:
+        return OVERVIEW
+    kind, slash, name = words[0].partition("/")
+    kind = kind if kind in known else kind.removesuffix("s")
+    if kind not in known:
+        return OVERVIEW
+    has = {verb for verb, kinds in (("list", LISTED), ("show", SHOWN)) if kind in kinds}
+    rest = [name, *words[1:]] if slash else list(words[1:])
+    return _joined("busbar", kind, *(_list_or_show(has, rest) if has else rest))
+
+
+def of_group(known: Collection[str], args: Sequence[str]) -> str:
+    """The command of one group for `ls` or `get edge`; empty where the group neither lists nor shows."""
+    has = {"list", "show"} & set(known)
+    return _joined(*_list_or_show(has, args[1:])) if has else ""
+
+
+def _list_or_show(has: Collection[str], rest: Sequence[str]) -> list[str]:
+    """`show` for what is named, `list` otherwise."""
+    named = bool(rest) and not rest[0].startswith("-")
+    if "show" in has and (named or "list" not in has):
+        return ["show", *rest]
+    return ["list", *rest[1 if named else 0 :]]
+
+
+def _joined(*words: str) -> str:
+    import shlex
+
+    from busbar.bus.printable import printable
+
+    return printable(shlex.join(words))
