@@ -20,6 +20,8 @@ AUTHENTICATION: Final[Mapping[str, str | None]] = {
 paths have `auth`). What an operator-defined runtime does is known to its node alone."""
 _OPEN, _WRITTEN, _CLOSED = "open", "written out", "closed"
 """Ways into a web transport: without `auth`, with one that names `anonymous`, with credentials alone."""
+_OWN_AUTH: Final = ("rawsocket", "mqtt")
+"""The listeners of a crossbar that have no paths, and an `auth` of their own."""
 _DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt", "nats": "nats"}
 
 
@@ -64,20 +66,22 @@ def _requires_certificate(listener: Listener) -> bool:
 
 def _ways_in(transport: Mapping[str, Any] | None, listener: Listener) -> set[str]:
     """How the services of a crossbar's listener let clients in; without one that has clients: open."""
-    if listener.kind == "rawsocket":
-        return {_way_of_rawsocket(listener)}
+    if listener.kind in _OWN_AUTH:
+        return {_way_of(listener)}
     return {way for _, way in _ways((transport or {}).get("paths"))} or {_OPEN}
 
 
-def _way_of_rawsocket(listener: Listener) -> str:
+def _way_of(listener: Listener) -> str:
+    """That of a listener without paths."""
     return next(way for _, way in _ways({"": {**listener.config, "type": "websocket"}}))
 
 
 def _all_ways(transport: Mapping[str, Any] | None) -> dict[str, str]:
     """Each path, and each listener without paths, with its way in."""
     found = {f"path '{path}'": way for path, way in _ways((transport or {}).get("paths"))}
-    raw = (each for each in listeners_of(transport).values() if each.kind == "rawsocket")
-    return found | {f"listener '{each.name}'": _way_of_rawsocket(each) for each in raw}
+    own = _OWN_AUTH if (transport or {}).get("type") == "web" else ("rawsocket",)
+    others = (each for each in listeners_of(transport).values() if each.kind in own)
+    return found | {f"listener '{each.name}'": _way_of(each) for each in others}
 
 
 def _ways(paths: Any, below: str = "") -> Iterator[tuple[str, str]]:

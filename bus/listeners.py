@@ -62,7 +62,8 @@ class EndpointConfig(_Socket, frozen=True, kw_only=True):
 class ListenerConfig(_Socket, frozen=True, kw_only=True):
     """One of several listeners: an endpoint with a protocol of its own (none: that of its transport).
 
-    `anonymous` is the transport's where it has none. `auth` and `serializers` are those of WAMP-RawSocket.
+    `anonymous` is the transport's where it has none. `auth` is that of WAMP-RawSocket, and of MQTT where the
+    transport is of type web; `serializers` are those of WAMP-RawSocket.
     """
 
     type: Kind | Literal["cluster"] | UnsetType = UNSET
@@ -145,12 +146,25 @@ def check_listeners(given: Mapping[str, Any] | UnsetType, pointer: str) -> None:
         at = f"{pointer}/{pointer_step(name)}"
         if not _NAME.fullmatch(name):
             raise _wrong("a listener's name has the form [a-z][a-z0-9-]{0,31}", at)
+        if isinstance(value, Mapping):
+            check_not_universal(value.get("type"), f"{at}/type")
         config = convert(value, ListenerConfig, at, "invalid_configuration")
         check_socket(config, at)
         for other, before in checked:
             if _collide(config, before):
                 raise _wrong(f"listener '{other}' has the same port on that interface", f"{at}/port")
         checked.append((name, config))
+
+
+def check_not_universal(kind: object, pointer: str) -> None:
+    """Refuse Crossbar.io's `universal`, which is no protocol, with what to write instead.
+
+    Raises:
+        BusError: `invalid_configuration` with `pointer`.
+    """
+    if kind == "universal":
+        detail = "several protocols on one port are not offered: give each a listener (web, rawsocket, mqtt)"
+        raise _wrong(detail, pointer)
 
 
 def check_socket(config: EndpointConfig | ListenerConfig, pointer: str) -> None:

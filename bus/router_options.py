@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .addresses import is_loopback
 from .decode import convert
-from .errors import BusError
+from .errors import BusError, pointer_step
 from .listeners import Listener, listeners_of
 from .node_files import PathText, check_reference
+from .wamp import ANONYMOUS, RealmName, Realms, UriPattern, check_realm, check_realms, check_role
 
 T = TypeVar("T", bound=Struct)
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -74,7 +75,26 @@ class NatsOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CrossbarOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """None: crossbar's are those of the services on its paths."""
+    """None: crossbar's are those of the services on its paths, and of its MQTT listeners."""
+
+
+class PayloadMapping(Struct, frozen=True, forbid_unknown_fields=True):
+    """`passthrough`: any bytes, for MQTT clients. `native`: an object with `args` and `kwargs`, as WAMP's."""
+
+    type: Literal["passthrough", "native"]
+    serializer: Literal["json", "msgpack", "cbor", "ubjson"] | UnsetType = UNSET
+
+
+class CrossbarMqttOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a crossbar's MQTT listener: the realm that its clients join, and what their payloads are.
+
+    `payload_mapping` is by the beginnings of WAMP topics, of which the longest counts.
+    """
+
+    realm: RealmName | UnsetType = UNSET
+    payload_mapping: (
+        Annotated[dict[UriPattern, PayloadMapping], Meta(min_length=1, max_length=256)] | UnsetType
+    ) = UNSET
 
 
 OPTIONS_OF: Final[Mapping[str, type[Struct]]] = {
@@ -101,8 +121,65 @@ def amqtt_options(transport: Mapping[str, Any], pointer: str) -> AmqttOptions:
 
 
 def crossbar_options(transport: Mapping[str, Any], pointer: str) -> CrossbarOptions:
-    """As `amqtt_options`."""
-    return _decoded(transport, CrossbarOptions, pointer)
+    """As `amqtt_options`; also refuses MQTT listeners that Crossbar.io can't have as they are written."""
+    options = _decoded(transport, CrossbarOptions, pointer)
+    for each in listeners_of(transport).values():
+        if each.kind == "mqtt":
+            _check_crossbar_mqtt(transport, each, pointer)
+        elif "options" in each.config:
+            detail = "of crossbar's listeners those of type mqtt alone have options"
+            raise _wrong(detail, f"{pointer}{each.at}/options")
+    return options
+
+
+def realm_of_mqtt(transport: Mapping[str, Any], listener: Listener, pointer: str) -> str:
+    """The realm that the clients of a crossbar's MQTT listener join; `pointer` leads to the transport.
+
+    Raises:
+        BusError: `invalid_configuration`: it names none, and there are several, or one that is not there.
+    """
+    own = _mqtt_options(listener, pointer)
+    realms, at = _realms(transport, pointer), f"{pointer}{listener.at}/options/realm"
+    if own.realm is not UNSET:
+        check_realm(own.realm, realms, at)
+        return own.realm
+    if len(realms) > 1:
+        raise _wrong("is needed where there are several realms: MQTT clients name none", at)
+    return next(iter(realms))
+
+
+def _mqtt_options(listener: Listener, pointer: str) -> CrossbarMqttOptions:
+    options = listener.config.get("options", {})
+    mappings = options.get("payload_mapping") if isinstance(options, Mapping) else None
+    for prefix, each in mappings.items() if isinstance(mappings, Mapping) else ():
+        # One by one: an error in a whole mapping does not say where.
+        at = f"{pointer}{listener.at}/options/payload_mapping/{pointer_step(prefix)}"
+        convert(prefix, UriPattern, at, "invalid_configuration")
+        mapping = convert(each, PayloadMapping, at, "invalid_configuration")
+        if (mapping.type == "native") != (mapping.serializer is not UNSET):
+            word = "needs" if mapping.type == "native" else "has no"
+            raise _wrong(f"'{mapping.type}' {word} 'serializer'", f"{at}/serializer")
+    return _decoded(listener.config, CrossbarMqttOptions, f"{pointer}{listener.at}")
+
+
+def _realms(transport: Mapping[str, Any], pointer: str) -> Realms:
+    return check_realms(transport.get("realms", UNSET), f"{pointer}/realms")
+
+
+_OF_MQTT: Final = ("anonymous", "ticket")
+
+
+def _check_crossbar_mqtt(transport: Mapping[str, Any], listener: Listener, pointer: str) -> None:
+    at, realm = f"{pointer}{listener.at}", realm_of_mqtt(transport, listener, pointer)
+    auth = listener.config.get("auth", {"anonymous": {}})
+    for method in auth:
+        if method not in _OF_MQTT:
+            detail = "MQTT clients have a user name and a password ('ticket'), or none ('anonymous')"
+            raise _wrong(detail, f"{at}/auth/{method}")
+    guest = auth.get("anonymous")
+    if guest is not None and guest.get("type", "static") == "static" and "realm" not in guest:
+        place = f"{at}/auth/anonymous/role" if "auth" in listener.config else f"{at}/auth"
+        check_role(guest.get("role", ANONYMOUS), realm, _realms(transport, pointer), place)
 
 
 def mosquitto_options(transport: Mapping[str, Any], pointer: str) -> MosquittoOptions:

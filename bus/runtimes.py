@@ -42,7 +42,7 @@ SPEAK_TLS: Final = frozenset({"crossbar", "mosquitto", "nats"})
 """The built-in runtimes that speak TLS on their endpoint."""
 LISTENER_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "amqtt": ("mqtt", "websocket"),
-    "crossbar": ("web", "rawsocket"),
+    "crossbar": ("web", "rawsocket", "mqtt"),
     "mosquitto": ("mqtt", "websocket"),
     "nats": ("mqtt", "websocket", "nats", "cluster"),
 }
@@ -114,7 +114,8 @@ def _check_listener(listener: Listener, runtime: str, pointer: str) -> None:
     if listener.is_named and listener.kind not in LISTENER_TYPES[runtime]:
         known = " or ".join(LISTENER_TYPES[runtime])
         raise _wrong(f"'{listener.kind}' is not for runtime '{runtime}' ({known})", f"{pointer}/type")
-    if "options" in listener.config and runtime != "mosquitto":
+    has_options = runtime == "mosquitto" or (runtime == "crossbar" and listener.kind == "mqtt")
+    if "options" in listener.config and not has_options:
         raise _wrong(f"listeners of runtime '{runtime}' have no options of their own", f"{pointer}/options")
     if listener.tls is None:
         return

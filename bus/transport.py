@@ -18,6 +18,7 @@ from .listeners import (
     Port,
     Serializer,
     check_listeners,
+    check_not_universal,
     check_socket,
     listeners_of,
 )
@@ -121,6 +122,7 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
     Raises:
         BusError: `invalid_configuration` with the pointer to the invalid member.
     """
+    check_not_universal(value.get("type"), f"{pointer}/type")
     transport = convert(value, Transport, pointer, "invalid_configuration")
     if transport.endpoint is not UNSET:
         check_socket(transport.endpoint, f"{pointer}/endpoint")
@@ -140,7 +142,7 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
         check_auth(UNSET, realms, f"{pointer}/paths", cookie=False, client_ca=False)
     if transport.listeners is not UNSET:
         for each in listeners.values():
-            _check_rawsocket(each, realms, f"{pointer}{each.at}")
+            _check_own_auth(each, transport.type, realms, f"{pointer}{each.at}")
     plain: dict[str, Any] = to_builtins(value)
     return plain
 
@@ -179,14 +181,17 @@ def _client_ca(web: list[Listener]) -> bool:
     return any(each.tls is not None and "client_ca" in each.tls for each in web)
 
 
-def _check_rawsocket(listener: Listener, realms: Realms, pointer: str) -> None:
-    if listener.kind == "rawsocket":
+def _check_own_auth(listener: Listener, kind: str, realms: Realms, pointer: str) -> None:
+    """Check whom a listener without paths lets in; `kind` is its transport's."""
+    may_have: tuple[str, ...] = ("auth", "serializers") if listener.kind == "rawsocket" else ()
+    if listener.kind == "mqtt" and kind == "web":
+        may_have = ("auth",)
+    if may_have:
         tls = listener.tls or {}
         auth = listener.config.get("auth", UNSET)
         check_auth(auth, realms, f"{pointer}/auth", cookie=False, client_ca="client_ca" in tls)
-        return
     for member in ("auth", "serializers"):
-        if member in listener.config:
+        if member in listener.config and member not in may_have:
             raise _wrong(f"a listener of type '{listener.kind}' has no '{member}'", f"{pointer}/{member}")
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from .decode import digest
 from .listeners import LISTENER_NAME, ListenerConfig
-from .router_options import OPTIONS_OF, MosquittoListenerOptions
+from .router_options import OPTIONS_OF, CrossbarMqttOptions, MosquittoListenerOptions
 from .runtimes import BUILT_IN, LISTENER_TYPES, PATH_OPTIONS, SHARING, SPEAK_TLS
 from .transport import PathService, Transport
 from .wamp import Auth, Cookie, Realm
@@ -32,7 +32,8 @@ _NAMES: Final = {bool: "boolean", int: "integer", str: "string", list: "array"}
 @cache
 def runtime_schema(runtime: str) -> dict[str, Any]:
     """The schema of a built-in runtime's transport. Raises `KeyError` for another one."""
-    kinds: list[Any] = [Transport, OPTIONS_OF[runtime], ListenerConfig, MosquittoListenerOptions]
+    of_listener = CrossbarMqttOptions if runtime == "crossbar" else MosquittoListenerOptions
+    kinds: list[Any] = [Transport, OPTIONS_OF[runtime], ListenerConfig, of_listener]
     if runtime == "crossbar":
         kinds += [PathService, Realm, Auth, Cookie]
     (root, options, listener, listener_options, *more), parts = msgspec.json.schema_components(
@@ -62,7 +63,7 @@ def runtime_schema(runtime: str) -> dict[str, Any]:
 def _describe_listener(listener: dict[str, Any], runtime: str, options: Any) -> None:
     members = listener["properties"]
     members["type"] = {"enum": list(LISTENER_TYPES[runtime])}
-    members["options"] = options if runtime == "mosquitto" else False
+    members["options"] = options if runtime in ("mosquitto", "crossbar") else False
     if runtime != "crossbar":
         members["auth"] = members["serializers"] = False
 

@@ -37,7 +37,7 @@ _ONE: Final = "make another group or cluster for it"
 
 
 def import_crossbar(config: Mapping[str, Any]) -> Imported:
-    """The definition of the Web and RawSocket transports of the first router in a node's configuration.
+    """The definition of the Web, RawSocket and MQTT transports of the first router in a node's configuration.
 
     Raises:
         NotImportedError: there is none, or it would let in more clients than the file.
@@ -64,7 +64,7 @@ def import_crossbar(config: Mapping[str, Any]) -> Imported:
     if "type" not in found.transport:
         told = "; ".join(f"{where}: {why}" for where, why in found.left)
         raise NotImportedError(
-            f"no router with a Web or RawSocket transport among its workers: {told}"[:2000]
+            f"no router with a Web, RawSocket or MQTT transport among its workers: {told}"[:2000]
         )
     return finish(found)
 
@@ -90,12 +90,15 @@ def _router(found: Imported, worker: Mapping[str, Any], at: str) -> None:
             for name in each:
                 if name not in (*_OWN, "web", "endpoint"):
                     found.leave(
-                        f"{where}/{pointer_step(name)}", "of a universal transport only 'web' is taken over"
+                        f"{where}/{pointer_step(name)}",
+                        "of a universal transport only 'web' is taken over: make a listener for each other",
                     )
             inner = {**each["web"], "endpoint": each.get("endpoint"), "id": each.get("id")}
             _web(found, taken, inner, where, f"{where}/web")
         elif kind == "rawsocket":
             _rawsocket(found, taken, each, where)
+        elif kind == "mqtt":
+            _mqtt(found, taken, each, where)
         else:
             found.leave(where, f"transports of type '{str(kind)[:40]}' are not taken over")
     if taken:
@@ -114,7 +117,7 @@ def _add(found: Imported, taken: list[_Taken]) -> None:
         return
     listeners = found.transport["listeners"] = dict[str, Any]()
     for each in taken:
-        config = {"type": "rawsocket", **each.config} if each.kind == "rawsocket" else each.config
+        config = each.config if each.kind == "web" else {"type": each.kind, **each.config}
         found.sources[id(config)] = f"{each.at}/endpoint"
         listeners[_name(each, listeners)] = config
 
@@ -200,12 +203,31 @@ def _rawsocket(found: Imported, taken: list[_Taken], given: Mapping[str, Any], a
     return None
 
 
+def _mqtt(found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str) -> None:
+    config, options = _listener(found, given, at), given.get("options")
+    if not config:
+        return found.leave(at, "only TCP is taken over")
+    if not isinstance(options, Mapping):
+        return found.leave(f"{at}/options", "not an object, so no client could join")
+    for name in given:
+        if name not in (*_OWN, "endpoint", "options"):
+            found.leave(f"{at}/{pointer_step(name)}", "options of the transport are not taken over")
+    if "role" in options:
+        found.leave(f"{at}/options/role", "Crossbar.io 26.10 ignores it: 'auth' decides")
+    if "auth" in options:
+        config["auth"] = _auth(found, options["auth"], f"{at}/options/auth", f"mqtt/{len(taken)}")
+    rest = {name: value for name, value in options.items() if name not in ("auth", "role")}
+    config["options"] = _noted(found, rest, f"{at}/options")
+    taken.append(_Taken(at, "mqtt", str(given.get("id") or ""), config, {}))
+    return None
+
+
 def _listener(found: Imported, given: Mapping[str, Any], at: str) -> dict[str, Any]:
     """Where a transport listens; empty where that is not TCP."""
     endpoint = given.get("endpoint")
     if isinstance(endpoint, Mapping) and endpoint.get("type", "tcp") == "tcp":
         return _endpoint(found, endpoint, f"{at}/endpoint")
-    if given.get("type") != "rawsocket":
+    if given.get("type") not in ("rawsocket", "mqtt"):
         found.leave(f"{at}/endpoint", "only TCP is taken over")
     return {}
 

@@ -14,9 +14,14 @@ from tests.pace import bound
 
 
 def echo(
-    url: str, secrets: Path, who: str | None = None, password: str | None = None, topic: str = "t/x"
+    url: str,
+    secrets: Path,
+    who: str | None = None,
+    password: str | None = None,
+    topic: str = "t/x",
+    payload: bytes = b"through",
 ) -> str:
-    """What comes of a publication through a listener to ourselves: `through`, or why not."""
+    """What comes of a publication through a listener to ourselves: the payload, or why not."""
     at = urlsplit(url)
     over_websocket = at.scheme in ("ws", "wss")
     client = mqtt.Client(CallbackAPIVersion.VERSION2, transport="websockets" if over_websocket else "tcp")
@@ -41,7 +46,9 @@ def echo(
     client.on_connect = lambda c, _d, _f, code, _p: (
         end(f"refused: {code}") if code.is_failure else c.subscribe(topic, 1)
     )
-    client.on_subscribe = lambda c, *_: c.publish(topic, b"through", 1)
+    client.on_subscribe = lambda c, _d, _m, codes, _p: (
+        end(f"refused: {codes[0]}") if codes[0].is_failure else c.publish(topic, payload, 1)
+    )
     client.on_message = lambda _c, _d, message: end(message.payload.decode())
     client.on_disconnect = lambda *_: end("closed")
     try:

@@ -16,7 +16,7 @@ from typing import Final
 from busbar.bus.errors import pointer_step
 from busbar.bus.listeners import Listener, listeners_of
 from busbar.bus.programs import find_program
-from busbar.bus.router_options import crossbar_options
+from busbar.bus.router_options import crossbar_options, realm_of_mqtt
 from busbar.bus.runtimes import PATH_OPTIONS
 from busbar.bus.wamp import Realms
 
@@ -29,6 +29,7 @@ from .base import (
     LaunchSpec,
     ListenerSpec,
     LogProbe,
+    MqttProbe,
     Ports,
     RuntimeConfigError,
     TcpProbe,
@@ -48,13 +49,14 @@ from .transport import (
     checked_transport,
     path_below,
     port_requests,
+    probe_of,
     refusals,
     tls_files,
 )
 from .wamp import Rendered, Secrets, auth_of, realms_of, roles_by_realm
 
 TYPES = ("web",)
-LISTENERS = ("web", "rawsocket")
+LISTENERS = ("web", "rawsocket", "mqtt")
 FOLDER = ".crossbar"
 HOME = "web"
 """Folder within the worker's own, served at `/` unless the transport defines `/`."""
@@ -84,17 +86,23 @@ class CrossbarRuntime:
 
     def ports_needed(self, transport: Transport | None) -> dict[str, PortRequest]:
         """See `Runtime`."""
-        return port_requests(checked_transport(transport, TYPES), LISTENERS, may_share=True, tls=True)
+        plain = checked_transport(transport, TYPES)
+        return port_requests(plain, LISTENERS, may_share=True, tls=True, options=True)
 
     def render(self, worker: WorkerSpec, host: str, ports: Ports, folder: Path) -> LaunchSpec:
         """See `Runtime`."""
         check_worker(worker)
         plain = checked_transport(worker.transport, TYPES)
-        requests = port_requests(plain, LISTENERS, may_share=True, tls=True)
+        requests = port_requests(plain, LISTENERS, may_share=True, tls=True, options=True)
         with refusals():
             crossbar_options(plain, ROOT)
+            joined = {
+                each.name: realm_of_mqtt(plain, each, ROOT)
+                for each in listeners_of(plain).values()
+                if each.kind == "mqtt"
+            }
         secrets = Secrets(self.secrets_root, self.read)
-        services = _Services(self.static_root, secrets, roles_by_realm(plain), self.proxy_to)
+        services = _Services(self.static_root, secrets, roles_by_realm(plain), self.proxy_to, joined)
         paths = services.paths(plain.get("paths") or _DEFAULT_PATHS, folder)
         listeners = [
             services.listener(each, requests[name], ports[name], paths, host)
@@ -105,15 +113,16 @@ class CrossbarRuntime:
         cbdir = ("--cbdir", str(folder / FOLDER))
         first, *more = (each.spec for each in listeners)
         return LaunchSpec(
-            argv=(program, "start", *cbdir, "--color", "false", "--loglevel", "info"),
+            argv=(program, "start", *cbdir, "--color", "false", "--loglevel", "warn" if joined else "info"),
             env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             files={
                 f"{FOLDER}/config.json": json.dumps(config, indent=1),
                 f"{HOME}/index.html": _page(worker),
                 **{name: content for each in listeners for name, content in each.files.items()},
             },
-            # On a shared port another worker may answer the request, so its own log is checked too.
-            ready=AllProbes((LogProbe("NODE_BOOT_COMPLETE"), first.probe)),
+            # On a shared port another worker may answer the request, so its own log is checked too. Not with
+            # MQTT: at level info Crossbar logs each CONNECT with its password.
+            ready=first.probe if joined else AllProbes((LogProbe("NODE_BOOT_COMPLETE"), first.probe)),
             live=first.probe,
             address=first.address,
             run_as=self.run_as,
@@ -152,6 +161,8 @@ class _Services:
     secrets: Secrets
     realms: Realms
     proxy_to: Targets
+    joined: Mapping[str, str]
+    """The realm that clients of each MQTT listener join."""
 
     def paths(self, given: Transport, folder: Path) -> dict[str, Rendered]:
         """The paths of a transport, with a page on `/` where none is defined."""
@@ -173,27 +184,37 @@ class _Services:
         paths: Mapping[str, Rendered],
         host: str,
     ) -> _Listener:
-        """A transport of the router: of type web, with these paths, or RawSocket."""
-        tls, files, at = tls_files(listener, self.secrets.root), dict[str, str](), f"{ROOT}{listener.at}"
+        """A transport of the router: of type web, with these paths, RawSocket or MQTT."""
+        tls, files = tls_files(listener, self.secrets.root), dict[str, str]()
         endpoint = _endpoint(listener, request, port)
         if tls is not None:
             below = f"tls/{listener.name}" if listener.is_named else "tls"
             endpoint["tls"], files = tls_of(tls, self.secrets, FOLDER, below)
-        probe: HttpProbe | TcpProbe
+        probe: HttpProbe | TcpProbe | MqttProbe
         if listener.kind == "rawsocket":
-            rendered: Rendered = {"type": "rawsocket", "endpoint": endpoint}
+            rendered: Rendered = {"type": "rawsocket", "endpoint": endpoint, **self._auth(listener)}
             if "serializers" in listener.config:
                 rendered["serializers"] = listener.config["serializers"]
-            if "auth" in listener.config:
-                auth = auth_of(listener.config["auth"], self.realms, self.secrets, f"{at}/auth")
-                rendered["auth"] = auth
             probe = TcpProbe(tls=tls is not None)
             url = address("rss" if tls else "rs", request.interface, host, port)
+        elif listener.kind == "mqtt":
+            mapping = _mapped(listener.config.get("options", {}).get("payload_mapping", _ANY_BYTES))
+            options = {"realm": self.joined[listener.name], "payload_mapping": mapping}
+            rendered = {"type": "mqtt", "endpoint": endpoint, "options": options | self._auth(listener)}
+            probe = probe_of(listener)
+            url = address("mqtts" if tls else "mqtt", request.interface, host, port)
         else:
             rendered = {"type": "web", "endpoint": endpoint, "paths": paths}
             probe, url = _probe(paths, tls), _address(request.interface, host, port, paths, tls)
         spec = ListenerSpec(listener.name, url, request.interface, port, probe, request.shared)
         return _Listener(rendered, files, tls.references if tls else {}, spec)
+
+    def _auth(self, listener: Listener) -> Rendered:
+        """Whom a listener lets in by its own `auth`, as that member."""
+        if "auth" not in listener.config:
+            return {}
+        at = f"{ROOT}{listener.at}/auth"
+        return {"auth": auth_of(listener.config["auth"], self.realms, self.secrets, at)}
 
     def _services(self, given: Transport, pointer: str) -> dict[str, Rendered]:
         services = {}
@@ -243,6 +264,8 @@ class _Services:
         return rendered
 
 
+_ANY_BYTES: Final = {"": {"type": "passthrough"}}
+"""What MQTT payloads are unless the listener says more: without any mapping Crossbar drops all."""
 _DEFAULT_PATHS: Final[Transport] = {"ws": {"type": "websocket"}, "info": {"type": "nodeinfo"}}
 
 
@@ -253,6 +276,12 @@ def _service_options(kind: str, given: Transport, pointer: str) -> Transport:
     if not all(isinstance(origin, str) for origin in known.get("allowed_origins", [])):
         raise RuntimeConfigError(f"{pointer}/allowed_origins", "must be a list of strings")
     return known
+
+
+def _mapped(given: Transport) -> Rendered:
+    """The payloads by topic prefix, also as MQTT writes it: for an event of an exact subscription Crossbar
+    looks up the subscription's topic, which is MQTT's."""
+    return {**{prefix.replace(".", "/"): each for prefix, each in given.items()}, **given}
 
 
 def _served(directory: Path, pointer: str, what: str = "") -> str:

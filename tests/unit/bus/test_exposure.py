@@ -218,9 +218,10 @@ def test_a_check_that_one_of_several_listeners_loses_loosens() -> None:
 
 
 @pytest.mark.fault(114, "W")
-def test_a_rawsocket_listener_that_is_opened_beside_an_open_path_loosens() -> None:
+@pytest.mark.parametrize("kind", ["rawsocket", "mqtt"])
+def test_a_rawsocket_listener_that_is_opened_beside_an_open_path_loosens(kind: str) -> None:
     def made_of(way: dict[str, Any]) -> dict[str, Any]:
-        raw = {"type": "rawsocket", **({"auth": way["auth"]} if "auth" in way else {})}
+        raw = {"type": kind, **({"auth": way["auth"]} if "auth" in way else {})}
         listeners = {"ws": {"type": "web"}, "raw": raw}
         return {"type": "web", "listeners": listeners, "paths": {"ws": OPEN}}
 

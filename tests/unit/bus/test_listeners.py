@@ -30,6 +30,10 @@ def raw(**auth: Any) -> dict[str, Any]:
     return {"type": "rawsocket", "auth": auth}
 
 
+def mqtt(options: dict[str, Any] | None = None, /, **more: Any) -> dict[str, Any]:
+    return {"type": "mqtt", **({} if options is None else {"options": options}), **more}
+
+
 def made(kind: str = "mqtt", /, **listeners: Any) -> dict[str, Any]:
     return {"type": kind, "listeners": listeners}
 
@@ -97,7 +101,33 @@ def test_what_is_refused_has_its_pointer(transport: dict[str, Any], pointer: str
 @pytest.mark.parametrize(
     ("runtime", "listener", "member"),
     [
-        ("crossbar", {"type": "mqtt"}, "type"),
+        ("crossbar", {"type": "nats"}, "type"),
+        ("crossbar", {"type": "universal"}, "type"),
+        ("crossbar", mqtt({"realm": "other"}), "options/realm"),
+        ("crossbar", mqtt({"realm": ""}), "options/realm"),
+        ("crossbar", mqtt({"role": "anonymous"}), "options/role"),
+        ("crossbar", mqtt({"auth": {}}), "options/auth"),
+        ("crossbar", mqtt({"payload_mapping": {}}), "options/payload_mapping"),
+        ("crossbar", mqtt({"payload_mapping": {"": {"type": "dynamic"}}}), "options/payload_mapping//type"),
+        (
+            "crossbar",
+            mqtt({"payload_mapping": {"a/b": {"type": "native"}}}),
+            "options/payload_mapping/a~1b/serializer",
+        ),
+        (
+            "crossbar",
+            mqtt({"payload_mapping": {"a.": {"type": "passthrough", "serializer": "json"}}}),
+            "options/payload_mapping/a./serializer",
+        ),
+        ("crossbar", mqtt({"payload_mapping": {"a b": {}}}), "options/payload_mapping/a b"),
+        ("crossbar", mqtt({"payload_mapping": {"a": 5}}), "options/payload_mapping/a"),
+        ("crossbar", mqtt({"payload_mapping": 5}), "options/payload_mapping"),
+        ("crossbar", mqtt(auth={}), "auth"),
+        ("crossbar", mqtt(auth={"anonymous": {"role": "nobody"}}), "auth/anonymous/role"),
+        ("crossbar", mqtt(auth={"wampcra": {"type": "dynamic", "authenticator": "a.b"}}), "auth/wampcra"),
+        ("crossbar", mqtt(auth={"ticket": {"type": "static"}}), "auth/ticket/principals_file"),
+        ("crossbar", mqtt(serializers=["json"]), "serializers"),
+        ("mosquitto", mqtt(auth={"anonymous": {}}), "auth"),
         ("crossbar", {"tls": {**CERTAIN, "client_certificates": "optional"}}, "tls/client_certificates"),
         ("crossbar", {"type": "web", "options": {}}, "options"),
         ("crossbar", raw(), "auth"),
@@ -113,6 +143,30 @@ def test_what_a_runtime_can_t_do_is_refused_for_each_listener(
 ) -> None:
     kind = "web" if runtime == "crossbar" else "mqtt"
     assert refused(made(kind, first={}, x=listener), runtime) == f"/listeners/x/{member}"
+
+
+def test_mqtt_clients_of_a_crossbar_need_a_realm_and_a_role_in_it() -> None:
+    realms = ["open", {"name": "shop", "roles": [{"name": "guest"}]}]
+
+    def at(**listener: Any) -> str:
+        return refused({**made("web", x={"type": "mqtt", **listener}), "realms": realms}, "crossbar")
+
+    guest = {"anonymous": {"role": "guest"}}
+    assert (
+        at() == at(options={"payload_mapping": {"": {"type": "passthrough"}}}) == "/listeners/x/options/realm"
+    )
+    assert at(options={"realm": "shop"}) == "/listeners/x/auth"
+    assert at(options={"realm": "shop"}, auth={"anonymous": {}}) == "/listeners/x/auth/anonymous/role"
+    assert at(options={"realm": "open"}, auth=guest) == "/listeners/x/auth/anonymous/role"
+    for good in ({"options": {"realm": "open"}}, {"options": {"realm": "shop"}, "auth": guest}):
+        transport = {**made("web", x={"type": "mqtt", **good}), "realms": realms}
+        check_for_runtime(check_transport(transport, ""), "crossbar", "")
+
+
+@pytest.mark.parametrize("transport", [made("universal", x={}), made("web", x={"type": "universal"})])
+def test_a_universal_transport_is_refused_with_what_does_the_same(transport: dict[str, Any]) -> None:
+    with pytest.raises(BusError, match="give each a listener"):
+        check_transport(transport, "")
 
 
 def test_paths_need_a_listener_that_serves_them() -> None:
@@ -177,14 +231,15 @@ def test_a_password_file_of_its_own_closes_one_listener() -> None:
     assert opened({**emptied, "options": PASSWORD}) == "/listeners/b/anonymous"
 
 
-def test_a_rawsocket_listener_is_as_open_as_its_auth() -> None:
+@pytest.mark.parametrize("kind", ["rawsocket", "mqtt"])
+def test_a_listener_without_paths_is_as_open_as_its_auth(kind: str) -> None:
     ticket = {"ticket": {"type": "static", "principals_file": "t"}}
     for auth, written, closed in (
         (None, False, False),
         ({"anonymous": {}}, True, False),
         (ticket, True, True),
     ):
-        raw = {"type": "rawsocket", **OUT, **({"auth": auth} if auth else {})}
+        raw = {"type": kind, **OUT, **({"auth": auth} if auth else {})}
         transport = made("web", local={}, raw=raw)
         assert opened(transport, "crossbar") == (None if written else "/listeners/raw/anonymous")
         assert is_exposed(transport, "crossbar") is not closed

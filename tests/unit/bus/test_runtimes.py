@@ -67,6 +67,12 @@ endpoints = st.fixed_dictionaries(
 )
 
 
+MQTT_OPTIONS: list[dict[str, Any]] = [
+    {"realm": "realm1"},
+    {"realm": "other"},
+    {"payload_mapping": {"": {"type": "native", "serializer": "json"}, "a.": {"type": "passthrough"}}},
+    {"payload_mapping": {"": {"type": "native"}}},
+]
 listeners = st.dictionaries(
     st.sampled_from(["a", "b", "ws-1"]),
     st.tuples(
@@ -76,7 +82,7 @@ listeners = st.dictionaries(
             optional={
                 "type": st.sampled_from(["mqtt", "websocket", "web", "rawsocket", "tcp"]),
                 "anonymous": st.booleans(),
-                "options": options,
+                "options": options | st.sampled_from(MQTT_OPTIONS),
                 "auth": st.just({"anonymous": {}}),
                 "serializers": st.just(["cbor"]),
             },

@@ -65,6 +65,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("mosquitto", {"type": "mqtt", "options": {"persistence": "yes"}}),
     ("crossbar", {"type": "web", "paths": {"a": {"type": "json", "value": 1, "options": {"prettify": 1}}}}),
     ("crossbar", {"type": "web", "paths": {"ws": {"type": "websocket", "options": {"prettify": True}}}}),
+    ("crossbar", {"type": "web", "listeners": {"a": {"type": "nats"}}}),
+    ("crossbar", {"type": "web", "listeners": {"a": {"type": "mqtt", "options": {"role": "anonymous"}}}}),
 ]
 
 

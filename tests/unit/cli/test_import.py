@@ -197,6 +197,45 @@ def test_every_transport_of_a_crossbar_becomes_a_listener() -> None:
     must_be_good(found)
 
 
+def broker(port: int, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**made(port, **more), "type": "mqtt", "options": options}
+
+
+DYNAMIC = {"type": "dynamic", "encoder": "a.b", "decoder": "a.c"}
+NATIVE = {"type": "native", "serializer": "json"}
+
+
+def test_an_mqtt_transport_of_a_crossbar_becomes_a_listener() -> None:
+    auth = {"ticket": TICKETS, "wampcra": FUNCTION}
+    options = {"realm": "shop", "role": "backend", "payload_mapping": {"com.": NATIVE}, "auth": auth}
+    found = import_crossbar(
+        listening(
+            broker(1883, options, max_connections=9),
+            broker(1884, {"realm": "shop", "auth": {"wampcra": FUNCTION}}),
+            broker(1885, {"realm": "shop", "payload_mapping": {"": DYNAMIC}}),
+            broker(1886, {"realm": "none"}),
+            broker(1887, {}, id="last"),
+        )
+    )
+    assert found.transport["listeners"] == {
+        "mqtt": {
+            "type": "mqtt",
+            "interface": "127.0.0.1",
+            "port": 1883,
+            "auth": {"ticket": {"type": "static", "principals_file": "auth/mqtt/0-ticket.json"}},
+            "options": {"realm": "shop", "payload_mapping": {"com.": NATIVE}},
+        },
+        "last": {"type": "mqtt", "interface": "127.0.0.1", "port": 1887, "options": {}},
+    }
+    at = "/workers/1/transports"
+    assert {where for where, _ in found.left if where.startswith(at)} == {
+        f"{at}/0/max_connections", f"{at}/0/options/role", f"{at}/0/options/auth/wampcra/type",
+        f"{at}/1/options/auth/wampcra/type", f"{at}/1/options/auth",
+        f"{at}/2/options/payload_mapping//type", f"{at}/3/options/realm",
+    }  # fmt: skip
+    must_be_good(found)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "merged"),
     [
@@ -442,7 +481,10 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @given(st.data())
 def test_whatever_is_wrong_with_a_crossbar_configuration_the_rest_is_valid(data: st.DataObject) -> None:
     several = listening(
-        made(8080, PATHS), made(8443, PATHS, "0.0.0.0", endpoint={"tls": TLS}), made(9, **RAW)
+        made(8080, PATHS),
+        made(8443, PATHS, "0.0.0.0", endpoint={"tls": TLS}),
+        made(9, **RAW),
+        broker(10, {"realm": "shop", "payload_mapping": {"": NATIVE}, "auth": {"ticket": TICKETS}}),
     )
     found = json.loads(json.dumps(data.draw(st.sampled_from([config(), several]))))
     for _ in range(data.draw(st.integers(1, 3))):

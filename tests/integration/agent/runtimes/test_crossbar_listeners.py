@@ -1,7 +1,11 @@
-"""A real crossbar worker with ws, wss and RawSocket at once, run by an agent; clients are Autobahn's."""
+"""A real crossbar worker with ws, wss, RawSocket and MQTT at once, run by an agent.
+
+Clients are Autobahn's and paho.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,16 +21,35 @@ from tests.agents import Bench, bench, worker
 from tests.autobahn_client import error_of, joined, refusal
 from tests.certificates import certificates
 from tests.integration.agent.runtimes.test_real import crossbar_program
+from tests.mqtt_clients import echo
+from tests.pace import bound
 
 REALM = "com.example.shop"
 EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
 ROLES = [
-    {"name": "backend", "permissions": [{"uri": "com.example.", "match": "prefix", "allow": EVERYTHING}]},
-    {"name": "guest", "permissions": [{"uri": "com.example.time", "allow": {"call": True}}]},
+    {
+        "name": "backend",
+        "permissions": [
+            {"uri": uri, "match": "prefix", "allow": EVERYTHING} for uri in ("com.example.", "com.raw.")
+        ],
+    },
+    {
+        "name": "guest",
+        "permissions": [
+            {"uri": "com.example.time", "allow": {"call": True}},
+            {"uri": "com.raw.open", "allow": {"publish": True, "subscribe": True}},
+        ],
+    },
 ]
 TICKETS = {"type": "static", "principals_file": "tickets.json"}
 JOE: dict[str, Any] = {"ticket": {"authid": "joe", "ticket": "t1cket-of-joe"}}
 TLS = {"certificate": "router.crt", "key": "router.key"}
+JSON_BELOW = {"com.example.": {"type": "native", "serializer": "json"}, "com.raw.": {"type": "passthrough"}}
+MQTT = {
+    "type": "mqtt",
+    "auth": {"ticket": TICKETS, "anonymous": {"role": "guest"}},
+    "options": {"payload_mapping": JSON_BELOW},
+}
 TRANSPORT: dict[str, Any] = {
     "type": "web",
     "realms": [{"name": REALM, "roles": ROLES}],
@@ -36,8 +59,11 @@ TRANSPORT: dict[str, Any] = {
         "wss": {"interface": "0.0.0.0", "tls": TLS},
         "raw": {"type": "rawsocket", "auth": {"ticket": TICKETS}, "serializers": ["json", "cbor"]},
         "raws": {"type": "rawsocket", "interface": "0.0.0.0", "tls": TLS, "auth": {"ticket": TICKETS}},
+        "mqtt": MQTT,
+        "mqtts": {**MQTT, "interface": "0.0.0.0", "tls": TLS, "auth": {"ticket": TICKETS}},
     },
 }
+WAMP = ("ws", "wss", "raw", "raws")
 
 
 @pytest.fixture
@@ -60,7 +86,7 @@ async def test_one_worker_serves_each_protocol_to_whom_it_lets_in(node: Bench, t
     ready = await node.state("web-1", "RUNNING", timeout=90)
     urls = ready["listeners"]
     assert {name: urlsplit(url).scheme for name, url in urls.items()} == {
-        "ws": "ws", "wss": "wss", "raw": "rs", "raws": "rss"
+        "ws": "ws", "wss": "wss", "raw": "rs", "raws": "rss", "mqtt": "mqtt", "mqtts": "mqtts"
     }  # fmt: skip
     assert ready["address"] == urls["ws"]
     trusted = ssl.create_default_context(cafile=str(tmp_path / "secrets" / "ca.crt"))
@@ -69,7 +95,7 @@ async def test_one_worker_serves_each_protocol_to_whom_it_lets_in(node: Bench, t
 
     async with joined(urls["raw"], REALM, JOE) as backend:
         await backend.register(lambda: 12, "com.example.time")
-        for name in urls:
+        for name in WAMP:
             async with joined(urls[name], REALM, JOE, tls=tls.get(name)) as client:
                 assert await client.call("com.example.time") == 12, name
             assert await refusal(urls[name], REALM, wrong, tls=tls.get(name)) != "it joined", name
@@ -80,6 +106,8 @@ async def test_one_worker_serves_each_protocol_to_whom_it_lets_in(node: Bench, t
                 assert "not_authorized" in await error_of(guest.call("com.example.other"))
         for name in ("raw", "raws"):
             assert await refusal(urls[name], REALM, tls=tls.get(name)) != "it joined", name
+        await mqtt_clients_reach_whom_they_may(urls, tmp_path / "secrets", backend)
+    assert "t1cket-of-joe" not in logged(tmp_path)
 
     os.kill(ready["pid"], signal.SIGKILL)
     again = await node.state("web-1", "RUNNING", timeout=90, restarts=1)
@@ -91,3 +119,38 @@ async def test_one_worker_serves_each_protocol_to_whom_it_lets_in(node: Bench, t
     assert (kept["pid"], kept["listeners"]) == (again["pid"], urls)
     async with joined(urls["raw"], REALM, JOE) as client:
         assert await error_of(client.call("com.example.time")) == "wamp.error.no_such_procedure"
+
+
+def logged(folder: Path) -> str:
+    logs = list(folder.rglob("logs/*.log"))
+    assert logs
+    return "".join(each.read_text() for each in logs)
+
+
+async def mqtt_clients_reach_whom_they_may(urls: dict[str, str], secrets: Path, backend: Any) -> None:
+    """`backend` is a session of Autobahn's in the same realm."""
+
+    async def outcome(name: str, password: str | None, topic: str, payload: bytes = b"through") -> str:
+        who = "joe" if password else None
+        return await asyncio.to_thread(echo, urls[name], secrets, who, password, topic, payload)
+
+    async def refused(name: str, password: str | None, topic: str) -> bool:
+        # A CONNACK with 1, after which paho tries MQTT 3.1 in vain, or a SUBACK with 128.
+        return (await outcome(name, password, topic)).startswith(("closed", "refused"))
+
+    heard: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+    await backend.subscribe(lambda *arguments: heard.put_nowait(arguments), "com.example.news")
+    news = json.dumps({"args": ["nine", 9]}).encode()
+    for name in ("mqtt", "mqtts"):
+        assert json.loads(await outcome(name, "t1cket-of-joe", "com/example/news", news)) == {
+            "args": ["nine", 9]
+        }
+        async with asyncio.timeout(bound(10)):
+            assert await heard.get() == ("nine", 9)
+        assert await outcome(name, "t1cket-of-joe", "com/raw/any") == "through"
+        assert await refused(name, "wrong", "com/raw/any")
+        assert await refused(name, "t1cket-of-joe", "com/other")
+    assert await outcome("mqtt", None, "com/raw/open") == "through"
+    assert await refused("mqtt", None, "com/raw/any")
+    assert await refused("mqtts", None, "com/raw/open")
+    assert heard.empty()

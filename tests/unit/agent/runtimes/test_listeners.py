@@ -209,6 +209,42 @@ def test_the_web_listeners_of_a_crossbar_share_the_paths() -> None:
     assert isinstance(launch.more[0].probe, HttpProbe) and launch.more[1].probe == TcpProbe()
 
 
+def test_an_mqtt_listener_of_a_crossbar_joins_a_realm() -> None:
+    native = {"type": "native", "serializer": "json"}
+    options = {"realm": "shop", "payload_mapping": {"com.shop.": native, "x": {"type": "passthrough"}}}
+    roles = [{"name": "guest"}]
+    guests = {"anonymous": {"role": "guest"}}
+    transport = made("web", mqtt={"type": "mqtt", "auth": guests, "options": options, "tls": CERTAIN}, web={})
+    transport |= {"realms": [{"name": "shop", "roles": roles}, "other"]}
+    pem = b"-----BEGIN PRIVATE KEY-----\n-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+    runtime = replace(RUNTIMES["crossbar"], read=lambda path: pem)  # type: ignore[type-var]
+    worker = WorkerSpec("web-1", "3eccb1fd", "edge", "web", 1, transport)
+    launch = runtime.render(worker, "n1.example", {"mqtt": 4001, "web": 4002}, FOLDER)
+    (router,) = json.loads(launch.files[".crossbar/config.json"])["workers"]
+    first = router["transports"][0]
+    assert (first["type"], first["id"], first["endpoint"]["port"]) == ("mqtt", "mqtt1", 4001)
+    assert first["endpoint"]["tls"]["certificate"]
+    assert first["options"] == {
+        "realm": "shop",
+        "payload_mapping": {"com/shop/": native, **options["payload_mapping"]},
+        "auth": {"anonymous": {"type": "static", "role": "guest"}},
+    }
+    assert launch.address == "mqtts://127.0.0.1:4001" and launch.ready == launch.live == TcpProbe(tls=True)
+    assert launch.argv[-1] == "warn", "at level info Crossbar logs passwords of MQTT clients"
+
+
+def test_an_mqtt_listener_of_a_crossbar_needs_nothing_but_its_type() -> None:
+    launch = render("crossbar", made("web", mqtt={"type": "mqtt"}))
+    (router,) = json.loads(launch.files[".crossbar/config.json"])["workers"]
+    assert router["transports"][0]["options"] == {
+        "realm": "realm1", "payload_mapping": {"": {"type": "passthrough"}}
+    }  # fmt: skip
+    assert (launch.address, launch.live) == ("mqtt://127.0.0.1:4001", MqttProbe())
+    assert refused("crossbar", made("web", raw={"type": "rawsocket", "options": {}})) == (
+        "/transport/listeners/raw/options"
+    )
+
+
 def test_fields_of_an_exec_runtime_name_a_listener() -> None:
     transport = made("tcp", mqtt={"type": "mqtt"}, ws={"type": "websocket", "interface": "::1", "tls": TLS})
     launch = render("pair", transport)
