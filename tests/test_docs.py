@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -126,12 +126,14 @@ def shell(folder: Path, programs: Path, prefix: Sequence[str] = ()) -> Iterator[
     env |= {"HOME": str(folder), "PATH": f"{programs}:{env['PATH']}", "COLUMNS": "160"}
     with subprocess.Popen(
         [*prefix, "bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd=folder, env=env, bufsize=1,
+        cwd=folder, env=env, bufsize=1, start_new_session=True,
     ) as process:  # fmt: skip
         try:
             yield process
         finally:
-            process.kill()
+            # What it has in the background would hold its output open.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Terminal:

@@ -9,7 +9,9 @@ from typing import Final
 
 TIMEOUT_S: Final = 5.0
 MAX_LINE: Final = 64 * 1024
-_MESSAGE: Final = re.compile(rb"(LMSG|HMSG|LHMSG) (\S+) .*?(\d+)\r\n")
+MAX_ANSWER: Final = 256 * 1024
+"""Bytes of a message."""
+_MESSAGE: Final = re.compile(rb"(LMSG|HMSG|LHMSG) (\S+) .*?(\d{1,9})\r\n")
 
 
 class NoAnswerError(Exception):
@@ -48,7 +50,9 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, in
         elif line.startswith(b"-ERR"):
             raise NoAnswerError(line.decode(errors="replace").strip())
         elif (message := _MESSAGE.fullmatch(line)) is not None:
-            body = await reader.readexactly(int(message[3]) + 2)
+            if (size := int(message[3])) > MAX_ANSWER:
+                raise NoAnswerError(f"an answer of {size} bytes; at most {MAX_ANSWER}")
+            body = await reader.readexactly(size + 2)
             if message[2] == inbox:
                 return body[:-2]
     raise NoAnswerError("it closed the connection")

@@ -37,8 +37,11 @@ _INSTALL: Final[Mapping[BrokerProgram, str]] = {
 }
 LOOK_S: Final = 0.5
 """How often the accounts are looked at, seconds."""
+CHECK_S: Final = 10.0
 LISTENS_S: Final = 30.0
 STOP_S: Final = 5.0
+MAX_SAID: Final = 2_000
+"""Characters of a program's words in an error, its last ones."""
 _PR_SET_PDEATHSIG: Final = 1
 
 log = logging.getLogger("busbar.broker")
@@ -81,12 +84,7 @@ async def _start(spec: BrokerProgramSpec, config: Path) -> Process:
     if program is None:
         raise CliError(not_installed(spec.program) or spec.program)
     if spec.program == "nats":
-        check = await asyncio.create_subprocess_exec(
-            program, "-t", "-c", str(config), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
-        )
-        said = (await check.communicate())[0].decode(errors="replace").strip()
-        if check.returncode != 0:
-            raise CliError(f"{program} refuses its configuration (2.15 or newer is needed): {said}")
+        await _check(program, config)
     import ctypes  # for this alone
 
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
@@ -101,17 +99,40 @@ async def _start(spec: BrokerProgramSpec, config: Path) -> Process:
     )
 
 
+async def _check(program: str, config: Path) -> None:
+    """Have nats-server look at its configuration, which says more than its end does."""
+    check = await asyncio.create_subprocess_exec(
+        program, "-t", "-c", str(config), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+    )
+    try:
+        async with asyncio.timeout(CHECK_S):
+            said = (await check.communicate())[0].decode(errors="replace").strip()
+    except TimeoutError:
+        raise CliError(f"{program} -t -c {config} does not end within {CHECK_S:g} s") from None
+    finally:
+        await _stop(check)
+    if check.returncode != 0:
+        raise CliError(f"{program} refuses its configuration (2.15 or newer is needed): {said[-MAX_SAID:]}")
+
+
 async def _listening(spec: BrokerProgramSpec, process: Process) -> None:
     clock = SystemClock()
-    async with asyncio.timeout(LISTENS_S):
-        while process.returncode is None:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection(spec.host, spec.port)
-                mine = writer.get_extra_info("sockname") != writer.get_extra_info("peername")
-                writer.close()
-                if mine:
-                    return
-            await clock.sleep(0.02)
+    try:
+        async with asyncio.timeout(LISTENS_S):
+            while process.returncode is None:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection(spec.host, spec.port)
+                    mine = writer.get_extra_info("sockname") != writer.get_extra_info("peername")
+                    writer.close()
+                    if mine:
+                        return
+                await clock.sleep(0.02)
+    except TimeoutError:
+        where = netloc(spec.host, spec.port)
+        raise CliError(
+            f"{PROGRAMS[spec.program]} does not listen on {where} within {LISTENS_S:g} s; what it said is in"
+            " logs/broker.log"
+        ) from None
     raise _ended(spec, process)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from busbar.bus import params as p
 from busbar.bus.decode import encode
@@ -140,52 +140,49 @@ def forget_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
 
 def drain_node(ctx: ChangeContext, params: p.DrainNode) -> p.Node:
     """The monitor moves its workers; a node that is draining already gets the newer reason."""
-    tx = ctx.tx
-    node = need_node(tx, params.node_oid, paired=True)
-    reason = params.reason or node.draining or f"requested by {ctx.who.authid}"
-    if reason != node.draining:
-        tx.update_node(node.oid, draining=reason)
-    row = need_node(tx, node.oid)
-    if node.draining is None:
-        _record_event(ctx, "draining", row, reason)
-    return result(row, tx.worker_count(row.oid))
+    node = need_node(ctx.tx, params.node_oid, paired=True)
+    return _mark(ctx, node, "draining", "draining", params.reason or node.draining or _requested(ctx))
 
 
 def undrain_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
     """Workers that have moved away stay there: only new ones are placed here again."""
-    tx = ctx.tx
-    node = need_node(tx, params.node_oid, paired=True)
-    if node.draining is not None:
-        tx.update_node(node.oid, draining=None, drain_note=None)
-    row = need_node(tx, node.oid)
-    if node.draining is not None:
-        _record_event(ctx, "undrained", row, f"requested by {ctx.who.authid}")
-    return result(row, tx.worker_count(row.oid))
+    node = need_node(ctx.tx, params.node_oid, paired=True)
+    return _mark(ctx, node, "draining", "undrained", None, drain_note=None)
 
 
 def cordon_node(ctx: ChangeContext, params: p.CordonNode) -> p.Node:
     """Placing new workers there is refused (`planner.admission`), nothing else; the newer reason counts."""
-    tx = ctx.tx
-    node = need_node(tx, params.node_oid, paired=True)
-    reason = params.reason or node.cordoned or f"requested by {ctx.who.authid}"
-    if reason != node.cordoned:
-        tx.update_node(node.oid, cordoned=reason)
-    row = need_node(tx, node.oid)
-    if node.cordoned is None:
-        _record_event(ctx, "cordoned", row, reason)
-    return result(row, tx.worker_count(row.oid))
+    node = need_node(ctx.tx, params.node_oid, paired=True)
+    return _mark(ctx, node, "cordoned", "cordoned", params.reason or node.cordoned or _requested(ctx))
 
 
 def uncordon_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
     """Pending workers are placed in the next pass; a drain goes on."""
-    tx = ctx.tx
-    node = need_node(tx, params.node_oid, paired=True)
-    if node.cordoned is not None:
-        tx.update_node(node.oid, cordoned=None)
+    node = need_node(ctx.tx, params.node_oid, paired=True)
+    return _mark(ctx, node, "cordoned", "uncordoned", None)
+
+
+def _mark(
+    ctx: ChangeContext,
+    node: NodeRow,
+    column: Literal["draining", "cordoned"],
+    verb: str,
+    reason: str | None,
+    **more: None,
+) -> p.Node:
+    """Note why a node is drained or cordoned, or that it no longer is (None). An event tells when that begins
+    or ends, not a newer reason."""
+    tx, before = ctx.tx, getattr(node, column)
+    if reason != before:
+        tx.update_node(node.oid, **{column: reason}, **more)
     row = need_node(tx, node.oid)
-    if node.cordoned is not None:
-        _record_event(ctx, "uncordoned", row, f"requested by {ctx.who.authid}")
+    if (reason is None) is not (before is None):
+        _record_event(ctx, verb, row, reason or _requested(ctx))
     return result(row, tx.worker_count(row.oid))
+
+
+def _requested(ctx: ChangeContext) -> str:
+    return f"requested by {ctx.who.authid}"
 
 
 def _insert(ctx: ChangeContext, node: p.NodeDefinition) -> str:

@@ -9,9 +9,12 @@ import pytest
 from busbar.bus.broker.accounts import ensure_account, remove_account
 from busbar.cli.errors import CliError
 from busbar.cli.services import broker_program
-from busbar.cli.services.broker_program import Files
+from busbar.cli.services.broker_program import Files, run_program
 from busbar.cli.services.specs import BrokerProgram, BrokerProgramSpec
 from busbar.cli.services.up_plan import choose_program
+
+from tests.brokers import free_port
+from tests.pace import bound
 
 USERS = {"manager": "manager", "admin": "person", "n1": "node"}
 
@@ -86,3 +89,27 @@ def test_its_files_are_private_and_follow_the_accounts(tmp_path: Path, program: 
     assert not any("bob" in path.read_text() for path in written.values())
     accounts.write_text("{")
     assert not files.have_changed(), "a damaged file changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("hangs_at", "said"),
+    [("check", "-t -c .* does not end within"), ("listening", "does not listen on .* within")],
+)
+async def test_a_program_that_hangs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs_at: str, said: str
+) -> None:
+    program = tmp_path / "nats-server"
+    fine = "" if hangs_at == "check" else '[ "$1" = -t ] && exit 0\n'
+    program.write_text(f"#!/bin/sh\n{fine}exec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(broker_program, "find_program", lambda name, _: str(program))
+    monkeypatch.setattr(broker_program, "CHECK_S", 0.2 if hangs_at == "check" else bound(10))
+    monkeypatch.setattr(broker_program, "LISTENS_S", 0.2)
+    accounts = tmp_path / "broker" / "accounts.json"
+    ensure_account(accounts, "manager", "manager", "s" * 40)
+    spec = BrokerProgramSpec(
+        program="nats", accounts=str(accounts), secrets=str(tmp_path), manager="manager",
+        port=free_port(), root="busbar", realm="lab",
+    )  # fmt: skip
+    with pytest.raises(CliError, match=said):
+        await run_program(spec, lambda: None)
