@@ -123,11 +123,12 @@ def _topics(settings: Settings) -> Topics:
         raise usage(str(error)) from None
 
 
-def run(work: Callable[[BusClient], Awaitable[T]]) -> T:
-    """Connect with the settings in force, do the work, disconnect."""
+def run(work: Callable[[BusClient], Awaitable[T]], settings: Settings | None = None) -> T:
+    """Connect with these settings, else with those in force, do the work, disconnect."""
 
     async def whole() -> T:
-        async with connected(settings_in_force(global_options(), os.environ), call_timeout()) as bus:
+        used = settings or settings_in_force(global_options(), os.environ)
+        async with connected(used, call_timeout()) as bus:
             return await work(bus)
 
     return asyncio.run(whole())

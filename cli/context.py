@@ -297,6 +297,11 @@ def settings_in_force(options: GlobalOptions, env: Mapping[str, str]) -> Setting
     """The settings in force, with defaults for realm and root; the broker may still be None."""
     chosen = stored_context(options, env)
     found = merge(options, environment(env), chosen, local(stored_up(env)))
+    return with_defaults(found)
+
+
+def with_defaults(found: Settings) -> Settings:
+    """The settings, with a realm and a root where they have none."""
     return replace(found, realm=found.realm or DEFAULT_REALM, root=found.root or DEFAULT_ROOT)
 
 

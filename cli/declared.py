@@ -153,11 +153,11 @@ async def apply_planned(by: Applying, plan: Plan) -> Plan:
         except BusError as error:
             if error.code != "version_conflict" or attempt == ATTEMPTS - 1:
                 raise
+            await SystemClock().sleep(PAUSE.delay(attempt + 1, random.random()))
             again = await by.plan()
             if (again.changes, again.workers, again.refused) != (plan.changes, plan.workers, plan.refused):
                 raise
             plan = again
-        await SystemClock().sleep(PAUSE.delay(attempt + 1, random.random()))
     raise AssertionError("unreachable")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ Format = Literal["yaml", "toml", "json", "jsonl"]
 SCHEMA_FILE: Final = "busbar.schema.json"
 """What the schema's file is called by the line at a file's top."""
 MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_VALUES: Final = 200_000
 Line = Callable[[str], int | None]
 
 
@@ -42,13 +44,15 @@ def read_document(path: str) -> Document:
         if len(text) > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         value, line = _parse(text, path)
+        if not isinstance(value, dict):
+            raise ValueError("it is no object with members such as 'clusters'")
+        _check_plain(value, line, name)
     except OSError as error:
         raise usage(f"{name}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise usage(f"{name}: it is nested too deeply") from None
+    except ValueError as error:
         raise usage(f"{name}: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise usage(f"{name}: it is no object with members such as 'clusters'")
-    _check_plain(value, "", line, name)
     return Document(value, line, name)
 
 
@@ -81,14 +85,19 @@ def _unknown(pointer: str) -> None:
 def _lines(text: str) -> Line:
     """Where members stand, from YAML's own nodes; JSON is read as YAML. Looked up only when asked for."""
 
-    def line(pointer: str) -> int | None:
+    @cache
+    def root() -> Any:
         import yaml
 
         try:
-            node = yaml.compose(text, yaml.SafeLoader)
+            return yaml.compose(text, yaml.SafeLoader)
         except yaml.YAMLError:
             return None
-        found = None
+
+    def line(pointer: str) -> int | None:
+        import yaml
+
+        node, found = root(), None
         for name in pointer.split("/")[1:]:
             if not isinstance(node, yaml.MappingNode):
                 break
@@ -102,18 +111,33 @@ def _lines(text: str) -> Line:
     return line
 
 
-def _check_plain(value: Any, at: str, line: Line, name: str) -> None:
-    """Raises CliError: a name that is no text, or a date: YAML makes them of words without quotes."""
+def _check_plain(value: Any, line: Line, name: str) -> None:
+    """Check that a file has nothing but objects, lists, text and numbers.
+
+    Raises:
+        CliError: a name that is no text, or a date: YAML makes them of words without quotes.
+        ValueError: it has too many values.
+    """
+    for count, (at, each) in enumerate(_values(value, "")):
+        if count >= MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values, those that aliases repeat included")
+        if isinstance(each, dict):
+            for key in each:
+                if not isinstance(key, str):
+                    _wrong(f"{key!r} is no text: a name needs quotes", at, line, name)
+        elif not isinstance(each, (list, str, int, float, bool, type(None))):
+            _wrong(f"{each} is neither text nor a number: text needs quotes", at, line, name)
+
+
+def _values(value: Any, at: str) -> Iterator[tuple[str, Any]]:
+    """Everything in it, each before what it holds."""
+    yield at, value
     if isinstance(value, dict):
         for key, each in value.items():
-            if not isinstance(key, str):
-                _wrong(f"{key!r} is no text: a name needs quotes", at, line, name)
-            _check_plain(each, f"{at}/{pointer_step(key)}", line, name)
+            yield from _values(each, f"{at}/{pointer_step(key)}")
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            _check_plain(each, f"{at}/{index}", line, name)
-    elif not isinstance(value, (str, int, float, bool, type(None))):
-        _wrong(f"{value} is neither text nor a number: text needs quotes", at, line, name)
+            yield from _values(each, f"{at}/{index}")
 
 
 def _wrong(detail: str, at: str, line: Line, name: str) -> None:

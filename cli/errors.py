@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
 EXIT_HELP: Final = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or invalid argument, 3 not found, 4 refused by the present "
     "state, 5 not authorised, 6 timed out, 7 broker unreachable, 8 problems "
-    "(status --check), 130 interrupted."
+    "(status --check, doctor), 130 interrupted."
 )
 
 BY_CODE: Final[dict[str, ExitCode]] = {

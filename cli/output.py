@@ -219,9 +219,9 @@ def clear() -> None:
         print(CLEAR, end="")
 
 
-def again(text: str) -> None:
-    """Print once more what a command has printed."""
-    print(text, end="", flush=True)
+def again(text: str, to: TextIO | None = None) -> None:
+    """Print once more what a command has printed; to stdout unless said otherwise."""
+    print(text, end="", file=to or sys.stdout, flush=True)
 
 
 def note(*parts: str, flush: bool = False) -> None:

@@ -13,13 +13,12 @@ from . import numbers
 
 
 class Sample(Struct, frozen=True):
-    """The usage of a worker's processes. `generation` and `pid` tell whose."""
+    """The usage of a worker's processes. `pid` tells whose, and so does an `uptime_ms` that begins anew."""
 
     pid: int | None
     uptime_ms: int | None
     cpu_s: float | None
     rss: int | None
-    restarts: int = 0
     traffic: Traffic | None = None
 
 
@@ -121,6 +120,8 @@ class Board:
         if known is None or sample.cpu_s is None or sample.uptime_ms is None:
             return
         before = known.sample if known.sample and known.sample.pid == sample.pid else None
+        if before is not None and sample.uptime_ms < (before.uptime_ms or 0):
+            before = None  # another process of that number
         used, ms = sample.cpu_s, sample.uptime_ms
         if before is not None and before.cpu_s is not None and before.uptime_ms is not None:
             used, ms = used - before.cpu_s, ms - before.uptime_ms

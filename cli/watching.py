@@ -7,9 +7,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, redirect_stdout
+from contextlib import AsyncExitStack, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from . import output
 from .context import global_options, settings_in_force
@@ -40,16 +40,24 @@ class _Screen(StringIO):
         return self._real.isatty()
 
 
+class Shown(NamedTuple):
+    """What an action has printed, to stdout and to stderr."""
+
+    text: str
+    notes: str
+
+
 def repeat(action: Callable[[], Any]) -> None:
     """Run the action now and after every change, and print what differs, until interrupted."""
     from busbar.bus.errors import BusOfflineError, CallTimeoutError
 
     with _changes() as wait:
-        before, failed = None, False
+        before: Shown | None = None
+        failed = False
         while True:
-            screen = _Screen(sys.stdout)
+            screen, notes = _Screen(sys.stdout), _Screen(sys.stderr)
             try:
-                with redirect_stdout(screen):
+                with redirect_stdout(screen), redirect_stderr(notes):
                     action()
             except (BusOfflineError, CallTimeoutError) as error:
                 if before is None:
@@ -57,17 +65,19 @@ def repeat(action: Callable[[], Any]) -> None:
                 output.note(sentence(error), flush=True)
                 failed = True
             else:
-                _show(screen.getvalue(), before)
-                before, failed = screen.getvalue(), False
+                shown = Shown(screen.getvalue(), notes.getvalue())
+                _show(shown, before)
+                before, failed = shown, False
             wait(AGAIN_S if failed else None)
 
 
-def _show(text: str, before: str | None) -> None:
-    if text == before:
+def _show(shown: Shown, before: Shown | None) -> None:
+    if shown == before:
         return
     output.clear()
     parts = before is not None and output.output_format() in ("table", "name") and not sys.stdout.isatty()
-    output.again("\n" + text if parts else text)
+    output.again("\n" + shown.text if parts and shown.text else shown.text)
+    output.again(shown.notes, sys.stderr)
 
 
 @contextmanager

@@ -211,7 +211,9 @@ class EventWatch(Watch[Event]):
     async def _fill_patiently(self) -> None:
         try:
             await self._fill()
-        except (CallTimeoutError, BusOfflineError) as error:
+        except (CallTimeoutError, BusOfflineError, BusError) as error:
+            if isinstance(error, BusError) and not error.row.retryable:
+                raise
             log.warning("missed events can't be fetched yet: %s", error)
             await self._clock.sleep(RETRY_S)
 

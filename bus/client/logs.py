@@ -102,6 +102,8 @@ class _Followed:
     due: float
     """When to ask (again)."""
     tries: int = 0
+    unasked: int = 0
+    """Requests in a row that did not come to the node."""
     status: str = ""
     streams: dict[str, _Stream] = field(default_factory=dict)
 
@@ -180,7 +182,8 @@ class LogWatch(Watch[LogItem]):
     def _add(self, item: LogItem) -> None:
         if len(self._items) >= ITEMS:
             oldest = self._items.popleft()
-            self._lost[oldest.worker] = self._lost.get(oldest.worker, 0) + isinstance(oldest, LogLine)
+            lost = 1 if isinstance(oldest, LogLine) else (oldest.lines or 1) if oldest.missing else 0
+            self._lost[oldest.worker] = self._lost.get(oldest.worker, 0) + lost
         self._items.append(item)
         self._news.set()
 
@@ -283,6 +286,8 @@ class LogWatch(Watch[LogItem]):
         try:
             where = await self._ask(Wanted(worker.oid, lines, since_ms, self._reader))
         except BusError as error:
+            if error.row.retryable:
+                return self._unreachable(worker, node, error)
             if error.code != "no_such_object":
                 raise
             worker.due = now + RENEW_S
@@ -290,11 +295,22 @@ class LogWatch(Watch[LogItem]):
                 self._add(LogNote(worker.name, node, error.detail or "it is on no node"))
                 worker.node = None
         except (CallTimeoutError, BusOfflineError) as error:
-            self._add(LogNote(worker.name, node, f"its output can't be asked for now: {error}"))
+            return self._unreachable(worker, node, error)
         else:
+            worker.unasked = 0
             if where != node and worker.node == node:
                 self._move(worker, where)
         return None
+
+    def _unreachable(self, worker: _Followed, node: str, error: Exception) -> None:
+        """The request has not come to the node, which may go on sending meanwhile. Told once."""
+        worker.tries, worker.unasked = max(0, worker.tries - 1), worker.unasked + 1
+        worker.due = self._clock.monotonic() + min(ANSWER_S * worker.unasked, RENEW_S)
+        if worker.unasked == 1:
+            self._add(LogNote(worker.name, node, f"its output can't be asked for now: {error}"))
+        if worker.unasked >= TRIES and self._statuses is None:
+            self._gap(worker, node, f"its output could not be asked for: {error}")
+            worker.node = None
 
     def _give_up(self, worker: _Followed, node: str) -> None:
         text = f"{node} does not send its output: its agent is away, or is sending as many as it may"

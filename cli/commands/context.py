@@ -20,10 +20,13 @@ from ..context import (
     config_path,
     global_options,
     load_config,
+    members_of,
     save_config,
     set_global_options,
     settings_in_force,
+    stored_context,
     used_context,
+    with_defaults,
 )
 from ..errors import CliError, ExitCode, usage
 
@@ -52,10 +55,6 @@ def _load() -> tuple[Path, Config]:
     return path, load_config(path)
 
 
-def _plain(settings: Settings) -> dict[str, str]:
-    return {name: value for name in MEMBERS if (value := getattr(settings, name)) is not None}
-
-
 def _known(config: Config, name: str) -> Settings:
     if name not in config.contexts:
         raise CliError(f"there is no context '{name}'", ExitCode.NOT_FOUND, "no_such_context")
@@ -66,7 +65,7 @@ def _known(config: Config, name: str) -> Settings:
 def list_() -> None:
     _, config = _load()
     rows: list[Row] = [
-        {"name": name, "current": name == config.current, **_plain(settings)}
+        {"name": name, "current": name == config.current, **members_of(settings)}
         for name, settings in sorted(config.contexts.items())
     ]
     output.show_list(rows, COLUMNS, "no contexts")
@@ -75,9 +74,9 @@ def list_() -> None:
 @app.command(help="Show a context, or the effective settings.")
 def show(name: Annotated[str | None, typer.Argument(help="Default: the effective settings.")] = None) -> None:
     if name is None:
-        output.show_object(_plain(settings_in_force(global_options(), os.environ)), MEMBERS)
+        output.show_object(members_of(settings_in_force(global_options(), os.environ)), MEMBERS)
     else:
-        output.show_object({"name": name, **_plain(_known(_load()[1], name))}, ("name", *MEMBERS))
+        output.show_object({"name": name, **members_of(_known(_load()[1], name))}, ("name", *MEMBERS))
 
 
 @app.command(help="Make a context the current one.")
@@ -117,7 +116,7 @@ def add(
     current = config.current or name
     _save(path, config, {**config.contexts, name: settings}, current)
     where = "current" if current == name else f"stored; 'busbar context use {name}' makes it the current one"
-    row = {"name": name, "current": current == name, **_plain(settings)}
+    row = {"name": name, "current": current == name, **members_of(settings)}
     output.done(row, f"context '{name}' is {where}")
 
 
@@ -158,7 +157,7 @@ def rename(name: Name, new: Annotated[str, typer.Argument(help="The new name.")]
     output.done({"name": new, "current": current == new}, f"context '{name}' is called '{new}' now")
 
 
-@app.command(help="Connect with a context and ask its manager.")
+@app.command(help="Connect with a context's settings alone, or with those in force, and ask the manager.")
 def test(
     name: Annotated[
         str | None, typer.Argument(help="Default: the current one.", autocompletion=_complete)
@@ -166,10 +165,13 @@ def test(
 ) -> None:
     from ..connect import run
 
+    alone = None
     if name is not None:
-        _known(_load()[1], name)
+        # Neither options nor the environment: they would go before what is to be tested.
+        alone = with_defaults(_known(_load()[1], name))
         set_global_options(replace(global_options(), context=name))
-    found = run(lambda bus: bus.get_manager())
+        stored_context(global_options(), os.environ)
+    found = run(lambda bus: bus.get_manager(), alone)
     who = name or used_context() or "(none)"
     row = {"name": who, "realm": found.realm, "manager": found.manager, "state": found.state}
     answers = f"manager {found.manager} of realm {found.realm} answers, {found.state}"

@@ -32,7 +32,8 @@ def diff(file: File, prune: Prune = False, stop: Stop = False) -> None:
     asked = wanted(file, prune, stop)
     plan = run(lambda bus: bus.plan_changes(**asked.words))
     if output.output_format() != "table":
-        return output.dump(as_object(plan))
+        output.dump(as_object(plan))
+        return refuse(plan)
     show_plan(plan, asked.document)
     refuse(plan)
     if not plan.changes:

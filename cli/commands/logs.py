@@ -49,8 +49,9 @@ def logs(
     cluster: n.ClusterOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until interrupted.")] = False,
     tail: Annotated[
-        int, typer.Option("--tail", "-n", min=0, max=1000, help="Past lines of each worker.")
-    ] = TAIL,
+        int | None,
+        typer.Option("--tail", "-n", min=0, max=1000, help="Past lines of each worker; default: 100."),
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Past lines since then: 90s, 5m, 2h, or a time.")
     ] = None,
@@ -61,7 +62,7 @@ def logs(
 ) -> None:
     age = None if since is None else age_ms(since, SystemClock().time_ns())
     wanted = _pattern(grep)
-    lines = 1000 if since is not None and tail == TAIL else tail
+    lines = tail if tail is not None else TAIL if since is None else 1000
 
     async def work(bus: BusClient) -> None:
         watch = await bus.watch_logs(target, cluster, lines=lines, since_ms=age, follow=follow)

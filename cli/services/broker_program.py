@@ -71,8 +71,7 @@ async def run_program(spec: BrokerProgramSpec, ready: Callable[[], None]) -> Non
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await process.wait()
-            if process.returncode is None and files.have_changed():
-                files.write()
+            if process.returncode is None and files.renew():
                 process.send_signal(signal.SIGHUP)
         raise _ended(spec, process)
     finally:
@@ -163,26 +162,38 @@ class Files:
         self._spec = spec
         self._folder = Path(spec.accounts).parent / spec.program
         self._users: dict[str, tuple[str, str]] = {}
+        self._failure = ""
         self.config = self._folder / f"{PROGRAMS[spec.program]}.conf"
 
-    def have_changed(self) -> bool:
-        """Whether other users, or other secrets, are there than were written."""
+    def renew(self) -> bool:
+        """Write them again where other users, or other secrets, are there than were written; whether it did.
+
+        What can't be read or written is logged, and tried again at the next look: the broker goes on.
+        """
         try:
-            return self._read() != self._users
+            users = self._read()
+            if users == self._users:
+                return False
+            self._write(users)
         except (OSError, ValueError) as error:
-            log.warning("accounts: %s", error)
+            if str(error) != self._failure:
+                self._failure = str(error)
+                log.error("the broker's accounts stay as they were: %s", error)
             return False
+        self._failure = ""
+        return True
 
     def write(self) -> None:
-        """Write them for the users that there are now; what is read again last is written last."""
-        self._users = self._read()
+        """Write them for the users that there are now. Raises OSError, ValueError."""
+        self._write(self._read())
+
+    def _write(self, users: dict[str, tuple[str, str]]) -> None:
+        """What is read again last is written last."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        of = {
-            kind: [user for user, found in self._users.items() if found[0] == kind] for kind in (PERSON, NODE)
-        }
         render = self._nats if self._spec.program == "nats" else self._mosquitto
-        for name, text in render(of[PERSON], of[NODE]).items():
+        for name, text in render(users).items():
             write_atomically(self._folder / name, text)
+        self._users = users
 
     def _read(self) -> dict[str, tuple[str, str]]:
         """Kind and secret of each user; one whose secret is not here can't use this broker."""
@@ -193,18 +204,18 @@ class Files:
                 found[user] = (account.kind, (Path(self._spec.secrets) / user).read_text().strip())
         return found
 
-    def _nats(self, persons: list[str], nodes: list[str]) -> dict[str, str]:
+    def _nats(self, users: dict[str, tuple[str, str]]) -> dict[str, str]:
         spec, store = self._spec, str(self._folder / "store")
         server = Server(spec.host, spec.port, store)
-        known = {user: secret for user, (_, secret) in self._users.items()}
+        known = {user: secret for user, (_, secret) in users.items()}
+        persons, nodes = _of(users, PERSON), _of(users, NODE)
         access = render_nats(spec.root, spec.realm, spec.manager, persons, nodes, server)
         return {PASSWORDS: render_passwords(known), self.config.name: access}
 
-    def _mosquitto(self, persons: list[str], _nodes: list[str]) -> dict[str, str]:
+    def _mosquitto(self, users: dict[str, tuple[str, str]]) -> dict[str, str]:
         spec, folder = self._spec, self._folder
         hashes = [
-            f"{user}:{mosquitto_hash(secret, secrets.token_bytes(12))}"
-            for user, (_, secret) in self._users.items()
+            f"{user}:{mosquitto_hash(secret, secrets.token_bytes(12))}" for user, (_, secret) in users.items()
         ]
         lines = [
             f"listener {spec.port} {spec.host}",
@@ -217,9 +228,13 @@ class Files:
         ]
         return {
             "passwords": "\n".join([*hashes, ""]),
-            "acl": render_mosquitto(spec.root, spec.realm, spec.manager, persons),
+            "acl": render_mosquitto(spec.root, spec.realm, spec.manager, _of(users, PERSON)),
             self.config.name: "\n".join([*lines, ""]),
         }
+
+
+def _of(users: dict[str, tuple[str, str]], kind: str) -> list[str]:
+    return [user for user, found in users.items() if found[0] == kind]
 
 
 _MOSQUITTO: Final = (

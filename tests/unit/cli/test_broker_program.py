@@ -19,6 +19,13 @@ from tests.pace import bound
 USERS = {"manager": "manager", "admin": "person", "n1": "node"}
 
 
+def fail_with(error: Exception) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """What is installed here."""
@@ -58,7 +65,9 @@ def test_one_that_is_missing_is_named_with_what_to_install(installed: set[str]) 
 
 
 @pytest.mark.parametrize("program", ["nats", "mosquitto"])
-def test_its_files_are_private_and_follow_the_accounts(tmp_path: Path, program: BrokerProgram) -> None:
+def test_its_files_are_private_and_follow_the_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: BrokerProgram
+) -> None:
     accounts, secrets = tmp_path / "broker" / "accounts.json", tmp_path / "secrets"
     secrets.mkdir()
 
@@ -77,18 +86,20 @@ def test_its_files_are_private_and_follow_the_accounts(tmp_path: Path, program: 
     files.write()
     written = {path.name: path for path in files.config.parent.iterdir()}
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in written.values())
-    assert not files.have_changed()
+    assert not files.renew()
     assert not any("stranger" in path.read_text() for path in written.values())
     add("bob", "person")
-    assert files.have_changed()
-    files.write()
-    assert any("bob" in path.read_text() for path in written.values()) and not files.have_changed()
+    with monkeypatch.context() as full:
+        full.setattr(broker_program, "write_atomically", fail_with(OSError(28, "No space left on device")))
+        assert not files.renew(), "it goes on with what it has"
+    assert not any("bob" in path.read_text() for path in written.values())
+    assert files.renew(), "and tries again"
+    assert any("bob" in path.read_text() for path in written.values()) and not files.renew()
     remove_account(accounts, "bob")
-    assert files.have_changed()
-    files.write()
+    assert files.renew()
     assert not any("bob" in path.read_text() for path in written.values())
     accounts.write_text("{")
-    assert not files.have_changed(), "a damaged file changes nothing"
+    assert not files.renew(), "a damaged file changes nothing"
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,9 @@ def test_the_context_in_force_is_named_in_errors(
     assert capsys.readouterr().err.rstrip().endswith("(context 'lab')")
     assert line.run("cluster", "list", "-o", "json") == ExitCode.UNREACHABLE
     assert json.loads(capsys.readouterr().err)["error"]["context"] == "lab"
+    assert line.run("context", "test", "lab", "--broker", "mqtt://127.0.0.1:2") == ExitCode.UNREACHABLE
+    told = capsys.readouterr().err
+    assert "127.0.0.1:1 " in f"{told} ".replace(":1:", ":1 ") and ":2" not in told, "the context's own alone"
     assert line.run("context", "rename", "lab", "site") == line.run("context", "unset") == 0
     assert line.run("context", "test", "lab") == ExitCode.NOT_FOUND
     assert "(context" not in capsys.readouterr().err

@@ -89,6 +89,16 @@ def test_what_is_refused_is_named_with_its_line(
     assert "nothing was changed" in shown and len(talked.calls) == 1
 
 
+@pytest.mark.parametrize("words", [("diff",), ("apply", "--dry-run")])
+def test_a_refused_plan_ends_as_refused_in_json_too(
+    line: Line, file: str, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    refused = {"pointer": "/clusters/edge", "code": "not_authorized", "detail": "bob's"}
+    plan = {**PLAN, "refused": [refused]}
+    assert line.against(realm([plan], [])).run(*words, "-f", file, "-o", "json") == ExitCode.NOT_AUTHORIZED
+    assert json.loads(capsys.readouterr().out)["refused"] == [refused]
+
+
 def test_the_same_plan_is_made_again_and_another_one_is_not_applied(line: Line, file: str) -> None:
     moved = {**PLAN, "fence": {"/clusters/edge": 4}}
     talked = realm([PLAN, moved], [CONFLICT, DONE])

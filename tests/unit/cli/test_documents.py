@@ -25,6 +25,10 @@ VALUES = st.recursive(
 )
 
 
+LAUGHS = "k0: &k0 [x]\n" + "".join(f"k{n + 1}: &k{n + 1} [{', '.join([f'*k{n}'] * 8)}]\n" for n in range(8))
+"""Aliases of aliases: 450 bytes that stand for 19 million values."""
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.dictionaries(TEXT, VALUES, max_size=4))
 def test_every_format_reads_back_as_it_was_written(value: dict[str, Any]) -> None:
@@ -58,6 +62,8 @@ def test_toml_is_laid_out_in_tables_and_knows_no_null() -> None:
         ("a.yaml", "busbar: 1\nbusbar: 1\n", "line 2: 'busbar' stands here for the second time"),
         ("a.json", '{"busbar": 1, "busbar": 1}', "twice"),
         ("a.yaml", "- 1\n", "it is no object"),
+        ("a.yaml", "a: &a [*a]\n", "nested too deeply"),
+        ("a.yaml", LAUGHS, "more than 200000 values"),
         ("a.yaml", "{", "while parsing"),
         ("a.toml", "x", "Expected"),
     ],

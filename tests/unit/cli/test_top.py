@@ -25,6 +25,9 @@ def test_the_share_is_that_between_two_reports_of_one_process() -> None:
     assert board.picture("name").workers[0].cpu is None, "another process"
     board.usage("edge/web-1", Sample(150, 2_000, 1.0, 10))
     assert board.picture("name").workers[0].cpu == 0.5
+    board.usage("edge/web-1", Sample(150, 1_000, 0.1, 7))
+    row = board.picture("name").workers[0]
+    assert (row.cpu, row.rss) == (0.1, 7), "another one that has its number, as on another node"
 
 
 def test_the_rates_are_those_between_two_reports_of_one_process() -> None:

@@ -181,6 +181,66 @@ def test_a_node_that_does_not_answer_is_told_in_both_modes() -> None:
     assert late == LogLine("edge/web-1", "n1", "late")
 
 
+@pytest.mark.parametrize("code", ["expired", "internal"])
+def test_a_manager_that_can_not_serve_now_is_asked_again_and_that_is_told_once(code: str) -> None:
+    node = Node({"web-1": "n1"})
+    node.past = {"web-1": ["late"]}
+    answer, refused = node.answer, []
+
+    def busy(op: str, params: dict[str, Any]) -> Any:
+        if op == "follow_worker" and len(refused) < 3:
+            refused.append(op)
+            raise BusError(code, "not now")
+        return answer(op, params)
+
+    node.answer = busy  # type: ignore[method-assign]
+
+    async def work(world: World, bus: BusClient) -> Any:
+        async with await bus.watch_logs("edge/web") as watch:
+            return await take(watch, 2)
+
+    told, late = run(node, work)
+    assert isinstance(told, LogNote) and not told.missing and "can't be asked for now" in told.text
+    assert late == LogLine("edge/web-1", "n1", "late")
+
+
+def test_a_manager_that_can_not_serve_ends_what_does_not_follow() -> None:
+    node = Node({"web-1": "n1"})
+    answer = node.answer
+
+    def busy(op: str, params: dict[str, Any]) -> Any:
+        if op == "follow_worker":
+            raise BusError("internal", "not now")
+        return answer(op, params)
+
+    node.answer = busy  # type: ignore[method-assign]
+
+    async def work(world: World, bus: BusClient) -> Any:
+        async with await bus.watch_logs("edge/web", follow=False) as watch:
+            return [item async for item in watch]
+
+    first, last = run(node, work)
+    assert not first.missing and last.missing and "could not be asked for" in last.text
+
+
+def test_a_gap_that_is_dropped_is_part_of_the_gap_that_is_told(monkeypatch: Any) -> None:
+    monkeypatch.setattr(logs, "ITEMS", 5)
+    node = Node({"web-1": "n1"})
+
+    async def work(world: World, bus: BusClient) -> Any:
+        async with await bus.watch_logs("edge/web") as watch:
+            node.past = {"web-1": ["first"]}
+            await take(watch, 1)
+            await settle()
+            node.send("web-1", dropped=500)
+            node.send("web-1", *(f"line {number}" for number in range(5)))
+            await settle()
+            return await take(watch, 1)
+
+    (gap,) = run(node, work)
+    assert (gap.missing, gap.lines) == (True, 500)
+
+
 def test_a_slow_reader_gets_the_latest_lines_and_a_gap_and_memory_is_bounded(monkeypatch: Any) -> None:
     monkeypatch.setattr(logs, "ITEMS", 10)
     node = Node({"web-1": "n1", "web-2": "n1"})
