@@ -234,8 +234,8 @@ class WorkerSupervisor:
             if definition is None or oid not in self.registry.snapshot():
                 continue
             instance = self.registry[oid]
-            if instance.worker.matches(definition.generation, definition.digest):
-                self.controller.look_at_files(instance, definition, files)
+            if (own := instance.own_definition(definition)) is not None:
+                self.controller.look_at_files(instance, own, files)
 
     async def _watch_meshes(self) -> None:
         """Finds out which workers are connected to their peers, until cancelled."""
@@ -257,6 +257,8 @@ class WorkerSupervisor:
                 # Without a connection, newer members may have come that this agent has not heard of.
                 if self.connected():
                     await departed.look()
+                else:
+                    departed.forget()
             except Exception:
                 log.exception("a look at the members of clusters failed")
 

@@ -17,6 +17,7 @@ CAUSES: Final[dict[str, str]] = {
     "node_gone": "the node is not known any more",
     "node_follows_another": "the node follows another manager",
     "node_draining": "the node is drained",
+    "node_cordoned": "the node is cordoned: it takes no new workers",
     "node_condition": "the node's agent reports a condition",
     "never_heard": "the node's agent was never heard",
     "not_member": "the node is not one of the cluster",
@@ -43,7 +44,6 @@ CAUSES: Final[dict[str, str]] = {
 """What can be wrong, by code."""
 
 FACTS: Final[dict[str, str]] = {
-    "ordered": "who ordered what is so",
     "history": "an earlier event",
     "request": "the request",
     "output": "a line of the worker's last output",

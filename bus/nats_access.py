@@ -4,13 +4,13 @@ nats-server has no patterns: each user, nodes included, stands with the subjects
 topic `a/b` of MQTT is the subject `a.b`, and a dot of it two slashes.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .acl import NODE, check_names, filters, kinds_of
 from .addresses import netloc
+from .nats_text import nats_text
 
 PASSWORDS: Final = "busbar-passwords.conf"
 """What the printed configuration includes from its own folder: a variable for each user."""
@@ -95,8 +95,8 @@ def render_nats(
 
 
 def render_passwords(secrets: Mapping[str, str]) -> str:
-    """What `PASSWORDS` has to hold, for secrets without control characters."""
-    return "".join(f"{variable(user)}: {json.dumps(secret)}\n" for user, secret in secrets.items())
+    """What `PASSWORDS` has to hold. Raises ValueError for a secret with a control character."""
+    return "".join(f"{variable(user)}: {nats_text(secret)}\n" for user, secret in secrets.items())
 
 
 def variable(user: str) -> str:
@@ -108,7 +108,7 @@ def _server(server: Server) -> list[str]:
     return [
         'server_name: "busbar"',
         # Its own protocol, which nobody may speak, at a free port.
-        f"listen: {json.dumps(netloc(server.host, -1))}",
+        f"listen: {nats_text(netloc(server.host, -1))}",
         f"mqtt {_map({'listen': netloc(server.host, server.port), **MQTT})}",
         f"jetstream {_map({'store_dir': server.store, **_of_server()})}",
     ]
@@ -119,7 +119,7 @@ def _of_server() -> dict[str, int]:
 
 
 def _map(entries: Mapping[str, Any]) -> str:
-    return "{ " + ", ".join(f"{name}: {json.dumps(value)}" for name, value in entries.items()) + " }"
+    return "{ " + ", ".join(f"{name}: {nats_text(value)}" for name, value in entries.items()) + " }"
 
 
 def _subjects(topics: Iterable[str], *more: str) -> str:

@@ -39,8 +39,8 @@ class ObjectChange(Struct, frozen=True):
 class WorkerStep(Struct, frozen=True):
     """What would happen to a worker, `cluster/worker`. Steps of the same `order` go together.
 
-    `node` is where it is then, `before` where it was. `wait`: no node has room; `hold`: its group's update
-    can't go on.
+    `node` is where it is then, `before` where it was. `wait`: no node has room; `hold`: the update of a group
+    can't go on, and `worker` is that group, `cluster/group`.
     """
 
     order: int

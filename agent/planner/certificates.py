@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from busbar.bus.clock import rfc3339
-from busbar.bus.x509 import SOON_S as SOON_S
-from busbar.bus.x509 import first_end as first_end
-from busbar.bus.x509 import not_after as not_after
+from busbar.bus.x509 import SOON_S
 
 _NAMED: Final = 2
 

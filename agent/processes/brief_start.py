@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import threading
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,8 +38,9 @@ def start_briefly(program: str, config: Path, timeout_s: float) -> BriefStart:
         stdout=subprocess.DEVNULL,
         text=True,
         errors="replace",
+        start_new_session=True,
     ) as process:
-        bound = threading.Timer(timeout_s, process.kill)
+        bound = threading.Timer(timeout_s, _end, (process.pid,))
         bound.start()
         try:
             assert process.stderr is not None
@@ -47,8 +50,14 @@ def start_briefly(program: str, config: Path, timeout_s: float) -> BriefStart:
                     return BriefStart(True, list(lines))
         finally:
             bound.cancel()
-            process.kill()
+            _end(process.pid)
     return BriefStart(False, list(lines))
+
+
+def _end(pid: int) -> None:
+    """What a wrapper has started ends too: it would hold the output open."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def free_ports(count: int, host: str) -> list[int]:

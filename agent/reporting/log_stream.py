@@ -112,7 +112,7 @@ class LogStreamer:
             del lines[0]  # which began before
         lines = [_clean(line) for line in lines if line.strip()]
         cut = output.missing or len(lines) > wanted
-        return lines[-wanted:], int(cut and begin is not None)
+        return lines[-wanted:], int(cut and asked.since_ms is not None)
 
     async def _run(self, key: _Key, stream: _Stream) -> None:
         try:

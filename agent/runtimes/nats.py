@@ -8,7 +8,6 @@ again at SIGHUP.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, Final
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.listeners import listeners_of
 from busbar.bus.messages import Peer
+from busbar.bus.nats_text import nats_text
 from busbar.bus.programs import find_program
 from busbar.bus.router_options import (
     NATS_CLIENT,
@@ -342,10 +342,12 @@ def _entry(name: str, value: Any, include: str | None = None) -> str:
 
 
 def _json(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    if any(escape in text.replace("\\\\", "") for escape in ("\\u", "\\b", "\\f")):
-        raise RuntimeConfigError(ROOT, "the path of one of its files or folders has a control character")
-    return text
+    try:
+        return nats_text(value)
+    except ValueError:
+        raise RuntimeConfigError(
+            ROOT, "the path of one of its files or folders has a control character"
+        ) from None
 
 
 def _references(bound: Mapping[str, Bound], auth: Path | None) -> dict[str, Path]:

@@ -259,13 +259,14 @@ class WorkerController:
 
     def tell_peers(self, instance: Instance, definition: AssignedWorker) -> None:
         """Tell its process of its present peers."""
-        if not instance.worker.matches(definition.generation, definition.digest):
+        own = instance.own_definition(definition)
+        if own is None:
             # It is about to be replaced, and is told of them then.
             later = lifecycle.peers_later(instance.worker, self._now(), self.timing)
             self.registry.update(instance, later)
             return
         self.registry.update(instance, lifecycle.telling_peers(instance.worker))
-        self._run_task(self._tell_peers(instance, definition), instance)
+        self._run_task(self._tell_peers(instance, own), instance)
 
     async def _tell_peers(self, instance: Instance, definition: AssignedWorker) -> None:
         token = instance.token

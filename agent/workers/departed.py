@@ -27,6 +27,10 @@ class Departed:
         self._registry, self._runner = registry, runner
         self._counts: dict[str, dict[str, int]] = {}
 
+    def forget(self) -> None:
+        """Begin anew: while nothing was heard of the manager, others may have become members."""
+        self._counts = {}
+
     async def look(self) -> None:
         """One look at every cluster that a router of this node leads."""
         instances = [each for each in self._registry.all() if each.worker.phase is Phase.RUNNING]

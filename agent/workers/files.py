@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
+from busbar.bus.x509 import first_end
 
-from ..planner.certificates import ending, first_end
+from ..planner.certificates import ending
 from ..planner.file_watch import Files, Identity, member_of
 from ..processes.regular_files import file_identity
 from ..runtimes.principals import read_secrets

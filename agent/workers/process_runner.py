@@ -65,6 +65,17 @@ class Instance:
         """Unique per start; empty before the first."""
         return self.record.token if self.record else ""
 
+    def own_definition(self, assigned: AssignedWorker) -> AssignedWorker | None:
+        """What its process runs: the assigned definition, or the former one while its node finds that bad.
+
+        None: it is about to be replaced, or not known.
+        """
+        worker, own = self.worker, self.definition
+        if worker.matches(assigned.generation, assigned.digest):
+            return assigned
+        kept = worker.rejected == (assigned.generation, assigned.digest)
+        return own if kept and own is not None and worker.matches(own.generation, own.digest) else None
+
 
 class ProcessRunner:
     """Carries out; the text of every exception is fit for a reason."""

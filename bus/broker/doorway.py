@@ -191,7 +191,7 @@ class Doorway:
         self._let_in()
 
     async def run(self) -> None:
-        """Let those in who wait, and end those who say nothing, until cancelled; then end all."""
+        """Let those in who wait, and end those who came too long ago, until cancelled; then end all."""
         try:
             while True:
                 await self._wake.wait()
@@ -201,7 +201,7 @@ class Doorway:
                 if not self._guests:
                     self._wake.clear()
                 self._let_in()
-                self._end_silent()
+                self._end_late()
         finally:
             for guest in tuple(self._guests):
                 guest.transport.abort()
@@ -210,7 +210,8 @@ class Doorway:
         while (guest := self._queue.next(self._clock.monotonic())) is not None:
             self._go_on(guest)
 
-    def _end_silent(self) -> None:
+    def _end_late(self) -> None:
+        """Who says nothing, and who has waited for so long: that it has left is not seen meanwhile."""
         late = self._clock.monotonic() - CONNECT_WITHIN_S
         while self._guests and next(iter(self._guests.values())) <= late:
             guest = next(iter(self._guests))

@@ -16,6 +16,7 @@ import secrets
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,6 +28,8 @@ IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 _GENERATED: Final = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 """What `accounts.new_secret` makes."""
 _KEY_BYTES: Final = 32
+MAX_LOOKED_AT: Final = 100
+"""Files of other brokers that are looked at, each time one is written."""
 
 
 class _Known(NamedTuple):
@@ -110,7 +113,9 @@ class KnownLogins:
         rows = {n: [of, _text(digest)] for n, (of, digest) in sorted({**stored, **now}.items())}
         if not generated and not rows:
             return ""
-        return json.dumps({"key": _text(self._key), "names": rows})
+        return json.dumps(
+            {"key": _text(self._key), "names": rows, "folder": str(self._path.parent.absolute())}
+        )
 
     def write(self, disk: str, memory: str) -> None:
         """Replace the files. Raises OSError."""
@@ -121,6 +126,7 @@ class KnownLogins:
             with suppress(FileExistsError):
                 self._in_memory.mkdir(mode=0o700)
         if _is_private(self._in_memory):
+            _drop_orphans(self._in_memory)
             file = self._memory_file(self._in_memory)
             if memory:
                 write_atomically(file, memory, durable=False)
@@ -156,6 +162,15 @@ def _is_private(folder: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _drop_orphans(folder: Path) -> None:
+    """Delete the files of brokers whose own folder is gone."""
+    for file in islice(folder.glob("*.json"), MAX_LOOKED_AT):
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            of = json.loads(read_private(file) or "")["folder"]
+            if not Path(of).exists():
+                file.unlink(missing_ok=True)
 
 
 def _rows(path: Path) -> tuple[bytes, dict[str, tuple[str, bytes]]] | None:

@@ -181,8 +181,9 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         protocol = asyncio.StreamReaderProtocol(reader, serve)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        reader.feed_data(said)
         transport.resume_reading()
+        # Last: with much said already, the reader pauses the transport until that is taken.
+        reader.feed_data(said)
 
     async def _serve(self, stream: PacketStream, transport: asyncio.BaseTransport) -> None:
         if len(self._connections) >= self._limits.connections or self._stopping.is_set():

@@ -20,7 +20,7 @@ from busbar.bus.contract import OPERATIONS, Operation
 from busbar.bus.decode import MAX_PAYLOAD, convert, digest, encode, parse
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Request, Response, Who
-from busbar.bus.params import GetEvents, Params
+from busbar.bus.params import GetEvents, ListAudit, Params
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
@@ -49,7 +49,7 @@ CHANGE_COST: Final = 2.0
 HEAVY_COST: Final = 200.0
 """Those of an operation that takes as long as many."""
 HEAVY_RATE: Final = 4_000.0
-"""And for each second that it took, as for a search of all events: a caller has a tenth of the loop's time
+"""And for each second that it took, as for a search of a whole table: a caller has a tenth of the loop's time
 for them at most."""
 REPLY_BYTES: Final = 4_096
 """Bytes of a read's reply that cost one more token."""
@@ -207,9 +207,12 @@ class Dispatch:
             who = Who(principal.name, principal.role, ctx.inbox)
             context = replace(context, asker=Asker(principal, who, self.quotas))
         read = partial(READS[row.name], context, params)
-        self._answer(ctx, self._cache.result(row.name, params, read))
-        if row.heavy or (isinstance(params, GetEvents) and (params.types or params.object)):
-            self._limits.charge(ctx.caller, (self._clock.monotonic() - ctx.received) * HEAVY_RATE)
+        began = self._clock.monotonic()
+        try:
+            self._answer(ctx, self._cache.result(row.name, params, read))
+        finally:
+            if row.heavy or searches(params):
+                self._limits.charge(ctx.caller, (self._clock.monotonic() - began) * HEAVY_RATE)
 
     def _use_response_topic(self, ctx: RequestContext) -> None:
         """MQTT 5 (contract, section 8): only the caller's own inboxes are allowed."""
@@ -395,6 +398,16 @@ class ChangeJob:
         result = CHANGES[self.row.name](context, self.params)
         note_revisions(tx, principal, self.row.name, self.ctx.id)
         return result
+
+
+def searches(params: Params) -> bool:
+    """Whether a read may look at a whole table for what it asks."""
+    match params:
+        case GetEvents():
+            return bool(params.types or params.object or params.within_ms is not None)
+        case ListAudit():
+            return any(each is not None for each in (params.caller, params.operation, params.within_ms))
+    return False
 
 
 def without_definition(result: object) -> object:

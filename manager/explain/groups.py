@@ -13,7 +13,7 @@ from ..planner import rolling
 from ..planner.status import about, all_ready
 from ..store.rows import ClusterRow, GroupRow, WorkerRow
 from .nodes import say_node
-from .scene import HISTORY, Past, Scene, Told, because, by, plural
+from .scene import HISTORY, Past, Scene, Told, because, by, colon, plural
 from .workers import say_present, say_unwanted
 
 WORKERS: Final = 3
@@ -85,7 +85,7 @@ def _say_cluster(scene: Scene, told: Told, cluster: ClusterRow) -> None:
     troubled = [group for group in scene.groups if not group.stop_ordered and _is_troubled(scene, group)]
     for group in troubled[:GROUPS]:
         name = f"{cluster.name}/{group.name}"
-        told.say("group_not_running", f"group {name} is {group.status}{_colon(group.reason)}", about=name)
+        told.say("group_not_running", f"group {name} is {group.status}{colon(group.reason)}", about=name)
         workers = [worker for worker in scene.workers if worker.group_oid == group.oid]
         _say_group(replace(scene, group=group, workers=workers), told, group)
     for group in troubled[GROUPS:]:
@@ -162,7 +162,3 @@ def _group_event(name: str, past: Past) -> str:
 def _cluster_event(cluster: ClusterRow, past: Past) -> str:
     did = _CLUSTER_VERBS.get(past.verb, past.verb)
     return f"cluster {cluster.name} {did}{by(past)}{because(past)}"
-
-
-def _colon(reason: str | None) -> str:
-    return f": {reason}" if reason else ""

@@ -11,7 +11,7 @@ from ..planner.draining import DRAINED
 from ..planner.model import ClusterView, GroupView, NodeView
 from ..planner.placement import Candidates
 from ..planner.status import about
-from .scene import HISTORY, Past, Scene, Told, because, by, plural, seconds
+from .scene import HISTORY, Past, Scene, Told, because, by, colon, plural, seconds
 
 REFUSED: Final = 16
 """Nodes whose refusal is told one by one."""
@@ -34,6 +34,8 @@ _VERBS: Final = {
     "draining": "was to be drained",
     "drained": "was drained",
     "undrained": "was taken into use again",
+    "cordoned": "was cordoned",
+    "uncordoned": "takes new workers again",
     "forgotten": "was forgotten",
 }
 
@@ -82,9 +84,14 @@ def say_node(scene: Scene, told: Told, node_oid: str, *, history: bool = True) -
     if view.draining:
         past = scene.last(node_oid, "draining") if history else None
         why = (past.reason if past else None) or _stored_reason(scene, node_oid)
-        told.say("node_draining", f"node {name} is to be drained{by(past)}{_colon(why)}", past, about_it)
+        told.say("node_draining", f"node {name} is to be drained{by(past)}{colon(why)}", past, about_it)
         if view.drain_note and view.drain_note != DRAINED:
             told.say("node_draining", f"node {name}: {view.drain_note}", about=about_it)
+    if view.cordoned:
+        past = scene.last(node_oid, "cordoned") if history else None
+        row = scene.nodes.get(node_oid)
+        why = (past.reason if past else None) or (row.cordoned if row else None)
+        told.say("node_cordoned", f"node {name} takes no new workers{by(past)}{colon(why)}", past, about_it)
     if not view.applied and status is _N.ONLINE:
         told.say("not_applied", f"node {name} has not confirmed its present assignment", about=about_it)
 
@@ -138,7 +145,7 @@ def _say_outside(scene: Scene, told: Told, cluster: ClusterView, found: Candidat
 def _standing(scene: Scene, view: NodeView, status: NodeStatus, past: Past | None) -> str:
     reason = past.reason if past else _stored_reason(scene, view.oid)
     silence = "" if status is _N.UNPAIRED else f"; last heard {seconds(scene.fleet.silence(view.oid))} ago"
-    return f"node {view.name} is {status}{_colon(reason)}{silence}"
+    return f"node {view.name} is {status}{colon(reason)}{silence}"
 
 
 def _stored_reason(scene: Scene, node_oid: str) -> str | None:
@@ -156,8 +163,6 @@ def _state_event(scene: Scene, node_oid: str) -> Past | None:
     status = scene.fleet.status[node_oid]
     if status in _SILENT:
         return scene.last(node_oid, status) if row.status is status else None
-    return scene.last(node_oid, "draining") if view.draining else None
-
-
-def _colon(reason: str | None) -> str:
-    return f": {reason}" if reason else ""
+    if view.draining:
+        return scene.last(node_oid, "draining")
+    return scene.last(node_oid, "cordoned") if view.cordoned else None

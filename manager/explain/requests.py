@@ -47,7 +47,7 @@ def explain_request(
         told.say("history", f"it caused {past.subject} {title} {past.verb}", past)
     if len(events) > EVENTS:
         told.say("more", f"{plural(len(events) - EVENTS, 'more event')} are left out")
-    return told.all(f"request {request_id} was carried out")
+    return told.all(f"request {request_id} was carried out", as_said=True)
 
 
 def _at(time_ns: int) -> Past:

@@ -124,10 +124,12 @@ class Told:
             return
         self._statements.append(statement)
 
-    def all(self, title: str) -> list[Statement]:
-        """Everything said: what has an event first, by its number; that nothing is wrong, where no cause is
-        among it."""
-        found = sorted(self._statements, key=lambda each: (each.event is None, each.event or ""))
+    def all(self, title: str, *, as_said: bool = False) -> list[Statement]:
+        """Everything said, and that nothing is wrong, where no cause is among it. What has an event comes
+        first, by its number; `as_said`: all in the order in which it was said."""
+        found = list(self._statements)
+        if not as_said:
+            found.sort(key=lambda each: (each.event is None, each.event or ""))
         if self._left:
             found.append(Statement("more", f"{self._left} more statements are left out"))
         if is_well(found):
@@ -142,7 +144,7 @@ def is_well(statements: Iterable[Statement]) -> bool:
 
 ORDERS: Final = frozenset(
     {"created", "starting", "stopping", "added", "scaled", "updating"}
-    | {"paired", "unpaired", "draining", "undrained", "forgotten"}
+    | {"paired", "unpaired", "draining", "undrained", "cordoned", "uncordoned", "forgotten"}
 )
 """The verbs of events that somebody's request causes; the manager itself causes the others."""
 
@@ -157,6 +159,11 @@ def because(past: Past) -> str:
     if not past.reason or (past.by and past.reason.endswith(f"by {past.by}")):
         return ""
     return f": {past.reason}"
+
+
+def colon(reason: str | None) -> str:
+    """A reason as the end of a sentence; empty where there is none."""
+    return f": {reason}" if reason else ""
 
 
 def seconds(value: float) -> str:

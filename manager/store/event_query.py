@@ -11,6 +11,9 @@ from .sql import NEWER_THAN, to_json
 # No index: it would cost every event several times what its row costs, and this is asked by people.
 _ON_TOPICS: Final = "(topic IN (SELECT value FROM json_each(?)) OR (topic >= ? AND topic < ?))"
 
+_OF_TYPES: Final = "json_extract(CAST(payload AS TEXT), '$.type') IN (SELECT value FROM json_each(?))"
+"""One look at each row, however many types are asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class EventsWanted:
@@ -45,11 +48,12 @@ class EventsWanted:
             # `/` is followed by `0`
             below = self.below or ""
             values += [to_json(self.topics), below, f"{below[:-1]}0" if below else ""]
-        members = [[f'"type":"{each}"'.encode() for each in self.types]]
-        members.append([f'"oid":"{self.oid}"'.encode()] if self.oid else [])
-        for texts in filter(None, members):
-            where.append(f"({' OR '.join(['instr(payload, ?)'] * len(texts))})")
-            values += texts
+        if self.types:
+            where.append(_OF_TYPES)
+            values.append(to_json(self.types))
+        if self.oid:
+            where.append("instr(payload, ?)")
+            values.append(f'"oid":"{self.oid}"'.encode())
         order = "DESC" if self.last else "ASC"
         text = f"SELECT payload FROM events WHERE {' AND '.join(where)} ORDER BY sequence {order} LIMIT ?"
         return (text, *values, self.limit)

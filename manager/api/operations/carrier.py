@@ -128,10 +128,11 @@ class Carrier:
     def _node(self, name: str, want: NodeSpec) -> None:
         at, row = f"/nodes/{name}", self.ctx.tx.node_by_name(name)
         if row is None or row.status is NodeStatus.UNPAIRED:
-            if self._do("pair_node", at, node={"name": name, "labels": want.labels}):
+            if self._do("pair_node", at, node={"name": name, "labels": want.labels or {}}):
                 self._note("create", at, None)
         elif (row.labels or None) != (want.labels or None) and self._may_label(row, at):
-            self.ctx.tx.update_node(row.oid, labels=want.labels or None)
+            # None would be filled with those that its agent reports.
+            self.ctx.tx.update_node(row.oid, labels=want.labels or {})
             before, after = {"labels": row.labels or {}}, {"labels": want.labels or {}}
             self._note("update", at, None, member_changes(before, after))
 
@@ -227,8 +228,6 @@ class Carrier:
         if want.running is None or want.running == (row.status in STARTED):
             return
         op: Action = "start" if want.running else "stop"
-        if not want.running and row.status in (ClusterState.STOPPED, ClusterState.STOPPING):
-            return
         if self._do(f"{op}_routercluster", at, routercluster_oid=row.oid):
             self._note(op, at, row.managed_by)
 

@@ -103,7 +103,8 @@ def version_at(store: Queries, pointer: str) -> int:
             return member.changed // 1_000_000 if member else 0
         case ["nodes", name]:
             node = store.node_by_name(name)
-            return node.version if node else 0
+            # Its assignment moves with each worker that comes or goes.
+            return node.version + node.assignment_version if node else 0
         case ["principals", name]:
             principal = store.principal(name)
             return principal.changed // 1_000_000 if principal else 0

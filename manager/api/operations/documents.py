@@ -78,7 +78,7 @@ def group_spec(row: GroupRow) -> GroupSpec:
         runtime=row.runtime,
         label=row.label,
         description=row.description,
-        tags=row.tags,
+        tags=row.tags or None,
         lost_after=row.lost_after,
         start_deadline=row.start_deadline,
         mesh=row.mesh,

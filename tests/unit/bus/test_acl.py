@@ -198,6 +198,15 @@ def test_nats_gets_a_list_for_each_user() -> None:
     assert "a//b.v1.lab.>" in alone, "as nats-server maps a dot of a topic"
 
 
+def test_nats_gets_text_as_it_is_and_no_control_characters() -> None:
+    """It reads no `\\u00e4`, as JSON has it."""
+    assert nats_access.render_passwords({"a": 'pä"ss'}) == 'busbar_password_a: "pä\\"ss"\n'
+    server = nats_access.Server("127.0.0.1", 1883, "/tmp/ü")
+    assert 'store_dir: "/tmp/ü"' in nats_access.render_nats("a", "lab", "m", [], [], server)
+    with pytest.raises(ValueError, match="control character"):
+        nats_access.render_passwords({"a": "x\x00y"})
+
+
 def test_nats_knows_each_user_once() -> None:
     with pytest.raises(ValueError, match="'manager' must be named once"):
         nats_access.render_nats("busbar", "lab", "manager", ["manager"], [])

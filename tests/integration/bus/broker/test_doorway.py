@@ -84,14 +84,46 @@ async def test_who_was_let_in_before_does_not_wait_behind_those_who_come_back_ag
 
 
 @pytest.mark.fault(83, "S")
-async def test_who_waits_is_served_in_turn_and_who_has_left_is_forgotten(tmp_path: Path) -> None:
+async def test_who_waits_is_served_in_turn_among_those_who_have_left(tmp_path: Path) -> None:
     limits = replace(LIMITS, other_logins=1, other_logins_per_s=50)
     async with broker_in(tmp_path, limits=limits) as broker:
         gone = [await Raw.open(broker.port) for _ in range(20)]
         for n, raw in enumerate(gone):
             raw.say(connect_bytes("bob", client_id=f"g{n}", password=f"{n:040}"))
-            raw.leave()
+            raw.leave()  # which is not seen while they wait
         late = await asyncio.gather(*(Raw.connect(broker.port, name) for name in ("alice", "n1", "manager")))
         assert [raw.code for raw in late] == [0, 0, 0]
         assert broker._broker is not None
         await until(lambda: not broker._broker or not broker._broker._doorway._guests)
+
+
+@pytest.mark.fault(83, "S")
+async def test_who_sends_much_before_it_is_let_in_is_not_buffered_without_a_bound(tmp_path: Path) -> None:
+    """A CONNECT of 130 kB, all but its last byte; then that, and as much more as is taken."""
+    async with broker_in(tmp_path) as broker:
+        raw = await Raw.open(broker.port)
+        hello = connect_bytes("nobody", password="p" * 65_000, will=Will("a", b"w" * 65_000))
+        raw.writer.write(hello[:-1])
+        await raw.writer.drain()
+        assert broker._broker is not None
+        streams: list[asyncio.StreamReader] = []
+        begin = broker._broker._begin
+
+        def note(transport: asyncio.Transport, said: bytes) -> None:
+            begin(transport, said)
+            protocol = transport.get_protocol()
+            assert isinstance(protocol, asyncio.StreamReaderProtocol)
+            streams.append(protocol._stream_reader)  # type: ignore[attr-defined]
+
+        broker._broker._doorway._serve = note
+        held = asyncio.Event()
+        broker._broker._serve = lambda *_: held.wait()  # type: ignore[assignment, return-value, method-assign]
+        raw.writer.write(hello[-1:] + b"\xc0\0" * 8_000_000)
+        await until(lambda: bool(streams))
+        most = 0
+        for _ in range(200):
+            await asyncio.sleep(0.002)
+            most = max(most, len(streams[0]._buffer))  # type: ignore[attr-defined]
+        held.set()
+        raw.writer.transport.abort()
+    assert most < 1_000_000

@@ -142,11 +142,10 @@ async def test_chosen_passwords_are_known_to_the_next_broker_and_on_no_disk(tmp_
     assert IN_MEMORY is not None
     path, password = tmp_path / "private" / "accounts.json", "chosen by olga"
     ensure_account(path, "olga", "person", password)
-    before = set(IN_MEMORY.glob("*.json"))
+    file = KnownLogins(path.with_name(FILE), IN_MEMORY)._memory_file(IN_MEMORY)
     async with EmbeddedBroker(BrokerConfig(path)) as broker:
         assert (await Raw.connect(broker.port, "olga", password=password)).code == 0
-        await until(lambda: set(IN_MEMORY.glob("*.json")) > before)
-    (file,) = set(IN_MEMORY.glob("*.json")) - before
+        await until(file.exists)
     assert (file.stat().st_mode & 0o777, IN_MEMORY.stat().st_mode & 0o777) == (0o600, 0o700)
     rows = json.loads(file.read_text())
     assert set(rows["names"]) == {"olga"}
@@ -161,6 +160,20 @@ async def test_chosen_passwords_are_known_to_the_next_broker_and_on_no_disk(tmp_
         await until(lambda: not file.exists())
     while Raw.opened:
         Raw.opened.pop().leave()
+
+
+def test_what_a_broker_whose_folder_is_gone_has_left_in_memory_is_deleted(tmp_path: Path) -> None:
+    account, memory = Account("person", "", "scrypt:1:x"), tmp_path / "memory"
+    memory.mkdir(mode=0o700)
+    for name in ("gone", "there", "new"):
+        (tmp_path / name).mkdir()
+        writer = KnownLogins(tmp_path / name / FILE, memory)
+        writer.add("olga", account, "chosen")
+        writer.write(*writer.texts())
+        if name == "gone":
+            (tmp_path / name / FILE).unlink()
+            (tmp_path / name).rmdir()
+    assert len(list(memory.iterdir())) == 2
 
 
 def test_a_planted_folder_in_memory_is_left_alone(tmp_path: Path) -> None:

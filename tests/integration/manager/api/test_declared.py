@@ -149,6 +149,38 @@ async def test_all_of_it_or_nothing_and_not_after_a_change_by_others() -> None:
             await realm.apply(desired, realm.plan(document()))
 
 
+async def test_a_node_that_got_workers_meanwhile_is_planned_with_again() -> None:
+    with realm_in() as realm:
+        await begun(realm, document(edge=edge()))
+        desired = document(edge=edge(3))
+        plan = realm.plan(desired)
+        await realm.apply(document(west=edge(3)))
+        await realm.settle()
+        with pytest.raises(BusError) as raised:
+            await realm.apply(desired, plan)
+        assert raised.value.code == "version_conflict" and "nodes" in raised.value.pointers[0]
+
+
+async def test_a_node_without_labels_stays_without_those_of_its_agent() -> None:
+    with realm_in() as realm:
+        await begun(realm, document() | {"nodes": {"n1": {"labels": {"zone": "a"}}}})
+        bare = document() | {"nodes": {"n1": {}}}
+        await realm.apply(bare)
+        row = realm.store.reads.node_by_name("n1")
+        assert row is not None and row.labels == {}, "None would be filled by its next report"
+        assert realm.plan(bare).changes == []
+
+
+async def test_what_means_the_same_is_no_change() -> None:
+    with realm_in() as realm:
+        await begun(realm, document(edge=edge()))
+        group = realm.store.reads.groups()[0]
+        await realm.store.write(lambda tx: tx.update_group(group.oid, tags=[]))
+        before = realm.facts()[2]
+        await realm.apply(document(edge=edge()))
+        assert realm.facts()[2] == before
+
+
 async def test_pruning_takes_what_the_file_has_created_and_lists_the_rest() -> None:
     with realm_in() as realm:
         first = document(edge=edge(), west=edge(1, "n3"))

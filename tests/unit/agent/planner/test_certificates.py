@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from busbar.agent.planner.certificates import ending, first_end, not_after
+from busbar.agent.planner.certificates import ending
+from busbar.bus.x509 import first_end, not_after
 from hypothesis import given
 from hypothesis import strategies as st
 

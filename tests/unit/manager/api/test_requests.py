@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from busbar.bus import params as p
 from busbar.bus.connection.link import NO_PROPERTIES, Message, Properties
 from busbar.bus.connection.packet_limit import publish_size
 from busbar.bus.contract import OPERATIONS
@@ -27,6 +28,7 @@ from busbar.manager.api.requests import (
     PACKET_OVERHEAD,
     Dispatch,
     Responder,
+    searches,
 )
 from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
 from busbar.manager.rate_limit import Limits
@@ -372,3 +374,12 @@ def test_an_answer_in_the_outbox_is_not_sent_beside_it_and_an_error_is_sent_what
     assert bench.sink.sent == []
     bench.sink.max_packet = 1
     assert bench.code("vera", "create_routercluster", payload) == "not_authorized"
+
+
+def test_what_may_look_at_a_whole_table_is_told_from_what_reads_a_page() -> None:
+    assert not any(
+        map(searches, (p.GetEvents(), p.GetEvents(since="5"), p.ListAudit(), p.ListAudit(after="3")))
+    )
+    wide = [p.GetEvents(types=["worker_failed"]), p.GetEvents(object="edge"), p.GetEvents(within_ms=0)]
+    wide += [p.ListAudit(caller="bob"), p.ListAudit(operation="x"), p.ListAudit(within_ms=0)]
+    assert all(map(searches, wide))

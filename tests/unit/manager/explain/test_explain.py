@@ -259,6 +259,7 @@ def test_a_cluster_tells_of_its_groups_and_nodes() -> None:
     [
         (node("n1", "lost", 45), {}, "node_lost"),
         (node("n1", draining=True, drain_note="1 worker is to move"), {}, "node_draining"),
+        (node("n1", cordoned=True), {"cordoned": "a slow disk"}, "node_cordoned"),
         (node("n1", applied=False), {}, "not_applied"),
         (node("n1", refuses="follows store s2"), {}, "node_follows_another"),
         (node("n1", "offline", 45, heard_once=False, known=False), {}, "never_heard"),
@@ -277,6 +278,7 @@ def test_a_request_tells_what_came_of_it() -> None:
     refusal = RefusalRow(0, "bob", "list_nodes", "busy", 0, 6_000_000_000, 1, "r1", "too many")
     events = [past(3, "routercluster", "starting", name="edge", cluster="edge")]
     found = explain_request("r1", [row], [refusal], {1: "it is RUNNING"}, events)
+    assert [each.code for each in found] == ["request", "refused", "refused", "history"], "the cause first"
     texts = " / ".join(each.text for each in found)
     assert "bob (operator) asked for start_routercluster" in texts and "it is RUNNING" in texts
     assert "refused: busy: too many" in texts and "caused routercluster edge starting" in texts
