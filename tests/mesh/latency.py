@@ -96,21 +96,21 @@ def _started(folder: Path) -> Iterator[list[int]]:
     routes = [free_port() for _ in range(3)]
     ports, monitors, processes = [], [], []
     urls = json.dumps([f"nats-route://127.0.0.1:{port}" for port in routes])
-    for index, route in enumerate(routes):
-        port, client, monitor = free_port(), free_port(), free_port()
-        file = folder / f"{index}.conf"
-        file.write_text(
-            f"server_name: s{index}\nlisten: 127.0.0.1:{client}\nhttp: 127.0.0.1:{monitor}\n"
-            f'jetstream: {{store_dir: "{folder}/{index}"}}\n'
-            f"mqtt: {{listen: 127.0.0.1:{port}, stream_replicas: 3}}\n"
-            f"cluster: {{name: c, listen: 127.0.0.1:{route}, routes: {urls}}}\n"
-        )
-        log = (folder / f"{index}.log").open("wb")
-        processes.append(subprocess.Popen([found, "-c", file], stdout=log, stderr=log))
-        log.close()
-        ports.append(port)
-        monitors.append(monitor)
     try:
+        for index, route in enumerate(routes):
+            port, client, monitor = free_port(), free_port(), free_port()
+            file = folder / f"{index}.conf"
+            file.write_text(
+                f"server_name: s{index}\nlisten: 127.0.0.1:{client}\nhttp: 127.0.0.1:{monitor}\n"
+                f'jetstream: {{store_dir: "{folder}/{index}"}}\n'
+                f"mqtt: {{listen: 127.0.0.1:{port}, stream_replicas: 3}}\n"
+                f"cluster: {{name: c, listen: 127.0.0.1:{route}, routes: {urls}}}\n"
+            )
+            log = (folder / f"{index}.log").open("wb")
+            processes.append(subprocess.Popen([found, "-c", file], stdout=log, stderr=log))
+            log.close()
+            ports.append(port)
+            monitors.append(monitor)
         for monitor in monitors:
             _wait(f"http://127.0.0.1:{monitor}/healthz")
         yield ports

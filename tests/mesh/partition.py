@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -51,10 +52,13 @@ def address(node: str) -> str:
 @contextmanager
 def wired() -> Iterator[None]:
     """A namespace for each node, all on one bridge."""
-    _ip("link", "add", BRIDGE, "type", "bridge")
-    _ip("addr", "add", f"{HOST}/24", "dev", BRIDGE)
-    _ip("link", "set", BRIDGE, "up")
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        raise SystemExit("a partition needs root and the program ip (Debian: iproute2)")
+    _ip("link", "del", BRIDGE, check=False)  # of a run that was killed
     try:
+        _ip("link", "add", BRIDGE, "type", "bridge")
+        _ip("addr", "add", f"{HOST}/24", "dev", BRIDGE)
+        _ip("link", "set", BRIDGE, "up")
         for node in NODES:
             space = f"bbmesh-{node}"
             _ip("netns", "del", space, check=False)

@@ -35,6 +35,8 @@ class Stack:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("BUSBAR_", "XDG_"))}
         self.env = {**kept, "HOME": str(folder), "BUSBAR_STATE": str(self.state), "PYTHONUNBUFFERED": "1"}
         self.env["BUSBAR_TIMEOUT"] = str(bound(10))
+        if "XDG_RUNTIME_DIR" in os.environ:  # that of this run
+            self.env["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]
         self.process: subprocess.Popen[str] | None = None
         self.reader: threading.Thread | None = None
         self.lines: queue.Queue[str | None] = queue.Queue()

@@ -24,7 +24,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with stack(tmp_path_factory.mktemp("daily")) as found:
         found.up("--agents", "2", "--port", "0", "--stop-workers")
         found.ready()
-        found.ok("cluster", "create", "edge", "--type", "mqtt", "--port", "26700-26799")
+        found.ok("cluster", "create", "edge", "--type", "mqtt", "--port", "26800-26899")
         for node in ("n1", "n2"):
             found.ok("cluster", "add-node", "edge", node)
         found.ok("group", "add", "edge/web", "--scale", "2")

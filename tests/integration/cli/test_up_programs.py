@@ -40,8 +40,8 @@ def program_of(up: Stack) -> int:
             return 0
         return found[0] if len(found) == 1 else 0
 
-    until(lambda: only() != 0, "the broker's program runs")
-    return only()
+    found: int = until(only, "the broker's program runs")
+    return found
 
 
 @pytest.mark.parametrize(
