@@ -281,3 +281,31 @@ def test_every_listener_of_a_program_that_lets_everybody_in_is_judged() -> None:
     assert caught.value.pointer == "/transport/listeners/b/anonymous"
     transport["listeners"]["b"]["anonymous"] = True
     assert runtime.render(worker, "h", {"a": 1, "b": 2}, FOLDER)
+
+
+def test_a_universal_listener_is_one_transport_with_a_part_for_each_protocol() -> None:
+    dynamic = {"ticket": {"type": "dynamic", "authenticator": "com.auth"}}
+    parts = {"rawsocket": {"auth": dynamic, "serializers": ["cbor"]}, "mqtt": {"auth": dynamic}}
+    bare = {"type": "universal", "web": False, "rawsocket": {}}
+    device = {"type": "universal", "web": False, "mqtt": {}}
+    transport = {
+        **made("web", all={"type": "universal", **parts}, bare=bare, device=device),
+        "paths": {"ws": {"type": "websocket", "auth": dynamic}},
+    }
+    launch = render("crossbar", transport)
+    config = json.loads(launch.files[".crossbar/config.json"])
+    all_, bare_, device_ = config["workers"][0]["transports"]
+    assert list(all_) == ["type", "id", "endpoint", "web", "rawsocket", "mqtt"]
+    assert all_["type"] == "universal" and all_["web"]["paths"]["ws"]["auth"] == dynamic
+    assert all_["rawsocket"] == {"auth": dynamic, "serializers": ["cbor"]}
+    assert all_["mqtt"]["options"]["realm"] == "realm1" and all_["mqtt"]["options"]["auth"] == dynamic
+    assert "web" not in bare_ and bare_["rawsocket"] == {} and set(device_) & {"web", "rawsocket"} == set()
+    assert [each.address for each in launch.listeners] == [
+        "ws://127.0.0.1:4001/ws", "rs://127.0.0.1:4002", "mqtt://127.0.0.1:4003"
+    ]  # fmt: skip
+    assert isinstance(launch.live, HttpProbe) and isinstance(launch.more[0].probe, TcpProbe)
+    assert isinstance(launch.more[1].probe, MqttProbe)
+    assert (
+        refused("crossbar", {**transport, "realms": ["one", "two"]})
+        == "/transport/listeners/all/mqtt/options/realm"
+    )
