@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 from busbar.bus.client.client import BusClient
-from busbar.bus.results import Node
+from busbar.bus.results import Group, Node
 from busbar.bus.states import FOLLOWS_ANOTHER
 
 from .connect import run
@@ -60,10 +60,10 @@ async def _stranded(bus: BusClient, cluster_oid: str, node_oid: str, groups: lis
         oids,
         lambda oid: bus.get_routercluster_workergroup(routercluster_oid=cluster_oid, workergroup_oid=oid),
     )
-    runtimes = {group.oid: group.runtime for group in found}
+    known = {group.oid: group for group in found}
     count = 0
-    for group in groups:
-        able = [place for place in places if runtimes.get(group) in place.runtimes and place.free > 0]
+    for oid in groups:
+        able = [place for place in places if oid in known and place.takes(known[oid])]
         if able:
             max(able, key=lambda place: place.free).free -= 1
         count += not able
@@ -74,8 +74,13 @@ async def _stranded(bus: BusClient, cluster_oid: str, node_oid: str, groups: lis
 class _Place:
     """What another node offers."""
 
+    name: str
     runtimes: list[str]
     free: float
+
+    def takes(self, group: Group) -> bool:
+        """Whether one more worker of the group could run there."""
+        return group.runtime in self.runtimes and self.name not in group.refused_by and self.free > 0
 
 
 async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Place]:
@@ -84,7 +89,7 @@ async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Plac
         [oid for oid in oids if oid != node_oid], lambda oid: bus.get_node(node_oid=oid)
     )
     return [
-        _Place(node.runtimes, await _free(bus, cluster_oid, node))
+        _Place(node.name, node.runtimes, await _free(bus, cluster_oid, node))
         for node in nodes
         if node.draining is None
         and node.cordoned is None
