@@ -27,18 +27,9 @@ TlsCertOption = Annotated[str | None, typer.Option("--tls-cert", help="PEM file 
 TlsKeyOption = Annotated[str | None, typer.Option("--tls-key", help="PEM file of its private key.")]
 
 
-def _complete_format(incomplete: str) -> list[str]:
-    return [form for form in formats.FORMATS if form.startswith(incomplete)]
-
-
 OutputOption = Annotated[
     str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="table, json, yaml, jsonl (an object a line) or name (references alone).",
-        autocompletion=_complete_format,
-    ),
+    typer.Option("--output", "-o", help=formats.HELP, autocompletion=formats.complete),
 ]
 
 HELP = (
@@ -129,7 +120,7 @@ def report(error: BaseException) -> int:
 
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows
-    elif global_options().output in ("json", "yaml", "jsonl"):
+    elif global_options().output in formats.OBJECTS:
         used = {} if used_context() is None else {"context": used_context()}
         output.note_object({"error": as_object(error) | used})
     else:

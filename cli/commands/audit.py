@@ -28,6 +28,11 @@ COLUMNS: list[output.Column[AuditEntry]] = [
     ("outcome", lambda e: e.outcome + (f" ({e.count} times)" if e.count > 1 else "")),
     ("request", lambda e: e.detail or e.params or ""),
 ]
+WIDE: list[output.Column[AuditEntry]] = [
+    ("role", lambda e: e.role),
+    ("request id", lambda e: e.request_id),
+    ("object", lambda e: e.object_oid),
+]
 
 
 def moment(entry: AuditEntry) -> str:
@@ -67,4 +72,4 @@ def audit(
         ]
         return sorted((entry for page in pages for entry in page), key=moment)[-limit:]
 
-    output.show_list(run(work), COLUMNS, "nothing such was asked for")
+    output.show_list(run(work), COLUMNS, "nothing such was asked for", wide=WIDE)

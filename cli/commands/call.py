@@ -28,6 +28,6 @@ def call(
     expect_version: n.Expect = None,
 ) -> None:
     given = read_object(params, "PARAMS")
-    if global_options().output in (None, "table"):
+    if output.output_format() == "table":
         set_global_options(global_options().merged({"output": "json"}))
     output.dump(run(lambda bus: bus.call(operation, given, expect_version=expect_version)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,17 @@ COLUMNS: list[output.Column[Row]] = [
     ("realm", lambda row: row.get("realm")),
     ("username", lambda row: row.get("username")),
 ]
+
+
+def _member(name: str, row: Row) -> object:
+    return row.get(name)
+
+
+WIDE: list[output.Column[Row]] = [
+    (name.replace("_", " "), partial(_member, name))
+    for name in MEMBERS
+    if name not in ("broker", "realm", "username")
+]
 File = Annotated[Path | None, typer.Option(help="A PEM file.")]
 
 
@@ -68,7 +80,7 @@ def list_() -> None:
         {"name": name, "current": name == config.current, **members_of(settings)}
         for name, settings in sorted(config.contexts.items())
     ]
-    output.show_list(rows, COLUMNS, "no contexts")
+    output.show_list(rows, COLUMNS, "no contexts", wide=WIDE)
 
 
 @app.command(help="Show a context, or the effective settings.")

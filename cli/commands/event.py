@@ -28,6 +28,11 @@ COLUMNS: list[output.Column[Event]] = [
     ("subject", lambda e: subject(e)),
     ("reason", lambda e: reason(e)),
 ]
+WIDE: list[output.Column[Event]] = [
+    ("id", lambda e: e.id),
+    ("source", lambda e: e.source),
+    ("oid", lambda e: e.data.get("oid")),
+]
 
 
 def short_type(event: Event) -> str:
@@ -100,7 +105,7 @@ def list_(
             last=number is None,
         )
     )
-    output.show_list(found, COLUMNS, "no events")
+    output.show_list(found, COLUMNS, "no events", wide=WIDE)
 
 
 @n.subcommand(app, "watch", "get_events", instead="Print events as they happen, until interrupted.")

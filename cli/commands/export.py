@@ -15,7 +15,7 @@ from ..documents import Format, render
 from ..errors import usage
 
 FORMATS: Final[dict[str, Format]] = {
-    "table": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "toml": "toml",
+    "table": "yaml", "wide": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "toml": "toml",
 }  # fmt: skip
 
 app = n.command_group("Print the realm's definitions as a file.")
@@ -39,9 +39,12 @@ def export(
     ] = None,
     form: Annotated[str | None, typer.Option("--output", "-o", help="yaml, toml, json or jsonl.")] = None,
 ) -> None:
-    asked = FORMATS.get(form or global_options().output or "table")
+    asked = FORMATS.get(form or output.output_format())
     if asked is None:
-        raise usage(f"-o {form}: the formats are table, json, yaml, jsonl and toml; table is yaml here")
+        raise usage(
+            f"-o {form or output.output_format()}: the formats are table, wide, json, yaml, jsonl and toml; "
+            "the first two are yaml here"
+        )
     if form != "toml":  # errors are printed in this format too
         set_global_options(global_options().merged({"output": form}))
     found = run(lambda bus: bus.get_definitions(clusters=clusters or None))

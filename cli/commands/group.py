@@ -19,7 +19,7 @@ from ..errors import usage
 from ..fenced import change_fenced
 from ..scale import ScaleChange, read_scale
 from ..selectors import has_tags
-from ..stats import print_stat
+from ..stats import print_stat, wide_columns
 from ..transport_patch import TransportChange, asked_change, show_change
 from .cluster import all_clusters
 
@@ -122,7 +122,13 @@ async def _add(
     output.done(output.merged(made, reached), f"{title} added, {status}")
 
 
-@n.subcommand(app, "list", "list_routercluster_workergroups", "get_routercluster_workergroup")
+@n.subcommand(
+    app,
+    "list",
+    "list_routercluster_workergroups",
+    "get_routercluster_workergroup",
+    "stat_routercluster_workergroup",
+)
 def list_(
     cluster: Annotated[
         str | None, typer.Argument(help="Only this cluster's.", autocompletion=n.complete_cluster)
@@ -134,12 +140,27 @@ def list_(
     tag: n.WithTag = None,
     quiet: n.Quiet = False,
 ) -> None:
-    listed = run(lambda bus: _list(bus, cluster or cluster_option, status))
+    listed, stats = run(lambda bus: _list_with_stats(bus, cluster or cluster_option, status))
     found = [g for g in listed if has_tags(g.tags, tag)]
     found.sort(key=lambda g: (g.cluster, g.name))
     if quiet:
         return output.show_names([f"{g.cluster}/{g.name}" for g in found])
-    return output.show_list(found, COLUMNS, "no groups")
+    wide = wide_columns(stats)
+    return output.show_list(found, COLUMNS, "no groups", wide=wide)
+
+
+async def _list_with_stats(
+    bus: BusClient, cluster: str | None, status: ClusterStatus | None
+) -> tuple[list[ListedGroup], dict[str, Stat]]:
+    """The groups, and where there is room for them their statistics."""
+    found = await _list(bus, cluster, status)
+
+    where = {group.oid: group.cluster_oid for group in found} if output.is_wide() else {}
+    stats = await bus.fetch_each(
+        list(where),
+        lambda oid: bus.stat_routercluster_workergroup(routercluster_oid=where[oid], workergroup_oid=oid),
+    )
+    return found, {each.oid: each for each in stats}
 
 
 async def _list(bus: BusClient, cluster: str | None, status: ClusterStatus | None) -> list[ListedGroup]:

@@ -20,6 +20,7 @@ COLUMNS: list[output.Column[Revision]] = [
     ("operation", lambda r: r.operation),
     ("changed", lambda r: ", ".join(r.changed)),
 ]
+WIDE: list[output.Column[Revision]] = [("request id", lambda r: r.request_id)]
 
 
 @app.callback()
@@ -45,7 +46,7 @@ def cluster(
         return await bus.list_routercluster_revisions(routercluster_oid=oid)
 
     if revision is None:
-        return output.show_list(run(listed), COLUMNS, "no changes were recorded yet")
+        return output.show_list(run(listed), COLUMNS, "no changes were recorded yet", wide=WIDE)
 
     async def one(bus: BusClient) -> object:
         oid = await bus.cluster_oid(cluster)

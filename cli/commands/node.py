@@ -30,6 +30,17 @@ COLUMNS: list[output.Column[Node]] = [
     ("labels", lambda row: ", ".join(f"{k}={v}" for k, v in (row.labels or {}).items())),
     ("conditions", lambda row: "; ".join(row.conditions)),
 ]
+WIDE: list[output.Column[Node]] = [
+    ("agent", lambda row: (row.capacity or {}).get("version")),
+    ("cpus", lambda row: (row.capacity or {}).get("cpus")),
+    ("memory", lambda row: numbers.size((row.capacity or {}).get("memory"))),
+    ("at most", lambda row: (row.capacity or {}).get("max_workers")),
+    ("cordoned", lambda row: row.cordoned),
+    ("draining", lambda row: row.draining and f"{row.draining}{' (drained)' if row.drained else ''}"),
+    ("behind", lambda row: _behind(row)),
+    ("version", lambda row: row.version),
+    ("oid", lambda row: row.oid),
+]
 Name = Annotated[str, typer.Argument(help="Its name; the agent's user name at the broker.")]
 
 
@@ -59,6 +70,11 @@ def _with_version(row: Node, runtime: str) -> str:
     return f"{runtime} {detail.version}" if detail is not None and detail.version else runtime
 
 
+def _behind(row: Node) -> int | str:
+    """How many versions of its assignment the node has not applied yet."""
+    return max(0, row.assignment_version - (row.applied or {}).get("version", 0)) or ""
+
+
 def _ago(ms: int | None) -> str:
     return "never" if ms is None else f"{numbers.duration(ms)} ago"
 
@@ -83,7 +99,7 @@ def list_(
     found.sort(key=lambda row: row.name)
     if quiet:
         return output.show_names([row.name for row in found])
-    return output.show_list(found, COLUMNS, "no nodes")
+    return output.show_list(found, COLUMNS, "no nodes", wide=WIDE)
 
 
 async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> list[Node]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from busbar.bus.acl import PERSON
 from busbar.bus.client.client import BusClient
+from busbar.bus.clock import rfc3339
 from busbar.bus.params import Principal, RemovedPrincipal, Transferred
 from busbar.bus.roles import Role, in_words
 
@@ -24,6 +25,7 @@ COLUMNS: list[output.Column[Principal]] = [
     ("role", lambda row: row.role),
     ("oid", lambda row: row.oid),
 ]
+WIDE: list[output.Column[Principal]] = [("changed", lambda row: rfc3339(row.changed))]
 Name = Annotated[str, typer.Argument(help="User name at the broker.")]
 RoleArgument = Annotated[Role, typer.Argument(help=f"{in_words()}.")]
 
@@ -31,7 +33,7 @@ RoleArgument = Annotated[Role, typer.Argument(help=f"{in_words()}.")]
 @n.subcommand(app, "list", "list_principals")
 def list_() -> None:
     found = run(lambda bus: bus.list_principals())
-    output.show_list(sorted(found, key=lambda row: row.name), COLUMNS, "no principals")
+    output.show_list(sorted(found, key=lambda row: row.name), COLUMNS, "no principals", wide=WIDE)
 
 
 @n.subcommand(app, "add", "add_principal")

@@ -17,7 +17,7 @@ from .. import output
 from ..connect import run, split_reference
 from ..context import HomelessError, state_path
 from ..errors import CliError, ExitCode
-from ..stats import traffic_text, worker_columns
+from ..stats import WIDE_COLUMNS, traffic_text, worker_columns
 from ..wait import until
 
 app = n.command_group("Workers: the router processes.")
@@ -46,7 +46,7 @@ def list_(
     found.sort(key=lambda w: (w.cluster, w.name))
     if quiet:
         return output.show_names([f"{w.cluster}/{w.name}" for w in found])
-    return output.show_list(found, worker_columns(found), "no workers")
+    return output.show_list(found, worker_columns(found), "no workers", wide=WIDE_COLUMNS)
 
 
 async def _list(
