@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from . import formats, streams
+from .completion import complete_context
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
 from .typer_fastparse import lighten
 
-ContextOption = Annotated[str | None, typer.Option("--context", help="Use this context of the config file.")]
+ContextOption = Annotated[
+    str | None,
+    typer.Option("--context", help="Use this context of the config file.", autocompletion=complete_context),
+]
 BrokerOption = Annotated[str | None, typer.Option("--broker", help=BROKER_HELP)]
 RealmOption = Annotated[str | None, typer.Option("--realm", help="Management realm.")]
 UserOption = Annotated[str | None, typer.Option("--username", help="User at the broker.")]

@@ -11,6 +11,7 @@ from busbar.bus.params import AuditEntry
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_caller, complete_operation
 from ..connect import run
 from ..errors import usage
 from ..units import age_ms
@@ -45,8 +46,12 @@ def moment(entry: AuditEntry) -> str:
 )
 def audit(
     kind: Annotated[Kind, typer.Option("--kind", help="all, changes or refused.")] = "all",
-    who: Annotated[str | None, typer.Option("--who", help="Only of this caller.")] = None,
-    op: Annotated[str | None, typer.Option("--op", help="Only of this operation.")] = None,
+    who: Annotated[
+        str | None, typer.Option("--who", help="Only of this caller.", autocompletion=complete_caller)
+    ] = None,
+    op: Annotated[
+        str | None, typer.Option("--op", help="Only of this operation.", autocompletion=complete_operation)
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Not older than: 90s, 5m, 2h, 1d, or a time.")
     ] = None,

@@ -9,6 +9,7 @@ import typer
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_cluster
 from ..connect import run
 from ..context import global_options, set_global_options
 from ..documents import Format, render
@@ -21,6 +22,10 @@ FORMATS: Final[dict[str, Format]] = {
 app = n.command_group("Print the realm's definitions as a file.")
 
 
+def _complete_form(incomplete: str) -> list[str]:
+    return [form for form in FORMATS if form.startswith(incomplete)]
+
+
 @n.subcommand(
     app,
     "export",
@@ -31,13 +36,16 @@ def export(
     clusters: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Names; all clusters, and the principals, without.", autocompletion=n.complete_cluster
+            help="Names; all clusters, and the principals, without.", autocompletion=complete_cluster
         ),
     ] = None,
     owner: Annotated[
         str | None, typer.Option("--owner", help="The file's name: what pruning goes by.")
     ] = None,
-    form: Annotated[str | None, typer.Option("--output", "-o", help="yaml, toml, json or jsonl.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="yaml, toml, json or jsonl.", autocompletion=_complete_form),
+    ] = None,
 ) -> None:
     asked = FORMATS.get(form or output.output_format())
     if asked is None:

@@ -14,6 +14,7 @@ from msgspec import structs
 from .. import common_options as n
 from .. import definition as d
 from .. import output, wait
+from ..completion import complete_cluster, complete_in_cluster, complete_runtime
 from ..connect import run, split_reference
 from ..errors import usage
 from ..fenced import change_fenced
@@ -44,7 +45,10 @@ COLUMNS: list[output.Column[ListedGroup]] = [
 ]
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
 Runtime = Annotated[
-    str | None, typer.Option(help="amqtt, mosquitto, crossbar, nats or one of the nodes' own.")
+    str | None,
+    typer.Option(
+        help="amqtt, mosquitto, crossbar, nats or one of the nodes' own.", autocompletion=complete_runtime
+    ),
 ]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
@@ -53,7 +57,10 @@ Mesh = Annotated[bool | None, typer.Option(help="Tell its workers of each other,
 
 @n.subcommand(app, "add", "add_routercluster_workergroup", more="Without GROUP (and with -c) it gets a name.")
 def add(
-    group: Annotated[str | None, typer.Argument(help="cluster/group, or its name with -c.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Argument(help="cluster/group, or its name with -c.", autocompletion=complete_in_cluster),
+    ] = None,
     cluster: n.ClusterOption = None,
     scale: Scale = 1,
     runtime: Runtime = None,
@@ -131,7 +138,7 @@ async def _add(
 )
 def list_(
     cluster: Annotated[
-        str | None, typer.Argument(help="Only this cluster's.", autocompletion=n.complete_cluster)
+        str | None, typer.Argument(help="Only this cluster's.", autocompletion=complete_cluster)
     ] = None,
     cluster_option: n.ClusterOption = None,
     status: Annotated[

@@ -10,6 +10,7 @@ from busbar.bus.params import Revision
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_revision
 from ..connect import run
 
 app = n.command_group("What clusters were to be, revision by revision.")
@@ -38,7 +39,13 @@ def _group() -> None:
 def cluster(
     cluster: n.ClusterArgument,
     revision: Annotated[
-        int | None, typer.Option("--revision", min=1, help="Print the definition at this revision.")
+        int | None,
+        typer.Option(
+            "--revision",
+            min=1,
+            help="Print the definition at this revision.",
+            autocompletion=complete_revision,
+        ),
     ] = None,
 ) -> None:
     async def listed(bus: BusClient) -> list[Revision]:

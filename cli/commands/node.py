@@ -14,6 +14,7 @@ from busbar.bus.params import Node, NodeStatusName
 from .. import common_options as n
 from .. import definition as d
 from .. import last_node, numbers, output, wait
+from ..completion import complete_label
 from ..connect import run
 from ..errors import CliError, ExitCode, usage
 from ..selectors import by_labels
@@ -87,7 +88,10 @@ def list_(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            "--label", "-l", help="Only with this label: key=value, or key; may be repeated, for all."
+            "--label",
+            "-l",
+            help="Only with this label: key=value, or key; may be repeated, for all.",
+            autocompletion=complete_label,
         ),
     ] = None,
     quiet: n.Quiet = False,
@@ -121,7 +125,10 @@ def show(node: n.NodeArgument) -> None:
 @n.subcommand(app, "pair", "pair_node", more="With the embedded broker, print a join token.")
 def pair(
     node: Name,
-    label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="key=value; may be repeated.", autocompletion=complete_label),
+    ] = None,
     valid: Valid = VALID_S,
     join_file: JoinFile = None,
     passwords: Passwords = None,

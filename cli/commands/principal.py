@@ -14,6 +14,7 @@ from busbar.bus.roles import Role, in_words
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_cluster, complete_node, complete_principal
 from ..connect import run
 from ..errors import CliError, ExitCode
 from ..services import accounts
@@ -57,13 +58,13 @@ def add(
 
 
 @n.subcommand(app, "role", "set_principal_role")
-def role(name: Name, role: RoleArgument) -> None:
+def role(name: n.PrincipalArgument, role: RoleArgument) -> None:
     changed = run(lambda bus: bus.set_principal_role(principal_name=name, role=role))
     output.done(changed, f"principal '{name}' is {changed.role}")
 
 
 @n.subcommand(app, "remove", "remove_principal")
-def remove(name: Name) -> None:
+def remove(name: n.PrincipalArgument) -> None:
     gone = run(lambda bus: bus.remove_principal(principal_name=name))
     output.done(gone, f"principal '{name}' removed")
     if gone.clusters or gone.nodes:
@@ -79,13 +80,22 @@ def remove(name: Name) -> None:
 
 @n.subcommand(app, "transfer", "transfer_principal")
 def transfer(
-    to: Annotated[str, typer.Argument(help="The new owner.")],
+    to: Annotated[str, typer.Argument(help="The new owner.", autocompletion=complete_principal)],
     source: Annotated[
-        str | None, typer.Option("--from", help="Everything of this principal, present or removed.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Everything of this principal, present or removed.",
+            autocompletion=complete_principal,
+        ),
     ] = None,
     oid: Annotated[str | None, typer.Option("--from-oid", help="The same by its oid.")] = None,
-    cluster: Annotated[str | None, typer.Option("--cluster", help="This cluster alone.")] = None,
-    node: Annotated[str | None, typer.Option("--node", help="This node alone.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="This cluster alone.", autocompletion=complete_cluster)
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", help="This node alone.", autocompletion=complete_node)
+    ] = None,
 ) -> None:
     if sum(given is not None for given in (source, oid, cluster, node)) != 1:
         raise CliError("say what to hand over: one of --from, --from-oid, --cluster, --node", ExitCode.USAGE)
