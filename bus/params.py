@@ -50,7 +50,10 @@ ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", 
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
 ExplainedKind = Literal["routercluster", "workergroup", "worker", "node", "request"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
-Labels = Annotated[dict[Name, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)]
+MAX_LABELS = 64
+"""Labels of one node."""
+LabelValue = Annotated[str, Meta(max_length=256)]
+Labels = Annotated[dict[Name, LabelValue], Meta(max_length=MAX_LABELS)]
 
 
 class Params(Struct, forbid_unknown_fields=True):
@@ -292,6 +295,13 @@ class CordonNode(Params):
 
     node_oid: Oid
     reason: Label | None = None
+
+
+class LabelNode(Params):
+    """Labels to be set, by name; null takes one away, and what is left out stays as it is."""
+
+    node_oid: Oid
+    labels: Annotated[dict[Name, LabelValue | None], Meta(min_length=1, max_length=MAX_LABELS)]
 
 
 class NodeByName(Params):
