@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .placement import Placement as Placement
 from .plans import Applied as Applied
 from .plans import Plan as Plan
 from .results import Accepted as Accepted
@@ -87,6 +88,8 @@ class GroupDefinition(Params):
     start_deadline: Deadline | None = None
     mesh: bool | None = None
     """Whether its workers are told of each other; left out: as its runtime is meant to be."""
+    placement: Placement | None = None
+    """Which nodes may have its workers; left out: any node of the cluster."""
 
 
 class ClusterUpdate(Params):
@@ -109,6 +112,7 @@ class GroupUpdate(Params):
     lost_after: Seconds | UnsetType = UNSET
     start_deadline: Deadline | UnsetType = UNSET
     mesh: bool | UnsetType = UNSET
+    placement: Placement | None | UnsetType = UNSET
 
 
 class MembershipConfig(Params):

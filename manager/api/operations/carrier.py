@@ -36,7 +36,10 @@ _HANDLERS: Final[Mapping[str, ChangeHandler]] = {
 }
 _NESTED: Final = ("workergroup", "routercluster", "config", "principal", "node")
 """Parameters whose members are those of the object in the document."""
-_PLAIN: Final = ("label", "description", "tags", "lost_after", "start_deadline", "runtime", "transport")
+_PLAIN: Final = (
+    *("label", "description", "tags", "lost_after", "start_deadline"),
+    *("runtime", "transport", "placement"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -454,6 +454,35 @@ async def test_labels_of_a_node_are_set_changed_and_taken_away(client: Client) -
     assert (await client.refused("alice", "label_node", late)).code == "no_such_object"
 
 
+async def test_a_groups_placement_is_stored_in_its_normal_form_and_may_be_left_out(client: Client) -> None:
+    cluster = await client.cluster("edge")
+    ref = {"routercluster_oid": cluster["oid"]}
+    plain = await client.call(
+        "alice", "add_routercluster_workergroup", ref | {"workergroup": {"scale": 1, "name": "old"}}
+    )
+    assert plain["placement"] is None
+    wanted = {"require": {"zone": ["b", "a", "b"], "disk": ["ssd"]}, "spread": "zone"}
+    new = {"scale": 1, "name": "web", "placement": wanted}
+    group = await client.call("alice", "add_routercluster_workergroup", ref | {"workergroup": new})
+    normal = {"require": {"disk": "ssd", "zone": ["a", "b"]}, "spread": "zone"}
+    assert group["placement"] == normal
+    both = ref | {"workergroup_oid": group["oid"]}
+    op = "update_routercluster_workergroup"
+    kept = await client.call("alice", op, both | {"workergroup": {"label": "L"}})
+    assert kept["placement"] == normal, "a client that knows nothing of it leaves it alone"
+    less = await client.call("alice", op, both | {"workergroup": {"placement": {"spread": "rack"}}})
+    assert (less["placement"], less["revision"]) == ({"spread": "rack"}, 1), "no worker is replaced"
+    gone = await client.call("alice", op, both | {"workergroup": {"placement": None}})
+    assert gone["placement"] is None
+    empty = await client.call("alice", op, both | {"workergroup": {"placement": {}}})
+    assert empty["placement"] is None
+    for wrong in ({"near": "a"}, {"require": {"zone": []}}, {"spread": ""}):
+        error = await client.refused("alice", op, both | {"workergroup": {"placement": wrong}})
+        assert error.code == "invalid_argument" and error.pointers[0].startswith(
+            "/params/workergroup/placement"
+        )
+
+
 async def test_expected_versions(client: Client) -> None:
     cluster = await client.cluster()
     group = await client.group(cluster, name="web")
