@@ -38,7 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.group",
         "Worker groups of a cluster: add, scale, update, stop, restart, remove.",
     ),
-    "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, cordon, unpair."),
+    "node": ("busbar.cli.commands.node", "Nodes: pair, list, label, drain, cordon, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
     "logs": (
         "busbar.cli.commands.logs",

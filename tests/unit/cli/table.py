@@ -43,6 +43,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "node undrain": ("n1",),
     "node cordon": ("n1",),
     "node uncordon": ("n1",),
+    "node label": ("n1", "zone=a", "rack-"),
     "node unpair": ("n1",),
     "node forget": ("n1",),
     "worker list": (),
