@@ -96,6 +96,8 @@ class Group(Struct, frozen=True):
     mesh: bool = False
     """Whether its workers are told of each other."""
     refused_by: list[str] = msgspec.field(default_factory=list)
+    placement: dict[str, Any] | None = None
+    """Which nodes may have its workers (`require`, `spread`); null: any node of the cluster."""
 
 
 class Node(Struct, frozen=True):

@@ -10,11 +10,13 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 from busbar.bus.client.client import BusClient
+from busbar.bus.placement import unmet
 from busbar.bus.results import Group, Node
 from busbar.bus.states import FOLLOWS_ANOTHER
 
 from .connect import run
 from .errors import CliError, ExitCode
+from .placement import read_placement
 
 T = TypeVar("T")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, even if workers have nowhere to go.")]
@@ -62,12 +64,18 @@ async def _stranded(bus: BusClient, cluster_oid: str, node_oid: str, groups: lis
     )
     known = {group.oid: group for group in found}
     count = 0
-    for oid in groups:
-        able = [place for place in places if oid in known and place.takes(known[oid])]
+    for group in groups:
+        able = [place for place in places if place.free > 0 and _takes(place, known.get(group))]
         if able:
             max(able, key=lambda place: place.free).free -= 1
         count += not able
     return "has no other node with room for them", count
+
+
+def _takes(place: _Place, group: Group | None) -> bool:
+    if group is None or group.runtime not in place.runtimes or place.name in group.refused_by:
+        return False
+    return unmet(read_placement(group.placement), place.labels) is None
 
 
 @dataclass
@@ -76,11 +84,8 @@ class _Place:
 
     name: str
     runtimes: list[str]
+    labels: dict[str, str] | None
     free: float
-
-    def takes(self, group: Group) -> bool:
-        """Whether one more worker of the group could run there."""
-        return group.runtime in self.runtimes and self.name not in group.refused_by and self.free > 0
 
 
 async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Place]:
@@ -89,7 +94,7 @@ async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Plac
         [oid for oid in oids if oid != node_oid], lambda oid: bus.get_node(node_oid=oid)
     )
     return [
-        _Place(node.name, node.runtimes, await _free(bus, cluster_oid, node))
+        _Place(node.name, node.runtimes, node.labels, await _free(bus, cluster_oid, node))
         for node in nodes
         if node.draining is None
         and node.cordoned is None
