@@ -73,6 +73,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Run the agent of one node; join a realm, reset its state folder.",
     ),
     "broker": ("busbar.cli.commands.broker", "Run the embedded broker, manage its accounts."),
+    "install": ("busbar.cli.commands.install", "Run manager, agent or broker as a service of systemd."),
     "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, even while it runs."),
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),
     "import": (
