@@ -68,8 +68,8 @@ def wanted(file: str, prune: bool, stop: bool) -> Wanted:
 # --- showing -----------------------------------------------------------------------------------------------
 
 
-def show_plan(plan: Plan, document: Document) -> None:
-    """Print a plan for people."""
+def show_plan(plan: Plan, document: Document | None = None) -> None:
+    """Print a plan for people. `document`: the file that it is about."""
     for change in plan.changes:
         for line in change_lines(change):
             output.say(line)
@@ -81,7 +81,11 @@ def show_plan(plan: Plan, document: Document) -> None:
     for left in plan.left:
         output.note(f"stays: {_name(left.pointer)}, {_of(left.owner)}")
     for refused in plan.refused:
-        where = place(document.name, document.line, refused.pointer)
+        where = (
+            place(document.name, document.line, refused.pointer)
+            if document
+            else f"{_name(refused.pointer)}: "
+        )
         output.note(f"refused: {where}{refused.detail} ({refused.code})")
 
 
