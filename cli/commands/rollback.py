@@ -11,6 +11,7 @@ from .. import common_options as n
 from .. import output
 from ..completion import complete_revision
 from ..connect import run
+from ..errors import usage
 
 app = n.command_group("Back to what a cluster was to be.")
 
@@ -29,7 +30,15 @@ def _group() -> None:
 )
 def cluster(
     cluster: n.ClusterArgument,
-    to: Annotated[int, typer.Option("--to", min=1, help="The revision.", autocompletion=complete_revision)],
+    to: Annotated[
+        int | None,
+        typer.Option(
+            "--to",
+            min=1,
+            help="The revision; 'busbar history cluster' lists them.",
+            autocompletion=complete_revision,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what it would change, and which workers it touches.")
     ] = False,
@@ -38,6 +47,9 @@ def cluster(
     expect_version: n.Expect = None,
 ) -> None:
     from ..declared import as_object, change_lines, refuse, settled_by, show_plan
+
+    if to is None:
+        raise usage(f"which revision? 'busbar history cluster {cluster}' lists them; say --to N")
 
     async def plan(bus: BusClient) -> None:
         found = await bus.find_cluster(cluster)
