@@ -66,6 +66,14 @@ MaxPacket = Annotated[
         help="Bytes of the largest packet the broker takes; default 1 MiB, or what it says (MQTT 5).",
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="[ADDRESS:]PORT",
+        help="Serve /metrics, /healthz and /readyz there; needs the extra 'metrics'.",
+    ),
+]
 AllowAnonymous = Annotated[
     bool, typer.Option("--allow-anonymous", help="The workers may let everybody in, without credentials.")
 ]
@@ -107,6 +115,31 @@ def subcommand(
         return function
 
     return add
+
+
+def metrics_address(text: str | None) -> tuple[str, int] | None:
+    """Where `--metrics` has a service listen.
+
+    Raises:
+        CliError: it is no address, or prometheus-client is not installed.
+    """
+    if text is None:
+        return None
+    from importlib.util import find_spec
+
+    from busbar.bus.addresses import parse_listener
+
+    from .errors import CliError, usage
+
+    if find_spec("prometheus_client") is None:
+        raise CliError(
+            "--metrics needs the package prometheus-client: install Busbar with the extra 'metrics'",
+            code="not_installed",
+        )
+    try:
+        return parse_listener(text)
+    except ValueError as error:
+        raise usage(f"--metrics: {error}") from None
 
 
 def folder_of(ctx: typer.Context, state: Path | None) -> Path | None:

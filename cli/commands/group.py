@@ -18,6 +18,7 @@ from ..completion import complete_cluster, complete_in_cluster, complete_runtime
 from ..connect import run, split_reference
 from ..errors import usage
 from ..fenced import change_fenced
+from ..placement import Anywhere, On, PlacementChange, Spread
 from ..scale import ScaleChange, read_scale
 from ..selectors import has_tags
 from ..stats import print_stat, wide_columns
@@ -74,6 +75,8 @@ def add(
     lost_after: LostAfter = None,
     start_deadline: StartDeadline = None,
     mesh: Mesh = None,
+    on: On = None,
+    spread: Spread = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
@@ -81,6 +84,7 @@ def add(
     where, name = _place(group, cluster)
     given = d.transport_patch(transport, type, port)
     asked = TransportChange(given, replace=transport is not None, allow_anonymous=allow_anonymous)
+    placement = PlacementChange(on or (), spread).of(None) or None
 
     async def change(bus: BusClient, found: Cluster) -> Group:
         listens = asked.of(found.transport, None, runtime)
@@ -96,6 +100,7 @@ def add(
             lost_after=lost_after,
             start_deadline=start_deadline,
             mesh=mesh,
+            placement=placement,
             expect_version=expect_version,
         )
 
@@ -268,6 +273,9 @@ def update(
     lost_after: LostAfter = None,
     start_deadline: StartDeadline = None,
     mesh: Mesh = None,
+    on: On = None,
+    spread: Spread = None,
+    anywhere: Anywhere = False,
     max_unavailable: n.MaxUnavailable = None,
     max_surge: n.MaxSurge = None,
     wait: n.Wait = False,
@@ -275,20 +283,13 @@ def update(
     expect_version: n.Expect = None,
 ) -> None:
     patch = d.transport_patch(transport, type, port)
-    asked = asked_change(patch, transport, replace_transport, allow_anonymous)
-    options = (
-        runtime,
-        patch,
-        allow_anonymous or None,
-        label,
-        description,
-        lost_after,
-        start_deadline,
-        mesh,
-        max_unavailable,
-        max_surge,
+    asked, places = (
+        asked_change(patch, transport, replace_transport, allow_anonymous),
+        PlacementChange(on or (), spread, anywhere),
     )
-    if not tag and all(option is None for option in options):
+    flags = (allow_anonymous or None, tag or None, places or None)
+    plain = (runtime, patch, label, description, lost_after, start_deadline, mesh, max_unavailable, max_surge)
+    if all(option is None for option in (*plain, *flags)):
         raise usage("what is to change? Say --transport, --runtime, --port or another option")
 
     async def change(bus: BusClient, found: Group, fence: int | None) -> Group:
@@ -304,13 +305,14 @@ def update(
             lost_after=d.or_unset(lost_after),
             start_deadline=d.or_unset(start_deadline),
             mesh=d.or_unset(mesh),
+            placement=places.of(found.placement),
             max_unavailable=max_unavailable,
             max_surge=max_surge,
             expect_version=fence,
         )
 
     # A patch is of the version that was read.
-    computed = patch is not None or allow_anonymous or runtime is not None
+    computed = patch is not None or allow_anonymous or runtime is not None or bool(places)
     run(lambda bus: _update(bus, group, cluster, change, computed, expect_version, wait, timeout))
 
 

@@ -28,7 +28,7 @@ COLUMNS: list[output.Column[Node]] = [
     ("workers", lambda row: row.workers),
     ("runtimes", lambda row: ", ".join(_with_version(row, name) for name in row.runtimes)),
     ("heard", lambda row: _ago(row.heard_ms_ago)),
-    ("labels", lambda row: ", ".join(f"{k}={v}" for k, v in (row.labels or {}).items())),
+    ("labels", lambda row: _labels(row)),
     ("conditions", lambda row: "; ".join(row.conditions)),
 ]
 WIDE: list[output.Column[Node]] = [
@@ -64,6 +64,10 @@ VALID_S: Final = 900.0
 """Seconds."""
 HEAR_S: Final = 1.0
 """Seconds that an unpaired node has to confirm before its account is removed."""
+
+
+def _labels(row: Node) -> str:
+    return ", ".join(f"{key}={value}" for key, value in (row.labels or {}).items())
 
 
 def _with_version(row: Node, runtime: str) -> str:
@@ -250,6 +254,23 @@ def uncordon(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
     changed = run(work)
     drained = ", once it is no longer drained" if changed.draining is not None else ""
     output.done(changed, f"node '{changed.name}' takes workers again{drained}")
+
+
+@n.subcommand(app, "label", "label_node")
+def label(
+    node: n.NodeArgument,
+    labels: Annotated[list[str], typer.Argument(help="key=value sets a label, key- takes it away.")],
+    expect_version: n.Expect = None,
+) -> None:
+    asked = d.label_changes(labels)
+
+    async def work(bus: BusClient) -> Node:
+        oid = await bus.node_oid(node)
+        return await bus.label_node(node_oid=oid, labels=asked, expect_version=expect_version)
+
+    changed = run(work)
+    shown = _labels(changed)
+    output.done(changed, f"node '{changed.name}' has {f'labels {shown}' if shown else 'no labels'}")
 
 
 @n.subcommand(app, "unpair", "unpair_node", more="With the embedded broker, its account is removed too.")
