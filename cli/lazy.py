@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "check": (
         "busbar.cli.commands.check",
-        "One line and an exit code for monitoring systems: OK, warning, critical, unknown.",
+        "One line and an exit code for monitoring systems such as Nagios.",
     ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "doctor": (
