@@ -90,6 +90,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "import": ("no-such-file",),
     "validate": ("-f", "no-such-file"),
     "schema file": (),
+    "schema example": (),
     "schema transport": ("--runtime", "mosquitto"),
     "broker add-account": ("p9", "person"),
     "broker limits": (),
