@@ -339,7 +339,7 @@ async def run(
             options = config.connect
             if not options.client_id:
                 options = replace(options, client_id=f"busbar-{config.realm}-{config.manager_id}")
-            memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
+            memory = ProtocolMemory(config.state / "mqtt-version.json")
             # MQTT 5, Retain As Published: shows that a live request was published with RETAIN.
             options = replace(options, as_published=(topics.all_requests(),))
             await Manager(

@@ -27,7 +27,7 @@ from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties
 from .mqtt_connection import MqttConnection
 from .mqtt_util import complete, failure_reason, likely_cause
 from .packet_limit import PacketLimit, RetainUnavailableError
-from .protocol_memory import ProtocolMemory
+from .protocol_memory import ProtocolChoice, ProtocolMemory
 
 log = logging.getLogger("busbar.bus")
 
@@ -67,10 +67,8 @@ class MqttLink:
         self._gave_up = self._was_cut_short = False
         self._suspect = ""
         self._limit = PacketLimit(options.max_packet)
-        self._memory = memory if options.falls_back and options.protocol == 5 else None
-        self._url = options.url
-        self._v311 = self._memory is not None and self._memory.lacks_v5(options.url)
-        # True: the broker did not understand MQTT 5: the next connection tries 3.1.1
+        self._protocols = ProtocolChoice(options, clock, memory)
+        self._other_protocol = False  # the same broker is tried at once with 3.1.1
 
     @property
     def connected(self) -> bool:
@@ -172,6 +170,9 @@ class MqttLink:
             except (OSError, BusOfflineError, ValueError) as error:
                 unanswered = self._connection is not None and self._connection.unanswered
                 why = failure_reason(error) + likely_cause(error, rotation.current, unanswered)
+            if self._other_protocol:
+                log.debug("no MQTT 5 at %s (%s): 3.1.1 is tried", url, why)
+                continue
             lasted = self._clock.monotonic() - began
             self._note_failure(url, self._cause_of_loss(why, lasted), lasted)
             await self._clock.sleep(rotation.delay(self._random.random()))
@@ -217,8 +218,10 @@ class MqttLink:
         """
         self._conn += 1
         will = self._will(self._conn) if self._will else None
-        options = replace(self.rotation.current, protocol=4) if self._v311 else self.rotation.current
-        self._connection = None
+        options, url = self.rotation.current, self.rotation.current.url
+        if self._protocols.tries_3_1_1(url):
+            options = replace(options, protocol=4)
+        self._connection, self._other_protocol = None, False
         self._connection = connection = MqttConnection(options, will, self._deliver, self._clock, self._limit)
         hooks: asyncio.Task[None] | None = None
         try:
@@ -227,11 +230,9 @@ class MqttLink:
             except RetainUnavailableError:
                 raise
             except BusOfflineError:
-                # Brokers without MQTT 5 refuse, hang up, or don't answer; a broken network looks the same.
-                self._v311 = options.falls_back and options.protocol == 5
+                self._other_protocol = self._protocols.failed(url, refused=connection.refuses_version)
                 raise
-            if self._memory is not None:
-                self._memory.note(self._url, self._v311)
+            self._protocols.accepted(url)
             await self._subscribe_all(connection)
             self._up.set()
             self._say(f"connected to {self.rotation.current.url}")
