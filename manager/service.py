@@ -191,7 +191,8 @@ class Manager:
 
     def _nothing_received(self) -> str:
         topic, user = self.topics.manager_state(self.config.manager_id), self.config.connect.username
-        missing = MissingRightError(user, "write or to read", topic, certain=False)
+        times = self.watchdog.silences
+        missing = MissingRightError(user, "write or to read", topic, certain=False, times=times)
         return f"nothing is received, the own state does not come back: {missing}"
 
     def _fencing(self) -> FencedError:

@@ -14,7 +14,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ..clock import Clock
-from ..errors import BusOfflineError, MissingRightError
+from ..errors import BusOfflineError, MissingRightError, UnexplainedRefusalError
 from ..options import ConnectOptions
 from ..password import read_password
 from ..topics import written_kind
@@ -73,6 +73,7 @@ class MqttConnection:
         self.why = "connection closed"
         self.unanswered = False  # it was lost before the CONNACK
         self.was_lost = False  # the other side ended it
+        self.known = False  # its cluster has served us before
         self.refuses_version = False  # as brokers without MQTT 5 do, which refuse it or hang up
         self.last_written = ""
         self.first_of_kind = False  # nothing of its kind was written before, and the connection lived on
@@ -307,7 +308,10 @@ class MqttConnection:
 
     def _retain_hint(self) -> str:
         """MQTT 3.1.1 has no code for a retained will that a broker does not take: it hangs up."""
-        return f": perhaps {NO_RETAIN}" if self.unanswered and self._retained_will and not self._v5 else ""
+        return f": perhaps {NO_RETAIN}" if self._may_lack_retain() else ""
+
+    def _may_lack_retain(self) -> bool:
+        return self.unanswered and self._retained_will and not self._v5 and not self.known
 
     def _on_message(self, _c: object, _d: object, raw: paho.MQTTMessage) -> None:
         try:
@@ -335,8 +339,6 @@ class MqttConnection:
     def _refusal(self, code: ReasonCode, right: str, topic: str) -> BusOfflineError:
         if code.value == NOT_AUTHORIZED:
             return MissingRightError(self._options.username, right, topic)
-        if not self._v5:  # MQTT 3.1.1 has one code for every refused subscription
-            return MissingRightError(self._options.username, right, topic, certain=False)
         return BusOfflineError(f"the broker refused to {right} {topic}: {code}")
 
     def _tell(self, topic: str, error: BusOfflineError) -> None:
@@ -354,7 +356,9 @@ class MqttConnection:
         ]
         if done is None or done.done():
             return
-        if refused:
+        if refused and not self._v5:  # 3.1.1 has one code for every refused subscription
+            complete(done, UnexplainedRefusalError([pattern for pattern, _ in refused]))
+        elif refused:
             pattern, code = refused[0]
             complete(done, self._refusal(code, "read", pattern))
         else:
