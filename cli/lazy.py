@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.logs",
         "Print the output of a cluster's, a group's or one worker's processes.",
     ),
+    "web": ("busbar.cli.commands.web", "Serve a live page of the realm, to sign in to with a browser."),
     "top": ("busbar.cli.commands.top", "Show what nodes and workers use, live."),
     "wait": ("busbar.cli.commands.wait", "Wait until an object runs, is stopped, or has failed."),
     "endpoints": (
@@ -84,7 +85,7 @@ GLOBAL: Final = (
     "context", "broker", "realm", "username", "password_file", "output", "tls_ca", "tls_cert", "tls_key",
 )  # fmt: skip
 _VISIBLE: Final = frozenset({"output"})
-SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
+SERVICES: Final = frozenset({"up", "manager", "agent", "broker", "web"})
 """Commands whose help shows all global options."""
 
 WATCHED: Final = frozenset({"list", "show", "stat", "nodes", "status"})

@@ -1,4 +1,4 @@
-"""Runs one service in this process: broker, manager or agent, from its spec.
+"""Runs one service in this process: broker, manager, agent or page, from its spec.
 
 `busbar up` starts `python -m busbar.cli.services.run KIND FILE`, without the imports of the command line.
 Standard input is a socket to `up`: the service writes `ready` to it, and exits when it is closed.
@@ -31,6 +31,7 @@ from .specs import (
     ManagerSpec,
     MqttVersion,
     ServiceSpec,
+    WebSpec,
 )
 
 if TYPE_CHECKING:
@@ -137,6 +138,10 @@ def run_service(spec: ServiceSpec, ready: Ready, reload: asyncio.Event) -> Await
             return run_manager(spec, ready)
         case AgentSpec():
             return run_agent(spec, ready, reload)
+        case WebSpec():
+            from .web import run_web
+
+            return run_web(spec, ready)
 
 
 def connect_options(spec: ManagerSpec | AgentSpec) -> ConnectOptions:
