@@ -16,6 +16,7 @@ from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 from busbar.bus.params import ExplainedKind
 from busbar.bus.printable import printable
+from busbar.bus.roles import CHANGE_ROLES
 from busbar.bus.version import version
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,6 +26,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from .actions import WORK, Change, revisions
 from .guard import Guard, read_form, same
 from .origins import Origins
 from .rows import shown
@@ -63,6 +65,9 @@ class Web:
             Route("/live", self._signed_in(self._live), methods=["GET"]),
             Route("/log", self._signed_in(self._log), methods=["GET"]),
             Route("/why", self._signed_in(self._why), methods=["GET"]),
+            Route("/revisions", self._signed_in(self._revisions), methods=["GET"]),
+            Route("/plan", self._signed_in(self._plan), methods=["POST"]),
+            Route("/do", self._signed_in(self._do), methods=["POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
         self.app = Starlette(routes=routes, middleware=[Middleware(Guard, origins)], lifespan=self._lifespan)
@@ -181,6 +186,37 @@ class Web:
             return {"status": shown(found.status), "well": found.well, "statements": statements}
 
         return await asked(explain)
+
+    # --- changes
+
+    async def _revisions(self, request: Request, session: Session) -> Response:
+        cluster = _given(request, "object")
+        return await asked(lambda: revisions(session.bus, cluster))
+
+    async def _plan(self, request: Request, session: Session) -> Response:
+        change, _ = await self._change(request, session)
+        work = WORK[change.action, change.kind]
+        return await asked(lambda: work.plan(session.bus, session.board, change))
+
+    async def _do(self, request: Request, session: Session) -> Response:
+        change, version = await self._change(request, session)
+
+        async def work() -> Any:
+            await WORK[change.action, change.kind].do(session.bus, change, version)
+            return {}
+
+        return await asked(work)
+
+    async def _change(self, request: Request, session: Session) -> tuple[Change, int | None]:
+        """What is asked for, and the version that it was planned with; only of who may change something."""
+        if session.role not in CHANGE_ROLES:
+            raise HTTPException(403, "your role may not change anything")
+        form = await read_form(request)
+        try:
+            version = int(form["version"]) if form.get("version") else None
+            return Change.of(form), version
+        except ValueError as error:
+            raise HTTPException(400, printable(str(error))) from None
 
 
 def answer(value: Any, status: int = 200) -> Response:

@@ -18,7 +18,17 @@ _PLAIN: Final = (
     "status", "oid", "version", "scale", "ready", "workergroup", "node", "address", "pid", "restarts",
     "generation", "reason", "revision", "updated", "draining", "drained", "cordoned", "time",
 )  # fmt: skip
-EVENT_DATA: Final = ("reason", "status", "node", "cluster", "scale", "revision", "caller", "name")
+EVENT_DATA: Final = (
+    "reason",
+    "status",
+    "node",
+    "cluster",
+    "cluster_oid",
+    "scale",
+    "revision",
+    "caller",
+    "name",
+)
 """Members of an event's data that its line has."""
 
 

@@ -183,6 +183,48 @@ def test_a_brokers_death_is_shown_and_heals(house: House) -> None:
     house.scale("alice", "edge", 2)
 
 
+def test_a_change_is_shown_as_planned_and_done_by_the_keyboard(house: House) -> None:
+    page = house.sign_in()
+    page.status("workergroup/edge/web", "RUNNING")
+    page.until(lambda: page.all('[data-key="workergroup/edge/web"] [data-action=scale]'), "the buttons")
+    page.script("document.querySelector('[data-key=\"workergroup/edge/web\"] [data-action=scale]').focus()")
+    page.type(Keys.ENTER)
+    page.shows("#dialog-title", "Scale group edge/web")
+    page.shows("#dialog-plan", "nothing changes")
+    page.type("3")
+    page.shows("#dialog-plan", "start edge/web-3 on n1")
+    page.until(lambda: page.script("return !document.getElementById('dialog-do').disabled"), "it can be done")
+    page.type(Keys.ENTER)
+    assert page.focused() == "Scale"
+    page.type(Keys.ENTER)
+    page.until(lambda: not page.script("return document.getElementById('dialog').open"), "it is done")
+    page.status("worker/edge/web-3", "RUNNING")
+    assert page.script("return document.activeElement.dataset.action") == "scale"
+    for action, key, plan, status in (
+        ("restart", "worker/edge/web-3", "is replaced by a new process", "RUNNING"),
+        ("stop", "routercluster/edge", "stop edge/web-1 on n1", "STOPPED"),
+        ("start", "routercluster/edge", "start edge/web-1 on n1", "RUNNING"),
+        ("drain", "node/n2", "n2 takes no new workers", "online"),
+        ("undrain", "node/n2", "n2 takes workers again", "online"),
+    ):
+        page.click(f'[data-key="{key}"] [data-action={action}]')
+        page.shows("#dialog-plan", plan)
+        page.until(lambda: page.script("return !document.getElementById('dialog-do').disabled"), action)
+        page.click("#dialog-do")
+        page.until(lambda: not page.script("return document.getElementById('dialog').open"), action)
+        page.status(key, status)
+    house.alice.status("edge", "routercluster", "edge", "RUNNING")
+    house.scale("alice", "edge", 2)
+    page.until(lambda: not page.all('[data-key="worker/edge/web-3"]'), "web-3 is gone")
+
+
+def test_a_viewer_sees_no_buttons_of_changes(house: House) -> None:
+    page = house.sign_in("vic")
+    page.status("worker/edge/web-1", "RUNNING")
+    page.shows("#role", "viewer")
+    assert page.all("[data-action]") == []
+
+
 def test_signing_out_ends_it(house: House) -> None:
     page = house.sign_in("vic")
     page.shows("#role", "viewer")

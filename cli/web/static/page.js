@@ -1,6 +1,7 @@
 // The realm as it changes. What comes from elsewhere is put in place as text alone, never as markup.
+import { Change, paintActions } from "./actions.js";
 import { Panel } from "./panel.js";
-import { bytes, chip, clock, element, order, percent, reasonOf, setText, text, wordsOf } from "./parts.js";
+import { bytes, chip, clock, element, order, percent, reasonOf, setText, tell as post, text, wordsOf } from "./parts.js";
 
 const rows = new Map(); // key -> what the server last said of it
 const usage = new Map();
@@ -15,6 +16,7 @@ const place = {
   events: document.querySelector("#events ol"),
 };
 const panel = new Panel({ rows, usage });
+const change = new Change(rows);
 const EVENTS = 200;
 
 // --- elements of objects
@@ -107,7 +109,14 @@ function paint(key) {
     text(made, "node", row.node ?? "–");
     text(made, "restarts", row.restarts || "");
   }
+  paintButtons(key);
   paintUsage(key);
+}
+
+function paintButtons(key) {
+  const made = shown.get(key);
+  const where = made?.querySelector(":scope > .actions, :scope > .head > .actions");
+  if (where) paintActions(where, key, rows.get(key), ["owner", "operator"].includes(state.role), change);
 }
 
 function paintUsage(key) {
@@ -142,10 +151,16 @@ function paintCounts() {
 
 // --- events
 
+function clusterNameOf({ cluster, cluster_oid: oid }) {
+  if (cluster || !oid) return cluster;
+  for (const row of rows.values()) if (row.oid === oid) return row.name;
+  return undefined;
+}
+
 function keyOfSubject(event) {
   const [kind, ...names] = event.subject.split("/");
   if (kind === "worker" || kind === "workergroup") {
-    return names.length > 1 ? event.subject : `${kind}/${event.data.cluster ?? ""}/${names[0]}`;
+    return names.length > 1 ? event.subject : [kind, clusterNameOf(event.data), names[0]].filter(Boolean).join("/");
   }
   return event.subject;
 }
@@ -229,7 +244,7 @@ function take(news) {
   if (news.state) {
     if (state.connected && !news.state.connected) since = new Date();
     state = { ...news.state, server: true };
-    document.body.dataset.role = state.role ?? "";
+    for (const key of rows.keys()) paintButtons(key);
   }
   for (const [key, row] of Object.entries(news.objects ?? {})) {
     const before = rows.get(key);
@@ -263,8 +278,7 @@ function connect() {
 
 document.getElementById("signout").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const token = document.querySelector('meta[name="busbar-token"]').content;
-  await fetch("/signout", { method: "POST", headers: { "x-busbar-token": token } });
+  try { await post("/signout", {}); } catch { /* then it has ended already, or ends by itself */ }
   location.assign("/signin");
 });
 
