@@ -21,6 +21,7 @@ CAUSES: Final[dict[str, str]] = {
     "node_condition": "the node's agent reports a condition",
     "never_heard": "the node's agent was never heard",
     "not_member": "the node is not one of the cluster",
+    "misplaced": "the worker is on a node without the labels that its group requires now",
     "not_applied": "the node has not confirmed its present assignment",
     "no_members": "the cluster has no nodes",
     "node_refused": "a node takes no more workers of the group, and why",

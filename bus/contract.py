@@ -321,6 +321,14 @@ _ROWS = (
         "no_such_object",
         owned="node",
     ),
+    _change(
+        "label_node",
+        p.LabelNode,
+        p.Node,
+        "Set, change and remove labels of a node.",
+        "no_such_object",
+        owned="node",
+    ),
     _admin(
         "unpair_node",
         p.UnpairNode,
@@ -436,6 +444,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
         "undrained",
         "cordoned",
         "uncordoned",
+        "labelled",
         "forgotten",
     ),
     "principal": ("added", "changed", "removed", "transferred"),

@@ -17,6 +17,7 @@ from .errors import BusError, pointer_step
 from .exposure import check_exposure
 from .messages import Name
 from .params import Deadline, Description, Label, Labels, Limit, Params, Scale, Seconds, Tags
+from .placement import Placement, normal_placement
 from .roles import Role
 from .runtimes import check_for_runtime, check_served, default_runtime
 from .transport import check_transport
@@ -73,6 +74,8 @@ class GroupSpec(Params, omit_defaults=True):
     stopped: bool | None = None
     """Whether it is stopped by itself while its cluster runs; left out: as it is."""
     strategy: Strategy | None = None
+    placement: Placement | None = None
+    """Left out: on any node of the cluster."""
     transport: Transport | None = None
 
 
@@ -303,6 +306,7 @@ def _normal_group(found: GroupSpec, transport: Transport | None) -> GroupSpec:
         start_deadline=_or_default(found.start_deadline, START_DEADLINE),
         mesh=None if found.mesh == (runtime in MESHED) else found.mesh,
         strategy=None if found.strategy == Strategy() else found.strategy,
+        placement=normal_placement(found.placement),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .placement import Placement as Placement
 from .plans import Applied as Applied
 from .plans import Plan as Plan
 from .results import Accepted as Accepted
@@ -50,7 +51,10 @@ ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", 
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
 ExplainedKind = Literal["routercluster", "workergroup", "worker", "node", "request"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
-Labels = Annotated[dict[Name, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)]
+MAX_LABELS = 64
+"""Labels of one node."""
+LabelValue = Annotated[str, Meta(max_length=256)]
+Labels = Annotated[dict[Name, LabelValue], Meta(max_length=MAX_LABELS)]
 
 
 class Params(Struct, forbid_unknown_fields=True):
@@ -84,6 +88,8 @@ class GroupDefinition(Params):
     start_deadline: Deadline | None = None
     mesh: bool | None = None
     """Whether its workers are told of each other; left out: as its runtime is meant to be."""
+    placement: Placement | None = None
+    """Which nodes may have its workers; left out: any node of the cluster."""
 
 
 class ClusterUpdate(Params):
@@ -106,6 +112,7 @@ class GroupUpdate(Params):
     lost_after: Seconds | UnsetType = UNSET
     start_deadline: Deadline | UnsetType = UNSET
     mesh: bool | UnsetType = UNSET
+    placement: Placement | None | UnsetType = UNSET
 
 
 class MembershipConfig(Params):
@@ -292,6 +299,13 @@ class CordonNode(Params):
 
     node_oid: Oid
     reason: Label | None = None
+
+
+class LabelNode(Params):
+    """Labels to be set, by name; null takes one away, and what is left out stays as it is."""
+
+    node_oid: Oid
+    labels: Annotated[dict[Name, LabelValue | None], Meta(min_length=1, max_length=MAX_LABELS)]
 
 
 class NodeByName(Params):

@@ -94,6 +94,8 @@ class Group(Struct, frozen=True):
     """Whether it is to be stopped, or to stay so, whatever its cluster does."""
     mesh: bool = False
     """Whether its workers are told of each other."""
+    placement: dict[str, Any] | None = None
+    """Which nodes may have its workers (`require`, `spread`); null: any node of the cluster."""
 
 
 class Node(Struct, frozen=True):

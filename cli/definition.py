@@ -144,3 +144,24 @@ def pairs(items: Sequence[str] | None, option: str) -> dict[str, str] | None:
             raise usage(f"{option} {item}: write key=value")
         found[key] = value
     return found
+
+
+def label_changes(items: Sequence[str]) -> dict[str, str | None]:
+    """`key=value` and `key-` arguments as changes: the value, or None for a label that is taken away.
+
+    Raises:
+        CliError: an item is neither, or a label stands twice.
+    """
+    found: dict[str, str | None] = {}
+    for item in items:
+        key, mark, value = item.partition("=")
+        if not mark and item.endswith("-"):
+            key = item[:-1]
+        elif not mark:
+            key = ""
+        if not key:
+            raise usage(f"{item}: write key=value to set a label, key- to take it away")
+        if key in found:
+            raise usage(f"label '{key}' stands twice")
+        found[key] = value if mark else None
+    return found

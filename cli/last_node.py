@@ -10,11 +10,13 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 from busbar.bus.client.client import BusClient
-from busbar.bus.results import Node
+from busbar.bus.placement import unmet
+from busbar.bus.results import Group, Node
 from busbar.bus.states import FOLLOWS_ANOTHER
 
 from .connect import run
 from .errors import CliError, ExitCode
+from .placement import read_placement
 
 T = TypeVar("T")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, even if workers have nowhere to go.")]
@@ -60,14 +62,20 @@ async def _stranded(bus: BusClient, cluster_oid: str, node_oid: str, groups: lis
         oids,
         lambda oid: bus.get_routercluster_workergroup(routercluster_oid=cluster_oid, workergroup_oid=oid),
     )
-    runtimes = {group.oid: group.runtime for group in found}
+    known = {group.oid: group for group in found}
     count = 0
     for group in groups:
-        able = [place for place in places if runtimes.get(group) in place.runtimes and place.free > 0]
+        able = [place for place in places if place.free > 0 and _takes(place, known.get(group))]
         if able:
             max(able, key=lambda place: place.free).free -= 1
         count += not able
     return "has no other node with room for them", count
+
+
+def _takes(place: _Place, group: Group | None) -> bool:
+    if group is None or group.runtime not in place.runtimes:
+        return False
+    return unmet(read_placement(group.placement), place.labels) is None
 
 
 @dataclass
@@ -75,6 +83,7 @@ class _Place:
     """What another node offers."""
 
     runtimes: list[str]
+    labels: dict[str, str] | None
     free: float
 
 
@@ -84,7 +93,7 @@ async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Plac
         [oid for oid in oids if oid != node_oid], lambda oid: bus.get_node(node_oid=oid)
     )
     return [
-        _Place(node.runtimes, await _free(bus, cluster_oid, node))
+        _Place(node.runtimes, node.labels, await _free(bus, cluster_oid, node))
         for node in nodes
         if node.draining is None
         and node.cordoned is None

@@ -24,6 +24,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.status",
         "Show the realm on one screen, with problems and their reasons.",
     ),
+    "check": (
+        "busbar.cli.commands.check",
+        "One line and an exit code for monitoring systems: OK, warning, critical, unknown.",
+    ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "doctor": (
         "busbar.cli.commands.doctor",
@@ -34,7 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.group",
         "Worker groups of a cluster: add, scale, update, stop, restart, remove.",
     ),
-    "node": ("busbar.cli.commands.node", "Nodes: pair, list, drain, cordon, unpair."),
+    "node": ("busbar.cli.commands.node", "Nodes: pair, list, label, drain, cordon, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
     "logs": (
         "busbar.cli.commands.logs",

@@ -26,7 +26,7 @@ ALIASES = {
     Role: "Role",
     **{
         getattr(params, name): f"p.{name}"
-        for name in ("ClusterStatus", "WorkerStatus", "NodeStatusName", "ExplainedKind")
+        for name in ("ClusterStatus", "WorkerStatus", "NodeStatusName", "ExplainedKind", "Placement")
     },
 }
 FILES = {

@@ -178,7 +178,7 @@ CROSSBAR_PAGES = [f"docs/howto/{name}.md" for name in ("runtimes", "wamp-auth", 
         "docs/quickstart.md",
         *(
             f"docs/howto/{n}.md"
-            for n in ("rolling-updates", "declarative", "runtimes", "own-program", "browser")
+            for n in ("rolling-updates", "placement", "declarative", "runtimes", "own-program", "browser")
         ),
         *(
             f"docs/howto/{n}.md"

@@ -231,6 +231,7 @@ class SyncBusClient:
     undrain_node = _blocking(BusClient.undrain_node)
     cordon_node = _blocking(BusClient.cordon_node)
     uncordon_node = _blocking(BusClient.uncordon_node)
+    label_node = _blocking(BusClient.label_node)
     unpair_node = _blocking(BusClient.unpair_node)
     list_workers = _blocking(BusClient.list_workers)
     get_worker = _blocking(BusClient.get_worker)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from busbar.bus.placement import unmet
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState, may_advance
 
 from ..planner import model as m
@@ -272,6 +273,7 @@ class Batch:
             hardlimit=member.hardlimit if member else None,
             in_cluster=load[cluster_oid],
             total=load.total(),
+            unmet=unmet(group.placement, node.labels),
             rejects=self._rejects(group, node_oid),
         )
 

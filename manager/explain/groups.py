@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from busbar.bus.causes import CAUSES
+from busbar.bus.placement import unmet
 from busbar.bus.results import Statement
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 
@@ -88,6 +89,10 @@ def _say_cluster(scene: Scene, told: Told, cluster: ClusterRow) -> None:
         told.say("group_not_running", f"group {name} is {group.status}{colon(group.reason)}", about=name)
         workers = [worker for worker in scene.workers if worker.group_oid == group.oid]
         _say_group(replace(scene, group=group, workers=workers), told, group)
+    for group in scene.groups:
+        if group not in troubled and not group.stop_ordered and _has_misplaced(scene, group):
+            workers = [worker for worker in scene.workers if worker.group_oid == group.oid]
+            _say_group(replace(scene, group=group, workers=workers), told, group)
     for group in troubled[GROUPS:]:
         told.say("group_not_running", f"group {cluster.name}/{group.name} is {group.status}")
     for group in scene.groups:
@@ -116,6 +121,9 @@ def _say_group(scene: Scene, told: Told, group: GroupRow) -> None:
     if rolling.updating(view):
         _say_rollout(scene, told, group)
     for worker in workers:
+        node = scene.snapshot.nodes.get(worker.node_oid or "")
+        if node is not None and (lacks := unmet(view.placement, node.labels)):
+            told.say("misplaced", f"{worker.name} stays on {node.name}, which {lacks}", about=worker.name)
         seen = worker.mesh
         if group.mesh and seen is not None and seen.connected is not None and seen.connected < seen.of:
             text = f"{worker.name} is connected to {seen.connected} of {plural(seen.of, 'peer')}"
@@ -149,6 +157,12 @@ def _is_troubled(scene: Scene, group: GroupRow) -> bool:
         return True
     view = scene.group_view(group.cluster_oid, group.oid)
     return view is not None and (group.held_back is not None or rolling.ready_of(view) < group.scale)
+
+
+def _has_misplaced(scene: Scene, group: GroupRow) -> bool:
+    view = scene.group_view(group.cluster_oid, group.oid)
+    nodes = (scene.snapshot.nodes.get(worker.node_oid or "") for worker in view.workers) if view else ()
+    return view is not None and any(unmet(view.placement, node.labels) for node in nodes if node is not None)
 
 
 def _group_event(name: str, past: Past) -> str:

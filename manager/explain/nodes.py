@@ -36,6 +36,7 @@ _VERBS: Final = {
     "undrained": "was taken into use again",
     "cordoned": "was cordoned",
     "uncordoned": "takes new workers again",
+    "labelled": "was labelled",
     "forgotten": "was forgotten",
 }
 

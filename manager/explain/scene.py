@@ -144,7 +144,7 @@ def is_well(statements: Iterable[Statement]) -> bool:
 
 ORDERS: Final = frozenset(
     {"created", "starting", "stopping", "added", "scaled", "updating"}
-    | {"paired", "unpaired", "draining", "undrained", "cordoned", "uncordoned", "forgotten"}
+    | {"paired", "unpaired", "draining", "undrained", "cordoned", "uncordoned", "labelled", "forgotten"}
 )
 """The verbs of events that somebody's request causes; the manager itself causes the others."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from busbar.bus.messages import NOT_READY, NOT_RELOADED, NOT_REPLACED, OUTDATED, QUEUED
+from busbar.bus.placement import unmet
 from busbar.bus.results import Statement
 from busbar.bus.states import ASSIGNED, ClusterState, NodeStatus, WorkerState
 
@@ -264,6 +265,8 @@ def _say_own_node(case: _Case) -> None:
     if case.node is not None and not any(each.node_oid == node_oid for each in case.cluster.members):
         told = f"{case.where} is no longer a node of cluster {case.cluster.name}"
         case.told.say("not_member", told, about=f"node {case.where}")
+    if case.node is not None and (lacks := unmet(case.group.placement, case.node.labels)):
+        case.told.say("misplaced", f"it stays on {case.where}, which {lacks}", about=f"node {case.where}")
     say_node(case.scene, case.told, node_oid)
 
 

@@ -27,6 +27,7 @@ class Obstacle(Enum):
     REFUSES = auto()
     DRAINING = auto()
     CORDONED = auto()
+    LABELS = auto()
     RUNTIME = auto()
     TRANSPORT = auto()
     HARDLIMIT = auto()
@@ -59,6 +60,8 @@ class Target(Struct, frozen=True, gc=False):
     """Workers of that cluster that occupy the node now."""
     total: int
     """Workers of all clusters that occupy it now."""
+    unmet: str | None = None
+    """What it lacks of the labels that the group requires, as a predicate (`bus.placement.unmet`)."""
     rejects: str | None = None
     """What its schema of the runtime has against the transport (`acceptance.rejection`)."""
 
@@ -78,6 +81,8 @@ def refusal(target: Target | None, runtime: str) -> Refusal | None:
         return Refusal(Obstacle.DRAINING, "is draining")
     if target.cordoned:
         return Refusal(Obstacle.CORDONED, "is cordoned")
+    if target.unmet is not None:
+        return Refusal(Obstacle.LABELS, target.unmet)
     if runtime not in target.runtimes:
         return Refusal(Obstacle.RUNTIME, f"does not offer runtime '{runtime}'")
     if target.rejects is not None:

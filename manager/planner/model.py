@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from busbar.bus.messages import Members, Peers
+from busbar.bus.placement import Placement
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 
@@ -43,6 +44,7 @@ class NodeView:
     """The stored progress of the drain."""
     cordoned: bool = False
     """It takes no new workers; those on it stay."""
+    labels: Mapping[str, str] = field(default_factory=dict)
     applied: bool = True
     """It has confirmed its present assignment."""
     refuses: str | None = None
@@ -124,6 +126,8 @@ class GroupView:
     """Whether its workers are told of each other."""
     transport: Mapping[str, Any] | None = None
     """What its workers run, its own or its cluster's."""
+    placement: Placement | None = None
+    """Which nodes may have its workers; None: any node of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)

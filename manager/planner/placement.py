@@ -1,16 +1,18 @@
 """Chooses a node for a worker, or says why none will do. Pure.
 
-Workers are spread by least load over the nodes that admit one (`admission`). A node that has reached its
-`softlimit` is taken only when all the others have too.
+Workers are spread by least load over the nodes that admit one (`admission`): first over the values of the
+label that the group is to be spread over. A node that has reached its `softlimit` is taken only when all the
+others of that value have too.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
+from busbar.bus.placement import one_way, required, unmet
 from msgspec.structs import replace
 
 from .acceptance import rejection
@@ -59,6 +61,8 @@ class Candidate(NamedTuple):
     """A node that may take the next worker, in order of preference."""
 
     avoided: bool
+    of_value: int
+    """Workers of the group on nodes with the same value of the label that it is spread over."""
     beyond_softlimit: bool
     of_group: int
     of_cluster: int
@@ -75,6 +79,11 @@ class Candidates:
         self._members = {member.node_oid: member for member in cluster.members}
         self._in_cluster, self._in_group = load.cluster[cluster.oid], load.group[group.oid]
         self._rejections: dict[str, str | None] = {}
+        self._spread = group.placement.spread if group.placement else None
+        self._of_value = Counter[str | None]()
+        if self._spread is not None:
+            for oid, count in self._in_group.items():
+                self._of_value[self._value(oid)] += count
         self._heap = [self._candidate(oid) for oid in self._members if not self.refusal(oid)]
         heapify(self._heap)
 
@@ -84,17 +93,35 @@ class Candidates:
         Where `unfit` is given, only a node that is neither one of these (oids) nor avoided.
         """
         passed: list[Candidate] = []
-        while unfit is not None and self._heap and (self._heap[0].avoided or self._heap[0].node_oid in unfit):
-            passed.append(heappop(self._heap))
-        best = heappop(self._heap) if self._heap else None
+        while (best := self._best()) is not None:
+            if unfit is None or not (best.avoided or best.node_oid in unfit):
+                break
+            passed.append(best)
         for candidate in passed:
             heappush(self._heap, candidate)
         if best is None:
             return None
         self._load.add(best.node_oid, self._cluster.oid, self._group.oid)
+        if self._spread is not None:
+            self._of_value[self._value(best.node_oid)] += 1
         if not self.refusal(best.node_oid):
             heappush(self._heap, self._candidate(best.node_oid))
         return best
+
+    def _best(self) -> Candidate | None:
+        """The best node, taken out. Where a value has got workers since, its other nodes stand too far ahead:
+        they are put back where they belong now."""
+        while self._heap:
+            best = heappop(self._heap)
+            if self._spread is None or best.of_value == self._of_value[self._value(best.node_oid)]:
+                return best
+            heappush(self._heap, self._candidate(best.node_oid))
+        return None
+
+    def _value(self, node_oid: str) -> str | None:
+        """The node's value of the label that the group is spread over; None: it has none."""
+        node = self._fleet.nodes.get(node_oid)
+        return node.labels.get(self._spread) if node and self._spread else None
 
     def refusal(self, node_oid: str, *, as_member: bool = False) -> Refusal | None:
         """Why this node takes no more workers of this group; None when it takes one.
@@ -114,6 +141,8 @@ class Candidates:
         nodes = [self._fleet.nodes[m.node_oid] for m in members if m.node_oid in self._fleet.nodes]
         if nodes and not any(self._group.runtime in node.runtimes for node in nodes):
             return f"no node offers runtime '{self._group.runtime}' ({self._offers()})"
+        if nodes and all(self.unmet(node.oid) for node in nodes):
+            return self._unlabelled()
         refusals = [(self._name(m), self.refusal(m.node_oid)) for m in self._by_name()]
         found = [(name, refused) for name, refused in refusals if refused]
         if all(refused.obstacle is Obstacle.HARDLIMIT for _, refused in found):
@@ -136,8 +165,13 @@ class Candidates:
             hardlimit=member.hardlimit if member else None,
             in_cluster=self._in_cluster[node_oid],
             total=self._load.total[node_oid],
+            unmet=self.unmet(node_oid),
             rejects=self.rejects(node_oid),
         )
+
+    def unmet(self, node_oid: str) -> str | None:
+        """What the node lacks of the labels that the group requires, as a predicate."""
+        return unmet(self._group.placement, self._fleet.nodes[node_oid].labels)
 
     def rejects(self, node_oid: str) -> str | None:
         """What the node's schema of the runtime has against the group's transport."""
@@ -152,13 +186,34 @@ class Candidates:
         count, softlimit = self._in_cluster[node_oid], self._members[node_oid].softlimit
         beyond = softlimit is not None and count >= softlimit
         total, name = self._load.total[node_oid], self._fleet.nodes[node_oid].name
-        avoided = self._fleet.avoids(self._group.oid, node_oid)
-        return Candidate(avoided, beyond, self._in_group[node_oid], count, total, name, node_oid)
+        avoided, of_value = (
+            self._fleet.avoids(self._group.oid, node_oid),
+            self._of_value[self._value(node_oid)],
+        )
+        return Candidate(avoided, of_value, beyond, self._in_group[node_oid], count, total, name, node_oid)
+
+    def spread_of(self, chosen: Candidate) -> str:
+        """What the spread had to do with that choice, as the end of a reason; empty without one."""
+        if self._spread is None:
+            return ""
+        value = self._value(chosen.node_oid)
+        where = f"{self._spread}={value}" if value is not None else f"no label {self._spread}"
+        return f"; nodes with {where} had {chosen.of_value} of the group"
 
     def avoided(self) -> str:
         """The members that are avoided, as the end of a reason; empty where there are none."""
         names = [self._name(m) for m in self._by_name() if self._fleet.avoids(self._group.oid, m.node_oid)]
         return f"; a worker of the group could not start on {_some(names, ', ')}" if names else ""
+
+    def _unlabelled(self) -> str:
+        """That no node has the labels, and what to do."""
+        placement = self._group.placement
+        assert placement is not None
+        marks = [f"{self._name(m)} {self.unmet(m.node_oid)}" for m in self._by_name()]
+        marks = [mark.partition(" (")[0] for mark in marks]
+        label = " ".join(one_way(placement))
+        asked = f"no node has the labels that group {self._group.name} requires, {required(placement)}"
+        return f"{asked} ({_some(marks, '; ')}): 'busbar node label NODE {label}' gives them to one"
 
     def _offers(self) -> str:
         """`n1, n2 offer amqtt, mosquitto; n3 offers nothing`."""

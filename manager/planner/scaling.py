@@ -66,6 +66,16 @@ class _GroupPlan:
         """The avoided nodes, as the end of a reason."""
         return self._candidates().avoided()
 
+    def chosen(self, node: Candidate) -> str:
+        """Why that node."""
+        held = "1 worker" if node.total == 1 else f"{node.total} workers"
+        why = f"{node.name} is the least loaded node with capacity ({held})"
+        return why + self._candidates().spread_of(node)
+
+    def unmet(self, node_oid: str) -> str | None:
+        """What the node lacks of the labels that the group requires, as a predicate."""
+        return self._candidates().unmet(node_oid) if self.view.placement else None
+
     def why_not(self) -> str:
         """Why `reserve` found none."""
         return self._candidates().reason()
@@ -239,7 +249,7 @@ def _place_waiting(group: _GroupPlan) -> None:
     for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
         node = group.reserve()
         if node is not None:
-            reason = _chosen(node) + group.avoided()
+            reason = group.chosen(node) + group.avoided()
             group.actions.append(Place(worker.oid, node.node_oid, reason))
             continue
         group.unplaceable.append(worker)
@@ -290,7 +300,8 @@ def _roll_out(group: _GroupPlan) -> bool:
 
 
 def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
-    """Replace a worker in place, or elsewhere if its node drains or lacks the runtime; None or a blocker."""
+    """Replace a worker in place, or elsewhere if its node drains or lacks the runtime or, where another node
+    has room, a label; None or a blocker."""
     if group.fleet.hold:
         return f"{worker.name} is not replaced: {group.fleet.hold}"
     reason = f"update to revision {group.view.revision}"
@@ -299,6 +310,8 @@ def _replace(group: _GroupPlan, worker: WorkerView) -> str | None:
         return f"{worker.name} stays as it is: {node.name} {node.refuses}"
     if node.draining and group.reserve() is not None:
         group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} is draining", StopCause.DRAINING))
+    elif (unmet := group.unmet(node.oid)) is not None and group.reserve() is not None:
+        group.actions.append(Unassign(worker.oid, f"{reason}; {node.name} {unmet}"))
     elif (missing := _missing(group, node)) is None:
         group.actions.append(Replace(worker.oid, reason))
     elif group.reserve() is not None:
@@ -400,12 +413,7 @@ def _scale_reason(group: _GroupPlan) -> str:
     return f"group {group.view.name} is scaled to {group.view.scale}"
 
 
-def _chosen(node: Candidate) -> str:
-    held = "1 worker" if node.total == 1 else f"{node.total} workers"
-    return f"{node.name} is the least loaded node with capacity ({held})"
-
-
 def _opened(group: _GroupPlan, ordinal: int, node: Candidate) -> str:
     if ordinal <= group.view.scale:
-        return _chosen(node)
-    return f"surge of the update to revision {group.view.revision}; {_chosen(node)}"
+        return group.chosen(node)
+    return f"surge of the update to revision {group.view.revision}; {group.chosen(node)}"

@@ -12,6 +12,7 @@ from busbar.bus.decode import digest
 from busbar.bus.errors import MessageTooLargeError, MissingRightError
 from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, MeshSeen, Status
+from busbar.bus.placement import unmet
 from busbar.bus.router_options import joins_cluster, least_scale
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
@@ -37,6 +38,9 @@ NotReadyWorker = tuple[str, str, str | None, str | None]
 
 ListeningGroup = tuple[str, str, Mapping[str, Any]]
 """A group whose transport names an interface: its name, runtime and effective transport."""
+
+PlacedWorker = tuple[str, str, Mapping[str, str] | None]
+"""An assigned worker, its node, and that node's labels."""
 
 _STATE_WORDS: Final = {
     WorkerState.PENDING: "pending",
@@ -95,9 +99,11 @@ def group_status(
     transport: Mapping[str, Any] | None = None,
     unaccepted: str | None = None,
     meshed: Sequence[tuple[str, MeshSeen]] = (),
+    placed: Sequence[PlacedWorker] = (),
 ) -> Status:
     """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
-    cluster's; `unaccepted`: which nodes do not accept it."""
+    cluster's; `unaccepted`: which nodes do not accept it; `placed`: where its workers are, if it has a
+    placement."""
     open_access = group_open_condition(row, transport)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
@@ -109,6 +115,7 @@ def group_status(
         time=rfc3339(row.changed),
         conditions=([update] if update else [])
         + ([unaccepted] if unaccepted else [])
+        + placement_conditions(row, placed)
         + mesh_conditions(meshed)
         + small_cluster_conditions(row, transport)
         + worker_conditions(not_ready)
@@ -140,6 +147,18 @@ def mesh_conditions(meshed: Iterable[tuple[str, MeshSeen]]) -> list[str]:
     ]
     if len(found) > MAX_CONDITIONS:
         found[MAX_CONDITIONS - 1 :] = ["more workers are not connected"]
+    return found
+
+
+def placement_conditions(row: GroupRow, placed: Iterable[PlacedWorker]) -> list[str]:
+    """For example: worker web-2 stays on n1, which has label zone=b (zone=a is required)."""
+    found = [
+        f"worker {name} stays on {node}, which {lacks}"
+        for name, node, labels in placed
+        if (lacks := unmet(row.placement, labels))
+    ]
+    if len(found) > MAX_CONDITIONS:
+        found[MAX_CONDITIONS - 1 :] = ["more workers are on nodes without the required labels"]
     return found
 
 

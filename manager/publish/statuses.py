@@ -32,6 +32,11 @@ def unaccepted_condition(reads: Queries, row: GroupRow, transport: Mapping[str, 
     return condition(node_refusals([Voter(n.node, bodies.get(n.digest or "")) for n in nodes], transport))
 
 
+def placed_workers(reads: Queries, row: GroupRow) -> list[render.PlacedWorker]:
+    """Where a group's workers are, if its placement requires labels."""
+    return reads.placed(row.oid) if row.placement and row.placement.require else []
+
+
 class StatusBuilder:
     """Present statuses and assignments; None for an object that has none (any more)."""
 
@@ -122,8 +127,19 @@ class StatusBuilder:
         transport = row.transport or cluster.transport
         unaccepted = unaccepted_condition(reads, row, transport)
         meshed = reads.meshed(oid) if row.mesh else []
+        placed = placed_workers(reads, row)
         status = render.group_status(
-            row, cluster.name, states, not_ready, endpoints, stamp, updated, transport, unaccepted, meshed
+            row,
+            cluster.name,
+            states,
+            not_ready,
+            endpoints,
+            stamp,
+            updated,
+            transport,
+            unaccepted,
+            meshed,
+            placed,
         )
         return self._publication(cluster.name, "workergroup", status)
 

@@ -285,6 +285,7 @@ class StateCache:
             held_back=row.held_back,
             stop_ordered=row.stop_ordered,
             mesh=row.mesh,
+            placement=row.placement,
             transport=row.transport or self._clusters[row.cluster_oid].transport,
         )
         since = self._memory.none_ready(row.oid, ready_of(view) == 0)
@@ -346,6 +347,7 @@ class StateCache:
             draining=row.draining is not None,
             drain_note=row.drain_note,
             cordoned=row.cordoned is not None,
+            labels=row.labels or {},
             applied=row.applied_version >= row.assignment_version,
             refuses=row.refuses,
             refuses_since=memory.refuses_since(oid, row.refuses is not None),

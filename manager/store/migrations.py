@@ -280,3 +280,9 @@ def cluster_history(db: Database) -> None:
 def node_cordoned(db: Database) -> None:
     """Why a node takes no new workers."""
     db.execute("ALTER TABLE nodes ADD COLUMN cordoned TEXT")
+
+
+@migrations()
+def group_placement(db: Database) -> None:
+    """Which nodes may have a group's workers, by their labels."""
+    db.execute("ALTER TABLE workergroups ADD COLUMN placement TEXT")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -211,6 +211,11 @@ class Queries:
         """(worker, node, url, listener) of the ready workers of a group."""
         rows = self._rows(sql.ENDPOINTS, group_oid, limit)
         return [found for row in rows for found in sql.endpoints(row)][:limit]
+
+    def placed(self, group_oid: str) -> list[tuple[str, str, Mapping[str, str] | None]]:
+        """(worker, node, the node's labels) of the assigned workers of a group."""
+        rows = self._rows(sql.PLACED, group_oid)
+        return [(name, node, sql.labels(text)) for name, node, text in rows]
 
     def meshed(self, group_oid: str) -> list[tuple[str, MeshSeen]]:
         """What the running workers of a group say of their connections, by their names."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from busbar.bus.messages import Members, MeshSeen, Peers
+from busbar.bus.placement import Placement
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 from msgspec.structs import replace
@@ -128,6 +129,7 @@ class GroupRow(Struct, frozen=True, gc=False):
     mesh: bool = False
     """Whether its workers are told of each other."""
     managed_by: str | None = None
+    placement: Placement | None = None
 
 
 class WorkerRow(Struct, frozen=True, gc=False):

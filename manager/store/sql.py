@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import NOT_REPLACED, Members, MeshSeen, Peers
+from busbar.bus.placement import Placement
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -20,7 +21,8 @@ _load = msgspec.json.decode
 _load_peers = msgspec.json.Decoder(Peers).decode
 _load_members = msgspec.json.Decoder(Members).decode
 _load_mesh = msgspec.json.Decoder(MeshSeen).decode
-_JSON = (_load, _load_peers, _load_members, _load_mesh)
+_load_placement = msgspec.json.Decoder(Placement).decode
+_JSON = (_load, _load_peers, _load_members, _load_mesh, _load_placement)
 _dump = msgspec.json.encode
 
 
@@ -110,6 +112,7 @@ GROUPS: Final = Table(
         "was_running": bool,
         "stop_ordered": bool,
         "mesh": bool,
+        "placement": _load_placement,
     },
 )
 WORKERS: Final = Table(
@@ -230,6 +233,18 @@ def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, 
 MESHED: Final = "SELECT name, mesh FROM workers WHERE group_oid = ? AND mesh IS NOT NULL ORDER BY ordinal"
 mesh: Final = _load_mesh
 """The value of such a column."""
+PLACED: Final = """
+SELECT w.name, n.name, n.labels FROM workers w JOIN nodes n ON n.oid = w.node_oid
+WHERE w.group_oid = ? AND w.state NOT IN ('STOPPED', 'STOPPING') ORDER BY w.ordinal
+"""
+
+
+def labels(text: str | None) -> dict[str, str] | None:
+    """The value of such a column."""
+    found: dict[str, str] | None = _load(text) if text else None
+    return found
+
+
 NOT_READY_WORKERS: Final = """
 SELECT w.name, w.state, w.reason, n.name FROM workers w LEFT JOIN nodes n ON n.oid = w.node_oid
 WHERE w.{} = ? AND w.state NOT IN ('RUNNING', 'STOPPED', 'STOPPING') ORDER BY w.name, w.ordinal LIMIT ?

@@ -98,6 +98,8 @@ class Tx(Queries):
     def update_node(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.NODES, oid, columns, "oid")
         self.changes.nodes.update(row[0] for row in found)
+        if found and "labels" in columns:
+            self._touch_groups(oid)
         return bool(found)
 
     def delete_node(self, node: NodeRow) -> None:
@@ -125,8 +127,7 @@ class Tx(Queries):
             self.db.execute("INSERT INTO runtime_schemas VALUES (?, ?)", (key, named[key]))
         self.db.execute(sql.DROP_SCHEMAS)
         self.changes.nodes.add(node_oid)
-        for member in self.memberships(node_oid):
-            self.changes.groups.update(group.oid for group in self.groups_of(member.cluster_oid))
+        self._touch_groups(node_oid)
 
     def bump_assignment(self, node_oid: str) -> int:
         """Raise the node's assignment version and return it; it is published after the commit.
@@ -406,6 +407,11 @@ class Tx(Queries):
         self.changes.workers.add(oid)
         self.changes.groups.add(group_oid)
         self.changes.clusters.add(cluster_oid)
+
+    def _touch_groups(self, node_oid: str) -> None:
+        """The groups that a node may have workers of: their statuses tell of it."""
+        for member in self.memberships(node_oid):
+            self.changes.groups.update(group.oid for group in self.groups_of(member.cluster_oid))
 
     def _touch_member(self, row: MemberRow) -> None:
         self.changes.clusters.add(row.cluster_oid)

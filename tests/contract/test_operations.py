@@ -315,4 +315,5 @@ def test_unknown_objects(lab: Lab, op: str) -> None:
     more |= {"revision": 1} if "revision" in OPERATIONS[op].params.__struct_fields__ else {}
     more |= {"scale": 1} if op.startswith("scale_") else {}
     more |= {op.rpartition("_")[2]: {}} if op.startswith("update_") else {}
+    more |= {"labels": {"zone": "a"}} if op == "label_node" else {}
     assert lab.alice.code(op, {**REFERENCES[op], **more}) == "no_such_object"

@@ -335,5 +335,7 @@ def test_an_operator_cannot_change_another_operators_cluster(lab: Lab) -> None:
 def test_an_operator_cannot_empty_the_nodes_of_others(lab: Lab) -> None:
     carol = lab.stack.client("carol")
     for name in sorted(lab.oids):
+        ref = {"node_oid": lab.oids[name]}
         for operation in ("drain_node", "undrain_node", "cordon_node", "uncordon_node", "unpair_node"):
-            assert carol.code(operation, {"node_oid": lab.oids[name]}) == "not_authorized", (operation, name)
+            assert carol.code(operation, ref) == "not_authorized", (operation, name)
+        assert carol.code("label_node", ref | {"labels": {"zone": "a"}}) == "not_authorized", name

@@ -28,6 +28,7 @@ class GroupOperations(Operations):
         lost_after: float | None = None,
         start_deadline: float | None = None,
         mesh: bool | None = None,
+        placement: p.Placement | None = None,
         expect_version: int | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
@@ -53,6 +54,7 @@ class GroupOperations(Operations):
                 lost_after=lost_after,
                 start_deadline=start_deadline,
                 mesh=mesh,
+                placement=placement,
             ),
         )
         return await self._operate(
@@ -189,6 +191,7 @@ class GroupOperations(Operations):
         lost_after: float | UnsetType = UNSET,
         start_deadline: float | UnsetType = UNSET,
         mesh: bool | UnsetType = UNSET,
+        placement: p.Placement | None | UnsetType = UNSET,
         max_unavailable: int | None = None,
         max_surge: int | None = None,
         expect_version: int | None = None,
@@ -218,6 +221,7 @@ class GroupOperations(Operations):
                 lost_after=lost_after,
                 start_deadline=start_deadline,
                 mesh=mesh,
+                placement=placement,
             ),
             max_unavailable=max_unavailable,
             max_surge=max_surge,

@@ -166,6 +166,25 @@ class RealmOperations(Operations):
         params = p.NodeRef(node_oid=node_oid)
         return await self._operate("uncordon_node", params, p.Node, timeout, expect_version, request_id)
 
+    async def label_node(
+        self,
+        *,
+        node_oid: str,
+        labels: dict[str, str | None],
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Node:
+        """Set, change and remove labels of a node.
+
+        Labels to be set, by name; null takes one away, and what is left out stays as it is.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.LabelNode(node_oid=node_oid, labels=labels)
+        return await self._operate("label_node", params, p.Node, timeout, expect_version, request_id)
+
     async def unpair_node(
         self,
         *,

@@ -23,7 +23,7 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from ...store.rows import ClusterRow, GroupRow, NodeRow, PrincipalRow
+from ...store.rows import ClusterRow, GroupRow, PrincipalRow
 from .. import authorize
 from . import clusters, group_orders, members, nodes, principals, workergroups
 from .base import ChangeContext, ChangeHandler
@@ -36,7 +36,10 @@ _HANDLERS: Final[Mapping[str, ChangeHandler]] = {
 }
 _NESTED: Final = ("workergroup", "routercluster", "config", "principal", "node")
 """Parameters whose members are those of the object in the document."""
-_PLAIN: Final = ("label", "description", "tags", "lost_after", "start_deadline", "runtime", "transport")
+_PLAIN: Final = (
+    *("label", "description", "tags", "lost_after", "start_deadline"),
+    *("runtime", "transport", "placement"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +133,10 @@ class Carrier:
         if row is None or row.status is NodeStatus.UNPAIRED:
             if self._do("pair_node", at, node={"name": name, "labels": want.labels or {}}):
                 self._note("create", at, None)
-        elif (row.labels or None) != (want.labels or None) and self._may_label(row, at):
-            # None would be filled with those that its agent reports.
-            self.ctx.tx.update_node(row.oid, labels=want.labels or {})
-            before, after = {"labels": row.labels or {}}, {"labels": want.labels or {}}
-            self._note("update", at, None, member_changes(before, after))
-
-    def _may_label(self, row: NodeRow, at: str) -> bool:
-        """Who may drain a node may label it."""
-        operation = OPERATIONS["drain_node"]
-        try:
-            authorize.check_role(operation, self.caller)
-            asked = convert({"node_oid": row.oid}, operation.params)
-            authorize.check_owner(operation, self.caller, asked, self.ctx.tx)
-        except BusError as error:
-            self._refuse(error.code, error.detail, at)
-            return False
-        return True
+        elif (before := row.labels or {}) != (after := want.labels or {}):
+            labels = {**dict.fromkeys(before), **after}
+            if self._do("label_node", at, node_oid=row.oid, labels=labels):
+                self._note("update", at, None, member_changes({"labels": before}, {"labels": after}))
 
     def _principal(self, name: str, role: str) -> None:
         at, row = f"/principals/{name}", self.ctx.tx.principal(name)

@@ -84,6 +84,7 @@ def group_spec(row: GroupRow) -> GroupSpec:
         mesh=row.mesh,
         stopped=row.stop_ordered or None,
         strategy=Strategy(row.max_unavailable, row.max_surge),
+        placement=row.placement,
         transport=row.transport,
     )
 

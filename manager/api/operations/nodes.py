@@ -1,4 +1,4 @@
-"""Nodes: pair, read, drain, unpair."""
+"""Nodes: pair, read, label, drain, unpair."""
 
 from __future__ import annotations
 
@@ -162,6 +162,24 @@ def uncordon_node(ctx: ChangeContext, params: p.NodeRef) -> p.Node:
     return _mark(ctx, node, "cordoned", "uncordoned", None)
 
 
+def label_node(ctx: ChangeContext, params: p.LabelNode) -> p.Node:
+    """From now on the labels are the operator's: those that its agent reports no longer count."""
+    tx, node = ctx.tx, need_node(ctx.tx, params.node_oid, paired=True)
+    before = node.labels or {}
+    after = {key: value for key, value in {**before, **params.labels}.items() if value is not None}
+    if len(after) > p.MAX_LABELS:
+        detail = f"node '{node.name}' would have {len(after)} labels; at most {p.MAX_LABELS}"
+        raise BusError("invalid_argument", detail, ["/params/labels"])
+    if after != node.labels:
+        tx.update_node(node.oid, labels=after)
+    row = need_node(tx, node.oid)
+    if after != before:
+        changed = {key: after.get(key) for key in params.labels if after.get(key) != before.get(key)}
+        told = (f"{key}-" if value is None else f"{key}={value}" for key, value in changed.items())
+        _record_event(ctx, "labelled", row, ", ".join(told), labels=changed)
+    return result(row, tx.worker_count(row.oid))
+
+
 def _mark(
     ctx: ChangeContext,
     node: NodeRow,
@@ -250,5 +268,6 @@ CHANGES: Final[dict[str, ChangeHandler]] = {
     "undrain_node": undrain_node,
     "cordon_node": cordon_node,
     "uncordon_node": uncordon_node,
+    "label_node": label_node,
     "unpair_node": unpair_node,
 }

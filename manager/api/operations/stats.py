@@ -17,11 +17,12 @@ from ...publish.render import (
     NOT_READY,
     group_open_condition,
     open_conditions,
+    placement_conditions,
     reason_now,
     update_condition,
     worker_conditions,
 )
-from ...publish.statuses import unaccepted_condition
+from ...publish.statuses import placed_workers, unaccepted_condition
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from . import workers
 from .base import ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group
@@ -105,6 +106,8 @@ def _conditions(
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
     halted = [text for group in groups if (text := _halted(ctx, group))]
     halted += _unaccepted(ctx, row)
+    if isinstance(row, GroupRow):
+        halted += placement_conditions(row, placed_workers(ctx.reads, row))
     return ([reason] if reason else []) + halted + worker_conditions(not_ready) + _open_access(ctx, row)
 
 

@@ -8,9 +8,11 @@ from typing import Any, Final
 from busbar.bus import params as p
 from busbar.bus.definitions import LOST_AFTER, MESHED, START_DEADLINE
 from busbar.bus.errors import BusError
+from busbar.bus.placement import normal_placement
 from busbar.bus.runtimes import default_runtime
 from busbar.bus.states import STARTED, ClusterState
 from busbar.bus.transport import check_transport
+from msgspec import to_builtins
 
 from ...store import Tx
 from ...store.reads import Queries
@@ -55,6 +57,7 @@ def result(store: Queries, row: GroupRow) -> p.Group:
         max_surge=row.max_surge,
         stop_ordered=row.stop_ordered,
         mesh=row.mesh,
+        placement=to_builtins(row.placement),
     )
 
 
@@ -90,6 +93,7 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         changed=tx.now_ns,
         version=1,
         mesh=runtime in MESHED if definition.mesh is None else definition.mesh,
+        placement=normal_placement(definition.placement),
     )
     tx.insert_group(row)
     sizes.check_mesh(tx, row, f"{_AT}/scale")
@@ -156,6 +160,8 @@ def _requested_columns(tx: Tx, update: p.GroupUpdate) -> dict[str, Any]:
     if found.get("transport") is not None:
         found["transport"] = check_transport(found["transport"], f"{_AT}/transport")
         sizes.check_definition(tx, found["transport"], f"{_AT}/transport")
+    if "placement" in found:
+        found["placement"] = normal_placement(found["placement"])
     return found
 
 

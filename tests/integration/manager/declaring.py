@@ -27,6 +27,7 @@ from busbar.manager.store.lifecycle_events import EventRecorder, record_stopped
 from busbar.manager.store.rows import NodeRow, PrincipalRow
 
 RUNTIMES = ["amqtt", "mosquitto"]
+LABELS = {1: {"zone": "a"}, 2: {"zone": "b"}, 3: {"zone": "a"}, 4: None}
 
 
 def new_oid() -> str:
@@ -34,7 +35,8 @@ def new_oid() -> str:
 
 
 class Realm:
-    """One realm of four nodes (n3 takes two workers, n4 has no mosquitto), and a principal of each role."""
+    """One realm of four nodes (n3 takes two workers, n4 has no mosquitto; n1 and n3 are in zone a, n2 in zone
+    b), and a principal of each role."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = FakeClock()
@@ -157,8 +159,8 @@ class Realm:
 
 def _node(number: int) -> NodeRow:
     return NodeRow(
-        oid=new_oid(), name=f"n{number}", labels=None, status=NodeStatus.ONLINE, reason=None, boot="b1",
-        conn=1, goodbye=False, runtimes=RUNTIMES[: 1 if number == 4 else 2],
+        oid=new_oid(), name=f"n{number}", labels=LABELS[number], status=NodeStatus.ONLINE, reason=None,
+        boot="b1", conn=1, goodbye=False, runtimes=RUNTIMES[: 1 if number == 4 else 2],
         capacity={"max_workers": 2} if number == 3 else None, conditions=[], assignment_version=1,
         applied_epoch=1, applied_version=1, changed=0, version=1,
     )  # fmt: skip

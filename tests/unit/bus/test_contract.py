@@ -43,6 +43,7 @@ MORE = [
     "undrain_node",
     "cordon_node",
     "uncordon_node",
+    "label_node",
     "list_workers",
     "get_worker",
     "get_events",

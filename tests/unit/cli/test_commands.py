@@ -17,7 +17,7 @@ from busbar.bus.errors import ERRORS, BusError, BusOfflineError, CallTimeoutErro
 from busbar.cli import app, lazy
 from busbar.cli.connect import split_reference
 from busbar.cli.context import GlobalOptions, set_global_options
-from busbar.cli.definition import or_unset, pairs, read_object, transport
+from busbar.cli.definition import label_changes, or_unset, pairs, read_object, transport
 from busbar.cli.errors import BY_CODE, CliError, ExitCode, as_object, exit_code, sentence
 from busbar.cli.typer_fastparse import PlainParam, converter
 
@@ -275,6 +275,16 @@ def test_pairs() -> None:
     assert pairs([], "--label") is None
     with pytest.raises(CliError):
         pairs(["site"], "--label")
+
+
+def test_labels_are_set_and_taken_away() -> None:
+    asked = ["zone=a", "rack-", "empty=", "a=b=c", "x-=1", "y--", "z=-"]
+    assert label_changes(asked) == {
+        "zone": "a", "rack": None, "empty": "", "a": "b=c", "x-": "1", "y-": None, "z": "-"
+    }  # fmt: skip
+    for wrong in (["zone"], ["=a"], ["-"], ["zone=a", "zone-"]):
+        with pytest.raises(CliError):
+            label_changes(wrong)
 
 
 # --- plain converters --------------------------------------------------------------------------------------

@@ -23,7 +23,13 @@ def a_realm(
     **other: Any,
 ) -> Realm:
     """Cluster edge with two workers on n1, and so many other members that are online, each like `other`."""
-    plain = {"runtimes": ["amqtt"], "capacity": {"max_workers": None}, "workers": 0, "conditions": []}
+    plain = {
+        "labels": {"zone": "a"},
+        "runtimes": ["amqtt"],
+        "capacity": {"max_workers": None},
+        "workers": 0,
+        "conditions": [],
+    }
 
     def answer(operation: str, given: dict[str, Any]) -> Any:
         if operation == "list_workers":
@@ -34,6 +40,7 @@ def a_realm(
             return result_of(operation, lambda member: member) | {
                 "oid": given["workergroup_oid"],
                 "runtime": "amqtt",
+                "placement": {"require": {"zone": "a"}},
             }
         if operation == "get_worker":
             core = shared and given["worker_oid"] == OTHER
@@ -148,6 +155,8 @@ def test_a_drain_that_would_move_nothing_or_others_is_refused(line: Line, realm:
         ({"conditions": ["it follows epoch 9, newer than this manager's 2"]}, 2),
         ({"conditions": ["1 worker of another store runs on this host"]}, 0),
         ({"runtimes": ["crossbar"]}, 2),
+        ({"labels": {"zone": "b"}}, 2),
+        ({"labels": None}, 2),
         ({"capacity": {"max_workers": 3}, "workers": 3}, 2),
         ({"capacity": {"max_workers": 3}, "workers": 2}, 1),
         ({"capacity": {"max_workers": 3}, "workers": 1}, 0),

@@ -10,6 +10,8 @@ import pytest
 from busbar.bus.definitions import normal, plain, read
 from busbar.bus.errors import BusError
 from busbar.bus.plans import Plan
+from busbar.manager.publish.render import placement_conditions
+from busbar.manager.publish.statuses import placed_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,6 +163,44 @@ async def test_a_node_that_got_workers_meanwhile_is_planned_with_again() -> None
         assert raised.value.code == "version_conflict" and "nodes" in raised.value.pointers[0]
 
 
+async def test_placement_is_part_of_the_file_and_what_a_plan_says_of_it_happens() -> None:
+    with realm_in() as realm:
+        in_a = {"require": {"zone": ["a"]}, "spread": "rack"}
+        first = document(edge=edge(3, "n1", "n2", "n3", "n4", placement=in_a))
+        await realm.begin()
+        plan = await happens(realm, first)
+        assert {step.node for step in plan.workers} == {"n1", "n3"}
+        exported = realm.export()
+        group = exported["clusters"]["edge"]["groups"]["web"]
+        assert group["placement"] == {"require": {"zone": "a"}, "spread": "rack"}
+        assert not realm.plan(exported).changes and not realm.plan(first).changes
+        second = document(edge=edge(4, "n1", "n2", "n3", "n4", placement={"require": {"zone": "b"}}))
+        plan = await happens(realm, second)
+        assert [(step.worker, step.action, step.node) for step in plan.workers] == [
+            ("edge/web-4", "start", "n2")
+        ], "those that run stay where they are"
+        (row,) = realm.store.reads.groups()
+        told = placement_conditions(row, placed_workers(realm.store.reads, row))
+        assert len(told) == 3
+        assert told[0] == "worker web-1 stays on n1, which has label zone=a (zone=b is required)"
+        moved = second | {"nodes": {"n2": {"labels": {"zone": "c"}}, "n4": {"labels": {"zone": "b"}}}}
+        moved["clusters"]["edge"]["groups"]["web"]["scale"] = 5
+        plan = await happens(realm, moved)
+        assert [(step.worker, step.node) for step in plan.workers] == [("edge/web-5", "n4")]
+        assert [change.pointer for change in plan.changes] == [
+            "/nodes/n2", "/nodes/n4", "/clusters/edge/groups/web"
+        ]  # fmt: skip
+        assert len(placement_conditions(row, placed_workers(realm.store.reads, row))) == 4
+        update = edge(5, "n1", "n2", "n3", "n4", placement={"require": {"zone": "b"}}, runtime="mosquitto")
+        await happens(realm, document(edge=update))
+        update["groups"]["web"]["placement"] = {"require": {"zone": ["b", "c"]}}
+        await happens(realm, document(edge=update))
+        update["groups"]["web"]["runtime"] = "amqtt"
+        plan = await happens(realm, document(edge=update))
+        assert {place[1] for place in realm.places().values()} == {"n2", "n4"}, "an update moves them"
+        assert "update to revision" in plan.workers[0].reason
+
+
 async def test_a_node_without_labels_stays_without_those_of_its_agent() -> None:
     with realm_in() as realm:
         await begun(realm, document() | {"nodes": {"n1": {"labels": {"zone": "a"}}}})
@@ -263,6 +303,13 @@ GROUPS = st.fixed_dictionaries(
         "lost_after": st.sampled_from([5, 30]),
         "mesh": st.booleans(),
         "tags": st.just(["x"]),
+        "placement": st.sampled_from(
+            [
+                {"require": {"zone": "a"}},
+                {"require": {"zone": ["a", "b"]}, "spread": "zone"},
+                {"spread": "zone"},
+            ]
+        ),
     },
 )
 MEMBERS = st.dictionaries(

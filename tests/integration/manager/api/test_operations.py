@@ -114,6 +114,7 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "add_routercluster_workergroup": {"workergroup": {"scale": 1}},
         "scale_routercluster_workergroup": {"scale": 1},
         "update_routercluster_workergroup": {"workergroup": {}},
+        "label_node": {"labels": {"zone": "a"}},
         "set_principal_role": {"role": "viewer"},
         "explain": {"object": "nobody"},
         "get_routercluster_revision": {"revision": 1},
@@ -398,13 +399,19 @@ async def test_a_nodes_owner_is_who_paired_it(client: Client) -> None:
     ref = {"node_oid": node["oid"]}
     who = {row["name"]: row["oid"] for row in await client.call("vera", "list_principals")}
     assert node["owner_oid"] == who["bob"]
-    owned = {name for name, row in OPERATIONS.items() if row.owned == "node"}
-    assert owned == {"drain_node", "undrain_node", "cordon_node", "uncordon_node", "forget_node"}
-    for op in ("drain_node", "undrain_node", "cordon_node", "uncordon_node"):
-        error = await client.refused("carol", op, ref)
+    tries: dict[str, dict[str, Any]] = {
+        "drain_node": ref,
+        "undrain_node": ref,
+        "cordon_node": ref,
+        "uncordon_node": ref,
+        "label_node": ref | {"labels": {"zone": "a"}},
+    }
+    assert {*tries, "forget_node"} == {name for name, row in OPERATIONS.items() if row.owned == "node"}
+    for op, params in tries.items():
+        error = await client.refused("carol", op, params)
         assert (error.code, error.pointers) == ("not_authorized", ("/params/node_oid",))
-        await client.call("bob", op, ref)
-        await client.call("alice", op, ref)
+        await client.call("bob", op, params)
+        await client.call("alice", op, params)
     assert (await client.refused("bob", "unpair_node", ref)).code == "not_authorized"
     await client.call("alice", "unpair_node", ref)
     again = await client.call("carol", "pair_node", {"node": {"name": "n1"}})
@@ -415,6 +422,65 @@ async def test_a_nodes_owner_is_who_paired_it(client: Client) -> None:
         "alice", "add_principal", {"principal": {"name": "carol", "role": "operator"}, "reuse": True}
     )
     assert (await client.refused("carol", "drain_node", ref)).code == "not_authorized"
+
+
+async def test_labels_of_a_node_are_set_changed_and_taken_away(client: Client) -> None:
+    node = await client.call("alice", "pair_node", {"node": {"name": "n1", "labels": {"site": "north"}}})
+    ref = {"node_oid": node["oid"]}
+    both = await client.call("alice", "label_node", ref | {"labels": {"zone": "a", "rack": "r1"}})
+    assert both["labels"] == {"site": "north", "zone": "a", "rack": "r1"}
+    fewer = await client.call(
+        "alice", "label_node", ref | {"labels": {"zone": "b", "rack": None, "gpu": None}}
+    )
+    assert fewer["labels"] == {"site": "north", "zone": "b"} and fewer["version"] == both["version"] + 1
+    same = await client.call("alice", "label_node", ref | {"labels": {"zone": "b", "rack": None}})
+    assert same["version"] == fewer["version"], "nothing has changed"
+    told = [e["data"] for e in await client.call("alice", "get_events", {"types": ["node_labelled"]})]
+    assert [(e["labels"], e["reason"], e["who"]["authid"]) for e in told] == [
+        ({"zone": "a", "rack": "r1"}, "zone=a, rack=r1", "alice"),
+        ({"zone": "b", "rack": None}, "zone=b, rack-", "alice"),
+    ]
+    error = await client.refused("alice", "label_node", ref | {"labels": {f"k{n}": "" for n in range(63)}})
+    assert (error.code, error.pointers) == ("invalid_argument", ("/params/labels",))
+    for labels in ({}, {"no such": "a"}, {"a": 1}):
+        assert (
+            await client.refused("alice", "label_node", ref | {"labels": labels})
+        ).code == "invalid_argument"
+    late = ref | {"labels": {"zone": "c"}}
+    assert (await client.refused("alice", "label_node", late, expect_version=1)).code == "version_conflict"
+    bare = await client.call("alice", "label_node", ref | {"labels": {"site": None, "zone": None}})
+    assert bare["labels"] == {}, "and not null, which the agent's own labels would fill"
+    await client.call("alice", "unpair_node", ref)
+    assert (await client.refused("alice", "label_node", late)).code == "no_such_object"
+
+
+async def test_a_groups_placement_is_stored_in_its_normal_form_and_may_be_left_out(client: Client) -> None:
+    cluster = await client.cluster("edge")
+    ref = {"routercluster_oid": cluster["oid"]}
+    plain = await client.call(
+        "alice", "add_routercluster_workergroup", ref | {"workergroup": {"scale": 1, "name": "old"}}
+    )
+    assert plain["placement"] is None
+    wanted = {"require": {"zone": ["b", "a", "b"], "disk": ["ssd"]}, "spread": "zone"}
+    new = {"scale": 1, "name": "web", "placement": wanted}
+    group = await client.call("alice", "add_routercluster_workergroup", ref | {"workergroup": new})
+    normal = {"require": {"disk": "ssd", "zone": ["a", "b"]}, "spread": "zone"}
+    assert group["placement"] == normal
+    both = ref | {"workergroup_oid": group["oid"]}
+    op = "update_routercluster_workergroup"
+    kept = await client.call("alice", op, both | {"workergroup": {"label": "L"}})
+    assert kept["placement"] == normal, "a client that knows nothing of it leaves it alone"
+    less = await client.call("alice", op, both | {"workergroup": {"placement": {"spread": "rack"}}})
+    assert (less["placement"], less["revision"]) == ({"spread": "rack"}, 1), "no worker is replaced"
+    gone = await client.call("alice", op, both | {"workergroup": {"placement": None}})
+    assert gone["placement"] is None
+    empty = await client.call("alice", op, both | {"workergroup": {"placement": {}}})
+    assert empty["placement"] is None
+    for wrong in ({"near": "a"}, {"require": {"zone": []}}, {"spread": ""}):
+        error = await client.refused("alice", op, both | {"workergroup": {"placement": wrong}})
+        assert error.code == "invalid_argument" and error.pointers[0].startswith(
+            "/params/workergroup/placement"
+        )
 
 
 async def test_expected_versions(client: Client) -> None:

@@ -70,6 +70,8 @@ def _node(view: m.NodeView) -> NodeRow:
         runtimes=sorted(view.runtimes),
         capacity=None if view.max_workers is None else {"max_workers": view.max_workers},
         draining="upkeep" if view.draining else None,
+        cordoned="slow" if view.cordoned else None,
+        labels=dict(view.labels),
     )
 
 
@@ -86,6 +88,7 @@ def _insert_group(tx: Tx, view: m.GroupView) -> None:
             max_unavailable=view.max_unavailable,
             max_surge=view.max_surge,
             transport=None if view.transport is None else dict(view.transport),
+            placement=view.placement,
         )
     )
     for worker in view.workers:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from busbar.bus.causes import CAUSES, FACTS, MAX_STATEMENTS, MAX_TEXT
 from busbar.bus.messages import MeshSeen
+from busbar.bus.placement import Placement
 from busbar.bus.results import Statement
 from busbar.bus.states import Leaves, WorkerState
 from busbar.manager.explain.groups import explain_cluster, explain_group
@@ -24,6 +25,9 @@ from tests.unit.manager.planner.fleets import NOW, cluster, group, node, snapsho
 from tests.unit.manager.planner.test_model_properties import some_fleet
 
 HOLD = "3 of 4 nodes lost within 60 s: nothing is moved"
+
+
+IN_A = Placement({"zone": "a"})
 
 
 def past(sequence: int, subject: str, verb: str, reason: str | None = None, **data: Any) -> Past:
@@ -56,6 +60,16 @@ def rolling(second: str = "STARTING", **more: Any) -> m.ClusterView:
 
 
 SITUATIONS: dict[str, tuple[Scene, str, str]] = {
+    "no node with the labels": (
+        about_worker(one("PENDING", None, of={"placement": IN_A}), node("n1", labels={"zone": "b"})),
+        "node_refused",
+        "node n1 takes no worker: it has label zone=b (zone=a is required)",
+    ),
+    "a node that has lost its label": (
+        about_worker(one("RUNNING", of={"placement": IN_A, "status": "RUNNING"})),
+        "misplaced",
+        "it stays on n1, which has no label zone (zone=a is required)",
+    ),
     "no node": (
         about_worker(cluster(group("web", 1, [worker("web", 1, "PENDING")]))),
         "no_members",
@@ -244,6 +258,14 @@ def test_a_group_tells_the_causes_of_its_workers() -> None:
     found = explain_group(scene)
     assert {"worker_not_ready", "node_refused", "no_place"} <= {each.code for each in found}
     assert {each.object for each in found if each.code == "no_place"} == {"web-1"}
+
+
+def test_a_group_tells_of_workers_on_nodes_without_its_labels() -> None:
+    view = one("RUNNING", of={"placement": IN_A, "status": "RUNNING"})
+    found = explain_group(scene_of(snapshot([node("n1")], view)))
+    assert [(each.code, each.object) for each in found] == [("misplaced", "web-1")]
+    found = explain_cluster(scene_of(snapshot([node("n1")], view), group=""))
+    assert [each.code for each in found] == ["misplaced"]
 
 
 def test_a_cluster_tells_of_its_groups_and_nodes() -> None:

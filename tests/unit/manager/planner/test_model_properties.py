@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from busbar.bus.placement import Placement
 from busbar.bus.states import STARTED, ClusterState, Leaves, NodeStatus, WorkerState, may_advance
 from busbar.manager.planner import model as m
 from busbar.manager.planner.liveness import judge_nodes
@@ -35,6 +36,13 @@ from tests.unit.manager.planner.fleets import (
 PLACED = (WorkerState.STARTING, WorkerState.RUNNING, WorkerState.BACKOFF, WorkerState.UNKNOWN)
 NODES = ["n1", "n2", "n3", "n4"]
 GROUPS = ["web", "api"]
+PLACEMENTS = [
+    None,
+    None,
+    Placement({"zone": "a"}),
+    Placement({"zone": ["a", "b"]}, "zone"),
+    Placement(spread="zone"),
+]
 limits = st.one_of(st.none(), st.integers(0, 3))
 runtimes = st.sampled_from(
     [frozenset({"amqtt"}), frozenset({"amqtt", "mosquitto"}), frozenset({"mosquitto"})]
@@ -61,6 +69,8 @@ def some_nodes(draw: st.DrawFn) -> list[m.NodeView]:
             will_at=draw(st.sampled_from([None, None, NOW])),
             draining=draw(st.sampled_from([False, False, False, True])),
             schemas=draw(st.sampled_from([{}, {}, {"amqtt": REFUSES}])),
+            cordoned=draw(st.sampled_from([False, False, False, True])),
+            labels=draw(st.sampled_from([{}, {"zone": "a"}, {"zone": "b"}])),
         )
         for name in NODES
     ]
@@ -88,6 +98,7 @@ def some_group(draw: st.DrawFn, name: str, of: str) -> m.GroupView:
         max_unavailable=draw(st.integers(1, 3)),
         max_surge=draw(st.sampled_from([0, 0, 1, 2])),
         transport=draw(st.sampled_from([None, TRANSPORT])),
+        placement=draw(st.sampled_from(PLACEMENTS)),
     )
 
 
@@ -198,6 +209,9 @@ def check_place(
     home = before.clusters[of.cluster_oid]
     assert home.status in STARTED
     assert status[node_oid] is NodeStatus.ONLINE
+    assert not before.nodes[node_oid].cordoned
+    for label, values in of.placement.require.items() if of.placement else ():
+        assert before.nodes[node_oid].labels.get(label) in ([values] if isinstance(values, str) else values)
     (member,) = [each for each in home.members if each.node_oid == node_oid]
     target = before.nodes[node_oid]
     assert not target.draining

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from busbar.bus.placement import Placement
 from busbar.manager.planner.liveness import Fleet
 from busbar.manager.planner.model import ClusterView, MemberView, NodeView
 from busbar.manager.planner.placement import NAMED, Candidates, Load
@@ -90,6 +91,8 @@ def test_only_online_nodes_are_candidates(status: str) -> None:
     assert found.reason() == f"n1 is {status}"
 
 
+SSD_A = {"disk": "ssd", "zone": "a"}
+IN_A = Placement({"disk": "ssd", "zone": ["a", "c"]})
 CROSSBAR: dict[str, object] = {"runtime": "crossbar"}
 BOTH = frozenset({"mosquitto", "amqtt"})
 
@@ -97,6 +100,18 @@ BOTH = frozenset({"mosquitto", "amqtt"})
 @pytest.mark.parametrize(
     ("nodes", "of", "reason"),
     [
+        (
+            [node("n1", labels={"zone": "b"}), node("n2"), node("n3", runtimes=frozenset())],
+            cluster(group("web", 1, placement=IN_A), members=["n1", "n2", "n3"]),
+            "no node has the labels that group web requires, disk=ssd, zone=a or c (n1 has no label disk; "
+            "n2 has no label disk; n3 has no label disk): "
+            "'busbar node label NODE disk=ssd zone=a' gives them to one",
+        ),
+        (
+            [node("n1", labels={"disk": "ssd", "zone": "b"}), node("n2", cordoned=True, labels=SSD_A)],
+            cluster(group("web", 1, placement=IN_A), members=["n1", "n2"]),
+            "n1 has label zone=b (zone=a or c is required); n2 is cordoned",
+        ),
         ([], cluster(group("web", 1)), "no node in the cluster"),
         ([node("n1")], cluster(group("web", 1)), "no node in the cluster"),
         (
@@ -187,3 +202,31 @@ def test_each_reserved_place_is_one_worker_more() -> None:
         next(each for each in of.groups if each.name == "web"),
     )
     assert reserved(found, 3) == ["n2", "n2", "n1"], "in the group, before the cluster"
+
+
+ZONES = [
+    node("n1", labels={"zone": "a"}),
+    node("n2", labels={"zone": "a"}),
+    node("n3", labels={"zone": "b"}),
+    node("n4"),
+]
+
+
+def test_a_group_is_spread_over_a_label_before_it_is_over_nodes() -> None:
+    members = ["n1", "n2", "n3", "n4"]
+    of = cluster(group("web", 6, placement=Placement(spread="zone")), members=members)
+    assert reserved(candidates(ZONES, of), 6) == ["n1", "n3", "n4", "n2", "n3", "n4"]
+    of = cluster(group("web", 4, placement=Placement({"zone": ["a", "b"]}, "zone")), members=members)
+    assert reserved(candidates(ZONES, of), 5) == ["n1", "n3", "n2", "n3", "n1"]
+    limits = [MemberView("n1", softlimit=0), MemberView("n2"), MemberView("n3", hardlimit=1, softlimit=0)]
+    of = cluster(group("web", 4, placement=Placement(spread="zone")), members=limits)
+    assert reserved(candidates(ZONES, of), 4) == ["n2", "n3", "n2", "n2"], "as even as the room allows"
+
+
+def test_workers_that_are_there_count_for_the_spread() -> None:
+    there = [worker("web", 1, on="n3"), worker("web", 2, "STOPPING", on="n3"), worker("web", 3, "PENDING")]
+    of = cluster(group("web", 4, there, placement=Placement(spread="zone")), members=["n1", "n2", "n3"])
+    found = candidates(ZONES, of)
+    assert reserved(found, 3) == ["n1", "n2", "n1"]
+    chosen = found.reserve()
+    assert chosen is not None and found.spread_of(chosen) == "; nodes with zone=b had 2 of the group"
