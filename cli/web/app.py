@@ -65,6 +65,7 @@ class Web:
             Route("/live", self._signed_in(self._live), methods=["GET"]),
             Route("/log", self._signed_in(self._log), methods=["GET"]),
             Route("/why", self._signed_in(self._why), methods=["GET"]),
+            Route("/history", self._signed_in(self._history), methods=["GET"]),
             Route("/revisions", self._signed_in(self._revisions), methods=["GET"]),
             Route("/plan", self._signed_in(self._plan), methods=["POST"]),
             Route("/do", self._signed_in(self._do), methods=["POST"]),
@@ -186,6 +187,14 @@ class Web:
             return {"status": shown(found.status), "well": found.well, "statements": statements}
 
         return await asked(explain)
+
+    async def _history(self, request: Request, session: Session) -> Response:
+        """Seconds ago, share of a processor and bytes; of what this person may see alone."""
+        key = _given(request, "object")
+        if key not in session.board.objects:
+            return answer({"error": "there is no such object"}, 404)
+        points = self._sessions.history.points(key, self._clock.monotonic())
+        return answer({"points": [(round(ago, 1), round(cpu, 4), rss) for ago, cpu, rss in points]})
 
     # --- changes
 

@@ -67,7 +67,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             )
             ref = {"routercluster_oid": cluster["oid"]}
             alice.ok("add_routercluster_node", {**ref, "node_oid": paired["oid"]})
-            wanted = {"name": "web", "scale": 2}
+            wanted = {"name": "web", "scale": 2, "mesh": name == "far"}
             groups[name] = alice.ok("add_routercluster_workergroup", {**ref, "workergroup": wanted})
         made.start_agent("n1")
         node = FakeNode(made, "n2").start()
@@ -165,6 +165,38 @@ def test_what_a_node_says_is_text_and_nothing_else(house: House) -> None:
         house.node.report()
     page.status("worker/far/web-1", "RUNNING")
     page.type(Keys.ESCAPE)
+
+
+def test_the_last_hour_and_the_mesh_are_pictures(house: House) -> None:
+    """With words for who does not see them."""
+    page = house.sign_in()
+    used = {"cluster": "far", "cpu_s": 2.0, "uptime_ms": 8_000, "rss": 30_000_000}
+    mesh = {"web-1": ["web-2"], "web-2": ["web-1"]}
+
+    def behave(worker: dict[str, Any]) -> dict[str, Any]:
+        seen = {"of": 1, "connected": 0 if apart else 1, "missing": mesh[worker["worker"]] if apart else []}
+        return {"state": "RUNNING", **used, "mesh": seen}
+
+    picture = '[data-key="workergroup/far/web"] .picture'
+    apart, house.node.behave = True, behave
+    house.node.report()
+    try:
+        page.shows(picture, "0 of 1 pairs of workers are linked; not web-1 and web-2")
+        assert len(page.all(f"{picture} line.apart")) == 1
+        apart = False
+        house.node.report()
+        page.shows(picture, "1 of 1 pairs of workers are linked")
+        assert page.all(f"{picture} svg")[0].get_attribute("aria-label").startswith("1 of 1 pairs")
+        page.shows('[data-key="worker/far/web-1"] [data-field="cpu"]', "25 %")
+        page.shows('[data-key="node/n2"] [data-field="rss"]', "60 MB")
+        page.click('[data-key="worker/far/web-1"] button.open')
+        page.shows("#usage", "CPU now 25 %, at most 25 %")
+        labels = [each.get_attribute("aria-label") for each in page.all("#usage svg")]
+        assert labels[1] == "Memory: now 30 MB, at most 30 MB in the last hour"
+        page.type(Keys.ESCAPE)
+    finally:
+        house.node.behave = lambda worker: {"state": "RUNNING"}
+        house.node.report()
 
 
 def test_a_brokers_death_is_shown_and_heals(house: House) -> None:

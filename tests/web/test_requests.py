@@ -320,6 +320,22 @@ async def test_why_is_answered_in_clean_text(house: House) -> None:
     assert ("explain", {"object": "edge/web-1", "kind": "worker"}) in house.realm.calls
 
 
+async def test_the_last_hour_is_told_of_what_one_may_see(house: House) -> None:
+    client, _ = await house.signed_in()
+    row = {"worker": "web-1", "state": "RUNNING", "cluster": "edge", "pid": 1, "cpu_s": 5.0, "rss": 7}
+    report = {"boot": "b", "conn": 1, "workers": [{**row, "uptime_ms": 10_000}]}
+    async with client.stream("/live") as events:
+        await realm_of(events, lambda k: k["objects"])
+        house.realm.publish(TOPICS.node("n1", "reported"), report)
+        known = await realm_of(events, lambda k: k["usage"])
+        assert known["usage"] == {"worker/edge/web-1": {"cpu": 0.5, "rss": 7}}, (
+            "a node without a status has none"
+        )
+    found = await client.ask("GET", "/history?object=worker/edge/web-1")
+    assert [point[1:] for point in found.json["points"]] == [[0.5, 7]]
+    assert (await client.ask("GET", "/history?object=node/n1")).status == 404
+
+
 async def test_a_workers_output_comes_in_clean_lines_and_its_errors_too(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

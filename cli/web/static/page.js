@@ -1,5 +1,6 @@
 // The realm as it changes. What comes from elsewhere is put in place as text alone, never as markup.
 import { Change, paintActions } from "./actions.js";
+import { paintMesh } from "./pictures.js";
 import { Panel } from "./panel.js";
 import { bytes, chip, clock, element, order, percent, reasonOf, setText, tell as post, text, wordsOf } from "./parts.js";
 
@@ -80,12 +81,21 @@ function remove(key) {
 function counts(row) {
   const parts = [`${row.ready ?? 0} of ${row.scale ?? 0} ready`];
   if (row.updated !== undefined) parts.push(`${row.updated} at revision ${row.revision}`);
-  if (row.mesh) parts.push(mesh(row.mesh));
+  if (row.mesh) parts.push("meshed");
   return parts.join(" · ");
 }
 
-function mesh(seen) {
-  return seen.connected === null ? "meshed" : `mesh: ${seen.connected} of ${seen.of} links`;
+function paintMeshes() {
+  const groups = new Map();
+  for (const row of rows.values()) {
+    if (row.kind !== "worker" || !row.mesh) continue;
+    const key = `workergroup/${row.cluster}/${row.workergroup}`;
+    groups.set(key, [...(groups.get(key) ?? []), row]);
+  }
+  for (const [key, made] of shown) {
+    const where = made.querySelector(":scope > .picture");
+    if (where) paintMesh(where, groups.get(key) ?? []);
+  }
 }
 
 function conditions(list, found) {
@@ -255,8 +265,10 @@ function take(news) {
   for (const [key, used] of Object.entries(news.usage ?? {})) {
     usage.set(key, used);
     paintUsage(key);
+    panel.used(key);
   }
   for (const event of news.events ?? []) addEvent(event);
+  if (news.objects) paintMeshes();
   paintCounts();
   paintState();
   if (news.reset) { begun = true; panel.openHash(); }

@@ -1,5 +1,6 @@
-// The panel of one object: why it is as it is, and a worker's output.
+// The panel of one object: what it has used, why it is as it is, and a worker's output.
 import { ask, chip, clock, element, setText, wordsOf } from "./parts.js";
+import { plots } from "./pictures.js";
 
 const LINES = 1000;
 const SETTLE_MS = 300;
@@ -7,7 +8,7 @@ const place = (id) => document.getElementById(id);
 
 export class Panel {
   constructor({ rows, usage }) {
-    Object.assign(this, { rows, usage, key: null, opener: null, log: null, asked: 0, timer: 0 });
+    Object.assign(this, { rows, usage, key: null, opener: null, log: null, asked: 0, timer: 0, drawing: 0 });
     place("panel-close").addEventListener("click", () => this.close());
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.key !== null && !document.querySelector("dialog[open]")) this.close();
@@ -29,11 +30,13 @@ export class Panel {
     place("why").replaceChildren();
     place("lines").replaceChildren();
     place("log").hidden = kind !== "worker";
+    place("usage").hidden = true;
     place("panel").hidden = false;
     document.body.dataset.panel = "open";
     if (location.hash.slice(1) !== key) history.pushState(null, "", `#${key}`);
     this.state(this.rows.get(key));
     this.explain();
+    this.draw();
     if (kind === "worker") this.follow();
     place("panel").focus();
   }
@@ -54,6 +57,24 @@ export class Panel {
     this.log?.close();
     this.log = null;
     clearTimeout(this.timer);
+    clearTimeout(this.drawing);
+  }
+
+  used(key) {
+    if (key !== this.key) return;
+    clearTimeout(this.drawing);
+    this.drawing = setTimeout(() => this.draw(), SETTLE_MS);
+  }
+
+  async draw() {
+    if (this.kind !== "worker" && this.kind !== "node") return;
+    const { key } = this;
+    try {
+      const { points } = await ask("/history", { object: key });
+      if (key !== this.key) return;
+      place("usage").hidden = points.length === 0;
+      if (points.length) place("usage").querySelector(".plots").replaceChildren(...plots(points));
+    } catch { /* it is drawn with the next report */ }
   }
 
   changed(key, before, row) {
