@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.logs",
         "Print the output of a cluster, a group or one worker.",
     ),
+    "web": ("busbar.cli.commands.web", "Serve a live page of the realm, to sign in to with a browser."),
     "top": ("busbar.cli.commands.top", "Show what nodes and workers use, live."),
     "wait": ("busbar.cli.commands.wait", "Wait until an object runs, is stopped, or has failed."),
     "endpoints": (
@@ -92,7 +93,7 @@ GLOBAL: Final = (
     "context", "broker", "realm", "username", "password_file", "output", "tls_ca", "tls_cert", "tls_key",
 )  # fmt: skip
 _VISIBLE: Final = frozenset({"output"})
-SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
+SERVICES: Final = frozenset({"up", "manager", "agent", "broker", "web"})
 """Commands whose help shows all global options."""
 
 WATCHED: Final = frozenset({"list", "show", "stat", "nodes", "status"})

@@ -15,6 +15,7 @@ from ..topics import StatusKind
 from .client import BusClient
 from .connect import connect
 from .logs import LogItem
+from .managers import ManagerUpdate
 from .reports import NodeReport
 from .statuses import StatusUpdate
 from .subscriptions import Watch
@@ -163,6 +164,10 @@ class SyncBusClient:
     def watch_reports(self, *, idle: float | None = None) -> SyncWatch[NodeReport]:
         """As `BusClient.watch_reports`; ends when nothing came for `idle` seconds."""
         return self._watch(self._client.watch_reports, idle)
+
+    def watch_managers(self, *, idle: float | None = None) -> SyncWatch[ManagerUpdate]:
+        """As `BusClient.watch_managers`; ends when nothing came for `idle` seconds."""
+        return self._watch(self._client.watch_managers, idle)
 
     def watch_output(
         self,

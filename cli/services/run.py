@@ -1,4 +1,4 @@
-"""Runs one service in this process: broker, manager or agent, from its spec.
+"""Runs one service in this process: broker, manager, agent or page, from its spec.
 
 `busbar up` starts `python -m busbar.cli.services.run KIND FILE`, without the imports of the command line.
 Standard input is a socket to `up`: the service writes `ready` to it, and exits when it is closed.
@@ -32,6 +32,7 @@ from .specs import (
     ManagerSpec,
     MqttVersion,
     ServiceSpec,
+    WebSpec,
 )
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ def run_service(
             return run_manager(spec, ready, status)
         case AgentSpec():
             return run_agent(spec, ready, reload, status)
+        case WebSpec():
+            from .web import run_web
+
+            return run_web(spec, ready)
 
 
 def connect_options(spec: ManagerSpec | AgentSpec) -> ConnectOptions:

@@ -109,7 +109,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
 }
 """The commands of this machine's files alone, and those that need an embedded broker."""
 
-NOT_RUN: Final = frozenset({"up", "manager", "agent", "broker"})
+NOT_RUN: Final = frozenset({"up", "manager", "agent", "broker", "web"})
 """Services: they run until they are stopped."""
 
 
