@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from busbar.bus import params as p
+from busbar.bus.contract import OPERATIONS
 from busbar.bus.messages import Who
 from busbar.bus.plans import Applied, Plan
 from busbar.bus.states import NodeStatus, WorkerState
@@ -77,8 +78,7 @@ class Realm:
             self.rehearsal,
             asker,
         )
-        kind = {"plan_changes": p.PlanChanges, "get_definitions": p.GetDefinitions}[op]
-        return READS[op](context, kind(**params))
+        return READS[op](context, OPERATIONS[op].params(**params))
 
     def plan(self, desired: dict[str, Any], who: str = "alice", **more: Any) -> Plan:
         found: Plan = self.read("plan_changes", who, desired=desired, **more)
