@@ -50,7 +50,7 @@ class AgentConfig:
 
     `ports` (both ends included) and `interfaces` bound what workers may listen on; None does not.
     `runtimes`: the TOML file. `host`: the advertised address. `stop_workers`: stop them on a clean exit.
-    `adopt_store`: accept the next assignment of another store, once.
+    `adopt_store`: accept the next assignment of another store, once. `metrics`: where to serve them.
     """
 
     state: Path
@@ -68,6 +68,7 @@ class AgentConfig:
     log_level: str | None = None
     ports: tuple[int, int] | None = None
     interfaces: tuple[str, ...] | None = None
+    metrics: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
         log_level=file.log_level or config.log_level,
         ports=config.ports or file.ports,
         interfaces=config.interfaces if config.interfaces is not None else file.interfaces,
+        metrics=config.metrics,
     )
 
 

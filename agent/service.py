@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from busbar.bus.addresses import is_loopback
 from busbar.bus.assignments import SHARES, expanded
@@ -42,6 +42,9 @@ from .workers.host import Host
 from .workers.process_runner import ProcessRunner
 from .workers.runtime_details import RuntimeDetails
 from .workers.spec_renderer import EndpointLimits, SpecRenderer, with_roots
+
+if TYPE_CHECKING:
+    from busbar.bus.metrics import MetricsServer
 
 __all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "run"]
 
@@ -314,6 +317,9 @@ class Agent:
         """Run until `stop` is set or this is cancelled, then shut down.
 
         Living workers are adopted before anything is reported. A loop that fails is restarted.
+
+        Raises:
+            OSError: the address of the metrics can't be had.
         """
         loops = {
             "supervisor": self.supervisor.run,
@@ -321,6 +327,7 @@ class Agent:
             "heartbeats": self.reporter.run_heartbeats,
             "versions": self._run_versions,
         }
+        metrics = self._serve_metrics()
         tasks = [self._keep_running(name, loop) for name, loop in loops.items()]
         try:
             with contextlib.suppress(TimeoutError):
@@ -335,6 +342,16 @@ class Agent:
                 await self._shut_down()
             finally:
                 await self._close(tasks)
+                if metrics is not None:
+                    await asyncio.to_thread(metrics.close)
+
+    def _serve_metrics(self) -> MetricsServer | None:
+        if self.config.metrics is None:
+            return None
+        from .reporting.metrics import serve  # an extra, which takes a tenth of a second to import
+
+        host, port = self.config.metrics
+        return serve(host, port, self.snapshot, self.link, realm=self.config.realm, node=self.config.node)
 
     def _keep_running(self, name: str, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         async def forever() -> None:

@@ -14,6 +14,19 @@ def netloc(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def parse_listener(text: str) -> tuple[str, int]:
+    """Address and port to listen on, from `PORT` (on 127.0.0.1), `ADDRESS:PORT` or `[ADDRESS]:PORT`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or IPV4
+    if not (port.isdecimal() and port.isascii() and int(port) <= 65_535):
+        raise ValueError(f"{text!r} is no port: use PORT, ADDRESS:PORT or [IPV6]:PORT")
+    return str(ipaddress.ip_address(host)), int(port)
+
+
 def bracketed(address: str) -> str:
     """A bare IPv6 address in brackets; anything else as it is."""
     try:

@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from . import formats, streams
+from .completion import complete_context
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
 from .typer_fastparse import lighten
 
-ContextOption = Annotated[str | None, typer.Option("--context", help="Use this context of the config file.")]
+ContextOption = Annotated[
+    str | None,
+    typer.Option("--context", help="Use this context of the config file.", autocompletion=complete_context),
+]
 BrokerOption = Annotated[str | None, typer.Option("--broker", help=BROKER_HELP)]
 RealmOption = Annotated[str | None, typer.Option("--realm", help="Management realm.")]
 UserOption = Annotated[str | None, typer.Option("--username", help="User at the broker.")]
@@ -27,18 +31,9 @@ TlsCertOption = Annotated[str | None, typer.Option("--tls-cert", help="PEM file 
 TlsKeyOption = Annotated[str | None, typer.Option("--tls-key", help="PEM file of its private key.")]
 
 
-def _complete_format(incomplete: str) -> list[str]:
-    return [form for form in formats.FORMATS if form.startswith(incomplete)]
-
-
 OutputOption = Annotated[
     str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="table, json, yaml, jsonl (an object a line) or name (references alone).",
-        autocompletion=_complete_format,
-    ),
+    typer.Option("--output", "-o", help=formats.HELP, autocompletion=formats.complete),
 ]
 
 HELP = (
@@ -129,7 +124,7 @@ def report(error: BaseException) -> int:
 
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows
-    elif global_options().output in ("json", "yaml", "jsonl"):
+    elif global_options().output in formats.OBJECTS:
         used = {} if used_context() is None else {"context": used_context()}
         output.note_object({"error": as_object(error) | used})
     else:

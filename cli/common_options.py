@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
+from .completion import (
+    complete_cluster,
+    complete_group,
+    complete_node,
+    complete_principal,
+    complete_tag,
+    complete_worker,
+)
 from .suggestions import SuggestingGroup
-
-if TYPE_CHECKING:
-    from busbar.bus.client.client import BusClient
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,10 +24,18 @@ Expect = Annotated[int | None, typer.Option("--expect-version", min=0, help="Ref
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for completion, showing progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Timeout of --wait, in seconds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")]
-Tag = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
+Tag = Annotated[
+    list[str] | None,
+    typer.Option("--tag", help="A tag; may be repeated.", autocompletion=complete_tag),
+]
 WithTag = Annotated[
     list[str] | None,
-    typer.Option("--tag", "-l", help="Only with this tag; may be repeated, for all of them."),
+    typer.Option(
+        "--tag",
+        "-l",
+        help="Only with this tag; may be repeated, for all of them.",
+        autocompletion=complete_tag,
+    ),
 ]
 LabelText = Annotated[str | None, typer.Option("--label", help="A short text for people.")]
 Description = Annotated[str | None, typer.Option("--description", help="A longer text for people.")]
@@ -51,6 +64,14 @@ MaxPacket = Annotated[
         min=4096,
         max=268_435_455,
         help="Bytes of the largest packet the broker takes; default 1 MiB, or what it says (MQTT 5).",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="[ADDRESS:]PORT",
+        help="Serve /metrics, /healthz and /readyz there; needs the extra 'metrics'.",
     ),
 ]
 AllowAnonymous = Annotated[
@@ -96,69 +117,46 @@ def subcommand(
     return add
 
 
+def metrics_address(text: str | None) -> tuple[str, int] | None:
+    """Where `--metrics` has a service listen.
+
+    Raises:
+        CliError: it is no address, or prometheus-client is not installed.
+    """
+    if text is None:
+        return None
+    from importlib.util import find_spec
+
+    from busbar.bus.addresses import parse_listener
+
+    from .errors import CliError, usage
+
+    if find_spec("prometheus_client") is None:
+        raise CliError(
+            "--metrics needs the package prometheus-client: install Busbar with the extra 'metrics'",
+            code="not_installed",
+        )
+    try:
+        return parse_listener(text)
+    except ValueError as error:
+        raise usage(f"--metrics: {error}") from None
+
+
 def folder_of(ctx: typer.Context, state: Path | None) -> Path | None:
     """The --state of a subcommand, or of its group: `busbar manager --state X check` means X too."""
     before: Path | None = ctx.parent.params.get("state") if ctx.parent else None
     return state or before
 
 
-# --- completion of names: asked of the manager; nothing when it does not answer soon -----------------------
-
-
-def complete_cluster(incomplete: str) -> list[str]:
-    """Names of clusters."""
-    return _complete(lambda bus: bus.list_routerclusters(return_names=True), incomplete)
-
-
-def complete_node(incomplete: str) -> list[str]:
-    """Names of nodes."""
-    return _complete(lambda bus: bus.list_nodes(return_names=True), incomplete)
-
-
-def complete_group(incomplete: str) -> list[str]:
-    """Names of groups, as cluster/group."""
-    return _complete_within(
-        incomplete,
-        lambda bus, oid: bus.list_routercluster_workergroups(routercluster_oid=oid, return_names=True),
-    )
-
-
-def complete_worker(incomplete: str) -> list[str]:
-    """Names of workers, as cluster/worker."""
-    return _complete_within(
-        incomplete, lambda bus, oid: bus.list_workers(routercluster_oid=oid, return_names=True)
-    )
-
-
-def complete_object(incomplete: str) -> list[str]:
-    """Names of clusters and nodes; after a slash those of the cluster's groups and workers."""
-    if "/" in incomplete:
-        return sorted({*complete_group(incomplete), *complete_worker(incomplete)})
-    clusters = complete_cluster(incomplete)
-    return [*clusters, *(f"{name}/" for name in clusters), *complete_node(incomplete)]
-
-
-def _complete_within(incomplete: str, names: Callable[[BusClient, str], Awaitable[list[str]]]) -> list[str]:
-    """Clusters, and after the slash what `names` finds in the cluster with an oid."""
-    if "/" not in incomplete:
-        return [f"{name}/" for name in complete_cluster(incomplete)]
-    cluster = incomplete.partition("/")[0]
-
-    async def ask(bus: BusClient) -> list[str]:
-        found = await names(bus, await bus.cluster_oid(cluster))
-        return [f"{cluster}/{name}" for name in found]
-
-    return _complete(ask, incomplete)
-
-
-def _complete(ask: Callable[[BusClient], Awaitable[list[str]]], incomplete: str) -> list[str]:
-    from .connect import run_for_completion
-
-    return [name for name in run_for_completion(ask) or [] if name.startswith(incomplete)]
-
-
 ClusterArgument = Annotated[str, typer.Argument(help="Name or oid.", autocompletion=complete_cluster)]
 NodeArgument = Annotated[str, typer.Argument(help="Name or oid.", autocompletion=complete_node)]
+PrincipalArgument = Annotated[
+    str, typer.Argument(help="User name at the broker.", autocompletion=complete_principal)
+]
+WorkerArgument = Annotated[
+    str,
+    typer.Argument(help="cluster/worker, its name with -c, or oid.", autocompletion=complete_worker),
+]
 GroupArgument = Annotated[
     str, typer.Argument(help="cluster/group, or its name with -c.", autocompletion=complete_group)
 ]

@@ -12,8 +12,6 @@ from busbar.bus.files import write_atomically
 from busbar.bus.options import split_urls
 from busbar.bus.password import read_password as password_in
 
-from . import config_lines
-from .config_lines import header, quoted
 from .errors import CliError, ExitCode, usage
 
 DEFAULT_REALM: Final = "default"
@@ -152,43 +150,28 @@ def members_of(settings: Settings) -> dict[str, str]:
     return {key: value for key in MEMBERS if (value := getattr(settings, key)) is not None}
 
 
-def render_config(config: Config) -> str:
-    """The text of a new config file."""
-    lines = [f"current = {quoted(config.current)}", ""] if config.current else []
-    for name, settings in sorted(config.contexts.items()):
-        lines += [header(name), *(f"{k} = {quoted(v)}" for k, v in members_of(settings).items()), ""]
-    return "\n".join(lines)
-
-
 def save_config(path: Path, config: Config, renamed: tuple[str, str] | None = None) -> None:
     """Make the config file say this, mode 0600; comments and the order of what stays survive.
 
     Args:
         renamed: the old and the new name of a context, which keeps its place.
     """
+    from . import config_file
+
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    text = _edited(before, config, renamed) if before.strip() else None
-    write_atomically(path, render_config(config) if text is None else text)
+    contexts = {name: members_of(settings) for name, settings in config.contexts.items()}
+    text = config_file.edited(before, contexts, config.current, renamed) if before.strip() else None
+    if text is None or not _says(text, config):
+        text = config_file.rendered(contexts, config.current)
+    write_atomically(path, text)
 
 
-def _edited(before: str, config: Config, renamed: tuple[str, str] | None) -> str | None:
-    """The text with the least changes; None where it would not say the same as `config`."""
-    lines = before.splitlines()
-    if renamed is not None:
-        lines = config_lines.rename(lines, *renamed)
+def _says(text: str, config: Config) -> bool:
     try:
-        known = _parsed("\n".join(lines)).contexts
-        for name in known:
-            if name not in config.contexts:
-                lines = config_lines.remove(lines, name)
-        for name, settings in config.contexts.items():
-            if known.get(name) != settings:
-                lines = config_lines.put(lines, name, members_of(settings))
-        text = "\n".join(config_lines.set_current(lines, config.current)) + "\n"
-        return text if _parsed(text) == config else None
+        return _parsed(text) == config
     except (ValueError, TypeError, AttributeError):
-        return None
+        return False
 
 
 def read_up(state: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -185,35 +184,16 @@ def _escape(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
-_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+def toml(value: Mapping[str, Any]) -> str:
+    """A plain object as TOML.
 
+    Raises:
+        CliError: it holds a null.
+    """
+    import tomlkit
+    from tomlkit.exceptions import ConvertError
 
-def toml(value: Mapping[str, Any], path: str = "") -> str:
-    """A plain object as TOML: a table for each object in it, its plain members first."""
-    tables = {key: each for key, each in value.items() if isinstance(each, dict)}
-    own = [f"{_key(key)} = {_value(each)}\n" for key, each in value.items() if key not in tables]
-    found = "".join(own)
-    if path and (own or not tables):
-        found = f"\n[{path}]\n{found}"
-    return found + "".join(
-        toml(each, f"{path}{'.' if path else ''}{_key(key)}") for key, each in tables.items()
-    )
-
-
-def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _text(name)
-
-
-def _text(value: str) -> str:
-    # A JSON string is a TOML basic string, but for DEL, which `_safe` escapes.
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        raise CliError("TOML has no null, which the definitions have: use -o yaml or -o json")
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(key)} = {_value(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_value(each) for each in value) + "]"
-    return _text(value) if isinstance(value, str) else json.dumps(value)
+    try:
+        return tomlkit.dumps(value)
+    except ConvertError:
+        raise CliError("TOML has no null, which the definitions have: use -o yaml or -o json") from None

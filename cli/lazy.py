@@ -24,6 +24,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.status",
         "Show the realm on one screen, with problems and their reasons.",
     ),
+    "check": (
+        "busbar.cli.commands.check",
+        "One line and an exit code for monitoring systems: OK, warning, critical, unknown.",
+    ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "doctor": (
         "busbar.cli.commands.doctor",

@@ -15,6 +15,7 @@ from busbar.bus.printable import escaped, json_text, printable
 from . import numbers
 from .context import global_options
 from .errors import usage
+from .formats import EXPRESSIONS
 
 COLOURS: Final[Mapping[str, str]] = {
     "RUNNING": "green",
@@ -35,14 +36,23 @@ COLOURS: Final[Mapping[str, str]] = {
 TINTS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Colours that tell lines of different origin apart."""
 
+REASONS: Final = frozenset({"reason", "conditions"})
+"""Headings of columns that stay the last."""
+
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], object]]
 """A heading, and the cell below it as a function of the row."""
 
 
 def output_format() -> str:
-    """The format asked for, one of `formats.FORMATS` (checked before the command runs)."""
-    return global_options().output or "table"
+    """The format asked for, as `formats` has them (checked before the command runs); `wide` is a table."""
+    form = global_options().output or "table"
+    return "table" if form == "wide" else form
+
+
+def is_wide() -> bool:
+    """Whether tables are to have more columns."""
+    return global_options().output == "wide"
 
 
 def reference(shown: object) -> str:
@@ -63,14 +73,23 @@ def show_list(
     columns: Sequence[Column[T]],
     empty: str = "none",
     name: Callable[[T], str] = reference,
+    wide: Sequence[Column[T]] = (),
 ) -> None:
-    """Print objects: as a table of these columns, all members as JSON or YAML, or the name of each."""
+    """Print objects: as a table of these columns, all members as JSON or YAML, or the name of each.
+
+    Args:
+        wide: more columns for `-o wide`; before a last one that gives reasons, which may be long.
+    """
     if output_format() == "name":
         return show_names([name(row) for row in rows])
     if output_format() != "table":
+        _check_members(rows[0] if rows else None, of_list=True)
         return dump(list(rows))
     if not rows:
         return note(empty)
+    if is_wide():
+        last = columns[-1:] if columns[-1][0] in REASONS else ()
+        columns = [*columns[: len(columns) - len(last)], *wide, *last]
     cells = [[as_text(get(row)).replace("\n", " ") for _, get in columns] for row in rows]
     print_table([heading for heading, _ in columns], cells, headed=global_options().headers)
 
@@ -89,6 +108,7 @@ def show_object(shown: object, first: Sequence[str] = ("name", "status")) -> Non
     if output_format() == "name":
         return say(reference(shown))
     if output_format() != "table":
+        _check_members(shown, of_list=False)
         return dump(shown)
     found = merged(shown)
     keys = [key for key in first if key in found]
@@ -102,6 +122,20 @@ def show_object(shown: object, first: Sequence[str] = ("name", "status")) -> Non
             for line in lines[1:]:
                 say(f"{'':<{width}}  {line}")
     return None
+
+
+def _check_members(row: object, *, of_list: bool) -> None:
+    """Refuse an expression that names a member which objects of this type never have.
+
+    Raises:
+        CliError: it does.
+    """
+    from msgspec import Struct, structs
+
+    if output_format().startswith(EXPRESSIONS) and isinstance(row, Struct):
+        from .expressions import check
+
+        check(output_format(), [field.encode_name for field in structs.fields(row)], of_list=of_list)
 
 
 def _for_people(key: str, value: object) -> str:
@@ -139,7 +173,7 @@ def merged(*objects: object, **more: object) -> dict[str, object]:
 
 
 def dump(value: object, *, stream: bool = False) -> None:
-    """Print a value as JSON or YAML, of a list in `jsonl` each item on a line.
+    """Print a value as JSON or YAML or what an expression says, of a list in `jsonl` each item on a line.
 
     Args:
         stream: it is one of many, a line or a document each.
@@ -153,7 +187,11 @@ def dump(value: object, *, stream: bool = False) -> None:
 
 
 def document(value: Any, form: str, *, stream: bool = False, ascii_only: bool = False) -> str:
-    """A plain value as text of a format, `json`, `jsonl` or `yaml`, with its line end."""
+    """A plain value as text of a format, `json`, `jsonl`, `yaml` or an expression, with its line end."""
+    if form.startswith(EXPRESSIONS):
+        from .expressions import text_of
+
+        return text_of(form, value, stream=stream)
     if form == "jsonl":
         items = value if isinstance(value, list) and not stream else [value]
         return "".join(document(item, "json", stream=True, ascii_only=ascii_only) for item in items)

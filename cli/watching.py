@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 from . import output
 from .context import global_options, settings_in_force
 from .errors import sentence
+from .formats import OBJECTS
 
 if TYPE_CHECKING:
     from busbar.bus.client.client import BusClient
@@ -75,7 +76,7 @@ def _show(shown: Shown, before: Shown | None) -> None:
     if shown == before:
         return
     output.clear()
-    parts = before is not None and output.output_format() in ("table", "name") and not sys.stdout.isatty()
+    parts = before is not None and output.output_format() not in OBJECTS and not sys.stdout.isatty()
     output.again("\n" + shown.text if parts and shown.text else shown.text)
     output.again(shown.notes, sys.stderr)
 

@@ -7,16 +7,26 @@ python docs/generate.py --write    writes the pages
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import msgspec
+from busbar.agent.reporting.metrics import families as agent_families
+from busbar.agent.reporting.reporter import NodeSnapshot
+from busbar.bus.clock import SystemClock
 from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS, Operation
 from busbar.bus.errors import ERRORS
+from busbar.bus.metrics import Family, connection
 from busbar.bus.states import TRANSITIONS
+from busbar.manager.metrics.families import families
+from busbar.manager.metrics.recorder import COUNTED, own
+from busbar.manager.planner.model import LivenessTiming, Snapshot
+from busbar.manager.state.node_memory import NodeMemory
 
 HERE = Path(__file__).parent / "reference"
+Row = tuple[str, tuple[str, ...], str]
 NOTE = "<!-- Written by docs/generate.py from the code; change that instead. -->"
 
 
@@ -134,7 +144,50 @@ def _codes(codes: tuple[str, ...]) -> str:
     return ", ".join(f"`{code}`" for code in codes)
 
 
-PAGES = {"operations.md": operations, "errors.md": errors, "events.md": events, "states.md": states}
+def metrics() -> Iterator[str]:
+    """The page of all metrics."""
+    yield from ("# Metrics", "", NOTE, "")
+    yield "What `--metrics` of `busbar manager`, `busbar agent` and `busbar up` serves on `/metrics`;"
+    yield "[how to use it](../howto/monitoring.md). Names that end in `_total` are counters; without another"
+    yield "word, it is a gauge. A metric has 2,000 series at most."
+    for service, rows in (("manager", _of_manager()), ("agent", _of_agent())):
+        yield from ("", f"## Of the {service}", "", "| metric | labels | what it is |", "|---|---|---|")
+        for name, labels, text in rows:
+            yield f"| `{name}` | {', '.join(f'`{label}`' for label in labels)} | {text} |"
+
+
+def _of_manager() -> Iterator[Row]:
+    snapshot, clock = Snapshot(LivenessTiming()), SystemClock()
+    yield from _of(families(snapshot, NodeMemory(clock), clock.monotonic()))
+    yield from _of(own(MagicMock(), MagicMock(), MagicMock()))
+    for row in COUNTED:
+        yield row.name, row.labels, f"{row.help}{' Histogram.' if row.buckets else ''}"
+    yield from _of_both()
+
+
+def _of_agent() -> Iterator[Row]:
+    yield from _of(agent_families(NodeSnapshot()))
+    yield from _of(connection(connected=True, attempts=1))
+    yield from _of_both()
+
+
+def _of_both() -> Iterator[Row]:
+    yield "busbar_info", ("service", "realm", "version"), "Always 1; also `manager` or `node`."
+    yield "busbar_metrics_dropped_series", (), "Series left out: each metric has 2,000 at most."
+
+
+def _of(found: Iterable[Family]) -> Iterator[Row]:
+    for family in found:
+        yield family.name, family.labels, family.help
+
+
+PAGES = {
+    "operations.md": operations,
+    "errors.md": errors,
+    "events.md": events,
+    "states.md": states,
+    "metrics.md": metrics,
+}
 
 
 def render() -> dict[str, str]:

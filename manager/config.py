@@ -19,7 +19,7 @@ class ManagerConfig:
     """One manager. `state` is its own folder, `heartbeat_s` the agents' interval. Workers that an agent left
     running at its goodbye are moved after `offline_after_s`. `rate`, `burst` and `in_flight` limit each
     caller: requests per second, size of a burst, changes not yet answered.
-    `adopt_realm`: serve the realm even if it was another store's.
+    `adopt_realm`: serve the realm even if it was another store's. `metrics`: where to serve them.
     """
 
     state: Path
@@ -35,6 +35,7 @@ class ManagerConfig:
     in_flight: int = 256
     adopt_realm: bool = False
     quotas: Quotas = field(default_factory=Quotas)
+    metrics: tuple[str, int] | None = None
 
     def limits(self) -> dict[str, int]:
         """The limits as clients see them."""

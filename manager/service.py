@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from busbar.bus.clock import Clock, SystemClock, rfc3339
 from busbar.bus.connection.link import Link, Message, Will
@@ -48,6 +48,9 @@ from .store import Store, StoreRefusedError
 from .store.backup import RESTORED
 from .store.meta import record_restored
 from .store.retention import Retention
+
+if TYPE_CHECKING:
+    from busbar.bus.metrics import MetricsServer
 
 __all__ = [
     "FencedError",
@@ -136,8 +139,17 @@ class Manager:
 
         Raises:
             FencedError: a newer manager runs on a copy of this store.
+            OSError: the address of the metrics can't be had.
         """
         self._ready = ready
+        metrics = self._serve_metrics()
+        try:
+            await self._serve()
+        finally:
+            if metrics is not None:
+                await asyncio.to_thread(metrics.close)
+
+    async def _serve(self) -> None:
         await self._seed()
         self.reports.attach(self.link)
         self.link.subscribe(self.topics.all_requests(), self._on_request)
@@ -172,6 +184,25 @@ class Manager:
             fenced = found
         if fenced is not None:  # raised out here: before 3.11.4 Python wraps what `except*` raises in a group
             raise self._fencing() from fenced
+
+    def _serve_metrics(self) -> MetricsServer | None:
+        """Raises OSError when the address can't be had."""
+        if self.config.metrics is None:
+            return None
+        from .metrics.serving import serve  # an extra, which takes a tenth of a second to import
+
+        return serve(
+            *self.config.metrics,
+            store=self.store,
+            dispatch=self.dispatch,
+            publisher=self.publisher,
+            link=self.link,
+            memory=self.memory,
+            clock=self.clock,
+            snapshot=self.monitor.cache.snapshot,
+            manager=self.config.manager_id,
+            realm=self.config.realm,
+        )
 
     async def _watch(self) -> None:
         """End when fenced; restore our overwritten state; reconnect when nothing is received any more."""

@@ -85,9 +85,9 @@ class Stack:
             "--password-file", str(self.folder / "secrets" / user),
         ]  # fmt: skip
 
-    def start_manager(self, name: str = "manager") -> None:
+    def start_manager(self, name: str = "manager", *more: str) -> None:
         state = ["--state", str(self.folder / "manager-state"), "--heartbeat", str(self.heartbeat)]
-        self.spawn(name, "manager", "--owner", "alice", *state, *self.connection("manager"))
+        self.spawn(name, "manager", "--owner", "alice", *state, *more, *self.connection("manager"))
 
     def start_agent(self, node: str, *more: str) -> None:
         self.spawn(

@@ -39,6 +39,7 @@ WINGS = {
         "explain": {"planner", "store"},
         "api": {"explain", "planner", "publish", "state", "store"},
         "ingest": {"state", "store"},
+        "metrics": {"api", "planner", "publish", "state", "store"},
         "control": {"planner", "state", "store"},
         "rehearsal": {"control", "planner", "state", "store"},
     },

@@ -47,6 +47,7 @@ def agent(
     ] = None,
     mqtt: n.Mqtt = "auto",
     max_packet: n.MaxPacket = None,
+    metrics: n.Metrics = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the agent of one node in the foreground, against the broker of the options."""
@@ -92,6 +93,7 @@ def agent(
         adopt_store=adopt_store,
         mqtt=mqtt,
         max_packet=max_packet,
+        metrics=n.metrics_address(metrics),
         log_level=log_level,
     )
     raise typer.Exit(run.serve(spec))

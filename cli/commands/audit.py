@@ -11,6 +11,7 @@ from busbar.bus.params import AuditEntry
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_caller, complete_operation
 from ..connect import run
 from ..errors import usage
 from ..units import age_ms
@@ -28,6 +29,11 @@ COLUMNS: list[output.Column[AuditEntry]] = [
     ("outcome", lambda e: e.outcome + (f" ({e.count} times)" if e.count > 1 else "")),
     ("request", lambda e: e.detail or e.params or ""),
 ]
+WIDE: list[output.Column[AuditEntry]] = [
+    ("role", lambda e: e.role),
+    ("request id", lambda e: e.request_id),
+    ("object", lambda e: e.object_oid),
+]
 
 
 def moment(entry: AuditEntry) -> str:
@@ -40,8 +46,12 @@ def moment(entry: AuditEntry) -> str:
 )
 def audit(
     kind: Annotated[Kind, typer.Option("--kind", help="all, changes or refused.")] = "all",
-    who: Annotated[str | None, typer.Option("--who", help="Only of this caller.")] = None,
-    op: Annotated[str | None, typer.Option("--op", help="Only of this operation.")] = None,
+    who: Annotated[
+        str | None, typer.Option("--who", help="Only of this caller.", autocompletion=complete_caller)
+    ] = None,
+    op: Annotated[
+        str | None, typer.Option("--op", help="Only of this operation.", autocompletion=complete_operation)
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Not older than: 90s, 5m, 2h, 1d, or a time.")
     ] = None,
@@ -67,4 +77,4 @@ def audit(
         ]
         return sorted((entry for page in pages for entry in page), key=moment)[-limit:]
 
-    output.show_list(run(work), COLUMNS, "nothing such was asked for")
+    output.show_list(run(work), COLUMNS, "nothing such was asked for", wide=WIDE)

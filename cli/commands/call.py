@@ -8,6 +8,7 @@ import typer
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_operation
 from ..connect import run
 from ..context import global_options, set_global_options
 from ..definition import read_object
@@ -15,19 +16,13 @@ from ..definition import read_object
 app = n.command_group("Call any operation of the contract with JSON parameters.")
 
 
-def _operations(incomplete: str) -> list[str]:
-    from busbar.bus.contract import OPERATIONS
-
-    return [name for name in OPERATIONS if name.startswith(incomplete)]
-
-
 @app.command(help="Call any operation of the contract with JSON parameters; the result is JSON.")
 def call(
-    operation: Annotated[str, typer.Argument(autocompletion=_operations)],
+    operation: Annotated[str, typer.Argument(autocompletion=complete_operation)],
     params: Annotated[str, typer.Argument(help="A JSON object, a JSON or YAML file, or - for stdin.")] = "{}",
     expect_version: n.Expect = None,
 ) -> None:
     given = read_object(params, "PARAMS")
-    if global_options().output in (None, "table"):
+    if output.output_format() == "table":
         set_global_options(global_options().merged({"output": "json"}))
     output.dump(run(lambda bus: bus.call(operation, given, expect_version=expect_version)))

@@ -20,7 +20,7 @@ from ..connect import run
 from ..errors import CliError, ExitCode, usage
 from ..fenced import change_fenced
 from ..selectors import has_tags
-from ..stats import print_stat
+from ..stats import print_stat, wide_columns
 from ..transport_patch import TransportChange, asked_change, show_change
 
 app = n.command_group("Clusters of routers.")
@@ -47,6 +47,7 @@ MEMBER_COLUMNS: list[output.Column[Member]] = [
     ("hardlimit", lambda m: m.hardlimit),
     ("softlimit", lambda m: m.softlimit),
 ]
+WIDE: list[output.Column[Member]] = [("oid", lambda m: m.node_oid)]
 
 
 Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 4) if it is so already.")]
@@ -78,7 +79,7 @@ def create(
     output.done(made, f"cluster '{name}' created, {made.status}")
 
 
-@n.subcommand(app, "list", "list_routerclusters", "get_routercluster")
+@n.subcommand(app, "list", "list_routerclusters", "get_routercluster", "stat_routercluster")
 def list_(
     status: Annotated[
         ClusterStatus | None, typer.Option("--status", help="Only clusters in this status.")
@@ -88,11 +89,21 @@ def list_(
 ) -> None:
     if quiet and not (status or tag):
         return output.show_names(run(lambda bus: bus.list_routerclusters(return_names=True)))
-    found = [c for c in run(all_clusters) if status in (None, c.status) and has_tags(c.tags, tag)]
+    every, stats = run(_list)
+    found = [c for c in every if status in (None, c.status) and has_tags(c.tags, tag)]
     found.sort(key=lambda c: c.name)
     if quiet:
         return output.show_names([c.name for c in found])
-    return output.show_list(found, COLUMNS, "no clusters")
+    wide = wide_columns(stats)
+    return output.show_list(found, COLUMNS, "no clusters", wide=wide)
+
+
+async def _list(bus: BusClient) -> tuple[list[Cluster], dict[str, Stat]]:
+    """Every cluster, and where there is room for them the statistics."""
+    found = await all_clusters(bus)
+    oids = [c.oid for c in found] if output.is_wide() else []
+    stats = await bus.fetch_each(oids, lambda oid: bus.stat_routercluster(routercluster_oid=oid))
+    return found, {stat.oid: stat for stat in stats}
 
 
 async def all_clusters(bus: BusClient) -> list[Cluster]:
@@ -281,7 +292,8 @@ def nodes(
     if quiet:
         return output.show_names(run(lambda bus: _member_nodes(bus, cluster, status)))
     found = run(lambda bus: _members(bus, cluster, status))
-    return output.show_list(sorted(found, key=lambda m: str(m.node)), MEMBER_COLUMNS, "no nodes", _node_of)
+    found.sort(key=lambda m: str(m.node))
+    return output.show_list(found, MEMBER_COLUMNS, "no nodes", _node_of, WIDE)
 
 
 def _node_of(member: Member) -> str:

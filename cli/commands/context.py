@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_context
 from ..context import (
     BROKER_HELP,
     MEMBERS,
@@ -40,14 +42,21 @@ COLUMNS: list[output.Column[Row]] = [
     ("realm", lambda row: row.get("realm")),
     ("username", lambda row: row.get("username")),
 ]
+
+
+def _member(name: str, row: Row) -> object:
+    return row.get(name)
+
+
+WIDE: list[output.Column[Row]] = [
+    (name.replace("_", " "), partial(_member, name))
+    for name in MEMBERS
+    if name not in ("broker", "realm", "username")
+]
 File = Annotated[Path | None, typer.Option(help="A PEM file.")]
 
 
-def _complete(incomplete: str) -> list[str]:
-    return [name for name in _load()[1].contexts if name.startswith(incomplete)]
-
-
-Name = Annotated[str, typer.Argument(help="The context's name.", autocompletion=_complete)]
+Name = Annotated[str, typer.Argument(help="The context's name.", autocompletion=complete_context)]
 
 
 def _load() -> tuple[Path, Config]:
@@ -68,11 +77,15 @@ def list_() -> None:
         {"name": name, "current": name == config.current, **members_of(settings)}
         for name, settings in sorted(config.contexts.items())
     ]
-    output.show_list(rows, COLUMNS, "no contexts")
+    output.show_list(rows, COLUMNS, "no contexts", wide=WIDE)
 
 
 @app.command(help="Show a context, or the effective settings.")
-def show(name: Annotated[str | None, typer.Argument(help="Default: the effective settings.")] = None) -> None:
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="Default: the effective settings.", autocompletion=complete_context)
+    ] = None,
+) -> None:
     if name is None:
         output.show_object(members_of(settings_in_force(global_options(), os.environ)), MEMBERS)
     else:
@@ -89,7 +102,7 @@ def use(name: Name) -> None:
 
 @app.command(help="Add a context, or change one with --replace; the first becomes the current one.")
 def add(
-    name: Name,
+    name: Annotated[str, typer.Argument(help="The context's name.")],
     broker: Annotated[str, typer.Option("--broker", help=BROKER_HELP)],
     realm: Annotated[str | None, typer.Option("--realm")] = None,
     root: Annotated[str | None, typer.Option("--root", help="First topic level.")] = None,
@@ -160,7 +173,7 @@ def rename(name: Name, new: Annotated[str, typer.Argument(help="The new name.")]
 @app.command(help="Connect with a context's settings alone, or with those in force, and ask the manager.")
 def test(
     name: Annotated[
-        str | None, typer.Argument(help="Default: the current one.", autocompletion=_complete)
+        str | None, typer.Argument(help="Default: the current one.", autocompletion=complete_context)
     ] = None,
 ) -> None:
     from ..connect import run

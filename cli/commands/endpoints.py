@@ -24,6 +24,7 @@ from msgspec import to_builtins
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_listener
 from ..connect import run, split_reference
 from ..errors import CliError, usage
 from ..load_balancers import RENDERINGS, NoRenderingError, servers, service
@@ -65,7 +66,10 @@ def endpoints(
     format: Annotated[
         Format | None, typer.Option("--format", "-f", help="What to print; url unless given.")
     ] = None,
-    listener: Annotated[str | None, typer.Option("--listener", "-l", help="Only this listener's.")] = None,
+    listener: Annotated[
+        str | None,
+        typer.Option("--listener", "-l", help="Only this listener's.", autocompletion=complete_listener),
+    ] = None,
     bind: Annotated[
         str | None, typer.Option("--bind", help="Where the load balancer listens: HOST:PORT.")
     ] = None,

@@ -15,6 +15,7 @@ from busbar.bus.messages import Event
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_cluster, complete_event_type, complete_object
 from ..connect import run
 from ..errors import usage
 from ..units import age_ms
@@ -27,6 +28,11 @@ COLUMNS: list[output.Column[Event]] = [
     ("event", lambda e: short_type(e)),
     ("subject", lambda e: subject(e)),
     ("reason", lambda e: reason(e)),
+]
+WIDE: list[output.Column[Event]] = [
+    ("id", lambda e: e.id),
+    ("source", lambda e: e.source),
+    ("oid", lambda e: e.data.get("oid")),
 ]
 
 
@@ -62,7 +68,10 @@ def line(event: Event) -> str:
 Type = Annotated[
     list[str] | None,
     typer.Option(
-        "--type", "-t", help="Only these: worker_failed, or node for all of nodes; may be repeated."
+        "--type",
+        "-t",
+        help="Only these: worker_failed, or node for all of nodes; may be repeated.",
+        autocompletion=complete_event_type,
     ),
 ]
 Of = Annotated[
@@ -70,7 +79,7 @@ Of = Annotated[
     typer.Option(
         "--object",
         help="Only of edge and all in it, of edge/web, edge/web-3, a node, or an oid.",
-        autocompletion=n.complete_object,
+        autocompletion=complete_object,
     ),
 ]
 
@@ -100,14 +109,14 @@ def list_(
             last=number is None,
         )
     )
-    output.show_list(found, COLUMNS, "no events")
+    output.show_list(found, COLUMNS, "no events", wide=WIDE)
 
 
 @n.subcommand(app, "watch", "get_events", instead="Print events as they happen, until interrupted.")
 def watch(
     cluster: Annotated[
         str | None,
-        typer.Option("--cluster", "-c", help="Only this cluster's.", autocompletion=n.complete_cluster),
+        typer.Option("--cluster", "-c", help="Only this cluster's.", autocompletion=complete_cluster),
     ] = None,
     type_: Type = None,
     object_: Of = None,

@@ -9,16 +9,21 @@ import typer
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_cluster
 from ..connect import run
 from ..context import global_options, set_global_options
 from ..documents import Format, render
 from ..errors import usage
 
 FORMATS: Final[dict[str, Format]] = {
-    "table": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "toml": "toml",
+    "table": "yaml", "wide": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "toml": "toml",
 }  # fmt: skip
 
 app = n.command_group("Print the realm's definitions as a file.")
+
+
+def _complete_form(incomplete: str) -> list[str]:
+    return [form for form in FORMATS if form.startswith(incomplete)]
 
 
 @n.subcommand(
@@ -31,17 +36,23 @@ def export(
     clusters: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Names; all clusters, and the principals, without.", autocompletion=n.complete_cluster
+            help="Names; all clusters, and the principals, without.", autocompletion=complete_cluster
         ),
     ] = None,
     owner: Annotated[
         str | None, typer.Option("--owner", help="The file's name: what pruning goes by.")
     ] = None,
-    form: Annotated[str | None, typer.Option("--output", "-o", help="yaml, toml, json or jsonl.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="yaml, toml, json or jsonl.", autocompletion=_complete_form),
+    ] = None,
 ) -> None:
-    asked = FORMATS.get(form or global_options().output or "table")
+    asked = FORMATS.get(form or output.output_format())
     if asked is None:
-        raise usage(f"-o {form}: the formats are table, json, yaml, jsonl and toml; table is yaml here")
+        raise usage(
+            f"-o {form or output.output_format()}: the formats are table, wide, json, yaml, jsonl and toml; "
+            "the first two are yaml here"
+        )
     if form != "toml":  # errors are printed in this format too
         set_global_options(global_options().merged({"output": form}))
     found = run(lambda bus: bus.get_definitions(clusters=clusters or None))

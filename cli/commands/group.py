@@ -14,13 +14,14 @@ from msgspec import structs
 from .. import common_options as n
 from .. import definition as d
 from .. import output, wait
+from ..completion import complete_cluster, complete_in_cluster, complete_runtime
 from ..connect import run, split_reference
 from ..errors import usage
 from ..fenced import change_fenced
 from ..placement import Anywhere, On, PlacementChange, Spread
 from ..scale import ScaleChange, read_scale
 from ..selectors import has_tags
-from ..stats import print_stat
+from ..stats import print_stat, wide_columns
 from ..transport_patch import TransportChange, asked_change, show_change
 from .cluster import all_clusters
 
@@ -45,7 +46,10 @@ COLUMNS: list[output.Column[ListedGroup]] = [
 ]
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
 Runtime = Annotated[
-    str | None, typer.Option(help="amqtt, mosquitto, crossbar, nats or one of the nodes' own.")
+    str | None,
+    typer.Option(
+        help="amqtt, mosquitto, crossbar, nats or one of the nodes' own.", autocompletion=complete_runtime
+    ),
 ]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]
@@ -54,7 +58,10 @@ Mesh = Annotated[bool | None, typer.Option(help="Tell its workers of each other,
 
 @n.subcommand(app, "add", "add_routercluster_workergroup", more="Without GROUP (and with -c) it gets a name.")
 def add(
-    group: Annotated[str | None, typer.Argument(help="cluster/group, or its name with -c.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Argument(help="cluster/group, or its name with -c.", autocompletion=complete_in_cluster),
+    ] = None,
     cluster: n.ClusterOption = None,
     scale: Scale = 1,
     runtime: Runtime = None,
@@ -127,10 +134,16 @@ async def _add(
     output.done(output.merged(made, reached), f"{title} added, {status}")
 
 
-@n.subcommand(app, "list", "list_routercluster_workergroups", "get_routercluster_workergroup")
+@n.subcommand(
+    app,
+    "list",
+    "list_routercluster_workergroups",
+    "get_routercluster_workergroup",
+    "stat_routercluster_workergroup",
+)
 def list_(
     cluster: Annotated[
-        str | None, typer.Argument(help="Only this cluster's.", autocompletion=n.complete_cluster)
+        str | None, typer.Argument(help="Only this cluster's.", autocompletion=complete_cluster)
     ] = None,
     cluster_option: n.ClusterOption = None,
     status: Annotated[
@@ -139,12 +152,27 @@ def list_(
     tag: n.WithTag = None,
     quiet: n.Quiet = False,
 ) -> None:
-    listed = run(lambda bus: _list(bus, cluster or cluster_option, status))
+    listed, stats = run(lambda bus: _list_with_stats(bus, cluster or cluster_option, status))
     found = [g for g in listed if has_tags(g.tags, tag)]
     found.sort(key=lambda g: (g.cluster, g.name))
     if quiet:
         return output.show_names([f"{g.cluster}/{g.name}" for g in found])
-    return output.show_list(found, COLUMNS, "no groups")
+    wide = wide_columns(stats)
+    return output.show_list(found, COLUMNS, "no groups", wide=wide)
+
+
+async def _list_with_stats(
+    bus: BusClient, cluster: str | None, status: ClusterStatus | None
+) -> tuple[list[ListedGroup], dict[str, Stat]]:
+    """The groups, and where there is room for them their statistics."""
+    found = await _list(bus, cluster, status)
+
+    where = {group.oid: group.cluster_oid for group in found} if output.is_wide() else {}
+    stats = await bus.fetch_each(
+        list(where),
+        lambda oid: bus.stat_routercluster_workergroup(routercluster_oid=where[oid], workergroup_oid=oid),
+    )
+    return found, {each.oid: each for each in stats}
 
 
 async def _list(bus: BusClient, cluster: str | None, status: ClusterStatus | None) -> list[ListedGroup]:

@@ -10,6 +10,7 @@ from busbar.bus.params import Revision
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_revision
 from ..connect import run
 
 app = n.command_group("What clusters were to be, revision by revision.")
@@ -20,6 +21,7 @@ COLUMNS: list[output.Column[Revision]] = [
     ("operation", lambda r: r.operation),
     ("changed", lambda r: ", ".join(r.changed)),
 ]
+WIDE: list[output.Column[Revision]] = [("request id", lambda r: r.request_id)]
 
 
 @app.callback()
@@ -37,7 +39,13 @@ def _group() -> None:
 def cluster(
     cluster: n.ClusterArgument,
     revision: Annotated[
-        int | None, typer.Option("--revision", min=1, help="Print the definition at this revision.")
+        int | None,
+        typer.Option(
+            "--revision",
+            min=1,
+            help="Print the definition at this revision.",
+            autocompletion=complete_revision,
+        ),
     ] = None,
 ) -> None:
     async def listed(bus: BusClient) -> list[Revision]:
@@ -45,7 +53,7 @@ def cluster(
         return await bus.list_routercluster_revisions(routercluster_oid=oid)
 
     if revision is None:
-        return output.show_list(run(listed), COLUMNS, "no changes were recorded yet")
+        return output.show_list(run(listed), COLUMNS, "no changes were recorded yet", wide=WIDE)
 
     async def one(bus: BusClient) -> object:
         oid = await bus.cluster_oid(cluster)

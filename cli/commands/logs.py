@@ -15,6 +15,7 @@ from busbar.bus.clock import SystemClock
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_in
 from ..connect import run
 from ..errors import usage
 from ..units import age_ms
@@ -24,12 +25,6 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 BATCH: Final = 500
 """Lines that are printed at once."""
 TAIL: Final = 100
-
-
-def complete_target(incomplete: str) -> list[str]:
-    """Clusters, and after the slash groups and workers."""
-    found = n.complete_group(incomplete) + (n.complete_worker(incomplete) if "/" in incomplete else [])
-    return list(dict.fromkeys([*n.complete_cluster(incomplete), *found] if "/" not in incomplete else found))
 
 
 @n.subcommand(
@@ -43,7 +38,7 @@ def logs(
         str,
         typer.Argument(
             help="cluster, cluster/group, cluster/worker (or its name with -c), or a worker's oid.",
-            autocompletion=complete_target,
+            autocompletion=complete_in,
         ),
     ],
     cluster: n.ClusterOption = None,

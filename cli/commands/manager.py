@@ -43,6 +43,7 @@ def run(
     ] = None,
     mqtt: n.Mqtt = "auto",
     max_packet: n.MaxPacket = None,
+    metrics: n.Metrics = None,
     adopt_realm: Annotated[
         bool,
         typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
@@ -75,6 +76,7 @@ def run(
         max_packet=max_packet,
         principals=dict.fromkeys(owner or ["admin"], OWNER),
         adopt_realm=adopt_realm,
+        metrics=n.metrics_address(metrics),
         quotas={"nodes": quota_nodes, "clusters": quota_clusters, "groups": quota_groups},
     )
     raise typer.Exit(run.serve(spec))

@@ -14,6 +14,7 @@ from busbar.bus.params import Node, NodeStatusName
 from .. import common_options as n
 from .. import definition as d
 from .. import last_node, numbers, output, wait
+from ..completion import complete_label
 from ..connect import run
 from ..errors import CliError, ExitCode, usage
 from ..selectors import by_labels
@@ -29,6 +30,17 @@ COLUMNS: list[output.Column[Node]] = [
     ("heard", lambda row: _ago(row.heard_ms_ago)),
     ("labels", lambda row: _labels(row)),
     ("conditions", lambda row: "; ".join(row.conditions)),
+]
+WIDE: list[output.Column[Node]] = [
+    ("agent", lambda row: (row.capacity or {}).get("version")),
+    ("cpus", lambda row: (row.capacity or {}).get("cpus")),
+    ("memory", lambda row: numbers.size((row.capacity or {}).get("memory"))),
+    ("at most", lambda row: (row.capacity or {}).get("max_workers")),
+    ("cordoned", lambda row: row.cordoned),
+    ("draining", lambda row: row.draining and f"{row.draining}{' (drained)' if row.drained else ''}"),
+    ("behind", lambda row: _behind(row)),
+    ("version", lambda row: row.version),
+    ("oid", lambda row: row.oid),
 ]
 Name = Annotated[str, typer.Argument(help="Its name; the agent's user name at the broker.")]
 
@@ -63,6 +75,11 @@ def _with_version(row: Node, runtime: str) -> str:
     return f"{runtime} {detail.version}" if detail is not None and detail.version else runtime
 
 
+def _behind(row: Node) -> int | str:
+    """How many versions of its assignment the node has not applied yet."""
+    return max(0, row.assignment_version - (row.applied or {}).get("version", 0)) or ""
+
+
 def _ago(ms: int | None) -> str:
     return "never" if ms is None else f"{numbers.duration(ms)} ago"
 
@@ -75,7 +92,10 @@ def list_(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            "--label", "-l", help="Only with this label: key=value, or key; may be repeated, for all."
+            "--label",
+            "-l",
+            help="Only with this label: key=value, or key; may be repeated, for all.",
+            autocompletion=complete_label,
         ),
     ] = None,
     quiet: n.Quiet = False,
@@ -87,7 +107,7 @@ def list_(
     found.sort(key=lambda row: row.name)
     if quiet:
         return output.show_names([row.name for row in found])
-    return output.show_list(found, COLUMNS, "no nodes")
+    return output.show_list(found, COLUMNS, "no nodes", wide=WIDE)
 
 
 async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> list[Node]:
@@ -109,7 +129,10 @@ def show(node: n.NodeArgument) -> None:
 @n.subcommand(app, "pair", "pair_node", more="With the embedded broker, print a join token.")
 def pair(
     node: Name,
-    label: Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="key=value; may be repeated.", autocompletion=complete_label),
+    ] = None,
     valid: Valid = VALID_S,
     join_file: JoinFile = None,
     passwords: Passwords = None,

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 from busbar.bus.acl import PERSON
 from busbar.bus.client.client import BusClient
+from busbar.bus.clock import rfc3339
 from busbar.bus.params import Principal, RemovedPrincipal, Transferred
 from busbar.bus.roles import Role, in_words
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_cluster, complete_node, complete_principal
 from ..connect import run
 from ..errors import CliError, ExitCode
 from ..services import accounts
@@ -24,6 +26,7 @@ COLUMNS: list[output.Column[Principal]] = [
     ("role", lambda row: row.role),
     ("oid", lambda row: row.oid),
 ]
+WIDE: list[output.Column[Principal]] = [("changed", lambda row: rfc3339(row.changed))]
 Name = Annotated[str, typer.Argument(help="User name at the broker.")]
 RoleArgument = Annotated[Role, typer.Argument(help=f"{in_words()}.")]
 
@@ -31,7 +34,7 @@ RoleArgument = Annotated[Role, typer.Argument(help=f"{in_words()}.")]
 @n.subcommand(app, "list", "list_principals")
 def list_() -> None:
     found = run(lambda bus: bus.list_principals())
-    output.show_list(sorted(found, key=lambda row: row.name), COLUMNS, "no principals")
+    output.show_list(sorted(found, key=lambda row: row.name), COLUMNS, "no principals", wide=WIDE)
 
 
 @n.subcommand(app, "add", "add_principal")
@@ -55,13 +58,13 @@ def add(
 
 
 @n.subcommand(app, "role", "set_principal_role")
-def role(name: Name, role: RoleArgument) -> None:
+def role(name: n.PrincipalArgument, role: RoleArgument) -> None:
     changed = run(lambda bus: bus.set_principal_role(principal_name=name, role=role))
     output.done(changed, f"principal '{name}' is {changed.role}")
 
 
 @n.subcommand(app, "remove", "remove_principal")
-def remove(name: Name) -> None:
+def remove(name: n.PrincipalArgument) -> None:
     gone = run(lambda bus: bus.remove_principal(principal_name=name))
     output.done(gone, f"principal '{name}' removed")
     if gone.clusters or gone.nodes:
@@ -77,13 +80,22 @@ def remove(name: Name) -> None:
 
 @n.subcommand(app, "transfer", "transfer_principal")
 def transfer(
-    to: Annotated[str, typer.Argument(help="The new owner.")],
+    to: Annotated[str, typer.Argument(help="The new owner.", autocompletion=complete_principal)],
     source: Annotated[
-        str | None, typer.Option("--from", help="Everything of this principal, present or removed.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Everything of this principal, present or removed.",
+            autocompletion=complete_principal,
+        ),
     ] = None,
     oid: Annotated[str | None, typer.Option("--from-oid", help="The same by its oid.")] = None,
-    cluster: Annotated[str | None, typer.Option("--cluster", help="This cluster alone.")] = None,
-    node: Annotated[str | None, typer.Option("--node", help="This node alone.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="This cluster alone.", autocompletion=complete_cluster)
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", help="This node alone.", autocompletion=complete_node)
+    ] = None,
 ) -> None:
     if sum(given is not None for given in (source, oid, cluster, node)) != 1:
         raise CliError("say what to hand over: one of --from, --from-oid, --cluster, --node", ExitCode.USAGE)

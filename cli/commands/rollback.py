@@ -9,6 +9,7 @@ from busbar.bus.client.client import BusClient
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_revision
 from ..connect import run
 
 app = n.command_group("Back to what a cluster was to be.")
@@ -22,7 +23,7 @@ def _group() -> None:
 @n.subcommand(app, "cluster", "rollback_routercluster", more="See 'busbar history cluster'.")
 def cluster(
     cluster: n.ClusterArgument,
-    to: Annotated[int, typer.Option("--to", min=1, help="The revision.")],
+    to: Annotated[int, typer.Option("--to", min=1, help="The revision.", autocompletion=complete_revision)],
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,

@@ -101,11 +101,11 @@ def _causes_of(found: Realm) -> list[str]:
     lines = [f"manager: {text}" for text in manager.conditions]
     if manager.brake:
         lines.append(f"the brake is on: {manager.brake}")
-    lines += [f"cluster {row.name}: {cause}" for row in found.clusters for cause in _causes(row)]
-    return lines + [f"node {row.name}: {cause}" for row in found.nodes for cause in _causes(row)]
+    lines += [f"cluster {row.name}: {cause}" for row in found.clusters for cause in causes(row)]
+    return lines + [f"node {row.name}: {cause}" for row in found.nodes for cause in causes(row)]
 
 
-def _causes(row: Stat | Node) -> list[str]:
+def causes(row: Stat | Node) -> list[str]:
     """The problems of an object. A runtime that a node does not offer is none."""
     conditions = list(row.conditions)
     if row.status not in GOOD:

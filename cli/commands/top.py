@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from .. import common_options as n
 from .. import numbers, output
+from ..completion import complete_cluster, complete_node
 from ..connect import run
 from ..top import Board, NodeRow, Picture, Sample, WorkerRow, head
 
@@ -60,10 +61,10 @@ TRAFFIC_COLUMNS: list[output.Column[WorkerRow]] = [
 def top(
     cluster: Annotated[
         str | None,
-        typer.Option("--cluster", "-c", help="Only this cluster's.", autocompletion=n.complete_cluster),
+        typer.Option("--cluster", "-c", help="Only this cluster's.", autocompletion=complete_cluster),
     ] = None,
     node: Annotated[
-        str | None, typer.Option("--node", "-n", help="On this node.", autocompletion=n.complete_node)
+        str | None, typer.Option("--node", "-n", help="On this node.", autocompletion=complete_node)
     ] = None,
     sort: Annotated[
         Literal["cpu", "memory", "restarts", "name"], typer.Option("--sort", help="The order of workers.")

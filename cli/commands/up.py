@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from .. import output
-from ..common_options import MaxPacket, Mqtt
+from ..common_options import MaxPacket, Metrics, Mqtt, metrics_address
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 
@@ -83,6 +83,7 @@ def up(
     mqtt: Mqtt = "auto",
     max_packet: MaxPacket = None,
     adopt_realm: AdoptRealm = False,
+    metrics: Metrics = None,
     verbose: Verbose = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -117,6 +118,7 @@ def up(
             log_level=log_level,
             mqtt=mqtt,
             max_packet=max_packet,
+            metrics=metrics_address(metrics),
         )
         if plan.outside is None:
             at = up_plan.choose_host(host, last_up)
@@ -252,6 +254,10 @@ def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
         if plan.stop_workers
         else "kept at the end (--stop-workers stops them)",
     }
+    if plan.metrics is not None:
+        from busbar.bus.addresses import netloc
+
+        rows["metrics"] = f"http://{netloc(*plan.metrics)}/metrics, those of the nodes on the next ports"
     if output.output_format() != "table":
         with contextlib.suppress(OSError):
             output.dump({"ready_s": round(seconds, 1), **rows, "nodes": states}, stream=True)

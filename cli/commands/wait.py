@@ -26,10 +26,6 @@ For = Annotated[
     ),
 ]
 Seconds = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait.")]
-WorkerArgument = Annotated[
-    str,
-    typer.Argument(help="cluster/worker, its name with -c, or oid.", autocompletion=n.complete_worker),
-]
 MORE = (
     "It ends at once, with the reason and exit code 1, when a cluster, group or worker fails that is to run."
 )
@@ -66,7 +62,7 @@ def group(
 
 @n.subcommand(app, "worker", "get_worker", instead=f"Wait for a worker. {MORE}")
 def worker(
-    worker: WorkerArgument,
+    worker: n.WorkerArgument,
     cluster: n.ClusterOption = None,
     for_: For = "running",
     timeout: Seconds = n.DEFAULT_WAIT,

@@ -11,6 +11,7 @@ from busbar.bus.params import ExplainedKind, Explanation, Statement
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_object
 from ..connect import run
 
 Kind = Literal["cluster", "group", "worker", "node", "request"]
@@ -38,7 +39,7 @@ def why(
         typer.Argument(
             metavar="OBJECT",
             help="edge, edge/web, edge/web-3, a node, an oid, or the id of a request.",
-            autocompletion=n.complete_object,
+            autocompletion=complete_object,
         ),
     ],
     kind: Annotated[Kind | None, typer.Option("--kind", help="Where a name could be several.")] = None,

@@ -14,18 +14,15 @@ from busbar.bus.params import Worker, WorkerStatus
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_group, complete_node
 from ..connect import run, split_reference
 from ..context import HomelessError, state_path
 from ..errors import CliError, ExitCode
-from ..stats import traffic_text, worker_columns
+from ..stats import WIDE_COLUMNS, traffic_text, worker_columns
 from ..wait import until
 
 app = n.command_group("Workers: the router processes.")
 
-WorkerArgument = Annotated[
-    str,
-    typer.Argument(help="cluster/worker, its name with -c, or oid.", autocompletion=n.complete_worker),
-]
 LOOK_S: Final = 0.2
 """Seconds between reads of a local log file."""
 
@@ -33,9 +30,12 @@ LOOK_S: Final = 0.2
 @n.subcommand(app, "list", "list_workers", "get_worker")
 def list_(
     cluster: n.ClusterOption = None,
-    group: Annotated[str | None, typer.Option("--group", "-g", help="Of this group: cluster/group.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", "-g", help="Of this group: cluster/group.", autocompletion=complete_group),
+    ] = None,
     node: Annotated[
-        str | None, typer.Option("--node", "-n", help="On this node.", autocompletion=n.complete_node)
+        str | None, typer.Option("--node", "-n", help="On this node.", autocompletion=complete_node)
     ] = None,
     status: Annotated[
         WorkerStatus | None, typer.Option("--status", help="Only workers in this state.")
@@ -46,7 +46,7 @@ def list_(
     found.sort(key=lambda w: (w.cluster, w.name))
     if quiet:
         return output.show_names([f"{w.cluster}/{w.name}" for w in found])
-    return output.show_list(found, worker_columns(found), "no workers")
+    return output.show_list(found, worker_columns(found), "no workers", wide=WIDE_COLUMNS)
 
 
 async def _list(
@@ -69,7 +69,7 @@ async def _list(
 
 
 @n.subcommand(app, "show", "get_worker")
-def show(worker: WorkerArgument, cluster: n.ClusterOption = None) -> None:
+def show(worker: n.WorkerArgument, cluster: n.ClusterOption = None) -> None:
     found = run(lambda bus: _find(bus, worker, cluster))
     first = ("name", "cluster", "status", "reason")
     if output.output_format() != "table":
@@ -88,7 +88,7 @@ async def _find(bus: BusClient, worker: str, cluster: str | None) -> Worker:
 
 @n.subcommand(app, "restart", "restart_routercluster_worker")
 def restart(
-    worker: WorkerArgument,
+    worker: n.WorkerArgument,
     cluster: n.ClusterOption = None,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
@@ -124,7 +124,7 @@ async def _restart(
     instead="Print a worker's last output lines, or follow them.",
 )
 def logs(
-    worker: WorkerArgument,
+    worker: n.WorkerArgument,
     cluster: n.ClusterOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until interrupted.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=10_000)] = 100,

@@ -98,6 +98,7 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
         principals=spec.principals,
         adopt_realm=spec.adopt_realm,
         quotas=Quotas(**spec.quotas),
+        metrics=spec.metrics,
     )
     await run(config, ready, ServiceStatus.taken_from().say)
 
@@ -120,6 +121,7 @@ async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event | None 
         static_roots=tuple(map(Path, spec.static_roots)),
         adopt_store=spec.adopt_store,
         log_level=spec.log_level,
+        metrics=spec.metrics,
     )
     await run(config, ready, reload, ServiceStatus.taken_from().say)
 

@@ -79,6 +79,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     adopt_realm: bool = False
     max_packet: int | None = None
     quotas: dict[str, int] = field(default_factory=dict)
+    metrics: tuple[str, int] | None = None
     log_level: str = "info"
 
 
@@ -100,6 +101,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     adopt_store: bool = False
     mqtt: MqttVersion = "auto"
     max_packet: int | None = None
+    metrics: tuple[str, int] | None = None
     log_level: str = "info"
 
 

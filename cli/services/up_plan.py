@@ -65,6 +65,8 @@ class Plan:
     static_roots: tuple[Path, ...] = ()
     adopt_realm: bool = False
     log_level: str = "info"
+    metrics: tuple[str, int] | None = None
+    """The manager's; the nodes' agents have the next ports, in the nodes' order."""
 
     @property
     def url(self) -> str:
@@ -142,6 +144,7 @@ def _manager(plan: Plan) -> ManagerSpec:
         principals={ADMIN_USER: OWNER},
         adopt_realm=plan.adopt_realm,
         log_level=plan.log_level,
+        metrics=plan.metrics,
     )
 
 
@@ -158,7 +161,13 @@ def _agent(plan: Plan, node: str) -> AgentSpec:
         static_roots=[str(path) for path in plan.static_roots],
         stop_workers=plan.stop_workers,
         log_level=plan.log_level,
+        metrics=_after(plan.metrics, 1 + plan.nodes.index(node)),
     )
+
+
+def _after(address: tuple[str, int] | None, count: int) -> tuple[str, int] | None:
+    """So many ports on; any free one where the first is."""
+    return address and (address[0], address[1] and address[1] + count)
 
 
 # --- the state folder --------------------------------------------------------------------------------------

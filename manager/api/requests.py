@@ -89,6 +89,8 @@ class RequestContext:
     has_own_id: bool = False
     """Whether the caller chose the id."""
     expires: float | None = None
+    outcome: str = "ok"
+    """Of a change, as the audit has it."""
     _id: str = ""
 
     @property
@@ -141,6 +143,9 @@ class Dispatch:
         self._principals: dict[str, PrincipalRow] = {}
         self._principals_at = -1
         self.quotas = responder.quotas
+        self.answered: Callable[[str, str, float], None] = _uncounted
+        """Told of each answer: the operation as it was asked for, `ok` or the error's code, seconds since the
+        request came."""
         self.refusals = Refusals(store, clock)
         self._cache = ReadCache(lambda: store.commits)
 
@@ -290,6 +295,7 @@ class Dispatch:
             error = BusError("payload_too_large", too_large(ctx.op, len(payload), room))
             payload = self.error(ctx, error)
         self._sink.reply(self.reply_topic(ctx), payload, self.properties(ctx, error))
+        self._note_answer(ctx, error.code if error else "ok")
 
     def complete(self, ctx: RequestContext, outcome: bytes | None | Exception) -> None:
         """A change was committed or has failed: send the reply that is not in the outbox, if any."""
@@ -298,6 +304,11 @@ class Dispatch:
             self._refuse(ctx, outcome)
         elif outcome is not None:
             self.send(ctx, outcome)
+        else:
+            self._note_answer(ctx, ctx.outcome)
+
+    def _note_answer(self, ctx: RequestContext, code: str) -> None:
+        self.answered(ctx.op, code, self._clock.monotonic() - ctx.received)
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
@@ -382,7 +393,7 @@ class ChangeJob:
             failure, reply = error, dispatch.error(ctx, error)
         if ctx.has_own_id:
             tx.store_reply(principal.oid, ctx.id, request_digest, reply)
-        outcome = failure.code if failure else "ok"
+        ctx.outcome = outcome = failure.code if failure else "ok"
         params = encode(self.request.params).decode()[:AUDIT_LIMIT]
         target = None if isinstance(self.params, BusError) else authorize.target(self.params)
         tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params, principal.oid)
@@ -398,6 +409,10 @@ class ChangeJob:
         result = CHANGES[self.row.name](context, self.params)
         note_revisions(tx, principal, self.row.name, self.ctx.id)
         return result
+
+
+def _uncounted(operation: str, code: str, seconds: float) -> None:
+    """Replaced where metrics are served."""
 
 
 def searches(params: Params) -> bool:

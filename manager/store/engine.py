@@ -67,6 +67,10 @@ def _no_fault(point: str) -> None:
     """Replaced by tests to crash or fail the writer at `before_commit` or `after_commit`."""
 
 
+def _unmeasured(seconds: float) -> None:
+    """Replaced where metrics are served."""
+
+
 class Store:
     """The manager's state: `submit` and `write` change it, `reads` queries it, `on_commit` reports changes.
 
@@ -82,6 +86,8 @@ class Store:
         self.write_error: str | None = None
         self.commits = 0
         self.fault: Callable[[str], None] = _no_fault
+        self.committed: Callable[[float], None] = _unmeasured
+        """Told how many seconds the disk took for each commit, in the thread that waited; set for metrics."""
         self._db = db
         self._clock = clock
         self._context = context
@@ -308,7 +314,9 @@ class Store:
         error: Exception | None = None
         try:
             self.fault("before_commit")
+            began = self._clock.monotonic()
             self._db.execute("COMMIT")
+            self.committed(self._clock.monotonic() - began)
             self.commits += 1
             self.write_error = None
         except Exception as raised:

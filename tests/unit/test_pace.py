@@ -14,7 +14,7 @@ def test_a_slow_machine_is_given_more_time(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(pace.KNOWN, "4.00")
     assert pace.bound(2.0) == 4 * quick
     monkeypatch.setattr(pace, "measure", lambda: 7.0)
-    assert pace.within(2.0) == 14.0
+    assert pace.within(2.0) == 42.0
 
 
 def test_it_is_measured_once_for_all_processes_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ FILE: Final = str(Path(__file__).with_name("definitions.yaml"))
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
     "why": ("edge/web-3",),
+    "check": (),
     "cluster create": ("edge", "--port", "24000"),
     "cluster list": (),
     "cluster show": ("edge",),
@@ -73,6 +74,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "manager show": (),
 }
 """The commands that ask the manager."""
+VERDICTS: Final = {"check": 2}
+"""Commands whose exit code is their answer: that for the realm of `a_realm`, which is all problems."""
 
 LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "context add": ("lab", "--broker", "mqtt://127.0.0.1:1883"),

@@ -18,7 +18,6 @@ from busbar.cli.context import (
     local,
     merge,
     read_password,
-    render_config,
     save_config,
     settings_in_force,
     state_path,
@@ -125,8 +124,9 @@ def test_the_config_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["config.toml"]
 
 
-def test_no_password_is_ever_written_to_the_config_file() -> None:
-    assert "s3cret" not in render_config(Config({"a": Settings(broker="mqtt://a", password="s3cret")}))
+def test_no_password_is_ever_written_to_the_config_file(tmp_path: Path) -> None:
+    save_config(tmp_path / "config.toml", Config({"a": Settings(broker="mqtt://a", password="s3cret")}))
+    assert "s3cret" not in (tmp_path / "config.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -198,15 +198,26 @@ broker = "mqtts://prod"
         (
             ("rename", "lab", "site"),
             ["[contexts.lab]", 'current = "lab"'],
-            ['[contexts."site"]', 'current = "site"  # where I work'],
+            ["[contexts.site]", 'current = "site"  # where I work'],
         ),
         (("remove", "prod"), ["[contexts.'prod']", 'broker = "mqtts://prod"'], []),
+        (
+            ("remove", "lab"),
+            [
+                "[contexts.lab]",
+                'current = "lab"',
+                'broker = "mqtt://lab"',
+                "# To be changed",
+                'realm = "lab"',
+            ],
+            [],
+        ),
         (
             ("add", "lab", "--broker", "mqtt://new", "--username", "alice", "--replace"),
             ['broker = "mqtt://lab"', 'realm = "lab"'],
             ['broker = "mqtt://new"  # behind the # VPN', 'username = "alice"'],
         ),
-        (("add", "other", "--broker", "mqtt://other"), [], ['[contexts."other"]', 'broker = "mqtt://other"']),
+        (("add", "other", "--broker", "mqtt://other"), [], ["[contexts.other]", 'broker = "mqtt://other"']),
     ],
 )
 def test_a_change_keeps_comments_and_order(

@@ -123,4 +123,7 @@ def test_the_variable_is_the_default_of_the_format(
     assert shown("name", "cluster", "create", "edge") == shown("", "cluster", "create", "edge")
     assert shown("xml", "cluster", "list", "-o", "name") == "core\nedge\n"
     assert line.run("cluster", "list") == ExitCode.USAGE
-    assert "BUSBAR_OUTPUT=xml: the formats are table, json, yaml, jsonl, name" in capsys.readouterr().err
+    assert (
+        "BUSBAR_OUTPUT=xml: the formats are table, wide, json, yaml, jsonl, name, jsonpath="
+        in capsys.readouterr().err
+    )

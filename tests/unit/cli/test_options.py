@@ -92,7 +92,7 @@ def test_an_unknown_format_is_refused_by_every_command(
     line: Line, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert line.run(*command.split(), *{**CALLS, **LOCAL}[command], "-o", "xml") == ExitCode.USAGE
-    assert "table, json, yaml" in capsys.readouterr().err
+    assert "table, wide, json, yaml" in capsys.readouterr().err
 
 
 @pytest.mark.fault(99, "U")

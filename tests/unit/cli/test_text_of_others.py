@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from .realm import OID, TOPICS, Line, Realm, filled, result_of
 from .realm import line as line
-from .table import CALLS, LOCAL, all_commands
+from .table import CALLS, LOCAL, VERDICTS, all_commands
 
 C0 = "".join(map(chr, [*range(0x20), 0x7F]))
 C1 = "".join(map(chr, range(0x80, 0xA0)))
@@ -98,7 +98,7 @@ def test_a_command_prints_no_control_characters(
 ) -> None:
     code = line.against(a_realm()).run(*command.split(), *CALLS[command], "-o", form)
     shown = capsys.readouterr()
-    assert code in (0, 8), shown.err
+    assert code in (0, 8, VERDICTS.get(command)), shown.err
     assert shown.out
     assert is_clean(shown.out)
     assert is_clean(shown.err)
@@ -113,7 +113,7 @@ def test_a_command_prints_no_control_characters(
 
 @pytest.mark.fault(81, "U")
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("command", CALLS)
+@pytest.mark.parametrize("command", sorted(CALLS.keys() - VERDICTS.keys()))
 def test_an_error_of_the_manager_prints_none(
     line: Line, capsys: pytest.CaptureFixture[str], command: str, form: str
 ) -> None:

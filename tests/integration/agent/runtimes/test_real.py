@@ -40,7 +40,7 @@ from busbar.bus.clock import SystemClock
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import lacking, until
-from tests.pace import bound
+from tests.pace import bound, within
 from tests.wamp import WampClient
 
 SCOPE = f"test/{uuid.uuid4().hex}"
@@ -162,7 +162,7 @@ async def test_mqtt_router(run: Run, name: str, kind: str) -> None:
 async def test_mqtt_router_is_ready_fast(run: Run, name: str) -> None:
     worker = await run(RUNTIMES[name])
     # A crashed worker must be ready again within 2 s, including the first backoff.
-    assert await worker.ready() < 1.7
+    assert await worker.ready() < within(1.7)
     await stop(worker)
 
 
