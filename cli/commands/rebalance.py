@@ -8,6 +8,7 @@ import typer
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_in
 from ..connect import run
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ app = n.command_group("Move workers so that clusters are in balance.")
 Where = Annotated[
     str | None,
     typer.Argument(
-        help="A cluster, or cluster/group; all that you may change.", autocompletion=n.complete_object
+        help="A cluster, or cluster/group; left out: all that you may change.", autocompletion=complete_in
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
