@@ -57,6 +57,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "diff": ("busbar.cli.commands.diff", "Show what applying a file of definitions would change."),
     "apply": ("busbar.cli.commands.apply", "Make the realm as a file of definitions says."),
+    "rebalance": (
+        "busbar.cli.commands.rebalance",
+        "Move workers so that clusters are in balance; the moves are shown first.",
+    ),
     "history": ("busbar.cli.commands.history", "What clusters were to be, and who changed it when."),
     "rollback": ("busbar.cli.commands.rollback", "Back to what a cluster was to be at a revision."),
     "validate": (
