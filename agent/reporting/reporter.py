@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link, Message, Will
-from busbar.bus.decode import digest, encode, read
+from busbar.bus.decode import MAX_REPORT, digest, encode, read
 from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError, MissingRightError
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker, RuntimeDetail
 from busbar.bus.states import Leaves, NodeBirth
@@ -36,6 +36,8 @@ SHORT: Final = 80
 """Characters of a reason or condition in a report that must be small."""
 PACKET_OVERHEAD: Final = 64
 """Bytes of a report's packet besides topic and payload."""
+SCHEMAS_OVERHEAD: Final = 16
+"""Bytes of a report's member for schemas besides these."""
 CONFLICT_BEATS: Final = 6
 """For so many heartbeats another agent's birth on our topic is reported as a conflict."""
 
@@ -101,6 +103,36 @@ def shortened(report: Reported) -> Reported:
         details=None,
         schemas=UNSET,
     )
+
+
+def fitted(report: Reported, schemas: Mapping[str, dict[str, Any]], room: int) -> bytes:
+    """The report with as much of it, and of the schemas, as has room; without labels, and with as many
+    runtimes as fit, where it must be, which a condition tells. Larger than `room` for its workers alone."""
+    payload = encode(report)
+    if len(payload) <= room:
+        chosen = _fitting(schemas, room - len(payload))
+        return encode(structs.replace(report, schemas=chosen)) if chosen else payload
+    less = shortened(report)
+    payload = encode(less)
+    if len(payload) <= room:
+        return payload
+    told = f"this report has {len(payload)} bytes, the broker takes {room}: labels and runtimes are left out"
+    less = structs.replace(less, labels=None, conditions=[told, *less.conditions[:3]])
+    while len(payload := encode(less)) > room and less.runtimes:
+        less = structs.replace(less, runtimes=less.runtimes[: len(less.runtimes) // 2])
+    return payload
+
+
+def _fitting(schemas: Mapping[str, dict[str, Any]], room: int) -> dict[str, dict[str, Any]]:
+    """Those that have room together: the manager asks for the others again."""
+    found: dict[str, dict[str, Any]] = {}
+    room -= SCHEMAS_OVERHEAD
+    for name, schema in schemas.items():
+        size = len(name) + len(encode(schema)) + 4
+        if size <= room:
+            found[name] = schema
+            room -= size
+    return found
 
 
 def _without_usage(worker: ReportedWorker) -> ReportedWorker:
@@ -208,10 +240,8 @@ class Reporter:
             BusOfflineError, MessageTooLargeError: it was not published.
         """
         schemas, self._schemas = self._schemas, {}
-        with_schemas = structs.replace(report, schemas=schemas) if schemas else report
-        for payload in map(encode, (with_schemas, report, shortened(report))):
-            if len(payload) + len(self._report_topic) + PACKET_OVERHEAD <= self._link.max_packet:
-                break
+        room = min(self._link.max_packet - len(self._report_topic) - PACKET_OVERHEAD, MAX_REPORT)
+        payload = fitted(report, schemas, room)
         await self._link.publish(self._report_topic, payload, qos=1, retain=True)
 
     async def _on_connect(self) -> None:

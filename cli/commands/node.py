@@ -261,7 +261,10 @@ def uncordon(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
 @n.subcommand(app, "label", "label_node")
 def label(
     node: n.NodeArgument,
-    labels: Annotated[list[str], typer.Argument(help="key=value sets a label, key- takes it away.")],
+    labels: Annotated[
+        list[str],
+        typer.Argument(help="key=value sets a label, key- takes it away.", autocompletion=complete_label),
+    ],
     expect_version: n.Expect = None,
 ) -> None:
     asked = d.label_changes(labels)

@@ -108,7 +108,22 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     log_level: str = "info"
 
 
-ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec
+class WebSpec(Struct, frozen=True, kw_only=True):
+    """The page of a realm. `connect` has no user; `cert` and `key` are files of the page's own."""
+
+    kind: ClassVar[str] = "web"
+    realm: str
+    root: str
+    connect: ConnectSpec
+    host: str
+    port: int
+    origins: list[str] = field(default_factory=list)
+    cert: str | None = None
+    key: str | None = None
+    log_level: str = "info"
+
+
+ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec | WebSpec
 SPEC_TYPES: Final[dict[str, type[ServiceSpec]]] = {
-    each.kind: each for each in (BrokerSpec, BrokerProgramSpec, ManagerSpec, AgentSpec)
+    each.kind: each for each in (BrokerSpec, BrokerProgramSpec, ManagerSpec, AgentSpec, WebSpec)
 }
