@@ -99,6 +99,7 @@ mesh: setup
 	@BUSBAR_FOREIGN=$(FOREIGN) $(BIN)/python -m tests.mesh matrix
 	@for seed in 1 2 3; do $(BIN)/python -m tests.mesh faults --seed $$seed || exit 1; done
 	@$(BIN)/python -m tests.mesh latency
+	@$(BIN)/python -m tests.mesh again
 	-@$(BIN)/python -m tests.mesh haproxy
 	-@$(BIN)/python -m tests.mesh partition
 

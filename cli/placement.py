@@ -10,6 +10,7 @@ import typer
 from busbar.bus.params import Placement
 from msgspec import UNSET, UnsetType
 
+from .completion import complete_label, complete_label_key
 from .errors import usage
 
 On = Annotated[
@@ -17,10 +18,16 @@ On = Annotated[
     typer.Option(
         "--on",
         help="Only on nodes with this label, zone=a; repeated: all of them, or one of a label's values.",
+        autocompletion=complete_label,
     ),
 ]
 Spread = Annotated[
-    str | None, typer.Option("--spread", help="Spread evenly over the values of this label, such as zone.")
+    str | None,
+    typer.Option(
+        "--spread",
+        help="Spread evenly over the values of this label, such as zone.",
+        autocompletion=complete_label_key,
+    ),
 ]
 Anywhere = Annotated[bool, typer.Option("--anywhere", help="Take away what --on and --spread said before.")]
 

@@ -13,6 +13,7 @@ LISTED: Final = frozenset({"cluster", "group", "node", "worker", "event", "princ
 """Commands with a `list`."""
 SHOWN: Final = frozenset({"cluster", "group", "node", "worker", "context", "manager"})
 """Commands with a `show`."""
+KINDS: Final = ("cluster", "group", "worker", "node")
 OVERVIEW: Final = "busbar status, or busbar cluster|group|node|worker list"
 
 
@@ -26,6 +27,9 @@ class SuggestingGroup(TyperGroup):
             if found:
                 own = found if ctx.parent is None else f"{ctx.command_path} {found}"
                 ctx.fail(f"No such command '{args[0]}'; use: {own}")
+        if args[0] not in self.commands and set(self.commands) <= set(KINDS) and not ctx.resilient_parsing:
+            kinds = "|".join(kind for kind in KINDS if kind in self.commands)
+            ctx.fail(f"Of what kind is that? Say: {ctx.command_path} {kinds} {_joined(*args)}")
         return super().resolve_command(ctx, args)
 
 

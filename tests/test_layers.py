@@ -219,7 +219,7 @@ ONLY = {
     "sqlite3": {"manager/store"},
     "sqlite_utils": {"manager/store/sqlite.py"},
     "subprocess": {
-        "agent/processes/brief_start.py",
+        "agent/routers/brief_start.py",
         "agent/processes/process.py",
         "cli",
     },

@@ -241,6 +241,7 @@ class SyncBusClient:
     get_definitions = _blocking(BusClient.get_definitions)
     list_routercluster_revisions = _blocking(BusClient.list_routercluster_revisions)
     get_routercluster_revision = _blocking(BusClient.get_routercluster_revision)
+    plan_routercluster_rollback = _blocking(BusClient.plan_routercluster_rollback)
     rollback_routercluster = _blocking(BusClient.rollback_routercluster)
     plan_changes = _blocking(BusClient.plan_changes)
     apply_changes = _blocking(BusClient.apply_changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
 from msgspec import Struct, field
@@ -10,6 +11,8 @@ from ..context import MEMBERS, Settings
 
 MqttVersion = Literal["auto", "5", "3.1.1"]
 BrokerProgram = Literal["nats", "mosquitto"]
+PROGRAMS: Final[Mapping[BrokerProgram, str]] = {"nats": "nats-server", "mosquitto": "mosquitto"}
+"""What is run in place of the embedded broker."""
 
 
 class ConnectSpec(Struct, frozen=True, omit_defaults=True):
