@@ -22,6 +22,8 @@ _OPEN, _WRITTEN, _CLOSED = "open", "written out", "closed"
 """Ways into a web transport: without `auth`, with one that names `anonymous`, with credentials alone."""
 _OWN_AUTH: Final = ("rawsocket", "mqtt")
 """The listeners of a crossbar that have no paths, and an `auth` of their own."""
+_ROUTES: Final = "cluster"
+"""The listener of a nats for the other workers of its group: only certificates keep others out."""
 _DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt", "nats": "nats"}
 
 
@@ -47,6 +49,8 @@ def _authenticates(
         return all(way == _CLOSED for way in _ways_in(transport, listener))
     if listener.config.get("anonymous") is True:
         return False  # what a listener says itself holds for it, whatever the others ask for
+    if listener.kind == _ROUTES and not is_loopback(listener.interface):
+        return False  # who comes as another worker is asked for no password
     option = AUTHENTICATION[known]
     return bool(option and _option(transport, listener, option))
 
@@ -62,6 +66,11 @@ def _option(transport: Mapping[str, Any] | None, listener: Listener, name: str) 
 def _requires_certificate(listener: Listener) -> bool:
     """Only a client with a certificate gets as far as the router: runtimes without TLS refuse `tls`."""
     return (listener.tls or {}).get("client_certificates") == "require"
+
+
+def _has_tls(listener: Listener) -> bool:
+    """Else passwords, and all that follows, can be read and changed on the way."""
+    return bool(listener.tls)
 
 
 def _ways_in(transport: Mapping[str, Any] | None, listener: Listener) -> set[str]:
@@ -176,13 +185,14 @@ def _check_listener(
     if own and listener.anonymous is True and known is True:
         raise _wrong("'anonymous' is true, and clients need credentials", at)
     if listener.anonymous is False and known is False and runtime is not None:
-        detail = f"'anonymous' is false, and runtime '{runtime}' would let everybody in: {_remedy(runtime)}"
+        remedy = _remedy(runtime, listener)
+        detail = f"'anonymous' is false, and runtime '{runtime}' would let everybody in: {remedy}"
         raise _wrong(detail, at if own else f"{pointer}/anonymous")
     open_to_all = known is False and not is_loopback(listener.interface)
     if listener.anonymous is None and open_to_all and not _is_written_out(transport, listener, runtime):
         more = "" if runtime else ", or false where the groups' runtime authenticates by itself"
         detail = (
-            f"routers on {place(listener)} would let everybody in: {_remedy(runtime)}"
+            f"routers on {place(listener)} would let everybody in: {_remedy(runtime, listener)}"
             f"set 'anonymous' to true if that is intended{more}"
         )
         raise _wrong(detail, at)
@@ -226,6 +236,7 @@ def _dropped(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) 
     was, now = listeners_of(before), listeners_of(after)
     for check, had, has in (
         ("need a certificate", _requires_certificate, _requires_certificate),
+        ("use TLS", _has_tls, _has_tls),
         ("be kept to an ACL", partial(_has_acl, before), partial(_has_acl, after)),
     ):
         if all(map(had, was.values())) and not all(map(has, now.values())):
@@ -240,7 +251,9 @@ def _has_acl(transport: Mapping[str, Any] | None, listener: Listener) -> bool:
     return bool(_option(transport, listener, "acl_file"))
 
 
-def _remedy(runtime: str | None) -> str:
+def _remedy(runtime: str | None, listener: Listener) -> str:
+    if listener.kind == _ROUTES:
+        return "require certificates (tls, client_certificates), or "
     if runtime == "crossbar":
         return "give each websocket path 'auth', or "
     option = AUTHENTICATION.get(runtime, None) if runtime is not None else "password_file"

@@ -105,8 +105,9 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_cluster(tx, cluster.oid, f"{_AT}/{at}", used)
     if row.scale:
         sizes.check_scale(tx, cluster.oid, f"{_AT}/scale")
+    sizes.check_readable(tx, found := result(tx, row), _AT)
     record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
-    return result(tx, row)
+    return found
 
 
 def remove_routercluster_workergroup(ctx: ChangeContext, params: p.GroupRef) -> p.Group:
@@ -151,7 +152,8 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     now = roll_out(ctx, row, columns, (runtime, transport), params, f"{_AT}/transport", renews=renews)
     if columns.get("mesh"):
         sizes.check_mesh(tx, now, f"{_AT}/mesh")
-    return result(tx, now)
+    sizes.check_readable(tx, found := result(tx, now), _AT)
+    return found
 
 
 def _requested_columns(tx: Tx, update: p.GroupUpdate) -> dict[str, Any]:
