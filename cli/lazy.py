@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "check": (
         "busbar.cli.commands.check",
-        "One line and an exit code for monitoring systems such as Nagios.",
+        "One line and an exit code for monitoring, as Nagios has them.",
     ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "doctor": (
@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "busbar.cli.commands.logs",
         "Print the output of a cluster, a group or one worker.",
     ),
+    "web": ("busbar.cli.commands.web", "Serve a live page of the realm, to sign in to with a browser."),
     "top": ("busbar.cli.commands.top", "Show what nodes and workers use, live."),
     "wait": ("busbar.cli.commands.wait", "Wait until an object runs, is stopped, or has failed."),
     "endpoints": (
@@ -56,6 +57,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "diff": ("busbar.cli.commands.diff", "Show what applying a file of definitions would change."),
     "apply": ("busbar.cli.commands.apply", "Make the realm as a file of definitions says."),
+    "rebalance": (
+        "busbar.cli.commands.rebalance",
+        "Move workers into balance; the moves are shown first.",
+    ),
     "history": ("busbar.cli.commands.history", "What clusters were to be, and who changed it when."),
     "rollback": ("busbar.cli.commands.rollback", "Back to what a cluster was to be at a revision."),
     "validate": (
@@ -73,6 +78,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Run the agent of one node; join a realm, reset its state.",
     ),
     "broker": ("busbar.cli.commands.broker", "Run the embedded broker, manage its accounts."),
+    "install": ("busbar.cli.commands.install", "Run manager, agent or broker under systemd."),
     "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, while it runs."),
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),
     "import": (
@@ -91,7 +97,7 @@ GLOBAL: Final = (
     "context", "broker", "realm", "username", "password_file", "output", "tls_ca", "tls_cert", "tls_key",
 )  # fmt: skip
 _VISIBLE: Final = frozenset({"output"})
-SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
+SERVICES: Final = frozenset({"up", "manager", "agent", "broker", "web"})
 """Commands whose help shows all global options."""
 
 WATCHED: Final = frozenset({"list", "show", "stat", "nodes", "status"})

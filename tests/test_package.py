@@ -78,6 +78,11 @@ def test_the_wheel_has_one_name_at_its_top_and_holds_every_file(wheel: Path) -> 
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"busbar"}
     ours = {f"busbar/{p.relative_to(ROOT)}" for room in ROOMS for p in (ROOT / room).rglob("*.py")}
+    ours |= {
+        f"busbar/{p.relative_to(ROOT)}"
+        for part in ("static", "templates")
+        for p in (ROOT / "cli/web" / part).iterdir()
+    }
     assert ours | {"busbar/__init__.py", "busbar/py.typed"} == {n for n in names if n.startswith("busbar/")}
 
 

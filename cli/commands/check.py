@@ -58,7 +58,7 @@ def check(
             autocompletion=complete_cluster,
         ),
     ] = None,
-    form: Annotated[
+    style: Annotated[
         Literal["nagios"], typer.Option("--format", help="nagios: text|figures, as plugins print it.")
     ] = "nagios",
 ) -> None:

@@ -22,8 +22,9 @@ from busbar.bus.roles import OWNER
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
-from .broker_program import PROGRAMS, not_installed
+from .broker_program import not_installed
 from .specs import (
+    PROGRAMS,
     AgentSpec,
     BrokerProgram,
     BrokerProgramSpec,

@@ -7,7 +7,7 @@ answered after its commit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
@@ -382,11 +382,7 @@ class ChangeJob:
         ctx, dispatch = self.ctx, self.dispatch
         failure: BusError | None = None
         try:
-            result = tx.attempt(lambda: self._handle(tx, principal, who))
-            reply = dispatch.ok(ctx, result)
-            if len(reply) > dispatch.room(ctx):
-                # The change is made: its answer says so without the definition, which can be read.
-                reply = dispatch.ok(ctx, without_definition(result))
+            reply = tx.attempt(lambda: self._answered(tx, principal, who))
         except BusError as error:
             if error.code in NOT_STORED:
                 raise
@@ -399,6 +395,19 @@ class ChangeJob:
         tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params, principal.oid)
         properties = properties_to_text(dispatch.properties(ctx, failure))
         tx.send(dispatch.reply_topic(ctx), reply, properties=properties)
+
+    def _answered(self, tx: Tx, principal: PrincipalRow, who: Who) -> bytes:
+        """Make the change; its reply, where the broker takes it only so without what may be large.
+
+        Raises:
+            BusError: among others `payload_too_large`: nobody could be told what was done.
+        """
+        result, room = self._handle(tx, principal, who), self.dispatch.room(self.ctx)
+        for each in (result, without_texts(result)):
+            reply = self.dispatch.ok(self.ctx, each)
+            if len(reply) <= room:
+                return reply
+        raise BusError("payload_too_large", too_large(self.ctx.op, len(reply), room))
 
     def _handle(self, tx: Tx, principal: PrincipalRow, who: Who) -> object:
         if isinstance(self.params, BusError):
@@ -415,6 +424,13 @@ def _uncounted(operation: str, code: str, seconds: float) -> None:
     """Replaced where metrics are served."""
 
 
+_LARGE: Final[Mapping[str, object]] = {
+    **dict.fromkeys(("transport", "description", "label", "tags", "labels", "capacity", "runtime_details")),
+    "conditions": [],
+}
+"""Members of an object that may be large, and what stands for them in a reply that has no room."""
+
+
 def searches(params: Params) -> bool:
     """Whether a read may look at a whole table for what it asks."""
     match params:
@@ -425,11 +441,12 @@ def searches(params: Params) -> bool:
     return False
 
 
-def without_definition(result: object) -> object:
-    """A change's result without the one member that may be large."""
-    if isinstance(result, msgspec.Struct) and getattr(result, "transport", None) is not None:
-        return msgspec.structs.replace(result, transport=None)
-    return result
+def without_texts(result: object) -> object:
+    """A change's result without the members that may be large."""
+    if not isinstance(result, msgspec.Struct):
+        return result
+    left_out = {name: empty for name, empty in _LARGE.items() if getattr(result, name, None)}
+    return msgspec.structs.replace(result, **left_out)
 
 
 def too_large(op: str, size: int, room: int) -> str:
