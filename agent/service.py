@@ -448,7 +448,7 @@ async def run(
     clock, random = SystemClock(), Random()
 
     def make_link(will: Callable[[int], Will]) -> Link:
-        memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
+        memory = ProtocolMemory(config.state / "mqtt-version.json")
         return MqttLink(config.connect, clock=clock, random=random, will=will, memory=memory, say=say)
 
     agent = Agent(config, make_link, clock, random, lambda: secrets.token_hex(8))

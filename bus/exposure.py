@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .addresses import is_loopback
 from .errors import BusError
-from .listeners import Listener, listeners_of
+from .listeners import UNIVERSAL, Listener, listeners_of, parts_of, served
 
 AUTHENTICATION: Final[Mapping[str, str | None]] = {
     "amqtt": "password_file",
@@ -75,6 +75,8 @@ def _has_tls(listener: Listener) -> bool:
 
 def _ways_in(transport: Mapping[str, Any] | None, listener: Listener) -> set[str]:
     """How the services of a crossbar's listener let clients in; without one that has clients: open."""
+    if listener.kind == UNIVERSAL:
+        return set().union(*(_ways_in(transport, each) for each in parts_of(listener)))
     if listener.kind in _OWN_AUTH:
         return {_way_of(listener)}
     return {way for _, way in _ways((transport or {}).get("paths"))} or {_OPEN}
@@ -89,8 +91,12 @@ def _all_ways(transport: Mapping[str, Any] | None) -> dict[str, str]:
     """Each path, and each listener without paths, with its way in."""
     found = {f"path '{path}'": way for path, way in _ways((transport or {}).get("paths"))}
     own = _OWN_AUTH if (transport or {}).get("type") == "web" else ("rawsocket",)
-    others = (each for each in listeners_of(transport).values() if each.kind in own)
-    return found | {f"listener '{each.name}'": _way_of(each) for each in others}
+    names = {name: each.kind for name, each in listeners_of(transport).items()}
+    for each in served(transport):
+        if each.kind in own:
+            of_several = names[each.name] == UNIVERSAL
+            found[f"{f'{each.kind} of ' if of_several else ''}listener '{each.name}'"] = _way_of(each)
+    return found
 
 
 def _ways(paths: Any, below: str = "") -> Iterator[tuple[str, str]]:

@@ -182,6 +182,8 @@ class Reporter:
         self._beat_conn = 0
         self._started_at = clock.monotonic()
         self._echo_due_since: float | None = None
+        self._silences = 0
+        """How often in a row the own state has not come back."""
         self._ready_sent_at = 0.0
         self._conflict_at = 0.0
         self._leaving = False
@@ -302,7 +304,10 @@ class Reporter:
         bound = max(ECHO_MIN_S, ECHO_BEATS * self.heartbeat_s)
         if self._echo_due_since is not None and now - self._echo_due_since >= bound:
             self._echo_due_since = None
-            missing = MissingRightError(self._user, "write or to read", self._state_topic, certain=False)
+            self._silences += 1
+            missing = MissingRightError(
+                self._user, "write or to read", self._state_topic, certain=False, times=self._silences
+            )
             self._link.reconnect(f"nothing is received, the own state does not come back: {missing}")
         elif self._echo_due_since is None:
             self._publish_ready(now)
@@ -322,7 +327,7 @@ class Reporter:
             state = NodeState("", "unknown", 0)
         now = self._clock.monotonic()
         if (state.state, state.boot, state.conn) == (NodeBirth.READY, self._boot, self._link.conn):
-            self._echo_due_since = None
+            self._echo_due_since, self._silences = None, 0
             return
         if state.boot != self._boot and state.state == NodeBirth.READY:
             self._note_conflict(state, now)

@@ -5,6 +5,7 @@ One object that is passed in, so that a simulated host can take its place.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,8 @@ class Host:
 
     async def program_version(self, runtime: Runtime, program: str) -> str | None:
         """The version of a runtime's program; None where it does not say."""
-        found = version_question(runtime, program)
+        # It may look through folders of packages.
+        found = await asyncio.to_thread(version_question, runtime, program)
         return await ask_version(*found) if isinstance(found, VersionQuestion) else found
 
     def identities(self, files: Mapping[str, Path]) -> Files:

@@ -166,6 +166,8 @@ def token(
         raise CliError(
             "this broker is not a local 'busbar up': its operator gives out credentials; or use --join-file"
         )
+    if state is not None and join_file is None:
+        accounts.refuse_tokens(state, node)
     _check_join_file(state, join_file, passwords)
     found = run(lambda bus: bus.find_node(node))
     if found.status == "unpaired":
@@ -259,7 +261,10 @@ def uncordon(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
 @n.subcommand(app, "label", "label_node")
 def label(
     node: n.NodeArgument,
-    labels: Annotated[list[str], typer.Argument(help="key=value sets a label, key- takes it away.")],
+    labels: Annotated[
+        list[str],
+        typer.Argument(help="key=value sets a label, key- takes it away.", autocompletion=complete_label),
+    ],
     expect_version: n.Expect = None,
 ) -> None:
     asked = d.label_changes(labels)

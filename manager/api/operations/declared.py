@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from busbar.bus import params as p
@@ -23,13 +24,21 @@ MAX_STEPS: Final = 2_000
 
 
 def plan_changes(ctx: ReadContext, params: p.PlanChanges) -> Plan:
-    """Carries it out on a copy of the state, and then lets the monitor's own passes run on that."""
-    wish, asker = _wish(params), ctx.asker
+    return planned(ctx, _wish(params), _AT)
+
+
+def planned(ctx: ReadContext, wish: Wish, at: str) -> Plan:
+    """Carries a wish out on a copy of the state, and then lets the monitor's own passes run on that.
+
+    Args:
+        at: the pointer of the document in the request, for what is refused.
+    """
+    asker = ctx.asker
     assert asker is not None and ctx.rehearse is not None
 
     def attempt(tx: Tx) -> tuple[Carrier, bool]:
         change = ChangeContext(tx, asker.who, asker.principal.oid, "", asker.quotas)
-        carrier = Carrier(change, asker.principal, wish, _AT, keep_going=True)
+        carrier = Carrier(change, asker.principal, wish, at, keep_going=True)
         carrier.carry_out()
         return carrier, bool(carrier.changes) and not carrier.refused
 
@@ -53,17 +62,22 @@ def _nodes(steps: list[WorkerStep]) -> dict[str, None]:
 def apply_changes(ctx: ChangeContext, params: p.ApplyChanges) -> Applied:
     wish, caller = _wish(params), ctx.tx.principal(ctx.who.authid)
     assert caller is not None
-    for pointer, version in params.fence.items():
-        present = version_at(ctx.tx, pointer)
-        if present != version:
-            detail = f"{pointer} is at version {present}, not {version}: plan again"
-            raise BusError("version_conflict", detail, [_in_fence(pointer)])
+    check_fence(ctx.tx, params.fence)
     carrier = Carrier(ctx, caller, wish, _AT)
     carrier.carry_out()
     for change in carrier.changes:
         if change.pointer not in params.fence:
             raise BusError("version_conflict", f"{change.pointer} was not planned", ["/params/fence"])
     return applied(carrier)
+
+
+def check_fence(store: Queries, fence: Mapping[str, int]) -> None:
+    """Raises BusError `version_conflict` where an object is not at the version that was planned with."""
+    for pointer, version in fence.items():
+        present = version_at(store, pointer)
+        if present != version:
+            detail = f"{pointer} is at version {present}, not {version}: plan again"
+            raise BusError("version_conflict", detail, [_in_fence(pointer)])
 
 
 def applied(carrier: Carrier) -> Applied:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from busbar.bus import params as p
+from busbar.bus.contract import OPERATIONS
 from busbar.bus.messages import Who
 from busbar.bus.plans import Applied, Plan
 from busbar.bus.states import NodeStatus, WorkerState
@@ -18,6 +19,7 @@ from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.api.operations import CHANGES, READS
 from busbar.manager.api.operations.base import Asker, ChangeContext, ReadContext
+from busbar.manager.api.operations.history import note_revisions
 from busbar.manager.control.monitor import Monitor
 from busbar.manager.quotas import Quotas
 from busbar.manager.rehearsal.rehearsal import Rehearsal
@@ -77,8 +79,7 @@ class Realm:
             self.rehearsal,
             asker,
         )
-        kind = {"plan_changes": p.PlanChanges, "get_definitions": p.GetDefinitions}[op]
-        return READS[op](context, kind(**params))
+        return READS[op](context, OPERATIONS[op].params(**params))
 
     def plan(self, desired: dict[str, Any], who: str = "alice", **more: Any) -> Plan:
         found: Plan = self.read("plan_changes", who, desired=desired, **more)
@@ -89,7 +90,9 @@ class Realm:
             row = tx.principal(who)
             assert row is not None
             context = ChangeContext(tx, Who(row.name, row.role, "t"), row.oid, "r-1", Quotas())
-            return tx.attempt(partial(CHANGES[op], context, params))
+            done = tx.attempt(partial(CHANGES[op], context, params))
+            note_revisions(tx, row, op, "r-1")
+            return done
 
         return await self.store.write(run)
 

@@ -61,6 +61,10 @@ EXPECTED: dict[str, tuple[str, set[str]]] = {
 OTHERS: dict[tuple[str, str], tuple[str, set[str]]] = {
     ("node list", "label"): ("", {"zone=zone"}),
     ("node pair", "label"): ("", {"zone=zone"}),
+    ("node label", "labels"): ("", {"zone=zone"}),
+    **{(f"group {name}", "on"): ("", {"zone=zone"}) for name in ("add", "update")},
+    **{(f"group {name}", "spread"): ("", {"zone"}) for name in ("add", "update")},
+    ("rebalance", "where"): ("edge/", {"edge/web"}),
     ("principal role", "name"): ("", {"alice"}),
     ("principal remove", "name"): ("", {"alice"}),
     ("principal transfer", "to"): ("", {"alice"}),
@@ -71,7 +75,7 @@ OTHERS: dict[tuple[str, str], tuple[str, set[str]]] = {
 }
 NEW = {
     "node pair node", "node join node", "agent reset node", "acl node", "context add context",
-    "cluster create tag", "agent join node", "acl broker",
+    "cluster create tag", "agent join node", "acl broker", "check form",
 }  # fmt: skip
 """What is not there yet, or not in the realm that the line names."""
 GLOBAL = ("context", "output")
