@@ -20,7 +20,7 @@ from busbar.bus.contract import OPERATIONS, Operation
 from busbar.bus.decode import MAX_PAYLOAD, convert, digest, encode, parse
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Request, Response, Who
-from busbar.bus.params import GetEvents, ListAudit, Params
+from busbar.bus.params import GetEvents, ListAudit, Params, Rebalanced
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
@@ -425,10 +425,17 @@ def searches(params: Params) -> bool:
     return False
 
 
+_LARGE: Final = ("transport", "placement", "labels", "runtime_details")
+"""Members of a result that may be large, and can be read by themselves."""
+
+
 def without_definition(result: object) -> object:
-    """A change's result without the one member that may be large."""
-    if isinstance(result, msgspec.Struct) and getattr(result, "transport", None) is not None:
-        return msgspec.structs.replace(result, transport=None)
+    """A change's result without the members that may be large."""
+    if isinstance(result, Rebalanced):
+        return Rebalanced([])
+    found = [name for name in _LARGE if getattr(result, name, None) is not None]
+    if isinstance(result, msgspec.Struct) and found:
+        return msgspec.structs.replace(result, **dict.fromkeys(found))
     return result
 
 
