@@ -397,6 +397,24 @@ _ROWS = (
         roles=CHANGE_ROLES,
         heavy=True,
     ),
+    Operation(
+        "plan_rebalance",
+        p.PlanRebalance,
+        p.RebalancePlan,
+        "Say which workers would move, where to and why, so that clusters are in balance; changes nothing.",
+        ("no_such_object",),
+        roles=CHANGE_ROLES,
+        heavy=True,
+    ),
+    Operation(
+        "apply_rebalance",
+        p.ApplyRebalance,
+        p.Rebalanced,
+        "Have workers moved as planned, one of each group at a time.",
+        ("no_such_object",),
+        change=True,
+        roles=CHANGE_ROLES,
+    ),
     _read(
         "list_audit", p.ListAudit, list[p.AuditEntry], "List changes, or refused requests, the last first."
     ),

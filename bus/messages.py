@@ -96,6 +96,7 @@ class Status(Struct, frozen=True):
     `mesh` is present where a group is meshed; a group's figures are the sums over its workers.
     `draining` (the reason) and `drained` are present while a node is drained, `cordoned` (the reason) while
     it takes no new workers.
+    `moving_to` is present while a worker is to move to that node.
     """
 
     version: int
@@ -124,6 +125,7 @@ class Status(Struct, frozen=True):
     draining: str | UnsetType = UNSET
     drained: bool | UnsetType = UNSET
     cordoned: str | UnsetType = UNSET
+    moving_to: str | UnsetType = UNSET
 
 
 class ManagerState(Struct, frozen=True):

@@ -10,6 +10,8 @@ from .messages import Count, Name
 from .placement import Placement as Placement
 from .plans import Applied as Applied
 from .plans import Plan as Plan
+from .plans import Rebalanced as Rebalanced
+from .plans import RebalancePlan as RebalancePlan
 from .results import Accepted as Accepted
 from .results import AuditEntry as AuditEntry
 from .results import Cluster as Cluster
@@ -43,6 +45,8 @@ Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Deadline = Annotated[float, Meta(gt=0, le=86_400)]
 Age = Annotated[int, Meta(ge=0, le=100 * 365 * 86_400_000)]
 """Milliseconds before now, on the manager's clock."""
+Fence = Annotated[dict[Annotated[str, Meta(max_length=256)], Count], Meta(max_length=5000)]
+"""By pointer the version of an object, 0 where there is none."""
 EventNumber = Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")]
 PageSize = Annotated[int, Meta(ge=1, le=10_000)] | None
 Entry = Annotated[str, Meta(max_length=128)] | None
@@ -393,9 +397,24 @@ class ApplyChanges(Params):
     is none."""
 
     desired: dict[str, Any]
-    fence: Annotated[dict[Annotated[str, Meta(max_length=256)], Count], Meta(max_length=5000)]
+    fence: Fence
     prune: bool = False
     stop: bool = False
+
+
+class PlanRebalance(Params):
+    """Of one cluster, or one worker group in it; left out: of all clusters that the caller may change."""
+
+    routercluster_oid: Oid | None = None
+    workergroup_oid: Oid | None = None
+
+
+class ApplyRebalance(Params):
+    """`moves`: by worker the node (oids) that it is to be on, in the order of the plan. `fence` is that of
+    the plan, or as much of it as these moves need."""
+
+    moves: Annotated[dict[Oid, Oid], Meta(min_length=1, max_length=1000)]
+    fence: Fence
 
 
 class ListAudit(Params):

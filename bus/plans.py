@@ -51,6 +51,30 @@ class WorkerStep(Struct, frozen=True):
     reason: str = ""
 
 
+class MoveOrder(Struct, frozen=True):
+    """That a worker is to go to the node with this oid. Of orders to one node, the lower goes first."""
+
+    node: str
+    order: int
+    reason: str
+
+
+class Relocation(Struct, frozen=True):
+    """A worker, `cluster/worker`, that would move from the node `before` to `node`, and why.
+
+    Those of the same `order` go together; null: it has to wait, and `waits` says for what.
+    """
+
+    worker: str
+    worker_oid: str
+    before: str
+    node: str
+    node_oid: str
+    reason: str
+    order: int | None = None
+    waits: str | None = None
+
+
 class Refused(Struct, frozen=True):
     """A change that is not possible, and why; `code` is that of an error."""
 
@@ -86,6 +110,37 @@ class Applied(Struct, frozen=True):
 
     changes: list[ObjectChange]
     left: list[Left]
+
+
+class RebalancePlan(Struct, frozen=True):
+    """What a rebalance would move now; no `moves`: the realm, or what of it was asked for, is in balance.
+
+    `under_way` are workers that earlier orders move. `refused` are clusters that the caller may not change.
+    `hold`: nothing is moved, and why. Not `complete`: there are more moves than were looked for.
+    """
+
+    moves: list[Relocation]
+    under_way: list[str]
+    refused: list[Refused]
+    fence: dict[str, int]
+    hold: str | None = None
+    complete: bool = True
+
+
+class OrderedMove(Struct, frozen=True):
+    """A worker, `cluster/worker`, that was ordered to `node`, and its version with that order."""
+
+    worker: str
+    worker_oid: str
+    before: str | None
+    node: str
+    version: int
+
+
+class Rebalanced(Struct, frozen=True):
+    """What was ordered; it is carried out one worker of a group at a time."""
+
+    moves: list[OrderedMove]
 
 
 def member_changes(before: dict[str, Any], after: dict[str, Any]) -> list[MemberChange]:

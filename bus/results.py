@@ -158,6 +158,8 @@ class Worker(Struct, frozen=True):
     mesh: MeshSeen | None = None
     traffic: Traffic | None = None
     """As last reported; null where its runtime does not tell it."""
+    moving_to: str | None = None
+    """The node that it was ordered to by a rebalance; null: it stays."""
 
 
 class GroupStat(Struct, frozen=True):

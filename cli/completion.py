@@ -90,9 +90,10 @@ def complete_label(ctx: typer.Context, incomplete: str) -> list[str]:
     return _complete(ctx, ask, incomplete)
 
 
-def complete_label_key(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The keys of the labels that nodes have."""
-    return list(dict.fromkeys(label.partition("=")[0] for label in complete_label(ctx, incomplete)))
+def complete_label_name(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The names of the labels that nodes have."""
+    found = (label.partition("=")[0] for label in complete_label(ctx, ""))
+    return [name for name in sorted({*found}) if name.startswith(incomplete)]
 
 
 def complete_listener(ctx: typer.Context, incomplete: str) -> list[str]:

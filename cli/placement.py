@@ -10,15 +10,15 @@ import typer
 from busbar.bus.params import Placement
 from msgspec import UNSET, UnsetType
 
-from .completion import complete_label, complete_label_key
+from .completion import complete_label, complete_label_name
 from .errors import usage
 
 On = Annotated[
     list[str] | None,
     typer.Option(
         "--on",
-        help="Only on nodes with this label, zone=a; repeated: all of them, or one of a label's values.",
         autocompletion=complete_label,
+        help="Only on nodes with this label, zone=a; repeated: all of them, or one of a label's values.",
     ),
 ]
 Spread = Annotated[
@@ -26,7 +26,7 @@ Spread = Annotated[
     typer.Option(
         "--spread",
         help="Spread evenly over the values of this label, such as zone.",
-        autocompletion=complete_label_key,
+        autocompletion=complete_label_name,
     ),
 ]
 Anywhere = Annotated[bool, typer.Option("--anywhere", help="Take away what --on and --spread said before.")]

@@ -245,6 +245,8 @@ class SyncBusClient:
     rollback_routercluster = _blocking(BusClient.rollback_routercluster)
     plan_changes = _blocking(BusClient.plan_changes)
     apply_changes = _blocking(BusClient.apply_changes)
+    plan_rebalance = _blocking(BusClient.plan_rebalance)
+    apply_rebalance = _blocking(BusClient.apply_rebalance)
     list_audit = _blocking(BusClient.list_audit)
     get_manager = _blocking(BusClient.get_manager)
     list_principals = _blocking(BusClient.list_principals)

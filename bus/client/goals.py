@@ -84,6 +84,20 @@ def restarted(generation: int) -> Goal:
     return Goal(f"RUNNING as generation {generation}", 0, reached, lambda s: _lost(s, 0))
 
 
+def moved(version: int, node: str) -> Goal:
+    """The worker is ready on that node; `version` is that of the order."""
+
+    def reached(s: Status | None) -> bool:
+        return s is not None and s.moving_to is UNSET and (s.status, s.node) == ("RUNNING", node)
+
+    def failed(s: Status | None) -> str | None:
+        if s is not None and s.version > version and s.moving_to is UNSET and s.node not in (None, node):
+            return f"it is on {s.node}: the move was given up"
+        return _lost(s, version)
+
+    return Goal(f"RUNNING on {node}", version, reached, failed)
+
+
 def _generation(status: Status) -> int:
     return 0 if status.generation is UNSET else status.generation
 

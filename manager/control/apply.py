@@ -7,25 +7,24 @@ plans again.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.placement import unmet
-from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState, may_advance
+from busbar.bus.states import ASSIGNED, ClusterState, NodeStatus, WorkerState, may_advance
 
 from ..planner import model as m
 from ..planner.acceptance import rejection
-from ..planner.admission import Refusal, Target, max_workers, occupies, refusal
+from ..planner.admission import Refusal, Target, max_workers, refusal
 from ..planner.draining import DRAINED
 from ..planner.rolling import least_ready, max_slots, outdated, updating
 from ..store.lifecycle_events import EventRecorder, record_replaced, record_stopped
 from ..store.meta import BRAKE_KEY, read_brake
-from ..store.rows import NO_PROCESS, GroupRow, MemberRow, NodeRow, WorkerRow
+from ..store.rows import NO_PROCESS, GroupRow, WorkerRow
 from ..store.tx import Tx
+from .batch_rows import BatchRows, Heard
 
 Failure = tuple[m.Action, Exception]
-Heard = Callable[[str], bool]
 
 
 class Outcome(NamedTuple):
@@ -76,13 +75,12 @@ def _attempt(tx: Tx, batch: Batch, actions: Sequence[m.Action]) -> Exception | N
     return None
 
 
-class Batch:
+class Batch(BatchRows):
     """The actions of one transaction: each node's assignment version is bumped once, rows are cached."""
 
     def __init__(self, tx: Tx, manager_id: str, heard_since: Heard) -> None:
-        self._tx = tx
+        super().__init__(tx, heard_since)
         self._manager_id = manager_id
-        self._heard_since = heard_since
         self._tell = EventRecorder(tx)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             m.SetNode: self._set_node,
@@ -94,6 +92,7 @@ class Batch:
             m.Place: self._place,
             m.Unassign: self._unassign,
             m.Relocate: self._relocate,
+            m.CancelMove: self._cancel_move,
             m.Evict: self._evict,
             m.Explain: self._explain,
             m.MarkUnknown: self._mark_unknown,
@@ -107,7 +106,6 @@ class Batch:
         }
         self.done: list[m.Action] = []
         """The actions that wrote something."""
-        self.reset()
 
     def apply(self, actions: Sequence[m.Action]) -> None:
         connection = self._tx.db.conn
@@ -116,16 +114,6 @@ class Batch:
             self._handlers[type(action)](action)
             if connection.total_changes != before:
                 self.done.append(action)
-
-    def reset(self) -> None:
-        """Drop the caches: an action was rolled back."""
-        self._bumped: dict[str, int] = {}
-        self._nodes: dict[str, NodeRow | None] = {}
-        self._schemas: dict[str, dict[str, str]] = {}
-        self._members: dict[tuple[str, str], MemberRow | None] = {}
-        self._on_node: dict[str, Counter[str]] = {}
-        self._groups: dict[str, GroupRow | None] = {}
-        self._statuses: dict[str, ClusterState | None] = {}
 
     # --- nodes and the mass failure hold
 
@@ -208,7 +196,7 @@ class Batch:
             return
         if row.state is WorkerState.PENDING and row.reason == action.reason:
             return
-        self._tx.update_worker(row.oid, state=WorkerState.PENDING, reason=action.reason)
+        self._tx.update_worker(row.oid, state=WorkerState.PENDING, reason=action.reason, move=None)
         self._tell.worker(row, "pending", action.reason)
 
     # --- places
@@ -229,6 +217,7 @@ class Batch:
             generation=row.generation + 1,
             revision=group.revision,
             unassigned_version=None,
+            move=None,
             **NO_PROCESS,
             restarts=0,
         )
@@ -283,8 +272,18 @@ class Batch:
             return
         version = self._bump(row.node_oid)
         self._tx.update_worker(
-            row.oid, state=WorkerState.STOPPING, reason=action.reason, unassigned_version=version
+            row.oid,
+            state=WorkerState.STOPPING,
+            reason=action.reason,
+            unassigned_version=version,
+            move=row.move if action.cause is m.StopCause.MOVE else None,
         )
+
+    def _cancel_move(self, action: m.CancelMove) -> None:
+        row = self._worker_in(action.worker_oid, *ASSIGNED)
+        group = self._group(row.group_oid) if row else None
+        if row is not None and row.move is not None and (group is None or self.refusal(group, row.move.node)):
+            self._tx.update_worker(row.oid, move=None)
 
     def _relocate(self, action: m.Relocate) -> None:
         row = self._worker_in(action.worker_oid, WorkerState.BACKOFF)
@@ -293,11 +292,12 @@ class Batch:
 
     def _still_due(self, cause: m.StopCause, row: WorkerRow, node_oid: str) -> bool:
         """Whether the cause of a stop still holds: an operation may have undone it since the plan."""
-        node = self._node(node_oid)
+        node, group = self._node(node_oid), self._group(row.group_oid)
         if node is None or not self._is_wanted(row):
             return True
+        if cause is m.StopCause.MOVE:
+            return row.move is not None and group is not None and not self.refusal(group, row.move.node)
         if cause is m.StopCause.SURPLUS:
-            group = self._group(row.group_oid)
             return group is None or row.ordinal > group.scale
         if cause is m.StopCause.DRAINING:
             return node.draining is not None
@@ -341,6 +341,7 @@ class Batch:
             node_oid=None,
             last_node_oid=row.node_oid,
             unassigned_version=None,
+            move=None,
             **NO_PROCESS,
         )
         self._tell.worker(row, "pending", action.reason)
@@ -429,66 +430,6 @@ class Batch:
 
     def _has_living(self, cluster_oid: str) -> bool:
         return bool(set(self._tx.worker_states("cluster_oid", cluster_oid)) - {WorkerState.STOPPED.value})
-
-    # --- look-ups
-
-    def _worker_in(self, worker_oid: str, *states: WorkerState) -> WorkerRow | None:
-        row = self._tx.worker(worker_oid)
-        return row if row is not None and row.state in states else None
-
-    def _node(self, oid: str) -> NodeRow | None:
-        """A node's row; its assignment version may be outdated by this batch's own bumps."""
-        if oid not in self._nodes:
-            self._nodes[oid] = self._tx.node(oid)
-        return self._nodes[oid]
-
-    def _member(self, cluster_oid: str, node_oid: str) -> MemberRow | None:
-        key = (cluster_oid, node_oid)
-        if key not in self._members:
-            self._members[key] = self._tx.member(cluster_oid, node_oid)
-        return self._members[key]
-
-    def _group(self, oid: str) -> GroupRow | None:
-        if oid not in self._groups:
-            self._groups[oid] = self._tx.group(oid)
-        return self._groups[oid]
-
-    def _is_wanted(self, worker: WorkerRow) -> bool:
-        group = self._group(worker.group_oid)
-        return group is not None and self._wanted(group)
-
-    def _wanted(self, group: GroupRow) -> bool:
-        """Whether the group's workers are to run."""
-        return not group.stop_ordered and self._started(group.cluster_oid)
-
-    def _started(self, cluster_oid: str) -> bool:
-        if cluster_oid not in self._statuses:
-            row = self._tx.cluster(cluster_oid)
-            self._statuses[cluster_oid] = row.status if row else None
-        return self._statuses[cluster_oid] in STARTED
-
-    def _is_online_member(self, cluster_oid: str, node_oid: str) -> bool:
-        """Whether the node is online and a member: then nothing is evicted from it."""
-        node = self._node(node_oid)
-        if node is None or node.status is not NodeStatus.ONLINE:
-            return False
-        return self._member(cluster_oid, node_oid) is not None
-
-    def _heard_again(self, worker: WorkerRow) -> bool:
-        """Whether the worker's node, silent when this was planned, has been heard since."""
-        return worker.node_oid is not None and self._heard_since(worker.node_oid)
-
-    def _load(self, node_oid: str) -> Counter[str]:
-        if node_oid not in self._on_node:
-            held = self._tx.workers_on(node_oid)
-            occupying = (worker.cluster_oid for worker in held if occupies(worker.state))
-            self._on_node[node_oid] = Counter(occupying)
-        return self._on_node[node_oid]
-
-    def _bump(self, node_oid: str) -> int:
-        if node_oid not in self._bumped:
-            self._bumped[node_oid] = self._tx.bump_assignment(node_oid)
-        return self._bumped[node_oid]
 
 
 def _was_running(status: ClusterState) -> dict[str, bool]:

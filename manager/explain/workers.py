@@ -11,7 +11,7 @@ from busbar.bus.placement import unmet
 from busbar.bus.results import Statement
 from busbar.bus.states import ASSIGNED, ClusterState, NodeStatus, WorkerState
 
-from ..planner import draining, rolling
+from ..planner import draining, moving, rolling
 from ..planner.failing import TRY_S
 from ..planner.liveness import left_running, move_limit
 from ..planner.model import ClusterView, GroupView, NodeView, WorkerView
@@ -268,6 +268,17 @@ def _say_own_node(case: _Case) -> None:
     if case.node is not None and (lacks := unmet(case.group.placement, case.node.labels)):
         case.told.say("misplaced", f"it stays on {case.where}, which {lacks}", about=f"node {case.where}")
     say_node(case.scene, case.told, node_oid)
+    _say_move(case)
+
+
+def _say_move(case: _Case) -> None:
+    """Where the worker is ordered to be, and what that waits for."""
+    move, fleet = case.view.move, case.scene.fleet
+    if move is None:
+        return
+    why = fleet.hold or moving.blocker(case.group, case.reachable(), case.view)
+    waits = f"; it waits: {why}" if why and case.view.state is not _W.STOPPING else ""
+    case.told.say("next", f"it is to move to {fleet.name(move.node)}: {move.reason}{waits}")
 
 
 def _say_failure(case: _Case, code: str, head: str, prefix: str) -> None:

@@ -12,6 +12,7 @@ _DONE: Final[dict[type[m.Action], str]] = {
     m.MarkPending: "PENDING",
     m.Unassign: "told to stop",
     m.Relocate: "told to stop, to be tried elsewhere",
+    m.CancelMove: "not to be moved any more",
     m.Evict: "given up on its node, to be placed again",
     m.Explain: "not started yet",
     m.MarkUnknown: "UNKNOWN",

@@ -14,6 +14,7 @@ from typing import Any
 
 from busbar.bus.messages import Members, Peers
 from busbar.bus.placement import Placement
+from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
 
@@ -93,6 +94,8 @@ class WorkerView:
     """Since when it counts as failing to start where it is, which may lie ahead; None where it does not."""
     listeners: Mapping[str, str] = field(default_factory=dict)
     """The URLs of its process, by the listeners' names; empty while its node reports none."""
+    move: MoveOrder | None = None
+    """Where it is ordered to be; None: nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,8 @@ class StopCause(Enum):
     REMOVED = "removed"
     """Its node is no longer one of its cluster."""
     DRAINING = "draining"
+    MOVE = "move"
+    """It is ordered elsewhere, where there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +265,14 @@ class Relocate:
     worker_oid: str
     group_oid: str
     node_oid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelMove:
+    """Give up the order to move a worker: the node that it was to go to does not take it."""
+
+    worker_oid: str
     reason: str
 
 
@@ -371,6 +384,7 @@ Action = (
     | Place
     | Unassign
     | Relocate
+    | CancelMove
     | Evict
     | Explain
     | MarkUnknown

@@ -13,6 +13,8 @@ from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
 from busbar.bus.placement import one_way, required, unmet
+from busbar.bus.plans import MoveOrder
+from busbar.bus.states import ASSIGNED, WorkerState
 from msgspec.structs import replace
 
 from .acceptance import rejection
@@ -37,6 +39,10 @@ class Load:
         self.draining = frozenset(oid for oid, node in snapshot.nodes.items() if node.draining)
         self.stays: dict[str, list[str]] = defaultdict(list)
         """By draining node: why workers stay for now."""
+        self.arriving: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        """By node: the order and the cluster of each worker that is to move there; on the way: order 0."""
+        self.leaving: dict[str, list[int]] = defaultdict(list)
+        """By node: the order of each worker that is to move elsewhere; 0: it is being stopped."""
         for cluster in snapshot.clusters.values():
             for group in cluster.groups:
                 self._count(cluster.oid, group)
@@ -49,12 +55,25 @@ class Load:
                 total[node] += 1
                 of_cluster[node] += 1
                 of_group[node] += 1
+                if worker.state is WorkerState.STOPPING:
+                    self.leaving[node].append(0)
+                elif worker.move is not None:
+                    self.leaving[node].append(worker.move.order)
+            if worker.move is not None:
+                order = worker.move.order if worker.state in ASSIGNED else 0
+                self.arriving[worker.move.node].append((order, cluster_oid))
 
     def add(self, node_oid: str, cluster_oid: str, group_oid: str) -> None:
         """One more worker on that node."""
         self.total[node_oid] += 1
         self.cluster[cluster_oid][node_oid] += 1
         self.group[group_oid][node_oid] += 1
+
+    def shift(self, source: str, target: str, cluster_oid: str, group_oid: str) -> None:
+        """A worker is counted on another node."""
+        self.add(target, cluster_oid, group_oid)
+        for counts in (self.total, self.cluster[cluster_oid], self.group[group_oid]):
+            counts[source] -= 1
 
 
 class Candidate(NamedTuple):
@@ -80,6 +99,7 @@ class Candidates:
         self._in_cluster, self._in_group = load.cluster[cluster.oid], load.group[group.oid]
         self._rejections: dict[str, str | None] = {}
         self._spread = group.placement.spread if group.placement else None
+        self._reserved = False
         self._of_value = Counter[str | None]()
         if self._spread is not None:
             for oid, count in self._in_group.items():
@@ -101,21 +121,37 @@ class Candidates:
             heappush(self._heap, candidate)
         if best is None:
             return None
-        self._load.add(best.node_oid, self._cluster.oid, self._group.oid)
-        if self._spread is not None:
-            self._of_value[self._value(best.node_oid)] += 1
+        self._count(best.node_oid)
         if not self.refusal(best.node_oid):
             heappush(self._heap, self._candidate(best.node_oid))
         return best
 
+    def reserve_at(self, node_oid: str) -> bool:
+        """Whether that node takes one more worker of this group, which is counted on it then."""
+        if self.refusal(node_oid):
+            return False
+        self._reserved = True
+        self._count(node_oid)
+        return True
+
+    def _count(self, node_oid: str) -> None:
+        self._load.add(node_oid, self._cluster.oid, self._group.oid)
+        if self._spread is not None:
+            self._of_value[self._value(node_oid)] += 1
+
     def _best(self) -> Candidate | None:
-        """The best node, taken out. Where a value has got workers since, its other nodes stand too far ahead:
-        they are put back where they belong now."""
+        """The best node, taken out. One that stands too far ahead, as it or its value has got workers since,
+        is put back where it belongs now."""
         while self._heap:
             best = heappop(self._heap)
-            if self._spread is None or best.of_value == self._of_value[self._value(best.node_oid)]:
+            if self._spread is None and not self._reserved:
                 return best
-            heappush(self._heap, self._candidate(best.node_oid))
+            if self.refusal(best.node_oid):
+                continue
+            now = self._candidate(best.node_oid)
+            if now == best:
+                return best
+            heappush(self._heap, now)
         return None
 
     def _value(self, node_oid: str) -> str | None:
@@ -132,6 +168,22 @@ class Candidates:
         if as_member and target is not None:
             target = replace(target, member=True)
         return refusal(target, self._group.runtime)
+
+    def move_refusal(self, move: MoveOrder) -> tuple[Refusal | None, bool]:
+        """Why a worker can't move there now, None when it can; and whether it has to wait for others alone.
+
+        Room is kept for those that were to come before it.
+        """
+        refused = self.refusal(move.node)
+        if refused is not None:
+            full = refused.obstacle in (Obstacle.HARDLIMIT, Obstacle.CAPACITY)
+            return refused, full and any(order < move.order for order in self._load.leaving[move.node])
+        earlier = [cluster for order, cluster in self._load.arriving[move.node] if order < move.order]
+        target = self._target(move.node)
+        assert target is not None
+        in_cluster, total = target.in_cluster + earlier.count(self._cluster.oid), target.total + len(earlier)
+        refused = refusal(replace(target, in_cluster=in_cluster, total=total), self._group.runtime)
+        return refused, refused is not None
 
     def reason(self) -> str:
         """Why no node admits a worker, node by node where they differ."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 
-from . import draining, failing, rolling
+from . import draining, failing, moving, rolling
+from .admission import Refusal
 from .liveness import Fleet, left_running, move_limit
 from .model import (
     Action,
     BlockRollout,
+    CancelMove,
     ClusterView,
     CompleteRollout,
     CreateWorker,
@@ -61,6 +64,14 @@ class _GroupPlan:
     def reserve_fit(self) -> Candidate | None:
         """As `reserve`, a node on which no worker of the group fails to start, or has failed of late."""
         return self._candidates().reserve(failing.unfit(self.view, self.fleet.now))
+
+    def reserve_at(self, node_oid: str) -> bool:
+        """Whether that node takes one more worker, which is counted there then."""
+        return self._candidates().reserve_at(node_oid)
+
+    def move_refusal(self, move: MoveOrder) -> tuple[Refusal | None, bool]:
+        """As `Candidates.move_refusal`."""
+        return self._candidates().move_refusal(move)
 
     def avoided(self) -> str:
         """The avoided nodes, as the end of a reason."""
@@ -141,8 +152,8 @@ def _run(group: _GroupPlan) -> None:
     _evict_silent(group)
     if rolling.updating(group.view) and _roll_out(group):
         return
-    if not _relocate(group):
-        _drain(group)
+    if not (_relocate(group) or _drain(group)):
+        _move(group)
 
 
 def _create(group: _GroupPlan, slots: int) -> None:
@@ -247,6 +258,9 @@ def _removed_reason(group: _GroupPlan, node_oid: str | None) -> str:
 
 def _place_waiting(group: _GroupPlan) -> None:
     for worker in sorted(group.waiting, key=lambda worker: worker.ordinal):
+        if worker.move is not None and group.reserve_at(worker.move.node):
+            group.actions.append(Place(worker.oid, worker.move.node, worker.move.reason))
+            continue
         node = group.reserve()
         if node is not None:
             reason = group.chosen(node) + group.avoided()
@@ -341,11 +355,12 @@ def _relocate(group: _GroupPlan) -> bool:
     return True
 
 
-def _drain(group: _GroupPlan) -> None:
-    """Move one worker off its draining node, if its group can do without it and another node admits it."""
-    if not group.load.draining:
-        return
+def _drain(group: _GroupPlan) -> bool:
+    """Move one worker off its draining node, if its group can do without it and another node admits it; True
+    when there was one."""
     gone = False
+    if not group.load.draining:
+        return gone
     for worker in draining.to_move(group.load.draining, group.reachable):
         why = f"{worker.name} is being replaced" if gone else _drain_blocker(group, worker)
         node = group.fleet.nodes[worker.node_oid or ""]
@@ -354,6 +369,23 @@ def _drain(group: _GroupPlan) -> None:
             group.actions.append(Unassign(worker.oid, f"{node.name} is draining", StopCause.DRAINING))
         elif not gone:
             group.load.stays[node.oid].append(f"{group.cluster.name}/{worker.name} stays: {why}")
+    return gone
+
+
+def _move(group: _GroupPlan) -> None:
+    """Take one worker that is ordered elsewhere off its node, if its group can do without it; give up the
+    orders that can't be carried out."""
+    gone = bool(group.fleet.hold)
+    for worker in moving.to_move(group.reachable):
+        if worker.move is None or group.fleet.nodes[worker.node_oid or ""].refuses is not None:
+            continue
+        refused, waits = group.move_refusal(worker.move)
+        if refused is not None and not waits:
+            reason = f"{group.fleet.name(worker.move.node)} {refused.text}"
+            group.actions.append(CancelMove(worker.oid, reason))
+        elif refused is None and not gone and not moving.blocker(group.view, group.reachable, worker):
+            gone = True
+            group.actions.append(Unassign(worker.oid, worker.move.reason, StopCause.MOVE))
 
 
 def _drain_blocker(group: _GroupPlan, worker: WorkerView) -> str | None:

@@ -151,9 +151,9 @@ def mesh_conditions(meshed: Iterable[tuple[str, MeshSeen]]) -> list[str]:
 
 
 def placement_conditions(row: GroupRow, placed: Iterable[PlacedWorker]) -> list[str]:
-    """For example: worker web-2 stays on n1, which has label zone=b (zone=a is required)."""
+    """For example: worker web-2 stays on n1, which has label zone=b (zone=a is required): …"""
     found = [
-        f"worker {name} stays on {node}, which {lacks}"
+        f"worker {name} stays on {node}, which {lacks}: 'busbar rebalance' moves it"
         for name, node, labels in placed
         if (lacks := unmet(row.placement, labels))
     ]
@@ -176,8 +176,10 @@ def small_cluster_conditions(row: GroupRow, transport: Mapping[str, Any] | None)
     ]
 
 
-def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, stamp: Stamp) -> Status:
-    """A worker's retained status."""
+def worker_status(
+    row: WorkerRow, cluster: str, group: str, node: str | None, stamp: Stamp, target: str | None = None
+) -> Status:
+    """A worker's retained status; `target`: the node that it is to move to."""
     wanted = row.state in _STATE_WORDS and row.state is not WorkerState.STARTING
     return Status(
         version=row.version,
@@ -186,7 +188,8 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
         status=row.state,
         name=row.name,
         time=rfc3339(row.changed),
-        conditions=[worker_condition((row.name, row.state, row.reason, node))] if wanted else [],
+        conditions=([worker_condition((row.name, row.state, row.reason, node))] if wanted else [])
+        + ([f"it is to move to {target}: {row.move.reason}"] if row.move and target else []),
         oid=row.oid,
         cluster=cluster,
         workergroup=group,
@@ -199,6 +202,7 @@ def worker_status(row: WorkerRow, cluster: str, group: str, node: str | None, st
         generation=row.generation,
         reason=row.reason,
         revision=row.revision,
+        moving_to=target or UNSET,
     )
 
 

@@ -156,7 +156,9 @@ class StatusBuilder:
         if row is None or group is None or cluster is None:
             return None
         node = reads.node(row.node_oid) if row.node_oid else None
-        status = render.worker_status(row, cluster.name, group.name, node.name if node else None, stamp)
+        target = reads.node(row.move.node) if row.move else None
+        at, to = (found.name if found else None for found in (node, target))
+        status = render.worker_status(row, cluster.name, group.name, at, stamp, to)
         return self._publication(cluster.name, "worker", status)
 
     def _not_ready(self, member: str, oid: str, states: Mapping[str, int]) -> list[render.NotReadyWorker]:

@@ -239,6 +239,7 @@ class StateCache:
             pid=row.pid,
             failing_since=self._memory.failing_since(row.oid, row.generation, row.state),
             listeners=row.listeners or ({DEFAULT: row.address} if row.address else {}),
+            move=row.move,
         )
 
     def _put_groups(self, cluster_oid: str, groups: dict[str, GroupRow], dirty: set[str]) -> None:

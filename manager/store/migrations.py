@@ -286,3 +286,9 @@ def node_cordoned(db: Database) -> None:
 def group_placement(db: Database) -> None:
     """Which nodes may have a group's workers, by their labels."""
     db.execute("ALTER TABLE workergroups ADD COLUMN placement TEXT")
+
+
+@migrations()
+def worker_move(db: Database) -> None:
+    """Where a worker was ordered to be."""
+    db.execute("ALTER TABLE workers ADD COLUMN move TEXT")

@@ -196,6 +196,10 @@ class Queries:
         """Whether a group has a worker with that ordinal."""
         return bool(self._rows(sql.SLOT, group_oid, ordinal))
 
+    def last_move(self) -> int:
+        """The highest order of a worker that is to move; 0 where none is."""
+        return int(self._rows(sql.LAST_MOVE)[0][0] or 0)
+
     def worker_named(self, cluster_oid: str, name: str) -> WorkerRow | None:
         return self._one(sql.WORKERS, "WHERE cluster_oid = ? AND name = ?", cluster_oid, name)
 

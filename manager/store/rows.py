@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from busbar.bus.messages import Members, MeshSeen, Peers
 from busbar.bus.placement import Placement
+from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 from msgspec import Struct
 from msgspec.structs import replace
@@ -158,6 +159,8 @@ class WorkerRow(Struct, frozen=True, gc=False):
     """To how many of its peers it is connected; None where its group is not meshed, or it does not run."""
     listeners: dict[str, str] | None = None
     """The URL of each named listener; None where it has none, or is not ready."""
+    move: MoveOrder | None = None
+    """Where it was ordered to be; None: nowhere else."""
 
 
 class NodeSchemaRow(Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ import msgspec
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import NOT_REPLACED, Members, MeshSeen, Peers
 from busbar.bus.placement import Placement
+from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
 
@@ -22,7 +23,8 @@ _load_peers = msgspec.json.Decoder(Peers).decode
 _load_members = msgspec.json.Decoder(Members).decode
 _load_mesh = msgspec.json.Decoder(MeshSeen).decode
 _load_placement = msgspec.json.Decoder(Placement).decode
-_JSON = (_load, _load_peers, _load_members, _load_mesh, _load_placement)
+_load_move = msgspec.json.Decoder(MoveOrder).decode
+_JSON = (_load, _load_peers, _load_members, _load_mesh, _load_placement, _load_move)
 _dump = msgspec.json.encode
 
 
@@ -116,7 +118,9 @@ GROUPS: Final = Table(
     },
 )
 WORKERS: Final = Table(
-    "workers", rows.WorkerRow, {"state": WorkerState, "listeners": _load, "mesh": _load_mesh}
+    "workers",
+    rows.WorkerRow,
+    {"state": WorkerState, "listeners": _load, "mesh": _load_mesh, "move": _load_move},
 )
 PRINCIPALS: Final = Table("principals", rows.PrincipalRow, {"reused": bool})
 REVISIONS: Final = Table("group_revisions", rows.RevisionRow, {"transport": _load})
@@ -233,6 +237,7 @@ def endpoints(values: tuple[str, str, str, str | None]) -> list[tuple[str, str, 
 MESHED: Final = "SELECT name, mesh FROM workers WHERE group_oid = ? AND mesh IS NOT NULL ORDER BY ordinal"
 mesh: Final = _load_mesh
 """The value of such a column."""
+LAST_MOVE: Final = "SELECT max(json_extract(move, '$.order')) FROM workers WHERE move IS NOT NULL"
 PLACED: Final = """
 SELECT w.name, n.name, n.labels FROM workers w JOIN nodes n ON n.oid = w.node_oid
 WHERE w.group_oid = ? AND w.state NOT IN ('STOPPED', 'STOPPING') ORDER BY w.ordinal

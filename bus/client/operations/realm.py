@@ -313,6 +313,45 @@ class RealmOperations(Operations):
         params = p.ApplyChanges(desired=desired, fence=fence, prune=prune, stop=stop)
         return await self._operate("apply_changes", params, p.Applied, timeout, expect_version, request_id)
 
+    async def plan_rebalance(
+        self,
+        *,
+        routercluster_oid: str | None = None,
+        workergroup_oid: str | None = None,
+        timeout: float | None = None,
+    ) -> p.RebalancePlan:
+        """Say which workers would move, where to and why, so that clusters are in balance; changes nothing.
+
+        Of one cluster, or one worker group in it; left out: of all clusters that the caller may change.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.PlanRebalance(routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid)
+        return await self._operate("plan_rebalance", params, p.RebalancePlan, timeout)
+
+    async def apply_rebalance(
+        self,
+        *,
+        moves: dict[str, str],
+        fence: dict[str, int],
+        expect_version: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> p.Rebalanced:
+        """Have workers moved as planned, one of each group at a time.
+
+        `moves`: by worker the node (oids) that it is to be on, in the order of the plan. `fence` is that
+        of the plan, or as much of it as these moves need.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.ApplyRebalance(moves=moves, fence=fence)
+        return await self._operate(
+            "apply_rebalance", params, p.Rebalanced, timeout, expect_version, request_id
+        )
+
     async def list_audit(
         self,
         *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from busbar.bus import params as p
@@ -61,17 +62,22 @@ def _nodes(steps: list[WorkerStep]) -> dict[str, None]:
 def apply_changes(ctx: ChangeContext, params: p.ApplyChanges) -> Applied:
     wish, caller = _wish(params), ctx.tx.principal(ctx.who.authid)
     assert caller is not None
-    for pointer, version in params.fence.items():
-        present = version_at(ctx.tx, pointer)
-        if present != version:
-            detail = f"{pointer} is at version {present}, not {version}: plan again"
-            raise BusError("version_conflict", detail, [_in_fence(pointer)])
+    check_fence(ctx.tx, params.fence)
     carrier = Carrier(ctx, caller, wish, _AT)
     carrier.carry_out()
     for change in carrier.changes:
         if change.pointer not in params.fence:
             raise BusError("version_conflict", f"{change.pointer} was not planned", ["/params/fence"])
     return applied(carrier)
+
+
+def check_fence(store: Queries, fence: Mapping[str, int]) -> None:
+    """Raises BusError `version_conflict` where an object is not at the version that was planned with."""
+    for pointer, version in fence.items():
+        present = version_at(store, pointer)
+        if present != version:
+            detail = f"{pointer} is at version {present}, not {version}: plan again"
+            raise BusError("version_conflict", detail, [_in_fence(pointer)])
 
 
 def applied(carrier: Carrier) -> Applied:

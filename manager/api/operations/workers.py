@@ -27,16 +27,23 @@ def results(ctx: ReadContext, rows: Iterable[WorkerRow]) -> list[p.Worker]:
             groups[row.group_oid] = ctx.reads.group(row.group_oid)
         if row.cluster_oid not in clusters:
             clusters[row.cluster_oid] = ctx.reads.cluster(row.cluster_oid)
-        if row.node_oid is not None and row.node_oid not in nodes:
-            node = ctx.reads.node(row.node_oid)
-            nodes[row.node_oid] = node.name if node else None
-        node_name = nodes.get(row.node_oid) if row.node_oid else None
-        found.append(_result(ctx, row, clusters[row.cluster_oid], groups[row.group_oid], node_name))
+        target = row.move.node if row.move else None
+        for oid in (row.node_oid, target):
+            if oid is not None and oid not in nodes:
+                node = ctx.reads.node(oid)
+                nodes[oid] = node.name if node else None
+        at, to = (nodes.get(oid) if oid else None for oid in (row.node_oid, target))
+        found.append(_result(ctx, row, clusters[row.cluster_oid], groups[row.group_oid], at, to))
     return found
 
 
 def _result(
-    ctx: ReadContext, row: WorkerRow, cluster: ClusterRow | None, group: GroupRow | None, node: str | None
+    ctx: ReadContext,
+    row: WorkerRow,
+    cluster: ClusterRow | None,
+    group: GroupRow | None,
+    node: str | None,
+    moving_to: str | None,
 ) -> p.Worker:
     # Figures of a process that is no longer there would be shown as those of one that waits.
     stat = ctx.observed.stat(row.oid) if row.pid is not None else WorkerStat()
@@ -64,6 +71,7 @@ def _result(
         listeners=row.listeners or {},
         mesh=row.mesh,
         traffic=stat.traffic,
+        moving_to=moving_to,
     )
 
 

@@ -48,6 +48,8 @@ MORE = [
     "get_worker",
     "get_events",
     "get_manager",
+    "plan_rebalance",
+    "apply_rebalance",
 ]
 
 

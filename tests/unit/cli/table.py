@@ -69,6 +69,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "export": (),
     "diff": ("-f", FILE),
     "apply": ("-f", FILE),
+    "rebalance": ("edge/edge", "--yes"),
     "call": ("get_manager",),
     "manager show": (),
 }

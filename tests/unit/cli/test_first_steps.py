@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import typer
 from busbar.bus.definitions import read_all
+from busbar.bus.errors import BusError
 from busbar.cli import lazy
 from busbar.cli.errors import ExitCode
 
-from .realm import Line, Realm, result_of
+from .realm import OID, Line, Realm, result_of
 from .realm import line as line
 
 CREATE = {"pointer": "/clusters/edge", "action": "create"}
@@ -103,4 +104,68 @@ def test_a_rollback_to_nothing_says_where_revisions_are_listed(
 
 def test_no_line_of_the_help_is_cut_on_a_terminal_of_eighty_columns() -> None:
     widest = max(map(len, lazy.COMMANDS))
-    assert [name for name, (_, text) in lazy.COMMANDS.items() if 2 + widest + 2 + len(text) > 79] == []
+    assert [name for name, (_, text) in lazy.COMMANDS.items() if widest + 6 + len(text) > 78] == []
+
+
+NAMES: dict[str, list[str]] = {
+    "list_routerclusters": ["core", "edge"],
+    "list_nodes": ["n1", "press-7"],
+    "list_routercluster_workergroups": ["web"],
+    "list_workers": ["web-1"],
+}
+MISSING = {
+    "get_routercluster_by_name": "no router cluster named '{routercluster_name}'",
+    "get_node_by_name": "no node named '{node_name}'",
+    "get_routercluster_workergroup_by_name": (
+        "no worker group named '{workergroup_name}' in router cluster 'edge'"
+    ),
+    "set_principal_role": "no principal named '{principal_name}'",
+    "explain": "there is no object '{object}', and no such id among the last 10,000 requests",
+}
+
+
+def realm() -> Realm:
+    """It has the cluster edge with a group and a worker, two nodes, and the principal alice."""
+
+    def answer(operation: str, given: dict[str, Any]) -> Any:
+        if operation in NAMES:
+            return NAMES[operation] if given.get("return_names") else []
+        known = operation == "get_routercluster_by_name" and given["routercluster_name"] == "edge"
+        if operation in MISSING and not known:
+            raise BusError("no_such_object", MISSING[operation].format(**given))
+        return result_of(operation, lambda member: {"oid": OID, "name": "alice"}.get(member, "x"))
+
+    return Realm(answer)
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("cluster show egde", "edge"),
+        ("cluster start core1", "core"),
+        ("node show pres-7", "press-7"),
+        ("group show edge/wbe", "web"),
+        ("worker show edge/web-11", "web-1"),
+        ("logs edge/wbe", "edge/web"),
+        ("principal role alize viewer", "alice"),
+        ("why prss-7", "press-7"),
+        ("cluster show zzz", ""),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(
+    line: Line, capsys: pytest.CaptureFixture[str], words: str, near: str
+) -> None:
+    assert line.against(realm()).run(*words.split()) == ExitCode.NOT_FOUND
+    said = capsys.readouterr().err
+    assert (f"did you mean '{near}'?" in said) is bool(near) and said.count("\n") == 1
+    assert "did you mean" in said or not near
+
+
+def test_top_of_what_is_not_there_and_audit_of_no_operation_are_refused(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line.against(realm()).run("top", "--once", "-c", "nope") == ExitCode.NOT_FOUND
+    assert line.run("top", "--once", "-n", "nope") == ExitCode.NOT_FOUND
+    line.against(Realm(lambda operation, given: []))
+    assert line.run("audit", "--op", "nope") == ExitCode.USAGE
+    assert "there is no operation 'nope'" in capsys.readouterr().err

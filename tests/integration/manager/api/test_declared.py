@@ -208,7 +208,7 @@ async def test_placement_is_part_of_the_file_and_what_a_plan_says_of_it_happens(
         (row,) = realm.store.reads.groups()
         told = placement_conditions(row, placed_workers(realm.store.reads, row))
         assert len(told) == 3
-        assert told[0] == "worker web-1 stays on n1, which has label zone=a (zone=b is required)"
+        assert told[0].startswith("worker web-1 stays on n1, which has label zone=a (zone=b is required): ")
         moved = second | {"nodes": {"n2": {"labels": {"zone": "c"}}, "n4": {"labels": {"zone": "b"}}}}
         moved["clusters"]["edge"]["groups"]["web"]["scale"] = 5
         plan = await happens(realm, moved)

@@ -116,6 +116,7 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "update_routercluster_workergroup": {"workergroup": {}},
         "label_node": {"labels": {"zone": "a"}},
         "set_principal_role": {"role": "viewer"},
+        "apply_rebalance": {"moves": {NOBODY: NOBODY}, "fence": {}},
         "explain": {"object": "nobody"},
         "get_routercluster_revision": {"revision": 1},
         "rollback_routercluster": {"revision": 1},

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
 from busbar.manager.control.apply import Outcome, apply_all
 from busbar.manager.planner import model as m
@@ -329,6 +330,7 @@ CAUSES = {
     m.StopCause.DRAINING: ("draining",),
     m.StopCause.REMOVED: ("member", "unpaired"),
     m.StopCause.ANY: (),
+    m.StopCause.MOVE: (),
 }
 
 
@@ -350,6 +352,23 @@ def test_a_stop_whose_cause_is_gone_is_left_out(rows: Rows, cause: m.StopCause, 
     rows.apply(m.Unassign("w3", "why", cause))
     due = cause is m.StopCause.ANY or fact == "stopped" or fact in CAUSES[cause]
     assert (rows.of("w3").state is W.STOPPING) == due
+
+
+def test_an_ordered_worker_leaves_only_where_its_new_node_takes_it(rows: Rows) -> None:
+    """And keeps its order until it is placed; another reason to leave ends it."""
+    rows.worker(1, move=MoveOrder("n1", 1, "rebalance"))
+    rows.worker(2, move=MoveOrder("n1", 2, "rebalance"))
+    rows.unchanged_by(m.CancelMove("w1", "stale: the node takes it"))
+    rows.tx.update_node("n1", cordoned="slow")
+    rows.unchanged_by(m.Unassign("w1", "stale", m.StopCause.MOVE))
+    rows.tx.update_node("n1", cordoned=None)
+    rows.apply(m.Unassign("w1", "rebalance", m.StopCause.MOVE))
+    assert rows.of("w1").state is W.STOPPING and rows.of("w1").move is not None
+    rows.apply(m.Unassign("w2", "why"))
+    assert rows.of("w2").state is W.STOPPING and rows.of("w2").move is None
+    rows.worker(3, move=MoveOrder("n9", 3, "rebalance"))
+    rows.apply(m.CancelMove("w3", "it is gone"))
+    assert rows.of("w3").move is None
 
 
 # --- rollouts

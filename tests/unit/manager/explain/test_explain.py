@@ -9,6 +9,7 @@ import pytest
 from busbar.bus.causes import CAUSES, FACTS, MAX_STATEMENTS, MAX_TEXT
 from busbar.bus.messages import MeshSeen
 from busbar.bus.placement import Placement
+from busbar.bus.plans import MoveOrder
 from busbar.bus.results import Statement
 from busbar.bus.states import Leaves, WorkerState
 from busbar.manager.explain.groups import explain_cluster, explain_group
@@ -266,6 +267,18 @@ def test_a_group_tells_of_workers_on_nodes_without_its_labels() -> None:
     assert [(each.code, each.object) for each in found] == [("misplaced", "web-1")]
     found = explain_cluster(scene_of(snapshot([node("n1")], view), group=""))
     assert [each.code for each in found] == ["misplaced"]
+
+
+def test_a_worker_tells_where_it_is_to_move_and_what_that_waits_for() -> None:
+    told = MoveOrder("n2", 1, "rebalance ordered by alice")
+    view = one("RUNNING", of={"status": "RUNNING"}, move=told)
+    found = explain_worker(about_worker(view, node("n1"), node("n2")))
+    assert [each.text for each in found if each.code == "next"] == [
+        "it is to move to n2: rebalance ordered by alice"
+    ]
+    view = one("RUNNING", of=OLD, move=told)
+    found = explain_worker(about_worker(view, node("n1"), node("n2")))
+    assert "; it waits: group web is being updated" in " ".join(each.text for each in found)
 
 
 def test_a_cluster_tells_of_its_groups_and_nodes() -> None:

@@ -179,6 +179,7 @@ class Simulator:
                     generation=of.generation + 1,
                     revision=self._find_group(of.group_oid).revision,
                     reason=action.reason,
+                    move=None,
                 )
             case m.Replace():
                 assert of.node_oid is not None
@@ -191,7 +192,12 @@ class Simulator:
                 return replace(of, reason=action.reason)
             case m.Unassign() | m.Relocate():
                 assert of.node_oid is not None
-                return replace(of, state=WorkerState.STOPPING, reason=action.reason)
+                ordered = isinstance(action, m.Unassign) and action.cause is m.StopCause.MOVE
+                move = of.move if ordered else None
+                return replace(of, state=WorkerState.STOPPING, reason=action.reason, move=move)
+            case m.CancelMove():
+                assert of.move is not None
+                return replace(of, move=None)
             case m.MarkUnknown():
                 return replace(of, state=WorkerState.UNKNOWN, reason=action.reason)
             case m.Evict():

@@ -23,6 +23,7 @@ LINES: list[tuple[m.Action, str]] = [
     (m.Place("web-1", "n1", "why"), "worker edge/web-1: placed on n1: why"),
     (m.Unassign("web-1", "why"), "worker edge/web-1: told to stop: why"),
     (m.Relocate("web-1", "web", "n1", "why"), "worker edge/web-1: told to stop, to be tried elsewhere: why"),
+    (m.CancelMove("web-1", "why"), "worker edge/web-1: not to be moved any more: why"),
     (m.Evict("web-1", "why"), "worker edge/web-1: given up on its node, to be placed again: why"),
     (m.Explain("web-1", "why"), "worker edge/web-1: not started yet: why"),
     (m.MarkUnknown("web-1", "why"), "worker edge/web-1: UNKNOWN: why"),
