@@ -19,6 +19,7 @@ from .specs import ConnectSpec, WebSpec
 
 LIBRARIES: Final = ("starlette", "uvicorn", "jinja2")
 """Those of the extra."""
+WEB_PORT: Final = 8780
 ANY: Final = ("0.0.0.0", "::")
 
 log = logging.getLogger("busbar.service")

@@ -23,8 +23,8 @@ SESSIONS: Final = 64
 """Persons signed in at once, in all browsers."""
 EACH: Final = 8
 """Sessions of one person: one more ends the one that was not used for the longest time."""
-IDLE_S: Final = 900.0
-"""Seconds after which a session without an open page ends."""
+IDLE_S: Final = 3600.0
+"""Seconds after which a session ends of which no page is looked at: one that is hidden has no connection."""
 LASTS_S: Final = 43_200.0
 """Seconds after which any session ends."""
 LOOK_S: Final = 0.2
@@ -71,9 +71,11 @@ class Sessions:
         task = asyncio.create_task(session.run(), name="web session")
         try:
             await session.started
+            self._make_room(user)
         except LoginRefusedError:
             raise SignInError("the broker does not know this name and password", 403) from None
         except (BusOfflineError, OSError, ValueError) as error:
+            task.cancel()
             raise SignInError(printable(str(error)), 503) from None
         except BaseException:
             task.cancel()

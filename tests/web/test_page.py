@@ -119,6 +119,24 @@ def test_what_another_user_scales_moves_and_the_focus_stays(house: House) -> Non
     assert page.focused() == "web-1"
 
 
+def test_a_hidden_page_has_no_connection_and_is_right_when_it_is_looked_at(house: House) -> None:
+    page = house.sign_in()
+    hide = (
+        "Object.defineProperty(document, 'hidden', { value: arguments[0], configurable: true });"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    page.status("worker/edge/web-2", "RUNNING")
+    page.script(hide, True)
+    house.scale("alice", "edge", 1)
+    topic = house.alice.topic("status", "edge", "worker", "web-2")
+    house.alice.wait_retained(topic, lambda value: value == {})
+    assert page.all('[data-key="worker/edge/web-2"]')
+    page.script(hide, False)
+    page.until(lambda: not page.all('[data-key="worker/edge/web-2"]'), "web-2 is gone")
+    house.scale("alice", "edge", 2)
+    page.status("worker/edge/web-2", "RUNNING")
+
+
 def test_a_worker_is_opened_read_and_closed_by_the_keyboard_alone(house: House) -> None:
     page = house.sign_in()
     page.status("worker/edge/web-1", "RUNNING")

@@ -2,7 +2,7 @@
 import { Change, paintActions } from "./actions.js";
 import { paintMesh } from "./pictures.js";
 import { Panel } from "./panel.js";
-import { bytes, chip, clock, element, order, percent, reasonOf, setText, tell as post, text, wordsOf } from "./parts.js";
+import { ask, bytes, chip, clock, element, order, percent, reasonOf, setText, tell as post, text, wordsOf } from "./parts.js";
 
 const rows = new Map(); // key -> what the server last said of it
 const usage = new Map();
@@ -274,19 +274,34 @@ function take(news) {
   if (news.reset) { begun = true; panel.openHash(); }
 }
 
+let source = null;
+
 function connect() {
-  const source = new EventSource("/live");
+  source = new EventSource("/live");
   source.addEventListener("realm", (message) => take(JSON.parse(message.data)));
   source.addEventListener("over", () => location.assign("/signin"));
   source.addEventListener("open", () => { state.server = true; });
   source.addEventListener("error", () => {
-    // A refused request closes it for good: nobody is signed in any more, or too many pages are open.
-    if (source.readyState === EventSource.CLOSED) { location.assign("/"); return; }
+    if (source.readyState === EventSource.CLOSED) { refused(); return; }
     if (state.server !== false) since = new Date();
     state.server = false;
     paintState();
   });
 }
+
+// A refused request closes a stream for good: nobody is signed in any more, or too many pages are open.
+async function refused() {
+  try { await ask("/history", { object: "-" }); } catch { /* who is signed out is led to the form by it */ }
+  state.server = false;
+  paintState();
+  setTimeout(() => { if (source.readyState === EventSource.CLOSED && !document.hidden) connect(); }, 5000);
+}
+
+// A page that nobody looks at holds no connection: browsers allow six of them to one server.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) source.close(); else connect();
+  panel.pause(document.hidden);
+});
 
 document.getElementById("signout").addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -60,6 +60,12 @@ export class Panel {
     clearTimeout(this.drawing);
   }
 
+  pause(hidden) {
+    this.log?.close();
+    this.log = null;
+    if (!hidden && this.kind === "worker" && this.key !== null) this.follow();
+  }
+
   used(key) {
     if (key !== this.key) return;
     clearTimeout(this.drawing);

@@ -4,7 +4,7 @@ import { bytes, element, order, percent, setText } from "./parts.js";
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 320;
 const HEIGHT = 64;
-const HOUR_S = 3600;
+const SPANS_S = [300, 600, 1200, 1800, 3600]; // What is known fills the width, up to an hour.
 const MOST = 24; // Workers of a mesh whose links can still be told apart.
 
 function draw(name, attributes, ...inside) {
@@ -27,7 +27,8 @@ export function plot(title, points, format, least) {
   const values = points.map(([, value]) => value);
   const most = Math.max(...values);
   const top = Math.max(most * 1.15, least);
-  const x = (ago) => WIDTH - (ago / HOUR_S) * WIDTH;
+  const span = SPANS_S.find((each) => each >= points[0][0]) ?? SPANS_S.at(-1);
+  const x = (ago) => Math.max(0, WIDTH - (ago / span) * WIDTH);
   const y = (value) => HEIGHT - (value / top) * HEIGHT;
   const parts = [];
   let part = [];
@@ -47,8 +48,9 @@ export function plot(title, points, format, least) {
     const line = each.map(([px, py]) => `${px.toFixed(1)},${py.toFixed(1)}`).join(" ");
     const from = each[0][0].toFixed(1);
     const to = each.at(-1)[0].toFixed(1);
+    // A point alone is drawn too: a line of no length with round ends.
     picture.append(draw("polygon", { points: `${from},${HEIGHT} ${line} ${to},${HEIGHT}`, class: "area" }));
-    picture.append(draw("polyline", { points: line, class: "line" }));
+    picture.append(draw("polyline", { points: each.length > 1 ? line : `${line} ${line}`, class: "line" }));
   }
   const made = element("figure");
   const caption = element("figcaption");
@@ -58,7 +60,7 @@ export function plot(title, points, format, least) {
   setText(figures, ` now ${now}, at most ${format(most)}`);
   caption.append(name, figures);
   const axis = element("p", "axis", "quiet");
-  for (const each of ["60 min ago", "30", "now"]) {
+  for (const each of [`${span / 60} min ago`, `${span / 120}`, "now"]) {
     const mark = element("span");
     setText(mark, each);
     axis.append(mark);
