@@ -21,8 +21,10 @@ STAMP := $(VENV)/.installed-$(CROSSBAR)
 AEDES := $(abspath $(VENV))/aedes
 # And `make test` clients in JavaScript, where there is npm.
 FOREIGN := $(abspath $(VENV))/foreign
+# Where `make asyncapi` puts the parser of AsyncAPI documents.
+ASYNCAPI := $(abspath $(VENV))/asyncapi
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi pictures clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
@@ -36,6 +38,8 @@ help:
 	@echo "make scale   the contract and node failures on broker clusters (NATS, aedes with Redis); measure"
 	@echo "make mesh    groups of nats-server as one router: matrix, faults, partition, latency, HAProxy; an hour"
 	@echo "make foreign   the clients in JavaScript (npm: mqtt.js, Autobahn|JS) alone"
+	@echo "make asyncapi  the AsyncAPI document through AsyncAPI's own parser (npm)"
+	@echo "make pictures   take the pictures of the page for the documentation (chromium); some minutes"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -44,6 +48,8 @@ $(STAMP): pyproject.toml
 	  echo "Python 3.11+ with venv is needed; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "installing into $(VENV) (about two minutes the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[$(EXTRAS)]"
+	@# By itself: crossbar pins an idna that is too old for it, and works with a later one (docs/decisions/0026).
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-conflicts -e ".[web]"
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true  # pip would use one core alone
 	@touch $(STAMP)
 
@@ -96,12 +102,21 @@ mesh: setup
 	@BUSBAR_FOREIGN=$(FOREIGN) $(BIN)/python -m tests.mesh matrix
 	@for seed in 1 2 3; do $(BIN)/python -m tests.mesh faults --seed $$seed || exit 1; done
 	@$(BIN)/python -m tests.mesh latency
+	@$(BIN)/python -m tests.mesh again
 	-@$(BIN)/python -m tests.mesh haproxy
 	-@$(BIN)/python -m tests.mesh partition
 
 foreign: setup
 	@$(BIN)/python -m tests.foreign.install $(FOREIGN)
 	@BUSBAR_FOREIGN=$(FOREIGN) $(BIN)/python -m pytest tests/foreign
+
+asyncapi: setup
+	@mkdir -p $(ASYNCAPI) && cp tests/asyncapi/package.json $(ASYNCAPI)/
+	@npm install --prefix $(ASYNCAPI) --no-package-lock --no-audit --no-fund --silent --ignore-scripts
+	@BUSBAR_ASYNCAPI=$(ASYNCAPI) $(BIN)/python -m pytest tests/asyncapi
+
+pictures: setup
+	@$(BIN)/python -m tests.web.pictures docs/pictures
 
 reference: setup
 	@$(BIN)/python docs/generate.py --write

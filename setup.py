@@ -16,6 +16,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
+PICTURE = re.compile(r"!\[([^\]]*)\]\((?!https?://)([^)]+)\)")
 LINK = re.compile(r"(?<!\!)\[([^\]]+)\]\((?!https?://|#)([^)]+)\)")
 
 
@@ -33,7 +34,11 @@ def repository() -> str | None:
 
 
 def rendered(readme: str, url: str | None) -> str:
-    """The README as a package index shows it: relative links made absolute, or turned into plain text."""
+    """The README as a package index shows it: relative links made absolute, or turned into plain text.
+
+    Pictures likewise; without an address they are left out.
+    """
+    readme = PICTURE.sub(rf"![\1]({url}/raw/HEAD/\2)" if url else "", readme)
     return LINK.sub(rf"[\1]({url}/blob/HEAD/\2)" if url else r"\1", readme)
 
 

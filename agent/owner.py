@@ -30,7 +30,7 @@ class FolderOwner(Struct, frozen=True, kw_only=True):
 
 def owner_here(realm: str, node: str, folder: Path) -> FolderOwner:
     """The owner of a folder that is made here and now."""
-    place = {"realm": realm, "node": node, "path": str(folder.absolute())}
+    place = {"realm": realm, "node": node, "path": str(folder.resolve())}
     if _in_container():
         return FolderOwner(**place)
     return FolderOwner(**place, host=_host_name(), machine_id=_text(Path("/etc/machine-id")))

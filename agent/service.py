@@ -89,6 +89,11 @@ class Agent:
         runtimes = with_roots(host.runtimes(file.runtimes), config.static_roots)
         self.boot = f"b-{new_id()[:8]}"
         self.state = State.open(config.state, new_id(), owner_here(config.realm, config.node, config.state))
+        try:
+            self._claim = host.claim(self.state.folder_id)
+        except StateError:
+            self.state.close()
+            raise
         self._let_through(runtimes[0])
         self.specs = _renderer(self.state, config, runtimes, host)
         processes = host.processes(f"{config.realm}/{config.node}", clock)
@@ -386,6 +391,7 @@ class Agent:
             task.cancel()
         await asyncio.wait(tasks, timeout=10.0)
         self.supervisor.registry.close()
+        self._claim.close()
         self.state.close()
 
 
@@ -442,7 +448,7 @@ async def run(
     clock, random = SystemClock(), Random()
 
     def make_link(will: Callable[[int], Will]) -> Link:
-        memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
+        memory = ProtocolMemory(config.state / "mqtt-version.json")
         return MqttLink(config.connect, clock=clock, random=random, will=will, memory=memory, say=say)
 
     agent = Agent(config, make_link, clock, random, lambda: secrets.token_hex(8))

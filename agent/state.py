@@ -16,6 +16,7 @@ import contextlib
 import logging
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -109,7 +110,7 @@ class State:
             StateError: another agent uses it, it was made for another, or it can't be written.
         """
         try:
-            folder = folder.absolute()
+            folder = folder.resolve()  # its workers are marked with it: one folder, one name
             for part in (folder, folder / "records", folder / "workers", folder / "logs", folder / "www"):
                 part.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_mode & 0o066:  # else as `let_through` has left it, for the workers that run
@@ -216,6 +217,40 @@ class State:
 def is_locked(folder: Path) -> bool:
     """Whether a living agent holds that folder."""
     return files.is_locked(folder / "lock")
+
+
+def may_run(folder: Path, oid: str, token: str) -> bool:
+    """Whether an agent with that folder may attend to the process with this token: the folder has its id, or
+    its record of the worker has the token. Another folder may have taken the place of a moved one."""
+    try:
+        kept = (folder / "folder_id").read_text(errors="replace").strip()
+        if f":{kept}:" in token:
+            return True
+        return token.encode() in (folder / "records" / f"{_checked(oid)}.json").read_bytes()
+    except (FileNotFoundError, ValueError):
+        return False
+    except OSError:
+        return True  # unknown: somebody else's folder
+
+
+def claim(folder_id: str) -> socket.socket:
+    """Be the only agent of this host, or container, with a state folder of this id, until it is closed.
+
+    The lock in a folder says nothing of a copy that was put in its place while its agent goes on.
+
+    Raises:
+        StateError: another one lives.
+    """
+    claimed = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claimed.bind(f"\0busbar-agent-{folder_id}")
+    except OSError as error:
+        claimed.close()
+        raise StateError(
+            f"another agent on this host uses the state folder with id {folder_id}, of which this is a copy "
+            "or the original: stop that agent, or give this one a folder of its own"
+        ) from error
+    return claimed
 
 
 def _checked(oid: str) -> str:

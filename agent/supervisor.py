@@ -151,7 +151,8 @@ class WorkerSupervisor:
     async def _scan(self) -> None:
         """Find the living workers. Nothing is started before this has succeeded: it might run already."""
         store = self._store()
-        records = self.controller.runner.state.records() if self._first_scan else []
+        read = self.controller.runner.state.records
+        records = await asyncio.to_thread(read) if self._first_scan else []
         await self.adoption.scan(records, store)
         self._first_scan = False
         self.adoption.attach_probes(self._desired)

@@ -53,6 +53,7 @@ FACTS: Final[dict[str, str]] = {
     "deadline": "when a group without a ready worker becomes ERROR",
     "node_outside": "a node that would take the worker, but is not one of the cluster",
     "next": "what happens next",
+    "no_runtime": "a runtime that the node does not offer, and why",
     "no_cluster": "the node belongs to no cluster",
     "more": "what was left out",
     "nothing_wrong": "nothing is wrong",

@@ -149,6 +149,15 @@ _ROWS = (
         "Return one revision of a cluster with its definition.",
         "no_such_object",
     ),
+    Operation(
+        "plan_routercluster_rollback",
+        p.RevisionRef,
+        p.Plan,
+        "Say what a rollback of a cluster would change, and which workers it touches; changes nothing.",
+        ("no_such_object",),
+        roles=CHANGE_ROLES,
+        heavy=True,
+    ),
     _change(
         "rollback_routercluster",
         p.RevisionRef,

@@ -11,11 +11,14 @@ from typing import Any, Final, NoReturn, TypeVar
 import msgspec
 
 from .errors import BusError, pointer_step
+from .printable import printable
 
 MAX_PAYLOAD: Final = 256 * 1024
 """Bytes; checked before parsing (contract, section 3)."""
 MAX_REPORT: Final = 1024 * 1024
 """Bytes of an assignment or report: what a node may be assigned follows from it (`manager.planner.sizes`)."""
+SHOWN: Final = 64
+"""Characters of a wrong value that its error shows."""
 MAX_DEPTH: Final = 32
 """Nested objects and arrays (contract, section 3)."""
 
@@ -73,7 +76,15 @@ def convert(value: Any, kind: type[T], pointer: str = "", code: str = "invalid_a
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         detail, at = explain(str(error))
-        raise BusError(code, detail, [pointer + at]) from None
+        raise BusError(code, _of_value(detail, value, at), [pointer + at]) from None
+
+
+def _of_value(detail: str, value: Any, at: str) -> str:
+    """The sentence with the text that is not of the form asked for."""
+    for name in at.split("/")[1:]:
+        value = value.get(name) if isinstance(value, dict) else None
+    named = isinstance(value, str) and detail.startswith("not ")
+    return f"'{printable(value[:SHOWN])}' is {detail}" if named else detail
 
 
 def read(payload: bytes, kind: type[T], limit: int = MAX_REPORT) -> T:

@@ -147,7 +147,7 @@ class _Reader:
         try:
             return convert(value, kind, at)
         except BusError as error:
-            self.errors.append(error)
+            self.errors.append(_with_help(error, value, kind, at))
             return None
 
     def document(self, value: Mapping[str, Any], at: str) -> Definitions:
@@ -195,6 +195,29 @@ class _Reader:
             detail = f"softlimit {member.softlimit} is above hardlimit {member.hardlimit}"
             self.errors.append(BusError("invalid_argument", detail, [step(at, name, "softlimit")]))
         return member
+
+
+def _with_help(error: BusError, value: Any, kind: type[Any], at: str) -> BusError:
+    """The error, with what may stand there where that is a frequent mistake."""
+    more, pointers = "", tuple(error.pointers)
+    if kind is _Head and isinstance(value, Mapping) and "busbar" not in value:
+        more = ": a file of definitions begins with 'busbar: 1'"
+    elif error.detail == "Expected 'object', got 'array'":
+        more = ": names with a colon each, such as {a: {}, b: {}}, and no list"
+    elif isinstance(value, Mapping) and issubclass(_struct(kind), msgspec.Struct):
+        names = [field.encode_name for field in msgspec.structs.fields(kind)]
+        names += _SECTIONS if kind is _Head else ()
+        wrong = next((key for key in value if pointers == (step(at, str(key)),) and key not in names), None)
+        if wrong is not None:
+            from difflib import get_close_matches
+
+            close = get_close_matches(str(wrong), names, 1)
+            more = f": did you mean '{close[0]}'?" if close else f": there are {', '.join(sorted(names))}"
+    return BusError(error.code, f"{error.detail}{more}", list(pointers)) if more else error
+
+
+def _struct(kind: Any) -> type[Any]:
+    return kind if isinstance(kind, type) else object
 
 
 def read_all(

@@ -97,6 +97,11 @@ class BusError(Exception):
         )
 
 
+LIKELY: Final = 3
+"""So many times in a row a broker has not done what it would do for a user with the right: it is missing."""
+_UNABLE: Final = "the broker can't do it at present (as a cluster that elects a leader)"
+
+
 @dataclass
 class BusOfflineError(Exception):
     """The broker is out of reach: nothing was sent, or it is not known whether it arrived."""
@@ -120,17 +125,33 @@ class MissingRightError(BusOfflineError):
     """The broker lets this user not write, or not read, a topic. The connection stays.
 
     `user` is None where a certificate names it; `right` is a verb or several, for people. `certain`: the
-    broker said so; otherwise what was sent did not come, or the refusal may have another cause.
+    broker said so; otherwise what was sent did not come, or the refusal may have another cause. `times`: how
+    often that was so in a row; a cluster of brokers that elects a leader does the same until it has one.
     """
 
-    def __init__(self, user: str | None, right: str, topic: str, *, certain: bool = True) -> None:
+    def __init__(
+        self, user: str | None, right: str, topic: str, *, certain: bool = True, times: int = LIKELY
+    ) -> None:
         who = f"user '{user}'" if user else "the user of this certificate"
-        has = "has" if certain else "probably has"
+        has = "has" if certain or times < LIKELY else "probably has"
+        perhaps = "" if certain or times >= LIKELY else f"{_UNABLE}, or "
         super().__init__(
-            f"{who} {has} no right to {right} {topic}: the broker's ACL must give it, as 'busbar acl' prints "
-            "for this realm"
+            f"{perhaps}{who} {has} no right to {right} {topic}: the broker's ACL must give it, as 'busbar "
+            "acl' prints for this realm"
         )
-        self.user, self.right, self.topic = user, right, topic
+        self.user, self.right, self.topic, self.certain = user, right, topic, certain
+
+    def after(self, times: int) -> MissingRightError:
+        """The same, seen so often in a row."""
+        return MissingRightError(self.user, self.right, self.topic, certain=self.certain, times=times)
+
+
+class UnexplainedRefusalError(BusOfflineError):
+    """The broker has refused subscriptions to `filters` and gave no reason, as MQTT 3.1.1 has none."""
+
+    def __init__(self, filters: Sequence[str]) -> None:
+        super().__init__(f"the broker refuses subscriptions: {', '.join(filters)}")
+        self.filters = tuple(filters)
 
 
 class CallTimeoutError(Exception):

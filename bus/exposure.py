@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .addresses import is_loopback
 from .errors import BusError
-from .listeners import Listener, listeners_of
+from .listeners import UNIVERSAL, Listener, listeners_of, parts_of, served
 
 AUTHENTICATION: Final[Mapping[str, str | None]] = {
     "amqtt": "password_file",
@@ -22,6 +22,8 @@ _OPEN, _WRITTEN, _CLOSED = "open", "written out", "closed"
 """Ways into a web transport: without `auth`, with one that names `anonymous`, with credentials alone."""
 _OWN_AUTH: Final = ("rawsocket", "mqtt")
 """The listeners of a crossbar that have no paths, and an `auth` of their own."""
+_ROUTES: Final = "cluster"
+"""The listener of a nats for the other workers of its group: only certificates keep others out."""
 _DEFAULT_RUNTIMES: Final = {"web": "crossbar", "mqtt": "amqtt", "websocket": "amqtt", "nats": "nats"}
 
 
@@ -47,6 +49,8 @@ def _authenticates(
         return all(way == _CLOSED for way in _ways_in(transport, listener))
     if listener.config.get("anonymous") is True:
         return False  # what a listener says itself holds for it, whatever the others ask for
+    if listener.kind == _ROUTES and not is_loopback(listener.interface):
+        return False  # who comes as another worker is asked for no password
     option = AUTHENTICATION[known]
     return bool(option and _option(transport, listener, option))
 
@@ -64,8 +68,15 @@ def _requires_certificate(listener: Listener) -> bool:
     return (listener.tls or {}).get("client_certificates") == "require"
 
 
+def _has_tls(listener: Listener) -> bool:
+    """Else passwords, and all that follows, can be read and changed on the way."""
+    return bool(listener.tls)
+
+
 def _ways_in(transport: Mapping[str, Any] | None, listener: Listener) -> set[str]:
     """How the services of a crossbar's listener let clients in; without one that has clients: open."""
+    if listener.kind == UNIVERSAL:
+        return set().union(*(_ways_in(transport, each) for each in parts_of(listener)))
     if listener.kind in _OWN_AUTH:
         return {_way_of(listener)}
     return {way for _, way in _ways((transport or {}).get("paths"))} or {_OPEN}
@@ -80,8 +91,12 @@ def _all_ways(transport: Mapping[str, Any] | None) -> dict[str, str]:
     """Each path, and each listener without paths, with its way in."""
     found = {f"path '{path}'": way for path, way in _ways((transport or {}).get("paths"))}
     own = _OWN_AUTH if (transport or {}).get("type") == "web" else ("rawsocket",)
-    others = (each for each in listeners_of(transport).values() if each.kind in own)
-    return found | {f"listener '{each.name}'": _way_of(each) for each in others}
+    names = {name: each.kind for name, each in listeners_of(transport).items()}
+    for each in served(transport):
+        if each.kind in own:
+            of_several = names[each.name] == UNIVERSAL
+            found[f"{f'{each.kind} of ' if of_several else ''}listener '{each.name}'"] = _way_of(each)
+    return found
 
 
 def _ways(paths: Any, below: str = "") -> Iterator[tuple[str, str]]:
@@ -170,13 +185,14 @@ def _check_listener(
     if own and listener.anonymous is True and known is True:
         raise _wrong("'anonymous' is true, and clients need credentials", at)
     if listener.anonymous is False and known is False and runtime is not None:
-        detail = f"'anonymous' is false, and runtime '{runtime}' would let everybody in: {_remedy(runtime)}"
+        remedy = _remedy(runtime, listener)
+        detail = f"'anonymous' is false, and runtime '{runtime}' would let everybody in: {remedy}"
         raise _wrong(detail, at if own else f"{pointer}/anonymous")
     open_to_all = known is False and not is_loopback(listener.interface)
     if listener.anonymous is None and open_to_all and not _is_written_out(transport, listener, runtime):
         more = "" if runtime else ", or false where the groups' runtime authenticates by itself"
         detail = (
-            f"routers on {place(listener)} would let everybody in: {_remedy(runtime)}"
+            f"routers on {place(listener)} would let everybody in: {_remedy(runtime, listener)}"
             f"set 'anonymous' to true if that is intended{more}"
         )
         raise _wrong(detail, at)
@@ -220,6 +236,7 @@ def _dropped(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) 
     was, now = listeners_of(before), listeners_of(after)
     for check, had, has in (
         ("need a certificate", _requires_certificate, _requires_certificate),
+        ("use TLS", _has_tls, _has_tls),
         ("be kept to an ACL", partial(_has_acl, before), partial(_has_acl, after)),
     ):
         if all(map(had, was.values())) and not all(map(has, now.values())):
@@ -234,7 +251,9 @@ def _has_acl(transport: Mapping[str, Any] | None, listener: Listener) -> bool:
     return bool(_option(transport, listener, "acl_file"))
 
 
-def _remedy(runtime: str | None) -> str:
+def _remedy(runtime: str | None, listener: Listener) -> str:
+    if listener.kind == _ROUTES:
+        return "require certificates (tls, client_certificates), or "
     if runtime == "crossbar":
         return "give each websocket path 'auth', or "
     option = AUTHENTICATION.get(runtime, None) if runtime is not None else "password_file"

@@ -112,12 +112,15 @@ def rename(source: Path, target: Path, *, durable: bool = False) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make what was created, renamed or removed in a folder survive a power loss. Raises OSError."""
+    """Make what was created, renamed or removed in a folder survive a power loss. Raises OSError.
+
+    The folder may be a link to one, as what is renamed in it goes there too.
+    """
     _fsync(folder, os.O_DIRECTORY)
 
 
-def _fsync(path: Path, flags: int = 0) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags)
+def _fsync(path: Path, flags: int = os.O_NOFOLLOW) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,6 +18,10 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Kind = Literal["web", "mqtt", "websocket", "rawsocket", "nats", "tcp"]
 """The protocol of a listener, and the type of a transport."""
 Serializer = Literal["json", "msgpack", "cbor", "ubjson", "flatbuffers"]
+UNIVERSAL: Final = "universal"
+"""The type of a listener with several protocols on one port: Crossbar.io looks at a client's first bytes."""
+PARTS: Final = ("rawsocket", "mqtt")
+"""What such a listener may serve beside the paths of its transport."""
 DEFAULT: Final = "default"
 """The name of the listener of a transport with an `endpoint`, or with nothing."""
 MAX_LISTENERS: Final = 8
@@ -59,17 +63,35 @@ class EndpointConfig(_Socket, frozen=True, kw_only=True):
     type: Literal["tcp"] = "tcp"
 
 
+class RawSocketPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """WAMP-RawSocket on a listener of type `universal`, as on a listener of its own."""
+
+    auth: dict[str, Any] | UnsetType = UNSET
+    serializers: Annotated[list[Serializer], Meta(min_length=1, max_length=5)] | UnsetType = UNSET
+
+
+class MqttPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """MQTT on a listener of type `universal`, as on a listener of its own."""
+
+    auth: dict[str, Any] | UnsetType = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+
+
 class ListenerConfig(_Socket, frozen=True, kw_only=True):
     """One of several listeners: an endpoint with a protocol of its own (none: that of its transport).
 
     `anonymous` is the transport's where it has none. `auth` is that of WAMP-RawSocket, and of MQTT where the
-    transport is of type web; `serializers` are those of WAMP-RawSocket.
+    transport is of type web; `serializers` are those of WAMP-RawSocket. One of type `universal` serves the
+    paths (unless `web` is false) and what it has of `rawsocket` and `mqtt` on the same port.
     """
 
-    type: Kind | Literal["cluster"] | UnsetType = UNSET
+    type: Kind | Literal["cluster", "universal"] | UnsetType = UNSET
     anonymous: bool | UnsetType = UNSET
     auth: dict[str, Any] | UnsetType = UNSET
     serializers: Annotated[list[Serializer], Meta(min_length=1, max_length=5)] | UnsetType = UNSET
+    web: bool | UnsetType = UNSET
+    rawsocket: RawSocketPart | UnsetType = UNSET
+    mqtt: MqttPart | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
     """Those of the transport that its runtime can have for each listener; they win over the transport's."""
 
@@ -128,6 +150,25 @@ def listeners_of(transport: Mapping[str, Any] | None) -> dict[str, Listener]:
     return listeners
 
 
+def parts_of(listener: Listener) -> list[Listener]:
+    """The protocols of a listener, each as one of its own: several where it is of type `universal`."""
+    if listener.kind != UNIVERSAL:
+        return [listener]
+    config = {name: value for name, value in listener.config.items() if name not in ("web", *PARTS)}
+    name, said = listener.name, listener.anonymous
+    web = [] if listener.config.get("web") is False else [Listener(name, "web", config, listener.at, said)]
+    return web + [
+        Listener(name, kind, {**config, **own}, f"{listener.at}/{kind}", said)
+        for kind in PARTS
+        if isinstance(own := listener.config.get(kind), Mapping)
+    ]
+
+
+def served(transport: Mapping[str, Any] | None) -> list[Listener]:
+    """What a transport serves: the parts of its listeners, in their order."""
+    return [part for each in listeners_of(transport).values() for part in parts_of(each)]
+
+
 def primary(transport: Mapping[str, Any] | None) -> Listener:
     """The first listener, whose URL is a worker's address."""
     return next(iter(listeners_of(transport).values()))
@@ -146,24 +187,36 @@ def check_listeners(given: Mapping[str, Any] | UnsetType, pointer: str) -> None:
         at = f"{pointer}/{pointer_step(name)}"
         if not _NAME.fullmatch(name):
             raise _wrong("a listener's name has the form [a-z][a-z0-9-]{0,31}", at)
-        if isinstance(value, Mapping):
-            check_not_universal(value.get("type"), f"{at}/type")
         config = convert(value, ListenerConfig, at, "invalid_configuration")
         check_socket(config, at)
+        _check_parts(config, at)
         for other, before in checked:
             if _collide(config, before):
                 raise _wrong(f"listener '{other}' has the same port on that interface", f"{at}/port")
         checked.append((name, config))
 
 
+def _check_parts(config: ListenerConfig, pointer: str) -> None:
+    given = [name for name in PARTS if getattr(config, name) is not UNSET]
+    if config.type == UNIVERSAL:
+        if config.web is False and not given:
+            raise _wrong(f"without the paths it serves {' or '.join(PARTS)}, or nothing", f"{pointer}/web")
+        return
+    for name in ("web", *PARTS):
+        if getattr(config, name) is not UNSET:
+            raise _wrong(f"only a listener of type '{UNIVERSAL}' has '{name}'", f"{pointer}/{name}")
+
+
 def check_not_universal(kind: object, pointer: str) -> None:
-    """Refuse Crossbar.io's `universal`, which is no protocol, with what to write instead.
+    """Refuse `universal` as the type of a whole transport, with what to write instead.
 
     Raises:
         BusError: `invalid_configuration` with `pointer`.
     """
-    if kind == "universal":
-        detail = "several protocols on one port are not offered: give each a listener (web, rawsocket, mqtt)"
+    if kind == UNIVERSAL:
+        detail = (
+            "it is the type of a listener: in a transport of type 'web', give one of 'listeners' this type"
+        )
         raise _wrong(detail, pointer)
 
 

@@ -70,6 +70,7 @@ class Group(Struct, frozen=True):
     """A worker group. `lost_after` and `start_deadline` are seconds.
 
     `revision` counts the definitions of what its workers run; `updated` of them are assigned the present one.
+    `refused_by` names the nodes of its cluster whose schema of the runtime refuses its transport.
     """
 
     changed: int
@@ -94,6 +95,7 @@ class Group(Struct, frozen=True):
     """Whether it is to be stopped, or to stay so, whatever its cluster does."""
     mesh: bool = False
     """Whether its workers are told of each other."""
+    refused_by: list[str] = msgspec.field(default_factory=list)
     placement: dict[str, Any] | None = None
     """Which nodes may have its workers (`require`, `spread`); null: any node of the cluster."""
 

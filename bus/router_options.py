@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from .addresses import is_loopback
 from .decode import convert
 from .errors import BusError, pointer_step
-from .listeners import Listener, listeners_of
+from .listeners import Listener, listeners_of, served
 from .node_files import PathText, check_reference
 from .wamp import ANONYMOUS, RealmName, Realms, UriPattern, check_realm, check_realms, check_role
 
@@ -123,7 +123,7 @@ def amqtt_options(transport: Mapping[str, Any], pointer: str) -> AmqttOptions:
 def crossbar_options(transport: Mapping[str, Any], pointer: str) -> CrossbarOptions:
     """As `amqtt_options`; also refuses MQTT listeners that Crossbar.io can't have as they are written."""
     options = _decoded(transport, CrossbarOptions, pointer)
-    for each in listeners_of(transport).values():
+    for each in served(transport):
         if each.kind == "mqtt":
             _check_crossbar_mqtt(transport, each, pointer)
         elif "options" in each.config:
@@ -166,7 +166,7 @@ def _realms(transport: Mapping[str, Any], pointer: str) -> Realms:
     return check_realms(transport.get("realms", UNSET), f"{pointer}/realms")
 
 
-_OF_MQTT: Final = ("anonymous", "ticket")
+_OF_MQTT: Final = ("anonymous", "ticket", "tls")
 
 
 def _check_crossbar_mqtt(transport: Mapping[str, Any], listener: Listener, pointer: str) -> None:
@@ -174,7 +174,10 @@ def _check_crossbar_mqtt(transport: Mapping[str, Any], listener: Listener, point
     auth = listener.config.get("auth", {"anonymous": {}})
     for method in auth:
         if method not in _OF_MQTT:
-            detail = "MQTT clients have a user name and a password ('ticket'), or none ('anonymous')"
+            detail = (
+                "MQTT clients have a user name and a password ('ticket'), a certificate ('tls') or neither "
+                "('anonymous')"
+            )
             raise _wrong(detail, f"{at}/auth/{method}")
     guest = auth.get("anonymous")
     if guest is not None and guest.get("type", "static") == "static" and "realm" not in guest:

@@ -42,7 +42,7 @@ SPEAK_TLS: Final = frozenset({"crossbar", "mosquitto", "nats"})
 """The built-in runtimes that speak TLS on their endpoint."""
 LISTENER_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "amqtt": ("mqtt", "websocket"),
-    "crossbar": ("web", "rawsocket", "mqtt"),
+    "crossbar": ("web", "rawsocket", "mqtt", "universal"),
     "mosquitto": ("mqtt", "websocket"),
     "nats": ("mqtt", "websocket", "nats", "cluster"),
 }

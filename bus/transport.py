@@ -12,6 +12,7 @@ from .decode import convert
 from .errors import BusError, pointer_step
 from .listeners import (
     MAX_LISTENERS,
+    UNIVERSAL,
     EndpointConfig,
     Kind,
     Listener,
@@ -21,6 +22,7 @@ from .listeners import (
     check_not_universal,
     check_socket,
     listeners_of,
+    served,
 )
 from .node_files import PathText, check_reference
 from .wamp import (
@@ -130,8 +132,8 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
             raise _wrong("a transport has 'endpoint' or 'listeners'", f"{pointer}/listeners")
     check_listeners(transport.listeners, f"{pointer}/listeners")
     realms = check_realms(transport.realms, f"{pointer}/realms")
-    listeners = listeners_of(to_builtins(value))
-    web = [each for each in listeners.values() if each.kind == "web"]
+    listeners, parts = listeners_of(to_builtins(value)), served(to_builtins(value))
+    web = [each for each in parts if each.kind == "web"]
     if transport.paths is not UNSET:
         if transport.type != "web":
             raise _wrong(f"a transport of type '{transport.type}' has no paths", f"{pointer}/paths")
@@ -142,6 +144,8 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
         check_auth(UNSET, realms, f"{pointer}/paths", cookie=False, client_ca=False)
     if transport.listeners is not UNSET:
         for each in listeners.values():
+            _check_universal(each, transport.type, f"{pointer}{each.at}")
+        for each in parts:
             _check_own_auth(each, transport.type, realms, f"{pointer}{each.at}")
     plain: dict[str, Any] = to_builtins(value)
     return plain
@@ -179,6 +183,17 @@ class _Paths:
 
 def _client_ca(web: list[Listener]) -> bool:
     return any(each.tls is not None and "client_ca" in each.tls for each in web)
+
+
+def _check_universal(listener: Listener, kind: str, pointer: str) -> None:
+    if listener.kind != UNIVERSAL:
+        return
+    if kind != "web":
+        raise _wrong(f"a transport of type '{kind}' has no listener of this type", f"{pointer}/type")
+    for member in ("auth", "serializers", "options"):
+        if member in listener.config:
+            detail = f"of a listener of type '{UNIVERSAL}' it belongs to 'rawsocket', 'mqtt' or a path"
+            raise _wrong(detail, f"{pointer}/{member}")
 
 
 def _check_own_auth(listener: Listener, kind: str, realms: Realms, pointer: str) -> None:

@@ -50,7 +50,9 @@ def runtime_schema(runtime: str) -> dict[str, Any]:
         members["paths"]["additionalProperties"] = path
         members["realms"]["items"] = {"anyOf": [{"type": "string"}, realm]}
         _describe_paths(parts["PathService"], path, auth, cookie)
-        parts["ListenerConfig"]["properties"]["auth"] = auth
+        for name in ("ListenerConfig", "RawSocketPart", "MqttPart"):
+            parts[name]["properties"]["auth"] = auth
+        parts["MqttPart"]["properties"]["options"] = listener_options
     else:
         del members["paths"]
     if runtime not in SPEAK_TLS:
@@ -65,7 +67,8 @@ def _describe_listener(listener: dict[str, Any], runtime: str, options: Any) -> 
     members["type"] = {"enum": list(LISTENER_TYPES[runtime])}
     members["options"] = options if runtime in ("mosquitto", "crossbar") else False
     if runtime != "crossbar":
-        members["auth"] = members["serializers"] = False
+        for name in ("auth", "serializers", "web", "rawsocket", "mqtt"):
+            members[name] = False
 
 
 def _describe_paths(service: dict[str, Any], path: Any, auth: Any, cookie: Any) -> None:

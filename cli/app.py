@@ -38,6 +38,8 @@ OutputOption = Annotated[
 
 HELP = (
     "Run clusters of message routers over MQTT.\n\n"
+    "To begin: 'busbar up --agents 3', and in another terminal 'busbar schema example > realm.yaml' and "
+    "'busbar apply -f realm.yaml --wait'.\n\n"
     "The options below may stand anywhere on the line. Precedence: options, then the environment variables "
     "BUSBAR_CONTEXT, BUSBAR_BROKER, BUSBAR_REALM, BUSBAR_USERNAME, BUSBAR_PASSWORD_FILE, BUSBAR_PASSWORD, "
     "BUSBAR_TLS_CA, BUSBAR_TLS_CERT, BUSBAR_TLS_KEY, BUSBAR_STATE, BUSBAR_TIMEOUT, BUSBAR_OUTPUT, then a "

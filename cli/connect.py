@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from busbar.bus.client.client import CALL_S, BusClient
 from busbar.bus.client.errors import LoginRefusedError
 from busbar.bus.client.names import split_reference as split
-from busbar.bus.errors import BusOfflineError
+from busbar.bus.errors import BusError, BusOfflineError
 from busbar.bus.options import ConnectOptions, TlsOptions, parse_urls
 from busbar.bus.topics import Topics, is_name
 
@@ -129,7 +129,14 @@ def run(work: Callable[[BusClient], Awaitable[T]], settings: Settings | None = N
     async def whole() -> T:
         used = settings or settings_in_force(global_options(), os.environ)
         async with connected(used, call_timeout()) as bus:
-            return await work(bus)
+            try:
+                return await work(bus)
+            except BusError as error:
+                if error.code == "no_such_object":
+                    from .near_names import with_near_name
+
+                    raise await with_near_name(bus, error) from None
+                raise
 
     return asyncio.run(whole())
 

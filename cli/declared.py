@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -68,8 +68,8 @@ def wanted(file: str, prune: bool, stop: bool) -> Wanted:
 # --- showing -----------------------------------------------------------------------------------------------
 
 
-def show_plan(plan: Plan, document: Document) -> None:
-    """Print a plan for people."""
+def show_plan(plan: Plan, document: Document | None = None) -> None:
+    """Print a plan for people. `document`: the file that it is about."""
     for change in plan.changes:
         for line in change_lines(change):
             output.say(line)
@@ -81,7 +81,11 @@ def show_plan(plan: Plan, document: Document) -> None:
     for left in plan.left:
         output.note(f"stays: {_name(left.pointer)}, {_of(left.owner)}")
     for refused in plan.refused:
-        where = place(document.name, document.line, refused.pointer)
+        where = (
+            place(document.name, document.line, refused.pointer)
+            if document
+            else f"{_name(refused.pointer)}: "
+        )
         output.note(f"refused: {where}{refused.detail} ({refused.code})")
 
 
@@ -119,6 +123,20 @@ def _cells(step: WorkerStep) -> list[str]:
     if step.action == "move":
         where = f"{step.before} -> {step.node}"
     return [str(step.order), step.worker, step.action, where, step.reason]
+
+
+def hints(plan: Plan, desired: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps clusters that were created from running."""
+    done = {(change.action, change.pointer) for change in plan.changes}
+    for action, pointer in sorted(done):
+        name = _cluster(pointer)
+        if action != "create" or pointer.count("/") != 2 or name is None:
+            continue
+        if not (desired["clusters"].get(name) or {}).get("nodes"):
+            yield f"cluster '{name}' has no nodes, so no worker has a place: name some under 'nodes'"
+        if ("start", pointer) not in done:
+            start = f"'running: true' in the file, or 'busbar cluster start {name}', starts it"
+            yield f"cluster '{name}' is STOPPED: {start}"
 
 
 def as_object(plan: Plan, **more: Any) -> dict[str, Any]:

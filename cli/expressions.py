@@ -98,6 +98,8 @@ def expression(text: str) -> Path:
         CliError: it is none.
     """
     plain = text.strip()
+    if plain.startswith("{") and not plain.endswith("}"):
+        raise usage(f"-o jsonpath: '{plain}': the brace at its beginning has no partner")
     if plain.startswith("{") and plain.endswith("}"):
         if _PART.fullmatch(plain) is None:
             raise usage(

@@ -14,8 +14,7 @@ EXPRESSIONS: Final = ("jsonpath=", "template=")
 """Formats that say what is printed."""
 VARIABLE: Final = "BUSBAR_OUTPUT"
 HELP: Final = (
-    "table, wide (more columns), json, yaml, jsonl (an object a line), name (references alone), "
-    "jsonpath=EXPRESSION such as '{.items[*].name}', or template=TEXT such as '{name} {status}'."
+    "table, wide, json, yaml, jsonl, name, jsonpath='{.items[*].name}' or template='{name} {status}'."
 )
 
 

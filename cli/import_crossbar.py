@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from busbar.bus.errors import pointer_step
-from busbar.bus.listeners import LISTENER_NAME, MAX_LISTENERS
+from busbar.bus.listeners import LISTENER_NAME, MAX_LISTENERS, PARTS, UNIVERSAL
 
 from .import_definition import Imported, NotImportedError, finish
 
@@ -30,14 +30,15 @@ class _Taken:
     kind: str
     id: str
     config: dict[str, Any]
-    paths: Mapping[str, Any]
+    paths: Mapping[str, Any] | None
+    """None where it serves none."""
 
 
 _ONE: Final = "make another group or cluster for it"
 
 
 def import_crossbar(config: Mapping[str, Any]) -> Imported:
-    """The definition of the Web, RawSocket and MQTT transports of the first router in a node's configuration.
+    """The definition of the transports of the first router in a node's configuration.
 
     Raises:
         NotImportedError: there is none, or it would let in more clients than the file.
@@ -86,15 +87,8 @@ def _router(found: Imported, worker: Mapping[str, Any], at: str) -> None:
         kind = each.get("type") if isinstance(each, Mapping) else None
         if kind == "web":
             _web(found, taken, each, where)
-        elif kind == "universal" and isinstance(each.get("web"), Mapping):
-            for name in each:
-                if name not in (*_OWN, "web", "endpoint"):
-                    found.leave(
-                        f"{where}/{pointer_step(name)}",
-                        "of a universal transport only 'web' is taken over: make a listener for each other",
-                    )
-            inner = {**each["web"], "endpoint": each.get("endpoint"), "id": each.get("id")}
-            _web(found, taken, inner, where, f"{where}/web")
+        elif kind == UNIVERSAL:
+            _universal(found, taken, each, where)
         elif kind == "rawsocket":
             _rawsocket(found, taken, each, where)
         elif kind == "mqtt":
@@ -118,7 +112,7 @@ def _add(found: Imported, taken: list[_Taken]) -> None:
     listeners = found.transport["listeners"] = dict[str, Any]()
     for each in taken:
         config = each.config if each.kind == "web" else {"type": each.kind, **each.config}
-        found.sources[id(config)] = f"{each.at}/endpoint"
+        found.sources[id(config)] = each.at if each.kind == UNIVERSAL else f"{each.at}/endpoint"
         listeners[_name(each, listeners)] = config
 
 
@@ -146,39 +140,97 @@ def _noted(found: Imported, value: Any, source: str) -> Any:
     return copy
 
 
-def _web(
-    found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str, inner: str | None = None
-) -> None:
+def _web(found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str) -> None:
     """Take over a Web transport; a second one shares the paths of the first, or is left out."""
-    paths, source = given.get("paths"), f"{inner or at}/paths"
-    if not isinstance(paths, Mapping) or not paths:
-        if any(each.kind == "web" for each in taken):
-            return found.leave(source, "none, so nothing would be served")
-        raise NotImportedError(f"{source}: none, so nothing would be served")
-    config = _listener(found, given, at)
-    own = _Taken(at, "web", str(given.get("id") or ""), config, paths)
-    first = next((each for each in taken if each.kind == "web"), None)
-    if first is not None and paths != first.paths and not _may_share(own, first):
-        return found.leave(
-            at, "its paths differ from those of the first, and would be served there too: " + _ONE
-        )
+    own = _Taken(at, "web", _id(given), {}, given.get("paths"))
+    if not _can_serve(found, taken, own, f"{at}/paths"):
+        return
+    own.config = _listener(found, given, at)
+    if not _shares(found, taken, own):
+        return
+    _leave_options(found, given, at)
+    _serve(found, taken, own, f"{at}/paths")
+    taken.append(own)
+
+
+def _id(given: Mapping[str, Any]) -> str:
+    return str(given.get("id") or "")
+
+
+def _can_serve(found: Imported, taken: list[_Taken], own: _Taken, source: str) -> bool:
+    if isinstance(own.paths, Mapping) and own.paths:
+        return True
+    if any(each.paths is not None for each in taken):
+        found.leave(source, "none, so nothing would be served")
+        return False
+    raise NotImportedError(f"{source}: none, so nothing would be served")
+
+
+def _leave_options(found: Imported, given: Mapping[str, Any], at: str) -> None:
     for name in given:
         if name not in (*_OWN, "endpoint", "paths"):
-            found.leave(
-                f"{inner or at}/{pointer_step(name)}", "options of the Web transport are not taken over"
-            )
-    new = {name: each for name, each in paths.items() if first is None or name not in first.paths}
+            found.leave(f"{at}/{pointer_step(name)}", "options of the Web transport are not taken over")
+
+
+def _shares(found: Imported, taken: list[_Taken], own: _Taken) -> bool:
+    """Whether its paths may be served by all that serve some; told where not."""
+    first = next((each for each in taken if each.paths is not None), None)
+    if first is None or own.paths == first.paths or _may_share(own, first):
+        return True
+    found.leave(own.at, "its paths differ from those of the first, and would be served there too: " + _ONE)
+    return False
+
+
+def _serve(found: Imported, taken: list[_Taken], own: _Taken, source: str) -> None:
+    """Its paths join those of the others."""
+    assert own.paths is not None
+    first = next((each for each in taken if each.paths is not None), None)
+    before = first.paths if first is not None and first.paths is not None else {}
+    new = {name: each for name, each in own.paths.items() if name not in before}
     known = found.transport.setdefault("paths", {})
     known |= _paths(found, new, source, "")
     found.sources.setdefault(id(known), source)
-    taken.append(own)
     if first is not None:
-        first.paths = own.paths = {**first.paths, **paths}
+        first.paths = own.paths = {**before, **own.paths}
+
+
+def _universal(found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str) -> None:
+    """Take over a transport with several protocols on one port."""
+    web, sockets = given.get("web"), given.get("websocket")
+    paths = dict(web["paths"]) if isinstance(web, Mapping) and isinstance(web.get("paths"), Mapping) else {}
+    for name, each in sockets.items() if isinstance(sockets, Mapping) else ():
+        if name in paths:
+            found.leave(f"{at}/web/paths/{pointer_step(name)}", "'websocket' answers there")
+        paths[name] = {"type": "websocket", **each} if isinstance(each, Mapping) else each
+    config = _listener(found, given, at)
+    if not config:
+        return found.leave(at, "only TCP is taken over")
+    own = _Taken(at, UNIVERSAL, _id(given), config, paths or None)
+    if paths and not _shares(found, taken, own):
+        return None
+    for name in given:
+        if name not in (*_OWN, "endpoint", "web", "websocket", *PARTS):
+            found.leave(f"{at}/{pointer_step(name)}", "options of the transport are not taken over")
+    if isinstance(web, Mapping):
+        _leave_options(found, web, f"{at}/web")
+    if not paths:
+        config["web"] = False
+    else:
+        _serve(found, taken, own, f"{at}/web/paths")
+    for name, part in ("rawsocket", _rawsocket_part), ("mqtt", _mqtt_part):
+        if isinstance(given.get(name), Mapping):
+            taken_over = part(found, given[name], f"{at}/{name}", f"{name}/{len(taken)}")
+            if taken_over is not None:
+                config[name] = taken_over
+    if not paths and not any(name in config for name in PARTS):
+        return found.leave(at, "nothing of it is left")
+    taken.append(own)
     return None
 
 
 def _may_share(one: _Taken, other: _Taken) -> bool:
     """Whether each may serve the other's paths too: the same clients reach both, in the same way."""
+    assert one.paths is not None and other.paths is not None
     same = all(one.paths[name] == other.paths[name] for name in one.paths if name in other.paths)
     tls, others = one.config.get("tls"), other.config.get("tls")
     alike = (tls is None) == (others is None) and ("client_ca" in (tls or {})) == (
@@ -191,35 +243,51 @@ def _rawsocket(found: Imported, taken: list[_Taken], given: Mapping[str, Any], a
     config = _listener(found, given, at)
     if not config:
         return found.leave(at, "only TCP is taken over")
-    for name, value in given.items():
-        if name == "serializers":
-            config[name] = value
-        elif name == "auth":
-            file = f"rawsocket/{len(taken)}"
-            config[name] = _auth(found, value, f"{at}/auth", file)
-        elif name not in (*_OWN, "endpoint"):
-            found.leave(f"{at}/{pointer_step(name)}", "options of the transport are not taken over")
-    taken.append(_Taken(at, "rawsocket", str(given.get("id") or ""), config, {}))
+    config |= _rawsocket_part(found, given, at, f"rawsocket/{len(taken)}")
+    taken.append(_Taken(at, "rawsocket", _id(given), config, None))
     return None
 
 
+def _rawsocket_part(found: Imported, given: Mapping[str, Any], at: str, file: str) -> dict[str, Any]:
+    part: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "serializers":
+            part[name] = value
+        elif name == "auth":
+            part[name] = _auth(found, value, f"{at}/auth", file)
+        elif name not in (*_OWN, "endpoint"):
+            found.leave(f"{at}/{pointer_step(name)}", "options of the transport are not taken over")
+    found.sources[id(part)] = at
+    return part
+
+
 def _mqtt(found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str) -> None:
-    config, options = _listener(found, given, at), given.get("options")
+    config = _listener(found, given, at)
     if not config:
         return found.leave(at, "only TCP is taken over")
+    part = _mqtt_part(found, given, at, f"mqtt/{len(taken)}")
+    if part is not None:
+        taken.append(_Taken(at, "mqtt", _id(given), config | part, None))
+    return None
+
+
+def _mqtt_part(found: Imported, given: Mapping[str, Any], at: str, file: str) -> dict[str, Any] | None:
+    """What it says beside where it listens; None where no client could join."""
+    options, part = given.get("options"), dict[str, Any]()
     if not isinstance(options, Mapping):
-        return found.leave(f"{at}/options", "not an object, so no client could join")
+        found.leave(f"{at}/options", "not an object, so no client could join")
+        return None
     for name in given:
         if name not in (*_OWN, "endpoint", "options"):
             found.leave(f"{at}/{pointer_step(name)}", "options of the transport are not taken over")
     if "role" in options:
         found.leave(f"{at}/options/role", "Crossbar.io 26.10 ignores it: 'auth' decides")
     if "auth" in options:
-        config["auth"] = _auth(found, options["auth"], f"{at}/options/auth", f"mqtt/{len(taken)}")
+        part["auth"] = _auth(found, options["auth"], f"{at}/options/auth", file)
     rest = {name: value for name, value in options.items() if name not in ("auth", "role")}
-    config["options"] = _noted(found, rest, f"{at}/options")
-    taken.append(_Taken(at, "mqtt", str(given.get("id") or ""), config, {}))
-    return None
+    part["options"] = _noted(found, rest, f"{at}/options")
+    found.sources[id(part)] = at
+    return part
 
 
 def _listener(found: Imported, given: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -227,7 +295,7 @@ def _listener(found: Imported, given: Mapping[str, Any], at: str) -> dict[str, A
     endpoint = given.get("endpoint")
     if isinstance(endpoint, Mapping) and endpoint.get("type", "tcp") == "tcp":
         return _endpoint(found, endpoint, f"{at}/endpoint")
-    if given.get("type") not in ("rawsocket", "mqtt"):
+    if given.get("type") == "web":
         found.leave(f"{at}/endpoint", "only TCP is taken over")
     return {}
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from busbar.bus.errors import BusError, pointer_step
 from busbar.bus.exposure import not_written_out, place
-from busbar.bus.listeners import listeners_of
+from busbar.bus.listeners import PARTS, served
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
 
@@ -77,7 +77,7 @@ def _take_away(found: Imported, pointer: str, detail: str) -> None:
         )
     found.leave(_source(found, steps), detail)
     _delete(found.transport, unit)
-    if not any(each.kind == "web" for each in listeners_of(found.transport).values()):
+    if not any(each.kind == "web" for each in served(found.transport)):
         found.transport.pop("paths", None)
     for name in ("realms", "paths", "listeners"):
         if found.transport.get(name) in ([], {}):
@@ -115,6 +115,8 @@ def _unit(steps: list[str]) -> list[str]:
     if steps[0] == "paths":
         return _unit_of_path(steps)
     if steps[0] == "listeners":
+        if steps[2:3] and steps[2] in PARTS:
+            return steps[:5] if steps[3:4] == ["auth"] and len(steps) > 4 else steps[:3]
         if steps[2:3] == ["auth"] and len(steps) > 3:
             return steps[:4]
         lesser = (["backlog"], ["options", "max_connections"])

@@ -73,7 +73,7 @@ async def _stranded(bus: BusClient, cluster_oid: str, node_oid: str, groups: lis
 
 
 def _takes(place: _Place, group: Group | None) -> bool:
-    if group is None or group.runtime not in place.runtimes:
+    if group is None or group.runtime not in place.runtimes or place.name in group.refused_by:
         return False
     return unmet(read_placement(group.placement), place.labels) is None
 
@@ -82,6 +82,7 @@ def _takes(place: _Place, group: Group | None) -> bool:
 class _Place:
     """What another node offers."""
 
+    name: str
     runtimes: list[str]
     labels: dict[str, str] | None
     free: float
@@ -93,7 +94,7 @@ async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Plac
         [oid for oid in oids if oid != node_oid], lambda oid: bus.get_node(node_oid=oid)
     )
     return [
-        _Place(node.runtimes, node.labels, await _free(bus, cluster_oid, node))
+        _Place(node.name, node.runtimes, node.labels, await _free(bus, cluster_oid, node))
         for node in nodes
         if node.draining is None
         and node.cordoned is None

@@ -18,7 +18,7 @@ from .typer_fastparse import lighten
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": (
         "busbar.cli.commands.up",
-        "Run broker, manager and agents on this machine, supervised, in the foreground.",
+        "Run broker, manager and agents on this machine, supervised.",
     ),
     "status": (
         "busbar.cli.commands.status",
@@ -26,29 +26,30 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "check": (
         "busbar.cli.commands.check",
-        "One line and an exit code for monitoring systems: OK, warning, critical, unknown.",
+        "One line and an exit code for monitoring systems such as Nagios.",
     ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "doctor": (
         "busbar.cli.commands.doctor",
-        "Try broker, manager and settings; say what is wrong and what to do.",
+        "Try broker, manager and settings; say what to do.",
     ),
     "cluster": ("busbar.cli.commands.cluster", "Clusters of routers: create, start, stop, watch, delete."),
     "group": (
         "busbar.cli.commands.group",
-        "Worker groups of a cluster: add, scale, update, stop, restart, remove.",
+        "Worker groups of a cluster: add, scale, update, stop, remove.",
     ),
     "node": ("busbar.cli.commands.node", "Nodes: pair, list, label, drain, cordon, unpair."),
     "worker": ("busbar.cli.commands.worker", "Workers: list, state, restart, logs."),
     "logs": (
         "busbar.cli.commands.logs",
-        "Print the output of a cluster's, a group's or one worker's processes.",
+        "Print the output of a cluster, a group or one worker.",
     ),
+    "web": ("busbar.cli.commands.web", "Serve a live page of the realm, to sign in to with a browser."),
     "top": ("busbar.cli.commands.top", "Show what nodes and workers use, live."),
     "wait": ("busbar.cli.commands.wait", "Wait until an object runs, is stopped, or has failed."),
     "endpoints": (
         "busbar.cli.commands.endpoints",
-        "Print where clients find a group's workers, also as a load balancer's configuration.",
+        "Print where clients find a group; load balancer configuration.",
     ),
     "export": (
         "busbar.cli.commands.export",
@@ -74,16 +75,20 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "manager": ("busbar.cli.commands.manager", "Run the manager, check its store, show its state."),
     "agent": (
         "busbar.cli.commands.agent",
-        "Run the agent of one node; join a realm, reset its state folder.",
+        "Run the agent of one node; join a realm, reset its state.",
     ),
     "broker": ("busbar.cli.commands.broker", "Run the embedded broker, manage its accounts."),
-    "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, even while it runs."),
+    "install": ("busbar.cli.commands.install", "Run manager, agent or broker under systemd."),
+    "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, while it runs."),
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),
     "import": (
         "busbar.cli.commands.import_",
         "Print an existing router's configuration as a definition.",
     ),
-    "schema": ("busbar.cli.commands.schema", "Print the JSON Schema of a definition, for editors."),
+    "schema": (
+        "busbar.cli.commands.schema",
+        "Print an example of a file of definitions, or its JSON Schema.",
+    ),
     "acl": ("busbar.cli.commands.acl", "Print the ACL for an outside broker."),
 }
 """The top-level commands: module and help line of each."""
@@ -92,7 +97,7 @@ GLOBAL: Final = (
     "context", "broker", "realm", "username", "password_file", "output", "tls_ca", "tls_cert", "tls_key",
 )  # fmt: skip
 _VISIBLE: Final = frozenset({"output"})
-SERVICES: Final = frozenset({"up", "manager", "agent", "broker"})
+SERVICES: Final = frozenset({"up", "manager", "agent", "broker", "web"})
 """Commands whose help shows all global options."""
 
 WATCHED: Final = frozenset({"list", "show", "stat", "nodes", "status"})

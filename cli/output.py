@@ -36,6 +36,8 @@ COLOURS: Final[Mapping[str, str]] = {
 TINTS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 """Colours that tell lines of different origin apart."""
 
+COUNTS: Final = frozenset({"applied", "capacity", "clusters", "limits", "nodes", "workers"})
+"""Members that hold a few numbers by name."""
 REASONS: Final = frozenset({"reason", "conditions"})
 """Headings of columns that stay the last."""
 
@@ -140,9 +142,16 @@ def _check_members(row: object, *, of_list: bool) -> None:
 
 def _for_people(key: str, value: object) -> str:
     """A member's value: sizes, spans and moments with units."""
+    if key in COUNTS and isinstance(value, Mapping):
+        known = {name: each for name, each in value.items() if each is not None}
+        return ", ".join(f"{name} {_for_people(name, each)}" for name, each in known.items())
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if key.endswith("_ms"):
+        if "_ms" in key:
             return numbers.duration(value)
+        if key in ("lost_after", "start_deadline"):
+            return f"{value:g} s"
+        if key in ("memory", "max_payload"):
+            return numbers.size(int(value))
         if key == "cpu_s":
             return numbers.seconds(value)
         if key == "rss":

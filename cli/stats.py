@@ -35,7 +35,7 @@ WIDE_COLUMNS: list[output.Column[Worker]] = [
     ("listeners", lambda w: ", ".join(f"{name} {url}" for name, url in w.listeners.items())),
     ("revision", lambda w: w.revision),
     ("generation", lambda w: w.generation),
-    ("mesh", lambda w: mesh_text(w.mesh)),
+    ("peers", lambda w: mesh_text(w.mesh)),
     ("oid", lambda w: w.oid),
 ]
 GOOD = frozenset({"RUNNING", "STOPPED", "online", "offline"})
@@ -52,7 +52,8 @@ def mesh_text(mesh: MeshSeen | None) -> str:
     """To how many of its peers a worker is connected, `1/2`; the second number alone where it can't say."""
     if mesh is None:
         return ""
-    return str(mesh.of) if mesh.connected is None else f"{mesh.connected}/{mesh.of}"
+    text = str(mesh.of) if mesh.connected is None else f"{mesh.connected}/{mesh.of}"
+    return text + (f" (not {', '.join(mesh.missing)})" if mesh.missing else "")
 
 
 def traffic_text(traffic: Traffic) -> str:

@@ -13,6 +13,15 @@ LISTED: Final = frozenset({"cluster", "group", "node", "worker", "event", "princ
 """Commands with a `list`."""
 SHOWN: Final = frozenset({"cluster", "group", "node", "worker", "context", "manager"})
 """Commands with a `show`."""
+KINDS: Final = ("cluster", "group", "worker", "node")
+ORDERS: Final = {
+    "create": ("cluster",), "delete": ("cluster",), "rm": ("cluster",), "add": ("group",),
+    "remove": ("group",), "scale": ("group",), "update": ("group", "cluster"), "start": ("cluster", "group"),
+    "stop": ("cluster", "group"), "restart": ("group", "worker"), "stat": ("cluster", "group"),
+    "drain": ("node",), "undrain": ("node",), "cordon": ("node",), "uncordon": ("node",),
+    "label": ("node",), "pair": ("node",),
+}  # fmt: skip
+"""Orders that other tools have before the kind of object, with the kinds that have them here."""
 OVERVIEW: Final = "busbar status, or busbar cluster|group|node|worker list"
 
 
@@ -26,6 +35,13 @@ class SuggestingGroup(TyperGroup):
             if found:
                 own = found if ctx.parent is None else f"{ctx.command_path} {found}"
                 ctx.fail(f"No such command '{args[0]}'; use: {own}")
+        if ctx.parent is None and not ctx.resilient_parsing and args[0] not in self.commands:
+            found = "busbar worker list" if args[0] == "ps" else of_order(args)
+            if found:
+                ctx.fail(f"No such command '{args[0]}'; use: {found}")
+        if args[0] not in self.commands and set(self.commands) <= set(KINDS) and not ctx.resilient_parsing:
+            kinds = "|".join(kind for kind in KINDS if kind in self.commands)
+            ctx.fail(f"Of what kind is that? Say: {ctx.command_path} {kinds} {_joined(*args)}")
         return super().resolve_command(ctx, args)
 
 
@@ -40,6 +56,17 @@ def of_top(words: Sequence[str], known: Collection[str]) -> str:
     has = {verb for verb, kinds in (("list", LISTED), ("show", SHOWN)) if kind in kinds}
     rest = [name, *words[1:]] if slash else list(words[1:])
     return _joined("busbar", kind, *(_list_or_show(has, rest) if has else rest))
+
+
+def of_order(args: Sequence[str]) -> str:
+    """The command for an order before its object, `scale edge/web 3` or `restart group edge/web`, or none."""
+    kinds = ORDERS.get(args[0], ())
+    verb = {"rm": "delete"}.get(args[0], args[0])
+    if not kinds:
+        return ""
+    if len(args) > 1 and args[1].removesuffix("s") in KINDS:
+        return _joined("busbar", args[1].removesuffix("s"), verb, *args[2:])
+    return f"busbar {'|'.join(kinds)} {_joined(verb, *args[1:])}"
 
 
 def of_group(known: Collection[str], args: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from busbar.bus.client.errors import WaitTimeoutError
 from busbar.bus.client.goals import Goal, describe
 from busbar.bus.client.statuses import Progress, StatusWatch
 from busbar.bus.messages import Status
@@ -76,6 +77,17 @@ def shown(title: str) -> Iterator[Progress]:
         yield display.update
     finally:
         display.end()
+
+
+@contextmanager
+def way_back(cluster: str) -> Iterator[None]:
+    """Where an update does not come to its end in time, say how to take it back."""
+    try:
+        yield
+    except WaitTimeoutError:
+        history = f"'busbar history cluster {cluster}' lists what it was"
+        output.note(f"it goes on; to take it back: {history}, 'busbar rollback cluster {cluster} --to N'")
+        raise
 
 
 async def until(

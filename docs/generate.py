@@ -6,6 +6,7 @@ python docs/generate.py --write    writes the pages
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import msgspec
+from asyncapi import document
 from busbar.agent.reporting.metrics import families as agent_families
 from busbar.agent.reporting.reporter import NodeSnapshot
 from busbar.bus.clock import SystemClock
@@ -192,7 +194,8 @@ PAGES = {
 
 def render() -> dict[str, str]:
     """Every page's text by its file name."""
-    return {name: "\n".join(page()) + "\n" for name, page in PAGES.items()}
+    pages = {name: "\n".join(page()) + "\n" for name, page in PAGES.items()}
+    return pages | {"asyncapi.json": json.dumps(document(), indent=1) + "\n"}
 
 
 def main() -> int:

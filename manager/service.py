@@ -222,7 +222,8 @@ class Manager:
 
     def _nothing_received(self) -> str:
         topic, user = self.topics.manager_state(self.config.manager_id), self.config.connect.username
-        missing = MissingRightError(user, "write or to read", topic, certain=False)
+        times = self.watchdog.silences
+        missing = MissingRightError(user, "write or to read", topic, certain=False, times=times)
         return f"nothing is received, the own state does not come back: {missing}"
 
     def _fencing(self) -> FencedError:
@@ -370,7 +371,7 @@ async def run(
             options = config.connect
             if not options.client_id:
                 options = replace(options, client_id=f"busbar-{config.realm}-{config.manager_id}")
-            memory = ProtocolMemory(config.state / "mqtt-version.json", clock)
+            memory = ProtocolMemory(config.state / "mqtt-version.json")
             # MQTT 5, Retain As Published: shows that a live request was published with RETAIN.
             options = replace(options, as_published=(topics.all_requests(),))
             await Manager(

@@ -51,7 +51,7 @@ WINGS = {
         "runtimes": {"processes"},
         "workers": {"planner", "processes", "runtimes"},
     },
-    "cli": {"commands": {"services"}, "services": set(), "demo": {"commands"}},
+    "cli": {"commands": {"services"}, "services": set(), "demo": {"commands"}, "web": set()},
     "bus": {"connection": set(), "broker": set(), "client": {"connection"}},
 }
 """Which wing of a room imports which others; a new folder takes its place here."""
@@ -219,7 +219,7 @@ ONLY = {
     "sqlite3": {"manager/store"},
     "sqlite_utils": {"manager/store/sqlite.py"},
     "subprocess": {
-        "agent/processes/brief_start.py",
+        "agent/routers/brief_start.py",
         "agent/processes/process.py",
         "cli",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -12,15 +13,19 @@ import venv
 import zipfile
 from email.message import Message
 from email.parser import BytesParser
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import urlopen
 
-import msgspec
 import pytest
 
+from tests.pace import bound
 from tests.test_docs import ROOT, run_steps, steps
 
 ROOMS = ("bus", "manager", "agent", "cli")
 PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md", ".src", *ROOMS)
+BORROWED = ("starlette", "msgspec")
+"""Packages beside which those are that ours depends on, with the extra `web`."""
 PROGRAM = "from busbar.bus.topics import Topics\n\ntopics: {} = Topics('lab')\n"
 
 
@@ -60,7 +65,8 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     # Folders named in a .pth file are searched, but .pth files in them (this clone's own) are not read.
-    (site / "borrowed.pth").write_text(f"{Path(msgspec.__file__).parents[1]}\n")
+    borrowed = [spec.origin for name in BORROWED if (spec := find_spec(name)) and spec.origin]
+    (site / "borrowed.pth").write_text("".join(f"{Path(origin).parents[1]}\n" for origin in borrowed))
     (site / "cli").mkdir()
     (site / "cli" / "__init__.py").write_text("OWNER = 'somebody else'\n")
     return folder
@@ -78,6 +84,11 @@ def test_the_wheel_has_one_name_at_its_top_and_holds_every_file(wheel: Path) -> 
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"busbar"}
     ours = {f"busbar/{p.relative_to(ROOT)}" for room in ROOMS for p in (ROOT / room).rglob("*.py")}
+    ours |= {
+        f"busbar/{p.relative_to(ROOT)}"
+        for part in ("static", "templates")
+        for p in (ROOT / "cli/web" / part).iterdir()
+    }
     assert ours | {"busbar/__init__.py", "busbar/py.typed"} == {n for n in names if n.startswith("busbar/")}
 
 
@@ -91,6 +102,7 @@ def test_the_metadata_links_to_documentation_that_exists(wheel: Path) -> None:
         assert (ROOT / link.removeprefix(f"{base}/blob/HEAD/")).is_file()
     assert found["License-Expression"] == "MIT" and found["Author"]
     readme = str(found.get_payload())
+    assert f"]({base}/raw/HEAD/docs/pictures/page.png)" in readme
     assert "](docs/" not in readme and f"]({base}/blob/HEAD/docs/quickstart.md)" in readme
 
 
@@ -98,6 +110,7 @@ def test_without_a_repository_there_is_no_link_that_leads_nowhere() -> None:
     setup = runpy.run_path(str(ROOT / "setup.py"))
     assert setup["links"](None) == {}
     assert setup["rendered"]("[a](docs/a.md) [b](https://b)", None) == "a [b](https://b)"
+    assert setup["rendered"]("![a](docs/a.png) ![b](https://b)", None) == " ![b](https://b)"
 
 
 @pytest.mark.timeout(180)
@@ -111,6 +124,23 @@ def test_it_works_beside_a_foreign_package_of_the_same_name_as_a_folder_of_ours(
     first = steps(ROOT / "docs" / "quickstart.md")
     end = next(i for i, (command, _) in enumerate(first) if command.startswith("busbar worker list"))
     run_steps(first[: end + 1], tmp_path, fresh / "bin")
+
+
+@pytest.mark.timeout(180)
+def test_it_serves_the_page_with_all_that_the_page_needs(fresh: Path, tmp_path: Path) -> None:
+    pytest.importorskip("starlette")
+    command = [fresh / "bin/busbar", "web", "--port", "0", "--broker", "mqtt://127.0.0.1:1"]
+    env = {**os.environ, "HOME": str(tmp_path), "BUSBAR_STATE": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        try:
+            line = next(text for text in process.stderr if "is at http" in text)
+            form = urlopen(f"{line.split()[-1]}signin", timeout=bound(20)).read().decode()
+            for path in re.findall(r'(?:href|src)="/([^"]+)"', form):
+                assert urlopen(f"{line.split()[-1]}{path}", timeout=bound(20)).status == 200
+        finally:
+            process.terminate()
+        assert process.wait(bound(20)) == 0
 
 
 @pytest.mark.timeout(180)

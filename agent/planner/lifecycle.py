@@ -229,6 +229,24 @@ def rejection_forgotten(worker: Worker) -> Worker:
     return replace(worker, rejected=None, rejection=None, next_check=0.0)
 
 
+def is_way_back(worker: Worker, definition: Definition) -> bool:
+    """Whether a definition is the one that its process runs, assigned anew in place of a rejected one.
+
+    The next generation after that: behind a later one may be an order to restart.
+    """
+    if worker.rejected is None or worker.phase not in (Phase.STARTING, Phase.RUNNING) or worker.busy:
+        return False
+    (before, bad), (generation, digest) = worker.rejected, definition
+    return digest == worker.digest != bad and generation == before + 1 and worker.outdated is None
+
+
+def way_back(worker: Worker, definition: Definition) -> Worker:
+    """Its process goes on as that definition, see `is_way_back`."""
+    own = (worker.generation, worker.digest)
+    proven = definition if worker.proven == own else worker.proven
+    return rejection_forgotten(replace(worker, generation=definition[0], proven=proven))
+
+
 def start_withdrawn(worker: Worker, now: float) -> Worker:
     """What it was to be started with is no longer wanted: it waits again, without a failure."""
     return replace(worker, phase=Phase.WAITING, busy=False, since=now, next_start=now, checking=False)

@@ -42,11 +42,12 @@ class Stat:
     start_ticks: int
     cpu_s: float
     rss_bytes: int
+    threads: int = 1
 
     @property
     def dead(self) -> bool:
-        """Exited, though it may still be listed."""
-        return self.state in DEAD
+        """Exited, though it may still be listed: not one whose first thread alone has ended."""
+        return self.state in DEAD and self.threads <= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def parse_stat(text: str) -> Stat:
         start_ticks=int(fields[19]),
         cpu_s=sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_S,
         rss_bytes=max(0, int(fields[21])) * _PAGE_BYTES,
+        threads=int(fields[17]),
     )
 
 
@@ -140,7 +142,25 @@ def environ(pid: int) -> bytes | None:
     try:
         return (PROC / str(pid) / "environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
+        other = _living_thread(pid)
+    if other is None:
         return None
+    try:
+        return (other / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
+def _living_thread(pid: int) -> Path | None:
+    """Where /proc shows what a process shares, if its first thread has ended and others have not."""
+    stat = read(pid)
+    if stat is None or stat.dead or stat.state not in DEAD:
+        return None
+    try:
+        threads = [name for name in os.listdir(PROC / str(pid) / "task") if name != str(pid)]
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return PROC / str(pid) / "task" / threads[0] if threads else None
 
 
 def parse_environ(raw: bytes) -> dict[str, str]:
@@ -191,7 +211,10 @@ def _leader(record: ProcessRecord) -> Stat | None:
     # and after `env -i`, the environment is empty: pid, start time and session are enough then.
     raw = environ(record.pid)
     known = stat.dead or raw == b"" or _has_token(raw, record.token) or _overwritten(raw)
-    return stat if known or _in_cgroup(record.pid, record.token) else None
+    if known or _in_cgroup(record.pid, record.token):
+        return stat
+    # It was started by a program that sets another environment, as `env -i`, su and runuser do.
+    return stat if _is_marked(record.pid, raw, inherited_mark(record.token)) else None
 
 
 def _in_cgroup(pid: int, token: str) -> bool:
@@ -208,12 +231,17 @@ def _overwritten(raw: bytes | None) -> bool:
 
 
 def inherited_mark(token: str) -> int:
-    """The soft limit RLIMIT_LOCKS of every process with this token.
+    """The soft limit RLIMIT_LOCKS of every process with this token; 0 for none.
 
     Linux ignores it, every descendant inherits it and no program sets it: it finds those that left their
     session and overwrote their environment.
     """
-    return int.from_bytes(hashlib.sha256(token.encode()).digest()[:7]) | 1
+    return int.from_bytes(hashlib.sha256(token.encode()).digest()[:7]) | 1 if token else 0
+
+
+def _is_marked(pid: int, raw: bytes | None, mark: int) -> bool:
+    """Whether a process has the mark; what has a token of its own goes by that."""
+    return bool(mark) and not (raw and TOKEN.encode() in raw) and _has_mark(pid, mark)
 
 
 def _has_mark(pid: int, mark: int) -> bool:
@@ -238,7 +266,7 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
     """
     leader = _leader(record)
     here = record.boot_id == boot_id()
-    mark = inherited_mark(record.token) if record.token else 0
+    mark = inherited_mark(record.token)
     for pid in pids():
         raw = environ(pid)
         stat = read(pid)
@@ -253,7 +281,7 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
             or _has_token(raw, record.token)
             or (in_session and (leader is not None or _overwritten(raw)))
             or _in_cgroup(pid, record.token)
-            or (mark and not (raw and TOKEN.encode() in raw) and _has_mark(pid, mark))
+            or _is_marked(pid, raw, mark)
         ):
             seen[pid] = stat
             yield stat
@@ -367,7 +395,7 @@ def any_has_socket(pids: Collection[int], socket: str) -> bool:
 
 
 def _has_socket(pid: int, inodes: Collection[str]) -> bool:
-    folder = PROC / str(pid) / "fd"
+    folder = (_living_thread(pid) or PROC / str(pid)) / "fd"
     try:
         return any(_link_target(folder / name) in inodes for name in os.listdir(folder))
     except (FileNotFoundError, ProcessLookupError, PermissionError):

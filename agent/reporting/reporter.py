@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link, Message, Will
-from busbar.bus.decode import digest, encode, read
+from busbar.bus.decode import MAX_REPORT, digest, encode, read
 from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError, MissingRightError
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker, RuntimeDetail
 from busbar.bus.states import Leaves, NodeBirth
@@ -36,6 +36,8 @@ SHORT: Final = 80
 """Characters of a reason or condition in a report that must be small."""
 PACKET_OVERHEAD: Final = 64
 """Bytes of a report's packet besides topic and payload."""
+SCHEMAS_OVERHEAD: Final = 16
+"""Bytes of a report's member for schemas besides these."""
 CONFLICT_BEATS: Final = 6
 """For so many heartbeats another agent's birth on our topic is reported as a conflict."""
 
@@ -103,6 +105,36 @@ def shortened(report: Reported) -> Reported:
     )
 
 
+def fitted(report: Reported, schemas: Mapping[str, dict[str, Any]], room: int) -> bytes:
+    """The report with as much of it, and of the schemas, as has room; without labels, and with as many
+    runtimes as fit, where it must be, which a condition tells. Larger than `room` for its workers alone."""
+    payload = encode(report)
+    if len(payload) <= room:
+        chosen = _fitting(schemas, room - len(payload))
+        return encode(structs.replace(report, schemas=chosen)) if chosen else payload
+    less = shortened(report)
+    payload = encode(less)
+    if len(payload) <= room:
+        return payload
+    told = f"this report has {len(payload)} bytes, the broker takes {room}: labels and runtimes are left out"
+    less = structs.replace(less, labels=None, conditions=[told, *less.conditions[:3]])
+    while len(payload := encode(less)) > room and less.runtimes:
+        less = structs.replace(less, runtimes=less.runtimes[: len(less.runtimes) // 2])
+    return payload
+
+
+def _fitting(schemas: Mapping[str, dict[str, Any]], room: int) -> dict[str, dict[str, Any]]:
+    """Those that have room together: the manager asks for the others again."""
+    found: dict[str, dict[str, Any]] = {}
+    room -= SCHEMAS_OVERHEAD
+    for name, schema in schemas.items():
+        size = len(name) + len(encode(schema)) + 4
+        if size <= room:
+            found[name] = schema
+            room -= size
+    return found
+
+
 def _without_usage(worker: ReportedWorker) -> ReportedWorker:
     return structs.replace(worker, uptime_ms=None, cpu_s=None, rss=None, traffic=UNSET)
 
@@ -150,6 +182,8 @@ class Reporter:
         self._beat_conn = 0
         self._started_at = clock.monotonic()
         self._echo_due_since: float | None = None
+        self._silences = 0
+        """How often in a row the own state has not come back."""
         self._ready_sent_at = 0.0
         self._conflict_at = 0.0
         self._leaving = False
@@ -206,10 +240,8 @@ class Reporter:
             BusOfflineError, MessageTooLargeError: it was not published.
         """
         schemas, self._schemas = self._schemas, {}
-        with_schemas = structs.replace(report, schemas=schemas) if schemas else report
-        for payload in map(encode, (with_schemas, report, shortened(report))):
-            if len(payload) + len(self._report_topic) + PACKET_OVERHEAD <= self._link.max_packet:
-                break
+        room = min(self._link.max_packet - len(self._report_topic) - PACKET_OVERHEAD, MAX_REPORT)
+        payload = fitted(report, schemas, room)
         await self._link.publish(self._report_topic, payload, qos=1, retain=True)
 
     async def _on_connect(self) -> None:
@@ -272,7 +304,10 @@ class Reporter:
         bound = max(ECHO_MIN_S, ECHO_BEATS * self.heartbeat_s)
         if self._echo_due_since is not None and now - self._echo_due_since >= bound:
             self._echo_due_since = None
-            missing = MissingRightError(self._user, "write or to read", self._state_topic, certain=False)
+            self._silences += 1
+            missing = MissingRightError(
+                self._user, "write or to read", self._state_topic, certain=False, times=self._silences
+            )
             self._link.reconnect(f"nothing is received, the own state does not come back: {missing}")
         elif self._echo_due_since is None:
             self._publish_ready(now)
@@ -292,7 +327,7 @@ class Reporter:
             state = NodeState("", "unknown", 0)
         now = self._clock.monotonic()
         if (state.state, state.boot, state.conn) == (NodeBirth.READY, self._boot, self._link.conn):
-            self._echo_due_since = None
+            self._echo_due_since, self._silences = None, 0
             return
         if state.boot != self._boot and state.state == NodeBirth.READY:
             self._note_conflict(state, now)

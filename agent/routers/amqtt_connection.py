@@ -239,7 +239,9 @@ class Connection:
             self._exchange.publish(will.publication, will.retain)
 
     def _may_publish(self, topic: str) -> bool:
-        allowed = self._rights is None or self._rights.may_publish(topic)
+        # Topics with a leading $ are the router's own (MQTT 3.1.1, section 4.7.2).
+        rights = self._rights
+        allowed = not topic.startswith("$") and (rights is None or rights.may_publish(topic))
         if not allowed and not self._told_denied:
             self._told_denied = True  # once: what clients send must not fill the log
             log.warning("client %r may not publish to %r", self._client_id, topic[:_SHOWN])
@@ -247,10 +249,8 @@ class Connection:
 
 
 def _check_topic(topic: str) -> None:
-    """Raises Malformed. Topics with a leading $ are the router's own (MQTT 3.1.1, section 4.7.2)."""
+    """Raises Malformed."""
     if not is_valid_topic(topic):
         raise Malformed(f"topic {topic[:_SHOWN]!r} is empty or has a wildcard")
     if not fits(topic, LIMITS):
         raise Malformed(f"topic {topic[:_SHOWN]!r} is longer than {LIMITS.topic_bytes} bytes or too deep")
-    if topic.startswith("$"):
-        raise Malformed(f"topic {topic[:_SHOWN]!r} has a leading $")

@@ -16,7 +16,8 @@ from typing import Final
 from busbar.bus.addresses import IPV4
 from busbar.bus.loopback import loopback
 
-from ..processes.brief_start import IN_USE, free_ports, start_briefly
+from .brief_start import IN_USE, free_ports, start_briefly
+from .mosquitto_websockets import websockets_of, without_websockets
 
 _TIMEOUT_S: Final = 20.0
 REFUSED: Final = 3
@@ -79,12 +80,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", required=True)
     parser.add_argument("--config", required=True, type=Path)
+    parser.add_argument("--websocket", help="where the definition has its first listener of that protocol")
     given = parser.parse_args()
-    error = bad_passwords(given.config.read_text())
+    text = given.config.read_text()
+    error = bad_passwords(text)
     for _ in range(0 if error else 3):
         error = try_once(given.program, given.config)
         if error is None or IN_USE not in error:
             break
+    if error is not None and given.websocket:
+        # Of this mosquitto says no more than that it has no socket.
+        can = websockets_of(given.program)
+        error = without_websockets(text, can, Path(given.program).name, given.websocket) or error
     if error is not None:
         print(error)
     return 0 if error is None else REFUSED

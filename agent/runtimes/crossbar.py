@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.errors import pointer_step
-from busbar.bus.listeners import Listener, listeners_of
+from busbar.bus.listeners import UNIVERSAL, Listener, listeners_of, parts_of, served
 from busbar.bus.programs import find_program
 from busbar.bus.router_options import crossbar_options, realm_of_mqtt
 from busbar.bus.runtimes import PATH_OPTIONS
@@ -56,7 +56,7 @@ from .transport import (
 from .wamp import Rendered, Secrets, auth_of, realms_of, roles_by_realm
 
 TYPES = ("web",)
-LISTENERS = ("web", "rawsocket", "mqtt")
+LISTENERS = ("web", "rawsocket", "mqtt", "universal")
 FOLDER = ".crossbar"
 HOME = "web"
 """Folder within the worker's own, served at `/` unless the transport defines `/`."""
@@ -97,9 +97,7 @@ class CrossbarRuntime:
         with refusals():
             crossbar_options(plain, ROOT)
             joined = {
-                each.name: realm_of_mqtt(plain, each, ROOT)
-                for each in listeners_of(plain).values()
-                if each.kind == "mqtt"
+                each.name: realm_of_mqtt(plain, each, ROOT) for each in served(plain) if each.kind == "mqtt"
             }
         secrets = Secrets(self.secrets_root, self.read)
         services = _Services(self.static_root, secrets, roles_by_realm(plain), self.proxy_to, joined)
@@ -184,30 +182,32 @@ class _Services:
         paths: Mapping[str, Rendered],
         host: str,
     ) -> _Listener:
-        """A transport of the router: of type web, with these paths, RawSocket or MQTT."""
+        """A transport of the router: its kind is the listener's."""
         tls, files = tls_files(listener, self.secrets.root), dict[str, str]()
         endpoint = _endpoint(listener, request, port)
         if tls is not None:
             below = f"tls/{listener.name}" if listener.is_named else "tls"
             endpoint["tls"], files = tls_of(tls, self.secrets, FOLDER, below)
-        probe: HttpProbe | TcpProbe | MqttProbe
-        if listener.kind == "rawsocket":
-            rendered: Rendered = {"type": "rawsocket", "endpoint": endpoint, **self._auth(listener)}
-            if "serializers" in listener.config:
-                rendered["serializers"] = listener.config["serializers"]
-            probe = TcpProbe(tls=tls is not None)
-            url = address("rss" if tls else "rs", request.interface, host, port)
-        elif listener.kind == "mqtt":
-            mapping = _mapped(listener.config.get("options", {}).get("payload_mapping", _ANY_BYTES))
-            options = {"realm": self.joined[listener.name], "payload_mapping": mapping}
-            rendered = {"type": "mqtt", "endpoint": endpoint, "options": options | self._auth(listener)}
-            probe = probe_of(listener)
-            url = address("mqtts" if tls else "mqtt", request.interface, host, port)
+        parts = {each.kind: each for each in parts_of(listener)}
+        transport: Rendered = {"type": listener.kind, "endpoint": endpoint}
+        if listener.kind == UNIVERSAL:
+            transport |= {kind: self._part(each, paths) for kind, each in parts.items()}
         else:
-            rendered = {"type": "web", "endpoint": endpoint, "paths": paths}
-            probe, url = _probe(paths, tls), _address(request.interface, host, port, paths, tls)
+            transport |= self._part(listener, paths)
+        probe, url = _seen(parts, paths, request.interface, host, port, tls)
         spec = ListenerSpec(listener.name, url, request.interface, port, probe, request.shared)
-        return _Listener(rendered, files, tls.references if tls else {}, spec)
+        return _Listener(transport, files, tls.references if tls else {}, spec)
+
+    def _part(self, listener: Listener, paths: Mapping[str, Rendered]) -> Rendered:
+        """What is served there in one protocol."""
+        if listener.kind == "web":
+            return {"paths": paths}
+        if listener.kind == "rawsocket":
+            more = {name: listener.config[name] for name in ("serializers",) if name in listener.config}
+            return {**self._auth(listener), **more}
+        mapping = _mapped(listener.config.get("options", {}).get("payload_mapping", _ANY_BYTES))
+        options = {"realm": self.joined[listener.name], "payload_mapping": mapping}
+        return {"options": options | self._auth(listener)}
 
     def _auth(self, listener: Listener) -> Rendered:
         """Whom a listener lets in by its own `auth`, as that member."""
@@ -336,6 +336,22 @@ def _node(worker: WorkerSpec, realms: list[Rendered], transports: list[Rendered]
 def _node_id(worker: str) -> str:
     """Crossbar.io's ids match `^[a-z][a-z0-9_]{2,63}$`."""
     return f"w_{worker.replace('-', '_')}"[:64]
+
+
+def _seen(
+    parts: Mapping[str, Listener],
+    paths: Mapping[str, Rendered],
+    interface: str,
+    host: str,
+    port: int,
+    tls: TlsFiles | None,
+) -> tuple[HttpProbe | TcpProbe | MqttProbe, str]:
+    """The probe of a listener, and its URL: those of the paths where it serves them."""
+    if "web" in parts:
+        return _probe(paths, tls), _address(interface, host, port, paths, tls)
+    if "rawsocket" in parts:
+        return TcpProbe(tls=tls is not None), address("rss" if tls else "rs", interface, host, port)
+    return probe_of(parts["mqtt"]), address("mqtts" if tls else "mqtt", interface, host, port)
 
 
 def _address(

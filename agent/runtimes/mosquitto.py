@@ -1,4 +1,4 @@
-"""Runtime `mosquitto`: the Eclipse broker as a router worker. Pure except `unavailable` and `ask`."""
+"""Runtime `mosquitto`: the Eclipse broker as a router worker. Pure except `unavailable`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from .base import (
     address,
     check_worker,
 )
-from .mosquitto_websockets import Ask, websockets_of
 from .programs import why_not_runnable
 from .transport import (
     ROOT,
@@ -54,10 +53,7 @@ offline client with a persistent session fill the memory."""
 
 @dataclass(frozen=True, slots=True)
 class MosquittoRuntime:
-    """`user`: what mosquitto switches to if started by root, when it must write into its folder.
-
-    `ask` says what the program can do with WebSocket; it is asked once, where a listener has that protocol.
-    """
+    """`user`: what mosquitto switches to if started by root, when it must write into its folder."""
 
     program: str = "mosquitto"
     secrets_root: Path | None = None
@@ -65,7 +61,6 @@ class MosquittoRuntime:
     name: str = "mosquitto"
     run_as: RunAs | None = None
     limits: ProcessLimits = NO_LIMITS
-    ask: Ask = websockets_of
 
     def unavailable(self) -> str | None:
         """See `Runtime`."""
@@ -84,7 +79,6 @@ class MosquittoRuntime:
         requests = port_requests(plain, LISTENERS, may_share=False, tls=True, options=True)
         with refusals():
             options = mosquitto_options(plain, ROOT)
-        self._check_websockets(list(listeners_of(plain).values()))
         listeners = [
             self._listener(each, options, requests[name], host, ports[name])
             for name, each in listeners_of(plain).items()
@@ -110,6 +104,7 @@ class MosquittoRuntime:
                 *("-P", "-m", "busbar.agent.routers.mosquitto_check"),
                 *("--program", find_program(self.program) or self.program),
                 *("--config", str(folder / CONFIG)),
+                *_first_websocket(plain),
             ),
             # The worker's user may not be able to run the agent's Python.
             check_refuses_with=CHECK_REFUSES,
@@ -117,16 +112,6 @@ class MosquittoRuntime:
             reload_signal=signal.SIGHUP,
             reloads=self._reloaded(options, listeners),
         )
-
-    def _check_websockets(self, listeners: list[Listener]) -> None:
-        found = [each for each in listeners if each.kind == "websocket"]
-        can = self.ask(self.program) if found else "alone"
-        if can == "none":
-            detail = f"{self.program} of this node has no WebSocket"
-            raise RuntimeConfigError(f"{ROOT}{found[0].at}/type", detail)
-        if can == "beside" and len(found) == len(listeners):
-            detail = f"{self.program} of this node does not start without a listener of type 'mqtt' beside it"
-            raise RuntimeConfigError(f"{ROOT}{found[0].at}/type", detail)
 
     def _listener(
         self, listener: Listener, options: MosquittoOptions, request: PortRequest, host: str, port: int
@@ -218,6 +203,13 @@ def _access(
     yield f"allow_anonymous {'true' if anonymous else 'false'}"
     for name, path in secrets.items():
         yield f"{name} {path}"
+
+
+def _first_websocket(plain: Transport) -> tuple[str, ...]:
+    """For the check, which may have to say that the program can't have such a listener."""
+    found = (each.at for each in listeners_of(plain).values() if each.kind == "websocket")
+    at = next(found, None)
+    return () if at is None else ("--websocket", f"{ROOT}{at}/type")
 
 
 def _limits(options: MosquittoOptions) -> list[str]:

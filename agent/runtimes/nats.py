@@ -63,6 +63,13 @@ RELOADED = ("certificate", "key", "client_ca", "auth_file")
 API_TIMEOUT: Final = "2s"
 """After this a request that no leader has heard fails, and its client may ask again. With nats-server's 5 s a
 client waits 5.2 s where the next leader is there after 0.2; with 1 s, requests fail on a loaded host."""
+ACK_WAIT: Final = "10s"
+"""After this, and not with a new connection, a message comes again that is not acknowledged, also where it or
+its acknowledgement was lost with the worker that led the subscription. nats-server's 30 s are long for such
+a message; after 5 s, what was acknowledged during an election would come again."""
+MAX_ACK_PENDING: Final = 256
+"""Messages on their way to one subscription: a client that takes up to 39 ms for each gets none twice. With
+nats-server's 1024 it may take 10 ms."""
 ROUTE_PINGS: Final = {"ping_interval": "3s", "ping_max": 2}
 """A route that answers none of so many is closed, and made anew each second. One that is kept through an
 interrupted network for longer waits for TCP, which sends again after up to as long as it was interrupted."""
@@ -293,11 +300,11 @@ class Config:
             yield _entry("websocket", {"listen": websocket.listen, "advertise": websocket.advertised, **tls})
         if mqtt is None:
             return
-        given: dict[str, Any] = {"js_api_timeout": API_TIMEOUT, "listen": mqtt.listen}
+        given: dict[str, Any] = {"js_api_timeout": API_TIMEOUT, "listen": mqtt.listen, "ack_wait": ACK_WAIT}
         if mqtt.tls is not None:
             given["tls"] = _tls(mqtt.tls)
-        if self.options.max_ack_pending is not UNSET:
-            given["max_ack_pending"] = self.options.max_ack_pending
+        pending = self.options.max_ack_pending
+        given["max_ack_pending"] = MAX_ACK_PENDING if pending is UNSET else pending
         if "cluster" in self.bound:
             given["stream_replicas"] = self.options.replicas
         yield _entry("mqtt", given)

@@ -44,7 +44,7 @@ class Adoption:
         Raises:
             OSError: /proc can't be read: nothing is known, so nothing may be started.
         """
-        logs.rotate_all(self._state.logs)  # nobody did it while no agent ran
+        await asyncio.to_thread(logs.rotate_all, self._state.logs)  # nobody did it while no agent ran
         known = {each.token for each in self._registry.all() if each.process is not None}
         scope = self._runner.processes.scope
         records = [each for each in records if identity.is_of_scope(each.token, scope)]

@@ -187,11 +187,25 @@ class WorkerController:
         for instance in self.registry.all():
             worker, definition = instance.worker, desired.get(instance.worker.oid)
             key = (definition.generation, definition.digest) if definition is not None else None
-            if worker.rejected is not None and (all_of_them or worker.rejected != key):
+            if definition is not None and key is not None and lifecycle.is_way_back(worker, key):
+                self._go_back(instance, definition)
+            elif worker.rejected is not None and (all_of_them or worker.rejected != key):
                 self.registry.update(instance, lifecycle.rejection_forgotten(worker))
+
+    def _go_back(self, instance: Instance, definition: AssignedWorker) -> None:
+        """A bad update was taken back before it had touched the worker: its process is what is asked for."""
+        key, before = (definition.generation, definition.digest), instance.worker
+        kept = {"kept": definition} if before.proven == (before.generation, before.digest) else {}
+        instance.definition = definition
+        self.registry.update(instance, lifecycle.way_back(before, key))
+        self._update_record(instance, generation=definition.generation, **kept)
+        log.info("worker %s: goes on as generation %d, which is what it runs", before.name, key[0])
 
     def _record_check(self, instance: Instance, definition: AssignedWorker, error: str | None) -> None:
         key = definition.generation, definition.digest
+        if not self._is_wanted(definition):
+            self.registry.update(instance, replace(instance.worker, checking=False))
+            return
         if error is None:
             self.registry.update(instance, lifecycle.check_passed(instance.worker, key))
             return

@@ -5,9 +5,11 @@ One object that is passed in, so that a simulated host can take its place.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from busbar.bus.clock import Clock
 from busbar.bus.messages import Traffic
@@ -22,10 +24,17 @@ from ..processes.versions import ask_version
 from ..runtimes import ListenerSpec, Probe, Runtime, load_runtimes
 from ..runtimes.base import Question
 from ..runtimes.describe import Identity, VersionQuestion, identity_of, program_of, version_question
+from ..state import claim
 from . import shared_port
 from .mesh import linked
 from .probes import probe
 from .traffic import traffic
+
+
+class Claim(Protocol):
+    """What is held until it is closed."""
+
+    def close(self) -> None: ...
 
 
 class Host:
@@ -46,7 +55,8 @@ class Host:
 
     async def program_version(self, runtime: Runtime, program: str) -> str | None:
         """The version of a runtime's program; None where it does not say."""
-        found = version_question(runtime, program)
+        # It may look through folders of packages.
+        found = await asyncio.to_thread(version_question, runtime, program)
         return await ask_version(*found) if isinstance(found, VersionQuestion) else found
 
     def identities(self, files: Mapping[str, Path]) -> Files:
@@ -88,6 +98,10 @@ class Host:
     async def ends_with_us(self) -> bool:
         """Whether all processes here end with this one: the machine, the container or the service stops."""
         return await shutdown.ends_with_us()
+
+    def claim(self, folder_id: str) -> Claim:
+        """Be the only agent here with a state folder of this id, until it is closed."""
+        return claim(folder_id)
 
     def boot_id(self) -> str:
         """Changes with every boot."""

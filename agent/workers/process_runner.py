@@ -26,7 +26,7 @@ from ..processes.memory import after_allocation
 from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare, rewrite_peers
-from ..state import RecordedListener, State, WorkerRecord, is_locked
+from ..state import RecordedListener, State, WorkerRecord, is_locked, may_run
 from . import identity, membership
 from .host import Host
 from .spec_renderer import SpecRenderer
@@ -427,7 +427,9 @@ class ProcessRunner:
     def is_held_elsewhere(self, group: TokenGroup) -> bool:
         """Whether another agent on this host, which lives, has started these processes."""
         folder = identity.state_folder(group)
-        return folder != self.state.folder and is_locked(folder)
+        if folder.resolve() == self.state.folder or not is_locked(folder):
+            return False
+        return may_run(folder, group.marks.get(identity.OID, ""), group.token)
 
     def describe_exit(self, instance: Instance, end: Exit) -> str:
         """Its exit status, and the last lines of its log."""

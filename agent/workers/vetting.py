@@ -17,6 +17,7 @@ from ..processes.process import describe_os_error
 from ..processes.regular_files import open_regular
 from ..processes.run_as import files_as
 from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
+from ..runtimes.transport import ROOT
 from .process_runner import Instance, ProcessRunner
 from .spec_renderer import RefusedError
 
@@ -84,7 +85,9 @@ class Vetter:
             return f"its files can't be checked: {failure}"
         if error is None:
             return None
-        return f"the check of its files failed: {error.replace(f'{scratch}/', '')}"
+        # One that knows the member at fault says so as rendering does.
+        told = error.replace(f"{scratch}/", "")
+        return told if told.startswith(f"{ROOT}/") else f"the check of its files failed: {told}"
 
 
 def unreadable(spec: LaunchSpec) -> str | None:

@@ -15,6 +15,7 @@ from ..topics import StatusKind
 from .client import BusClient
 from .connect import connect
 from .logs import LogItem
+from .managers import ManagerUpdate
 from .reports import NodeReport
 from .statuses import StatusUpdate
 from .subscriptions import Watch
@@ -164,6 +165,10 @@ class SyncBusClient:
         """As `BusClient.watch_reports`; ends when nothing came for `idle` seconds."""
         return self._watch(self._client.watch_reports, idle)
 
+    def watch_managers(self, *, idle: float | None = None) -> SyncWatch[ManagerUpdate]:
+        """As `BusClient.watch_managers`; ends when nothing came for `idle` seconds."""
+        return self._watch(self._client.watch_managers, idle)
+
     def watch_output(
         self,
         worker: str,
@@ -236,6 +241,7 @@ class SyncBusClient:
     get_definitions = _blocking(BusClient.get_definitions)
     list_routercluster_revisions = _blocking(BusClient.list_routercluster_revisions)
     get_routercluster_revision = _blocking(BusClient.get_routercluster_revision)
+    plan_routercluster_rollback = _blocking(BusClient.plan_routercluster_rollback)
     rollback_routercluster = _blocking(BusClient.rollback_routercluster)
     plan_changes = _blocking(BusClient.plan_changes)
     apply_changes = _blocking(BusClient.apply_changes)

@@ -22,6 +22,7 @@ from . import goals
 from .errors import WaitTimeoutError
 from .events import EventFilter, EventWatch
 from .logs import LEASE_MS, LogWatch, Wanted
+from .managers import ManagerWatch
 from .names import checked, is_oid
 from .output import OutputWatch
 from .probing import BrokerProbe
@@ -189,6 +190,10 @@ class BusClient(References):
     def watch_reports(self) -> ReportWatch:
         """What nodes report of their workers, usage of processor and memory included, as it comes."""
         return ReportWatch(self._subscriptions, self.topics)
+
+    def watch_managers(self) -> ManagerWatch:
+        """The state of each manager, then every change: whether there is one that answers."""
+        return ManagerWatch(self._subscriptions, self.topics)
 
     def watch_events(
         self,

@@ -147,5 +147,5 @@ class StatusWatch(Watch[StatusUpdate]):
             why += "; the connection to the broker is lost"
         elif not seen and not self._seen:
             why += f"; {self._missing}"
-        text = f"{subject} is not {goal.words} after {timeout:g} s: {why}"
+        text = f"{subject} is not {goal.words} after {max(timeout, 0.1):.3g} s: {why}"
         raise WaitTimeoutError(subject, goal.words, why, last, text)

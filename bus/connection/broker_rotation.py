@@ -20,7 +20,7 @@ class BrokerRotation:
     """
 
     def __init__(self, options: ConnectOptions, backoff: Backoff) -> None:
-        self._brokers = options.brokers
+        self.brokers = options.brokers
         self._backoff = backoff
         self._at = 0
         self._errors: dict[str, str] = {}
@@ -30,19 +30,19 @@ class BrokerRotation:
     @property
     def current(self) -> ConnectOptions:
         """The broker that is tried, or connected to."""
-        return self._brokers[self._at]
+        return self.brokers[self._at]
 
     @property
     def last_error(self) -> str:
         """Why there is no connection: with several brokers, the last error of each."""
-        if len(self._brokers) == 1:
+        if len(self.brokers) == 1:
             return self._errors.get(self.current.url, UNTRIED)
         return "; ".join(f"{url}: {why}" for url, why in self._errors.items()) or UNTRIED
 
     @property
     def exhausted(self) -> bool:
         """True when every broker has failed since the last good connection."""
-        return self.failures >= len(self._brokers)
+        return self.failures >= len(self.brokers)
 
     def failed(self, why: str, lasted: float) -> None:
         """The attempt, or the connection, ended after `lasted` seconds: move on to the next broker."""
@@ -51,9 +51,13 @@ class BrokerRotation:
             self._errors.clear()
         self.failures += 1
         self._errors[self.current.url] = why
-        self._at = (self._at + 1) % len(self._brokers)
+        self._at = (self._at + 1) % len(self.brokers)
+
+    def trouble(self, why: str) -> None:
+        """The attempt at the present broker is not over yet, and this is what hinders it."""
+        self._errors[self.current.url] = why
 
     def delay(self, chance: float) -> float:
         """Seconds to wait before the next attempt; `chance` is in [0, 1)."""
-        rounds = -(-self.failures // len(self._brokers))
+        rounds = -(-self.failures // len(self.brokers))
         return self._backoff.delay(rounds, chance)

@@ -14,7 +14,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ..clock import Clock
-from ..errors import BusOfflineError, MissingRightError
+from ..errors import BusOfflineError, MissingRightError, UnexplainedRefusalError
 from ..options import ConnectOptions
 from ..password import read_password
 from ..topics import written_kind
@@ -31,6 +31,9 @@ FAILURE: Final = 128
 """Codes of acknowledgements from here on are failures (MQTT 5, section 2.4; 3.1.1, section 3.9.3)."""
 NOT_AUTHORIZED: Final = 135
 """The reason code of MQTT 5 for a right that is missing."""
+UNKNOWN_TO_OLDER: Final = frozenset({129, 130, 132})
+"""Reason codes by which a broker may say that it does not have MQTT 5: malformed packet, protocol error,
+version. The one of 3.1.1 (1, section 3.2.2.3) is 132 to paho."""
 _TOLD: Final = 16
 """Refused topics that are logged per connection."""
 FIRST_TRY_S: Final = 2.0
@@ -70,6 +73,8 @@ class MqttConnection:
         self.why = "connection closed"
         self.unanswered = False  # it was lost before the CONNACK
         self.was_lost = False  # the other side ended it
+        self.known = False  # its cluster has served us before
+        self.refuses_version = False  # as brokers without MQTT 5 do, which refuse it or hang up
         self.last_written = ""
         self.first_of_kind = False  # nothing of its kind was written before, and the connection lived on
         self.written_at = 0.0
@@ -283,6 +288,7 @@ class MqttConnection:
         if code.value == RETAIN_NOT_SUPPORTED or getattr(props, "RetainAvailable", 1) == 0:
             self._connack.set_exception(RetainUnavailableError(NO_RETAIN))
         elif code.is_failure:
+            self.refuses_version = code.value in UNKNOWN_TO_OLDER
             self._connack.set_exception(BusOfflineError(f"the broker refused: {code}"))
         else:
             self._limit.connected(getattr(props, "MaximumPacketSize", None))
@@ -295,13 +301,17 @@ class MqttConnection:
             return
         self.unanswered = not self._connack.done()
         self.was_lost = not self.ended.is_set()
+        self.refuses_version |= self.unanswered and self.was_lost
         self.close(loss(str(code), self.unanswered) + self._retain_hint())
         if not self._connack.done():
             self._connack.set_exception(BusOfflineError(self.why))
 
     def _retain_hint(self) -> str:
         """MQTT 3.1.1 has no code for a retained will that a broker does not take: it hangs up."""
-        return f": perhaps {NO_RETAIN}" if self.unanswered and self._retained_will and not self._v5 else ""
+        return f": perhaps {NO_RETAIN}" if self._may_lack_retain() else ""
+
+    def _may_lack_retain(self) -> bool:
+        return self.unanswered and self._retained_will and not self._v5 and not self.known
 
     def _on_message(self, _c: object, _d: object, raw: paho.MQTTMessage) -> None:
         try:
@@ -329,8 +339,6 @@ class MqttConnection:
     def _refusal(self, code: ReasonCode, right: str, topic: str) -> BusOfflineError:
         if code.value == NOT_AUTHORIZED:
             return MissingRightError(self._options.username, right, topic)
-        if not self._v5:  # MQTT 3.1.1 has one code for every refused subscription
-            return MissingRightError(self._options.username, right, topic, certain=False)
         return BusOfflineError(f"the broker refused to {right} {topic}: {code}")
 
     def _tell(self, topic: str, error: BusOfflineError) -> None:
@@ -348,7 +356,9 @@ class MqttConnection:
         ]
         if done is None or done.done():
             return
-        if refused:
+        if refused and not self._v5:  # 3.1.1 has one code for every refused subscription
+            complete(done, UnexplainedRefusalError([pattern for pattern, _ in refused]))
+        elif refused:
             pattern, code = refused[0]
             complete(done, self._refusal(code, "read", pattern))
         else:

@@ -21,18 +21,17 @@ from ..errors import BusOfflineError, MessageTooLargeError, MissingRightError
 from ..options import ConnectOptions
 from ..service_status import SayStatus, unsaid
 from ..topics import matcher, written_kind
+from .asking import Asking
 from .broker_rotation import STABLE, BrokerRotation
 from .failure_log import FailureLog
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
 from .mqtt_connection import MqttConnection
 from .mqtt_util import complete, failure_reason, likely_cause
 from .packet_limit import PacketLimit, RetainUnavailableError
-from .protocol_memory import ProtocolMemory
+from .protocol_memory import ProtocolChoice, ProtocolMemory
 
 log = logging.getLogger("busbar.bus")
 
-SUBSCRIBE_TIMEOUT: Final = 15.0
-"""Seconds until all subscriptions of a new connection must be confirmed (brokers are slow in a stampede)."""
 SETTLED_S: Final = 30.0
 """A connection that the service gives up sooner was no good; the next is logged once it has lasted so long:
 where a right is missing, one follows the other."""
@@ -66,11 +65,12 @@ class MqttLink:
         self._conn = 0
         self._gave_up = self._was_cut_short = False
         self._suspect = ""
+        self._asking = Asking(clock, options.username, self._wants, self._refused)
+        self._asked: set[asyncio.Task[None]] = set()
+        self._was_served = False  # by one of several brokers: what they are is known
         self._limit = PacketLimit(options.max_packet)
-        self._memory = memory if options.falls_back and options.protocol == 5 else None
-        self._url = options.url
-        self._v311 = self._memory is not None and self._memory.lacks_v5(options.url)
-        # True: the broker did not understand MQTT 5: the next connection tries 3.1.1
+        self._protocols = ProtocolChoice(options, clock, memory)
+        self._other_protocol = False  # the same broker is tried at once with 3.1.1
 
     @property
     def connected(self) -> bool:
@@ -87,7 +87,29 @@ class MqttLink:
     def subscribe(self, pattern: str, handler: Handler, qos: int = 1) -> None:
         self._subscriptions[pattern] = (matcher(pattern), handler, qos)
         if self._connection and self.connected:
-            self._connection.subscribe([(pattern, qos)]).add_done_callback(_log_refusal)
+            answer = self._connection.subscribe([(pattern, qos)])
+            task = asyncio.create_task(self._ask_for(self._connection, pattern, qos, answer))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+
+    async def _ask_for(
+        self, connection: MqttConnection, pattern: str, qos: int, answer: asyncio.Future[None]
+    ) -> None:
+        """On a connection that stands."""
+        try:
+            await self._asking.settle(connection, [(pattern, qos)], answer)
+        except MissingRightError as error:
+            log.warning("%s", error)
+        except BusOfflineError as error:
+            log.debug("subscribing to %s: %s", pattern, error)
+
+    def _wants(self, pattern: str) -> bool:
+        return pattern in self._subscriptions
+
+    def _refused(self, error: MissingRightError) -> None:
+        """It is asked for again; whoever waits for the connection is told at its end."""
+        log.debug("asked again: %s", error)
+        self.rotation.trouble(str(error))
 
     def unsubscribe(self, pattern: str) -> None:
         if self._subscriptions.pop(pattern, None) and self._connection and self.connected:
@@ -171,7 +193,12 @@ class MqttLink:
                 await self._connect_once()
             except (OSError, BusOfflineError, ValueError) as error:
                 unanswered = self._connection is not None and self._connection.unanswered
-                why = failure_reason(error) + likely_cause(error, rotation.current, unanswered)
+                why = failure_reason(error)
+                if not self._was_served:
+                    why += likely_cause(error, rotation.current, unanswered)
+            if self._other_protocol:
+                log.debug("no MQTT 5 at %s (%s): 3.1.1 is tried", url, why)
+                continue
             lasted = self._clock.monotonic() - began
             self._note_failure(url, self._cause_of_loss(why, lasted), lasted)
             await self._clock.sleep(rotation.delay(self._random.random()))
@@ -217,9 +244,12 @@ class MqttLink:
         """
         self._conn += 1
         will = self._will(self._conn) if self._will else None
-        options = replace(self.rotation.current, protocol=4) if self._v311 else self.rotation.current
-        self._connection = None
+        options, url = self.rotation.current, self.rotation.current.url
+        if self._protocols.tries_3_1_1(url):
+            options = replace(options, protocol=4)
+        self._connection, self._other_protocol = None, False
         self._connection = connection = MqttConnection(options, will, self._deliver, self._clock, self._limit)
+        connection.known = self._was_served
         hooks: asyncio.Task[None] | None = None
         try:
             try:
@@ -227,11 +257,10 @@ class MqttLink:
             except RetainUnavailableError:
                 raise
             except BusOfflineError:
-                # Brokers without MQTT 5 refuse, hang up, or don't answer; a broken network looks the same.
-                self._v311 = options.falls_back and options.protocol == 5
+                self._other_protocol = self._protocols.failed(url, refused=connection.refuses_version)
                 raise
-            if self._memory is not None:
-                self._memory.note(self._url, self._v311)
+            self._protocols.accepted(url)
+            self._was_served = len(self.rotation.brokers) > 1
             await self._subscribe_all(connection)
             self._up.set()
             self._say(f"connected to {self.rotation.current.url}")
@@ -246,14 +275,7 @@ class MqttLink:
 
     async def _subscribe_all(self, connection: MqttConnection) -> None:
         wanted = [(pattern, qos) for pattern, (_, _, qos) in self._subscriptions.items()]
-        if not wanted:
-            return
-        waiting = connection.subscribe(wanted)
-        try:
-            async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
-                await waiting
-        except TimeoutError:
-            raise BusOfflineError("the broker does not confirm subscriptions") from None
+        await self._asking.settle(connection, wanted)
 
     async def _run_hooks(self, connection: MqttConnection) -> None:
         if not self._was_cut_short:
@@ -281,10 +303,3 @@ class MqttLink:
                     handler(message)
                 except Exception:
                     log.exception("handling a message on %s failed", message.topic)
-
-
-def _log_refusal(answer: asyncio.Future[None]) -> None:
-    """Of a subscription on a connection that stands."""
-    error = None if answer.cancelled() else answer.exception()
-    if isinstance(error, MissingRightError):
-        log.warning("%s", error)

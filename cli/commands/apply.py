@@ -33,7 +33,7 @@ def apply(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
 ) -> None:
-    from ..declared import Applying, apply_planned, as_object, refuse, settle, show_plan, wanted
+    from ..declared import Applying, apply_planned, as_object, hints, refuse, settle, show_plan, wanted
 
     asked = wanted(file, prune, stop)
     table = output.output_format() == "table"
@@ -60,5 +60,7 @@ def apply(
         else:
             count = len(plan.changes)
             output.say(f"{count} change{'s'[count == 1 :]} applied" if count else "unchanged")
+            for hint in hints(plan, asked.document.value):
+                output.note(hint)
 
     run(work)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from busbar.bus.client.client import BusClient
 from busbar.bus.clock import SystemClock
+from busbar.bus.contract import OPERATIONS
 from busbar.bus.params import AuditEntry
 
 from .. import common_options as n
@@ -77,4 +78,7 @@ def audit(
         ]
         return sorted((entry for page in pages for entry in page), key=moment)[-limit:]
 
-    output.show_list(run(work), COLUMNS, "nothing such was asked for", wide=WIDE)
+    found = run(work)
+    if op is not None and op not in OPERATIONS and not found:
+        raise usage(f"there is no operation '{op}'; 'busbar call' completes their names")
+    output.show_list(found, COLUMNS, "nothing such was asked for", wide=WIDE)

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_cluster
 from ..connect import run
 from ..errors import EXPECTED, CliError, ExitCode, exit_code, sentence
 from .status import Realm, causes, gather
@@ -51,9 +52,13 @@ _LINES: Final = 20
 def check(
     cluster: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CLUSTER]...", help="Only these; nodes are left out then."),
+        typer.Argument(
+            metavar="[CLUSTER]...",
+            help="Only these; nodes are left out then.",
+            autocompletion=complete_cluster,
+        ),
     ] = None,
-    form: Annotated[
+    style: Annotated[
         Literal["nagios"], typer.Option("--format", help="nagios: text|figures, as plugins print it.")
     ] = "nagios",
 ) -> None:

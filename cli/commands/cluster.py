@@ -22,6 +22,7 @@ from ..fenced import change_fenced
 from ..selectors import has_tags
 from ..stats import print_stat, wide_columns
 from ..transport_patch import TransportChange, asked_change, show_change
+from ..wait import way_back
 
 app = n.command_group("Clusters of routers.")
 
@@ -166,7 +167,8 @@ def update(
             computed=patch is not None or allow_anonymous,
         )
         if wait:
-            await _rolled_out(bus, changed, timeout)
+            with way_back(changed.name):
+                await _rolled_out(bus, changed, timeout)
         output.done(changed, f"cluster '{changed.name}' updated, {changed.status}")
 
     run(work)

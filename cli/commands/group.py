@@ -349,7 +349,8 @@ async def _update(
         title, reached = f"group '{where}/{found.name}'", None
         if waits:
             goal = goals.updated(changed.version, changed.revision)
-            reached = await wait.until(watch, goal, title, timeout, oid=found.oid)
+            with wait.way_back(where):
+                reached = await wait.until(watch, goal, title, timeout, oid=found.oid)
     status = reached.status if reached else changed.status
     output.done(output.merged(changed, reached), f"{title} has revision {changed.revision}, {status}")
 

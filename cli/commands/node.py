@@ -166,6 +166,8 @@ def token(
         raise CliError(
             "this broker is not a local 'busbar up': its operator gives out credentials; or use --join-file"
         )
+    if state is not None and join_file is None:
+        accounts.refuse_tokens(state, node)
     _check_join_file(state, join_file, passwords)
     found = run(lambda bus: bus.find_node(node))
     if found.status == "unpaired":

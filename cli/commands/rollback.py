@@ -11,6 +11,7 @@ from .. import common_options as n
 from .. import output
 from ..completion import complete_revision
 from ..connect import run
+from ..errors import usage
 
 app = n.command_group("Back to what a cluster was to be.")
 
@@ -20,15 +21,46 @@ def _group() -> None:
     """Without it a group of one command would be that command."""
 
 
-@n.subcommand(app, "cluster", "rollback_routercluster", more="See 'busbar history cluster'.")
+@n.subcommand(
+    app,
+    "cluster",
+    "rollback_routercluster",
+    "plan_routercluster_rollback",
+    more="See 'busbar history cluster'.",
+)
 def cluster(
     cluster: n.ClusterArgument,
-    to: Annotated[int, typer.Option("--to", min=1, help="The revision.", autocompletion=complete_revision)],
+    to: Annotated[
+        int | None,
+        typer.Option(
+            "--to",
+            min=1,
+            help="The revision; 'busbar history cluster' lists them.",
+            autocompletion=complete_revision,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what it would change, and which workers it touches.")
+    ] = False,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    from ..declared import change_lines, settled_by
+    from ..declared import as_object, change_lines, refuse, settled_by, show_plan
+
+    if to is None:
+        raise usage(f"which revision? 'busbar history cluster {cluster}' lists them; say --to N")
+
+    async def plan(bus: BusClient) -> None:
+        found = await bus.find_cluster(cluster)
+        plan = await bus.plan_routercluster_rollback(routercluster_oid=found.oid, revision=to)
+        if output.output_format() != "table":
+            output.dump(as_object(plan, applied=False))
+        else:
+            show_plan(plan)
+        refuse(plan)
+        if not plan.changes and output.output_format() == "table":
+            output.say("unchanged")
 
     async def work(bus: BusClient) -> None:
         found = await bus.find_cluster(cluster)
@@ -44,4 +76,4 @@ def cluster(
         text = f"cluster '{found.name}' is as it was at revision {to}"
         output.done(done, text if done.changes else "unchanged")
 
-    run(work)
+    run(plan if dry_run else work)

@@ -1,8 +1,8 @@
-"""busbar schema: the JSON Schemas of definitions, for editors."""
+"""busbar schema: an example of a file of definitions, and the JSON Schemas, for editors."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 from busbar.bus.transport_schema import runtime_schema
@@ -10,7 +10,28 @@ from busbar.bus.transport_schema import runtime_schema
 from .. import common_options as n
 from .. import output
 
-app = n.command_group("Print the JSON Schema of a definition, for editors.")
+EXAMPLE: Final = """\
+# yaml-language-server: $schema=./busbar.schema.json
+busbar: 1
+owner: example  # the name of this file: 'busbar apply --prune' deletes only what it has created
+clusters:
+  edge:
+    running: true  # false stops it; left out, it stays as it is
+    nodes:  # 'busbar node list' shows those that there are
+      n1:
+      n2:
+      n3: {hardlimit: 4}  # at most so many of this cluster's workers there
+    groups:
+      web:
+        runtime: nats  # or amqtt, mosquitto, crossbar, or one of the nodes' own
+        scale: 3  # workers, placed on the nodes
+        mesh: true  # they are told of each other and act as one router
+        transport: {type: mqtt, endpoint: {type: tcp, port: 24000-24099}}
+"""
+
+app = n.command_group(
+    "Print an example of a file of definitions, or the JSON Schema of a definition, for editors."
+)
 
 
 @app.callback()
@@ -27,6 +48,20 @@ def file() -> None:
     from busbar.bus.definitions import document_schema
 
     output.dump(document_schema())
+
+
+@app.command(
+    "example",
+    help="Print an example of a file for 'busbar apply': three nats-server as one router.",
+)
+def example() -> None:
+    if output.output_format() != "table":
+        import yaml  # type: ignore[import-untyped]
+
+        return output.dump(yaml.safe_load(EXAMPLE))
+    for text in EXAMPLE.splitlines():
+        output.say(text)
+    return None
 
 
 @app.command(

@@ -108,8 +108,10 @@ def _causes_of(found: Realm) -> list[str]:
 def causes(row: Stat | Node) -> list[str]:
     """The problems of an object. A runtime that a node does not offer is none."""
     conditions = list(row.conditions)
+    if isinstance(row, Node):
+        conditions = [text for text in conditions if not text.startswith("runtime ")]
     if row.status not in GOOD:
         return conditions or [row.status]
     if isinstance(row, Node):
-        return [text for text in conditions if not text.startswith("runtime ")]
+        return conditions
     return [text for text in conditions if OPEN_ACCESS in text or _HOLDS.match(text)]

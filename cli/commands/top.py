@@ -76,6 +76,10 @@ def top(
     async def work(bus: BusClient) -> None:
         board = Board(bus.topics.realm)
         changed = asyncio.Event()
+        if cluster is not None:
+            await bus.find_cluster(cluster)
+        if node is not None:
+            await bus.find_node(node)
         async with bus.watch_statuses() as statuses, bus.watch_reports() as reports:
             await _begin(bus, board)
             tasks = [

@@ -62,6 +62,9 @@ StaticRoot = Annotated[list[Path] | None, typer.Option("--static-root", help="Fo
 AdoptRealm = Annotated[
     bool, typer.Option("--adopt-realm", help="Serve the realm even if it was another manager store's.")
 ]
+Web = Annotated[
+    bool, typer.Option("--web", help="Serve a page of the realm too: on the last port of it, 8780, or any.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs here too.")]
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 
@@ -84,6 +87,7 @@ def up(
     max_packet: MaxPacket = None,
     adopt_realm: AdoptRealm = False,
     metrics: Metrics = None,
+    web: Web = False,
     verbose: Verbose = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -123,6 +127,8 @@ def up(
         if plan.outside is None:
             at = up_plan.choose_host(host, last_up)
             plan = replace(plan, host=at, port=up_plan.choose_port(at, port, last_up))
+        if web:
+            plan = replace(plan, web_port=up_plan.choose_web_port(plan.host, last_up))
         code = asyncio.run(Up(plan, started, verbose).run(signals))
     raise typer.Exit(code)
 
@@ -249,6 +255,7 @@ def announce(plan: Plan, states: dict[str, str], seconds: float) -> None:
         "broker": f"{plan.url} ({kind})",
         "realm": plan.realm,
         "nodes": nodes,
+        **({"page": page} if (page := plan.page) else {}),
         "state": str(plan.state),
         "workers": "stopped at the end"
         if plan.stop_workers

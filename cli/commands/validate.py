@@ -12,7 +12,12 @@ from ..errors import ExitCode
 
 app = n.command_group("Check a file of definitions without a manager.")
 File = Annotated[
-    str, typer.Option("--file", "-f", help="YAML, TOML or JSON by its ending; - for YAML on stdin.")
+    str,
+    typer.Option(
+        "--file",
+        "-f",
+        help="YAML, TOML or JSON by its ending; - for YAML on stdin. 'busbar schema example' prints one.",
+    ),
 ]
 
 

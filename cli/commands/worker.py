@@ -18,7 +18,7 @@ from ..completion import complete_group, complete_node
 from ..connect import run, split_reference
 from ..context import HomelessError, state_path
 from ..errors import CliError, ExitCode
-from ..stats import WIDE_COLUMNS, traffic_text, worker_columns
+from ..stats import WIDE_COLUMNS, mesh_text, traffic_text, worker_columns
 from ..wait import until
 
 app = n.command_group("Workers: the router processes.")
@@ -76,7 +76,8 @@ def show(worker: n.WorkerArgument, cluster: n.ClusterOption = None) -> None:
         return output.show_object(found, first)
     lines = "\n".join(f"{name} {url}" for name, url in found.listeners.items())
     traffic = traffic_text(found.traffic) if found.traffic is not None else None
-    return output.show_object(output.merged(found, listeners=lines, traffic=traffic), first)
+    more = {"listeners": lines, "traffic": traffic, "mesh": mesh_text(found.mesh)}
+    return output.show_object(output.merged(found, **more), first)
 
 
 async def _find(bus: BusClient, worker: str, cluster: str | None) -> Worker:

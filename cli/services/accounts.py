@@ -15,6 +15,7 @@ from .. import numbers, output
 from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
+from .specs import PROGRAMS
 
 
 def local_state() -> Path | None:
@@ -32,6 +33,24 @@ def local_state() -> Path | None:
 def takes_tokens(state: Path) -> bool:
     """Whether the broker redeems join tokens: only the embedded one does."""
     return bool(read_up(state).get("embedded"))
+
+
+def refuse_tokens(state: Path, node: str) -> None:
+    """Raises CliError where the broker redeems no join tokens, and says what to do instead."""
+    if not takes_tokens(state):
+        raise CliError(f"{_program(state)} redeems no join tokens: {_instead(node)}", ExitCode.USAGE, "usage")
+
+
+def _program(state: Path) -> str:
+    named = read_up(state).get("program")
+    return next((PROGRAMS[each] for each in PROGRAMS if each == named), "this broker")
+
+
+def _instead(node: str) -> str:
+    return (
+        f"'busbar node token {node} --join-file {node}.join' gives it a new password in a join file, which"
+        f" 'busbar agent join {node}.join' takes on the node"
+    )
 
 
 def accounts_file(state: Path) -> Path:
@@ -153,6 +172,7 @@ def _print_password(state: Path, made: object, node: str) -> None:
         return output.dump(output.merged(made, password_file=str(path)))
     settings = settings_in_force(global_options(), os.environ)
     output.say(f"its password is in {path}")
+    output.note(f"{_program(state)} redeems no join tokens; {_instead(node)}")
     output.note(
         f"on this machine: busbar agent --node {node} --broker {settings.broker} --realm {settings.realm}"
         f" --username {node} --password-file {path}"

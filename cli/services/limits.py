@@ -10,7 +10,7 @@ from typing import Any, Final
 from busbar.bus.broker.limits import LIMITS, USE_FILE, table
 from busbar.bus.clock import SystemClock
 
-from ..numbers import duration
+from ..numbers import duration, seconds, size
 from ..output import dump, note, output_format, print_table, say
 
 _OLD_S: Final = 15.0
@@ -26,7 +26,7 @@ def show_limits(folder: Path) -> None:
         return dump({**report, "limits": dict(in_force)})
     print_table(
         ["LIMIT", "VALUE", "MEANING"],
-        [[name, str(in_force[name]), why] for name, _, why in table(LIMITS) if name in in_force],
+        [[name, _shown(name, in_force[name]), why] for name, _, why in table(LIMITS) if name in in_force],
     )
     if not report:
         return note(f"no use is known: no broker has run in {folder}")
@@ -36,9 +36,19 @@ def show_limits(folder: Path) -> None:
     say("")
     print_table(
         ["ACCOUNT", "KIND", *(name.upper().replace("_", " ") for name in _USED)],
-        [[row["account"], row["kind"], *(str(row[name]) for name in _USED)] for row in report["accounts"]],
+        [
+            [row["account"], row["kind"], *(_shown(name, row[name]) for name in _USED)]
+            for row in report["accounts"]
+        ],
     )
     say(f"connections not logged in: {report['silent_connections']}")
+
+
+def _shown(name: str, value: int) -> str:
+    """A number for people, its unit as its name says."""
+    if name.endswith("bytes"):
+        return size(value)
+    return seconds(value) if name.endswith("_s") and not name.endswith("_per_s") else str(value)
 
 
 def _report(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs one service in this process: broker, manager or agent, from its spec.
+"""Runs one service in this process: broker, manager, agent or page, from its spec.
 
 `busbar up` starts `python -m busbar.cli.services.run KIND FILE`, without the imports of the command line.
 Standard input is a socket to `up`: the service writes `ready` to it, and exits when it is closed.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 import msgspec
 from busbar.bus.addresses import netloc
+from busbar.bus.clock import SystemClock
 from busbar.bus.service_status import ServiceStatus
 
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
@@ -31,6 +32,7 @@ from .specs import (
     ManagerSpec,
     MqttVersion,
     ServiceSpec,
+    WebSpec,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ _PROTOCOLS: Final[Mapping[MqttVersion, _Protocol]] = {
 """What `--mqtt` means."""
 
 
-async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
+async def run_manager(spec: ManagerSpec, ready: Ready, status: ServiceStatus) -> None:
     """Run the manager until cancelled."""
     from busbar.manager.quotas import Quotas
     from busbar.manager.service import ManagerConfig, run
@@ -100,10 +102,10 @@ async def run_manager(spec: ManagerSpec, ready: Ready) -> None:
         quotas=Quotas(**spec.quotas),
         metrics=spec.metrics,
     )
-    await run(config, ready, ServiceStatus.taken_from().say)
+    await run(config, ready, status.say)
 
 
-async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event | None = None) -> None:
+async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event, status: ServiceStatus) -> None:
     """Run the agent of one node until cancelled; it reads its file again whenever `reload` is set."""
     from busbar.agent.service import AgentConfig, run
 
@@ -123,10 +125,12 @@ async def run_agent(spec: AgentSpec, ready: Ready, reload: asyncio.Event | None 
         log_level=spec.log_level,
         metrics=spec.metrics,
     )
-    await run(config, ready, reload, ServiceStatus.taken_from().say)
+    await run(config, ready, reload, status.say)
 
 
-def run_service(spec: ServiceSpec, ready: Ready, reload: asyncio.Event) -> Awaitable[None]:
+def run_service(
+    spec: ServiceSpec, ready: Ready, reload: asyncio.Event, status: ServiceStatus
+) -> Awaitable[None]:
     """Run a service until cancelled; `ready` is called once it works. An agent heeds `reload`."""
     match spec:
         case BrokerSpec():
@@ -136,9 +140,13 @@ def run_service(spec: ServiceSpec, ready: Ready, reload: asyncio.Event) -> Await
 
             return run_program(spec, ready)
         case ManagerSpec():
-            return run_manager(spec, ready)
+            return run_manager(spec, ready, status)
         case AgentSpec():
-            return run_agent(spec, ready, reload)
+            return run_agent(spec, ready, reload, status)
+        case WebSpec():
+            from .web import run_web
+
+            return run_web(spec, ready)
 
 
 def connect_options(spec: ManagerSpec | AgentSpec) -> ConnectOptions:
@@ -200,17 +208,29 @@ async def _run_until_stopped(spec: ServiceSpec, parent: socket.socket | None, si
     signals.deliver(partial(_on_signal, kind, has_terminal(), stop, reload))
     if parent is not None:
         asyncio.get_running_loop().add_reader(parent, _on_parent, parent, spec, stop)
-    work = run_service(spec, lambda: _notify_ready(kind, parent), reload)
+    status = ServiceStatus.taken_from()
+
+    def ready() -> None:
+        status.started()
+        _notify_ready(kind, parent)
+
+    work = run_service(spec, ready, reload, status)
     service = asyncio.create_task(_as_task(work), name=kind)
     stopped = asyncio.create_task(stop.wait(), name="stop")
-    reaping = asyncio.create_task(_reap(), name="reaper")
+    beside = [asyncio.create_task(_reap(), name="reaper")]
+    beside.append(asyncio.create_task(status.beat(SystemClock()), name="watchdog"))
+    if kind == ManagerSpec.kind:
+        # It may stand by for another manager or wait for its broker, for as long as it takes.
+        status.started()
     await asyncio.wait({service, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not service.done():
         log.info("%s stops", kind)
+        status.stopping()
         service.cancel()
         await asyncio.wait({service}, timeout=STOP_S)
-    reaping.cancel()
+    for task in beside:
+        task.cancel()
     if service.done() and not service.cancelled():
         service.result()
         if not stop.is_set():
@@ -236,7 +256,6 @@ def _on_signal(
 
 
 async def _reap() -> None:
-    from busbar.bus.clock import SystemClock
     from busbar.bus.reaper import Reaper
 
     await Reaper().run(SystemClock())

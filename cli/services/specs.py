@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
 from msgspec import Struct, field
@@ -10,6 +11,8 @@ from ..context import MEMBERS, Settings
 
 MqttVersion = Literal["auto", "5", "3.1.1"]
 BrokerProgram = Literal["nats", "mosquitto"]
+PROGRAMS: Final[Mapping[BrokerProgram, str]] = {"nats": "nats-server", "mosquitto": "mosquitto"}
+"""What is run in place of the embedded broker."""
 
 
 class ConnectSpec(Struct, frozen=True, omit_defaults=True):
@@ -105,7 +108,22 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     log_level: str = "info"
 
 
-ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec
+class WebSpec(Struct, frozen=True, kw_only=True):
+    """The page of a realm. `connect` has no user; `cert` and `key` are files of the page's own."""
+
+    kind: ClassVar[str] = "web"
+    realm: str
+    root: str
+    connect: ConnectSpec
+    host: str
+    port: int
+    origins: list[str] = field(default_factory=list)
+    cert: str | None = None
+    key: str | None = None
+    log_level: str = "info"
+
+
+ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec | WebSpec
 SPEC_TYPES: Final[dict[str, type[ServiceSpec]]] = {
-    each.kind: each for each in (BrokerSpec, BrokerProgramSpec, ManagerSpec, AgentSpec)
+    each.kind: each for each in (BrokerSpec, BrokerProgramSpec, ManagerSpec, AgentSpec, WebSpec)
 }

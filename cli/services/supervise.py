@@ -218,8 +218,8 @@ class ServiceSupervisor:
         return [f"{child.service.name} ({child.last_error or 'still starting'})" for child in late]
 
     async def stop(self) -> None:
-        """Stop the agents, which say goodbye over the broker, then the manager, then the broker."""
-        for kind in ("agent", "manager", "broker", "broker-program"):
+        """Stop the page, the agents, which say goodbye over the broker, then the manager, then the broker."""
+        for kind in ("web", "agent", "manager", "broker", "broker-program"):
             await asyncio.gather(*(child.stop(self.kill_now) for child in self._of(kind)))
         for task in self._tasks:
             task.cancel()

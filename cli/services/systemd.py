@@ -1,4 +1,4 @@
-"""The systemd unit of an agent, and the file owner and the `systemctl` calls that go with it."""
+"""The systemd units of the services, and the file owner and the `systemctl` calls that go with them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from busbar.bus.files import write_atomically
 
@@ -20,30 +21,123 @@ AGENT_UNIT: Final = "busbar-agent"
 SERVICE_STATE: Final = Path("/var/lib/busbar/agent")
 SYSTEMCTL_S: Final = 120.0
 """Bound of one call; a unit's stop may take systemd's default of 90 s."""
+CREDENTIAL: Final = "password"
+"""The name under which systemd hands a service the file of its password."""
+Kind = Literal["manager", "agent", "broker"]
+Scope = Literal["system", "user"]
+REFUSED: Final = 4
+"""Exit code of a manager that refuses: a newer one serves the realm, or the store is damaged."""
+
 _UNIT: Final = """\
 [Unit]
-Description=Busbar agent of node {node}
+Description={description}
 Wants=network-online.target
 After=network-online.target
+# Tried again for as long as it takes.
+StartLimitIntervalSec=0
 
 [Service]
-ExecStart={command}
-# `systemctl status` shows what the agent says of its connection.
+Type=notify
+# `systemctl status` shows what it says of its connection.
 NotifyAccess=main
-ExecReload=/bin/kill -HUP $MAINPID
-User={user}
-Restart=always
+ExecStart={command}
+{service}Restart=always
 RestartSec=5
+# It gives signs of life from its event loop; one that hangs is killed and started again.
+WatchdogSec=60
+UMask=0077
+{hardening}
+[Install]
+WantedBy={target}
+"""
+_OF_AGENT: Final = """\
+ExecReload=/bin/kill -HUP $MAINPID
 # Only the agent is stopped with the unit: its workers run on, and the next start adopts them.
 KillMode=process
 # Each worker gets a cgroup of its own, which names its processes exactly.
 Delegate=yes
 # With systemd 254 or later: limits of memory are those of the workers' cgroups.
 #DelegateSubgroup=agent
-
-[Install]
-WantedBy=multi-user.target
 """
+_HARD_AGENT: Final = """\
+# For the agent and its workers alike. No mount namespace: workers outlive the agent that started them, and
+# the next one has to see the same files.
+NoNewPrivileges=yes
+RestrictSUIDSGID=yes
+RestrictRealtime=yes
+LockPersonality=yes
+"""
+_HARD: Final = """\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+RestrictSUIDSGID=yes
+RestrictRealtime=yes
+RestrictNamespaces=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectSystem=strict
+ReadWritePaths={state}
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+"""
+_HARD_USER: Final = "NoNewPrivileges=yes\n"
+"""What a user's own service manager can do without privileges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A service to be installed. `command` is its words, `state` its folder, `password` the file that systemd
+    hands it as a credential; `user` is for the system's service manager alone, None where root is meant."""
+
+    kind: Kind
+    description: str
+    command: Sequence[str]
+    state: Path
+    scope: Scope = "system"
+    user: str | None = None
+    password: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"busbar-{self.kind}"
+
+
+def render(unit: Unit) -> str:
+    """The text of its file. Pure.
+
+    Raises:
+        CliError: a word has a control character.
+    """
+    lines = [f"User={unit.user}\n"] if unit.user and unit.scope == "system" else []
+    command = quoted(unit.command)
+    if unit.password is not None:
+        # The service reads a copy that is its own: the file may be root's.
+        quoted([str(unit.password)])  # no control characters; systemd takes the rest of the line as it is
+        lines.append(f"LoadCredential={CREDENTIAL}:{str(unit.password).replace('%', '%%')}\n")
+        command += f" --password-file %d/{CREDENTIAL}"
+    if unit.kind == "agent":
+        lines.append(_OF_AGENT)
+    if unit.kind == "manager":
+        lines.append(
+            "# A newer manager serves the realm, or the store is damaged.\n"
+            f"RestartPreventExitStatus={REFUSED}\n"
+        )
+    hard = _HARD_AGENT if unit.kind == "agent" else _HARD.format(state=quoted([str(unit.state)]))
+    return _UNIT.format(
+        description=unit.description.replace("%", "%%"),
+        command=command,
+        service="".join(lines),
+        hardening=_HARD_USER if unit.scope == "user" else hard,
+        target="multi-user.target" if unit.scope == "system" else "default.target",
+    )
 
 
 def quoted(words: Sequence[str]) -> str:
@@ -61,9 +155,10 @@ def quoted(words: Sequence[str]) -> str:
     return " ".join(f'"{word}"' if set(word) & set(" '\";") or not word else word for word in literal)
 
 
-def agent_unit(node: str, user: str, command: Sequence[str]) -> str:
-    """The text of an agent's unit."""
-    return _UNIT.format(node=node, user=user, command=quoted(command))
+def agent_unit(node: str, user: str, state: Path) -> Unit:
+    """The unit of a node that has joined: what it needs is in its state folder."""
+    command = [*program(), "agent", "--state", str(state)]
+    return Unit("agent", f"Busbar agent of node {node}", command, state, user=user)
 
 
 def program() -> list[str]:
@@ -93,15 +188,22 @@ def systemctl(*words: str) -> None:
 def check_service(user: str) -> None:
     """Raises CliError unless a service of this user can be installed here."""
     if os.geteuid() != 0:
-        raise usage("--service installs a systemd unit: run it as root")
-    if shutil.which("systemctl") is None:
-        raise usage("--service needs systemd, and there is no systemctl here")
+        raise usage(
+            "a unit of the system is installed by root: use sudo, or a unit of your own (--scope user)"
+        )
+    need_systemctl()
     try:
         pwd.getpwnam(user)
     except KeyError:
         raise usage(
             f"there is no user '{user}': useradd --system --create-home --home-dir /var/lib/busbar {user}"
         ) from None
+
+
+def need_systemctl() -> None:
+    """Raises CliError where there is none."""
+    if shutil.which("systemctl") is None:
+        raise usage("this needs systemd, and there is no systemctl here")
 
 
 def give_to(user: str, paths: Sequence[Path]) -> None:
@@ -111,16 +213,32 @@ def give_to(user: str, paths: Sequence[Path]) -> None:
         os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
-def install_agent(node: str, user: str, state: Path) -> Path:
-    """Write the unit of an agent with this state folder, enable it, and start or restart it.
+def folder_of(scope: Scope, env: Mapping[str, str]) -> Path:
+    """Where units are."""
+    if scope == "system":
+        return UNITS
+    config = env.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(config) / "systemd" / "user"
+
+
+def install(unit: Unit, folder: Path, *, start: bool = True) -> Path:
+    """Write a unit and, unless told otherwise, enable it, and start or restart it.
 
     Raises:
         CliError: systemd refuses.
         OSError: the unit can't be written.
     """
-    path = UNITS / f"{AGENT_UNIT}.service"
-    write_atomically(path, agent_unit(node, user, [*program(), "agent", "--state", str(state)]))
+    path = folder / f"{unit.name}.service"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, render(unit))
     path.chmod(0o644)
-    for words in (["daemon-reload"], ["enable", AGENT_UNIT], ["restart", AGENT_UNIT]):
-        systemctl(*words)
+    scope = ["--user"] if unit.scope == "user" else []
+    steps = (["daemon-reload"], ["enable", unit.name], ["restart", unit.name])
+    for words in steps if start else steps[:1]:
+        systemctl(*scope, *words)
     return path
+
+
+def install_agent(node: str, user: str, state: Path) -> Path:
+    """As `install`, for a node that has joined."""
+    return install(agent_unit(node, user, state), UNITS)

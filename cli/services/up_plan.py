@@ -22,8 +22,9 @@ from busbar.bus.roles import OWNER
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage
 from ..settings import SECRETS
-from .broker_program import PROGRAMS, not_installed
+from .broker_program import not_installed
 from .specs import (
+    PROGRAMS,
     AgentSpec,
     BrokerProgram,
     BrokerProgramSpec,
@@ -32,7 +33,9 @@ from .specs import (
     ManagerSpec,
     MqttVersion,
     ServiceSpec,
+    WebSpec,
 )
+from .web import WEB_PORT, require
 
 ADMIN_USER: Final = "admin"
 MANAGER_USER: Final = "manager"
@@ -46,7 +49,8 @@ class Plan:
     """One `busbar up`. `outside` is the connection to an external broker; without it the broker is our own:
     `program`, or else embedded.
 
-    `heartbeat` is in seconds; `host` and `port` are those of our own broker.
+    `heartbeat` is in seconds; `host` and `port` are those of our own broker. `web_port` is the page's; None:
+    there is none.
     """
 
     state: Path
@@ -64,6 +68,7 @@ class Plan:
     runtimes: Path | None = None
     static_roots: tuple[Path, ...] = ()
     adopt_realm: bool = False
+    web_port: int | None = None
     log_level: str = "info"
     metrics: tuple[str, int] | None = None
     """The manager's; the nodes' agents have the next ports, in the nodes' order."""
@@ -73,6 +78,18 @@ class Plan:
         """The broker's URL."""
         outside = self.outside.broker if self.outside else None
         return outside or f"mqtt://{netloc(self.host, self.port)}"
+
+    @property
+    def web_url(self) -> str | None:
+        """Where its page is."""
+        return None if self.web_port is None else f"http://{netloc(self.host, self.web_port)}/"
+
+    @property
+    def page(self) -> str | None:
+        """Where its page is, and who may sign in, for people."""
+        if self.web_url is None or self.outside is not None:
+            return self.web_url
+        return f"{self.web_url} (user {ADMIN_USER}, password in {self.state / SECRETS / ADMIN_USER})"
 
     @property
     def spoken(self) -> MqttVersion:
@@ -105,6 +122,8 @@ def services(plan: Plan) -> list[Service]:
     """The services; all are started at once, and stopped agents first, the broker last. Pure."""
     found = [] if plan.outside else [Service("broker", _broker(plan), 8.0 if plan.program else 5.0)]
     found.append(Service("manager", _manager(plan), 8.0))
+    if plan.web_port is not None:
+        found.append(Service("web", _web(plan, plan.web_port), 5.0))
     stop_s = 45.0 if plan.stop_workers else 8.0  # nats-server takes 35 to let its clients go
     return found + [Service(f"agent-{node}", _agent(plan, node), stop_s) for node in plan.nodes]
 
@@ -145,6 +164,15 @@ def _manager(plan: Plan) -> ManagerSpec:
         adopt_realm=plan.adopt_realm,
         log_level=plan.log_level,
         metrics=plan.metrics,
+    )
+
+
+def _web(plan: Plan, port: int) -> WebSpec:
+    """The page: who opens it is its user."""
+    tls_ca = plan.outside.tls_ca if plan.outside else None
+    connect = ConnectSpec(broker=plan.url, realm=plan.realm, root=plan.root, tls_ca=tls_ca)
+    return WebSpec(
+        realm=plan.realm, root=plan.root, connect=connect, host=plan.host, port=port, log_level=plan.log_level
     )
 
 
@@ -277,6 +305,8 @@ def up_state(plan: Plan, pids: Mapping[str, int]) -> dict[str, object]:
         "username": ADMIN_USER,
         "password_file": mine.password_file,
         **tls,
+        "page": plan.web_url,
+        "web_port": plan.web_port,
         "nodes": list(plan.nodes),
         "heartbeat": plan.heartbeat,
         "pids": dict(pids),
@@ -373,6 +403,17 @@ def choose_port(host: str, given: int | None, last_up: Mapping[str, Any]) -> int
     return next(
         (port for port in preferred if isinstance(port, int) and can_bind(host, port)), None
     ) or _any_port(host)
+
+
+def choose_web_port(host: str, last_up: Mapping[str, Any]) -> int:
+    """The page's port: the first free one of the last, 8780 and any.
+
+    Raises:
+        CliError: the extra that it needs is not installed.
+    """
+    require()
+    known = (last_up.get("web_port"), WEB_PORT)
+    return next((p for p in known if isinstance(p, int) and can_bind(host, p)), None) or _any_port(host)
 
 
 def _any_port(host: str) -> int:

@@ -7,7 +7,7 @@ answered after its commit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
@@ -20,7 +20,7 @@ from busbar.bus.contract import OPERATIONS, Operation
 from busbar.bus.decode import MAX_PAYLOAD, convert, digest, encode, parse
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Request, Response, Who
-from busbar.bus.params import GetEvents, ListAudit, Params, Rebalanced
+from busbar.bus.params import GetEvents, ListAudit, Params
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
@@ -382,11 +382,7 @@ class ChangeJob:
         ctx, dispatch = self.ctx, self.dispatch
         failure: BusError | None = None
         try:
-            result = tx.attempt(lambda: self._handle(tx, principal, who))
-            reply = dispatch.ok(ctx, result)
-            if len(reply) > dispatch.room(ctx):
-                # The change is made: its answer says so without the definition, which can be read.
-                reply = dispatch.ok(ctx, without_definition(result))
+            reply = tx.attempt(lambda: self._answered(tx, principal, who))
         except BusError as error:
             if error.code in NOT_STORED:
                 raise
@@ -399,6 +395,19 @@ class ChangeJob:
         tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params, principal.oid)
         properties = properties_to_text(dispatch.properties(ctx, failure))
         tx.send(dispatch.reply_topic(ctx), reply, properties=properties)
+
+    def _answered(self, tx: Tx, principal: PrincipalRow, who: Who) -> bytes:
+        """Make the change; its reply, where the broker takes it only so without what may be large.
+
+        Raises:
+            BusError: among others `payload_too_large`: nobody could be told what was done.
+        """
+        result, room = self._handle(tx, principal, who), self.dispatch.room(self.ctx)
+        for each in (result, without_texts(result)):
+            reply = self.dispatch.ok(self.ctx, each)
+            if len(reply) <= room:
+                return reply
+        raise BusError("payload_too_large", too_large(self.ctx.op, len(reply), room))
 
     def _handle(self, tx: Tx, principal: PrincipalRow, who: Who) -> object:
         if isinstance(self.params, BusError):
@@ -415,6 +424,15 @@ def _uncounted(operation: str, code: str, seconds: float) -> None:
     """Replaced where metrics are served."""
 
 
+_LARGE: Final[Mapping[str, object]] = {
+    **dict.fromkeys(("transport", "placement", "description", "label", "tags")),
+    **dict.fromkeys(("labels", "capacity", "runtime_details")),
+    "conditions": [],
+    "moves": [],
+}
+"""Members of an object that may be large, and what stands for them in a reply that has no room."""
+
+
 def searches(params: Params) -> bool:
     """Whether a read may look at a whole table for what it asks."""
     match params:
@@ -425,18 +443,12 @@ def searches(params: Params) -> bool:
     return False
 
 
-_LARGE: Final = ("transport", "placement", "labels", "runtime_details")
-"""Members of a result that may be large, and can be read by themselves."""
-
-
-def without_definition(result: object) -> object:
+def without_texts(result: object) -> object:
     """A change's result without the members that may be large."""
-    if isinstance(result, Rebalanced):
-        return Rebalanced([])
-    found = [name for name in _LARGE if getattr(result, name, None) is not None]
-    if isinstance(result, msgspec.Struct) and found:
-        return msgspec.structs.replace(result, **dict.fromkeys(found))
-    return result
+    if not isinstance(result, msgspec.Struct):
+        return result
+    left_out = {name: empty for name, empty in _LARGE.items() if getattr(result, name, None)}
+    return msgspec.structs.replace(result, **left_out)
 
 
 def too_large(op: str, size: int, room: int) -> str:

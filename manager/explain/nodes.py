@@ -7,6 +7,7 @@ from typing import Final
 from busbar.bus.results import Statement
 from busbar.bus.states import NodeStatus, WorkerState
 
+from ..planner.admission import Obstacle, Refusal
 from ..planner.draining import DRAINED
 from ..planner.model import ClusterView, GroupView, NodeView
 from ..planner.placement import Candidates
@@ -55,7 +56,8 @@ def explain_node(scene: Scene) -> list[Statement]:
     if not view.known and not view.heard_once and row.status is not _N.UNPAIRED:
         told.say("never_heard", f"the agent of node {row.name} was never heard: start it with 'busbar agent'")
     for text in row.conditions:
-        told.say("node_condition", text)
+        # A runtime that a node does not offer is no fault of the node.
+        told.say("no_runtime" if text.startswith("runtime ") else "node_condition", text)
     late = [worker for worker in scene.workers if worker.state is not WorkerState.RUNNING]
     for worker in late[:SHOWN_WORKERS]:
         told.say("worker_not_ready", about(worker.name, worker.state, worker.reason))
@@ -120,12 +122,23 @@ def say_candidates(
         refusals += 1
         if refusals <= REFUSED:
             past = _state_event(scene, member.node_oid)
-            told.say("node_refused", f"node {name} takes no worker: it {refused.text}", past, f"node {name}")
+            text = f"node {name} takes no worker: it {refused.text}{_remedy(refused, name)}"
+            told.say("node_refused", text, past, f"node {name}")
     if refusals > REFUSED:
         told.say("node_refused", f"{refusals - REFUSED} more nodes take no worker")
     if not takes:
         _say_outside(scene, told, cluster, found)
     return bool(takes)
+
+
+def _remedy(refused: Refusal, node: str) -> str:
+    """The command that takes a refusal away, where there is one."""
+    command = {
+        Obstacle.CORDONED: f"'busbar node uncordon {node}'",
+        Obstacle.DRAINING: f"'busbar node undrain {node}'",
+        Obstacle.HARDLIMIT: "a file for 'busbar apply'",
+    }.get(refused.obstacle)
+    return f"; {command} changes that" if command else ""
 
 
 def node_event(name: str, past: Past) -> str:

@@ -308,7 +308,7 @@ def _folded(scene: Scene, row: WorkerRow) -> list[tuple[Past, int]]:
 
 def _worker_event(name: str, past: Past, times: int) -> str:
     did, node = _VERBS.get(past.verb, past.verb), past.data.get("node")
-    where = f" on {node}" if node else ""
+    where = f" {'to' if past.verb == 'moved' else 'on'} {node}" if node else ""
     reason = (past.reason or "").partition(_OUTPUT)[0]
     often = f" ({times} times)" if times > 1 else ""
     return f"worker {name} {did}{where}{often}{f': {reason}' if reason else ''}"

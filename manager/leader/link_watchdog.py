@@ -28,6 +28,8 @@ class LinkWatchdog:
         self._idle_s = IDLE_HEARTBEATS * heartbeat
         self._heard = self._checked = now
         self._probed: float | None = None
+        self.silences = 0
+        """How often in a row nothing came back."""
 
     def heard(self, at: float) -> None:
         """A message came in, the echo or any other."""
@@ -41,9 +43,10 @@ class LinkWatchdog:
             # Start over on a new connection, and where unread messages may be waiting.
             self._heard, self._probed = now, None
         elif self._probed is not None and self._heard >= self._probed:
-            self._probed = None
+            self._probed, self.silences = None, 0
         elif self._probed is not None and now - self._probed >= ECHO_TIMEOUT_S:
             self._heard, self._probed = now, None
+            self.silences += 1
             return Step.RECONNECT
         elif self._probed is None and now - self._heard >= self._idle_s:
             self._probed = now

@@ -10,7 +10,7 @@ from typing import Final
 
 from busbar.bus.connection.link import Link, Message
 from busbar.bus.decode import read
-from busbar.bus.errors import BusError, MissingRightError
+from busbar.bus.errors import BusError, BusOfflineError, MissingRightError
 from busbar.bus.messages import Assignment
 
 from ..publish.presence import Presence
@@ -49,7 +49,7 @@ class RealmClaim:
         Raises:
             RealmInUseError: it is another store's.
             MissingRightError: the probe was refused, or did not come back.
-            BusOfflineError: the connection was lost.
+            BusOfflineError: the connection was lost, or the broker acknowledges nothing.
         """
         if not self._claimed:
             await self._listen(link)
@@ -66,12 +66,16 @@ class RealmClaim:
         """Until everything retained was received: the probe is published after the subscriptions."""
         pattern = self._store.topics.all_nodes("assignment")
         self._echo.clear()
+        taken = False
         link.subscribe(pattern, self._on_assignment, qos=0)
         try:
             async with asyncio.timeout(PROBE_S):
                 await self._presence.publish_probe(link)
+                taken = True
                 await self._echo.wait()
         except TimeoutError:
+            if not taken:
+                raise BusOfflineError("the broker acknowledges nothing") from None
             # MQTT 5 has told what may not be written; 3.1.1 does not, and neither tells what may not be read.
             topic = self._presence.topic
             raise MissingRightError(self._user, "write or to read", topic, certain=False) from None

@@ -38,9 +38,10 @@ class Rights:
         unread: Callable[[], Iterable[MissingRightError]] = tuple,
     ) -> None:
         self.missing: list[str] = []
+        self._since: dict[str, float] = {}
         self._link, self._user, self._clock, self._retry = link, user, clock, retry
         self._unread = unread
-        self._refused: list[str] = []
+        self._refused: list[MissingRightError] = []
         own = user or PROBE
         self.probes = {
             topics.request(own, PROBE): topics.all_requests(),
@@ -67,7 +68,7 @@ class Rights:
                 self._connected = False
                 await self._probe()
                 again_at = now + AGAIN_S
-            self._tell([*self._refused, *map(str, self._unread())])
+            self._tell(self._in_words([*self._refused, *self._unread()]))
             self._wake.clear()
             if not self._connected:
                 await wait_or_sleep(self._clock, self._wake, UNREAD_S)
@@ -78,9 +79,19 @@ class Rights:
         except BusOfflineError as error:
             log.debug("the rights were not looked at: %s", error)
             return
-        self._refused = [str(error) for error in found]
+        self._refused = found
         if self.missing:
             self._retry()
+
+    def _in_words(self, found: Iterable[MissingRightError]) -> list[str]:
+        """What is only likely is called so once it has lasted: a cluster of brokers may elect a leader."""
+        now, before, self._since = self._clock.monotonic(), self._since, {}
+        words = []
+        for error in found:
+            since = self._since[error.topic] = before.get(error.topic, now)
+            doubtful = not error.certain and now - since < AGAIN_S
+            words.append(str(error.after(1) if doubtful else error))
+        return words
 
     def _tell(self, found: list[str]) -> None:
         before, self.missing = self.missing, found

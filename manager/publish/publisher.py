@@ -88,7 +88,7 @@ class Publisher:
 
     @property
     def held_back(self) -> dict[str, MessageTooLargeError | MissingRightError]:
-        """By topic: what was not sent on this connection because it is too large or the right is missing."""
+        """By topic: what is not sent: the right is missing or, of retained messages, it is too large."""
         return self._builder.held_back
 
     def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
@@ -284,10 +284,11 @@ class Publisher:
         if not self._count_done(session, in_window):
             return
         self._unacked.discard(row_id)
-        if isinstance(error, (MessageTooLargeError, MissingRightError)):
-            # Given up: it can't be sent later either. A caller asks again, a consumer sees a gap.
+        # What can't be sent later either is given up: a caller asks again, a consumer sees a gap. That one
+        # message was too large is over with it, and no condition.
+        if isinstance(error, MissingRightError):
             self._hold_back(topic, error)
-        elif error is not None:
+        elif error is not None and not isinstance(error, MessageTooLargeError):
             self._retry_outbox()
             return
         self._acked.add(row_id)

@@ -11,7 +11,7 @@ from busbar.bus.messages import Status
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
 
-from ..planner.acceptance import Voter, condition, node_refusals
+from ..planner.acceptance import NodeRefusal, Voter, condition, node_refusals
 from ..planner.rolling import updating
 from ..store import Store
 from ..store.reads import Queries
@@ -23,13 +23,18 @@ ObjectKey = tuple[StatusKind, str]
 TopicPayload = tuple[str, bytes]
 
 
-def unaccepted_condition(reads: Queries, row: GroupRow, transport: Mapping[str, Any] | None) -> str | None:
-    """The condition of a group that not all of its nodes accept, by the schemas that they have reported."""
+def unaccepting(reads: Queries, row: GroupRow, transport: Mapping[str, Any] | None) -> list[NodeRefusal]:
+    """The nodes of a group's cluster that do not accept its transport, by the schemas that they reported."""
     bodies = reads.schema_bodies(row.cluster_oid, row.runtime)
     if not node_refusals([Voter(key, body) for key, body in bodies.items()], transport):
-        return None  # mostly: without a look at each node
+        return []  # mostly: without a look at each node
     nodes = reads.member_schemas(row.cluster_oid, row.runtime)
-    return condition(node_refusals([Voter(n.node, bodies.get(n.digest or "")) for n in nodes], transport))
+    return node_refusals([Voter(n.node, bodies.get(n.digest or "")) for n in nodes], transport)
+
+
+def unaccepted_condition(reads: Queries, row: GroupRow, transport: Mapping[str, Any] | None) -> str | None:
+    """The condition of a group that not all of its nodes accept."""
+    return condition(unaccepting(reads, row, transport))
 
 
 def placed_workers(reads: Queries, row: GroupRow) -> list[render.PlacedWorker]:

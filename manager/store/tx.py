@@ -13,6 +13,7 @@ from busbar.bus.messages import Event
 from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import WorkerState
 from busbar.bus.topics import NO_CLUSTER, Topics
+from msgspec.structs import replace
 
 from . import sql
 from .append_buffer import AppendBuffer
@@ -34,6 +35,21 @@ from .sqlite import Database
 T = TypeVar("T")
 SAVEPOINT: Final = "job"
 """The savepoint that the engine opens for each transaction."""
+PACKET_OVERHEAD: Final = 64
+"""Bytes of an event's packet besides topic and payload."""
+SHORT: Final = 160
+"""Characters of a text in an event that must be small."""
+LARGE: Final = 512
+"""Bytes of an object that such an event leaves out."""
+
+
+def _shortened(data: Mapping[str, object]) -> dict[str, object]:
+    """An event's data where the broker does not take it as it is: without objects that are large."""
+    return {
+        name: each[:SHORT] if isinstance(each, str) else each
+        for name, each in data.items()
+        if not isinstance(each, (dict, list)) or len(encode(each)) <= LARGE
+    }
 
 
 @dataclass(slots=True)
@@ -317,8 +333,10 @@ class Tx(Queries):
             time=rfc3339(self.now_ns),
             data={**facts, **data},
         )
-        payload = encode(event)
         topic = context.topics.event(cluster or NO_CLUSTER, kind, name, verb)
+        payload = encode(event)
+        if len(payload) > context.max_packet() - len(topic) - PACKET_OVERHEAD:
+            payload = encode(replace(event, data=_shortened(event.data)))
         appends.add_event(self.now_ns, topic, payload)
         self.send(topic, payload)
         return sequence

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,9 +16,6 @@ from tests.faults.yard import Cluster
 
 CLUSTERS = os.environ.get("BUSBAR_CLUSTERS", "bridge").split(",")
 
-PATIENT: dict[str, dict[str, Any]] = {"nats": {"lost_after": 600}}
-"""While the leading one of three nats-server is down, an agent may be refused for over half a minute."""
-
 
 @pytest.mark.timeout(500)
 @pytest.mark.mosquitto
@@ -27,7 +23,7 @@ PATIENT: dict[str, dict[str, Any]] = {"nats": {"lost_after": 600}}
 def test_broker_nodes_are_killed_and_return_and_no_worker_is_touched(kind: str, tmp_path: Path) -> None:
     with fleet(tmp_path, kind) as here:
         services = here.pids()
-        cluster = here.cluster(2, **PATIENT.get(kind, {}))
+        cluster = here.cluster(2)
         first = cluster.running(2, BOUND_S)
         more = the_managers_broker_is_lost(here, cluster, first)
         less = an_agents_broker_is_lost(here, cluster, more)

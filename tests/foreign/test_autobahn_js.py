@@ -1,7 +1,9 @@
-"""Autobahn|JS against a real crossbar worker: each way to authenticate, allowed and refused."""
+"""Autobahn|JS and wampy.js against a real crossbar worker: each way to authenticate, allowed and refused."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,14 @@ from tests.integration.agent.runtimes.test_wamp_auth import KEY, REALM, ROLES, T
 from tests.integration.agent.runtimes.test_wamp_ways import cookie_of
 
 __all__ = ["run"]
-SECRETS = {"ticket": TICKET, "wampcra": "s3cret-of-joe", "cryptosign": KEY.encode().hex()}
+SECRETS = {
+    "ticket": TICKET,
+    "wampcra": "s3cret-of-joe",
+    "cryptosign": KEY.encode().hex(),
+    "scram": "p4ssword-of-joe",
+}
+WAMPY = ("ticket", "wampcra", "cryptosign")
+"""The ways that wampy.js knows."""
 PATHS: dict[str, Any] = {
     **{method: {"type": "websocket", "auth": static(method)} for method in (*SECRETS, "tls")},
     "guests": {"type": "websocket", "auth": {"anonymous": {"role": "guest"}}},
@@ -39,6 +48,22 @@ def client(base: str, path: str, method: str = "anonymous", **more: Any) -> dict
         "authid": "joe",
         "method": method,
         **more,
+    }
+
+
+def scram_of(password: str) -> dict[str, Any]:
+    """What SCRAM stores of a password; node has PBKDF2 itself, and no argon2."""
+    salt, iterations = b"0123456789abcdef", 4096
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    key = hmac.digest(salted, b"Client Key", "sha256")
+    return {
+        "kdf": "pbkdf2",
+        "iterations": iterations,
+        "memory": 0,
+        "salt": salt.hex(),
+        "stored-key": hashlib.sha256(key).hexdigest(),
+        "server-key": hmac.digest(salted, b"Server Key", "sha256").hex(),
+        "role": "backend",
     }
 
 
@@ -63,8 +88,10 @@ def with_certificates(root: Path, folder: Path) -> dict[str, dict[str, Path]]:
 @pytest.mark.timeout(240)
 async def test_each_way_to_authenticate(run: Run, tmp_path: Path) -> None:
     clients.need("autobahn")
+    clients.need("wampy")
     root = secrets_root(tmp_path / "secrets")
     who = with_certificates(root, tmp_path)
+    (root / "shop" / "scram.json").write_text(json.dumps({"joe": scram_of(SECRETS["scram"])}))
     tls = {"certificate": "router.crt", "key": "router.key", "client_ca": "ca.crt"}
     transport = {
         "type": "web",
@@ -78,7 +105,7 @@ async def test_each_way_to_authenticate(run: Run, tmp_path: Path) -> None:
     plain, tls_url = (each.address.rpartition("/")[0] for each in worker.launch.listeners)
     assert (plain[:5], tls_url[:6]) == ("ws://", "wss://")
     cookie = {"Cookie": await cookie_of(f"{plain}/again")}
-    guessed = {"ticket": "guessed", "wampcra": "guessed", "cryptosign": "0" * 64}
+    guessed = {**dict.fromkeys(SECRETS, "guessed"), "cryptosign": "0" * 64}
     allowed, refused = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
     for method, secret in SECRETS.items():
         allowed[method] = client(plain, method, method, secret=secret)
@@ -103,3 +130,18 @@ async def test_each_way_to_authenticate(run: Run, tmp_path: Path) -> None:
     guest = found["guest"]
     assert (guest["outcome"], guest["error"]) == ("not allowed", "wamp.error.not_authorized")
     assert guest["authrole"] == "guest"
+    await wampy(plain, guessed)
+
+
+async def wampy(plain: str, guessed: dict[str, str]) -> None:
+    """wampy.js at the same worker."""
+    allowed = {method: client(plain, method, method, secret=SECRETS[method]) for method in WAMPY}
+    refused = {f"wrong {method}": client(plain, method, method, secret=guessed[method]) for method in WAMPY}
+    refused |= {f"no {method}": client(plain, method) for method in WAMPY}
+    asked = {**allowed, **refused, "guest": client(plain, "guests")}
+    answers = await clients.outcomes("wampy_client.mjs", "wampy", list(asked.values()))
+    found = dict(zip(asked, answers, strict=True))
+    assert {name: found[name]["outcome"] for name in allowed} == dict.fromkeys(allowed, "through")
+    assert {name: found[name]["outcome"] for name in refused} == dict.fromkeys(refused, "refused")
+    assert {name: found[name]["authmethod"] for name in allowed} == {name: name for name in allowed}
+    assert found["guest"]["outcome"] == "not allowed" and found["guest"]["authrole"] == "guest"

@@ -12,7 +12,7 @@ from busbar.agent.runtimes import load_runtimes
 from tests.certificates import certificates
 from tests.foreign import clients
 from tests.integration.agent.runtimes.test_amqtt_acl import passwords
-from tests.integration.agent.runtimes.test_real import Run, run
+from tests.integration.agent.runtimes.test_real import Run, run, stop
 from tests.pace import bound
 
 __all__ = ["run"]
@@ -51,6 +51,7 @@ async def test_amqtt_with_passwords_and_an_acl(run: Run, tmp_path: Path, kind: s
     assert right == {"outcome": "through"}
     assert (wrong["code"], nobody["code"]) == (5, 5)
     assert (bob["outcome"], elsewhere["outcome"]) == ("no subscription", "no subscription")
+    await stop(worker)
 
 
 @pytest.mark.mosquitto

@@ -1,5 +1,6 @@
 // Autobahn|JS: each client joins, and publishes one event to itself, `node wamp_client.mjs JSON` with a list of
 // clients, one after the other. Prints what came of each, as a list in JSON.
+import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
@@ -21,6 +22,19 @@ function pair (secret) {
   return autobahn.nacl.sign.keyPair.fromSeed(autobahn.util.htob(secret))
 }
 
+function hmac (key, text) {
+  return createHmac('sha256', key).update(text).digest()
+}
+
+// Autobahn|JS has no SCRAM of its own: this is what it is given to answer the challenge.
+function scram (config, nonce, extra) {
+  const salted = pbkdf2Sync(config.secret, Buffer.from(extra.salt, 'base64'), extra.iterations, 32, 'sha256')
+  const key = hmac(salted, 'Client Key')
+  const first = `n=${config.authid},r=${nonce},r=${extra.nonce},s=${extra.salt},i=${extra.iterations}`
+  const signature = hmac(createHash('sha256').update(key).digest(), `${first},c=,r=${extra.nonce}`)
+  return Buffer.from(key.map((byte, index) => byte ^ signature[index])).toString('base64')
+}
+
 function run (config) {
   const pem = {}
   for (const name of ['ca', 'cert', 'key']) {
@@ -30,11 +44,13 @@ function run (config) {
 
   function onchallenge (session, method, extra) {
     if (method === 'ticket') return config.secret
+    if (method === 'scram') return scram(config, authextra.nonce, extra)
     if (method === 'wampcra') return autobahn.auth_cra.sign(config.secret, extra.challenge)
     return autobahn.auth_cryptosign.sign_challenge(pair(config.secret), extra)
   }
 
   const authextra = {}
+  if (config.method === 'scram') authextra.nonce = randomBytes(16).toString('base64')
   if (config.method === 'cryptosign') authextra.pubkey = autobahn.auth_cryptosign.public_key(pair(config.secret))
   const connection = new autobahn.Connection({
     url: config.url,

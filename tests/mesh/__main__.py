@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.mesh import balanced, faults, latency, matrix, partition
+from tests.mesh import again, balanced, faults, latency, matrix, partition
 
 
 def main() -> int:
@@ -26,6 +27,8 @@ def main() -> int:
     balance.add_argument("--count", type=int, default=15)
     apart = kinds.add_parser("partition", help="one of three nodes cut off (root, Linux, ip)")
     apart.add_argument("--seconds", type=float, default=15.0)
+    twice = kinds.add_parser("again", help="what is sent again, and when")
+    twice.add_argument("--count", type=int, default=9)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
         if given.what == "faults":
@@ -34,12 +37,18 @@ def main() -> int:
             return _matrix(Path(folder), given.sizes)
         if given.what == "latency":
             _latency(Path(folder), given.count)
-        elif given.what == "partition":
-            for line in partition.partitioned(Path(folder), given.seconds):
+        elif given.what in ("partition", "again"):
+            for line in _lines(Path(folder), given):
                 print(line, flush=True)
         else:
             _haproxy(Path(folder), given.count)
     return 0
+
+
+def _lines(folder: Path, given: argparse.Namespace) -> Iterator[str]:
+    if given.what == "partition":
+        return partition.partitioned(folder, given.seconds)
+    return again.sent_again(folder, given.count)
 
 
 def _latency(folder: Path, count: int) -> None:

@@ -113,6 +113,11 @@ class Subscriber(Roaming):
         super().__init__(name, ports, first, clean=False)
         self.wanted = wanted
         self.received: Counter[bytes] = Counter()
+        self.gaps: Counter[int] = Counter()
+        """Of those that came again: by seconds since the first time."""
+        self.unmarked = 0
+        """Those that came again without DUP."""
+        self._first: dict[bytes, float] = {}
 
     def greet(self, client: mqtt.Client) -> None:
         self.answered = time.monotonic()
@@ -127,6 +132,9 @@ class Subscriber(Roaming):
     def got(self, _client: Any, _data: Any, message: Any) -> None:
         self.answered = time.monotonic()
         self.received[message.payload] += 1
+        if (first := self._first.setdefault(message.payload, self.answered)) < self.answered:
+            self.gaps[round(self.answered - first)] += 1
+            self.unmarked += not message.dup
 
 
 class Publisher(Roaming):

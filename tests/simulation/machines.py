@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import signal
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from busbar.agent.runtimes import (
     TcpProbe,
     WorkerSpec,
 )
-from busbar.agent.workers.host import Host
+from busbar.agent.workers.host import Claim, Host
 from busbar.agent.workers.identity import GENERATION, OID, PORT
 from busbar.bus.clock import Clock
 from busbar.bus.listeners import DEFAULT
@@ -347,6 +348,9 @@ class SimHost(Host):
 
     def processes(self, scope: str, clock: Clock) -> WorkerProcesses:
         return SimProcesses(scope, self._machine)  # type: ignore[return-value]
+
+    def claim(self, folder_id: str) -> Claim:
+        return io.BytesIO()  # there are no copies here
 
     def runtimes(self, table: Mapping[str, Any]) -> Mapping[str, Runtime]:
         return {"sim": SimRuntime(self._machine)}

@@ -231,6 +231,23 @@ class ClusterOperations(Operations):
         params = p.RevisionRef(routercluster_oid=routercluster_oid, revision=revision)
         return await self._operate("get_routercluster_revision", params, p.RevisionDetail, timeout)
 
+    async def plan_routercluster_rollback(
+        self,
+        *,
+        routercluster_oid: str,
+        revision: int,
+        timeout: float | None = None,
+    ) -> p.Plan:
+        """Say what a rollback of a cluster would change, and which workers it touches; changes nothing.
+
+        One revision of a cluster.
+
+        Raises:
+            BusError: `no_such_object`, or what any operation answers.
+        """
+        params = p.RevisionRef(routercluster_oid=routercluster_oid, revision=revision)
+        return await self._operate("plan_routercluster_rollback", params, p.Plan, timeout)
+
     async def rollback_routercluster(
         self,
         *,

@@ -11,7 +11,7 @@ from ...store.rows import AuditRow, RefusalRow
 from .base import ChangeHandler, ReadContext, ReadHandler
 
 MAX_PARAMS: Final = 1_024
-"""Characters of a change's parameters."""
+"""Bytes of a change's parameters: an entry alone must be small enough for any broker's packet limit."""
 
 
 def list_audit(ctx: ReadContext, params: p.ListAudit) -> list[p.AuditEntry]:
@@ -35,7 +35,7 @@ def _change(row: AuditRow) -> p.AuditEntry:
         role=row.role,
         request_id=row.request_id,
         object_oid=row.object,
-        params=row.params[:MAX_PARAMS],
+        params=row.params.encode()[:MAX_PARAMS].decode(errors="ignore"),
     )
 
 

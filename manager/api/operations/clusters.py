@@ -83,8 +83,9 @@ def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Clust
         version=1,
     )
     ctx.tx.insert_cluster(row)
+    sizes.check_readable(ctx.tx, found := result(row), "/params/routercluster")
     _record_event(ctx, row, "created")
-    return result(row)
+    return found
 
 
 def update_routercluster(ctx: ChangeContext, params: p.UpdateCluster) -> p.Cluster:
@@ -107,7 +108,8 @@ def update_routercluster(ctx: ChangeContext, params: p.UpdateCluster) -> p.Clust
         _record_event(ctx, need_cluster(tx, before.oid), "updated")
     for group in followers if transport != before.transport else ():
         roll_out(ctx, group, {}, (group.runtime, transport), params, _TRANSPORT)
-    return result(need_cluster(tx, before.oid))
+    sizes.check_readable(tx, found := result(need_cluster(tx, before.oid)), "/params/routercluster")
+    return found
 
 
 def _check_follower(ctx: ChangeContext, group: GroupRow, transport: Transport) -> None:

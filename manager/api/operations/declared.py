@@ -24,13 +24,21 @@ MAX_STEPS: Final = 2_000
 
 
 def plan_changes(ctx: ReadContext, params: p.PlanChanges) -> Plan:
-    """Carries it out on a copy of the state, and then lets the monitor's own passes run on that."""
-    wish, asker = _wish(params), ctx.asker
+    return planned(ctx, _wish(params), _AT)
+
+
+def planned(ctx: ReadContext, wish: Wish, at: str) -> Plan:
+    """Carries a wish out on a copy of the state, and then lets the monitor's own passes run on that.
+
+    Args:
+        at: the pointer of the document in the request, for what is refused.
+    """
+    asker = ctx.asker
     assert asker is not None and ctx.rehearse is not None
 
     def attempt(tx: Tx) -> tuple[Carrier, bool]:
         change = ChangeContext(tx, asker.who, asker.principal.oid, "", asker.quotas)
-        carrier = Carrier(change, asker.principal, wish, _AT, keep_going=True)
+        carrier = Carrier(change, asker.principal, wish, at, keep_going=True)
         carrier.carry_out()
         return carrier, bool(carrier.changes) and not carrier.refused
 

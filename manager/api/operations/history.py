@@ -10,14 +10,15 @@ from busbar.bus.clock import rfc3339
 from busbar.bus.decode import MAX_PAYLOAD
 from busbar.bus.definitions import ClusterSpec, Definitions
 from busbar.bus.errors import BusError
-from busbar.bus.plans import Applied, member_changes
+from busbar.bus.plans import Applied, Plan, member_changes
 from msgspec.structs import replace
 
 from ...store import Tx
+from ...store.reads import Queries
 from ...store.rows import ClusterRevisionRow, PrincipalRow
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster
 from .carrier import Carrier, Wish
-from .declared import applied
+from .declared import applied, planned
 from .documents import cluster_spec
 
 KEPT: Final = 20
@@ -88,15 +89,14 @@ def get_routercluster_revision(ctx: ReadContext, params: p.RevisionRef) -> p.Rev
     )
 
 
+def plan_routercluster_rollback(ctx: ReadContext, params: p.RevisionRef) -> Plan:
+    return planned(ctx, _as_it_was(ctx.reads, params), "")
+
+
 def rollback_routercluster(ctx: ChangeContext, params: p.RevisionRef) -> Applied:
     """Whether it runs stays as it is; groups and members that have come since go."""
-    cluster = need_cluster(ctx.tx, params.routercluster_oid)
-    row = ctx.tx.cluster_revision(cluster.oid, params.revision)
-    if row is None:
-        raise _unknown(params.revision)
-    caller = ctx.tx.principal(ctx.who.authid)
+    wish, caller = _as_it_was(ctx.tx, params), ctx.tx.principal(ctx.who.authid)
     assert caller is not None
-    wish = Wish(Definitions(1, clusters={cluster.name: _decode(row.definition)}), exact=True)
     carrier = Carrier(ctx, caller, wish, "")
     try:
         carrier.carry_out()
@@ -104,6 +104,14 @@ def rollback_routercluster(ctx: ChangeContext, params: p.RevisionRef) -> Applied
         where = "".join(error.pointers[:1])
         raise BusError(error.code, f"{where}: {error.detail}", ["/params/revision"]) from None
     return applied(carrier)
+
+
+def _as_it_was(store: Queries, params: p.RevisionRef) -> Wish:
+    cluster = need_cluster(store, params.routercluster_oid)
+    row = store.cluster_revision(cluster.oid, params.revision)
+    if row is None:
+        raise _unknown(params.revision)
+    return Wish(Definitions(1, clusters={cluster.name: _decode(row.definition)}), exact=True)
 
 
 def _unknown(revision: int) -> BusError:
@@ -114,5 +122,6 @@ def _unknown(revision: int) -> BusError:
 READS: Final[dict[str, ReadHandler]] = {
     "list_routercluster_revisions": list_routercluster_revisions,
     "get_routercluster_revision": get_routercluster_revision,
+    "plan_routercluster_rollback": plan_routercluster_rollback,
 }
 CHANGES: Final[dict[str, ChangeHandler]] = {"rollback_routercluster": rollback_routercluster}

@@ -14,7 +14,7 @@ from msgspec import convert
 from ...planner.draining import DRAINED
 from ...publish.render import node_conditions
 from ...store.rows import NodeRow
-from . import members
+from . import members, sizes
 from .base import (
     ChangeContext,
     ChangeHandler,
@@ -88,8 +88,9 @@ def pair_node(ctx: ChangeContext, params: p.PairNode) -> p.Node:
     tx.bump_assignment(oid)
     tx.send(tx.context.topics.node(node.name, "command"), encode(Command(resync=True)))
     row = need_node(tx, oid)
+    sizes.check_readable(tx, found := result(row), "/params/node")
     _record_event(ctx, "paired", row, f"paired by {ctx.who.authid}")
-    return result(row)
+    return found
 
 
 def unpair_node(ctx: ChangeContext, params: p.UnpairNode) -> p.Node:
@@ -173,11 +174,12 @@ def label_node(ctx: ChangeContext, params: p.LabelNode) -> p.Node:
     if after != node.labels:
         tx.update_node(node.oid, labels=after)
     row = need_node(tx, node.oid)
+    sizes.check_readable(tx, found := result(row, tx.worker_count(row.oid)), "/params/labels")
     if after != before:
         changed = {key: after.get(key) for key in params.labels if after.get(key) != before.get(key)}
         told = (f"{key}-" if value is None else f"{key}={value}" for key, value in changed.items())
         _record_event(ctx, "labelled", row, ", ".join(told), labels=changed)
-    return result(row, tx.worker_count(row.oid))
+    return found
 
 
 def _mark(

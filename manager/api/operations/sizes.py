@@ -1,4 +1,5 @@
-"""Admission by size: no change is accepted that would make an assignment larger than the broker takes.
+"""Admission by size: no change is accepted that would make an assignment, or the reply that shows an object,
+larger than the broker takes.
 
 Called by the operations that add something, after they have written it (their transaction is rolled back).
 What takes away is never refused.
@@ -7,7 +8,7 @@ What takes away is never refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
@@ -16,6 +17,17 @@ from ...planner.peers import MAX_MESH
 from ...planner.sizes import PEER, SMALL, definitions_limit, fullest, workers_limit
 from ...store import Tx
 from ...store.rows import GroupRow
+
+REPLY: Final = 768
+"""Topic, packet header, and the members of a reply besides its result, with the longest names."""
+
+
+def check_readable(tx: Tx, found: object, pointer: str) -> None:
+    """Raises BusError `payload_too_large`: no reply could show this object."""
+    size, limit = len(encode(found)), tx.context.max_packet() - REPLY
+    if size > limit:
+        detail = f"the object would have {size} bytes; the broker's packet limit leaves {limit}"
+        raise BusError("payload_too_large", detail, [pointer])
 
 
 def check_definition(tx: Tx, transport: Mapping[str, Any] | None, pointer: str) -> None:

@@ -14,6 +14,7 @@ from busbar.bus.states import STARTED, ClusterState
 from busbar.bus.transport import check_transport
 from msgspec import to_builtins
 
+from ...publish.statuses import unaccepting
 from ...store import Tx
 from ...store.reads import Queries
 from ...store.rows import GroupRow
@@ -36,6 +37,8 @@ _AT: Final = "/params/workergroup"
 
 def result(store: Queries, row: GroupRow) -> p.Group:
     """The contract's worker group of a row."""
+    cluster = store.cluster(row.cluster_oid) if row.transport is None else None
+    transport = row.transport if cluster is None else cluster.transport
     return p.Group(
         changed=row.changed,
         cluster_oid=row.cluster_oid,
@@ -57,6 +60,7 @@ def result(store: Queries, row: GroupRow) -> p.Group:
         max_surge=row.max_surge,
         stop_ordered=row.stop_ordered,
         mesh=row.mesh,
+        refused_by=[each.node for each in unaccepting(store, row, transport)],
         placement=to_builtins(row.placement),
     )
 
@@ -101,8 +105,9 @@ def add_routercluster_workergroup(ctx: ChangeContext, params: p.AddGroup) -> p.G
         sizes.check_cluster(tx, cluster.oid, f"{_AT}/{at}", used)
     if row.scale:
         sizes.check_scale(tx, cluster.oid, f"{_AT}/scale")
+    sizes.check_readable(tx, found := result(tx, row), _AT)
     record_event(ctx, "added", cluster, row, {"scale": row.scale, "runtime": row.runtime})
-    return result(tx, row)
+    return found
 
 
 def remove_routercluster_workergroup(ctx: ChangeContext, params: p.GroupRef) -> p.Group:
@@ -147,7 +152,8 @@ def update_routercluster_workergroup(ctx: ChangeContext, params: p.UpdateGroup) 
     now = roll_out(ctx, row, columns, (runtime, transport), params, f"{_AT}/transport", renews=renews)
     if columns.get("mesh"):
         sizes.check_mesh(tx, now, f"{_AT}/mesh")
-    return result(tx, now)
+    sizes.check_readable(tx, found := result(tx, now), _AT)
+    return found
 
 
 def _requested_columns(tx: Tx, update: p.GroupUpdate) -> dict[str, Any]:

@@ -85,6 +85,26 @@ async def test_a_running_worker_outlives_a_bad_definition(node: Bench) -> None:
     await node.report(lambda last: not last["workers"])
 
 
+async def test_the_way_back_from_a_bad_definition_restarts_nothing(node: Bench) -> None:
+    await node.start()
+    node.assign(checked(generation=1, digest="d1"))
+    pid = (await node.state("web-1", "RUNNING", reason=None))["pid"]
+    for generation in (2, 4):
+        node.assign(checked("bad", generation=generation, digest="d2"))
+        await node.report(lambda last: (last["workers"][0]["reason"] or "").startswith(NOT_REPLACED))
+        node.assign(checked(generation=generation + 1, digest="d1"))
+        await node.state("web-1", "RUNNING", reason=None, generation=generation + 1, pid=pid)
+    await node.stop()
+    node.reports.clear()
+    await node.start()
+    await node.state("web-1", "RUNNING", reason=None, generation=5, pid=pid)
+    node.assign(checked("bad", generation=6, digest="d2"))
+    await node.report(lambda last: (last["workers"][0]["reason"] or "").startswith(NOT_REPLACED))
+    node.assign(checked(generation=8, digest="d1"))  # whatever was 7 may have been a restart
+    restarted = await node.state("web-1", "RUNNING", reason=None, generation=8)
+    assert restarted["pid"] != pid
+
+
 async def test_a_worker_that_ends_after_a_bad_definition_comes_back_with_what_it_ran(node: Bench) -> None:
     """A worker that was not replaced and crashes, also while its agent is away, is not lost to the update."""
     await node.start()
@@ -177,12 +197,12 @@ async def test_mosquitto_itself_judges_its_file_and_certificate(node: Bench, tmp
     # A restart, with the same definition: its key was renewed, and its certificate was not.
     right = (secrets / "router.key").read_bytes()
     (secrets / "router.key").write_bytes((secrets / "other.key").read_bytes())
-    node.assign(worker(runtime="mosquitto", transport=transport, generation=3))
+    node.assign(worker(runtime="mosquitto", transport=transport, generation=4))
     await node.report(lambda last: "router.key" in (last["workers"][0]["reason"] or ""), 30)
     await node.state("web-1", "RUNNING", pid=before["pid"], generation=1)
     (secrets / "router.key").write_bytes(right)
-    node.assign(worker(runtime="mosquitto", transport=transport, generation=4))
-    await node.state("web-1", "RUNNING", timeout=30, reason=None, generation=4)
+    node.assign(worker(runtime="mosquitto", transport=transport, generation=5))
+    await node.state("web-1", "RUNNING", timeout=30, reason=None, generation=5)
     (secrets / "broken.crt").write_text("not a certificate\n")
     broken = {**transport, "endpoint": {"tls": {**tls, "certificate": "broken.crt"}}}
     node.assign(worker("new-1", runtime="mosquitto", transport=broken))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from busbar.bus.service_status import MAX_CHARACTERS, ServiceStatus
+from busbar.bus.testing import FakeClock
 
 from tests.brokers import free_port, mosquitto
 from tests.pace import bound
@@ -39,18 +40,21 @@ async def said(listener: socket.socket, text: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def service(words: Sequence[str], port: int, folder: Path) -> AsyncIterator[None]:
+async def service(
+    words: Sequence[str], port: int, folder: Path, **env: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "busbar.cli.app", *words, "--state", str(folder / "state")),
-        *("--realm", "lab", "--broker", f"mqtt://127.0.0.1:{port}"),
+        *(() if words[0] == "broker" else ("--realm", "lab", "--broker", f"mqtt://127.0.0.1:{port}")),
         stderr=asyncio.subprocess.DEVNULL,
-        env={**clean, "HOME": str(folder), "NOTIFY_SOCKET": str(folder / "notify")},
+        env={**clean, "HOME": str(folder), "NOTIFY_SOCKET": str(folder / "notify"), **env},
     )
     try:
-        yield
+        yield process
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
 
@@ -70,6 +74,32 @@ async def test_it_says_the_present_reason_and_that_it_is_over(
         with mosquitto(tmp_path, port=port):
             await said(listener, f"STATUS=connected to mqtt://127.0.0.1:{port}\n")
         await said(listener, "no connection")
+
+
+@pytest.mark.parametrize("words", [*SERVICES, pytest.param(["broker", "--port", "0"], id="broker")])
+async def test_it_is_up_lives_and_says_when_it_stops(
+    words: list[str], listener: socket.socket, tmp_path: Path
+) -> None:
+    """A manager and an agent without a broker are up: they wait for it as long as it takes."""
+    async with service(words, free_port(), tmp_path, WATCHDOG_USEC="300000") as process:
+        assert await said(listener, "READY=1") == "READY=1\n"
+        for _ in range(3):
+            await said(listener, "WATCHDOG=1")
+        process.terminate()
+        await said(listener, "STOPPING=1")
+
+
+async def test_a_loop_that_hangs_gives_no_sign_of_life(listener: socket.socket, tmp_path: Path) -> None:
+    clock = FakeClock()
+    status = ServiceStatus(str(tmp_path / "notify"), 30.0)
+    beating = asyncio.create_task(status.beat(clock))
+    for seconds in (0.0, 10.0, 10.0):
+        await clock.advance(seconds)
+        assert listener.recv(99) == b"WATCHDOG=1\n"
+        with pytest.raises(BlockingIOError):
+            listener.recv(99)
+    beating.cancel()
+    await ServiceStatus(None, 30.0).beat(clock)  # nobody asks: it returns at once
 
 
 def test_a_text_is_one_line_and_bounded(listener: socket.socket, tmp_path: Path) -> None:
@@ -106,6 +136,10 @@ def test_an_abstract_socket_is_reached() -> None:
 
 
 def test_it_takes_the_address_out_of_the_environment_of_children() -> None:
-    environ = {"NOTIFY_SOCKET": "/nowhere", "PATH": "/bin"}
-    ServiceStatus.taken_from(environ).say("heard by nobody")
-    assert environ == {"PATH": "/bin"}
+    environ = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "3000000", "PATH": "/bin"}
+    status = ServiceStatus.taken_from(environ)
+    status.say("heard by nobody")
+    assert environ == {"PATH": "/bin"} and status.watchdog_s == 3.0
+    for foreign in ({"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}):
+        own = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "3000000", **foreign}
+        assert ServiceStatus.taken_from(own).watchdog_s is None

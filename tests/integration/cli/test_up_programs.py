@@ -100,6 +100,11 @@ def new_accounts_hold_and_removed_ones_end(up: Stack) -> None:
     until(lambda: up.run(*bob, "cluster", "list").returncode == 5, "bob's account is gone")
     node = up.ask("node", "pair", "n4")
     assert Path(node["password_file"]).stat().st_mode & 0o777 == 0o600, "in place of a token"
+    said = up.fails(2, "node", "token", "n4")
+    assert "redeems no join tokens: 'busbar node token n4 --join-file n4.join'" in said
+    again = up.folder / "n4.join"
+    up.ok("node", "token", "n4", "--join-file", str(again))
+    assert Path(node["password_file"]).read_text().strip() in again.read_text(), "a new one"
     joining = up.folder / "n5.join"
     up.ok("node", "pair", "n5", "--join-file", str(joining))
     password = (up.state / "secrets" / "n5").read_text().strip()

@@ -19,6 +19,7 @@ from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.api.operations import CHANGES, READS
 from busbar.manager.api.operations.base import Asker, ChangeContext, ReadContext
+from busbar.manager.api.operations.history import note_revisions
 from busbar.manager.control.monitor import Monitor
 from busbar.manager.quotas import Quotas
 from busbar.manager.rehearsal.rehearsal import Rehearsal
@@ -89,7 +90,9 @@ class Realm:
             row = tx.principal(who)
             assert row is not None
             context = ChangeContext(tx, Who(row.name, row.role, "t"), row.oid, "r-1", Quotas())
-            return tx.attempt(partial(CHANGES[op], context, params))
+            done = tx.attempt(partial(CHANGES[op], context, params))
+            note_revisions(tx, row, op, "r-1")
+            return done
 
         return await self.store.write(run)
 

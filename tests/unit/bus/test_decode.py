@@ -133,7 +133,7 @@ def test_the_envelope_ignores_unknown_members_but_not_wrong_types() -> None:
 def test_what_a_text_should_look_like_is_said_in_words() -> None:
     with pytest.raises(BusError) as name:
         convert({"node_name": "A b"}, NodeByName)
-    assert name.value.detail == "not of the form [a-z0-9][a-z0-9_-]{0,63}"
+    assert name.value.detail == "'A b' is not of the form [a-z0-9][a-z0-9_-]{0,63}"
     with pytest.raises(BusError) as oid:
         convert({"node_oid": "n1"}, NodeRef)
-    assert oid.value.detail == "not an object id: a UUID in lower case"
+    assert oid.value.detail == "'n1' is not an object id: a UUID in lower case"

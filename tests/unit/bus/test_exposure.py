@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -132,6 +133,28 @@ def test_an_acl_alone_lets_everybody_connect() -> None:
 
 
 @pytest.mark.fault(115, "W")
+@pytest.mark.parametrize("interface", [*LOCAL, *OUTSIDE])
+def test_who_comes_as_another_worker_is_kept_out_by_certificates_alone(interface: str | None) -> None:
+    """A password file is for clients: a route brings the messages of all of them."""
+    at = {} if interface is None else {"interface": interface}
+
+    def member(**more: Any) -> dict[str, Any]:
+        listeners = {"mqtt": {**at}, "routes": {"type": "cluster", **at, **more}}
+        return {"type": "mqtt", "listeners": listeners, "options": {"auth_file": "users"}}
+
+    outside = interface in OUTSIDE
+    with suppress(BusError):
+        check_exposure(member(), "/t", "nats")
+        assert not outside
+    condition = open_condition(member(), "nats")
+    assert (condition is not None and "listener routes" in condition) is outside
+    for closed in (member(tls=TLS), member(anonymous=True) if outside else member()):
+        check_exposure(closed, "/t", "nats")
+    assert authenticates(member(tls=TLS), "nats")
+    assert bool(is_loosened(member(tls=TLS), member(tls=NO_CERTIFICATE), "nats", "nats"))
+
+
+@pytest.mark.fault(115, "W")
 def test_a_runtime_of_the_operator_s_is_not_judged_by_the_manager() -> None:
     for written in ({}, {"anonymous": True}, {"anonymous": False}):
         assert not refused(made("0.0.0.0", **written), "echo")
@@ -165,13 +188,22 @@ NO_CERTIFICATE = TLS | {"client_certificates": "none"}
         ({"options": {"acl_file": "acl"}, "anonymous": True}, {"anonymous": True}),
         ({"endpoint": {"tls": TLS}, **PASSWORD}, PASSWORD),
         ({"endpoint": {"tls": TLS}, **PASSWORD}, {"endpoint": {"tls": NO_CERTIFICATE}}),
+        ({"endpoint": {"tls": NO_CERTIFICATE}, **PASSWORD}, PASSWORD),
+        (
+            {"listeners": {"a": {"tls": NO_CERTIFICATE}, "b": {}}, **PASSWORD},
+            {"listeners": {"a": {}}, **PASSWORD},
+        ),
     ],
 )
 def test_a_check_of_clients_that_is_dropped_beside_others_loosens(
     at: str, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     was, becomes = (
-        {"type": "mqtt", **each, "endpoint": {"interface": at, **each.get("endpoint", {})}}
+        {
+            "type": "mqtt",
+            **each,
+            **({} if "listeners" in each else {"endpoint": {"interface": at, **each.get("endpoint", {})}}),
+        }
         for each in (before, after)
     )
     assert is_loosened(was, becomes, "mosquitto", "mosquitto")

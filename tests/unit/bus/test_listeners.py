@@ -34,6 +34,13 @@ def mqtt(options: dict[str, Any] | None = None, /, **more: Any) -> dict[str, Any
     return {"type": "mqtt", **({} if options is None else {"options": options}), **more}
 
 
+DYNAMIC = {"type": "dynamic", "authenticator": "a.b"}
+
+
+def several(**parts: Any) -> dict[str, Any]:
+    return {"type": "universal", **parts}
+
+
 def made(kind: str = "mqtt", /, **listeners: Any) -> dict[str, Any]:
     return {"type": kind, "listeners": listeners}
 
@@ -102,7 +109,22 @@ def test_what_is_refused_has_its_pointer(transport: dict[str, Any], pointer: str
     ("runtime", "listener", "member"),
     [
         ("crossbar", {"type": "nats"}, "type"),
-        ("crossbar", {"type": "universal"}, "type"),
+        ("crossbar", {"type": "universal", "auth": {"anonymous": {}}}, "auth"),
+        ("crossbar", {"type": "universal", "serializers": ["json"]}, "serializers"),
+        ("crossbar", {"type": "universal", "options": {}}, "options"),
+        ("crossbar", {"type": "universal", "web": False}, "web"),
+        ("crossbar", {"type": "web", "web": True}, "web"),
+        ("crossbar", {"type": "web", "mqtt": {}}, "mqtt"),
+        ("crossbar", {"type": "rawsocket", "rawsocket": {}}, "rawsocket"),
+        ("crossbar", several(rawsocket={"auth": {}}), "rawsocket/auth"),
+        ("crossbar", several(rawsocket={"options": {}}), "rawsocket/options"),
+        ("crossbar", several(rawsocket={"auth": {"cookie": {}}}), "rawsocket/auth/cookie"),
+        ("crossbar", several(mqtt={"options": {"realm": "other"}}), "mqtt/options/realm"),
+        ("crossbar", several(mqtt={"auth": {"scram": {}}}), "mqtt/auth/scram/type"),
+        ("crossbar", several(mqtt={"auth": {"wampcra": DYNAMIC}}), "mqtt/auth/wampcra"),
+        ("crossbar", several(mqtt={"auth": {"tls": DYNAMIC}}), "mqtt/auth/tls"),
+        ("crossbar", mqtt(auth={"tls": DYNAMIC}), "auth/tls"),
+        ("mosquitto", {"type": "universal"}, "type"),
         ("crossbar", mqtt({"realm": "other"}), "options/realm"),
         ("crossbar", mqtt({"realm": ""}), "options/realm"),
         ("crossbar", mqtt({"role": "anonymous"}), "options/role"),
@@ -163,10 +185,46 @@ def test_mqtt_clients_of_a_crossbar_need_a_realm_and_a_role_in_it() -> None:
         check_for_runtime(check_transport(transport, ""), "crossbar", "")
 
 
-@pytest.mark.parametrize("transport", [made("universal", x={}), made("web", x={"type": "universal"})])
-def test_a_universal_transport_is_refused_with_what_does_the_same(transport: dict[str, Any]) -> None:
-    with pytest.raises(BusError, match="give each a listener"):
-        check_transport(transport, "")
+def test_a_transport_of_type_universal_is_refused_with_what_to_write() -> None:
+    with pytest.raises(BusError, match="type of a listener"):
+        check_transport(made("universal", x={}), "")
+
+
+OPEN_PATH = {"paths": {"ws": {"type": "websocket"}}}
+CLOSED_PATH = {"paths": {"ws": {"type": "websocket", "auth": {"ticket": DYNAMIC}}}}
+TICKET: dict[str, Any] = {"auth": {"ticket": DYNAMIC}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "paths", "closed"),
+    [
+        ({"rawsocket": TICKET, "mqtt": TICKET}, CLOSED_PATH, True),
+        ({"rawsocket": {}, "mqtt": TICKET}, CLOSED_PATH, False),
+        ({"rawsocket": TICKET, "mqtt": {}}, CLOSED_PATH, False),
+        ({"rawsocket": TICKET, "mqtt": TICKET}, OPEN_PATH, False),
+        ({"web": False, "rawsocket": TICKET, "mqtt": TICKET}, {}, True),
+        ({"rawsocket": TICKET}, {}, False),
+    ],
+)
+def test_a_universal_listener_is_as_open_as_the_most_open_of_its_protocols(
+    parts: dict[str, Any], paths: dict[str, Any], closed: bool
+) -> None:
+    transport = {**made("web", x={**several(**parts), **OUT}), **paths}
+    check_for_runtime(check_transport(transport, ""), "crossbar", "")
+    assert authenticates(transport, "crossbar") is closed
+    assert opened(transport, "crossbar") == (None if closed else "/listeners/x/anonymous")
+    transport["listeners"]["x"]["anonymous"] = True
+    assert (opened(transport, "crossbar") is None) is not closed
+
+
+def test_a_protocol_that_opens_on_a_universal_listener_is_loosened() -> None:
+    def x(**parts: Any) -> dict[str, Any]:
+        return {**made("web", x=several(**parts)), **CLOSED_PATH}
+
+    before = x(rawsocket=TICKET, mqtt=TICKET)
+    assert is_loosened(before, x(rawsocket=TICKET, mqtt=TICKET), "crossbar", "crossbar") is None
+    for after in (x(rawsocket={}, mqtt=TICKET), x(rawsocket=TICKET, mqtt={})):
+        assert is_loosened(before, after, "crossbar", "crossbar") is not None
 
 
 def test_paths_need_a_listener_that_serves_them() -> None:

@@ -27,7 +27,7 @@ PEM = b"".join(
 RUNTIMES = {
     "amqtt": AmqttRuntime(secrets_root=NODE),
     "crossbar": CrossbarRuntime(static_root=NODE, secrets_root=NODE, read=lambda _: PEM),
-    "mosquitto": MosquittoRuntime(secrets_root=NODE, ask=lambda _: "alone"),
+    "mosquitto": MosquittoRuntime(secrets_root=NODE),
     "nats": NatsRuntime(secrets_root=NODE),
 }
 NAMES = sorted(

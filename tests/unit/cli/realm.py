@@ -118,7 +118,7 @@ def result_of(operation: str, text: Callable[[str], str]) -> Any:
     """A result of an operation's type."""
     found = filled(OPERATIONS[operation].result, text)
     # What is refused makes the command fail.
-    return found | {"refused": []} if operation == "plan_changes" else found
+    return found | {"refused": []} if operation.startswith("plan_") else found
 
 
 class Line:

@@ -91,12 +91,16 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "import": ("no-such-file",),
     "validate": ("-f", "no-such-file"),
     "schema file": (),
+    "schema example": (),
     "schema transport": ("--runtime", "mosquitto"),
     "broker add-account": ("p9", "person"),
     "broker limits": (),
     "broker remove-account": ("p9",),
     "manager check": (),
     "agent join": ("no-such-file",),
+    "install manager": ("--print",),
+    "install agent": ("--node", "n1", "--print"),
+    "install broker": ("--print",),
     "agent reset": ("--node", "n1"),
     "backup": ("copy.db",),
     "restore": ("copy.db",),
@@ -106,7 +110,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
 }
 """The commands of this machine's files alone, and those that need an embedded broker."""
 
-NOT_RUN: Final = frozenset({"up", "manager", "agent", "broker"})
+NOT_RUN: Final = frozenset({"up", "manager", "agent", "broker", "web"})
 """Services: they run until they are stopped."""
 
 

@@ -23,7 +23,10 @@ from busbar.cli.typer_fastparse import PlainParam, converter
 
 from tests.pace import bound
 
-HEAVY = ("paho", "amqtt", "sqlite_utils", "msgspec", "pydantic", "asyncio", "rich", "yaml", "ssl")
+HEAVY = (
+    "paho", "amqtt", "sqlite_utils", "msgspec", "pydantic", "asyncio", "rich", "yaml", "ssl",
+    "starlette", "uvicorn", "jinja2",
+)  # fmt: skip
 HEAVY_OF_OURS = ("busbar.manager.", "busbar.agent.", "busbar.bus.connection.mqtt_link")
 
 

@@ -75,7 +75,7 @@ OTHERS: dict[tuple[str, str], tuple[str, set[str]]] = {
 }
 NEW = {
     "node pair node", "node join node", "agent reset node", "acl node", "context add context",
-    "cluster create tag", "agent join node", "acl broker",
+    "cluster create tag", "agent join node", "acl broker", "check form",
 }  # fmt: skip
 """What is not there yet, or not in the realm that the line names."""
 GLOBAL = ("context", "output")

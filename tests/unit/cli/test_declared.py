@@ -10,7 +10,7 @@ import pytest
 from busbar.bus.errors import BusError
 from busbar.cli.errors import ExitCode
 
-from .realm import Line, Realm
+from .realm import Line, Realm, result_of
 from .realm import line as line
 
 NOTHING: dict[str, Any] = {
@@ -76,6 +76,27 @@ def test_a_dry_run_applies_nothing(line: Line, file: str, capsys: pytest.Capture
     assert line.against(talked).run("apply", "-f", file, "--dry-run", "-o", "json") == 0
     assert json.loads(capsys.readouterr().out)["changes"][0]["action"] == "update"
     assert [operation for operation, _ in talked.calls] == ["plan_changes"]
+
+
+def test_a_rollback_can_be_seen_before(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("rollback", "cluster", "edge", "--to", "1", "--dry-run")
+    refused = {"pointer": "/clusters/edge/groups/new", "code": "not_stopped", "detail": "it runs"}
+    for plan, code, told in (
+        (PLAN, 0, "1  edge/web-1  move  n1 -> n2  r"),
+        (NOTHING, 0, "unchanged"),
+        ({**PLAN, "refused": [refused]}, ExitCode.CONFLICT, "refused: group edge/new: it runs (not_stopped)"),
+    ):
+
+        def answer(operation: str, given: dict[str, Any], plan: Any = plan) -> Any:
+            return plan if operation.startswith("plan_") else result_of(operation, str)
+
+        talked = Realm(answer)
+        assert line.against(talked).run(*words) == code
+        shown = capsys.readouterr()
+        assert told in shown.out + shown.err
+        assert line.run(*words, "-o", "json") == code
+        assert json.loads(capsys.readouterr().out)["applied"] is False
+        assert "rollback_routercluster" not in [operation for operation, _ in talked.calls]
 
 
 def test_what_is_refused_is_named_with_its_line(

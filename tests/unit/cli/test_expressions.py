@@ -66,6 +66,7 @@ def test_a_template_is_printed_for_each_object(text: str, lines: list[str]) -> N
 WRONG = {
     "jsonpath=": "needs an expression",
     "jsonpath={}": "needs an expression",
+    "jsonpath={.items[": "has no partner",
     "jsonpath={.items[}": "unexpected end of query",
     "jsonpath={.name} {.status}": "use -o template=",
     "jsonpath={range .items[*]}{.name}{end}": "use -o template=",

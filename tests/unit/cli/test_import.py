@@ -236,6 +236,62 @@ def test_an_mqtt_transport_of_a_crossbar_becomes_a_listener() -> None:
     must_be_good(found)
 
 
+def universal(**parts: Any) -> dict[str, Any]:
+    return {**made(8080), "type": "universal", **parts}
+
+
+BROKER = {"options": {"realm": "shop", "role": "backend", "auth": {"ticket": TICKETS, "wampcra": FUNCTION}}}
+SOCKETS = {"ws": {"auth": {"ticket": TICKETS}, "url": "ws://x"}, "info": {"type": "websocket"}}
+WEB = {"paths": {"/": {"type": "json", "value": 1}, **OTHER}, "options": {"hsts": True}}
+
+
+def test_a_universal_transport_of_a_crossbar_becomes_one_listener() -> None:
+    found = import_crossbar(
+        listening(
+            universal(id="all", rawsocket=RAW, mqtt=BROKER, websocket=SOCKETS, web=WEB, max_connections=9),
+            universal(rawsocket={}, mqtt={"options": 5}, endpoint={"port": 8081, "interface": ""}),
+            universal(rawsocket={"auth": {"wampcra": FUNCTION}}, endpoint={"port": 8082}),
+            universal(websocket=OPEN),
+            universal(endpoint={"type": "unix", "path": "/x"}, web=WEB),
+        )
+    )
+
+    def tickets(name: str) -> dict[str, Any]:
+        return {"ticket": {"type": "static", "principals_file": f"auth/{name}-ticket.json"}}
+
+    assert found.transport["paths"] == {
+        "/": {"type": "json", "value": 1},
+        "info": {"type": "websocket"},
+        "ws": {"type": "websocket", "auth": tickets("ws")},
+    }
+    assert found.transport["listeners"] == {
+        "all": {
+            "type": "universal",
+            "interface": "127.0.0.1",
+            "port": 8080,
+            "rawsocket": {"auth": tickets("rawsocket/0"), "serializers": ["cbor"]},
+            "mqtt": {"auth": tickets("mqtt/0"), "options": {"realm": "shop"}},
+        },
+        "universal": {
+            "type": "universal",
+            "interface": "0.0.0.0",
+            "port": 8081,
+            "web": False,
+            "rawsocket": {},
+            "anonymous": True,
+        },
+    }
+    at = "/workers/1/transports"
+    assert {where for where, _ in found.left if where.startswith(at)} == {
+        f"{at}/0/max_connections", f"{at}/0/rawsocket/max_message_size", f"{at}/0/web/options",
+        f"{at}/0/web/paths/info", f"{at}/0/web/paths/ws/url", f"{at}/0/mqtt/options/role",
+        f"{at}/0/mqtt/options/auth/wampcra/type", f"{at}/1/mqtt/options",
+        f"{at}/2/rawsocket/auth/wampcra/type", f"{at}/2/rawsocket/auth", f"{at}/2/web",
+        f"{at}/3", f"{at}/4",
+    }  # fmt: skip
+    must_be_good(found)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "merged"),
     [

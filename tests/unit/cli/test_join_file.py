@@ -91,7 +91,7 @@ def test_words_of_a_unit_are_literal() -> None:
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "busbar-agent.service"
-    unit.write_text(systemd.agent_unit("n2", "root", ["/bin/true", "agent", "--state", "/var/lib/a b"]))
+    unit.write_text(systemd.render(systemd.agent_unit("n2", "root", Path("/var/lib/a b"))))
     text = unit.read_text()
     assert "[Install]\nWantedBy=multi-user.target" in text and "KillMode=process\n" in text
     assert "\nDelegate=yes\n" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ def a_realm(
     state: str = "RUNNING",
     shared: bool = False,
     hardlimit: int | None = None,
+    refused_by: Sequence[str] = (),
     **other: Any,
 ) -> Realm:
     """Cluster edge with two workers on n1, and so many other members that are online, each like `other`."""
@@ -40,6 +42,7 @@ def a_realm(
             return result_of(operation, lambda member: member) | {
                 "oid": given["workergroup_oid"],
                 "runtime": "amqtt",
+                "refused_by": list(refused_by),
                 "placement": {"require": {"zone": "a"}},
             }
         if operation == "get_worker":
@@ -54,6 +57,7 @@ def a_realm(
             at = given.get("node_oid", N1)
             found |= {
                 "oid": at,
+                "name": "n2" if at == N2 else "n1",
                 "draining": "x" if draining and at == N2 else None,
                 "drained": False,
                 "cordoned": None,
@@ -163,6 +167,8 @@ def test_a_drain_that_would_move_nothing_or_others_is_refused(line: Line, realm:
         ({"hardlimit": 1}, 2),
         ({"hardlimit": 2}, 1),
         ({"hardlimit": 3}, 0),
+        ({"refused_by": ["n2"]}, 2),
+        ({"refused_by": ["n3"]}, 0),
     ],
 )
 @pytest.mark.parametrize(("command", "operation"), COMMANDS)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from busbar.bus.addresses import IPV4
+from busbar.bus.broker.limits import LIMITS
 from busbar.bus.client.events import cluster_of
 from busbar.bus.contract import EVENTS
-from busbar.bus.messages import Endpoint, Event, Status, Traffic
+from busbar.bus.messages import Endpoint, Event, MeshSeen, Status, Traffic
 from busbar.bus.params import ManagerInfo, Node, Stat, Worker
 from busbar.cli import numbers, output, stats
 from busbar.cli.commands import status
@@ -20,6 +21,7 @@ from busbar.cli.commands.event import line, types_of
 from busbar.cli.context import GlobalOptions, Settings, set_global_options
 from busbar.cli.errors import CliError, ExitCode
 from busbar.cli.services import up_plan
+from busbar.cli.services.limits import show_limits
 from busbar.cli.services.supervise import _error_message, describe_exit
 from msgspec import structs
 
@@ -113,10 +115,15 @@ def test_an_object_is_shown_with_numbers_for_people_and_dumped_with_exact_ones(
         "cpu_s": 12.42,
         "uptime_ms": 180_000,
         "changed": 1_700_000_000_000_000_000,
+        "heard_ms_ago": 12_400,
+        "lost_after": 30.0,
+        "capacity": {"version": "0.1.0", "memory": 8_300_000_000, "max_workers": None, "cpus": 2},
     }
     output.show_object(shown)
     told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert (told["rss"], told["cpu_s"], told["uptime_ms"]) == ("28 MB", "12 s", "3 min")
+    assert (told["heard_ms_ago"], told["lost_after"]) == ("12 s", "30 s")
+    assert told["capacity"] == "version 0.1.0, memory 8.3 GB, cpus 2"
     assert told["changed"] == "2023-11-14T22:13:20.000Z"
     set_global_options(GlobalOptions(output="json"))
     try:
@@ -191,6 +198,20 @@ def test_a_running_cluster_tells_what_cannot_go_on(condition: str, shown: bool) 
     found = "\n".join("".join(parts) for parts in status.screen(status.Realm(manager(), [good], [])))
     assert (f"cluster edge: {condition}" in found) is shown
     assert ("no problems" in found) is not shown
+
+
+def test_limits_and_peers_are_told_in_units(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    show_limits(tmp_path)
+    told = {line.split()[0]: line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()}
+    assert told["packet_bytes"][1:3] == ["1.0", "MB"] and told["connections"][1] == str(LIMITS.connections)
+    assert [stats.mesh_text(seen) for seen in (None, MeshSeen(2), MeshSeen(3, 1, ["web-2", "web-3"]))] == [
+        "", "2", "1/3 (not web-2, web-3)"
+    ]  # fmt: skip
+
+
+def test_a_runtime_that_a_node_does_not_offer_is_no_problem_of_a_lost_one() -> None:
+    lost = Node("o", "n1", None, "lost", 0, 1, conditions=["lost: silent for 30 s", "runtime crossbar: none"])
+    assert status.causes(lost) == ["lost: silent for 30 s"]
 
 
 def test_counts_in_one_line() -> None:

@@ -37,6 +37,13 @@ from .table import all_commands
         ("worker describe edge/web-3", "busbar worker show edge/web-3"),
         ("principal get alice", "busbar principal list"),
         ("context ls", "busbar context list"),
+        ("ps", "busbar worker list"),
+        ("scale edge/web 3", "busbar group scale edge/web 3"),
+        ("restart edge/web", "busbar group|worker restart edge/web"),
+        ("restart worker edge/web-1 --wait", "busbar worker restart edge/web-1 --wait"),
+        ("delete clusters edge", "busbar cluster delete edge"),
+        ("rm edge", "busbar cluster delete edge"),
+        ("drain n1", "busbar node drain n1"),
         ("get cluster a\x1b[2Jb", "busbar cluster show 'a\\x1b[2Jb'"),
     ],
 )
@@ -68,3 +75,10 @@ def test_a_suggestion_runs(line: Line) -> None:
 def test_completion_is_not_disturbed() -> None:
     group = suggestions.SuggestingGroup(name="busbar", commands={})
     assert group.resolve_command(typer.Context(group, resilient_parsing=True), ["get"])[1] is None
+
+
+def test_orders_are_commands_of_the_kinds_that_are_named() -> None:
+    paths = set(all_commands())
+    for order, kinds in suggestions.ORDERS.items():
+        verb = {"rm": "delete"}.get(order, order)
+        assert {f"{kind} {verb}" for kind in kinds} <= paths

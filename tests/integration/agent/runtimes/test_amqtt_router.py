@@ -240,7 +240,23 @@ def test_a_disconnect_behind_messages_loses_neither_them_nor_the_will(port: int,
     assert [payload for _, payload, *_ in watcher.through()] == [b"%d" % n for n in range(1, 10)]
 
 
-@pytest.mark.parametrize("topic", [b"a/+", b"a/#", b"", b"$SYS/x"])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_a_topic_of_the_router_s_own_is_acknowledged_goes_nowhere_and_the_link_lives(
+    port: int, watcher: Client, qos: int
+) -> None:
+    """So do other brokers: clients that publish to $SYS or $share by mistake would come back for ever."""
+    client, own = Client(port, will=("$SYS/will", b"x")), Client(port)
+    assert own.subscribe("$SYS/#", "$x/+") == [2, 2]
+    for topic in ("$SYS/x", "$x/y", "$"):
+        client.publish(topic, b"x", qos, retain=True)
+    assert client.through() == []
+    client.vanish()
+    assert Client(port).subscribe("$SYS/#") == [2]
+    assert own.through() == []
+    assert all(topic.startswith("fence/") for topic, *_ in watcher.through())
+
+
+@pytest.mark.parametrize("topic", [b"a/+", b"a/#", b""])
 def test_a_topic_that_cannot_be_published_ends_the_connection(
     port: int, watcher: Client, topic: bytes
 ) -> None:

@@ -190,6 +190,7 @@ async def test_clients_of_a_mosquitto_conf_work_with_what_is_imported(
 
 
 EVERYTHING = {"call": True, "register": True, "publish": True, "subscribe": True}
+WAREHOUSE = {"type": "static", "principals": {"warehouse": {"ticket": "geheim-w", "role": "backend"}}}
 SHOP: dict[str, Any] = {
     "$schema": "https://raw.githubusercontent.com/crossbario/crossbar/master/crossbar.json",
     "version": 2,
@@ -241,16 +242,22 @@ SHOP: dict[str, Any] = {
                     "paths": {},
                 },
                 {
-                    "type": "rawsocket",
+                    "type": "universal",
                     "id": "services",
                     "endpoint": {"type": "tcp", "port": 0, "interface": "127.0.0.1"},
-                    "serializers": ["json", "cbor", "msgpack"],
-                    "auth": {
-                        "ticket": {
-                            "type": "static",
-                            "principals": {"warehouse": {"ticket": "geheim-w", "role": "backend"}},
+                    "rawsocket": {
+                        "serializers": ["json", "cbor", "msgpack"],
+                        "auth": {"ticket": WAREHOUSE},
+                    },
+                    "mqtt": {
+                        "options": {
+                            "realm": "com.example.shop",
+                            "payload_mapping": {"": {"type": "passthrough"}},
+                            "auth": {"ticket": WAREHOUSE},
                         }
                     },
+                    "websocket": {},
+                    "web": {"paths": {}},
                 },
             ],
         }
@@ -275,7 +282,7 @@ def ticket(name: str, word: str) -> dict[str, Any]:
 
 
 async def joins(urls: dict[str, str], files: Path) -> list[str]:
-    """Who gets in where, and what a guest may do."""
+    """Who gets in where, and what a guest may do; `services` is tried by MQTT too, on the same port."""
     trusted = ssl.create_default_context(cafile=str(files / "ca.crt"))
     asked = [
         ("joe", ticket("joe", "geheim-j")),
@@ -293,6 +300,10 @@ async def joins(urls: dict[str, str], files: Path) -> list[str]:
                     outcome.append(f"{name} {who}: {error}")
             except RefusedError:
                 outcome.append(f"{name} {who}: refused")
+    devices = urls["services"].replace("rs:", "mqtt:")
+    for password in ("geheim-w", "wrong"):
+        told = await asyncio.to_thread(echo, devices, files, "warehouse", password, "com/example/stock")
+        outcome.append(f"devices with {password}: {told}")
     return outcome
 
 
@@ -312,6 +323,9 @@ async def test_clients_of_a_crossbar_configuration_work_with_what_is_imported(
         transport["endpoint"]["port"] = ports[transport["id"]]
         if "paths" in transport:
             transport["paths"] = PATHS
+        else:
+            transport["websocket"] = {"ws": PATHS["ws"]}
+            transport["web"]["paths"] = {name: each for name, each in PATHS.items() if name != "ws"}
     text = json.dumps(config, indent=1)
     assert len(text.splitlines()) > 60
     (home / "config.json").write_text(text)
@@ -334,6 +348,8 @@ async def test_clients_of_a_crossbar_configuration_work_with_what_is_imported(
         "services impostor: refused",
         "services warehouse: wamp.error.no_such_procedure",
         "services guest: refused",
+        "devices with geheim-w: through",
+        "devices with wrong: closed",
     ]
     command = (program, "start", "--cbdir", str(home))
     log = tmp_path / "original.log"
@@ -359,7 +375,8 @@ async def test_clients_of_a_crossbar_configuration_work_with_what_is_imported(
     await node.start()
     node.assign(worker(runtime="crossbar", transport=plain))
     ready = await node.state("web-1", "RUNNING", timeout=90)
-    assert ready["listeners"] == {**urls, "public": ready["listeners"]["public"]}
+    announced = {**urls, "services": f"ws://{at['services']}/ws"}
+    assert ready["listeners"] == {**announced, "public": ready["listeners"]["public"]}
     assert await joins(urls, home) == wanted
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from busbar.agent.runtimes.mosquitto_websockets import websockets_of
+from busbar.agent.routers.mosquitto_websockets import websockets_of
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from tests.agents import Bench, bench, worker
@@ -188,7 +188,7 @@ async def test_websocket_alone_is_refused_where_the_program_can_t_serve_it(node:
     await node.start()
     alone = {"type": "mqtt", "listeners": {"ws": {"type": "websocket"}}}
     node.assign(worker(runtime="mosquitto", transport=alone))
-    if websockets_of("mosquitto") == "alone":
+    if await asyncio.to_thread(websockets_of, "mosquitto") == "alone":
         await node.state("web-1", "RUNNING", timeout=30)
         return
     failed = await node.state("web-1", "BACKOFF", timeout=30)

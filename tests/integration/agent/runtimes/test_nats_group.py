@@ -27,8 +27,8 @@ TRANSPORT = {"type": "mqtt", "listeners": {"mqtt": {}, "routes": {"type": "clust
 class Group:
     """`edge/web`, three workers, each on a node of its own."""
 
-    def __init__(self, alice: Plain, cluster: dict[str, Any]) -> None:
-        self.alice, self.of = alice, {"routercluster_oid": cluster["oid"]}
+    def __init__(self, alice: Plain, cluster: dict[str, Any], nodes: dict[str, str]) -> None:
+        self.alice, self.of, self.nodes = alice, {"routercluster_oid": cluster["oid"]}, nodes
         group = {"name": "web", "scale": 3, "runtime": "nats", "transport": TRANSPORT}
         made = alice.ok("add_routercluster_workergroup", {**self.of, "workergroup": group})
         self.mine = {**self.of, "workergroup_oid": made["oid"]}
@@ -58,6 +58,15 @@ class Group:
             time.sleep(0.2)
 
 
+def kept(status: dict[str, Any]) -> dict[str, int]:
+    """How many messages a worker's own store has, by stream."""
+    url = f"{status['listeners']['monitoring']}/jsz?accounts=true&streams=true"
+    with urllib.request.urlopen(url, timeout=bound(10)) as answer:
+        accounts = json.load(answer).get("account_details", [])
+    streams = [stream for account in accounts for stream in account.get("stream_detail", [])]
+    return {stream["name"]: stream["state"]["messages"] for stream in streams}
+
+
 def port(status: dict[str, Any]) -> int:
     return int(status["listeners"]["mqtt"].rpartition(":")[2])
 
@@ -73,15 +82,16 @@ def group(tmp_path: Path) -> Iterator[Group]:
         made.wait_manager(alice)
         alice.subscribe("status", "#")
         cluster = alice.ok("create_routercluster", {"routercluster": {"name": "edge"}})
+        nodes = {}
         for node in NODES:
-            oid = alice.ok("pair_node", {"node": {"name": node}})["oid"]
+            nodes[node] = oid = alice.ok("pair_node", {"node": {"name": node}})["oid"]
             alice.ok("add_routercluster_node", {"routercluster_oid": cluster["oid"], "node_oid": oid})
             made.start_agent(node, "--stop-workers")
         for node in NODES:
             alice.status("_", "node", node, "online")
             topic = alice.topic("status", "_", "node", node)
             alice.wait_retained(topic, lambda value: "nats" in str(value.get("runtimes", "nats")))
-        yield Group(alice, cluster)
+        yield Group(alice, cluster, nodes)
 
 
 def test_a_killed_worker_and_a_fourth_one_restart_no_other(group: Group) -> None:
@@ -167,3 +177,26 @@ def test_a_renewal_keeps_sessions_and_retained_messages(group: Group) -> None:
     assert back.present
     back.gets("q/1", b"waits")
     Patient(port(after["web-1"]), "reader").finds("kept", b"retained")
+    back.vanish()
+    send(port(after["web-2"]), "q/2", b"waits too")
+    moves_and_has_all(group, after)
+
+
+def moves_and_has_all(group: Group, before: dict[str, dict[str, Any]]) -> None:
+    """A worker that comes to another node comes without messages, and is one of those that keep them then."""
+    moving = before["web-1"]
+    group.alice.ok("drain_node", {"node_oid": group.nodes[moving["node"]], "reason": "a test"})
+    moved = group.alice.wait_retained(
+        group.alice.topic("status", "edge", "worker", "web-1"),
+        lambda value: value.get("status") == "RUNNING" and value["node"] != moving["node"],
+        timeout=120,
+    )
+    end = time.monotonic() + bound(60)
+    while not (found := kept(moved)).get("$MQTT_msgs") or found != kept(before["web-2"]):
+        assert time.monotonic() < end, f"{found} instead of {kept(before['web-2'])}"
+        time.sleep(0.2)
+    assert found["$MQTT_sess"] >= 1 and found["$MQTT_rmsgs"] == 1, found
+    there = Patient(port(moved), "away", clean=False)
+    assert there.present
+    there.gets("q/2", b"waits too")
+    Patient(port(moved), "again").finds("kept", b"retained")

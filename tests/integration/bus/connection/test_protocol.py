@@ -15,7 +15,7 @@ from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.connection.packet_limit import NO_RETAIN
 from busbar.bus.connection.protocol_memory import ProtocolMemory
 from busbar.bus.errors import MessageTooLargeError
-from busbar.bus.options import ConnectOptions
+from busbar.bus.options import Address, ConnectOptions
 
 from tests.brokers import mosquitto
 from tests.pace import bound
@@ -23,10 +23,12 @@ from tests.pace import bound
 CLOCK = SystemClock()
 
 
-class Mute:
-    """A broker that accepts MQTT 3.1.1 and never answers a CONNECT of MQTT 5."""
+class Old:
+    """A broker that accepts MQTT 3.1.1. One of MQTT 5 gets this answer, and is hung up on; with None it never
+    gets one."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: bytes | None = None) -> None:
+        self.answer = answer
         self.levels: list[int] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -37,6 +39,9 @@ class Mute:
                     self.levels.append(body[6])
                     if body[6] == 4:
                         writer.write(b"\x20\x02\x00\x00")
+                    elif self.answer is not None:
+                        writer.write(self.answer)
+                        return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -48,13 +53,13 @@ async def test_an_unanswered_mqtt_5_connect_is_tried_briefly_and_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mqtt_connection, "FIRST_TRY_S", 0.2)
-    broker = Mute()
+    broker = Old()
     server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
     options = ConnectOptions(
         port=server.sockets[0].getsockname()[1], client_id="m1", protocol=5, falls_back=True
     )
     for _ in range(2):
-        memory = ProtocolMemory(tmp_path / "mqtt-version.json", CLOCK)
+        memory = ProtocolMemory(tmp_path / "mqtt-version.json")
         link = MqttLink(options, clock=CLOCK, random=Random(1), memory=memory)
         running = asyncio.create_task(link.run())
         await link.wait_connected(bound(8))
@@ -62,6 +67,31 @@ async def test_an_unanswered_mqtt_5_connect_is_tried_briefly_and_remembered(
         await asyncio.wait([running], timeout=bound(5))
     server.close()
     assert broker.levels == [5, 4, 4], "the second start begins with what worked"
+
+
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00", b""])
+async def test_3_1_1_is_tried_at_the_broker_that_refuses_mqtt_5_before_the_next(answer: bytes) -> None:
+    """By the code of 3.1.1, by that of 5, or by hanging up; each broker is remembered by itself."""
+    first, second = Old(answer), Old(answer)
+    async with (
+        await asyncio.start_server(first.serve, "127.0.0.1", 0) as here,
+        await asyncio.start_server(second.serve, "127.0.0.1", 0) as there,
+    ):
+        ports = [server.sockets[0].getsockname()[1] for server in (here, there)]
+        others = (Address("127.0.0.1", ports[1]),)
+        options = ConnectOptions(port=ports[0], others=others, client_id="m1", protocol=5, falls_back=True)
+        link = MqttLink(options, clock=CLOCK, random=Random(1))
+        connected: asyncio.Queue[None] = asyncio.Queue()
+        link.on_connect(lambda: connected.put(None))
+        task = asyncio.create_task(link.run())
+        try:
+            for levels in ([[5, 4], []], [[5, 4], [5, 4]], [[5, 4, 4], [5, 4]]):
+                await asyncio.wait_for(connected.get(), bound(8))
+                assert [first.levels, second.levels] == levels
+                link.reconnect("the next one")
+        finally:
+            task.cancel()
+            await asyncio.wait([task], timeout=bound(5))
 
 
 @pytest.mark.parametrize("protocol", [4, 5])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from busbar.bus import params as p
 from busbar.bus.definitions import normal, plain, read
 from busbar.bus.errors import BusError
 from busbar.bus.plans import Plan
@@ -37,13 +39,20 @@ def touched(plan: Plan) -> set[str]:
 
 async def happens(realm: Realm, desired: dict[str, Any], **more: Any) -> Plan:
     """Plan, apply and settle; hold what was planned against what then happened."""
+    return await held(
+        realm, lambda: realm.plan(desired, **more), lambda plan: realm.apply(desired, plan, **more)
+    )
+
+
+async def held(realm: Realm, make: Callable[[], Plan], carry_out: Callable[[Plan], Awaitable[Any]]) -> Plan:
+    """As `happens`, for any way to plan and to carry it out."""
     facts = realm.facts()
-    plan = realm.plan(desired, **more)
+    plan = make()
     assert realm.facts() == facts, "a plan changes nothing"
     assert plan.complete and plan.refused == []
     before = realm.places()
     realm.seen = {}
-    await realm.apply(desired, plan, **more)
+    await carry_out(plan)
     await realm.settle()
     after = realm.places()
     moved = {
@@ -96,6 +105,23 @@ async def test_what_a_plan_says_of_workers_happens() -> None:
         assert "n3 is full (2/2 workers)" in plan.workers[-1].reason
         plan = realm.plan(document(edge=edge(5, "n3", runtime="mosquitto")))
         assert plan.changes == plan.workers == [] and plan.complete
+
+
+async def test_what_the_plan_of_a_rollback_says_happens() -> None:
+    with realm_in() as realm:
+        await begun(realm, document(edge=edge()))
+        await happens(realm, document(edge=edge(3, "n1", "n3", runtime="mosquitto")), prune=True)
+        found = realm.store.reads.cluster_by_name("edge")
+        assert found is not None
+        ref = {"routercluster_oid": found.oid, "revision": 1}
+        plan = await held(
+            realm,
+            lambda: realm.read("plan_routercluster_rollback", **ref),
+            lambda plan: realm.change("rollback_routercluster", p.RevisionRef(**ref)),
+        )
+        assert touched(plan) == {"edge/web-1", "edge/web-2", "edge/web-3"}
+        again = realm.read("plan_routercluster_rollback", **ref)
+        assert again.changes == again.workers == []
 
 
 CHANGES_OF_CLUSTER = [

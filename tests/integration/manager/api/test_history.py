@@ -49,12 +49,23 @@ async def test_every_change_is_a_revision_and_so_is_the_way_back(tmp_path: Path)
         assert found[0]["operation"] == "update_routercluster" and found[0]["request_id"]
         assert await history(client, cluster, limit=2, after=3) == found[3:]
 
+        sequence = (await client.call("vera", "get_manager"))["sequence"]
+        plan = await client.call("bob", "plan_routercluster_rollback", ref | {"revision": 3})
+        assert plan["refused"] == [] and plan["changes"][0]["members"] == [
+            {"pointer": "/transport", "before": MQTT, "after": None},
+            {"pointer": "/label", "before": None, "after": "first"},
+        ]
+        foreign = await client.call("carol", "plan_routercluster_rollback", ref | {"revision": 3})
+        assert {each["code"] for each in foreign["refused"]} == {"not_authorized"}
+        assert (await client.call("vera", "get_manager"))["sequence"] == sequence, "nothing was changed"
+
         before = await client.call("vera", "get_routercluster_workergroup", of_group)
         done = await client.call("bob", "rollback_routercluster", ref | {"revision": 3})
         assert [(each["pointer"], each["action"]) for each in done["changes"]] == [
             ("/clusters/edge", "update"),
             ("/clusters/edge/groups/web", "update"),
         ]
+        assert [each["pointer"] for each in plan["changes"]] == [each["pointer"] for each in done["changes"]]
         now = await client.call("vera", "get_routercluster_workergroup", of_group)
         assert now["scale"] == 1 and now["revision"] == before["revision"] + 1, "it rolls like an update"
         assert (await client.call("vera", "get_routercluster", ref))["status"] != "STOPPED"
@@ -63,6 +74,10 @@ async def test_every_change_is_a_revision_and_so_is_the_way_back(tmp_path: Path)
         assert await definition(client, cluster, 6) == await definition(client, cluster, 3)
         assert (await client.call("bob", "rollback_routercluster", ref | {"revision": 6}))["changes"] == []
 
+        plan = await client.call("bob", "plan_routercluster_rollback", ref | {"revision": 2})
+        assert [(each["pointer"], each["code"]) for each in plan["refused"]] == [
+            ("/clusters/edge/groups/web", "not_stopped")
+        ]
         error = await client.refused("bob", "rollback_routercluster", ref | {"revision": 2})
         assert error.code == "not_stopped" and error.detail.startswith("/clusters/edge/groups/web: ")
         error = await client.refused("bob", "rollback_routercluster", ref | {"revision": 99})

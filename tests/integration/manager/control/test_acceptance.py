@@ -11,6 +11,7 @@ from busbar.bus.decode import digest
 from busbar.bus.errors import BusError
 from busbar.bus.messages import RuntimeDetail
 from busbar.bus.transport_schema import known_schemas
+from busbar.manager.api.operations.workergroups import result
 from busbar.manager.publish.statuses import StatusBuilder
 
 from tests.integration.manager.control.test_group_orders import order
@@ -69,7 +70,9 @@ async def test_what_one_node_accepts_is_accepted_and_the_others_are_named(tmp_pa
         told = [text for text in conditions(watch) if text.startswith("not accepted")]
         assert told == ["not accepted by n2: /options/threads: unknown member (known: password_file)"]
         assert watch.group().transport == WITH_THREADS
+        assert result(watch.store.reads, watch.group()).refused_by == ["n2"]
         await report(watch, second, NEWER)
+        assert result(watch.store.reads, watch.group()).refused_by == []
         assert not [text for text in conditions(watch) if text.startswith("not accepted")]
 
 

@@ -112,6 +112,73 @@ async def test_a_reply_too_large_is_an_error_that_says_how_to_go_on(tmp_path: Pa
         assert_bounded(broker)
 
 
+TEXTS = {"description": "é" * 4_000, "tags": [f"{number:02}" + "é" * 50 for number in range(50)]}
+
+
+@pytest.mark.fault(58, "S")
+async def test_what_no_reply_could_show_is_not_created_and_texts_added_one_by_one_are_refused(
+    tmp_path: Path,
+) -> None:
+    """Each request is below the limit, what it asks for is above it."""
+    async with realm(tmp_path / "manager", LIMIT) as (manager, client, broker):
+        texts = {"description": "x" * 4_000, "tags": [f"{n:02}" + "é" * 60 for n in range(59)]}
+        whole = {"name": "a" * 60, "label": "l" * 250, **texts}
+        labels = {f"{n:02}" + "n" * 50: "v" * 230 for n in range(41)}
+        cases: list[tuple[str, dict[str, Any]]] = [
+            ("create_routercluster", {"routercluster": whole}),
+            ("pair_node", {"node": {"name": "n1", "labels": labels}}),
+        ]
+        for op, params in cases:
+            error = await client.refused("alice", op, params)
+            assert error.code == "payload_too_large" and error.pointers, (op, error)
+            assert "would have" in error.detail and "leaves" in error.detail
+        assert await client.call("alice", "list_routerclusters") == []
+        assert await client.call("alice", "list_nodes") == []
+        cluster = await client.cluster("big", transport=transport(2_700), description="x" * 4_000)
+        group = {"name": "g", "transport": transport(2_700), "description": "x" * 4_000}
+        made = await client.group(cluster, **group)
+        oids = {"routercluster_oid": cluster["oid"]}
+        refused = [
+            ("update_routercluster", {**oids, "routercluster": {"tags": texts["tags"]}}),
+            (
+                "update_routercluster_workergroup",
+                {**oids, "workergroup_oid": made["oid"], "workergroup": {"tags": texts["tags"]}},
+            ),
+        ]
+        for op, params in refused:
+            assert (await client.refused("alice", op, params)).code == "payload_too_large", op
+        assert (await client.call("alice", "get_routercluster", oids))["tags"] is None
+        assert len(await client.call("alice", "list_audit", {"limit": 1})) == 1
+        assert manager.conditions() == []
+        assert_bounded(broker)
+
+
+@pytest.mark.fault(58, "S K")
+async def test_objects_that_are_too_large_already_are_commanded_and_their_events_come(tmp_path: Path) -> None:
+    folder = tmp_path / "manager"
+    async with realm(folder, 1 << 20) as (_, client, _broker):
+        cluster = await client.cluster("big", **TEXTS)
+        group = await client.group(cluster, name="g", **TEXTS)
+        await client.call("alice", "pair_node", {"node": {"name": "n1", "labels": {"l": "v" * 256}}})
+    async with realm(folder, 4_000) as (manager, client, broker):
+        oids = {"routercluster_oid": cluster["oid"]}
+        both = {**oids, "workergroup_oid": group["oid"]}
+        scaled = await client.call("alice", "scale_routercluster_workergroup", {**both, "scale": 2})
+        assert (scaled["scale"], scaled["description"]) == (2, None)
+        node = await client.call("alice", "get_node_by_name", {"node_name": "n1"})
+        drained = await client.call("alice", "drain_node", {"node_oid": node["oid"], "reason": "é" * 256})
+        assert drained["draining"]
+        shorter = {"description": "short", "tags": []}
+        assert (await client.call("alice", "update_routercluster", {**oids, "routercluster": shorter}))["oid"]
+        assert (await client.call("alice", "get_routercluster", oids))["description"] == "short"
+        assert (await client.call("alice", "remove_routercluster_workergroup", both))["oid"] == group["oid"]
+        await client.until(lambda: "workergroup_removed" in client.event_names())
+        asked = {"limit": 1, "operation": "create_routercluster"}
+        assert len(await client.call("alice", "list_audit", asked)) == 1
+        assert manager.conditions() == []
+        assert_bounded(broker, 4_000)
+
+
 async def test_a_request_too_large_is_refused_by_the_caller_at_once(tmp_path: Path) -> None:
     async with realm(tmp_path / "manager", LIMIT) as (_manager, client, _broker):
         error = await asyncio.wait_for(

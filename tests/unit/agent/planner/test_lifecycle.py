@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from busbar.agent.planner import lifecycle, plan
@@ -215,3 +216,30 @@ def test_states_and_reasons(worker: Worker, state: str, words: str | None) -> No
 @pytest.mark.parametrize("phase", list(Phase))
 def test_only_waiting_and_stopped_workers_have_no_process(phase: Phase) -> None:
     assert replace(USED, phase=phase).alive == (phase not in (Phase.WAITING, Phase.STOPPED))
+
+
+@pytest.mark.parametrize(
+    ("more", "definition", "expected"),
+    [
+        ({}, (3, "d1"), True),
+        ({"phase": lifecycle.Phase.STARTING}, (3, "d1"), True),
+        ({}, (4, "d1"), False),
+        ({}, (3, "d3"), False),
+        ({}, (3, "d2"), False),
+        ({"rejected": (2, "d1")}, (3, "d1"), False),
+        ({"rejected": None}, (3, "d1"), False),
+        ({"outdated": "its file has changed"}, (3, "d1"), False),
+        ({"busy": True}, (3, "d1"), False),
+        ({"phase": lifecycle.Phase.WAITING}, (3, "d1"), False),
+        ({"phase": lifecycle.Phase.STOPPING}, (3, "d1"), False),
+    ],
+)
+def test_only_the_next_generation_after_a_rejected_one_may_be_what_runs(
+    more: dict[str, Any], definition: tuple[int, str], expected: bool
+) -> None:
+    plain = lifecycle.Worker("o", "web-1", "edge", 1, "d1", lifecycle.Phase.RUNNING, proven=(1, "d1"))
+    worker = replace(plain, **{"rejected": (2, "d2"), "rejection": "bad", **more})
+    assert lifecycle.is_way_back(worker, definition) is expected
+    after = lifecycle.way_back(worker, definition)
+    assert (after.rejected, after.rejection, after.generation) == (None, None, definition[0])
+    assert after.proven == definition

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from busbar.agent.processes.ports import PortRequest
+from busbar.agent.routers.mosquitto_websockets import without_websockets
 from busbar.agent.runtimes import (
     HttpProbe,
     LaunchSpec,
@@ -39,7 +40,6 @@ RUNTIMES = load_runtimes(
     },
     environ={},
 )
-RUNTIMES["mosquitto"] = replace(RUNTIMES["mosquitto"], ask=lambda program: "alone")  # type: ignore[type-var]
 TLS = {"certificate": "r.crt", "key": "r.key"}
 CERTAIN = {**TLS, "client_ca": "ca.crt", "client_certificates": "require"}
 
@@ -148,23 +148,18 @@ def test_a_mosquitto_says_of_each_listener_what_differs() -> None:
 
 
 @pytest.mark.parametrize(("can", "alone", "beside"), [("none", 0, 0), ("beside", 0, 1), ("alone", 1, 1)])
-def test_a_mosquitto_that_can_t_serve_websocket_so_is_refused(can: str, alone: int, beside: int) -> None:
-    asked: list[str] = []
-    runtime = replace(RUNTIMES["mosquitto"], ask=lambda program: asked.append(program) or can)  # type: ignore[type-var]
-
+def test_the_check_tells_which_websocket_a_mosquitto_can_t_serve(can: Any, alone: int, beside: int) -> None:
     def accepts(**listeners: Any) -> bool:
-        worker = WorkerSpec("w", "oid", "e", "g", 1, made(**listeners))
-        try:
-            runtime.render(worker, "h", dict.fromkeys(listeners, 1), FOLDER)
-        except RuntimeConfigError as error:
-            assert error.pointer == "/transport/listeners/ws/type" and "of this node" in error.detail
-            return False
-        return True
+        launch = render("mosquitto", made(**listeners))
+        pointer = launch.check[launch.check.index("--websocket") + 1]
+        told = without_websockets(launch.files["mosquitto.conf"], can, "mosquitto", pointer)
+        assert told is None or told.startswith("/transport/listeners/ws/type: mosquitto of this node ")
+        return told is None
 
     websocket = {"type": "websocket"}
-    assert accepts(mqtt={}) and not asked
+    assert "--websocket" not in render("mosquitto", made(mqtt={})).check
     assert accepts(ws=websocket) is accepts(ws=websocket, other=websocket) is bool(alone)
-    assert accepts(mqtt={}, ws=websocket) is bool(beside) and set(asked) == {"mosquitto"}
+    assert accepts(mqtt={}, ws=websocket) is bool(beside)
 
 
 def test_the_listeners_of_an_amqtt_are_in_its_file() -> None:
@@ -286,3 +281,31 @@ def test_every_listener_of_a_program_that_lets_everybody_in_is_judged() -> None:
     assert caught.value.pointer == "/transport/listeners/b/anonymous"
     transport["listeners"]["b"]["anonymous"] = True
     assert runtime.render(worker, "h", {"a": 1, "b": 2}, FOLDER)
+
+
+def test_a_universal_listener_is_one_transport_with_a_part_for_each_protocol() -> None:
+    dynamic = {"ticket": {"type": "dynamic", "authenticator": "com.auth"}}
+    parts = {"rawsocket": {"auth": dynamic, "serializers": ["cbor"]}, "mqtt": {"auth": dynamic}}
+    bare = {"type": "universal", "web": False, "rawsocket": {}}
+    device = {"type": "universal", "web": False, "mqtt": {}}
+    transport = {
+        **made("web", all={"type": "universal", **parts}, bare=bare, device=device),
+        "paths": {"ws": {"type": "websocket", "auth": dynamic}},
+    }
+    launch = render("crossbar", transport)
+    config = json.loads(launch.files[".crossbar/config.json"])
+    all_, bare_, device_ = config["workers"][0]["transports"]
+    assert list(all_) == ["type", "id", "endpoint", "web", "rawsocket", "mqtt"]
+    assert all_["type"] == "universal" and all_["web"]["paths"]["ws"]["auth"] == dynamic
+    assert all_["rawsocket"] == {"auth": dynamic, "serializers": ["cbor"]}
+    assert all_["mqtt"]["options"]["realm"] == "realm1" and all_["mqtt"]["options"]["auth"] == dynamic
+    assert "web" not in bare_ and bare_["rawsocket"] == {} and set(device_) & {"web", "rawsocket"} == set()
+    assert [each.address for each in launch.listeners] == [
+        "ws://127.0.0.1:4001/ws", "rs://127.0.0.1:4002", "mqtt://127.0.0.1:4003"
+    ]  # fmt: skip
+    assert isinstance(launch.live, HttpProbe) and isinstance(launch.more[0].probe, TcpProbe)
+    assert isinstance(launch.more[1].probe, MqttProbe)
+    assert (
+        refused("crossbar", {**transport, "realms": ["one", "two"]})
+        == "/transport/listeners/all/mqtt/options/realm"
+    )

@@ -29,6 +29,7 @@ TLS = {"certificate": "r.crt", "key": "r.key"}
 CERTAIN = {**TLS, "client_ca": "ca.crt", "client_certificates": "require"}
 OPTIONAL = {**CERTAIN, "client_certificates": "optional"}
 MEMBER = {"type": "mqtt", "listeners": {"mqtt": {}, "routes": {"type": "cluster"}}}
+MQTT = {"js_api_timeout": "2s", "ack_wait": "10s", "max_ack_pending": 256}
 KNOWN = tuple(
     Peer(f"web-{i}", f"n{i}", {"cluster": f"nats-route://10.0.0.{i}:6222", "mqtt": "mqtt://10.0.0.9:1"})
     for i in (3, 2)
@@ -84,7 +85,7 @@ def test_a_worker_alone() -> None:
         "client_advertise": "127.0.0.1:4002",
         "http": "127.0.0.1:4003",
         "jetstream": {"store_dir": "/var/lib/busbar/web-1/alone", "max_mem": 1 << 26, "max_file": 10 << 30},
-        "mqtt": {"js_api_timeout": "2s", "listen": "127.0.0.1:4001"},
+        "mqtt": {**MQTT, "listen": "127.0.0.1:4001"},
     }
     assert launch.address == "mqtt://127.0.0.1:4001" and launch.peer_files == {}
     assert [each.name for each in launch.more] == ["client", "monitoring"]
@@ -129,7 +130,7 @@ def test_every_member_of_a_transport() -> None:
         },
         "websocket": {"listen": "[::]:4002", "advertise": "n1.example:4002", "no_tls": True},
         "mqtt": {
-            "js_api_timeout": "2s",
+            **MQTT,
             "listen": "0.0.0.0:4001",
             "tls": {**certain, "min_version": "1.3"},
             "max_ack_pending": 20,
@@ -221,7 +222,7 @@ def test_the_password_of_its_system_account_is_made_where_it_is_and_kept(tmp_pat
 def test_websocket_alone_has_mqtt_on_loopback_besides() -> None:
     launch = render({"type": "websocket", "endpoint": {"interface": "10.0.0.5"}})
     assert launch.ports == {"default": 4001, "client": 4002, "mqtt-local": 4003, "monitoring": 4004}
-    assert parsed(launch)["mqtt"] == {"js_api_timeout": "2s", "listen": "127.0.0.1:4003"}
+    assert parsed(launch)["mqtt"] == {**MQTT, "listen": "127.0.0.1:4003"}
 
 
 def test_a_group_that_speaks_nats_alone_has_no_mqtt() -> None:

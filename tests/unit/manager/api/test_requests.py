@@ -31,7 +31,7 @@ from busbar.manager.api.requests import (
     Dispatch,
     Responder,
     searches,
-    without_definition,
+    without_texts,
 )
 from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
 from busbar.manager.rate_limit import Limits
@@ -389,10 +389,10 @@ def test_what_may_look_at_a_whole_table_is_told_from_what_reads_a_page() -> None
 
 
 def test_what_may_be_large_is_left_out_of_the_answer_to_a_change_that_was_made() -> None:
-    node = Node("o", "n1", {"zone": "a"}, "online", 1, 2, runtime_details={})
-    less = without_definition(node)
-    assert isinstance(less, Node) and (less.labels, less.runtime_details, less.version) == (None, None, 2)
+    node = Node("o", "n1", {"zone": "a"}, "online", 1, 2, capacity={"max_workers": 2})
+    less = without_texts(node)
+    assert isinstance(less, Node) and (less.labels, less.capacity, less.version) == (None, None, 2)
     moved = Rebalanced([OrderedMove("edge/web-1", "o", "n1", "n2", 3)])
-    assert without_definition(moved) == Rebalanced([])
+    assert without_texts(moved) == Rebalanced([])
     bare = Node("o", "n1", None, "online", 1, 2)
-    assert without_definition(bare) is bare
+    assert without_texts(bare) == bare

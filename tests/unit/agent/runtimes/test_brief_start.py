@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from busbar.agent.processes.brief_start import start_briefly
+from busbar.agent.routers.brief_start import start_briefly
 
 from tests.brokers import until
 from tests.pace import bound

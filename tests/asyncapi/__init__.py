@@ -1,0 +1,1 @@
+"""The AsyncAPI document: whole, well-formed, and true of what programs say."""
