@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from amqtt.mqtt.packet import CONNECT
 
@@ -143,6 +143,15 @@ class Guest(asyncio.Protocol):
         self._doorway.left(self)
 
 
+class Unserved(Protocol):
+    """A connection that is not served yet, whatever there is of it."""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What ends it, and says where it comes from."""
+        ...
+
+
 class Doorway:
     """`recognises` tells whether a password was right before; `on_arrived` and `on_left` tell the gate of
     silent connections; `serve` takes over a connection with what it has said."""
@@ -161,19 +170,19 @@ class Doorway:
         self._on_arrived, self._on_left, self._serve = on_arrived, on_left, serve
         self._known = Buckets(limits.account_logins, limits.account_logins_per_s)
         self._queue: Queue[Guest] = Queue(limits)
-        self._guests: dict[Guest, float] = {}  # in the order in which they came, and when
+        self._guests: dict[Unserved, float] = {}  # in the order in which they came, and when
         self._wake, self._never = asyncio.Event(), asyncio.Event()
 
-    def arrived(self, guest: Guest) -> None:
+    def arrived(self, guest: Unserved) -> None:
         """A connection was accepted."""
         self._guests[guest] = self._clock.monotonic()
         self._wake.set()
         self._on_arrived(guest.transport)
 
-    def left(self, guest: Guest) -> None:
-        """It is gone."""
+    def left(self, guest: Unserved) -> None:
+        """It is gone, or another guest in its place."""
         self._guests.pop(guest, None)
-        if guest.first is not None:
+        if isinstance(guest, Guest) and guest.first is not None:
             self._queue.remove(guest.first.name, guest)
         self._on_left(guest.transport)
 

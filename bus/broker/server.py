@@ -26,10 +26,11 @@ from websockets.asyncio.server import ServerConnection, serve
 from ..addresses import netloc
 from ..clock import Clock
 from ..files import write_atomically
+from .acceptor import Acceptor
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
 from .counted_websocket import CountedWebSocket
-from .doorway import Doorway, Guest
+from .doorway import Doorway
 from .limits import USE_FILE, Accounting, Buckets, Gate, Limits, Owner, report, source_of
 from .pace import Pace
 from .packet_stream import PacketStream, encode, tcp_read, websocket_read
@@ -80,7 +81,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         self._doorway = Doorway(
             clock, limits, self._access.recognises, self._arrived, self._gate.left, self._begin
         )
-        self._listeners: list[asyncio.Server | WebSocketServer] = []
+        self._listeners: list[Acceptor | WebSocketServer] = []
         self._connections: dict[ClientConnection, asyncio.Task[object]] = {}
         self._follower: asyncio.Task[None] | None = None
         self._letting_in: asyncio.Task[None] | None = None
@@ -145,13 +146,14 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
         if oldest is not None:
             cast("asyncio.WriteTransport", oldest).abort()
 
-    async def _listen(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
+    async def _listen(self, name: str, sock: socket.socket) -> Acceptor | WebSocketServer:
+        sock.listen(_BACKLOG)
         listener = await self._start_listener(name, sock)
         # asyncio accepts as many at once as may wait in the kernel; here few at once, and many may wait.
         sock.listen(_BACKLOG)
         return listener
 
-    async def _start_listener(self, name: str, sock: socket.socket) -> asyncio.Server | WebSocketServer:
+    async def _start_listener(self, name: str, sock: socket.socket) -> Acceptor | WebSocketServer:
         if name == "ws":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WS_READ)
             counted = partial(CountedWebSocket, self._arrived, self._gate.left, self._rate)
@@ -169,10 +171,8 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 create_connection=cast("type[ServerConnection]", counted),
                 backlog=_ACCEPTED,
             )
-        loop, accepted = asyncio.get_running_loop(), self._limits.silent_per_source // _ACCEPTED_SHARE
-        return await loop.create_server(
-            lambda: Guest(self._doorway), sock=sock, backlog=max(_ACCEPTED, accepted)
-        )
+        accepted = self._limits.silent_per_source // _ACCEPTED_SHARE
+        return Acceptor(sock, self._doorway, max(_ACCEPTED, accepted))
 
     def _begin(self, transport: asyncio.Transport, said: bytes) -> None:
         """Serve a TCP connection; asyncio's streams are made for it only now."""

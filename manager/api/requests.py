@@ -425,8 +425,8 @@ def _uncounted(operation: str, code: str, seconds: float) -> None:
 
 
 _LARGE: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("transport", "placement", "description", "label", "tags")),
-    **dict.fromkeys(("labels", "capacity", "runtime_details")),
+    **dict.fromkeys(("transport", "placement", "description", "label", "tags", "labels", "capacity")),
+    "runtime_details": None,
     "conditions": [],
     "moves": [],
 }
@@ -448,7 +448,7 @@ def without_texts(result: object) -> object:
     if not isinstance(result, msgspec.Struct):
         return result
     left_out = {name: empty for name, empty in _LARGE.items() if getattr(result, name, None)}
-    return msgspec.structs.replace(result, **left_out)
+    return msgspec.structs.replace(result, **left_out) if left_out else result
 
 
 def too_large(op: str, size: int, room: int) -> str:
