@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "check": (
         "busbar.cli.commands.check",
-        "One line and an exit code for monitoring systems such as Nagios.",
+        "One line and an exit code for monitoring, as Nagios has them.",
     ),
     "why": ("busbar.cli.commands.why", "Say why an object is as it is, from the cause to now."),
     "doctor": (
@@ -59,7 +59,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "apply": ("busbar.cli.commands.apply", "Make the realm as a file of definitions says."),
     "rebalance": (
         "busbar.cli.commands.rebalance",
-        "Move workers so that clusters are in balance; the moves are shown first.",
+        "Move workers into balance; the moves are shown first.",
     ),
     "history": ("busbar.cli.commands.history", "What clusters were to be, and who changed it when."),
     "rollback": ("busbar.cli.commands.rollback", "Back to what a cluster was to be at a revision."),

@@ -92,8 +92,10 @@ async def act(bus: BusClient, by: Ordering, plan: RebalancePlan, timeout: float 
             async with bus.watch_statuses(kind="worker", cluster=cluster, name=name) as watch:
                 goal, left = goals.moved(move.version, move.node), max(ends - clock.monotonic(), 0.1)
                 await wait.until(watch, goal, f"worker '{move.worker}'", left, oid=move.worker_oid)
-    count = len(done.moves)
-    moved = "moved" if timeout is not None else "to be moved"
+        if len(done.moves) < len(plan.moves):
+            output.note("the broker takes no longer answer: 'busbar rebalance' shows what is on the way")
+    count = len(plan.moves)
+    moved = "moved" if timeout is not None and done.moves else "to be moved"
     output.done(done, f"{count} worker{'s'[count == 1 :]} {moved}")
 
 

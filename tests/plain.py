@@ -21,8 +21,15 @@ class Plain:
     """Requests, replies, and everything that was received, in order."""
 
     def __init__(
-        self, port: int, user: str | None = None, password: str | None = None, realm: str = "lab"
+        self,
+        port: int,
+        user: str | None = None,
+        password: str | None = None,
+        realm: str = "lab",
+        *,
+        session: str = "",
     ) -> None:
+        """`session`: the id of a session that the broker keeps while the connection is lost."""
         self.user = user or "anonymous"
         self.realm = realm
         self.messages: list[tuple[str, bytes, bool]] = []
@@ -31,7 +38,7 @@ class Plain:
         self._ids = (f"r{number}-{time.monotonic_ns()}" for number in itertools.count())
         self._ready = threading.Event()
         self.refused: str | None = None
-        self.client = paho.Client(CallbackAPIVersion.VERSION2)
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, session, clean_session=not session)
         if user:
             self.client.username_pw_set(user, password)
         self.client.on_connect = self._on_connect

@@ -23,6 +23,8 @@ KILL_PASSES: Final = 25
 KILL_WAIT_S: Final = 0.2
 KILL_BURST: Final = 20
 """Bounds of SIGKILL: 25 passes of at most 0.2 s, so 5 s (no orphan is left 10 s after a stop)."""
+KILL_LOOKS: Final = 3
+"""Passes that find nobody before nobody is taken to be left, where processes come and go in every scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,11 @@ async def kill(
         OSError: /proc can't be read.
     """
     seen = {} if seen is None else seen
-    killed, folders = set[int](), set[Path]()
+    killed, folders, looks = set[int](), set[Path](), 0
     for _ in range(KILL_PASSES):
-        left = await asyncio.to_thread(_kill_pass, record, seen, killed, folders)
-        if not left:
+        left, settled = await asyncio.to_thread(_kill_pass, record, seen, killed, folders)
+        looks = 0 if left else looks + 1
+        if not left and (settled or looks == KILL_LOOKS):
             return StopResult(signalled, len(killed))
         await wait_for_exits(left, KILL_WAIT_S, clock)
     left = await _members(record, seen)
@@ -82,40 +85,44 @@ async def _members(record: ProcessRecord, seen: dict[int, Stat]) -> list[Stat]:
 
 def _kill_pass(
     record: ProcessRecord, seen: dict[int, Stat], killed: set[int], folders: set[Path]
-) -> list[Stat]:
-    """Kill the worker's cgroup (added to `folders`), then what else is there; returns what is still left."""
+) -> tuple[list[Stat], bool]:
+    """Kill the worker's cgroup (added to `folders`), then what else is there; returns as `_kill_burst`."""
     folders |= cgroups.folders(record.token, list(seen)) if record.token else set()
     for folder in folders:
         killed |= cgroups.pids_in(folder)
         cgroups.kill(folder)
-    left = _kill_burst(record, seen, killed)
-    if not left:
+    left, settled = _kill_burst(record, seen, killed)
+    if not left and settled:
         for folder in folders:
             cgroups.remove(folder)
-    return left
+    return left, settled
 
 
-def _kill_burst(record: ProcessRecord, seen: dict[int, Stat], killed: set[int]) -> list[Stat]:
+def _kill_burst(record: ProcessRecord, seen: dict[int, Stat], killed: set[int]) -> tuple[list[Stat], bool]:
     """Suspend all until two complete scans find no new one, then kill them: what is suspended can't fork on.
 
-    Returns what the last scan still saw.
+    Returns what the last scan still saw, and whether the scans were complete: in one that is not, a process
+    had exited before it was read, and may have left a child that came too late to be listed.
     """
     left: dict[int, Stat] = {}
+    zombies = set[procfs.Unread]()
     idle_scans = 0
     for _ in range(KILL_BURST):
-        unread, before = list[int](), len(left)
+        unread, before = list[procfs.Unread](), len(left)
         for stat in procfs.members(record, seen, unread):
             known = left.get(stat.pid)
             if known is None or known.start_ticks != stat.start_ticks:
                 left[stat.pid] = stat
                 _send(stat, signal.SIGSTOP)
-        idle_scans = idle_scans + 1 if len(left) == before and not unread else 0
+        # A zombie of an earlier scan has no new child.
+        idle_scans = idle_scans + 1 if len(left) == before and zombies.issuperset(unread) else 0
+        zombies.update(each for each in unread if each[1] is not None)
         if idle_scans == 2:
             break
     for stat in left.values():
         if _send(stat, signal.SIGKILL):
             killed.add(stat.pid)
-    return [stat for stat in left.values() if _lives(stat)]
+    return [stat for stat in left.values() if _lives(stat)], idle_scans == 2
 
 
 def _lives(target: Stat) -> bool:

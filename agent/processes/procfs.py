@@ -253,13 +253,19 @@ def _has_mark(pid: int, mark: int) -> bool:
     return line.split()[3:4] == [str(mark)]
 
 
-def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | None = None) -> Iterator[Stat]:
+Unread = tuple[int, int | None]
+"""A process that had exited before it was read: its pid and, of a zombie, its start in ticks."""
+
+
+def members(
+    record: ProcessRecord, seen: dict[int, Stat], unread: list[Unread] | None = None
+) -> Iterator[Stat]:
     """Living processes of a worker: of its cgroup, of its session (while its leader lives), with its token or
     the mark that goes with it (`inherited_mark`), or in `seen`.
 
     Yields each as soon as it is seen, and adds it to `seen` (by pid), so that a session member is not lost
-    when its leader exits. `unread` gets the pids that exited between listing and reading: each may have been
-    a member, with a child that is not listed.
+    when its leader exits. `unread` gets those that exited before they were read: each may have been a member,
+    with a child that is not listed.
 
     Raises:
         OSError: /proc can't be read.
@@ -270,9 +276,10 @@ def members(record: ProcessRecord, seen: dict[int, Stat], unread: list[int] | No
     for pid in pids():
         raw = environ(pid)
         stat = read(pid)
-        if stat is None and unread is not None:
-            unread.append(pid)
         if stat is None or stat.dead:
+            older = stat is not None and here and stat.start_ticks < record.start_ticks
+            if unread is not None and not older:
+                unread.append((pid, None if stat is None else stat.start_ticks))
             continue
         in_session = here and stat.sid == record.pid and stat.start_ticks >= record.start_ticks
         known = pid in seen and seen[pid].start_ticks == stat.start_ticks

@@ -170,7 +170,7 @@ def main(arguments: list[str]) -> int:
     try:
         read(Path(arguments[0]))
     except (AclError, OSError) as error:
-        print(error)
+        print(f"{arguments[0]}: {error}")
         return REFUSES
     return 0
 

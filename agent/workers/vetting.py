@@ -85,9 +85,16 @@ class Vetter:
             return f"its files can't be checked: {failure}"
         if error is None:
             return None
-        # One that knows the member at fault says so as rendering does.
-        told = error.replace(f"{scratch}/", "")
-        return told if told.startswith(f"{ROOT}/") else f"the check of its files failed: {told}"
+        return f"the check of its files failed: {_pointed(error, copy).replace(f'{scratch}/', '')}"
+
+
+def _pointed(error: str, spec: LaunchSpec) -> str:
+    """What a checker says, with the pointer to the member whose file it names."""
+    if error.startswith(f"{ROOT}/"):
+        return error
+    found = (pointer for pointer, path in spec.watched.items() if str(path) in error)
+    pointer = next(found, None)
+    return error if pointer is None else f"{pointer}: {error}"
 
 
 def unreadable(spec: LaunchSpec) -> str | None:

@@ -425,8 +425,10 @@ def _uncounted(operation: str, code: str, seconds: float) -> None:
 
 
 _LARGE: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("transport", "description", "label", "tags", "labels", "capacity", "runtime_details")),
+    **dict.fromkeys(("transport", "placement", "description", "label", "tags", "labels", "capacity")),
+    "runtime_details": None,
     "conditions": [],
+    "moves": [],
 }
 """Members of an object that may be large, and what stands for them in a reply that has no room."""
 
@@ -446,7 +448,7 @@ def without_texts(result: object) -> object:
     if not isinstance(result, msgspec.Struct):
         return result
     left_out = {name: empty for name, empty in _LARGE.items() if getattr(result, name, None)}
-    return msgspec.structs.replace(result, **left_out)
+    return msgspec.structs.replace(result, **left_out) if left_out else result
 
 
 def too_large(op: str, size: int, room: int) -> str:

@@ -18,9 +18,9 @@ BOUND_S = 20.0
 class Watcher(Plain):
     """A plain client that reconnects with its subscriptions, and retries until answered."""
 
-    def __init__(self, port: int, user: str, password: str, realm: str = "lab") -> None:
+    def __init__(self, port: int, user: str, password: str, realm: str = "lab", *, session: str = "") -> None:
         self._filters: list[str] = []
-        super().__init__(port, user, password, realm)
+        super().__init__(port, user, password, realm, session=session)
         self.client.reconnect_delay_set(0.1, 0.4)  # type: ignore[arg-type]
 
     def subscribe(self, *levels: str) -> None:

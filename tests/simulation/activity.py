@@ -45,6 +45,10 @@ FLOORS: Final[dict[str, int]] = {
             "unpair_node": 80,
             "drain_node": 230,
             "undrain_node": 120,
+            "cordon_node": 100,
+            "uncordon_node": 55,
+            "label_node": 55,
+            "apply_rebalance": 12,
         }.items()
     },
 }

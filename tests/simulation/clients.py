@@ -91,8 +91,15 @@ class Client:
                 return {"routercluster": {"name": name}}
             case "pair_node", (name,):
                 return {"node": {"name": name}}
-            case (("unpair_node" | "drain_node" | "undrain_node"), (name,)):
+            case (("unpair_node" | "drain_node" | "undrain_node" | "cordon_node" | "uncordon_node"), (name,)):
                 return {"node_oid": await self._node(name, timeout)}
+            case "label_node", (name, labels):
+                return {"node_oid": await self._node(name, timeout), "labels": labels}
+            case "apply_rebalance", ():
+                return await self._moves(timeout)
+            case "update_routercluster_workergroup", (cluster, group, placement):
+                asked = await self._group(cluster, group, timeout)
+                return {**asked, "workergroup": {"placement": placement}}
             case "update_routercluster_workergroup", (cluster, group, port, unavailable, surge):
                 wish = {"transport": {"type": "tcp", "endpoint": {"type": "tcp", "port": port}}}
                 limits = {"max_unavailable": unavailable, "max_surge": surge}
@@ -124,6 +131,14 @@ class Client:
             case _, (cluster,):
                 return {"routercluster_oid": await self._cluster(cluster, timeout)}
         raise AssertionError(op)
+
+    async def _moves(self, timeout: float) -> dict[str, Any]:
+        """What a rebalance would move. Raises BusError `no_such_object` where nothing would."""
+        plan = await self.caller.call("plan_rebalance", {}, timeout=timeout)
+        moves = {move["worker_oid"]: move["node_oid"] for move in plan["moves"]}
+        if not moves:
+            raise BusError("no_such_object", "balanced")
+        return {"moves": moves, "fence": plan["fence"]}
 
     async def _cluster(self, name: str, timeout: float) -> str:
         asked = {"routercluster_name": name}

@@ -123,6 +123,9 @@ class Conditions:
         if text.startswith(("draining: ", "drained: ")):
             node = self._watch.mirror.by_name.get(name)
             return node is not None and node.draining is None
+        if text.startswith("cordoned: "):
+            node = self._watch.mirror.by_name.get(name)
+            return node is not None and node.cordoned is None
         snapshot = host.agent.snapshot()
         if text.startswith("it refused the assignment: "):
             return snapshot.refused is None

@@ -10,7 +10,7 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from busbar.manager.planner.draining import DRAINED
 from busbar.manager.store.rows import NodeRow
 
-from tests.simulation import peers
+from tests.simulation import peers, placing
 from tests.simulation.clients import NOT_STORED
 from tests.simulation.link import connected
 from tests.simulation.parts import TOPICS
@@ -40,6 +40,10 @@ _PRIMARY = {
     "stop_routercluster_workergroup": "busbar.on_workergroup_stopping",
     "drain_node": "busbar.on_node_draining",
     "undrain_node": "busbar.on_node_undrained",
+    "cordon_node": "busbar.on_node_cordoned",
+    "uncordon_node": "busbar.on_node_uncordoned",
+    "label_node": "busbar.on_node_labelled",
+    "apply_rebalance": "busbar.on_worker_moved",
 }
 """The event that each change brings, once."""
 _PERHAPS = {
@@ -47,8 +51,12 @@ _PERHAPS = {
     "restart_routercluster_worker",
     "drain_node",
     "undrain_node",
+    "cordon_node",
+    "uncordon_node",
+    "label_node",
+    "apply_rebalance",
 }
-"""Asked for what is so already, these change nothing, and bring none."""
+"""Asked for what is so already, these change nothing, and bring none; nor does an order to move by itself."""
 
 
 # --- C
@@ -94,8 +102,7 @@ def _undrained(watch: Watch, node: NodeRow) -> str | None:
     mirror = watch.mirror
     there = [row for row in mirror.workers.values() if row.node_oid == node.oid]
     for row in there:
-        members = [mirror.nodes[oid] for of, oid in mirror.members if of == row.cluster_oid]
-        if any(member.draining is None for member in members):
+        if placing.open_to(mirror, mirror.groups[row.group_oid]):
             return f"{row.name} is still there"
     return None if bool(there) != (node.drain_note == DRAINED) else f"its note is {node.drain_note}"
 
@@ -106,16 +113,18 @@ def _clusters(watch: Watch) -> str | None:
         members = [node for of, node in mirror.members if of == cluster.oid]
         groups = [group for group in mirror.groups.values() if group.cluster_oid == cluster.oid]
         started = cluster.status in STARTED
-        if started and members and all(mirror.nodes[node].draining is not None for node in members):
-            why = _all_draining(groups, list(mirror.workers.values()))
-            if why:
-                return f"{cluster.name} {cluster.status}, all of its nodes are draining: {why}"
-            continue
+        shut = False
         for group in groups:
             rows = [row for row in mirror.workers.values() if row.group_oid == group.oid]
-            why = _group(group, rows, started and not group.stop_ordered, bool(members))
+            wanted = started and not group.stop_ordered
+            if wanted and members and not placing.open_to(mirror, group):
+                shut, why = True, _at_rest(group, rows)
+            else:
+                why = _group(group, rows, wanted, bool(members))
             if why:
                 return f"{cluster.name} {cluster.status}, {group.name} {group.status}: {why}"
+        if shut:
+            continue
         asks = any(group.scale for group in groups if not group.stop_ordered)
         expected = {ClusterState.RUNNING} if started else {ClusterState.STOPPED}
         if started and asks and not members:
@@ -125,19 +134,14 @@ def _clusters(watch: Watch) -> str | None:
     return None
 
 
-def _all_draining(groups: list[Any], workers: list[Any]) -> str | None:
-    """What runs there stays, and is updated as long as all are there; what does not finds no place."""
-    for group in groups:
-        rows = [row for row in workers if row.group_oid == group.oid]
-        if group.stop_ordered:
-            if (why := _group(group, rows, False, True)) is not None:
-                return why
-            continue
-        moving = [row.name for row in rows if row.state not in (WorkerState.RUNNING, WorkerState.PENDING)]
-        if moving:
-            return f"{moving} not at rest"
-        if group.revision != group.settled and all(row.state is WorkerState.RUNNING for row in rows):
-            return f"revision {group.revision} is not everywhere"
+def _at_rest(group: Any, rows: list[Any]) -> str | None:
+    """Where no node takes a worker, what runs stays, and is updated as long as all are there; what does not
+    finds no place."""
+    moving = [row.name for row in rows if row.state not in (WorkerState.RUNNING, WorkerState.PENDING)]
+    if moving:
+        return f"{moving} not at rest"
+    if group.revision != group.settled and all(row.state is WorkerState.RUNNING for row in rows):
+        return f"revision {group.revision} is not everywhere"
     return None
 
 
@@ -151,6 +155,9 @@ def _group(group: Any, rows: list[Any], started: bool, members: bool) -> str | N
     wrong = [f"{row.name} {row.state}: {row.reason}" for row in rows if row.state is not wanted]
     if wrong:
         return ", ".join(wrong)
+    ordered = [row.name for row in rows if row.move is not None]
+    if members and ordered:
+        return f"{ordered} are still to move"
     updating = group.revision != group.settled
     if members and (updating or {row.revision for row in rows} - {group.revision}):
         return f"revision {group.revision} is not everywhere"
@@ -304,8 +311,10 @@ def _folded(watch: Watch, events: list[Any]) -> None:
     revisions: dict[str, int] = {}
     draining: set[str] = set()
     stopped: set[str] = set()
+    placed = placing.Told()
     for event in events:
         kind, data, name = event["type"].removeprefix("busbar.on_"), event["data"], event["data"]["name"]
+        placed.take(kind, name, data)
         of = names.get(data.get("cluster_oid", ""), "")
         match kind:
             case "routercluster_created":
@@ -339,6 +348,7 @@ def _folded(watch: Watch, events: list[Any]) -> None:
             case "node_undrained":
                 draining.discard(name)
     _compare(watch, clusters, groups, members, nodes)
+    placed.compare(watch)
     mirror = watch.mirror
     stored = {row.oid: row.revision for row in mirror.groups.values()}
     told = {oid: revisions.get(oid, 1) for oid in stored}

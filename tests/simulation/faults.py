@@ -72,6 +72,8 @@ def schedule(seed: int) -> Schedule:
     entries += _last_ops(Random(f"{seed} last"), clusters)
     entries += _group_orders(Random(f"{seed} orders"), clusters)
     entries += _worker_orders(Random(f"{seed} worker orders"), clusters)
+    entries += _placing(Random(f"{seed} placing"), nodes, clusters)
+    entries += _rebalance(Random(f"{seed} rebalance"), nodes, clusters)
     entries += _bad_update(Random(f"{seed} bad update"), nodes, clusters)
     kinds = random.sample(sorted(FAULTS), random.choice((1, 2, 3, 4, 6)))
     for _ in range(random.choice((1, 2, 3, 5, 8))):
@@ -174,6 +176,58 @@ def _worker_orders(random: Random, clusters: int) -> list[Entry]:
             entries.append(Entry(at, "op", (random.choice(("alice", "bob")), *restart)))
             at = round(at + random.choice((0.01, 0.5, 2.0)) * random.uniform(0.5, 1.0), 3)
     return entries
+
+
+PLACEMENTS: tuple[dict[str, Any] | None, ...] = (
+    {"require": {"zone": "a"}},
+    {"require": {"zone": ["a", "b"]}, "spread": "zone"},
+    {"spread": "zone"},
+    None,
+)
+
+
+def _placing(random: Random, nodes: int, clusters: int) -> list[Entry]:
+    """Cordons, labels, placements and rebalances; now and then one after the other."""
+    entries = []
+    for _ in range(random.choice((0, 0, 0, 0, 1, 2))):
+        at, cluster = round(random.uniform(0.3, 6.0), 3), f"c{random.randint(1, clusters)}"
+        node, placement = _node(random, nodes), random.choice(PLACEMENTS)
+        place = ("update_routercluster_workergroup", cluster, "g1", placement)
+        label = ("label_node", node, {"zone": random.choice(("a", "b", None))})
+        cordon, uncordon, rebalance = ("cordon_node", node), ("uncordon_node", node), ("apply_rebalance",)
+        scale = ("scale_routercluster_workergroup", cluster, "g1", random.randint(2, 5))
+        ops = random.choice(
+            (
+                (cordon,), (cordon, uncordon), (cordon, scale), (label,), (label, place), (place, label),
+                (place, rebalance), (label, place, rebalance), (scale, rebalance), (rebalance, rebalance),
+                (cordon, scale, uncordon, rebalance), (rebalance, cordon),
+            )
+        )  # fmt: skip
+        for op in ops:
+            entries.append(Entry(at, "op", (random.choice(("alice", "bob")), *op)))
+            at = round(at + random.choice((0.01, 0.5, 2.0, 4.0)) * random.uniform(0.5, 1.0), 3)
+    return entries
+
+
+def _rebalance(random: Random, nodes: int, clusters: int) -> list[Entry]:
+    """Now and then a node gets no workers for a while, and is to have its share then."""
+    if random.random() < 0.88:
+        return []
+    at, node, start = (
+        round(random.uniform(0.3, 3.0), 3),
+        _node(random, nodes),
+        "scale_routercluster_workergroup",
+    )
+    scale = (start, f"c{random.randint(1, clusters)}", "g1", random.choice((4, 5)))
+    empty, back = random.choice((("drain_node", "undrain_node"), ("cordon_node", "uncordon_node")))
+    later, after = round(at + random.uniform(4.0, 7.0), 3), random.choice(((0.5,), (0.5, 0.6), (1.0, 3.0)))
+    steps = [(at, (*scale[:-1], 1)), (round(at + 1.0, 3), (empty, node)), (round(at + 1.1, 3), scale)]
+    steps += [(later, (back, node)), *((round(later + each, 3), ("apply_rebalance",)) for each in after)]
+    if random.random() < 0.3:
+        steps.append(
+            (round(later + random.uniform(0.5, 2.0), 3), random.choice((("cordon_node", node), scale)))
+        )
+    return [Entry(when, "op", (random.choice(("alice", "bob")), *op)) for when, op in steps]
 
 
 def _bad_update(random: Random, nodes: int, clusters: int) -> list[Entry]:

@@ -13,6 +13,7 @@ from busbar.bus.states import STARTED, ClusterState, Leaves, NodeStatus, WorkerS
 from busbar.manager.store.changes import Changes
 from busbar.manager.store.rows import GroupRow, NodeRow, WorkerRow
 
+from tests.simulation import placing
 from tests.simulation.conditions import Conditions
 from tests.simulation.lasting import DOUBTED_S, LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
@@ -152,7 +153,9 @@ class Watch(Lasting):
         self.mirror.update(host.store.reads, changes)
         saying = {row.name for row in self.mirror.nodes.values() if row.refuses is not None}
         self.refusing = {name: self.refusing.get(name, self.now) for name in saying}
-        self._compare({oid: row for oid, row in before.items() if row is not None})
+        known = {oid: row for oid, row in before.items() if row is not None}
+        self._compare(known)
+        placing.judge(self, known, set(before))
         for oid in changes.groups & self.groups.keys() & self.mirror.groups.keys():
             self._judge_update(self.groups[oid], self.mirror.groups[oid], workers)
 
@@ -258,6 +261,8 @@ class Watch(Lasting):
             return True
         if self._stop_ordered(group):
             return True
+        if placing.may_move(self, row):
+            return True
         # A commit may hold the stop and, after it, what asks for more again.
         asked = min(group.scale, self.groups.get(group.oid, group).scale)
         return row.ordinal > asked or (row.cluster_oid, row.node_oid) not in self.mirror.members
@@ -306,7 +311,7 @@ class Watch(Lasting):
         code = (reply.get("error") or {}).get("code")
         if code in ("busy", "expired", "internal", "malformed_request", "request_id_reused"):
             return
-        if reply["op"].startswith(("get_", "list_", "stat_")):
+        if reply["op"].startswith(("get_", "list_", "stat_", "plan_")):
             return
         seen = self.replies.setdefault((caller, reply["id"]), set())
         seen.add(payload)

@@ -11,7 +11,7 @@ from tests.pace import busy
 from tests.simulation.__main__ import TOLD
 
 ROOT = Path(__file__).parent.parent.parent
-COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "3000"))
+COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "2750"))
 """Schedules in all: what two slow cores do while the other tests wait. `make soak` runs new ones."""
 PARTS = 5
 """Tests that share them: so it is told how far they are."""

@@ -168,7 +168,7 @@ async def test_an_acl_file_at_fault_is_told_with_its_line_and_the_worker_runs_on
     before = await node.state("web-1", "RUNNING", reason=None)
     acl.write_text("topic read a/#\nuser alice\ntopic reed b\n")
     node.assign(worker(runtime="amqtt", transport=transport, generation=2, digest="d2"))
-    why = "line 3: the access is none of read, write, readwrite, deny"
+    why = f"/transport/options/acl_file: {acl}: line 3: the access is none of read, write, readwrite, deny"
     reason = f"{NOT_REPLACED}the check of its files failed: {why}"
     await node.state("web-1", "RUNNING", timeout=30, reason=reason, pid=before["pid"], generation=1)
     acl.write_text("topic read b\n")
@@ -193,7 +193,8 @@ async def test_mosquitto_itself_judges_its_file_and_certificate(node: Bench, tmp
     found = await node.report(lambda last: (last["workers"][0]["reason"] or "").startswith(NOT_REPLACED), 30)
     kept = found["workers"][0]
     assert (kept["state"], kept["pid"], kept["generation"]) == ("RUNNING", before["pid"], 1)
-    assert "key" in kept["reason"] and str(secrets) in kept["reason"], kept["reason"]
+    assert "failed: /transport/endpoint/tls/key: " in kept["reason"], kept["reason"]
+    assert str(secrets / "other.key") in kept["reason"]
     # A restart, with the same definition: its key was renewed, and its certificate was not.
     right = (secrets / "router.key").read_bytes()
     (secrets / "router.key").write_bytes((secrets / "other.key").read_bytes())

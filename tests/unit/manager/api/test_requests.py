@@ -17,7 +17,9 @@ from busbar.bus.connection.packet_limit import publish_size
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import MAX_PAYLOAD, encode
 from busbar.bus.errors import BusError
-from busbar.bus.messages import Expect
+from busbar.bus.messages import Expect, RuntimeDetail
+from busbar.bus.plans import OrderedMove, Rebalanced
+from busbar.bus.results import Node
 from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.api import authorize, read_cache
@@ -29,6 +31,7 @@ from busbar.manager.api.requests import (
     Dispatch,
     Responder,
     searches,
+    without_texts,
 )
 from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
 from busbar.manager.rate_limit import Limits
@@ -383,3 +386,13 @@ def test_what_may_look_at_a_whole_table_is_told_from_what_reads_a_page() -> None
     wide = [p.GetEvents(types=["worker_failed"]), p.GetEvents(object="edge"), p.GetEvents(within_ms=0)]
     wide += [p.ListAudit(caller="bob"), p.ListAudit(operation="x"), p.ListAudit(within_ms=0)]
     assert all(map(searches, wide))
+
+
+def test_what_may_be_large_is_left_out_of_the_answer_to_a_change_that_was_made() -> None:
+    node = Node("o", "n1", {"zone": "a"}, "online", 1, 2, runtime_details={"nats": RuntimeDetail("2.15")})
+    less = without_texts(node)
+    assert isinstance(less, Node) and (less.labels, less.runtime_details, less.version) == (None, None, 2)
+    moved = Rebalanced([OrderedMove("edge/web-1", "o", "n1", "n2", 3)])
+    assert without_texts(moved) == Rebalanced([])
+    bare = Node("o", "n1", None, "online", 1, 2)
+    assert without_texts(bare) is bare
