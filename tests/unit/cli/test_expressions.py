@@ -13,6 +13,8 @@ from busbar.cli.errors import CliError, ExitCode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.pace import bound
+
 from .realm import Line, Realm
 from .realm import line as line
 from .table import CALLS, LOCAL
@@ -186,7 +188,7 @@ def test_the_libraries_are_loaded_only_where_an_expression_is_given() -> None:
         "import sys; from busbar.cli import app, output, formats; from busbar.cli.commands import cluster; "
         "formats.choose('wide', {}, has_names=True); sys.exit('jsonpath' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], timeout=bound(60), check=False).returncode == 0
 
 
 def test_an_object_of_this_machine_may_lack_a_member(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
