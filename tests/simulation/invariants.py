@@ -168,8 +168,9 @@ class Watch(Lasting):
                 self._changed(old, new)
 
     def _deleted(self, old: WorkerRow) -> None:
-        group = self.mirror.groups.get(old.group_oid)
-        if group is not None and old.ordinal <= group.scale:
+        group, before = self.mirror.groups.get(old.group_oid), self.groups.get(old.group_oid)
+        # One commit may close a slot and then raise the scale: the slot is opened again by the next pass.
+        if group is not None and old.ordinal <= min(group.scale, before.scale if before else group.scale):
             self._violation("K", f"{old.name}: its slot was closed though the group asks for it")
         if old.node_oid is not None and old.state is not WorkerState.STOPPED:
             self._note_release(old)
