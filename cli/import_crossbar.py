@@ -87,6 +87,8 @@ def _router(found: Imported, worker: Mapping[str, Any], at: str) -> None:
         kind = each.get("type") if isinstance(each, Mapping) else None
         if kind == "web":
             _web(found, taken, each, where)
+        elif kind == "websocket":
+            _web(found, taken, _with_a_path(each), where)
         elif kind == UNIVERSAL:
             _universal(found, taken, each, where)
         elif kind == "rawsocket":
@@ -151,6 +153,15 @@ def _web(found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str
     _leave_options(found, given, at)
     _serve(found, taken, own, f"{at}/paths")
     taken.append(own)
+
+
+def _with_a_path(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A WebSocket transport as a Web transport: one that serves WebSocket on `/`, and so on every path."""
+    service = {
+        name: value for name, value in given.items() if name not in ("id", "endpoint", "max_connections")
+    }
+    kept = {name: given[name] for name in ("id", "endpoint", "max_connections") if name in given}
+    return {**kept, "type": "web", "paths": {"/": service}}
 
 
 def _id(given: Mapping[str, Any]) -> str:
@@ -231,12 +242,18 @@ def _universal(found: Imported, taken: list[_Taken], given: Mapping[str, Any], a
 def _may_share(one: _Taken, other: _Taken) -> bool:
     """Whether each may serve the other's paths too: the same clients reach both, in the same way."""
     assert one.paths is not None and other.paths is not None
+    if any(_type_of(each.paths.get("/")) == "websocket" for each in (one, other) if each.paths):
+        return False  # it would answer for all the others
     same = all(one.paths[name] == other.paths[name] for name in one.paths if name in other.paths)
     tls, others = one.config.get("tls"), other.config.get("tls")
     alike = (tls is None) == (others is None) and ("client_ca" in (tls or {})) == (
         "client_ca" in (others or {})
     )
     return same and alike and one.config.get("interface") == other.config.get("interface")
+
+
+def _type_of(service: Any) -> Any:
+    return service.get("type") if isinstance(service, Mapping) else None
 
 
 def _rawsocket(found: Imported, taken: list[_Taken], given: Mapping[str, Any], at: str) -> None:

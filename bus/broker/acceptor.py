@@ -8,6 +8,7 @@ import logging
 import socket
 from typing import Any, Final, cast
 
+from ..clock import Clock
 from .doorway import Doorway, Guest
 
 _CLOSED_A_TURN: Final = 512
@@ -74,12 +75,12 @@ class Silent:
 class Acceptor:
     """Accepts on a listening socket until it is closed: per turn at most `most` that are silent, or speak."""
 
-    def __init__(self, sock: socket.socket, doorway: Doorway, most: int) -> None:
+    def __init__(self, sock: socket.socket, doorway: Doorway, most: int, clock: Clock) -> None:
         self.doorway = doorway
-        self._sock, self._most = sock, most
+        self._sock, self._most, self._clock = sock, most, clock
         self._loop = asyncio.get_running_loop()
         self._speaking: set[asyncio.Task[object]] = set()
-        self._paused: asyncio.TimerHandle | None = None
+        self._paused: asyncio.Task[None] | None = None
         self._resume()
 
     def close(self) -> None:
@@ -108,6 +109,10 @@ class Acceptor:
         except OSError as error:
             log.debug("a connection could not be opened: %s", error)
             sock.close()
+
+    async def _resume_later(self) -> None:
+        await self._clock.sleep(_PAUSE_S)
+        self._resume()
 
     def _resume(self) -> None:
         self._paused = None
@@ -140,4 +145,4 @@ class Acceptor:
         log.error("no connection can be accepted: %s", error.strerror)
         self._loop.remove_reader(self._sock)
         if error.errno in _SHORT:
-            self._paused = self._loop.call_later(_PAUSE_S, self._resume)
+            self._paused = self._loop.create_task(self._resume_later())

@@ -172,7 +172,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
                 backlog=_ACCEPTED,
             )
         accepted = self._limits.silent_per_source // _ACCEPTED_SHARE
-        return Acceptor(sock, self._doorway, max(_ACCEPTED, accepted))
+        return Acceptor(sock, self._doorway, max(_ACCEPTED, accepted), self._clock)
 
     def _begin(self, transport: asyncio.Transport, said: bytes) -> None:
         """Serve a TCP connection; asyncio's streams are made for it only now."""

@@ -73,7 +73,7 @@ async def run_web(spec: WebSpec, ready: Callable[[], None]) -> None:
     """Serve the page until cancelled."""
     from busbar.bus.topics import Topics
 
-    from ..connect import options_of
+    from ..connect import call_timeout, options_of
     from ..web.server import serve
 
     def listening(url: str) -> None:
@@ -88,4 +88,5 @@ async def run_web(spec: WebSpec, ready: Callable[[], None]) -> None:
         port=spec.port,
         origins=spec.origins,
         certificate=(Path(spec.cert), Path(spec.key)) if spec.cert and spec.key else None,
+        timeout=call_timeout(),
     )

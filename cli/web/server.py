@@ -12,6 +12,7 @@ from typing import Final
 
 import uvicorn
 from busbar.bus.addresses import netloc
+from busbar.bus.client.client import CALL_S
 from busbar.bus.clock import SystemClock
 from busbar.bus.options import ConnectOptions
 from busbar.bus.topics import Topics
@@ -54,6 +55,7 @@ async def serve(
     port: int,
     origins: Sequence[str] = (),
     certificate: tuple[Path, Path] | None = None,
+    timeout: float = CALL_S,
 ) -> None:
     """Serve the page of a realm; `ready` is called with its address once it can be opened.
 
@@ -62,6 +64,7 @@ async def serve(
         port: 0: a free one.
         origins: where browsers have the page from besides that address, such as through a proxy.
         certificate: of this server, and its private key: PEM files.
+        timeout: seconds that a call to the manager may take.
 
     Raises:
         OSError: nothing can listen there, or the certificate can't be read.
@@ -74,7 +77,7 @@ async def serve(
         listener.bind((host, port))
         port = int(listener.getsockname()[1])
         known = Origins(host, port, tls=certificate is not None, more=origins)
-        sessions = Sessions(options, topics, clock)
+        sessions = Sessions(options, topics, clock, timeout)
         web = Web(sessions, known, clock, f"busbar-{port}")
         config = uvicorn.Config(
             web.app,

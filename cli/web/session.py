@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from busbar.bus.client.client import BusClient
+from busbar.bus.client.client import CALL_S, BusClient
 from busbar.bus.client.connect import CONNECT_S, connect_with
 from busbar.bus.client.errors import EventsLostError, ResultError
 from busbar.bus.client.managers import ManagerWatch
@@ -22,8 +22,6 @@ from .board import EVENTS, Board
 from .history import History
 from .rows import key_of, line_of, row_of, shown
 
-CALL_S: Final = 8.0
-"""Seconds that one call may take: somebody waits for it."""
 AGAIN_S: Final = 2.0
 """Pause before the manager is asked again that did not answer."""
 
@@ -40,7 +38,13 @@ class Session:
     """
 
     def __init__(
-        self, user: str, options: ConnectOptions, topics: Topics, clock: Clock, history: History
+        self,
+        user: str,
+        options: ConnectOptions,
+        topics: Topics,
+        clock: Clock,
+        history: History,
+        timeout: float = CALL_S,
     ) -> None:
         self.user, self.topics = user, topics
         self.token = secrets.token_urlsafe(32)
@@ -49,7 +53,7 @@ class Session:
         self.streams = 0
         """Connections that are held open: pages and logs."""
         self.ended = False
-        self._options, self._clock, self._history = options, clock, history
+        self._options, self._clock, self._history, self._timeout = options, clock, history, timeout
         self._bus: BusClient | None = None
         self._asking = asyncio.Event()
         state: dict[str, Any] = {
@@ -86,7 +90,9 @@ class Session:
     async def run(self) -> None:
         """Sign in, and keep the board up to date."""
         try:
-            async with connect_with(self._options, self.topics, CALL_S, CONNECT_S) as bus:
+            # Who asked for more patience than the default has it with a slow connection too.
+            limit = self._timeout if self._timeout > CALL_S else CONNECT_S
+            async with connect_with(self._options, self.topics, self._timeout, limit) as bus:
                 self._bus = bus
                 await self._watch(bus)
         except Exception as error:

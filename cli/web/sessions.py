@@ -8,6 +8,7 @@ import secrets
 from dataclasses import replace
 from typing import Final
 
+from busbar.bus.client.client import CALL_S
 from busbar.bus.client.errors import LoginRefusedError
 from busbar.bus.clock import Clock
 from busbar.bus.errors import BusOfflineError
@@ -43,12 +44,14 @@ class SignInError(Exception):
 
 
 class Sessions:
-    """Signs in and out. `options` is the connection without a user; a session is kept by a hash of its id."""
+    """Signs in and out. `options` has no user, `timeout` is a call's; sessions are found by a hash."""
 
-    def __init__(self, options: ConnectOptions, topics: Topics, clock: Clock) -> None:
+    def __init__(
+        self, options: ConnectOptions, topics: Topics, clock: Clock, timeout: float = CALL_S
+    ) -> None:
         self.history = History()
         self.topics = topics
-        self._options, self._clock = options, clock
+        self._options, self._clock, self._timeout = options, clock, timeout
         self._throttle = Throttle()
         self._sessions: dict[bytes, Session] = {}
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
@@ -67,7 +70,7 @@ class Sessions:
             raise SignInError("the broker does not know this name and password", 403)
         self._make_room(user)
         options = replace(self._options, username=user, password=password, password_file=None)
-        session = Session(user, options, self.topics, self._clock, self.history)
+        session = Session(user, options, self.topics, self._clock, self.history, self._timeout)
         task = asyncio.create_task(session.run(), name="web session")
         try:
             await session.started

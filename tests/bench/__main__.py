@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import os
 import signal
 import sys
 import time
@@ -39,7 +40,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these parts; default: all")
     parser.add_argument("--runs", type=int, default=5, help="runs of each measurement (default 5)")
     parser.add_argument("--quick", action="store_true", help="smaller and fewer, for developing")
-    parser.add_argument("--write", action="store_true", help="write the page even after a partial run")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write the page even after a partial run; of `routers` alone: its own page",
+    )
     found = parser.parse_args()
     unknown = set(found.names) - set(THEMES)
     if unknown:
@@ -81,15 +86,21 @@ async def interruptible(bench: Bench, names: list[str]) -> list[str]:
 def main() -> int:
     options = arguments()
     bench = Bench(max(1, min(options.runs, 2) if options.quick else options.runs), options.quick)
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     print(report.machine() + "\n")
     failed = asyncio.run(interruptible(bench, options.names or list(THEMES)))
     seconds = time.monotonic() - began
     print(bench.results.verdict().replace("**", ""))
     for note in bench.results.notes:
         print(f"- {note}")
-    if options.write or (not options.names and not options.quick and not failed):
-        page = report.write(bench.results, ROOT / "docs" / "explanation", list(THEMES), seconds)
+    folder, page = ROOT / "docs" / "explanation", None
+    if options.names == ["routers"]:
+        if options.write and not failed:
+            loads = (load, os.getloadavg()[0])
+            page = report.write_part(bench.results, folder, "routers", seconds, loads)
+    elif options.write or (not options.names and not options.quick and not failed):
+        page = report.write(bench.results, folder, list(THEMES), seconds)
+    if page is not None:
         print(f"written: {page.relative_to(ROOT)}")
     print(f"{seconds / 60:.1f} minutes")
     return 1 if failed else 0

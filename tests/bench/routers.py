@@ -1,9 +1,12 @@
-"""Four routers as one group: their start beside a start by hand, and their renewal under load."""
+"""Four routers as one group: their start and a message's way beside programs that are started by hand, and
+their renewal under load.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -17,7 +20,16 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.bench.report import Row
 from tests.bench.setting import Bench, folder, median, spread
-from tests.bench.startups import Session, by_hand, define, session, start, stop, up
+from tests.bench.startups import (
+    Session,
+    by_hand,
+    define,
+    running_by_hand,
+    session,
+    start,
+    stop,
+    up,
+)
 from tests.brokers import free_port
 
 SCALE = 4
@@ -26,6 +38,9 @@ RATE = 500
 SLOWEST_RATIO = 1.15
 GAP_GOAL_S = 1.0
 SETTLE_S, LIMIT_S = 3.0, 120.0
+TRIPS = 500
+"""Messages that go to a router and back, one at a time, in one run."""
+SLOWER_TRIP = 1.1
 
 
 async def measure(bench: Bench) -> None:
@@ -70,6 +85,7 @@ async def _renewal(bench: Bench, at: Path) -> None:
     async with session(at / "state") as found:
         cluster = await define(found, "mosquitto", SCALE, options={"persistence": True})
         await start(found, cluster)
+        await _trips(bench, at, await _places(found, cluster))
         for number in range(bench.runs):
             seen = await _renew_once(found, cluster, number)
             gaps.append(seen.gap)
@@ -97,6 +113,64 @@ async def _renewal(bench: Bench, at: Path) -> None:
             runs=bench.runs,
         )
     )
+
+
+async def _trips(bench: Bench, at: Path, places: list[tuple[str, int]]) -> None:
+    """The agent is in no message's way: a worker's round trip beside that of a program with the same file."""
+    ours, bare = [], []
+    async with running_by_hand(at, "mosquitto", options={"persistence": True}) as launch:
+        for _ in range(bench.runs):
+            ours.append(await asyncio.to_thread(_round_trip_ms, *places[0]))
+            bare.append(await asyncio.to_thread(_round_trip_ms, launch.probe_host, launch.port))
+    ratio = median(ours) / median(bare)
+    bench.results.rows.append(
+        Row(
+            "routers",
+            f"a message through a mosquitto worker and back, QoS 1, p50 of {TRIPS}",
+            spread(ours, ".2f", " ms"),
+            f"the same program by hand: {spread(bare, '.2f', ' ms')}",
+            f"{ratio:.2f}",
+            goal=f"at most {SLOWER_TRIP}",
+            met=ratio <= SLOWER_TRIP,
+            runs=bench.runs,
+        )
+    )
+
+
+def _round_trip_ms(host: str, port: int) -> float:
+    heard, ready = threading.Event(), threading.Event()
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    # Else the client itself waits 40 ms for an acknowledgement by TCP.
+    client.on_socket_open = lambda _c, _d, opened: opened.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )
+    client.on_connect = lambda client, *_: client.subscribe("trip", 1)
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_message = lambda *_: heard.set()
+    client.connect(host, port, 60)
+    client.loop_start()
+    try:
+        if not ready.wait(20):
+            raise RuntimeError("no subscription")
+        taken = []
+        for _ in range(TRIPS):
+            heard.clear()
+            began = time.perf_counter()
+            client.publish("trip", b"x" * 64, 1)
+            if not heard.wait(20):
+                raise RuntimeError("a message did not come back")
+            taken.append((time.perf_counter() - began) * 1000)
+        return median(taken)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+async def _places(found: Session, cluster: dict[str, Any]) -> list[tuple[str, int]]:
+    """Host and port of each worker of a cluster."""
+    stat = await found.call("stat_routercluster", {"routercluster_oid": cluster["oid"]})
+    urls = [urlsplit(each["url"]) for each in stat["endpoints"]]
+    return [(url.hostname or "", url.port or 0) for url in urls]
 
 
 @dataclass

@@ -25,7 +25,7 @@ from tests.brokers import free_port
 
 UP_GOAL_S, OVER_GOAL_MS = 1.5, 300.0
 SCALE = 2
-READY_S = 60.0
+READY_S = 240.0
 RUNTIMES = ("mosquitto", "amqtt")
 PROBE_EVERY_S = 0.005
 
@@ -237,8 +237,15 @@ async def by_hand(at: Path, runtime: str, scale: int = SCALE) -> float:
 
 
 async def _one_by_hand(at: Path, runtime: str, number: int, began: float) -> float:
+    async with running_by_hand(at, runtime, number):
+        return time.monotonic() - began
+
+
+@contextlib.asynccontextmanager
+async def running_by_hand(at: Path, runtime: str, number: int = 0, **more: Any) -> AsyncIterator[LaunchSpec]:
+    """A program that is ready, started as the agent starts it; `more` of its transport."""
     where = at / f"bare-{runtime}-{number}"
-    launch = _launch(where, runtime, number)
+    launch = _launch(where, runtime, number, **more)
     prepare(launch, where)
     with (where / "log").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -251,16 +258,16 @@ async def _one_by_hand(at: Path, runtime: str, number: int, began: float) -> flo
                 launch.ready, launch.probe_host, launch.port, where / "log", 2.0
             ):
                 await asyncio.sleep(PROBE_EVERY_S)
-        return time.monotonic() - began
+        yield launch
     finally:
         process.kill()
         await process.wait()
         shutil.rmtree(where, ignore_errors=True)
 
 
-def _launch(where: Path, runtime: str, number: int) -> LaunchSpec:
+def _launch(where: Path, runtime: str, number: int, **more: Any) -> LaunchSpec:
     port = free_port()
     kind = "web" if runtime == "crossbar" else "mqtt"
-    transport = {"type": kind, "endpoint": {"type": "tcp", "port": port}}
+    transport = {"type": kind, "endpoint": {"type": "tcp", "port": port}, **more}
     spec = WorkerSpec(f"web-{number + 1}", f"bare-{number}", "bare", "web", 1, transport)
     return load_runtimes({})[runtime].render(spec, "127.0.0.1", {"default": port}, where)

@@ -93,11 +93,17 @@ class Browser:
         """The text of what has the focus."""
         return str(self.script("return document.activeElement.textContent")).strip()
 
+    def has_focus(self, element: str) -> None:
+        """Wait until it has: a page that has been loaded gives it a moment later."""
+        self.until(
+            lambda: self.script("return document.activeElement?.id") == element, f"the focus is on {element}"
+        )
+
     def sign_in(self, user: str, password: str) -> None:
         """Sign in by the keyboard, as somebody else than before."""
         self.driver.delete_all_cookies()
         self.open("/signin")
-        self.until(lambda: self.all("#user"), "the form")
+        self.has_focus("user")
         self.type(user, Keys.TAB, password, Keys.ENTER)
 
     def picture(self, file: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:

@@ -60,7 +60,7 @@ def main() -> None:
         realm(up)
         with browser(up.written()["page"], Path(here)) as page:
             take(up, page, folder)
-        up.signal(signal.SIGINT)
+        up.signal(signal.SIGTERM)
         up.wait()
     for file in sorted(folder.glob("page*.png")):
         print(f"{file}: {file.stat().st_size / 1000:.0f} kB")

@@ -236,6 +236,21 @@ def test_an_mqtt_transport_of_a_crossbar_becomes_a_listener() -> None:
     must_be_good(found)
 
 
+def test_a_websocket_transport_of_a_crossbar_serves_websocket_on_every_path() -> None:
+    socket = {**made(9000), "type": "websocket", "url": "ws://x", "auth": {"ticket": TICKETS}}
+    found = import_crossbar(
+        listening(socket, {**socket, **made(9001), "type": "websocket"}, made(8080, OTHER))
+    )
+    tickets = {"ticket": {"type": "static", "principals_file": "auth/root-ticket.json"}}
+    assert found.transport["paths"] == {"/": {"type": "websocket", "auth": tickets}}
+    assert [each["port"] for each in found.transport["listeners"].values()] == [9000, 9001]
+    assert "/workers/1/transports/2" in {where for where, _ in found.left}
+    must_be_good(found)
+    other = import_crossbar(listening(made(8080, OTHER), socket))
+    assert other.transport["paths"] == OTHER
+    assert "/workers/1/transports/1" in {where for where, _ in other.left}
+
+
 def universal(**parts: Any) -> dict[str, Any]:
     return {**made(8080), "type": "universal", **parts}
 

@@ -17,7 +17,7 @@ from busbar.bus.connection.protocol_memory import ProtocolMemory
 from busbar.bus.errors import MessageTooLargeError
 from busbar.bus.options import Address, ConnectOptions
 
-from tests.brokers import mosquitto
+from tests.brokers import mosquitto, until
 from tests.pace import bound
 
 CLOCK = SystemClock()
@@ -30,6 +30,7 @@ class Old:
     def __init__(self, answer: bytes | None = None) -> None:
         self.answer = answer
         self.levels: list[int] = []
+        self.electing = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -37,6 +38,8 @@ class Old:
                 body = await reader.readexactly((await reader.readexactly(1))[0])
                 if header[0] >> 4 == 1:
                     self.levels.append(body[6])
+                    if self.electing:
+                        return
                     if body[6] == 4:
                         writer.write(b"\x20\x02\x00\x00")
                     elif self.answer is not None:
@@ -92,6 +95,37 @@ async def test_3_1_1_is_tried_at_the_broker_that_refuses_mqtt_5_before_the_next(
         finally:
             task.cancel()
             await asyncio.wait([task], timeout=bound(5))
+
+
+async def test_a_cluster_that_has_served_us_is_not_suspected_of_what_would_last() -> None:
+    """That it hangs up may mean TLS, or no retained messages; not where it has accepted the same before."""
+    first, second = Old(), Old()
+    async with (
+        await asyncio.start_server(first.serve, "127.0.0.1", 0) as here,
+        await asyncio.start_server(second.serve, "127.0.0.1", 0) as there,
+    ):
+        ports = [server.sockets[0].getsockname()[1] for server in (here, there)]
+        options = ConnectOptions(port=ports[0], others=(Address("127.0.0.1", ports[1]),), client_id="m1")
+
+        async def why(served: bool) -> str:
+            will = Will("a/state", b"x", retain=True)
+            link = MqttLink(options, clock=CLOCK, random=Random(1), will=lambda conn: will)
+            task = asyncio.create_task(link.run())
+            try:
+                if served:
+                    await link.wait_connected(bound(8))
+                first.electing = second.electing = True
+                link.reconnect("an election")
+                await until(lambda: link.rotation.last_error.count("before the broker answered") == 2, 20)
+                return link.rotation.last_error
+            finally:
+                task.cancel()
+                await asyncio.wait([task], timeout=bound(5))
+
+        for text in ("TLS", NO_RETAIN):
+            first.electing = second.electing = False
+            assert text not in await why(served=True)
+            assert text in await why(served=False)
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
