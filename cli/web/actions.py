@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from busbar.bus.client.client import BusClient
-from busbar.bus.definitions import step
-from busbar.bus.plans import ObjectChange, Plan, WorkerStep
+from busbar.bus.plans import Plan, WorkerStep
 
 from ..declared import change_lines
 from ..numbers import duration
@@ -122,24 +121,10 @@ async def _plan_cluster(bus: BusClient, _: Board, change: Change) -> Planned:
     return await _declared(bus, found.name, found.version, wish)
 
 
-async def _plan_rollback(bus: BusClient, board: Board, change: Change) -> Planned:
-    """A plan leaves what a document does not name, and a rollback takes it away: that is added here."""
+async def _plan_rollback(bus: BusClient, _: Board, change: Change) -> Planned:
     found = await bus.find_cluster(change.object)
-    then = await bus.get_routercluster_revision(routercluster_oid=found.oid, revision=change.value or 0)
-    document = await bus.get_definitions(clusters=[found.name])
-    now, document["clusters"][found.name] = document["clusters"][found.name], then.definition
-    plan = await bus.plan_changes(desired=document)
-    lines, refused = list[str](), list[str]()
-    for part in ("groups", "nodes"):
-        for name in (name for name in now.get(part, {}) if name not in then.definition.get(part, {})):
-            lines += change_lines(ObjectChange(step("/clusters", found.name, part, name), "delete"))
-            status = board.objects.get(f"workergroup/{found.name}/{name}", {}).get("status", "STOPPED")
-            if part == "groups" and status != "STOPPED":
-                refused.append(f"group {found.name}/{name} is {status}: it has to be stopped first")
-    told = planned(plan, found.version)
-    if lines and not plan.changes and not plan.workers:
-        told = replace(told, lines=[])
-    return replace(told, lines=shown_all(lines) + told.lines, refused=told.refused + shown_all(refused))
+    plan = await bus.plan_routercluster_rollback(routercluster_oid=found.oid, revision=change.value or 0)
+    return planned(plan, found.version)
 
 
 async def _plan_group(bus: BusClient, _: Board, change: Change) -> Planned:

@@ -115,12 +115,12 @@ async def test_a_plan_says_what_the_manager_plans(house: House) -> None:
     assert desired["clusters"]["edge"]["running"] is True
 
 
-async def test_a_rollback_says_what_goes_and_that_it_must_be_stopped(house: House) -> None:
-    house.status("edge", "workergroup", "old", "RUNNING", oid="other")
+async def test_a_rollback_is_planned_by_the_manager(house: House) -> None:
     client, token = await ready(house)
     planned = await client.ask("POST", "/plan", form("rollback", "routercluster"), x_busbar_token=token)
-    assert planned.json["lines"][0] == "- delete group edge/old"
-    assert planned.json["refused"] == ["group edge/old is RUNNING: it has to be stopped first"]
+    assert planned.status == 200 and planned.json["lines"]
+    asked = [given for name, given in house.realm.calls if name == "plan_routercluster_rollback"]
+    assert [given["revision"] for given in asked] == [3]
     found = await client.ask("GET", "/revisions?object=edge")
     assert [each["revision"] for each in found.json] == [3], "the last one is as it is now"
     assert is_clean(found.json[0]["caller"])
