@@ -23,8 +23,9 @@ from .node import all_nodes
 Row = TypeVar("Row", Stat, Node)
 Line = tuple[str, ...]
 
-_HOLDS = re.compile(r"group [^:]+: update |worker [^:]+: (pending|restarting|unknown)\b")
-"""What is a problem also while all that is asked for is ready: an update that can't go on."""
+_HOLDS = re.compile(r"group [^:]+: update |worker [^:]+: (pending|restarting|unknown)\b|worker \S+ stays on ")
+"""What is a problem also while all that is asked for is ready: an update that can't go on, a worker on a node
+without the labels that its group requires."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -106,8 +106,8 @@ def _conditions(
         reason = update_condition(row, ctx.reads.updated(row.oid), not_ready)
     halted = [text for group in groups if (text := _halted(ctx, group))]
     halted += _unaccepted(ctx, row)
-    if isinstance(row, GroupRow):
-        halted += placement_conditions(row, placed_workers(ctx.reads, row))
+    for group in [row] if isinstance(row, GroupRow) else groups:
+        halted += placement_conditions(group, placed_workers(ctx.reads, group))
     return ([reason] if reason else []) + halted + worker_conditions(not_ready) + _open_access(ctx, row)
 
 

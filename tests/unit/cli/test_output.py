@@ -189,6 +189,7 @@ def test_the_status_screen_tells_problems_with_their_reasons() -> None:
         ("group web: update to revision 3: 1 of 4 workers; web-2 stays as it is: no room", True),
         ("worker web-5: pending, n1 is full (4/4 workers)", True),
         ("worker web-5: restarting, exit code 1", True),
+        ("worker web-2 stays on n1, which has no label zone (zone=a is required): …", True),
         ("worker web-5: starting, n1 is the least loaded node", False),
         ("all 4 workers are ready", False),
     ],

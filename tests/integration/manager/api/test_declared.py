@@ -209,6 +209,9 @@ async def test_placement_is_part_of_the_file_and_what_a_plan_says_of_it_happens(
         told = placement_conditions(row, placed_workers(realm.store.reads, row))
         assert len(told) == 3
         assert told[0].startswith("worker web-1 stays on n1, which has label zone=a (zone=b is required): ")
+        (cluster,) = realm.store.reads.clusters()
+        stat = realm.read("stat_routercluster", routercluster_oid=cluster.oid)
+        assert set(told) <= set(stat.conditions)
         moved = second | {"nodes": {"n2": {"labels": {"zone": "c"}}, "n4": {"labels": {"zone": "b"}}}}
         moved["clusters"]["edge"]["groups"]["web"]["scale"] = 5
         plan = await happens(realm, moved)
