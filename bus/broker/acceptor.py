@@ -3,7 +3,6 @@ who connects and closes, or is silent, as often as it can must not make others w
 """
 
 import asyncio
-import errno
 import logging
 import socket
 from typing import Any, Final, cast
@@ -14,8 +13,7 @@ from .doorway import Doorway, Guest
 _CLOSED_A_TURN: Final = 512
 """Connections accepted per turn of the loop that turn out to be closed again."""
 _PAUSE_S: Final = 1.0
-"""Without a descriptor or memory left, accepting waits for so long."""
-_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Where accepting fails, as without a descriptor left, it waits for so long."""
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +139,7 @@ class Acceptor:
                 Silent(self, sock, address).wait()
 
     def _pause(self, error: OSError) -> None:
-        """What is the matter is over soon, or so is the broker."""
+        """Whatever is the matter, it may be over soon; to try at once would leave time for nothing else."""
         log.error("no connection can be accepted: %s", error.strerror)
         self._loop.remove_reader(self._sock)
-        if error.errno in _SHORT:
-            self._paused = self._loop.create_task(self._resume_later())
+        self._paused = self._loop.create_task(self._resume_later())
