@@ -68,7 +68,7 @@ class Sessions:
             raise SignInError(f"too many tries: wait {wait} s", 429, wait)
         if not is_name(user) or not password or len(password.encode()) > PASSWORD:
             raise SignInError("the broker does not know this name and password", 403)
-        self._make_room(user)
+        self._check_room(user)
         options = replace(self._options, username=user, password=password, password_file=None)
         session = Session(user, options, self.topics, self._clock, self.history, self._timeout)
         task = asyncio.create_task(session.run(), name="web session")
@@ -88,12 +88,19 @@ class Sessions:
         self._sessions[_hash(made)], self._tasks[_hash(made)] = session, task
         return made
 
+    def _mine(self, user: str) -> list[bytes]:
+        return [key for key, session in self._sessions.items() if session.user == user]
+
+    def _check_room(self, user: str) -> None:
+        """Raises SignInError: there is none. Ends nothing: whoever asks may not be who they say."""
+        if len(self._sessions) >= SESSIONS and len(self._mine(user)) < EACH:
+            raise SignInError("too many persons are signed in: try again later", 503, 60)
+
     def _make_room(self, user: str) -> None:
-        mine = [key for key, session in self._sessions.items() if session.user == user]
+        self._check_room(user)
+        mine = self._mine(user)
         if len(mine) >= EACH:
             self._end(min(mine, key=lambda key: self._sessions[key].used))
-        elif len(self._sessions) >= SESSIONS:
-            raise SignInError("too many persons are signed in: try again later", 503, 60)
 
     def find(self, made: str | None) -> Session | None:
         """The session of this id, which is used now."""

@@ -172,6 +172,9 @@ async def test_sessions_are_bounded_and_end_when_nobody_uses_them(
     third, _ = await house.signed_in()
     assert (await first.ask("GET", "/")).status == 303, "the one not used for the longest time has ended"
     assert (await second.ask("GET", "/")).status == 200
+    assert (await sign_in(house.client(), password="guessed")).status == 403
+    for each in (second, third):
+        assert (await each.ask("GET", "/")).status == 200, "who only guesses ends nobody's session"
     monkeypatch.setattr(sessions, "EACH", 9)
     monkeypatch.setattr(sessions, "SESSIONS", 2)
     assert (await sign_in(house.client())).status == 503
