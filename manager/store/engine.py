@@ -312,17 +312,18 @@ class Store:
     def _finish(self, group: _CommitGroup) -> None:
         """Commit: blocks until the disk has synced."""
         error: Exception | None = None
+        began = self._clock.monotonic()
         try:
             self.fault("before_commit")
-            began = self._clock.monotonic()
             self._db.execute("COMMIT")
-            self.committed(self._clock.monotonic() - began)
             self.commits += 1
             self.write_error = None
         except Exception as raised:
             error = raised
         self.fault("after_commit")
         self._close_group(group, error)
+        if error is None:
+            _call(self.committed, self._clock.monotonic() - began)
 
     def _close_group(self, group: _CommitGroup, error: Exception | None) -> None:
         """Clear the append buffer; roll the group back where it failed."""

@@ -386,6 +386,22 @@ async def test_a_full_disk_fails_the_group_and_the_writer_lives_on(store: Store)
     assert (store.write_error, store.reads.outbox_count()) == (None, 1)
 
 
+async def test_who_measures_commits_can_not_undo_one(store: Store) -> None:
+    """It is told after the commit is settled, and what it raises is its own."""
+    told: list[float] = []
+
+    def measured(seconds: float) -> None:
+        told.append(seconds)
+        raise ValueError("no such label")
+
+    store.committed = measured
+    before = store.commits
+    await store.write(lambda tx: tx.set_meta("x", "1"))
+    await store.write(lambda tx: tx.set_meta("x", "2"))
+    assert store.reads.meta("x") == "2" and store.write_error is None
+    assert store.commits == before + 2 and len(told) == 2 and min(told) >= 0
+
+
 @pytest.mark.fault(12, "D L")
 async def test_a_failing_commit_fails_everybody_in_it_and_loses_no_acknowledgement(store: Store) -> None:
     await store.write(add("first"))
