@@ -117,6 +117,8 @@ class RebalancePlan(Struct, frozen=True):
 
     `under_way` are workers that earlier orders move. `refused` are clusters that the caller may not change.
     `hold`: nothing is moved, and why. Not `complete`: there are more moves than were looked for.
+    `misplaced`: workers on nodes without the labels that their groups require, and that no other node takes,
+    each with what its node lacks.
     """
 
     moves: list[Relocation]
@@ -125,6 +127,7 @@ class RebalancePlan(Struct, frozen=True):
     fence: dict[str, int]
     hold: str | None = None
     complete: bool = True
+    misplaced: list[str] = msgspec.field(default_factory=list)
 
 
 class OrderedMove(Struct, frozen=True):

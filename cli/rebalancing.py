@@ -51,8 +51,10 @@ def show(plan: RebalancePlan) -> None:
         output.note(f"nothing is moved: {plan.hold}")
     if not plan.complete:
         output.note("! there are more moves than are looked for at once: rebalance again then")
+    for text in plan.misplaced:
+        output.note(f"! {text}; no other node takes it")
     if is_balanced(plan) and not plan.hold:
-        output.say("balanced")
+        output.say("nothing can be moved" if plan.misplaced else "balanced")
 
 
 def is_balanced(plan: RebalancePlan) -> bool:

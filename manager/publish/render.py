@@ -153,7 +153,7 @@ def mesh_conditions(meshed: Iterable[tuple[str, MeshSeen]]) -> list[str]:
 def placement_conditions(row: GroupRow, placed: Iterable[PlacedWorker]) -> list[str]:
     """For example: worker web-2 stays on n1, which has label zone=b (zone=a is required): …"""
     found = [
-        f"worker {name} stays on {node}, which {lacks}: 'busbar rebalance' moves it"
+        f"worker {name} stays on {node}, which {lacks}: 'busbar rebalance' moves it to one that has them"
         for name, node, labels in placed
         if (lacks := unmet(row.placement, labels))
     ]

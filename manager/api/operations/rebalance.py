@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.definitions import step
 from busbar.bus.errors import BusError, no_such
+from busbar.bus.placement import unmet
 from busbar.bus.plans import (
     MoveOrder,
     OrderedMove,
@@ -30,6 +31,8 @@ from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_c
 from .declared import check_fence, version_at
 
 _Where = tuple[ClusterView, GroupView]
+MISPLACED: Final = 100
+"""Of them, those that a plan names."""
 _RIGHT: Final = OPERATIONS["update_routercluster_workergroup"]
 """Who may update a group may have its workers moved."""
 
@@ -58,7 +61,21 @@ def plan_rebalance(ctx: ReadContext, params: p.PlanRebalance) -> RebalancePlan:
         fence={pointer: version_at(ctx.reads, pointer) for pointer in dict.fromkeys(pointers)},
         hold=fleet.hold,
         complete=found.complete,
+        misplaced=_misplaced(snapshot, wanted, {move.worker.oid for move in found.moves})[:MISPLACED],
     )  # fmt: skip
+
+
+def _misplaced(snapshot: Snapshot, wanted: balance.Wanted, moved: Collection[str]) -> list[str]:
+    """The workers that should move and don't: no other node has the labels and room."""
+    found = []
+    for cluster in sorted(snapshot.clusters.values(), key=lambda cluster: cluster.name):
+        for group in (group for group in cluster.groups if wanted(cluster, group)):
+            for worker in group.workers:
+                node = snapshot.nodes.get(worker.node_oid or "")
+                stays = worker.state in ASSIGNED and worker.move is None and worker.oid not in moved
+                if stays and node is not None and (lacks := unmet(group.placement, node.labels)):
+                    found.append(f"{cluster.name}/{worker.name} stays on {node.name}, which {lacks}")
+    return found
 
 
 def _check_scope(ctx: ReadContext, params: p.PlanRebalance) -> None:

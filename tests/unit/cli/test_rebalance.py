@@ -51,6 +51,10 @@ def test_a_realm_in_balance_is_said_to_be(line: Line, capsys: pytest.CaptureFixt
     assert line.against(realm([busy], [])).run("rebalance", "--yes", "--wait") == 0
     shown = capsys.readouterr()
     assert "on the way by earlier orders: edge/web-1" in shown.err and "left alone: d" in shown.err
+    stuck = {**NONE, "misplaced": ["edge/ssd-1 stays on n3, which has no label disk"]}
+    assert line.against(realm([stuck], [])).run("rebalance") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "nothing can be moved\n" and "! edge/ssd-1 stays on n3" in shown.err
     held = realm([{**NONE, "hold": "2 of 3 nodes lost"}], [])
     assert line.against(held).run("rebalance") == 0
     shown = capsys.readouterr()

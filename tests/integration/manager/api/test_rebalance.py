@@ -164,3 +164,24 @@ async def test_an_order_ends_with_what_overtakes_it() -> None:
         await realm.change("stop_routercluster", p.ClusterRef(cluster.oid))
         await realm.settle()
         assert {(row.state, row.move) for row in workers(realm).values()} == {("STOPPED", None)}
+
+
+async def test_who_is_misplaced_and_has_nowhere_to_go_is_told() -> None:
+    """One node has the label at first, then none, then another one."""
+    with realm_in() as realm:
+        await realm.begin()
+        nodes = ("n1", "n2")
+        labelled = document(edge=edge(1, *nodes, placement={"require": {"disk": "ssd"}}))
+        await realm.apply(labelled | {"nodes": {"n1": {"labels": {"disk": "ssd"}}}})
+        await realm.settle()
+        assert planned(realm).misplaced == []
+        oids = {name: row.oid for name in nodes if (row := realm.store.reads.node_by_name(name))}
+        await realm.change("label_node", p.LabelNode(oids["n1"], {"disk": None}))
+        plan = planned(realm)
+        lacks = "edge/web-1 stays on n1, which has no label disk (disk=ssd is required)"
+        assert (plan.moves, plan.misplaced) == ([], [lacks])
+        await realm.change("label_node", p.LabelNode(oids["n2"], {"disk": "ssd"}))
+        plan = planned(realm)
+        assert ([move.node for move in plan.moves], plan.misplaced) == (["n2"], [])
+        await ordered(realm, plan)
+        assert planned(realm).misplaced == [], "it is on its way"
