@@ -102,10 +102,10 @@ class MetricsServer:
         log.info("metrics on http://%s/metrics", netloc(host, self.port))
 
     def close(self) -> None:
-        """Stop listening; answers under way are left to their threads. Blocks for at most half a second."""
+        """Stop listening; answers under way are left to their threads. Blocks for about half a second."""
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(CLIENT_S)
+        self._thread.join(LOOP_S)
 
     def on_loop(self, read: Callable[[], T]) -> T:
         """What `read` returns on the event loop.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from busbar.bus.contract import COMMON_ERRORS, EVENT_KINDS, EVENTS, OPERATIONS, Operation
+from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENT_KINDS, EVENTS, OPERATIONS, Operation
 from busbar.bus.errors import ERRORS
 from busbar.bus.messages import (
     Assignment,
@@ -158,7 +158,7 @@ def _request(row: Operation, named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reply(row: Operation, named: dict[str, Any]) -> dict[str, Any]:
-    codes = sorted({*COMMON_ERRORS, *row.errors, *ERRORS})
+    codes = sorted({*COMMON_ERRORS, *(CHANGE_ERRORS if row.change else ()), *row.errors})
     good = {
         "type": "object",
         "required": ["result"],

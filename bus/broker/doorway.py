@@ -14,8 +14,9 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from amqtt.mqtt.packet import CONNECT
 
+from ..buckets import Buckets
 from ..clock import Clock
-from .limits import Buckets, Limits
+from .limits import Limits
 from .packet_stream import Malformed, parse_header
 from .protocol import CONNECT_WITHIN_S
 

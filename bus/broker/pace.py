@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
+from ..buckets import Buckets
 from ..clock import Clock
-from .limits import LIMITS, Buckets, Limits, Owner
+from .limits import LIMITS, Limits, Owner
 
 _LOOK_S: Final = 0.25
 """A connection that waits notices so soon that it was ended."""

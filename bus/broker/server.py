@@ -24,6 +24,7 @@ from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
 from ..addresses import netloc
+from ..buckets import Buckets
 from ..clock import Clock
 from ..files import write_atomically
 from .acceptor import Acceptor
@@ -31,7 +32,7 @@ from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection
 from .counted_websocket import CountedWebSocket
 from .doorway import Doorway
-from .limits import USE_FILE, Accounting, Buckets, Gate, Limits, Owner, report, source_of
+from .limits import USE_FILE, Accounting, Gate, Limits, Owner, report, source_of
 from .pace import Pace
 from .packet_stream import PacketStream, encode, tcp_read, websocket_read
 from .revocation import revocation_of

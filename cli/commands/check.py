@@ -67,9 +67,9 @@ def check(
     except CliError as error:
         if error.exit_code is ExitCode.USAGE:
             raise
-        found = _unknown(error)
+        found = _failed(error)
     except (*EXPECTED, asyncio.CancelledError) as error:
-        found = _unknown(error)
+        found = _failed(error)
     if output.output_format() != "table":
         output.dump(found)
     else:
@@ -77,7 +77,7 @@ def check(
     raise typer.Exit(Severity[found.severity])
 
 
-def _unknown(error: BaseException) -> Result:
+def _failed(error: BaseException) -> Result:
     critical = exit_code(error) in (ExitCode.UNREACHABLE, ExitCode.TIMEOUT)
     severity = Severity.CRITICAL if critical else Severity.UNKNOWN
     return Result(severity.name, sentence(error), {})

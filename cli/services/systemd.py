@@ -15,6 +15,7 @@ from typing import Final, Literal
 from busbar.bus.files import write_atomically
 
 from ..errors import CliError, usage
+from .run import REFUSED
 
 UNITS: Final = Path("/etc/systemd/system")
 AGENT_UNIT: Final = "busbar-agent"
@@ -25,8 +26,6 @@ CREDENTIAL: Final = "password"
 """The name under which systemd hands a service the file of its password."""
 Kind = Literal["manager", "agent", "broker"]
 Scope = Literal["system", "user"]
-REFUSED: Final = 4
-"""Exit code of a manager that refuses: a newer one serves the realm, or the store is damaged."""
 
 _UNIT: Final = """\
 [Unit]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.simulation.runner import scratch
 from tests.simulation.slices import Runs, Slices
 
 
@@ -23,3 +26,11 @@ def slices() -> Iterator[Slices]:
     found = Slices()
     yield found
     found.end()
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """One for all schedules: agents' folders, which the runner keeps as a start, belong to their place."""
+    made = scratch()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)

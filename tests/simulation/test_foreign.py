@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gc
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from tests.simulation.faults import NODES, Entry, Schedule
-from tests.simulation.runner import scratch, simulate
+from tests.simulation.runner import simulate
 
 LASTS_S = 14.0
 """Within this its workers are given up: the lost threshold, doubled at first, and 5 s of `lost_after`."""
@@ -39,14 +37,6 @@ def schedule(seed: int) -> Schedule:
         entries.append(Entry(round(random.uniform(0.1, 6.0), 3), "op", ("alice", *op)))
     entries.sort(key=lambda entry: entry.at)
     return Schedule(seed, nodes, tuple(setup), tuple(entries))
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """One for all schedules: agents' folders, which the runner keeps as a start, belong to their place."""
-    made = scratch()
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.mark.parametrize("part", range(4))

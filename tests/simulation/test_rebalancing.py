@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-import pytest
-
 from tests.simulation.faults import FAULTS, NODES, PLACEMENTS, Entry, Schedule
-from tests.simulation.runner import scratch, simulate
+from tests.simulation.runner import simulate
 
 BACK_S = 7.0
 """By then a drain of so few workers is through."""
@@ -53,14 +49,6 @@ def schedule(seed: int) -> Schedule:
         entries += [Entry(round(BACK_S + e.at / 2, 3), e.kind, e.args) for e in fault(random, nodes)]
     entries.sort(key=lambda entry: entry.at)
     return Schedule(seed, nodes, tuple(setup), tuple(entries))
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """One for all schedules: agents' folders, which the runner keeps as a start, belong to their place."""
-    made = scratch()
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
 
 
 def test_a_rebalance_breaks_no_invariant_whatever_comes_between(folder: Path) -> None:

@@ -186,7 +186,7 @@ def test_tries_of_everybody_together_are_bounded_and_so_is_what_is_remembered() 
     assert granted.count(0) == 60
     for number in range(5000):
         tries.wait((f"from {number}", f"as {number}"), number)
-    assert len(tries._left) <= throttle.KNOWN
+    assert len(tries._each) <= throttle.KNOWN
 
 
 @pytest.mark.parametrize(

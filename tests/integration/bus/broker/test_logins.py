@@ -11,7 +11,8 @@ import pytest
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker, access_plugin
 from busbar.bus.broker.accounts import Account, Accounts, ensure_account, new_secret
 from busbar.bus.broker.known_logins import FILE, KnownLogins, folder_in_memory
-from busbar.bus.broker.limits import LIMITS, Buckets, LoginGuard, source_of
+from busbar.bus.broker.limits import LIMITS, LoginGuard, source_of
+from busbar.bus.buckets import Buckets
 
 from tests.brokers import until
 from tests.integration.bus.broker.kit import Raw, broker_in, secret
