@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 import typer
 from busbar.bus.exposure import AS_DEFINED
 from busbar.bus.params import Stat
+from busbar.bus.printable import printable
 from msgspec import Struct
 
 from .. import common_options as n
@@ -73,7 +74,8 @@ def check(
     if output.output_format() != "table":
         output.dump(found)
     else:
-        output.say(f"BUSBAR {found.severity} - {plugin_text(found)}")
+        for line in f"BUSBAR {found.severity} - {plugin_text(found)}".split("\n"):
+            output.say(line)
     raise typer.Exit(Severity[found.severity])
 
 
@@ -119,7 +121,8 @@ def judge(realm: Realm, only: Iterable[str] = ()) -> Result:
     lines = [_summary(figures), *critical, *(each for each in problems if each not in critical)]
     severity = Severity.CRITICAL if critical else Severity.WARNING if problems else Severity.OK
     more = len(lines) - _LINES
-    text = "\n".join([*lines[:_LINES], f"and {more} more"] if more > 0 else lines)
+    # What nodes say is on one line each, whatever is in it.
+    text = "\n".join(map(printable, [*lines[:_LINES], f"and {more} more"] if more > 0 else lines))
     return Result(severity.name, text, figures)
 
 

@@ -180,7 +180,8 @@ class Tx(Queries):
     def add_cluster_revision(self, row: ClusterRevisionRow, kept: int) -> None:
         """Add a cluster's next revision, and delete all but the last so many."""
         self.db.execute(sql.CLUSTER_REVISIONS.insert, sql.CLUSTER_REVISIONS.cells(row))
-        self.db.execute(sql.CLUSTER_REVISIONS_DROP, (row.cluster_oid, row.revision - kept))
+        if row.revision > kept:
+            self.db.execute(sql.CLUSTER_REVISIONS_DROP, (row.cluster_oid, row.revision - kept))
 
     def insert_member(self, row: MemberRow) -> None:
         self.db.execute(sql.MEMBERS.insert, sql.MEMBERS.cells(row))

@@ -12,6 +12,7 @@ from busbar.cli.errors import CliError
 
 from .realm import Line
 from .realm import line as line
+from .test_streams import a_realm
 
 
 def stat(**members: Any) -> Stat:
@@ -69,11 +70,20 @@ def test_one_cluster_alone_without_the_nodes() -> None:
 
 
 def test_a_plugin_has_figures_on_its_first_line_and_no_other_bar() -> None:
-    many = [stat(name=f"c{i}", status="DEGRADED", ready=1, conditions=["a|b"]) for i in range(30)]
+    many = [
+        stat(name=f"c{i}", status="DEGRADED", ready=1, conditions=["a|b\nBUSBAR OK - c"]) for i in range(30)
+    ]
     first, *others = plugin_text(judge(realm(*many))).split("\n")
     assert first.endswith("| clusters=30 running=0 desired=90 ready=30 nodes=0 online=0")
     assert others[-1] == "and 11 more" and len(others) == 20
-    assert not any("|" in line for line in others)
+    assert not any("|" in line or line.startswith("BUSBAR") for line in others)
+
+
+def test_each_problem_is_printed_on_a_line_of_its_own(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line.against(a_realm()).run("check") == 2
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("BUSBAR CRITICAL - ") and " | clusters=" in first
+    assert others and not any("\\n" in each for each in (first, *others))
 
 
 def test_a_broker_that_is_away_is_critical(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
