@@ -65,7 +65,8 @@ def check_folder(folder: Path, file: JoinFile) -> Joined | None:
     Raises:
         CliError: it is another node's, or can't be read or written.
     """
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    # Unlike Path.exists, it takes what may not be looked at for missing.
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         what = "is no folder" if not there.is_dir() else "can't be written by this user"
         raise usage(f"{there} {what}: use another --state, or sudo")
