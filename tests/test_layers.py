@@ -46,7 +46,7 @@ WINGS = {
     "agent": {
         "planner": set(),
         "processes": set(),
-        "reporting": {"processes"},
+        "reporting": {"planner", "processes"},
         "routers": {"processes"},
         "runtimes": {"processes"},
         "workers": {"planner", "processes", "runtimes"},
