@@ -70,6 +70,7 @@ class Plan:
     adopt_realm: bool = False
     web_port: int | None = None
     log_level: str = "info"
+    home_assistant: str | None = None
     metrics: tuple[str, int] | None = None
     """The manager's; the nodes' agents have the next ports, in the nodes' order."""
 
@@ -139,6 +140,7 @@ def _broker(plan: Plan) -> BrokerSpec | BrokerProgramSpec:
             port=plan.port,
             root=plan.root,
             realm=plan.realm,
+            home_assistant=plan.home_assistant,
             log_level=plan.log_level,
         )
     return BrokerSpec(
@@ -147,6 +149,7 @@ def _broker(plan: Plan) -> BrokerSpec | BrokerProgramSpec:
         port=plan.port,
         root=plan.root,
         realm=plan.realm,
+        home_assistant=plan.home_assistant,
         log_level=plan.log_level,
     )
 
@@ -164,6 +167,7 @@ def _manager(plan: Plan) -> ManagerSpec:
         adopt_realm=plan.adopt_realm,
         log_level=plan.log_level,
         metrics=plan.metrics,
+        home_assistant=plan.home_assistant,
     )
 
 

@@ -103,6 +103,14 @@ class Queries:
         """(oid, name) of every cluster, by name."""
         return self._rows("SELECT oid, name FROM clusters ORDER BY name")
 
+    def cluster_owners(self) -> list[tuple[str, str, str]]:
+        """(oid, name, oid of the owner) of every cluster, by name."""
+        return self._rows("SELECT oid, name, owner_oid FROM clusters ORDER BY name")
+
+    def group_keys(self) -> list[tuple[str, str, str]]:
+        """(oid, oid of the cluster, name) of every group, by name."""
+        return self._rows("SELECT oid, cluster_oid, name FROM workergroups ORDER BY cluster_oid, name")
+
     def cluster_scale(self, oid: str) -> tuple[int, int]:
         """The number of a cluster's groups, and the sum of their scales."""
         groups, scale = self._rows(sql.CLUSTER_SCALE, oid)[0]
