@@ -24,7 +24,7 @@ from tests.pace import bound
 from tests.test_docs import ROOT, run_steps, steps
 
 ROOMS = ("bus", "manager", "agent", "cli")
-PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md", ".src", *ROOMS)
+PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md", ".src", "docs/man", *ROOMS)
 BORROWED = ("starlette", "msgspec")
 """Packages beside which those are that ours depends on, with the extra `web`."""
 COMMIT = "0123456789ab-modified"
@@ -84,7 +84,9 @@ def metadata(wheel: Path) -> Message:
 def test_the_wheel_has_one_name_at_its_top_and_holds_every_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"busbar"}
+    assert {name.split("/")[0] for name in names if not re.match(r"[^/]+\.(dist-info|data)/", name)} == {
+        "busbar"
+    }
     ours = {f"busbar/{p.relative_to(ROOT)}" for room in ROOMS for p in (ROOT / room).rglob("*.py")}
     ours |= {
         f"busbar/{p.relative_to(ROOT)}"
@@ -94,6 +96,12 @@ def test_the_wheel_has_one_name_at_its_top_and_holds_every_file(wheel: Path) -> 
     assert ours | {f"busbar/{name}" for name in ("__init__.py", "py.typed", "commit.txt")} == {
         n for n in names if n.startswith("busbar/")
     }
+
+
+@pytest.mark.timeout(180)
+def test_the_manual_pages_are_where_man_looks_for_them(fresh: Path) -> None:
+    installed = {path.name for path in (fresh / "share/man/man1").iterdir()}
+    assert installed == {path.name for path in (ROOT / "docs/man").iterdir()}
 
 
 @pytest.mark.timeout(180)
