@@ -221,6 +221,7 @@ ONLY = {
     "subprocess": {
         "agent/routers/brief_start.py",
         "agent/processes/process.py",
+        "bus/version.py",
         "cli",
     },
     "time": {"bus/clock.py"},
