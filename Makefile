@@ -24,7 +24,7 @@ FOREIGN := $(abspath $(VENV))/foreign
 # Where `make asyncapi` puts the parser of AsyncAPI documents.
 ASYNCAPI := $(abspath $(VENV))/asyncapi
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi pictures clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi pictures upgrade clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
@@ -40,6 +40,7 @@ help:
 	@echo "make foreign   the clients in JavaScript (npm: mqtt.js, Autobahn|JS) alone"
 	@echo "make asyncapi  the AsyncAPI document through AsyncAPI's own parser (npm)"
 	@echo "make pictures   take the pictures of the page for the documentation (chromium); some minutes"
+	@echo "make upgrade   every pair of the previous release and this one: the main job; some minutes"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -117,6 +118,10 @@ asyncapi: setup
 
 pictures: setup
 	@$(BIN)/python -m tests.web.pictures docs/pictures
+
+# Needs the commit of the previous release, which a shallow clone lacks.
+upgrade: setup
+	@$(BIN)/python -m tests.upgrade
 
 reference: setup
 	@$(BIN)/python docs/generate.py --write

@@ -206,9 +206,9 @@ def cluster(made: Stack, kind: str) -> Iterator[Engine]:
         yield running
 
 
-def start_embedded(made: Stack) -> None:
+def start_embedded(made: Stack, **env: str) -> None:
     """Start (again) the embedded broker on the stack's port."""
-    process = made.spawn("broker", "broker", "--state", str(made.folder), "--port", str(made.port))
+    process = made.spawn("broker", "broker", "--state", str(made.folder), "--port", str(made.port), **env)
     wait_for_port(made.port, process)
 
 
