@@ -27,7 +27,7 @@ ASYNCAPI := $(abspath $(VENV))/asyncapi
 .PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi pictures upgrade clean
 
 help:
-	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop"
+	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop; busbar-demo.png is its page"
 	@echo "make test    set up, then run the whole suite"
 	@echo "make unit    the fast tests only"
 	@echo "make explore the properties with new examples, which \`make test\` does not draw"
@@ -57,7 +57,7 @@ $(STAMP): pyproject.toml
 setup: $(STAMP)
 
 demo: setup
-	@$(BIN)/python -m busbar.cli.demo
+	@$(BIN)/python -m busbar.cli.demo --picture busbar-demo.png
 
 # Without npm, or its registry, the clients in JavaScript are skipped with that reason.
 test: setup lint

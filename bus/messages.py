@@ -93,6 +93,7 @@ class Status(Struct, frozen=True):
 
     `listeners` (their URLs by name) is present where a worker has named ones.
     `updated` is present during a rolling update: how many workers are assigned the group's `revision`.
+    `surplus` is present while workers beyond the group's scale are still to stop: how many.
     `mesh` is present where a group is meshed; a group's figures are the sums over its workers.
     `draining` (the reason) and `drained` are present while a node is drained, `cordoned` (the reason) while
     it takes no new workers.
@@ -121,6 +122,7 @@ class Status(Struct, frozen=True):
     reason: str | None | UnsetType = UNSET
     revision: int | UnsetType = UNSET
     updated: int | UnsetType = UNSET
+    surplus: int | UnsetType = UNSET
     mesh: MeshSeen | UnsetType = UNSET
     draining: str | UnsetType = UNSET
     drained: bool | UnsetType = UNSET

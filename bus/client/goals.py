@@ -49,23 +49,24 @@ def stopped(version: int) -> Goal:
 
 
 def scaled(version: int, scale: int) -> Goal:
-    """Every worker that the group asks for is ready, or the group is stopped anyway."""
+    """Every worker that the group asks for is ready and no other is left, or the group is stopped anyway."""
 
     def reached(s: Status | None) -> bool:
         if s is None or s.version < version or s.scale != scale:
             return False
-        return s.status == "STOPPED" or (s.status == "RUNNING" and s.ready == scale)
+        return s.status == "STOPPED" or (_complete(s) and s.ready == scale)
 
     return Goal(f"RUNNING with {scale}", version, reached, lambda s: _lost(s, version))
 
 
 def updated(version: int, revision: int) -> Goal:
-    """Every worker of the group is ready with that revision, or the group is stopped anyway."""
+    """Every worker of the group is ready with that revision and no other is left, or the group is stopped
+    anyway."""
 
     def reached(s: Status | None) -> bool:
         if s is None or s.version < version or s.revision != revision:
             return False
-        return s.status == "STOPPED" or (s.status == "RUNNING" and s.updated is UNSET)
+        return s.status == "STOPPED" or (_complete(s) and s.updated is UNSET)
 
     def failed(s: Status | None) -> str | None:
         if s is not None and s.revision is not UNSET and s.revision > revision:
@@ -73,6 +74,10 @@ def updated(version: int, revision: int) -> Goal:
         return _lost(s, version)
 
     return Goal(f"RUNNING with revision {revision}", version, reached, failed)
+
+
+def _complete(status: Status) -> bool:
+    return status.status == "RUNNING" and status.surplus is UNSET
 
 
 def restarted(generation: int) -> Goal:
@@ -142,7 +147,9 @@ def describe(status: Status | None) -> str:
     if status.scale is UNSET:
         return status.status
     text = f"{status.status}, {0 if status.ready is UNSET else status.ready} of {status.scale} ready"
-    return text if status.updated is UNSET else f"{text}, {status.updated} updated"
+    if status.updated is not UNSET:
+        text = f"{text}, {status.updated} updated"
+    return text if status.surplus is UNSET else f"{text}, {status.surplus} more to stop"
 
 
 def reasons(status: Status | None) -> str:

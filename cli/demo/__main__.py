@@ -6,6 +6,7 @@ leaves nothing running. Exit code 0 if all checks passed, else 1 with the reason
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -22,6 +23,7 @@ from busbar.bus.clock import SystemClock
 from ..output import paint, print_table
 from . import clients
 from .mesh import mesh
+from .page import page, served
 from .stage import STEP_S, DemoError, Events, Stage, check, end
 
 NODES: Final = ("n1", "n2", "n3")
@@ -43,7 +45,7 @@ async def bring_up(stage: Stage) -> Process:
     """Start `busbar up` and wait until it is ready."""
     arguments = ("up", "--agents", str(len(NODES)), "--realm", stage.realm, "--port", "0", "--heartbeat", "1")
     async with stage.chapter("Broker, manager and three agents") as facts:
-        up = await stage.start(*arguments, "--stop-workers")
+        up = await stage.start(*arguments, *(["--web"] if served() else []), "--stop-workers")
         try:
             assert up.stdout is not None
             ready = ""
@@ -191,19 +193,22 @@ async def take_down(stage: Stage, up: Process) -> None:
         facts.append("no process left")
 
 
-async def story(stage: Stage) -> None:
+async def story(stage: Stage, picture: Path | None) -> None:
     """Run all chapters in order."""
     up = await bring_up(stage)
     try:
-        for chapter in (make_cluster, send_messages, kill_worker, kill_manager, mesh, crossbar):
+        for chapter in (make_cluster, send_messages, kill_worker, kill_manager):
+            await chapter(stage)
+        await page(stage, picture)
+        for chapter in (mesh, crossbar):
             await chapter(stage)
         await take_down(stage, up)
     finally:
         await end(up, signal.SIGINT)
 
 
-async def run(folder: Path) -> int:
-    """Run the story within its bound, then print the summary."""
+async def run(folder: Path, picture: Path | None) -> int:
+    """Run the story within its bound, then print the summary. A picture of the page goes to this file."""
     clock = SystemClock()
     stage, started = Stage(folder, clock), clock.monotonic()
     task = asyncio.current_task()
@@ -212,7 +217,7 @@ async def run(folder: Path) -> int:
         asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
     try:
         async with asyncio.timeout(LIMIT_S):
-            await story(stage)
+            await story(stage, picture)
     except (DemoError, TimeoutError, OSError) as error:
         reason = str(error) or f"it took longer than {LIMIT_S:g} s, or one part longer than {STEP_S:g} s"
         print(f"\nfailed: {reason}", file=sys.stderr)
@@ -237,11 +242,14 @@ def show_logs(folder: Path) -> None:
 
 def main() -> int:
     """Run it in a temporary folder, which is removed afterwards."""
+    parser = argparse.ArgumentParser(prog="python -m busbar.cli.demo", description="The demonstration.")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="keep a picture (PNG) of the page here")
+    picture: Path | None = parser.parse_args().picture
     # What its clients meet while routers come and go is shown by its own words.
     logging.getLogger("busbar").addHandler(logging.NullHandler())
     folder = Path(tempfile.mkdtemp(prefix="busbar-demo-"))
     try:
-        return asyncio.run(run(folder))
+        return asyncio.run(run(folder, picture.absolute() if picture else None))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

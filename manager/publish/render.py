@@ -96,14 +96,18 @@ def group_status(
     endpoints: Iterable[tuple[str, str, str, str]],
     stamp: Stamp,
     updated: int | None = None,
+    surplus: int = 0,
     transport: Mapping[str, Any] | None = None,
     unaccepted: str | None = None,
     meshed: Sequence[tuple[str, MeshSeen]] = (),
     placed: Sequence[PlacedWorker] = (),
 ) -> Status:
-    """A worker group's retained status; `updated` is given during a rollout, `transport` may be its
-    cluster's; `unaccepted`: which nodes do not accept it; `placed`: where its workers are, if it has a
-    placement."""
+    """A worker group's retained status.
+
+    `updated` is given during a rollout; `surplus`: how many workers beyond the scale are still to stop;
+    `transport` may be its cluster's; `unaccepted`: which nodes do not accept it; `placed`: where its workers
+    are, if it has a placement.
+    """
     open_access = group_open_condition(row, transport)
     update = None if updated is None else update_condition(row, updated, not_ready)
     return Status(
@@ -128,6 +132,7 @@ def group_status(
         reason=update or reason_now(row, states.get(WorkerState.RUNNING, 0), row.scale, not_ready),
         revision=row.revision,
         updated=UNSET if updated is None else updated,
+        surplus=surplus or UNSET,
         mesh=mesh_sum(each for _, each in meshed) if row.mesh else UNSET,
     )
 

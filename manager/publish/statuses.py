@@ -12,7 +12,7 @@ from busbar.bus.states import NodeStatus
 from busbar.bus.topics import NO_CLUSTER, StatusKind, Topics
 
 from ..planner.acceptance import NodeRefusal, Voter, condition, node_refusals
-from ..planner.rolling import updating
+from ..planner.rolling import max_slots, updating
 from ..store import Store
 from ..store.reads import Queries
 from ..store.rows import GroupRow
@@ -129,6 +129,7 @@ class StatusBuilder:
         not_ready = self._not_ready("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
         updated = reads.updated(oid) if updating(row) else None
+        surplus = reads.surplus(oid, max_slots(row)) if sum(states.values()) > row.scale else 0
         transport = row.transport or cluster.transport
         unaccepted = unaccepted_condition(reads, row, transport)
         meshed = reads.meshed(oid) if row.mesh else []
@@ -141,6 +142,7 @@ class StatusBuilder:
             endpoints,
             stamp,
             updated,
+            surplus,
             transport,
             unaccepted,
             meshed,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from .rows import OutboxRow
+from .rows import ClusterRow, OutboxRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Changes:
     """The oids whose statuses (or, for `assignments`, assignments) must be published after the commit.
 
     `outbox` holds the rows to publish, in order; `deleted_outbox` the ids of acknowledged rows now deleted;
-    `withdrawn` the prefixes of topics of which no row up to an id is published any more.
+    `withdrawn` the prefixes of topics of which no row up to an id is published any more. `bare` are
+    the rows of new clusters while nothing else of them has been written, within the step that inserted them.
     """
 
     nodes: set[str] = field(default_factory=set)
@@ -38,6 +39,13 @@ class Changes:
     outbox: list[OutboxRow] = field(default_factory=list)
     deleted_outbox: set[int] = field(default_factory=set)
     withdrawn: set[tuple[str, int]] = field(default_factory=set)
+    bare: dict[str, ClusterRow] = field(default_factory=dict)
+
+    def touch_clusters(self, oids: Iterable[str]) -> None:
+        """Something of these clusters has been written."""
+        for oid in oids:
+            self.clusters.add(oid)
+            self.bare.pop(oid, None)
 
     def merge(self, other: Changes) -> None:
         """Add the changes of a later step."""
@@ -45,6 +53,7 @@ class Changes:
             mine: set[str] = getattr(self, name)
             mine |= getattr(other, name)
         self.outbox.extend(other.outbox)
+        self.bare.clear()
 
     def is_withdrawn(self, row: OutboxRow) -> bool:
         """Whether this row must not be published any more."""
@@ -55,4 +64,4 @@ class Changes:
 
 
 _ALL: Final = tuple(column.name for column in fields(Changes))
-_SETS: Final = tuple(name for name in _ALL if name != "outbox")
+_SETS: Final = tuple(name for name in _ALL if name not in ("outbox", "bare"))

@@ -175,6 +175,10 @@ class Queries:
         """How many workers within a group's scale are assigned its present revision."""
         return int(self._rows(sql.UPDATED, group_oid)[0][0])
 
+    def surplus(self, group_oid: str, slots: int) -> int:
+        """How many workers a group has beyond its slots."""
+        return int(self._rows(sql.SURPLUS, group_oid, slots)[0][0])
+
     # --- workers
 
     def worker(self, oid: str) -> WorkerRow | None:

@@ -215,6 +215,7 @@ CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid
 CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
 WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
+SURPLUS: Final = "SELECT count(*) FROM workers WHERE group_oid = ? AND ordinal > ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"
 WORKER_STATES: Final = "SELECT state, count(*) FROM workers WHERE {} = ? GROUP BY state"
 ENDPOINTS: Final = f"""

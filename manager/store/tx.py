@@ -162,10 +162,11 @@ class Tx(Queries):
     def insert_cluster(self, row: ClusterRow) -> None:
         self.db.execute(sql.CLUSTERS.insert, sql.CLUSTERS.cells(row))
         self.changes.clusters.add(row.oid)
+        self.changes.bare[row.oid] = row
 
     def update_cluster(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.CLUSTERS, oid, columns, "oid")
-        self.changes.clusters.update(row[0] for row in found)
+        self.changes.touch_clusters(row[0] for row in found)
         return bool(found)
 
     def delete_cluster(self, cluster: ClusterRow) -> None:
@@ -174,7 +175,7 @@ class Tx(Queries):
             self.delete_group(group, cluster.name)
         self.db.execute("DELETE FROM members WHERE cluster_oid = ?", (cluster.oid,))
         self.db.execute("DELETE FROM clusters WHERE oid = ?", (cluster.oid,))
-        self.changes.clusters.add(cluster.oid)
+        self.changes.touch_clusters((cluster.oid,))
         self.clear_status(cluster.name, "routercluster", cluster.name)
 
     def add_cluster_revision(self, row: ClusterRevisionRow, kept: int) -> None:
@@ -198,13 +199,13 @@ class Tx(Queries):
         self.db.execute(sql.GROUPS.insert, sql.GROUPS.cells(row))
         self.db.execute(sql.REVISION_ADD, (row.oid,))
         self.changes.groups.add(row.oid)
-        self.changes.clusters.add(row.cluster_oid)
+        self.changes.touch_clusters((row.cluster_oid,))
 
     def update_group(self, oid: str, **columns: object) -> bool:
         found = self._update(sql.GROUPS, oid, columns, "cluster_oid")
         if found:
             self.changes.groups.add(oid)
-            self.changes.clusters.update(row[0] for row in found)
+            self.changes.touch_clusters(row[0] for row in found)
         return bool(found)
 
     def add_revision(self, group_oid: str) -> None:
@@ -223,7 +224,7 @@ class Tx(Queries):
         self.db.execute("DELETE FROM workergroups WHERE oid = ?", (group.oid,))
         self.clear_status(cluster_name, "workergroup", group.name)
         self.changes.groups.add(group.oid)
-        self.changes.clusters.add(group.cluster_oid)
+        self.changes.touch_clusters((group.cluster_oid,))
 
     # --- workers
 
@@ -292,7 +293,7 @@ class Tx(Queries):
         values = (new_oid, self.now_ns, old_oid)
         clusters = self._rows(sql.TRANSFER.format("clusters"), *values)
         nodes = self._rows(sql.TRANSFER.format("nodes"), *values)
-        self.changes.clusters.update(row[0] for row in clusters)
+        self.changes.touch_clusters(row[0] for row in clusters)
         self.changes.nodes.update(row[0] for row in nodes)
         return len(clusters), len(nodes)
 
@@ -425,7 +426,7 @@ class Tx(Queries):
     def _touch_worker(self, oid: str, group_oid: str, cluster_oid: str) -> None:
         self.changes.workers.add(oid)
         self.changes.groups.add(group_oid)
-        self.changes.clusters.add(cluster_oid)
+        self.changes.touch_clusters((cluster_oid,))
 
     def _touch_groups(self, node_oid: str) -> None:
         """The groups that a node may have workers of: their statuses tell of it."""
@@ -433,5 +434,5 @@ class Tx(Queries):
             self.changes.groups.update(group.oid for group in self.groups_of(member.cluster_oid))
 
     def _touch_member(self, row: MemberRow) -> None:
-        self.changes.clusters.add(row.cluster_oid)
+        self.changes.touch_clusters((row.cluster_oid,))
         self.changes.nodes.add(row.node_oid)

@@ -58,6 +58,16 @@ def present(
 
 def cluster_spec(store: Queries, row: ClusterRow) -> ClusterSpec:
     """What a cluster is to be, in its normal form."""
+    nodes = {name: MemberSpec(hard, soft) for name, hard, soft in store.member_limits(row.oid)}
+    return _spec(row, nodes, {group.name: group_spec(group) for group in store.groups_of(row.oid)})
+
+
+def empty_cluster_spec(row: ClusterRow) -> ClusterSpec:
+    """As `cluster_spec`, of one without members and groups."""
+    return _spec(row, {}, {})
+
+
+def _spec(row: ClusterRow, nodes: dict[str, MemberSpec], groups: dict[str, GroupSpec]) -> ClusterSpec:
     return normal_cluster(
         ClusterSpec(
             running=row.status in STARTED,
@@ -65,8 +75,8 @@ def cluster_spec(store: Queries, row: ClusterRow) -> ClusterSpec:
             description=row.description,
             tags=row.tags,
             transport=row.transport,
-            nodes={name: MemberSpec(hard, soft) for name, hard, soft in store.member_limits(row.oid)},
-            groups={group.name: group_spec(group) for group in store.groups_of(row.oid)},
+            nodes=nodes,
+            groups=groups,
         )
     )
 

@@ -19,7 +19,7 @@ from ...store.rows import ClusterRevisionRow, PrincipalRow
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster
 from .carrier import Carrier, Wish
 from .declared import applied, planned
-from .documents import cluster_spec
+from .documents import cluster_spec, empty_cluster_spec
 
 KEPT: Final = 20
 """Revisions of a cluster that are kept."""
@@ -35,11 +35,13 @@ def note_revisions(tx: Tx, principal: PrincipalRow, op: str, request_id: str) ->
     if op.startswith(ORDERS):
         return
     for oid in sorted(tx.changes.clusters):
-        row = tx.cluster(oid)
-        if row is None:
+        if bare := tx.changes.bare.get(oid):  # it has neither members nor groups nor revisions to be read
+            spec, last = empty_cluster_spec(bare), None
+        elif row := tx.cluster(oid):
+            spec, last = cluster_spec(tx, row), next(iter(tx.cluster_revisions(oid, None, 1)), None)
+        else:
             continue
-        definition = msgspec.json.encode(_lasting(cluster_spec(tx, row))).decode()
-        last = next(iter(tx.cluster_revisions(oid, None, 1)), None)
+        definition = msgspec.json.encode(_lasting(spec)).decode()
         if len(definition) > MAX_PAYLOAD or (last is not None and last.definition == definition):
             continue
         revision = last.revision + 1 if last else 1

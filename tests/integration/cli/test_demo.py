@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 from busbar.cli.demo.clients import processes_with
+from busbar.cli.demo.page import NO_PICTURE
 
 from tests.brokers import lacking
 from tests.integration.cli.harness import until
 from tests.pace import bound
 from tests.test_docs import missing_line
+from tests.web.browser import CHROMIUM, DRIVER
 
 pytestmark = pytest.mark.timeout(300)
 
 
-def start(tmp_path: Path) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("BUSBAR_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "busbar.cli.demo"],
+        [sys.executable, "-m", "busbar.cli.demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -32,7 +34,8 @@ def start(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
-    demo = start(tmp_path)
+    picture = tmp_path / "page.png"
+    demo = start(tmp_path, "--picture", str(picture))
     try:
         text = demo.communicate(timeout=bound(250))[0]
     finally:
@@ -43,6 +46,12 @@ def test_the_demonstration_succeeds_and_leaves_nothing(tmp_path: Path) -> None:
         assert fact in text
     assert re.search(r"worker_failed +worker edge/web-2", text)
     assert "Crossbar.io is not installed" in text
+    assert re.search(r"The page of the realm shows all of it +http://127\.0\.0\.1:\d+", text)
+    if CHROMIUM and DRIVER:
+        assert f"a picture of it: {picture}" in text and picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        picture.unlink()
+    else:
+        assert NO_PICTURE in text
     if "nats-server is not installed" in text:
         lacking("the program nats-server is not installed")
     assert re.search(r"killed while a client publishes at another +(\d+) of \1 heard", text)

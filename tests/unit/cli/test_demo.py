@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from busbar.cli.demo.mesh import mesh
+from busbar.cli.demo.page import page
 
 
 class Nodes:
@@ -22,3 +23,11 @@ class Nodes:
 async def test_without_nats_server_its_part_is_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     await mesh(Nodes("amqtt"))  # type: ignore[arg-type]
     assert "nats-server is not installed" in capsys.readouterr().out
+
+
+async def test_without_the_extra_the_page_is_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("busbar.cli.demo.page.WEB", "no_such_library")
+    await page(Nodes(), None)  # type: ignore[arg-type]
+    assert "The extra 'web' is not installed" in capsys.readouterr().out

@@ -71,7 +71,7 @@ def a_realm() -> Realm:
     status = filled(messages.Status, hostile)
     for kind, cluster, name in (("routercluster", "edge", "edge"), ("workergroup", "edge", "edge")):
         running = status | {"status": "RUNNING", "scale": 3, "ready": 3, "version": 9, "name": name}
-        del running["draining"], running["drained"]
+        del running["draining"], running["drained"], running["surplus"]
         realm.retain(TOPICS.status(cluster, kind, name), running)
     realm.retain(TOPICS.status("edge", "worker", "edge"), status | {"status": "RUNNING", "name": "edge"})
     realm.retain(TOPICS.status("_", "node", "edge"), status | {"status": "online", "name": "edge"})

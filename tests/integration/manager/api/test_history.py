@@ -102,3 +102,15 @@ async def test_a_bounded_number_is_kept_and_goes_with_the_cluster(tmp_path: Path
         await client.call("alice", "delete_routercluster", ref)
         rows = manager.store.reads.db.execute("SELECT count(*) FROM cluster_revisions").fetchall()
         assert rows == [(0,)]
+
+
+async def test_the_first_revision_is_what_was_created(tmp_path: Path) -> None:
+    """It is taken from the request's row, without a look at the store: both must say the same."""
+    async with rig_on(memory_net(), tmp_path) as (_, client):
+        facts = {"label": "x", "description": "y", "tags": ["b", "a"], "transport": MQTT}
+        for number, given in enumerate([{}, facts, *({name: each} for name, each in facts.items())]):
+            cluster = await client.cluster(f"c{number}", who="bob", **given)
+            whole = await client.call("vera", "get_definitions", {"clusters": [cluster["name"]]})
+            told = {k: v for k, v in whole["clusters"][cluster["name"]].items() if k != "running"}
+            assert await definition(client, cluster, 1) == told
+            assert {k: told[k] for k in given} == given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from busbar.bus.messages import Who
 from busbar.manager.api.operations import CHANGES
 from busbar.manager.api.operations.base import ChangeContext
 from busbar.manager.planner.rolling import updating
+from busbar.manager.publish.statuses import StatusBuilder
 from busbar.manager.quotas import Quotas
 from busbar.manager.store import Tx
 
@@ -193,3 +195,28 @@ async def test_a_group_on_a_lost_node_stops_all_the_same(tmp_path: Path) -> None
         agents[1].born()
         await through(watch, agents, lambda: watch.group("api").status == "STOPPED")
         assert watch.group("web").status in ("RUNNING", "DEGRADED")
+
+
+async def test_a_smaller_scale_is_reached_once_the_surplus_workers_are_gone(tmp_path: Path) -> None:
+    """Each status since the order tells them: a wait for the scale must not end while one still runs."""
+    async with watching(tmp_path) as watch:
+        agents = await fleet(watch, 3)
+        group, builder = watch.group(), StatusBuilder(watch.store, 5000)
+        seen: list[tuple[str, int, int]] = []
+
+        def see(changes: Any) -> None:
+            if group.oid in changes.groups:
+                _, payload = builder.status(("workergroup", group.oid), builder.stamp()) or ("", b"{}")
+                told = json.loads(payload)
+                seen.append((told["status"], told["ready"], told.get("surplus", 0)))
+
+        watch.store.on_commit(see)
+        await to_group(watch, "scale", "web", scale=1)
+        assert seen and all(surplus == 2 for _, _, surplus in seen)
+        assert seen[-1] == ("RUNNING", 1, 2), "two that have not stopped yet"
+        agents[2].obey()
+        await watch.rest()
+        assert seen[-1] == ("RUNNING", 1, 1)
+        agents[1].obey()
+        await watch.until(lambda: seen[-1] == ("RUNNING", 1, 0))
+        assert watch.states() == {"web-1": "RUNNING n1"}

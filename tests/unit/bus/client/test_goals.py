@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from busbar.bus.client import goals
 from busbar.bus.messages import Status
 from msgspec import structs
@@ -64,6 +65,14 @@ def test_scaled_wants_as_many_ready_workers_or_a_stopped_group() -> None:
     assert goal.reached(made(status="STOPPED", version=3, scale=4, ready=0))
     assert not goal.reached(made(status="RUNNING", version=4, scale=4, ready=3))
     assert not goal.reached(made(status="RUNNING", version=4, scale=2, ready=2))
+
+
+def test_a_group_is_complete_once_the_workers_beyond_its_scale_are_gone() -> None:
+    left = made(status="RUNNING", version=4, scale=1, ready=1, revision=2, surplus=2)
+    for goal in (goals.scaled(3, 1), goals.updated(3, 2)):
+        assert not goal.reached(left)
+        assert goal.reached(structs.replace(left, surplus=msgspec.UNSET))
+    assert goals.describe(left) == "RUNNING, 1 of 1 ready, 2 more to stop"
 
 
 def test_a_status_in_words() -> None:
