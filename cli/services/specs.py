@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
+from busbar.bus.log_lines import LogFormat
 from msgspec import Struct, field
 
 from ..context import MEMBERS, Settings
@@ -49,6 +50,7 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     ws_port: int | None = None
     ws_origins: list[str] = field(default_factory=list)
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
@@ -64,6 +66,7 @@ class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
     realm: str
     host: str = "127.0.0.1"
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class ManagerSpec(Struct, frozen=True, kw_only=True):
@@ -84,6 +87,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     quotas: dict[str, int] = field(default_factory=dict)
     metrics: tuple[str, int] | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class AgentSpec(Struct, frozen=True, kw_only=True):
@@ -106,6 +110,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     max_packet: int | None = None
     metrics: tuple[str, int] | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class WebSpec(Struct, frozen=True, kw_only=True):
@@ -121,6 +126,7 @@ class WebSpec(Struct, frozen=True, kw_only=True):
     cert: str | None = None
     key: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec | WebSpec
