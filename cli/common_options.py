@@ -85,6 +85,14 @@ Metrics = Annotated[
         help="Serve /metrics, /healthz and /readyz there; needs the extra 'metrics'.",
     ),
 ]
+House = Annotated[
+    str | None,
+    typer.Option(
+        "--home-assistant",
+        metavar="USER[@PREFIX]",
+        help="Tell Home Assistant, which is this user at the broker, of nodes and clusters.",
+    ),
+]
 AllowAnonymous = Annotated[
     bool, typer.Option("--allow-anonymous", help="The workers may let everybody in, without credentials.")
 ]
@@ -126,6 +134,24 @@ def subcommand(
         return function
 
     return add
+
+
+def house(text: str | None, root: str | None = None) -> str | None:
+    """What `--home-assistant` says, checked.
+
+    Raises:
+        CliError: it is malformed, or its topics are among those below `root`.
+    """
+    from busbar.bus.home_assistant import parse
+
+    from .errors import usage
+
+    try:
+        if (found := parse(text)) is not None:
+            found.check_root(root or "busbar")
+    except ValueError as error:
+        raise usage(f"--home-assistant: {error}") from None
+    return text
 
 
 def metrics_address(text: str | None) -> tuple[str, int] | None:

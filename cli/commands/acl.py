@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 from busbar.bus.acl import render_emqx, render_mosquitto
+from busbar.bus.home_assistant import parse
 from busbar.bus.nats_access import Server, render_nats
 
 from .. import common_options as n
@@ -32,17 +33,19 @@ def acl(
         typer.Option(help="HOST:PORT of MQTT (nats only): the whole file of a server that runs alone."),
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Its folder for messages (with --listen).")] = None,
+    home_assistant: n.House = None,
 ) -> None:
     settings = settings_in_force(global_options(), os.environ)
     realm, first, persons = settings.realm or "", root or settings.root or "busbar", person or ["admin"]
     if broker != "nats" and (listen or store or node):
         raise usage(f"--listen, --store and --node are for --broker nats; {broker} has patterns")
+    house = parse(n.house(home_assistant, first))
     try:
         if broker == "nats":
-            text = render_nats(first, realm, manager, persons, node or [], _server(listen, store))
+            text = render_nats(first, realm, manager, persons, node or [], _server(listen, store), house)
         else:
             render = render_mosquitto if broker == "mosquitto" else render_emqx
-            text = render(first, realm, manager, persons)
+            text = render(first, realm, manager, persons, house)
     except ValueError as error:
         raise usage(str(error)) from None
     if output.output_format() != "table":

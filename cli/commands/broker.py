@@ -38,6 +38,7 @@ def run(
         typer.Option("--ws-origin", help="A web page that may use it: https://HOST:PORT; may be repeated."),
     ] = None,
     root: Annotated[str, typer.Option("--root", help="First topic level.")] = "busbar",
+    home_assistant: n.House = None,
     log_level: n.LogLevel = None,
     log_format: n.LogFormat = None,
 ) -> None:
@@ -61,6 +62,7 @@ def run(
         ws_origins=ws_origin or [],
         root=root,
         realm=global_options().realm,
+        home_assistant=n.house(home_assistant, root),
     )
     raise typer.Exit(run.serve(spec))
 

@@ -44,6 +44,7 @@ def run(
     mqtt: n.Mqtt = "auto",
     max_packet: n.MaxPacket = None,
     metrics: n.Metrics = None,
+    home_assistant: n.House = None,
     adopt_realm: Annotated[
         bool,
         typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
@@ -78,6 +79,7 @@ def run(
         principals=dict.fromkeys(owner or ["admin"], OWNER),
         adopt_realm=adopt_realm,
         metrics=n.metrics_address(metrics),
+        home_assistant=n.house(home_assistant, settings.root),
         quotas={"nodes": quota_nodes, "clusters": quota_clusters, "groups": quota_groups},
     )
     raise typer.Exit(run.serve(spec))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from .. import output
-from ..common_options import LogFormat, LogLevel, MaxPacket, Metrics, Mqtt, metrics_address
+from ..common_options import House, LogFormat, LogLevel, MaxPacket, Metrics, Mqtt, house, metrics_address
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 
@@ -86,6 +86,7 @@ def up(
     max_packet: MaxPacket = None,
     adopt_realm: AdoptRealm = False,
     metrics: Metrics = None,
+    home_assistant: House = None,
     web: Web = False,
     verbose: Verbose = False,
     log_level: LogLevel = None,
@@ -124,6 +125,7 @@ def up(
             mqtt=mqtt,
             max_packet=max_packet,
             metrics=metrics_address(metrics),
+            home_assistant=house(home_assistant, env.get("BUSBAR_ROOT") or last_up.get("root")),
         )
         if plan.outside is None:
             at = up_plan.choose_host(host, last_up)

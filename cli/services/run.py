@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 import msgspec
+from busbar.bus import home_assistant
 from busbar.bus.addresses import netloc
 from busbar.bus.clock import SystemClock
 from busbar.bus.service_status import ServiceStatus
@@ -63,6 +64,7 @@ async def run_broker(spec: BrokerSpec, ready: Ready) -> None:
         spec.root,
         spec.realm,
         origins=tuple(spec.ws_origins),
+        home_assistant=home_assistant.parse(spec.home_assistant),
     )
     async with EmbeddedBroker(config) as broker:
         log.info("broker listens on mqtt://%s", netloc(config.host, broker.port))
@@ -102,6 +104,7 @@ async def run_manager(spec: ManagerSpec, ready: Ready, status: ServiceStatus) ->
         adopt_realm=spec.adopt_realm,
         quotas=Quotas(**spec.quotas),
         metrics=spec.metrics,
+        home_assistant=home_assistant.parse(spec.home_assistant),
     )
     await run(config, ready, status.say)
 

@@ -49,6 +49,7 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     ws_port: int | None = None
     ws_origins: list[str] = field(default_factory=list)
+    home_assistant: str | None = None
     log_level: str = "info"
     log_format: LogFormat = "plain"
 
@@ -65,12 +66,14 @@ class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
     root: str
     realm: str
     host: str = "127.0.0.1"
+    home_assistant: str | None = None
     log_level: str = "info"
     log_format: LogFormat = "plain"
 
 
 class ManagerSpec(Struct, frozen=True, kw_only=True):
-    """The manager. `principals`: role by user name, for a new database."""
+    """The manager. `principals`: role by user name, for a new database. `home_assistant` is `USER[@PREFIX]`,
+    here and in the brokers' specs."""
 
     kind: ClassVar[str] = "manager"
     realm: str
@@ -86,6 +89,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     max_packet: int | None = None
     quotas: dict[str, int] = field(default_factory=dict)
     metrics: tuple[str, int] | None = None
+    home_assistant: str | None = None
     log_level: str = "info"
     log_format: LogFormat = "plain"
 

@@ -72,6 +72,7 @@ class Plan:
     web_port: int | None = None
     log_level: str = "info"
     log_format: LogFormat = "plain"
+    home_assistant: str | None = None
     metrics: tuple[str, int] | None = None
     """The manager's; the nodes' agents have the next ports, in the nodes' order."""
 
@@ -146,6 +147,7 @@ def _broker(plan: Plan) -> BrokerSpec | BrokerProgramSpec:
             port=plan.port,
             root=plan.root,
             realm=plan.realm,
+            home_assistant=plan.home_assistant,
             log_level=plan.log_level,
             log_format=plan.service_format,
         )
@@ -155,6 +157,7 @@ def _broker(plan: Plan) -> BrokerSpec | BrokerProgramSpec:
         port=plan.port,
         root=plan.root,
         realm=plan.realm,
+        home_assistant=plan.home_assistant,
         log_level=plan.log_level,
         log_format=plan.service_format,
     )
@@ -174,6 +177,7 @@ def _manager(plan: Plan) -> ManagerSpec:
         log_level=plan.log_level,
         log_format=plan.service_format,
         metrics=plan.metrics,
+        home_assistant=plan.home_assistant,
     )
 
 
