@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
+from .home_assistant import HomeAssistant
 from .topics import NAME_PATTERN, VERSION, Topics, is_name, is_valid_filter, is_valid_topic, matcher
 
 Access = Literal["read", "write", "readwrite"]
@@ -83,50 +84,76 @@ def is_root(root: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _allowed(
-    kind: str, user: str, access: Access, root: str, realm: str
+    kind: str, user: str, access: Access, root: str, realm: str, house: HomeAssistant | None
 ) -> tuple[Callable[[str], object], ...]:
     """What matches the topics, and the filters, that this account may read or write."""
-    return tuple(matcher(allowed) for allowed in filters(kind, user, access, root, realm))
+    return tuple(matcher(allowed) for allowed in filters(kind, user, access, root, realm, house))
 
 
-def filters(kind: str, user: str, access: Access, root: str = "busbar", realm: str = _ANY_REALM) -> list[str]:
-    """The topic filters that an account may read or write; none for a malformed name or root."""
+def filters(
+    kind: str,
+    user: str,
+    access: Access,
+    root: str = "busbar",
+    realm: str = _ANY_REALM,
+    house: HomeAssistant | None = None,
+) -> list[str]:
+    """The topic filters that an account may read or write; none for a malformed name or root.
+
+    `house`: with what Home Assistant's discovery takes, for the manager and for its own user.
+    """
     if not is_name(user) or not is_root(root):
         return []
     return [
         f"{root}/{VERSION}/{_ANY_REALM if rule.is_pattern else realm}/{rule.tail}".replace(_USER, user)
         for rule in RULES
         if kind in rule.kinds and rule.access in (access, "readwrite")
-    ]
+    ] + (house.filters(kind, user, access, root, realm) if house else [])
 
 
-def may_publish(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
+def may_publish(
+    kind: str,
+    user: str,
+    topic: str,
+    root: str = "busbar",
+    realm: str = _ANY_REALM,
+    house: HomeAssistant | None = None,
+) -> bool:
     """True when the account may publish to `topic`, whether live, retained or as its will.
 
     `realm`: where managers and persons have their rights; default: any.
     """
     if not is_valid_topic(topic):
         return False
-    return any(allowed(topic) for allowed in _allowed(kind, user, "write", root, realm))
+    return any(allowed(topic) for allowed in _allowed(kind, user, "write", root, realm, house))
 
 
-def may_subscribe(kind: str, user: str, wanted: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
+def may_subscribe(
+    kind: str,
+    user: str,
+    wanted: str,
+    root: str = "busbar",
+    realm: str = _ANY_REALM,
+    house: HomeAssistant | None = None,
+) -> bool:
     """True when the account may read anything that the filter `wanted` can match (see `readable`)."""
-    return readable(kind, user, wanted, root, realm) is not None
+    return readable(kind, user, wanted, root, realm, house) is not None
 
 
-def readable(kind: str, user: str, wanted: str, root: str, realm: str) -> tuple[str, ...] | None:
+def readable(
+    kind: str, user: str, wanted: str, root: str, realm: str, house: HomeAssistant | None = None
+) -> tuple[str, ...] | None:
     """The filters that match what the account may read of `wanted`, at most one per rule; None for nothing.
 
     `$SYS`, which programs that show a broker ask for, has no messages here: no filters.
     """
     if not is_valid_filter(wanted):
         return None
-    if any(allowed(wanted) for allowed in _allowed(kind, user, "read", root, realm)):
+    if any(allowed(wanted) for allowed in _allowed(kind, user, "read", root, realm, house)):
         return (wanted,)
     if wanted.split("/", 1)[0] == "$SYS":
         return ()
-    return _parts(wanted, tuple(filters(kind, user, "read", root, realm))) or None
+    return _parts(wanted, tuple(filters(kind, user, "read", root, realm, house))) or None
 
 
 def _parts(wanted: str, rights: tuple[str, ...]) -> tuple[str, ...]:
@@ -157,18 +184,28 @@ def both(first: list[str], second: list[str]) -> str:
     return "/".join(levels)
 
 
-def may_read(kind: str, user: str, topic: str, root: str = "busbar", realm: str = _ANY_REALM) -> bool:
+def may_read(
+    kind: str,
+    user: str,
+    topic: str,
+    root: str = "busbar",
+    realm: str = _ANY_REALM,
+    house: HomeAssistant | None = None,
+) -> bool:
     """True when the account may receive messages published to `topic`."""
     if not is_valid_topic(topic):
         return False
-    return any(allowed(topic) for allowed in _allowed(kind, user, "read", root, realm))
+    return any(allowed(topic) for allowed in _allowed(kind, user, "read", root, realm, house))
 
 
-def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> str:
+def render_mosquitto(
+    root: str, realm: str, manager_user: str, persons: Sequence[str], house: HomeAssistant | None = None
+) -> str:
     """The `acl_file` of mosquitto for one realm, its manager's user and the named persons.
 
     Raises ValueError for a malformed root, realm or user name.
     """
+    persons = with_house(root, persons, house)
     check_names(root, realm, [manager_user, *persons])
     lines = [f"# Access to realm {realm}, generated: change the table, not this file."]
     lines += [
@@ -179,18 +216,23 @@ def render_mosquitto(root: str, realm: str, manager_user: str, persons: Sequence
     for user, kind in kinds_of(manager_user, persons):
         lines += ["", f"user {user}"]
         lines += [f"topic {rule.access} {Topics(realm, root).prefix}/{rule.tail}" for rule in _shared(kind)]
+        lines += [f"topic {access} {topic}" for access, topic in _of_house(house, kind, user, root, realm)]
     return "\n".join(lines) + "\n"
 
 
-def render_emqx(root: str, realm: str, manager_user: str, persons: Sequence[str]) -> str:
+def render_emqx(
+    root: str, realm: str, manager_user: str, persons: Sequence[str], house: HomeAssistant | None = None
+) -> str:
     """EMQX's `acl.conf` (Erlang terms, first match wins) for the same rules; ends by denying the rest.
 
     Raises ValueError for a malformed root, realm or user name.
     """
+    persons = with_house(root, persons, house)
     check_names(root, realm, [manager_user, *persons])
     lines = [f"%% Access to realm {realm}, generated: change the table, not this file."]
     for user, kind in kinds_of(manager_user, persons):
         tails = [(rule.access, f"{Topics(realm, root).prefix}/{rule.tail}") for rule in _shared(kind)]
+        tails += _of_house(house, kind, user, root, realm)
         lines += _emqx_terms(f'{{username, "{user}"}}', tails)
     everyone = [
         (rule.access, f"{root}/{VERSION}/+/{rule.tail.replace(_USER, '${username}')}") for rule in _personal()
@@ -210,6 +252,21 @@ def _emqx_terms(who: str, rows: Iterable[tuple[Access, str]]) -> list[str]:
         f"{{allow, {who}, {_EMQX_ACTIONS[access]}, [{', '.join(topics)}]}}."
         for access, topics in grouped.items()
     ]
+
+
+def with_house(root: str, persons: Sequence[str], house: HomeAssistant | None) -> Sequence[str]:
+    """The persons, and Home Assistant's user. Raises ValueError where its topics are among the contract's."""
+    if house is None:
+        return persons
+    house.check_root(root)
+    return persons if house.user in persons else [*persons, house.user]
+
+
+def _of_house(
+    house: HomeAssistant | None, kind: str, user: str, root: str, realm: str
+) -> list[tuple[Access, str]]:
+    both_ways: tuple[Access, Access] = ("write", "read")
+    return [(a, t) for a in both_ways for t in house.filters(kind, user, a, root, realm)] if house else []
 
 
 def _personal() -> list[Rule]:

@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .acl import NODE, check_names, filters, kinds_of
+from .acl import NODE, check_names, filters, kinds_of, with_house
+from .home_assistant import HomeAssistant
 
 CONTROL: Final = "$CONTROL/dynamic-security/v1"
 RESPONSE: Final = f"{CONTROL}/response"
@@ -21,14 +22,14 @@ def role_of(kind: str, user: str, realm: str) -> str:
     return f"busbar-{realm}-{kind}-{user}"
 
 
-def rights(kind: str, user: str, root: str, realm: str) -> list[Command]:
-    """The rights of a user as the plugin's ACLs.
+def rights(kind: str, user: str, root: str, realm: str, house: HomeAssistant | None = None) -> list[Command]:
+    """The rights of a user as the plugin's ACLs, with those for Home Assistant.
 
     Raises ValueError for a malformed root, realm or user name.
     """
     check_names(root, realm, [user])
-    sends = [("publishClientSend", topic) for topic in filters(kind, user, "write", root, realm)]
-    reads = filters(kind, user, "read", root, realm)
+    sends = [("publishClientSend", topic) for topic in filters(kind, user, "write", root, realm, house)]
+    reads = filters(kind, user, "read", root, realm, house)
     gets = [(way, topic) for way in ("subscribePattern", "publishClientReceive") for topic in reads]
     return [{"acltype": way, "topic": topic, "priority": 0, "allow": True} for way, topic in sends + gets]
 
@@ -49,15 +50,21 @@ def put_commands(kind: str, user: str, root: str, realm: str, known: bool, passw
 
 
 def role_commands(
-    root: str, realm: str, manager_user: str, persons: Sequence[str], nodes: Sequence[str]
+    root: str,
+    realm: str,
+    manager_user: str,
+    persons: Sequence[str],
+    nodes: Sequence[str],
+    house: HomeAssistant | None = None,
 ) -> list[Command]:
     """What makes the roles of clients that the plugin knows, and gives them to these.
 
     Raises ValueError as `rights`.
     """
     rows: list[Command] = []
+    persons = with_house(root, persons, house)
     for user, kind in [*kinds_of(manager_user, persons), *((node, NODE) for node in nodes)]:
-        role, acls = role_of(kind, user, realm), rights(kind, user, root, realm)
+        role, acls = role_of(kind, user, realm), rights(kind, user, root, realm, house)
         rows += [
             {"command": "createRole", "rolename": role},
             {"command": "modifyRole", "rolename": role, "textname": f"Busbar: {kind} {user}", "acls": acls},

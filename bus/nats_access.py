@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .acl import NODE, check_names, filters, kinds_of
+from .acl import NODE, check_names, filters, kinds_of, with_house
 from .addresses import netloc
+from .home_assistant import HomeAssistant
 from .nats_text import nats_text
 
 PASSWORDS: Final = "busbar-passwords.conf"
@@ -57,11 +58,13 @@ def render_nats(
     persons: Sequence[str],
     nodes: Sequence[str],
     server: Server | None = None,
+    house: HomeAssistant | None = None,
 ) -> str:
     """Accounts, users with their permissions, and limits; with `server` the whole configuration of one.
 
     Raises ValueError for a malformed root, realm or user name.
     """
+    persons = with_house(root, persons, house)
     users = [*kinds_of(manager_user, persons), *((node, NODE) for node in nodes)]
     names = [user for user, _ in users]
     check_names(root, realm, names)
@@ -82,7 +85,7 @@ def render_nats(
         "    users [",
     ]
     for user, kind in users:
-        write, read = (filters(kind, user, access, root, realm) for access in ("write", "read"))
+        write, read = (filters(kind, user, access, root, realm, house) for access in ("write", "read"))
         lines += [
             f"      # {kind}",
             f'      {{ user: "{user}", password: ${variable(user)}, allowed_connection_types: {_BY_MQTT}',

@@ -66,12 +66,31 @@ MaxPacket = Annotated[
         help="Bytes of the largest packet the broker takes; default 1 MiB, or what it says (MQTT 5).",
     ),
 ]
+LogLevel = Annotated[
+    str | None,
+    typer.Option("--log-level", help="debug, info, warning or error (BUSBAR_LOG_LEVEL); default info."),
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format",
+        help="plain, json or journald (BUSBAR_LOG_FORMAT); default: journald where stderr is the journal.",
+    ),
+]
 Metrics = Annotated[
     str | None,
     typer.Option(
         "--metrics",
         metavar="[ADDRESS:]PORT",
         help="Serve /metrics, /healthz and /readyz there; needs the extra 'metrics'.",
+    ),
+]
+House = Annotated[
+    str | None,
+    typer.Option(
+        "--home-assistant",
+        metavar="USER[@PREFIX]",
+        help="Tell Home Assistant, which is this user at the broker, of nodes and clusters.",
     ),
 ]
 AllowAnonymous = Annotated[
@@ -115,6 +134,24 @@ def subcommand(
         return function
 
     return add
+
+
+def house(text: str | None, root: str | None = None) -> str | None:
+    """What `--home-assistant` says, checked.
+
+    Raises:
+        CliError: it is malformed, or its topics are among those below `root`.
+    """
+    from busbar.bus.home_assistant import parse
+
+    from .errors import usage
+
+    try:
+        if (found := parse(text)) is not None:
+            found.check_root(root or "busbar")
+    except ValueError as error:
+        raise usage(f"--home-assistant: {error}") from None
+    return text
 
 
 def metrics_address(text: str | None) -> tuple[str, int] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from busbar.bus.decode import MAX_PAYLOAD
+from busbar.bus.home_assistant import HomeAssistant
 from busbar.bus.options import ConnectOptions
 from busbar.bus.roles import READ_ROLES, in_words
 from busbar.bus.topics import Topics, is_name
@@ -20,6 +21,7 @@ class ManagerConfig:
     running at its goodbye are moved after `offline_after_s`. `rate`, `burst` and `in_flight` limit each
     caller: requests per second, size of a burst, changes not yet answered.
     `adopt_realm`: serve the realm even if it was another store's. `metrics`: where to serve them.
+    `home_assistant`: tell it of nodes and clusters.
     """
 
     state: Path
@@ -36,6 +38,7 @@ class ManagerConfig:
     adopt_realm: bool = False
     quotas: Quotas = field(default_factory=Quotas)
     metrics: tuple[str, int] | None = None
+    home_assistant: HomeAssistant | None = None
 
     def limits(self) -> dict[str, int]:
         """The limits as clients see them."""
@@ -66,4 +69,6 @@ def checked(config: ManagerConfig) -> Topics:
         raise ValueError("heartbeat_s is 0.05 to 3600 seconds; rate, burst and in_flight are above zero")
     if not 0 <= config.offline_after_s <= 10**9:
         raise ValueError("offline_after_s is 0 to 1000000000 seconds")
+    if config.home_assistant is not None:
+        config.home_assistant.check_root(config.root)
     return Topics(config.realm, config.root)

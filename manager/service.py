@@ -22,7 +22,7 @@ from busbar.bus.connection.protocol_memory import ProtocolMemory
 from busbar.bus.errors import MissingRightError
 from busbar.bus.messages import ManagerState
 from busbar.bus.service_status import SayStatus, unsaid
-from busbar.bus.version import version
+from busbar.bus.version import commit, version
 
 from .api.operations.base import ManagerIdentity, ReadContext
 from .api.operations.principals import seed
@@ -36,6 +36,7 @@ from .leader.realm_claim import RealmClaim, RealmInUseError
 from .leader.rights import Rights
 from .leader.state_folder import database
 from .planner.model import LivenessTiming
+from .publish.discovery import HomeAssistantDiscovery
 from .publish.presence import Presence
 from .publish.publisher import Publisher
 from .publish.render import MAX_CONDITIONS
@@ -119,6 +120,9 @@ class Manager:
         self.reports = Reports(
             store, self.memory, self.monitor.cache, clock, wake=self.monitor.wake, command=publisher.command
         )
+        self.discovery = HomeAssistantDiscovery(
+            store, self.link, clock, config.home_assistant, config.manager_id, lambda: publisher.active
+        )
         self._identity = self._make_identity()
         self._rehearsal = Rehearsal(store, self.memory, self.monitor.cache, clock, new_id, config.manager_id)
         responder = Responder(
@@ -154,6 +158,7 @@ class Manager:
         self.reports.attach(self.link)
         self.link.subscribe(self.topics.all_requests(), self._on_request)
         self.link.subscribe(self.topics.all_managers(), self._on_manager)
+        self.discovery.attach()
         self.link.on_connect(self._on_connect)
         link = asyncio.create_task(self.link.run(), name="link")
         try:
@@ -175,6 +180,8 @@ class Manager:
             "monitor": self.monitor.run(),
             "watch": self._watch(),
         }
+        if self.discovery.needed:
+            loops["discovery"] = self.discovery.run()
         fenced: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
@@ -263,6 +270,7 @@ class Manager:
         await self.presence.publish_online(self.link)
         await self.publisher.start_session()
         self.retained_audit.wake()
+        self.discovery.connected()
         if self._look_at_rights:
             self.rights.wake()
         while self._early:
@@ -322,6 +330,7 @@ class Manager:
             started=self.started,
             limits=config.limits(),
             conditions=self.conditions,
+            commit=commit(),
         )
 
     def conditions(self) -> list[str]:

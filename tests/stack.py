@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from busbar.bus.acl import render_mosquitto
 from busbar.bus.broker.accounts import ensure_account
+from busbar.bus.home_assistant import parse
 
 from tests.brokers import free_port, mosquitto, wait_for_port
 from tests.pace import bound
@@ -35,10 +36,11 @@ ROOT = Path(__file__).parent.parent
 class Stack:
     """One realm `lab` on one broker. Use `stack(...)` to make it."""
 
-    def __init__(self, folder: Path, heartbeat: float) -> None:
+    def __init__(self, folder: Path, heartbeat: float, house: str | None = None) -> None:
         self.folder = folder
         self.heartbeat = heartbeat
         self.broker = "embedded"
+        self.house = house
         self.port = 0
         self.ports: list[int] = []
         """The nodes' ports where the broker is a cluster."""
@@ -87,6 +89,7 @@ class Stack:
 
     def start_manager(self, name: str = "manager", *more: str) -> None:
         state = ["--state", str(self.folder / "manager-state"), "--heartbeat", str(self.heartbeat)]
+        state += ["--home-assistant", self.house] if self.house else []
         self.spawn(name, "manager", "--owner", "alice", *state, *more, *self.connection("manager"))
 
     def start_agent(self, node: str, *more: str) -> None:
@@ -156,10 +159,12 @@ def kill_workers(folder: Path) -> None:
 
 
 @contextmanager
-def stack(folder: Path, broker: str = "embedded", heartbeat: float = 1.0) -> Iterator[Stack]:
+def stack(
+    folder: Path, broker: str = "embedded", heartbeat: float = 1.0, house: str | None = None
+) -> Iterator[Stack]:
     """A broker of this kind (embedded, mosquitto, or a cluster: see tests.clusters.engines) with accounts for
-    everybody, and nothing else yet."""
-    made = Stack(folder, heartbeat)
+    everybody, and nothing else yet. `house`: the user that Home Assistant is there."""
+    made = Stack(folder, heartbeat, house)
     made.broker = broker
     try:
         with start_broker(made, broker):
@@ -206,9 +211,11 @@ def cluster(made: Stack, kind: str) -> Iterator[Engine]:
         yield running
 
 
-def start_embedded(made: Stack) -> None:
+def start_embedded(made: Stack, **env: str) -> None:
     """Start (again) the embedded broker on the stack's port."""
-    process = made.spawn("broker", "broker", "--state", str(made.folder), "--port", str(made.port))
+    house = ["--home-assistant", made.house] if made.house else []
+    words = ["--state", str(made.folder), "--port", str(made.port), *house]
+    process = made.spawn("broker", "broker", *words, **env)
     wait_for_port(made.port, process)
 
 
@@ -219,7 +226,7 @@ def mosquitto_lines(made: Stack) -> list[str]:
     for name, secret in made.secrets.items():
         subprocess.run(["mosquitto_passwd", "-b", passwords, name, secret], check=True, capture_output=True)
     access = made.folder / "acl"
-    access.write_text(render_mosquitto("busbar", "lab", "manager", list(PERSONS)))
+    access.write_text(render_mosquitto("busbar", "lab", "manager", list(PERSONS), parse(made.house)))
     access.chmod(0o600)
     return ["allow_anonymous false", f"password_file {passwords}", f"acl_file {access}"]
 

@@ -1,4 +1,4 @@
-"""What the documentation shows, run: generated pages, links, the console blocks of README and quickstart."""
+"""What the documentation shows, run: generated pages, the console blocks of README and quickstart."""
 
 from __future__ import annotations
 
@@ -38,12 +38,6 @@ def test_the_reference_is_up_to_date() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-        assert (page.parent / target).exists(), target
-
-
 def test_files_named_by_the_architecture_and_the_rules_exist() -> None:
     for name in ("docs/explanation/architecture.md", "CONTRIBUTING.md"):
         named = re.findall(r"`((?:bus|manager|agent|cli|tests|docs)/[^`\s]*)`", (ROOT / name).read_text())
@@ -62,6 +56,21 @@ def test_the_architecture_has_a_row_for_every_wing() -> None:
     text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     rows = set(re.findall(r"^\| `(\w+/\w+)/` \|", text, re.MULTILINE))
     assert rows == {f"{package}/{wing}" for package, wings in WINGS.items() for wing in wings}
+
+
+def test_the_manual_pages_are_sound_and_have_the_options_of_the_how_tos() -> None:
+    pages = {path.stem: path for path in (ROOT / "docs" / "man").iterdir()}
+    assert set(pages) == {"busbar", *(f"busbar-{name}" for name in lazy.COMMANDS)}
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    command = ["groff", "-man", "-ww", "-z", "-Tascii", *sorted(map(str, pages.values()))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=bound(30))
+    assert (done.returncode, done.stderr) == (0, "")
+    of_all = pages["busbar"].read_text()
+    for words, options in busbar_commands().items():
+        text = (of_all + pages[f"busbar-{words.split()[0]}"].read_text()).replace("\\-", "-")
+        missing = {option for option in options - {"--help", "-h"} if f"\\fB{option}\\fR" not in text}
+        assert not missing, f"{words}: {missing}"
 
 
 def test_no_text_installs_the_package_index_s_busbar() -> None:

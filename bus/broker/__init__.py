@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import acl
 from ..clock import Clock, SystemClock
+from ..home_assistant import HomeAssistant
 from ..loopback import loopback
 from ..topics import NAME_PATTERN, is_name
 from .limits import LIMITS, Limits, fitted
@@ -44,6 +45,7 @@ class BrokerConfig:
     takes a free one; `ws_port` None means no WebSocket listener. `root`: the first topic level. `realm`: the
     one in which managers and persons have their rights; None: in any. `limits`: see bus.broker.limits.
     `origins`: the web pages that may use the WebSocket listener (`https://host:port`); programs always may.
+    `home_assistant`: grant what its discovery takes.
     """
 
     accounts: Path
@@ -54,6 +56,7 @@ class BrokerConfig:
     realm: str | None = None
     limits: Limits = LIMITS
     origins: tuple[str, ...] = ()
+    home_assistant: HomeAssistant | None = None
 
 
 class EmbeddedBroker:
@@ -70,6 +73,8 @@ class EmbeddedBroker:
             )
         if config.realm is not None and not is_name(config.realm):
             raise ValueError(f"realm {config.realm!r} must match {NAME_PATTERN}")
+        if config.home_assistant is not None:
+            config.home_assistant.check_root(config.root)
         self._config = config
         self._clock = clock or SystemClock()
         self._host = _loopback(config.host)
@@ -191,6 +196,7 @@ def _make(config: BrokerConfig, sockets: dict[str, socket.socket], clock: Clock)
     access: dict[str, Any] = {"accounts": str(config.accounts), "root": config.root}
     limits = fitted(config.limits, _descriptors())
     access |= {"realm": config.realm or "+", "clock": clock, "limits": limits}
+    access["house"] = config.home_assistant
     plugins = {"busbar.bus.broker.access_plugin.AccessPlugin": access}
     settings = AmqttConfig.from_dict({"listeners": listeners, "plugins": plugins})
     return HardenedBroker(settings, sockets, clock, limits, config.origins)

@@ -19,6 +19,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from .. import acl
 from ..acl import NODE
 from ..clock import Clock
+from ..home_assistant import HomeAssistant
 from ..topics import is_log, is_request
 from .accounts import Account, Accounts, cost_of, hash_in_vain, is_chosen
 from .join_tokens import (
@@ -72,12 +73,14 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
 
     @dataclass
     class Config:
-        """The accounts file, a Clock, first level of every topic, the realm (`+`: any), and limits."""
+        """The accounts file, a Clock, first level of every topic, the realm (`+`: any), whether and how Home
+        Assistant is told of it, and limits."""
 
         accounts: str
         clock: Any
         root: str = "busbar"
         realm: str = "+"
+        house: HomeAssistant | None = None
         limits: Limits = LIMITS
 
     def __init__(self, context: Any) -> None:
@@ -85,7 +88,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         self._path = Path(self.config.accounts)
         self._clock: Clock = self.config.clock
         self.root: str = self.config.root
-        self._where = (self.root, str(self.config.realm))
+        self._where = (self.root, str(self.config.realm), self.config.house)
         self._limits: Limits = self.config.limits
         self._accounts = Accounts()
         self._seen: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 from busbar.bus.acl import render_emqx, render_mosquitto
 from busbar.bus.dynsec import Command, render_dynsec, role_commands
+from busbar.bus.home_assistant import parse
 from busbar.bus.nats_access import Server, render_nats
 
 from .. import common_options as n
@@ -35,6 +36,7 @@ def acl(
         typer.Option(help="HOST:PORT of MQTT (nats only): the whole file of a server that runs alone."),
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Its folder for messages (with --listen).")] = None,
+    home_assistant: n.House = None,
     dynsec_context: Annotated[
         str | None,
         typer.Option(
@@ -51,17 +53,18 @@ def acl(
         raise usage("--dynsec-context is for --broker dynsec")
     if broker in ("mosquitto", "emqx") and node:
         raise usage(f"--node is for --broker nats and dynsec; {broker} has patterns")
+    house = parse(n.house(home_assistant, first))
     try:
         if broker == "nats":
-            text = render_nats(first, realm, manager, persons, node or [], _server(listen, store))
+            text = render_nats(first, realm, manager, persons, node or [], _server(listen, store), house)
         elif broker == "dynsec":
-            commands = role_commands(first, realm, manager, persons, node or [])
+            commands = role_commands(first, realm, manager, persons, node or [], house)
             if dynsec_context is not None:
-                return _give_roles(dynsec_context, commands, [manager, *persons, *(node or [])])
+                return _give_roles(dynsec_context, commands)
             text = render_dynsec(commands)
         else:
             render = render_mosquitto if broker == "mosquitto" else render_emqx
-            text = render(first, realm, manager, persons)
+            text = render(first, realm, manager, persons, house)
     except ValueError as error:
         raise usage(str(error)) from None
     if output.output_format() != "table":
@@ -71,11 +74,12 @@ def acl(
     return None
 
 
-def _give_roles(context: str, commands: list[Command], users: list[str]) -> None:
+def _give_roles(context: str, commands: list[Command]) -> None:
     """Raises CliError, BusError."""
     from ..services.node_access import by_dynsec
 
     by_dynsec(context, lambda at: at.give_roles(commands))
+    users = [row["username"] for row in commands if "username" in row]
     output.done({"users": users}, f"{', '.join(users)}: the roles are given")
 
 

@@ -38,17 +38,19 @@ def run(
         typer.Option("--ws-origin", help="A web page that may use it: https://HOST:PORT; may be repeated."),
     ] = None,
     root: Annotated[str, typer.Option("--root", help="First topic level.")] = "busbar",
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    home_assistant: n.House = None,
+    log_level: n.LogLevel = None,
+    log_format: n.LogFormat = None,
 ) -> None:
     """Run the broker in the foreground. At its first start it makes the accounts admin and manager."""
     if ctx.invoked_subcommand is not None:
         return
     from busbar.bus.loopback import loopback
 
-    from ..services import run, up_plan
+    from ..services import logs, run, up_plan
     from ..services.specs import BrokerSpec
 
-    run.log_to_stderr(log_level)
+    logs.start(log_level, log_format)
     folder = _folder(state)
     for user, kind in ((up_plan.ADMIN_USER, acl.PERSON), (up_plan.MANAGER_USER, acl.MANAGER)):
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))
@@ -60,6 +62,7 @@ def run(
         ws_origins=ws_origin or [],
         root=root,
         realm=global_options().realm,
+        home_assistant=n.house(home_assistant, root),
     )
     raise typer.Exit(run.serve(spec))
 

@@ -44,6 +44,7 @@ def run(
     mqtt: n.Mqtt = "auto",
     max_packet: n.MaxPacket = None,
     metrics: n.Metrics = None,
+    home_assistant: n.House = None,
     adopt_realm: Annotated[
         bool,
         typer.Option("--adopt-realm", help="Serve the realm even if it was another store's, from now on."),
@@ -53,17 +54,18 @@ def run(
     quota_groups: Annotated[
         int, typer.Option(min=0, help="Worker groups in one operator's clusters.")
     ] = 1_000,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_level: n.LogLevel = None,
+    log_format: n.LogFormat = None,
 ) -> None:
     """Run the manager in the foreground, against the broker of the options."""
     if ctx.invoked_subcommand is not None:
         return
-    from ..services import run
+    from ..services import logs, run
     from ..services.specs import ConnectSpec, ManagerSpec
     from ..settings import service_settings
 
     settings = service_settings("manager")
-    run.log_to_stderr(log_level)
+    logs.start(log_level, log_format)
     spec = ManagerSpec(
         realm=str(settings.realm),
         root=str(settings.root),
@@ -77,6 +79,7 @@ def run(
         principals=dict.fromkeys(owner or ["admin"], OWNER),
         adopt_realm=adopt_realm,
         metrics=n.metrics_address(metrics),
+        home_assistant=n.house(home_assistant, settings.root),
         quotas={"nodes": quota_nodes, "clusters": quota_clusters, "groups": quota_groups},
     )
     raise typer.Exit(run.serve(spec))

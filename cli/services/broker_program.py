@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from busbar.bus import home_assistant
 from busbar.bus.acl import NODE, PERSON, render_mosquitto
 from busbar.bus.addresses import netloc
 from busbar.bus.broker.accounts import Accounts
@@ -208,7 +209,15 @@ class Files:
         server = Server(spec.host, spec.port, store)
         known = {user: secret for user, (_, secret) in users.items()}
         persons, nodes = _of(users, PERSON), _of(users, NODE)
-        access = render_nats(spec.root, spec.realm, spec.manager, persons, nodes, server)
+        access = render_nats(
+            spec.root,
+            spec.realm,
+            spec.manager,
+            persons,
+            nodes,
+            server,
+            home_assistant.parse(spec.home_assistant),
+        )
         return {PASSWORDS: render_passwords(known), self.config.name: access}
 
     def _mosquitto(self, users: dict[str, tuple[str, str]]) -> dict[str, str]:
@@ -227,7 +236,13 @@ class Files:
         ]
         return {
             "passwords": "\n".join([*hashes, ""]),
-            "acl": render_mosquitto(spec.root, spec.realm, spec.manager, _of(users, PERSON)),
+            "acl": render_mosquitto(
+                spec.root,
+                spec.realm,
+                spec.manager,
+                _of(users, PERSON),
+                home_assistant.parse(spec.home_assistant),
+            ),
             self.config.name: "\n".join([*lines, ""]),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
+from busbar.bus.log_lines import LogFormat
 from msgspec import Struct, field
 
 from ..context import MEMBERS, Settings
@@ -48,7 +49,9 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     ws_port: int | None = None
     ws_origins: list[str] = field(default_factory=list)
+    home_assistant: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
@@ -63,11 +66,14 @@ class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
     root: str
     realm: str
     host: str = "127.0.0.1"
+    home_assistant: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class ManagerSpec(Struct, frozen=True, kw_only=True):
-    """The manager. `principals`: role by user name, for a new database."""
+    """The manager. `principals`: role by user name, for a new database. `home_assistant` is `USER[@PREFIX]`,
+    here and in the brokers' specs."""
 
     kind: ClassVar[str] = "manager"
     realm: str
@@ -83,7 +89,9 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     max_packet: int | None = None
     quotas: dict[str, int] = field(default_factory=dict)
     metrics: tuple[str, int] | None = None
+    home_assistant: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class AgentSpec(Struct, frozen=True, kw_only=True):
@@ -106,6 +114,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     max_packet: int | None = None
     metrics: tuple[str, int] | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class WebSpec(Struct, frozen=True, kw_only=True):
@@ -121,6 +130,7 @@ class WebSpec(Struct, frozen=True, kw_only=True):
     cert: str | None = None
     key: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec | WebSpec

@@ -1,4 +1,4 @@
-"""Keys of the table `meta` beyond the engine's own: the brake, and a restore that was not reported yet."""
+"""Keys of the table `meta` beyond the engine's own: the brake, discovery, and a restore not reported yet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from .tx import Tx
 
 BRAKE_KEY: Final = "brake"
 """The brake's key in the table `meta`: JSON with `reason` and `nodes`."""
+DISCOVERY_KEY: Final = "home_assistant"
+"""JSON: the discovery prefixes below which messages of this realm may be retained."""
 
 
 def read_brake(value: str | None) -> tuple[str | None, frozenset[str]]:

@@ -7,6 +7,7 @@ import json
 import pytest
 from busbar.bus import dynsec
 from busbar.bus.acl import KINDS, filters
+from busbar.bus.home_assistant import HomeAssistant
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,3 +60,14 @@ def test_one_message_gives_known_clients_their_roles() -> None:
         ("alice", "busbar-lab-person-alice"),
         ("n1", "busbar-lab-node-n1"),
     ]
+
+
+def test_home_assistant_has_its_own_topics_and_no_more() -> None:
+    house = HomeAssistant("hass")
+    assert dynsec.rights("node", "n1", "busbar", "lab", house) == dynsec.rights("node", "n1", "busbar", "lab")
+    rows = dynsec.role_commands("busbar", "lab", "manager", ["alice"], [], house)
+    acls = {
+        row["rolename"]: [a["topic"] for a in row["acls"]] for row in rows if row["command"] == "modifyRole"
+    }
+    assert house.birth in acls["busbar-lab-person-hass"] and house.birth in acls["busbar-lab-manager-manager"]
+    assert house.birth not in acls["busbar-lab-person-alice"]
