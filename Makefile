@@ -28,7 +28,7 @@ ASYNCAPI := $(abspath $(VENV))/asyncapi
 HOUSE := $(abspath $(VENV))/home-assistant
 HOUSE_PYTHON ?= python3.13
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi home-assistant pictures upgrade clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi home-assistant site pictures upgrade clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop; busbar-demo.png is its page"
@@ -44,6 +44,7 @@ help:
 	@echo "make foreign   the clients in JavaScript (npm: mqtt.js, Autobahn|JS) alone"
 	@echo "make asyncapi  the AsyncAPI document through AsyncAPI's own parser (npm)"
 	@echo "make home-assistant   the discovery messages through Home Assistant's own schemas and templates"
+	@echo "make site    build the documentation's site, build/site/html; refuses links that lead nowhere"
 	@echo "make pictures   take the pictures of the page for the documentation (chromium); some minutes"
 	@echo "make upgrade   every pair of the previous release and this one: the main job; some minutes"
 	@echo "make reference   write docs/reference from the contract"
@@ -125,6 +126,10 @@ home-assistant: setup
 	@test -x $(HOUSE)/bin/python || $(HOUSE_PYTHON) -m venv $(HOUSE)
 	@$(HOUSE)/bin/python -m pip install --quiet --disable-pip-version-check homeassistant "paho-mqtt<3"
 	@BUSBAR_HOME_ASSISTANT=$(HOUSE)/bin/python $(BIN)/python -m pytest tests/homeassistant
+
+site: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@$(BIN)/python docs/website.py
 
 pictures: setup
 	@$(BIN)/python -m tests.web.pictures docs/pictures
