@@ -1,21 +1,25 @@
-"""What pyproject.toml can't say: the README with absolute links, and the links of the metadata.
+"""What pyproject.toml can't say: the README with absolute links, the links of the metadata, and the commit.
 
-Both need the repository's address: that of the clone's remote `origin`, or BUSBAR_REPOSITORY_URL. Without one
-there are no such links, rather than links that lead nowhere. A source distribution keeps those that it was
-made with.
+The links need the repository's address: that of the clone's remote `origin`, or BUSBAR_REPOSITORY_URL.
+Without one there are no such links, rather than links that lead nowhere. The commit, which `busbar --version`
+tells, is that of the clone, or BUSBAR_COMMIT. A source distribution keeps what it was made with.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 from email import message_from_string
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent
+PACKAGE = Path(".src/busbar")
 PICTURE = re.compile(r"!\[([^\]]*)\]\((?!https?://)([^)]+)\)")
 LINK = re.compile(r"(?<!\!)\[([^\]]+)\]\((?!https?://|#)([^)]+)\)")
 
@@ -59,10 +63,43 @@ def metadata() -> tuple[str, dict[str, str]]:
     return rendered((ROOT / "README.md").read_text(), url), links(url)
 
 
+def write_commit(package: Path) -> None:
+    """Record the commit in a package, where it is known."""
+    version = runpy.run_path(str(ROOT / PACKAGE / "bus/version.py"))
+    # The record of a source distribution is in the package; a clone's root is where the links lead.
+    recorded = ROOT / PACKAGE / version["RECORD"]
+    known = recorded.read_text().strip() if recorded.exists() else version["commit"]()
+    commit = os.environ.get("BUSBAR_COMMIT") or known
+    if commit and not version["COMMIT"].fullmatch(commit):
+        raise SystemExit(f"BUSBAR_COMMIT: {commit!r} is no commit")
+    if commit:
+        target = package / version["RECORD"]
+        target.unlink(missing_ok=True)  # it may be a hard link to another's
+        target.write_text(f"{commit}\n")
+
+
+class BuildPy(build_py):
+    """As setuptools', with the commit."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:  # there it is the clone that is asked
+            write_commit(Path(self.build_lib, "busbar"))
+
+
+class Sdist(sdist):
+    """As setuptools', with the commit."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        write_commit(Path(base_dir, PACKAGE))
+
+
 if __name__ == "__main__":
     description, urls = metadata()
     setup(
         long_description=description,
         long_description_content_type="text/markdown",
         project_urls=urls,
+        cmdclass={"build_py": BuildPy, "sdist": Sdist},
     )

@@ -244,6 +244,7 @@ class Agent:
             labels=dict(self.config.labels),
             conditions=self._conditions(),
             details=self._details.details(self.specs.runtimes, self._unavailable),
+            links=self.supervisor.registry.links(),
         )
 
     async def _run_versions(self) -> None:

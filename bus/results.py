@@ -223,6 +223,8 @@ class ManagerInfo(Struct, frozen=True):
     conditions: list[str] = msgspec.field(default_factory=list)
     time: str = ""
     """Its wall clock (RFC 3339)."""
+    commit: str | None = None
+    """What it was built from; with `-modified` at the end where it runs from a clone that was changed."""
 
 
 class WorkerRestart(Struct, frozen=True):

@@ -72,11 +72,11 @@ def option_template(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from busbar.bus.version import version
+        from busbar.bus.version import commit, described, version
 
         from . import output
 
-        output.say(f"busbar {version()}")
+        output.say(f"busbar {described(version(), commit())}")
         raise typer.Exit
 
 
@@ -93,7 +93,12 @@ def _top(
     tls_key: TlsKeyOption = None,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+        typer.Option(
+            "--version",
+            help="Print the version with its commit, and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ] = False,
 ) -> None:
     set_global_options(

@@ -72,6 +72,8 @@ class Facts(Struct):
     disk: tuple[str, int, int] | None = None
     """A folder of this machine, bytes free, bytes in all."""
     manager_time: float | None = None
+    commit: str | None = None
+    """Of this command line."""
 
 
 def checks(facts: Facts) -> list[Check]:
@@ -201,7 +203,8 @@ def _versions(facts: Facts) -> Iterator[Check]:
         text = "; ".join(f"{name}: {version}" for name, version in list(known.items())[:SHOWN])
         yield Check("versions", "warning", text, "install one version everywhere, the manager first")
     elif facts.manager is not None:
-        yield Check("versions", "ok", f"all that is known runs {facts.version}")
+        commits = f"command line {facts.commit or 'unknown'}, manager {facts.manager.commit or 'unknown'}"
+        yield Check("versions", "ok", f"all that is known runs {facts.version} (commits: {commits})")
 
 
 def _nodes(facts: Facts) -> Iterator[Check]:

@@ -16,7 +16,7 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.clock import Clock, SystemClock, moment_ns
 from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 from busbar.bus.options import ConnectOptions
-from busbar.bus.version import version
+from busbar.bus.version import commit, version
 from busbar.bus.x509 import first_end
 
 from .connect import connected, options_of
@@ -41,6 +41,7 @@ async def examine(settings: Settings, timeout: float) -> Facts:
     """Everything that can be tried with these settings; `timeout`: seconds of one call."""
     clock = SystemClock()
     facts = Facts(version(), clock.time_ns() / 1e9, broker=str(settings.broker or ""), disk=_disk())
+    facts.commit = await asyncio.to_thread(commit)
     try:
         options = options_of(settings)
     except CliError as error:

@@ -1,4 +1,4 @@
-"""Write docs/reference from the code's own tables; with no argument, tell whether it is up to date.
+"""Write docs/reference and docs/man from the code's own tables; without an argument, tell what is stale.
 
 python docs/generate.py            exits 1 when a page differs
 python docs/generate.py --write    writes the pages
@@ -15,6 +15,7 @@ from unittest.mock import MagicMock
 
 import client_page
 import commands
+import man
 import msgspec
 from asyncapi import document
 from busbar.agent.reporting.metrics import families as agent_families
@@ -30,6 +31,7 @@ from busbar.manager.planner.model import LivenessTiming, Snapshot
 from busbar.manager.state.node_memory import NodeMemory
 
 HERE = Path(__file__).parent / "reference"
+MAN = HERE.with_name("man")
 Row = tuple[str, tuple[str, ...], str]
 NOTE = "<!-- Written by docs/generate.py from the code; change that instead. -->"
 
@@ -206,28 +208,29 @@ PAGES = {
 }
 
 
-def render() -> dict[str, str]:
-    """Every page's text by its file name."""
-    pages = {name: "\n".join(page()) + "\n" for name, page in PAGES.items()}
-    return pages | {"asyncapi.json": json.dumps(document(), indent=1) + "\n"}
+def render() -> dict[Path, str]:
+    """Every page's text by its file."""
+    pages = {HERE / name: "\n".join(page()) + "\n" for name, page in PAGES.items()}
+    pages[HERE / "asyncapi.json"] = json.dumps(document(), indent=1) + "\n"
+    return pages | {MAN / name: text for name, text in man.pages().items()}
 
 
 def main() -> int:
     """Compare or write."""
-    stale = [
-        name
-        for name, text in render().items()
-        if not (HERE / name).exists() or (HERE / name).read_text() != text
-    ]
+    pages = render()
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    gone = set(MAN.glob("*")) - set(pages)
     if "--write" in sys.argv:
-        HERE.mkdir(exist_ok=True)
-        for name, text in render().items():
-            (HERE / name).write_text(text)
-        print(f"wrote {len(stale)} of {len(PAGES)} pages")
+        for path, text in pages.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        for path in gone:
+            path.unlink()
+        print(f"wrote {len(stale)} of {len(pages)} pages")
         return 0
-    for name in stale:
-        print(f"docs/reference/{name} is stale: run make reference")
-    return 1 if stale else 0
+    for path in (*stale, *gone):
+        print(f"{path.relative_to(HERE.parent.parent)} is stale: run make reference")
+    return 1 if stale or gone else 0
 
 
 if __name__ == "__main__":

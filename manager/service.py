@@ -22,7 +22,7 @@ from busbar.bus.connection.protocol_memory import ProtocolMemory
 from busbar.bus.errors import MissingRightError
 from busbar.bus.messages import ManagerState
 from busbar.bus.service_status import SayStatus, unsaid
-from busbar.bus.version import version
+from busbar.bus.version import commit, version
 
 from .api.operations.base import ManagerIdentity, ReadContext
 from .api.operations.principals import seed
@@ -330,6 +330,7 @@ class Manager:
             started=self.started,
             limits=config.limits(),
             conditions=self.conditions,
+            commit=commit(),
         )
 
     def conditions(self) -> list[str]:

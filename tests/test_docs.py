@@ -58,6 +58,21 @@ def test_the_architecture_has_a_row_for_every_wing() -> None:
     assert rows == {f"{package}/{wing}" for package, wings in WINGS.items() for wing in wings}
 
 
+def test_the_manual_pages_are_sound_and_have_the_options_of_the_how_tos() -> None:
+    pages = {path.stem: path for path in (ROOT / "docs" / "man").iterdir()}
+    assert set(pages) == {"busbar", *(f"busbar-{name}" for name in lazy.COMMANDS)}
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    command = ["groff", "-man", "-ww", "-z", "-Tascii", *sorted(map(str, pages.values()))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=bound(30))
+    assert (done.returncode, done.stderr) == (0, "")
+    of_all = pages["busbar"].read_text()
+    for words, options in busbar_commands().items():
+        text = (of_all + pages[f"busbar-{words.split()[0]}"].read_text()).replace("\\-", "-")
+        missing = {option for option in options - {"--help", "-h"} if f"\\fB{option}\\fR" not in text}
+        assert not missing, f"{words}: {missing}"
+
+
 def test_no_text_installs_the_package_index_s_busbar() -> None:
     """That name belongs to another project: ours is installed from the clone, or as busbar-mqtt."""
     wrong = re.compile(r"(?:pip|pipx|uv tool) install [^\n`]*(?<![\w/.-])busbar(?![\w-])")

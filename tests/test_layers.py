@@ -46,7 +46,7 @@ WINGS = {
     "agent": {
         "planner": set(),
         "processes": set(),
-        "reporting": {"processes"},
+        "reporting": {"planner", "processes"},
         "routers": {"processes"},
         "runtimes": {"processes"},
         "workers": {"planner", "processes", "runtimes"},
@@ -221,6 +221,7 @@ ONLY = {
     "subprocess": {
         "agent/routers/brief_start.py",
         "agent/processes/process.py",
+        "bus/version.py",
         "cli",
     },
     "time": {"bus/clock.py"},

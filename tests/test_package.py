@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from email.message import Message
@@ -23,9 +24,10 @@ from tests.pace import bound
 from tests.test_docs import ROOT, run_steps, steps
 
 ROOMS = ("bus", "manager", "agent", "cli")
-PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md", ".src", *ROOMS)
+PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md", ".src", "docs/man", *ROOMS)
 BORROWED = ("starlette", "msgspec")
 """Packages beside which those are that ours depends on, with the extra `web`."""
+COMMIT = "0123456789ab-modified"
 PROGRAM = "from busbar.bus.topics import Topics\n\ntopics: {} = Topics('lab')\n"
 
 
@@ -41,7 +43,7 @@ def build(folder: Path, url: str) -> Path:
             shutil.copy2(ROOT / part, source / part)
     # No isolation: setuptools is there, and nothing is downloaded.
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
-    env = {**os.environ, "BUSBAR_REPOSITORY_URL": url}
+    env = {**os.environ, "BUSBAR_REPOSITORY_URL": url, "BUSBAR_COMMIT": COMMIT}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(folder.glob("busbar_mqtt-*.tar.gz"))
@@ -82,14 +84,24 @@ def metadata(wheel: Path) -> Message:
 def test_the_wheel_has_one_name_at_its_top_and_holds_every_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"busbar"}
+    assert {name.split("/")[0] for name in names if not re.match(r"[^/]+\.(dist-info|data)/", name)} == {
+        "busbar"
+    }
     ours = {f"busbar/{p.relative_to(ROOT)}" for room in ROOMS for p in (ROOT / room).rglob("*.py")}
     ours |= {
         f"busbar/{p.relative_to(ROOT)}"
         for part in ("static", "templates")
         for p in (ROOT / "cli/web" / part).iterdir()
     }
-    assert ours | {"busbar/__init__.py", "busbar/py.typed"} == {n for n in names if n.startswith("busbar/")}
+    assert ours | {f"busbar/{name}" for name in ("__init__.py", "py.typed", "commit.txt")} == {
+        n for n in names if n.startswith("busbar/")
+    }
+
+
+@pytest.mark.timeout(180)
+def test_the_manual_pages_are_where_man_looks_for_them(fresh: Path) -> None:
+    installed = {path.name for path in (fresh / "share/man/man1").iterdir()}
+    assert installed == {path.name for path in (ROOT / "docs/man").iterdir()}
 
 
 @pytest.mark.timeout(180)
@@ -104,6 +116,27 @@ def test_the_metadata_links_to_documentation_that_exists(wheel: Path) -> None:
     readme = str(found.get_payload())
     assert f"]({base}/raw/HEAD/docs/pictures/page.png)" in readme
     assert "](docs/" not in readme and f"]({base}/blob/HEAD/docs/quickstart.md)" in readme
+
+
+@pytest.mark.timeout(180)
+def test_an_index_would_take_both_distributions(wheel: Path) -> None:
+    pytest.importorskip("twine", reason="twine, of the extra dev, is not installed")
+    both = sorted(str(path) for path in wheel.parent.glob("busbar_mqtt-*"))
+    assert len(both) == 2
+    command = [sys.executable, "-m", "twine", "check", "--strict", *both]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=bound(60))
+    assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(180)
+def test_it_says_the_commit_that_it_was_built_from(wheel: Path, fresh: Path, tmp_path: Path) -> None:
+    (made,) = wheel.parent.glob("busbar_mqtt-*.tar.gz")
+    with tarfile.open(made) as archive:
+        (name,) = (name for name in archive.getnames() if name.endswith("/commit.txt"))
+        record = archive.extractfile(name)
+        assert record is not None and record.read().decode().strip() == COMMIT
+    said = subprocess.check_output([fresh / "bin/busbar", "--version"], text=True, cwd=tmp_path)
+    assert said == f"busbar {metadata(wheel)['Version']} (commit {COMMIT})\n"
 
 
 def test_without_a_repository_there_is_no_link_that_leads_nowhere() -> None:

@@ -9,8 +9,10 @@ from busbar.bus.connection.link import Link
 from busbar.bus.messages import ReportedWorker
 from busbar.bus.metrics import Family, MetricsServer, Source, connection
 from busbar.bus.states import WorkerState
+from msgspec import UNSET
 from prometheus_client import CollectorRegistry
 
+from ..planner.mesh_links import MeshLink
 from .reporter import NodeSnapshot
 
 _STATES = tuple(
@@ -54,6 +56,39 @@ def families(now: NodeSnapshot) -> Iterator[Family]:
     yield each("resident_memory_bytes", "Resident memory of a worker and its children.", lambda w: w.rss)
     yield each(
         "uptime_seconds", "Since its process was started.", lambda w: w.uptime_ms and w.uptime_ms / 1000
+    )
+    yield each("mesh_peers", "Workers that one of a meshed group is to be connected to.", _peers)
+    yield each("mesh_peers_connected", "Those of them that it is connected to.", _connected)
+    yield from _links(now)
+
+
+def _peers(worker: ReportedWorker) -> float | None:
+    return None if worker.mesh is UNSET else worker.mesh.of
+
+
+def _connected(worker: ReportedWorker) -> float | None:
+    return None if worker.mesh is UNSET else worker.mesh.connected
+
+
+def _links(now: NodeSnapshot) -> Iterator[Family]:
+    """What passes between this node's workers and each other of their mesh."""
+    told = [
+        ((cluster, name, peer), link) for cluster, name, links in now.links for peer, link in links.items()
+    ]
+
+    def each(name: str, text: str, value: Callable[[MeshLink], float | None], kind: str = "gauge") -> Family:
+        samples = [(key, float(number)) for key, link in told if (number := value(link)) is not None]
+        return Family(f"busbar_agent_mesh_{name}", text, (*_WORKER, "peer"), samples, kind)
+
+    received = "Messages that a worker has got from another of its mesh, since they are connected."
+    yield each("messages_received_total", received, lambda link: link.messages_in, "counter")
+    sent = "Messages that a worker has sent to another of its mesh, since they are connected."
+    yield each("messages_sent_total", sent, lambda link: link.messages_out, "counter")
+    yield each(
+        "pending_bytes", "Bytes that wait in a worker for another of its mesh.", lambda link: link.pending
+    )
+    yield each(
+        "round_trip_seconds", "Round trip to another of its mesh, as last measured.", lambda link: link.rtt_s
     )
 
 

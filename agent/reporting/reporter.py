@@ -23,6 +23,8 @@ from busbar.bus.states import Leaves, NodeBirth
 from busbar.bus.topics import Topics
 from msgspec import UNSET, UnsetType, structs, to_builtins
 
+from ..planner.mesh_links import MeshLinks
+
 log = logging.getLogger("busbar.agent")
 
 COALESCE_S: Final = 0.1
@@ -55,6 +57,8 @@ class NodeSnapshot:
     labels: dict[str, str] = field(default_factory=dict)
     conditions: list[str] = field(default_factory=list)
     details: dict[str, RuntimeDetail] = field(default_factory=dict)
+    links: list[tuple[str, str, MeshLinks]] = field(default_factory=list)
+    """Of workers of meshed groups: cluster, name, and their connections. For metrics; not reported."""
 
 
 def snapshot_digest(snapshot: NodeSnapshot) -> str:

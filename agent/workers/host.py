@@ -15,6 +15,7 @@ from busbar.bus.clock import Clock
 from busbar.bus.messages import Traffic
 
 from ..planner.file_watch import Files
+from ..planner.mesh_links import MeshLinks
 from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat
@@ -83,7 +84,7 @@ class Host:
             connect=partial(shared_port.connect, record),
         )
 
-    async def linked(self, question: Question) -> frozenset[str] | None:
+    async def linked(self, question: Question) -> MeshLinks | None:
         """The routers that one is connected to; None when it does not say."""
         return await linked(question)
 

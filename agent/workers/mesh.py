@@ -10,6 +10,7 @@ import msgspec
 from busbar.bus.addresses import netloc
 from busbar.bus.messages import MAX_MISSING, MeshSeen, Peer
 
+from ..planner.mesh_links import MeshLink, MeshLinks, seconds
 from ..runtimes.base import Question
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -22,18 +23,22 @@ EVERY_S: Final = 2.0
 
 class _Route(msgspec.Struct):
     remote_name: str = ""
+    rtt: str = ""
+    in_msgs: int = 0
+    out_msgs: int = 0
+    pending_size: int = 0
 
 
 class _Routes(msgspec.Struct):
-    """The answer of nats-server's `/routez`, of which the names matter."""
+    """The answer of nats-server's `/routez`, of which this matters."""
 
     routes: list[_Route] = []
 
 
-async def linked(question: Question) -> frozenset[str] | None:
-    """The names of the routers that it is connected to; None when it does not say."""
+async def linked(question: Question) -> MeshLinks | None:
+    """The routers that it is connected to; None when it does not say."""
     found = await ask(question, _Routes)
-    return None if found is None else names(found)
+    return None if found is None else links(found)
 
 
 async def ask(question: Question, answer: type[T]) -> T | None:
@@ -68,15 +73,20 @@ def read(said: bytes, answer: type[T]) -> T | None:
         return None
 
 
-def names_in(said: bytes) -> frozenset[str] | None:
-    """The names of the routers in an HTTP answer; None for one that is none."""
+def links_in(said: bytes) -> MeshLinks | None:
+    """The links in an HTTP answer; None for one that is none."""
     found = read(said, _Routes)
-    return None if found is None else names(found)
+    return None if found is None else links(found)
 
 
-def names(found: _Routes) -> frozenset[str]:
-    """The workers' names: what follows a dot tells those of one name apart."""
-    return frozenset(name for route in found.routes if (name := route.remote_name.partition(".")[0]))
+def links(found: _Routes) -> MeshLinks:
+    """By the workers' names: what follows a dot tells those of one name apart."""
+    by_name: dict[str, MeshLink] = {}
+    for route in found.routes:
+        if name := route.remote_name.partition(".")[0]:
+            more = MeshLink(route.in_msgs, route.out_msgs, route.pending_size, seconds(route.rtt))
+            by_name[name] = by_name.get(name, MeshLink()) + more
+    return by_name
 
 
 def seen(peers: Iterable[Peer], linked: Collection[str] | None) -> MeshSeen:

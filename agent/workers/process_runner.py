@@ -17,6 +17,7 @@ from busbar.bus.messages import AssignedWorker, Members, Traffic
 from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
 from ..planner.lifecycle import AfterStop, Phase, Worker
 from ..planner.members import leaves
+from ..planner.mesh_links import MeshLinks
 from ..planner.peers import PeersOf, peers_digest
 from ..processes import logs
 from ..processes.exits import Exit
@@ -53,7 +54,7 @@ class Instance:
     listeners: tuple[Stat, ...] | None = None
     """Its processes that listen on its port; None until they are looked for."""
     files: FileWatch = field(default_factory=FileWatch)
-    linked: frozenset[str] | None = None
+    linked: MeshLinks | None = None
     """The peers that its process is connected to; None while that is not known."""
     traffic: Traffic | None = None
     """What its process last said of its clients; None while that is not known."""
@@ -361,7 +362,7 @@ class ProcessRunner:
         found = await self.host.linked(spec.mesh)
         if instance.spec is spec:
             instance.linked = found
-        return instance.linked != before
+        return (found and found.keys()) != (before and before.keys())
 
     async def look_at_traffic(self, instance: Instance) -> None:
         """Ask a worker for its clients and their messages."""

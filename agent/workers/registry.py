@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Worker
+from ..planner.mesh_links import MeshLinks
 from ..planner.peers import PeersOf
 from ..processes.log_history import LogHistory
 from ..processes.process import WorkerProcesses
@@ -126,6 +127,11 @@ class WorkerRegistry:
         if peers is None or found.pid is None:
             return found
         return replace(found, mesh=seen(peers, instance.linked))
+
+    def links(self) -> list[tuple[str, str, MeshLinks]]:
+        """Cluster, name and connections of each worker of a meshed group that tells them."""
+        found = [(each.worker, each.linked) for each in self._by_oid.values() if each.process is not None]
+        return [(worker.cluster or "", worker.name, linked) for worker, linked in found if linked is not None]
 
     def log_path(self, worker: str, cluster: str | None) -> Path | None:
         """The log of a worker by name; None when there is none of that name."""

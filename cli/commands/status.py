@@ -11,6 +11,7 @@ import typer
 from busbar.bus.client.client import BusClient
 from busbar.bus.exposure import AS_DEFINED, OPEN_ACCESS
 from busbar.bus.params import ManagerInfo, Node, Stat
+from busbar.bus.version import described
 from msgspec import Struct
 
 from .. import common_options as n
@@ -68,7 +69,8 @@ def screen(found: Realm) -> list[Line]:
     manager = found.manager
     head = (
         f"realm {manager.realm}: manager {manager.manager} {manager.state}, "
-        f"epoch {manager.epoch}, up {numbers.duration(manager.uptime_ms)}, version {manager.version}"
+        f"epoch {manager.epoch}, up {numbers.duration(manager.uptime_ms)}, "
+        f"version {described(manager.version, manager.commit)}"
     )
     return [
         (head,),

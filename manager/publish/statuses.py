@@ -111,8 +111,7 @@ class StatusBuilder:
         row = reads.cluster(oid)
         if row is None:
             return None
-        groups, _ = reads.cluster_scale(oid)
-        scale = reads.wanted_scale(oid)
+        groups, _, scale = reads.cluster_scale(oid)
         states = reads.worker_states("cluster_oid", oid) if groups else {}
         not_ready = self._not_ready("cluster_oid", oid, states)
         listening = reads.listening(oid) if groups else []

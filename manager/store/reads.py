@@ -111,14 +111,11 @@ class Queries:
         """(oid, oid of the cluster, name) of every group, by name."""
         return self._rows("SELECT oid, cluster_oid, name FROM workergroups ORDER BY cluster_oid, name")
 
-    def cluster_scale(self, oid: str) -> tuple[int, int]:
-        """The number of a cluster's groups, and the sum of their scales."""
-        groups, scale = self._rows(sql.CLUSTER_SCALE, oid)[0]
-        return int(groups), int(scale)
-
-    def wanted_scale(self, oid: str) -> int:
-        """The sum of the scales of a cluster's groups, but for those that are stopped by themselves."""
-        return int(self._rows(sql.WANTED_SCALE, oid)[0][1])
+    def cluster_scale(self, oid: str) -> tuple[int, int, int]:
+        """The number of a cluster's groups, the sum of their scales, and that of those that are not stopped
+        by themselves."""
+        groups, scale, wanted = self._rows(sql.CLUSTER_SCALE, oid)[0]
+        return int(groups), int(scale), int(wanted)
 
     def fullest_node(self, cluster_oid: str, above: int, peer: int) -> tuple[str, int]:
         """The node of a cluster with the most bytes of distinct definitions larger than `above` and of peers,

@@ -212,8 +212,10 @@ SELECT n.name, m.hardlimit, m.softlimit FROM members m JOIN nodes n ON n.oid = m
 WHERE m.cluster_oid = ? ORDER BY n.name
 """
 CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid = ? AND revision <= ?"
-CLUSTER_SCALE: Final = "SELECT count(*), coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = ?"
-WANTED_SCALE: Final = f"{CLUSTER_SCALE} AND NOT stop_ordered"
+CLUSTER_SCALE: Final = """
+SELECT count(*), coalesce(sum(scale), 0), coalesce(sum(scale) FILTER (WHERE NOT stop_ordered), 0)
+FROM workergroups WHERE cluster_oid = ?
+"""
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 SURPLUS: Final = "SELECT count(*) FROM workers WHERE group_oid = ? AND ordinal > ?"
 WORKERS_PER_NODE: Final = "SELECT count(*) FROM workers WHERE node_oid = ?"

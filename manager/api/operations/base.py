@@ -56,6 +56,7 @@ class ManagerIdentity:
     started: float
     limits: Mapping[str, int]
     conditions: Callable[[], list[str]]
+    commit: str | None = None
 
 
 class Rehearse(Protocol):

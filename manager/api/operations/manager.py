@@ -29,6 +29,7 @@ def get_manager(ctx: ReadContext, params: p.NoParams) -> p.ManagerInfo:
         limits=dict(identity.limits),
         conditions=identity.conditions(),
         time=rfc3339(ctx.now_ns),
+        commit=identity.commit,
     )
 
 

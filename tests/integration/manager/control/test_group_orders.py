@@ -86,7 +86,7 @@ async def test_a_group_is_stopped_and_removed_while_its_cluster_runs(tmp_path: P
         await through(watch, agents, lambda: watch.group("api").status == "STOPPED")
         assert {state for state, _ in lives(watch, "api").values()} == {"STOPPED"}
         assert (watch.cluster().status, lives(watch, "web")) == ("RUNNING", others)
-        assert watch.store.reads.wanted_scale(watch.cluster().oid) == 2
+        assert watch.store.reads.cluster_scale(watch.cluster().oid)[2] == 2
         await watch.pass_time(120, *agents)
         assert watch.group("api").status == "STOPPED"
         assert await to_group(watch, "remove") is not None
