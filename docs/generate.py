@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import client_page
+import commands
 import man
 import msgspec
 from asyncapi import document
@@ -185,12 +187,24 @@ def _of(found: Iterable[Family]) -> Iterator[Row]:
         yield family.name, family.labels, family.help
 
 
+def client() -> Iterator[str]:
+    """The page of the client for programs."""
+    yield from ("# The Python client", "", NOTE, "", *client_page.page())
+
+
+def command_line() -> Iterator[str]:
+    """The page of all commands."""
+    yield from ("# The command line", "", NOTE, "", *commands.page())
+
+
 PAGES = {
     "operations.md": operations,
     "errors.md": errors,
     "events.md": events,
     "states.md": states,
     "metrics.md": metrics,
+    "client.md": client,
+    "cli.md": command_line,
 }
 
 
