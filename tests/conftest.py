@@ -46,6 +46,14 @@ def default_signals() -> None:
 TOGETHER = ("contract", "faults")
 """Packages whose tests share a running system, which costs as long as it runs: one is enough."""
 
+FIRST = (
+    "tests/simulation/test_schedules.py",  # they compute while others wait
+    "tests/security/test_missing_rights.py",
+    "tests/test_docs.py",
+    "tests/integration/cli/test_cli.py",
+)
+"""Files that take longest, in this order: were one begun last, all other processes would wait for it."""
+
 # What an example may take says nothing on a machine that is busy. The suite tries the same examples each
 # time, so that it judges the change and nothing else; `make explore` draws new ones, as `make soak` does.
 settings.register_profile(
@@ -77,9 +85,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+def _rank(nodeid: str) -> int:
+    return next((rank for rank, file in enumerate(FIRST) if nodeid.startswith(file)), len(FIRST))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The simulated schedules begin first: they compute, one process after the other, while others wait."""
-    items.sort(key=lambda item: "test_schedules" not in item.nodeid)
+    """What takes longest begins first; within a file nothing changes."""
+    items.sort(key=lambda item: _rank(item.nodeid))
     for item in items:
         pace.stretch(item, float(config.getini("timeout")))
 

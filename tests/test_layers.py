@@ -9,7 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -64,16 +64,8 @@ IMPURE_MODULES = {
     "sqlite_utils", "paho", "amqtt", "shutil",
 }  # fmt: skip
 TOUCHES_FILES = {
-    "read_text",
-    "read_bytes",
-    "write_text",
-    "write_bytes",
-    "open",
-    "exists",
-    "mkdir",
-    "unlink",
-    "stat",
-}
+    "read_text", "read_bytes", "write_text", "write_bytes", "open", "exists", "mkdir", "unlink", "stat",
+}  # fmt: skip
 
 
 @cache
@@ -93,6 +85,25 @@ def nodes_of(path: Path) -> list[ast.AST]:
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def of_every(paths: Callable[[], list[Path]]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """One test for all files, which names those that break the rule: a test for each would take longer."""
+
+    def decorate(rule: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = []
+            for path in paths():
+                try:
+                    rule(path)
+                except AssertionError as error:
+                    broken.append(f"{name_of(path)}: {error}")
+            assert not broken, "\n".join(broken)
+
+        test.__doc__ = rule.__doc__
+        return test
+
+    return decorate
 
 
 @cache
@@ -134,7 +145,7 @@ def test_what_decides_claims_to_be_pure() -> None:
     assert set(pure()) >= MUST_BE_PURE | inside
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_imports_are_relative_within_a_room_and_full_across_rooms(path: Path) -> None:
     """An import tells at a glance whether it leaves the room, and each module has one name."""
     room = path.relative_to(ROOT).parts[0]
@@ -152,7 +163,7 @@ def wing_of(module: str, room: str) -> str | None:
     return parts[1] if parts[0] == room and len(parts) > 1 and (ROOT / room / parts[1]).is_dir() else None
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_a_wing_imports_only_the_wings_below_it(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     mine = wing_of(name_of(path).removesuffix(".py").replace("/", "."), room)
@@ -174,7 +185,7 @@ def test_every_wing_is_known_and_none_is_above_itself() -> None:
             placed |= ready
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_rooms_import_the_bus_alone(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     top = {name.split(".")[0] for name in imports(path, top=True)}
@@ -195,9 +206,8 @@ def test_the_command_line_talks_to_the_bus_through_the_client_alone() -> None:
             assert not {name for name in found if name.startswith("bus.client")}, name_of(path)
 
 
-@pytest.mark.parametrize("name", pure())
-def test_pure_files_do_no_input_or_output(name: str) -> None:
-    path = ROOT / name
+@of_every(lambda: [ROOT / name for name in pure()])
+def test_pure_files_do_no_input_or_output(path: Path) -> None:
     found = {module.split(".")[0] for module in imports(path, top=False)}
     assert not found & IMPURE_MODULES
     nodes = nodes_of(path)
@@ -207,7 +217,7 @@ def test_pure_files_do_no_input_or_output(name: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
     assert not calls & TOUCHES_FILES
-    if name != "bus/connection/link.py":  # a protocol of coroutines, without one
+    if name_of(path) != "bus/connection/link.py":  # a protocol of coroutines, without one
         assert not [node for node in nodes if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
     mates = {module for module in imports(path, top=False) if module.split(".")[0] in ROOMS}
     files_of = {mate: mate.replace(".", "/") + ".py" for mate in mates if mate != "bus.clock"}
@@ -303,7 +313,7 @@ def private_names(kind: type) -> set[str]:
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_private_names_of_libraries_are_used_in_one_file_each(path: Path) -> None:
     used = set()
     for node, base in library_bases(path):
@@ -313,7 +323,7 @@ def test_private_names_of_libraries_are_used_in_one_file_each(path: Path) -> Non
     assert used == PRIVATE_NAMES.get(name_of(path), set())
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_nobody_reaches_into_another_object(path: Path) -> None:
     """A private name belongs to `self`: those of others, libraries above all, change without a word."""
     for node in nodes_of(path):
@@ -350,7 +360,7 @@ def calls_of(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_only_the_clock_reads_time(path: Path) -> None:
     if name_of(path) not in CLOCK_READERS:
         for called, call in calls_of(path):
@@ -447,7 +457,7 @@ def test_no_topic_is_spelt_outside_the_topics_file() -> None:
         assert not spelt.search(code), name_of(path)
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_files_and_functions_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 500
     for node in nodes_of(path):
@@ -455,7 +465,7 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert node.end_lineno - node.body[0].lineno < 60, node.name
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
+@of_every(files)
 def test_public_things_have_a_docstring(path: Path) -> None:
     tree = parsed(path)
     assert ast.get_docstring(tree), "the file has none"
