@@ -31,7 +31,7 @@ NODERED := $(abspath $(VENV))/node-red
 HOUSE := $(abspath $(VENV))/home-assistant
 HOUSE_PYTHON ?= python3.13
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site pictures clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site pictures upgrade clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop; busbar-demo.png is its page"
@@ -50,6 +50,7 @@ help:
 	@echo "make home-assistant   the discovery messages through Home Assistant's own schemas and templates"
 	@echo "make site    build the documentation's site, build/site/html; refuses links that lead nowhere"
 	@echo "make pictures   take the pictures of the page for the documentation (chromium); some minutes"
+	@echo "make upgrade   every pair of the previous release and this one: the main job; some minutes"
 	@echo "make reference   write docs/reference from the contract"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -141,6 +142,10 @@ site: setup
 
 pictures: setup
 	@$(BIN)/python -m tests.web.pictures docs/pictures
+
+# Needs the commit of the previous release, which a shallow clone lacks.
+upgrade: setup
+	@$(BIN)/python -m tests.upgrade
 
 reference: setup
 	@$(BIN)/python docs/generate.py --write

@@ -98,14 +98,18 @@ class WorkerSupervisor:
             # Nothing is started before it is known which workers of this store run already.
             self.scanned.clear()
         self.registry.admit(self._desired.values())
-        self.adoption.attach_probes(self._desired)
-        self.controller.forget_rejections(self._desired)
+        self._judge_anew()
         self.registry.notify()
 
     def check_starts(self) -> None:
         """After a change of the runtimes: which workers would be started otherwise now."""
-        self.controller.forget_rejections(self._desired, all_of_them=True)
+        self._judge_anew(all_of_them=True)
         self.adoption.check_starts(self._desired)
+
+    def _judge_anew(self, *, all_of_them: bool = False) -> None:
+        """Definitions or runtimes have changed. What goes on as another definition is known only then."""
+        self.controller.forget_rejections(self._desired, all_of_them=all_of_them)
+        self.adoption.attach_probes(self._desired)
 
     async def run(self) -> None:
         """Reconcile until cancelled; the workers go on."""

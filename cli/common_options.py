@@ -66,6 +66,17 @@ MaxPacket = Annotated[
         help="Bytes of the largest packet the broker takes; default 1 MiB, or what it says (MQTT 5).",
     ),
 ]
+LogLevel = Annotated[
+    str | None,
+    typer.Option("--log-level", help="debug, info, warning or error (BUSBAR_LOG_LEVEL); default info."),
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format",
+        help="plain, json or journald (BUSBAR_LOG_FORMAT); default: journald where stderr is the journal.",
+    ),
+]
 Metrics = Annotated[
     str | None,
     typer.Option(

@@ -48,6 +48,8 @@ class Config:
 
     contexts: Mapping[str, Settings] = field(default_factory=dict)
     current: str | None = None
+    log: Mapping[str, str] = field(default_factory=dict)
+    """`level` and `format` of what services log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,14 @@ def _parsed(text: str) -> Config:
     table = tomllib.loads(text)
     contexts = {name: Settings(**_checked(row)) for name, row in table.get("contexts", {}).items()}
     current = table.get("current")
-    return Config(contexts, current if isinstance(current, str) else None)
+    return Config(contexts, current if isinstance(current, str) else None, _log(table.get("log", {})))
+
+
+def _log(table: Mapping[str, Any]) -> dict[str, str]:
+    """Raises CliError for what `[log]` has not."""
+    if not isinstance(table, dict) or not set(table) <= {"level", "format"}:
+        raise usage("config file: [log] holds level and format")
+    return {name: str(value) for name, value in table.items()}
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, str]:

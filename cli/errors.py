@@ -60,6 +60,9 @@ EXPECTED: Final = (
 """Expected failures besides CliError; anything else is a defect and keeps its traceback."""
 
 
+EARLIER: Final = ": a manager of an earlier version does not know it"
+
+
 class CliError(Exception):
     """A failure reported as one sentence; `code` is a stable identifier for `-o json`."""
 
@@ -99,7 +102,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, BusError):
         at = f" at {', '.join(error.pointers)}" if error.pointers else ""
         more = f", correlation {error.correlation}" if error.correlation else ""
-        return f"{error.detail or error.row.title} ({error.code}{at}{more})"
+        hint = EARLIER if error.code == "no_such_procedure" else ""
+        return f"{error.detail or error.row.title} ({error.code}{at}{more}){hint}"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return " ".join(str(error).split()) or type(error).__name__

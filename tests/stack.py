@@ -211,10 +211,11 @@ def cluster(made: Stack, kind: str) -> Iterator[Engine]:
         yield running
 
 
-def start_embedded(made: Stack) -> None:
+def start_embedded(made: Stack, **env: str) -> None:
     """Start (again) the embedded broker on the stack's port."""
     house = ["--home-assistant", made.house] if made.house else []
-    process = made.spawn("broker", "broker", "--state", str(made.folder), "--port", str(made.port), *house)
+    words = ["--state", str(made.folder), "--port", str(made.port), *house]
+    process = made.spawn("broker", "broker", *words, **env)
     wait_for_port(made.port, process)
 
 

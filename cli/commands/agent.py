@@ -48,7 +48,8 @@ def agent(
     mqtt: n.Mqtt = "auto",
     max_packet: n.MaxPacket = None,
     metrics: n.Metrics = None,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_level: n.LogLevel = None,
+    log_format: n.LogFormat = None,
 ) -> None:
     """Run the agent of one node in the foreground, against the broker of the options."""
     if ctx.invoked_subcommand is not None:
@@ -56,7 +57,7 @@ def agent(
     from busbar.bus.topics import is_name
 
     from .. import definition
-    from ..services import run
+    from ..services import logs, run
     from ..services.join_file import read_joined
     from ..services.specs import AgentSpec, ConnectSpec
     from ..settings import service_settings
@@ -73,7 +74,7 @@ def agent(
     settings = service_settings(node, known.settings(folder) if known else None)
     if settings.username != node:
         raise usage(f"the agent of node '{node}' connects as user '{node}', not as '{settings.username}'")
-    run.log_to_stderr(log_level)
+    logged = logs.start(log_level, log_format)
     if join is not None:
         from ..services.join import join as exchange
 
@@ -94,7 +95,7 @@ def agent(
         mqtt=mqtt,
         max_packet=max_packet,
         metrics=n.metrics_address(metrics),
-        log_level=log_level,
+        log_level=logged.level,
     )
     raise typer.Exit(run.serve(spec))
 

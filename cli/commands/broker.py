@@ -39,17 +39,18 @@ def run(
     ] = None,
     root: Annotated[str, typer.Option("--root", help="First topic level.")] = "busbar",
     home_assistant: n.House = None,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_level: n.LogLevel = None,
+    log_format: n.LogFormat = None,
 ) -> None:
     """Run the broker in the foreground. At its first start it makes the accounts admin and manager."""
     if ctx.invoked_subcommand is not None:
         return
     from busbar.bus.loopback import loopback
 
-    from ..services import run, up_plan
+    from ..services import logs, run, up_plan
     from ..services.specs import BrokerSpec
 
-    run.log_to_stderr(log_level)
+    logs.start(log_level, log_format)
     folder = _folder(state)
     for user, kind in ((up_plan.ADMIN_USER, acl.PERSON), (up_plan.MANAGER_USER, acl.MANAGER)):
         up_plan.ensure_broker_account(folder, user, kind, up_plan.ensure_secret(folder, user))

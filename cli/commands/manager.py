@@ -54,17 +54,18 @@ def run(
     quota_groups: Annotated[
         int, typer.Option(min=0, help="Worker groups in one operator's clusters.")
     ] = 1_000,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_level: n.LogLevel = None,
+    log_format: n.LogFormat = None,
 ) -> None:
     """Run the manager in the foreground, against the broker of the options."""
     if ctx.invoked_subcommand is not None:
         return
-    from ..services import run
+    from ..services import logs, run
     from ..services.specs import ConnectSpec, ManagerSpec
     from ..settings import service_settings
 
     settings = service_settings("manager")
-    run.log_to_stderr(log_level)
+    logs.start(log_level, log_format)
     spec = ManagerSpec(
         realm=str(settings.realm),
         root=str(settings.root),

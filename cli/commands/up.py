@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from .. import output
-from ..common_options import House, MaxPacket, Metrics, Mqtt, house, metrics_address
+from ..common_options import House, LogFormat, LogLevel, MaxPacket, Metrics, Mqtt, house, metrics_address
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 
@@ -66,7 +66,6 @@ Web = Annotated[
     bool, typer.Option("--web", help="Serve a page of the realm too: on the last port of it, 8780, or any.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs here too.")]
-LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 
 
 @app.command(help="Run broker, manager and agents on this machine, each a process of its own, supervised.")
@@ -90,14 +89,15 @@ def up(
     home_assistant: House = None,
     web: Web = False,
     verbose: Verbose = False,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     from busbar.bus.clock import SystemClock
 
-    from ..services import run, up_plan
+    from ..services import logs, up_plan
     from ..services.signals import Signals
 
-    run.log_to_stderr(log_level)
+    logged = logs.start(log_level, log_format, {"service": "up"})
     signals = Signals()
     started, env = SystemClock().monotonic(), os.environ
     folder = (state or state_path(env)).expanduser().absolute()
@@ -120,7 +120,8 @@ def up(
             runtimes=_absolute(runtimes),
             static_roots=tuple(path.expanduser().absolute() for path in static_root or ()),
             adopt_realm=adopt_realm,
-            log_level=log_level,
+            log_level=logged.level,
+            log_format=logged.form,
             mqtt=mqtt,
             max_packet=max_packet,
             metrics=metrics_address(metrics),

@@ -7,6 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
+from .. import common_options as n
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 PORT: Final = 8780
@@ -26,11 +28,12 @@ def web(
     ] = None,
     cert: Annotated[Path | None, typer.Option("--cert", help="The page's certificate, PEM.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Its private key, PEM.")] = None,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_level: n.LogLevel = None,
+    log_format: n.LogFormat = None,
 ) -> None:
-    from ..services import run
+    from ..services import logs, run
     from ..services.web import web_spec
 
-    run.log_to_stderr(log_level)
-    spec = web_spec(host, port, tuple(origin or ()), cert, key, log_level)
+    logged = logs.start(log_level, log_format)
+    spec = web_spec(host, port, tuple(origin or ()), cert, key, logged.level)
     raise typer.Exit(run.serve(spec))

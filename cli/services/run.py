@@ -24,6 +24,7 @@ from busbar.bus.addresses import netloc
 from busbar.bus.clock import SystemClock
 from busbar.bus.service_status import ServiceStatus
 
+from .logs import LogOptions, log_as, log_the_uncaught, log_to_stderr
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
 from .specs import (
     SPEC_TYPES,
@@ -169,31 +170,11 @@ def connect_options(spec: ManagerSpec | AgentSpec) -> ConnectOptions:
     )
 
 
-def log_to_stderr(level: str) -> None:
-    """Log to stderr, one line per entry, with time and level.
-
-    Raises:
-        CliError: there is no such level.
-    """
-    from busbar.bus.log_lines import LineFormatter
-
-    if not isinstance(logging.getLevelName(level.upper()), int):
-        from ..errors import usage
-
-        raise usage(f"--log-level {level}: use debug, info, warning or error")
-    form = LineFormatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(form)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("busbar").setLevel(level.upper())
-
-
 def serve(spec: ServiceSpec, parent: socket.socket | None = None) -> int:
     """Run a service until a signal stops it (see `signals`) or its parent exits; return the exit code."""
     from ..errors import exit_code, sentence
 
+    log_as(spec)
     signals = Signals()
     try:
         return asyncio.run(_run_until_stopped(spec, parent, signals))
@@ -299,7 +280,8 @@ def main(arguments: list[str]) -> int:
     """Run a child of `busbar up`; the arguments are KIND and the file of its spec."""
     kind, path = arguments
     spec = msgspec.json.decode(Path(path).read_bytes(), type=SPEC_TYPES[kind])
-    log_to_stderr(spec.log_level)
+    log_to_stderr(LogOptions(spec.log_level, spec.log_format))
+    log_the_uncaught()
     parent = socket.socket(fileno=os.dup(0))
     parent.setblocking(False)
     # Child processes must not inherit the socket.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
+from busbar.bus.log_lines import LogFormat
 from msgspec import Struct, field
 
 from ..context import MEMBERS, Settings
@@ -50,6 +51,7 @@ class BrokerSpec(Struct, frozen=True, kw_only=True):
     ws_origins: list[str] = field(default_factory=list)
     home_assistant: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
@@ -66,6 +68,7 @@ class BrokerProgramSpec(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     home_assistant: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class ManagerSpec(Struct, frozen=True, kw_only=True):
@@ -88,6 +91,7 @@ class ManagerSpec(Struct, frozen=True, kw_only=True):
     metrics: tuple[str, int] | None = None
     home_assistant: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class AgentSpec(Struct, frozen=True, kw_only=True):
@@ -110,6 +114,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     max_packet: int | None = None
     metrics: tuple[str, int] | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 class WebSpec(Struct, frozen=True, kw_only=True):
@@ -125,6 +130,7 @@ class WebSpec(Struct, frozen=True, kw_only=True):
     cert: str | None = None
     key: str | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
 
 
 ServiceSpec = BrokerSpec | BrokerProgramSpec | ManagerSpec | AgentSpec | WebSpec

@@ -20,7 +20,8 @@ from random import Random
 from typing import Any, Final
 
 from busbar.bus.backoff import Backoff
-from busbar.bus.clock import Clock
+from busbar.bus.clock import Clock, rfc3339
+from busbar.bus.log_lines import LogFormat, relayed, serious
 from busbar.bus.printable import printable
 
 from ..errors import CliError, ExitCode
@@ -35,7 +36,8 @@ STABLE_S: Final = 10.0
 KILL_S: Final = 3.0
 NO_RETRY: Final = frozenset({2, REFUSED})
 """Exit codes of a service that a restart will not make ready, if it never was."""
-LINE_MAX: Final = 8192
+LINE_MAX: Final = 65_536
+"""Bytes: a line of our own is never longer (log_lines)."""
 
 log = logging.getLogger("busbar.up")
 
@@ -59,7 +61,8 @@ class Child:
         self.was_ready = False
         self.refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._spec = spec_path(plan.state, service)
-        self._log = ServiceLog(plan.state / "logs" / f"{service.name}.log", service.name if echo else None)
+        path = plan.state / "logs" / f"{service.name}.log"
+        self._log = ServiceLog(path, service.name, clock, plan.log_format, echo)
         self._clock, self._random, self._changed = clock, random, changed
         self._process: Process | None = None
         self._stopping = asyncio.Event()
@@ -231,25 +234,26 @@ class ServiceSupervisor:
 
 
 class ServiceLog:
-    """A service's output in a bounded file, and with `echo_as` on the console."""
+    """A service's output in a bounded file, and with `echo` on the console."""
 
-    def __init__(self, path: Path, echo_as: str | None) -> None:
+    def __init__(self, path: Path, name: str, clock: Clock, form: LogFormat, echo: bool) -> None:
         self._handler = logging.handlers.RotatingFileHandler(
             path, maxBytes=LOG_BYTES, backupCount=LOG_KEEP, encoding="utf-8", delay=True
         )
         self._handler.setFormatter(logging.Formatter("%(message)s"))
         # A full disk must neither fill the console with tracebacks nor stop anything.
         self._handler.handleError = lambda record: None  # type: ignore[method-assign]
-        self._echo_as = echo_as
+        self._name, self._clock, self._form, self._echo = name, clock, form, echo
 
     def write(self, line: str) -> None:
         """Append one line. Never raises."""
-        line = printable(line)
-        self._handler.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
-        if self._echo_as is not None:
+        text = relayed(line, self._form, self._name, rfc3339(self._clock.time_ns()))
+        kept = printable(line) if self._form == "journald" else text
+        self._handler.emit(logging.LogRecord("", logging.INFO, "", 0, kept, None, None))
+        if self._echo:
             # A closed terminal must not end the copying: the service would block on a full pipe.
             with contextlib.suppress(OSError, ValueError):
-                note(f"{self._echo_as:<10} {line}", flush=True)
+                note(f"{self._name:<10} {text}" if self._form == "plain" else text, flush=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -267,7 +271,6 @@ def describe_exit(code: int) -> str:
 
 def _error_message(line: str) -> str:
     """The message of an error's log line, or the last line of a traceback; empty for all others."""
-    for mark in (" ERROR ", " CRITICAL ", " WARNING "):
-        if mark in line:
-            return line.partition(mark)[2].partition(": ")[2] or line
+    if message := serious(line)[1]:
+        return message
     return line if line and not line[0].isspace() and "Error" in line.partition(":")[0] else ""

@@ -16,6 +16,7 @@ import msgspec
 from busbar.bus import acl
 from busbar.bus.addresses import IPV4, is_loopback, netloc
 from busbar.bus.files import FileLock, read_private, write_atomically
+from busbar.bus.log_lines import LogFormat
 from busbar.bus.loopback import bind_error, can_bind, loopback
 from busbar.bus.roles import OWNER
 
@@ -70,6 +71,7 @@ class Plan:
     adopt_realm: bool = False
     web_port: int | None = None
     log_level: str = "info"
+    log_format: LogFormat = "plain"
     home_assistant: str | None = None
     metrics: tuple[str, int] | None = None
     """The manager's; the nodes' agents have the next ports, in the nodes' order."""
@@ -97,6 +99,11 @@ class Plan:
         """The MQTT version of the services; the embedded broker and nats-server have 3.1.1 alone."""
         old = self.outside is None and self.program != "mosquitto"
         return "3.1.1" if old and self.mqtt == "auto" else self.mqtt
+
+    @property
+    def service_format(self) -> LogFormat:
+        """What the services write: priorities are for the journal alone; who writes to it adds them."""
+        return "json" if self.log_format == "json" else "plain"
 
     def connect(self, user: str) -> Settings:
         """How one of our users connects; its secret is in the file of its name."""
@@ -142,6 +149,7 @@ def _broker(plan: Plan) -> BrokerSpec | BrokerProgramSpec:
             realm=plan.realm,
             home_assistant=plan.home_assistant,
             log_level=plan.log_level,
+            log_format=plan.service_format,
         )
     return BrokerSpec(
         accounts=str(plan.state / "broker" / "accounts.json"),
@@ -151,6 +159,7 @@ def _broker(plan: Plan) -> BrokerSpec | BrokerProgramSpec:
         realm=plan.realm,
         home_assistant=plan.home_assistant,
         log_level=plan.log_level,
+        log_format=plan.service_format,
     )
 
 
@@ -166,6 +175,7 @@ def _manager(plan: Plan) -> ManagerSpec:
         principals={ADMIN_USER: OWNER},
         adopt_realm=plan.adopt_realm,
         log_level=plan.log_level,
+        log_format=plan.service_format,
         metrics=plan.metrics,
         home_assistant=plan.home_assistant,
     )
@@ -176,7 +186,13 @@ def _web(plan: Plan, port: int) -> WebSpec:
     tls_ca = plan.outside.tls_ca if plan.outside else None
     connect = ConnectSpec(broker=plan.url, realm=plan.realm, root=plan.root, tls_ca=tls_ca)
     return WebSpec(
-        realm=plan.realm, root=plan.root, connect=connect, host=plan.host, port=port, log_level=plan.log_level
+        realm=plan.realm,
+        root=plan.root,
+        connect=connect,
+        host=plan.host,
+        port=port,
+        log_level=plan.log_level,
+        log_format=plan.service_format,
     )
 
 
@@ -193,6 +209,7 @@ def _agent(plan: Plan, node: str) -> AgentSpec:
         static_roots=[str(path) for path in plan.static_roots],
         stop_workers=plan.stop_workers,
         log_level=plan.log_level,
+        log_format=plan.service_format,
         metrics=_after(plan.metrics, 1 + plan.nodes.index(node)),
     )
 

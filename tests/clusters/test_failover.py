@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.brokers import free_port, mosquitto
 from tests.pace import bound
 from tests.stack import ROOT, Stack, stack
@@ -32,13 +32,8 @@ def busbar(lab: Stack, urls: list[str], *words: str) -> subprocess.CompletedProc
     secret = str(lab.folder / "secrets" / "alice")
     env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     env |= {"HOME": str(lab.folder), "BUSBAR_BROKER": ",".join(urls), "BUSBAR_REALM": "lab"}
-    return subprocess.run(
-        [sys.executable, "-m", "busbar.cli.app", "--username", "alice", "--password-file", secret, *words],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=bound(50),
+    return forked.run(
+        "--username", "alice", "--password-file", secret, *words, env=env, timeout=bound(50), folder=ROOT
     )
 
 

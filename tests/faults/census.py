@@ -40,7 +40,8 @@ class Life:
 class Census:
     """Reads /proc in a thread. Only workers of agents with a state folder below `folder` count."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, every: float = EVERY_S) -> None:
+        self._every = every
         self._folder = str(folder)
         self._known: dict[tuple[int, int], Life | None] = {}
         self._first: dict[tuple[int, int], float] = {}
@@ -56,7 +57,7 @@ class Census:
         self._thread.start()
 
     def _forever(self) -> None:
-        while not self._stop.wait(EVERY_S):
+        while not self._stop.wait(self._every):
             with contextlib.suppress(OSError):
                 self.look()
 

@@ -22,6 +22,7 @@ from busbar.manager.store import Store, StoreRefusedError, Tx, check
 from busbar.manager.store.backup import backup_time
 from busbar.manager.store.rows import PrincipalRow
 
+from tests import forked
 from tests.integration.manager.fixtures import open_store
 from tests.pace import bound
 from tests.plain import Plain
@@ -231,10 +232,7 @@ def test_there_is_nothing_to_take_over(tmp_path: Path) -> None:
 
 def busbar(made: Stack, *arguments: str, code: int = 0) -> str:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
-    result = subprocess.run(
-        [sys.executable, "-m", "busbar.cli.app", *arguments],
-        env={**clean, "HOME": str(made.folder)}, capture_output=True, text=True, timeout=bound(30),
-    )  # fmt: skip
+    result = forked.run(*arguments, env={**clean, "HOME": str(made.folder)}, timeout=bound(30))
     assert result.returncode == code, (arguments, result.returncode, result.stdout, result.stderr)
     return result.stdout + result.stderr
 

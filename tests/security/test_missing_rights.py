@@ -25,6 +25,7 @@ from busbar.bus.connection.rights import missing_rights
 from busbar.bus.errors import BusOfflineError, MissingRightError
 from busbar.bus.options import ConnectOptions
 
+from tests import forked
 from tests.brokers import mosquitto, until
 from tests.pace import bound
 
@@ -63,9 +64,8 @@ class Realm:
 
     def command(self, user: str, *words: str, patience: float = 3.0) -> tuple[int, str]:
         """Run a command; `patience`: seconds in which a manager has to answer."""
-        asked = [sys.executable, "-m", "busbar.cli.app", *words]
         env = self.environment(user) | {"BUSBAR_TIMEOUT": str(patience)}
-        done = subprocess.run(asked, env=env, capture_output=True, text=True, timeout=bound(60))
+        done = forked.run(*words, env=env, timeout=bound(60))
         return done.returncode, done.stdout + done.stderr
 
 

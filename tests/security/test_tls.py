@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from busbar.bus.acl import render_mosquitto
 from busbar.cli.settings import service_settings
 
+from tests import forked
 from tests.brokers import mosquitto
 from tests.certificates import certificates
 from tests.pace import bound
@@ -36,11 +36,7 @@ class Secure(Stack):
 
     def busbar(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
-        return subprocess.run(
-            [sys.executable, "-m", "busbar.cli.app", *arguments],
-            capture_output=True, text=True, timeout=bound(30),
-            stdin=subprocess.DEVNULL, env={**clean, "HOME": str(self.folder), **env},
-        )  # fmt: skip
+        return forked.run(*arguments, env={**clean, "HOME": str(self.folder), **env}, timeout=bound(30))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ _decode, _encode = msgspec.json.decode, msgspec.json.encode
 
 if TYPE_CHECKING:
     from busbar.agent.service import Agent
+    from busbar.bus.messages import AssignedWorker
 
     from tests.simulation.world import World
 
@@ -53,6 +54,7 @@ class Watch(Lasting):
         self.events: set[str] = set()
         self.released: dict[tuple[str, str], tuple[float, float]] = {}
         self.wrong_since: dict[tuple[str, str], float] = {}
+        self.defined: dict[tuple[str, str], dict[int, AssignedWorker]] = {}
         self.listening = self.excused = 0.0
         self.refusing: dict[str, float] = {}
         """Since when a node has said that it follows another manager."""

@@ -14,6 +14,8 @@ from tests.simulation.mirror import Mirror
 from tests.simulation.parts import HEARTBEAT_S
 
 if TYPE_CHECKING:
+    from busbar.bus.messages import AssignedWorker
+
     from tests.simulation.conditions import Conditions
     from tests.simulation.world import World
 
@@ -42,6 +44,8 @@ class Lasting:
     heard: dict[str, float]
     contact: dict[str, float | None]
     wrong_since: dict[tuple[str, str], float]
+    defined: dict[tuple[str, str], dict[int, AssignedWorker]]
+    """By node and worker oid: what was assigned, by generation, as far as a look has seen it."""
     listening: float
     excused: float
     """Since when the manager may hold that it listens: it may have noticed that it stood still."""
@@ -58,6 +62,7 @@ class Lasting:
 
     def look(self) -> None:
         self._note_contact()
+        self._ways_back()
         self._too_many()
         self._orphans()
         self._kept()
@@ -93,6 +98,27 @@ class Lasting:
         for oid, names in places.items():
             if len(names) > 1 and all(self._touched(name) > DOUBLE_S + STOP_S for name in names):
                 self._violation("B", f"{oid} lives on {', '.join(names)} at once")
+
+    def _ways_back(self) -> None:
+        """A process goes on as a later generation where an update that its node refused was taken back, and
+        only there; from then on it is that generation's."""
+        for name, host in self.world.agents.items():
+            agent = host.agent if host.up else None
+            wanted = agent_plan.desired_workers(agent.supervisor.assignment) if agent is not None else None
+            for oid, definition in (wanted or {}).items():
+                self.defined.setdefault((name, oid), {})[definition.generation] = definition
+            records = [each.record for each in agent.supervisor.registry.all()] if agent is not None else []
+            by_token = {record.token: record.generation for record in records if record is not None}
+            for process in host.machine.living():
+                generation = by_token.get(process.token, process.generation)
+                if generation <= process.generation:
+                    continue
+                known = self.defined.get((name, process.oid), {})
+                own, bad, now = (known.get(g) for g in (process.generation, generation - 1, generation))
+                same = own is None or now is None or own.digest == now.digest
+                if not same or (bad is not None and not host.machine.refused(bad.transport)):
+                    self._violation("O", f"{name}: {process.record.worker} should have been restarted")
+                process.generation = generation
 
     def _orphans(self) -> None:
         """O: not assigned by the agent's own assignment, or by the store while in contact, for too long."""

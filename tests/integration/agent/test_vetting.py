@@ -105,6 +105,22 @@ async def test_the_way_back_from_a_bad_definition_restarts_nothing(node: Bench) 
     assert restarted["pid"] != pid
 
 
+async def test_the_way_back_is_found_by_an_agent_that_does_not_know_what_runs(node: Bench) -> None:
+    """Its record is lost while the bad definition is assigned: it adopts what it can't ask, until it may."""
+    await node.start()
+    node.assign(checked(generation=1, digest="d1"))
+    pid = (await node.state("web-1", "RUNNING", reason=None))["pid"]
+    node.assign(checked("bad", generation=2, digest="d2"))
+    await node.report(lambda last: (last["workers"][0]["reason"] or "").startswith(NOT_REPLACED))
+    await node.stop()
+    (node.folder / "state" / "records" / "oid-web-1.json").unlink()
+    node.reports.clear()
+    await node.start()
+    await node.report(lambda last: (last["workers"][0]["reason"] or "").startswith(NOT_REPLACED))
+    node.assign(checked(generation=3, digest="d1"))
+    await node.state("web-1", "RUNNING", reason=None, generation=3, pid=pid)
+
+
 async def test_a_worker_that_ends_after_a_bad_definition_comes_back_with_what_it_ran(node: Bench) -> None:
     """A worker that was not replaced and crashes, also while its agent is away, is not lost to the update."""
     await node.start()

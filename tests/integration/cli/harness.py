@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from busbar.cli.demo.clients import processes_with
 
+from tests import forked
 from tests.pace import bound
 
 T = 30.0
@@ -131,6 +132,8 @@ class Stack:
 
     def run(self, *arguments: str, timeout: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
         """One command."""
+        if not self.prefix:
+            return forked.run(*arguments, env={**self.env, **env}, timeout=bound(timeout))
         return subprocess.run(
             [*self.prefix, sys.executable, "-m", "busbar.cli.app", *arguments],
             capture_output=True,

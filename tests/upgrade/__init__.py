@@ -1,0 +1,1 @@
+"""Two releases at once: manager, agents and command line of the previous one with those of this one."""
