@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests import reaper
 from tests.integration.cli.harness import stack, until
-from tests.upgrade.realm import main_job, realm
+from tests.upgrade.realm import main_job, realm, wait
 from tests.upgrade.releases import NEW, Missing, Release, previous
 
 PARTS = ("broker", "manager", "agents", "cli")
@@ -24,6 +24,29 @@ def pairs(old: Release, folder: Path) -> None:
         with realm(folder / f"pair-{number}", **releases) as here:
             main_job(here, "edge")
         told(" ".join(f"{part} {release.name}" for part, release in releases.items()), began)
+
+
+READS = ("status", "why more", "cluster stat more", "group show more/web", "node show n2", "export", "audit")
+
+
+def beyond(old: Release, folder: Path) -> None:
+    """What only the new manager knows, its members in replies and statuses, is no trouble to old ones."""
+    began = time.monotonic()
+    with realm(folder / "beyond", broker=old, manager=NEW, agents=old, cli=old) as here:
+        here.ok("cluster", "create", "more")
+        here.ok("cluster", "add-node", "more", "n1")
+        here.ok("cluster", "add-node", "more", "n2")
+        here.cli = NEW
+        here.ok("node", "label", "n2", "zone=b")
+        here.ok("group", "add", "more/web", "--runtime", "serve", "--on", "zone=b", "--spread", "zone")
+        here.cli = old
+        here.ok("cluster", "start", "more", *wait())
+        for words in READS:
+            here.ok(*words.split())
+        assert {row["node"] for row in here.workers("more").values()} == {"n2"}
+        here.ok("group", "scale", "more/web", "3", *wait())
+        here.ok("cluster", "delete", "more", "--stop", *wait())
+    told("what only the new manager knows, with old agents and the old command line", began)
 
 
 def up(old: Release, folder: Path) -> None:
@@ -79,6 +102,7 @@ def main() -> int:
             folder = Path(name)
             old = previous(folder / "previous")
             up(old, folder / "up")
+            beyond(old, folder)
             pairs(old, folder)
     except Missing as missing:
         print(f"nothing was tested: {missing}")

@@ -62,7 +62,9 @@ def previous(folder: Path) -> Release:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise Missing(f"the commit of the previous release is not in this clone: {said[-1:]}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="tar")  # "data" would refuse nothing of ours, but drop modes
+        if hasattr(tarfile, "tar_filter"):  # from Python 3.11.4 on
+            archive.extraction_filter = staticmethod(tarfile.tar_filter)
+        archive.extractall(folder)
     made = Release("old", folder / ".src")
     check = "import busbar.bus; print(busbar.bus.__file__)"
     env = {**os.environ, **made.env()}
