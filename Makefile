@@ -24,11 +24,14 @@ FOREIGN := $(abspath $(VENV))/foreign
 # Where `make asyncapi` puts the parser of AsyncAPI documents.
 ASYNCAPI := $(abspath $(VENV))/asyncapi
 
+# Where `make node-red` puts Node-RED.
+NODERED := $(abspath $(VENV))/node-red
+
 # Where `make home-assistant` puts Home Assistant, which needs a newer Python than ours.
 HOUSE := $(abspath $(VENV))/home-assistant
 HOUSE_PYTHON ?= python3.13
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi home-assistant site pictures upgrade clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site pictures upgrade clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop; busbar-demo.png is its page"
@@ -43,6 +46,7 @@ help:
 	@echo "make mesh    groups of nats-server as one router: matrix, faults, partition, latency, HAProxy; an hour"
 	@echo "make foreign   the clients in JavaScript (npm: mqtt.js, Autobahn|JS) alone"
 	@echo "make asyncapi  the AsyncAPI document through AsyncAPI's own parser (npm)"
+	@echo "make node-red  the flow for Node-RED in a real Node-RED (npm), beside a real busbar up"
 	@echo "make home-assistant   the discovery messages through Home Assistant's own schemas and templates"
 	@echo "make site    build the documentation's site, build/site/html; refuses links that lead nowhere"
 	@echo "make pictures   take the pictures of the page for the documentation (chromium); some minutes"
@@ -121,6 +125,11 @@ asyncapi: setup
 	@mkdir -p $(ASYNCAPI) && cp tests/asyncapi/package.json $(ASYNCAPI)/
 	@npm install --prefix $(ASYNCAPI) --no-package-lock --no-audit --no-fund --silent --ignore-scripts
 	@BUSBAR_ASYNCAPI=$(ASYNCAPI) $(BIN)/python -m pytest tests/asyncapi
+
+node-red: setup
+	@mkdir -p $(NODERED) && cp tests/nodered/package.json $(NODERED)/
+	@npm install --prefix $(NODERED) --no-package-lock --no-audit --no-fund --silent --ignore-scripts
+	@BUSBAR_NODE_RED=$(NODERED) $(BIN)/python -m pytest tests/nodered
 
 home-assistant: setup
 	@test -x $(HOUSE)/bin/python || $(HOUSE_PYTHON) -m venv $(HOUSE)

@@ -219,7 +219,7 @@ def _nodes(facts: Facts) -> Iterator[Check]:
         text = f"node {node.name} is {node.status}{f': {texts[0]}' if texts else ''}"
         yield Check("nodes", "warning", text, f"busbar why {node.name}")
     if not facts.nodes:
-        yield Check("nodes", "warning", "there are no nodes", "busbar agent join, or busbar node pair")
+        yield Check("nodes", "warning", "there are no nodes", "busbar node pair prints what to run there")
     elif not troubled:
         yield Check("nodes", "ok", f"{len(facts.nodes)} nodes, and none of them has a problem")
 

@@ -78,6 +78,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Run the agent of one node; join a realm, reset its state.",
     ),
     "broker": ("busbar.cli.commands.broker", "Run the embedded broker, manage its accounts."),
+    "join": ("busbar.cli.commands.join", "Make this machine a node, from one line."),
     "install": ("busbar.cli.commands.install", "Run manager, agent or broker under systemd."),
     "backup": ("busbar.cli.commands.backup", "Copy the manager's store into one file, while it runs."),
     "restore": ("busbar.cli.commands.restore", "Replace the manager's store with a backup."),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import commands
 from busbar.cli import app, lazy
 from busbar.cli.errors import EXIT_HELP
 
@@ -26,9 +27,8 @@ FILES: Final = {
 
 def pages() -> dict[str, str]:
     """The text of each page by its file name."""
-    top = app.command()
-    context = top.context_class(top, info_name="busbar")
-    found = {"busbar.1": _of_all(top, context)}
+    context = commands.context()
+    found = {"busbar.1": _of_all(context.command, context)}
     for name, (_, summary) in lazy.COMMANDS.items():
         command = lazy.load(name, lazy.LazyGroup)
         found[f"busbar-{name}.1"] = _of_one(name, summary, command, context)
@@ -48,7 +48,7 @@ def _of_all(top: Any, context: Any) -> Iterator[str]:
     for path, text in FILES.items():
         yield from (".TP", f".I {escaped(path)}", *_lines(text))
     yield ".SH EXIT STATUS"
-    for number, meaning in re.findall(r"(\d+) (.+?)(?=, \d|\.$)", EXIT_HELP):
+    for number, meaning in commands.STATUSES:
         yield from (".TP", f".B {number}", escaped(meaning))
     yield from (".SH SEE ALSO", *_see(f"busbar-{name}" for name in lazy.COMMANDS))
 
@@ -56,10 +56,10 @@ def _of_all(top: Any, context: Any) -> Iterator[str]:
 def _of_one(name: str, summary: str, command: Any, context: Any) -> Iterator[str]:
     yield from _head(f"busbar-{name}", summary)
     yield ".SH SYNOPSIS"
-    calls = list(_calls(f"busbar {name}", command))
+    calls = list(commands.calls(f"busbar {name}", command))
     for number, (words, leaf) in enumerate(calls):
         yield from ([".br"] if number else [])
-        yield from (f".B {escaped(words)}", _synopsis(_usage(leaf)))
+        yield from (f".B {escaped(words)}", _synopsis(commands.usage(leaf)))
     yield from (".SH DESCRIPTION", *_paragraphs(command.help or summary))
     if len(calls) == 1:
         yield from (".SH OPTIONS", *_parameters(calls[0][1], context))
@@ -78,48 +78,15 @@ def _head(name: str, summary: str) -> Iterator[str]:
     yield from (".SH NAME", f"{escaped(name)} \\- {escaped(summary.rstrip('.'))}")
 
 
-def _calls(words: str, command: Any) -> Iterator[tuple[str, Any]]:
-    """The commands that can be called: this one, and those below it."""
-    nested = getattr(command, "commands", {})
-    if not nested or command.invoke_without_command:
-        yield words, command
-    for name, child in nested.items():
-        if not child.hidden:
-            yield from _calls(f"{words} {name}", child)
-
-
-def _usage(command: Any) -> str:
-    words = ["[OPTIONS]"]
-    for param in command.params:
-        if param.param_type_name == "argument":
-            word = (param.metavar or param.name.upper()) + ("..." if param.nargs == -1 else "")
-            words.append(word if param.required else f"[{word}]")
-    return " ".join(words)
-
-
-def _value(param: Any, context: Any) -> str:
-    """The word for an option's value: its choices where it has some."""
-    if param.metavar:
-        return str(param.metavar)
-    kind = (param.get_help_record(context) or ("", ""))[0].rpartition(" ")[2].strip("<>[]{}")
-    return kind if "|" in kind else str(param.name).upper()
-
-
 def _parameters(command: Any, context: Any) -> Iterator[str]:
-    top = context.command
-    of_all = [] if command is top else [param.get_help_record(context) for param in top.get_params(context)]
-    for param in command.get_params(context):
-        record = None if param.hidden else param.get_help_record(context)
-        if record is None or record in of_all:
-            continue
-        if param.param_type_name == "argument":
-            label = f"\\fI{escaped(param.metavar or param.name.upper())}\\fR"
+    for each in commands.parameters(command, context):
+        if each.argument:
+            label = f"\\fI{escaped(each.names[0])}\\fR"
         else:
-            names = sorted([*param.opts, *param.secondary_opts], key=lambda name: name.startswith("--"))
-            label = ", ".join(f"\\fB{escaped(name)}\\fR" for name in names)
-            if not param.is_flag:
-                label += f" \\fI{escaped(_value(param, context))}\\fR"
-        yield from (".TP", label, *(_lines(record[1]) or ["\\&"]))
+            label = ", ".join(f"\\fB{escaped(name)}\\fR" for name in each.names)
+            if each.value is not None:
+                label += f" \\fI{escaped(each.value)}\\fR"
+        yield from (".TP", label, *(_lines(each.text) or ["\\&"]))
 
 
 def _paragraphs(text: str) -> Iterator[str]:

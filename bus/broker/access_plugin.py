@@ -22,7 +22,16 @@ from ..clock import Clock
 from ..home_assistant import HomeAssistant
 from ..topics import is_log, is_request
 from .accounts import Account, Accounts, cost_of, hash_in_vain, is_chosen
-from .join_tokens import drop_expired, is_token_of, parse_offer, read_hashes, redeem, revoke, tokens_file
+from .join_tokens import (
+    drop_expired,
+    is_token_of,
+    parse_offer,
+    read_hashes,
+    read_used,
+    redeem,
+    revoke,
+    tokens_file,
+)
 from .known_logins import FILE, KnownLogins, folder_in_memory
 from .limits import LIMITS, Limits, LoginGuard, Owner, fits
 from .revocation import Revocation
@@ -50,6 +59,8 @@ class Peer:
     account: Account | None = None
     busy: bool = False
     """Refused unchecked: too many wrong passwords. The client may try again."""
+    late: bool = False
+    """It offers a join token that was used before."""
 
     @property
     def kind(self) -> str:
@@ -92,6 +103,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         }
         self._guard = LoginGuard(self._limits)
         self._tokens: Mapping[str, str] = {}
+        self._used: Mapping[str, str] = {}
         self._tokens_seen: tuple[int, ...] = ()
         self._logins: dict[tuple[str, bytes], asyncio.Future[str | None]] = {}
         # A hundred agents that reconnect at once don't cost a hundred scrypts.
@@ -269,6 +281,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             return
         await self._read_tokens()
         if not is_token_of(self._tokens, peer.username, offer):  # guesses end here, before any hashing
+            peer.late = is_token_of(self._used, peer.username, offer)
             return
         loop = asyncio.get_running_loop()
         try:
@@ -282,6 +295,9 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             log.info("%s joined with a token", peer.username)
             peer.password = offer.secret
             await self.refresh()
+        else:
+            await self._read_tokens()  # of two at once, one was first
+            peer.late = is_token_of(self._used, peer.username, offer)
 
     async def _read_tokens(self) -> None:
         """Read the hashes of the join tokens again when the file was replaced."""
@@ -290,6 +306,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
             if found != self._tokens_seen:
                 loop, now_s = asyncio.get_running_loop(), self._clock.time_ns() / 1e9
                 self._tokens = await loop.run_in_executor(self._pool, read_hashes, self._path, now_s)
+                self._used = await loop.run_in_executor(self._pool, read_used, self._path, now_s)
                 self._tokens_seen = found
 
     async def _verify(self, peer: Peer, account: Account, digest: bytes) -> bool:

@@ -37,6 +37,7 @@ from .connect import (
     ACCEPTED,
     BUSY_CODE,
     NOT_AUTHORIZED_CODE,
+    TOKEN_USED_CODE,
     Connect,
     LastWill,
     Refused,
@@ -252,6 +253,8 @@ class ClientConnection:
         if not await self._authenticate(self.peer):
             if self.peer.busy:
                 raise Refused(BUSY_CODE, f"too many wrong passwords for {connect.username!r}")
+            if self.peer.late:
+                raise Refused(TOKEN_USED_CODE, f"the join token of {connect.username!r} was used before")
             raise Refused(NOT_AUTHORIZED_CODE, f"wrong name or password for {connect.username!r}")
         if connect.will is not None:
             self._will = self._permitted_will(connect.will)

@@ -6,6 +6,7 @@ from typing import Final
 from amqtt.adapters import BufferReader
 from amqtt.errors import NoDataError
 from amqtt.mqtt.connack import (
+    BAD_USERNAME_PASSWORD,
     IDENTIFIER_REJECTED,
     NOT_AUTHORIZED,
     SERVER_UNAVAILABLE,
@@ -22,6 +23,8 @@ ACCEPTED: Final = 0
 NOT_AUTHORIZED_CODE: Final[int] = NOT_AUTHORIZED
 BUSY_CODE: Final[int] = SERVER_UNAVAILABLE
 """The client may be right, and tries again."""
+TOKEN_USED_CODE: Final[int] = BAD_USERNAME_PASSWORD
+"""Only for a join token that was used: whoever knows one may know that."""
 _LEVEL_3_1_1: Final = 4
 _MAX_CLIENT_ID: Final = 256
 

@@ -6,7 +6,8 @@ account. So only the node knows the secret, no secret ever goes into a topic, an
 its secret before, can connect with it if the exchange was interrupted.
 
 Of a token only its SHA-256 is kept (256 random bits need no slower hash), in a private file beside the
-accounts, under the same lock.
+accounts, under the same lock. That of the last one that was used stays until it would have expired, so that
+who comes with it again, and knows it, is told so.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ LONGEST_S: Final = 86_400.0
 _SKEW_S: Final = 5.0
 """A clock may be corrected by so much."""
 _PREFIX: Final = "join:"
+_USED: Final = "/used"
+"""After a name in the file; no name has a slash."""
 _MIN_SECRET: Final = 32
 """Minimum length of a node's secret; those of `new_secret` have 43 characters."""
 
@@ -68,7 +71,7 @@ def issue_token(accounts: Path, name: str, now_s: float, valid_s: float = VALID_
         if account is not None and account.kind != NODE:
             raise ValueError(f"{name!r} is the account of a {account.kind}, not of a node")
         row = {"hash": _hash(token), "since": now_s, "until": now_s + valid_s}
-        replace_json(tokens_file(accounts), {**_living(accounts, now_s), name: row})
+        replace_json(tokens_file(accounts), {**_kept(accounts, now_s), name: row})
     return token
 
 
@@ -85,7 +88,7 @@ def redeem(accounts: Path, name: str, offer: Offer, now_s: float) -> bool:
     with locked(accounts):
         if not _fits(accounts, name, offer, now_s):
             return False
-        _void(accounts, name, now_s)
+        _void(accounts, name, now_s, used=True)
         account = Accounts.load(accounts).table.get(name)
         if account is not None and account.kind != NODE:
             return False
@@ -117,6 +120,11 @@ def read_hashes(accounts: Path, now_s: float) -> dict[str, str]:
     return {name: str(row["hash"]) for name, row in _living(accounts, now_s).items()}
 
 
+def read_used(accounts: Path, now_s: float) -> dict[str, str]:
+    """The hash of the token that each name has used last, for `is_token_of`."""
+    return {key.removesuffix(_USED): str(row["used"]) for key, row in _used(accounts, now_s).items()}
+
+
 def drop_expired(accounts: Path, now_s: float) -> bool:
     """Forget expired tokens for good, so that a clock that is set back revives none; False when none was.
 
@@ -125,12 +133,12 @@ def drop_expired(accounts: Path, now_s: float) -> bool:
     if not _expired(accounts, now_s):
         return False
     with locked(accounts):
-        replace_json(tokens_file(accounts), _living(accounts, now_s))
+        replace_json(tokens_file(accounts), _kept(accounts, now_s))
     return True
 
 
 def _expired(accounts: Path, now_s: float) -> bool:
-    return len(_rows(accounts)) > len(_living(accounts, now_s))
+    return len(_rows(accounts)) > len(_kept(accounts, now_s))
 
 
 def is_token_of(hashes: Mapping[str, str], name: str, offer: Offer) -> bool:
@@ -143,9 +151,11 @@ def tokens_file(accounts: Path) -> Path:
     return accounts.with_name("tokens.json")
 
 
-def _void(accounts: Path, name: str, now_s: float) -> None:
-    rows = _living(accounts, now_s)
-    rows.pop(name, None)
+def _void(accounts: Path, name: str, now_s: float, used: bool = False) -> None:
+    rows = _kept(accounts, now_s)
+    row = rows.pop(name, None)
+    if used and row is not None:
+        rows[name + _USED] = {**row, "hash": "", "used": row["hash"]}
     replace_json(tokens_file(accounts), rows)
 
 
@@ -165,6 +175,23 @@ def _living(accounts: Path, now_s: float) -> dict[str, Mapping[str, object]]:
         }
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+def _used(accounts: Path, now_s: float) -> dict[str, Mapping[str, Any]]:
+    """Used tokens, until they would have expired. Without a hash, they are none to `_living`."""
+    try:
+        return {
+            key: row
+            for key, row in _rows(accounts).items()
+            if key.endswith(_USED) and row["used"] and now_s < float(row["until"])
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _kept(accounts: Path, now_s: float) -> dict[str, Mapping[str, object]]:
+    """What the next version of the file has of this one."""
+    return {**_living(accounts, now_s), **_used(accounts, now_s)}
 
 
 def _rows(accounts: Path) -> dict[str, Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from ..messages import Event, Status
 from ..results import Worker
 from ..topics import NO_CLUSTER, StatusKind, Topics
 from . import goals
+from .dynamic_security import DynamicSecurity
 from .errors import WaitTimeoutError
 from .events import EventFilter, EventWatch
 from .logs import LEASE_MS, LogWatch, Wanted
@@ -83,6 +84,10 @@ class BusClient(References):
     def probe(self) -> BrokerProbe:
         """What can be tried of the broker with the rights of this user."""
         return BrokerProbe(self._link, self._subscriptions, self.topics, self.username)
+
+    def dynamic_security(self) -> DynamicSecurity:
+        """The accounts of mosquitto's dynamic security plugin, where this user may change them."""
+        return DynamicSecurity(self._link, next(self._readers))
 
     def close(self) -> None:
         """End every watch. The link is its maker's to end."""

@@ -39,6 +39,18 @@ class BrokerProbe:
         await self._collect(self._topics.all_managers(), note, seconds)
         return found
 
+    async def has_assignment(self, node: str, seconds: float) -> bool:
+        """Whether there is a retained assignment for a node, which a node may see of itself."""
+        found: list[str] = []
+
+        def note(message: Message) -> bool:
+            if message.payload:
+                found.append(message.topic)
+            return bool(found)
+
+        await self._collect(self._topics.node(node, "assignment"), note, seconds)
+        return bool(found)
+
     async def retained_statuses(self, wanted: int, seconds: float) -> int:
         """How many of `wanted` retained statuses come, of clusters, nodes and workers."""
         seen: set[str] = set()

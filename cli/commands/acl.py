@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 from busbar.bus.acl import render_emqx, render_mosquitto
+from busbar.bus.dynsec import Command, render_dynsec, role_commands
 from busbar.bus.home_assistant import parse
 from busbar.bus.nats_access import Server, render_nats
 
 from .. import common_options as n
 from .. import output
+from ..completion import complete_context
 from ..context import global_options, settings_in_force
 from ..errors import usage
 
@@ -22,11 +24,12 @@ app = n.command_group("Print the ACL for an outside broker.")
 @app.command(help="Print the ACL of the bus contract in the format of an outside broker.")
 def acl(
     broker: Annotated[
-        Literal["mosquitto", "emqx", "nats"], typer.Option("--broker", help="mosquitto, emqx or nats.")
+        Literal["mosquitto", "dynsec", "emqx", "nats"],
+        typer.Option("--broker", help="mosquitto, dynsec (its plugin for dynamic security), emqx or nats."),
     ],
     manager: Annotated[str, typer.Option(help="The manager's user name.")] = "manager",
     person: Annotated[list[str] | None, typer.Option(help="A person's user name; may be repeated.")] = None,
-    node: Annotated[list[str] | None, typer.Option(help="A node (nats only); may be repeated.")] = None,
+    node: Annotated[list[str] | None, typer.Option(help="A node (nats, dynsec); may be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="First topic level.")] = None,
     listen: Annotated[
         str | None,
@@ -34,15 +37,31 @@ def acl(
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Its folder for messages (with --listen).")] = None,
     home_assistant: n.House = None,
+    dynsec_context: Annotated[
+        str | None,
+        typer.Option(
+            help="With --broker dynsec: give these users their roles at once, as the user of this context.",
+            autocompletion=complete_context,
+        ),
+    ] = None,
 ) -> None:
     settings = settings_in_force(global_options(), os.environ)
     realm, first, persons = settings.realm or "", root or settings.root or "busbar", person or ["admin"]
-    if broker != "nats" and (listen or store or node):
-        raise usage(f"--listen, --store and --node are for --broker nats; {broker} has patterns")
+    if broker != "nats" and (listen or store):
+        raise usage("--listen and --store are for --broker nats")
+    if broker != "dynsec" and dynsec_context:
+        raise usage("--dynsec-context is for --broker dynsec")
+    if broker in ("mosquitto", "emqx") and node:
+        raise usage(f"--node is for --broker nats and dynsec; {broker} has patterns")
     house = parse(n.house(home_assistant, first))
     try:
         if broker == "nats":
             text = render_nats(first, realm, manager, persons, node or [], _server(listen, store), house)
+        elif broker == "dynsec":
+            commands = role_commands(first, realm, manager, persons, node or [], house)
+            if dynsec_context is not None:
+                return _give_roles(dynsec_context, commands)
+            text = render_dynsec(commands)
         else:
             render = render_mosquitto if broker == "mosquitto" else render_emqx
             text = render(first, realm, manager, persons, house)
@@ -53,6 +72,15 @@ def acl(
     for line in text.splitlines():
         output.say(line)
     return None
+
+
+def _give_roles(context: str, commands: list[Command]) -> None:
+    """Raises CliError, BusError."""
+    from ..services.node_access import by_dynsec
+
+    by_dynsec(context, lambda at: at.give_roles(commands))
+    users = [row["username"] for row in commands if "username" in row]
+    output.done({"users": users}, f"{', '.join(users)}: the roles are given")
 
 
 def _server(listen: str | None, store: Path | None) -> Server | None:

@@ -130,12 +130,12 @@ def join_(
     found = read_join_file(file.expanduser())
     state = n.folder_of(ctx, state) or (systemd.SERVICE_STATE if service else None)
     folder = _folder(state, found.node)
-    made = join_node(found, folder, host, definition.pairs(label, "--label") or {})
+    made = join_node(found, folder, host, definition.pairs(label, "--label") or {}).made
     file.expanduser().unlink()
     run_it = f"busbar agent --state {folder}"
     if service:
         systemd.give_to(user, made)
-        run_it = f"service {systemd.install_agent(found.node, user, folder).stem} runs"
+        run_it = f"service {systemd.set_up(systemd.agent_unit(found.node, user, folder)).stem} runs"
     output.done(
         {"name": found.node, "state": str(folder)}, f"node '{found.node}' has joined {found.broker}; {run_it}"
     )

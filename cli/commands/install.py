@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,21 +36,27 @@ _HELP = "Write, enable and start the unit busbar-{0}; other options are those of
 VARIABLE = Path("/var/lib/busbar")
 
 
-@app.command("manager", help=_HELP.format("manager"), context_settings=_MORE)
-def manager(
-    ctx: typer.Context,
-    state: State = None,
-    scope: Scope = "system",
-    user: User = "busbar",
-    no_start: NoStart = False,
-    show: Print = False,
-) -> None:
-    from ..settings import service_settings
+def _add(kind: Kind) -> None:
+    """The command for a service that needs no more than the options of all three."""
 
-    folder = _folder(state, scope, "manager")
-    found = service_settings("manager")
-    unit = _unit("manager", f"Busbar manager of realm {found.realm}", folder, ctx.args, found)
-    _install(replace(unit, scope=scope, user=user), no_start, show)
+    @app.command(kind, help=_HELP.format(kind), context_settings=_MORE)
+    def install(
+        ctx: typer.Context,
+        state: State = None,
+        scope: Scope = "system",
+        user: User = "busbar",
+        no_start: NoStart = False,
+        show: Print = False,
+    ) -> None:
+        from ..settings import service_settings
+
+        found = service_settings(kind) if kind == "manager" else None
+        title = "Busbar's MQTT broker" if found is None else f"Busbar manager of realm {found.realm}"
+        unit = _unit(kind, title, _folder(state, scope, "" if found is None else kind), ctx.args, found)
+        _install(replace(unit, scope=scope, user=user), no_start, show)
+
+
+_add("manager")
 
 
 @app.command("agent", help=_HELP.format("agent"), context_settings=_MORE)
@@ -77,7 +82,7 @@ def agent(
     folder = _folder(state, scope, "agent")
     known = read_joined(folder)
     if known is None and node is None:
-        raise usage(f"--node is needed: {folder} has not joined a realm (busbar agent join)")
+        raise usage(f"--node is needed: {folder} has not joined a realm (busbar join)")
     name = node or (known.node if known else "")
     found = None if known is not None else service_settings(name)
     words = ctx.args if known is not None else ["--node", name, *ctx.args]
@@ -85,18 +90,7 @@ def agent(
     _install(replace(unit, scope=scope, user=user), no_start, show)
 
 
-@app.command("broker", help=_HELP.format("broker"), context_settings=_MORE)
-def broker(
-    ctx: typer.Context,
-    state: State = None,
-    scope: Scope = "system",
-    user: User = "busbar",
-    no_start: NoStart = False,
-    show: Print = False,
-) -> None:
-    folder = _folder(state, scope, "")
-    unit = _unit("broker", "Busbar's MQTT broker", folder, ctx.args, None)
-    _install(replace(unit, scope=scope, user=user), no_start, show)
+_add("broker")
 
 
 def _folder(state: Path | None, scope: str, kind: str) -> Path:
@@ -150,18 +144,8 @@ def _install(unit: Unit, no_start: bool, show: bool) -> None:
         for line in text.splitlines():
             output.say(line)
         return
-    if unit.scope == "system":
-        systemd.check_service(str(unit.user))
-    else:
-        systemd.need_systemctl()
-    made = not unit.state.exists()
-    unit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if made and unit.scope == "system":
-        systemd.give_to(str(unit.user), [unit.state])
-    path = systemd.install(unit, systemd.folder_of(unit.scope, os.environ), start=not no_start)
+    path = systemd.set_up(unit, start=not no_start)
     what = "is written" if no_start else "runs"
     output.done({"unit": unit.name, "file": str(path)}, f"service {unit.name} {what}: {path}")
-    if unit.scope == "user" and not no_start:
-        output.note(
-            f"to keep it after you log out: loginctl enable-linger {pwd.getpwuid(os.geteuid()).pw_name}"
-        )
+    if not no_start:
+        systemd.tell_linger(unit.scope)

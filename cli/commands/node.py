@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from busbar.bus.acl import NODE
@@ -14,11 +14,14 @@ from busbar.bus.params import Node, NodeStatusName
 from .. import common_options as n
 from .. import definition as d
 from .. import last_node, numbers, output, wait
-from ..completion import complete_label
+from ..completion import complete_context, complete_label
 from ..connect import run
-from ..errors import CliError, ExitCode, usage
+from ..errors import CliError, ExitCode
 from ..selectors import by_labels
 from ..services import accounts
+
+if TYPE_CHECKING:
+    from ..services.node_access import Where
 
 app = n.command_group("Nodes: the machines that run workers.")
 
@@ -58,7 +61,19 @@ JoinFile = Annotated[
 ]
 Passwords = Annotated[
     Path | None,
-    typer.Option("--passwords", help="With --join-file: mosquitto's password file, which gets the account."),
+    typer.Option("--passwords", help="Mosquitto's password file, which gets the account."),
+]
+Dynsec = Annotated[
+    bool,
+    typer.Option("--dynsec", help="Its account is one of mosquitto's dynamic security plugin, over the bus."),
+]
+DynsecContext = Annotated[
+    str | None,
+    typer.Option(
+        "--dynsec-context",
+        help="As --dynsec, as the user of this context; default: your own.",
+        autocompletion=complete_context,
+    ),
 ]
 VALID_S: Final = 900.0
 """Seconds."""
@@ -126,7 +141,7 @@ def show(node: n.NodeArgument) -> None:
     return output.show_object(shown)
 
 
-@n.subcommand(app, "pair", "pair_node", more="With the embedded broker, print a join token.")
+@n.subcommand(app, "pair", "pair_node", more="Print the line that joins it: 'busbar join TOKEN@BROKER'.")
 def pair(
     node: Name,
     label: Annotated[
@@ -136,56 +151,68 @@ def pair(
     valid: Valid = VALID_S,
     join_file: JoinFile = None,
     passwords: Passwords = None,
+    dynsec: Dynsec = False,
+    dynsec_context: DynsecContext = None,
 ) -> None:
-    state = accounts.local_state()
-    accounts.refuse_other(state, node, NODE)
-    _check_join_file(state, join_file, passwords)
+    from ..services import node_access
+    from ..services.join_file import check_writable
+
+    where = _where(passwords, dynsec, dynsec_context)
+    accounts.refuse_other(where.state, node, NODE)
+    check_writable(join_file, passwords)
+    node_access.check(where, node)
     labels = d.pairs(label, "--label")
     made = run(lambda bus: bus.pair_node(name=node, labels=labels))
     if join_file is not None:
         output.done(output.merged(made, join_file=str(join_file)), f"node '{node}' paired, {made.status}")
-        return accounts.write_join_file(state, join_file, node, valid, passwords)
-    if state is None or output.output_format() == "table":
+        return node_access.write_file(where, join_file, node, valid)
+    if not where.is_known or output.output_format() == "table":
         output.done(made, f"node '{node}' paired, {made.status}")
-    if state is None:
-        return accounts.explain_external(node, "add")
-    return accounts.print_token(state, made, node, valid)
+    if not where.is_known:
+        accounts.explain_external(node, "add")
+        return output.note(
+            f"with mosquitto 'busbar node token {node}' does it, with --dynsec or --passwords, and prints the"
+            " line that joins the node"
+        )
+    return node_access.print_line(where, made, node, valid)
 
 
 @n.subcommand(
     app,
     "token",
     "get_node_by_name",
-    instead="Print a new token, or write a new join file, with which a node can join; revokes earlier ones.",
+    instead="Print a new line that joins a node, or write a new join file; revokes earlier ones.",
 )
 def token(
-    node: n.NodeArgument, valid: Valid = VALID_S, join_file: JoinFile = None, passwords: Passwords = None
+    node: n.NodeArgument,
+    valid: Valid = VALID_S,
+    join_file: JoinFile = None,
+    passwords: Passwords = None,
+    dynsec: Dynsec = False,
+    dynsec_context: DynsecContext = None,
 ) -> None:
-    state = accounts.local_state()
-    if state is None and join_file is None:
+    from ..services import node_access
+    from ..services.join_file import check_writable
+
+    where = _where(passwords, dynsec, dynsec_context)
+    if not where.is_known and join_file is None:
         raise CliError(
-            "this broker is not a local 'busbar up': its operator gives out credentials; or use --join-file"
+            "this broker keeps its own accounts: use --dynsec or --passwords for mosquitto's, or --join-file"
         )
-    if state is not None and join_file is None:
-        accounts.refuse_tokens(state, node)
-    _check_join_file(state, join_file, passwords)
+    check_writable(join_file, passwords)
     found = run(lambda bus: bus.find_node(node))
     if found.status == "unpaired":
         raise CliError(f"node '{found.name}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
     if join_file is not None:
         output.done({"name": found.name, "join_file": str(join_file)}, str(join_file))
-        return accounts.write_join_file(state, join_file, found.name, valid, passwords)
-    assert state is not None
-    return accounts.print_token(state, {"name": found.name}, found.name, valid)
+        return node_access.write_file(where, join_file, found.name, valid)
+    return node_access.print_line(where, {"name": found.name}, found.name, valid)
 
 
-def _check_join_file(state: Path | None, join_file: Path | None, passwords: Path | None) -> None:
-    if passwords is not None and (join_file is None or state is not None):
-        raise usage("--passwords goes with --join-file, and with an outside broker")
-    if join_file is not None:
-        from ..services.join_file import check_writable
+def _where(passwords: Path | None, dynsec: bool, admin: str | None) -> Where:
+    from ..services.node_access import Where
 
-        check_writable(join_file, passwords)
+    return Where(accounts.local_state(), passwords, dynsec or admin is not None, admin)
 
 
 @app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")
@@ -283,9 +310,12 @@ def unpair(
     node: n.NodeArgument,
     expect_version: n.Expect = None,
     keep_account: Keep = False,
+    dynsec: Dynsec = False,
+    dynsec_context: DynsecContext = None,
     yes: last_node.Yes = False,
 ) -> None:
-    state = accounts.local_state()
+    where = _where(None, dynsec, dynsec_context)
+    state = where.state
 
     async def work(bus: BusClient, may: bool) -> tuple[Node, bool]:
         found = await bus.find_node(node)
@@ -302,10 +332,8 @@ def unpair(
     output.done(gone, f"node '{gone.name}' unpaired")
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
-    if state is None:
-        accounts.explain_external(gone.name, "remove")
-    elif not keep_account:
-        accounts.remove(state, gone.name, NODE)
+    if not keep_account or not where.is_known:
+        _remove_account(where, gone.name)
 
 
 async def _has_heard(bus: BusClient, gone: Node) -> bool:
@@ -320,15 +348,29 @@ async def _has_heard(bus: BusClient, gone: Node) -> bool:
 
 
 @n.subcommand(app, "forget", "forget_node", more="With the embedded broker, its account is removed too.")
-def forget(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
-    state = accounts.local_state()
+def forget(
+    node: n.NodeArgument,
+    expect_version: n.Expect = None,
+    dynsec: Dynsec = False,
+    dynsec_context: DynsecContext = None,
+) -> None:
+    where = _where(None, dynsec, dynsec_context)
 
     async def work(bus: BusClient) -> Node:
         return await bus.forget_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
 
     gone = run(work)
     output.done(gone, f"node '{gone.name}' forgotten")
-    if state is None:
-        accounts.explain_external(gone.name, "remove")
+    _remove_account(where, gone.name)
+
+
+def _remove_account(where: Where, node: str) -> None:
+    """Raises CliError, BusError."""
+    if where.state is not None:
+        accounts.remove(where.state, node, NODE)
+    elif where.dynsec:
+        from ..services import node_access
+
+        node_access.remove_account(where, node)
     else:
-        accounts.remove(state, gone.name, NODE)
+        accounts.explain_external(node, "remove")

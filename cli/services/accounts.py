@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from busbar.bus.acl import NODE
-
-from .. import numbers, output
+from .. import output
 from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
 from ..settings import SECRETS
@@ -35,27 +33,20 @@ def takes_tokens(state: Path) -> bool:
     return bool(read_up(state).get("embedded"))
 
 
-def refuse_tokens(state: Path, node: str) -> None:
-    """Raises CliError where the broker redeems no join tokens, and says what to do instead."""
-    if not takes_tokens(state):
-        raise CliError(f"{_program(state)} redeems no join tokens: {_instead(node)}", ExitCode.USAGE, "usage")
-
-
-def _program(state: Path) -> str:
+def program_of(state: Path) -> str:
+    """The name of the broker program of a `busbar up`."""
     named = read_up(state).get("program")
     return next((PROGRAMS[each] for each in PROGRAMS if each == named), "this broker")
-
-
-def _instead(node: str) -> str:
-    return (
-        f"'busbar node token {node} --join-file {node}.join' gives it a new password in a join file, which"
-        f" 'busbar agent join {node}.join' takes on the node"
-    )
 
 
 def accounts_file(state: Path) -> Path:
     """The embedded broker's accounts file."""
     return state / "broker" / "accounts.json"
+
+
+def secret_file(state: Path, name: str) -> Path:
+    """The file of an account's secret."""
+    return state / SECRETS / name
 
 
 def kind_of(state: Path, name: str) -> str | None:
@@ -148,56 +139,3 @@ def explain_external(name: str, what: str) -> None:
         f" (mosquitto: mosquitto_passwd {flag}PASSWORDFILE {name}, then reload it;"
         f" with client certificates the CN is '{name}'); see docs/howto/security.md"
     )
-
-
-def print_token(state: Path, made: object, node: str, valid_s: float) -> None:
-    """Print a node's token, which is not kept, and how to use it; or the file of its password."""
-    if not takes_tokens(state):
-        return _print_password(state, made, node)
-    text, broker = token(state, node, valid_s), settings_in_force(global_options(), os.environ).broker
-    if output.output_format() != "table":
-        return output.dump(output.merged(made, token=text, token_valid_s=valid_s))
-    output.say(f"join token, valid once, for {numbers.duration(valid_s * 1000)}:")
-    output.say(text)
-    output.note(
-        f"on the node, with the token on standard input: busbar agent --node {node} --broker {broker}"
-        f" --realm {settings_in_force(global_options(), os.environ).realm} --join -"
-    )
-    return None
-
-
-def _print_password(state: Path, made: object, node: str) -> None:
-    path = add(state, node, NODE)
-    if output.output_format() != "table":
-        return output.dump(output.merged(made, password_file=str(path)))
-    settings = settings_in_force(global_options(), os.environ)
-    output.say(f"its password is in {path}")
-    output.note(f"{_program(state)} redeems no join tokens; {_instead(node)}")
-    output.note(
-        f"on this machine: busbar agent --node {node} --broker {settings.broker} --realm {settings.realm}"
-        f" --username {node} --password-file {path}"
-    )
-    return None
-
-
-def write_join_file(
-    state: Path | None, path: Path, node: str, valid_s: float, passwords: Path | None
-) -> None:
-    """Write a node's join file; its account goes into mosquitto's password file, where one is named.
-
-    Raises:
-        CliError: a file can't be written.
-    """
-    from . import join_file
-
-    settings = settings_in_force(global_options(), os.environ)
-    made = token(state, node, valid_s) if state is not None and takes_tokens(state) else None
-    password = join_file.write_join_file(path, settings, node, token=made)
-    if password is not None and state is not None:
-        put(state, node, NODE, password)
-    elif password is not None and passwords is not None:
-        join_file.put_mosquitto_password(passwords, node, password)
-    elif password is not None:
-        explain_external(node, "add")
-        output.note(f"its password is the member 'password' of {path}")
-    join_file.tell_join_file(path, passwords)

@@ -33,7 +33,10 @@ _ITERATIONS: Final = 101
 
 
 class JoinFile(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a node connects with: `ca` is PEM, and of `password` and `token` there is one."""
+    """What a node connects with: `ca` is PEM, and of `password` and `token` there is one.
+
+    `until`: when the token expires, seconds since 1970; only in what `join_token` reads.
+    """
 
     busbar_join: Literal[1]
     node: str
@@ -43,6 +46,7 @@ class JoinFile(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
     ca: str | None = None
     password: str | None = None
     token: str | None = None
+    until: float | None = None
 
 
 class Joined(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -104,37 +108,47 @@ def read_joined(folder: Path) -> Joined | None:
         raise usage(f"{path}: {error}") from None
 
 
-def check_writable(join_file: Path, passwords: Path | None) -> None:
+def check_writable(join_file: Path | None, passwords: Path | None) -> None:
     """Raises CliError unless both files can be written, before anything is changed."""
-    for folder in (join_file.absolute().parent, *([passwords.resolve().parent] if passwords else [])):
+    files = [path for path in (join_file and join_file.absolute(), passwords and passwords.resolve()) if path]
+    for folder in (path.parent for path in files):
         if not os.access(folder, os.W_OK):
             raise usage(f"folder {folder} can't be written")
     if passwords is not None and not os.access(passwords, os.R_OK):
         raise usage(f"password file {passwords} can't be read")
 
 
-def write_join_file(path: Path, settings: Settings, node: str, *, token: str | None) -> str | None:
-    """Write a node's join file, with a token, or with a new password, which is returned.
+def write_join_file(path: Path, made: JoinFile) -> None:
+    """Write a node's join file.
 
     Raises:
-        CliError: the certificate authority's file can't be read, or the join file not written.
+        CliError: it can't be written.
     """
-    password = None if token is not None else new_secret()
-    made = JoinFile(
+    try:
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
+    except OSError as error:
+        raise CliError(f"join file {path}: {error.strerror}") from None
+
+
+def new_join_file(
+    settings: Settings, node: str, *, token: str | None, until: float | None = None
+) -> JoinFile:
+    """What a join file of the node holds, with a token, or with a new password.
+
+    Raises:
+        CliError: the certificate authority's file can't be read.
+    """
+    return JoinFile(
         busbar_join=1,
         node=node,
         broker=str(settings.broker),
         realm=str(settings.realm),
         root=str(settings.root),
         ca=_read_ca(settings.tls_ca) if settings.tls_ca else None,
-        password=password,
+        password=None if token is not None else new_secret(),
         token=token,
+        until=until,
     )
-    try:
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
-    except OSError as error:
-        raise CliError(f"join file {path}: {error.strerror}") from None
-    return password
 
 
 def _read_ca(name: str) -> str:
@@ -185,10 +199,14 @@ def reload_mosquitto() -> bool:
     return True
 
 
-def tell_join_file(path: Path, passwords: Path | None) -> None:
-    """Print what to do with a join file; an outside broker has to know the account."""
-    if passwords is not None and not reload_mosquitto():
+def tell_reload() -> None:
+    """Have mosquitto read its password file again, or say that somebody has to."""
+    if not reload_mosquitto():
         output.note("no service 'mosquitto' runs here: have the broker read its password file again")
+
+
+def tell_join_file(path: Path) -> None:
+    """Print what to do with a join file."""
     output.note(
         f"copy {path}, which holds a secret, to the node; there: busbar agent join {path.name}"
         " --host ITS_ADDRESS"

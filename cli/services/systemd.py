@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from busbar.bus.files import write_atomically
 
+from .. import output
 from ..errors import CliError, usage
 from .run import REFUSED
 
@@ -154,10 +155,10 @@ def quoted(words: Sequence[str]) -> str:
     return " ".join(f'"{word}"' if set(word) & set(" '\";") or not word else word for word in literal)
 
 
-def agent_unit(node: str, user: str, state: Path) -> Unit:
+def agent_unit(node: str, user: str, state: Path, scope: Scope = "system") -> Unit:
     """The unit of a node that has joined: what it needs is in its state folder."""
     command = [*program(), "agent", "--state", str(state)]
-    return Unit("agent", f"Busbar agent of node {node}", command, state, user=user)
+    return Unit("agent", f"Busbar agent of node {node}", command, state, scope, user)
 
 
 def program() -> list[str]:
@@ -186,23 +187,64 @@ def systemctl(*words: str) -> None:
 
 def check_service(user: str) -> None:
     """Raises CliError unless a service of this user can be installed here."""
+    need_root()
+    need_systemctl()
+    if not has_user(user):
+        raise usage(f"there is no user '{user}': {' '.join(new_user(user))}")
+
+
+def need_root() -> None:
+    """Raises CliError for everybody else."""
     if os.geteuid() != 0:
         raise usage(
             "a unit of the system is installed by root: use sudo, or a unit of your own (--scope user)"
         )
-    need_systemctl()
+
+
+def has_user(user: str) -> bool:
+    """Whether the machine has this user."""
     try:
         pwd.getpwnam(user)
     except KeyError:
-        raise usage(
-            f"there is no user '{user}': useradd --system --create-home --home-dir /var/lib/busbar {user}"
-        ) from None
+        return False
+    return True
+
+
+def new_user(user: str) -> list[str]:
+    """The command that makes the user of a service."""
+    return ["useradd", "--system", "--create-home", "--home-dir", "/var/lib/busbar", user]
+
+
+def add_user(user: str) -> None:
+    """Make the user of a service. Raises CliError."""
+    words = new_user(user)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SYSTEMCTL_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CliError(f"{' '.join(words)}: {getattr(error, 'strerror', None) or error}") from None
+    if done.returncode != 0:
+        raise CliError(f"{' '.join(words)}: {done.stderr.strip() or 'it failed'}")
+
+
+def is_here(scope: Scope, env: Mapping[str, str]) -> bool:
+    """Whether services are run by systemd here: the machine's, or this user's own."""
+    if scope == "system":
+        return Path("/run/systemd/system").is_dir()
+    runtime = env.get("XDG_RUNTIME_DIR")
+    return runtime is not None and (Path(runtime) / "systemd").is_dir()
 
 
 def need_systemctl() -> None:
     """Raises CliError where there is none."""
     if shutil.which("systemctl") is None:
         raise usage("this needs systemd, and there is no systemctl here")
+
+
+def tell_linger(scope: Scope) -> None:
+    """Say what keeps a user's own services after the last session."""
+    if scope == "user":
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        output.note(f"to keep it after you log out: loginctl enable-linger {name}")
 
 
 def give_to(user: str, paths: Sequence[Path]) -> None:
@@ -238,6 +280,31 @@ def install(unit: Unit, folder: Path, *, start: bool = True) -> Path:
     return path
 
 
-def install_agent(node: str, user: str, state: Path) -> Path:
-    """As `install`, for a node that has joined."""
-    return install(agent_unit(node, user, state), UNITS)
+def set_up(unit: Unit, *, start: bool = True) -> Path:
+    """As `install`, where units of its scope are, with its folder made, which its user owns.
+
+    Raises:
+        CliError: it can't be installed here.
+        OSError: a file can't be written.
+    """
+    if unit.scope == "system":
+        check_service(str(unit.user))
+    else:
+        need_systemctl()
+    made = not unit.state.exists()
+    unit.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if made and unit.scope == "system":
+        give_to(str(unit.user), [unit.state])
+    return install(unit, folder_of(unit.scope, os.environ), start=start)
+
+
+def runs(unit: Unit) -> bool:
+    """Whether this very unit is installed and active."""
+    path = folder_of(unit.scope, os.environ) / f"{unit.name}.service"
+    try:
+        if path.read_text(encoding="utf-8") != render(unit):
+            return False
+        systemctl(*(["--user"] if unit.scope == "user" else []), "is-active", "--quiet", unit.name)
+    except (CliError, OSError, ValueError):
+        return False
+    return True

@@ -268,3 +268,34 @@ def test_a_join_file_is_all_that_a_node_needs(up: Stack, tmp_path: Path) -> None
     spent = run("join", str(file))
     assert spent.returncode == 5 and "token" in spent.stderr and file.exists()
     up.ok("node", "unpair", "n7")
+
+
+def test_one_line_makes_a_node_and_may_be_run_again(up: Stack, tmp_path: Path) -> None:
+    """On a machine where nothing of Busbar is configured; what was printed is what is typed."""
+    (typed,) = [row for row in up.ok("node", "pair", "n4").splitlines() if row.startswith("busbar join ")]
+    home = tmp_path / "home"
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
+    env |= {"HOME": str(home)}
+    busbar = [sys.executable, "-m", "busbar.cli.app"]
+    folder = home / ".local" / "state" / "busbar" / "agents" / "n4"
+
+    def run(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = [*busbar, *words]
+        return subprocess.run(command, env=env, input=text, capture_output=True, text=True, timeout=bound(30))
+
+    words = [*typed.split()[1:], "--no-unit"]
+    joined = run(*words, "--label", "site=sea")
+    assert joined.returncode == 0 and joined.stderr == "", joined.stderr
+    assert f"node 'n4' has joined realm '{up.realm}'" in joined.stdout
+    assert (folder / "secret").stat().st_mode & 0o777 == 0o600
+    process = subprocess.Popen([*busbar, "agent", "--state", str(folder)], env=env, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: up.ask("node", "show", "n4")["status"] == "online", "n4 is online")
+        assert up.ask("node", "show", "n4")["labels"] == {"site": "sea"}
+        again = run("join", "-", "--no-unit", "-o", "json", text=words[1])
+        assert again.returncode == 0 and '"changed": false' in again.stdout, "beside its agent"
+    finally:
+        process.terminate()
+        process.wait(bound(20))
+    used = run(*words, "--state", str(tmp_path / "a" / "b"))
+    assert used.returncode == 5 and "used before" in used.stderr and not (tmp_path / "a").exists()

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret
-from busbar.bus.broker.join_tokens import Offer, issue_token, join_password, parse_offer, redeem, revoke
+from busbar.bus.broker.join_tokens import (
+    Offer,
+    is_token_of,
+    issue_token,
+    join_password,
+    parse_offer,
+    read_hashes,
+    read_used,
+    redeem,
+    revoke,
+)
 from busbar.bus.clock import SystemClock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,8 +67,9 @@ async def test_a_token_becomes_an_account_once(broker: EmbeddedBroker, accounts:
     assert joined.code == 0
     await joined.publish(f"{R}/node/n9/state")
     assert await knock(broker, "n9", mine) == 0, "from now on its own secret is valid"
-    assert await knock(broker, "n9", join_password(token, new_secret())) == 5, "the token is spent"
+    assert await knock(broker, "n9", join_password(token, new_secret())) == 4, "used: who knows it is told"
     assert await knock(broker, "n9", token) == 5
+    assert await knock(broker, "n9", join_password(new_secret(), new_secret())) == 5, "not known"
     await joined.ping()
     assert Accounts.load(accounts).table["n9"].kind == "node"
 
@@ -73,7 +84,7 @@ async def test_a_token_is_bound_to_one_name(broker: EmbeddedBroker, accounts: Pa
 async def test_of_two_clients_with_one_token_one_gets_in(broker: EmbeddedBroker, accounts: Path) -> None:
     token = issue_token(accounts, "n9", now())
     codes = await asyncio.gather(*(knock(broker, "n9", join_password(token, new_secret())) for _ in range(8)))
-    assert sorted(codes) == [0] + [5] * 7
+    assert sorted(codes) == [0] + [4] * 7
 
 
 async def test_an_expired_token_is_refused(broker: EmbeddedBroker, accounts: Path) -> None:
@@ -125,6 +136,18 @@ def test_a_revocation_voids_the_token_too(accounts: Path) -> None:
     token = issue_token(accounts, "n9", NOW)
     assert not revoke(accounts, "n9", "node", NOW)
     assert not redeem(accounts, "n9", Offer(token, SECRET), NOW)
+
+
+def test_a_used_token_is_known_until_it_would_have_expired(accounts: Path) -> None:
+    token = issue_token(accounts, "n9", NOW)
+    assert redeem(accounts, "n9", Offer(token, SECRET), NOW) and not read_hashes(accounts, NOW)
+    issue_token(accounts, "n8", NOW)
+    used = read_used(accounts, NOW)
+    assert set(used) == {"n9"} and is_token_of(used, "n9", Offer(token, SECRET))
+    assert not redeem(accounts, "n9", Offer(token, SECRET), NOW), "and never taken again"
+    assert not read_used(accounts, NOW + 900.0)
+    issue_token(accounts, "n7", NOW + 900.0)
+    assert set(json.loads((accounts.parent / "tokens.json").read_text())) == {"n7"}
 
 
 @pytest.mark.parametrize("late", [900.0, 901.0, 10_000.0])

@@ -91,9 +91,12 @@ def test_the_blocks_on_people_and_nodes(shell: Shell) -> None:
         shell.run(block("busbar principal add bob"))
         assert "carol" in shell.run("busbar principal list")
         shell.run(block("busbar audit"))
-        pair, agent, *others = block("busbar node pair n4").strip().splitlines()
-        token = shell.run(pair).splitlines()[-1]
-        with shell.running("n4", agent.partition("#")[0].replace(":1883", f":{port}"), token):
+        pair, join, agent, *others = block("busbar node pair n4").strip().splitlines()
+        printed = shell.run(pair).splitlines()[-1]
+        word = printed.removeprefix("busbar join ")
+        assert join.startswith("busbar join TOKEN@BROKER ") and word.endswith(f"@127.0.0.1:{port}")
+        shell.run(f"{printed} --no-unit")
+        with shell.running("n4", agent.partition("#")[0]):
             until(lambda: "n4" in shell.run("busbar node list -q --status online"), 20, "n4 has joined")
         shell.run("\n".join(others))
         left = shell.run("busbar node list").splitlines()

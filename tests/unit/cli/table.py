@@ -98,6 +98,7 @@ LOCAL: Final[dict[str, tuple[str, ...]]] = {
     "broker remove-account": ("p9",),
     "manager check": (),
     "agent join": ("no-such-file",),
+    "join": ("bb1-none@127.0.0.1:1",),
     "install manager": ("--print",),
     "install agent": ("--node", "n1", "--print"),
     "install broker": ("--print",),

@@ -68,7 +68,7 @@ def operations_of() -> dict[str, set[str]]:
 def test_help_speaks_of_the_command_not_of_the_operations_behind_it() -> None:
     known = commands()
     assert known["worker logs"].help.startswith("Print a worker's last output lines")
-    assert known["node token"].help.startswith("Print a new token")
+    assert known["node token"].help.startswith("Print a new line")
 
 
 def test_every_operation_of_the_contract_has_a_command() -> None:

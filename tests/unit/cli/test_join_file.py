@@ -11,7 +11,12 @@ from busbar.cli.context import Settings
 from busbar.cli.errors import CliError
 from busbar.cli.services import join_file, systemd
 from busbar.cli.services.join import read_token
-from busbar.cli.services.join_file import put_mosquitto_password, read_join_file, write_join_file
+from busbar.cli.services.join_file import (
+    new_join_file,
+    put_mosquitto_password,
+    read_join_file,
+    write_join_file,
+)
 
 from tests.pace import bound
 
@@ -20,12 +25,14 @@ SETTINGS = Settings(broker="mqtts://b.example:8883", realm="lab", root="busbar")
 
 def test_a_join_file_is_private_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "n2.join"
-    password = write_join_file(path, SETTINGS, "n2", token=None)
+    made = new_join_file(SETTINGS, "n2", token=None)
+    write_join_file(path, made)
+    password = made.password
     found = read_join_file(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert (found.node, found.broker, found.password, found.ca) == ("n2", SETTINGS.broker, password, None)
     assert password is not None and len(password) >= 32
-    assert write_join_file(path, SETTINGS, "n2", token="t0k") is None
+    write_join_file(path, new_join_file(SETTINGS, "n2", token="t0k"))
     assert (read_join_file(path).token, read_join_file(path).password) == ("t0k", None)
 
 
@@ -51,7 +58,7 @@ def test_what_is_no_join_file_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_join_file_given_as_a_token_says_what_to_run(tmp_path: Path) -> None:
     path = tmp_path / "n2.join"
-    write_join_file(path, SETTINGS, "n2", token="t0k")
+    write_join_file(path, new_join_file(SETTINGS, "n2", token="t0k"))
     path.write_text(path.read_text().replace("\n", " "))
     with pytest.raises(CliError, match="busbar agent join"):
         read_token(str(path))
@@ -60,8 +67,7 @@ def test_a_join_file_given_as_a_token_says_what_to_run(tmp_path: Path) -> None:
 def test_an_unreadable_authority_is_named(tmp_path: Path) -> None:
     settings = Settings(broker="mqtts://b", realm="lab", root="busbar", tls_ca=str(tmp_path / "no.crt"))
     with pytest.raises(CliError, match=r"CA file .*no\.crt: No such file"):
-        write_join_file(tmp_path / "n2.join", settings, "n2", token=None)
-    assert not (tmp_path / "n2.join").exists()
+        new_join_file(settings, "n2", token=None)
 
 
 def test_a_password_replaces_the_user_s_and_no_other(tmp_path: Path) -> None:

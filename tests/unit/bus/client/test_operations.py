@@ -57,7 +57,7 @@ def test_each_operation_has_its_method_with_the_contracts_parameters_and_result(
     assert text.startswith(row.help) and all(f"`{code}`" in text for code in row.errors)
 
 
-ASYNC_ALONE = {"fetch_each", "probe"}
+ASYNC_ALONE = {"dynamic_security", "fetch_each", "probe"}
 
 
 def test_the_blocking_client_has_each_method_with_the_same_parameters() -> None:

@@ -1,0 +1,1 @@
+"""The flow for Node-RED: as the contract has it, and run by a real Node-RED (`make node-red`)."""
