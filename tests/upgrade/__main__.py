@@ -56,16 +56,17 @@ def up(old: Release, folder: Path) -> None:
     with stack(folder) as here:
         clean = dict(here.env)
 
-        def run(release: Release) -> None:
+        def start(release: Release) -> None:
             here.env = {**clean, **release.env()}
+            here.prefix = ("env",)  # a program of its own: a fork would be ours
             here.up("--agents", "2")
-            here.ready()
 
         def end() -> None:
             here.signal(signal.SIGTERM)
             assert here.wait() == 0
 
-        run(old)
+        start(old)
+        here.ready()
         here.ok("cluster", "create", "edge", "--type", "mqtt", "--port", "24000-24099")
         for node in ("n1", "n2"):
             here.ok("cluster", "add-node", "edge", node)
@@ -76,12 +77,12 @@ def up(old: Release, folder: Path) -> None:
         end()
         for release in (NEW, old):
             if release is old:
-                here.env = {**clean, **old.env()}
-                here.up("--agents", "2")
+                start(old)
                 here.hear("the database is of a newer Busbar")
                 assert here.wait() != 0
                 here.ok("restore", str(folder / "before.db"), "--take-over")
-            run(release)
+            start(release)
+            here.ready()
             until(lambda: here.running("edge", 2), "all workers are ready")
             assert here.pids("edge") == pids, "workers were replaced"
             if release is NEW:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from tests.faults.census import Census, until
 from tests.faults.yard import write_runtimes
 from tests.pace import bound
@@ -115,17 +116,21 @@ class Realm:
     def run(self, *words: str, release: Release | None = None) -> subprocess.CompletedProcess[str]:
         """One command of a release, by default `cli`, as alice."""
         clean = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
-        env = {**clean, "BUSBAR_TIMEOUT": str(bound(10)), **(release or self.cli).env()}
+        release = release or self.cli
+        env = {**clean, "BUSBAR_TIMEOUT": str(bound(10)), **release.env()}
         argv = [sys.executable, "-P", "-m", "busbar.cli.app", *words]
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            env=env,
-            cwd=ROOT,
-            timeout=bound(90),
-            stdin=subprocess.DEVNULL,
-        )
+        if release == NEW:
+            done = forked.run(*words, env=env, timeout=bound(90))
+        else:
+            done = subprocess.run(
+                argv,
+                capture_output=True,
+                text=True,
+                env=env,
+                cwd=ROOT,
+                timeout=bound(90),
+                stdin=subprocess.DEVNULL,
+            )
         self.said.append(f"{' '.join(words)}: {done.returncode} {done.stdout[-500:]}{done.stderr[-500:]}")
         assert "Traceback" not in done.stderr, self.said[-1]
         return done
