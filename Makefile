@@ -31,7 +31,8 @@ NODERED := $(abspath $(VENV))/node-red
 HOUSE := $(abspath $(VENV))/home-assistant
 HOUSE_PYTHON ?= python3.13
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site pictures upgrade clean
+.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site \
+  pictures upgrade dist deb try-deb image clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop; busbar-demo.png is its page"
@@ -51,7 +52,11 @@ help:
 	@echo "make site    build the documentation's site, build/site/html; refuses links that lead nowhere"
 	@echo "make pictures   take the pictures of the page for the documentation (chromium); some minutes"
 	@echo "make upgrade   every pair of the previous release and this one: the main job; some minutes"
-	@echo "make reference   write docs/reference from the contract"
+	@echo "make dist    wheel and source distribution, as an index would take them"
+	@echo "make deb     the Debian package (build-essential, debhelper, python3-venv)"
+	@echo "make try-deb   install it in a fresh Debian, use it, purge it (root, debootstrap)"
+	@echo "make image   the image for containers (podman, buildah or docker)"
+	@echo "make reference   write docs/reference and docs/man from the code"
 	@echo "make clean   remove the virtual environment and caches"
 
 $(STAMP): pyproject.toml
@@ -152,5 +157,20 @@ reference: setup
 	@$(BIN)/python docs/client_methods.py --write
 	@$(BIN)/python -m tests.faults.page --write
 
+dist: setup
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
+	@$(BIN)/python -m twine check --strict dist/*
+
+deb:
+	@docs/packaging/deb.sh build/deb
+
+try-deb: deb
+	@docs/packaging/try-deb.sh build/deb/*.deb
+
+# BASE names another Debian to start from.
+image: dist
+	@docs/packaging/image.sh build/image $(BASE)
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist .src/*.egg-info *.egg-info

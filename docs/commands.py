@@ -110,8 +110,13 @@ def _table(command: Any, of_all: Any) -> Iterator[str]:
         yield from ("| parameter | |", "|---|---|")
     for each in found:
         names = ", ".join(f"`{name}`" for name in each.names)
-        value = f" `{each.value}`".replace("|", "\\|") if each.value else ""
+        value = f" {_word(each.value)}" if each.value else ""
         yield f"| {names}{value} | {_text(each.text)} |"
+
+
+def _word(value: str) -> str:
+    """A value's word as code; choices so that neither forges nor the site take them for cells of a table."""
+    return f"<code>{value.replace('|', '&#124;')}</code>" if "|" in value else f"`{value}`"
 
 
 def _paragraphs(text: str) -> Iterator[str]:

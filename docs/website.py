@@ -133,14 +133,24 @@ def gather(folder: Path) -> None:
     (folder / "mkdocs.yml").write_text(f"{(DOCS / 'website.yml').read_text()}{nav}")
 
 
+def zensical(folder: Path, *words: str) -> int:
+    """Run zensical on what was gathered; its exit code."""
+    command = [sys.executable, "-m", "zensical", *words, "--config-file", "mkdocs.yml"]
+    return subprocess.run(command, cwd=folder, check=False).returncode
+
+
+def build(folder: Path) -> int:
+    """Build the site in a folder's `html`; fails for a link or an anchor that leads nowhere."""
+    return zensical(folder, "build", "--clean", "--strict")
+
+
 def main() -> int:
     """Build or serve."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--serve", action="store_true", help="serve it on the loopback address")
     serve = parser.parse_args().serve
     gather(SITE)
-    command = [sys.executable, "-m", "zensical", *(["serve"] if serve else ["build", "--clean", "--strict"])]
-    return subprocess.run([*command, "--config-file", "mkdocs.yml"], cwd=SITE, check=False).returncode
+    return zensical(SITE, "serve") if serve else build(SITE)
 
 
 if __name__ == "__main__":

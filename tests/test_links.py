@@ -87,12 +87,18 @@ def test_a_link_that_leads_nowhere_is_found() -> None:
     assert len(wrong(page, text + more)) == 7
 
 
-def test_the_site_has_every_page_once_and_its_links_lead_somewhere(tmp_path: Path) -> None:
-    """What `make site` gives zensical: pages stand elsewhere, and links to other files are text alone."""
+@pytest.fixture(scope="module")
+def website() -> Any:
+    """docs/website.py."""
     spec = importlib.util.spec_from_file_location("website", DOCS / "website.py")
     assert spec is not None and spec.loader is not None
-    website = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(website)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_site_has_every_page_once_and_its_links_lead_somewhere(website: Any, tmp_path: Path) -> None:
+    """What `make site` gives zensical: pages stand elsewhere, and links to other files are text alone."""
     website.gather(tmp_path)
     config = yaml.load((tmp_path / "mkdocs.yml").read_text(), Loader=yaml.BaseLoader)
     assert config["validation"]["invalid_links"] == config["validation"]["invalid_link_anchors"] == "true"
@@ -102,6 +108,22 @@ def test_the_site_has_every_page_once_and_its_links_lead_somewhere(tmp_path: Pat
     assert len(shown) > 60 and (tmp_path / "pages" / "reference" / "asyncapi.json").exists()
     for page in pages:
         assert not wrong(page, page.read_text(), tmp_path), page
+
+
+@pytest.mark.timeout(180)
+def test_zensical_builds_the_site_and_refuses_an_anchor_that_has_gone(
+    website: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One build tells both: that anchor is all that it finds wrong."""
+    if importlib.util.find_spec("zensical") is None:
+        pytest.skip("zensical is not installed: the extra docs")
+    website.gather(tmp_path)
+    with (tmp_path / "pages" / "quickstart.md").open("a") as file:
+        file.write("\n[gone](howto/daily.md#no-such-heading)\n")
+    code, said = website.build(tmp_path), "".join(capfd.readouterr())
+    assert code != 0 and "1 issue found" in said, said
+    page = (tmp_path / "html" / "reference" / "contract" / "index.html").read_text()
+    assert 'id="3-request-and-response"' in page and not re.search(r'<(?:script|link)[^>]*="https?://', page)
 
 
 def leaves(found: Any) -> Iterator[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from busbar.bus.version import commit, described
 
+from tests.pace import bound
+
 Git = Callable[..., str]
 
 
@@ -19,6 +21,7 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Git:
     """Runs git in a repository with one commit, without the settings of whoever runs the tests."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
+    monkeypatch.setattr("busbar.bus.version.GIT_S", bound(30))
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
