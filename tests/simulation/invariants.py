@@ -111,11 +111,22 @@ class Watch(Lasting):
             self.stop_orders.add(order)
             return
         if definition is not None and definition.generation != process.generation:
-            if machine.refused(definition.transport) and self._was_ready(agent, process):
+            refused = machine.refused(definition.transport) and self._was_ready(agent, process)
+            if refused and not self._restart_between(process, definition.generation):
                 self._violation("K", f"{machine.name} stops {process.record.worker} for what it refuses")
             self.stop_orders.add(order)
             return
         self._violation("K", f"{machine.name} stops {process.record.worker}, which is wanted and well")
+
+    def _restart_between(self, process: SimProcess, generation: int) -> bool:
+        """Whether it may be stopped for an order to restart, which an update has followed at once."""
+        row = self.mirror.workers.get(process.oid)
+        if row is None or generation < process.generation + 2:
+            return False
+        return self._restart_asked(row) or any(
+            each.op == "restart_routercluster_workergroup" and each.params["workergroup_oid"] == row.group_oid
+            for each in self.world.history
+        )
 
     def _was_ready(self, agent: Agent | None, process: SimProcess) -> bool:
         """Whether its agent has seen it ready."""
