@@ -15,7 +15,8 @@ from typing import Any
 from tests.pace import bound
 
 EVERY_S = 0.05
-YOUNG_S = 2.0
+STARTED, ENVIRONMENT = 19, 47
+"""Fields of /proc/PID/stat behind the name: when it was forked, and where its environment lies (proc(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,7 @@ class Census:
     def __init__(self, folder: Path, every: float = EVERY_S) -> None:
         self._every = every
         self._folder = str(folder)
-        self._known: dict[tuple[int, int], Life | None] = {}
-        self._first: dict[tuple[int, int], float] = {}
+        self._known: dict[tuple[int, int, int], Life | None] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.history: dict[tuple[int, int], Life] = {}
@@ -117,16 +117,11 @@ class Census:
             return None
         if fields[0] in "ZX":
             return None
-        key = pid, int(fields[19])
-        if key in self._known:
-            return self._known[key]
-        life = self._environment(pid, key[1], int(fields[3]))
-        first = self._first.setdefault(key, time.monotonic())
-        # Between fork and exec a process has its parent's environment.
-        if life is not None or time.monotonic() - first > YOUNG_S:
-            self._known[key] = life
-            self._first.pop(key, None)
-        return life
+        # Between fork and exec it has its parent's environment; it lies elsewhere afterwards.
+        key = pid, int(fields[STARTED]), int(fields[ENVIRONMENT])
+        if key not in self._known:
+            self._known[key] = self._environment(pid, key[1], int(fields[3]))
+        return self._known[key]
 
     def _environment(self, pid: int, start: int, session: int) -> Life | None:
         try:
