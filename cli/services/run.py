@@ -27,6 +27,7 @@ from busbar.bus.service_status import ServiceStatus
 from .logs import LogOptions, log_as, log_the_uncaught, log_to_stderr
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
 from .specs import (
+    REFUSED,
     SPEC_TYPES,
     AgentSpec,
     BrokerProgramSpec,
@@ -45,9 +46,6 @@ Ready = Callable[[], None]
 STOP_S: Final = 60.0
 """Bound of a clean stop, seconds; `up` sends SIGKILL earlier."""
 READY: Final = b"ready\n"
-REFUSED: Final = 4
-"""Exit code of a service that refuses to run, such as for a locked folder, a corrupt database or a newer
-manager. A restart does not help."""
 
 log = logging.getLogger("busbar.service")
 

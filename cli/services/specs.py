@@ -14,6 +14,9 @@ MqttVersion = Literal["auto", "5", "3.1.1"]
 BrokerProgram = Literal["nats", "mosquitto"]
 PROGRAMS: Final[Mapping[BrokerProgram, str]] = {"nats": "nats-server", "mosquitto": "mosquitto"}
 """What is run in place of the embedded broker."""
+REFUSED: Final = 4
+"""Exit code of a service that refuses to run, such as for a locked folder, a corrupt database or a newer
+manager. A restart does not help."""
 
 
 class ConnectSpec(Struct, frozen=True, omit_defaults=True):

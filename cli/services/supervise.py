@@ -26,7 +26,8 @@ from busbar.bus.printable import printable
 
 from ..errors import CliError, ExitCode
 from ..output import note
-from .run import READY, REFUSED
+from .run import READY
+from .specs import REFUSED
 from .up_plan import Plan, Service, services, spec_path
 
 LOG_BYTES: Final = 1 << 20

@@ -16,7 +16,7 @@ from busbar.bus.files import write_atomically
 
 from .. import output
 from ..errors import CliError, usage
-from .run import REFUSED
+from .specs import REFUSED
 
 UNITS: Final = Path("/etc/systemd/system")
 AGENT_UNIT: Final = "busbar-agent"

@@ -23,7 +23,7 @@ from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.decode import encode
 from busbar.bus.messages import AssignedWorker, Assignment
 from busbar.bus.options import ConnectOptions
-from busbar.cli.services.run import REFUSED
+from busbar.cli.services.specs import REFUSED
 
 from tests.agents import Bench, bench, worker
 from tests.brokers import free_port, mosquitto

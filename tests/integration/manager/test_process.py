@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from busbar.bus.decode import encode
 from busbar.bus.messages import ManagerState
-from busbar.cli.services.run import REFUSED
+from busbar.cli.services.specs import REFUSED
 from busbar.manager.leader.state_folder import database
 
 from tests.integration.manager.fixtures import REALM, TOPICS, Client, Net, client_on, mqtt_net
