@@ -128,12 +128,20 @@ def test_the_leading_node_is_killed_while_requests_go_on(tmp_path: Path) -> None
         made.close()
 
 
+def is_heard(reader: Watcher, speaker: Watcher) -> bool:
+    speaker.publish(speaker.topic(*LOG), "begin")
+    return any(payload == b"begin" for _, payload, _ in list(reader.messages))
+
+
 def loses_nothing(made: Stack, brokers: Engine, lost: Node, first: Roamer) -> None:
     here, there = (node.port for node in brokers.nodes if node is not lost)
     # On a busy machine its connection may be lost too: what was published meanwhile must still come.
     reader = Watcher(there, "bob", made.secrets["bob"], session="reader")
     reader.subscribe("node", "+", "log", "+")
     speaker = Speaker(Watcher(here, "n1", made.secrets["n1"]))
+    # The subscription is known at other nodes a moment after its SUBACK: what is published there until then
+    # is not for it.
+    wait(lambda: is_heard(reader, speaker.client), "the reader hears the speaker")
     made.clients += [reader, speaker.client]
     caller = Caller(first)
     for each in (speaker, caller):
@@ -161,4 +169,11 @@ def loses_nothing(made: Stack, brokers: Engine, lost: Node, first: Roamer) -> No
     def heard() -> set[str]:
         return {payload.decode() for topic, payload, _ in list(reader.messages) if "/log/" in topic}
 
-    wait(lambda: set(speaker.acknowledged) <= heard(), "each line that was acknowledged")
+    def missing() -> list[str]:
+        return [line for line in speaker.acknowledged if line not in heard()]
+
+    try:
+        wait(lambda: not missing(), "each line that was acknowledged")
+    except AssertionError as error:
+        told = f"of {len(speaker.acknowledged)} lines {len(missing())} did not come: {missing()[:9]}"
+        raise AssertionError(told) from error
