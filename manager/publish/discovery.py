@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final
 
 from busbar.bus.clock import Clock
@@ -24,14 +23,12 @@ from ..store.meta import DISCOVERY_KEY
 from ..store.reads import Queries
 from ..store.tx import Tx
 from . import home_assistant as ha
+from .retained import read_retained
 
 log = logging.getLogger("busbar.home_assistant")
 
 PAUSE_S: Final = 1.0
 """Between two passes: changes and births that come meanwhile share one."""
-SETTLE_S: Final = 0.5
-"""Without a retained message for so long, the broker has sent all of them (MQTT has no end marker)."""
-READ_TIMEOUT_S: Final = 10.0
 
 
 class HomeAssistantDiscovery:
@@ -55,9 +52,11 @@ class HomeAssistantDiscovery:
         self._held: dict[str, bytes] = {}
         self._wanted: dict[str, bytes] = {}
         self._given_up: set[str] = set()
+        """Topics that this connection may not write, or whose message is too large."""
+        self._locked: set[str] = set()
+        """Former prefixes below which it may not write."""
         self._last: ha.Realm | None = None
         self._again = True
-        self._received = 0.0
 
     @property
     def needed(self) -> bool:
@@ -76,6 +75,7 @@ class HomeAssistantDiscovery:
         """There is a new connection, and this manager may publish on it."""
         self._held.clear()
         self._given_up.clear()
+        self._locked.clear()
         self._again = True
         self._wake.set()
 
@@ -85,10 +85,8 @@ class HomeAssistantDiscovery:
             self._wake.clear()
             try:
                 if self._active():
-                    await self._remove_former()
                     await self._publish()
-            except MissingRightError as error:
-                log.warning("%s", error)  # tried again on the next connection
+                    await self._remove_former()
             except BusOfflineError as error:
                 log.debug("discovery was interrupted: %s", error)
                 self._again = True
@@ -158,32 +156,24 @@ class HomeAssistantDiscovery:
     async def _remove_former(self) -> None:
         """Of other prefixes than the present one: remove all, and forget the prefix once that was done."""
         kept = self._options.prefix if self._options else None
-        for prefix in sorted(self._used - {kept}):
-            await self._remove(prefix)
+        for prefix in sorted(self._used - {kept} - self._locked):
+            try:
+                await self._remove(prefix)
+            except MissingRightError as error:
+                log.warning("what Home Assistant was told below %s/ stays for now: %s", prefix, error)
+                self._locked.add(prefix)
+                continue
             await self._note(self._used - {prefix})
             log.info("removed what Home Assistant was told below %s/", prefix)
 
     async def _remove(self, prefix: str) -> None:
-        """Raises BusOfflineError, also where a right is missing: it is tried again on the next connection."""
+        """Raises BusOfflineError, and MissingRightError where the broker tells."""
         topics = self._store.topics
         pattern = HomeAssistant("any", prefix).configs(topics.root, topics.realm)
-        found: set[str] = set()
-        began = self._received = self._clock.monotonic()
-        self._link.subscribe(pattern, partial(self._collect, found))
-        try:
-            while self._clock.monotonic() < min(self._received + SETTLE_S, began + READ_TIMEOUT_S):
-                await self._clock.sleep(SETTLE_S / 5)
-        finally:
-            self._link.unsubscribe(pattern)
-        for topic in sorted(found):
+        for topic in sorted(await read_retained(self._link, self._clock, [pattern])):
             await self._link.publish(topic, b"", retain=True)
         if not self._active():
             raise BusOfflineError("the connection broke meanwhile")
-
-    def _collect(self, found: set[str], message: Message) -> None:
-        if message.payload:
-            found.add(message.topic)
-            self._received = self._clock.monotonic()
 
     async def _note(self, prefixes: frozenset[str]) -> None:
         def write(tx: Tx) -> None:

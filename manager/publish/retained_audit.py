@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from busbar.bus.clock import Clock, wait_or_sleep
-from busbar.bus.connection.link import Link, Message
+from busbar.bus.connection.link import Link
 from busbar.bus.errors import BusOfflineError
 from busbar.bus.topics import Topics
+
+from .retained import read_retained
 
 log = logging.getLogger("busbar.retained_audit")
 
@@ -23,9 +25,9 @@ MIN_INTERVAL_S: Final = 10.0
 """The shortest."""
 PER_TOPIC_S: Final = 0.02
 """Pause per retained topic: an audit costs broker and manager about 0.1 ms per topic."""
-SETTLE_S: Final = 0.5
-"""Without a retained message for so long, the broker has sent all of them (MQTT has no end marker)."""
-READ_TIMEOUT_S: Final = 10.0
+IDLE_S: Final = 10.0
+"""An audit waits so long for what has not been sent, and is left out then."""
+POLL_S: Final = 0.1
 UNREAD: Final = 2
 """So many audits in a row without a single status, which the broker acknowledged, and there is a cause."""
 
@@ -84,8 +86,6 @@ class RetainedAudit:
         self._idle = idle
         self._held_back = held_back
         self._interval = interval
-        self._received: dict[str, bytes] = {}
-        self._last_received = 0.0
         self._unread = 0
         self._wake = asyncio.Event()
 
@@ -114,13 +114,14 @@ class RetainedAudit:
         return min(self._interval, max(MIN_INTERVAL_S, PER_TOPIC_S * len(self._expected())))
 
     async def _audit(self) -> None:
-        deadline = self._clock.monotonic() + READ_TIMEOUT_S
+        deadline = self._clock.monotonic() + IDLE_S
         while not (self._link.connected and self._idle()):
             if self._clock.monotonic() > deadline:
                 return
-            await self._clock.sleep(SETTLE_S / 5)
+            await self._clock.sleep(POLL_S)
         before = dict(self._expected())
-        received = await self._read_retained()
+        patterns = (self._topics.all_status(), self._topics.all_nodes("assignment"))
+        received = await read_retained(self._link, self._clock, patterns)
         if not self._link.connected:
             return
         now = dict(self._expected())
@@ -138,23 +139,3 @@ class RetainedAudit:
         status = f"{self._topics.prefix}/status/"
         came, due = (any(topic.startswith(status) for topic in each) for each in (received, expected))
         self._unread = self._unread + 1 if due and not came else 0
-
-    async def _read_retained(self) -> dict[str, bytes]:
-        """All retained statuses and assignments, at QoS 0: at QoS 1 brokers bound their queue by default."""
-        self._received = {}
-        patterns = (self._topics.all_status(), self._topics.all_nodes("assignment"))
-        began = self._last_received = self._clock.monotonic()
-        for pattern in patterns:
-            self._link.subscribe(pattern, self._on_message, qos=0)
-        try:
-            while self._clock.monotonic() < min(self._last_received + SETTLE_S, began + READ_TIMEOUT_S):
-                await self._clock.sleep(SETTLE_S / 5)
-        finally:
-            for pattern in patterns:
-                self._link.unsubscribe(pattern)
-        return self._received
-
-    def _on_message(self, message: Message) -> None:
-        if message.retain and message.payload:
-            self._received[message.topic] = message.payload
-            self._last_received = self._clock.monotonic()

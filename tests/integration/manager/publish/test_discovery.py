@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from busbar.bus.connection.link import NO_PROPERTIES
+from busbar.bus.errors import MissingRightError
 from busbar.bus.home_assistant import HomeAssistant
-from busbar.bus.testing import MemoryBroker
-from busbar.manager.publish import discovery
+from busbar.bus.testing import MemoryBroker, MemoryLink
+from busbar.manager.publish import discovery, retained
 
 from tests.brokers import until
 from tests.integration.manager.fixtures import Client, memory_net, rig_on
@@ -22,7 +23,7 @@ HOUSE = HomeAssistant("bob")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(discovery, "PAUSE_S", 0.01)
-    monkeypatch.setattr(discovery, "SETTLE_S", 0.1)
+    monkeypatch.setattr(retained, "SETTLE_S", 0.1)
     yield
 
 
@@ -126,3 +127,35 @@ async def test_what_is_wanted_no_more_is_removed_at_the_next_start(tmp_path: Pat
     async with rig_on(net, folder) as (manager, _):
         assert not manager.discovery.needed
     assert list(configs(broker)) == ["homeassistant/light/hall/config"], "what is not ours stays"
+
+
+async def test_a_former_prefix_that_may_not_be_written_keeps_nothing_else_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever changes the prefix gives the rights of the new one: old messages stay, which is said once."""
+    net = memory_net()
+    assert net.memory is not None
+    broker: MemoryBroker = net.memory
+    folder = tmp_path / "manager"
+    async with rig_on(net, folder, home_assistant=HOUSE) as (_, client):
+        await client.node("n1")
+        await until(lambda: len(configs(broker)) == 3)
+    publish_of_link = MemoryLink.publish
+
+    async def refusing(link: MemoryLink, topic: str, *more: Any, **options: Any) -> None:
+        if topic.startswith("homeassistant/"):
+            raise MissingRightError("manager", "write", topic)
+        await publish_of_link(link, topic, *more, **options)
+
+    monkeypatch.setattr(MemoryLink, "publish", refusing)
+    async with rig_on(net, folder, home_assistant=HomeAssistant("bob", "home")) as (manager, client):
+        await until(lambda: len(configs(broker, "home")) == 3)
+        for number in range(3):
+            await client.node(f"m{number}")
+            await until(lambda number=number: len(configs(broker, "home")) == 3 * (number + 2))  # type: ignore[misc]
+        assert len(configs(broker)) == 3
+        assert len([each for each in caplog.messages if "below homeassistant/ stays" in each]) == 1
+        assert manager.store.reads.meta("home_assistant") == '["home", "homeassistant"]'
+    monkeypatch.undo()
+    async with rig_on(net, folder, home_assistant=HomeAssistant("bob", "home")) as (manager, _):
+        await until(lambda: not configs(broker))

@@ -20,7 +20,7 @@ from busbar.manager import service
 from busbar.manager.leader.fencing import FencedError
 from busbar.manager.leader.state_folder import take_over
 from busbar.manager.publish import publisher as publishing
-from busbar.manager.publish import retained_audit
+from busbar.manager.publish import retained, retained_audit
 from busbar.manager.service import Manager, run
 from busbar.manager.store import Tx
 
@@ -59,7 +59,7 @@ async def rig(net: Net, tmp_path: Path) -> AsyncIterator[tuple[Manager, Client]]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retained_audit, "SETTLE_S", 0.05)
+    monkeypatch.setattr(retained, "SETTLE_S", 0.05)
 
 
 async def _furnish(client: Client) -> None:
