@@ -390,7 +390,7 @@ class BusClient(References):
         timeout: float = WAIT_S,
         progress: Progress | None = None,
     ) -> Status:
-        """Wait until every worker that a group asks for is ready (or the group is stopped anyway).
+        """Wait until every worker that a group asks for is ready and no other is left, or it is stopped.
 
         Args:
             group: `cluster/group`, or its name or oid within `cluster`.

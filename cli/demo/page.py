@@ -21,6 +21,7 @@ NO_PICTURE: Final = "no picture: that takes selenium (the extra 'dev'), chromium
 FLAGS: Final = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+    "--disable-quic",
 )  # fmt: skip
 SIZE: Final = (1060, 760)
 SHOWN_S: Final = 20.0
@@ -49,7 +50,7 @@ async def page(stage: Stage, picture: Path | None) -> None:
             stage.say(NO_PICTURE)
             return
         password = (stage.state / "secrets" / "admin").read_text().strip()
-        # Chromium puts sockets there: a longer path than TMPDIR may be would not fit their addresses.
+        # Chromium makes sockets there; below a long TMPDIR their paths would be too long.
         with TemporaryDirectory(prefix="busbar-", dir="/tmp", ignore_cleanup_errors=True) as folder:
             problem = await asyncio.to_thread(_take, picture, url, password, folder, programs)
         stage.say(f"no picture: {problem}" if problem else f"a picture of it: {picture}")

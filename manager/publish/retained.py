@@ -16,7 +16,7 @@ READ_TIMEOUT_S: Final = 10.0
 async def read_retained(link: Link, clock: Clock, patterns: Sequence[str]) -> dict[str, bytes]:
     """All retained messages of these filters, by topic, within `READ_TIMEOUT_S`.
 
-    The caller looks whether the connection has lasted. At QoS 0: at QoS 1 brokers bound their queue by default.
+    The caller sees whether the connection has lasted. At QoS 0, since brokers bound the queue of QoS 1.
     """
     received: dict[str, bytes] = {}
     began = last = clock.monotonic()

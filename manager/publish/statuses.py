@@ -128,6 +128,7 @@ class StatusBuilder:
         not_ready = self._not_ready("group_oid", oid, states)
         endpoints = reads.endpoints(oid, render.MAX_ENDPOINTS)
         updated = reads.updated(oid) if updating(row) else None
+        # No query where there are no more workers than the scale.
         surplus = reads.surplus(oid, max_slots(row)) if sum(states.values()) > row.scale else 0
         transport = row.transport or cluster.transport
         unaccepted = unaccepted_condition(reads, row, transport)
