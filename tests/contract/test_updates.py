@@ -262,15 +262,16 @@ def test_routers_open_to_other_hosts_are_refused_unless_written_out(lab: Lab) ->
 def test_a_definition_is_judged_by_what_the_nodes_report(lab: Lab) -> None:
     """Each node says which options it accepts: what none does is refused, with the pointer."""
     cluster = lab.cluster()
-    for name, option in zip(lab.nodes, ("threads", "colour"), strict=True):
+    for name in lab.nodes:
         lab.join(cluster, name)
+    known = {"type": "mqtt", "options": {"password_file": "p"}}
+    group = lab.group(cluster, name="web", scale=0, transport=known)  # before a schema could refuse it
+    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
+    for name, option in zip(lab.nodes, ("threads", "colour"), strict=True):
         lab.nodes[name].schemas = {
             "amqtt": {"properties": {"options": {"properties": {option: {}}, "additionalProperties": False}}}
         }
         lab.nodes[name].report()
-    known = {"type": "mqtt", "options": {"password_file": "p"}}
-    group = lab.group(cluster, name="web", scale=0, transport=known)
-    both = {"routercluster_oid": cluster["oid"], "workergroup_oid": group["oid"]}
 
     def named(status: Any) -> bool:
         """Both schemas were asked for and have arrived, and refuse what the manager knows."""
