@@ -36,7 +36,7 @@ def answers(client: Plain) -> Counter[str]:
         if topic.endswith("/flood"):
             reply = json.loads(payload)
             found["ok" if reply["ok"] else reply["error"]["code"]] += 1
-            assert reply["ok"] or reply["error"]["retry_after_ms"] > 0
+            assert reply["ok"] or reply["error"].get("retry_after_ms", 0) > 0, reply
     return found
 
 
@@ -53,7 +53,8 @@ def test_a_flooding_caller_gets_busy_and_others_are_answered(
             )
         alice = made.client("alice")
         made.wait_manager(alice)
-        alice.ok("add_principal", {"principal": {"name": "bob", "role": "operator"}})
+        # An owner: no quota ends the flood before the limit does.
+        alice.ok("add_principal", {"principal": {"name": "bob", "role": "owner"}})
         bob = made.client("bob")
         topic = bob.topic("request", "bob", operation)
         for number in range(FLOOD):
