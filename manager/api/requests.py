@@ -66,7 +66,7 @@ class ReplySink(Protocol):
     @property
     def max_packet(self) -> int: ...
 
-    def reply(self, topic: str, payload: bytes, properties: Properties) -> None: ...
+    def reply(self, caller: str, topic: str, payload: bytes, properties: Properties) -> None: ...
 
 
 class _Address(msgspec.Struct):
@@ -294,7 +294,7 @@ class Dispatch:
         if error is None and len(payload) > (room := self.room(ctx)):
             error = BusError("payload_too_large", too_large(ctx.op, len(payload), room))
             payload = self.error(ctx, error)
-        self._sink.reply(self.reply_topic(ctx), payload, self.properties(ctx, error))
+        self._sink.reply(ctx.caller, self.reply_topic(ctx), payload, self.properties(ctx, error))
         self._note_answer(ctx, error.code if error else "ok")
 
     def complete(self, ctx: RequestContext, outcome: bytes | None | Exception) -> None:

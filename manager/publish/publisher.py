@@ -21,16 +21,18 @@ from busbar.bus.errors import BusOfflineError, MessageTooLargeError, MissingRigh
 from busbar.bus.messages import Command
 from busbar.bus.topics import StatusKind
 
+from ..log_throttle import LogThrottle
 from ..store import Changes, Store
 from ..store.rows import OutboxRow
 from .mqtt5 import properties_from_text
+from .reply_queue import Reply, ReplyQueueFullError, ReplyQueues
 from .statuses import ObjectKey, StatusBuilder, TopicPayload
 
 log = logging.getLogger("busbar.publisher")
 Key = TypeVar("Key")
 
 WINDOW: Final = 256
-"""Publications in flight, not counting replies (the callers' limits bound those)."""
+"""Publications in flight, not counting replies (`reply_queue` bounds those)."""
 BATCH: Final = 32
 """Publications per turn of the event loop (about 5 ms), which bounds the latency of requests."""
 QUEUE_LIMIT: Final = 5_000
@@ -72,6 +74,8 @@ class Publisher:
         self._dirty_assignments: dict[str, None] = {}
         self._session = 0
         self._denied: dict[str, Callable[[], object]] = {}
+        self._replies, self._replies_conn = ReplyQueues(), 0
+        self._throttle = LogThrottle(clock)
         self._in_flight = 0
         self._batch_left = 0
         self._yielding_since: float | None = None
@@ -91,10 +95,25 @@ class Publisher:
         """By topic: what is not sent: the right is missing or, of retained messages, it is too large."""
         return self._builder.held_back
 
-    def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
-        """Send a reply without the outbox; it is dropped without a connection: the caller resends."""
-        if not self._link.post(topic, payload, qos=1, properties=properties):
+    def reply(self, caller: str, topic: str, payload: bytes, properties: Properties) -> None:
+        """Send a reply without the outbox, in the caller's turn.
+
+        It is dropped without a connection, and where too many of this caller's wait: the caller resends.
+        """
+        if not self._link.connected:
             log.debug("a reply to %s was dropped", topic)
+            return
+        if self._replies_conn != self._link.conn:
+            self._replies, self._replies_conn = ReplyQueues(), self._link.conn
+        try:
+            reply = self._replies.add(caller, Reply(topic, payload, properties))
+        except ReplyQueueFullError:
+            said = f"replies to '{caller}' are dropped: it asks for more than the broker takes"
+            if self._throttle.allows(said):
+                log.warning("%s", said)
+            return
+        if reply is not None:
+            self._send_reply(caller, reply)
 
     def command(self, node: str, command: Command) -> None:
         """Send a node a command, at most once: dropped without a connection."""
@@ -266,6 +285,15 @@ class Publisher:
         return self._in_flight < WINDOW
 
     # --- sending
+
+    def _send_reply(self, caller: str, reply: Reply) -> None:
+        done = partial(self._reply_done, self._replies, caller, len(reply.payload))
+        self._link.send(reply.topic, reply.payload, done, properties=reply.properties)
+
+    def _reply_done(self, queues: ReplyQueues, caller: str, size: int, _: BusOfflineError | None) -> None:
+        following = queues.done(caller, size)
+        if following is not None and queues is self._replies and self._link.connected:
+            self._send_reply(caller, following)
 
     def _send_row(self, row: OutboxRow, in_window: bool = False) -> None:
         self._unacked.add(row.id)

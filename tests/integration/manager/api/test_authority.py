@@ -41,7 +41,7 @@ class Court:
         )
         self.refused: list[dict[str, Any]] = []
 
-    def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
+    def reply(self, caller: str, topic: str, payload: bytes, properties: Properties) -> None:
         self.refused.append(json.loads(payload))
 
     def request(self, caller: str, op: str, params: dict[str, Any], **envelope: Any) -> None:

@@ -83,7 +83,7 @@ class Sink:
 
     max_packet = 1024 * 1024
 
-    def reply(self, topic: str, payload: bytes, properties: Properties) -> None:
+    def reply(self, caller: str, topic: str, payload: bytes, properties: Properties) -> None:
         self.sent.append((topic.removeprefix(TOPICS.prefix), json.loads(payload), properties))
 
 
