@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ class Imported:
     """Where an option of the transport stood in the file, by its name."""
     named: dict[str, str] = field(default_factory=dict)
     """The source of each name below the secrets_root."""
+    needed_as: dict[str, str] = field(default_factory=dict)
+    """The name below the secrets_root, by the text in `files` that asks for it."""
 
     def leave(self, where: str, why: str) -> None:
         """Note what is not taken over."""
@@ -47,8 +49,9 @@ class Imported:
             number += 1
             name = f"{folder}/{number}-{base}".lstrip("/")
         text = f"{name} below the secrets_root of the nodes: {source}"
-        if text not in self.files:
+        if text not in self.needed_as:
             self.files.append(text)
+            self.needed_as[text] = name
         return name
 
 
@@ -61,11 +64,22 @@ def finish(found: Imported) -> Imported:
             break
         except BusError as error:
             _take_away(found, error.pointers[0], error.detail)
+    used = set(_texts(found.transport))
+    found.files = [each for each in found.files if found.needed_as.get(each) in {None, *used}]
     for each in not_written_out(found.transport, found.runtime):
         holder = found.transport["listeners"][each.name] if each.is_named else found.transport
         holder["anonymous"] = True
         found.files.append(f"it lets everybody in on {place(each)}, as the file did: 'anonymous' says so")
     return found
+
+
+def _texts(part: object) -> Iterator[str]:
+    """The strings of a definition, but for the names of its members."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, (dict, list)):
+        for each in part.values() if isinstance(part, dict) else part:
+            yield from _texts(each)
 
 
 def _take_away(found: Imported, pointer: str, detail: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -524,12 +525,22 @@ def test_the_defaults_of_a_mosquitto_without_a_listener_are_kept() -> None:
     assert open_one.transport["anonymous"] is True and not open_one.left
 
 
+def texts(part: Any) -> Iterator[str]:
+    """Every string in a definition."""
+    yield from [part] if isinstance(part, str) else ()
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for each in inner:
+        yield from texts(each)
+
+
 def must_be_good(found: Imported) -> None:
     plain = check_transport(found.transport, "")
     check_for_runtime(plain, found.runtime, "")
     assert "geheim" not in json.dumps(plain) and "geheim" not in repr((found.left, found.files))
     assert not not_written_out(plain, found.runtime)
     check_exposure(plain, "", found.runtime)
+    asked = {each.split(" below the secrets_root")[0] for each in found.files if "secrets_root" in each}
+    assert asked <= set(texts(found.transport)), "a file is asked for that nothing uses"
 
 
 JSON = st.recursive(
@@ -598,6 +609,18 @@ def test_whatever_a_mosquitto_conf_says_the_definition_is_valid_and_no_more_open
         assert authenticates(found.transport, "mosquitto") is not False or not is_exposed(
             found.transport, "mosquitto"
         )
+
+
+def test_a_file_is_asked_for_only_where_the_definition_names_it() -> None:
+    """Neither without the option that gives it a use, nor for a listener that is left out."""
+    tls = "cafile /etc/m/ca.crt\ncertfile /etc/m/a.crt\nkeyfile /etc/m/a.key\n"
+    other = "listener 8885 127.0.0.1\nprotocol http_api\ncertfile /etc/m/b.crt\nkeyfile /etc/m/b.key\n"
+    found = import_mosquitto(f"listener 8883 127.0.0.1\n{tls}allow_anonymous true\n{other}")
+    must_be_good(found)
+    assert found.files == [
+        "a.crt below the secrets_root of the nodes: /etc/m/a.crt",
+        "a.key below the secrets_root of the nodes: /etc/m/a.key",
+    ]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
