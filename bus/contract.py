@@ -34,6 +34,8 @@ class Operation:
     owned: Owned | None = None
     heavy: bool = False
     """Whether it takes as long as many others: callers are limited accordingly."""
+    planned_by: str | None = None
+    """Of a change: the operation that says beforehand what it would do; None where none can."""
 
     @property
     def pages(self) -> bool:
@@ -54,6 +56,13 @@ COMMON_ERRORS: Final = (
 """Any operation may answer with these."""
 CHANGE_ERRORS: Final = ("request_id_reused", "version_conflict")
 """And any change with these."""
+_OF_CHANGES: Final = (
+    "no_such_object", "invalid_configuration", "already_exists", "quota_exceeded", "not_stopped",
+    "cannot_start", "cannot_stop",
+)  # fmt: skip
+"""What changes of clusters, groups, workers and nodes answer with."""
+PLANNER: Final = "plan_operation"
+"""Plans the changes of single clusters, worker groups, workers and nodes."""
 
 
 def _read(name: str, params: type[p.Params], result: Any, help: str, *errors: str) -> Operation:
@@ -67,12 +76,20 @@ def _change(
     help: str,
     *errors: str,
     owned: Owned | None = "cluster",
+    planned_by: str | None = PLANNER,
 ) -> Operation:
-    return Operation(name, params, result, help, errors, True, CHANGE_ROLES, owned)
+    return Operation(name, params, result, help, errors, True, CHANGE_ROLES, owned, planned_by=planned_by)
 
 
-def _admin(name: str, params: type[p.Params], result: Any, help: str, *errors: str) -> Operation:
-    return Operation(name, params, result, help, errors, True, OWNER_ROLES)
+def _admin(
+    name: str,
+    params: type[p.Params],
+    result: Any,
+    help: str,
+    *errors: str,
+    planned_by: str | None = None,
+) -> Operation:
+    return Operation(name, params, result, help, errors, True, OWNER_ROLES, planned_by=planned_by)
 
 
 _ROWS = (
@@ -167,6 +184,7 @@ _ROWS = (
         "invalid_configuration",
         "quota_exceeded",
         "not_stopped",
+        planned_by="plan_routercluster_rollback",
     ),
     _change(
         "add_routercluster_node",
@@ -344,6 +362,7 @@ _ROWS = (
         p.Node,
         "Remove a node: it leaves its clusters, stops its workers, loses its embedded-broker account.",
         "no_such_object",
+        planned_by=PLANNER,
     ),
     _read("list_workers", p.ListWorkers, list[str], "List workers.", "no_such_object"),
     _read("get_worker", p.WorkerRef, p.Worker, "Return a worker by its oid.", "no_such_object"),
@@ -354,6 +373,7 @@ _ROWS = (
         "Publish a worker's output for a limited time.",
         "no_such_object",
         owned=None,
+        planned_by=None,
     ),
     _read("get_events", p.GetEvents, list[Event], "Return stored events after a sequence number."),
     Operation(
@@ -372,6 +392,15 @@ _ROWS = (
         "no_such_object",
     ),
     Operation(
+        PLANNER,
+        p.PlanOperation,
+        p.OperationPlan,
+        "Say which workers a change of a cluster, group, worker or node would touch; changes nothing.",
+        (*_OF_CHANGES, "version_conflict"),
+        roles=CHANGE_ROLES,
+        heavy=True,
+    ),
+    Operation(
         "plan_changes",
         p.PlanChanges,
         p.Plan,
@@ -384,18 +413,11 @@ _ROWS = (
         p.ApplyChanges,
         p.Applied,
         "Make the realm as a document says, as planned: all of it, or nothing.",
-        (
-            "no_such_object",
-            "invalid_configuration",
-            "already_exists",
-            "quota_exceeded",
-            "not_stopped",
-            "cannot_start",
-            "cannot_stop",
-        ),
+        _OF_CHANGES,
         change=True,
         roles=CHANGE_ROLES,
         heavy=True,
+        planned_by="plan_changes",
     ),
     Operation(
         "plan_rebalance",
@@ -414,6 +436,7 @@ _ROWS = (
         ("no_such_object",),
         change=True,
         roles=CHANGE_ROLES,
+        planned_by="plan_rebalance",
     ),
     _read(
         "list_audit", p.ListAudit, list[p.AuditEntry], "List changes, or refused requests, the last first."
@@ -445,38 +468,19 @@ OPERATIONS: Final[dict[str, Operation]] = {row.name: row for row in _ROWS}
 
 EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "routercluster": (
-        "created",
-        "deleted",
-        "updated",
-        "starting",
-        "started",
-        "stopping",
-        "stopped",
-        "degraded",
-        "recovered",
-        "failed",
+        "created", "deleted", "updated", "starting", "started", "stopping", "stopped", "degraded",
+        "recovered", "failed",
     ),
     "routercluster_node": ("added", "removed"),
     "workergroup": ("added", "removed", "scaled", "updating", "updated", "starting", "stopping"),
     "worker": ("pending", "starting", "restarting", "ready", "failed", "stopped", "moved", "unknown"),
     "node": (
-        "paired",
-        "unpaired",
-        "online",
-        "late",
-        "lost",
-        "offline",
-        "draining",
-        "drained",
-        "undrained",
-        "cordoned",
-        "uncordoned",
-        "labelled",
-        "forgotten",
+        "paired", "unpaired", "online", "late", "lost", "offline", "draining", "drained", "undrained",
+        "cordoned", "uncordoned", "labelled", "forgotten",
     ),
     "principal": ("added", "changed", "removed", "transferred"),
     "manager": ("braked", "released", "restored"),
-}
+}  # fmt: skip
 """Events: `busbar.on_{subject}_{verb}` for each subject and verb."""
 
 EVENT_KINDS: Final = {subject: subject for subject in EVENTS} | {"routercluster_node": "node"}

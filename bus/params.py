@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from .messages import Count, Name
 from .placement import Placement as Placement
 from .plans import Applied as Applied
+from .plans import OperationPlan as OperationPlan
 from .plans import Plan as Plan
 from .plans import Rebalanced as Rebalanced
 from .plans import RebalancePlan as RebalancePlan
@@ -400,6 +401,15 @@ class ApplyChanges(Params):
     fence: Fence
     prune: bool = False
     stop: bool = False
+
+
+class PlanOperation(Params):
+    """`operation`: a change of one cluster, worker group, worker or node; `params`: its own parameters.
+    `expect_version`: the precondition that it would be asked with."""
+
+    operation: Annotated[str, Meta(max_length=64)]
+    params: dict[str, Any]
+    expect_version: Count | None = None
 
 
 class PlanRebalance(Params):

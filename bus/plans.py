@@ -39,8 +39,9 @@ class ObjectChange(Struct, frozen=True):
 class WorkerStep(Struct, frozen=True):
     """What would happen to a worker, `cluster/worker`. Steps of the same `order` go together.
 
-    `node` is where it is then, `before` where it was. `wait`: no node has room; `hold`: the update of a group
-    can't go on, and `worker` is that group, `cluster/group`.
+    `node` is where it is then, `before` where it was. `wait`: no node has room, or, where it has a `node`, it
+    stays there for now; `hold`: the update of a group can't go on, and `worker` is that group,
+    `cluster/group`.
     """
 
     order: int
@@ -110,6 +111,19 @@ class Applied(Struct, frozen=True):
 
     changes: list[ObjectChange]
     left: list[Left]
+
+
+class OperationPlan(Struct, frozen=True):
+    """What a change would do to workers until the realm is at rest, if every node does what it is told and
+    every worker starts; not `complete`: there are more of them than were planned ahead.
+
+    Done with `version` as its expected version, the change is of what was planned; null: it names no
+    versioned object.
+    """
+
+    workers: list[WorkerStep]
+    version: int | None = None
+    complete: bool = True
 
 
 class RebalancePlan(Struct, frozen=True):

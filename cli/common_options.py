@@ -23,6 +23,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Expect = Annotated[int | None, typer.Option("--expect-version", min=0, help="Refuse unless at this version.")]
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for completion, showing progress.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Timeout of --wait, in seconds.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only show what it would do, as the manager plans it."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")]
 Tag = Annotated[
     list[str] | None,
@@ -123,12 +127,16 @@ def subcommand(
     context_settings: dict[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Add a command for these operations; its help is the first one's (and `more`) or `instead`."""
-    from busbar.bus.contract import OPERATIONS
+    from inspect import signature
+
+    from busbar.bus.contract import OPERATIONS, PLANNER
 
     rows = [OPERATIONS[operation] for operation in operations]
+    is_planned = any(row.planned_by == PLANNER for row in rows)
 
     def add(function: Function) -> Function:
-        function.__dict__["operations"] = operations
+        plans = is_planned and "dry_run" in signature(function).parameters
+        function.__dict__["operations"] = (*operations, PLANNER) if plans else operations
         text = instead or (f"{rows[0].help} {more}".strip() if rows else more or function.__doc__)
         app.command(name, help=text, context_settings=context_settings)(function)
         return function

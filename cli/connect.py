@@ -123,8 +123,17 @@ def _topics(settings: Settings) -> Topics:
         raise usage(str(error)) from None
 
 
-def run(work: Callable[[BusClient], Awaitable[T]], settings: Settings | None = None) -> T:
-    """Connect with these settings, else with those in force, do the work, disconnect."""
+def run(
+    work: Callable[[BusClient], Awaitable[T]], settings: Settings | None = None, *, dry_run: bool = False
+) -> T:
+    """Connect with these settings, else with those in force, do the work, disconnect.
+
+    `dry_run`: print the plan of the first change instead of making it, and end the command there.
+    """
+    if dry_run:
+        from .dry_run import planning
+
+        work = planning(work)
 
     async def whole() -> T:
         used = settings or settings_in_force(global_options(), os.environ)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from busbar.bus.client.goals import Goal
 from busbar.bus.clock import SystemClock
 from busbar.bus.definitions import read_all
 from busbar.bus.errors import BusError
-from busbar.bus.params import Plan
+from busbar.bus.params import OperationPlan, Plan
 from busbar.bus.plans import MemberChange, ObjectChange, WorkerStep
 from busbar.bus.printable import json_text
 
@@ -73,11 +73,7 @@ def show_plan(plan: Plan, document: Document | None = None) -> None:
     for change in plan.changes:
         for line in change_lines(change):
             output.say(line)
-    if plan.workers:
-        output.say("workers, in this order:")
-        output.print_table(["", "worker", "what", "where", "reason"], [_cells(step) for step in plan.workers])
-    if not plan.complete:
-        output.note("! the plan is longer than it is worked out ahead: more workers are touched")
+    show_workers(plan.workers, complete=plan.complete)
     for left in plan.left:
         output.note(f"stays: {_name(left.pointer)}, {_of(left.owner)}")
     for refused in plan.refused:
@@ -87,6 +83,15 @@ def show_plan(plan: Plan, document: Document | None = None) -> None:
             else f"{_name(refused.pointer)}: "
         )
         output.note(f"refused: {where}{refused.detail} ({refused.code})")
+
+
+def show_workers(steps: Sequence[WorkerStep], *, complete: bool) -> None:
+    """Print what would happen to workers, for people."""
+    if steps:
+        output.say("workers, in this order:")
+        output.print_table(["", "worker", "what", "where", "reason"], [_cells(step) for step in steps])
+    if not complete:
+        output.note("! the plan is longer than it is worked out ahead: more workers are touched")
 
 
 def _of(owner: str | None) -> str:
@@ -139,10 +144,10 @@ def hints(plan: Plan, desired: Mapping[str, Any]) -> Iterator[str]:
             yield f"cluster '{name}' is STOPPED: {start}"
 
 
-def as_object(plan: Plan, **more: Any) -> dict[str, Any]:
+def as_object(plan: Plan | OperationPlan, **more: Any) -> dict[str, Any]:
     """A plan for `-o json`, without the fence, which is the manager's."""
     found = output.merged(plan, **more)
-    del found["fence"]
+    found.pop("fence", None)
     return found
 
 

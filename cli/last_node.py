@@ -113,12 +113,16 @@ async def _free(bus: BusClient, cluster_oid: str, node: Node) -> float:
     return min(free, member.hardlimit - len(here))
 
 
-def run_asking(work: Callable[[BusClient, bool], Awaitable[T]], yes: bool) -> T:
+def run_asking(work: Callable[[BusClient, bool], Awaitable[T]], yes: bool, *, dry_run: bool = False) -> T:
     """Run `work(bus, may)`, which raises Asks unless it may; a person at a terminal is asked then.
+
+    A `dry_run` asks nobody: its plan says what stays.
 
     Raises:
         CliError: there is nobody to ask, or the answer was no.
     """
+    if dry_run:
+        return run(lambda bus: work(bus, True), dry_run=True)
     try:
         return run(lambda bus: work(bus, yes))
     except Asks as asks:

@@ -32,6 +32,7 @@ ALIASES = {
 FILES = {
     "groups": ("GroupOperations", "worker groups and their workers"),
     "clusters": ("ClusterOperations", "clusters and their nodes"),
+    "plans": ("PlanOperations", "changes planned, and those of many objects"),
     "realm": ("RealmOperations", "nodes, principals, events and the manager"),
 }
 
@@ -40,7 +41,9 @@ def file_of(row: Operation) -> str:
     """Which file an operation's method stands in."""
     if "workergroup" in row.name or "worker" in row.name:
         return "groups"
-    return "clusters" if "routercluster" in row.name else "realm"
+    if "routercluster" in row.name:
+        return "clusters"
+    return "plans" if row.name.startswith(("plan_", "apply_")) else "realm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,9 @@ def method(row: Operation) -> Iterator[str]:
     yield f"    ) -> {result_of(row)}:"
     yield from docstring(row)
     more = ", expect_version, request_id" if row.change else ""
-    yield f"        params = {construction(row)}"
-    yield f'        return await self._operate("{row.name}", params, {result_of(row)}, timeout{more})'
+    made = "made" if "params" in row.params.__struct_fields__ else "params"
+    yield f"        {made} = {construction(row)}"
+    yield f'        return await self._operate("{row.name}", {made}, {result_of(row)}, timeout{more})'
     yield ""
 
 

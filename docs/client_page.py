@@ -14,6 +14,7 @@ import msgspec
 from busbar.bus.client.client import BusClient
 from busbar.bus.client.operations.clusters import ClusterOperations
 from busbar.bus.client.operations.groups import GroupOperations
+from busbar.bus.client.operations.plans import PlanOperations
 from busbar.bus.client.operations.realm import RealmOperations
 from busbar.bus.client.references import References
 from busbar.bus.contract import OPERATIONS
@@ -26,6 +27,7 @@ GROUPS: Final = {
     "Look up": lambda name: name in vars(References),
     "Operations on clusters": lambda name: name in vars(ClusterOperations),
     "Operations on groups and workers": lambda name: name in vars(GroupOperations),
+    "Plans, and changes of many objects": lambda name: name in vars(PlanOperations),
     "Operations on the realm": lambda name: name in vars(RealmOperations),
     "Further": lambda name: True,
 }

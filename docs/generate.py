@@ -55,6 +55,8 @@ def _operation(row: Operation) -> Iterator[str]:
     who = ", ".join(sorted(row.roles)) + (f" (an operator: own {row.owned}s only)" if row.owned else "")
     yield f"- Kind: {'change' if row.change else 'read'}; roles: {who}."
     yield f"- Errors: {_codes(row.errors) if row.errors else 'none specific'}."
+    if row.planned_by:
+        yield f"- Planned beforehand by [`{row.planned_by}`](#{row.planned_by})."
     schema = msgspec.json.schema(row.params)
     defs = schema["$defs"]
     members = list(_members(schema, defs, ""))

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "howto" / "python-client.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 CALLS = {
+    "plan": "\n\nimport asyncio, tests_connect\nasyncio.run(tests_connect.bus_of(plan))\n",
     "watch": "\n\nimport asyncio, tests_connect\nasyncio.run(tests_connect.bus_of(watch))\n",
     "start": "\n\nimport asyncio, tests_connect\nasyncio.run(tests_connect.bus_of_cluster(start))\n",
 }
@@ -73,7 +74,7 @@ def test_the_programs_of_the_page_run(tmp_path: Path) -> None:
                 "~/.local/state/busbar/secrets/admin", secret
             )
             text = text.replace('username="admin"', f'realm="{up.realm}", username="admin"')
-            called = re.search(r"^async def (watch|start)\(", block, re.MULTILINE)
+            called = re.search(rf"^async def ({'|'.join(CALLS)})\(", block, re.MULTILINE)
             (tmp_path / f"run{number}.py").write_text(text + (CALLS[called.group(1)] if called else ""))
             done = subprocess.run(
                 [sys.executable, f"run{number}.py"], capture_output=True, text=True, cwd=tmp_path, timeout=90
@@ -85,4 +86,5 @@ def test_the_programs_of_the_page_run(tmp_path: Path) -> None:
     said = "".join(printed)
     assert printed[0] == "fromcode is RUNNING with 2 workers\n"
     assert "fromcode is RUNNING\n" in said and "node n1: online" in said
+    assert "wait fromcode/web-1 n1 n1 n1 is draining\n" in said
     assert "busbar.on_worker_ready worker/" in said

@@ -243,6 +243,7 @@ class SyncBusClient:
     get_routercluster_revision = _blocking(BusClient.get_routercluster_revision)
     plan_routercluster_rollback = _blocking(BusClient.plan_routercluster_rollback)
     rollback_routercluster = _blocking(BusClient.rollback_routercluster)
+    plan_operation = _blocking(BusClient.plan_operation)
     plan_changes = _blocking(BusClient.plan_changes)
     apply_changes = _blocking(BusClient.apply_changes)
     plan_rebalance = _blocking(BusClient.plan_rebalance)

@@ -7,10 +7,11 @@ from ..errors import BusError
 from .names import is_oid, split_reference
 from .operations.clusters import ClusterOperations
 from .operations.groups import GroupOperations
+from .operations.plans import PlanOperations
 from .operations.realm import RealmOperations
 
 
-class References(ClusterOperations, GroupOperations, RealmOperations):
+class References(ClusterOperations, GroupOperations, PlanOperations, RealmOperations):
     """Looks objects up. Each method raises BusError with `no_such_object` where there is none."""
 
     async def find_cluster(self, reference: str) -> p.Cluster:

@@ -17,6 +17,7 @@ from .. import common_options as n
 from .. import definition as d
 from .. import last_node, output, wait
 from ..connect import run
+from ..dry_run import then
 from ..errors import CliError, ExitCode, usage
 from ..fenced import change_fenced
 from ..selectors import has_tags
@@ -139,6 +140,7 @@ def update(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     patch = d.transport_patch(transport, type, port)
     asked = asked_change(patch, transport, replace_transport, allow_anonymous)
@@ -171,7 +173,7 @@ def update(
                 await _rolled_out(bus, changed, timeout)
         output.done(changed, f"cluster '{changed.name}' updated, {changed.status}")
 
-    run(work)
+    run(work, dry_run=dry_run)
 
 
 async def _rolled_out(bus: BusClient, cluster: Cluster, timeout: float) -> None:
@@ -197,8 +199,12 @@ def start(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
     strict: Strict = False,
+    dry_run: n.DryRun = False,
 ) -> None:
-    run(lambda bus: _order(bus, cluster, "start", wait, timeout, expect_version, strict))
+    run(
+        lambda bus: _order(bus, cluster, "start", wait and not dry_run, timeout, expect_version, strict),
+        dry_run=dry_run,
+    )
 
 
 @n.subcommand(app, "stop", "stop_routercluster")
@@ -208,8 +214,12 @@ def stop(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
     strict: Strict = False,
+    dry_run: n.DryRun = False,
 ) -> None:
-    run(lambda bus: _order(bus, cluster, "stop", wait, timeout, expect_version, strict))
+    run(
+        lambda bus: _order(bus, cluster, "stop", wait and not dry_run, timeout, expect_version, strict),
+        dry_run=dry_run,
+    )
 
 
 async def _order(
@@ -251,8 +261,9 @@ def delete(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
-    run(lambda bus: _delete(bus, cluster, stop, wait, timeout, expect_version))
+    run(lambda bus: _delete(bus, cluster, stop, wait, timeout, expect_version), dry_run=dry_run)
 
 
 async def _delete(
@@ -262,8 +273,9 @@ async def _delete(
     title = f"cluster '{found.name}'"
     async with bus.watch_statuses(kind="routercluster", cluster=found.name, name=found.name) as watch:
         if stop and found.status != "STOPPED":
-            version = found.version
-            if found.status != "STOPPING":
+            version, is_ordered = found.version, found.status == "STOPPING"
+            then(bus, f"{title} is deleted", ordered="stop_routercluster" if is_ordered else None)
+            if not is_ordered:
                 accepted = await bus.stop_routercluster(
                     routercluster_oid=found.oid, expect_version=expect_version
                 )
@@ -334,6 +346,7 @@ def add_node(
         int | None, typer.Option(min=0, help="Beyond this, other nodes are preferred.")
     ] = None,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     async def work(bus: BusClient) -> Membership:
         return await bus.add_routercluster_node(
@@ -344,7 +357,7 @@ def add_node(
             expect_version=expect_version,
         )
 
-    output.done(run(work), f"node '{node}' added to cluster '{cluster}'")
+    output.done(run(work, dry_run=dry_run), f"node '{node}' added to cluster '{cluster}'")
 
 
 @n.subcommand(
@@ -364,6 +377,7 @@ def remove_node(
     yes: last_node.Yes = False,
     timeout: Annotated[float, typer.Option(min=0.0, help="Timeout of --drain, in seconds.")] = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     async def work(bus: BusClient, may: bool) -> Membership:
         oid, found = await bus.cluster_oid(cluster), await bus.find_node(node)
@@ -378,7 +392,8 @@ def remove_node(
             await bus.undrain_node(node_oid=found.oid)
         return gone
 
-    output.done(last_node.run_asking(work, yes), f"node '{node}' removed from cluster '{cluster}'")
+    gone = last_node.run_asking(work, yes, dry_run=dry_run)
+    output.done(gone, f"node '{node}' removed from cluster '{cluster}'")
 
 
 async def _drain(bus: BusClient, cluster_oid: str, node: Node, timeout: float) -> None:
@@ -398,6 +413,7 @@ async def _drain(bus: BusClient, cluster_oid: str, node: Node, timeout: float) -
             ExitCode.CONFLICT,
             "shared_node",
         )
+    then(bus, f"node '{node.name}' is removed from the cluster")
     async with bus.watch_statuses(kind="node", name=node.name) as watch:
         changed = await bus.drain_node(node_oid=node.oid, reason=node.draining or "removed from its cluster")
         try:

@@ -16,6 +16,7 @@ from .. import definition as d
 from .. import output, wait
 from ..completion import complete_cluster, complete_in_cluster, complete_runtime
 from ..connect import run, split_reference
+from ..dry_run import then
 from ..errors import usage
 from ..fenced import change_fenced
 from ..placement import Anywhere, On, PlacementChange, Spread
@@ -80,6 +81,7 @@ def add(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     where, name = _place(group, cluster)
     given = d.transport_patch(transport, type, port)
@@ -104,7 +106,7 @@ def add(
             expect_version=expect_version,
         )
 
-    run(lambda bus: _add(bus, where, change, wait, timeout))
+    run(lambda bus: _add(bus, where, change, wait, timeout), dry_run=dry_run)
 
 
 def _place(group: str | None, cluster: str | None) -> tuple[str, str | None]:
@@ -220,9 +222,10 @@ def scale(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     change = read_scale(scale)
-    run(lambda bus: _scale(bus, group, cluster, change, wait, timeout, expect_version))
+    run(lambda bus: _scale(bus, group, cluster, change, wait, timeout, expect_version), dry_run=dry_run)
 
 
 async def _scale(
@@ -281,6 +284,7 @@ def update(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     patch = d.transport_patch(transport, type, port)
     asked, places = (
@@ -313,7 +317,10 @@ def update(
 
     # A patch is of the version that was read.
     computed = patch is not None or allow_anonymous or runtime is not None or bool(places)
-    run(lambda bus: _update(bus, group, cluster, change, computed, expect_version, wait, timeout))
+    run(
+        lambda bus: _update(bus, group, cluster, change, computed, expect_version, wait, timeout),
+        dry_run=dry_run,
+    )
 
 
 async def _patched(
@@ -362,6 +369,7 @@ def start(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     async def change(bus: BusClient, found: Group) -> Group:
         return await bus.start_routercluster_workergroup(
@@ -371,7 +379,7 @@ def start(
     def goal(group: Group) -> goals.Goal:
         return goals.scaled(group.version, group.scale)
 
-    run(lambda bus: _order(bus, group, cluster, change, goal if wait else None, timeout))
+    run(lambda bus: _order(bus, group, cluster, change, goal if wait else None, timeout), dry_run=dry_run)
 
 
 @n.subcommand(app, "stop", "stop_routercluster_workergroup")
@@ -381,13 +389,14 @@ def stop(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     async def change(bus: BusClient, found: Group) -> Group:
         return await bus.stop_routercluster_workergroup(
             routercluster_oid=found.cluster_oid, workergroup_oid=found.oid, expect_version=expect_version
         )
 
-    run(lambda bus: _order(bus, group, cluster, change, _stopped if wait else None, timeout))
+    run(lambda bus: _order(bus, group, cluster, change, _stopped if wait else None, timeout), dry_run=dry_run)
 
 
 @n.subcommand(app, "restart", "restart_routercluster_workergroup")
@@ -399,6 +408,7 @@ def restart(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     async def change(bus: BusClient, found: Group) -> Group:
         return await bus.restart_routercluster_workergroup(
@@ -412,7 +422,10 @@ def restart(
     def goal(group: Group) -> goals.Goal:
         return goals.updated(group.version, group.revision)
 
-    run(lambda bus: _order(bus, group, cluster, change, goal if wait else None, timeout, "restarted, "))
+    run(
+        lambda bus: _order(bus, group, cluster, change, goal if wait else None, timeout, "restarted, "),
+        dry_run=dry_run,
+    )
 
 
 def _stopped(group: Group) -> goals.Goal:
@@ -447,8 +460,9 @@ def remove(
     stop: Annotated[bool, typer.Option("--stop", help="Stop it first, and wait for that.")] = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
-    run(lambda bus: _remove(bus, group, cluster, stop, timeout, expect_version))
+    run(lambda bus: _remove(bus, group, cluster, stop, timeout, expect_version), dry_run=dry_run)
 
 
 async def _remove(
@@ -457,7 +471,10 @@ async def _remove(
     found = await _find(bus, group, cluster)
     where = (await bus.find_cluster(found.cluster_oid)).name
     async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
+        title = f"group '{where}/{found.name}'"
         if stop and found.status != "STOPPED":
+            ordered = "stop_routercluster_workergroup" if found.stop_ordered else None
+            then(bus, f"{title} is removed", ordered=ordered)
             if not found.stop_ordered:
                 found = await bus.stop_routercluster_workergroup(
                     routercluster_oid=found.cluster_oid,
@@ -465,7 +482,6 @@ async def _remove(
                     expect_version=expect_version,
                 )
                 expect_version = None
-            title = f"group '{where}/{found.name}'"
             await wait.until(watch, goals.stopped(found.version), title, timeout, oid=found.oid)
         gone = await bus.remove_routercluster_workergroup(
             routercluster_oid=found.cluster_oid, workergroup_oid=found.oid, expect_version=expect_version

@@ -234,8 +234,9 @@ def drain(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
-    run(lambda bus: _drain(bus, node, reason, wait, timeout, expect_version))
+    run(lambda bus: _drain(bus, node, reason, wait, timeout, expect_version), dry_run=dry_run)
 
 
 async def _drain(
@@ -252,11 +253,11 @@ async def _drain(
 
 
 @n.subcommand(app, "undrain", "undrain_node")
-def undrain(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+def undrain(node: n.NodeArgument, expect_version: n.Expect = None, dry_run: n.DryRun = False) -> None:
     async def work(bus: BusClient) -> Node:
         return await bus.undrain_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
 
-    changed = run(work)
+    changed = run(work, dry_run=dry_run)
     output.done(changed, f"node '{changed.name}' takes workers again")
 
 
@@ -265,22 +266,23 @@ def cordon(
     node: n.NodeArgument,
     reason: Annotated[str | None, typer.Option(help="Reason, shown with the node.")] = None,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     async def work(bus: BusClient) -> Node:
         oid = await bus.node_oid(node)
         return await bus.cordon_node(node_oid=oid, reason=reason, expect_version=expect_version)
 
-    changed = run(work)
+    changed = run(work, dry_run=dry_run)
     stay = f"; {changed.workers} stay{'s' * (changed.workers == 1)}" if changed.workers else ""
     output.done(changed, f"node '{changed.name}' takes no new workers{stay}")
 
 
 @n.subcommand(app, "uncordon", "uncordon_node")
-def uncordon(node: n.NodeArgument, expect_version: n.Expect = None) -> None:
+def uncordon(node: n.NodeArgument, expect_version: n.Expect = None, dry_run: n.DryRun = False) -> None:
     async def work(bus: BusClient) -> Node:
         return await bus.uncordon_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
 
-    changed = run(work)
+    changed = run(work, dry_run=dry_run)
     drained = ", once it is no longer drained" if changed.draining is not None else ""
     output.done(changed, f"node '{changed.name}' takes workers again{drained}")
 
@@ -293,6 +295,7 @@ def label(
         typer.Argument(help="key=value sets a label, key- takes it away.", autocompletion=complete_label),
     ],
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     asked = d.label_changes(labels)
 
@@ -300,7 +303,7 @@ def label(
         oid = await bus.node_oid(node)
         return await bus.label_node(node_oid=oid, labels=asked, expect_version=expect_version)
 
-    changed = run(work)
+    changed = run(work, dry_run=dry_run)
     shown = _labels(changed)
     output.done(changed, f"node '{changed.name}' has {f'labels {shown}' if shown else 'no labels'}")
 
@@ -313,6 +316,7 @@ def unpair(
     dynsec: Dynsec = False,
     dynsec_context: DynsecContext = None,
     yes: last_node.Yes = False,
+    dry_run: n.DryRun = False,
 ) -> None:
     where = _where(None, dynsec, dynsec_context)
     state = where.state
@@ -328,7 +332,7 @@ def unpair(
         )
         return gone, await _has_heard(bus, gone)
 
-    gone, heard = last_node.run_asking(work, yes)
+    gone, heard = last_node.run_asking(work, yes, dry_run=dry_run)
     output.done(gone, f"node '{gone.name}' unpaired")
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
@@ -353,13 +357,14 @@ def forget(
     expect_version: n.Expect = None,
     dynsec: Dynsec = False,
     dynsec_context: DynsecContext = None,
+    dry_run: n.DryRun = False,
 ) -> None:
     where = _where(None, dynsec, dynsec_context)
 
     async def work(bus: BusClient) -> Node:
         return await bus.forget_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
 
-    gone = run(work)
+    gone = run(work, dry_run=dry_run)
     output.done(gone, f"node '{gone.name}' forgotten")
     _remove_account(where, gone.name)
 

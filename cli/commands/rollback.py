@@ -39,28 +39,15 @@ def cluster(
             autocompletion=complete_revision,
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what it would change, and which workers it touches.")
-    ] = False,
+    dry_run: n.DryRun = False,
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    from ..declared import as_object, change_lines, refuse, settled_by, show_plan
+    from ..declared import change_lines, settled_by
 
     if to is None:
         raise usage(f"which revision? 'busbar history cluster {cluster}' lists them; say --to N")
-
-    async def plan(bus: BusClient) -> None:
-        found = await bus.find_cluster(cluster)
-        plan = await bus.plan_routercluster_rollback(routercluster_oid=found.oid, revision=to)
-        if output.output_format() != "table":
-            output.dump(as_object(plan, applied=False))
-        else:
-            show_plan(plan)
-        refuse(plan)
-        if not plan.changes and output.output_format() == "table":
-            output.say("unchanged")
 
     async def work(bus: BusClient) -> None:
         found = await bus.find_cluster(cluster)
@@ -76,4 +63,4 @@ def cluster(
         text = f"cluster '{found.name}' is as it was at revision {to}"
         output.done(done, text if done.changes else "unchanged")
 
-    run(plan if dry_run else work)
+    run(work, dry_run=dry_run)

@@ -94,8 +94,9 @@ def restart(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
+    dry_run: n.DryRun = False,
 ) -> None:
-    run(lambda bus: _restart(bus, worker, cluster, wait, timeout, expect_version))
+    run(lambda bus: _restart(bus, worker, cluster, wait, timeout, expect_version), dry_run=dry_run)
 
 
 async def _restart(

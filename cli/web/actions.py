@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from busbar.bus.client.client import BusClient
-from busbar.bus.plans import Plan, WorkerStep
+from busbar.bus.plans import OperationPlan, Plan, WorkerStep
 
 from ..declared import change_lines
-from ..numbers import duration
-from .board import Board
+from ..dry_run import Planned, PlanningClient
 from .rows import shown
 
 SHOWN: Final = 100
 """Lines of a plan."""
+_ENDS: Final = frozenset({"restart", "move", "stop"})
+"""Steps that end the connections of a worker's clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Change:
     value: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.action, self.kind) not in WORK:
+        if (self.action, self.kind) not in DEEDS:
             raise ValueError(f"a {self.kind} has no action {self.action}")
         if (self.value is not None) != (self.action in VALUED):
             raise ValueError(f"{self.action} is given a number, or none")
@@ -57,7 +58,7 @@ VALUED: Final = frozenset({"scale", "rollback"})
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class Shown:
     """What a change would do, in lines; `refused` says why it can't be. `version` is the object's."""
 
     lines: list[str]
@@ -65,39 +66,48 @@ class Planned:
     version: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How a change is planned, and how it is done at that version."""
+async def plan(bus: BusClient, change: Change) -> Shown:
+    """What the manager says that a change would do.
 
-    plan: Callable[[BusClient, Board, Change], Awaitable[Planned]]
-    do: Callable[[BusClient, Change, int | None], Awaitable[object]]
+    Raises:
+        BusError: it would be refused.
+    """
+    try:
+        await do(PlanningClient(bus), change)
+    except Planned as planned:
+        return _shown(planned.plan, f"/clusters/{change.object}")
+    raise AssertionError("a deed asks for a change")
+
+
+async def do(bus: BusClient, change: Change, version: int | None = None) -> None:
+    """Have it done, if its object is at that version. Raises BusError."""
+    await DEEDS[change.action, change.kind](bus, change, version)
 
 
 # --- plans -------------------------------------------------------------------------------------------------
 
 
-async def _declared(
-    bus: BusClient, cluster: str, version: int, wish: Callable[[dict[str, Any]], object]
-) -> Planned:
-    """What the manager would do if the cluster's definition were changed by `wish`."""
-    document = await bus.get_definitions(clusters=[cluster])
-    wish(document["clusters"][cluster])
-    return planned(await bus.plan_changes(desired=document), version)
-
-
-def planned(plan: Plan, version: int) -> Planned:
-    """A plan in lines."""
-    lines = [line for change in plan.changes for line in change_lines(change)]
-    lines += list(_steps(plan.workers))
+def _shown(plan: Plan | OperationPlan, pointer: str) -> Shown:
+    """A plan in lines; `pointer`: the cluster that is rolled back."""
+    lines: list[str] = []
+    refused: list[str] = []
+    if isinstance(plan, Plan):
+        lines = [line for change in plan.changes for line in change_lines(change)]
+        refused = [f"{each.pointer}: {each.detail}" for each in plan.refused]
+        version = plan.fence.get(pointer)
+    else:
+        version = plan.version
+    lines += _steps(plan.workers)
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"and {len(lines) - SHOWN} more lines"]
     if not plan.complete:
         lines.append("more workers are touched than are planned ahead")
-    refused = [f"{each.pointer}: {each.detail}" for each in plan.refused]
-    return Planned(shown_all(lines or ["nothing changes"]), shown_all(refused), version)
+    if any(step.action in _ENDS for step in plan.workers):
+        lines.append("clients of workers that stop, move or restart have to connect again")
+    return Shown(_clean(lines or ["no worker is touched"]), _clean(refused), version)
 
 
-def shown_all(lines: list[str]) -> list[str]:
+def _clean(lines: list[str]) -> list[str]:
     """Lines with what is not printable made visible."""
     return [str(shown(line)) for line in lines]
 
@@ -110,69 +120,6 @@ def _steps(workers: list[WorkerStep]) -> Iterator[str]:
         yield f"{each.order}. {each.action} {each.worker}{where}" + (
             f": {each.reason}" if each.reason else ""
         )
-
-
-async def _plan_cluster(bus: BusClient, _: Board, change: Change) -> Planned:
-    found = await bus.find_cluster(change.object)
-
-    def wish(definition: dict[str, Any]) -> None:
-        definition["running"] = change.action == "start"
-
-    return await _declared(bus, found.name, found.version, wish)
-
-
-async def _plan_rollback(bus: BusClient, _: Board, change: Change) -> Planned:
-    found = await bus.find_cluster(change.object)
-    plan = await bus.plan_routercluster_rollback(routercluster_oid=found.oid, revision=change.value or 0)
-    return planned(plan, found.version)
-
-
-async def _plan_group(bus: BusClient, _: Board, change: Change) -> Planned:
-    group = await bus.find_group(change.object)
-    cluster = change.object.partition("/")[0]
-
-    def wish(definition: dict[str, Any]) -> None:
-        members = definition["groups"][group.name]
-        if change.action == "scale":
-            members["scale"] = change.value
-        else:
-            members["stopped"] = change.action == "stop"
-
-    return await _declared(bus, cluster, group.version, wish)
-
-
-async def _plan_restart_group(bus: BusClient, _: Board, change: Change) -> Planned:
-    group = await bus.find_group(change.object)
-    lines = [
-        f"all {group.scale} workers of {change.object} are replaced by new processes, one after the other",
-        f"meanwhile at most {group.max_unavailable} of {group.scale} do not serve",
-        f"and at most {group.max_surge} more than {group.scale} run",
-    ]
-    return Planned(shown_all(lines), [], group.version)
-
-
-async def _plan_restart_worker(bus: BusClient, _: Board, change: Change) -> Planned:
-    worker = await bus.find_worker(change.object)
-    where = f" on {worker.node}" if worker.node else ""
-    lines = [f"worker {change.object}{where} is replaced by a new process; its clients have to connect again"]
-    if worker.uptime_ms is not None:
-        lines.append(f"it has run for {duration(worker.uptime_ms)}")
-    return Planned(shown_all(lines), [], None)
-
-
-async def _plan_drain(bus: BusClient, board: Board, change: Change) -> Planned:
-    node = await bus.find_node(change.object)
-    on = sorted(key.partition("/")[2] for key, row in board.objects.items() if _is_on(row, node.name))
-    if change.action == "undrain":
-        return Planned([f"{node.name} takes workers again; none is moved for it"], [], node.version)
-    lines = [f"{node.name} takes no new workers", *(f"move {name} away from {node.name}" for name in on)]
-    if on:
-        lines.append("one of each group at a time: the next goes when its successor is ready")
-    return Planned(shown_all(lines[:SHOWN]), [], node.version)
-
-
-def _is_on(row: dict[str, Any], node: str) -> bool:
-    return row.get("kind") == "worker" and row.get("node") == node
 
 
 # --- deeds -------------------------------------------------------------------------------------------------
@@ -208,7 +155,10 @@ async def _do_group(bus: BusClient, change: Change, version: int | None) -> obje
 async def _do_worker(bus: BusClient, change: Change, version: int | None) -> object:
     worker = await bus.find_worker(change.object)
     return await bus.restart_routercluster_worker(
-        routercluster_oid=worker.cluster_oid, workergroup_oid=worker.workergroup_oid, worker_oid=worker.oid
+        routercluster_oid=worker.cluster_oid,
+        workergroup_oid=worker.workergroup_oid,
+        worker_oid=worker.oid,
+        expect_version=version,
     )
 
 
@@ -219,19 +169,19 @@ async def _do_node(bus: BusClient, change: Change, version: int | None) -> objec
     return await bus.undrain_node(node_oid=oid, expect_version=version)
 
 
-WORK: Final[dict[tuple[str, str], Work]] = {
-    ("start", "routercluster"): Work(_plan_cluster, _do_cluster),
-    ("stop", "routercluster"): Work(_plan_cluster, _do_cluster),
-    ("rollback", "routercluster"): Work(_plan_rollback, _do_rollback),
-    ("start", "workergroup"): Work(_plan_group, _do_group),
-    ("stop", "workergroup"): Work(_plan_group, _do_group),
-    ("scale", "workergroup"): Work(_plan_group, _do_group),
-    ("restart", "workergroup"): Work(_plan_restart_group, _do_group),
-    ("restart", "worker"): Work(_plan_restart_worker, _do_worker),
-    ("drain", "node"): Work(_plan_drain, _do_node),
-    ("undrain", "node"): Work(_plan_drain, _do_node),
+DEEDS: Final[dict[tuple[str, str], Callable[[BusClient, Change, int | None], Awaitable[object]]]] = {
+    ("start", "routercluster"): _do_cluster,
+    ("stop", "routercluster"): _do_cluster,
+    ("rollback", "routercluster"): _do_rollback,
+    ("start", "workergroup"): _do_group,
+    ("stop", "workergroup"): _do_group,
+    ("scale", "workergroup"): _do_group,
+    ("restart", "workergroup"): _do_group,
+    ("restart", "worker"): _do_worker,
+    ("drain", "node"): _do_node,
+    ("undrain", "node"): _do_node,
 }
-"""Every change that the page offers, by action and kind of object."""
+"""Every change that the page offers, by action and kind of object; each is done at the version given."""
 
 
 async def revisions(bus: BusClient, cluster: str) -> list[dict[str, Any]]:

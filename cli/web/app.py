@@ -26,7 +26,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from .actions import WORK, Change, revisions
+from .actions import Change, do, plan, revisions
 from .guard import Guard, read_form, same
 from .origins import Origins
 from .rows import shown
@@ -204,14 +204,13 @@ class Web:
 
     async def _plan(self, request: Request, session: Session) -> Response:
         change, _ = await self._change(request, session)
-        work = WORK[change.action, change.kind]
-        return await asked(lambda: work.plan(session.bus, session.board, change))
+        return await asked(lambda: plan(session.bus, change))
 
     async def _do(self, request: Request, session: Session) -> Response:
         change, version = await self._change(request, session)
 
         async def work() -> Any:
-            await WORK[change.action, change.kind].do(session.bus, change, version)
+            await do(session.bus, change, version)
             return {}
 
         return await asked(work)

@@ -84,16 +84,17 @@ def check_version(expect: Expect | None, params: Params, store: Queries) -> None
     """
     if expect is None:
         return
-    version = _version(params, store)
-    if version is None:
+    present = version(params, store)
+    if present is None:
         raise BusError("invalid_argument", "this operation names no versioned object", ["/expect"])
-    if version not in (expect.version, -1):
-        detail = f"the object is at version {version}, not {expect.version}"
+    if present not in (expect.version, -1):
+        detail = f"the object is at version {present}, not {expect.version}"
         raise BusError("version_conflict", detail, ["/expect/version"])
 
 
-def _version(params: Params, store: Queries) -> int | None:
-    """The present version; -1 when the object does not exist (the operation reports it)."""
+def version(params: Params, store: Queries) -> int | None:
+    """The present version of the object that `check_version` looks at, None where there is none to look at;
+    -1 when the object does not exist (the operation reports it)."""
     queries = (store.group, store.cluster, store.node)
     for member, query in zip(_TARGETS, queries, strict=True):
         oid: str | None = getattr(params, member, None)

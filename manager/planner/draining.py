@@ -6,7 +6,7 @@ move.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from busbar.bus.states import NodeStatus, WorkerState
@@ -43,12 +43,12 @@ def blocker(group: GroupView, reachable: Iterable[WorkerView], worker: WorkerVie
     return None
 
 
-def notes(fleet: Fleet, left: Mapping[str, int], stays: Mapping[str, Sequence[str]]) -> list[Action]:
+def notes(fleet: Fleet, left: Mapping[str, int], stays: Mapping[str, Mapping[str, str]]) -> list[Action]:
     """New notes of the draining nodes: how many workers are `left`, and why the first one `stays`."""
     actions: list[Action] = []
     draining = (node for node in fleet.nodes.values() if node.draining)
     for node in sorted(draining, key=lambda node: node.name):
-        note = _note(left.get(node.oid, 0), stays.get(node.oid, ()))
+        note = _note(left.get(node.oid, 0), stays.get(node.oid, {}))
         if note == DRAINED and not (node.applied and fleet.status[node.oid] is NodeStatus.ONLINE):
             note = "nothing is assigned to it; it has not confirmed that"
         if note != node.drain_note:
@@ -56,8 +56,9 @@ def notes(fleet: Fleet, left: Mapping[str, int], stays: Mapping[str, Sequence[st
     return actions
 
 
-def _note(left: int, stays: Sequence[str]) -> str:
+def _note(left: int, stays: Mapping[str, str]) -> str:
     if not left:
         return DRAINED
     count = "1 worker is to move" if left == 1 else f"{left} workers are to move"
-    return f"{count}; {stays[0]}" if stays else count
+    worker = next(iter(stays), None)
+    return f"{count}; {worker} stays: {stays[worker]}" if worker is not None else count

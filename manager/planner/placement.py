@@ -37,8 +37,8 @@ class Load:
         self.cluster: dict[str, Counts] = defaultdict(lambda: defaultdict(int))
         self.group: dict[str, Counts] = defaultdict(lambda: defaultdict(int))
         self.draining = frozenset(oid for oid, node in snapshot.nodes.items() if node.draining)
-        self.stays: dict[str, list[str]] = defaultdict(list)
-        """By draining node: why workers stay for now."""
+        self.stays: dict[str, dict[str, str]] = defaultdict(dict)
+        """By draining node: the workers that stay for now, `cluster/worker`, and why."""
         self.arriving: dict[str, list[tuple[int, str]]] = defaultdict(list)
         """By node: the order and the cluster of each worker that is to move there; on the way: order 0."""
         self.leaving: dict[str, list[int]] = defaultdict(list)

@@ -21,14 +21,17 @@ from .status import judge_statuses
 OnError = Callable[[ClusterView, Exception], None]
 
 
-def plan(snapshot: Snapshot, now: float, on_error: OnError | None = None) -> list[Action]:
+def plan(
+    snapshot: Snapshot, now: float, on_error: OnError | None = None, load: Load | None = None
+) -> list[Action]:
     """The actions to take now, in the order in which to apply them.
 
     `now` is on the clock of the snapshot's times. When planning a cluster raises, `on_error` gets the cluster
     and the exception, and the other clusters are planned; without `on_error` the exception is raised.
+    `load`: that of the snapshot, for who looks afterwards at what was counted in it.
     """
     fleet, actions = judge_nodes(snapshot, now)
-    load = Load(snapshot)
+    load = load or Load(snapshot)
     active = [cluster for cluster in snapshot.clusters.values() if not at_rest(cluster)]
     for cluster in sorted(active, key=lambda cluster: cluster.name):
         try:

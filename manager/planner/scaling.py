@@ -368,7 +368,7 @@ def _drain(group: _GroupPlan) -> bool:
             gone = True
             group.actions.append(Unassign(worker.oid, f"{node.name} is draining", StopCause.DRAINING))
         elif not gone:
-            group.load.stays[node.oid].append(f"{group.cluster.name}/{worker.name} stays: {why}")
+            group.load.stays[node.oid][f"{group.cluster.name}/{worker.name}"] = why
     return gone
 
 

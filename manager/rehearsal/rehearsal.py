@@ -16,6 +16,7 @@ from busbar.bus.states import NodeStatus, WorkerState
 from ..control.apply import apply_all
 from ..planner import model as m
 from ..planner.liveness import Fleet, judge_nodes
+from ..planner.placement import Load
 from ..planner.plan import by_node, plan
 from ..state.mirror import StateCache
 from ..state.node_memory import NodeMemory
@@ -24,7 +25,7 @@ from ..store.changes import Changes
 from ..store.lifecycle_events import EventRecorder, record_stopped
 from ..store.scratch import Scratch, copy_of
 from ..store.tx import StoreContext, Tx
-from .steps import Recorder
+from .steps import Recorder, Touched
 
 T = TypeVar("T")
 MAX_WORK: Final = 200_000
@@ -82,10 +83,21 @@ class Rehearsal:
                 return outcome, [], True
             memory = self._memory.fork(clock)
             cache = self._cache.fork(scratch, memory, clock)
-            steps, complete = _Passes(scratch, tx, cache, clock.now, self._manager_id).run()
-            return outcome, steps, complete
+            recorder = Recorder()
+            self._note_restarted(scratch, tx, recorder)
+            passes = _Passes(scratch, tx, cache, recorder, clock.now, self._manager_id)
+            return outcome, *passes.run()
         finally:
             scratch.db.close()
+
+    def _note_restarted(self, scratch: Scratch, tx: Tx, recorder: Recorder) -> None:
+        """The workers that the change itself has restarted, as one that is not ready: no pass does."""
+        names, oids = EventRecorder(tx), tx.changes.workers
+        before = {row.oid: row.generation for row in self._store.reads.workers_of_any(oids)}
+        for row in scratch.workers_of_any(oids):
+            if row.generation > before.get(row.oid, row.generation):
+                name = f"{names.cluster(row.cluster_oid)}/{row.name}"
+                recorder.restarted(name, names.node(row.node_oid), row.reason or "")
 
 
 @dataclass(slots=True)
@@ -95,12 +107,13 @@ class _Passes:
     scratch: Scratch
     tx: Tx
     cache: StateCache
+    recorder: Recorder
     now: float
     manager_id: str
 
     def run(self) -> tuple[list[WorkerStep], bool]:
         """What happens to workers, and whether the realm came to rest."""
-        recorder, work, order = Recorder(), 0, 0
+        recorder, work, order, asked = self.recorder, 0, 0, self.tx.changes
         while work <= MAX_WORK:
             order += 1
             snapshot = self.cache.snapshot()
@@ -109,11 +122,15 @@ class _Passes:
             )
             self.tx.changes = Changes()
             # What meshed workers are told of each other touches none of them.
-            found = [action for action in plan(snapshot, self.now) if not isinstance(action, m.SetPeers)]
+            load = Load(snapshot)
+            planned = plan(snapshot, self.now, load=load)
+            found = [action for action in planned if not isinstance(action, m.SetPeers)]
             outcome = apply_all(self.tx, by_node(found), self.manager_id, _never_heard)
             recorder.record(order, snapshot, outcome.done)
             self._obey(judge_nodes(snapshot, self.now)[0], first=order == 1)
             if not self.tx.changes:
+                touched = Touched(asked.nodes, asked.groups)
+                recorder.record_left(order, snapshot, touched, load.stays)
                 return recorder.steps(), True
             self.cache.invalidate(self.tx.changes)
         return recorder.steps(), False

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from busbar.bus.plans import Step, WorkerStep
+from busbar.bus.states import ASSIGNED, NodeStatus, WorkerState
 
 from ..planner import model as m
+from ..planner import rolling
+
+
+class Touched(NamedTuple):
+    """What a change itself has written, before any pass: oids."""
+
+    nodes: Collection[str]
+    groups: Collection[str]
 
 
 class _Touch(NamedTuple):
@@ -57,6 +66,24 @@ class Recorder:
                 case _:
                     pass
 
+    def restarted(self, worker: str, node: str | None, reason: str) -> None:
+        """The change itself has restarted a worker, before any pass."""
+        self._add(1, worker, "restart", node, reason)
+
+    def record_left(
+        self, order: int, snapshot: m.Snapshot, touched: Touched, stays: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """At rest: the workers that were to go or to be replaced, and are as they were.
+
+        `stays`: by draining node the workers that can't leave it, and why.
+        """
+        for cluster in snapshot.clusters.values():
+            for group in cluster.groups:
+                for worker in _left(snapshot, cluster, group, touched):
+                    name, node = f"{cluster.name}/{worker.name}", snapshot.nodes.get(worker.node_oid or "")
+                    why = stays.get(worker.node_oid or "", {}).get(name) or _waits(group, worker)
+                    self._add(order, name, "wait", node.name if node else None, why)
+
     def _add(self, order: int, worker: str, step: Step, node: str | None, reason: str) -> None:
         self._touched.setdefault(worker, []).append(_Touch(order, worker, step, node, reason))
 
@@ -74,6 +101,29 @@ class Recorder:
         return sorted(found, key=lambda step: (step.order, step.worker))
 
 
+def _left(
+    snapshot: m.Snapshot, cluster: m.ClusterView, group: m.GroupView, touched: Touched
+) -> Iterator[m.WorkerView]:
+    """The workers of a group that were to leave their nodes or to be replaced, and are still there as they
+    were. What holds the whole group back is told of the group."""
+    members = {member.node_oid for member in cluster.members}
+    renewed = group.oid in touched.groups and group.held_back is None
+    for worker in group.workers:
+        node = snapshot.nodes.get(worker.node_oid or "")
+        if worker.state not in ASSIGNED or node is None:
+            continue
+        goes = node.draining or node.oid not in members or node.status is NodeStatus.UNPAIRED
+        if (node.oid in touched.nodes and goes) or (renewed and rolling.outdated(group, worker)):
+            yield worker
+
+
+def _waits(group: m.GroupView, worker: m.WorkerView) -> str:
+    """Why a worker that can be heard is not replaced; of another one its own reason says it."""
+    if worker.state is WorkerState.RUNNING:
+        return f"{rolling.ready_of(group)} of {group.scale} workers of group {group.name} are ready"
+    return worker.reason or ""
+
+
 def _folded(touches: list[_Touch]) -> list[WorkerStep]:
     """One worker's actions. Waiting that ends is not told."""
     found: list[WorkerStep] = []
@@ -89,9 +139,9 @@ def _folded(touches: list[_Touch]) -> list[WorkerStep]:
             found[-1] = WorkerStep(last.order, touch.worker, step, touch.node, last.before, last.reason)
         elif touch.action == "stop":
             found.append(WorkerStep(touch.order, touch.worker, "stop", None, touch.node, touch.reason))
-        elif touch.action == "restart":
+        elif touch.action == "restart" or (touch.action == "wait" and touch.node is not None):
             found.append(
-                WorkerStep(touch.order, touch.worker, "restart", touch.node, touch.node, touch.reason)
+                WorkerStep(touch.order, touch.worker, touch.action, touch.node, touch.node, touch.reason)
             )
         else:
             found.append(WorkerStep(touch.order, touch.worker, touch.action, touch.node, None, touch.reason))

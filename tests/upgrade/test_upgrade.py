@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,12 @@ def old_manager_refuses_the_new_store(here: Realm, old: Release) -> None:
     assert "the database is of a newer Busbar (" in last and last.endswith("): update this one"), last
 
 
+def _lasting(found: Any) -> Any:
+    """What is shown, without figures that differ from moment to moment."""
+    rows = found if isinstance(found, list) else [found]
+    return [{key: row.get(key) for key in ("name", "version", "generation", "draining")} for row in rows]
+
+
 def what_only_the_new_one_can_is_refused(here: Realm) -> None:
     """By the old manager, with a code, and nothing else comes of it."""
     unknown = here.ask("node", "label", "n1", "zone=a")
@@ -81,3 +88,14 @@ def what_only_the_new_one_can_is_refused(here: Realm) -> None:
     assert (member.returncode, member.stdout) == (2, "")
     assert "unknown field 'placement' (invalid_argument at /params/workergroup/placement)" in member.stderr
     assert [row["name"] for row in here.json("group", "list", "-c", "kept")] == ["web"]
+    before = (
+        here.json("node", "show", "n1"),
+        here.json("cluster", "show", "kept"),
+        here.json("worker", "list"),
+    )
+    for words in (("node", "drain", "n1"), ("cluster", "stop", "kept"), ("group", "restart", "kept/web")):
+        planned = here.ask(*words, "--dry-run")
+        assert (planned.returncode, planned.stdout) == (3, "")
+        assert "nothing was changed: this manager can't plan " in planned.stderr
+    after = here.json("node", "show", "n1"), here.json("cluster", "show", "kept"), here.json("worker", "list")
+    assert [_lasting(each) for each in after] == [_lasting(each) for each in before]

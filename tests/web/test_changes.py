@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.errors import BusError
-from busbar.cli.web.actions import VALUED, WORK
+from busbar.cli.web.actions import DEEDS, VALUED
 
 from tests.unit.cli.realm import result_of
 from tests.unit.cli.test_text_of_others import HOSTILE, hostile, is_clean
@@ -34,20 +34,22 @@ DONE = {
     ("drain", "node"): "drain_node",
     ("undrain", "node"): "undrain_node",
 }
-DEFINITION = {"groups": {"web": {"scale": 2}, "old": {"scale": 1}}, "nodes": {"n1": {}}}
+STEP = {"order": 1, "worker": "edge/web-1", "action": "restart", "node": "n1", "reason": HOSTILE}
 
 
 def manager(operation: str, given: dict[str, Any]) -> Any:
     """Of a realm with a cluster `edge`, whose group `old` has come since revision 3."""
-    if operation == "get_definitions":
-        return {"busbar": 1, "clusters": {"edge": DEFINITION}}
     if operation == "list_routercluster_revisions":
         (one,) = result_of(operation, hostile)
         return [{**one, "revision": number} for number in (4, 3)]
     if operation == "stat_routercluster":
         found = answer(operation, given)
         return {**found, "workers": [{**found["workers"][0], "name": "web-1"}]}
+    if operation == "plan_operation":
+        return {"workers": [STEP], "version": 7, "complete": True}
     found = answer(operation, given)
+    if operation == "plan_routercluster_rollback":
+        return {**found, "fence": {"/clusters/edge": 7}}
     if operation == "get_routercluster_revision":
         return {**found, "definition": {"groups": {"web": {"scale": 5}}, "nodes": {"n1": {}}}}
     if operation in ("get_routercluster_workergroup_by_name", "get_routercluster_workergroup"):
@@ -82,7 +84,7 @@ async def role_is(events: AsyncIterator[tuple[str, Any]], role: str | None) -> N
             return
 
 
-@pytest.mark.parametrize(("action", "kind"), WORK)
+@pytest.mark.parametrize(("action", "kind"), DEEDS)
 async def test_a_change_is_planned_without_any_effect_and_done_at_that_version(
     house: House, action: str, kind: str
 ) -> None:
@@ -92,27 +94,45 @@ async def test_a_change_is_planned_without_any_effect_and_done_at_that_version(
     assert all(is_clean(line) for line in (*planned.json["lines"], *planned.json["refused"]))
     asked = [name for name, _ in house.realm.calls]
     assert not [name for name in asked if OPERATIONS[name].change]
-    version = planned.json["version"]
-    more = {} if version is None else {"version": str(version)}
-    done = await client.ask("POST", "/do", form(action, kind, **more), x_busbar_token=token)
+    assert planned.json["version"] == 7
+    fences = []
+    house.realm.heard = lambda request: fences.append(request.get("expect"))
+    done = await client.ask("POST", "/do", form(action, kind, version="7"), x_busbar_token=token)
     assert done.status == 200, done.body
     changes = [(name, given) for name, given in house.realm.calls if OPERATIONS[name].change]
-    assert [name for name, _ in changes] == [DONE[action, kind]]
+    assert [name for name, _ in changes] == [DONE[action, kind]] and fences[-1] == {"version": 7}
     if action in VALUED:
         assert 3 in changes[0][1].values()
 
 
-async def test_a_plan_says_what_the_manager_plans(house: House) -> None:
+async def test_a_plan_is_the_managers_of_the_very_deed(house: House) -> None:
     client, token = await ready(house)
-    for action, wanted in (("scale", {"scale": 3}), ("stop", {"scale": 2, "stopped": True})):
-        await client.ask("POST", "/plan", form(action, "workergroup"), x_busbar_token=token)
-        desired = next(given for name, given in reversed(house.realm.calls) if name == "plan_changes")[
-            "desired"
-        ]
-        assert desired["clusters"]["edge"]["groups"]["web"] == wanted
-    await client.ask("POST", "/plan", form("start", "routercluster"), x_busbar_token=token)
-    desired = next(given for name, given in reversed(house.realm.calls) if name == "plan_changes")["desired"]
-    assert desired["clusters"]["edge"]["running"] is True
+    for action, kind in DEEDS:
+        if action == "rollback":
+            continue
+        planned = await client.ask("POST", "/plan", form(action, kind), x_busbar_token=token)
+        assert planned.json["lines"][0].startswith("1. restart edge/web-1 on n1: ")
+        assert planned.json["lines"][1].endswith("have to connect again")
+        (asked,) = [given for name, given in house.realm.calls if name == "plan_operation"]
+        await client.ask("POST", "/do", form(action, kind, version="7"), x_busbar_token=token)
+        done = next((name, given) for name, given in house.realm.calls if OPERATIONS[name].change)
+        assert (asked["operation"], asked["params"]) == done
+        house.realm.calls.clear()
+
+
+async def test_a_manager_that_can_not_plan_is_asked_for_nothing(house: House) -> None:
+    client, token = await ready(house)
+
+    def earlier(operation: str, given: dict[str, Any]) -> Any:
+        if operation.startswith("plan_"):
+            raise BusError("no_such_procedure", f"no operation '{operation}'")
+        return manager(operation, given)
+
+    house.realm.answer = earlier
+    for action, kind in DEEDS:
+        found = await client.ask("POST", "/plan", form(action, kind), x_busbar_token=token)
+        assert found.status == 404 and found.json["code"] == "no_such_procedure"
+    assert not [name for name, _ in house.realm.calls if OPERATIONS[name].change]
 
 
 async def test_a_rollback_is_planned_by_the_manager(house: House) -> None:
@@ -130,10 +150,10 @@ async def test_a_rollback_is_planned_by_the_manager(house: House) -> None:
 @pytest.mark.parametrize("role", ["viewer", None])
 async def test_a_viewer_changes_nothing(house: House, path: str, role: str | None) -> None:
     client, token = await ready(house, role)
-    for action, kind in WORK:
+    for action, kind in DEEDS:
         found = await client.ask("POST", path, form(action, kind), x_busbar_token=token)
         assert found.status == 403 and b"may not change" in found.body
-    assert not [name for name, _ in house.realm.calls if OPERATIONS[name].change or name == "plan_changes"]
+    assert not [name for name, _ in house.realm.calls if OPERATIONS[name].change or name.startswith("plan_")]
 
 
 async def test_a_change_needs_the_token_of_the_page(house: House) -> None:

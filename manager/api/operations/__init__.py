@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from busbar.bus.contract import PLANNER
+
 from . import (
     audit,
     clusters,
@@ -18,6 +20,7 @@ from . import (
     nodes,
     principals,
     rebalance,
+    rehearsed,
     stats,
     worker_orders,
     workergroups,
@@ -45,5 +48,8 @@ _NOUNS: Final = (
     principals,
 )
 
-READS: Final[dict[str, ReadHandler]] = {name: fn for noun in _NOUNS for name, fn in noun.READS.items()}
 CHANGES: Final[dict[str, ChangeHandler]] = {name: fn for noun in _NOUNS for name, fn in noun.CHANGES.items()}
+READS: Final[dict[str, ReadHandler]] = {
+    **{name: fn for noun in _NOUNS for name, fn in noun.READS.items()},
+    PLANNER: rehearsed.planner(CHANGES),
+}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from busbar.bus import params as p
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.messages import Who
-from busbar.bus.plans import Applied, Plan
+from busbar.bus.plans import Applied, OperationPlan, Plan
 from busbar.bus.states import NodeStatus, WorkerState
 from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
@@ -28,6 +28,8 @@ from busbar.manager.store import Store, Tx
 from busbar.manager.store.lifecycle_events import EventRecorder, record_stopped
 from busbar.manager.store.rows import NodeRow, PrincipalRow
 
+Planned = Plan | OperationPlan
+Made = TypeVar("Made", Plan, OperationPlan)
 RUNTIMES = ["amqtt", "mosquitto"]
 LABELS = {1: {"zone": "a"}, 2: {"zone": "b"}, 3: {"zone": "a"}, 4: None}
 
@@ -158,6 +160,38 @@ class Realm:
         db = self.store.reads.db
         rows = [db.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
         return self.store.reads.sequence(), self.store.commits, rows
+
+
+def touched(plan: Planned) -> set[str]:
+    return {step.worker for step in plan.workers if step.action not in ("wait", "hold")}
+
+
+async def held(realm: Realm, make: Callable[[], Made], carry_out: Callable[[Made], Awaitable[Any]]) -> Made:
+    """Plan, carry out and settle; hold what was planned against what then happened."""
+    facts = realm.facts()
+    plan = make()
+    assert realm.facts() == facts, "a plan changes nothing"
+    assert plan.complete and getattr(plan, "refused", []) == []
+    before = realm.places()
+    realm.seen = {}
+    await carry_out(plan)
+    realm.watch()
+    await realm.settle()
+    after = realm.places()
+    moved = {
+        name
+        for name in {*before, *after, *realm.seen}
+        if realm.seen.get(name, set()) != {before.get(name)} or before.get(name) != after.get(name)
+    }
+    assert touched(plan) == moved
+    waits = {step.worker: step.node for step in plan.workers if step.action == "wait"}
+    assert {name for name, node in waits.items() if node is None} <= realm.waiting()
+    for name, node in waits.items():
+        assert node is None or after[name][1] == node, (name, node)
+    last = {step.worker: step for step in plan.workers if step.action not in ("wait", "hold")}
+    for name, step in last.items():
+        assert (after[name][1] if name in after else None) == step.node, (name, step)
+    return plan
 
 
 def _node(number: int) -> NodeRow:

@@ -8,7 +8,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from busbar.bus.contract import COMMON_ERRORS, EVENT_KINDS, EVENTS, OPERATIONS, event_type
+from busbar.bus.contract import COMMON_ERRORS, EVENT_KINDS, EVENTS, OPERATIONS, PLANNER, event_type
 from busbar.bus.errors import ERRORS, BusError
 from busbar.bus.topics import StatusKind, is_name
 
@@ -98,6 +98,16 @@ def test_changes_to_a_node_are_its_owners_or_a_realm_owners() -> None:
         members = row.params.__struct_fields__
         if row.change and "node_oid" in members and "routercluster_oid" not in members:
             assert row.owned == "node" or row.roles == {"owner"}, name
+
+
+def test_whoever_may_make_a_change_may_plan_it() -> None:
+    for row in OPERATIONS.values():
+        if row.planned_by is not None:
+            planner = OPERATIONS[row.planned_by]
+            assert row.change and not planner.change and planner.heavy, row.name
+            assert row.roles <= planner.roles, row.name
+            assert planner.name != PLANNER or set(row.errors) <= set(planner.errors), row.name
+        assert row.planned_by or not row.owned, f"{row.name} is of an object that has workers"
 
 
 def test_event_types() -> None:

@@ -71,6 +71,8 @@ class Realm:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.after: Callable[[str], None] = lambda operation: None
         """Called after each reply."""
+        self.heard: Callable[[dict[str, Any]], object] = lambda request: None
+        """Called with each request."""
 
     def retain(self, topic: str, value: Any) -> None:
         """Publish a retained message."""
@@ -85,6 +87,7 @@ class Realm:
         assert found is not None
         request = msgspec.json.decode(message.payload)
         self.calls.append((found.operation, request["params"]))
+        self.heard(request)
         reply = {"id": request["id"], "op": found.operation, "manager": "m1", "epoch": 1}
         try:
             reply |= {"ok": True, "result": self.answer(found.operation, request["params"])}

@@ -97,6 +97,8 @@ def test_a_rollback_can_be_seen_before(line: Line, capsys: pytest.CaptureFixture
         assert line.run(*words, "-o", "json") == code
         assert json.loads(capsys.readouterr().out)["applied"] is False
         assert "rollback_routercluster" not in [operation for operation, _ in talked.calls]
+    assert line.run(*words, "--expect-version", "9") == ExitCode.CONFLICT
+    assert "is at version 3, not 9" in capsys.readouterr().err
 
 
 def test_what_is_refused_is_named_with_its_line(

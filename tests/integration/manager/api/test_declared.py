@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from busbar.manager.publish.statuses import placed_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.integration.manager.declaring import Realm, realm_in
+from tests.integration.manager.declaring import Realm, held, realm_in, touched
 
 MQTT = {"type": "mqtt", "endpoint": {"type": "tcp", "port": "20000-20999"}}
 OTHER = {**MQTT, "endpoint": {"type": "tcp", "port": "21000-21999"}}
@@ -33,39 +32,11 @@ def edge(scale: int = 2, *nodes: str, **more: Any) -> dict[str, Any]:
     return {"running": True, "nodes": members, "groups": {"web": {"scale": scale, **more}}}
 
 
-def touched(plan: Plan) -> set[str]:
-    return {step.worker for step in plan.workers if step.action not in ("wait", "hold")}
-
-
 async def happens(realm: Realm, desired: dict[str, Any], **more: Any) -> Plan:
     """Plan, apply and settle; hold what was planned against what then happened."""
     return await held(
         realm, lambda: realm.plan(desired, **more), lambda plan: realm.apply(desired, plan, **more)
     )
-
-
-async def held(realm: Realm, make: Callable[[], Plan], carry_out: Callable[[Plan], Awaitable[Any]]) -> Plan:
-    """As `happens`, for any way to plan and to carry it out."""
-    facts = realm.facts()
-    plan = make()
-    assert realm.facts() == facts, "a plan changes nothing"
-    assert plan.complete and plan.refused == []
-    before = realm.places()
-    realm.seen = {}
-    await carry_out(plan)
-    await realm.settle()
-    after = realm.places()
-    moved = {
-        name
-        for name in {*before, *after, *realm.seen}
-        if realm.seen.get(name, set()) != {before.get(name)} or before.get(name) != after.get(name)
-    }
-    assert touched(plan) == moved
-    assert {step.worker for step in plan.workers if step.action == "wait"} <= realm.waiting()
-    last = {step.worker: step for step in plan.workers if step.action not in ("wait", "hold")}
-    for name, step in last.items():
-        assert (after[name][1] if name in after else None) == step.node, (name, step)
-    return plan
 
 
 async def begun(realm: Realm, desired: dict[str, Any]) -> None:

@@ -121,6 +121,7 @@ async def test_what_does_not_exist_is_said_so(client: Client, op: str) -> None:
         "get_routercluster_revision": {"revision": 1},
         "rollback_routercluster": {"revision": 1},
         "plan_routercluster_rollback": {"revision": 1},
+        "plan_operation": {"operation": "drain_node", "params": {"node_oid": NOBODY}},
         "get_definitions": {"clusters": ["nobody"]},
         "apply_changes": {
             "desired": {"busbar": 1, "clusters": {"edge": {"nodes": {"nobody": {}}}}},
