@@ -65,10 +65,14 @@ async def _kill(stage: Stage, stream: Stream, victim: dict[str, Any]) -> None:
 
 async def _drain(stage: Stage, stream: Stream, mover: dict[str, Any]) -> None:
     async with stage.chapter("The publisher's node is drained in lame duck mode") as facts:
+        plan = await stage.busbar("node", "drain", mover["node"], "--dry-run")
         stream.begin()
         await stage.busbar("node", "drain", mover["node"], "--wait", "--timeout", "60")
         moved = (await stage.workers("mesh"))[mover["name"]]
         check(moved["node"] != mover["node"], "its worker was not moved")
+        ways = [line for line in plan.splitlines() if f"mesh/{mover['name']} " in line]
+        as_planned = f" {mover['node']} -> {moved['node']} "
+        check(any(as_planned in line for line in ways), "it was moved to another node than planned")
         stage.say(f"{mover['name']} runs on {moved['node']}, and its client went to another")
         facts.append(await stream.more(NUMBERS))
         await stage.busbar("node", "undrain", mover["node"], quiet=True)
