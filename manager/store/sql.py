@@ -14,6 +14,7 @@ from busbar.bus.placement import Placement
 from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
+from msgspec.structs import astuple
 
 from . import rows
 
@@ -42,6 +43,7 @@ class Table(Generic[R]):
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
         self._json = frozenset(column for column, decode in decoders.items() if decode in _JSON)
+        self._json_cells = [self.columns.index(column) for column in self._json]
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
         marks = ", ".join("?" * len(self.columns))
@@ -57,7 +59,10 @@ class Table(Generic[R]):
 
     def cells(self, row: R) -> tuple[object, ...]:
         """The parameters of `insert`."""
-        return tuple(self.cell(column, getattr(row, column)) for column in self.columns)
+        cells = list(astuple(row))
+        for index in self._json_cells:
+            cells[index] = to_json(cells[index])
+        return tuple(cells)
 
     def cell(self, column: str, value: object) -> object:
         """A value as SQLite stores it."""
