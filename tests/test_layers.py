@@ -273,6 +273,7 @@ def test_only_one_file_renames_flushes_and_locks() -> None:
 PRIVATE_NAMES = {
     "bus/connection/paho_client.py": {
         "_do_on_publish", "_handle_pubackcomp", "_in_packet", "_out_message_mutex", "_out_messages",
+        "_out_packet", "_packet_queue", "_sock_recv",
     },
 }  # fmt: skip
 """Files that use private names of a library's class, with those names (docs/decisions/0017)."""

@@ -82,7 +82,7 @@ class MqttConnection:
         self.refusal: BusOfflineError | None = None  # of that message
         self.client = self._make(will)
 
-    def _make(self, will: Will | None) -> paho.Client:
+    def _make(self, will: Will | None) -> Client:
         options = self._options
         v5 = self._v5
         client = Client(
@@ -264,10 +264,10 @@ class MqttConnection:
             self._loop.add_writer(sock, self._flush)
 
     def _readable(self) -> None:
-        self.client.loop_read()
+        self.client.read_packets()
         # Bytes that TLS has already decrypted do not wake the event loop again.
         while self._reading and self._socket is not None and self._pending() > 0:
-            self.client.loop_read()
+            self.client.read_packets()
 
     def _pending(self) -> int:
         pending = getattr(self._socket, "pending", None)

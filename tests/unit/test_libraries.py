@@ -86,6 +86,13 @@ def test_paho_has_the_private_names_that_we_use() -> None:
     assert isinstance(made._in_packet["packet"], bytearray)
     assert hasattr(made._out_message_mutex, "__enter__")
     assert len(made._out_messages) == 0
+    assert list(inspect.signature(Client._sock_recv).parameters) == ["self", "bufsize"]
+    assert list(inspect.signature(Client._packet_queue).parameters) == [
+        "self", "command", "packet", "mid", "qos", "info",
+    ]  # fmt: skip
+    waiting = on_wire(Client, Wire([]))
+    waiting.publish("t", b"", 1)
+    assert waiting._out_packet.pop().keys() >= {"command", "qos", "to_process", "packet"}
 
 
 def test_paho_asks_properties_for_nothing_but_their_packed_form() -> None:
@@ -103,6 +110,118 @@ def test_paho_asks_properties_for_nothing_but_their_packed_form() -> None:
     finally:
         made._sock = None
     assert b"".join(sent).endswith(b"\x00\x01t" + b"\x06\x03\x00\x03a/b" + b"x")
+
+
+class Wire:
+    """A socket whose other side has sent these pieces, and that takes so many bytes at a time."""
+
+    def __init__(self, pieces: list[bytes], takes: int = 1_000_000) -> None:
+        self.pieces, self.takes, self.written = pieces, takes, b""
+        self.calls: list[str] = []
+
+    def recv(self, size: int) -> bytes:
+        self.calls.append("recv")
+        if not self.pieces:
+            raise BlockingIOError
+        found, rest = self.pieces[0][:size], self.pieces[0][size:]
+        self.pieces[:1] = [rest] if rest else []
+        return found
+
+    def send(self, data: bytes) -> int:
+        self.calls.append("send")
+        if self.calls[-2:] == ["send", "send"] and self.takes < 1_000_000:
+            self.calls.append("blocked")
+            raise BlockingIOError
+        self.written += bytes(data[: self.takes])
+        return min(len(data), self.takes)
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def on_wire(kind: type[Any], wire: Wire) -> Any:
+    """A client of this class, connected as far as `publish`, `loop_read` and `loop_write` look."""
+    made = client(kind, 4)
+    made.on_socket_register_write = lambda *_: None  # an event loop of its own calls `loop_write`
+    made._sock, made._state = wire, 2
+    return made
+
+
+def publish(number: int, qos: int, payload: bytes = b"x") -> bytes:
+    """A PUBLISH packet of a short message."""
+    body = b"\x00\x01t" + (number.to_bytes(2, "big") if qos else b"") + payload
+    assert len(body) < 128
+    return bytes([0x30 | qos << 1, len(body)]) + body
+
+
+@pytest.mark.parametrize(("size", "takes"), [(90, 7), (40_000, 30_000), (40_000, 1_000_000)])
+def test_packets_that_wait_together_are_written_as_paho_itself_does(size: int, takes: int) -> None:
+    from busbar.bus.connection.paho_client import Client
+    from paho.mqtt.client import Client as Stock
+
+    def written(kind: type[Any]) -> tuple[bytes, list[int], str]:
+        wire, told = Wire([], takes), list[int]()
+        made = on_wire(kind, wire)
+        made.on_publish = lambda _c, _d, mid, _code, _props: told.append(mid)
+        for qos in (1, 1, 0, 0, 1, 1):
+            made.publish("t", b"x" * size, qos)
+            made.publish("t", b"", qos, retain=True)
+            made._send_puback(77)
+        while made.want_write():
+            made.loop_write()
+        made.publish("t", b"last", 1)
+        made.disconnect()
+        while made.want_write():
+            made.loop_write()
+        return wire.written, told, wire.calls[-1]
+
+    assert written(Client) == written(Stock)
+
+
+def test_packets_that_wait_together_are_written_with_one_call() -> None:
+    from busbar.bus.connection.paho_client import Client
+
+    wire = Wire([])
+    made = on_wire(Client, wire)
+    made._send_puback(77)
+    for _ in range(9):
+        made.publish("t", b"x", 1)
+    made.loop_write()
+    assert wire.calls == ["send"]
+    assert not made.want_write()
+
+
+ARRIVING = b"".join(publish(number, qos) for number, qos in enumerate((1, 0, 1, 1, 0), start=1))
+
+
+@pytest.mark.parametrize("size", [1, 3, len(ARRIVING) - 1, len(ARRIVING)])
+def test_packets_in_pieces_are_handled_as_paho_itself_does(size: int) -> None:
+    from busbar.bus.connection.paho_client import Client
+    from paho.mqtt.client import Client as Stock
+
+    def handled(kind: type[Any]) -> tuple[list[Any], bytes, list[str]]:
+        pieces = [ARRIVING[start : start + size] for start in range(0, len(ARRIVING), size)]
+        wire, told = Wire([*pieces, b""]), list[Any]()
+        made = on_wire(kind, wire)
+        made.on_message = lambda _c, _d, message: told.append((message.topic, message.payload, message.qos))
+        made.on_disconnect = lambda _c, _d, _flags, code, _props: told.append(str(code))
+        read = getattr(made, "read_packets", made.loop_read)
+        while wire.pieces:
+            read()
+        made.loop_write()
+        return told, wire.written, wire.calls[-1:]
+
+    assert handled(Client) == handled(Stock)
+
+
+def test_packets_that_arrive_together_are_received_with_one_call() -> None:
+    from busbar.bus.connection.paho_client import Client
+
+    wire, told = Wire([ARRIVING]), list[bytes]()
+    made = on_wire(Client, wire)
+    made.on_message = lambda _c, _d, message: told.append(message.payload)
+    made.read_packets()
+    assert (len(told), wire.calls) == (5, ["recv"])
 
 
 # --- typer: cli/typer_fastparse.py -------------------------------------------------------------------------
