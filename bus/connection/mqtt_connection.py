@@ -170,14 +170,18 @@ class MqttConnection:
             raise BusOfflineError("too many unacknowledged messages")
         extra = to_paho(properties) if self._v5 else None
         self._limit.check(topic, payload, qos, extra, v5=self._v5)
-        info = self.client.publish(topic, payload, qos, retain, extra)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise BusOfflineError(paho.error_string(info.rc))
-        if qos == 0:
+        if qos:
+            code, mid = self.client.send(topic, payload, retain, extra)
+            self._check(code)
+            self._acks[mid] = (topic, done)
+        else:
+            self._check(self.client.publish(topic, payload, 0, retain, extra).rc)
             if done:
                 done(None)
-        else:
-            self._acks[info.mid] = (topic, done)
+
+    def _check(self, code: MQTTErrorCode) -> None:
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise BusOfflineError(paho.error_string(code))
 
     def close(self, why: str) -> None:
         """End this connection without a DISCONNECT."""

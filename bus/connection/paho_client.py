@@ -1,8 +1,8 @@
-"""paho's client with a fast path for plain acknowledgements and for many packets at once, and the conversion of
-MQTT 5 properties.
+"""paho's client with fast paths for plain acknowledgements and for many packets at once, and the conversion
+of MQTT 5 properties.
 
-paho 2 creates a ReasonCode and a Properties for every PUBACK, and makes three system calls to receive a packet
-and one to send it: together more than a third of the CPU of a manager under load (docs/decisions/0014).
+paho 2 creates a ReasonCode and a Properties for every PUBACK, and makes three system calls to receive a
+packet and one to send it: more than a third of the CPU of a manager under load (docs/decisions/0014).
 Acknowledgements that carry more than success are left to paho. The only file that uses private names of paho,
 whose version is bounded in pyproject.toml (docs/decisions/0017).
 """
@@ -28,7 +28,11 @@ _JOINED: Final = (paho.PUBLISH, paho.PUBACK)
 _PACKET_ID_ONLY: Final = 2
 """Bytes of a PUBACK after its fixed header when it holds the packet id alone: always in MQTT 3.1.1, in MQTT 5
 for a success without properties (section 3.4.2.1)."""
-
+_PLAIN_PUBACK: Final = bytes([paho.PUBACK, _PACKET_ID_ONLY])
+"""How such a PUBACK begins."""
+_AWAITED: Final = paho.MQTTMessage()
+"""What stands for any message of `Client.send` until it is acknowledged: paho reads no more than its QoS."""
+_AWAITED.qos = 1
 
 _RECEIVED: Final = 16 * 1024
 """Bytes that are asked for at once."""
@@ -52,7 +56,7 @@ class Packed:
 
 
 class Client(paho.Client):
-    """A `paho.mqtt.client.Client` for one connection that acknowledges plain PUBACKs without creating objects,
+    """A `paho.mqtt.client.Client` for one connection that handles plain PUBACKs without creating objects,
     receives many packets with one system call, and sends many with one."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -95,11 +99,39 @@ class Client(paho.Client):
         last["to_process"] += len(packet)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
+    def send(self, topic: str, payload: bytes, retain: bool, properties: Any) -> tuple[MQTTErrorCode, int]:
+        """As `publish` at QoS 1, without the objects on which a thread could wait; a code and the packet id.
+
+        Raises:
+            ValueError: the topic has a wildcard, or is too long.
+        """
+        encoded, mid = topic.encode(), self._mid_generate()
+        self._raise_for_invalid_topic(encoded)
+        if mid in self._out_messages:
+            return MQTTErrorCode.MQTT_ERR_QUEUE_SIZE, mid
+        code = self._send_publish(mid, encoded, payload, 1, retain, False, None, properties)
+        if code == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._out_messages[mid] = _AWAITED
+            self._inflight_messages += 1
+        return code, mid
+
+    def _packet_read(self) -> MQTTErrorCode:
+        """A plain PUBACK that was received whole is handled where it lies."""
+        start, end = self._handled, self._handled + len(_PLAIN_PUBACK) + _PACKET_ID_ONLY
+        found = self._received[start:end]
+        if len(found) < end - start or not found.startswith(_PLAIN_PUBACK) or self._in_packet["command"]:
+            return super()._packet_read()
+        self._handled = end
+        return self._acknowledged(found[-_PACKET_ID_ONLY:])
+
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         packet = self._in_packet["packet"]
         if cmd != "PUBACK" or len(packet) != _PACKET_ID_ONLY:
             return super()._handle_pubackcomp(cmd)
-        mid = int.from_bytes(packet, "big")
+        return self._acknowledged(packet)
+
+    def _acknowledged(self, packet_id: bytes | bytearray) -> MQTTErrorCode:
+        mid = int.from_bytes(packet_id, "big")
         with self._out_message_mutex:
             if mid in self._out_messages:
                 return self._do_on_publish(mid, _SUCCESS, _NO_PROPERTIES)
