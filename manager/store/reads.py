@@ -120,6 +120,14 @@ class Queries:
         groups, scale, wanted = self._rows(sql.CLUSTER_SCALE, oid)[0]
         return int(groups), int(scale), int(wanted)
 
+    def cluster_with_scale(self, oid: str) -> tuple[ClusterRow, bool, int] | None:
+        """A cluster, whether it has groups, and the sum of the scales of those not stopped by themselves."""
+        found = self._execute(sql.CLUSTER_WITH_SCALE, (oid,)).fetchone()
+        if found is None:
+            return None
+        *row, groups, scale = found
+        return sql.CLUSTERS.make(row), bool(groups), scale
+
     def fullest_node(self, cluster_oid: str, above: int, peer: int) -> tuple[str, int]:
         """The node of a cluster with the most bytes of distinct definitions larger than `above` and of peers,
         `peer` bytes each, and how many: those of this cluster and of started ones. An empty name and 0 where

@@ -4,7 +4,7 @@ schema up at each call and cost five times as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -49,7 +49,7 @@ class Table(Generic[R]):
         marks = ", ".join("?" * len(self.columns))
         self.insert = f"INSERT INTO {name} ({', '.join(self.columns)}) VALUES ({marks})"
 
-    def make(self, values: tuple[Any, ...]) -> R:
+    def make(self, values: Sequence[Any]) -> R:
         """A struct from one row of `select`."""
         cells = list(values)
         for index, decode in self._decoders:
@@ -220,6 +220,11 @@ CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid
 CLUSTER_SCALE: Final = """
 SELECT count(*), coalesce(sum(scale), 0), coalesce(sum(scale) FILTER (WHERE NOT stop_ordered), 0)
 FROM workergroups WHERE cluster_oid = ?
+"""
+CLUSTER_WITH_SCALE: Final = f"""
+SELECT {", ".join(CLUSTERS.columns)}, EXISTS (SELECT 1 FROM workergroups WHERE cluster_oid = clusters.oid),
+(SELECT coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = clusters.oid AND NOT stop_ordered)
+FROM clusters WHERE oid = ?
 """
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 SURPLUS: Final = "SELECT count(*) FROM workers WHERE group_oid = ? AND ordinal > ?"
