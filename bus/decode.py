@@ -119,8 +119,7 @@ def _in_words(found: re.Match[str]) -> str:
 
 def digest(*parts: Any) -> str:
     """A stable fingerprint of plain values: `sha256:` and the hash of their canonical JSON."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return "sha256:" + hashlib.sha256(_canonical(parts).encode("utf-8")).hexdigest()
 
 
 def _malformed(detail: str) -> BusError:
@@ -163,5 +162,6 @@ def _finite(text: str) -> float:
     return value
 
 
-# Created once: `json.loads` with hooks creates a decoder at every call.
+# Created once: `json.loads` with hooks creates a decoder at every call, as `json.dumps` does an encoder.
 _decode = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_constant, parse_float=_finite).decode
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode

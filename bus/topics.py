@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -130,17 +130,15 @@ class Topics:
 
     realm: str
     root: str = "busbar"
+    prefix: str = field(init=False, repr=False, compare=False)
+    """The levels that every topic of this realm starts with, without a trailing slash."""
 
     def __post_init__(self) -> None:
         if not is_name(self.realm):
             raise ValueError(f"realm {self.realm!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
         if not self.root or self.root.startswith(("$", "/")) or set(self.root) & set("+#\0"):
             raise ValueError(f"topic root {self.root!r} must be plain topic levels")
-
-    @property
-    def prefix(self) -> str:
-        """The levels that every topic of this realm starts with, without a trailing slash."""
-        return f"{self.root}/{VERSION}/{self.realm}"
+        object.__setattr__(self, "prefix", f"{self.root}/{VERSION}/{self.realm}")
 
     def request(self, caller: str, operation: str) -> str:
         return f"{self.prefix}/request/{caller}/{operation}"

@@ -272,7 +272,9 @@ def test_only_one_file_renames_flushes_and_locks() -> None:
 
 PRIVATE_NAMES = {
     "bus/connection/paho_client.py": {
-        "_do_on_publish", "_handle_pubackcomp", "_in_packet", "_out_message_mutex", "_out_messages",
+        "_do_on_publish", "_handle_pubackcomp", "_in_packet", "_inflight_messages", "_mid_generate",
+        "_out_message_mutex", "_out_messages", "_out_packet", "_packet_queue", "_packet_read",
+        "_raise_for_invalid_topic", "_send_publish", "_sock_recv",
     },
 }  # fmt: skip
 """Files that use private names of a library's class, with those names (docs/decisions/0017)."""

@@ -82,7 +82,7 @@ class MqttConnection:
         self.refusal: BusOfflineError | None = None  # of that message
         self.client = self._make(will)
 
-    def _make(self, will: Will | None) -> paho.Client:
+    def _make(self, will: Will | None) -> Client:
         options = self._options
         v5 = self._v5
         client = Client(
@@ -170,14 +170,18 @@ class MqttConnection:
             raise BusOfflineError("too many unacknowledged messages")
         extra = to_paho(properties) if self._v5 else None
         self._limit.check(topic, payload, qos, extra, v5=self._v5)
-        info = self.client.publish(topic, payload, qos, retain, extra)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise BusOfflineError(paho.error_string(info.rc))
-        if qos == 0:
+        if qos:
+            code, mid = self.client.send(topic, payload, retain, extra)
+            self._check(code)
+            self._acks[mid] = (topic, done)
+        else:
+            self._check(self.client.publish(topic, payload, 0, retain, extra).rc)
             if done:
                 done(None)
-        else:
-            self._acks[info.mid] = (topic, done)
+
+    def _check(self, code: MQTTErrorCode) -> None:
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise BusOfflineError(paho.error_string(code))
 
     def close(self, why: str) -> None:
         """End this connection without a DISCONNECT."""
@@ -264,10 +268,10 @@ class MqttConnection:
             self._loop.add_writer(sock, self._flush)
 
     def _readable(self) -> None:
-        self.client.loop_read()
+        self.client.read_packets()
         # Bytes that TLS has already decrypted do not wake the event loop again.
         while self._reading and self._socket is not None and self._pending() > 0:
-            self.client.loop_read()
+            self.client.read_packets()
 
     def _pending(self) -> int:
         pending = getattr(self._socket, "pending", None)

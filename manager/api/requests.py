@@ -403,11 +403,12 @@ class ChangeJob:
             BusError: among others `payload_too_large`: nobody could be told what was done.
         """
         result, room = self._handle(tx, principal, who), self.dispatch.room(self.ctx)
-        for each in (result, without_texts(result)):
-            reply = self.dispatch.ok(self.ctx, each)
-            if len(reply) <= room:
-                return reply
-        raise BusError("payload_too_large", too_large(self.ctx.op, len(reply), room))
+        reply = self.dispatch.ok(self.ctx, result)
+        if len(reply) > room:
+            reply = self.dispatch.ok(self.ctx, without_texts(result))
+        if len(reply) > room:
+            raise BusError("payload_too_large", too_large(self.ctx.op, len(reply), room))
+        return reply
 
     def _handle(self, tx: Tx, principal: PrincipalRow, who: Who) -> object:
         if isinstance(self.params, BusError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import lru_cache
 
 from busbar.bus.connection.link import NO_PROPERTIES, Properties
 from busbar.bus.errors import BusError
@@ -21,9 +22,10 @@ def reply_properties(request: Properties, error: BusError | None) -> Properties:
     )
 
 
+@lru_cache(maxsize=64)  # replies without correlation data are alike
 def properties_to_text(properties: Properties) -> str | None:
     """Properties as the outbox stores them; None for none."""
-    if properties is NO_PROPERTIES:
+    if properties == NO_PROPERTIES:
         return None
     facts: dict[str, object] = {"content_type": properties.content_type, "user": properties.user}
     if properties.correlation is not None:
@@ -31,6 +33,7 @@ def properties_to_text(properties: Properties) -> str | None:
     return json.dumps(facts)
 
 
+@lru_cache(maxsize=64)
 def properties_from_text(text: str | None) -> Properties:
     """The inverse of `properties_to_text`."""
     if text is None:

@@ -108,10 +108,10 @@ class StatusBuilder:
 
     def _cluster(self, oid: str, stamp: render.Stamp) -> TopicPayload | None:
         reads = self._reads
-        row = reads.cluster(oid)
-        if row is None:
+        found = reads.cluster_with_scale(oid)
+        if found is None:
             return None
-        groups, _, scale = reads.cluster_scale(oid)
+        row, groups, scale = found
         states = reads.worker_states("cluster_oid", oid) if groups else {}
         not_ready = self._not_ready("cluster_oid", oid, states)
         listening = reads.listening(oid) if groups else []

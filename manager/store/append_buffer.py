@@ -59,8 +59,14 @@ class AppendBuffer:
 
     def position(self) -> Position:
         """The present state, for `truncate`."""
-        lengths = (len(self.events), len(self.outbox), len(self.requests), len(self.audit))
-        return Position(*lengths, self.sequence, self.outbox_id)
+        return Position(
+            len(self.events),
+            len(self.outbox),
+            len(self.requests),
+            len(self.audit),
+            self.sequence,
+            self.outbox_id,
+        )
 
     def truncate(self, to: Position) -> None:
         """Drop what was appended after `to`, and reuse its numbers."""

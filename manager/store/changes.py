@@ -50,8 +50,8 @@ class Changes:
     def merge(self, other: Changes) -> None:
         """Add the changes of a later step."""
         for name in _SETS:
-            mine: set[str] = getattr(self, name)
-            mine |= getattr(other, name)
+            if more := getattr(other, name):
+                getattr(self, name).update(more)
         self.outbox.extend(other.outbox)
         self.bare.clear()
 

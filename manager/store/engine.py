@@ -43,6 +43,8 @@ GROUP_S: Final = 0.01
 DELETE_LIMIT: Final = 2_000
 """Acknowledged outbox rows deleted in one commit."""
 RETRY_MS: Final = 500
+_BEGIN_JOB: Final = f"SAVEPOINT {SAVEPOINT}"
+_END_JOB: Final = f"RELEASE {SAVEPOINT}"
 CLOSE_S: Final = 10.0
 
 
@@ -338,7 +340,7 @@ class Store:
         """One write in its savepoint: its result, or the exception that rolled back this write alone."""
         tx = Tx(self._db, self._context, self._clock.time_ns(), job.cause)
         start = self._context.appends.position()
-        self._db.execute(f"SAVEPOINT {SAVEPOINT}")
+        self._db.conn.execute(_BEGIN_JOB)
         try:
             result = job.fn(tx)
         except Exception as error:
@@ -346,9 +348,9 @@ class Store:
                 raise  # a full disk or an I/O error has rolled back the whole group
             self._context.appends.truncate(start)
             self._db.execute(f"ROLLBACK TO {SAVEPOINT}")
-            self._db.execute(f"RELEASE {SAVEPOINT}")
+            self._db.execute(_END_JOB)
             return error
-        self._db.execute(f"RELEASE {SAVEPOINT}")
+        self._db.conn.execute(_END_JOB)
         changes.merge(tx.changes)
         return result
 

@@ -4,7 +4,7 @@ schema up at each call and cost five times as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from busbar.bus.placement import Placement
 from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ASSIGNED as ASSIGNED_STATES
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
+from msgspec.structs import astuple
 
 from . import rows
 
@@ -42,12 +43,13 @@ class Table(Generic[R]):
         self._row = row
         self._decoders = [(self.columns.index(column), decode) for column, decode in decoders.items()]
         self._json = frozenset(column for column, decode in decoders.items() if decode in _JSON)
+        self._json_cells = [self.columns.index(column) for column in self._json]
         self._updates: dict[tuple[str, ...], str] = {}
         self.select = f"SELECT {', '.join(self.columns)} FROM {name}"
         marks = ", ".join("?" * len(self.columns))
         self.insert = f"INSERT INTO {name} ({', '.join(self.columns)}) VALUES ({marks})"
 
-    def make(self, values: tuple[Any, ...]) -> R:
+    def make(self, values: Sequence[Any]) -> R:
         """A struct from one row of `select`."""
         cells = list(values)
         for index, decode in self._decoders:
@@ -57,7 +59,10 @@ class Table(Generic[R]):
 
     def cells(self, row: R) -> tuple[object, ...]:
         """The parameters of `insert`."""
-        return tuple(self.cell(column, getattr(row, column)) for column in self.columns)
+        cells = list(astuple(row))
+        for index in self._json_cells:
+            cells[index] = to_json(cells[index])
+        return tuple(cells)
 
     def cell(self, column: str, value: object) -> object:
         """A value as SQLite stores it."""
@@ -215,6 +220,11 @@ CLUSTER_REVISIONS_DROP: Final = "DELETE FROM cluster_revisions WHERE cluster_oid
 CLUSTER_SCALE: Final = """
 SELECT count(*), coalesce(sum(scale), 0), coalesce(sum(scale) FILTER (WHERE NOT stop_ordered), 0)
 FROM workergroups WHERE cluster_oid = ?
+"""
+CLUSTER_WITH_SCALE: Final = f"""
+SELECT {", ".join(CLUSTERS.columns)}, EXISTS (SELECT 1 FROM workergroups WHERE cluster_oid = clusters.oid),
+(SELECT coalesce(sum(scale), 0) FROM workergroups WHERE cluster_oid = clusters.oid AND NOT stop_ordered)
+FROM clusters WHERE oid = ?
 """
 SLOT: Final = "SELECT 1 FROM workers WHERE group_oid = ? AND ordinal = ?"
 SURPLUS: Final = "SELECT count(*) FROM workers WHERE group_oid = ? AND ordinal > ?"

@@ -88,19 +88,19 @@ class Tx(Queries):
         own = self.db.conn.total_changes != self._changes_at_start
         savepoint = "attempt" if own else SAVEPOINT
         if own:
-            self.db.execute(f"SAVEPOINT {savepoint}")
+            self._execute(f"SAVEPOINT {savepoint}")
         try:
             result = fn()
         except BaseException:
             self.changes = outer
             self.context.appends.truncate(start)
             if self.db.conn.in_transaction:
-                self.db.execute(f"ROLLBACK TO {savepoint}")
+                self._execute(f"ROLLBACK TO {savepoint}")
                 if own:
-                    self.db.execute(f"RELEASE {savepoint}")
+                    self._execute(f"RELEASE {savepoint}")
             raise
         if own:
-            self.db.execute(f"RELEASE {savepoint}")
+            self._execute(f"RELEASE {savepoint}")
         outer.merge(self.changes)
         self.changes = outer
         return result
@@ -108,7 +108,7 @@ class Tx(Queries):
     # --- nodes
 
     def insert_node(self, row: NodeRow) -> None:
-        self.db.execute(sql.NODES.insert, sql.NODES.cells(row))
+        self._execute(sql.NODES.insert, sql.NODES.cells(row))
         self.changes.nodes.add(row.oid)
 
     def update_node(self, oid: str, **columns: object) -> bool:
@@ -120,7 +120,7 @@ class Tx(Queries):
 
     def delete_node(self, node: NodeRow) -> None:
         """Delete a node that no worker and no cluster has any more; what is retained of it is cleared."""
-        self.db.execute("DELETE FROM nodes WHERE oid = ?", (node.oid,))
+        self._execute("DELETE FROM nodes WHERE oid = ?", (node.oid,))
         self.changes.nodes.add(node.oid)
         self.send(self.context.topics.node(node.name, "assignment"), b"", retain=True)
         self.clear_status(None, "node", node.name)
@@ -136,12 +136,12 @@ class Tx(Queries):
         if before == digests and not new:
             return
         if before != digests:
-            self.db.execute("DELETE FROM node_schemas WHERE node_oid = ?", (node_oid,))
+            self._execute("DELETE FROM node_schemas WHERE node_oid = ?", (node_oid,))
             for runtime, key in digests.items():
-                self.db.execute("INSERT INTO node_schemas VALUES (?, ?, ?)", (node_oid, runtime, key))
+                self._execute("INSERT INTO node_schemas VALUES (?, ?, ?)", (node_oid, runtime, key))
         for key in new:
-            self.db.execute("INSERT INTO runtime_schemas VALUES (?, ?)", (key, named[key]))
-        self.db.execute(sql.DROP_SCHEMAS)
+            self._execute("INSERT INTO runtime_schemas VALUES (?, ?)", (key, named[key]))
+        self._execute(sql.DROP_SCHEMAS)
         self.changes.nodes.add(node_oid)
         self._touch_groups(node_oid)
 
@@ -151,7 +151,7 @@ class Tx(Queries):
         Raises:
             LookupError: there is no such node.
         """
-        found = self.db.execute(sql.BUMP_ASSIGNMENT, (node_oid,)).fetchall()
+        found = self._execute(sql.BUMP_ASSIGNMENT, (node_oid,)).fetchall()
         if not found:
             raise LookupError(f"no node with oid {node_oid}")
         self.changes.assignments.add(node_oid)
@@ -160,7 +160,7 @@ class Tx(Queries):
     # --- clusters and members
 
     def insert_cluster(self, row: ClusterRow) -> None:
-        self.db.execute(sql.CLUSTERS.insert, sql.CLUSTERS.cells(row))
+        self._execute(sql.CLUSTERS.insert, sql.CLUSTERS.cells(row))
         self.changes.clusters.add(row.oid)
         self.changes.bare[row.oid] = row
 
@@ -173,31 +173,31 @@ class Tx(Queries):
         """Delete a cluster with its groups, workers and memberships; their statuses are cleared."""
         for group in self.groups_of(cluster.oid):
             self.delete_group(group, cluster.name)
-        self.db.execute("DELETE FROM members WHERE cluster_oid = ?", (cluster.oid,))
-        self.db.execute("DELETE FROM clusters WHERE oid = ?", (cluster.oid,))
+        self._execute("DELETE FROM members WHERE cluster_oid = ?", (cluster.oid,))
+        self._execute("DELETE FROM clusters WHERE oid = ?", (cluster.oid,))
         self.changes.touch_clusters((cluster.oid,))
         self.clear_status(cluster.name, "routercluster", cluster.name)
 
     def add_cluster_revision(self, row: ClusterRevisionRow, kept: int) -> None:
         """Add a cluster's next revision, and delete all but the last so many."""
-        self.db.execute(sql.CLUSTER_REVISIONS.insert, sql.CLUSTER_REVISIONS.cells(row))
+        self._execute(sql.CLUSTER_REVISIONS.insert, sql.CLUSTER_REVISIONS.cells(row))
         if row.revision > kept:
-            self.db.execute(sql.CLUSTER_REVISIONS_DROP, (row.cluster_oid, row.revision - kept))
+            self._execute(sql.CLUSTER_REVISIONS_DROP, (row.cluster_oid, row.revision - kept))
 
     def insert_member(self, row: MemberRow) -> None:
-        self.db.execute(sql.MEMBERS.insert, sql.MEMBERS.cells(row))
+        self._execute(sql.MEMBERS.insert, sql.MEMBERS.cells(row))
         self._touch_member(row)
 
     def delete_member(self, row: MemberRow) -> None:
         keys = (row.cluster_oid, row.node_oid)
-        self.db.execute("DELETE FROM members WHERE cluster_oid = ? AND node_oid = ?", keys)
+        self._execute("DELETE FROM members WHERE cluster_oid = ? AND node_oid = ?", keys)
         self._touch_member(row)
 
     # --- worker groups
 
     def insert_group(self, row: GroupRow) -> None:
-        self.db.execute(sql.GROUPS.insert, sql.GROUPS.cells(row))
-        self.db.execute(sql.REVISION_ADD, (row.oid,))
+        self._execute(sql.GROUPS.insert, sql.GROUPS.cells(row))
+        self._execute(sql.REVISION_ADD, (row.oid,))
         self.changes.groups.add(row.oid)
         self.changes.touch_clusters((row.cluster_oid,))
 
@@ -210,18 +210,18 @@ class Tx(Queries):
 
     def add_revision(self, group_oid: str) -> None:
         """Store what the group's row runs now as its (new) revision; delete unused revisions."""
-        self.db.execute(sql.REVISION_ADD, (group_oid,))
+        self._execute(sql.REVISION_ADD, (group_oid,))
         self.drop_revisions(group_oid)
 
     def drop_revisions(self, group_oid: str) -> None:
         """Delete the revisions that neither the group nor any of its workers has."""
-        self.db.execute(sql.REVISIONS_DROP, (group_oid,))
+        self._execute(sql.REVISIONS_DROP, (group_oid,))
 
     def delete_group(self, group: GroupRow, cluster_name: str) -> None:
         """Delete a group with its workers; their statuses are cleared."""
         for worker in self.workers_of(group.oid):
             self._delete_worker(worker, cluster_name)
-        self.db.execute("DELETE FROM workergroups WHERE oid = ?", (group.oid,))
+        self._execute("DELETE FROM workergroups WHERE oid = ?", (group.oid,))
         self.clear_status(cluster_name, "workergroup", group.name)
         self.changes.groups.add(group.oid)
         self.changes.touch_clusters((group.cluster_oid,))
@@ -251,7 +251,7 @@ class Tx(Queries):
             version=1,
             revision=group.revision,
         )
-        self.db.execute(sql.WORKERS.insert, sql.WORKERS.cells(row))
+        self._execute(sql.WORKERS.insert, sql.WORKERS.cells(row))
         self._touch_worker(row.oid, row.group_oid, row.cluster_oid)
         return row
 
@@ -273,17 +273,17 @@ class Tx(Queries):
     # --- principals
 
     def insert_principal(self, row: PrincipalRow) -> None:
-        self.db.execute(sql.PRINCIPALS.insert, sql.PRINCIPALS.cells(row))
+        self._execute(sql.PRINCIPALS.insert, sql.PRINCIPALS.cells(row))
         self.changes.principals.add(row.oid)
 
     def set_role(self, oid: str, role: str) -> None:
-        self.db.execute("UPDATE principals SET role = ?, changed = ? WHERE oid = ?", (role, self.now_ns, oid))
+        self._execute("UPDATE principals SET role = ?, changed = ? WHERE oid = ?", (role, self.now_ns, oid))
         self.changes.principals.add(oid)
 
     def delete_principal(self, row: PrincipalRow) -> None:
         """Replies that it has not received yet are withdrawn: the name's next holder must not get them."""
-        self.db.execute("DELETE FROM principals WHERE oid = ?", (row.oid,))
-        self.db.execute(sql.FORMER_ADD, (row.oid, row.name, self.now_ns))
+        self._execute("DELETE FROM principals WHERE oid = ?", (row.oid,))
+        self._execute(sql.FORMER_ADD, (row.oid, row.name, self.now_ns))
         prefix = self.context.topics.response(row.name, "")
         self.changes.withdrawn.add((prefix, self.context.appends.outbox_id))
         self.changes.principals.add(row.oid)
@@ -301,12 +301,12 @@ class Tx(Queries):
         self, table: Literal["clusters", "workergroups", "principals"], oid: str, owner: str
     ) -> None:
         """Note which file has created an object."""
-        self.db.execute(f"UPDATE {table} SET managed_by = ? WHERE oid = ?", (owner, oid))
+        self._execute(f"UPDATE {table} SET managed_by = ? WHERE oid = ?", (owner, oid))
 
     def set_member_managed_by(self, cluster_oid: str, node_oid: str, owner: str) -> None:
         """As `set_managed_by`, of a membership."""
         statement = "UPDATE members SET managed_by = ? WHERE cluster_oid = ? AND node_oid = ?"
-        self.db.execute(statement, (owner, cluster_oid, node_oid))
+        self._execute(statement, (owner, cluster_oid, node_oid))
 
     # --- events and messages
 
@@ -360,7 +360,7 @@ class Tx(Queries):
         buffered = self.context.appends.replies.get((caller, request_id))
         if buffered is not None:
             return buffered
-        row = self.db.execute(sql.REPLY_GET, (caller, request_id)).fetchone()
+        row = self._execute(sql.REPLY_GET, (caller, request_id)).fetchone()
         return None if row is None else StoredReply(*row)
 
     def store_reply(self, caller: str, request_id: str, digest: str, reply: bytes) -> None:
@@ -384,15 +384,15 @@ class Tx(Queries):
 
     def add_refusal(self, row: RefusalRow) -> None:
         """Count refused requests, with others of the same hour, caller, operation and error."""
-        self.db.execute(sql.REFUSAL_ADD, sql.REFUSALS.cells(row))
+        self._execute(sql.REFUSAL_ADD, sql.REFUSALS.cells(row))
 
     def set_meta(self, key: str, value: str) -> None:
         """Set a value of the table `meta`."""
-        self.db.execute(sql.META_SET, (key, value))
+        self._execute(sql.META_SET, (key, value))
 
     def prune(self, name: str, bound: int, step: int) -> int:
         """Delete at most `step` rows beyond a bound (see `sql.PRUNE`); returns the number of deleted rows."""
-        return int(self.db.execute(sql.PRUNE[name], (bound, step)).rowcount)
+        return int(self._execute(sql.PRUNE[name], (bound, step)).rowcount)
 
     def prune_replies(self, bound: int, step: int) -> int:
         """Delete at most `step` of the oldest replies beyond `bound` bytes; returns how many rows it deleted.
@@ -415,11 +415,11 @@ class Tx(Queries):
     ) -> Sequence[tuple[str, ...]]:
         statement = table.update(tuple(columns), returning)
         cells = [table.cell(column, value) for column, value in columns.items()]
-        found: Sequence[tuple[str, ...]] = self.db.execute(statement, [*cells, self.now_ns, oid]).fetchall()
+        found: Sequence[tuple[str, ...]] = self._execute(statement, [*cells, self.now_ns, oid]).fetchall()
         return found
 
     def _delete_worker(self, worker: WorkerRow, cluster_name: str) -> None:
-        self.db.execute("DELETE FROM workers WHERE oid = ?", (worker.oid,))
+        self._execute("DELETE FROM workers WHERE oid = ?", (worker.oid,))
         self._touch_worker(worker.oid, worker.group_oid, worker.cluster_oid)
         self.clear_status(cluster_name, "worker", worker.name)
 

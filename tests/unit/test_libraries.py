@@ -48,14 +48,23 @@ def acknowledged(kind: type[Any], protocol: int, packets: list[bytes]) -> list[t
     told: list[tuple[Any, ...]] = []
     made = client(kind, protocol)
     made.on_publish = lambda _c, _d, mid, code, props: told.append((mid, code, props.json(), type(code)))
+    made._sock, made.on_socket_register_write = Wire([]), lambda *_: None
     for _ in range(2):
-        made.publish("t", b"", 1)
+        post(made, b"", 1)
     for packet in packets:
         made._in_packet["command"] = 0x40
         made._in_packet["packet"] = bytearray(packet)
         assert made._packet_handle() == 0
-    told.append(tuple(made._out_messages))
+    told.append((*made._out_messages, made._inflight_messages))
     return told
+
+
+def post(made: Any, payload: bytes, qos: int, retain: bool = False) -> None:
+    """Publish as this class is meant to."""
+    if qos and hasattr(made, "send"):
+        assert made.send("t", payload, retain, None) == (0, made._last_mid)
+    else:
+        made.publish("t", payload, qos, retain)
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
@@ -85,7 +94,21 @@ def test_paho_has_the_private_names_that_we_use() -> None:
     made = client(Client, 4)
     assert isinstance(made._in_packet["packet"], bytearray)
     assert hasattr(made._out_message_mutex, "__enter__")
+    assert (made._inflight_messages, made._last_mid, made._mid_generate()) == (0, 0, 1)
+    assert list(inspect.signature(Client._send_publish).parameters)[1:] == [
+        "mid", "topic", "payload", "qos", "retain", "dup", "info", "properties",
+    ]  # fmt: skip
+    for topic in (b"a/+", b"a/#", b"a" * 65_536):
+        with pytest.raises(ValueError):
+            Client._raise_for_invalid_topic(topic)
     assert len(made._out_messages) == 0
+    assert list(inspect.signature(Client._sock_recv).parameters) == ["self", "bufsize"]
+    assert list(inspect.signature(Client._packet_queue).parameters) == [
+        "self", "command", "packet", "mid", "qos", "info",
+    ]  # fmt: skip
+    waiting = on_wire(Client, Wire([]))
+    waiting.publish("t", b"", 1)
+    assert waiting._out_packet.pop().keys() >= {"command", "qos", "to_process", "packet"}
 
 
 def test_paho_asks_properties_for_nothing_but_their_packed_form() -> None:
@@ -103,6 +126,124 @@ def test_paho_asks_properties_for_nothing_but_their_packed_form() -> None:
     finally:
         made._sock = None
     assert b"".join(sent).endswith(b"\x00\x01t" + b"\x06\x03\x00\x03a/b" + b"x")
+
+
+class Wire:
+    """A socket whose other side has sent these pieces, and that takes so many bytes at a time."""
+
+    def __init__(self, pieces: list[bytes], takes: int = 1_000_000) -> None:
+        self.pieces, self.takes, self.written = pieces, takes, b""
+        self.calls: list[str] = []
+
+    def recv(self, size: int) -> bytes:
+        self.calls.append("recv")
+        if not self.pieces:
+            raise BlockingIOError
+        found, rest = self.pieces[0][:size], self.pieces[0][size:]
+        self.pieces[:1] = [rest] if rest else []
+        return found
+
+    def send(self, data: bytes) -> int:
+        self.calls.append("send")
+        if self.calls[-2:] == ["send", "send"] and self.takes < 1_000_000:
+            self.calls.append("blocked")
+            raise BlockingIOError
+        self.written += bytes(data[: self.takes])
+        return min(len(data), self.takes)
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def on_wire(kind: type[Any], wire: Wire) -> Any:
+    """A client of this class, connected as far as `publish`, `loop_read` and `loop_write` look."""
+    made = client(kind, 4)
+    made.on_socket_register_write = lambda *_: None  # an event loop of its own calls `loop_write`
+    made._sock, made._state = wire, 2
+    return made
+
+
+def publish(number: int, qos: int, payload: bytes = b"x") -> bytes:
+    """A PUBLISH packet of a short message."""
+    body = b"\x00\x01t" + (number.to_bytes(2, "big") if qos else b"") + payload
+    assert len(body) < 128
+    return bytes([0x30 | qos << 1, len(body)]) + body
+
+
+@pytest.mark.parametrize(("size", "takes"), [(90, 7), (40_000, 30_000), (40_000, 1_000_000)])
+def test_packets_that_wait_together_are_written_as_paho_itself_does(size: int, takes: int) -> None:
+    from busbar.bus.connection.paho_client import Client
+    from paho.mqtt.client import Client as Stock
+
+    def written(kind: type[Any]) -> tuple[bytes, list[int], str]:
+        wire, told = Wire([], takes), list[int]()
+        made = on_wire(kind, wire)
+        made.on_publish = lambda _c, _d, mid, _code, _props: told.append(mid)
+        for qos in (1, 1, 0, 0, 1, 1):
+            post(made, b"x" * size, qos)
+            post(made, b"", qos, retain=True)
+            made._send_puback(77)
+        while made.want_write():
+            made.loop_write()
+        post(made, b"last", 1)
+        made.disconnect()
+        while made.want_write():
+            made.loop_write()
+        return wire.written, told, wire.calls[-1]
+
+    assert written(Client) == written(Stock)
+
+
+def test_packets_that_wait_together_are_written_with_one_call() -> None:
+    from busbar.bus.connection.paho_client import Client
+
+    wire = Wire([])
+    made = on_wire(Client, wire)
+    made._send_puback(77)
+    for _ in range(9):
+        post(made, b"x", 1)
+    made.loop_write()
+    assert wire.calls == ["send"]
+    assert not made.want_write()
+
+
+ARRIVING = b"\x40\x02\x00\x02".join(
+    publish(number, qos) for number, qos in enumerate((1, 0, 1, 1, 0), start=1)
+)
+"""Messages, and acknowledgements of which one is awaited."""
+
+
+@pytest.mark.parametrize("size", [1, 3, len(ARRIVING) - 1, len(ARRIVING)])
+def test_packets_in_pieces_are_handled_as_paho_itself_does(size: int) -> None:
+    from busbar.bus.connection.paho_client import Client
+    from paho.mqtt.client import Client as Stock
+
+    def handled(kind: type[Any]) -> tuple[list[Any], bytes, list[str]]:
+        pieces = [ARRIVING[start : start + size] for start in range(0, len(ARRIVING), size)]
+        wire, told = Wire([*pieces, b""]), list[Any]()
+        made = on_wire(kind, wire)
+        made.on_message = lambda _c, _d, message: told.append((message.topic, message.payload, message.qos))
+        made.on_disconnect = lambda _c, _d, _flags, code, _props: told.append(str(code))
+        made.on_publish = lambda _c, _d, mid, code, _props: told.append((mid, str(code)))
+        for _ in range(2):
+            post(made, b"x", 1)
+        read = getattr(made, "read_packets", made.loop_read)
+        while wire.pieces:
+            read()
+        made.loop_write()
+        return told, wire.written, wire.calls[-1:]
+
+    assert handled(Client) == handled(Stock)
+
+
+def test_packets_that_arrive_together_are_received_with_one_call() -> None:
+    from busbar.bus.connection.paho_client import Client
+
+    wire, told = Wire([ARRIVING]), list[bytes]()
+    made = on_wire(Client, wire)
+    made.on_message = lambda _c, _d, message: told.append(message.payload)
+    made.read_packets()
+    assert (len(told), wire.calls) == (5, ["recv"])
 
 
 # --- typer: cli/typer_fastparse.py -------------------------------------------------------------------------
