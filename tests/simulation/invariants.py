@@ -60,7 +60,8 @@ class Watch(Lasting):
         """Since when a node has said that it follows another manager."""
         self.groups: dict[str, GroupRow] = {}
         self.nodes: dict[str, NodeRow] = {}
-        """These and the worker groups as they were before the last commit."""
+        self.members: set[tuple[str, str]] = set()
+        """These, the nodes and the worker groups as they were before the last commit."""
 
     # --- helpers
 
@@ -162,7 +163,7 @@ class Watch(Lasting):
         assert host.store is not None
         before = {oid: self.mirror.workers.get(oid) for oid in changes.workers}
         self.groups, workers = dict(self.mirror.groups), dict(self.mirror.workers)
-        self.nodes = dict(self.mirror.nodes)
+        self.nodes, self.members = dict(self.mirror.nodes), set(self.mirror.members)
         self.mirror.update(host.store.reads, changes)
         saying = {row.name for row in self.mirror.nodes.values() if row.refuses is not None}
         self.refusing = {name: self.refusing.get(name, self.now) for name in saying}
@@ -277,9 +278,10 @@ class Watch(Lasting):
             return True
         if placing.may_move(self, row):
             return True
-        # A commit may hold the stop and, after it, what asks for more again.
+        # A commit may hold the stop and, after it, what asks for more, or takes the node in, again.
         asked = min(group.scale, self.groups.get(group.oid, group).scale)
-        return row.ordinal > asked or (row.cluster_oid, row.node_oid) not in self.mirror.members
+        members = self.mirror.members & self.members
+        return row.ordinal > asked or (row.cluster_oid, row.node_oid) not in members
 
     def _stop_ordered(self, group: GroupRow) -> bool:
         """A commit may hold that order and, after it, the start."""
