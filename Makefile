@@ -32,7 +32,7 @@ HOUSE := $(abspath $(VENV))/home-assistant
 HOUSE_PYTHON ?= python3.13
 
 .PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site \
-  pictures upgrade dist deb try-deb image clean
+  pictures upgrade dist deb try-deb try-systemd image clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop; busbar-demo.png is its page"
@@ -55,6 +55,7 @@ help:
 	@echo "make dist    wheel and source distribution, as an index would take them"
 	@echo "make deb     the Debian package (build-essential, debhelper, python3-venv)"
 	@echo "make try-deb   install it in a fresh Debian, use it, purge it (root, debootstrap)"
+	@echo "make try-systemd   boot a fresh Debian with it: units, kills, watchdog, a reboot, purge (root, systemd-container)"
 	@echo "make image   the image for containers (podman, buildah or docker)"
 	@echo "make reference   write docs/reference and docs/man from the code"
 	@echo "make clean   remove the virtual environment and caches"
@@ -167,6 +168,9 @@ deb:
 
 try-deb: deb
 	@docs/packaging/try-deb.sh build/deb/*.deb
+
+try-systemd: deb
+	@docs/packaging/try-systemd.sh build/deb/*.deb
 
 # BASE names another Debian to start from.
 image: dist

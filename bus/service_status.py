@@ -35,6 +35,7 @@ class ServiceStatus:
         # A leading @ stands for the NUL byte of an abstract socket.
         self._address = f"\0{address[1:]}" if address and address.startswith("@") else address
         self._said = ""
+        self._is_over = False
         self.watchdog_s = watchdog_s if address else None
 
     @classmethod
@@ -49,7 +50,7 @@ class ServiceStatus:
     def say(self, text: str) -> None:
         """Send it. A service manager that does not listen changes nothing."""
         line = printable(text)[:MAX_CHARACTERS]
-        if line != self._said and self._send(f"STATUS={line}"):
+        if line != self._said and not self._is_over and self._send(f"STATUS={line}"):
             self._said = line
 
     def started(self) -> None:
@@ -57,8 +58,9 @@ class ServiceStatus:
         self._send("READY=1")
 
     def stopping(self) -> None:
-        """It has begun to stop."""
-        self._send("STOPPING=1")
+        """It has begun to stop. It says nothing more: its last status would be shown while it is down."""
+        self._send("STOPPING=1\nSTATUS=")
+        self._is_over = True
 
     async def beat(self, clock: Clock) -> None:
         """Give signs of life until cancelled, from the event loop: one that hangs gives none."""

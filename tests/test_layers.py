@@ -230,6 +230,7 @@ ONLY = {
     "sqlite_utils": {"manager/store/sqlite.py"},
     "subprocess": {
         "agent/routers/brief_start.py",
+        "agent/processes/cgroups.py",
         "agent/processes/process.py",
         "bus/version.py",
         "cli",

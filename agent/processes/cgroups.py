@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -28,7 +29,10 @@ SYSTEMD: Final = Path("/run/systemd/system")
 _NAME: Final = re.compile(r"busbar-([0-9a-f]{8})-([^/\s]+)")
 _UNIT: Final = re.compile(r"[^/]+\.(?:service|scope|slice|mount|socket|swap)")
 _DELEGATED: Final = ("user.delegate", "trusted.delegate")
-"""systemd sets one on the cgroup of a unit with `Delegate=`; the first since version 251, readable by all."""
+"""The system's manager sets one on the cgroup of a unit with `Delegate=`, the first since version 251, for
+all to read. A user's manager sets none (tried: 252)."""
+ASK_S: Final = 5.0
+"""Bound of a question to a user's manager, in seconds."""
 
 
 def name_of(scope: str, token: str) -> str:
@@ -87,12 +91,23 @@ def _octal(found: re.Match[str]) -> str:
     return chr(int(found[1], 8))
 
 
-def _is_delegated(folder: Path) -> bool:
+def is_delegated(folder: Path) -> bool:
+    """Whether systemd has delegated this unit's cgroup. What can't be found out counts as no."""
     for name in _DELEGATED:
         with contextlib.suppress(OSError):
             if os.getxattr(folder, name) in (b"1", b"yes", b"true"):
                 return True
-    return False
+    of_user = any(part.startswith("user@") for part in folder.parts[:-1])
+    return of_user and _user_s_manager_delegates(folder.name)
+
+
+def _user_s_manager_delegates(unit: str) -> bool:
+    command = ["systemctl", "--user", "show", "--property=Delegate", "--value", "--", unit]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "yes"
 
 
 @cache
@@ -100,7 +115,7 @@ def parent() -> Path | None:
     """Where this agent makes its workers' cgroups: in its own. None where it may not, which the log says."""
     try:
         own, mountinfo = _read(PROC / "self/cgroup"), _read(PROC / "self/mountinfo")
-        found = find_parent(own, mountinfo, SYSTEMD.is_dir(), _is_delegated)
+        found = find_parent(own, mountinfo, SYSTEMD.is_dir(), is_delegated)
         if not os.access(found, os.W_OK | os.X_OK) or not os.access(found / "cgroup.procs", os.W_OK):
             raise ValueError(f"{found} may not be written")
     except ValueError as error:

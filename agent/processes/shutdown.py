@@ -35,14 +35,16 @@ def ends_with_container(pid: int, parent: int, init: str) -> bool:
 
 
 async def ends_with_unit(environ: Mapping[str, str], cgroup: str, ask: Ask) -> bool:
-    """Whether systemd stops the machine, or the whole unit: that of which this process, or its parent, is the
-    main one."""
+    """Whether systemd stops the machine, a user's manager with all that it started, or the whole unit: that
+    of which this process, or its parent, is the main one."""
     if await ask("is-system-running") == "stopping":
+        return True
+    scope = ["--user"] if "/user@" in cgroup else []
+    if scope and await ask(*scope, "is-system-running") == "stopping":
         return True
     unit = unit_of(cgroup) if "INVOCATION_ID" in environ else None
     if unit is None:
         return False
-    scope = ["--user"] if "/user@" in cgroup else []
     mode = await ask(*scope, "show", "--property=KillMode", "--value", "--", unit)
     main = await ask(*scope, "show", "--property=MainPID", "--value", "--", unit)
     return bool(mode) and mode not in KEEPS and main in (str(os.getpid()), str(os.getppid()))

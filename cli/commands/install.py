@@ -144,6 +144,11 @@ def _install(unit: Unit, no_start: bool, show: bool) -> None:
         for line in text.splitlines():
             output.say(line)
         return
+    if unit.password is not None:
+        try:
+            unit.password.stat()
+        except OSError as error:
+            raise usage(f"password file {unit.password}: {error.strerror}") from None
     path = systemd.set_up(unit, start=not no_start)
     what = "is written" if no_start else "runs"
     output.done({"unit": unit.name, "file": str(path)}, f"service {unit.name} {what}: {path}")

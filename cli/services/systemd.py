@@ -23,6 +23,8 @@ AGENT_UNIT: Final = "busbar-agent"
 SERVICE_STATE: Final = Path("/var/lib/busbar/agent")
 SYSTEMCTL_S: Final = 120.0
 """Bound of one call; a unit's stop may take systemd's default of 90 s."""
+LINGERS: Final = Path("/var/lib/systemd/linger")
+"""Has a file for each user whose services run on after the last logout."""
 CREDENTIAL: Final = "password"
 """The name under which systemd hands a service the file of its password."""
 Kind = Literal["manager", "agent", "broker"]
@@ -32,7 +34,7 @@ _UNIT: Final = """\
 [Unit]
 Description={description}
 Wants=network-online.target
-After=network-online.target
+After={after}
 # Tried again for as long as it takes.
 StartLimitIntervalSec=0
 
@@ -50,6 +52,9 @@ UMask=0077
 [Install]
 WantedBy={target}
 """
+_AFTER: Final = "network-online.target"
+_BROKERS: Final = ("busbar-broker.service", "mosquitto.service", "nats-server.service")
+"""Brokers of the same machine: up before the services that connect, and there to take their goodbyes."""
 _OF_AGENT: Final = """\
 ExecReload=/bin/kill -HUP $MAINPID
 # Only the agent is stopped with the unit: its workers run on, and the next start adopts them.
@@ -133,6 +138,7 @@ def render(unit: Unit) -> str:
     hard = _HARD_AGENT if unit.kind == "agent" else _HARD.format(state=quoted([str(unit.state)]))
     return _UNIT.format(
         description=unit.description.replace("%", "%%"),
+        after=" ".join([_AFTER, *(_BROKERS if unit.kind != "broker" else ())]),
         command=command,
         service="".join(lines),
         hardening=_HARD_USER if unit.scope == "user" else hard,
@@ -244,6 +250,8 @@ def tell_linger(scope: Scope) -> None:
     """Say what keeps a user's own services after the last session."""
     if scope == "user":
         name = pwd.getpwuid(os.geteuid()).pw_name
+        if (LINGERS / name).exists():
+            return
         output.note(f"to keep it after you log out: loginctl enable-linger {name}")
 
 

@@ -232,7 +232,10 @@ def private_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = path.stat()
         if {path.lstat().st_uid, found.st_uid} != {os.geteuid()}:
-            raise CliError(f"folder {path} belongs to another user: what is in it may be planted")
+            raise CliError(
+                f"folder {path} belongs to another user: what is in it may be planted; if it is a service's,"
+                " run this as its user (sudo -u USER)"
+            )
         if found.st_mode & 0o077:
             path.chmod(0o700)
     except OSError as error:

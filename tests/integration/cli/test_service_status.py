@@ -86,7 +86,7 @@ async def test_it_is_up_lives_and_says_when_it_stops(
         for _ in range(3):
             await said(listener, "WATCHDOG=1")
         process.terminate()
-        await said(listener, "STOPPING=1")
+        assert await said(listener, "STOPPING=1") == "STOPPING=1\nSTATUS=\n"
 
 
 async def test_a_loop_that_hangs_gives_no_sign_of_life(listener: socket.socket, tmp_path: Path) -> None:
@@ -115,6 +115,16 @@ def test_a_text_that_was_said_is_not_said_again(listener: socket.socket, tmp_pat
     for text in ("a", "a", "b", "a"):
         status.say(text)
     assert [listener.recv(99) for _ in range(3)] == [b"STATUS=a\n", b"STATUS=b\n", b"STATUS=a\n"]
+    with pytest.raises(BlockingIOError):
+        listener.recv(99)
+
+
+def test_a_service_that_is_down_has_no_status(listener: socket.socket, tmp_path: Path) -> None:
+    status = ServiceStatus(str(tmp_path / "notify"))
+    status.say("connected")
+    status.stopping()
+    status.say("no connection")
+    assert [listener.recv(99) for _ in range(2)] == [b"STATUS=connected\n", b"STOPPING=1\nSTATUS=\n"]
     with pytest.raises(BlockingIOError):
         listener.recv(99)
 

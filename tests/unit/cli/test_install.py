@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {noted}\n')
     (folder / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(systemd, "LINGERS", tmp_path / "linger")
     return noted
 
 
@@ -70,6 +73,11 @@ def test_what_a_unit_says(line: Line, capsys: pytest.CaptureFixture[str], tmp_pa
         "Restart=always",
     } <= rows
     assert {"ProtectSystem=strict", "ReadWritePaths=/var/lib/busbar/manager", "User=busbar"} <= rows
+    # A broker of the same machine starts before them, and takes their goodbyes when the machine stops.
+    (after,) = (row for row in rows if row.startswith("After="))
+    assert {"busbar-broker.service", "mosquitto.service", "nats-server.service"} <= set(after[6:].split())
+    assert after in printed(line, capsys, *AGENT, *where)
+    assert "After=network-online.target\n" in printed(line, capsys, "broker")
     agent = set(printed(line, capsys, *AGENT, *where).splitlines())
     assert {"KillMode=process", "Delegate=yes", "NoNewPrivileges=yes"} <= agent
     # Workers outlive the agent, so that the next one must see their files.
@@ -92,6 +100,11 @@ def test_ones_own_unit_needs_no_root(
     ]
     assert unit.stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    calls.write_text("")
+    systemd.LINGERS.mkdir()
+    (systemd.LINGERS / pwd.getpwuid(os.geteuid()).pw_name).touch()
+    assert line.run("install", "broker", "--scope", "user") == 0
+    assert capsys.readouterr().err == ""
     calls.write_text("")
     assert line.run("install", "broker", "--scope", "user", "--no-start") == 0
     assert calls.read_text() == "--user daemon-reload\n"
@@ -138,6 +151,18 @@ def test_mistakes_are_told_before_anything_is_written(
         code, text = error.exit_code, error.format_message()
     assert code == ExitCode.USAGE and told in text
     assert not calls.exists() and not (tmp_path / "new").exists() and not (tmp_path / "config").exists()
+
+
+def test_a_password_file_that_is_missing_is_told_before_anything_is_written(
+    line: Line, calls: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    secret = tmp_path / "manager.secret"
+    where = ("--state", str(tmp_path / "new"), "--password-file", str(secret), "--scope", "user")
+    assert line.run("install", "manager", *where) == ExitCode.USAGE
+    assert f"password file {secret}: No such file or directory" in capsys.readouterr().err
+    assert not calls.exists() and not (tmp_path / "new").exists()
+    secret.touch(0o600)
+    assert line.run("install", "manager", *where) == 0
 
 
 def test_a_password_is_not_written_into_a_unit(

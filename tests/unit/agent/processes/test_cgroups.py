@@ -53,6 +53,26 @@ def test_where_cgroups_may_be_made(
             cgroups.find_parent(own, mountinfo, systemd, delegated.__contains__)
 
 
+@pytest.mark.parametrize(("answer", "found"), [("yes", AT_USER / "agent.service"), ("no", None), ("", None)])
+def test_a_user_s_service_manager_is_asked_since_it_marks_no_cgroup(
+    answer: str, found: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "systemctl"
+    script.write_text(
+        f'#!/bin/sh\n[ "$*" = "--user show --property=Delegate --value -- agent.service" ] && echo {answer}\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if found is not None:
+        assert cgroups.find_parent(f"{USER}agent.service\n", V2, True, cgroups.is_delegated) == found
+    else:
+        with pytest.raises(ValueError, match="not delegated"):
+            cgroups.find_parent(f"{USER}agent.service\n", V2, True, cgroups.is_delegated)
+    assert not cgroups.is_delegated(Path("/sys/fs/cgroup/system.slice/agent.service"))
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert not cgroups.is_delegated(AT_USER / "agent.service")
+
+
 @pytest.mark.parametrize("token", ["busbar:r/n1:0ab:7f-3:1:9", "a b/c\nd", "t", "x" * 100])
 def test_a_name_gives_its_token_back(token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = cgroups.name_of("r/n1", token)

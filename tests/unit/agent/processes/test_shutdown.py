@@ -8,6 +8,7 @@ import pytest
 from busbar.agent.processes.shutdown import ends_with_container, ends_with_unit, unit_of
 
 UNIT = "0::/system.slice/busbar-agent.service\n"
+OWN = "0::/user.slice/user-7.slice/user@7.service/app.slice/busbar-agent.service\n"
 SERVICE = {"INVOCATION_ID": "x"}
 ME = str(os.getpid())
 
@@ -38,6 +39,10 @@ def test_pid_1_of_a_container_ends_everything(pid: int, parent: int, init: str, 
         # Started by hand within another service, such as that of a terminal.
         (SERVICE, "0::/system.slice/ssh.service\n", {"KillMode": "control-group", "MainPID": "4"}, False),
         ({}, UNIT, {"KillMode": "control-group", "MainPID": ME}, False),
+        # A user's own service manager, which ends at the last logout, ends all that it started.
+        (SERVICE, OWN, {"--user is-system-running": "stopping", "KillMode": "process"}, True),
+        (SERVICE, OWN, {"--user is-system-running": "running", "KillMode": "process"}, False),
+        (SERVICE, UNIT, {"--user is-system-running": "stopping", "KillMode": "process"}, False),
         (SERVICE, UNIT, {}, False),
         (SERVICE, "", {}, False),
     ],
@@ -46,9 +51,8 @@ async def test_systemd_stops_the_machine_or_the_unit(
     environ: dict[str, str], cgroup: str, answers: dict[str, str], ends: bool
 ) -> None:
     async def ask(*arguments: str) -> str | None:
-        return next(
-            (answer for word, answer in answers.items() if any(word in each for each in arguments)), None
-        )
+        asked = " ".join(arguments)
+        return next((answer for words, answer in answers.items() if words in asked), None)
 
     assert await ends_with_unit(environ, cgroup, ask) is ends
 
