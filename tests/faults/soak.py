@@ -78,6 +78,8 @@ class Chaos:
         self.random = random.Random(seed)
         self.killed = dict.fromkeys(WEIGHTS, 0)
         self.cuts = 0
+        self._ended: set[tuple[int, int]] = set()
+        """The workers killed: on a busy machine one may be listed still."""
         self._timers: list[threading.Timer] = []
 
     @property
@@ -103,10 +105,13 @@ class Chaos:
             self.cut()
         kind = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         if kind == "worker":
-            living = self.here.census.leaders(self.cluster.name)
+            found = self.here.census.leaders(self.cluster.name)
+            living = {name: life for name, life in found.items() if life.key not in self._ended}
             if not living:
                 return
-            self.here.census.kill(living[self.random.choice(sorted(living))])
+            victim = living[self.random.choice(sorted(living))]
+            self._ended.add(victim.key)
+            self.here.census.kill(victim)
         else:
             self.here.kill(kind)
             self._start(kind)
