@@ -230,10 +230,12 @@ class Bench:
 
 
 def _own_ports() -> Any:
-    """A port range per process of the suite, below that of agents which are processes of their own: the oids,
-    which spread the ports, are the same in all."""
-    low = 14_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    return mock.patch.multiple("busbar.agent.runtimes.transport", DEFAULT_LOW=low, DEFAULT_HIGH=low + 999)
+    """A port range per process of the suite: the oids, which spread the ports, are the same in all.
+
+    Above `brokers.free_port` and agents that are processes of their own, below what the kernel gives.
+    """
+    low = 30_000 + 450 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    return mock.patch.multiple("busbar.agent.runtimes.transport", DEFAULT_LOW=low, DEFAULT_HIGH=low + 449)
 
 
 @contextlib.asynccontextmanager
