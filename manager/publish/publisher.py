@@ -141,6 +141,7 @@ class Publisher:
         """Publish nothing more: this manager is fenced."""
         self._active_conn = None
         self._queue.clear()
+        self._replies = ReplyQueues()
         self._dirty_statuses.clear()
         self._dirty_assignments.clear()
 
@@ -292,8 +293,9 @@ class Publisher:
 
     def _reply_done(self, queues: ReplyQueues, caller: str, size: int, _: BusOfflineError | None) -> None:
         following = queues.done(caller, size)
-        if following is not None and queues is self._replies and self._link.connected:
-            self._send_reply(caller, following)
+        if queues is self._replies and self._link.connected:
+            for reply in following:
+                self._send_reply(caller, reply)
 
     def _send_row(self, row: OutboxRow, in_window: bool = False) -> None:
         self._unacked.add(row.id)

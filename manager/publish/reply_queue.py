@@ -57,10 +57,9 @@ class ReplyQueues:
     def __init__(self) -> None:
         self._callers: dict[str, _Caller] = {}
 
-    @property
-    def idle(self) -> bool:
-        """Whether every reply is acknowledged."""
-        return not self._callers
+    def __len__(self) -> int:
+        """Callers with a reply that is not acknowledged."""
+        return len(self._callers)
 
     def add(self, caller: str, reply: Reply) -> Reply | None:
         """A reply, when it is to be sent now; else it waits.
@@ -71,7 +70,7 @@ class ReplyQueues:
         state = self._callers.get(caller)
         if state is None:
             state = self._callers[caller] = _Caller()
-        if state.has_room:  # then none waits
+        if state.has_room:  # then none waits: `done` has filled it
             return state.sent(reply)
         if len(state.waiting) >= MOST or state.waiting_bytes + len(reply.payload) > MOST_BYTES:
             raise ReplyQueueFullError
@@ -79,15 +78,16 @@ class ReplyQueues:
         state.waiting_bytes += len(reply.payload)
         return None
 
-    def done(self, caller: str, size: int) -> Reply | None:
-        """A reply of `size` bytes was acknowledged, or has failed: the caller's next one, to be sent now."""
+    def done(self, caller: str, size: int) -> list[Reply]:
+        """A reply of `size` bytes was acknowledged, or has failed: the caller's next ones, to be sent now."""
         state = self._callers[caller]
         state.in_flight -= 1
         state.in_flight_bytes -= size
-        if state.waiting and state.has_room:
+        following = []
+        while state.waiting and state.has_room:
             reply = state.waiting.popleft()
             state.waiting_bytes -= len(reply.payload)
-            return state.sent(reply)
+            following.append(state.sent(reply))
         if not state.in_flight:
             del self._callers[caller]
-        return None
+        return following

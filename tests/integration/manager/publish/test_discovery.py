@@ -15,7 +15,7 @@ from busbar.bus.testing import MemoryBroker, MemoryLink
 from busbar.manager.publish import discovery, retained
 
 from tests.brokers import until
-from tests.integration.manager.fixtures import Client, memory_net, rig_on
+from tests.integration.manager.fixtures import Client, Net, memory_net, rig_on
 
 HOUSE = HomeAssistant("bob")
 
@@ -106,14 +106,20 @@ async def test_buttons_follow_the_role_of_home_assistants_user(tmp_path: Path) -
             await until(lambda wanted=wanted: has_button() is wanted)  # type: ignore[misc]
 
 
-async def test_what_is_wanted_no_more_is_removed_at_the_next_start(tmp_path: Path) -> None:
+async def with_messages(folder: Path) -> tuple[Net, MemoryBroker]:
+    """A broker on which a manager that has ended left discovery messages of a realm with one node."""
     net = memory_net()
     assert net.memory is not None
     broker: MemoryBroker = net.memory
-    folder = tmp_path / "manager"
     async with rig_on(net, folder, home_assistant=HOUSE) as (_, client):
         await client.node("n1")
         await until(lambda: len(configs(broker)) == 3)
+    return net, broker
+
+
+async def test_what_is_wanted_no_more_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    folder = tmp_path / "manager"
+    net, broker = await with_messages(folder)
     publish(broker, "homeassistant/light/hall/config", b"{}", retain=True)
     assert len(configs(broker)) == 4, "they outlive the manager: its own state makes them unavailable"
 
@@ -133,13 +139,8 @@ async def test_a_former_prefix_that_may_not_be_written_keeps_nothing_else_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever changes the prefix gives the rights of the new one: old messages stay, which is said once."""
-    net = memory_net()
-    assert net.memory is not None
-    broker: MemoryBroker = net.memory
     folder = tmp_path / "manager"
-    async with rig_on(net, folder, home_assistant=HOUSE) as (_, client):
-        await client.node("n1")
-        await until(lambda: len(configs(broker)) == 3)
+    net, broker = await with_messages(folder)
     publish_of_link = MemoryLink.publish
 
     async def refusing(link: MemoryLink, topic: str, *more: Any, **options: Any) -> None:

@@ -15,7 +15,14 @@ from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.publish import reply_queue
 from busbar.manager.publish.publisher import Publisher
-from busbar.manager.publish.reply_queue import MOST, WINDOW, Reply, ReplyQueueFullError, ReplyQueues
+from busbar.manager.publish.reply_queue import (
+    MOST,
+    WINDOW,
+    WINDOW_BYTES,
+    Reply,
+    ReplyQueueFullError,
+    ReplyQueues,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,8 +47,7 @@ def test_replies_keep_their_caller_s_order_within_the_window(data: st.DataObject
         def acknowledge(caller: str) -> None:
             size = len(sent[caller][acknowledged[caller]].payload)
             acknowledged[caller] += 1
-            if (following := queues.done(caller, size)) is not None:
-                sent[caller].append(following)
+            sent[caller] += queues.done(caller, size)
 
         steps = st.tuples(st.sampled_from(CALLERS), st.integers(0, 10) | st.none())
         for number, (caller, size) in enumerate(data.draw(st.lists(steps, max_size=40))):
@@ -66,7 +72,7 @@ def test_replies_keep_their_caller_s_order_within_the_window(data: st.DataObject
             while acknowledged[caller] < len(sent[caller]):
                 acknowledge(caller)
         assert sent == accepted
-        assert queues.idle
+        assert len(queues) == 0
 
 
 @dataclass
@@ -86,6 +92,15 @@ class HeldLink:
         held, self.held = self.held, []
         for done in held:
             done(None)
+
+
+def test_small_replies_go_together_once_a_large_one_is_acknowledged_and_none_overtakes_them() -> None:
+    queues = ReplyQueues()
+    large, small = reply(0, WINDOW_BYTES), [reply(number) for number in range(1, WINDOW + 3)]
+    assert queues.add("alice", large) == large
+    assert [queues.add("alice", each) for each in small] == [None] * len(small)
+    assert queues.done("alice", WINDOW_BYTES) == small[:WINDOW]
+    assert queues.add("alice", reply(99)) is None
 
 
 def published_on(link: Any) -> Publisher:
@@ -127,3 +142,13 @@ def test_what_waited_at_the_end_of_a_connection_is_not_sent_on_the_next() -> Non
     for number in range(1, WINDOW + 1):
         publisher.reply("vic", f"new/{number}", b"x", NO_PROPERTIES)
     assert link.sent[WINDOW:] == [f"new/{number}" for number in range(WINDOW)]
+
+
+def test_a_fenced_manager_sends_none_of_those_that_wait() -> None:
+    link = HeldLink()
+    publisher = published_on(link)
+    for number in range(2 * WINDOW):
+        publisher.reply("vic", f"vic/{number}", b"x", NO_PROPERTIES)
+    publisher.stop()
+    link.acknowledge()
+    assert len(link.sent) == WINDOW
