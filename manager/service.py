@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-import uuid
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -48,6 +48,7 @@ from .state.node_memory import NodeMemory
 from .store import Store, StoreRefusedError
 from .store.backup import RESTORED
 from .store.meta import record_restored
+from .store.object_ids import RANDOM_BYTES, object_id
 from .store.retention import Retention
 
 if TYPE_CHECKING:
@@ -368,12 +369,13 @@ async def run(
     """
     topics = checked(config)
     clock, random = SystemClock(), Random()
+    new_oid = partial(_new_oid, clock)
     lock = Lock(config.state / "lock")
     say("waits for the manager that holds the state folder")
     await lock.wait(clock)
     say("opens the store")
     try:
-        opening = partial(Store.open, database(config.state), clock, _new_id, topics)
+        opening = partial(Store.open, database(config.state), clock, new_oid, topics)
         store = await asyncio.to_thread(opening)
         gc.set_threshold(*GC_THRESHOLDS)
         try:
@@ -388,7 +390,7 @@ async def run(
                 store,
                 lambda will: MqttLink(options, clock=clock, random=random, will=will, memory=memory, say=say),
                 clock,
-                _new_id,
+                new_oid,
                 look_at_rights=True,
             ).run(ready)
         finally:
@@ -405,5 +407,5 @@ def _timing(config: ManagerConfig) -> LivenessTiming:
     return LivenessTiming(heartbeat=config.heartbeat_s, offline_after=config.offline_after_s)
 
 
-def _new_id() -> str:
-    return str(uuid.uuid4())
+def _new_oid(clock: Clock) -> str:
+    return object_id(clock.time_ns(), os.urandom(RANDOM_BYTES))

@@ -211,7 +211,7 @@ class StateCache:
         rows = {row.oid: row for row in reads.clusters_of_any(oids)}
         for oid in oids - set(rows):
             self._drop_cluster(oid)
-        fresh = set(rows) if members_too else set(rows) - set(self._clusters)
+        fresh = {oid for oid in rows if members_too or oid not in self._clusters}
         members = _by_cluster(reads.members_of_any(fresh))
         self._members.update({oid: members.get(oid, ()) for oid in fresh})
         groups = _grouped(reads.groups_of_any(rows))

@@ -399,7 +399,7 @@ def _claim_epoch(db: Database, context: StoreContext) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-        context.store = meta.get("store") or "s" + context.new_oid().replace("-", "")[:7]
+        context.store = meta.get("store") or "s" + context.new_oid().replace("-", "")[-7:]
         context.epoch = int(meta.get("epoch", 0)) + 1
         last = int(db.execute(sql.LAST_SEQUENCE).fetchall()[0][0])
         context.appends.sequence = max(last, int(meta.get(SEQUENCE, 0)))
