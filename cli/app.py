@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from . import formats, streams
-from .completion import complete_context
+from .arguments.completion import complete_context
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
 from .lazy import LazyGroup
+from .printing import formats, streams
 from .typer_fastparse import lighten
 
 ContextOption = Annotated[
@@ -74,7 +74,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from busbar.bus.version import commit, described, version
 
-        from . import output
+        from .printing import output
 
         output.say(f"busbar {described(version(), commit())}")
         raise typer.Exit
@@ -127,7 +127,7 @@ def guard(action: Callable[[], Any], *, has_names: bool = False) -> Any:
 
 def report(error: BaseException) -> int:
     """Print an error as the output format asks for; return its exit code."""
-    from . import output
+    from .printing import output
 
     if isinstance(error, KeyboardInterrupt):
         pass  # whoever pressed Ctrl-C knows

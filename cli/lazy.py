@@ -172,7 +172,7 @@ def _add_globals(command: Any, group: type[LazyGroup], options: list[Any]) -> No
         headers = not values.pop("no_headers", False)
         context.set_global_options(replace(context.global_options().merged(later), headers=headers))
         if watchable and values.pop("watch", False):
-            from .watching import repeat
+            from .calls.watching import repeat
 
             return group.guard(lambda: repeat(lambda: inner(**values)), has_names=has_names)
         return group.guard(lambda: inner(**values), has_names=has_names)

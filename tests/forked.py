@@ -28,8 +28,8 @@ from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 SHARED = (
-    *(f"cli.{name}" for name in ("app", "connect", "output", "documents", "watching", "selectors")),
-    *("bus.client.connect", "bus.connection.mqtt_link"),
+    *("cli.app", "cli.calls.connect", "cli.calls.watching", "cli.arguments.selectors", "cli.printing.output"),
+    *("cli.documents.documents", "bus.client.connect", "bus.connection.mqtt_link"),
 )
 """What most commands import; no module of a command is among it."""
 SERVICES = frozenset({"agent", "broker", "manager", "up", "web"})

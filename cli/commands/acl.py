@@ -12,11 +12,11 @@ from busbar.bus.dynsec import Command, render_dynsec, role_commands
 from busbar.bus.home_assistant import parse
 from busbar.bus.nats_access import Server, render_nats
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_context
+from ..arguments import common_options as n
+from ..arguments.completion import complete_context
 from ..context import global_options, settings_in_force
 from ..errors import usage
+from ..printing import output
 
 app = n.command_group("Print the ACL for an outside broker.")
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
+from ..arguments import common_options as n
 from ..context import state_path
 from ..errors import CliError, ExitCode, usage
+from ..printing import output
 
 app = n.command_group("Run the agent of one node; join a realm, reset its state folder.", bare=True)
 
@@ -56,7 +56,7 @@ def agent(
         return
     from busbar.bus.topics import is_name
 
-    from .. import definition
+    from ..documents import definition
     from ..services import logs, run
     from ..services.join_file import read_joined
     from ..services.specs import AgentSpec, ConnectSpec
@@ -120,7 +120,8 @@ def join_(
     ] = False,
     user: Annotated[str, typer.Option("--user", help="With --service: the user it runs as.")] = "busbar",
 ) -> None:
-    from .. import definition, output
+    from ..documents import definition
+    from ..printing import output
     from ..services import systemd
     from ..services.agent_join import join_node
     from ..services.join_file import read_join_file

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..connect import run
+from ..arguments import common_options as n
+from ..calls.connect import run
+from ..printing import output
 from .diff import Prune, Stop
 from .validate import File
 
@@ -33,7 +33,7 @@ def apply(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
 ) -> None:
-    from ..declared import Applying, apply_planned, as_object, hints, refuse, settle, show_plan, wanted
+    from ..calls.declared import Applying, apply_planned, as_object, hints, refuse, settle, show_plan, wanted
 
     asked = wanted(file, prune, stop)
     table = output.output_format() == "table"

@@ -10,12 +10,12 @@ from busbar.bus.clock import SystemClock
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.params import AuditEntry
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_caller, complete_operation
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_caller, complete_operation
+from ..arguments.units import age_ms
+from ..calls.connect import run
 from ..errors import usage
-from ..units import age_ms
+from ..printing import output
 
 Kind = Literal["all", "changes", "refused"]
 KINDS: dict[Kind, tuple[bool, ...]] = {"all": (False, True), "changes": (False,), "refused": (True,)}

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
+from ..arguments import common_options as n
 from ..context import state_path
 from ..errors import CliError, ExitCode
+from ..printing import output
 
 app = n.command_group("Copy the manager's store into one file, even while it runs.")
 restore_app = n.command_group("Replace the manager's store with a backup.")

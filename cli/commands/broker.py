@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from busbar.bus import acl
 
-from .. import common_options as n
-from .. import output
+from ..arguments import common_options as n
 from ..context import global_options, state_path
 from ..errors import CliError, ExitCode, usage
+from ..printing import output
 
 app = n.command_group("Run the embedded broker (loopback only), manage its accounts.", bare=True)
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_operation
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_operation
+from ..calls.connect import run
 from ..context import global_options, set_global_options
-from ..definition import read_object
+from ..documents.definition import read_object
+from ..printing import output
 
 app = n.command_group("Call any operation of the contract with JSON parameters.")
 

@@ -13,11 +13,11 @@ from busbar.bus.params import Stat
 from busbar.bus.printable import printable
 from msgspec import Struct
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_cluster
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_cluster
+from ..calls.connect import run
 from ..errors import EXPECTED, CliError, ExitCode, exit_code, sentence
+from ..printing import output
 from .status import Realm, causes, gather
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -13,17 +13,19 @@ from busbar.bus.clock import SystemClock
 from busbar.bus.errors import BusError
 from busbar.bus.params import Accepted, Cluster, ClusterStatus, Membership, Node, NodeStatusName, Stat
 
-from .. import common_options as n
-from .. import definition as d
-from .. import last_node, output, wait
-from ..connect import run
-from ..dry_run import then
+from ..arguments import common_options as n
+from ..arguments.selectors import has_tags
+from ..calls import wait
+from ..calls.connect import run
+from ..calls.dry_run import then
+from ..calls.wait import way_back
+from ..documents import definition as d
+from ..documents.transport_patch import TransportChange, asked_change, show_change
 from ..errors import CliError, ExitCode, usage
-from ..fenced import change_fenced
-from ..selectors import has_tags
-from ..stats import print_stat, wide_columns
-from ..transport_patch import TransportChange, asked_change, show_change
-from ..wait import way_back
+from ..guards import last_node
+from ..guards.fenced import change_fenced
+from ..printing import output
+from ..printing.stats import print_stat, wide_columns
 
 app = n.command_group("Clusters of routers.")
 

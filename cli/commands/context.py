@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_context
+from ..arguments import common_options as n
+from ..arguments.completion import complete_context
 from ..context import (
     BROKER_HELP,
     MEMBERS,
@@ -31,6 +30,7 @@ from ..context import (
     with_defaults,
 )
 from ..errors import CliError, ExitCode, usage
+from ..printing import output
 
 app = n.command_group("Contexts: named settings of broker, realm and credentials, in the config file.")
 
@@ -176,7 +176,7 @@ def test(
         str | None, typer.Argument(help="Default: the current one.", autocompletion=complete_context)
     ] = None,
 ) -> None:
-    from ..connect import run
+    from ..calls.connect import run
 
     alone = None
     if name is not None:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..connect import run
+from ..arguments import common_options as n
+from ..calls.connect import run
+from ..printing import output
 from .validate import File
 
 app = n.command_group("Show what applying a file of definitions would change.")
@@ -27,7 +27,7 @@ Stop = Annotated[
     instead="Show what applying a file would change, and which workers start, stop, move or restart.",
 )
 def diff(file: File, prune: Prune = False, stop: Stop = False) -> None:
-    from ..declared import as_object, refuse, show_plan, wanted
+    from ..calls.declared import as_object, refuse, show_plan, wanted
 
     asked = wanted(file, prune, stop)
     plan = run(lambda bus: bus.plan_changes(**asked.words))

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..connect import call_timeout
+from ..arguments import common_options as n
+from ..calls.connect import call_timeout
 from ..context import global_options, settings_in_force
-from ..doctor import Check, checks, worst
-from ..doctor_tries import examine
+from ..doctor.checks import Check, checks, worst
+from ..doctor.tries import examine
 from ..errors import ExitCode
+from ..printing import output
 
 app = n.command_group("What is wrong with the installation, and what to do.")
 

@@ -22,12 +22,12 @@ from busbar.bus.messages import Endpoint
 from busbar.bus.printable import printable
 from msgspec import to_builtins
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_listener
-from ..connect import run, split_reference
+from ..arguments import common_options as n
+from ..arguments.completion import complete_listener
+from ..calls.connect import run, split_reference
 from ..errors import CliError, usage
 from ..load_balancers import RENDERINGS, NoRenderingError, servers, service
+from ..printing import output
 
 SETTLE_S: Final = 1.0
 """Changes within this time are one: a group that starts is told once."""

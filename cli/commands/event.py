@@ -13,12 +13,12 @@ from busbar.bus.clock import SystemClock
 from busbar.bus.contract import EVENTS
 from busbar.bus.messages import Event
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_cluster, complete_event_type, complete_object
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_cluster, complete_event_type, complete_object
+from ..arguments.units import age_ms
+from ..calls.connect import run
 from ..errors import usage
-from ..units import age_ms
+from ..printing import output
 
 app = n.command_group("Lifecycle events: stored or live.")
 

@@ -7,13 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_cluster
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_cluster
+from ..calls.connect import run
 from ..context import global_options, set_global_options
-from ..documents import Format, render
+from ..documents.documents import Format, render
 from ..errors import usage
+from ..printing import output
 
 FORMATS: Final[dict[str, Format]] = {
     "table": "yaml", "wide": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "toml": "toml",

@@ -11,19 +11,20 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.params import Cluster, ClusterStatus, Group, Stat
 from msgspec import structs
 
-from .. import common_options as n
-from .. import definition as d
-from .. import output, wait
-from ..completion import complete_cluster, complete_in_cluster, complete_runtime
-from ..connect import run, split_reference
-from ..dry_run import then
+from ..arguments import common_options as n
+from ..arguments.completion import complete_cluster, complete_in_cluster, complete_runtime
+from ..arguments.placement import Anywhere, On, PlacementChange, Spread
+from ..arguments.scale import ScaleChange, read_scale
+from ..arguments.selectors import has_tags
+from ..calls import wait
+from ..calls.connect import run, split_reference
+from ..calls.dry_run import then
+from ..documents import definition as d
+from ..documents.transport_patch import TransportChange, asked_change, show_change
 from ..errors import usage
-from ..fenced import change_fenced
-from ..placement import Anywhere, On, PlacementChange, Spread
-from ..scale import ScaleChange, read_scale
-from ..selectors import has_tags
-from ..stats import print_stat, wide_columns
-from ..transport_patch import TransportChange, asked_change, show_change
+from ..guards.fenced import change_fenced
+from ..printing import output
+from ..printing.stats import print_stat, wide_columns
 from .cluster import all_clusters
 
 app = n.command_group("Worker groups of a cluster.")
@@ -48,9 +49,7 @@ COLUMNS: list[output.Column[ListedGroup]] = [
 Scale = Annotated[int, typer.Option("--scale", "-n", min=0, help="How many workers.")]
 Runtime = Annotated[
     str | None,
-    typer.Option(
-        help="amqtt, mosquitto, crossbar, nats or one of the nodes' own.", autocompletion=complete_runtime
-    ),
+    typer.Option(help="amqtt, mosquitto, crossbar, nats or a node's own.", autocompletion=complete_runtime),
 ]
 LostAfter = Annotated[float | None, typer.Option(min=0, help="Seconds until workers of a lost node move.")]
 StartDeadline = Annotated[float | None, typer.Option(help="Seconds until a start counts as failed.")]

@@ -8,10 +8,10 @@ import typer
 from busbar.bus.client.client import BusClient
 from busbar.bus.params import Revision
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_revision
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_revision
+from ..calls.connect import run
+from ..printing import output
 
 app = n.command_group("What clusters were to be, revision by revision.")
 COLUMNS: list[output.Column[Revision]] = [

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from .. import common_options as n
-from .. import definition, output
+from ..arguments import common_options as n
+from ..documents import definition
 from ..errors import ExitCode, usage
-from ..import_crossbar import import_crossbar
-from ..import_definition import NotImportedError
-from ..import_mosquitto import import_mosquitto
+from ..importers.crossbar import import_crossbar
+from ..importers.definition import NotImportedError
+from ..importers.mosquitto import import_mosquitto
+from ..printing import output
 
 app = n.command_group("Print an existing router's configuration as a definition.")
 

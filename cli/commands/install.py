@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_node
+from ..arguments import common_options as n
+from ..arguments.completion import complete_node
 from ..context import MEMBERS, Settings, state_path
 from ..errors import usage
+from ..printing import output
 
 if TYPE_CHECKING:
     from ..services.systemd import Kind, Unit

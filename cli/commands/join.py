@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .. import output
 from ..context import state_path
 from ..errors import usage
+from ..printing import output
 
 if TYPE_CHECKING:
     from ..services.join_file import JoinFile
@@ -70,7 +70,7 @@ def join(
     user: User = "busbar",
     dry_run: DryRun = False,
 ) -> None:
-    from .. import definition
+    from ..documents import definition
     from ..services import systemd
     from ..services.agent_join import join_node
     from ..services.join_check import is_expected

@@ -13,12 +13,12 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.client.logs import LogItem, LogLine, LogNote, LogWatch
 from busbar.bus.clock import SystemClock
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_in
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_in
+from ..arguments.units import age_ms
+from ..calls.connect import run
 from ..errors import usage
-from ..units import age_ms
+from ..printing import output
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 from busbar.bus.roles import OWNER
 
-from .. import common_options as n
+from ..arguments import common_options as n
 from ..context import state_path
 
 app = n.command_group("Run the manager, check its store, show its state.", bare=True)
@@ -93,8 +93,8 @@ def check(
 ) -> None:
     from busbar.manager.store import check as verify
 
-    from .. import output
     from ..errors import CliError, ExitCode
+    from ..printing import output
 
     file = path or _folder(n.folder_of(ctx, state)) / DATABASE
     if not file.is_file():
@@ -112,8 +112,8 @@ def check(
 
 def _show() -> None:
     """Show the manager's own state."""
-    from .. import output
-    from ..connect import run as connect
+    from ..calls.connect import run as connect
+    from ..printing import output
 
     found = connect(lambda bus: bus.get_manager())
     output.show_object(found, ("manager", "state", "realm", "version", "epoch", "store"))

@@ -11,13 +11,15 @@ from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
 from busbar.bus.params import Node, NodeStatusName
 
-from .. import common_options as n
-from .. import definition as d
-from .. import last_node, numbers, output, wait
-from ..completion import complete_context, complete_label
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_context, complete_label
+from ..arguments.selectors import by_labels
+from ..calls import wait
+from ..calls.connect import run
+from ..documents import definition as d
 from ..errors import CliError, ExitCode
-from ..selectors import by_labels
+from ..guards import last_node
+from ..printing import numbers, output
 from ..services import accounts
 
 if TYPE_CHECKING:

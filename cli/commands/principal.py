@@ -12,11 +12,11 @@ from busbar.bus.clock import rfc3339
 from busbar.bus.params import Principal, RemovedPrincipal, Transferred
 from busbar.bus.roles import Role, in_words
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_cluster, complete_node, complete_principal
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_cluster, complete_node, complete_principal
+from ..calls.connect import run
 from ..errors import CliError, ExitCode
+from ..printing import output
 from ..services import accounts
 
 app = n.command_group("Users and their roles. The broker authenticates; the manager authorises by role.")

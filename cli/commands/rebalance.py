@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_in
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_in
+from ..calls.connect import run
+from ..printing import output
 
 if TYPE_CHECKING:
     from busbar.bus.client.client import BusClient
@@ -40,7 +40,7 @@ def rebalance(
     wait: n.Wait = False,
     timeout: n.Timeout = n.DEFAULT_WAIT,
 ) -> None:
-    from ..rebalancing import Ordering, act, ask, is_balanced, moves_of, show
+    from ..calls.rebalancing import Ordering, act, ask, is_balanced, moves_of, show
 
     async def work(bus: BusClient) -> None:
         by = Ordering(

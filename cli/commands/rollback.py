@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from busbar.bus.client.client import BusClient
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_revision
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_revision
+from ..calls.connect import run
 from ..errors import usage
+from ..printing import output
 
 app = n.command_group("Back to what a cluster was to be.")
 
@@ -44,7 +44,7 @@ def cluster(
     timeout: n.Timeout = n.DEFAULT_WAIT,
     expect_version: n.Expect = None,
 ) -> None:
-    from ..declared import change_lines, settled_by
+    from ..calls.declared import change_lines, settled_by
 
     if to is None:
         raise usage(f"which revision? 'busbar history cluster {cluster}' lists them; say --to N")

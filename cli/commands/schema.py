@@ -7,8 +7,8 @@ from typing import Annotated, Final, Literal
 import typer
 from busbar.bus.transport_schema import runtime_schema
 
-from .. import common_options as n
-from .. import output
+from ..arguments import common_options as n
+from ..printing import output
 
 EXAMPLE: Final = """\
 # yaml-language-server: $schema=./busbar.schema.json

@@ -14,11 +14,11 @@ from busbar.bus.params import ManagerInfo, Node, Stat
 from busbar.bus.version import described
 from msgspec import Struct
 
-from .. import common_options as n
-from .. import numbers, output
-from ..connect import run
+from ..arguments import common_options as n
+from ..calls.connect import run
 from ..errors import ExitCode
-from ..stats import GOOD, summary
+from ..printing import numbers, output
+from ..printing.stats import GOOD, summary
 from .node import all_nodes
 
 Row = TypeVar("Row", Stat, Node)

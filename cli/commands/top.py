@@ -15,11 +15,11 @@ from busbar.bus.clock import wait_or_sleep
 from busbar.bus.params import Node
 from msgspec import UNSET
 
-from .. import common_options as n
-from .. import numbers, output
-from ..completion import complete_cluster, complete_node
-from ..connect import run
-from ..top import Board, NodeRow, Picture, Sample, WorkerRow, head
+from ..arguments import common_options as n
+from ..arguments.completion import complete_cluster, complete_node
+from ..calls.connect import run
+from ..printing import numbers, output
+from ..printing.top import Board, NodeRow, Picture, Sample, WorkerRow, head
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

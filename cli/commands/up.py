@@ -13,10 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from .. import output
-from ..common_options import House, LogFormat, LogLevel, MaxPacket, Metrics, Mqtt, house, metrics_address
+from ..arguments.common_options import (
+    House,
+    LogFormat,
+    LogLevel,
+    MaxPacket,
+    Metrics,
+    Mqtt,
+    house,
+    metrics_address,
+)
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, Settings, global_options, settings_in_force, state_path
 from ..errors import CliError, ExitCode
+from ..printing import output
 
 if TYPE_CHECKING:
     from ..services.signals import Signals

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .. import common_options as n
-from .. import output
+from ..arguments import common_options as n
 from ..errors import ExitCode
+from ..printing import output
 
 app = n.command_group("Check a file of definitions without a manager.")
 File = Annotated[
@@ -30,7 +30,7 @@ File = Annotated[
 def validate(file: File) -> None:
     from busbar.bus.definitions import pointers, read_all
 
-    from ..documents import located, read_document
+    from ..documents.documents import located, read_document
 
     document = read_document(file)
     found, errors = read_all(document.value, by_table=True)

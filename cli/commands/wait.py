@@ -11,11 +11,11 @@ from busbar.bus.client.errors import GoalLostError
 from busbar.bus.messages import Status
 from busbar.bus.topics import StatusKind
 
-from .. import common_options as n
-from .. import output
-from ..connect import run, split_reference
+from ..arguments import common_options as n
+from ..calls.connect import run, split_reference
+from ..calls.wait import until
 from ..errors import CliError, ExitCode
-from ..wait import until
+from ..printing import output
 
 app = n.command_group("Wait until an object runs, is stopped, or has failed.")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from .. import common_options as n
+from ..arguments import common_options as n
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -9,10 +9,10 @@ from busbar.bus.causes import CAUSES
 from busbar.bus.clock import rfc3339
 from busbar.bus.params import ExplainedKind, Explanation, Statement
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_object
-from ..connect import run
+from ..arguments import common_options as n
+from ..arguments.completion import complete_object
+from ..calls.connect import run
+from ..printing import output
 
 Kind = Literal["cluster", "group", "worker", "node", "request"]
 KINDS: dict[Kind, ExplainedKind] = {

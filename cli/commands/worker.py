@@ -12,14 +12,14 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.client.names import is_oid
 from busbar.bus.params import Worker, WorkerStatus
 
-from .. import common_options as n
-from .. import output
-from ..completion import complete_group, complete_node
-from ..connect import run, split_reference
+from ..arguments import common_options as n
+from ..arguments.completion import complete_group, complete_node
+from ..calls.connect import run, split_reference
+from ..calls.wait import until
 from ..context import HomelessError, state_path
 from ..errors import CliError, ExitCode
-from ..stats import WIDE_COLUMNS, mesh_text, traffic_text, worker_columns
-from ..wait import until
+from ..printing import output
+from ..printing.stats import WIDE_COLUMNS, mesh_text, traffic_text, worker_columns
 
 app = n.command_group("Workers: the router processes.")
 

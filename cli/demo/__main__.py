@@ -20,7 +20,7 @@ from typing import Final
 
 from busbar.bus.clock import SystemClock
 
-from ..output import paint, print_table
+from ..printing.output import paint, print_table
 from . import clients
 from .mesh import mesh
 from .page import page, served

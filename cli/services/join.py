@@ -14,10 +14,10 @@ from typing import Final
 from busbar.bus.clock import SystemClock
 from busbar.bus.files import rename, write_atomically
 
-from .. import numbers
-from ..connect import connected
+from ..calls.connect import connected
 from ..context import Settings, state_path
 from ..errors import CliError, ExitCode, usage
+from ..printing import numbers
 from ..settings import SECRETS
 from .join_token import LONGEST, secret_of
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from ..connect import connected
+from ..calls.connect import connected
 from ..errors import CliError
 from .join_file import JoinFile, read_joined
 

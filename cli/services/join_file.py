@@ -17,9 +17,9 @@ from busbar.bus.broker.accounts import new_secret
 from busbar.bus.files import FileLock, write_atomically
 from msgspec import Struct, field
 
-from .. import output
 from ..context import Settings
 from ..errors import CliError, usage
+from ..printing import output
 from .systemd import systemctl
 
 MAX_BYTES: Final = 1_000_000

@@ -10,8 +10,8 @@ from typing import Any, Final
 from busbar.bus.broker.limits import LIMITS, USE_FILE, table
 from busbar.bus.clock import SystemClock
 
-from ..numbers import duration, seconds, size
-from ..output import dump, note, output_format, print_table, say
+from ..printing.numbers import duration, seconds, size
+from ..printing.output import dump, note, output_format, print_table, say
 
 _OLD_S: Final = 15.0
 """A broker writes its use every 5 s; an older report is of one that has ended or is stuck."""

@@ -20,10 +20,10 @@ from busbar.bus.clock import SystemClock
 from busbar.bus.options import parse_urls
 from busbar.bus.topics import Topics
 
-from .. import numbers, output
-from ..connect import options_of
+from ..calls.connect import options_of
 from ..context import Settings, config_path, global_options, load_config, settings_in_force
 from ..errors import usage
+from ..printing import numbers, output
 from . import accounts, join_file
 from .join_file import JoinFile
 from .join_token import to_word

@@ -8,7 +8,7 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.clock import Clock
 from busbar.bus.errors import BusError
 
-from ..connect import connected
+from ..calls.connect import connected
 from ..errors import CliError, ExitCode
 from .up_plan import ADMIN_USER, Plan
 

@@ -157,7 +157,7 @@ def connect_options(spec: ManagerSpec | AgentSpec) -> ConnectOptions:
     Raises:
         CliError: the password file can't be read, or others can read it.
     """
-    from ..connect import options_of
+    from ..calls.connect import options_of
 
     options = options_of(spec.connect.settings(os.environ.get("BUSBAR_PASSWORD")))
     return replace(

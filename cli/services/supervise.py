@@ -25,7 +25,7 @@ from busbar.bus.log_lines import LogFormat, relayed, serious
 from busbar.bus.printable import printable
 
 from ..errors import CliError, ExitCode
-from ..output import note
+from ..printing.output import note
 from .run import READY
 from .specs import REFUSED
 from .up_plan import Plan, Service, services, spec_path

@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 from busbar.bus.files import write_atomically
 
-from .. import output
 from ..errors import CliError, usage
+from ..printing import output
 from .specs import REFUSED
 
 UNITS: Final = Path("/etc/systemd/system")

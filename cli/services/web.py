@@ -33,7 +33,7 @@ def web_spec(
     Raises:
         CliError: they do not go together, no broker is configured, or the extra is not installed.
     """
-    from ..connect import options_of
+    from ..calls.connect import options_of
 
     at = host or loopback()
     if (cert is None) != (key is None):
@@ -73,7 +73,7 @@ async def run_web(spec: WebSpec, ready: Callable[[], None]) -> None:
     """Serve the page until cancelled."""
     from busbar.bus.topics import Topics
 
-    from ..connect import call_timeout, options_of
+    from ..calls.connect import call_timeout, options_of
     from ..web.server import serve
 
     def listening(url: str) -> None:

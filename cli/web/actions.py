@@ -9,8 +9,8 @@ from typing import Any, Final
 from busbar.bus.client.client import BusClient
 from busbar.bus.plans import OperationPlan, Plan, WorkerStep
 
-from ..declared import change_lines
-from ..dry_run import Planned, PlanningClient
+from ..calls.declared import change_lines
+from ..calls.dry_run import Planned, PlanningClient
 from .rows import shown
 
 SHOWN: Final = 100

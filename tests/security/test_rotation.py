@@ -16,7 +16,7 @@ from busbar.bus.clock import SystemClock
 from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.files import write_atomically
 from busbar.bus.options import ConnectOptions
-from busbar.cli.connect import options_of
+from busbar.cli.calls.connect import options_of
 from busbar.cli.context import Settings
 from busbar.cli.services.run import connect_options
 from busbar.cli.services.specs import ConnectSpec, ManagerSpec

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from busbar.cli.context import Settings
-from busbar.cli.doctor import Check, checks
-from busbar.cli.doctor_tries import examine
+from busbar.cli.doctor.checks import Check, checks
+from busbar.cli.doctor.tries import examine
 
 from tests.brokers import mosquitto
 from tests.certificates import certificates

@@ -15,9 +15,9 @@ from busbar.bus.client.names import is_oid
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.errors import ERRORS, BusError, BusOfflineError, CallTimeoutError
 from busbar.cli import app, lazy
-from busbar.cli.connect import split_reference
+from busbar.cli.calls.connect import split_reference
 from busbar.cli.context import GlobalOptions, set_global_options
-from busbar.cli.definition import label_changes, or_unset, pairs, read_object, transport
+from busbar.cli.documents.definition import label_changes, or_unset, pairs, read_object, transport
 from busbar.cli.errors import BY_CODE, CliError, ExitCode, as_object, exit_code, sentence
 from busbar.cli.typer_fastparse import PlainParam, converter
 
@@ -82,7 +82,7 @@ def test_commands_use_the_operations_they_declare() -> None:
     import inspect
 
     from busbar.bus.client import client, references
-    from busbar.cli import dry_run
+    from busbar.cli.calls import dry_run
 
     for operation, paths in operations_of().items():
         modules = [importlib.import_module(lazy.COMMANDS[path.split()[0]][0]) for path in paths]

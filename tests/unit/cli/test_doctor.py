@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from busbar.bus.messages import RuntimeDetail
 from busbar.bus.params import ManagerInfo, Node
-from busbar.cli.doctor import Facts, Wanted, checks, worst
+from busbar.cli.doctor.checks import Facts, Wanted, checks, worst
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from busbar.cli.documents import read_document, render, toml
+from busbar.cli.documents.documents import read_document, render, toml
 from busbar.cli.errors import CliError, ExitCode
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from busbar.cli import expressions
 from busbar.cli.errors import CliError, ExitCode
+from busbar.cli.printing import expressions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -185,7 +185,7 @@ def test_wide_clusters_and_groups_tell_what_their_statistics_say(
 
 def test_the_libraries_are_loaded_only_where_an_expression_is_given() -> None:
     program = (
-        "import sys; from busbar.cli import app, output, formats; from busbar.cli.commands import cluster; "
+        "import sys; from busbar.cli.printing import formats; from busbar.cli.commands import cluster; "
         "formats.choose('wide', {}, has_names=True); sys.exit('jsonpath' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=bound(60), check=False).returncode == 0

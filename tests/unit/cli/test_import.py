@@ -14,9 +14,9 @@ from busbar.bus.exposure import authenticates, check_exposure, is_exposed, not_w
 from busbar.bus.listeners import listeners_of
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
-from busbar.cli.import_crossbar import import_crossbar
-from busbar.cli.import_definition import Imported, NotImportedError
-from busbar.cli.import_mosquitto import import_mosquitto
+from busbar.cli.importers.crossbar import import_crossbar
+from busbar.cli.importers.definition import Imported, NotImportedError
+from busbar.cli.importers.mosquitto import import_mosquitto
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,12 +11,12 @@ import pytest
 from busbar.bus.backoff import Backoff
 from busbar.bus.errors import BusError
 from busbar.bus.params import Group
-from busbar.cli import fenced
-from busbar.cli.connect import call_timeout
-from busbar.cli.definition import read_object, transport
+from busbar.cli.arguments.scale import ScaleChange, read_scale
+from busbar.cli.calls.connect import call_timeout
+from busbar.cli.documents.definition import read_object, transport
 from busbar.cli.errors import CliError, ExitCode
-from busbar.cli.fenced import change_fenced
-from busbar.cli.scale import ScaleChange, read_scale
+from busbar.cli.guards import fenced
+from busbar.cli.guards.fenced import change_fenced
 from busbar.cli.typer_fastparse import converter
 
 ODD = ["+1", " 4", "4 ", "1_0", "1e1", "0x10", "4s", "10M", "٤", "", "-", "--1", "nan", "inf", "1,5"]

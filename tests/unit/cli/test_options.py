@@ -15,8 +15,10 @@ import pytest
 import typer
 import yaml
 from busbar.bus.transport import Transport
-from busbar.cli import common_options, lazy, output
+from busbar.cli import lazy
+from busbar.cli.arguments import common_options
 from busbar.cli.errors import ExitCode
+from busbar.cli.printing import output
 
 from .realm import Line, Realm, leaves, result_of
 from .realm import line as line

@@ -15,11 +15,11 @@ from busbar.bus.client.events import cluster_of
 from busbar.bus.contract import EVENTS
 from busbar.bus.messages import Endpoint, Event, MeshSeen, Status, Traffic
 from busbar.bus.params import ManagerInfo, Node, Stat, Worker
-from busbar.cli import numbers, output, stats
 from busbar.cli.commands import status
 from busbar.cli.commands.event import line, types_of
 from busbar.cli.context import GlobalOptions, Settings, set_global_options
 from busbar.cli.errors import CliError, ExitCode
+from busbar.cli.printing import numbers, output, stats
 from busbar.cli.services import up_plan
 from busbar.cli.services.limits import show_limits
 from busbar.cli.services.supervise import _error_message, describe_exit

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from busbar.bus.params import Placement
+from busbar.cli.arguments.placement import PlacementChange
 from busbar.cli.errors import CliError
-from busbar.cli.placement import PlacementChange
 from msgspec import UNSET
 
 from .realm import OID, Line, Realm, result_of

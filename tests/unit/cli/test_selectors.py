@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from busbar.cli.arguments.selectors import by_labels, has_tags
 from busbar.cli.errors import CliError, ExitCode
-from busbar.cli.selectors import by_labels, has_tags
 
 from .realm import OID, Line, Realm, result_of
 from .realm import line as line

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from busbar.cli import app, streams
+from busbar.cli import app
 from busbar.cli.errors import ExitCode
+from busbar.cli.printing import streams
 
 from tests.pace import bound
 

@@ -14,8 +14,8 @@ from busbar.bus import messages, params
 from busbar.bus.errors import BusError
 from busbar.bus.log_lines import LineFormatter
 from busbar.bus.printable import json_text
-from busbar.cli import output
 from busbar.cli.context import GlobalOptions, set_global_options
+from busbar.cli.printing import output
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from busbar.bus.messages import Traffic
-from busbar.cli.top import Board, Sample, head
+from busbar.cli.printing.top import Board, Sample, head
 
 
 def a_board() -> Board:

@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 import pytest
-from busbar.cli.definition import transport_patch
+from busbar.cli.documents.definition import transport_patch
+from busbar.cli.documents.transport_patch import TransportChange, diff, merge_patch
 from busbar.cli.errors import CliError, ExitCode
-from busbar.cli.transport_patch import TransportChange, diff, merge_patch
 
 CLOSED: dict[str, Any] = {
     "type": "mqtt",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from busbar.cli.arguments.units import age_ms
 from busbar.cli.errors import CliError
-from busbar.cli.units import age_ms
 
 NOW = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 

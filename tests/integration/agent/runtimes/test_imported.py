@@ -18,9 +18,9 @@ from busbar.agent.runtimes.programs import find_program
 from busbar.bus.exposure import check_exposure
 from busbar.bus.runtimes import check_for_runtime
 from busbar.bus.transport import check_transport
-from busbar.cli.import_crossbar import import_crossbar
-from busbar.cli.import_definition import Imported
-from busbar.cli.import_mosquitto import import_mosquitto
+from busbar.cli.importers.crossbar import import_crossbar
+from busbar.cli.importers.definition import Imported
+from busbar.cli.importers.mosquitto import import_mosquitto
 
 from tests.agents import Bench, bench, worker
 from tests.autobahn_client import RefusedError, error_of, joined

@@ -14,7 +14,7 @@ from busbar.bus.messages import Status
 from busbar.bus.printable import printable
 from msgspec import UNSET
 
-from . import output
+from ..printing import output
 
 
 class Display(Protocol):

@@ -11,10 +11,10 @@ from contextlib import AsyncExitStack, contextmanager, redirect_stderr, redirect
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
-from . import output
-from .context import global_options, settings_in_force
-from .errors import sentence
-from .formats import OBJECTS
+from ..context import global_options, settings_in_force
+from ..errors import sentence
+from ..printing import output
+from ..printing.formats import OBJECTS
 
 if TYPE_CHECKING:
     from busbar.bus.client.client import BusClient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .errors import usage
+from ..errors import usage
 
 FORMATS: Final = ("table", "wide", "json", "yaml", "jsonl", "name")
 OBJECTS: Final = ("json", "yaml", "jsonl")

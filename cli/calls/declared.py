@@ -18,9 +18,10 @@ from busbar.bus.params import OperationPlan, Plan
 from busbar.bus.plans import MemberChange, ObjectChange, WorkerStep
 from busbar.bus.printable import json_text
 
-from . import output, wait
-from .documents import Document, located, place, read_document
-from .errors import BY_CODE, CliError, ExitCode
+from ..documents.documents import Document, located, place, read_document
+from ..errors import BY_CODE, CliError, ExitCode
+from ..printing import output
+from . import wait
 
 ATTEMPTS: Final = 5
 """How often the same plan is made again when the realm has changed meanwhile."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from busbar.bus.listeners import MAX_LISTENERS
 
-from .import_definition import Imported, NotImportedError, finish
+from .definition import Imported, NotImportedError, finish
 
 _FILES: Final = {"password_file": "password_file", "acl_file": "acl_file"}
 _TLS: Final = {"cafile": "client_ca", "certfile": "certificate", "keyfile": "key"}

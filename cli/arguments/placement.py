@@ -10,8 +10,8 @@ import typer
 from busbar.bus.params import Placement
 from msgspec import UNSET, UnsetType
 
+from ..errors import usage
 from .completion import complete_label, complete_label_name
-from .errors import usage
 
 On = Annotated[
     list[str] | None,

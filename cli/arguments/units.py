@@ -7,7 +7,7 @@ from typing import Final
 
 from busbar.bus.clock import moment_ns
 
-from .errors import usage
+from ..errors import usage
 
 _AGE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|min|h|d|w)?")
 _MS: Final = {

@@ -154,8 +154,8 @@ def complete_context(incomplete: str) -> list[str]:
     """Names of contexts."""
     import os
 
-    from .context import config_path, load_config
-    from .errors import CliError
+    from ..context import config_path, load_config
+    from ..errors import CliError
 
     try:
         return [name for name in load_config(config_path(os.environ)).contexts if name.startswith(incomplete)]
@@ -191,7 +191,7 @@ def _complete_within(
 
 
 def _complete(ctx: typer.Context, ask: Ask, incomplete: str) -> list[str]:
-    from .connect import run_for_completion
+    from ..calls.connect import run_for_completion
 
     _heed(ctx)
     found = run_for_completion(ask) or ()
@@ -200,8 +200,8 @@ def _complete(ctx: typer.Context, ask: Ask, incomplete: str) -> list[str]:
 
 def _heed(ctx: typer.Context) -> None:
     """Take over the global options that the line has so far, the last ones of all."""
-    from .context import global_options, set_global_options
-    from .lazy import GLOBAL
+    from ..context import global_options, set_global_options
+    from ..lazy import GLOBAL
 
     given: dict[str, Any] = {}
     at: Any = ctx

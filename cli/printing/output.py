@@ -12,9 +12,9 @@ from typing import Any, Final, TextIO, TypeVar
 
 from busbar.bus.printable import escaped, json_text, printable
 
+from ..context import global_options
+from ..errors import usage
 from . import numbers
-from .context import global_options
-from .errors import usage
 from .formats import EXPRESSIONS
 
 COLOURS: Final[Mapping[str, str]] = {

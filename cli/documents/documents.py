@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, NamedTuple
 from busbar.bus.definitions import SCHEMA_MEMBER
 from busbar.bus.errors import BusError, pointer_step
 
+from ..errors import CliError, ExitCode, usage
 from .definition import yaml_loader
-from .errors import CliError, ExitCode, usage
 
 Format = Literal["yaml", "toml", "json", "jsonl"]
 SCHEMA_FILE: Final = "busbar.schema.json"
@@ -164,7 +164,7 @@ def render(value: Mapping[str, Any], form: Format, *, ascii_only: bool = False) 
     Raises:
         CliError: TOML has no word for null.
     """
-    from .output import document
+    from ..printing.output import document
 
     if form == "toml":
         return f"#:schema ./{SCHEMA_FILE}\n{_safe(toml(value), ascii_only=ascii_only)}"

@@ -18,7 +18,7 @@ from jsonpath.exceptions import JSONPathError
 from jsonpath.segments import JSONPathChildSegment
 from jsonpath.selectors import NameSelector
 
-from .errors import CliError, usage
+from ..errors import CliError, usage
 
 _INNER: Final = r"""((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^"'{}])*)"""
 _PART: Final = re.compile(rf"\{{\{{{_INNER}\}}\}}|\{{{_INNER}\}}|(\\[nt\\])|([{{}}])")

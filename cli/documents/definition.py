@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import UNSET, UnsetType
 
-from .errors import usage
+from ..errors import usage
 
 T = TypeVar("T")
 

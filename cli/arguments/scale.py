@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import usage
+from ..errors import usage
 
 _SCALE: Final = re.compile(r"([+-]?)([0-9]{1,9})")
 

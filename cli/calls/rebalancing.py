@@ -17,8 +17,9 @@ from busbar.bus.errors import BusError
 from busbar.bus.params import Rebalanced, RebalancePlan
 from busbar.bus.plans import Relocation
 
-from . import output, wait
-from .errors import CliError, ExitCode
+from ..errors import CliError, ExitCode
+from ..printing import output
+from . import wait
 
 ATTEMPTS: Final = 5
 """How often the same moves are planned again when the realm has changed meanwhile."""

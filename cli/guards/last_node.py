@@ -14,9 +14,9 @@ from busbar.bus.placement import unmet
 from busbar.bus.results import Group, Node
 from busbar.bus.states import FOLLOWS_ANOTHER
 
-from .connect import run
-from .errors import CliError, ExitCode
-from .placement import read_placement
+from ..arguments.placement import read_placement
+from ..calls.connect import run
+from ..errors import CliError, ExitCode
 
 T = TypeVar("T")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, even if workers have nowhere to go.")]

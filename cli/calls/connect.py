@@ -18,9 +18,9 @@ from busbar.bus.errors import BusError, BusOfflineError
 from busbar.bus.options import ConnectOptions, TlsOptions, parse_urls
 from busbar.bus.topics import Topics, is_name
 
-from .context import Settings, global_options, read_password, settings_in_force
-from .errors import CliError, ExitCode, usage
-from .typer_fastparse import plain_float
+from ..context import Settings, global_options, read_password, settings_in_force
+from ..errors import CliError, ExitCode, usage
+from ..typer_fastparse import plain_float
 
 T = TypeVar("T")
 

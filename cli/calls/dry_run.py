@@ -11,7 +11,7 @@ from busbar.bus.contract import OPERATIONS
 from busbar.bus.errors import BusError
 from busbar.bus.params import OperationPlan, Plan
 
-from . import output
+from ..printing import output
 
 _PLANNED: Final = "/params/params"
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
+from ..suggestions import SuggestingGroup
 from .completion import (
     complete_cluster,
     complete_group,
@@ -16,7 +17,6 @@ from .completion import (
     complete_tag,
     complete_worker,
 )
-from .suggestions import SuggestingGroup
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -152,7 +152,7 @@ def house(text: str | None, root: str | None = None) -> str | None:
     """
     from busbar.bus.home_assistant import parse
 
-    from .errors import usage
+    from ..errors import usage
 
     try:
         if (found := parse(text)) is not None:
@@ -174,7 +174,7 @@ def metrics_address(text: str | None) -> tuple[str, int] | None:
 
     from busbar.bus.addresses import parse_listener
 
-    from .errors import CliError, usage
+    from ..errors import CliError, usage
 
     if find_spec("prometheus_client") is None:
         raise CliError(

@@ -10,7 +10,7 @@ from typing import Any, Final
 from busbar.bus.errors import pointer_step
 from busbar.bus.listeners import LISTENER_NAME, MAX_LISTENERS, PARTS, UNIVERSAL
 
-from .import_definition import Imported, NotImportedError, finish
+from .definition import Imported, NotImportedError, finish
 
 _STATIC: Final = {
     "ticket": "principals",

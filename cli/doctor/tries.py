@@ -19,10 +19,10 @@ from busbar.bus.options import ConnectOptions
 from busbar.bus.version import commit, version
 from busbar.bus.x509 import first_end
 
-from .connect import connected, options_of
-from .context import HomelessError, Settings, state_path
-from .doctor import Facts, Wanted
-from .errors import CliError, sentence
+from ..calls.connect import connected, options_of
+from ..context import HomelessError, Settings, state_path
+from ..errors import CliError, sentence
+from .checks import Facts, Wanted
 
 TRY_S: Final = 3.0
 """Seconds for each connection that is only tried; what is asked of the bus may take as long as a call."""

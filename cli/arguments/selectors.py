@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from .errors import usage
+from ..errors import usage
 
 Labels = Mapping[str, str] | None
 

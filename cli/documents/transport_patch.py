@@ -10,8 +10,9 @@ from typing import Any
 from busbar.bus.errors import pointer_step
 from busbar.bus.exposure import exposed_names, is_exposed, is_loosened, not_written_out
 
-from . import definition, output
-from .errors import usage
+from ..errors import usage
+from ..printing import output
+from . import definition
 
 Transport = Mapping[str, Any]
 

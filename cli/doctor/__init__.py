@@ -1,0 +1,1 @@
+"""What is wrong between a command and its manager."""

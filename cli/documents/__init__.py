@@ -1,0 +1,1 @@
+"""Definitions in files and in the realm."""

@@ -1,0 +1,1 @@
+"""What a command prints: tables, objects, numbers, the terminal's streams."""
