@@ -261,7 +261,8 @@ class Happenings:
     def do_retained(self, how: str, which: float) -> None:
         """Somebody with rights deletes or forges what the broker holds.
 
-        An agent without a folder belongs to whatever store speaks first: that is not tried here.
+        An agent without a folder, or told nothing yet, belongs to whatever store speaks first: that is not
+        tried here.
         """
         if how == "stranger" and any(entry.kind == "agent_loses_folder" for entry in self.schedule.timeline):
             return
@@ -269,6 +270,8 @@ class Happenings:
         if not held:
             return
         topic = held[int(which * len(held))]
+        if how == "stranger" and topic.endswith("/assignment") and not self.watch.has_followed(topic):
+            return
         payload = self.broker.retained[topic]
         forged = {
             "delete": b"",

@@ -17,7 +17,7 @@ from tests.simulation import placing
 from tests.simulation.conditions import Conditions
 from tests.simulation.lasting import DOUBTED_S, LOST_S, NOTICED_S, Lasting
 from tests.simulation.link import SimLink
-from tests.simulation.machines import START_DEADLINE_S, Machine, SimProcess
+from tests.simulation.machines import REFUSED_PORT, START_DEADLINE_S, Machine, SimProcess
 from tests.simulation.mirror import Mirror
 from tests.simulation.parts import OFFLINE_S, TOPICS, AgentHost, ManagerHost
 
@@ -27,9 +27,18 @@ if TYPE_CHECKING:
     from busbar.agent.service import Agent
     from busbar.bus.messages import AssignedWorker
 
+    from tests.simulation.clients import Asked
     from tests.simulation.world import World
 
 _NOT_READY: Final = (WorkerState.STARTING, WorkerState.BACKOFF)
+
+
+def _is_good_order(asked: Asked) -> bool:
+    """Whether it lets a group's workers be replaced, and no node refuses what is to replace them."""
+    if asked.op != "update_routercluster_workergroup":
+        return asked.op == "restart_routercluster_workergroup"
+    transport = asked.params["workergroup"].get("transport")
+    return transport is not None and transport["endpoint"]["port"] != REFUSED_PORT
 
 
 class Watch(Lasting):
@@ -113,20 +122,21 @@ class Watch(Lasting):
             return
         if definition is not None and definition.generation != process.generation:
             refused = machine.refused(definition.transport) and self._was_ready(agent, process)
-            if refused and not self._restart_between(process, definition.generation):
+            if refused and not self._ordered_between(process, definition.generation):
                 self._violation("K", f"{machine.name} stops {process.record.worker} for what it refuses")
             self.stop_orders.add(order)
             return
         self._violation("K", f"{machine.name} stops {process.record.worker}, which is wanted and well")
 
-    def _restart_between(self, process: SimProcess, generation: int) -> bool:
-        """Whether it may be stopped for an order to restart, which an update has followed at once."""
+    def _ordered_between(self, process: SimProcess, generation: int) -> bool:
+        """Whether it may be stopped for a restart or an update, which another update has followed at once."""
         row = self.mirror.workers.get(process.oid)
         if row is None or generation < process.generation + 2:
             return False
         return self._restart_asked(row) or any(
-            each.op == "restart_routercluster_workergroup" and each.params["workergroup_oid"] == row.group_oid
+            each.params["workergroup_oid"] == row.group_oid and _is_good_order(each)
             for each in self.world.history
+            if "workergroup_oid" in each.params
         )
 
     def _was_ready(self, agent: Agent | None, process: SimProcess) -> bool:
@@ -134,6 +144,11 @@ class Watch(Lasting):
         instances = agent.supervisor.registry.all() if agent is not None else []
         records = (each.record for each in instances if each.record is not None)
         return any(record.token == process.token and record.ready for record in records)
+
+    def has_followed(self, topic: str) -> bool:
+        """Whether the node of an assignment's topic has said that it follows this realm's store."""
+        row = self.mirror.by_name.get(topic.split("/")[-2])
+        return row is not None and row.applied_epoch > 0
 
     # --- commits: K, H, and what follows from them
 
