@@ -28,8 +28,14 @@ from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 SHARED = (
-    *("cli.app", "cli.calls.connect", "cli.calls.watching", "cli.arguments.selectors", "cli.printing.output"),
-    *("cli.documents.documents", "bus.client.connect", "bus.connection.mqtt_link"),
+    "cli.app",
+    "cli.calls.connect",
+    "cli.calls.watching",
+    "cli.arguments.selectors",
+    "cli.printing.output",
+    "cli.documents.documents",
+    "bus.client.connect",
+    "bus.connection.mqtt_link",
 )
 """What most commands import; no module of a command is among it."""
 SERVICES = frozenset({"agent", "broker", "manager", "up", "web"})

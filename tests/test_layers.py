@@ -62,12 +62,12 @@ WINGS = {
         "web": {"calls"},
         "services": {"calls", "printing", "web"},
         "commands": {
-            *("arguments", "calls", "doctor", "documents", "guards", "importers", "printing", "services")
+            "arguments", "calls", "doctor", "documents", "guards", "importers", "printing", "services"
         },
         "demo": {"commands", "printing"},
     },
     "bus": {"connection": set(), "broker": set(), "client": {"connection"}},
-}
+}  # fmt: skip
 """Which wing of a room imports which others; a new folder takes its place here."""
 COMPOSITION_ROOTS = {
     "manager/service.py", "agent/service.py", "agent/supervisor.py", "bus/testing.py", "cli/app.py",

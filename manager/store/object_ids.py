@@ -11,7 +11,7 @@ def object_id(time_ns: int, random: bytes) -> str:
     """A UUID of version 7 (RFC 9562, section 5.7), which begins with the milliseconds since 1970.
 
     Ids made in turn are neighbours in every index, so that a commit writes few pages: random ones would put
-    each row on a page of its own. A short name is taken from the end. `random` has RANDOM_BYTES.
+    each row on a page of its own. Whoever shortens one keeps its end, the random part. `random`: 10 bytes.
     """
     head = ((time_ns // 1_000_000) & 0xFFFF_FFFF_FFFF).to_bytes(6, "big").hex()
     a, b = int.from_bytes(random[:2], "big") & 0x0FFF | 0x7000, random[2] & 0x3F | 0x80

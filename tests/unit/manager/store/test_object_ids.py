@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
+from busbar.bus.testing import FakeClock
+from busbar.manager.store import Store
 from busbar.manager.store.object_ids import RANDOM_BYTES, object_id
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,3 +42,13 @@ def test_the_example_of_the_standard() -> None:
     """RFC 9562, appendix A.6."""
     random = bytes.fromhex("0cc318c4dc0c0c07398f")
     assert object_id(0x017F22E279B0 * 10**6, random) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+
+
+def test_stores_that_are_made_at_the_same_moment_have_names_of_their_own(tmp_path: Path) -> None:
+    names = set()
+    for number in range(3):
+        random = bytes(RANDOM_BYTES - 1) + bytes([number])
+        store = Store.open(tmp_path / f"{number}.db", FakeClock(), lambda random=random: object_id(0, random))
+        names.add(store.id)
+        store.close()
+    assert len(names) == 3
