@@ -65,7 +65,7 @@ def metadata() -> tuple[str, dict[str, str]]:
 
 def write_commit(package: Path) -> None:
     """Record the commit in a package, where it is known."""
-    version = runpy.run_path(str(ROOT / PACKAGE / "bus/version.py"))
+    version = runpy.run_path(str(ROOT / PACKAGE / "bus/system/version.py"))
     # The record of a source distribution is in the package; a clone's root is where the links lead.
     recorded = ROOT / PACKAGE / version["RECORD"]
     known = recorded.read_text().strip() if recorded.exists() else version["commit"]()

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from busbar.bus.loopback import loopback
 from busbar.bus.options import ConnectOptions
+from busbar.bus.system.loopback import loopback
 
 MAX_LABELS: Final = 64
 _KEYS: Final = (

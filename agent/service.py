@@ -18,12 +18,12 @@ from busbar.bus.clock import Clock, SystemClock
 from busbar.bus.connection.link import Link, Message, Will
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
-from busbar.bus.loopback import loopback
 from busbar.bus.messages import Applied, Assignment, Command
-from busbar.bus.service_status import SayStatus, unsaid
 from busbar.bus.states import Leaves
+from busbar.bus.system.loopback import loopback
+from busbar.bus.system.service_status import SayStatus, unsaid
+from busbar.bus.system.version import version
 from busbar.bus.topics import Topics, is_name
-from busbar.bus.version import version
 
 from . import config as configuration
 from . import state
@@ -44,7 +44,7 @@ from .workers.runtime_details import RuntimeDetails
 from .workers.spec_renderer import EndpointLimits, SpecRenderer, with_roots
 
 if TYPE_CHECKING:
-    from busbar.bus.metrics import MetricsServer
+    from busbar.bus.system.metrics import MetricsServer
 
 __all__ = ["Agent", "AgentConfig", "ConfigError", "StateError", "run"]
 

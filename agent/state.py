@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
-from busbar.bus import files
 from busbar.bus.assignments import expanded, shared
 from busbar.bus.decode import MAX_REPORT
 from busbar.bus.errors import BusError
-from busbar.bus.files import FileLock
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import AssignedWorker, Assignment, WorkerName
+from busbar.bus.system import files
+from busbar.bus.system.files import FileLock
 from msgspec import Struct
 
 from .owner import FolderOwner, why_foreign

@@ -385,8 +385,9 @@ class GetDefinitions(Params):
 
 
 class PlanChanges(Params):
-    """`desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and the
-    document no longer names; `stop`: what of it is not stopped is told to, instead of being refused."""
+    """`desired` is a document (`bus.routers.definitions`). `prune`: also delete what its `owner` has created
+    and the document no longer names; `stop`: what of it is not stopped is told to, instead of being
+    refused."""
 
     desired: dict[str, Any]
     prune: bool = False

@@ -72,7 +72,7 @@ def option_template(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from busbar.bus.version import commit, described, version
+        from busbar.bus.system.version import commit, described, version
 
         from .printing import output
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from busbar.bus.files import write_atomically
 from busbar.bus.options import split_urls
 from busbar.bus.password import read_password as password_in
+from busbar.bus.system.files import write_atomically
 
 from .errors import CliError, ExitCode, usage
 

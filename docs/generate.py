@@ -23,8 +23,8 @@ from busbar.agent.reporting.reporter import NodeSnapshot
 from busbar.bus.clock import SystemClock
 from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS, Operation
 from busbar.bus.errors import ERRORS
-from busbar.bus.metrics import Family, connection
 from busbar.bus.states import TRANSITIONS
+from busbar.bus.system.metrics import Family, connection
 from busbar.manager.metrics.families import families
 from busbar.manager.metrics.recorder import COUNTED, own
 from busbar.manager.planner.model import LivenessTiming, Snapshot

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from busbar.bus.access.home_assistant import HomeAssistant
 from busbar.bus.decode import MAX_PAYLOAD
-from busbar.bus.home_assistant import HomeAssistant
 from busbar.bus.options import ConnectOptions
 from busbar.bus.roles import READ_ROLES, in_words
 from busbar.bus.topics import Topics, is_name

@@ -21,8 +21,8 @@ from busbar.bus.connection.mqtt_link import MqttLink
 from busbar.bus.connection.protocol_memory import ProtocolMemory
 from busbar.bus.errors import MissingRightError
 from busbar.bus.messages import ManagerState
-from busbar.bus.service_status import SayStatus, unsaid
-from busbar.bus.version import commit, version
+from busbar.bus.system.service_status import SayStatus, unsaid
+from busbar.bus.system.version import commit, version
 
 from .api.operations.base import ManagerIdentity, ReadContext
 from .api.operations.principals import seed
@@ -52,7 +52,7 @@ from .store.object_ids import RANDOM_BYTES, object_id
 from .store.retention import Retention
 
 if TYPE_CHECKING:
-    from busbar.bus.metrics import MetricsServer
+    from busbar.bus.system.metrics import MetricsServer
 
 __all__ = [
     "FencedError",

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from busbar.bus.acl import render_mosquitto
+from busbar.bus.access.acl import render_mosquitto
+from busbar.bus.access.home_assistant import parse
 from busbar.bus.broker.accounts import ensure_account
-from busbar.bus.home_assistant import parse
 
 from tests.brokers import free_port, mosquitto, wait_for_port
 from tests.pace import bound

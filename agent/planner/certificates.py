@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from busbar.bus.clock import rfc3339
-from busbar.bus.x509 import SOON_S
+from busbar.bus.system.x509 import SOON_S
 
 _NAMED: Final = 2
 

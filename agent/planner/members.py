@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from busbar.bus.messages import Members
-from busbar.bus.router_options import tail
+from busbar.bus.routers.router_options import tail
 
 LOOKS: Final = 3
 """One is removed when so many looks in a row have found it gone: an assignment may be on its way."""

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from busbar.bus.files import rename
+from busbar.bus.system.files import rename
 
 MAX_BYTES: Final = 1 << 20
 KEEP: Final = 3

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from busbar.bus.connection.link import Link
 from busbar.bus.messages import ReportedWorker
-from busbar.bus.metrics import Family, MetricsServer, Source, connection
 from busbar.bus.states import WorkerState
+from busbar.bus.system.metrics import Family, MetricsServer, Source, connection
 from msgspec import UNSET
 from prometheus_client import CollectorRegistry
 

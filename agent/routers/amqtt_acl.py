@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast
 
-from busbar.bus.acl import both
+from busbar.bus.access.acl import both
 from busbar.bus.topics import is_valid_filter, matcher
 
 from ..processes.regular_files import open_regular

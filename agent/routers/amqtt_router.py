@@ -26,7 +26,7 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 from busbar.bus.broker.connect import Connect
 from busbar.bus.broker.packet_stream import PacketStream, tcp_read, websocket_read
-from busbar.bus.log_lines import LineFormatter
+from busbar.bus.system.log_lines import LineFormatter
 
 from .amqtt_acl import AclError, AclFile, Rights, read
 from .amqtt_connection import Connection

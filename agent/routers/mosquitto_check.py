@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.addresses import IPV4
-from busbar.bus.loopback import loopback
+from busbar.bus.system.loopback import loopback
 
 from .brief_start import IN_USE, free_ports, start_briefly
 from .mosquitto_websockets import websockets_of, without_websockets

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
-from busbar.bus.loopback import loopback
+from busbar.bus.system.loopback import loopback
 
 from .brief_start import IN_USE, free_ports, start_briefly
 

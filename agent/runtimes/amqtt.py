@@ -11,7 +11,7 @@ from pathlib import Path
 
 from busbar.bus.addresses import netloc
 from busbar.bus.listeners import Listener, listeners_of
-from busbar.bus.router_options import amqtt_options
+from busbar.bus.routers.router_options import amqtt_options
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits

@@ -43,7 +43,7 @@ from typing import Annotated, Any, Final, TypeVar
 from busbar.bus.decode import convert, parse
 from busbar.bus.errors import BusError
 from busbar.bus.json_schema import MAX_SCHEMA, mistakes
-from busbar.bus.runtimes import BUILT_IN
+from busbar.bus.routers.runtimes import BUILT_IN
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..processes.process_limits import NO_LIMITS, ProcessLimits, as_bytes

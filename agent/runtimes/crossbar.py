@@ -15,10 +15,10 @@ from typing import Final
 
 from busbar.bus.errors import pointer_step
 from busbar.bus.listeners import UNIVERSAL, Listener, listeners_of, parts_of, served
-from busbar.bus.programs import find_program
-from busbar.bus.router_options import crossbar_options, realm_of_mqtt
-from busbar.bus.runtimes import PATH_OPTIONS
-from busbar.bus.wamp import Realms
+from busbar.bus.routers.router_options import crossbar_options, realm_of_mqtt
+from busbar.bus.routers.runtimes import PATH_OPTIONS
+from busbar.bus.routers.wamp import Realms
+from busbar.bus.system.programs import find_program
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from busbar.bus.json_schema import MAX_SCHEMA
-from busbar.bus.programs import find_program
-from busbar.bus.transport_schema import known_schemas, runtime_schema
+from busbar.bus.routers.transport_schema import known_schemas, runtime_schema
+from busbar.bus.system.programs import find_program
 
 from ..processes.users import RunAs
 from .amqtt import AmqttRuntime

@@ -18,7 +18,7 @@ from busbar.bus.endpoint_url import endpoint_url
 from busbar.bus.json_schema import UndecidedError, violation
 from busbar.bus.listeners import LISTENER_NAME, listeners_of, primary
 from busbar.bus.messages import Peer
-from busbar.bus.programs import find_program
+from busbar.bus.system.programs import find_program
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.listeners import Listener, listeners_of
-from busbar.bus.programs import find_program
-from busbar.bus.router_options import MosquittoOptions, mosquitto_options, options_of_listener
+from busbar.bus.routers.router_options import MosquittoOptions, mosquitto_options, options_of_listener
+from busbar.bus.system.programs import find_program
 from msgspec import UNSET
 
 from ..processes.ports import PortRequest

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from busbar.bus.access.nats_text import nats_text
 from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.listeners import listeners_of
 from busbar.bus.messages import Peer
-from busbar.bus.nats_text import nats_text
-from busbar.bus.programs import find_program
-from busbar.bus.router_options import (
+from busbar.bus.routers.router_options import (
     NATS_CLIENT,
     NATS_MONITORING,
     NATS_MQTT,
@@ -29,6 +28,7 @@ from busbar.bus.router_options import (
     nats_options,
     tail,
 )
+from busbar.bus.system.programs import find_program
 from msgspec import UNSET
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, PortRequest

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from busbar.bus.decode import explain, parse
 from busbar.bus.errors import BusError
-from busbar.bus.wamp import TRUSTED, Realms, RoleName
+from busbar.bus.routers.wamp import TRUSTED, Realms, RoleName
 from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert
 
 from ..processes.regular_files import open_regular

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from busbar.bus.files import write_atomically
-from busbar.bus.programs import find_program
+from busbar.bus.system.files import write_atomically
+from busbar.bus.system.programs import find_program
 
 from ..processes.run_as import files_as, hand_over
 from .base import LaunchSpec

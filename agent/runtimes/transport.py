@@ -10,8 +10,8 @@ from pathlib import Path
 
 from busbar.bus.errors import BusError
 from busbar.bus.listeners import TLS_FILES, Listener, listeners_of, port_range
-from busbar.bus.runtimes import wrong_option
-from busbar.bus.transport import check_transport
+from busbar.bus.routers.runtimes import wrong_option
+from busbar.bus.routers.transport import check_transport
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortRequest
 from .base import HttpProbe, MqttProbe, RuntimeConfigError, TcpProbe, Transport

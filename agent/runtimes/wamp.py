@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from busbar.bus.wamp import ANONYMOUS, METHODS, Realms, check_realms
+from busbar.bus.routers.wamp import ANONYMOUS, METHODS, Realms, check_realms
 from msgspec import UNSET
 
 from .base import RuntimeConfigError, Transport

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
-from busbar.bus.x509 import first_end
+from busbar.bus.system.x509 import first_end
 
 from ..planner.certificates import ending
 from ..planner.file_watch import Files, Identity, member_of

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from busbar.bus.clock import Clock
-from busbar.bus.router_options import NATS_MONITORING, NATS_SYSTEM, tail
+from busbar.bus.routers.router_options import NATS_MONITORING, NATS_SYSTEM, tail
 
 from ..planner.members import gone
 from ..runtimes.base import Question

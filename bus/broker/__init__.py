@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import acl
+from ..access import acl
+from ..access.home_assistant import HomeAssistant
 from ..clock import Clock, SystemClock
-from ..home_assistant import HomeAssistant
-from ..loopback import loopback
+from ..system.loopback import loopback
 from ..topics import NAME_PATTERN, is_name
 from .limits import LIMITS, Limits, fitted
 

@@ -1,4 +1,4 @@
-"""The amqtt plugin for authentication and access: answers come from the accounts file and bus.acl alone."""
+"""The amqtt plugin for authentication and access: answers from the accounts file and bus.access.acl alone."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ from typing import Any, Final
 from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
-from .. import acl
-from ..acl import NODE
+from ..access import acl
+from ..access.acl import NODE
+from ..access.home_assistant import HomeAssistant
 from ..clock import Clock
-from ..home_assistant import HomeAssistant
 from ..topics import is_log, is_request
 from .accounts import Account, Accounts, cost_of, hash_in_vain, is_chosen
 from .join_tokens import (
@@ -176,7 +176,7 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         return not is_log(topic, self.root)
 
     def readable(self, peer: Peer, wanted: str) -> tuple[str, ...]:
-        """The filters to subscribe for an allowed one (see bus.acl)."""
+        """The filters to subscribe for an allowed one (see bus.access.acl)."""
         return acl.readable(peer.kind, peer.username, wanted, *self._where) or ()
 
     def is_current(self, peer: Peer) -> bool:

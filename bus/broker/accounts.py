@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ..acl import KINDS
-from ..files import FileLock, write_atomically
+from ..access.acl import KINDS
+from ..system.files import FileLock, write_atomically
 from ..topics import NAME_PATTERN, is_name
 
 # scrypt's cost: a secret of 32 characters or more is assumed to come from `new_secret` (256 random bits),
@@ -34,7 +34,7 @@ _MEMORY: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One account as stored: `kind` of bus.acl, and salt and hash in base64."""
+    """One account as stored: `kind` of bus.access.acl, and salt and hash in base64."""
 
     kind: str
     salt: str

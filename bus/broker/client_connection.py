@@ -29,7 +29,7 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
-from ..acl import MANAGER
+from ..access.acl import MANAGER
 from ..clock import Clock
 from ..topics import is_valid_topic
 from .access_plugin import AccessPlugin, Peer

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ..acl import NODE
+from ..access.acl import NODE
 from ..topics import NAME_PATTERN, is_name
 from .accounts import Accounts, locked, put_account, replace_json, write_accounts
 

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..files import read_private, write_atomically
+from ..system.files import read_private, write_atomically
 from .accounts import Account
 
 FILE: Final = "known_logins.json"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from ..acl import MANAGER, NODE, PERSON
+from ..access.acl import MANAGER, NODE, PERSON
 from ..buckets import Buckets
 
 _KIB: Final = 1024
@@ -100,7 +100,7 @@ def table(limits: Limits = LIMITS) -> list[tuple[str, int, str]]:
 
 
 class Owner(NamedTuple):
-    """The account that something is charged to, and its kind of bus.acl."""
+    """The account that something is charged to, and its kind of bus.access.acl."""
 
     name: str
     kind: str

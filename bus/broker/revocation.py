@@ -1,13 +1,13 @@
 """Which manager events revoke an account of the embedded broker: those of an unpaired or
 forgotten node and of a removed principal, so that it is gone as the operation commits. Pure.
 
-Only a manager may publish events (bus.acl), and it resends each until the broker has acknowledged it, so no
-request, no second channel and no shared file is needed between the two (docs/decisions/0011).
+Only a manager may publish events (bus.access.acl), and it resends each until the broker has acknowledged it,
+so no request, no second channel and no shared file is needed between the two (docs/decisions/0011).
 """
 
 from typing import Final, NamedTuple
 
-from ..acl import NODE, PERSON
+from ..access.acl import NODE, PERSON
 from ..decode import parse
 from ..errors import BusError
 from ..topics import parse_event

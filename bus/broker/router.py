@@ -1,6 +1,6 @@
 """The message router of the embedded broker: sessions, subscriptions, retained messages, delivery.
 
-No sockets and no clock here. Callers of `publish` and `subscribe` have checked access against bus.acl.
+No sockets and no clock here. Callers of `publish` and `subscribe` have checked access against bus.access.acl.
 Retained messages are kept in memory only: every writer of this bus republishes its retained topics on every
 connect (contract, section 1), so a restart loses nothing for long, and a file of old states could only
 contradict them.

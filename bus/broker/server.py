@@ -26,7 +26,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from ..addresses import netloc
 from ..buckets import Buckets
 from ..clock import Clock
-from ..files import write_atomically
+from ..system.files import write_atomically
 from .acceptor import Acceptor
 from .access_plugin import AccessPlugin, Peer
 from .client_connection import ClientConnection

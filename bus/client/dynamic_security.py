@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
+from ..access.dynsec import CONTROL, RESPONSE, Command, is_ours, put_commands, remove_commands, roles_of
 from ..connection.link import Link, Message
 from ..decode import parse
-from ..dynsec import CONTROL, RESPONSE, Command, is_ours, put_commands, remove_commands, roles_of
 from ..errors import BusError, MissingRightError
 
 ANSWER_S: Final = 5.0

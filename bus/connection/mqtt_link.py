@@ -19,7 +19,7 @@ from ..backoff import Backoff
 from ..clock import Clock
 from ..errors import BusOfflineError, MessageTooLargeError, MissingRightError
 from ..options import ConnectOptions
-from ..service_status import SayStatus, unsaid
+from ..system.service_status import SayStatus, unsaid
 from ..topics import matcher, written_kind
 from .asking import Asking
 from .broker_rotation import STABLE, BrokerRotation

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from ..clock import Clock
-from ..files import write_atomically
 from ..options import ConnectOptions
+from ..system.files import write_atomically
 
 KEPT_NS: Final = 24 * 3600 * 10**9
 """How long it is known that a broker lacks MQTT 5: it may be replaced or updated."""

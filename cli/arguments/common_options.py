@@ -150,7 +150,7 @@ def house(text: str | None, root: str | None = None) -> str | None:
     Raises:
         CliError: it is malformed, or its topics are among those below `root`.
     """
-    from busbar.bus.home_assistant import parse
+    from busbar.bus.access.home_assistant import parse
 
     from ..errors import usage
 

@@ -12,11 +12,11 @@ from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
 from busbar.bus.client.goals import Goal
 from busbar.bus.clock import SystemClock
-from busbar.bus.definitions import read_all
 from busbar.bus.errors import BusError
 from busbar.bus.params import OperationPlan, Plan
 from busbar.bus.plans import MemberChange, ObjectChange, WorkerStep
 from busbar.bus.printable import json_text
+from busbar.bus.routers.definitions import read_all
 
 from ..documents.documents import Document, located, place, read_document
 from ..errors import BY_CODE, CliError, ExitCode

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from busbar.bus.acl import render_emqx, render_mosquitto
-from busbar.bus.dynsec import Command, render_dynsec, role_commands
-from busbar.bus.home_assistant import parse
-from busbar.bus.nats_access import Server, render_nats
+from busbar.bus.access.acl import render_emqx, render_mosquitto
+from busbar.bus.access.dynsec import Command, render_dynsec, role_commands
+from busbar.bus.access.home_assistant import parse
+from busbar.bus.access.nats_access import Server, render_nats
 
 from ..arguments import common_options as n
 from ..arguments.completion import complete_context

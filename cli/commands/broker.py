@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from busbar.bus import acl
+from busbar.bus.access import acl
 
 from ..arguments import common_options as n
 from ..context import global_options, state_path
@@ -45,7 +45,7 @@ def run(
     """Run the broker in the foreground. At its first start it makes the accounts admin and manager."""
     if ctx.invoked_subcommand is not None:
         return
-    from busbar.bus.loopback import loopback
+    from busbar.bus.system.loopback import loopback
 
     from ..services import logs, run, up_plan
     from ..services.specs import BrokerSpec

@@ -8,9 +8,9 @@ from enum import IntEnum
 from typing import Annotated, Final, Literal
 
 import typer
-from busbar.bus.exposure import AS_DEFINED
 from busbar.bus.params import Stat
 from busbar.bus.printable import printable
+from busbar.bus.routers.exposure import AS_DEFINED
 from msgspec import Struct
 
 from ..arguments import common_options as n

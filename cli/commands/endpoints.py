@@ -17,9 +17,9 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.client.statuses import StatusWatch
 from busbar.bus.clock import SystemClock
 from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
-from busbar.bus.files import replacing
 from busbar.bus.messages import Endpoint
 from busbar.bus.printable import printable
+from busbar.bus.system.files import replacing
 from msgspec import to_builtins
 
 from ..arguments import common_options as n

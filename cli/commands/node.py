@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from busbar.bus.acl import NODE
+from busbar.bus.access.acl import NODE
 from busbar.bus.client import goals
 from busbar.bus.client.client import BusClient
 from busbar.bus.params import Node, NodeStatusName

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated
 
 import typer
-from busbar.bus.acl import PERSON
+from busbar.bus.access.acl import PERSON
 from busbar.bus.client.client import BusClient
 from busbar.bus.clock import rfc3339
 from busbar.bus.params import Principal, RemovedPrincipal, Transferred

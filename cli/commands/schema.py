@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 
 import typer
-from busbar.bus.transport_schema import runtime_schema
+from busbar.bus.routers.transport_schema import runtime_schema
 
 from ..arguments import common_options as n
 from ..printing import output
@@ -45,7 +45,7 @@ def _group() -> None:
     "busbar.schema.json beside such a file, editors find it by the line at the file's top.",
 )
 def file() -> None:
-    from busbar.bus.definitions import document_schema
+    from busbar.bus.routers.definitions import document_schema
 
     output.dump(document_schema())
 

@@ -9,9 +9,9 @@ from typing import Annotated, TypeVar
 
 import typer
 from busbar.bus.client.client import BusClient
-from busbar.bus.exposure import AS_DEFINED, OPEN_ACCESS
 from busbar.bus.params import ManagerInfo, Node, Stat
-from busbar.bus.version import described
+from busbar.bus.routers.exposure import AS_DEFINED, OPEN_ACCESS
+from busbar.bus.system.version import described
 from msgspec import Struct
 
 from ..arguments import common_options as n

@@ -171,7 +171,7 @@ class Up:
         """Run until a signal; return the exit code."""
         from random import Random
 
-        from busbar.bus.reaper import Reaper
+        from busbar.bus.system.reaper import Reaper
 
         from ..services import up_plan
         from ..services.supervise import ServiceSupervisor

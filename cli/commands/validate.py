@@ -28,7 +28,7 @@ File = Annotated[
     "asked of the manager, which also knows nodes, room and rights: see 'busbar diff'.",
 )
 def validate(file: File) -> None:
-    from busbar.bus.definitions import pointers, read_all
+    from busbar.bus.routers.definitions import pointers, read_all
 
     from ..documents.documents import located, read_document
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from busbar.bus.clock import rfc3339
 from busbar.bus.params import ManagerInfo, Node
-from busbar.bus.x509 import SOON_S
+from busbar.bus.system.x509 import SOON_S
 from msgspec import Struct
 
 Status = Literal["ok", "warning", "failed"]

@@ -16,8 +16,8 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.clock import Clock, SystemClock, moment_ns
 from busbar.bus.errors import BusError, BusOfflineError, CallTimeoutError
 from busbar.bus.options import ConnectOptions
-from busbar.bus.version import commit, version
-from busbar.bus.x509 import first_end
+from busbar.bus.system.version import commit, version
+from busbar.bus.system.x509 import first_end
 
 from ..calls.connect import connected, options_of
 from ..context import HomelessError, Settings, state_path

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from busbar.bus.definitions import SCHEMA_MEMBER
 from busbar.bus.errors import BusError, pointer_step
+from busbar.bus.routers.definitions import SCHEMA_MEMBER
 
 from ..errors import CliError, ExitCode, usage
 from .definition import yaml_loader

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from busbar.bus.errors import pointer_step
-from busbar.bus.exposure import exposed_names, is_exposed, is_loosened, not_written_out
+from busbar.bus.routers.exposure import exposed_names, is_exposed, is_loosened, not_written_out
 
 from ..errors import usage
 from ..printing import output

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from busbar.bus.errors import BusError, pointer_step
-from busbar.bus.exposure import not_written_out, place
 from busbar.bus.listeners import PARTS, served
-from busbar.bus.runtimes import check_for_runtime
-from busbar.bus.transport import check_transport
+from busbar.bus.routers.exposure import not_written_out, place
+from busbar.bus.routers.runtimes import check_for_runtime
+from busbar.bus.routers.transport import check_transport
 
 
 class NotImportedError(Exception):

@@ -91,7 +91,7 @@ def put(state: Path, name: str, kind: str, secret: str) -> None:
         CliError: a file can't be written.
     """
     from busbar.bus.broker.accounts import ensure_account
-    from busbar.bus.files import write_atomically
+    from busbar.bus.system.files import write_atomically
 
     try:
         write_atomically(state / SECRETS / name, secret + "\n")

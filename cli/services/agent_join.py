@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from busbar.bus.files import is_locked, write_atomically
+from busbar.bus.system.files import is_locked, write_atomically
 
 from ..context import Settings
 from ..errors import CliError, ExitCode, usage

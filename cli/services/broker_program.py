@@ -18,14 +18,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from busbar.bus import home_assistant
-from busbar.bus.acl import NODE, PERSON, render_mosquitto
+from busbar.bus.access import home_assistant
+from busbar.bus.access.acl import NODE, PERSON, render_mosquitto
+from busbar.bus.access.nats_access import PASSWORDS, Server, render_nats, render_passwords
 from busbar.bus.addresses import netloc
 from busbar.bus.broker.accounts import Accounts
 from busbar.bus.clock import SystemClock
-from busbar.bus.files import write_atomically
-from busbar.bus.nats_access import PASSWORDS, Server, render_nats, render_passwords
-from busbar.bus.programs import find_program
+from busbar.bus.system.files import write_atomically
+from busbar.bus.system.programs import find_program
 
 from ..errors import CliError
 from .join_file import mosquitto_hash

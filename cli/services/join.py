@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import SystemClock
-from busbar.bus.files import rename, write_atomically
+from busbar.bus.system.files import rename, write_atomically
 
 from ..calls.connect import connected
 from ..context import Settings, state_path

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 from busbar.bus.broker.accounts import new_secret
-from busbar.bus.files import FileLock, write_atomically
+from busbar.bus.system.files import FileLock, write_atomically
 from msgspec import Struct, field
 
 from ..context import Settings

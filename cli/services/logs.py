@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-from busbar.bus.log_lines import FORMATS, LEVELS, JsonFormatter, LogFormat, formatter
+from busbar.bus.system.log_lines import FORMATS, LEVELS, JsonFormatter, LogFormat, formatter
 
 from ..context import HomelessError, config_path, load_config
 from ..errors import usage

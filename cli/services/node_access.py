@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from busbar.bus.acl import NODE
+from busbar.bus.access.acl import NODE
 from busbar.bus.addresses import is_loopback
 from busbar.bus.client.client import CALL_S
 from busbar.bus.client.connect import connect_with

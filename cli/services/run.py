@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 import msgspec
-from busbar.bus import home_assistant
+from busbar.bus.access import home_assistant
 from busbar.bus.addresses import netloc
 from busbar.bus.clock import SystemClock
-from busbar.bus.service_status import ServiceStatus
+from busbar.bus.system.service_status import ServiceStatus
 
 from .logs import LogOptions, log_as, log_the_uncaught, log_to_stderr
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
@@ -238,7 +238,7 @@ def _on_signal(
 
 
 async def _reap() -> None:
-    from busbar.bus.reaper import Reaper
+    from busbar.bus.system.reaper import Reaper
 
     await Reaper().run(SystemClock())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
-from busbar.bus.log_lines import LogFormat
+from busbar.bus.system.log_lines import LogFormat
 from msgspec import Struct, field
 
 from ..context import MEMBERS, Settings

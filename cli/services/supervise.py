@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from busbar.bus.backoff import Backoff
 from busbar.bus.clock import Clock, rfc3339
-from busbar.bus.log_lines import LogFormat, relayed, serious
 from busbar.bus.printable import printable
+from busbar.bus.system.log_lines import LogFormat, relayed, serious
 
 from ..errors import CliError, ExitCode
 from ..printing.output import note

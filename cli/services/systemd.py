@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from busbar.bus.files import write_atomically
+from busbar.bus.system.files import write_atomically
 
 from ..errors import CliError, usage
 from ..printing import output

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from busbar.bus import acl
+from busbar.bus.access import acl
 from busbar.bus.addresses import IPV4, is_loopback, netloc
-from busbar.bus.files import FileLock, read_private, write_atomically
-from busbar.bus.log_lines import LogFormat
-from busbar.bus.loopback import bind_error, can_bind, loopback
 from busbar.bus.roles import OWNER
+from busbar.bus.system.files import FileLock, read_private, write_atomically
+from busbar.bus.system.log_lines import LogFormat
+from busbar.bus.system.loopback import bind_error, can_bind, loopback
 
 from ..context import DEFAULT_REALM, DEFAULT_ROOT, UP_FILE, Settings, read_up
 from ..errors import CliError, ExitCode, usage

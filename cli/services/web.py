@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.addresses import is_loopback
-from busbar.bus.loopback import loopback
+from busbar.bus.system.loopback import loopback
 
 from ..context import DEFAULT_REALM, global_options, settings_in_force
 from ..errors import CliError, ExitCode, usage

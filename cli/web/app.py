@@ -17,7 +17,7 @@ from busbar.bus.errors import BusError
 from busbar.bus.params import ExplainedKind
 from busbar.bus.printable import printable
 from busbar.bus.roles import CHANGE_ROLES
-from busbar.bus.version import version
+from busbar.bus.system.version import version
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.messages import NOT_REPLACED, PASSING_REASONS, Applied, Reported, ReportedWorker
+from busbar.bus.routers.transport_schema import known_schemas
 from busbar.bus.states import FOLLOWS_ANOTHER, NodeStatus, WorkerState, may_advance
-from busbar.bus.transport_schema import known_schemas
 from msgspec import UNSET, to_builtins
 
 from ..store.rows import NO_PROCESS, NodeRow, WorkerRow

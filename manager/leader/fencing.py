@@ -10,8 +10,8 @@ from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Message
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
-from busbar.bus.files import FileLock
 from busbar.bus.messages import ManagerState
+from busbar.bus.system.files import FileLock
 from busbar.bus.topics import Topics
 from msgspec import UnsetType
 

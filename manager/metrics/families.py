@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from busbar.bus.metrics import Family
 from busbar.bus.states import NodeStatus, WorkerState
+from busbar.bus.system.metrics import Family
 
 from ..planner.model import ClusterView, GroupView, Snapshot, WorkerView
 from ..planner.rolling import ready_of

@@ -12,8 +12,8 @@ from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.errors import ERRORS
-from busbar.bus.metrics import Family, connection
 from busbar.bus.states import ClusterState, WorkerState
+from busbar.bus.system.metrics import Family, connection
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from ..api.requests import Dispatch

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link
-from busbar.bus.metrics import Family, MetricsServer, Source
+from busbar.bus.system.metrics import Family, MetricsServer, Source
 from prometheus_client import CollectorRegistry
 
 from ..api.requests import Dispatch

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from busbar.bus.runtimes import BUILT_IN
+from busbar.bus.routers.runtimes import BUILT_IN
 from busbar.bus.states import NodeStatus, WorkerState
 from msgspec import Struct
 

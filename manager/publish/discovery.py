@@ -12,11 +12,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from busbar.bus.access.home_assistant import HomeAssistant
 from busbar.bus.clock import Clock
 from busbar.bus.connection.link import Link, Message
 from busbar.bus.errors import BusOfflineError, MessageTooLargeError, MissingRightError
-from busbar.bus.home_assistant import HomeAssistant
-from busbar.bus.version import version
+from busbar.bus.system.version import version
 
 from ..store import Changes, Store
 from ..store.meta import DISCOVERY_KEY

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from busbar.bus.access.home_assistant import HomeAssistant
 from busbar.bus.decode import encode
-from busbar.bus.home_assistant import HomeAssistant
 from busbar.bus.roles import CHANGE_ROLES, OWNER
 from busbar.bus.topics import NO_CLUSTER, Topics
 from msgspec import Struct

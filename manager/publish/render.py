@@ -10,10 +10,10 @@ from busbar.bus.assignments import shared, shares
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import digest
 from busbar.bus.errors import MessageTooLargeError, MissingRightError
-from busbar.bus.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.messages import AssignedWorker, Assignment, Endpoint, MeshSeen, Status
 from busbar.bus.placement import unmet
-from busbar.bus.router_options import joins_cluster, least_scale
+from busbar.bus.routers.exposure import OPEN_ACCESS, open_condition
+from busbar.bus.routers.router_options import joins_cluster, least_scale
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from busbar.bus.files import rename, replacing
+from busbar.bus.system.files import rename, replacing
 
 from . import files, sql
 from .files import StoreRefusedError

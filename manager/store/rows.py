@@ -264,7 +264,7 @@ class RefusalRow(Struct, frozen=True, gc=False):
 
 
 class ClusterRevisionRow(Struct, frozen=True, gc=False):
-    """What a cluster was to be from `time` on, as JSON (`bus.definitions.ClusterSpec`), and by whom."""
+    """A cluster as JSON from `time` on (`bus.routers.definitions.ClusterSpec`), and who made it so."""
 
     cluster_oid: str
     revision: int

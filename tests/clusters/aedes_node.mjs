@@ -1,5 +1,5 @@
 // One node of an aedes cluster over Redis, for the tests: `node aedes_node.mjs CONFIG.json`.
-// The file names who may connect, and the topic filters that each may write and read, as bus/acl.py gives them.
+// The file names who may connect, and the topic filters that each may write and read, as bus/access/acl.py gives them.
 import { timingSafeEqual } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -13,7 +13,7 @@ const { Aedes } = await load('aedes')
 const { default: persistence } = await load('aedes-persistence-redis')
 const { default: emitter } = await load('mqemitter-redis')
 
-// Whether every topic that `wanted` matches is matched by `allowed` (as bus.acl.covers).
+// Whether every topic that `wanted` matches is matched by `allowed` (as bus.access.acl.covers).
 function covers (allowed, wanted) {
   if (wanted[0].startsWith('$') && (allowed[0] === '+' || allowed[0] === '#')) return false
   for (let at = 0; at < allowed.length; at++) {

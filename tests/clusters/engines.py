@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from busbar.bus.acl import filters, render_mosquitto
-from busbar.bus.nats_access import PASSWORDS, Server, render_nats, render_passwords
-from busbar.bus.programs import find_program
+from busbar.bus.access.acl import filters, render_mosquitto
+from busbar.bus.access.nats_access import PASSWORDS, Server, render_nats, render_passwords
+from busbar.bus.system.programs import find_program
 
 from tests.brokers import free_port, lacking, need_mosquitto, wait_for_port
 from tests.pace import bound

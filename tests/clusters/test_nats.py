@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.bus.nats_access import PASSWORDS, render_passwords
+from busbar.bus.access.nats_access import PASSWORDS, render_passwords
 
 from tests.certificates import certificates
 from tests.clusters.engines import Engine, Node, nats_program

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.bus.home_assistant import HomeAssistant
+from busbar.bus.access.home_assistant import HomeAssistant
 from busbar.bus.topics import Topics
 from busbar.manager.publish.home_assistant import Device, Discovery, Realm
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
-from busbar.bus.programs import find_program
+from busbar.bus.system.programs import find_program
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import free_port

@@ -88,7 +88,7 @@ class _Access:
     """Accepts all accounts; the product's own rules decide on access."""
 
     def may_publish(self, peer: Any, topic: str, retain: bool) -> bool:
-        from busbar.bus import acl
+        from busbar.bus.access import acl
 
         return acl.may_publish(peer.kind, peer.username, topic, "busbar", "lab")
 
@@ -96,7 +96,7 @@ class _Access:
         return True
 
     def readable(self, peer: Any, wanted: str) -> tuple[str, ...]:
-        from busbar.bus import acl
+        from busbar.bus.access import acl
 
         return acl.readable(peer.kind, peer.username, wanted, "busbar", "lab") or ()
 
@@ -105,7 +105,7 @@ class _Access:
 
 
 async def _may_subscribe(peer: Any, topic: str) -> bool:
-    from busbar.bus import acl
+    from busbar.bus.access import acl
 
     return acl.may_subscribe(peer.kind, peer.username, topic, "busbar", "lab")
 

@@ -23,7 +23,8 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from busbar.bus import acl, messages
+from busbar.bus import messages
+from busbar.bus.access import acl
 from busbar.bus.broker.accounts import Accounts
 from busbar.bus.broker.client_connection import ENDINGS
 from busbar.bus.broker.connect import Refused, read_connect
@@ -34,8 +35,8 @@ from busbar.bus.decode import convert, parse, read
 from busbar.bus.errors import BusError
 from busbar.bus.listeners import port_range
 from busbar.bus.options import parse_urls
+from busbar.bus.routers.transport import check_transport
 from busbar.bus.topics import Topics, is_name, is_valid_topic, matches, parse_event
-from busbar.bus.transport import check_transport
 from msgspec import UNSET
 
 from tests import pace

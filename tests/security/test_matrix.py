@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from busbar.bus import acl
-from busbar.bus.acl import render_mosquitto
+from busbar.bus.access import acl
+from busbar.bus.access.acl import render_mosquitto
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.broker.accounts import ensure_account
 from busbar.bus.topics import is_log, matches

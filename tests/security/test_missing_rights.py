@@ -17,7 +17,7 @@ from random import Random
 from typing import Literal
 
 import pytest
-from busbar.bus.acl import PERSON, may_read, render_mosquitto
+from busbar.bus.access.acl import PERSON, may_read, render_mosquitto
 from busbar.bus.clock import SystemClock
 from busbar.bus.connection.link import Message
 from busbar.bus.connection.mqtt_link import MqttLink

@@ -14,8 +14,8 @@ import pytest
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.clock import SystemClock
 from busbar.bus.connection.mqtt_link import MqttLink
-from busbar.bus.files import write_atomically
 from busbar.bus.options import ConnectOptions
+from busbar.bus.system.files import write_atomically
 from busbar.cli.calls.connect import options_of
 from busbar.cli.context import Settings
 from busbar.cli.services.run import connect_options

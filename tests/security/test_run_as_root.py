@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from busbar.bus.broker.accounts import ensure_account
 from busbar.bus.broker.join_tokens import issue_token
-from busbar.bus.files import FileLock, write_atomically
+from busbar.bus.system.files import FileLock, write_atomically
 from busbar.manager.leader.state_folder import backup, database, restore, take_over
 
 from tests.integration.manager.fixtures import open_store

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from busbar.bus.acl import render_mosquitto
+from busbar.bus.access.acl import render_mosquitto
 
 from tests.brokers import free_port, mosquitto
 from tests.certificates import PAGE, certificates

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from busbar.bus.acl import render_mosquitto
+from busbar.bus.access.acl import render_mosquitto
 from busbar.cli.settings import service_settings
 
 from tests import forked

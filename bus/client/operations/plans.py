@@ -43,9 +43,9 @@ class PlanOperations(Operations):
     ) -> p.Plan:
         """Say what applying a document would change, and which workers that touches; changes nothing.
 
-        `desired` is a document (`bus.definitions`). `prune`: also delete what its `owner` has created and
-        the document no longer names; `stop`: what of it is not stopped is told to, instead of being
-        refused.
+        `desired` is a document (`bus.routers.definitions`). `prune`: also delete what its `owner` has
+        created and the document no longer names; `stop`: what of it is not stopped is told to, instead of
+        being refused.
 
         Raises:
             BusError: what any operation answers.

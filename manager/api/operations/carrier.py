@@ -8,7 +8,9 @@ from typing import Any, Final, Literal
 
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.decode import convert
-from busbar.bus.definitions import (
+from busbar.bus.errors import BusError
+from busbar.bus.plans import Action, Left, MemberChange, ObjectChange, Refused, member_changes
+from busbar.bus.routers.definitions import (
     MESHED,
     ClusterSpec,
     Definitions,
@@ -17,8 +19,6 @@ from busbar.bus.definitions import (
     NodeSpec,
     Strategy,
 )
-from busbar.bus.errors import BusError
-from busbar.bus.plans import Action, Left, MemberChange, ObjectChange, Refused, member_changes
 from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from msgspec import to_builtins
 from msgspec.structs import replace

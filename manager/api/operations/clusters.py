@@ -6,10 +6,10 @@ from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.errors import BusError
-from busbar.bus.exposure import check_exposure
-from busbar.bus.runtimes import check_for_runtime
+from busbar.bus.routers.exposure import check_exposure
+from busbar.bus.routers.runtimes import check_for_runtime
+from busbar.bus.routers.transport import check_transport
 from busbar.bus.states import STARTABLE, STARTED, ClusterState, advance, may_advance
-from busbar.bus.transport import check_transport
 from msgspec import to_builtins
 
 from ...store.rows import ClusterRow, GroupRow

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from busbar.bus import params as p
-from busbar.bus.definitions import normal, pointers, read
 from busbar.bus.errors import BusError, pointer_step
 from busbar.bus.plans import Applied, ObjectChange, Plan, WorkerStep
+from busbar.bus.routers.definitions import normal, pointers, read
 from msgspec.structs import replace
 
 from ...store import Tx

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.errors import BusError
-from busbar.bus.exposure import check_exposure
-from busbar.bus.runtimes import check_for_runtime, check_served
+from busbar.bus.routers.exposure import check_exposure
+from busbar.bus.routers.runtimes import check_for_runtime, check_served
 from busbar.bus.states import NodeStatus
 
 from ...planner.acceptance import NAMED, NodeRefusal, Voter, refused_by_all

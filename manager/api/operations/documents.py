@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from busbar.bus import params as p
-from busbar.bus.definitions import (
+from busbar.bus.errors import BusError
+from busbar.bus.routers.definitions import (
     ClusterSpec,
     Definitions,
     GroupSpec,
@@ -17,7 +18,6 @@ from busbar.bus.definitions import (
     normal_cluster,
     plain,
 )
-from busbar.bus.errors import BusError
 from busbar.bus.states import STARTED, NodeStatus
 
 from ...store.reads import Queries

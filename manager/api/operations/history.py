@@ -8,9 +8,9 @@ import msgspec
 from busbar.bus import params as p
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import MAX_PAYLOAD
-from busbar.bus.definitions import ClusterSpec, Definitions
 from busbar.bus.errors import BusError
 from busbar.bus.plans import Applied, Plan, member_changes
+from busbar.bus.routers.definitions import ClusterSpec, Definitions
 from msgspec.structs import replace
 
 from ...store import Tx

@@ -7,7 +7,6 @@ from typing import Final
 
 from busbar.bus import params as p
 from busbar.bus.contract import OPERATIONS
-from busbar.bus.definitions import step
 from busbar.bus.errors import BusError, no_such
 from busbar.bus.placement import unmet
 from busbar.bus.plans import (
@@ -19,6 +18,7 @@ from busbar.bus.plans import (
     Relocation,
     WorkerStep,
 )
+from busbar.bus.routers.definitions import step
 from busbar.bus.states import ASSIGNED
 
 from ...planner import balance, moving

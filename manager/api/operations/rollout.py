@@ -7,10 +7,10 @@ from typing import Any
 
 from busbar.bus import params as p
 from busbar.bus.decode import encode
-from busbar.bus.definitions import MAX_SURGE, MAX_UNAVAILABLE
 from busbar.bus.errors import BusError
 from busbar.bus.messages import OUTDATED
-from busbar.bus.router_options import joins_cluster
+from busbar.bus.routers.definitions import MAX_SURGE, MAX_UNAVAILABLE
+from busbar.bus.routers.router_options import joins_cluster
 from busbar.bus.states import ClusterState
 from msgspec import UNSET, Struct
 

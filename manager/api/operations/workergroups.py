@@ -6,12 +6,12 @@ from itertools import count
 from typing import Any, Final
 
 from busbar.bus import params as p
-from busbar.bus.definitions import LOST_AFTER, MESHED, START_DEADLINE
 from busbar.bus.errors import BusError
 from busbar.bus.placement import normal_placement
-from busbar.bus.runtimes import default_runtime
+from busbar.bus.routers.definitions import LOST_AFTER, MESHED, START_DEADLINE
+from busbar.bus.routers.runtimes import default_runtime
+from busbar.bus.routers.transport import check_transport
 from busbar.bus.states import STARTED, ClusterState
-from busbar.bus.transport import check_transport
 from msgspec import to_builtins
 
 from ...publish.statuses import unaccepting

@@ -13,7 +13,7 @@ import pytest
 from busbar.agent import service
 from busbar.agent.processes.versions import ask_version, version_in
 from busbar.bus.decode import digest
-from busbar.bus.transport_schema import known_schemas
+from busbar.bus.routers.transport_schema import known_schemas
 
 from tests.agents import Bench, bench, worker
 

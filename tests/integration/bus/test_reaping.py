@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from busbar.bus.reaper import Reaper
+from busbar.bus.system.reaper import Reaper
 
 from tests.brokers import free_port
 from tests.pace import bound
 
 ORPHANS = """
 import ctypes, os, subprocess, sys, time
-from busbar.bus.reaper import Reaper
+from busbar.bus.system.reaper import Reaper
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 own = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], start_new_session=True)
 code = "import os\\nfor i in range(100):\\n if os.fork() == 0:\\n  i % 2 and os.setsid(); os._exit(0)"

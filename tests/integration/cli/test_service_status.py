@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from busbar.bus.service_status import MAX_CHARACTERS, ServiceStatus
+from busbar.bus.system.service_status import MAX_CHARACTERS, ServiceStatus
 from busbar.bus.testing import FakeClock
 
 from tests.brokers import free_port, mosquitto

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from busbar.bus.programs import find_program
+from busbar.bus.system.programs import find_program
 from busbar.cli.services.join_token import from_word
 
 from tests.brokers import lacking

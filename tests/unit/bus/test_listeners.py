@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from busbar.bus.errors import BusError
-from busbar.bus.exposure import (
+from busbar.bus.listeners import DEFAULT, Listener, listeners_of, overlap, primary
+from busbar.bus.routers.exposure import (
     authenticates,
     check_exposure,
     exposed_on,
@@ -14,9 +15,8 @@ from busbar.bus.exposure import (
     is_loosened,
     open_condition,
 )
-from busbar.bus.listeners import DEFAULT, Listener, listeners_of, overlap, primary
-from busbar.bus.runtimes import check_for_runtime
-from busbar.bus.transport import check_transport
+from busbar.bus.routers.runtimes import check_for_runtime
+from busbar.bus.routers.transport import check_transport
 
 TLS = {"certificate": "r.crt", "key": "r.key"}
 CERTAIN = {**TLS, "client_ca": "ca.crt", "client_certificates": "require"}

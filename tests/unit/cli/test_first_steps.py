@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import typer
-from busbar.bus.definitions import read_all
 from busbar.bus.errors import BusError
+from busbar.bus.routers.definitions import read_all
 from busbar.cli import lazy
 from busbar.cli.errors import ExitCode
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 import typer
 import yaml
-from busbar.bus.transport import Transport
+from busbar.bus.routers.transport import Transport
 from busbar.cli import lazy
 from busbar.cli.arguments import common_options
 from busbar.cli.errors import ExitCode

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from busbar.bus import messages, params
 from busbar.bus.errors import BusError
-from busbar.bus.log_lines import LineFormatter
 from busbar.bus.printable import json_text
+from busbar.bus.system.log_lines import LineFormatter
 from busbar.cli.context import GlobalOptions, set_global_options
 from busbar.cli.printing import output
 from hypothesis import given

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from busbar.agent.runtimes.programs import find_program
-from busbar.bus.exposure import check_exposure
-from busbar.bus.runtimes import check_for_runtime
-from busbar.bus.transport import check_transport
+from busbar.bus.routers.exposure import check_exposure
+from busbar.bus.routers.runtimes import check_for_runtime
+from busbar.bus.routers.transport import check_transport
 from busbar.cli.importers.crossbar import import_crossbar
 from busbar.cli.importers.definition import Imported
 from busbar.cli.importers.mosquitto import import_mosquitto

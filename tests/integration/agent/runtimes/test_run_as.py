@@ -21,7 +21,7 @@ from busbar.agent.runtimes import LaunchSpec, RuntimesError, WorkerSpec, load_ru
 from busbar.agent.state import State
 from busbar.agent.workers.probes import probe
 from busbar.bus.clock import SystemClock
-from busbar.bus.files import write_atomically
+from busbar.bus.system.files import write_atomically
 
 from tests.brokers import free_port, lacking, until
 from tests.pace import bound

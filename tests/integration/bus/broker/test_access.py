@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from busbar.bus.acl import render_mosquitto
+from busbar.bus.access.acl import render_mosquitto
 from busbar.bus.broker import BrokerConfig, EmbeddedBroker
 from busbar.bus.broker.accounts import Accounts, ensure_account, new_secret, remove_account
 

@@ -336,6 +336,6 @@ async def test_an_oversize_websocket_message_ends_the_link(broker: EmbeddedBroke
 
 
 def test_importing_the_package_does_not_import_amqtt() -> None:
-    loads = "busbar.bus.broker, busbar.bus.broker.accounts, busbar.bus.acl"
+    loads = "busbar.bus.broker, busbar.bus.broker.accounts, busbar.bus.access.acl"
     code = f"import sys, {loads}; sys.exit('amqtt' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

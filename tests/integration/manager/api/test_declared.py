@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from busbar.bus import params as p
-from busbar.bus.definitions import normal, plain, read
 from busbar.bus.errors import BusError
 from busbar.bus.plans import Plan
+from busbar.bus.routers.definitions import normal, plain, read
 from busbar.manager.publish.render import placement_conditions
 from busbar.manager.publish.statuses import placed_workers
 from hypothesis import given, settings

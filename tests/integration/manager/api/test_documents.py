@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from busbar.bus.definitions import plain, read
+from busbar.bus.routers.definitions import plain, read
 
 from tests.integration.manager.fixtures import memory_net, rig_on
 

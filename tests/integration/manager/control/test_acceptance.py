@@ -10,7 +10,7 @@ import pytest
 from busbar.bus.decode import digest
 from busbar.bus.errors import BusError
 from busbar.bus.messages import RuntimeDetail
-from busbar.bus.transport_schema import known_schemas
+from busbar.bus.routers.transport_schema import known_schemas
 from busbar.manager.api.operations.workergroups import result
 from busbar.manager.publish.statuses import StatusBuilder
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busbar.bus.access.home_assistant import HomeAssistant
 from busbar.bus.connection.link import NO_PROPERTIES
 from busbar.bus.errors import MissingRightError
-from busbar.bus.home_assistant import HomeAssistant
 from busbar.bus.testing import MemoryBroker, MemoryLink
 from busbar.manager.publish import discovery, retained
 

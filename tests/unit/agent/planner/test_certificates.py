@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from busbar.agent.planner.certificates import ending
-from busbar.bus.x509 import first_end, not_after
+from busbar.bus.system.x509 import first_end, not_after
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -19,7 +19,7 @@ from busbar.agent.runtimes import (
 )
 from busbar.agent.runtimes.nats import CONFIG, ROUTES, SYSTEM, routes
 from busbar.bus.messages import Peer
-from busbar.bus.router_options import NATS_OWN
+from busbar.bus.routers.router_options import NATS_OWN
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from busbar.bus.home_assistant import HomeAssistant
+from busbar.bus.access.home_assistant import HomeAssistant
 from busbar.bus.messages import Request
 from busbar.bus.topics import Topics
 from busbar.manager.publish.home_assistant import Device, Discovery, Realm, _literal, difference

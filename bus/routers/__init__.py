@@ -1,0 +1,1 @@
+"""What a router may be asked to do: its transports, options and permissions, in definitions."""
