@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(Struct, frozen=True):
     """Delays in seconds: `base`, doubled at each further failure up to `cap`, then jittered.
 
     `jitter`: the delay is multiplied by a factor between these two, so that what failed together does not

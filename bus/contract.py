@@ -5,8 +5,9 @@ A new operation is one row here and one handler in `manager/api/operations`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from . import params as p
 from .messages import Event
@@ -15,8 +16,7 @@ from .roles import CHANGE_ROLES, OWNER_ROLES, READ_ROLES
 Owned = Literal["cluster", "node"]
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """One row of the contract.
 
     `roles` may call it. What `owned` names, the cluster of `routercluster_oid` or the node of `node_oid`,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from .addresses import netloc
 
@@ -19,8 +20,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _PATH: Final = re.compile(r"[A-Za-z0-9/._~-]{0,256}")
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointUrl:
+class EndpointUrl(Struct, frozen=True):
     """`host` is an IP address (without brackets) or a name."""
 
     scheme: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -96,8 +95,7 @@ class ListenerConfig(_Socket, frozen=True, kw_only=True):
     """Those of the transport that its runtime can have for each listener; they win over the transport's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """A listener of a transport. `at` leads from the transport to it: `/endpoint`, or `/listeners/NAME`."""
 
     name: str

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 MAX_CALLERS: Final = 1_024
 """Buckets kept; the one idle for longest is dropped first, and starts full again."""
 IN_FLIGHT_RETRY_MS: Final = 50
 
 
-@dataclass(slots=True)
-class _Bucket:
+class _Bucket(Struct):
     tokens: float
     at: float
     in_flight: int = 0

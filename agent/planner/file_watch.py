@@ -7,9 +7,11 @@ certificate and then its key. What was judged is judged again when it changes ag
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 Identity = tuple[int, int, int] | None
 """A file's inode, size and time of change (ns); None: it can't be looked at."""
@@ -28,8 +30,7 @@ class FileStep(Enum):
     """Nothing but to say which files have changed: it reads them at its start alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileWatch:
+class FileWatch(Struct, frozen=True):
     """`loaded`: what the router has read. `seen`: the last look. `judged`: what was last acted on."""
 
     loaded: Files = field(default_factory=dict)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from busbar.bus.messages import NOT_READY, NOT_RELOADED, NOT_REPLACED, OUTDATED, QUEUED
 from busbar.bus.states import WorkerState
+from msgspec import Struct
+from msgspec.structs import replace
 
 from . import restart
 
@@ -19,8 +20,7 @@ SLOW_START_PROBES: Final = 20
 """Failed readiness probes (about 2 s) after which the reason of a starting worker gives the probe's error."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerTiming:
+class WorkerTiming(Struct, frozen=True):
     """Intervals in seconds. A worker is hung after `live_misses` failed probes, one per `live_every`."""
 
     probe_every: float = 0.05
@@ -57,8 +57,7 @@ class AfterStop(StrEnum):
     HOLD = "hold"
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Struct, frozen=True):
     """One worker. `generation` and `digest` are those of its present or last instance.
 
     Times are monotonic seconds. `busy`: an operation is in progress, so no other may begin. `failures` are

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 _PART: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(h|ms|m|s|µs|ns)")
 _DURATION: Final = re.compile(rf"(?:{_PART.pattern})+")
 
 
-@dataclass(frozen=True, slots=True)
-class MeshLink:
+class MeshLink(Struct, frozen=True):
     """Connections of a router to one other: messages since they were made, bytes that wait to be sent, and
     the round trip of the slowest, seconds, where it is known."""
 

@@ -7,10 +7,10 @@ assignment is missing; a worker that differs from its assignment is retried howe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from busbar.bus.messages import AssignedWorker, Assignment
+from msgspec import Struct
 
 from . import lifecycle, limits
 from .lifecycle import NEVER, AfterStop, Phase, Worker, WorkerTiming
@@ -21,16 +21,14 @@ MAX_ADVANCE: Final = 2**32
 up the range of the numbers, so that no manager could ever supersede it."""
 
 
-@dataclass(frozen=True, slots=True)
-class AdmitWorker:
+class AdmitWorker(Struct, frozen=True):
     """A newly assigned worker: it waits for its start from now on."""
 
     oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartWorker:
+class StartWorker(Struct, frozen=True):
     """Start an instance; there is none. `kept`: with what it ran before, as its definition is bad."""
 
     oid: str
@@ -38,8 +36,7 @@ class StartWorker:
     kept: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HoldWorker:
+class HoldWorker(Struct, frozen=True):
     """Do not start it, for `held`; None: that no longer holds."""
 
     oid: str
@@ -47,16 +44,14 @@ class HoldWorker:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CheckWorker:
+class CheckWorker(Struct, frozen=True):
     """Look at the definition that is to replace the one of the running instance."""
 
     oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopWorker:
+class StopWorker(Struct, frozen=True):
     """Stop the instance, by SIGKILL if need be."""
 
     oid: str
@@ -64,8 +59,7 @@ class StopWorker:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeWorker:
+class ProbeWorker(Struct, frozen=True):
     """Run its readiness probe, or (`live`) its liveness probe."""
 
     oid: str
@@ -73,16 +67,14 @@ class ProbeWorker:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TellPeers:
+class TellPeers(Struct, frozen=True):
     """Tell its process of its present peers; it goes on."""
 
     oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ResetBackoff:
+class ResetBackoff(Struct, frozen=True):
     """It has been ready long enough: reset its failure count."""
 
     oid: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from busbar.bus.backoff import Backoff
+from msgspec import Struct
 
 BACKOFF: Final = Backoff(base=0.25, cap=30.0, jitter=(0.8, 1.2))
 """After one crash a worker is ready again well under 2 s (p99); a crash loop costs two starts a minute, and
@@ -29,8 +29,7 @@ class Outcome(StrEnum):
     """It got a new definition: failures of the old one do not count."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Struct, frozen=True):
     keep: bool
     add: int
 

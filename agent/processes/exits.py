@@ -8,10 +8,10 @@ import errno
 import os
 import signal
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from busbar.bus.clock import Clock, wait_or_sleep
+from msgspec import Struct
 
 from . import procfs
 from .procfs import Stat
@@ -21,8 +21,7 @@ POLL_S: Final = 0.2
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """How a process exited. `code`: None if an earlier agent had started it; negative: minus the signal."""
 
     code: int | None

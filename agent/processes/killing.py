@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
+from msgspec import Struct
 
 from . import cgroups, procfs
 from .exits import pidfd, wait_for_exits
@@ -27,8 +27,7 @@ KILL_LOOKS: Final = 3
 """Passes that find nobody before nobody is taken to be left, where processes come and go in every scan."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopResult:
+class StopResult(Struct, frozen=True):
     """Processes that got the stop signal, processes that got SIGKILL, and pids that survived both."""
 
     signalled: int = 0

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
 
 from . import logs
 
@@ -29,8 +30,7 @@ class Output(NamedTuple):
     missing: bool
 
 
-@dataclass(slots=True)
-class _Log:
+class _Log(Struct):
     base: int = 0
     """The position of the present file's first byte."""
     copy_base: int = 0

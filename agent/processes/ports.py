@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from busbar.bus.listeners import overlap
+from msgspec import Struct
 
 DEFAULT_LOW: Final = 20000
 DEFAULT_HIGH: Final = 29999
@@ -23,8 +23,7 @@ class NoPortError(Exception):
     """No requested port can be bound; the text is the worker's reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class PortRequest:
+class PortRequest(Struct, frozen=True):
     """The ports a worker may listen on, both ends included, on one interface.
 
     `shared`: several workers of this node listen on the one port (SO_REUSEPORT).

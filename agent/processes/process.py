@@ -13,11 +13,11 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
+from msgspec import Struct, field
 
 from . import cgroups, killing, logs, procfs, run_as
 from .exits import Exit, ExitWatcher, wait_for_futures
@@ -35,8 +35,7 @@ class SpawnError(Exception):
     """A process could not be started; the text is a reason fit for a status."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnSpec:
+class SpawnSpec(Struct, frozen=True):
     """What to spawn. The caller has stored `token` before: see `WorkerProcesses.scan`.
 
     `marks` are further BUSBAR_* variables, which `scan` returns (such as the digest of the definition).

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from . import cgroups
 
@@ -30,8 +32,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(Struct, frozen=True):
     """One process. Its pid, boot id and `start_ticks` (since boot) are unique for ever."""
 
     pid: int
@@ -50,8 +51,7 @@ class Stat:
         return self.state in DEAD and self.threads <= 1
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRecord:
+class ProcessRecord(Struct, frozen=True):
     """The identity of a process, kept so that a later agent recognises it.
 
     `log_from`: size of its log when it started, bytes; its own output comes after.
@@ -65,8 +65,7 @@ class ProcessRecord:
     log_from: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Sums over a worker's processes: CPU seconds so far, resident bytes, and their number."""
 
     cpu_s: float = 0.0
@@ -74,8 +73,7 @@ class Usage:
     processes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenGroup:
+class TokenGroup(Struct, frozen=True):
     """Living processes with one token. `leader` is None when only descendants are left: kill those."""
 
     token: str

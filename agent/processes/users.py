@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class RunAs:
+class RunAs(Struct, frozen=True):
     """A user of this host with all groups that it is in."""
 
     name: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ from busbar.bus.connection.link import Link
 from busbar.bus.decode import encode
 from busbar.bus.messages import Command, LogChunk
 from busbar.bus.topics import Topics
+from msgspec import Struct
 
 from ..processes.log_history import LogHistory
 
@@ -37,8 +37,7 @@ MAX_FOLLOWED: Final = 64
 _Key = tuple[str, str | None]
 
 
-@dataclass(slots=True)
-class _Stream:
+class _Stream(Struct):
     id: str
     until: float
     path: Path

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from busbar.bus.errors import BusError, BusOfflineError, MessageTooLargeError, M
 from busbar.bus.messages import Applied, Heartbeat, NodeState, Reported, ReportedWorker, RuntimeDetail
 from busbar.bus.states import Leaves, NodeBirth
 from busbar.bus.topics import Topics
-from msgspec import UNSET, UnsetType, structs, to_builtins
+from msgspec import UNSET, Struct, UnsetType, field, structs, to_builtins
 
 from ..planner.mesh_links import MeshLinks
 
@@ -44,8 +43,7 @@ CONFLICT_BEATS: Final = 6
 """For so many heartbeats another agent's birth on our topic is reported as a conflict."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSnapshot:
+class NodeSnapshot(Struct, frozen=True):
     """The node's present state, without the connection's."""
 
     workers: list[ReportedWorker] = field(default_factory=list)

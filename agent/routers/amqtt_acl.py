@@ -9,12 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast
 
 from busbar.bus.access.acl import both
 from busbar.bus.topics import is_valid_filter, matcher
+from msgspec import Struct, field
 
 from ..processes.regular_files import open_regular
 
@@ -36,8 +36,7 @@ class Rule(NamedTuple):
     filter: str
 
 
-@dataclass(slots=True)
-class AclFile:
+class AclFile(Struct):
     """`anonymous`: the rules before the first user; `patterns` hold for everybody."""
 
     anonymous: list[Rule] = field(default_factory=list)
@@ -61,8 +60,7 @@ class AclFile:
                 yield Rule(access, filter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(Struct, frozen=True):
     """Rules of which a denial comes before whatever else they say."""
 
     denied: tuple[str, ...]
@@ -79,8 +77,7 @@ class _Group:
         return cls(filters("deny"), filters("read", "readwrite"), filters("write", "readwrite"))
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+class Rights(Struct, frozen=True):
     """One client's: the user's rules come before the patterns, and what no rule names is denied."""
 
     groups: tuple[_Group, ...]

@@ -27,6 +27,7 @@ from amqtt.session import Session
 from busbar.bus.broker.connect import Connect
 from busbar.bus.broker.packet_stream import PacketStream, tcp_read, websocket_read
 from busbar.bus.system.log_lines import LineFormatter
+from msgspec import Struct
 
 from .amqtt_acl import AclError, AclFile, Rights, read
 from .amqtt_connection import Connection
@@ -111,8 +112,7 @@ class Anyone(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed
         """No options."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(Struct, frozen=True):
     """A listener."""
 
     type: Literal["tcp", "ws"]
@@ -125,8 +125,7 @@ class Bind:
         return self.bind.replace("[", "").replace("]", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """The configuration file."""
 
     type: Literal["tcp", "ws"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from amqtt.mqtt.publish import PublishPacket
@@ -18,6 +18,7 @@ from busbar.bus.broker.protocol import MAX_RECEIVED
 from busbar.bus.broker.session import Publication, Sink
 from busbar.bus.broker.topic_tree import SubscriptionTree, TopicTree
 from busbar.bus.topics import is_valid_filter
+from msgspec.structs import replace
 
 from .amqtt_acl import Rights
 

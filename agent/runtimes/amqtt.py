@@ -6,12 +6,12 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.addresses import netloc
 from busbar.bus.listeners import Listener, listeners_of
 from busbar.bus.routers.router_options import amqtt_options
+from msgspec import Struct
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -27,8 +27,7 @@ ACL_REFUSES = 2
 """Exit code of `agent.routers.amqtt_acl`."""
 
 
-@dataclass(frozen=True, slots=True)
-class AmqttRuntime:
+class AmqttRuntime(Struct, frozen=True):
     """`secrets_root`: the operator's folder of the files that a transport may refer to."""
 
     secrets_root: Path | None = None

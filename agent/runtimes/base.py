@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -13,6 +12,7 @@ from busbar.bus.addresses import IPV4, IPV6, netloc
 from busbar.bus.decode import digest
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import Peer
+from msgspec import Struct, field
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import ProcessLimits
@@ -31,8 +31,7 @@ class RuntimeConfigError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class TcpProbe:
+class TcpProbe(Struct, frozen=True):
     """The port accepts a connection; with `tls`, a handshake is answered with the router's certificate.
 
     That handshake is not finished, so no client certificate is needed. `limited` is as in `MqttProbe`.
@@ -42,8 +41,7 @@ class TcpProbe:
     limited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HttpProbe:
+class HttpProbe(Struct, frozen=True):
     """A GET of `path` is answered with one of `expect` (none given: anything below 500); `tls`: https.
 
     `at`: host and port to ask in place of the listener's own.
@@ -55,8 +53,7 @@ class HttpProbe:
     at: tuple[str, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MqttProbe:
+class MqttProbe(Struct, frozen=True):
     """A CONNECT is answered by a CONNACK, even by a refusal; optionally over TLS, or WebSocket on /mqtt.
 
     `limited`: the router has a limit of connections, beyond which it closes a new one at once. That is an
@@ -68,23 +65,20 @@ class MqttProbe:
     limited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LogProbe:
+class LogProbe(Struct, frozen=True):
     """The process has logged a text (with `regex`: a line that matches a regular expression)."""
 
     pattern: str
     regex: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AllProbes:
+class AllProbes(Struct, frozen=True):
     """All of these, in this order."""
 
     probes: tuple[TcpProbe | HttpProbe | MqttProbe | LogProbe, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """Where a router says something of itself, as JSON of nats-server's monitoring."""
 
     at: tuple[str, int]
@@ -97,8 +91,7 @@ Ports = Mapping[str, int]
 """The chosen port of each listener, in their order; none where a worker listens on none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerSpec:
+class ListenerSpec(Struct, frozen=True):
     """Where a worker listens: `address` is the URL for clients, `interface` what it binds.
 
     `shared`: other workers may listen on the same port, so that a probe must find out who answers.
@@ -118,8 +111,7 @@ class ListenerSpec:
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.interface, self.interface)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
+class WorkerSpec(Struct, frozen=True):
     """A worker as assigned."""
 
     name: str
@@ -133,8 +125,7 @@ class WorkerSpec:
     """The other workers of its group, where that is meshed."""
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchSpec:
+class LaunchSpec(Struct, frozen=True):
     """How to start one worker, and how to probe it.
 
     `files`: relative path to content, written into the worker's folder before the start; `remove`: relative

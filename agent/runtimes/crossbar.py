@@ -9,7 +9,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from busbar.bus.routers.router_options import crossbar_options, realm_of_mqtt
 from busbar.bus.routers.runtimes import PATH_OPTIONS
 from busbar.bus.routers.wamp import Realms
 from busbar.bus.system.programs import find_program
+from msgspec import Struct
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -66,8 +66,7 @@ _LEAVES: Final = ("json", "nodeinfo", "redirect", "websocket", "publisher", "cal
 _PROXY: Final = ("host", "port", "path", "forwarded_port", "forwarded_proto")
 
 
-@dataclass(frozen=True, slots=True)
-class CrossbarRuntime:
+class CrossbarRuntime(Struct, frozen=True):
     """`static_root`: the operator's folder for static paths; `secrets_root`: that of principals and keys;
     `proxy_to`: the servers that a path may forward to."""
 
@@ -141,8 +140,7 @@ class CrossbarRuntime:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Listener:
+class _Listener(Struct, frozen=True):
     """A rendered transport of Crossbar, the files that it names, and how the agent sees it."""
 
     transport: Rendered
@@ -151,8 +149,7 @@ class _Listener:
     spec: ListenerSpec
 
 
-@dataclass(frozen=True, slots=True)
-class _Services:
+class _Services(Struct, frozen=True):
     """Renders services and listeners with what the node and the rest of the transport have."""
 
     static_root: Path | None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from busbar.bus.json_schema import UndecidedError, violation
 from busbar.bus.listeners import LISTENER_NAME, listeners_of, primary
 from busbar.bus.messages import Peer
 from busbar.bus.system.programs import find_program
+from msgspec import Struct, field
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -54,8 +54,7 @@ _UNBUFFERED: Final = {"PYTHONUNBUFFERED": "1"}
 """A Python program's output goes into its log line by line; other programs are not affected."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExecRuntime:
+class ExecRuntime(Struct, frozen=True):
     """One `[runtimes.NAME]` of the agent's configuration; see `agent.runtimes.config` for the keys."""
 
     name: str

@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.listeners import Listener, listeners_of
 from busbar.bus.routers.router_options import MosquittoOptions, mosquitto_options, options_of_listener
 from busbar.bus.system.programs import find_program
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from ..processes.ports import PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -51,8 +50,7 @@ MAX_QUEUED = 100_000
 offline client with a persistent session fill the memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class MosquittoRuntime:
+class MosquittoRuntime(Struct, frozen=True):
     """`user`: what mosquitto switches to if started by root, when it must write into its folder."""
 
     program: str = "mosquitto"
@@ -160,8 +158,7 @@ class MosquittoRuntime:
         return lines + ([f"user {self.user}"] if self.user else [])
 
 
-@dataclass(frozen=True, slots=True)
-class _Listener:
+class _Listener(Struct, frozen=True):
     """A listener in mosquitto's file: its own lines, and whom it lets in, which may be said for all."""
 
     lines: tuple[str, ...]

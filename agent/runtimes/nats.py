@@ -11,7 +11,6 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +28,7 @@ from busbar.bus.routers.router_options import (
     tail,
 )
 from busbar.bus.system.programs import find_program
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, PortRequest
 from ..processes.process_limits import NO_LIMITS, ProcessLimits
@@ -90,8 +89,7 @@ _ABOVE: Final = "../" * 64
 """nats-server takes what it includes for relative to the file; this is the root folder in any case."""
 
 
-@dataclass(frozen=True, slots=True)
-class NatsRuntime:
+class NatsRuntime(Struct, frozen=True):
     """`store_root`: where messages outlive their worker's assignment; None: in each worker's own folder."""
 
     program: str = "nats-server"
@@ -189,8 +187,7 @@ class NatsRuntime:
         return root / (f"cluster-{tail(worker.oid)}" if clustered else "alone")
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """A listener with its port."""
 
     name: str
@@ -248,8 +245,7 @@ def routes(own: str, peers: tuple[Peer, ...], members: int) -> list[str]:
     return [own, *known, *(f"{ROUTE}://{IPV4}:{port}" for port in range(1, missing + 1))]
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct, frozen=True):
     """A worker's configuration. `bound`: its listeners by kind."""
 
     worker: WorkerSpec

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from busbar.bus.errors import BusError
 from busbar.bus.listeners import TLS_FILES, Listener, listeners_of, port_range
 from busbar.bus.routers.runtimes import wrong_option
 from busbar.bus.routers.transport import check_transport
+from msgspec import Struct
 
 from ..processes.ports import DEFAULT_HIGH, DEFAULT_LOW, LOOPBACK, PortRequest
 from .base import HttpProbe, MqttProbe, RuntimeConfigError, TcpProbe, Transport
@@ -45,8 +45,7 @@ def refusals() -> Iterator[None]:
         raise RuntimeConfigError(error.pointers[0] if error.pointers else ROOT, error.detail) from error
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(Struct, frozen=True):
     """TLS of a listener with this node's files; `references` has them by the pointer that names each."""
 
     certificate: Path

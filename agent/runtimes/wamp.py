@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from busbar.bus.routers.wamp import ANONYMOUS, METHODS, Realms, check_realms
-from msgspec import UNSET
+from msgspec import UNSET, Struct, field
 
 from .base import RuntimeConfigError, Transport
 from .principals import principals_of
@@ -49,8 +48,7 @@ def _realm(given: Any, pointer: str) -> Rendered:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(Struct, frozen=True):
     """The node's files of secrets: below `root`, read with `read`."""
 
     root: Path | None

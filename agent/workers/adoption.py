@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from busbar.bus.messages import AssignedWorker
+from msgspec.structs import replace
 
 from ..planner import lifecycle
 from ..planner.lifecycle import Phase, Worker

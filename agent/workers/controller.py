@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from random import Random
 from typing import Final
 
 import msgspec
 from busbar.bus.clock import Clock
 from busbar.bus.messages import AssignedWorker
+from msgspec.structs import replace
 
 from ..planner import lifecycle
 from ..planner.file_watch import Files, FileStep, looked

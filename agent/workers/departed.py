@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from ..planner.lifecycle import Phase
 from ..planner.members import counted, due, group_of

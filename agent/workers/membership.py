@@ -7,7 +7,6 @@ import json
 import logging
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from busbar.bus.clock import Clock
 from busbar.bus.routers.router_options import NATS_MONITORING, NATS_SYSTEM, tail
+from msgspec import Struct
 
 from ..planner.members import gone
 from ..runtimes.base import Question
@@ -74,8 +74,7 @@ class _State(msgspec.Struct):
     meta_cluster: _Meta | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(Struct, frozen=True):
     """A router's name in its cluster, and where and as whom it is asked."""
 
     name: str

@@ -7,15 +7,15 @@ state folder may be lost: therefore every process also carries its identity in i
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..processes.procfs import ProcessRecord, TokenGroup
 from ..state import WorkerRecord
 from . import identity
 
 
-@dataclass(frozen=True, slots=True)
-class Ownership:
+class Ownership(Struct, frozen=True):
     """`workers`: records, each with its process if that may still live. `orphans`: tokens of this agent that
     no record accounts for, or whose process is gone and left descendants. `foreign`: processes of another
     agent or another store."""

@@ -7,12 +7,12 @@ import contextlib
 import errno
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 
 import msgspec
 from busbar.bus.clock import Clock
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import AssignedWorker, Members, Traffic
+from msgspec import Struct, field
 
 from ..planner.file_watch import Files, FileWatch, stale_files, was_reloaded
 from ..planner.lifecycle import AfterStop, Phase, Worker
@@ -39,8 +39,7 @@ REASON_LINES = 5
 """Last lines of a worker's log that become part of its reason."""
 
 
-@dataclass(slots=True)
-class Instance:
+class Instance(Struct):
     """A worker and its process, if any. `started` is monotonic seconds."""
 
     worker: Worker

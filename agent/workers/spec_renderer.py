@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from busbar.bus.addresses import is_loopback
 from busbar.bus.errors import pointer_step
 from busbar.bus.listeners import DEFAULT, listeners_of
 from busbar.bus.messages import AssignedWorker, Peer
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..processes import cgroups
 from ..processes.ports import LOOPBACK, PortRequest, choose_ports
@@ -26,8 +27,7 @@ class RefusedError(Exception):
     """This node can't run that worker; the text is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointLimits:
+class EndpointLimits(Struct, frozen=True):
     """What workers of this node may listen on, whatever is assigned; None is no limit.
 
     `ports`: both ends included. `interfaces`: besides loopback; 0.0.0.0 and :: include those of their family.
@@ -66,8 +66,7 @@ class EndpointLimits:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class SpecRenderer:
+class SpecRenderer(Struct, frozen=True):
     """`roots` are the operator's folders that `static` paths may use besides the state folder's `www`."""
 
     state: State

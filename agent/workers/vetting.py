@@ -6,11 +6,11 @@ import asyncio
 import logging
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from busbar.bus.messages import AssignedWorker
+from msgspec import Struct
 
 from ..processes.checking import CheckerError, check
 from ..processes.process import describe_os_error
@@ -27,8 +27,7 @@ CHECKS_AT_ONCE: Final = 2
 """Checkers that run at the same time: each costs about as much as the start of a router."""
 
 
-@dataclass(frozen=True, slots=True)
-class Vetting:
+class Vetting(Struct, frozen=True):
     """What is to be found out about one definition: by `error` already, or by running a checker."""
 
     error: str | None = None

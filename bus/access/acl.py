@@ -11,9 +11,10 @@ harmless, since no name is both a principal and a node.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from ..topics import NAME_PATTERN, VERSION, Topics, is_name, is_valid_filter, is_valid_topic, matcher
 from .home_assistant import HomeAssistant
@@ -33,8 +34,7 @@ _ANY_REALM: Final = "+"
 _ANY: Final = Topics("realm")
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One row: these kinds of account have this access to topics matching `{root}/v1/{realm}/{tail}`."""
 
     kinds: frozenset[str]

@@ -5,8 +5,9 @@ topic `a/b` of MQTT is the subject `a.b`, and a dot of it two slashes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from ..addresses import netloc
 from .acl import NODE, check_names, filters, kinds_of, with_house
@@ -42,8 +43,7 @@ _BY_MQTT: Final = '["MQTT", "MQTT_WS"]'
 _WILD: Final = {"+": "*", "#": ">"}
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Struct, frozen=True):
     """The part of a server that runs alone: where it serves MQTT, and the folder of its messages."""
 
     host: str

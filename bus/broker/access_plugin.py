@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+from msgspec import Struct
 
 from ..access import acl
 from ..access.acl import NODE
@@ -49,8 +50,7 @@ _LEARN_S: Final = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Peer:
+class Peer(Struct, eq=False):
     """The client of a connection; `account` is set once its password was verified."""
 
     username: str

@@ -13,9 +13,10 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from ..access.acl import KINDS
 from ..system.files import FileLock, write_atomically
@@ -32,8 +33,7 @@ _NO_SALT: Final = bytes(16)
 _MEMORY: Final = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """One account as stored: `kind` of bus.access.acl, and salt and hash in base64."""
 
     kind: str
@@ -41,8 +41,7 @@ class Account:
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class Accounts:
+class Accounts(Struct, frozen=True):
     """A snapshot of the accounts file. Immutable, so threads may share it."""
 
     table: Mapping[str, Account] = field(default_factory=dict)

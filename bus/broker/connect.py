@@ -1,6 +1,5 @@
 """The first packet of a connection: decoded and checked before anything else happens."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from amqtt.adapters import BufferReader
@@ -15,6 +14,7 @@ from amqtt.mqtt.connack import (
 )
 from amqtt.mqtt.connect import ConnectPayload, ConnectVariableHeader
 from amqtt.mqtt.packet import CONNECT, MQTTFixedHeader
+from msgspec import Struct
 
 from .packet_stream import Malformed
 from .session import Publication
@@ -37,16 +37,14 @@ class Refused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class LastWill:
+class LastWill(Struct, frozen=True):
     """What to publish when the client vanishes."""
 
     publication: Publication
     retain: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(Struct, frozen=True):
     """A well-formed CONNECT. `keep_alive_s` is 0 when the client wants no limit."""
 
     client_id: str

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from .limits import Limits, Meter, Owner
 
 MAX_IN_FLIGHT: Final = 1000
@@ -19,8 +21,7 @@ MAX_AWAY: Final = 1000
 _PER_MESSAGE: Final = 200  # bytes of bookkeeping, so that many empty messages count too
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(Struct, frozen=True):
     """One published message; `qos` is the publisher's, `retain` marks one from the retained store."""
 
     topic: str

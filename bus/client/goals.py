@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from ..messages import Status
 
@@ -14,8 +13,7 @@ SHOWN: Final = 5
 """Conditions told when a wait ends in vain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
+class Goal(Struct, frozen=True):
     """What is waited for. Both questions are asked of each status; None stands for a deleted object.
 
     `version` is the object's after the accepted change: statuses before it are old. `failed` says why the

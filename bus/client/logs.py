@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from ..clock import Clock, wait_or_sleep
 from ..connection.link import Message
@@ -39,8 +40,7 @@ _TOLD: Final = frozenset({"UNKNOWN", "PENDING", "BACKOFF", "STOPPED"})
 """Statuses in which a worker is silent: told with their reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """A line of a worker's output. `worker` is `cluster/name`."""
 
     worker: str
@@ -48,8 +48,7 @@ class LogLine:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class LogNote:
+class LogNote(Struct, frozen=True):
     """Something between the lines of a worker, in words: a move, a stop, or a gap (`missing`).
 
     `lines` is how many lines the gap has at least; None: it is not known.
@@ -65,8 +64,7 @@ class LogNote:
 LogItem = LogLine | LogNote
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """A request to the manager for a worker's output."""
 
     oid: str
@@ -79,8 +77,7 @@ Ask = Callable[[Wanted], Awaitable[str]]
 """Sends it; returns the node that the worker is on."""
 
 
-@dataclass(slots=True)
-class _Stream:
+class _Stream(Struct):
     """What comes from one node for one worker."""
 
     stream: str | None = None
@@ -88,8 +85,7 @@ class _Stream:
     answered: bool = False
 
 
-@dataclass(slots=True)
-class _Followed:
+class _Followed(Struct):
     """One worker."""
 
     name: str

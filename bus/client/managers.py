@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ..connection.link import Message
 from ..decode import read
@@ -19,8 +20,7 @@ MANAGERS: Final = 64
 """Managers whose states were not read yet; those beyond are left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class ManagerUpdate:
+class ManagerUpdate(Struct, frozen=True):
     """A manager's state; None: its retained state is gone."""
 
     manager: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ..connection.link import Message
 from ..decode import MAX_REPORT, read
@@ -19,8 +20,7 @@ NODES: Final = 10_000
 """Nodes whose reports were not read yet; reports of those beyond are dropped: the next come in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReport:
+class NodeReport(Struct, frozen=True):
     """A report of a node."""
 
     node: str

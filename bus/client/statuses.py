@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from ..connection.link import Link, Message
 from ..decode import MAX_REPORT, read
@@ -30,8 +29,7 @@ OBJECTS: Final = 100_000
 Progress = Callable[[Status], None]
 
 
-@dataclass(frozen=True, slots=True)
-class StatusUpdate:
+class StatusUpdate(Struct, frozen=True):
     """A status of an object, or its deletion (`status` is None). `cluster` is None for a node."""
 
     kind: str

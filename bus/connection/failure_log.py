@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 REPEAT_S: Final = 60.0
 """Seconds until the same reason is logged again; doubled each time, up to `MAX_REPEAT_S`."""
@@ -13,8 +14,7 @@ CHANGES: Final = 6
 alternates must not fill the log."""
 
 
-@dataclass(slots=True)
-class _Outage:
+class _Outage(Struct):
     """One broker that can't be connected to."""
 
     since: float

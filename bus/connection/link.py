@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from ..errors import BusOfflineError
 
 
-@dataclass(frozen=True, slots=True)
-class Properties:
+class Properties(Struct, frozen=True):
     """The MQTT 5 properties that Busbar uses (contract, section 8); empty on 3.1.1."""
 
     response_topic: str | None = None
@@ -23,8 +23,7 @@ class Properties:
 NO_PROPERTIES = Properties()
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One received message. `retain`: the broker had it stored when we subscribed."""
 
     topic: str
@@ -34,8 +33,7 @@ class Message:
     properties: Properties = field(default=NO_PROPERTIES)
 
 
-@dataclass(frozen=True, slots=True)
-class Will:
+class Will(Struct, frozen=True):
     """What the broker publishes when this connection ends without a DISCONNECT."""
 
     topic: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
@@ -151,8 +150,7 @@ def check_transport(value: dict[str, Any], pointer: str) -> dict[str, Any]:
     return plain
 
 
-@dataclass(frozen=True, slots=True)
-class _Paths:
+class _Paths(Struct, frozen=True):
     """Checks paths with what the rest of their transport says."""
 
     realms: Realms

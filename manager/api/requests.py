@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -22,6 +21,8 @@ from busbar.bus.errors import BusError
 from busbar.bus.messages import Request, Response, Who
 from busbar.bus.params import GetEvents, ListAudit, Params
 from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..publish.mqtt5 import properties_to_text, reply_properties
 from ..quotas import Quotas
@@ -76,8 +77,7 @@ class _Address(msgspec.Struct):
     reply: object = None
 
 
-@dataclass(slots=True)
-class RequestContext:
+class RequestContext(Struct):
     """A request in progress. `received` and `expires` are monotonic seconds."""
 
     caller: str
@@ -108,8 +108,7 @@ class RequestContext:
             self.inbox = inbox
 
 
-@dataclass(frozen=True, slots=True)
-class Responder:
+class Responder(Struct, frozen=True):
     """The manager that answers: its id and epoch, and the context of a read."""
 
     manager: str
@@ -338,8 +337,7 @@ class Dispatch:
         return BusError("internal", detail, correlation=correlation)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeJob:
+class ChangeJob(Struct, frozen=True):
     """One change in the store's queue: `run` is its transaction, `done` its reply after the commit."""
 
     dispatch: Dispatch

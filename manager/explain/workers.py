@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from busbar.bus.messages import NOT_READY, NOT_RELOADED, NOT_REPLACED, OUTDATED, QUEUED
 from busbar.bus.placement import unmet
 from busbar.bus.results import Statement
 from busbar.bus.states import ASSIGNED, ClusterState, NodeStatus, WorkerState
+from msgspec import Struct
 
 from ..planner import draining, moving, rolling
 from ..planner.failing import TRY_S
@@ -37,8 +37,7 @@ _VERBS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
+class _Case(Struct, frozen=True):
     """A worker that is wanted, with the views that the planner decides upon."""
 
     scene: Scene

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from busbar.bus.states import WorkerState
+from msgspec import Struct
 
 
 class Cause(StrEnum):
@@ -30,8 +30,7 @@ class WorkerNow(NamedTuple):
     revision: int
 
 
-@dataclass(slots=True)
-class _Worker:
+class _Worker(Struct):
     since: float
     """When it began not to be ready; meaningless while it is."""
     ready: bool = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from busbar.bus.states import Leaves, NodeStatus, may_advance
+from msgspec import Struct, field
 
 from .model import Action, LivenessTiming, MassFailureHold, NodeView, SetNode, Snapshot
 
@@ -18,8 +18,7 @@ _LEAVES = {
 _RANK = {_N.ONLINE: 0, _N.LATE: 1, _N.LOST: 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(Struct, frozen=True):
     """The nodes and their statuses as judged now, for the rest of a plan."""
 
     nodes: Mapping[str, NodeView]

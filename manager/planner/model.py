@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -16,10 +15,10 @@ from busbar.bus.messages import Members, Peers
 from busbar.bus.placement import Placement
 from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ClusterState, Leaves, NodeStatus, WorkerState
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
+class NodeView(Struct, frozen=True):
     """A node, with its row's columns and its liveness times. `heard_at` is the last sign of life."""
 
     oid: str
@@ -63,8 +62,7 @@ class NodeView:
     """When that was last changed by this process."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemberView:
+class MemberView(Struct, frozen=True):
     """A node's membership in a cluster; limits count that cluster's workers on that node."""
 
     node_oid: str
@@ -72,8 +70,7 @@ class MemberView:
     softlimit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
+class WorkerView(Struct, frozen=True):
     """A worker: a numbered slot of a group. `node_oid` is where it is placed (or still being stopped)."""
 
     oid: str
@@ -98,8 +95,7 @@ class WorkerView:
     """Where it is ordered to be; None: nowhere else."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupView:
+class GroupView(Struct, frozen=True):
     """A worker group. `since` is when it entered its present status."""
 
     oid: str
@@ -133,8 +129,7 @@ class GroupView:
     """Which nodes may have its workers; None: any node of the cluster."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterView:
+class ClusterView(Struct, frozen=True):
     """A router cluster with its members and groups."""
 
     oid: str
@@ -146,8 +141,7 @@ class ClusterView:
     was_running: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LivenessTiming:
+class LivenessTiming(Struct, frozen=True):
     """The constants of liveness (contract, section 7); times in seconds."""
 
     heartbeat: float = 5.0
@@ -161,8 +155,7 @@ class LivenessTiming:
     """Until then (monotonic) both limits are doubled: the manager or the broker has just restarted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The input of a plan. `nodes` and `clusters` are keyed by oid; clusters at rest (`plan.at_rest`) may be
     missing."""
 
@@ -193,8 +186,7 @@ class StopCause(Enum):
     """It is ordered elsewhere, where there is room."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetNode:
+class SetNode(Struct, frozen=True):
     """Change a node's status."""
 
     node_oid: str
@@ -202,8 +194,7 @@ class SetNode:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class NoteDrain:
+class NoteDrain(Struct, frozen=True):
     """Store the progress of a node's drain."""
 
     node_oid: str
@@ -211,8 +202,7 @@ class NoteDrain:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CreateWorker:
+class CreateWorker(Struct, frozen=True):
     """Open a slot: a new worker, STARTING on that node, or PENDING without one."""
 
     group_oid: str
@@ -221,24 +211,21 @@ class CreateWorker:
     node_oid: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DropWorker:
+class DropWorker(Struct, frozen=True):
     """Close a slot: delete the stopped worker's row and status."""
 
     worker_oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class MarkPending:
+class MarkPending(Struct, frozen=True):
     """Make a worker PENDING, or give a pending one a new reason; it has no node meanwhile."""
 
     worker_oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Assign a pending or stopped worker to a node: it becomes STARTING."""
 
     worker_oid: str
@@ -246,8 +233,7 @@ class Place:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unassign:
+class Unassign(Struct, frozen=True):
     """Take a worker out of its node's assignment: it is STOPPING until the node reports it gone.
 
     `cause` is the precondition that must still hold when this is applied.
@@ -258,8 +244,7 @@ class Unassign:
     cause: StopCause = StopCause.ANY
 
 
-@dataclass(frozen=True, slots=True)
-class Relocate:
+class Relocate(Struct, frozen=True):
     """Unassign a worker that can't start on its node; its group avoids that node for a while."""
 
     worker_oid: str
@@ -268,16 +253,14 @@ class Relocate:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CancelMove:
+class CancelMove(Struct, frozen=True):
     """Give up the order to move a worker: the node that it was to go to does not take it."""
 
     worker_oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Evict:
+class Evict(Struct, frozen=True):
     """Unassign a worker whose node is silent, without waiting for the node: it is PENDING at once.
 
     `refused`: the node is heard, but follows another manager, and does not report the worker.
@@ -288,40 +271,35 @@ class Evict:
     refused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Explain:
+class Explain(Struct, frozen=True):
     """Give a STARTING worker, of which its node says nothing, a reason."""
 
     worker_oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class MarkUnknown:
+class MarkUnknown(Struct, frozen=True):
     """Make a worker UNKNOWN: its node is silent."""
 
     worker_oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class MarkStopped:
+class MarkStopped(Struct, frozen=True):
     """Make a worker STOPPED: it is known to be gone, or its lost node no longer has it assigned."""
 
     worker_oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(Struct, frozen=True):
     """Have a worker run its group's present revision on the same node: STARTING, as a new generation."""
 
     worker_oid: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRollout:
+class BlockRollout(Struct, frozen=True):
     """Store why a group's rollout can't go on, or that nothing blocks it (None)."""
 
     group_oid: str
@@ -329,8 +307,7 @@ class BlockRollout:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CompleteRollout:
+class CompleteRollout(Struct, frozen=True):
     """Every worker of a group is ready with that revision: its rollout is complete."""
 
     group_oid: str
@@ -338,8 +315,7 @@ class CompleteRollout:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetGroup:
+class SetGroup(Struct, frozen=True):
     """A worker group's new status."""
 
     group_oid: str
@@ -347,8 +323,7 @@ class SetGroup:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetCluster:
+class SetCluster(Struct, frozen=True):
     """A cluster's new status."""
 
     cluster_oid: str
@@ -356,16 +331,14 @@ class SetCluster:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class MassFailureHold:
+class MassFailureHold(Struct, frozen=True):
     """Begin or change the mass failure hold (a reason, and the nodes that fell silent), or lift it (None)."""
 
     reason: str | None
     nodes: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class SetPeers:
+class SetPeers(Struct, frozen=True):
     """Change what a node's assignment says of meshed groups' workers."""
 
     node_oid: str

@@ -7,10 +7,10 @@ interrupted anywhere, blocked by workers that do not become ready, or superseded
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 from busbar.bus.states import ASSIGNED, WorkerState
+from msgspec import Struct
 
 from .model import GroupView, WorkerView
 
@@ -100,8 +100,7 @@ def is_complete(group: GroupView, reachable: Iterable[WorkerView]) -> bool:
     return sum(1 for w in ready if w.revision == group.revision) == group.scale
 
 
-@dataclass(slots=True)
-class DisruptionBudget:
+class DisruptionBudget(Struct):
     """How many of a group's workers may be taken down now; `spend` keeps it up to date within one pass."""
 
     ready: int

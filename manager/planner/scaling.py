@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from busbar.bus.plans import MoveOrder
 from busbar.bus.states import ASSIGNED, STARTED, ClusterState, NodeStatus, WorkerState
+from msgspec import Struct, field
 
 from . import draining, failing, moving, rolling
 from .admission import Refusal
@@ -39,8 +38,7 @@ _NOT_STARTED = "; it is not started there"
 """How the reasons of workers end whose nodes follow another manager."""
 
 
-@dataclass(slots=True)
-class _GroupPlan:
+class _GroupPlan(Struct):
     """One group while it is planned."""
 
     fleet: Fleet

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from busbar.bus.access.home_assistant import HomeAssistant
@@ -50,8 +49,7 @@ class Realm(Struct, frozen=True):
     role: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Discovery:
+class Discovery(Struct, frozen=True):
     """Makes the messages of one realm. `version` is that of the manager, `manager` its id."""
 
     options: HomeAssistant

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from busbar.bus.assignments import shared, shares
@@ -15,7 +14,7 @@ from busbar.bus.placement import unmet
 from busbar.bus.routers.exposure import OPEN_ACCESS, open_condition
 from busbar.bus.routers.router_options import joins_cluster, least_scale
 from busbar.bus.states import STARTED, ClusterState, NodeStatus, WorkerState
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from ..planner.draining import DRAINED
@@ -52,8 +51,7 @@ NOT_READY: Final = frozenset(_STATE_WORDS)
 """States of workers that should be ready and are not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Struct, frozen=True):
     """The store's version that a status shows: its epoch and the sequence of its last event."""
 
     epoch: int

@@ -7,13 +7,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from busbar.bus.clock import Clock, wait_or_sleep
 from busbar.bus.connection.link import Link
 from busbar.bus.errors import BusOfflineError
 from busbar.bus.topics import Topics
+from msgspec import Struct
 
 from .retained import read_retained
 
@@ -32,8 +32,7 @@ UNREAD: Final = 2
 """So many audits in a row without a single status, which the broker acknowledged, and there is a cause."""
 
 
-@dataclass(frozen=True, slots=True)
-class Discrepancies:
+class Discrepancies(Struct, frozen=True):
     """Topics to clear (`unknown`) and topics to publish again (`stale`)."""
 
     unknown: tuple[str, ...]

@@ -6,12 +6,12 @@ The copy is in memory, so nothing of it can be stored or sent, whatever is tried
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from busbar.bus.clock import Clock
 from busbar.bus.plans import WorkerStep
 from busbar.bus.states import NodeStatus, WorkerState
+from msgspec import Struct
 
 from ..control.apply import apply_all
 from ..planner import model as m
@@ -33,8 +33,7 @@ MAX_WORK: Final = 200_000
 _UNDER_WAY: Final = frozenset({WorkerState.STARTING, WorkerState.STOPPING})
 
 
-@dataclass(frozen=True, slots=True)
-class _StoppedClock:
+class _StoppedClock(Struct, frozen=True):
     """The moment of the rehearsal."""
 
     now: float
@@ -100,8 +99,7 @@ class Rehearsal:
                 recorder.restarted(name, names.node(row.node_oid), row.reason or "")
 
 
-@dataclass(slots=True)
-class _Passes:
+class _Passes(Struct):
     """The monitor's passes on the copy until nothing is left to do."""
 
     scratch: Scratch

@@ -6,13 +6,13 @@ It re-reads only the rows that a commit names. As a safety net everything is rel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.listeners import DEFAULT
 from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import NodeStatus, WorkerState
+from msgspec.structs import replace
 
 from ..planner.admission import max_workers
 from ..planner.model import ClusterView, GroupView, MemberView, NodeView, Snapshot, WorkerView

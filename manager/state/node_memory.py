@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from busbar.bus.clock import Clock
 from busbar.bus.messages import Traffic
 from busbar.bus.states import WorkerState
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..planner.model import LivenessTiming
 
@@ -34,8 +35,7 @@ class WorkerStat(NamedTuple):
     traffic: Traffic | None = None
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(Struct):
     """Times of one node, in monotonic seconds."""
 
     heard: float | None = None

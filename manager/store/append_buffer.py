@@ -6,8 +6,9 @@ cost of single statements.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from . import sql
 from .rows import OutboxRow, StoredReply
@@ -27,8 +28,7 @@ class Position(NamedTuple):
     outbox_id: int
 
 
-@dataclass(slots=True)
-class AppendBuffer:
+class AppendBuffer(Struct):
     """`sequence` is the last event's, `outbox_id` the last outbox row's, committed or not."""
 
     sequence: int = 0

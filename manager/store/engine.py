@@ -15,13 +15,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from busbar.bus.clock import Clock
 from busbar.bus.errors import BusError
 from busbar.bus.topics import Topics
+from msgspec import Struct, field
 
 from . import files, sql
 from .append_buffer import Position
@@ -54,8 +54,7 @@ class _Job(NamedTuple):
     cause: Cause
 
 
-@dataclass(slots=True)
-class _CommitGroup:
+class _CommitGroup(Struct):
     """Writes that share one commit, and their outcomes. `deleted_outbox` are acknowledged outbox rows."""
 
     start: Position

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from .sql import NEWER_THAN, to_json
 
@@ -15,8 +16,7 @@ _OF_TYPES: Final = "json_extract(CAST(payload AS TEXT), '$.type') IN (SELECT val
 """One look at each row, however many types are asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventsWanted:
+class EventsWanted(Struct, frozen=True):
     """Which stored events are wanted: all of what is given must hold.
 
     `since` and `before` are sequences, both excluded; `newer_ns` is a time. `topics` are whole ones, `below`

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from busbar.bus.clock import Clock
 from busbar.bus.errors import BusError
+from msgspec import Struct
 
 from . import Store, Tx
 
@@ -23,8 +23,7 @@ STEPS: Final = 100
 """Commits per round; the next round deletes the rest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """What is kept: replies for `requests_s` seconds (contract, section 3) and up to `requests_bytes`, the
     rest by number of rows."""
 

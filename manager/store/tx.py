@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
 from busbar.bus import contract
@@ -13,6 +12,7 @@ from busbar.bus.messages import Event
 from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import WorkerState
 from busbar.bus.topics import NO_CLUSTER, Topics
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from . import sql
@@ -52,8 +52,7 @@ def _shortened(data: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-@dataclass(slots=True)
-class StoreContext:
+class StoreContext(Struct):
     """Shared by all transactions of a store."""
 
     store: str

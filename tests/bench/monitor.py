@@ -5,7 +5,7 @@ single change touches.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from busbar.manager.planner.plan import plan
 from busbar.manager.state.mirror import StateCache
 from busbar.manager.state.node_memory import NodeMemory
 from busbar.manager.store import Changes, Store
+from msgspec.structs import replace
 
 from tests.bench import seed
 from tests.bench.report import Curve, Row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from busbar.bus.errors import BusError, no_such
@@ -12,6 +11,7 @@ from busbar.bus.plans import WorkerStep
 from busbar.bus.roles import OWNER
 from busbar.bus.states import NodeStatus
 from busbar.bus.topics import Topics
+from msgspec import Struct
 
 from ...planner.model import Snapshot
 from ...quotas import Quotas
@@ -44,8 +44,7 @@ class Observations(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ManagerIdentity:
+class ManagerIdentity(Struct, frozen=True):
     """The manager's own facts, for `get_manager`. `started` is monotonic seconds."""
 
     manager: str
@@ -75,8 +74,7 @@ class Asker(NamedTuple):
     quotas: Quotas
 
 
-@dataclass(frozen=True, slots=True)
-class ReadContext:
+class ReadContext(Struct, frozen=True):
     """What a read may use. `now` is monotonic seconds, `now_ns` the wall clock. `asker` is set for heavy
     operations alone."""
 
@@ -99,8 +97,7 @@ class ReadContext:
         return max(0, (self.now_ns - changed_ns) // 1_000_000)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeContext:
+class ChangeContext(Struct, frozen=True):
     """What a change may use: its transaction and who requested it."""
 
     tx: Tx

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from busbar.bus.contract import OPERATIONS
@@ -20,7 +19,7 @@ from busbar.bus.routers.definitions import (
     Strategy,
 )
 from busbar.bus.states import STARTED, ClusterState, NodeStatus
-from msgspec import to_builtins
+from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
 from ...store.rows import ClusterRow, GroupRow, PrincipalRow
@@ -42,8 +41,7 @@ _PLAIN: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What is asked for. `exact`: what the document does not name in its clusters goes, whoever made it."""
 
     desired: Definitions
@@ -56,8 +54,7 @@ class Wish:
         return self.desired.owner
 
 
-@dataclass(slots=True)
-class Carrier:
+class Carrier(Struct):
     """Carries out one wish in a transaction. `root` is the document's own pointer.
 
     With `keep_going` what is refused is collected; otherwise the first refusal is raised.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from busbar.agent.state import State
 from busbar.agent.workers.spec_renderer import EndpointLimits, RefusedError, SpecRenderer, with_roots
 from busbar.bus.messages import AssignedWorker
 from busbar.bus.options import ConnectOptions
+from msgspec.structs import replace
 
 
 def test_a_full_file(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from busbar.agent.runtimes import LaunchSpec, TcpProbe
 from busbar.bus.messages import OUTDATED
+from msgspec.structs import replace
 
 from tests.agents import Bench, bench, worker
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pwd
 import signal
@@ -10,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 from busbar.agent.processes import cgroups, procfs
 from busbar.agent.processes.process import SpawnError, SpawnSpec, WorkerProcesses
@@ -197,7 +197,7 @@ async def test_a_worker_of_another_user_is_in_its_cgroup(
 ) -> None:
     nobody = pwd.getpwnam("nobody")
     user = RunAs("nobody", nobody.pw_uid, nobody.pw_gid, ())
-    start = dataclasses.replace(start_of(tmp_path, "sleep", "60", run_as=user), folder=Path("/"))
+    start = msgspec.structs.replace(start_of(tmp_path, "sleep", "60", run_as=user), folder=Path("/"))
     process = processes.spawn(start)
     (folder,) = ours(place)
     assert cgroups.pids_in(folder) == {process.record.pid}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -20,6 +19,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 from busbar.agent.processes import cgroups, exits, logs, procfs
 from busbar.agent.processes.process import Process, SpawnError, SpawnSpec, WorkerProcesses
@@ -282,7 +282,7 @@ async def main():
     folder = Path(sys.argv[1])
     start = SpawnSpec("web-1", sys.argv[2], ("sleep", "60"), folder, folder / "worker.log")
     process = WorkerProcesses(sys.argv[3], SystemClock()).spawn(start)
-    print(json.dumps(dataclasses.asdict(process.record)), flush=True)
+    print(json.dumps(msgspec.structs.asdict(process.record)), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """
@@ -345,7 +345,7 @@ async def test_a_reused_pid_is_never_adopted_or_signalled(
     assert stat is not None
     truth = ProcessRecord("web-1", foreign.pid, procfs.boot_id(), stat.start_ticks, uuid.uuid4().hex)
     lies = {"start_ticks": stat.start_ticks - 1, "token": truth.token, "boot_id": "another-boot"}
-    record = dataclasses.replace(truth, **{forgery: lies[forgery]})
+    record = msgspec.structs.replace(truth, **{forgery: lies[forgery]})
     assert processes.adopt(record) is None
     report = await processes.stop(record, signal.SIGTERM, 0.2)
     assert (report.signalled, report.killed, report.gone) == (0, 0, True)
@@ -358,7 +358,7 @@ async def test_token_alone_is_not_enough_to_adopt(
     processes: WorkerProcesses, tmp_path: Path, forgery: dict[str, int | str]
 ) -> None:
     process = processes.spawn(start_of(tmp_path, "sleep", "60"))
-    forged = dataclasses.replace(process.record, **forgery)  # type: ignore[arg-type]
+    forged = msgspec.structs.replace(process.record, **forgery)  # type: ignore[arg-type]
     assert processes.adopt(forged) is None
     await until(lambda: procfs.is_alive(process.record))  # the kernel shows its environment a moment later
     await processes.stop(process, signal.SIGTERM, 5)
@@ -369,7 +369,7 @@ async def test_a_reused_pid_is_spared_while_a_process_with_the_token_is_killed(
 ) -> None:
     start = start_of(tmp_path, "sleep", "60")
     process = processes.spawn(start)
-    forged = dataclasses.replace(process.record, pid=foreign.pid)
+    forged = msgspec.structs.replace(process.record, pid=foreign.pid)
     report = await processes.stop(forged, signal.SIGTERM, 0.2)
     assert (report.signalled, report.killed) == (0, 1)
     assert foreign.poll() is None
@@ -398,7 +398,7 @@ time.sleep(60)
     report = await processes.stop(adopted, signal.SIGTERM, 5)
     assert report.signalled == 1 and report.gone
     assert not alive(process.record.pid)
-    assert processes.adopt(dataclasses.replace(process.record, start_ticks=1)) is None
+    assert processes.adopt(msgspec.structs.replace(process.record, start_ticks=1)) is None
 
 
 @pytest.mark.fault(41, "O")

@@ -13,7 +13,6 @@ import time
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from busbar.agent.workers.probes import probe
 from busbar.agent.workers.traffic import traffic
 from busbar.bus.clock import SystemClock
 from busbar.bus.messages import Peer
+from msgspec.structs import replace
 
 from tests.agents import bench, worker
 from tests.brokers import lacking

@@ -6,12 +6,12 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from busbar.agent.planner.lifecycle import WorkerTiming
 from busbar.agent.processes import procfs
+from msgspec.structs import replace
 
 from tests.agents import Bench, bench, worker
 from tests.brokers import lacking

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from busbar.agent.planner import lifecycle, plan
 from busbar.agent.planner.lifecycle import NEVER, AfterStop, Phase, Worker, WorkerTiming
 from busbar.bus.messages import AssignedWorker
 from busbar.bus.states import WorkerState
+from msgspec.structs import asdict, replace
 
 T = WorkerTiming()
 NOW = 100.0

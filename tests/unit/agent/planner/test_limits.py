@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from busbar.agent.planner import lifecycle, plan
 from busbar.agent.planner.lifecycle import Phase, Worker, WorkerTiming
@@ -12,6 +10,7 @@ from busbar.bus.messages import AssignedWorker
 from busbar.bus.states import WorkerState
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 T = WorkerTiming(starting_limit=100)
 

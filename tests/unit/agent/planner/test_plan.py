@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from busbar.agent.planner import lifecycle, plan
 from busbar.agent.planner.lifecycle import NEVER, AfterStop, Phase, Worker, WorkerTiming
 from busbar.bus.messages import AssignedWorker, Assignment
 from busbar.bus.states import WorkerState
+from msgspec.structs import replace
 
 T = WorkerTiming()
 NOW = 100.0

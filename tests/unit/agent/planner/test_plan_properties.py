@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from busbar.agent.planner import lifecycle, plan
 from busbar.agent.planner.lifecycle import AfterStop, Phase, Worker, WorkerTiming
 from busbar.bus.messages import AssignedWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 OIDS = ("a", "b", "c")
 EVENTS = ("exit", "probe ok", "probe failed", "stopped", "stop failed", "found good", "found bad", "bad file")

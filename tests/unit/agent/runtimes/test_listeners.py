@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from busbar.agent.runtimes import (
     WorkerSpec,
     load_runtimes,
 )
+from msgspec.structs import replace
 
 FOLDER = Path("/var/lib/busbar/web-1")
 SECRETS = Path("/etc/busbar/secrets")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from busbar.agent.runtimes.crossbar import CrossbarRuntime
 from busbar.agent.runtimes.principals import MAX_FILE, read_secrets
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 OID = "3eccb1fd-251b-4eda-bee9-06b3d24b1c5e"
 ONE = {"default": 4711}

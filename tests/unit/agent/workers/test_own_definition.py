@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from busbar.agent.planner import lifecycle
 from busbar.agent.planner.lifecycle import Phase
 from busbar.agent.workers.process_runner import Instance
 from busbar.bus.messages import AssignedWorker
+from msgspec.structs import replace
 
 
 def definition(generation: int) -> AssignedWorker:

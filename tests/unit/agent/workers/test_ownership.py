@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from busbar.agent.processes.procfs import ProcessRecord, TokenGroup
 from busbar.agent.state import WorkerRecord
 from busbar.agent.workers import identity, ownership
+from msgspec.structs import replace
 
 from tests.unit.agent.test_state import FOLDER_ID, record
 

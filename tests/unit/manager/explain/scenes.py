@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, TypeVar
 
 import msgspec
 from busbar.manager.explain.scene import Past, Scene
 from busbar.manager.planner.model import Snapshot
 from busbar.manager.store.rows import ClusterRow, GroupRow, NodeRow, WorkerRow
+from msgspec.structs import fields
 
 from tests.unit.manager.planner.fleets import NOW
 

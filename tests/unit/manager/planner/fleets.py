@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from busbar.bus.states import ClusterState, NodeStatus, WorkerState, advance
 from busbar.manager.planner import model as m
 from busbar.manager.planner.plan import plan
+from msgspec.structs import replace
 
 NOW = 1000.0
 TIMING = m.LivenessTiming(heartbeat=5.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 from busbar.bus.placement import Placement, unmet
 from busbar.bus.plans import MoveOrder
@@ -15,6 +14,7 @@ from busbar.manager.planner.admission import occupies
 from busbar.manager.planner.plan import plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import NOW, Simulator, cluster, group, node, of_kind, snapshot, worker
 from tests.unit.manager.planner.test_model_properties import some_fleet

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from busbar.bus.states import Leaves
@@ -12,6 +11,7 @@ from busbar.manager.planner.deadlines import next_due
 from busbar.manager.planner.plan import plan
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import NOW, TIMING, Simulator, cluster, group, node, snapshot, worker
 from tests.unit.manager.planner.test_model_properties import some_fleet, troubled_fleet

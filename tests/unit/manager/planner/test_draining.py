@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from busbar.manager.planner import model as m
 from busbar.manager.planner.plan import plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import Simulator, cluster, group, node, of_kind, snapshot, worker
 

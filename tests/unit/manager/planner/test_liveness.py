@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from busbar.bus.states import Leaves, NodeStatus
 from busbar.manager.planner.liveness import Fleet, judge, judge_nodes
 from busbar.manager.planner.model import LivenessTiming, MarkStopped, MassFailureHold, NodeView, SetNode
 from busbar.manager.planner.plan import plan
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import NOW, TIMING, cluster, group, node, of_kind, snapshot, worker
 

@@ -8,7 +8,6 @@ own bookkeeping.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 from busbar.bus.placement import Placement
@@ -20,6 +19,7 @@ from busbar.manager.planner.plan import at_rest, plan, plan_cluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import (
     NOW,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from busbar.bus.messages import Peer
 from busbar.bus.states import NodeStatus, WorkerState
@@ -13,6 +12,7 @@ from busbar.manager.planner.peers import INTERVAL_S, peers_due, plan_peers, want
 from busbar.manager.planner.plan import plan
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import NOW, cluster, group, node, of_kind, snapshot, worker
 

@@ -4,7 +4,6 @@ and nothing moves by itself."""
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from itertools import product
 
 from busbar.bus.placement import Placement, unmet
@@ -15,6 +14,7 @@ from busbar.manager.planner.placement import Candidates, Load
 from busbar.manager.planner.plan import plan
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import NOW, TIMING, Simulator, cluster, group, node, snapshot
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from busbar.bus.states import Leaves, WorkerState
 from busbar.manager.planner import model as m
 from busbar.manager.planner.plan import by_node, plan
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import NOW, Simulator, cluster, group, node, of_kind, snapshot, worker
 

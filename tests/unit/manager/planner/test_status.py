@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from busbar.bus.states import ClusterState
 from busbar.manager.planner.model import GroupView, SetCluster, SetGroup
 from busbar.manager.planner.status import judge_cluster, judge_group, judge_statuses
+from msgspec.structs import replace
 
 from tests.unit.manager.planner.fleets import NOW, cluster, group, worker
 
