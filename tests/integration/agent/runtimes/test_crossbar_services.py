@@ -10,13 +10,14 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from busbar.agent.processes.checking import check
 from busbar.agent.runtimes import load_runtimes
 
-from tests.integration.agent.runtimes.test_real import Run, crossbar_program, run, stop
+from tests.integration.agent.runtimes.test_real import Run, crossbar_program, rendered, run, stop
 from tests.pace import bound
 from tests.wamp import WampClient
 
@@ -108,26 +109,24 @@ async def test_a_worker_that_only_forwards_does_not_depend_on_the_server_behind_
 
 @pytest.mark.crossbar
 @pytest.mark.timeout(180)
-async def test_what_is_not_offered_does_not_work_in_crossbar_either(run: Run) -> None:
+async def test_what_is_not_offered_does_not_work_in_crossbar_either(tmp_path: Path) -> None:
     """Fails when it does: then offer it. Long polling lets nobody join, and `upload` is no service."""
     runtime = load_runtimes({"crossbar": crossbar_program()})["crossbar"]
-    worker = await run(runtime, {"type": "web", "paths": {"lp": {"type": "nodeinfo"}}})
-    await worker.ready()
-    await stop(worker)
-    folder = worker.log.parent
+    folder = tmp_path / "web-1"
+    launch = rendered(folder, runtime, {"type": "web", "paths": {"lp": {"type": "nodeinfo"}}})
     config = folder / ".crossbar" / "config.json"
     plain = config.read_text()
     assert plain.count('"nodeinfo"') == 1
     config.write_text(plain.replace('"nodeinfo"', '"upload"'))
-    assert "upload" in str(await check(worker.launch.check, folder, worker.launch.env, None))
+    assert "upload" in str(await check(launch.check, folder, launch.env, None))
     config.write_text(plain.replace('"nodeinfo"', '"longpoll"'))
-    assert await check(worker.launch.check, folder, worker.launch.env, None) is None
-    environment = {**os.environ, **worker.launch.env}
+    assert await check(launch.check, folder, launch.env, None) is None
+    environment = {**os.environ, **launch.env}
     process = await asyncio.create_subprocess_exec(
-        *worker.launch.argv, env=environment, stdout=asyncio.subprocess.DEVNULL
+        *launch.argv, env=environment, stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        base = f"http://127.0.0.1:{worker.launch.port}/lp"
+        base = f"http://127.0.0.1:{launch.port}/lp"
         opened = await _opened(base)
         hello = [1, "realm1", {"roles": {"caller": {}}, "authmethods": ["anonymous"]}]
         status, text = await curl(f"{base}/{opened}/send", json.dumps(hello))

@@ -74,6 +74,23 @@ class Worker:
         return time.monotonic() - begun
 
 
+def rendered(
+    folder: Path, runtime: Runtime, transport: Mapping[str, Any] | None, name: str = "web-1"
+) -> LaunchSpec:
+    """What a worker would be started with; its files are in the folder."""
+    missing = runtime.unavailable()
+    if missing:
+        lacking(missing)
+    wishes = runtime.ports_needed(transport)
+    ports = choose_ports(
+        wishes, (), lambda w, p: bind_error(w.interface, p, shared=w.shared), offset=os.getpid()
+    )
+    spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)
+    launch = runtime.render(spec, "127.0.0.1", ports, folder)
+    prepare(launch, folder)
+    return launch
+
+
 @pytest.fixture
 async def run(tmp_path: Path) -> AsyncIterator[Run]:
     processes = WorkerProcesses(SCOPE, CLOCK)
@@ -81,17 +98,8 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
     async def start(
         runtime: Runtime, transport: Mapping[str, Any] | None = None, name: str = "web-1"
     ) -> Worker:
-        missing = runtime.unavailable()
-        if missing:
-            lacking(missing)
         folder = tmp_path / name
-        wishes = runtime.ports_needed(transport)
-        ports = choose_ports(
-            wishes, (), lambda w, p: bind_error(w.interface, p, shared=w.shared), offset=os.getpid()
-        )
-        spec = WorkerSpec(name, str(uuid.uuid4()), "edge", "web", 1, transport)
-        launch = runtime.render(spec, "127.0.0.1", ports, folder)
-        prepare(launch, folder)
+        launch = rendered(folder, runtime, transport, name)
         log = folder / "worker.log"
         begun = SpawnSpec(name, uuid.uuid4().hex, launch.argv, folder, log, launch.env)
         return Worker(processes.spawn(begun), launch, log)

@@ -26,6 +26,7 @@ __all__ = ["run"]
 JOE = {"ticket": {"authid": "joe", "ticket": TICKET}}
 REALMS = [{"name": REALM, "roles": ROLES}]
 COOKIE = "com_example_id"
+SECRET = "s3cret-of-the-hook"
 
 
 async def cookie_of(url: str) -> str:
@@ -38,18 +39,40 @@ async def cookie_of(url: str) -> str:
 
 @pytest.mark.crossbar
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("store", [{"type": "memory"}, {"type": "file", "filename": "cookies.dat"}])
-async def test_a_client_comes_again_with_its_cookie(run: Run, tmp_path: Path, store: dict[str, Any]) -> None:
-    table = {**crossbar_program(), "secrets_root": str(secrets_root(tmp_path / "secrets"))}
-    runtime = load_runtimes({"crossbar": table})["crossbar"]
-    ws = {
-        "type": "websocket",
-        "auth": {**static("ticket"), "cookie": {}},
-        "cookie": {"store": store, "name": COOKIE, "max_age": 3600},
+async def test_cookies_procedures_and_webhooks_on_paths_of_one_worker(run: Run, tmp_path: Path) -> None:
+    """One router for all: each start of a crossbar takes seconds of processor time."""
+    root = secrets_root(tmp_path / "secrets")
+    (root / "shop" / "hook.json").write_text(json.dumps({"github_secret": SECRET}))
+    runtime = load_runtimes({"crossbar": {**crossbar_program(), "secrets_root": str(root)}})["crossbar"]
+    asked = {"type": "dynamic", "authenticator": "com.example.auth", "authenticator-realm": REALM}
+    rights = {"realm": REALM, "role": "backend", "options": {"topic": "com.example.hook"}}
+    paths = {
+        "ws": {"type": "websocket", "auth": static("ticket")},
+        "memory": with_cookies({"type": "memory"}),
+        "file": with_cookies({"type": "file", "filename": "cookies.dat"}),
+        "asked": {"type": "websocket", "auth": {"anonymous": asked}},
+        "signed": {"type": "webhook", **rights, "credentials_file": "shop/hook.json"},
+        "open": {"type": "webhook", **rights},
+        "guest": {"type": "webhook", **rights, "role": "guest"},
     }
-    worker = await run(runtime, {"type": "web", "realms": REALMS, "paths": {"ws": ws}})
+    worker = await run(runtime, {"type": "web", "realms": REALMS, "paths": paths})
     await worker.ready()
-    url = worker.launch.address
+    base = f"127.0.0.1:{worker.launch.port}"
+    for store in ("memory", "file"):
+        await _a_client_comes_again_with_its_cookie(f"ws://{base}/{store}")
+    await _a_procedure_is_asked_for_each_client_without_credentials(f"ws://{base}/ws", f"ws://{base}/asked")
+    await _a_webhook_publishes_what_is_signed(f"ws://{base}/ws", f"http://{base}")
+    assert SECRET not in worker.log.read_text()
+    await stop(worker)
+
+
+def with_cookies(store: dict[str, Any]) -> dict[str, Any]:
+    """A path whose clients, once authenticated by ticket, come again with a cookie."""
+    cookie = {"store": store, "name": COOKIE, "max_age": 3600}
+    return {"type": "websocket", "auth": {**static("ticket"), "cookie": {}}, "cookie": cookie}
+
+
+async def _a_client_comes_again_with_its_cookie(url: str) -> None:
     cookie = await cookie_of(url)
     assert cookie.startswith(f"{COOKIE}=")
     async with WampClient(url, REALM, authmethod="cookie", headers={"Cookie": cookie}) as wamp:
@@ -60,23 +83,9 @@ async def test_a_client_comes_again_with_its_cookie(run: Run, tmp_path: Path, st
     with pytest.raises(AssertionError, match=r"no_auth_method|not_auth"):
         async with WampClient(url, REALM, authmethod="cookie"):
             pass
-    await stop(worker)
 
 
-@pytest.mark.crossbar
-@pytest.mark.timeout(180)
-async def test_a_procedure_is_asked_for_each_client_without_credentials(run: Run, tmp_path: Path) -> None:
-    table = {**crossbar_program(), "secrets_root": str(secrets_root(tmp_path / "secrets"))}
-    runtime = load_runtimes({"crossbar": table})["crossbar"]
-    asked = {"type": "dynamic", "authenticator": "com.example.auth", "authenticator-realm": REALM}
-    paths = {
-        "ws": {"type": "websocket", "auth": static("ticket")},
-        "asked": {"type": "websocket", "auth": {"anonymous": asked}},
-    }
-    worker = await run(runtime, {"type": "web", "realms": REALMS, "paths": paths})
-    await worker.ready()
-    url = worker.launch.address
-    other = url.replace("/ws", "/asked")
+async def _a_procedure_is_asked_for_each_client_without_credentials(url: str, other: str) -> None:
     assert await refusal(other, REALM) != "it joined", "nobody answers for it"
     seen: list[Any] = []
 
@@ -92,7 +101,35 @@ async def test_a_procedure_is_asked_for_each_client_without_credentials(run: Run
             assert (guest.welcome.authrole, guest.welcome.authid) == ("guest", "visitor")
         assert await refusal(other, REALM) != "it joined"
     assert seen == ["anonymous", "anonymous"]
-    await stop(worker)
+
+
+async def _a_webhook_publishes_what_is_signed(url: str, base: str) -> None:
+    body = '{"action": "opened"}'
+    made = hmac.new(SECRET.encode(), body.encode(), hashlib.sha1).hexdigest()
+    got: asyncio.Queue[Any] = asyncio.Queue()
+    async with joined(url, REALM, JOE) as joe:
+        await joe.subscribe(got.put_nowait, "com.example.hook")
+        assert await post(f"{base}/signed", body, f"X-Hub-Signature: sha1={made}") == (202, "OK")
+        async with asyncio.timeout(bound(10)):
+            assert (await got.get())["body"] == body
+        assert (await post(f"{base}/signed", body, "X-Hub-Signature: sha1=" + "0" * 40))[0] == 400
+        assert (await post(f"{base}/signed", body))[0] == 400
+        assert (await post(f"{base}/open", body))[0] == 202
+        assert await post(f"{base}/guest", body) == (500, "NOT OK"), "its role may not publish"
+        async with asyncio.timeout(bound(10)):
+            assert (await got.get())["body"] == body
+        assert got.empty()
+
+
+async def post(url: str, body: str, *headers: str) -> tuple[int, str]:
+    command = ["curl", "-s", "-d", body, "-w", "\n%{http_code}", url]
+    for header in headers:
+        command += ["-H", header]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=bound(30), check=True
+    )
+    text, _, status = done.stdout.rpartition("\n")
+    return int(status), text
 
 
 @pytest.mark.crossbar
@@ -134,50 +171,4 @@ async def test_a_procedure_is_told_the_certificate_of_each_client(run: Run, tmp_
         with pytest.raises(AssertionError, match="stranger"):
             async with WampClient(other, REALM, authmethod="tls", tls=clients["eve"]):
                 pass
-    await stop(worker)
-
-
-async def post(url: str, body: str, *headers: str) -> tuple[int, str]:
-    command = ["curl", "-s", "-d", body, "-w", "\n%{http_code}", url]
-    for header in headers:
-        command += ["-H", header]
-    done = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, timeout=bound(30), check=True
-    )
-    text, _, status = done.stdout.rpartition("\n")
-    return int(status), text
-
-
-@pytest.mark.crossbar
-@pytest.mark.timeout(180)
-async def test_a_webhook_publishes_what_is_signed(run: Run, tmp_path: Path) -> None:
-    root = secrets_root(tmp_path / "secrets")
-    (root / "shop" / "hook.json").write_text(json.dumps({"github_secret": "s3cret-of-the-hook"}))
-    runtime = load_runtimes({"crossbar": {**crossbar_program(), "secrets_root": str(root)}})["crossbar"]
-    rights = {"realm": REALM, "role": "backend", "options": {"topic": "com.example.hook"}}
-    paths = {
-        "ws": {"type": "websocket", "auth": static("ticket")},
-        "signed": {"type": "webhook", **rights, "credentials_file": "shop/hook.json"},
-        "open": {"type": "webhook", **rights},
-        "guest": {"type": "webhook", **rights, "role": "guest"},
-    }
-    worker = await run(runtime, {"type": "web", "realms": REALMS, "paths": paths})
-    await worker.ready()
-    base = f"http://127.0.0.1:{worker.launch.port}"
-    body = '{"action": "opened"}'
-    made = hmac.new(b"s3cret-of-the-hook", body.encode(), hashlib.sha1).hexdigest()
-    got: asyncio.Queue[Any] = asyncio.Queue()
-    async with joined(worker.launch.address, REALM, JOE) as joe:
-        await joe.subscribe(got.put_nowait, "com.example.hook")
-        assert await post(f"{base}/signed", body, f"X-Hub-Signature: sha1={made}") == (202, "OK")
-        async with asyncio.timeout(bound(10)):
-            assert (await got.get())["body"] == body
-        assert (await post(f"{base}/signed", body, "X-Hub-Signature: sha1=" + "0" * 40))[0] == 400
-        assert (await post(f"{base}/signed", body))[0] == 400
-        assert (await post(f"{base}/open", body))[0] == 202
-        assert await post(f"{base}/guest", body) == (500, "NOT OK"), "its role may not publish"
-        async with asyncio.timeout(bound(10)):
-            assert (await got.get())["body"] == body
-        assert got.empty()
-    assert "s3cret-of-the-hook" not in worker.log.read_text()
     await stop(worker)
