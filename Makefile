@@ -32,7 +32,7 @@ HOUSE := $(abspath $(VENV))/home-assistant
 HOUSE_PYTHON ?= python3.13
 
 .PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site \
-  pictures upgrade dist deb try-deb try-systemd image clean
+  pictures upgrade dist deb try-deb try-systemd image try-image clean
 
 help:
 	@echo "make demo    set up, then watch a cluster of real routers start, recover and stop; busbar-demo.png is its page"
@@ -57,6 +57,7 @@ help:
 	@echo "make try-deb   install it in a fresh Debian, use it, purge it (root, debootstrap)"
 	@echo "make try-systemd   boot a fresh Debian with it: units, kills, watchdog, a reboot, purge (root, systemd-container)"
 	@echo "make image   the image for containers (podman, buildah or docker)"
+	@echo "make try-image   use that image with podman: a realm, a node that joins, a killed container, a read-only one"
 	@echo "make reference   write docs/reference and docs/man from the code"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -175,6 +176,10 @@ try-systemd: deb
 # BASE names another Debian to start from.
 image: dist
 	@docs/packaging/image.sh build/image $(BASE)
+
+# What podman itself needs on a machine: RUN='--ulimit nofile=1024:1024' GLOBAL='--runtime runc'.
+try-image: setup
+	@docs/packaging/try-image.sh
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist .src/*.egg-info *.egg-info
