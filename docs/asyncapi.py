@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENT_KINDS, EVENTS, OPERATIONS, Operation
+from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, OPERATIONS, Operation
 from busbar.bus.errors import ERRORS
+from busbar.bus.events import EVENT_KINDS, EVENTS
 from busbar.bus.messages import (
     Assignment,
     Command,

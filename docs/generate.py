@@ -21,8 +21,9 @@ from asyncapi import document
 from busbar.agent.reporting.metrics import families as agent_families
 from busbar.agent.reporting.reporter import NodeSnapshot
 from busbar.bus.clock import SystemClock
-from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, EVENTS, OPERATIONS, Operation
+from busbar.bus.contract import CHANGE_ERRORS, COMMON_ERRORS, OPERATIONS, Operation
 from busbar.bus.errors import ERRORS
+from busbar.bus.events import EVENTS
 from busbar.bus.states import TRANSITIONS
 from busbar.bus.system.metrics import Family, connection
 from busbar.manager.metrics.families import families

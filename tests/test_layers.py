@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("bus", "manager", "agent", "cli")
 MUST_BE_PURE = {
     *(f"bus/{name}.py" for name in (
-        "topics", "states", "errors", "messages", "params", "contract", "decode", "options", "backoff",
-        "roles", "printable", "routers/transport", "access/acl", "system/log_lines",
+        "topics", "states", "errors", "messages", "params", "contract", "events", "decode", "options",
+        "backoff", "roles", "printable", "routers/transport", "access/acl", "system/log_lines",
         "connection/broker_rotation", "client/errors", "client/goals", "client/names")),
     "manager/rate_limit.py",
     "manager/ingest/node_session.py",

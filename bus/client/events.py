@@ -9,9 +9,9 @@ from typing import Final
 
 from ..clock import Clock, wait_or_sleep
 from ..connection.link import Message
-from ..contract import EVENTS, event_type
 from ..decode import read
 from ..errors import BusError, BusOfflineError, CallTimeoutError, MissingRightError
+from ..events import EVENTS, event_type
 from ..messages import Event
 from ..topics import Topics
 from .errors import EventsLostError

@@ -144,7 +144,7 @@ def complete_operation(incomplete: str) -> list[str]:
 
 def complete_event_type(incomplete: str) -> list[str]:
     """Types of events, and the kinds of objects that stand for all of theirs."""
-    from busbar.bus.contract import EVENTS
+    from busbar.bus.events import EVENTS
 
     types = [*EVENTS, *(f"{kind}_{verb}" for kind, verbs in EVENTS.items() for verb in verbs)]
     return [name for name in types if name.startswith(incomplete)]

@@ -10,7 +10,7 @@ from busbar.bus.client.errors import EventsLostError
 from busbar.bus.client.events import PAGE, EventWatch, cluster_of
 from busbar.bus.client.names import is_oid
 from busbar.bus.clock import SystemClock
-from busbar.bus.contract import EVENTS
+from busbar.bus.events import EVENTS
 from busbar.bus.messages import Event
 
 from ..arguments import common_options as n

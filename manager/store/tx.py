@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
-from busbar.bus import contract
 from busbar.bus.clock import rfc3339
 from busbar.bus.decode import encode
+from busbar.bus.events import EVENT_KINDS, event_type
 from busbar.bus.messages import Event
 from busbar.bus.options import MAX_PACKET
 from busbar.bus.states import WorkerState
@@ -312,7 +312,7 @@ class Tx(Queries):
     def event(
         self, subject: str, verb: str, *, cluster: str | None, name: str, data: Mapping[str, object]
     ) -> int:
-        """Record a lifecycle event (`bus.contract.EVENTS`) and return its sequence.
+        """Record a lifecycle event (`bus.events.EVENTS`) and return its sequence.
 
         Name, epoch, request id and cause are added to `data` unless it has them.
 
@@ -320,7 +320,7 @@ class Tx(Queries):
             KeyError: when the contract has no such event.
         """
         context, appends = self.context, self.context.appends
-        kind = contract.EVENT_KINDS[subject]
+        kind = EVENT_KINDS[subject]
         appends.sequence = sequence = appends.sequence + 1
         facts: dict[str, object] = {"name": name, "epoch": context.epoch, "who": self.cause.who}
         if self.cause.request_id is not None:
@@ -329,7 +329,7 @@ class Tx(Queries):
             id=f"{context.store}-{sequence:010d}",
             source=f"/busbar/{context.topics.realm}/{context.store}",
             sequence=f"{sequence:010d}",
-            type=contract.event_type(subject, verb),
+            type=event_type(subject, verb),
             subject=f"{kind}/{name}",
             time=rfc3339(self.now_ns),
             data={**facts, **data},

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from busbar.bus.contract import EVENT_KINDS, EVENTS, OPERATIONS
+from busbar.bus.contract import OPERATIONS
+from busbar.bus.events import EVENT_KINDS, EVENTS
 from busbar.bus.topics import NODE_LEAVES
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from busbar.bus.contract import EVENTS, OPERATIONS
+from busbar.bus.contract import OPERATIONS
+from busbar.bus.events import EVENTS
 from busbar.bus.topics import Topics
 
 from tests.integration.cli.harness import stack, until

@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 from busbar.bus import params as p
-from busbar.bus.contract import EVENT_KINDS, EVENTS, event_type
 from busbar.bus.errors import BusError
+from busbar.bus.events import EVENT_KINDS, EVENTS, event_type
 from busbar.bus.topics import NO_CLUSTER
 
 from ...store.event_query import EventsWanted

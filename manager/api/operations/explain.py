@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 from busbar.bus import params as p
 from busbar.bus.clock import rfc3339
-from busbar.bus.contract import EVENTS
 from busbar.bus.errors import BusError
+from busbar.bus.events import EVENTS
 from busbar.bus.messages import Event
 from busbar.bus.states import WorkerState
 from busbar.bus.topics import NO_CLUSTER

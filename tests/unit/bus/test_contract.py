@@ -8,8 +8,9 @@ from typing import get_args
 
 import msgspec
 import pytest
-from busbar.bus.contract import COMMON_ERRORS, EVENT_KINDS, EVENTS, OPERATIONS, PLANNER, event_type
+from busbar.bus.contract import COMMON_ERRORS, OPERATIONS, PLANNER
 from busbar.bus.errors import ERRORS, BusError
+from busbar.bus.events import EVENT_KINDS, EVENTS, event_type
 from busbar.bus.topics import StatusKind, is_name
 
 ANCESTOR = [

@@ -12,7 +12,7 @@ import yaml
 from busbar.bus.addresses import IPV4
 from busbar.bus.broker.limits import LIMITS
 from busbar.bus.client.events import cluster_of
-from busbar.bus.contract import EVENTS
+from busbar.bus.events import EVENTS
 from busbar.bus.messages import Endpoint, Event, MeshSeen, Status, Traffic
 from busbar.bus.params import ManagerInfo, Node, Stat, Worker
 from busbar.cli.commands import status
