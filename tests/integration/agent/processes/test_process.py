@@ -274,7 +274,7 @@ time.sleep(60)
 
 
 STARTER = """
-import asyncio, dataclasses, json, os, signal, sys
+import asyncio, json, msgspec.structs, os, signal, sys
 from pathlib import Path
 from busbar.bus.clock import SystemClock
 from busbar.agent.processes.process import WorkerProcesses, SpawnSpec
