@@ -28,6 +28,7 @@ from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import AssignedWorker, Assignment, WorkerName
 from busbar.bus.system import files
 from busbar.bus.system.files import FileLock
+from busbar.bus.system.regular_files import read_regular
 from msgspec import Struct
 
 from .owner import FolderOwner, why_foreign
@@ -117,7 +118,7 @@ class State:
                 folder.chmod(0o700)
             lock = _lock(folder)
         except OSError as error:
-            raise StateError(f"state folder {folder} can't be used: {error.strerror or error}") from error
+            raise StateError(f"state folder {folder} can't be used: {_told(error, folder)}") from error
         try:
             for part in (folder, folder / "records"):
                 files.discard_leftovers(part)
@@ -130,7 +131,7 @@ class State:
             raise
         except OSError as error:
             lock.release()
-            raise StateError(f"state folder {folder} can't be written: {error.strerror or error}") from error
+            raise StateError(f"state folder {folder} can't be written: {_told(error, folder)}") from error
 
     def close(self) -> None:
         """Release the folder."""
@@ -223,10 +224,9 @@ def may_run(folder: Path, oid: str, token: str) -> bool:
     """Whether an agent with that folder may attend to the process with this token: the folder has its id, or
     its record of the worker has the token. Another folder may have taken the place of a moved one."""
     try:
-        kept = (folder / "folder_id").read_text(errors="replace").strip()
-        if f":{kept}:" in token:
+        if f":{_kept_id(folder)}:" in token:
             return True
-        return token.encode() in (folder / "records" / f"{_checked(oid)}.json").read_bytes()
+        return token.encode() in read_regular(folder / "records" / f"{_checked(oid)}.json")
     except (FileNotFoundError, ValueError):
         return False
     except OSError:
@@ -289,8 +289,7 @@ def _check_owner(folder: Path, folder_id: str, here: FolderOwner) -> None:
 def _is_other_folder(original: Path, folder: Path, folder_id: str) -> bool:
     """Whether the folder was copied from there; one that was moved or mounted elsewhere was not."""
     try:
-        kept = (original / "folder_id").read_text(errors="replace").strip()
-        return kept == folder_id and not original.samefile(folder)
+        return _kept_id(original) == folder_id and not original.samefile(folder)
     except OSError:
         return False
 
@@ -321,7 +320,7 @@ def reset(folder: Path, *, keep: bool) -> None:
 
 def _folder_id(path: Path, new_id: str) -> str:
     with contextlib.suppress(FileNotFoundError):
-        kept = path.read_text(errors="replace").strip()
+        kept = _kept_id(path.parent)
         if _FOLDER_ID.fullmatch(kept):
             return kept
         _set_aside(path, "not a folder id")
@@ -329,9 +328,19 @@ def _folder_id(path: Path, new_id: str) -> str:
     return new_id
 
 
+def _told(error: OSError, folder: Path) -> str:
+    """What is wrong, and with which part of the folder."""
+    what, name = error.strerror or str(error), str(error.filename or folder)
+    return what if name == str(folder) else f"{name}: {what}"
+
+
+def _kept_id(folder: Path) -> str:
+    return read_regular(folder / "folder_id").decode(errors="replace").strip()
+
+
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_regular(path), type=kind)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final, Literal
 from busbar.bus.decode import explain, parse
 from busbar.bus.errors import BusError
 from busbar.bus.routers.wamp import TRUSTED, Realms, RoleName
+from busbar.bus.system.regular_files import open_regular
 from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert
 
-from ..processes.regular_files import open_regular
 from .base import RuntimeConfigError
 
 MAX_FILE: Final = 1024 * 1024

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from busbar.bus.clock import Clock
 from busbar.bus.routers.router_options import NATS_MONITORING, NATS_SYSTEM, tail
+from busbar.bus.system.regular_files import read_regular
 
 from ..planner.members import gone
 from ..runtimes.base import Question
@@ -147,7 +148,7 @@ def membership_of(record: WorkerRecord | None, folder: Path) -> Membership | Non
             return None
         at.append((host, listener.port))
     try:
-        found = _PASSWORD.search((folder / SYSTEM).read_text())
+        found = _PASSWORD.search(read_regular(folder / SYSTEM).decode())
     except (OSError, ValueError):
         return None
     return Membership(f"{record.worker}.{tail(record.oid)}", at[0], at[1], found[1]) if found else None

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.messages import AssignedWorker
+from busbar.bus.system.regular_files import open_regular
 
 from ..processes.checking import CheckerError, check
 from ..processes.process import describe_os_error
-from ..processes.regular_files import open_regular
 from ..processes.run_as import files_as
 from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
 from ..runtimes.transport import ROOT

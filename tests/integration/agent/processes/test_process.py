@@ -130,7 +130,8 @@ async def test_runtime_variables_cannot_replace_the_identity(
 ) -> None:
     start = script(tmp_path, "import time; time.sleep(60)", env={"BUSBAR_WORKER_TOKEN": "forged"})
     process = processes.spawn(start)
-    assert pids_with_token(start.token) == [process.record.pid]
+    # The kernel shows no environment for a moment during exec.
+    await until(lambda: pids_with_token(start.token) == [process.record.pid])
     await processes.stop(process, signal.SIGTERM, 5)
 
 
