@@ -86,6 +86,11 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """With what the worker was ready last, as this instance or one before it; None if it is not known."""
 
     @property
+    def full_name(self) -> str:
+        """As commands have it: two clusters may have workers of one name."""
+        return f"{self.cluster}/{self.worker}"
+
+    @property
     def ports(self) -> dict[str, int]:
         """The port of each listener by name; none where it listens on none."""
         if self.listeners:

@@ -159,7 +159,7 @@ async def leave(record: WorkerRecord, folder: Path, clock: Clock) -> None:
     membership = membership_of(record, folder)
     if membership is None:
         return
-    log.info("worker %s: it hands over its messages, and leaves its cluster", record.worker)
+    log.info("worker %s: it hands over its messages, and leaves its cluster", record.full_name)
     problem = await membership.leave(clock)
     if problem is not None:
-        log.warning("worker %s: stopped before it has left its cluster: %s", record.worker, problem)
+        log.warning("worker %s: stopped before it has left its cluster: %s", record.full_name, problem)

@@ -79,7 +79,8 @@ class Vetter:
                     copy.check, scratch, copy.env, copy.run_as, refuses_with=copy.check_refuses_with
                 )
         except CheckerError as failure:
-            log.warning("worker %s: its files are not checked: %s", worker.worker, failure)
+            name = f"{worker.cluster}/{worker.worker}"
+            log.warning("worker %s: its files are not checked: %s", name, failure)
             return None
         except (OSError, ValueError) as failure:
             return f"its files can't be checked: {failure}"

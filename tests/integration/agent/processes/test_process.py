@@ -449,6 +449,10 @@ async def test_spawn_errors_name_the_reason(processes: WorkerProcesses, tmp_path
         assert str(caught.value) == reason
     with pytest.raises(SpawnError, match=r"not found: .*/gone"):
         processes.spawn(start_of(tmp_path / "gone", "sleep", "1"))
+    (tmp_path / "worker.log").unlink()
+    os.mkfifo(tmp_path / "worker.log")
+    with pytest.raises(SpawnError, match=rf"can't start sleep: {tmp_path}/worker.log: no regular file"):
+        processes.spawn(start_of(tmp_path, "sleep", "1"))
 
 
 LIMITED = """
