@@ -39,6 +39,8 @@ _OID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _FOLDER_ID: Final = re.compile(r"[0-9a-f]{8,64}")
 JOINED: Final = ("joined.json", "secret", "ca.crt")
 """A node's access to its broker, which a copy of the folder must not keep."""
+_MAX_FILE: Final = 64 << 20
+"""Bytes of a file that is read; none of ours is half as large."""
 T = TypeVar("T")
 
 
@@ -231,7 +233,7 @@ def may_run(folder: Path, oid: str, token: str) -> bool:
     try:
         if f":{_kept_id(folder)}:" in token:
             return True
-        return token.encode() in read_regular(folder / "records" / f"{_checked(oid)}.json")
+        return token.encode() in read_regular(folder / "records" / f"{_checked(oid)}.json", _MAX_FILE)
     except (FileNotFoundError, ValueError):
         return False
     except OSError:
@@ -340,12 +342,12 @@ def _told(error: OSError, folder: Path) -> str:
 
 
 def _kept_id(folder: Path) -> str:
-    return read_regular(folder / "folder_id").decode(errors="replace").strip()
+    return read_regular(folder / "folder_id", 4096).decode(errors="replace").strip()
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(read_regular(path), type=kind)
+        return msgspec.json.decode(read_regular(path, _MAX_FILE), type=kind)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -64,7 +64,8 @@ def _holds(path: Path, content: str) -> bool:
     try:
         if path.is_symlink() or path.stat().st_mode & 0o777 != 0o600:
             return False
-        return read_regular(path) == content.encode("utf-8")
+        wanted = content.encode("utf-8")
+        return read_regular(path, len(wanted)) == wanted
     except OSError:
         return False
 

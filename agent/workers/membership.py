@@ -37,6 +37,7 @@ POLL_S: Final = 0.25
 _EVACUATE: Final = "$JS.API.SERVER.EVACUATE"
 _REMOVE: Final = "$JS.API.SERVER.REMOVE"
 _NOT_A_MEMBER: Final = 10044
+_MAX_SYSTEM: Final = 4096
 _PASSWORD: Final = re.compile(r'^password: "([0-9a-f]+)"$', re.M)
 
 
@@ -148,7 +149,7 @@ def membership_of(record: WorkerRecord | None, folder: Path) -> Membership | Non
             return None
         at.append((host, listener.port))
     try:
-        found = _PASSWORD.search(read_regular(folder / SYSTEM).decode())
+        found = _PASSWORD.search(read_regular(folder / SYSTEM, _MAX_SYSTEM).decode())
     except (OSError, ValueError):
         return None
     return Membership(f"{record.worker}.{tail(record.oid)}", at[0], at[1], found[1]) if found else None

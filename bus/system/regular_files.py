@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -28,10 +29,22 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     return descriptor
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file; raises as `open_regular`."""
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as `open_regular`, or it has more than `most` bytes.
+    """
     with os.fdopen(open_regular(path), "rb") as file:
-        return file.read()
+        return read_bounded(file, most)
+
+
+def read_bounded(file: BinaryIO, most: int) -> bytes:
+    """What is left of a file. Raises OSError where that is more than `most` bytes."""
+    found = file.read(most + 1)
+    if len(found) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes")
+    return found
 
 
 def _not_regular(path: Path) -> OSError:

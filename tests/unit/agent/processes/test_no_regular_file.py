@@ -84,6 +84,16 @@ def test_a_file_of_the_configuration_is_replaced(tmp_path: Path, put: Put) -> No
     assert (tmp_path / "router.conf").read_text() == "listen 1\n"
 
 
+def test_a_file_of_the_configuration_that_grew_without_end_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "router.conf").open("wb") as grown:
+        grown.truncate(1 << 40)
+    (tmp_path / "router.conf").chmod(0o600)
+    probe = TcpProbe()
+    launch = LaunchSpec((), {}, {"router.conf": "listen 1\n"}, probe, None, "", "127.0.0.1", 0)
+    prepare(launch, tmp_path)
+    assert (tmp_path / "router.conf").read_text() == "listen 1\n"
+
+
 @each_kind
 def test_records_and_the_folder_of_another_agent(tmp_path: Path, put: Put) -> None:
     state = State.open(tmp_path / "agent", FOLDER_ID)
