@@ -282,7 +282,10 @@ class Agent:
                 f"{wildcards} of its workers listen on all interfaces, but clients are told {host}, which is "
                 "this host alone: give the agent the node's address with --host"
             )
-        errors = (self.reporter.conflict, self._store_error, self._reload_error, self._unheard())
+        errors = (
+            *(self.reporter.conflict, self._store_error, self._reload_error, self._unheard()),
+            self.state.why_misplaced(),
+        )
         return [each for each in errors if each] + found
 
     def _note_silence(self) -> None:

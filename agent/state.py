@@ -144,6 +144,15 @@ class State:
         """Release the folder."""
         self._lock.release()
 
+    def why_misplaced(self) -> str | None:
+        """That the folder is not the one that was opened any more; None while it is."""
+        if self._lock.is_in_place():
+            return None
+        return (
+            f"state folder {self.folder} was removed or replaced while this agent uses it: restart the agent,"
+            " which finds its running workers again"
+        )
+
     def let_through(self, others: bool) -> None:
         """Whether workers that run as other users can pass the folder; they can list and read nothing in it.
 

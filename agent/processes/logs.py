@@ -63,6 +63,33 @@ def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -
     return Rotated(end if start is None else start, end)
 
 
+def take_from_removed(path: Path, pid: int, max_bytes: int = MAX_BYTES) -> None:
+    """Where somebody has removed a log that a process still writes to, put its output there again.
+
+    Else it would fill the disk where nobody sees it. Never raises; what has no place is dropped.
+    """
+    for number in (1, 2):
+        held = f"/proc/{pid}/fd/{number}"
+        try:
+            if os.readlink(held) != f"{path} (deleted)":
+                continue
+            with os.fdopen(open_regular(Path(held), os.O_RDWR), "rb+") as removed:
+                _move_output(removed, path, max_bytes)
+        except OSError:
+            continue
+
+
+def _move_output(removed: BinaryIO, path: Path, max_bytes: int) -> None:
+    size = removed.seek(0, os.SEEK_END)
+    if not size:
+        return
+    removed.seek(max(0, size - max_bytes))
+    output = removed.read(max_bytes)
+    os.ftruncate(removed.fileno(), 0)
+    with os.fdopen(open_append(path), "ab") as log:
+        log.write(output)
+
+
 def rotate_all(folder: Path) -> None:
     """Rotate every large log of a folder, known or not. Never raises."""
     for path in folder.glob("*.log"):
