@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 import socket
@@ -347,7 +348,13 @@ def _folder_id(path: Path, new_id: str) -> str:
 def _told(error: OSError, folder: Path) -> str:
     """What is wrong, and with which part of the folder."""
     what, name = error.strerror or str(error), str(error.filename or folder)
-    return what if name == str(folder) else f"{name}: {what}"
+    what = what if name == str(folder) else f"{name}: {what}"
+    if isinstance(error, PermissionError):
+        with contextlib.suppress(OSError):
+            owner, own = folder.stat().st_uid, os.geteuid()
+            if owner != own:
+                what += f"; it belongs to user id {owner}, and this agent runs as {own}"
+    return what
 
 
 def _kept_id(folder: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -72,6 +74,23 @@ def test_a_folder_that_was_removed_or_replaced_is_told(state: State, tmp_path: P
     shutil.rmtree(state.folder)
     (tmp_path / "moved").rename(state.folder)
     assert state.why_misplaced() is None
+
+
+def test_a_folder_of_another_user_is_told_with_both_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    (tmp_path / "agent").mkdir(mode=0o755)
+    monkeypatch.setattr(Path, "chmod", refuse)  # as the kernel does for who is not the owner
+    owner = os.geteuid()
+    with pytest.raises(StateError, match=r"can't be used: Operation not permitted$"):
+        State.open(tmp_path / "agent", FOLDER_ID)
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    told = f"Operation not permitted; it belongs to user id {owner}, and this agent runs as {owner + 1}$"
+    with pytest.raises(StateError, match=told):
+        State.open(tmp_path / "agent", FOLDER_ID)
 
 
 def test_assignment_and_records_come_back(state: State) -> None:
