@@ -24,8 +24,11 @@ from typing import Final
 
 from busbar.bus.options import ConnectOptions
 from busbar.bus.system.loopback import loopback
+from busbar.bus.system.regular_files import read_bounded
 
 MAX_LABELS: Final = 64
+MAX_BYTES: Final = 1 << 20
+"""Bytes of the file."""
 _KEYS: Final = (
     "host",
     "interfaces",
@@ -95,9 +98,12 @@ def load(path: Path | None) -> AgentFile:
     if path is None:
         return AgentFile()
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:  # it may be a pipe, as in <(command)
+            data = tomllib.loads(read_bounded(file, MAX_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     try:

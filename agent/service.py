@@ -34,7 +34,7 @@ from .planner.lifecycle import WorkerTiming
 from .processes import procfs
 from .reporting.log_stream import LogStreamer
 from .reporting.reporter import NodeSnapshot, Reporter, will_of
-from .runtimes import Runtime
+from .runtimes import Runtime, RuntimesError
 from .state import State, StateError
 from .supervisor import WorkerSupervisor
 from .workers import identity
@@ -58,6 +58,7 @@ VERSIONS_S: Final = 10.0
 """Interval of looking whether the runtimes' programs are other files now, seconds."""
 _RESTART_S: Final = 1.0
 
+_Runtimes = tuple[Mapping[str, Runtime], tuple[Path, ...]]
 MakeLink = Callable[[Callable[[int], Will]], Link]
 
 
@@ -65,7 +66,7 @@ class Agent:
     """One node's agent: applies assignments and reports the node's state.
 
     Raises:
-        ConfigError, RuntimesError: the configuration is invalid.
+        ConfigError: the configuration is invalid.
         StateError: the state folder is in use, or can't be written.
     """
 
@@ -81,12 +82,11 @@ class Agent:
     ) -> None:
         self._host = host = host or Host()
         self._given = config
-        file = configuration.load(config.runtimes)
-        self.config = config = configuration.merged(config, file)
+        self.config, runtimes = _with_file(config, host)
+        config = self.config
         if not is_name(config.node):
             raise ConfigError(f"node {config.node!r} is not a name: use [a-z0-9][a-z0-9_-]{{0,63}}")
         topics = Topics(config.realm, config.root)
-        runtimes = with_roots(host.runtimes(file.runtimes), config.static_roots)
         self.boot = f"b-{new_id()[:8]}"
         self.state = State.open(config.state, new_id(), owner_here(config.realm, config.node, config.state))
         try:
@@ -129,10 +129,8 @@ class Agent:
     def reload(self) -> None:
         """Read the file again. Running workers go on; a file with a mistake changes nothing."""
         try:
-            file = configuration.load(self._given.runtimes)
-            config = configuration.merged(self._given, file)
-            runtimes = with_roots(self._host.runtimes(file.runtimes), config.static_roots)
-        except ValueError as error:  # ConfigError, RuntimesError
+            config, runtimes = _with_file(self._given, self._host)
+        except ConfigError as error:
             self._reload_error = f"not reloaded: {error}"
             log.error("%s", self._reload_error)
         else:
@@ -284,7 +282,10 @@ class Agent:
                 f"{wildcards} of its workers listen on all interfaces, but clients are told {host}, which is "
                 "this host alone: give the agent the node's address with --host"
             )
-        errors = (self.reporter.conflict, self._store_error, self._reload_error, self._unheard())
+        errors = (
+            *(self.reporter.conflict, self._store_error, self._reload_error, self._unheard()),
+            self.state.why_misplaced(),
+        )
         return [each for each in errors if each] + found
 
     def _note_silence(self) -> None:
@@ -396,10 +397,24 @@ class Agent:
         self.state.close()
 
 
+def _with_file(given: AgentConfig, host: Host) -> tuple[AgentConfig, _Runtimes]:
+    """What the agent's file adds to its configuration.
+
+    Raises:
+        ConfigError: it can't be read or is invalid: which file, which key, and why.
+    """
+    file = configuration.load(given.runtimes)
+    config = configuration.merged(given, file)
+    try:
+        return config, with_roots(host.runtimes(file.runtimes), config.static_roots)
+    except RuntimesError as error:
+        raise ConfigError(f"{given.runtimes}: {error}") from None
+
+
 def _renderer(
     folder: State,
     config: AgentConfig,
-    runtimes: tuple[Mapping[str, Runtime], tuple[Path, ...]],
+    runtimes: _Runtimes,
     host: Host,
 ) -> SpecRenderer:
     known, roots = runtimes
@@ -439,7 +454,7 @@ async def run(
     `say` is told about the connection to the broker.
 
     Raises:
-        ConfigError, RuntimesError: the configuration is invalid.
+        ConfigError: the configuration is invalid.
         StateError: the state folder is in use, or can't be written.
     """
     # Importing the MQTT library takes 0.1 s, which callers that only need `AgentConfig` are spared.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 import socket
@@ -28,6 +29,7 @@ from busbar.bus.listeners import DEFAULT
 from busbar.bus.messages import AssignedWorker, Assignment, WorkerName
 from busbar.bus.system import files
 from busbar.bus.system.files import FileLock
+from busbar.bus.system.regular_files import read_regular
 from msgspec import Struct
 
 from .owner import FolderOwner, why_foreign
@@ -38,6 +40,8 @@ _OID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _FOLDER_ID: Final = re.compile(r"[0-9a-f]{8,64}")
 JOINED: Final = ("joined.json", "secret", "ca.crt")
 """A node's access to its broker, which a copy of the folder must not keep."""
+_MAX_FILE: Final = 64 << 20
+"""Bytes of a file that is read; none of ours is half as large."""
 T = TypeVar("T")
 
 
@@ -85,6 +89,11 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """With what the worker was ready last, as this instance or one before it; None if it is not known."""
 
     @property
+    def full_name(self) -> str:
+        """As commands have it: two clusters may have workers of one name."""
+        return f"{self.cluster}/{self.worker}"
+
+    @property
     def ports(self) -> dict[str, int]:
         """The port of each listener by name; none where it listens on none."""
         if self.listeners:
@@ -117,7 +126,7 @@ class State:
                 folder.chmod(0o700)
             lock = _lock(folder)
         except OSError as error:
-            raise StateError(f"state folder {folder} can't be used: {error.strerror or error}") from error
+            raise StateError(f"state folder {folder} can't be used: {_told(error, folder)}") from error
         try:
             for part in (folder, folder / "records"):
                 files.discard_leftovers(part)
@@ -130,11 +139,20 @@ class State:
             raise
         except OSError as error:
             lock.release()
-            raise StateError(f"state folder {folder} can't be written: {error.strerror or error}") from error
+            raise StateError(f"state folder {folder} can't be written: {_told(error, folder)}") from error
 
     def close(self) -> None:
         """Release the folder."""
         self._lock.release()
+
+    def why_misplaced(self) -> str | None:
+        """That the folder is not the one that was opened any more; None while it is."""
+        if self._lock.is_in_place():
+            return None
+        return (
+            f"state folder {self.folder} was removed or replaced while this agent uses it: restart the agent,"
+            " which finds its running workers again"
+        )
 
     def let_through(self, others: bool) -> None:
         """Whether workers that run as other users can pass the folder; they can list and read nothing in it.
@@ -223,10 +241,9 @@ def may_run(folder: Path, oid: str, token: str) -> bool:
     """Whether an agent with that folder may attend to the process with this token: the folder has its id, or
     its record of the worker has the token. Another folder may have taken the place of a moved one."""
     try:
-        kept = (folder / "folder_id").read_text(errors="replace").strip()
-        if f":{kept}:" in token:
+        if f":{_kept_id(folder)}:" in token:
             return True
-        return token.encode() in (folder / "records" / f"{_checked(oid)}.json").read_bytes()
+        return token.encode() in read_regular(folder / "records" / f"{_checked(oid)}.json", _MAX_FILE)
     except (FileNotFoundError, ValueError):
         return False
     except OSError:
@@ -289,8 +306,7 @@ def _check_owner(folder: Path, folder_id: str, here: FolderOwner) -> None:
 def _is_other_folder(original: Path, folder: Path, folder_id: str) -> bool:
     """Whether the folder was copied from there; one that was moved or mounted elsewhere was not."""
     try:
-        kept = (original / "folder_id").read_text(errors="replace").strip()
-        return kept == folder_id and not original.samefile(folder)
+        return _kept_id(original) == folder_id and not original.samefile(folder)
     except OSError:
         return False
 
@@ -321,7 +337,7 @@ def reset(folder: Path, *, keep: bool) -> None:
 
 def _folder_id(path: Path, new_id: str) -> str:
     with contextlib.suppress(FileNotFoundError):
-        kept = path.read_text(errors="replace").strip()
+        kept = _kept_id(path.parent)
         if _FOLDER_ID.fullmatch(kept):
             return kept
         _set_aside(path, "not a folder id")
@@ -329,9 +345,25 @@ def _folder_id(path: Path, new_id: str) -> str:
     return new_id
 
 
+def _told(error: OSError, folder: Path) -> str:
+    """What is wrong, and with which part of the folder."""
+    what, name = error.strerror or str(error), str(error.filename or folder)
+    what = what if name == str(folder) else f"{name}: {what}"
+    if isinstance(error, PermissionError):
+        with contextlib.suppress(OSError):
+            owner, own = folder.stat().st_uid, os.geteuid()
+            if owner != own:
+                what += f"; it belongs to user id {owner}, and this agent runs as {own}"
+    return what
+
+
+def _kept_id(folder: Path) -> str:
+    return read_regular(folder / "folder_id", 4096).decode(errors="replace").strip()
+
+
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_regular(path, _MAX_FILE), type=kind)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -212,7 +212,7 @@ class WorkerSupervisor:
     def _start(self, step: plan.StartWorker) -> None:
         assert self.assignment is not None
         instance, definition = self.registry[step.oid], self._desired[step.oid]
-        log.info("worker %s: start: %s", instance.worker.name, step.reason)
+        log.info("worker %s: start: %s", instance.worker.full_name, step.reason)
         holder = self.adoption.held_elsewhere.get(step.oid)
         if holder is not None and not is_locked(holder):
             # The other agent is gone: scan again and adopt its worker.

@@ -122,7 +122,7 @@ def load_config(path: Path) -> Config:
         tomllib.loads(text)
     except FileNotFoundError:
         return Config()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise usage(f"config file {path} can't be read: {error}") from None
     try:
         return _parsed(text)

@@ -113,6 +113,11 @@ class Worker(Struct, frozen=True):
     members_error: str | None = None
 
     @property
+    def full_name(self) -> str:
+        """As commands have it: two clusters may have workers of one name."""
+        return f"{self.cluster}/{self.name}"
+
+    @property
     def alive(self) -> bool:
         """It has, or may have, a process."""
         return self.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)

@@ -122,7 +122,7 @@ def _written(path: Path) -> float | None:
 
 def _read(path: Path, at: int, count: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with logs.open_read(path) as file:
             file.seek(at)
             return file.read(count)
     except OSError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from busbar.bus.system.files import rename
+from busbar.bus.system.regular_files import open_regular
 
 MAX_BYTES: Final = 1 << 20
 KEEP: Final = 3
@@ -21,10 +22,16 @@ def open_append(path: Path) -> int:
     """Open a log for a worker to write to; the caller closes the descriptor.
 
     Raises:
-        OSError: it can't be opened, or is a symbolic link.
+        OSError: it can't be opened, or is no regular file, such as a symbolic link.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(path, flags, 0o600)
+    descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
+    os.set_blocking(descriptor, True)  # the worker inherits it
+    return descriptor
+
+
+def open_read(path: Path) -> BinaryIO:
+    """Open a log or its copy to read it; raises as `open_append`."""
+    return os.fdopen(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
 
 class Rotated(NamedTuple):
@@ -45,14 +52,42 @@ def rotate_if_needed(path: Path, max_bytes: int = MAX_BYTES, keep: int = KEEP) -
     One worker's logs take at most `max_bytes` * (`keep` + 1), and what it writes between two looks.
     """
     try:
-        if path.stat().st_size <= max_bytes:
+        if path.lstat().st_size <= max_bytes:
             return None
-        start = _keep_copy(path, max_bytes, keep)
-        end = path.stat().st_size
-        os.truncate(path, 0)
+        with os.fdopen(open_regular(path, os.O_RDWR | os.O_NOFOLLOW), "rb+") as log:
+            start = _keep_copy(path, log, max_bytes, keep)
+            end = os.fstat(log.fileno()).st_size
+            os.ftruncate(log.fileno(), 0)
     except OSError:
         return None
     return Rotated(end if start is None else start, end)
+
+
+def take_from_removed(path: Path, pid: int, max_bytes: int = MAX_BYTES) -> None:
+    """Where somebody has removed a log that a process still writes to, put its output there again.
+
+    Else it would fill the disk where nobody sees it. Never raises; what has no place is dropped.
+    """
+    for number in (1, 2):
+        held = f"/proc/{pid}/fd/{number}"
+        try:
+            if os.readlink(held) != f"{path} (deleted)":
+                continue
+            with os.fdopen(open_regular(Path(held), os.O_RDWR), "rb+") as removed:
+                _move_output(removed, path, max_bytes)
+        except OSError:
+            continue
+
+
+def _move_output(removed: BinaryIO, path: Path, max_bytes: int) -> None:
+    size = removed.seek(0, os.SEEK_END)
+    if not size:
+        return
+    removed.seek(max(0, size - max_bytes))
+    output = removed.read(max_bytes)
+    os.ftruncate(removed.fileno(), 0)
+    with os.fdopen(open_append(path), "ab") as log:
+        log.write(output)
 
 
 def rotate_all(folder: Path) -> None:
@@ -66,18 +101,18 @@ def newest_copy(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-def _keep_copy(path: Path, max_bytes: int, keep: int) -> int | None:
+def _keep_copy(path: Path, source: BinaryIO, max_bytes: int, keep: int) -> int | None:
     """The first byte that was copied; None where nothing was."""
     if keep < 1:
         return None
     try:
         for age in range(keep - 1, 0, -1):
             older = path.with_name(f"{path.name}.{age}")
-            if older.exists():
+            if os.path.lexists(older):
                 rename(older, path.with_name(f"{path.name}.{age + 1}"))
         copy = newest_copy(path)
-        with path.open("rb") as source, copy.open("wb") as target:
-            os.fchmod(target.fileno(), 0o600)
+        copy.unlink(missing_ok=True)
+        with os.fdopen(open_regular(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as target:
             start = source.seek(max(0, source.seek(0, os.SEEK_END) - max_bytes * 3 // 4))
             left = max_bytes
             while left > 0 and (chunk := source.read(min(left, _CHUNK))):
@@ -89,7 +124,7 @@ def _keep_copy(path: Path, max_bytes: int, keep: int) -> int | None:
 
 
 def _last_bytes(path: Path, count: int, start: int = 0) -> bytes:
-    with path.open("rb") as file:
+    with open_read(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start, size - count, 0) if start <= size else max(size - count, 0))
         return file.read(count)

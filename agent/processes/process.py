@@ -273,4 +273,6 @@ def _spawn_failure(error: OSError | ValueError, spec: SpawnSpec) -> str:
         return f"not found: {os.fspath(about)}"
     if isinstance(error, PermissionError):
         return f"no permission: {os.fspath(about)}"
-    return f"can't start {program}: {describe_os_error(error)}"
+    # Of what is used up, the file that was to be opened says nothing.
+    where = f"{os.fspath(about)}: " if about != program and error.errno not in _OS_ERRORS else ""
+    return f"can't start {program}: {where}{describe_os_error(error)}"

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast
 
 from busbar.bus.access.acl import both
+from busbar.bus.system.regular_files import open_regular
 from busbar.bus.topics import is_valid_filter, matcher
 from msgspec import Struct, field
-
-from ..processes.regular_files import open_regular
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 REFUSES: Final = 2

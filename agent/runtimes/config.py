@@ -44,6 +44,7 @@ from busbar.bus.decode import convert, parse
 from busbar.bus.errors import BusError
 from busbar.bus.json_schema import MAX_SCHEMA, mistakes
 from busbar.bus.routers.runtimes import BUILT_IN
+from busbar.bus.system.regular_files import read_regular
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..processes.process_limits import NO_LIMITS, ProcessLimits, as_bytes
@@ -341,7 +342,7 @@ def _schema(name: str, given: str | None) -> dict[str, Any] | None:
     path = _folder(name, "transport_schema", given)
     assert path is not None
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MAX_SCHEMA)
         found = parse(content, MAX_SCHEMA)
     except OSError as error:
         raise _wrong(name, "transport_schema", f"can't read {path}: {error.strerror or error}") from None

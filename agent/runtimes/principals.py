@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Annotated, Any, Final, Literal
 from busbar.bus.decode import explain, parse
 from busbar.bus.errors import BusError
 from busbar.bus.routers.wamp import TRUSTED, Realms, RoleName
+from busbar.bus.system.regular_files import read_regular
 from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert
 
-from ..processes.regular_files import open_regular
 from .base import RuntimeConfigError
 
 MAX_FILE: Final = 1024 * 1024
@@ -103,16 +101,7 @@ def read_secrets(path: Path) -> bytes:
     Raises:
         OSError: it can't be read, is no regular file, or has more than `MAX_FILE` bytes.
     """
-    descriptor = open_regular(path)
-    try:
-        found = b""
-        while (more := os.read(descriptor, MAX_FILE + 1 - len(found))) and len(found) <= MAX_FILE:
-            found += more
-    finally:
-        os.close(descriptor)
-    if len(found) > MAX_FILE:
-        raise OSError(errno.EFBIG, f"more than {MAX_FILE} bytes")
-    return found
+    return read_regular(path, MAX_FILE)
 
 
 def secrets_in(content: bytes, pointer: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from busbar.bus.system.files import write_atomically
 from busbar.bus.system.programs import find_program
+from busbar.bus.system.regular_files import read_regular
 
 from ..processes.run_as import files_as, hand_over
 from .base import LaunchSpec
@@ -63,7 +64,8 @@ def _holds(path: Path, content: str) -> bool:
     try:
         if path.is_symlink() or path.stat().st_mode & 0o777 != 0o600:
             return False
-        return path.read_bytes() == content.encode("utf-8")
+        wanted = content.encode("utf-8")
+        return read_regular(path, len(wanted)) == wanted
     except OSError:
         return False
 

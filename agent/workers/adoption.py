@@ -107,7 +107,7 @@ class Adoption:
         instance = Instance(worker, record)
         adopted = process is not None and self._runner.adopt(instance, process)
         if process is not None and adopted:
-            log.info("worker %s: adopted, pid %d", record.worker, process.pid)
+            log.info("worker %s: adopted, pid %d", record.full_name, process.pid)
             instance.started = now - self._host.age_s(process)
             # No probe and no deadline before its definition is known, see `attach_probes`.
             unprobed = lifecycle.adopted(worker, now, lifecycle.NEVER, record.ready)
@@ -149,7 +149,7 @@ class Adoption:
         error = self._runner.attach_probe(instance, definition)
         now = self._registry.now()
         if error is not None:
-            log.warning("worker %s is kept without probes: %s", instance.worker.name, error)
+            log.warning("worker %s is kept without probes: %s", instance.worker.full_name, error)
             self._registry.update(instance, lifecycle.without_probe(instance.worker, now))
         elif instance.spec is not None and instance.record is not None:
             seconds, ready = instance.spec.start_deadline_s, instance.record.ready

@@ -121,7 +121,7 @@ class WorkerController:
             self.fail(instance, error)
             return
         if before.rejection != error:
-            log.warning("worker %s: generation %d is not started: %s", before.name, key[0], error)
+            log.warning("worker %s: generation %d is not started: %s", before.full_name, key[0], error)
         encodable = error.encode("utf-8", "replace").decode()
         fallen = lifecycle.falling_back(before, key, self._now(), encodable, self.timing)
         self.registry.update(instance, fallen)
@@ -141,7 +141,7 @@ class WorkerController:
             error = await self.vetter.run_check(definition, spec)
         except Exception as failure:
             # A bug of ours must not stop a worker that runs.
-            log.exception("worker %s: a check failed", instance.worker.name)
+            log.exception("worker %s: a check failed", instance.worker.full_name)
             error = f"internal error: {failure}"
         self._record_check(instance, definition, error)
 
@@ -160,7 +160,7 @@ class WorkerController:
 
     async def _reload(self, instance: Instance, definition: AssignedWorker, files: Files) -> None:
         """What the router's own checker refuses is not loaded: it goes on with what it has read."""
-        token, name = instance.token, instance.worker.name
+        token, name = instance.token, instance.worker.full_name
         vetting = self.vetter.look(instance, definition, start=False)
         error = vetting.error
         if error is None and vetting.spec is not None:
@@ -199,7 +199,7 @@ class WorkerController:
         instance.definition = definition
         self.registry.update(instance, lifecycle.way_back(before, key))
         self._update_record(instance, generation=definition.generation, **kept)
-        log.info("worker %s: goes on as generation %d, which is what it runs", before.name, key[0])
+        log.info("worker %s: goes on as generation %d, which is what it runs", before.full_name, key[0])
 
     def _record_check(self, instance: Instance, definition: AssignedWorker, error: str | None) -> None:
         key = definition.generation, definition.digest
@@ -210,7 +210,9 @@ class WorkerController:
             self.registry.update(instance, lifecycle.check_passed(instance.worker, key))
             return
         if instance.worker.rejection != error:
-            log.warning("worker %s: generation %d is not started: %s", instance.worker.name, key[0], error)
+            log.warning(
+                "worker %s: generation %d is not started: %s", instance.worker.full_name, key[0], error
+            )
         encodable = error.encode("utf-8", "replace").decode()
         failed = lifecycle.check_failed(instance.worker, key, self._now(), encodable, self.timing)
         self.registry.update(instance, failed)
@@ -255,7 +257,7 @@ class WorkerController:
         healthy = lifecycle.probe_succeeded(worker, now, self.timing)
         self.registry.update(instance, healthy)
         if worker.phase is Phase.STARTING:
-            log.info("worker %s: ready at %s", worker.name, instance.record and instance.record.address)
+            log.info("worker %s: ready at %s", worker.full_name, instance.record and instance.record.address)
             kept = {} if instance.definition is None else {"kept": instance.definition}
             self._update_record(instance, ready=True, **kept)
 
@@ -289,7 +291,7 @@ class WorkerController:
         except Exception as error:
             reason = _start_failure(error).encode("utf-8", "replace").decode()
             if instance.worker.peers_error != reason:
-                log.warning("worker %s: not told of its peers: %s", instance.worker.name, reason)
+                log.warning("worker %s: not told of its peers: %s", instance.worker.full_name, reason)
             if instance.token == token:
                 failed = lifecycle.peers_not_told(instance.worker, self._now(), reason, self.timing)
                 self.registry.update(instance, failed)
@@ -300,7 +302,7 @@ class WorkerController:
             later = lifecycle.peers_later(instance.worker, self._now(), self.timing)
             self.registry.update(instance, later)
             return
-        log.info("worker %s: told of its peers", instance.worker.name)
+        log.info("worker %s: told of its peers", instance.worker.full_name)
         self.registry.update(instance, lifecycle.peers_told(instance.worker, self._now(), told, self.timing))
 
     def reset_backoff(self, instance: Instance) -> None:
@@ -323,7 +325,7 @@ class WorkerController:
         if self._stopping_all or instance.worker.phase not in (Phase.STARTING, Phase.RUNNING):
             return
         description = self.runner.describe_exit(instance, end)
-        log.warning("worker %s: %s", instance.worker.name, description)
+        log.warning("worker %s: %s", instance.worker.full_name, description)
         if instance.process is not None:
             instance.process.close()
         instance.process = None
@@ -362,7 +364,7 @@ class WorkerController:
 
     def stop(self, instance: Instance, after: AfterStop, reason: str) -> None:
         """Stop it; `after` is what follows once no process of it is left."""
-        log.info("worker %s: stop: %s", instance.worker.name, reason)
+        log.info("worker %s: stop: %s", instance.worker.full_name, reason)
         self.registry.update(instance, lifecycle.stopping(instance.worker, self._now(), after, reason))
         self._run_task(self._stop(instance), instance)
 
@@ -370,7 +372,7 @@ class WorkerController:
         await self.runner.leave_cluster(instance, self._clock)
         error = await self.runner.stop(instance)
         if error is not None:
-            log.error("worker %s: %s", instance.worker.name, error)
+            log.error("worker %s: %s", instance.worker.full_name, error)
             failed = lifecycle.stop_failed(instance.worker, self._now(), error, self.timing)
             self.registry.update(instance, failed)
             return
@@ -418,7 +420,7 @@ class WorkerController:
             try:
                 await work
             except Exception as error:
-                log.exception("worker %s: a task failed", instance.worker.name)
+                log.exception("worker %s: a task failed", instance.worker.full_name)
                 self.recover_from_error(instance, error)
 
         task = asyncio.create_task(guarded(), name=f"worker {instance.worker.name}")

@@ -49,10 +49,12 @@ class Departed:
         for name in names:
             try:
                 await mine.remove(name)
-                log.info("worker %s: %s is a member of its cluster no longer", instance.worker.name, name)
+                log.info(
+                    "worker %s: %s is a member of its cluster no longer", instance.worker.full_name, name
+                )
             except NoAnswerError as failure:
                 error = f"{name} is gone for good, and not removed from its cluster: {failure}"
-                log.warning("worker %s: %s", instance.worker.name, error)
+                log.warning("worker %s: %s", instance.worker.full_name, error)
         if instance.token != token:
             return
         # What failed is tried again after as many looks as at first.

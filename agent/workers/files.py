@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
+from busbar.bus.system.regular_files import file_identity
 from busbar.bus.system.x509 import first_end
 
 from ..planner.certificates import ending
 from ..planner.file_watch import Files, Identity, member_of
-from ..processes.regular_files import file_identity
 from ..runtimes.principals import read_secrets
 from .process_runner import Instance
 

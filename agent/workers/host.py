@@ -13,13 +13,13 @@ from typing import Protocol
 
 from busbar.bus.clock import Clock
 from busbar.bus.messages import Traffic
+from busbar.bus.system.regular_files import file_identity
 
 from ..planner.file_watch import Files
 from ..planner.mesh_links import MeshLinks
 from ..processes import procfs, shutdown
 from ..processes.process import WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat
-from ..processes.regular_files import file_identity
 from ..processes.sockets import bind_error
 from ..processes.versions import ask_version
 from ..runtimes import ListenerSpec, Probe, Runtime, load_runtimes

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from busbar.bus.clock import Clock
 from busbar.bus.routers.router_options import NATS_MONITORING, NATS_SYSTEM, tail
+from busbar.bus.system.regular_files import read_regular
 from msgspec import Struct
 
 from ..planner.members import gone
@@ -36,6 +37,7 @@ POLL_S: Final = 0.25
 _EVACUATE: Final = "$JS.API.SERVER.EVACUATE"
 _REMOVE: Final = "$JS.API.SERVER.REMOVE"
 _NOT_A_MEMBER: Final = 10044
+_MAX_SYSTEM: Final = 4096
 _PASSWORD: Final = re.compile(r'^password: "([0-9a-f]+)"$', re.M)
 
 
@@ -146,7 +148,7 @@ def membership_of(record: WorkerRecord | None, folder: Path) -> Membership | Non
             return None
         at.append((host, listener.port))
     try:
-        found = _PASSWORD.search((folder / SYSTEM).read_text())
+        found = _PASSWORD.search(read_regular(folder / SYSTEM, _MAX_SYSTEM).decode())
     except (OSError, ValueError):
         return None
     return Membership(f"{record.worker}.{tail(record.oid)}", at[0], at[1], found[1]) if found else None
@@ -157,7 +159,7 @@ async def leave(record: WorkerRecord, folder: Path, clock: Clock) -> None:
     membership = membership_of(record, folder)
     if membership is None:
         return
-    log.info("worker %s: it hands over its messages, and leaves its cluster", record.worker)
+    log.info("worker %s: it hands over its messages, and leaves its cluster", record.full_name)
     problem = await membership.leave(clock)
     if problem is not None:
-        log.warning("worker %s: stopped before it has left its cluster: %s", record.worker, problem)
+        log.warning("worker %s: stopped before it has left its cluster: %s", record.full_name, problem)

@@ -132,7 +132,7 @@ class ProcessRunner:
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            log.warning("record of %s not written before its start: %s", record.worker, error)
+            log.warning("record of %s not written before its start: %s", record.full_name, error)
 
     def _new_record(self, instance: Instance, worker: AssignedWorker, spec: LaunchSpec) -> WorkerRecord:
         scope, generation = self.processes.scope, worker.generation
@@ -187,7 +187,7 @@ class ProcessRunner:
             try:
                 self.state.write_record(instance.record)
             except (OSError, ValueError) as error:
-                log.warning("record of %s not written: %s", instance.worker.name, error)
+                log.warning("record of %s not written: %s", instance.worker.full_name, error)
 
     def adopt(self, instance: Instance, process: ProcessRecord) -> bool:
         """Take over a living process; False when it has exited.

@@ -15,6 +15,7 @@ from ..planner import lifecycle
 from ..planner.lifecycle import Worker
 from ..planner.mesh_links import MeshLinks
 from ..planner.peers import PeersOf
+from ..processes import logs
 from ..processes.log_history import LogHistory
 from ..processes.process import WorkerProcesses
 from ..runtimes import ListenerSpec
@@ -161,6 +162,8 @@ class WorkerRegistry:
         for instance in self._by_oid.values():
             if instance.record is not None:
                 path = self._state.log_path(instance.record.oid)
+                if instance.process is not None:
+                    logs.take_from_removed(path, instance.process.record.pid)
                 self.history.note(path, now)
                 if self.history.rotate(path):
                     instance.rotated = rotated = True

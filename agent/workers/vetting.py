@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.messages import AssignedWorker
+from busbar.bus.system.regular_files import open_regular
 from msgspec import Struct
 
 from ..processes.checking import CheckerError, check
 from ..processes.process import describe_os_error
-from ..processes.regular_files import open_regular
 from ..processes.run_as import files_as
 from ..runtimes import LaunchSpec, RuntimeConfigError, prepare
 from ..runtimes.transport import ROOT
@@ -78,7 +78,8 @@ class Vetter:
                     copy.check, scratch, copy.env, copy.run_as, refuses_with=copy.check_refuses_with
                 )
         except CheckerError as failure:
-            log.warning("worker %s: its files are not checked: %s", worker.worker, failure)
+            name = f"{worker.cluster}/{worker.worker}"
+            log.warning("worker %s: its files are not checked: %s", name, failure)
             return None
         except (OSError, ValueError) as failure:
             return f"its files can't be checked: {failure}"

@@ -43,7 +43,11 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     When the block raises, the new file is removed and `path` is as it was. Raises OSError.
     """
     new = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
-    _close_made(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE), path.parent)
+    try:
+        _close_made(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE), path.parent)
+    except OSError as error:
+        error.filename = str(path)  # the new one's name says nothing, and is another each time
+        raise
     try:
         yield new
         if durable:
@@ -161,6 +165,17 @@ class FileLock:
             raise
         self._descriptor = descriptor
         return True
+
+    def is_in_place(self) -> bool:
+        """Whether the file that was locked is still there, and another holder would be kept out."""
+        try:
+            return self._descriptor is not None and os.path.samestat(
+                os.stat(self.path, follow_symlinks=False), os.fstat(self._descriptor)
+            )
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return self._descriptor is not None  # unknown
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""

@@ -199,7 +199,8 @@ def _may_reassign(group: _GroupPlan, worker: WorkerView) -> bool:
 def _stopping(group: _GroupPlan, worker: WorkerView) -> None:
     fleet = group.fleet
     if fleet.gave_up(worker.node_oid, member=_is_member(group, worker.node_oid)):
-        reason = f"{_standing(fleet, worker.node_oid)}, and no longer has it assigned"
+        standing = _standing(fleet, worker.node_oid, "was")
+        reason = f"counted as stopped while {standing}: it is no longer assigned"
         group.actions.append(MarkStopped(worker.oid, reason))
 
 
@@ -432,11 +433,11 @@ def _located(group: _GroupPlan, worker: WorkerView) -> str:
     return f"{_removed_reason(group, worker.node_oid)}, and {standing.removeprefix('node ')}"
 
 
-def _standing(fleet: Fleet, node_oid: str | None) -> str:
+def _standing(fleet: Fleet, node_oid: str | None, verb: str = "is") -> str:
     status, node = fleet.status.get(node_oid or ""), fleet.nodes.get(node_oid or "")
     if node is not None and node.refuses is not None and status is NodeStatus.ONLINE:
         return f"node {node.name} {node.refuses}"
-    return f"node {fleet.name(node_oid)} is {status}" if status else fleet.name(node_oid)
+    return f"node {fleet.name(node_oid)} {verb} {status}" if status else fleet.name(node_oid)
 
 
 def _scale_reason(group: _GroupPlan) -> str:

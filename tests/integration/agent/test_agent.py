@@ -40,12 +40,17 @@ def get(url: str) -> bytes:
         return body
 
 
-async def test_an_assigned_worker_is_started_and_reported_ready_with_its_address(node: Bench) -> None:
+async def test_an_assigned_worker_is_started_and_reported_ready_with_its_address(
+    node: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "busbar.agent")
     await node.start()
     node.assign(worker())
     ready = await node.state("web-1", "RUNNING")
     assert await asyncio.to_thread(get, ready["address"]) == b"ok"
     assert ready["pid"] in node.living()
+    # Another cluster may have a worker of that name.
+    assert f"worker edge/web-1: ready at {ready['address']}" in caplog.messages
     assert (ready["restarts"], ready["reason"], ready["oid"]) == (0, None, "oid-web-1")
     last = node.reports[-1]
     assert (last["store"], last["applied"], last["refused"]) == ("s1", {"epoch": 1, "version": 1}, None)

@@ -189,7 +189,10 @@ async def test_without_a_terminal_sighup_reloads_the_file_and_nothing_is_restart
         before = node.toml.read_text()
         node.toml.write_text("[agent]\nhots = 1\n")
         process.send_signal(signal.SIGHUP)
-        await logged(process, "not reloaded")
+        await logged(process, f"not reloaded: {node.toml}: agent.hots")
+        node.toml.write_text(before + "[runtimes.other]\n")
+        process.send_signal(signal.SIGHUP)
+        await logged(process, f"not reloaded: {node.toml}: runtimes.other.argv")
         text = '[agent]\nlog_level = "debug"\n' + before.replace("[runtimes.serve]", "[runtimes.later]")
         node.toml.write_text(text)
         for _ in range(5):

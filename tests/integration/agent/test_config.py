@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,21 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_bytes(b"[agent")
     with pytest.raises(ConfigError, match=r"agent\.toml: not TOML"):
         load(tmp_path / "agent.toml")
+    (tmp_path / "agent.toml").write_text("a = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match=r"agent\.toml: not TOML: nested too deeply"):
+        load(tmp_path / "agent.toml")
+    with pytest.raises(ConfigError, match=r"/dev/zero: more than \d+ bytes"):
+        load(Path("/dev/zero"))
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_come_through_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_bytes(b"\xef\xbb\xbf[agent]\nmax_workers = 3\n")
+    assert load(tmp_path / "agent.toml").max_workers == 3
+    reader, writer = os.pipe()
+    os.write(writer, b"[agent]\nmax_workers = 4\n")
+    os.close(writer)
+    assert load(Path(f"/dev/fd/{reader}")).max_workers == 4
+    os.close(reader)
 
 
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:

@@ -55,6 +55,22 @@ async def test_the_reason_of_a_worker_that_hung_is_gone_when_it_answers_again(no
     await node.state("web-1", "RUNNING", reason=None, pid=pid)
 
 
+@pytest.mark.fault(28, "L")
+async def test_a_state_folder_that_is_moved_away_is_told_until_it_is_back(node: Bench) -> None:
+    def told(last: dict[str, Any]) -> bool:
+        return any("was removed or replaced" in each for each in last["conditions"])
+
+    await node.start()
+    node.assign(worker())
+    pid = (await node.state("web-1", "RUNNING"))["pid"]
+    folder = node.folder / "state"
+    folder.rename(node.folder / "moved")
+    await node.report(told)
+    (node.folder / "moved").rename(folder)
+    last = await node.report(lambda last: not told(last))
+    assert last["workers"][0]["pid"] == pid
+
+
 @pytest.mark.fault(68, "H")
 async def test_the_condition_of_foreign_workers_follows_them(
     node: Bench, stranger: subprocess.Popen[bytes]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +60,37 @@ def test_a_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="can't be used"):
         State.open(tmp_path / "file" / "agent", FOLDER_ID)
+
+
+@pytest.mark.fault(28, "L")
+def test_a_folder_that_was_removed_or_replaced_is_told(state: State, tmp_path: Path) -> None:
+    assert state.why_misplaced() is None
+    state.folder.rename(tmp_path / "moved")
+    assert "was removed or replaced" in str(state.why_misplaced())
+    with pytest.raises(OSError, match=r"'[^']*/records/o1\.json'"):  # and not the file that becomes it
+        state.write_record(record())
+    shutil.copytree(tmp_path / "moved", state.folder)
+    assert "was removed or replaced" in str(state.why_misplaced())
+    shutil.rmtree(state.folder)
+    (tmp_path / "moved").rename(state.folder)
+    assert state.why_misplaced() is None
+
+
+def test_a_folder_of_another_user_is_told_with_both_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    (tmp_path / "agent").mkdir(mode=0o755)
+    monkeypatch.setattr(Path, "chmod", refuse)  # as the kernel does for who is not the owner
+    owner = os.geteuid()
+    with pytest.raises(StateError, match=r"can't be used: Operation not permitted$"):
+        State.open(tmp_path / "agent", FOLDER_ID)
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    told = f"Operation not permitted; it belongs to user id {owner}, and this agent runs as {owner + 1}$"
+    with pytest.raises(StateError, match=told):
+        State.open(tmp_path / "agent", FOLDER_ID)
 
 
 def test_assignment_and_records_come_back(state: State) -> None:

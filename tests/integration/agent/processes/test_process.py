@@ -130,7 +130,8 @@ async def test_runtime_variables_cannot_replace_the_identity(
 ) -> None:
     start = script(tmp_path, "import time; time.sleep(60)", env={"BUSBAR_WORKER_TOKEN": "forged"})
     process = processes.spawn(start)
-    assert pids_with_token(start.token) == [process.record.pid]
+    # The kernel shows no environment for a moment during exec.
+    await until(lambda: pids_with_token(start.token) == [process.record.pid])
     await processes.stop(process, signal.SIGTERM, 5)
 
 
@@ -448,6 +449,10 @@ async def test_spawn_errors_name_the_reason(processes: WorkerProcesses, tmp_path
         assert str(caught.value) == reason
     with pytest.raises(SpawnError, match=r"not found: .*/gone"):
         processes.spawn(start_of(tmp_path / "gone", "sleep", "1"))
+    (tmp_path / "worker.log").unlink()
+    os.mkfifo(tmp_path / "worker.log")
+    with pytest.raises(SpawnError, match=rf"can't start sleep: {tmp_path}/worker.log: no regular file"):
+        processes.spawn(start_of(tmp_path, "sleep", "1"))
 
 
 LIMITED = """
@@ -575,6 +580,46 @@ async def test_a_flood_of_output_is_bounded_by_rotation(processes: WorkerProcess
     assert max(sizes.values()) <= limit
     # It went on writing at the new end, without a hole before it.
     assert b"\0" not in start.log_path.with_name("worker.log.1").read_bytes()
+
+
+@pytest.mark.fault(107, "L")
+@pytest.mark.parametrize("folder_too", [False, True])
+async def test_the_output_of_a_worker_whose_log_was_removed_is_bounded_and_comes_back(
+    processes: WorkerProcesses, tmp_path: Path, folder_too: bool
+) -> None:
+    (tmp_path / "logs").mkdir()
+    path = tmp_path / "logs" / "worker.log"
+    start = dataclasses.replace(start_of(tmp_path, "yes", "flood"), log_path=path)
+    process = processes.spawn(start)
+    held = Path(f"/proc/{process.record.pid}/fd/1")
+    await until(lambda: path.stat().st_size > 0)
+    path.unlink()
+    if folder_too:
+        path.parent.rmdir()
+    for _ in range(3):
+        await until(lambda: os.stat(held).st_size > 1000)
+        os.kill(process.record.pid, signal.SIGSTOP)
+        await until(lambda: (stat := procfs.read(process.record.pid)) is not None and stat.state == "T")
+        logs.take_from_removed(path, process.record.pid, max_bytes=1000)
+        assert os.stat(held).st_size == 0
+        assert folder_too or path.stat().st_size <= 3000
+        os.kill(process.record.pid, signal.SIGCONT)
+    assert logs.tail(path, 1) == ([] if folder_too else ["flood"])
+    await processes.stop(process, signal.SIGTERM, 5)
+
+
+async def test_only_a_removed_log_is_emptied(processes: WorkerProcesses, tmp_path: Path) -> None:
+    mine = script(tmp_path, "import os, time; print('mine', flush=True); time.sleep(60)")
+    process = processes.spawn(mine)
+    await until(lambda: mine.log_path.read_text() == "mine\n")
+    logs.take_from_removed(mine.log_path, process.record.pid)
+    assert mine.log_path.read_text() == "mine\n"
+    mine.log_path.rename(tmp_path / "moved")
+    (tmp_path / "moved").unlink()
+    logs.take_from_removed(mine.log_path, process.record.pid)
+    assert not mine.log_path.exists(), "it was moved away by somebody"
+    await processes.stop(process, signal.SIGTERM, 5)
+    logs.take_from_removed(mine.log_path, process.record.pid)
 
 
 async def test_a_worker_outlives_its_watcher(processes: WorkerProcesses, tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def test_no_sizes(text: str) -> None:
         ({"mosquitto": {"secrets_root": "relative"}}, "runtimes.mosquitto.secrets_root"),
         ({"crossbar": {"static_root": "/a/../b"}}, "runtimes.crossbar.static_root"),
         ({"crossbar": {"program": ""}}, "runtimes.crossbar.program"),
+        ({"x": {"argv": ["x"], "transport_schema": "/dev/zero"}}, "runtimes.x.transport_schema"),
+        ({"x": {"argv": ["x"], "transport_schema": "/"}}, "runtimes.x.transport_schema"),
     ],
 )
 def test_errors_in_tables(config: dict[str, Any], where: str) -> None:
