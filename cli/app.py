@@ -12,7 +12,7 @@ import typer
 from .arguments.completion import complete_context
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
-from .lazy import LazyGroup
+from .lazy import LazyGroup, service_of
 from .printing import formats, streams
 from .typer_fastparse import lighten
 
@@ -129,20 +129,32 @@ def report(error: BaseException) -> int:
     """Print an error as the output format asks for; return its exit code."""
     from .printing import output
 
-    if isinstance(error, KeyboardInterrupt):
-        pass  # whoever pressed Ctrl-C knows
+    where = f" (context '{used_context()}')" if used_context() is not None else ""
+    # Whoever pressed Ctrl-C knows.
+    if isinstance(error, KeyboardInterrupt) or _logged(f"{sentence(error)}{where}"):
+        pass
     elif global_options().output in formats.OBJECTS:
         used = {} if used_context() is None else {"context": used_context()}
         output.note_object({"error": as_object(error) | used})
     else:
-        where = f" (context '{used_context()}')" if used_context() is not None else ""
         output.note(f"error: {sentence(error)}{where}")
     return int(exit_code(error))
+
+
+def _logged(text: str) -> bool:
+    """Whether these words were to start a service, and its log has the error: as programs read it."""
+    service = service_of(sys.argv[1:], LazyGroup)
+    if service is None:
+        return False
+    from .services import logs
+
+    return logs.log_refusal(*service, text)
 
 
 def command() -> Any:
     """The whole command line as typer's command object."""
     LazyGroup.guard = staticmethod(guard)
+    LazyGroup.refused = staticmethod(lambda error: _logged(error.format_message()))
     LazyGroup.option_template = staticmethod(option_template)
     top = typer.main.get_command(app)
     lighten(top)
