@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -174,13 +175,13 @@ def test_who_is_sent_to_an_object_comes_to_it_when_signed_in(house: House) -> No
     page.driver.delete_all_cookies()
     page.driver.get("about:blank")
     page.open("/#worker/edge/web-1")
-    for password in ("wrong", house.made.secrets["vic"]):
+    for password, answer in (("wrong", "[role=alert]"), (house.made.secrets["vic"], "#panel")):
         page.until(lambda: page.all("#user"), "the form")
         page.script(
             "document.getElementById('user').value = 'vic'; document.getElementById('password').focus()"
         )
         page.type(password, Keys.ENTER)
-        page.until(lambda: page.all("[role=alert]" if password == "wrong" else "#panel"), "the answer")
+        page.until(partial(page.all, answer), "the answer")
     page.shows("#panel-title", "Worker edge/web-1")
     page.script(SIGN_OUT)
     page.until(lambda: page.all("#user"), "the form")
