@@ -12,7 +12,7 @@ import typer
 from .arguments.completion import complete_context
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
-from .lazy import LazyGroup, service_of
+from .lazy import LazyGroup, command_of, service_of
 from .printing import formats, streams
 from .typer_fastparse import lighten
 
@@ -130,10 +130,12 @@ def report(error: BaseException) -> int:
     from .printing import output
 
     where = f" (context '{used_context()}')" if used_context() is not None else ""
-    # Whoever pressed Ctrl-C knows.
-    if isinstance(error, KeyboardInterrupt) or _logged(f"{sentence(error)}{where}"):
-        pass
-    elif global_options().output in formats.OBJECTS:
+    if isinstance(error, KeyboardInterrupt):
+        return int(exit_code(error))  # whoever pressed Ctrl-C knows
+    told = _told(f"{sentence(error)}{where}", int(exit_code(error)))
+    if told is not None:
+        return told
+    if global_options().output in formats.OBJECTS:
         used = {} if used_context() is None else {"context": used_context()}
         output.note_object({"error": as_object(error) | used})
     else:
@@ -141,20 +143,28 @@ def report(error: BaseException) -> int:
     return int(exit_code(error))
 
 
-def _logged(text: str) -> bool:
-    """Whether these words were to start a service, and its log has the error: as programs read it."""
-    service = service_of(sys.argv[1:], LazyGroup)
+def _told(text: str, code: int) -> int | None:
+    """Tell of an error as programs read it that do not read stderr; returns the exit code, or None: not told.
+
+    The log of a service that does not start has it, and a plugin prints it.
+    """
+    words = sys.argv[1:]
+    if command_of(words) == "check":
+        from .commands.check import report_unknown
+
+        return report_unknown(text)
+    service = service_of(words, LazyGroup)
     if service is None:
-        return False
+        return None
     from .services import logs
 
-    return logs.log_refusal(*service, text)
+    return code if logs.log_refusal(*service, text) else None
 
 
 def command() -> Any:
     """The whole command line as typer's command object."""
     LazyGroup.guard = staticmethod(guard)
-    LazyGroup.refused = staticmethod(lambda error: _logged(error.format_message()))
+    LazyGroup.refused = staticmethod(lambda error: _told(error.format_message(), error.exit_code))
     LazyGroup.option_template = staticmethod(option_template)
     top = typer.main.get_command(app)
     lighten(top)

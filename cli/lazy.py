@@ -120,7 +120,7 @@ class LazyGroup(SuggestingGroup):
 
     guard: ClassVar[Run]
     refused: ClassVar[Run]
-    """Whether an error of the command line has been told; else typer does."""
+    """Tells of an error of the command line and returns the exit code, or None: then typer does."""
     option_template: ClassVar[Callable[..., None]]
 
     def __init__(self, **attributes: Any) -> None:
@@ -147,9 +147,10 @@ class LazyGroup(SuggestingGroup):
         try:
             yield
         except TyperException as error:
-            if not self.refused(error):
+            code = self.refused(error)
+            if code is None:
                 raise
-            raise typer.Exit(error.exit_code) from None
+            raise typer.Exit(code) from None
 
 
 @functools.cache
@@ -164,17 +165,23 @@ def load(name: str, group: type[LazyGroup]) -> Any:
     return command
 
 
+def command_of(words: Sequence[str]) -> str | None:
+    """The top-level command that these words of a command line name."""
+    named, _ = _read(words, {"-o", *(f"--{name.replace('_', '-')}" for name in GLOBAL)})
+    return named[0] if named else None
+
+
 def service_of(words: Sequence[str], group: type[LazyGroup]) -> tuple[str, str | None] | None:
     """The service that these words of a command line start, and its `--log-format`; None: they start none."""
-    named, _ = _read(words, {"-o", *(f"--{name.replace('_', '-')}" for name in GLOBAL)})
-    if not named or named[0] not in SERVICES:
+    name = command_of(words)
+    if name not in SERVICES:
         return None
-    command = load(named[0], group)
+    command = load(name, group)
     valued = {opt for param in command.params if not getattr(param, "is_flag", True) for opt in param.opts}
     named, given = _read(words, valued)
     if named[1:] and named[1] in getattr(command, "commands", {}):
         return None
-    return named[0], given.get("--log-format")
+    return name, given.get("--log-format")
 
 
 def _read(words: Sequence[str], valued: Collection[str]) -> tuple[list[str], dict[str, str]]:

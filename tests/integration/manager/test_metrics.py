@@ -190,7 +190,7 @@ def test_rules_and_dashboard_ask_for_metrics_that_there_are(tmp_path: Path) -> N
 
 
 def test_rules_and_dashboard_use_the_labels_that_these_metrics_have() -> None:
-    """A label that there is not selects nothing, groups all into one and leaves a legend empty: none tells."""
+    """A label that there is not selects nothing, groups all into one, leaves a legend empty."""
     known = labels_of_metrics()
     rules = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
     panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
