@@ -12,7 +12,7 @@ import typer
 from .arguments.completion import complete_context
 from .context import BROKER_HELP, GlobalOptions, global_options, set_global_options, used_context
 from .errors import EXIT_HELP, EXPECTED, CliError, as_object, exit_code, sentence, usage
-from .lazy import LazyGroup
+from .lazy import LazyGroup, command_of, service_of
 from .printing import formats, streams
 from .typer_fastparse import lighten
 
@@ -129,20 +129,42 @@ def report(error: BaseException) -> int:
     """Print an error as the output format asks for; return its exit code."""
     from .printing import output
 
+    where = f" (context '{used_context()}')" if used_context() is not None else ""
     if isinstance(error, KeyboardInterrupt):
-        pass  # whoever pressed Ctrl-C knows
-    elif global_options().output in formats.OBJECTS:
+        return int(exit_code(error))  # whoever pressed Ctrl-C knows
+    told = _told(f"{sentence(error)}{where}", int(exit_code(error)))
+    if told is not None:
+        return told
+    if global_options().output in formats.OBJECTS:
         used = {} if used_context() is None else {"context": used_context()}
         output.note_object({"error": as_object(error) | used})
     else:
-        where = f" (context '{used_context()}')" if used_context() is not None else ""
         output.note(f"error: {sentence(error)}{where}")
     return int(exit_code(error))
+
+
+def _told(text: str, code: int) -> int | None:
+    """Tell of an error as programs read it that do not read stderr; returns the exit code, or None: not told.
+
+    The log of a service that does not start has it, and a plugin prints it.
+    """
+    words = sys.argv[1:]
+    if command_of(words) == "check":
+        from .commands.check import report_unknown
+
+        return report_unknown(text)
+    service = service_of(words, LazyGroup)
+    if service is None:
+        return None
+    from .services import logs
+
+    return code if logs.log_refusal(*service, text) else None
 
 
 def command() -> Any:
     """The whole command line as typer's command object."""
     LazyGroup.guard = staticmethod(guard)
+    LazyGroup.refused = staticmethod(lambda error: _told(error.format_message(), error.exit_code))
     LazyGroup.option_template = staticmethod(option_template)
     top = typer.main.get_command(app)
     lighten(top)

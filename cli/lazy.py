@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
 
 import typer
 from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
 from . import context
 from .suggestions import SuggestingGroup
@@ -117,6 +119,8 @@ class LazyGroup(SuggestingGroup):
     """The top-level group: stubs for help and completion; a command is imported when it is called."""
 
     guard: ClassVar[Run]
+    refused: ClassVar[Run]
+    """Tells of an error of the command line and returns the exit code, or None: then typer does."""
     option_template: ClassVar[Callable[..., None]]
 
     def __init__(self, **attributes: Any) -> None:
@@ -127,6 +131,26 @@ class LazyGroup(SuggestingGroup):
         """As typer's, with the stub replaced by the command."""
         name, stub, rest = super().resolve_command(ctx, args)
         return name, None if stub is None else load(str(name), type(self)), rest
+
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        """As typer's, for errors see `refused`."""
+        with self._telling():
+            return super().make_context(*words, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As typer's, for errors see `refused`."""
+        with self._telling():
+            return super().invoke(ctx)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except TyperException as error:
+            code = self.refused(error)
+            if code is None:
+                raise
+            raise typer.Exit(code) from None
 
 
 @functools.cache
@@ -139,6 +163,41 @@ def load(name: str, group: type[LazyGroup]) -> Any:
         option.hidden = name not in SERVICES and option.name not in _VISIBLE
     _prepare(command, group, options)
     return command
+
+
+def command_of(words: Sequence[str]) -> str | None:
+    """The top-level command that these words of a command line name."""
+    named, _ = _read(words, {"-o", *(f"--{name.replace('_', '-')}" for name in GLOBAL)})
+    return named[0] if named else None
+
+
+def service_of(words: Sequence[str], group: type[LazyGroup]) -> tuple[str, str | None] | None:
+    """The service that these words of a command line start, and its `--log-format`; None: they start none."""
+    name = command_of(words)
+    if name not in SERVICES:
+        return None
+    command = load(name, group)
+    valued = {opt for param in command.params if not getattr(param, "is_flag", True) for opt in param.opts}
+    named, given = _read(words, valued)
+    if named[1:] and named[1] in getattr(command, "commands", {}):
+        return None
+    return name, given.get("--log-format")
+
+
+def _read(words: Sequence[str], valued: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Words that are no options, and the values of options; after those in `valued`, the next word is one."""
+    named: list[str] = []
+    given: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        option, joined, value = word.partition("=")
+        if not word.startswith("-"):
+            named.append(word)
+        elif joined:
+            given[option] = value
+        elif word in valued:
+            given[word] = next(rest, "")
+    return named, given
 
 
 def _prepare(command: Any, group: type[LazyGroup], options: list[Any]) -> None:

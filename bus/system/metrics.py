@@ -8,6 +8,7 @@ event loop, which also is the proof that it still turns.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -33,7 +34,7 @@ LOOP_S: Final = 5.0
 MAX_ANSWERS: Final = 8
 """Requests that are answered at once; the next ones wait in the listener's queue."""
 CLIENT_S: Final = 10.0
-"""How long a client may take to send its request or to read the answer, seconds."""
+"""How long a client may take to send its request and to read the answer, seconds."""
 MAX_SERIES: Final = 2_000
 """Of one metric: what is named by users (groups, workers, nodes) is bounded."""
 TEXT: Final = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
@@ -211,14 +212,24 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """A timeout of the socket alone is one of each read: who drips would keep this place for ever."""
+        late = threading.Timer(CLIENT_S, _cut, (request,))
+        late.daemon = True
+        late.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            late.cancel()
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hung up or was too slow is no news."""
         log.debug("a request of %s failed", client_address, exc_info=True)
+
+
+def _cut(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has been closed
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):

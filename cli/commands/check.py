@@ -65,18 +65,24 @@ def check(
 ) -> None:
     try:
         found = judge(run(gather), cluster or ())
-    except CliError as error:
-        if error.exit_code is ExitCode.USAGE:
-            raise
-        found = _failed(error)
-    except (*EXPECTED, asyncio.CancelledError) as error:
+    except (CliError, *EXPECTED, asyncio.CancelledError) as error:
         found = _failed(error)
     if output.output_format() != "table":
         output.dump(found)
     else:
-        for line in f"BUSBAR {found.severity} - {plugin_text(found)}".split("\n"):
-            output.say(line)
+        _print(found)
     raise typer.Exit(Severity[found.severity])
+
+
+def report_unknown(text: str) -> int:
+    """Say why there was no check: its words are wrong. Returns the exit code."""
+    _print(Result(Severity.UNKNOWN.name, text, {}))
+    return Severity.UNKNOWN
+
+
+def _print(found: Result) -> None:
+    for line in f"BUSBAR {found.severity} - {plugin_text(found)}".split("\n"):
+        output.say(line)
 
 
 def _failed(error: BaseException) -> Result:

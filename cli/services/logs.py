@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, cast
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from busbar.bus.system.log_lines import FORMATS, LEVELS, JsonFormatter, LogFormat, formatter
 
 from ..context import HomelessError, config_path, load_config
-from ..errors import usage
+from ..errors import CliError, usage
 
 if TYPE_CHECKING:
     from .specs import ServiceSpec
@@ -62,13 +63,42 @@ def log_options(level: str | None, form: str | None) -> LogOptions:
         or _one_of(LEVEL_VARIABLE, env.get(LEVEL_VARIABLE), LEVELS)
         or _one_of("log.level in the config file", stored.get("level"), LEVELS)
     )
+    return LogOptions(found or DEFAULT_LEVEL, _format(form, env, stored))
+
+
+def log_refusal(service: str, form: str | None, text: str) -> bool:
+    """Log why a service does not start; False in the plain format, which people read.
+
+    `form`: what the command line says of the format. Where that, or the config file, is at fault, the next
+    that says something holds.
+    """
+    chosen = _format_at_any_rate(form, os.environ)
+    if chosen != "plain":
+        log_to_stderr(LogOptions("error", chosen), {"service": service})
+        log.error("%s: %s", service, text)
+    return chosen != "plain"
+
+
+def _format_at_any_rate(form: str | None, env: Mapping[str, str]) -> LogFormat:
+    sources: tuple[Callable[[], LogFormat], ...] = (
+        lambda: _format(form, env, _stored(env)),
+        lambda: _format(form, env, {}),
+        lambda: _format(None, env, {}),
+    )
+    for source in sources:
+        with contextlib.suppress(CliError):
+            return source()
+    return "plain"
+
+
+def _format(form: str | None, env: Mapping[str, str], stored: Mapping[str, str]) -> LogFormat:
     how = (
         _one_of("--log-format", form, FORMATS)
         or _one_of(FORMAT_VARIABLE, env.get(FORMAT_VARIABLE), FORMATS)
         or _one_of("log.format in the config file", stored.get("format"), FORMATS)
         or ("journald" if is_journal(sys.stderr, env) else "plain")
     )
-    return LogOptions(found or DEFAULT_LEVEL, cast(LogFormat, how))
+    return cast(LogFormat, how)
 
 
 def _stored(env: Mapping[str, str]) -> Mapping[str, str]:

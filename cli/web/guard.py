@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Final
 from urllib.parse import parse_qs
@@ -16,6 +17,8 @@ from .origins import Origins
 
 FORM: Final = 16_384
 """Bytes of a form."""
+FORM_S: Final = 10.0
+"""Seconds that it may take."""
 FIELDS: Final = 16
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -68,21 +71,30 @@ async def read_form(request: Request) -> dict[str, str]:
     """A form's fields, each once.
 
     Raises:
-        HTTPException: it is none, or too large.
+        HTTPException: it is none, too large, or too slow.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     if kind != "application/x-www-form-urlencoded":
         raise HTTPException(415, "a form is expected")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > FORM:
-            raise HTTPException(413, "the form is too large")
+    try:
+        async with asyncio.timeout(FORM_S):
+            body = await _body(request)
+    except TimeoutError:
+        raise HTTPException(408, "the form came too slowly", {"connection": "close"}) from None
     try:
         found = parse_qs(body.decode(), keep_blank_values=True, strict_parsing=False, max_num_fields=FIELDS)
     except ValueError:
         raise HTTPException(400, "the form can't be read") from None
     return {name: values[0] for name, values in found.items()}
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > FORM:
+            raise HTTPException(413, "the form is too large")
+    return body
 
 
 def same(given: str | None, expected: str | None) -> bool:

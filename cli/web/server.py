@@ -18,6 +18,7 @@ from busbar.bus.options import ConnectOptions
 from busbar.bus.topics import Topics
 
 from .app import Web
+from .connection import Connection
 from .origins import Origins
 from .sessions import Sessions
 
@@ -81,7 +82,7 @@ async def serve(
         web = Web(sessions, known, clock, f"busbar-{port}")
         config = uvicorn.Config(
             web.app,
-            http="h11",
+            http=Connection,
             log_config=None,
             access_log=False,
             server_header=False,

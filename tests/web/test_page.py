@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.timeout(180)
 
 HIT = "<img src=x onerror='window.hit=1'><script>window.hit=2</script>"
 REASON = f"{HIT}\x1b[2J{C1}{BIDI}</td>' onfocus='window.hit=3"
+
+SIGN_OUT = """
+const token = document.querySelector("meta[name=busbar-token]").content;
+fetch("/signout", { method: "POST", headers: { "x-busbar-token": token } });
+"""
+"""As another tab does."""
 
 
 class House:
@@ -160,6 +167,55 @@ def test_a_worker_is_opened_read_and_closed_by_the_keyboard_alone(house: House) 
     page.shows("#panel-title", "Node n1")
     page.shows("#why", "n1")
     page.type(Keys.ESCAPE)
+
+
+def test_who_is_sent_to_an_object_comes_to_it_when_signed_in(house: House) -> None:
+    """By an address before sign-in, over a wrong password, and when the session has ended meanwhile."""
+    page = house.page
+    page.driver.delete_all_cookies()
+    page.driver.get("about:blank")
+    page.open("/#worker/edge/web-1")
+    for password, answer in (("wrong", "[role=alert]"), (house.made.secrets["vic"], "#panel")):
+        page.until(lambda: page.all("#user"), "the form")
+        page.script(
+            "document.getElementById('user').value = 'vic'; document.getElementById('password').focus()"
+        )
+        page.type(password, Keys.ENTER)
+        page.until(partial(page.all, answer), "the answer")
+    page.shows("#panel-title", "Worker edge/web-1")
+    page.script(SIGN_OUT)
+    page.until(lambda: page.all("#user"), "the form")
+    assert page.driver.current_url.endswith("/signin#worker/edge/web-1")
+
+
+def test_an_address_that_names_nothing_opens_nothing(house: House) -> None:
+    page = house.sign_in("vic")
+    page.driver.get_log("browser")
+    for address in ("#worker/%E0%A4%A", "#worker/edge/%", "#-"):
+        page.script("location.hash = arguments[0]", address)
+        page.script("return new Promise((done) => setTimeout(done))")
+        assert not page.all("#panel")[0].is_displayed()
+    assert "Uncaught" not in str(page.driver.get_log("browser"))
+
+
+def test_the_keyboard_stays_in_a_panel_that_covers_the_page(house: House) -> None:
+    page = house.sign_in()
+    page.status("worker/edge/web-1", "RUNNING")
+    size = {"width": 390, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.click('[data-key="worker/edge/web-1"] button.open')
+        page.has_focus("panel")
+        page.shows("#lines", "listening on")
+        for _ in range(6):
+            page.type(Keys.TAB)
+            assert page.script(
+                "const it = document.activeElement; return it === document.body || !!it.closest('#panel')"
+            ), page.focused()
+        page.type(Keys.ESCAPE)
+        page.until(lambda: page.focused() == "web-1", "the focus is back")
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.fault(81, "U")

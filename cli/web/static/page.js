@@ -2,7 +2,7 @@
 import { Change, paintActions } from "./actions.js";
 import { paintMesh } from "./pictures.js";
 import { Panel } from "./panel.js";
-import { ask, bytes, chip, clock, element, order, percent, reasonOf, setText, tell as post, text, wordsOf } from "./parts.js";
+import { ask, bytes, chip, clock, element, order, percent, reasonOf, setText, signIn, tell as post, text, wordsOf } from "./parts.js";
 
 const rows = new Map(); // key -> what the server last said of it
 const usage = new Map();
@@ -279,7 +279,7 @@ let source = null;
 function connect() {
   source = new EventSource("/live");
   source.addEventListener("realm", (message) => take(JSON.parse(message.data)));
-  source.addEventListener("over", () => location.assign("/signin"));
+  source.addEventListener("over", signIn);
   source.addEventListener("open", () => { state.server = true; });
   source.addEventListener("error", () => {
     if (source.readyState === EventSource.CLOSED) { refused(); return; }

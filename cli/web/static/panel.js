@@ -4,7 +4,13 @@ import { plots } from "./pictures.js";
 
 const LINES = 1000;
 const SETTLE_MS = 300;
+const WHOLE = matchMedia("(max-width: 1000px)"); // there it covers the page (page.css)
 const place = (id) => document.getElementById(id);
+
+// The object that the address names; none where it can't be read.
+function addressed() {
+  try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; }
+}
 
 export class Panel {
   constructor({ rows, usage }) {
@@ -14,10 +20,11 @@ export class Panel {
       if (event.key === "Escape" && this.key !== null && !document.querySelector("dialog[open]")) this.close();
     });
     window.addEventListener("hashchange", () => this.openHash());
+    WHOLE.addEventListener("change", () => this.cover());
   }
 
   openHash() {
-    const key = decodeURIComponent(location.hash.slice(1));
+    const key = addressed();
     if (key !== (this.key ?? "") && /^(routercluster|workergroup|worker|node)\//.test(key)) this.open(key, null);
     else if (key === "" && this.key !== null) this.close();
   }
@@ -33,6 +40,7 @@ export class Panel {
     place("usage").hidden = true;
     place("panel").hidden = false;
     document.body.dataset.panel = "open";
+    this.cover();
     if (location.hash.slice(1) !== key) history.pushState(null, "", `#${key}`);
     this.state(this.rows.get(key));
     this.explain();
@@ -47,10 +55,17 @@ export class Panel {
     this.key = null;
     place("panel").hidden = true;
     delete document.body.dataset.panel;
+    this.cover();
     if (location.hash) history.pushState(null, "", location.pathname);
     const back = opener?.isConnected ? opener
       : document.querySelector(`[data-key="${CSS.escape(key ?? "")}"] button.open`);
     (back ?? place("clusters")).focus();
+  }
+
+  // The keyboard does not get to what the panel hides.
+  cover() {
+    const hidden = this.key !== null && WHOLE.matches;
+    for (const each of document.querySelectorAll(".skip, header, #realm, #events, footer")) each.inert = hidden;
   }
 
   end() {

@@ -72,9 +72,14 @@ export function tell(path, form) {
   }));
 }
 
+// To the form, and from there back to the object whose panel is open.
+export function signIn() {
+  location.assign(`/signin${location.hash}`);
+}
+
 async function read(coming) {
   const answer = await coming;
-  if (answer.status === 401) location.assign("/signin");
+  if (answer.status === 401) signIn();
   const text = await answer.text();
   let found = { error: text.slice(0, 300) };
   try { found = JSON.parse(text); } catch { /* plain text says it */ }

@@ -187,3 +187,34 @@ def test_rules_and_dashboard_ask_for_metrics_that_there_are(tmp_path: Path) -> N
         file.write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": records}]}))
         done = subprocess.run([promtool, "check", "rules", file], capture_output=True, timeout=bound(20))
         assert done.returncode == 0, done.stdout
+
+
+def test_rules_and_dashboard_use_the_labels_that_these_metrics_have() -> None:
+    """A label that there is not selects nothing, groups all into one, leaves a legend empty."""
+    known = labels_of_metrics()
+    rules = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
+    panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
+    shown = [(each["expr"], re.findall(r"\$labels\.(\w+)", str(each["annotations"]))) for each in rules]
+    shown += [
+        (target["expr"], re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        for panel in panels
+        for target in panel["targets"]
+    ]
+    assert sum(len(labels) for _, labels in shown) > 30
+    for expression, labels in shown:
+        metrics = [SUFFIX.sub("", name) for name in re.findall(r"busbar_\w+", expression)]
+        grouped = [each for part in re.findall(r"\bby \(([^)]*)\)", expression) for each in part.split(", ")]
+        selected = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression)
+        has = set.intersection(*(known[name] for name in metrics)) | {"instance", "job"}
+        buckets = {"le"} if "_bucket" in expression else set()
+        assert {*grouped, *selected} <= has | buckets, expression
+        assert set(labels) <= (set(grouped) if grouped else has), expression
+
+
+def labels_of_metrics() -> dict[str, set[str]]:
+    """What the reference says that each metric has; of a metric in both tables, what both say."""
+    known: dict[str, set[str]] = {}
+    for name, row in re.findall(r"^\| `(busbar_\w+)` \| ([^|]*) \|", REFERENCE.read_text(), re.MULTILINE):
+        labels = set(re.findall(r"`(\w+)`", row))
+        known[name] = known.get(name, labels) & labels
+    return known

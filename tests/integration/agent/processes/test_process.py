@@ -589,7 +589,7 @@ async def test_the_output_of_a_worker_whose_log_was_removed_is_bounded_and_comes
 ) -> None:
     (tmp_path / "logs").mkdir()
     path = tmp_path / "logs" / "worker.log"
-    start = dataclasses.replace(start_of(tmp_path, "yes", "flood"), log_path=path)
+    start = msgspec.structs.replace(start_of(tmp_path, "yes", "flood"), log_path=path)
     process = processes.spawn(start)
     held = Path(f"/proc/{process.record.pid}/fd/1")
     await until(lambda: path.stat().st_size > 0)

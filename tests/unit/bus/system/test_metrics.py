@@ -108,6 +108,27 @@ async def test_a_family_that_fails_is_one_answer_and_no_end(service: Service, se
     assert (await get(server, "/metrics"))[0] == 200
 
 
+async def test_slow_clients_keep_nobody_out(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are answered at once; each sends a little now and then, which is never a whole request."""
+    monkeypatch.setattr(metrics, "CLIENT_S", 0.5)
+    slow = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(metrics.MAX_ANSWERS)]
+
+    async def drip() -> None:
+        while True:
+            for _, writer in slow:
+                writer.write(b"G")
+            await asyncio.sleep(0.1)
+
+    dripping = asyncio.create_task(drip())
+    try:
+        assert await get(server, "/healthz") == (200, "ok\n")
+    finally:
+        dripping.cancel()
+        await asyncio.wait([dripping])
+        for _, writer in slow:
+            writer.close()
+
+
 async def test_a_port_that_is_taken_is_told(service: Service, server: MetricsServer) -> None:
     with pytest.raises(OSError, match=f"metrics on 127.0.0.1:{server.port}: Address already in use"):
         MetricsServer("127.0.0.1", server.port, Source(service.now, lambda: None), CollectorRegistry())

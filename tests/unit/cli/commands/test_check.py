@@ -90,3 +90,24 @@ def test_a_broker_that_is_away_is_critical(line: Line, capsys: pytest.CaptureFix
     assert line.run("check") == 2
     shown = capsys.readouterr().out
     assert shown.startswith("BUSBAR CRITICAL - ") and "127.0.0.1:1" in shown
+
+
+WRONG = [
+    (("check", "--bogus"), "No such option: --bogus"),
+    (("check", "--format", "xml"), "'xml' is none of nagios"),
+    (("--realm", "check", "check", "-o", "xml"), "xml"),
+    (("check", "--username", "a|b", "--password-file", "/no|where"), "password file /no/where"),
+    (("check", "--context", "nope"), "no context 'nope'"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_a_check_that_is_called_wrongly_is_unknown_and_says_so(
+    words: tuple[str, ...], told: str, line: Line,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Plugins print to stdout, and 2 is critical: no operator is woken for a file that can't be read."""
+    monkeypatch.setattr("sys.argv", ["busbar", *words])
+    assert line.run(*words) == 3
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("BUSBAR UNKNOWN - ") and told in first and "|" not in first and not others
