@@ -40,12 +40,15 @@ def put_commands(kind: str, user: str, root: str, realm: str, known: bool, passw
     Raises ValueError as `rights`.
     """
     role, acls = role_of(kind, user, realm), rights(kind, user, root, realm)
-    mine = {"username": user, "password": password, "roles": [{"rolename": role, "priority": 0}]}
+    account = {"username": user, "password": password}
     return [
         # What a removed user has left behind may be of an older version.
         *([] if known else [{"command": "createRole", "rolename": role}]),
         {"command": "modifyRole", "rolename": role, "textname": f"Busbar: {kind} {user}", "acls": acls},
-        {"command": "modifyClient" if known else "createClient", **mine},
+        # Who is known has the role, and keeps others, such as 'admin'.
+        {"command": "modifyClient", **account}
+        if known
+        else {"command": "createClient", **account, "roles": [{"rolename": role, "priority": 0}]},
     ]
 
 

@@ -74,6 +74,7 @@ def render_nats(
         f"# Access to realm {realm} for nats-server 2.15, generated: change the table, not this file.",
         f"# {PASSWORDS} beside it has a line for each user (mode 0600), a secret or its bcrypt hash:",
         f'#   {variable("NAME")}: "SECRET"',
+        "# For a new user: print this again with it, add its line there, then nats-server --signal reload.",
         f"include ./{PASSWORDS}",
         *(_server(server) if server else ()),
         f"max_payload: {LARGEST}",

@@ -29,9 +29,9 @@ class DynamicSecurity:
     def __init__(self, link: Link, new_id: str) -> None:
         self._link, self._id = link, new_id
 
-    async def check(self, kind: str, user: str, realm: str) -> None:
-        """Raises BusError unless `put` will find the name free or ours, and the right to change it."""
-        await self._known(kind, user, realm)
+    async def has(self, kind: str, user: str, realm: str) -> bool:
+        """Whether there is this account of ours. Raises BusError as `put`, which changes it or makes it."""
+        return await self._known(kind, user, realm)
 
     async def put(self, kind: str, user: str, root: str, realm: str, password: str) -> bool:
         """Make an account with the rights of its kind, or give ours a new password; whether it is new.

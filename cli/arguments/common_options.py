@@ -11,6 +11,7 @@ import typer
 from ..suggestions import SuggestingGroup
 from .completion import (
     complete_cluster,
+    complete_context,
     complete_group,
     complete_node,
     complete_principal,
@@ -99,6 +100,23 @@ House = Annotated[
 ]
 AllowAnonymous = Annotated[
     bool, typer.Option("--allow-anonymous", help="The workers may let everybody in, without credentials.")
+]
+
+Passwords = Annotated[
+    Path | None,
+    typer.Option("--passwords", help="Mosquitto's password file, which gets the account."),
+]
+Dynsec = Annotated[
+    bool,
+    typer.Option("--dynsec", help="The account is one of mosquitto's dynamic security plugin, over the bus."),
+]
+DynsecContext = Annotated[
+    str | None,
+    typer.Option(
+        "--dynsec-context",
+        help="As --dynsec, as the user of this context; default: your own.",
+        autocompletion=complete_context,
+    ),
 ]
 
 DEFAULT_WAIT: Final = 60.0

@@ -12,7 +12,7 @@ from busbar.bus.client.client import BusClient
 from busbar.bus.params import Node, NodeStatusName
 
 from ..arguments import common_options as n
-from ..arguments.completion import complete_context, complete_label
+from ..arguments.completion import complete_label
 from ..arguments.selectors import by_labels
 from ..calls import wait
 from ..calls.connect import run
@@ -23,7 +23,7 @@ from ..printing import numbers, output
 from ..services import accounts
 
 if TYPE_CHECKING:
-    from ..services.node_access import Where
+    from ..services.account_places import Place
 
 app = n.command_group("Nodes: the machines that run workers.")
 
@@ -60,22 +60,6 @@ Keep = Annotated[
 JoinFile = Annotated[
     Path | None,
     typer.Option("--join-file", help="Write all that the node needs to this file, for 'busbar agent join'."),
-]
-Passwords = Annotated[
-    Path | None,
-    typer.Option("--passwords", help="Mosquitto's password file, which gets the account."),
-]
-Dynsec = Annotated[
-    bool,
-    typer.Option("--dynsec", help="Its account is one of mosquitto's dynamic security plugin, over the bus."),
-]
-DynsecContext = Annotated[
-    str | None,
-    typer.Option(
-        "--dynsec-context",
-        help="As --dynsec, as the user of this context; default: your own.",
-        autocompletion=complete_context,
-    ),
 ]
 VALID_S: Final = 900.0
 """Seconds."""
@@ -152,31 +136,30 @@ def pair(
     ] = None,
     valid: Valid = VALID_S,
     join_file: JoinFile = None,
-    passwords: Passwords = None,
-    dynsec: Dynsec = False,
-    dynsec_context: DynsecContext = None,
+    passwords: n.Passwords = None,
+    dynsec: n.Dynsec = False,
+    dynsec_context: n.DynsecContext = None,
 ) -> None:
-    from ..services import node_access
+    from ..services import account_places, node_access
     from ..services.join_file import check_writable
 
-    where = _where(passwords, dynsec, dynsec_context)
-    accounts.refuse_other(where.state, node, NODE)
+    place = account_places.chosen(passwords, dynsec, dynsec_context)
     check_writable(join_file, passwords)
-    node_access.check(where, node)
+    place.has(NODE, node)
     labels = d.pairs(label, "--label")
     made = run(lambda bus: bus.pair_node(name=node, labels=labels))
     if join_file is not None:
         output.done(output.merged(made, join_file=str(join_file)), f"node '{node}' paired, {made.status}")
-        return node_access.write_file(where, join_file, node, valid)
-    if not where.is_known or output.output_format() == "table":
+        return node_access.write_file(place, join_file, node, valid)
+    if not place.is_known or output.output_format() == "table":
         output.done(made, f"node '{node}' paired, {made.status}")
-    if not where.is_known:
-        accounts.explain_external(node, "add")
+    if not place.is_known:
+        accounts.explain_external(node, "add", NODE)
         return output.note(
             f"with mosquitto 'busbar node token {node}' does it, with --dynsec or --passwords, and prints the"
             " line that joins the node"
         )
-    return node_access.print_line(where, made, node, valid)
+    return node_access.print_line(place, made, node, valid)
 
 
 @n.subcommand(
@@ -189,15 +172,15 @@ def token(
     node: n.NodeArgument,
     valid: Valid = VALID_S,
     join_file: JoinFile = None,
-    passwords: Passwords = None,
-    dynsec: Dynsec = False,
-    dynsec_context: DynsecContext = None,
+    passwords: n.Passwords = None,
+    dynsec: n.Dynsec = False,
+    dynsec_context: n.DynsecContext = None,
 ) -> None:
-    from ..services import node_access
+    from ..services import account_places, node_access
     from ..services.join_file import check_writable
 
-    where = _where(passwords, dynsec, dynsec_context)
-    if not where.is_known and join_file is None:
+    place = account_places.chosen(passwords, dynsec, dynsec_context)
+    if not place.is_known and join_file is None:
         raise CliError(
             "this broker keeps its own accounts: use --dynsec or --passwords for mosquitto's, or --join-file"
         )
@@ -207,14 +190,8 @@ def token(
         raise CliError(f"node '{found.name}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
     if join_file is not None:
         output.done({"name": found.name, "join_file": str(join_file)}, str(join_file))
-        return node_access.write_file(where, join_file, found.name, valid)
-    return node_access.print_line(where, {"name": found.name}, found.name, valid)
-
-
-def _where(passwords: Path | None, dynsec: bool, admin: str | None) -> Where:
-    from ..services.node_access import Where
-
-    return Where(accounts.local_state(), passwords, dynsec or admin is not None, admin)
+        return node_access.write_file(place, join_file, found.name, valid)
+    return node_access.print_line(place, {"name": found.name}, found.name, valid)
 
 
 @app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")
@@ -315,17 +292,18 @@ def unpair(
     node: n.NodeArgument,
     expect_version: n.Expect = None,
     keep_account: Keep = False,
-    dynsec: Dynsec = False,
-    dynsec_context: DynsecContext = None,
+    dynsec: n.Dynsec = False,
+    dynsec_context: n.DynsecContext = None,
     yes: last_node.Yes = False,
     dry_run: n.DryRun = False,
 ) -> None:
-    where = _where(None, dynsec, dynsec_context)
-    state = where.state
+    from ..services import account_places
+
+    place = account_places.chosen(None, dynsec, dynsec_context)
 
     async def work(bus: BusClient, may: bool) -> tuple[Node, bool]:
         found = await bus.find_node(node)
-        if state is not None and found.status == "unpaired":
+        if place.is_known and found.status == "unpaired":
             return found, True  # only its account is left to remove
         if not may:
             await last_node.check(bus, found.oid)
@@ -338,8 +316,8 @@ def unpair(
     output.done(gone, f"node '{gone.name}' unpaired")
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
-    if not keep_account or not where.is_known:
-        _remove_account(where, gone.name)
+    if not keep_account or not place.is_known:
+        _remove_account(place, gone.name, "unpaired", f"busbar node unpair {gone.name}{place.words}")
 
 
 async def _has_heard(bus: BusClient, gone: Node) -> bool:
@@ -357,27 +335,26 @@ async def _has_heard(bus: BusClient, gone: Node) -> bool:
 def forget(
     node: n.NodeArgument,
     expect_version: n.Expect = None,
-    dynsec: Dynsec = False,
-    dynsec_context: DynsecContext = None,
+    dynsec: n.Dynsec = False,
+    dynsec_context: n.DynsecContext = None,
     dry_run: n.DryRun = False,
 ) -> None:
-    where = _where(None, dynsec, dynsec_context)
+    from ..services import account_places
+
+    place = account_places.chosen(None, dynsec, dynsec_context)
 
     async def work(bus: BusClient) -> Node:
         return await bus.forget_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
 
     gone = run(work, dry_run=dry_run)
     output.done(gone, f"node '{gone.name}' forgotten")
-    _remove_account(where, gone.name)
+    alone = "mosquitto_ctrl dynsec deleteClient" if place.dynsec else "busbar broker remove-account"
+    _remove_account(place, gone.name, "forgotten", f"{alone} {gone.name}")
 
 
-def _remove_account(where: Where, node: str) -> None:
-    """Raises CliError, BusError."""
-    if where.state is not None:
-        accounts.remove(where.state, node, NODE)
-    elif where.dynsec:
-        from ..services import node_access
+def _remove_account(place: Place, node: str, done: str, again: str) -> None:
+    """Raises CliError."""
+    from ..services.account_places import second_half
 
-        node_access.remove_account(where, node)
-    else:
-        accounts.explain_external(node, "remove")
+    with second_half(f"node '{node}' is {done}", "its account is not removed", again):
+        place.remove(NODE, node)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from busbar.bus.access.acl import PERSON
 from busbar.bus.client.client import BusClient
 from busbar.bus.clock import rfc3339
+from busbar.bus.errors import BusError
 from busbar.bus.params import Principal, RemovedPrincipal, Transferred
 from busbar.bus.roles import Role, in_words
 
@@ -17,7 +17,9 @@ from ..arguments.completion import complete_cluster, complete_node, complete_pri
 from ..calls.connect import run
 from ..errors import CliError, ExitCode
 from ..printing import output
-from ..services import accounts
+
+if TYPE_CHECKING:
+    from ..services.account_places import Place
 
 app = n.command_group("Users and their roles. The broker authenticates; the manager authorises by role.")
 
@@ -37,7 +39,13 @@ def list_() -> None:
     output.show_list(sorted(found, key=lambda row: row.name), COLUMNS, "no principals", wide=WIDE)
 
 
-@n.subcommand(app, "add", "add_principal")
+@n.subcommand(
+    app,
+    "add",
+    "add_principal",
+    "list_principals",
+    more="Its account is made too, where the broker is that of 'busbar up', or with --passwords or --dynsec.",
+)
 def add(
     name: Name,
     role: RoleArgument,
@@ -45,16 +53,58 @@ def add(
         bool,
         typer.Option("--reuse", help="Give the name of a removed principal or an unpaired node again."),
     ] = False,
+    passwords: n.Passwords = None,
+    dynsec: n.Dynsec = False,
+    dynsec_context: n.DynsecContext = None,
 ) -> None:
-    state = accounts.local_state()
-    accounts.refuse_other(state, name, PERSON)
-    made = run(lambda bus: bus.add_principal(name=name, role=role, reuse=reuse))
-    if state is None:
-        output.done(made, f"principal '{name}' is {made.role}")
-        return accounts.explain_external(name, "add")
-    secret = str(accounts.add(state, name, PERSON))
-    text = f"principal '{name}' is {made.role}; its password is in {secret}"
-    return output.done(output.merged(made, password_file=secret), text)
+    from ..services import account_places, person_access
+
+    place = account_places.chosen(passwords, dynsec, dynsec_context)
+    had = person_access.check_add(place, name)
+    made = run(lambda bus: _add(bus, name, role, reuse, place, had))
+    person_access.add(place, made)
+
+
+async def _add(bus: BusClient, name: str, role: Role, reuse: bool, place: Place, had: bool) -> Principal:
+    """One that is there with this role and has no account was left so by an interruption: it gets one."""
+    try:
+        return await bus.add_principal(name=name, role=role, reuse=reuse)
+    except BusError as error:
+        if error.code != "already_exists" or not place.is_known:
+            raise
+        found = next((row for row in await bus.list_principals() if row.name == name), None)
+        if found is not None and not had and found.role == role:
+            return found
+        if found is not None and had:
+            output.note(f"it has an account; a new password: busbar principal password {name}{place.words}")
+        raise
+
+
+@n.subcommand(
+    app,
+    "password",
+    "list_principals",
+    instead="Give a principal's account a new password, in the file that is printed; ends the earlier one.",
+)
+def password(
+    name: n.PrincipalArgument,
+    passwords: n.Passwords = None,
+    dynsec: n.Dynsec = False,
+    dynsec_context: n.DynsecContext = None,
+) -> None:
+    from ..services import account_places, person_access
+
+    place = account_places.chosen(passwords, dynsec, dynsec_context)
+    person_access.check_password(place, name)
+    found = run(lambda bus: _find(bus, name))
+    person_access.renew(place, found)
+
+
+async def _find(bus: BusClient, name: str) -> Principal:
+    for row in await bus.list_principals():
+        if row.name == name:
+            return row
+    raise BusError("no_such_object", f"no principal named '{name}'")
 
 
 @n.subcommand(app, "role", "set_principal_role")
@@ -63,19 +113,36 @@ def role(name: n.PrincipalArgument, role: RoleArgument) -> None:
     output.done(changed, f"principal '{name}' is {changed.role}")
 
 
-@n.subcommand(app, "remove", "remove_principal")
-def remove(name: n.PrincipalArgument) -> None:
-    gone = run(lambda bus: bus.remove_principal(principal_name=name))
-    output.done(gone, f"principal '{name}' removed")
-    if gone.clusters or gone.nodes:
+@n.subcommand(
+    app,
+    "remove",
+    "remove_principal",
+    more="Its account is removed too, where the broker is that of 'busbar up', or with --dynsec.",
+)
+def remove(
+    name: n.PrincipalArgument, dynsec: n.Dynsec = False, dynsec_context: n.DynsecContext = None
+) -> None:
+    from ..services import account_places, person_access
+
+    place = account_places.chosen(None, dynsec, dynsec_context)
+    has = person_access.check_remove(place, name)
+    gone = run(lambda bus: _remove(bus, name, completes=place.dynsec and has))
+    person_access.remove(place, name)
+    output.done(gone or {"name": name}, f"principal '{name}' removed")
+    if gone is not None and (gone.clusters or gone.nodes):
         output.note(
             f"it still owns {_counted(gone)}; to hand them over: busbar principal transfer TO --from {name}"
         )
-    state = accounts.local_state()
-    if state is None:
-        accounts.explain_external(name, "remove")
-    else:
-        accounts.remove(state, name, PERSON)
+
+
+async def _remove(bus: BusClient, name: str, completes: bool) -> RemovedPrincipal | None:
+    """`completes`: one that is gone has left its account, as after an interruption."""
+    try:
+        return await bus.remove_principal(principal_name=name)
+    except BusError as error:
+        if error.code == "no_such_object" and completes:
+            return None
+        raise
 
 
 @n.subcommand(app, "transfer", "transfer_principal")

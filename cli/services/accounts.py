@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
+
+from busbar.bus.access.acl import PERSON
 
 from ..context import HomelessError, Settings, global_options, read_up, settings_in_force, state_path
 from ..errors import CliError, ExitCode
@@ -130,12 +133,28 @@ def token(state: Path, node: str, valid_s: float) -> str:
         raise CliError(str(error), ExitCode.USAGE, "usage") from None
 
 
-def explain_external(name: str, what: str) -> None:
+def explain_external(name: str, what: Literal["add", "remove"], kind: str) -> None:
     """Print what to do at an external broker."""
+    from busbar.bus.access.nats_access import PASSWORDS, variable
+
     settings: Settings = settings_in_force(global_options(), os.environ)
     flag = "-D " if what == "remove" else ""
     output.note(
         f"the broker {settings.broker} keeps its own accounts: {what} user '{name}' there"
         f" (mosquitto: mosquitto_passwd {flag}PASSWORDFILE {name}, then reload it;"
+        f" nats-server: {what} the line '{variable(name)}' in {PASSWORDS};"
         f" with client certificates the CN is '{name}'); see docs/howto/security.md"
+    )
+    if kind == PERSON:
+        explain_rights(what)
+
+
+def explain_rights(what: Literal["add", "remove"]) -> None:
+    """Print how a broker that has rights in a file gets those of a person that was added, or loses them."""
+    realm = settings_in_force(global_options(), os.environ).realm
+    output.note(
+        f"then {what} its rights, where the broker has them in a file: print that anew, and have the broker"
+        f" read it: busbar --realm {realm} acl --broker mosquitto --manager MANAGER"
+        " $(busbar principal list -o name | sed 's/^/--person /')"
+        "; with --broker nats also $(busbar node list -q | sed 's/^/--node /')"
     )

@@ -185,6 +185,18 @@ def put_mosquitto_password(path: Path, user: str, password: str) -> None:
         raise CliError(f"password file {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def has_mosquitto_password(path: Path, user: str) -> bool:
+    """Whether a password file of mosquitto has this user.
+
+    Raises:
+        CliError: it can't be read.
+    """
+    try:
+        return any(line.startswith(f"{user}:") for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise usage(f"password file {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
 def reload_mosquitto() -> bool:
     """Have the service `mosquitto` of this machine read its password file again; False where it does not run.
 

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+from busbar.bus.access.dynsec import roles_of
 from busbar.bus.client.connect import connect
 from busbar.bus.errors import BusError
 from busbar.cli.services.join_token import from_word, to_word
@@ -35,10 +36,12 @@ class Lab(Stack):
         ca = str(self.folder / "ca.crt")
         return [*broker, "--tls-ca", ca, "--username", user, "--password-file", secret]
 
-    def run(self, *words: str, home: str = "home") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, home: str = "home", of: Sequence[str] = ("-m", "busbar.cli.app")
+    ) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
         env = {**clean, "HOME": str(self.folder / home)}
-        command = [sys.executable, "-m", "busbar.cli.app", *words]
+        command = [sys.executable, *of, *words]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=bound(60), input="")
 
     def ok(self, *words: str, user: str = "alice") -> str:
@@ -51,6 +54,25 @@ class Lab(Stack):
         printed = self.ok("node", *words, "--dynsec-context", "admin")
         (line,) = [row for row in printed.splitlines() if row.startswith("echo ")]
         return line.removeprefix("echo ").removesuffix(" | busbar join -")
+
+    def principal(self, *words: str, user: str = "alice") -> subprocess.CompletedProcess[str]:
+        """With the accounts of the context `admin`."""
+        return self.run("principal", *words, "--dynsec-context", "admin", *self.connection(user))
+
+    def file_of(self, user: str) -> Path:
+        """The file that `busbar principal` keeps a person's password in."""
+        folder = self.folder / "home" / ".local" / "state" / "busbar" / "passwords"
+        return folder / f"lab@127.0.0.1:{self.port}" / user
+
+    def broken(self, method: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """`busbar principal`, interrupted before the account is asked for."""
+        script = (
+            "from busbar.cli import app; from busbar.cli.services.account_places import Place\n"
+            f"def stop(*_):\n    raise KeyboardInterrupt\nPlace.{method} = stop\napp.main()"
+        )
+        return self.run(
+            "principal", *words, "--dynsec-context", "admin", *self.connection("alice"), of=("-c", script)
+        )
 
     def join(self, word: str, *more: str) -> subprocess.CompletedProcess[str]:
         return self.run("join", word, "--no-unit", *more, home="n1")
@@ -152,3 +174,98 @@ def test_roles_are_given_to_clients_that_there_are(lab: Lab) -> None:
     unknown = lab.run(*words, "bob")
     assert unknown.returncode == 1 and "refuses addClientRole" in unknown.stderr, unknown.stderr
     assert lab.ok("node", "list", "-q") == "", "they have their rights"
+
+
+async def _admin(lab: Lab, command: dict[str, object]) -> dict[str, object]:
+    """The plugin's answer to one command that is not ours."""
+    url, ca = f"mqtts://127.0.0.1:{lab.port}", lab.folder / "ca.crt"
+    secret = lab.folder / "secrets" / "admin"
+    async with connect(url, realm="lab", username="admin", password_file=secret, tls_ca=ca) as bus:
+        (answer,) = await bus.dynamic_security()._run([command], "not found")
+        return answer
+
+
+def roles(lab: Lab, user: str) -> list[str] | None:
+    """The roles of a client; None where the plugin knows no such client."""
+    found = asyncio.run(_admin(lab, {"command": "getClient", "username": user})).get("data")
+    return roles_of(found["client"]) if isinstance(found, dict) else None
+
+
+def signs_in(lab: Lab, user: str, secret: Path) -> bool:
+    """Whether a client that is not ours, mosquitto's own, is let in, and may send what a person may."""
+    program = shutil.which("mosquitto_pub")
+    if program is None:
+        lacking("the program mosquitto_pub is not installed")
+    at = [
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(lab.port),
+        "--cafile",
+        str(lab.folder / "ca.crt"),
+        "-V",
+        "5",
+        "-q",
+        "1",
+    ]
+    topic = ["-t", f"busbar/v1/lab/request/{user}/mine", "-m", "{}"]
+    words = [program, *at, "-u", user, "-P", secret.read_text().strip(), *topic]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=bound(20))
+    return done.returncode == 0 and done.stderr == ""
+
+
+def test_a_person_s_account_is_made_used_changed_and_removed_over_the_bus(lab: Lab) -> None:
+    made = lab.principal("add", "dora", "operator")
+    file = lab.file_of("dora")
+    assert made.returncode == 0 and str(file) in made.stdout and "context add lab" in made.stderr, made.stderr
+    assert file.stat().st_mode & 0o777 == 0o600 and signs_in(lab, "dora", file)
+    again = lab.principal("add", "dora", "operator")
+    assert again.returncode == 4 and "busbar principal password dora --dynsec-context admin" in again.stderr
+    asyncio.run(_admin(lab, {"command": "addClientRole", "username": "dora", "rolename": "admin"}))
+    old = lab.folder / "old"
+    old.write_bytes(file.read_bytes())
+    assert lab.principal("password", "dora").returncode == 0
+    assert signs_in(lab, "dora", file) and not signs_in(lab, "dora", old)
+    assert roles(lab, "dora") == ["busbar-lab-person-dora", "admin"], "it keeps what it had"
+    (lab.folder / "secrets" / "dora").write_bytes(file.read_bytes())
+    (lab.folder / "secrets" / "dora").chmod(0o600)
+    for verb in ("password", "remove"):
+        own = lab.run("principal", verb, "dora", "--dynsec", *lab.connection("dora"))
+        assert own.returncode == 2 and "name another by --dynsec-context" in own.stderr, own.stderr
+    kept = lab.folder / "kept"
+    kept.write_bytes(file.read_bytes())
+    assert lab.principal("remove", "dora").returncode == 0
+    assert roles(lab, "dora") is None and not file.exists() and not signs_in(lab, "dora", kept)
+
+
+def test_an_account_that_is_not_the_person_s_is_not_taken_over(lab: Lab) -> None:
+    asyncio.run(_admin(lab, {"command": "createClient", "username": "frank", "password": "mine"}))
+    for words in (("add", "frank", "viewer"), ("remove", "frank"), ("password", "frank")):
+        refused = lab.principal(*words)
+        assert refused.returncode == 4 and "'frank' is no person of realm 'lab'" in refused.stderr
+    assert roles(lab, "frank") == [] and "frank" not in lab.ok("principal", "list")
+    mine = lab.run("principal", "add", "eve", "viewer", "--dynsec", *lab.connection("alice"))
+    assert mine.returncode == 5 and "no right to change accounts" in mine.stderr, mine.stderr
+    lab.ok("context", "add", "wrong", user="bob")
+    wrong = lab.run(
+        "principal", "add", "eve", "viewer", "--dynsec-context", "wrong", *lab.connection("alice")
+    )
+    assert wrong.returncode == 5 and "does not let user 'bob' in" in wrong.stderr, wrong.stderr
+    assert "eve" not in lab.ok("principal", "list")
+
+
+def test_what_was_interrupted_says_what_to_run_and_that_completes_it(lab: Lab) -> None:
+    half = lab.broken("put", "add", "gil", "viewer")
+    assert half.returncode == 130 and "principal 'gil' is viewer, but its account is not made" in half.stderr
+    assert "run 'busbar principal add gil viewer --dynsec-context admin'" in half.stderr
+    assert lab.principal("add", "gil", "operator").returncode == 4, "that would be another role"
+    assert lab.principal("add", "gil", "viewer").returncode == 0
+    assert signs_in(lab, "gil", lab.file_of("gil"))
+    half = lab.broken("put", "password", "gil")
+    assert half.returncode == 130 and "may still have the earlier one" in half.stderr, half.stderr
+    assert lab.principal("password", "gil").returncode == 0 and signs_in(lab, "gil", lab.file_of("gil"))
+    half = lab.broken("remove", "remove", "gil")
+    assert half.returncode == 130 and "principal 'gil' is removed, but its account is not" in half.stderr
+    assert roles(lab, "gil") and lab.principal("remove", "gil").returncode == 0
+    assert roles(lab, "gil") is None
+    assert lab.principal("remove", "gil").returncode == 3, "nothing is left"

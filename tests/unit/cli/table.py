@@ -61,6 +61,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "principal list": (),
     "principal add": ("p1", "viewer"),
     "principal role": ("p1", "viewer"),
+    "principal password": ("p1", "--passwords", "passwords"),
     "principal remove": ("p1",),
     "principal transfer": ("p1", "--from", "p2"),
     "audit": ("--who", "alice", "--op", "add_principal", "--since", "1h"),
