@@ -172,7 +172,15 @@ class Dispatch:
         ctx = RequestContext(route.caller, route.operation, self._new_id, now, message.properties)
         if message.properties.expiry_s is not None:
             ctx.expires = now + message.properties.expiry_s
+        # Also where the payload can't be read, or is not looked at.
+        ctx.inbox = self._response_inbox(ctx) or DEFAULT_INBOX
         return ctx
+
+    def _response_inbox(self, ctx: RequestContext) -> str | None:
+        """The inbox of the Response Topic (contract, section 8); None where it is none of the caller's own."""
+        topic = ctx.properties.response_topic
+        inbox = topic.rpartition("/")[2] if topic else ""
+        return inbox if is_name(inbox) and topic == self._topics.response(ctx.caller, inbox) else None
 
     def _admit(self, ctx: RequestContext, payload: bytes) -> None:
         """Raises BusError `payload_too_large` or `busy`, before anything is parsed or read."""
@@ -191,8 +199,8 @@ class Dispatch:
         body = parse(payload)
         ctx.read_address(body.get("id"), body.get("reply"))
         request = convert(body, Request)
-        if "reply" not in body:
-            self._use_response_topic(ctx)
+        if "reply" not in body and ctx.properties.response_topic is not None:
+            self._check_response_topic(ctx)
         row = OPERATIONS.get(ctx.op)
         if row is None:
             raise BusError("no_such_procedure", f"no operation '{ctx.op[:MAX_OP]}'")
@@ -219,17 +227,12 @@ class Dispatch:
             if row.heavy or searches(params):
                 self._limits.charge(ctx.caller, (self._clock.monotonic() - began) * HEAVY_RATE)
 
-    def _use_response_topic(self, ctx: RequestContext) -> None:
-        """MQTT 5 (contract, section 8): only the caller's own inboxes are allowed."""
-        topic = ctx.properties.response_topic
-        if topic is None:
-            return
-        inbox = topic.rpartition("/")[2]
-        if not is_name(inbox) or topic != self._topics.response(ctx.caller, inbox):
+    def _check_response_topic(self, ctx: RequestContext) -> None:
+        """Raises BusError: it is not one of the caller's own inboxes."""
+        if self._response_inbox(ctx) is None:
             raise BusError(
                 "invalid_argument", "the Response Topic is not one of the caller's own", ["/reply"]
             )
-        ctx.inbox = inbox
 
     def _principal(self, name: str) -> PrincipalRow:
         """The caller as of the last commit."""
@@ -285,16 +288,19 @@ class Dispatch:
         correlation = len(ctx.properties.correlation or b"")
         return most - len(topic) - correlation - PACKET_OVERHEAD
 
-    def properties(self, ctx: RequestContext, error: BusError | None = None) -> Properties:
-        """The MQTT 5 properties of a reply."""
-        return reply_properties(ctx.properties, error) if self._responder.mqtt5 else NO_PROPERTIES
+    def properties(self, ctx: RequestContext, reply: bytes, error: BusError | None = None) -> Properties:
+        """The MQTT 5 properties of a reply; without correlation data that leaves it no room."""
+        if not self._responder.mqtt5:
+            return NO_PROPERTIES
+        found = reply_properties(ctx.properties, error)
+        return found if len(reply) <= self.room(ctx) else replace(found, correlation=None)
 
     def send(self, ctx: RequestContext, payload: bytes, error: BusError | None = None) -> None:
         """Reply at once, without the outbox; with an error when the broker would not take it."""
         if error is None and len(payload) > (room := self.room(ctx)):
             error = BusError("payload_too_large", too_large(ctx.op, len(payload), room))
             payload = self.error(ctx, error)
-        self._sink.reply(ctx.caller, self.reply_topic(ctx), payload, self.properties(ctx, error))
+        self._sink.reply(ctx.caller, self.reply_topic(ctx), payload, self.properties(ctx, payload, error))
         self._note_answer(ctx, error.code if error else "ok")
 
     def complete(self, ctx: RequestContext, outcome: bytes | None | Exception) -> None:
@@ -393,7 +399,7 @@ class ChangeJob:
         params = encode(self.request.params).decode()[:AUDIT_LIMIT]
         target = None if isinstance(self.params, BusError) else authorize.target(self.params)
         tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params, principal.oid)
-        properties = properties_to_text(dispatch.properties(ctx, failure))
+        properties = properties_to_text(dispatch.properties(ctx, reply, failure))
         tx.send(dispatch.reply_topic(ctx), reply, properties=properties)
 
     def _answered(self, tx: Tx, principal: PrincipalRow, who: Who) -> bytes:
