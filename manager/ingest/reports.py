@@ -76,7 +76,8 @@ class Reports:
         self._next: dict[str, NodeUpdate] = {}
         self.unread: frozenset[NodeLeaf] = frozenset()
         """What does not come of nodes that are heard: the right to read it may be missing."""
-        self._awaited = _AWAITED  # on this connection
+        self._awaited, self._conn = _AWAITED, 0  # on this connection
+        self._present_conn: Callable[[], int] = lambda: 0
         self._beats: dict[str, tuple[str, int, int]] = {}  # meanwhile: boot, conn, heartbeats
         self.sessions: dict[str, NodeSession] = {}
         """By node oid."""
@@ -84,14 +85,13 @@ class Reports:
 
     def attach(self, link: Link) -> None:
         """Subscribe to the nodes' topics; silence counts anew after every connect."""
+        self._present_conn = lambda: link.conn
         for leaf, qos in QOS.items():
             link.subscribe(self._topics.all_nodes(leaf), self.handle, qos)
         link.on_connect(self.connected)
 
     async def connected(self) -> None:
         """Connected to the broker (again): nodes could not be heard before."""
-        self._awaited = _AWAITED
-        self._beats.clear()
         self._memory.start_listening()
         self.sessions = {oid: session.reconnected() for oid, session in self.sessions.items()}
         self._wake()
@@ -116,6 +116,7 @@ class Reports:
         if node is None:
             self._warn(f"node '{topic.node}' is not paired: its messages are ignored")
             return
+        self._note_connection()
         if topic.leaf in self._awaited:
             self._came(topic.leaf)
         now = self._clock.monotonic()
@@ -141,6 +142,12 @@ class Reports:
         self.sessions[node.oid] = session
         for effect in effects:
             self._carry_out(node, effect)
+
+    def _note_connection(self) -> None:
+        """States and reports are awaited anew. Not in `connected`: what is retained may come before that."""
+        if self._conn != (conn := self._present_conn()):
+            self._conn, self._awaited = conn, _AWAITED
+            self._beats.clear()
 
     def _came(self, leaf: NodeLeaf) -> None:
         self._awaited, self.unread = self._awaited - {leaf}, self.unread - {leaf}

@@ -17,6 +17,7 @@ from busbar.bus.states import NodeStatus
 from busbar.manager.api.operations.base import ReadContext
 from busbar.manager.api.operations.workers import get_worker
 from busbar.manager.ingest.node_session import CONFLICT
+from busbar.manager.ingest.reports import UNREAD_BEATS
 from busbar.manager.publish.statuses import StatusBuilder
 from busbar.manager.state.node_memory import WorkerStat
 from busbar.manager.store import Tx
@@ -308,6 +309,22 @@ async def test_a_retained_report_counts_once_a_heartbeat_confirms_it(tmp_path: P
         assert watch.states() == {"web-1": "RUNNING n1"}
         agent.beat()
         await watch.until(lambda: watch.states() == {"web-1": "BACKOFF n1"})
+
+
+@pytest.mark.fault(119, "U")
+async def test_a_retained_report_that_comes_before_the_hooks_run_is_a_right_to_read(tmp_path: Path) -> None:
+    """A broker sends what is retained right behind its SUBACK: no right is missing then."""
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        watch.link.reachable.clear()
+        watch.broker.drop("manager")
+        watch.link.reachable.set()
+        await watch.rest()
+        await watch.reports.connected()
+        for _ in range(2 * UNREAD_BEATS):
+            agent.beat()
+        await watch.rest()
+        assert watch.reports.unread == frozenset()
 
 
 async def test_a_retained_heartbeat_is_ignored(tmp_path: Path) -> None:
