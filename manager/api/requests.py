@@ -7,7 +7,7 @@ answered after its commit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
@@ -31,6 +31,7 @@ from ..store.rows import PrincipalRow
 from . import authorize
 from .operations import CHANGES, READS
 from .operations.base import Asker, ChangeContext, ReadContext
+from .operations.brief import without_texts
 from .operations.history import note_revisions
 from .read_cache import ReadCache
 from .refusals import Refusals
@@ -177,7 +178,7 @@ class Dispatch:
         return ctx
 
     def _response_inbox(self, ctx: RequestContext) -> str | None:
-        """The inbox of the Response Topic (contract, section 8); None where it is none of the caller's own."""
+        """The inbox of the Response Topic (contract, section 8); None: it is none of the caller's own."""
         topic = ctx.properties.response_topic
         inbox = topic.rpartition("/")[2] if topic else ""
         return inbox if is_name(inbox) and topic == self._topics.response(ctx.caller, inbox) else None
@@ -431,13 +432,12 @@ def _uncounted(operation: str, code: str, seconds: float) -> None:
     """Replaced where metrics are served."""
 
 
-_LARGE: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("transport", "placement", "description", "label", "tags", "labels", "capacity")),
-    "runtime_details": None,
-    "conditions": [],
-    "moves": [],
+_LESS: Final = {
+    "limit": "less at a time (limit, after)",
+    "brief": "it without what is large (brief)",
+    "clusters": "fewer clusters at a time (clusters)",
 }
-"""Members of an object that may be large, and what stands for them in a reply that has no room."""
+"""By a parameter of a read what makes its reply smaller."""
 
 
 def searches(params: Params) -> bool:
@@ -450,18 +450,11 @@ def searches(params: Params) -> bool:
     return False
 
 
-def without_texts(result: object) -> object:
-    """A change's result without the members that may be large."""
-    if not isinstance(result, msgspec.Struct):
-        return result
-    left_out = {name: empty for name, empty in _LARGE.items() if getattr(result, name, None)}
-    return msgspec.structs.replace(result, **left_out) if left_out else result
-
-
 def too_large(op: str, size: int, room: int) -> str:
     """Why a reply is not sent, and how to get it."""
     row = OPERATIONS.get(op)
-    how = ": ask for less at a time (limit, after)" if row and row.pages else ""
+    asked = row.params.__struct_fields__ if row is not None and not row.change else ()
+    how = next((f": ask for {less}" for name, less in _LESS.items() if name in asked), "")
     return f"the reply has {size} bytes; the broker takes {room}{how}"
 
 

@@ -24,6 +24,7 @@ from .base import (
     need_cluster,
     need_node,
 )
+from .brief import brief
 from .paging import paged
 
 NOT_HEARD: Final = "not heard since it was paired"
@@ -64,15 +65,15 @@ def list_nodes(ctx: ReadContext, params: p.ListNodes) -> list[str]:
     ]
 
 
-def get_node(ctx: ReadContext, params: p.NodeRef) -> p.Node:
-    return _with_liveness(ctx, need_node(ctx.reads, params.node_oid))
+def get_node(ctx: ReadContext, params: p.GetNode) -> p.Node:
+    return brief(_with_liveness(ctx, need_node(ctx.reads, params.node_oid)), params.brief)
 
 
 def get_node_by_name(ctx: ReadContext, params: p.NodeByName) -> p.Node:
     row = ctx.reads.node_by_name(params.node_name)
     if row is None:
         raise BusError("no_such_object", f"no node named '{params.node_name}'", ["/params/node_name"])
-    return _with_liveness(ctx, row)
+    return brief(_with_liveness(ctx, row), params.brief)
 
 
 def pair_node(ctx: ChangeContext, params: p.PairNode) -> p.Node:

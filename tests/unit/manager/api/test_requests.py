@@ -23,6 +23,7 @@ from busbar.bus.results import Node
 from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.api import authorize, read_cache
+from busbar.manager.api.operations.brief import without_texts
 from busbar.manager.api.requests import (
     DEFAULT_INBOX,
     LOCKED_RETRY_MS,
@@ -31,7 +32,6 @@ from busbar.manager.api.requests import (
     Dispatch,
     Responder,
     searches,
-    without_texts,
 )
 from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
 from busbar.manager.rate_limit import Limits
