@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .placement import MAX_LABELS, Value
 from .placement import Placement as Placement
 from .plans import Applied as Applied
 from .plans import OperationPlan as OperationPlan
@@ -57,10 +58,7 @@ ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", 
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
 ExplainedKind = Literal["routercluster", "workergroup", "worker", "node", "request"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
-MAX_LABELS = 64
-"""Labels of one node."""
-LabelValue = Annotated[str, Meta(max_length=256)]
-Labels = Annotated[dict[Name, LabelValue], Meta(max_length=MAX_LABELS)]
+Labels = Annotated[dict[Name, Value], Meta(max_length=MAX_LABELS)]
 
 
 class Params(Struct, forbid_unknown_fields=True):
@@ -325,7 +323,7 @@ class LabelNode(Params):
     """Labels to be set, by name; null takes one away, and what is left out stays as it is."""
 
     node_oid: Oid
-    labels: Annotated[dict[Name, LabelValue | None], Meta(min_length=1, max_length=MAX_LABELS)]
+    labels: Annotated[dict[Name, Value | None], Meta(min_length=1, max_length=MAX_LABELS)]
 
 
 class NodeByName(Params):

@@ -17,6 +17,7 @@ from busbar.bus.connection.link import Link, Message
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Command, Heartbeat, NodeState, Reported
+from busbar.bus.printable import printable
 from busbar.bus.topics import NodeLeaf, Topics
 
 from ..log_throttle import LogThrottle
@@ -39,6 +40,9 @@ NODE_BYTES: Final = 8_192
 """Bytes that count as one more message: the largest report counts as 129."""
 SMALL: Final = 4_096
 """Most bytes of a node state or a heartbeat, which have a few short members."""
+UNREADABLE: Final = "its report can't be read, what is told of its workers is from before: "
+MAX_WHY: Final = 512
+"""Characters of why a message was dropped."""
 UNREAD_BEATS: Final = 4
 """So many heartbeats of one connection without a state or report, which come with each or first: the right to
 read those is missing. An agent without the right to write its own connects again before."""
@@ -124,7 +128,12 @@ class Reports:
         if self._limits.admit(node.oid, now, cost) is not None:
             self._warn(f"node '{topic.node}' exceeds its message rate: some messages are dropped")
             return
-        decoded = _decode(topic.leaf, message.payload)
+        try:
+            decoded = _decode(topic.leaf, message.payload)
+        except BusError as error:
+            if topic.leaf == "reported":
+                self._submit(node, NodeUpdate({"conditions": [f"{UNREADABLE}{_in_words(error)}"]}))
+            raise
         if decoded is None:
             return
         if isinstance(decoded, Heartbeat) and self._awaited:
@@ -232,7 +241,13 @@ class Reports:
 
     def _warn(self, what: str, error: Exception | None = None) -> None:
         if self._throttle.allows(what):
-            log.warning("%s%s", what, f": {error!r}" if error else "")
+            why = _in_words(error) if isinstance(error, BusError) else repr(error)
+            log.warning("%s%s", what, f": {why}" if error else "")
+
+
+def _in_words(error: BusError) -> str:
+    where = f" at {', '.join(error.pointers)}" if error.pointers else ""
+    return printable(f"{error.detail}{where} ({error.code})"[:MAX_WHY])
 
 
 def _decode(leaf: str, payload: bytes) -> NodeMessage | None:

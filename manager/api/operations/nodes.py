@@ -8,6 +8,7 @@ from busbar.bus import params as p
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Command, RuntimeDetail
+from busbar.bus.placement import MAX_LABELS
 from busbar.bus.states import NodeStatus, advance
 from msgspec import convert
 
@@ -169,8 +170,8 @@ def label_node(ctx: ChangeContext, params: p.LabelNode) -> p.Node:
     tx, node = ctx.tx, need_node(ctx.tx, params.node_oid, paired=True)
     before = node.labels or {}
     after = {key: value for key, value in {**before, **params.labels}.items() if value is not None}
-    if len(after) > p.MAX_LABELS:
-        detail = f"node '{node.name}' would have {len(after)} labels; at most {p.MAX_LABELS}"
+    if len(after) > MAX_LABELS:
+        detail = f"node '{node.name}' would have {len(after)} labels; at most {MAX_LABELS}"
         raise BusError("invalid_argument", detail, ["/params/labels"])
     if after != node.labels:
         tx.update_node(node.oid, labels=after)
