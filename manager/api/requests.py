@@ -31,7 +31,7 @@ from ..store.rows import PrincipalRow
 from . import authorize
 from .operations import CHANGES, READS
 from .operations.base import Asker, ChangeContext, ReadContext
-from .operations.brief import without_texts
+from .operations.brief import shortened, without_texts
 from .operations.history import note_revisions
 from .read_cache import ReadCache
 from .refusals import Refusals
@@ -223,7 +223,7 @@ class Dispatch:
         read = partial(READS[row.name], context, params)
         began = self._clock.monotonic()
         try:
-            self._answer(ctx, self._cache.result(row.name, params, read))
+            self._answer(ctx, params, self._cache.result(row.name, params, read))
         finally:
             if row.heavy or searches(params):
                 self._limits.charge(ctx.caller, (self._clock.monotonic() - began) * HEAVY_RATE)
@@ -320,8 +320,10 @@ class Dispatch:
     def monotonic(self) -> float:
         return self._clock.monotonic()
 
-    def _answer(self, ctx: RequestContext, result: object) -> None:
+    def _answer(self, ctx: RequestContext, params: Params, result: object) -> None:
         reply = self.ok(ctx, result)
+        if getattr(params, "limit", None) == 1 and len(reply) > self.room(ctx):
+            reply = self.ok(ctx, shortened(result))  # a page can't be smaller
         self._limits.charge(ctx.caller, len(reply) // REPLY_BYTES)
         self.send(ctx, reply)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from busbar.bus.decode import encode
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 T = TypeVar("T", bound=Struct)
@@ -49,6 +49,19 @@ def brief(found: T, wanted: bool = True) -> T:
             if _size(found, name) > _SMALL
         },
     )
+
+
+def shortened(result: object) -> object:
+    """A result in plain values, each text in it of at most `_SHORT` characters."""
+    return _cut(to_builtins(result))
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _cut(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_cut(member) for member in value]
+    return f"{value[: _SHORT - 1]}…" if isinstance(value, str) and len(value) > _SHORT else value
 
 
 def _short(texts: Any) -> Any:

@@ -17,7 +17,7 @@ from busbar.bus.connection.link import Link
 from busbar.bus.connection.packet_limit import publish_size
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
-from busbar.bus.messages import Applied, NodeState, Reported
+from busbar.bus.messages import Applied, NodeState, Reported, ReportedWorker
 from busbar.bus.testing import MemoryBroker
 from busbar.manager.service import Manager
 
@@ -337,6 +337,7 @@ async def test_what_a_node_reports_of_itself_keeps_nobody_from_finding_it(tmp_pa
         )
         await client.link.publish(TOPICS.node("n1", "reported"), encode(report), retain=True)
         await client.until(lambda: "ccc" in str(client.status("_", "node", "n1")))
+        await client.until(lambda: (client.status("_", "node", "n1") or {})["status"] == "online")
         found = await Finder(client).find_node("n1")
         assert found.left_out == ["capacity", "conditions", "runtimes"]
         assert (found.runtimes, found.conditions) == ([], ["c" * 80] * 4)
@@ -364,6 +365,29 @@ async def test_statistics_of_many_groups_are_read_in_pages(tmp_path: Path) -> No
         stat = await Operations(client).stat_routercluster(**asked)
         assert len(stat.workers) == 13 and [each.name for each in stat.workergroups] == names
         assert_bounded(broker)
+
+
+@pytest.mark.fault(58, "S")
+async def test_a_worker_that_no_page_could_show_is_shortened(tmp_path: Path) -> None:
+    """One node's report would hide its cluster's statistics."""
+    async with realm(tmp_path / "manager", 6_000) as (_manager, client, broker):
+        node = await node_of(client)
+        group = await started(client, 2, WEB, node)
+        await client.until(lambda: len(client.assignment("n1").get("workers", ())) == 2)
+        given = client.assignment("n1")
+        urls = {f"l{number}": f"http://{'h' * 900}:{number}" for number in range(3)}
+        seen = [
+            ReportedWorker(given["workers"][0]["worker"], "RUNNING", 1, 1, urls["l0"], listeners=urls),
+            ReportedWorker(given["workers"][1]["worker"], "RUNNING", 1, 1, "http://n1:80"),
+        ]
+        applied = Applied(given["epoch"], given["version"])
+        report = Reported("b1", 1, seen, given["store"], applied, runtimes=["crossbar"])
+        await client.link.publish(TOPICS.node("n1", "reported"), encode(report), retain=True)
+        await client.until(lambda: (client.status("big", "worker", "w-2") or {}).get("status") == "RUNNING")
+        stat = await Operations(client).stat_routercluster(routercluster_oid=group["routercluster_oid"])
+        assert stat.ready == 2 and str(stat.workers[0].address).endswith("…")
+        assert [each.url for each in stat.endpoints if each.worker == "w-2"] == ["http://n1:80"]
+        assert_bounded(broker, 6_000)
 
 
 async def test_an_entry_that_is_gone_is_no_place_to_go_on(tmp_path: Path) -> None:
