@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.options import ConnectOptions
+from busbar.bus.placement import MAX_LABELS, label_fault
 from busbar.bus.system.loopback import loopback
 from busbar.bus.system.regular_files import read_bounded
 
-MAX_LABELS: Final = 64
 MAX_BYTES: Final = 1 << 20
 """Bytes of the file."""
 _KEYS: Final = (
@@ -149,7 +149,7 @@ def merged(config: AgentConfig, file: AgentFile) -> AgentConfig:
         runtimes=config.runtimes,
         host=config.host or file.host or loopback(),
         max_workers=config.max_workers if config.max_workers is not None else file.max_workers,
-        labels={**file.labels, **config.labels},
+        labels=_labels({**file.labels, **config.labels}),
         stop_workers=config.stop_workers or file.stop_workers,
         static_roots=(*config.static_roots, *file.static_roots),
         adopt_store=config.adopt_store,
@@ -230,6 +230,8 @@ def _labels(value: object) -> dict[str, str]:
     for name, text in value.items():
         if not isinstance(text, str):
             raise ConfigError(f"agent.labels.{name}: must be a string")
+        if fault := label_fault(name, text):
+            raise ConfigError(f"agent.labels.{name}: {fault}")
     return value
 
 

@@ -94,7 +94,7 @@ def _admin(
 
 _ROWS = (
     _read("list_routerclusters", p.ListClusters, list[str], "List the router clusters."),
-    _read("get_routercluster", p.ClusterRef, p.Cluster, "Return a cluster by its oid.", "no_such_object"),
+    _read("get_routercluster", p.GetCluster, p.Cluster, "Return a cluster by its oid.", "no_such_object"),
     _read(
         "get_routercluster_by_name",
         p.ClusterByName,
@@ -232,7 +232,7 @@ _ROWS = (
     ),
     _read(
         "get_routercluster_workergroup",
-        p.GroupRef,
+        p.GetGroup,
         p.Group,
         "Return a worker group by its oid.",
         "no_such_object",
@@ -307,7 +307,7 @@ _ROWS = (
         "cannot_start",
     ),
     _read("list_nodes", p.ListNodes, list[str], "List the nodes (unpaired ones only by status filter)."),
-    _read("get_node", p.NodeRef, p.Node, "Return a node by its oid.", "no_such_object"),
+    _read("get_node", p.GetNode, p.Node, "Return a node by its oid.", "no_such_object"),
     _read("get_node_by_name", p.NodeByName, p.Node, "Return a node by its name.", "no_such_object"),
     _change(
         "pair_node", p.PairNode, p.Node, "Register a node.", "already_exists", "quota_exceeded", owned=None
@@ -365,7 +365,7 @@ _ROWS = (
         planned_by=PLANNER,
     ),
     _read("list_workers", p.ListWorkers, list[str], "List workers.", "no_such_object"),
-    _read("get_worker", p.WorkerRef, p.Worker, "Return a worker by its oid.", "no_such_object"),
+    _read("get_worker", p.GetWorker, p.Worker, "Return a worker by its oid.", "no_such_object"),
     _change(
         "follow_worker",
         p.FollowWorker,

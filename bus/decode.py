@@ -9,6 +9,7 @@ import re
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from .errors import BusError, pointer_step
 from .printable import printable
@@ -30,6 +31,9 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AT = re.compile(r" - at `(.+)`$")
 _MEMBER = re.compile(r"(?:unknown|required) field `(.+?)`")
 _PATTERN = re.compile(r"Expected 'str' matching regex '(.+)'$")
+_KEY_AT: Final = " - at `key` in `"
+_ANY: Final = "..."
+"""How msgspec names a member of an object that may have any."""
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -76,15 +80,76 @@ def convert(value: Any, kind: type[T], pointer: str = "", code: str = "invalid_a
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         detail, at = explain(str(error))
-        raise BusError(code, _of_value(detail, value, at), [pointer + at]) from None
+        of_key = _KEY_AT in str(error)
+        steps = _exact(value, kind, at, of_key)
+        wrong = steps[-1] if of_key else _member(value, steps)
+        if isinstance(wrong, str) and detail.startswith("not "):
+            detail = f"'{printable(wrong[:SHOWN])}' is {detail}"
+        if detail.startswith("Invalid enum value") and (valid := _valid(kind, steps)):
+            detail += f": it is one of {', '.join(valid)}"
+        exact = "".join(f"/{pointer_step(step)}" for step in steps)
+        raise BusError(code, detail, [pointer + exact]) from None
 
 
-def _of_value(detail: str, value: Any, at: str) -> str:
-    """The sentence with the text that is not of the form asked for."""
-    for name in at.split("/")[1:]:
-        value = value.get(name) if isinstance(value, dict) else None
-    named = isinstance(value, str) and detail.startswith("not ")
-    return f"'{printable(value[:SHOWN])}' is {detail}" if named else detail
+def _exact(value: Any, kind: Any, at: str, of_key: bool) -> list[str]:
+    """The steps to the invalid member. msgspec does not name one of an object with any members: it is halved
+    until one is left, which fails alike."""
+    steps = [_plain_step(step) for step in at.split("/")[1:]] + [_ANY] * of_key
+    while _ANY in steps:
+        place = steps[: steps.index(_ANY)]
+        found = _member(value, place)
+        if not isinstance(found, dict) or not found:
+            break
+        names = list(found)
+        while len(names) > 1:
+            half = names[: len(names) // 2]
+            part = _with(value, place, {name: found[name] for name in half})
+            names = half if _fails_at(part, kind) == at else names[len(half) :]
+        steps[len(place)] = names[0]
+        value = _with(value, place, {names[0]: found[names[0]]})
+    return steps
+
+
+def _plain_step(step: str) -> str:
+    return step.replace("~1", "/").replace("~0", "~")
+
+
+def _fails_at(value: Any, kind: Any) -> str | None:
+    try:
+        msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        return explain(str(error))[1]
+    return None
+
+
+def _member(value: Any, steps: list[str]) -> Any:
+    for step in steps:
+        if isinstance(value, list):
+            value = value[int(step)]
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _with(value: Any, steps: list[str], member: Any) -> Any:
+    """A copy of the value with another member at the end of these steps."""
+    if not steps:
+        return member
+    if isinstance(value, list):
+        at = int(steps[0])
+        return [*value[:at], _with(value[at], steps[1:], member), *value[at + 1 :]]
+    return {**value, steps[0]: _with(value[steps[0]], steps[1:], member)}
+
+
+def _valid(kind: Any, steps: list[str]) -> list[str]:
+    """The values that the member at these steps may have, if its type lists them."""
+    types: list[Any] = [msgspec.inspect.type_info(kind)]
+    for step in [*steps, None]:
+        types = [each for found in types for each in getattr(found, "types", (found,))]
+        if step is not None:
+            fields = (field for found in types for field in getattr(found, "fields", ()))
+            types = [field.type for field in fields if field.encode_name == step]
+    return [str(value) for found in types for value in getattr(found, "values", ())]
 
 
 def read(payload: bytes, kind: type[T], limit: int = MAX_REPORT) -> T:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .messages import Count, Name
+from .placement import MAX_LABELS, Value
 from .placement import Placement as Placement
 from .plans import Applied as Applied
 from .plans import OperationPlan as OperationPlan
@@ -52,14 +53,12 @@ EventNumber = Count | Annotated[str, Meta(pattern=r"^[0-9]{1,16}(?![\s\S])")]
 PageSize = Annotated[int, Meta(ge=1, le=10_000)] | None
 Entry = Annotated[str, Meta(max_length=128)] | None
 """A page of a list: at most `limit` entries, those behind the entry `after` of the page before."""
+Brief = Annotated[bool, Meta(description="without what is large, which left_out of the result names")]
 ClusterStatus = Literal["STOPPED", "STARTING", "RUNNING", "DEGRADED", "PAUSED", "ERROR", "STOPPING"]
 WorkerStatus = Literal["PENDING", "STARTING", "RUNNING", "BACKOFF", "UNKNOWN", "STOPPING", "STOPPED"]
 ExplainedKind = Literal["routercluster", "workergroup", "worker", "node", "request"]
 NodeStatusName = Literal["online", "late", "lost", "offline", "unpaired"]
-MAX_LABELS = 64
-"""Labels of one node."""
-LabelValue = Annotated[str, Meta(max_length=256)]
-Labels = Annotated[dict[Name, LabelValue], Meta(max_length=MAX_LABELS)]
+Labels = Annotated[dict[Name, Value], Meta(max_length=MAX_LABELS)]
 
 
 class Params(Struct, forbid_unknown_fields=True):
@@ -157,8 +156,8 @@ class ClusterRef(Params):
 
 
 class StatCluster(ClusterRef):
-    """`limit` and `after` (an oid) page the workers; the figures count all of them. No more conditions
-    than `limit` are told."""
+    """`limit` and `after` (an oid) page the workers and, behind a group's oid, the groups; the figures count
+    all of them. No more conditions than `limit` are told."""
 
     limit: PageSize = None
     after: Entry = None
@@ -177,8 +176,13 @@ class RevisionRef(ClusterRef):
     revision: Annotated[int, Meta(ge=1, le=2**53)]
 
 
+class GetCluster(ClusterRef):
+    brief: Brief = False
+
+
 class ClusterByName(Params):
     routercluster_name: Name
+    brief: Brief = False
 
 
 class CreateCluster(Params):
@@ -221,6 +225,10 @@ class AddGroup(Params):
 class GroupRef(Params):
     routercluster_oid: Oid
     workergroup_oid: Oid
+
+
+class GetGroup(GroupRef):
+    brief: Brief = False
 
 
 class StatGroup(GroupRef):
@@ -266,6 +274,7 @@ class UpdateGroup(Params):
 class GroupByName(Params):
     routercluster_name: Name
     workergroup_name: Name
+    brief: Brief = False
 
 
 class ListGroups(Params):
@@ -285,6 +294,10 @@ class ListNodes(Params):
 
 class NodeRef(Params):
     node_oid: Oid
+
+
+class GetNode(NodeRef):
+    brief: Brief = False
 
 
 class UnpairNode(NodeRef):
@@ -310,11 +323,12 @@ class LabelNode(Params):
     """Labels to be set, by name; null takes one away, and what is left out stays as it is."""
 
     node_oid: Oid
-    labels: Annotated[dict[Name, LabelValue | None], Meta(min_length=1, max_length=MAX_LABELS)]
+    labels: Annotated[dict[Name, Value | None], Meta(min_length=1, max_length=MAX_LABELS)]
 
 
 class NodeByName(Params):
     node_name: Name
+    brief: Brief = False
 
 
 class PairNode(Params):
@@ -335,6 +349,10 @@ class ListWorkers(Params):
 
 class WorkerRef(Params):
     worker_oid: Oid
+
+
+class GetWorker(WorkerRef):
+    brief: Brief = False
 
 
 class FollowWorker(Params):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
 from .messages import Name
+from .topics import is_name
 
-Value = Annotated[str, Meta(max_length=256)]
+MAX_LABELS: Final = 64
+"""Labels of one node."""
+MAX_VALUE: Final = 256
+"""Characters of a label's value."""
+Value = Annotated[str, Meta(max_length=MAX_VALUE)]
 Values = Annotated[list[Value], Meta(min_length=1, max_length=64)]
 Required = Annotated[dict[Name, Value | Values], Meta(max_length=16)]
 
@@ -22,6 +27,13 @@ class Placement(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     require: Required = msgspec.field(default_factory=dict)
     spread: Name | None = None
+
+
+def label_fault(name: str, value: str) -> str | None:
+    """Why no node can have this label, as a predicate; None where one can."""
+    if not is_name(name):
+        return "is no name: use [a-z0-9][a-z0-9_-]{0,63}"
+    return f"has a value above {MAX_VALUE} characters" if len(value) > MAX_VALUE else None
 
 
 def normal_placement(found: Placement | None) -> Placement | None:

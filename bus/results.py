@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from .messages import Endpoint, MeshSeen, RuntimeDetail, Traffic, Who
 
@@ -23,6 +23,8 @@ class Cluster(Struct, frozen=True):
     changed: int
     version: int
     transport: dict[str, Any] | None = None
+    left_out: list[str] | UnsetType = UNSET
+    """Members that a brief answer is without, or which are shortened in it."""
 
 
 class Revision(Struct, frozen=True):
@@ -98,6 +100,8 @@ class Group(Struct, frozen=True):
     refused_by: list[str] = msgspec.field(default_factory=list)
     placement: dict[str, Any] | None = None
     """Which nodes may have its workers (`require`, `spread`); null: any node of the cluster."""
+    left_out: list[str] | UnsetType = UNSET
+    """Members that a brief answer is without, or which are shortened in it."""
 
 
 class Node(Struct, frozen=True):
@@ -128,6 +132,8 @@ class Node(Struct, frozen=True):
     drained: bool = False
     owner_oid: str | None = None
     runtime_details: dict[str, RuntimeDetail] | None = None
+    left_out: list[str] | UnsetType = UNSET
+    """Members that a brief answer is without, or which are shortened in it."""
 
 
 class Worker(Struct, frozen=True):
@@ -160,6 +166,8 @@ class Worker(Struct, frozen=True):
     """As last reported; null where its runtime does not tell it."""
     moving_to: str | None = None
     """The node that it was ordered to by a rebalance; null: it stays."""
+    left_out: list[str] | UnsetType = UNSET
+    """Members that a brief answer is without, or which are shortened in it."""
 
 
 class GroupStat(Struct, frozen=True):

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Final, Literal, TypeVar
 
@@ -16,7 +17,7 @@ from ..connection.rpc import Caller
 from ..decode import parse
 from ..errors import BusError, CallTimeoutError, MissingRightError
 from ..messages import Event, Status
-from ..results import Worker
+from ..results import Cluster, Group, Node, Worker
 from ..topics import NO_CLUSTER, StatusKind, Topics
 from . import goals
 from .dynamic_security import DynamicSecurity
@@ -27,7 +28,7 @@ from .managers import ManagerWatch
 from .names import checked, is_oid
 from .output import OutputWatch
 from .probing import BrokerProbe
-from .references import References
+from .references import References, or_brief
 from .reports import ReportWatch
 from .statuses import Progress, StatusUpdate, StatusWatch
 from .subscriptions import Subscriptions
@@ -166,6 +167,25 @@ class BusClient(References):
                     return None
 
         return [found for found in await asyncio.gather(*map(one, oids)) if found is not None]
+
+    async def fetch_clusters(self, oids: Sequence[str]) -> list[Cluster]:
+        """As `fetch_each`; each brief where the broker does not take the whole one."""
+        return await self.fetch_each(
+            oids, lambda oid: or_brief(self.get_routercluster, routercluster_oid=oid)
+        )
+
+    async def fetch_groups(self, cluster_oid: str, oids: Sequence[str]) -> list[Group]:
+        """The same of a cluster's worker groups."""
+        get = partial(self.get_routercluster_workergroup, routercluster_oid=cluster_oid)
+        return await self.fetch_each(oids, lambda oid: or_brief(get, workergroup_oid=oid))
+
+    async def fetch_nodes(self, oids: Sequence[str]) -> list[Node]:
+        """The same of nodes."""
+        return await self.fetch_each(oids, lambda oid: or_brief(self.get_node, node_oid=oid))
+
+    async def fetch_workers(self, oids: Sequence[str]) -> list[Worker]:
+        """The same of workers."""
+        return await self.fetch_each(oids, lambda oid: or_brief(self.get_worker, worker_oid=oid))
 
     # --- watching
 
@@ -332,11 +352,11 @@ class BusClient(References):
     ) -> tuple[str | None, str | None, list[Worker]]:
         """Cluster and group that are followed (None: it is one worker), and the workers there are now."""
         if is_oid(target):
-            return None, None, [await self.get_worker(worker_oid=target)]
+            return None, None, [await self.find_worker(target)]
         if cluster is None and "/" not in target:
             row = await self.find_cluster(target)
             oids = await self.list_workers(routercluster_oid=row.oid)
-            return row.name, None, await self.fetch_each(oids, lambda oid: self.get_worker(worker_oid=oid))
+            return row.name, None, await self.fetch_workers(oids)
         try:
             group = await self.find_group(target, cluster)
         except BusError as error:
@@ -348,7 +368,7 @@ class BusClient(References):
                 raise BusError("no_such_object", f"there is no group or worker '{target}'") from None
         where = (await self.find_cluster(group.cluster_oid)).name
         oids = await self.list_workers(routercluster_oid=group.cluster_oid, workergroup_oid=group.oid)
-        found = await self.fetch_each(oids, lambda oid: self.get_worker(worker_oid=oid))
+        found = await self.fetch_workers(oids)
         return where, group.name, found
 
     # --- waiting

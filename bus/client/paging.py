@@ -15,7 +15,7 @@ Ask = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 async def read_pages(ask: Ask, params: dict[str, Any], *, events: bool = False) -> Any:
-    """The whole result of a list (`after`: its last entry), of statistics (their workers), or of events.
+    """The whole result of a list (`after`: its last entry), of statistics (also of groups), or of events.
 
     What changes between two pages may be missing or stand twice; where an entry is gone, `ask` refuses.
 
@@ -42,7 +42,23 @@ async def read_pages(ask: Ask, params: dict[str, Any], *, events: bool = False) 
         found += page
         if len(page) < limit:
             break
-    return found if first is None else {**first, "workers": found}
+    if first is None:
+        return found
+    groups = first.get("workergroups", [])
+    if wanted is None and len(groups) == limit:
+        groups = groups + await _read_groups(ask, params, groups[-1]["oid"], limit)
+    return {**first, "workers": found, "workergroups": groups}
+
+
+async def _read_groups(ask: Ask, params: dict[str, Any], after: str, limit: int) -> list[Any]:
+    """The groups of statistics that did not go with the last page of workers, which had room for `limit`."""
+    found: list[Any] = []
+    while True:
+        page = (await ask({**params, "after": after, "limit": limit}))["workergroups"]
+        found += page
+        if len(page) < limit:
+            return found
+        after = page[-1]["oid"]
 
 
 def _mark(entry: Any, events: bool) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from .. import params as p
 from ..errors import BusError
 from .names import is_oid, split_reference
@@ -9,16 +12,23 @@ from .operations.clusters import ClusterOperations
 from .operations.groups import GroupOperations
 from .operations.plans import PlanOperations
 from .operations.realm import RealmOperations
+from .paging import TOO_LARGE
+
+T = TypeVar("T")
 
 
 class References(ClusterOperations, GroupOperations, PlanOperations, RealmOperations):
-    """Looks objects up. Each method raises BusError with `no_such_object` where there is none."""
+    """Looks objects up. Each method raises BusError with `no_such_object` where there is none.
 
-    async def find_cluster(self, reference: str) -> p.Cluster:
+    An object that is larger than the broker takes comes without what is large in it, which `left_out` names;
+    `whole`: it is refused with `payload_too_large` instead.
+    """
+
+    async def find_cluster(self, reference: str, *, whole: bool = False) -> p.Cluster:
         """A cluster by name or oid."""
         if is_oid(reference):
-            return await self.get_routercluster(routercluster_oid=reference)
-        return await self.get_routercluster_by_name(routercluster_name=reference)
+            return await or_brief(self.get_routercluster, whole, routercluster_oid=reference)
+        return await or_brief(self.get_routercluster_by_name, whole, routercluster_name=reference)
 
     async def cluster_oid(self, reference: str) -> str:
         """A cluster's oid, looked up when it is a name."""
@@ -27,14 +37,14 @@ class References(ClusterOperations, GroupOperations, PlanOperations, RealmOperat
     async def find_node(self, reference: str) -> p.Node:
         """A node by name or oid."""
         if is_oid(reference):
-            return await self.get_node(node_oid=reference)
-        return await self.get_node_by_name(node_name=reference)
+            return await or_brief(self.get_node, node_oid=reference)
+        return await or_brief(self.get_node_by_name, node_name=reference)
 
     async def node_oid(self, reference: str) -> str:
         """A node's oid, looked up when it is a name."""
         return reference if is_oid(reference) else (await self.find_node(reference)).oid
 
-    async def find_group(self, reference: str, cluster: str | None = None) -> p.Group:
+    async def find_group(self, reference: str, cluster: str | None = None, *, whole: bool = False) -> p.Group:
         """A worker group by `cluster/group`, or by name or oid within `cluster`.
 
         Raises:
@@ -44,11 +54,15 @@ class References(ClusterOperations, GroupOperations, PlanOperations, RealmOperat
         if not is_oid(name):
             if is_oid(where):
                 where = (await self.find_cluster(where)).name
-            return await self.get_routercluster_workergroup_by_name(
-                routercluster_name=where, workergroup_name=name
+            return await or_brief(
+                self.get_routercluster_workergroup_by_name,
+                whole,
+                routercluster_name=where,
+                workergroup_name=name,
             )
-        return await self.get_routercluster_workergroup(
-            routercluster_oid=await self.cluster_oid(where), workergroup_oid=name
+        oid = await self.cluster_oid(where)
+        return await or_brief(
+            self.get_routercluster_workergroup, whole, routercluster_oid=oid, workergroup_oid=name
         )
 
     async def worker_oid(self, reference: str, cluster: str | None = None) -> str:
@@ -72,4 +86,14 @@ class References(ClusterOperations, GroupOperations, PlanOperations, RealmOperat
         Raises:
             ValueError: the cluster is missing, or given twice and differently.
         """
-        return await self.get_worker(worker_oid=await self.worker_oid(reference, cluster))
+        return await or_brief(self.get_worker, worker_oid=await self.worker_oid(reference, cluster))
+
+
+async def or_brief(get: Callable[..., Awaitable[T]], whole: bool = False, **names: str) -> T:
+    """The object that `get` returns; brief where the broker does not take the whole one."""
+    try:
+        return await get(**names)
+    except BusError as error:
+        if whole or error.code != TOO_LARGE:
+            raise
+        return await get(**names, brief=True)

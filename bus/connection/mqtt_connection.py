@@ -65,7 +65,7 @@ class MqttConnection:
         self._flush_due = False
         self._opening = True
         self._connack: asyncio.Future[None] = self._loop.create_future()
-        self._acks: dict[int, tuple[str, Done | None]] = {}
+        self._acks: dict[int, tuple[str, Done | None, int]] = {}
         self._subacks: dict[int, tuple[list[str], asyncio.Future[None]]] = {}
         self._told: set[str] = set()
         self._keepalive: asyncio.Task[None] | None = None
@@ -78,6 +78,8 @@ class MqttConnection:
         self.last_written = ""
         self.first_of_kind = False  # nothing of its kind was written before, and the connection lived on
         self.written_at = 0.0
+        self.largest_taken = 0  # bytes of a packet
+        self.largest_left = (0, "")  # of those that were not acknowledged when it ended, with the topic
         self._kinds: set[str] = set()
         self.refusal: BusOfflineError | None = None  # of that message
         self.client = self._make(will)
@@ -169,11 +171,11 @@ class MqttConnection:
         if len(self._acks) >= MAX_PENDING:
             raise BusOfflineError("too many unacknowledged messages")
         extra = to_paho(properties) if self._v5 else None
-        self._limit.check(topic, payload, qos, extra, v5=self._v5)
+        size = self._limit.check(topic, payload, qos, extra, v5=self._v5)
         if qos:
             code, mid = self.client.send(topic, payload, retain, extra)
             self._check(code)
-            self._acks[mid] = (topic, done)
+            self._acks[mid] = (topic, done, size)
         else:
             self._check(self.client.publish(topic, payload, 0, retain, extra).rc)
             if done:
@@ -187,6 +189,9 @@ class MqttConnection:
         """End this connection without a DISCONNECT."""
         if not self.ended.is_set():
             self.why = why
+            self.largest_left = max(
+                ((size, topic) for topic, _, size in self._acks.values()), default=(0, "")
+            )
             self.ended.set()
             self._fail_waiters()
 
@@ -212,7 +217,7 @@ class MqttConnection:
     def _fail_waiters(self) -> None:
         error = BusOfflineError(self.why)
         acks, self._acks = self._acks, {}
-        for _, done in acks.values():
+        for _, done, _ in acks.values():
             notify(done, error)
         for future in (*(done for _, done in self._subacks.values()), self._connack):
             complete(future, error)
@@ -327,7 +332,8 @@ class MqttConnection:
         self._deliver(Message(topic, bytes(raw.payload), raw.retain, raw.qos, properties))
 
     def _on_publish(self, _client: object, _data: object, mid: int, code: ReasonCode, _props: object) -> None:
-        topic, done = self._acks.pop(mid, ("", None))
+        topic, done, size = self._acks.pop(mid, ("", None, 0))
+        self.largest_taken = max(self.largest_taken, size)
         self.last_written, self.refusal = topic, None
         self.written_at, kind = self._clock.monotonic(), written_kind(topic)
         self.first_of_kind = kind not in self._kinds

@@ -27,7 +27,7 @@ from .failure_log import FailureLog
 from .link import NO_PROPERTIES, ConnectHook, Done, Handler, Message, Properties, Will
 from .mqtt_connection import MqttConnection
 from .mqtt_util import complete, failure_reason, likely_cause
-from .packet_limit import PacketLimit, RetainUnavailableError
+from .packet_limit import PacketLimit, RetainUnavailableError, not_taken
 from .protocol_memory import ProtocolChoice, ProtocolMemory
 
 log = logging.getLogger("busbar.bus")
@@ -35,6 +35,8 @@ log = logging.getLogger("busbar.bus")
 SETTLED_S: Final = 30.0
 """A connection that the service gives up sooner was no good; the next is logged once it has lasted so long:
 where a right is missing, one follows the other."""
+SUSPECT: Final = 2_048
+"""Bytes of a packet from which on a broker may have closed the connection for its size."""
 WillFactory = Callable[[int], Will | None]
 
 
@@ -64,7 +66,7 @@ class MqttLink:
         self._up = asyncio.Event()
         self._conn = 0
         self._gave_up = self._was_cut_short = False
-        self._suspect = ""
+        self._suspect = self._left = ""
         self._asking = Asking(clock, options.username, self._wants, self._refused)
         self._asked: set[asyncio.Task[None]] = set()
         self._was_served = False  # by one of several brokers: what they are is known
@@ -206,6 +208,8 @@ class MqttLink:
     def _cause_of_loss(self, why: str, lasted: float) -> str:
         """Some brokers hang up on who writes without the right to; with MQTT 3.1.1 nothing else tells."""
         connection = self._connection
+        if connection is not None and (too_large := self._too_large(connection)):
+            return f"{why}: {too_large}"
         written = connection.last_written if connection is not None and connection.was_lost else ""
         if connection is None or not written:
             self._suspect = ""
@@ -221,6 +225,16 @@ class MqttLink:
             error = MissingRightError(self.rotation.current.username, "write", written, certain=False)
         self._gave_up |= error is not None
         return f"{why}: {error}" if error is not None else why
+
+    def _too_large(self, connection: MqttConnection) -> str:
+        """Where a broker does not tell its limit: the same message, larger than any that it took, was the
+        largest that it left when it hung up, twice in a row."""
+        before, self._left = self._left, ""
+        size, topic = connection.largest_left if connection.was_lost else (0, "")
+        if size < SUSPECT or size <= connection.largest_taken:
+            return ""
+        self._left = topic
+        return not_taken(size, topic) if topic == before else ""
 
     def _note_failure(self, url: str, why: str, lasted: float) -> None:
         now = self._clock.monotonic()

@@ -20,6 +20,14 @@ class RetainUnavailableError(BusOfflineError):
     """The broker accepts connections and keeps no retained messages: another MQTT version does not help."""
 
 
+def not_taken(size: int, topic: str) -> str:
+    """Why a broker that does not tell its limit has probably closed the connection, and what to do."""
+    return (
+        f"the broker probably takes no packet of {size} bytes, as that on {topic}: raise its limit; services "
+        "stay below it with MQTT 5, which tells it, or with --max-packet"
+    )
+
+
 def publish_size(topic: str, payload: bytes, qos: int, properties: int | None = None) -> int:
     """Bytes of a whole PUBLISH packet; `properties` are the bytes of its MQTT 5 properties, with their length
     field (None: MQTT 3.1.1, which has none)."""
@@ -45,8 +53,10 @@ class PacketLimit:
         """A connection was accepted; `told` is the CONNACK's Maximum Packet Size, None without one."""
         self.bytes = min(self._configured, told) if told else self._configured
 
-    def check(self, topic: str, payload: bytes, qos: int, packed: Any = None, *, v5: bool = False) -> None:
+    def check(self, topic: str, payload: bytes, qos: int, packed: Any = None, *, v5: bool = False) -> int:
         """Refuse a message that the broker would close the connection for; logged once per topic.
+
+        Returns the size of its packet.
 
         Raises:
             MessageTooLargeError: it is above the bound.
@@ -54,7 +64,7 @@ class PacketLimit:
         size = publish_size(topic, payload, qos, (len(packed.pack()) if packed else 1) if v5 else None)
         if size <= self.bytes:
             self._logged.discard(topic)
-            return
+            return size
         error = MessageTooLargeError(topic, size, self.bytes)
         if topic not in self._logged and len(self._logged) < MAX_LOGGED:
             self._logged.add(topic)

@@ -127,6 +127,8 @@ class Caller:
             reply = await self._answer(request_id, min(pause, left))
             if reply is None:
                 if attempts.deadline <= self._clock.monotonic():
+                    if not attempts.may_have_run:
+                        await self._link.wait_connected(0.0)  # it knows why the connection was lost
                     raise attempts.failure(op, request_id)
                 pause = await self._attempt(topic, request_id, attempts)
             elif reply.get("ok"):

@@ -63,7 +63,7 @@ def complete_runtime(ctx: typer.Context, incomplete: str) -> list[str]:
     """The runtimes that nodes offer."""
 
     async def ask(bus: BusClient) -> list[str]:
-        nodes = await bus.fetch_each(await bus.list_nodes(), lambda oid: bus.get_node(node_oid=oid))
+        nodes = await bus.fetch_nodes(await bus.list_nodes())
         return [name for node in nodes for name in node.runtimes]
 
     return _complete(ctx, ask, incomplete)
@@ -84,7 +84,7 @@ def complete_label(ctx: typer.Context, incomplete: str) -> list[str]:
     """The labels that nodes have, as key=value."""
 
     async def ask(bus: BusClient) -> list[str]:
-        nodes = await bus.fetch_each(await bus.list_nodes(), lambda oid: bus.get_node(node_oid=oid))
+        nodes = await bus.fetch_nodes(await bus.list_nodes())
         return [f"{key}={value}" for node in nodes for key, value in (node.labels or {}).items()]
 
     return _complete(ctx, ask, incomplete)

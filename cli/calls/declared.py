@@ -229,10 +229,7 @@ async def _cluster_settles(bus: BusClient, name: str, left: Any) -> None:
             return
         raise
     oids = await bus.list_routercluster_workergroups(routercluster_oid=cluster.oid)
-    groups = await bus.fetch_each(
-        oids,
-        lambda oid: bus.get_routercluster_workergroup(routercluster_oid=cluster.oid, workergroup_oid=oid),
-    )
+    groups = await bus.fetch_groups(cluster.oid, oids)
     running = cluster.status not in ("STOPPED", "STOPPING", "PAUSED")
     for group in groups:
         goal: Goal = goals.updated(group.version, group.revision)

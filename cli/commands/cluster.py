@@ -113,7 +113,7 @@ async def _list(bus: BusClient) -> tuple[list[Cluster], dict[str, Stat]]:
 async def all_clusters(bus: BusClient) -> list[Cluster]:
     """Every cluster of the realm."""
     oids = await bus.list_routerclusters()
-    return await bus.fetch_each(oids, lambda oid: bus.get_routercluster(routercluster_oid=oid))
+    return await bus.fetch_clusters(oids)
 
 
 @n.subcommand(app, "show", "get_routercluster_by_name", "get_routercluster")
@@ -165,10 +165,10 @@ def update(
 
     async def work(bus: BusClient) -> None:
         _, changed = await change_fenced(
-            lambda: bus.find_cluster(cluster),
+            lambda: bus.find_cluster(cluster, whole=bool(asked)),
             lambda found, fence: change(bus, found, fence),
             expect_version,
-            computed=patch is not None or allow_anonymous,
+            computed=bool(asked),
         )
         if wait:
             with way_back(changed.name):
@@ -185,8 +185,9 @@ async def _rolled_out(bus: BusClient, cluster: Cluster, timeout: float) -> None:
     ends = clock.monotonic() + timeout
     oids = await bus.list_routercluster_workergroups(routercluster_oid=cluster.oid)
     for oid in oids:
-        group = await bus.get_routercluster_workergroup(routercluster_oid=cluster.oid, workergroup_oid=oid)
-        if group.transport is not None or group.status in ("STOPPING", "STOPPED"):
+        group = await bus.find_group(oid, cluster.oid)
+        own = group.transport is not None or "transport" in (group.left_out or ())
+        if own or group.status in ("STOPPING", "STOPPED"):
             continue
         left = max(ends - clock.monotonic(), 0.1)
         async with bus.watch_statuses(kind="workergroup", cluster=cluster.name, name=group.name) as watch:
@@ -329,7 +330,7 @@ async def _members(bus: BusClient, cluster: str, status: NodeStatusName | None) 
     members = await bus.fetch_each(
         oids, lambda node: bus.get_routercluster_node(routercluster_oid=oid, node_oid=node)
     )
-    nodes = await bus.fetch_each(oids, lambda node: bus.get_node(node_oid=node))
+    nodes = await bus.fetch_nodes(oids)
     known = {row.oid: (row.name, row.status) for row in nodes}
     return [
         Member(m.cluster_oid, m.node_oid, m.hardlimit, m.softlimit, *known.get(m.node_oid, (None, None)))
@@ -404,9 +405,7 @@ async def _drain(bus: BusClient, cluster_oid: str, node: Node, timeout: float) -
         await last_node.check(bus, node.oid, cluster_oid)
     except last_node.Asks as asks:
         raise CliError(f"{asks}: --drain can't move them", ExitCode.CONFLICT, "cannot_drain") from None
-    workers = await bus.fetch_each(
-        await bus.list_workers(node_oid=node.oid), lambda oid: bus.get_worker(worker_oid=oid)
-    )
+    workers = await bus.fetch_workers(await bus.list_workers(node_oid=node.oid))
     others = sorted({w.cluster for w in workers if w.cluster_oid != cluster_oid and w.state != "STOPPED"})
     if others:
         raise CliError(

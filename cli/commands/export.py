@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from busbar.bus.client.client import BusClient
+from busbar.bus.client.paging import TOO_LARGE
+from busbar.bus.errors import BusError
+from busbar.bus.routers.definitions import plain, read_all
 
 from ..arguments import common_options as n
 from ..arguments.completion import complete_cluster
@@ -55,6 +59,33 @@ def export(
         )
     if form != "toml":  # errors are printed in this format too
         set_global_options(global_options().merged({"output": form}))
-    found = run(lambda bus: bus.get_definitions(clusters=clusters or None))
+    found = run(lambda bus: _definitions(bus, clusters or []))
     head = {"busbar": found.pop("busbar", 1), **({"owner": owner} if owner else {})}
     output.show_document(partial(render, {**head, **found}, asked))
+
+
+async def _definitions(bus: BusClient, clusters: list[str]) -> dict[str, Any]:
+    """The document; in parts, each as of its moment, where the broker does not take it as one message."""
+    try:
+        return await bus.get_definitions(clusters=clusters or None)
+    except BusError as error:
+        nodes = await bus.fetch_nodes([] if clusters else await bus.list_nodes())
+        if (
+            error.code != TOO_LARGE
+            or len(clusters) == 1
+            or any("labels" in (n.left_out or ()) for n in nodes)
+        ):
+            raise
+    people = [] if clusters else await bus.list_principals()
+    whole: dict[str, Any] = {
+        "busbar": 1,
+        "clusters": {},
+        "nodes": {row.name: {"labels": row.labels} if row.labels else {} for row in nodes},
+        "principals": {row.name: {"role": row.role} for row in people},
+    }
+    names = clusters or await bus.list_routerclusters(return_names=True)
+    for part in (names[: len(names) // 2], names[len(names) // 2 :]):
+        found = await _definitions(bus, part) if part else {}
+        for section in ("clusters", "nodes"):
+            whole[section] |= found.get(section, {})
+    return plain(read_all(whole)[0])

@@ -187,15 +187,12 @@ async def _list(bus: BusClient, cluster: str | None, status: ClusterStatus | Non
 
 
 async def _fetch(bus: BusClient, cluster_oid: str, oids: list[str]) -> list[Group]:
-    return await bus.fetch_each(
-        oids,
-        lambda oid: bus.get_routercluster_workergroup(routercluster_oid=cluster_oid, workergroup_oid=oid),
-    )
+    return await bus.fetch_groups(cluster_oid, oids)
 
 
-async def _find(bus: BusClient, group: str, cluster: str | None) -> Group:
+async def _find(bus: BusClient, group: str, cluster: str | None, *, whole: bool = False) -> Group:
     where, name = split_reference(group, cluster, "group")
-    return await bus.find_group(name, where)
+    return await bus.find_group(name, where, whole=whole)
 
 
 @n.subcommand(app, "show", "get_routercluster_workergroup_by_name", "get_routercluster_workergroup")
@@ -315,7 +312,7 @@ def update(
         )
 
     # A patch is of the version that was read.
-    computed = patch is not None or allow_anonymous or runtime is not None or bool(places)
+    computed = bool(asked or runtime or places)
     run(
         lambda bus: _update(bus, group, cluster, change, computed, expect_version, wait, timeout),
         dry_run=dry_run,
@@ -326,7 +323,8 @@ async def _patched(
     bus: BusClient, found: Group, asked: TransportChange, runtime: str | None
 ) -> dict[str, Any] | None:
     """The transport that an update asks for, None when it stays; what differs is shown first."""
-    cluster = await bus.find_cluster(found.cluster_oid)
+    whole = found.transport is None and bool(asked or runtime)
+    cluster = await bus.find_cluster(found.cluster_oid, whole=whole)
     present = found.transport or cluster.transport
     listens = asked.of(present, found.runtime, runtime or found.runtime)
     show_change(f"group '{cluster.name}/{found.name}'", present, listens)
@@ -347,7 +345,7 @@ async def _update(
     where = (await bus.find_cluster(found.cluster_oid)).name
     async with bus.watch_statuses(kind="workergroup", cluster=where, name=found.name) as watch:
         _, changed = await change_fenced(
-            lambda: _find(bus, group, cluster),
+            lambda: _find(bus, group, cluster, whole=computed),
             lambda group, fence: change(bus, group, fence),
             expect_version,
             computed=computed,

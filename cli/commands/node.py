@@ -114,7 +114,7 @@ def list_(
 async def all_nodes(bus: BusClient, status: NodeStatusName | None = None) -> list[Node]:
     """The nodes of the realm, or those in one state."""
     oids = await bus.list_nodes(filter_by_status=status)
-    return await bus.fetch_each(oids, lambda oid: bus.get_node(node_oid=oid))
+    return await bus.fetch_nodes(oids)
 
 
 @n.subcommand(app, "show", "get_node_by_name", "get_node")
@@ -327,7 +327,7 @@ async def _has_heard(bus: BusClient, gone: Node) -> bool:
         if (gone.applied or {}).get("version", 0) >= gone.assignment_version:
             return True
         await bus.clock.sleep(0.05)
-        gone = await bus.get_node(node_oid=gone.oid)
+        gone = await bus.find_node(gone.oid)
     return not gone.boot
 
 

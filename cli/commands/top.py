@@ -113,7 +113,7 @@ async def _begin(bus: BusClient, board: Board) -> None:
 
 
 async def _nodes(bus: BusClient) -> list[Node]:
-    return await bus.fetch_each(await bus.list_nodes(), lambda oid: bus.get_node(node_oid=oid))
+    return await bus.fetch_nodes(await bus.list_nodes())
 
 
 async def _heed(watch: Any, board: Board, changed: asyncio.Event) -> None:

@@ -65,7 +65,7 @@ async def _list(
         node_oid=None if node is None else await bus.node_oid(node),
         filter_by_status=status,
     )
-    return await bus.fetch_each(oids, lambda oid: bus.get_worker(worker_oid=oid))
+    return await bus.fetch_workers(oids)
 
 
 @n.subcommand(app, "show", "get_worker")

@@ -216,7 +216,8 @@ def _nodes(facts: Facts) -> Iterator[Check]:
         if node.status in ("online", "offline") and not texts:
             continue
         troubled += 1
-        text = f"node {node.name} is {node.status}{f': {texts[0]}' if texts else ''}"
+        why = texts[0].removeprefix(f"{node.status}: ") if texts else ""
+        text = f"node {node.name} is {node.status}{f': {why}' if why else ''}"
         yield Check("nodes", "warning", text, f"busbar why {node.name}")
     if not facts.nodes:
         yield Check("nodes", "warning", "there are no nodes", "busbar node pair prints what to run there")

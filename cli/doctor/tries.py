@@ -150,7 +150,7 @@ async def _try_packet(facts: Facts, bus: BusClient) -> None:
 
 
 async def _look_at_realm(facts: Facts, bus: BusClient) -> None:
-    nodes = await bus.fetch_each((await bus.list_nodes())[:NODES], lambda oid: bus.get_node(node_oid=oid))
+    nodes = await bus.fetch_nodes((await bus.list_nodes())[:NODES])
     facts.nodes = nodes
     names = {node.oid: node.name for node in nodes}
     wanted: list[Wanted] = []

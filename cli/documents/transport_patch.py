@@ -29,6 +29,9 @@ class TransportChange:
     replace: bool = False
     allow_anonymous: bool = False
 
+    def __bool__(self) -> bool:
+        return self.patch is not None or self.allow_anonymous
+
     def of(self, present: Transport | None, was: str | None, runtime: str | None) -> dict[str, Any] | None:
         """The new transport; `was` and `runtime` are the runtimes before and after. None: it is not changed.
 

@@ -37,7 +37,7 @@ async def check(bus: BusClient, node_oid: str, cluster_oid: str | None = None) -
         Asks: there are some.
     """
     oids = await bus.list_workers(node_oid=node_oid, routercluster_oid=cluster_oid)
-    workers = await bus.fetch_each(oids, lambda oid: bus.get_worker(worker_oid=oid))
+    workers = await bus.fetch_workers(oids)
     leaving: dict[tuple[str, str], list[str]] = {}
     for worker in workers:
         if worker.state in _LIVING:
@@ -57,11 +57,7 @@ async def _stranded(bus: BusClient, cluster_oid: str, node_oid: str, groups: lis
     places = await _places(bus, cluster_oid, node_oid)
     if not places:
         return "has no other node that is online", len(groups)
-    oids = sorted(set(groups))
-    found = await bus.fetch_each(
-        oids,
-        lambda oid: bus.get_routercluster_workergroup(routercluster_oid=cluster_oid, workergroup_oid=oid),
-    )
+    found = await bus.fetch_groups(cluster_oid, sorted(set(groups)))
     known = {group.oid: group for group in found}
     count = 0
     for group in groups:
@@ -90,9 +86,7 @@ class _Place:
 
 async def _places(bus: BusClient, cluster_oid: str, node_oid: str) -> list[_Place]:
     oids = await bus.list_routercluster_nodes(routercluster_oid=cluster_oid, filter_by_status="online")
-    nodes = await bus.fetch_each(
-        [oid for oid in oids if oid != node_oid], lambda oid: bus.get_node(node_oid=oid)
-    )
+    nodes = await bus.fetch_nodes([oid for oid in oids if oid != node_oid])
     return [
         _Place(node.name, node.runtimes, node.labels, await _free(bus, cluster_oid, node))
         for node in nodes

@@ -7,7 +7,7 @@ answered after its commit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
@@ -32,6 +32,7 @@ from ..store.rows import PrincipalRow
 from . import authorize
 from .operations import CHANGES, READS
 from .operations.base import Asker, ChangeContext, ReadContext
+from .operations.brief import shortened, without_texts
 from .operations.history import note_revisions
 from .read_cache import ReadCache
 from .refusals import Refusals
@@ -171,7 +172,15 @@ class Dispatch:
         ctx = RequestContext(route.caller, route.operation, self._new_id, now, message.properties)
         if message.properties.expiry_s is not None:
             ctx.expires = now + message.properties.expiry_s
+        # Also where the payload can't be read, or is not looked at.
+        ctx.inbox = self._response_inbox(ctx) or DEFAULT_INBOX
         return ctx
+
+    def _response_inbox(self, ctx: RequestContext) -> str | None:
+        """The inbox of the Response Topic (contract, section 8); None: it is none of the caller's own."""
+        topic = ctx.properties.response_topic
+        inbox = topic.rpartition("/")[2] if topic else ""
+        return inbox if is_name(inbox) and topic == self._topics.response(ctx.caller, inbox) else None
 
     def _admit(self, ctx: RequestContext, payload: bytes) -> None:
         """Raises BusError `payload_too_large` or `busy`, before anything is parsed or read."""
@@ -190,8 +199,8 @@ class Dispatch:
         body = parse(payload)
         ctx.read_address(body.get("id"), body.get("reply"))
         request = convert(body, Request)
-        if "reply" not in body:
-            self._use_response_topic(ctx)
+        if "reply" not in body and ctx.properties.response_topic is not None:
+            self._check_response_topic(ctx)
         row = OPERATIONS.get(ctx.op)
         if row is None:
             raise BusError("no_such_procedure", f"no operation '{ctx.op[:MAX_OP]}'")
@@ -213,22 +222,17 @@ class Dispatch:
         read = partial(READS[row.name], context, params)
         began = self._clock.monotonic()
         try:
-            self._answer(ctx, self._cache.result(row.name, params, read))
+            self._answer(ctx, params, self._cache.result(row.name, params, read))
         finally:
             if row.heavy or searches(params):
                 self._limits.charge(ctx.caller, (self._clock.monotonic() - began) * HEAVY_RATE)
 
-    def _use_response_topic(self, ctx: RequestContext) -> None:
-        """MQTT 5 (contract, section 8): only the caller's own inboxes are allowed."""
-        topic = ctx.properties.response_topic
-        if topic is None:
-            return
-        inbox = topic.rpartition("/")[2]
-        if not is_name(inbox) or topic != self._topics.response(ctx.caller, inbox):
+    def _check_response_topic(self, ctx: RequestContext) -> None:
+        """Raises BusError: it is not one of the caller's own inboxes."""
+        if self._response_inbox(ctx) is None:
             raise BusError(
                 "invalid_argument", "the Response Topic is not one of the caller's own", ["/reply"]
             )
-        ctx.inbox = inbox
 
     def _principal(self, name: str) -> PrincipalRow:
         """The caller as of the last commit."""
@@ -284,16 +288,19 @@ class Dispatch:
         correlation = len(ctx.properties.correlation or b"")
         return most - len(topic) - correlation - PACKET_OVERHEAD
 
-    def properties(self, ctx: RequestContext, error: BusError | None = None) -> Properties:
-        """The MQTT 5 properties of a reply."""
-        return reply_properties(ctx.properties, error) if self._responder.mqtt5 else NO_PROPERTIES
+    def properties(self, ctx: RequestContext, reply: bytes, error: BusError | None = None) -> Properties:
+        """The MQTT 5 properties of a reply; without correlation data that leaves it no room."""
+        if not self._responder.mqtt5:
+            return NO_PROPERTIES
+        found = reply_properties(ctx.properties, error)
+        return found if len(reply) <= self.room(ctx) else replace(found, correlation=None)
 
     def send(self, ctx: RequestContext, payload: bytes, error: BusError | None = None) -> None:
         """Reply at once, without the outbox; with an error when the broker would not take it."""
         if error is None and len(payload) > (room := self.room(ctx)):
             error = BusError("payload_too_large", too_large(ctx.op, len(payload), room))
             payload = self.error(ctx, error)
-        self._sink.reply(ctx.caller, self.reply_topic(ctx), payload, self.properties(ctx, error))
+        self._sink.reply(ctx.caller, self.reply_topic(ctx), payload, self.properties(ctx, payload, error))
         self._note_answer(ctx, error.code if error else "ok")
 
     def complete(self, ctx: RequestContext, outcome: bytes | None | Exception) -> None:
@@ -312,8 +319,10 @@ class Dispatch:
     def monotonic(self) -> float:
         return self._clock.monotonic()
 
-    def _answer(self, ctx: RequestContext, result: object) -> None:
+    def _answer(self, ctx: RequestContext, params: Params, result: object) -> None:
         reply = self.ok(ctx, result)
+        if getattr(params, "limit", None) == 1 and len(reply) > self.room(ctx):
+            reply = self.ok(ctx, shortened(result))  # a page can't be smaller
         self._limits.charge(ctx.caller, len(reply) // REPLY_BYTES)
         self.send(ctx, reply)
 
@@ -391,7 +400,7 @@ class ChangeJob(Struct, frozen=True):
         params = encode(self.request.params).decode()[:AUDIT_LIMIT]
         target = None if isinstance(self.params, BusError) else authorize.target(self.params)
         tx.audit(principal.role, ctx.op, ctx.id, target, outcome, params, principal.oid)
-        properties = properties_to_text(dispatch.properties(ctx, failure))
+        properties = properties_to_text(dispatch.properties(ctx, reply, failure))
         tx.send(dispatch.reply_topic(ctx), reply, properties=properties)
 
     def _answered(self, tx: Tx, principal: PrincipalRow, who: Who) -> bytes:
@@ -423,13 +432,12 @@ def _uncounted(operation: str, code: str, seconds: float) -> None:
     """Replaced where metrics are served."""
 
 
-_LARGE: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("transport", "placement", "description", "label", "tags", "labels", "capacity")),
-    "runtime_details": None,
-    "conditions": [],
-    "moves": [],
+_LESS: Final = {
+    "limit": "less at a time (limit, after)",
+    "brief": "it without what is large (brief)",
+    "clusters": "fewer clusters at a time (clusters)",
 }
-"""Members of an object that may be large, and what stands for them in a reply that has no room."""
+"""By a parameter of a read what makes its reply smaller."""
 
 
 def searches(params: Params) -> bool:
@@ -442,18 +450,11 @@ def searches(params: Params) -> bool:
     return False
 
 
-def without_texts(result: object) -> object:
-    """A change's result without the members that may be large."""
-    if not isinstance(result, msgspec.Struct):
-        return result
-    left_out = {name: empty for name, empty in _LARGE.items() if getattr(result, name, None)}
-    return msgspec.structs.replace(result, **left_out) if left_out else result
-
-
 def too_large(op: str, size: int, room: int) -> str:
     """Why a reply is not sent, and how to get it."""
     row = OPERATIONS.get(op)
-    how = ": ask for less at a time (limit, after)" if row and row.pages else ""
+    asked = row.params.__struct_fields__ if row is not None and not row.change else ()
+    how = next((f": ask for {less}" for name, less in _LESS.items() if name in asked), "")
     return f"the reply has {size} bytes; the broker takes {room}{how}"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from busbar.bus.messages import NOT_REPLACED, PASSING_REASONS, Applied, Reported, ReportedWorker
+from busbar.bus.placement import MAX_LABELS, label_fault
 from busbar.bus.routers.transport_schema import known_schemas
 from busbar.bus.states import FOLLOWS_ANOTHER, NodeStatus, WorkerState, may_advance
 from msgspec import UNSET, to_builtins
@@ -142,8 +144,13 @@ def _facts(node: NodeRow, report: Reported, conditions: tuple[str, ...], origin:
         details = None if report.details is UNSET else report.details
         facts["runtime_details"] = None if details is None else to_builtins(details)
     if node.labels is None and report.labels:
-        facts["labels"] = dict(report.labels)
+        facts["labels"] = _fitting(report.labels)
     return facts
+
+
+def _fitting(labels: Mapping[str, str]) -> dict[str, str]:
+    """Those that an operation could have set: what is exported has to be accepted again."""
+    return dict(islice((each for each in sorted(labels.items()) if not label_fault(*each)), MAX_LABELS))
 
 
 def foreign_schemas(report: Reported) -> dict[str, str]:

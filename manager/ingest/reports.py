@@ -17,6 +17,7 @@ from busbar.bus.connection.link import Link, Message
 from busbar.bus.decode import read
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Command, Heartbeat, NodeState, Reported
+from busbar.bus.printable import printable
 from busbar.bus.topics import NodeLeaf, Topics
 
 from ..log_throttle import LogThrottle
@@ -39,6 +40,9 @@ NODE_BYTES: Final = 8_192
 """Bytes that count as one more message: the largest report counts as 129."""
 SMALL: Final = 4_096
 """Most bytes of a node state or a heartbeat, which have a few short members."""
+UNREADABLE: Final = "its report can't be read, what is told of its workers is from before: "
+MAX_WHY: Final = 512
+"""Characters of why a message was dropped."""
 UNREAD_BEATS: Final = 4
 """So many heartbeats of one connection without a state or report, which come with each or first: the right to
 read those is missing. An agent without the right to write its own connects again before."""
@@ -76,7 +80,8 @@ class Reports:
         self._next: dict[str, NodeUpdate] = {}
         self.unread: frozenset[NodeLeaf] = frozenset()
         """What does not come of nodes that are heard: the right to read it may be missing."""
-        self._awaited = _AWAITED  # on this connection
+        self._awaited, self._conn = _AWAITED, 0  # on this connection
+        self._present_conn: Callable[[], int] = lambda: 0
         self._beats: dict[str, tuple[str, int, int]] = {}  # meanwhile: boot, conn, heartbeats
         self.sessions: dict[str, NodeSession] = {}
         """By node oid."""
@@ -84,14 +89,13 @@ class Reports:
 
     def attach(self, link: Link) -> None:
         """Subscribe to the nodes' topics; silence counts anew after every connect."""
+        self._present_conn = lambda: link.conn
         for leaf, qos in QOS.items():
             link.subscribe(self._topics.all_nodes(leaf), self.handle, qos)
         link.on_connect(self.connected)
 
     async def connected(self) -> None:
         """Connected to the broker (again): nodes could not be heard before."""
-        self._awaited = _AWAITED
-        self._beats.clear()
         self._memory.start_listening()
         self.sessions = {oid: session.reconnected() for oid, session in self.sessions.items()}
         self._wake()
@@ -116,6 +120,7 @@ class Reports:
         if node is None:
             self._warn(f"node '{topic.node}' is not paired: its messages are ignored")
             return
+        self._note_connection()
         if topic.leaf in self._awaited:
             self._came(topic.leaf)
         now = self._clock.monotonic()
@@ -123,7 +128,12 @@ class Reports:
         if self._limits.admit(node.oid, now, cost) is not None:
             self._warn(f"node '{topic.node}' exceeds its message rate: some messages are dropped")
             return
-        decoded = _decode(topic.leaf, message.payload)
+        try:
+            decoded = _decode(topic.leaf, message.payload)
+        except BusError as error:
+            if topic.leaf == "reported":
+                self._submit(node, NodeUpdate({"conditions": [f"{UNREADABLE}{_in_words(error)}"]}))
+            raise
         if decoded is None:
             return
         if isinstance(decoded, Heartbeat) and self._awaited:
@@ -141,6 +151,12 @@ class Reports:
         self.sessions[node.oid] = session
         for effect in effects:
             self._carry_out(node, effect)
+
+    def _note_connection(self) -> None:
+        """States and reports are awaited anew. Not in `connected`: what is retained may come before that."""
+        if self._conn != (conn := self._present_conn()):
+            self._conn, self._awaited = conn, _AWAITED
+            self._beats.clear()
 
     def _came(self, leaf: NodeLeaf) -> None:
         self._awaited, self.unread = self._awaited - {leaf}, self.unread - {leaf}
@@ -225,7 +241,13 @@ class Reports:
 
     def _warn(self, what: str, error: Exception | None = None) -> None:
         if self._throttle.allows(what):
-            log.warning("%s%s", what, f": {error!r}" if error else "")
+            why = _in_words(error) if isinstance(error, BusError) else repr(error)
+            log.warning("%s%s", what, f": {why}" if error else "")
+
+
+def _in_words(error: BusError) -> str:
+    where = f" at {', '.join(error.pointers)}" if error.pointers else ""
+    return printable(f"{error.detail}{where} ({error.code})"[:MAX_WHY])
 
 
 def _decode(leaf: str, payload: bytes) -> NodeMessage | None:

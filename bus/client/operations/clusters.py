@@ -34,6 +34,7 @@ class ClusterOperations(Operations):
         self,
         *,
         routercluster_oid: str,
+        brief: bool = False,
         timeout: float | None = None,
     ) -> p.Cluster:
         """Return a cluster by its oid.
@@ -41,13 +42,14 @@ class ClusterOperations(Operations):
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.ClusterRef(routercluster_oid=routercluster_oid)
+        params = p.GetCluster(routercluster_oid=routercluster_oid, brief=brief)
         return await self._operate("get_routercluster", params, p.Cluster, timeout)
 
     async def get_routercluster_by_name(
         self,
         *,
         routercluster_name: str,
+        brief: bool = False,
         timeout: float | None = None,
     ) -> p.Cluster:
         """Return a cluster by its name.
@@ -55,7 +57,7 @@ class ClusterOperations(Operations):
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.ClusterByName(routercluster_name=routercluster_name)
+        params = p.ClusterByName(routercluster_name=routercluster_name, brief=brief)
         return await self._operate("get_routercluster_by_name", params, p.Cluster, timeout)
 
     async def create_routercluster(
@@ -187,8 +189,8 @@ class ClusterOperations(Operations):
     ) -> p.Stat:
         """Return a cluster's status and statistics.
 
-        `limit` and `after` (an oid) page the workers; the figures count all of them. No more conditions
-        than `limit` are told.
+        `limit` and `after` (an oid) page the workers and, behind a group's oid, the groups; the figures
+        count all of them. No more conditions than `limit` are told.
 
         Raises:
             BusError: `no_such_object`, or what any operation answers.

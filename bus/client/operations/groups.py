@@ -85,6 +85,7 @@ class GroupOperations(Operations):
         *,
         routercluster_oid: str,
         workergroup_oid: str,
+        brief: bool = False,
         timeout: float | None = None,
     ) -> p.Group:
         """Return a worker group by its oid.
@@ -92,7 +93,7 @@ class GroupOperations(Operations):
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.GroupRef(routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid)
+        params = p.GetGroup(routercluster_oid=routercluster_oid, workergroup_oid=workergroup_oid, brief=brief)
         return await self._operate("get_routercluster_workergroup", params, p.Group, timeout)
 
     async def get_routercluster_workergroup_by_name(
@@ -100,6 +101,7 @@ class GroupOperations(Operations):
         *,
         routercluster_name: str,
         workergroup_name: str,
+        brief: bool = False,
         timeout: float | None = None,
     ) -> p.Group:
         """Return a worker group by its name.
@@ -107,7 +109,9 @@ class GroupOperations(Operations):
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.GroupByName(routercluster_name=routercluster_name, workergroup_name=workergroup_name)
+        params = p.GroupByName(
+            routercluster_name=routercluster_name, workergroup_name=workergroup_name, brief=brief
+        )
         return await self._operate("get_routercluster_workergroup_by_name", params, p.Group, timeout)
 
     async def list_routercluster_workergroups(
@@ -354,6 +358,7 @@ class GroupOperations(Operations):
         self,
         *,
         worker_oid: str,
+        brief: bool = False,
         timeout: float | None = None,
     ) -> p.Worker:
         """Return a worker by its oid.
@@ -361,7 +366,7 @@ class GroupOperations(Operations):
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.WorkerRef(worker_oid=worker_oid)
+        params = p.GetWorker(worker_oid=worker_oid, brief=brief)
         return await self._operate("get_worker", params, p.Worker, timeout)
 
     async def follow_worker(

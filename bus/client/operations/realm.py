@@ -37,6 +37,7 @@ class RealmOperations(Operations):
         self,
         *,
         node_oid: str,
+        brief: bool = False,
         timeout: float | None = None,
     ) -> p.Node:
         """Return a node by its oid.
@@ -44,13 +45,14 @@ class RealmOperations(Operations):
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.NodeRef(node_oid=node_oid)
+        params = p.GetNode(node_oid=node_oid, brief=brief)
         return await self._operate("get_node", params, p.Node, timeout)
 
     async def get_node_by_name(
         self,
         *,
         node_name: str,
+        brief: bool = False,
         timeout: float | None = None,
     ) -> p.Node:
         """Return a node by its name.
@@ -58,7 +60,7 @@ class RealmOperations(Operations):
         Raises:
             BusError: `no_such_object`, or what any operation answers.
         """
-        params = p.NodeByName(node_name=node_name)
+        params = p.NodeByName(node_name=node_name, brief=brief)
         return await self._operate("get_node_by_name", params, p.Node, timeout)
 
     async def pair_node(

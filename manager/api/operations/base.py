@@ -137,11 +137,11 @@ def need_group(store: Queries, cluster_oid: str, oid: str) -> GroupRow:
     return row
 
 
-def need_node(store: Queries, oid: str, *, paired: bool = False) -> NodeRow:
+def need_node(store: Queries, oid: str, *, paired: bool = False, member: str = "node_oid") -> NodeRow:
     """Raises BusError `no_such_object` when there is no such node (or, with `paired`, it was unpaired)."""
     row = store.node(oid)
     if row is None or (paired and row.status is NodeStatus.UNPAIRED):
-        raise no_such("node", oid, "node_oid")
+        raise no_such("node", oid, member)
     return row
 
 

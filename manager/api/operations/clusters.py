@@ -15,6 +15,7 @@ from msgspec import to_builtins
 from ...store.rows import ClusterRow, GroupRow
 from . import sizes
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, already_exists, need_cluster
+from .brief import brief
 from .definitions import Pointers, Transport, check_definition
 from .paging import paged
 from .rollout import given, roll_out
@@ -43,8 +44,8 @@ def list_routerclusters(ctx: ReadContext, params: p.ListClusters) -> list[str]:
     return [name if params.return_names else oid for oid, name in ctx.reads.cluster_keys()]
 
 
-def get_routercluster(ctx: ReadContext, params: p.ClusterRef) -> p.Cluster:
-    return result(need_cluster(ctx.reads, params.routercluster_oid))
+def get_routercluster(ctx: ReadContext, params: p.GetCluster) -> p.Cluster:
+    return brief(result(need_cluster(ctx.reads, params.routercluster_oid)), params.brief)
 
 
 def get_routercluster_by_name(ctx: ReadContext, params: p.ClusterByName) -> p.Cluster:
@@ -52,7 +53,7 @@ def get_routercluster_by_name(ctx: ReadContext, params: p.ClusterByName) -> p.Cl
     if row is None:
         detail = f"no router cluster named '{params.routercluster_name}'"
         raise BusError("no_such_object", detail, ["/params/routercluster_name"])
-    return result(row)
+    return brief(result(row), params.brief)
 
 
 def create_routercluster(ctx: ChangeContext, params: p.CreateCluster) -> p.Cluster:

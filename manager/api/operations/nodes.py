@@ -8,6 +8,7 @@ from busbar.bus import params as p
 from busbar.bus.decode import encode
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Command, RuntimeDetail
+from busbar.bus.placement import MAX_LABELS
 from busbar.bus.states import NodeStatus, advance
 from msgspec import convert
 
@@ -24,6 +25,7 @@ from .base import (
     need_cluster,
     need_node,
 )
+from .brief import brief
 from .paging import paged
 
 NOT_HEARD: Final = "not heard since it was paired"
@@ -64,15 +66,15 @@ def list_nodes(ctx: ReadContext, params: p.ListNodes) -> list[str]:
     ]
 
 
-def get_node(ctx: ReadContext, params: p.NodeRef) -> p.Node:
-    return _with_liveness(ctx, need_node(ctx.reads, params.node_oid))
+def get_node(ctx: ReadContext, params: p.GetNode) -> p.Node:
+    return brief(_with_liveness(ctx, need_node(ctx.reads, params.node_oid)), params.brief)
 
 
 def get_node_by_name(ctx: ReadContext, params: p.NodeByName) -> p.Node:
     row = ctx.reads.node_by_name(params.node_name)
     if row is None:
         raise BusError("no_such_object", f"no node named '{params.node_name}'", ["/params/node_name"])
-    return _with_liveness(ctx, row)
+    return brief(_with_liveness(ctx, row), params.brief)
 
 
 def pair_node(ctx: ChangeContext, params: p.PairNode) -> p.Node:
@@ -168,8 +170,8 @@ def label_node(ctx: ChangeContext, params: p.LabelNode) -> p.Node:
     tx, node = ctx.tx, need_node(ctx.tx, params.node_oid, paired=True)
     before = node.labels or {}
     after = {key: value for key, value in {**before, **params.labels}.items() if value is not None}
-    if len(after) > p.MAX_LABELS:
-        detail = f"node '{node.name}' would have {len(after)} labels; at most {p.MAX_LABELS}"
+    if len(after) > MAX_LABELS:
+        detail = f"node '{node.name}' would have {len(after)} labels; at most {MAX_LABELS}"
         raise BusError("invalid_argument", detail, ["/params/labels"])
     if after != node.labels:
         tx.update_node(node.oid, labels=after)

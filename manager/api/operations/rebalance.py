@@ -160,9 +160,10 @@ def apply_rebalance(ctx: ChangeContext, params: p.ApplyRebalance) -> Rebalanced:
     check_fence(tx, params.fence)
     ordered, first = [], tx.last_move() + 1
     for order, (worker_oid, node_oid) in enumerate(params.moves.items(), start=first):
-        row, node = tx.worker(worker_oid), need_node(tx, node_oid, paired=True)
+        at = f"moves/{worker_oid}"
+        row, node = tx.worker(worker_oid), need_node(tx, node_oid, paired=True, member=at)
         if row is None:
-            raise no_such("worker", worker_oid, "moves")
+            raise no_such("worker", worker_oid, at)
         authorize.check_owner(_RIGHT, caller, p.ClusterRef(row.cluster_oid), tx)
         source = _need_planned(ctx, row, node.name, params.fence)
         reason = f"rebalance ordered by {ctx.who.authid}"

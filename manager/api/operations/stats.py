@@ -59,7 +59,7 @@ def _stat(
     groups: Sequence[GroupRow],
 ) -> p.Stat:
     found = workers.results(ctx, rows)
-    shown = page(found, params.limit, params.after, lambda worker: worker.oid)
+    shown, told = _page(found, groups, params.limit, params.after)
     states = Counter(worker.state for worker in rows)
     return p.Stat(
         oid=row.oid,
@@ -79,11 +79,20 @@ def _stat(
         conditions=_conditions(ctx, row, rows, groups)[: params.limit],
         endpoints=_endpoints(shown),
         workers=shown,
-        workergroups=[_group(group, rows) for group in groups],
+        workergroups=[_group(group, rows) for group in told],
         version=row.version,
         changed=row.changed,
         traffic=traffic_sum(worker.traffic for worker in found),
     )
+
+
+def _page(
+    found: Sequence[p.Worker], groups: Sequence[GroupRow], limit: int | None, after: str | None
+) -> tuple[list[p.Worker], list[GroupRow]]:
+    """Workers and groups of one page: the first groups go with every page of workers, the others follow."""
+    if any(group.oid == after for group in groups):
+        return [], page(groups, limit, after, lambda group: group.oid)
+    return page(found, limit, after, lambda worker: worker.oid), list(groups[:limit])
 
 
 def traffic_sum(told: Iterable[Traffic | None]) -> Traffic | None:

@@ -28,6 +28,7 @@ from .base import (
     need_cluster,
     need_group,
 )
+from .brief import brief
 from .definitions import Pointers, check_definition
 from .paging import paged
 from .rollout import given, record_event, roll_out
@@ -171,9 +172,9 @@ def _requested_columns(tx: Tx, update: p.GroupUpdate) -> dict[str, Any]:
     return found
 
 
-def get_routercluster_workergroup(ctx: ReadContext, params: p.GroupRef) -> p.Group:
+def get_routercluster_workergroup(ctx: ReadContext, params: p.GetGroup) -> p.Group:
     row = need_group(ctx.reads, params.routercluster_oid, params.workergroup_oid)
-    return result(ctx.reads, row)
+    return brief(result(ctx.reads, row), params.brief)
 
 
 def get_routercluster_workergroup_by_name(ctx: ReadContext, params: p.GroupByName) -> p.Group:
@@ -185,7 +186,7 @@ def get_routercluster_workergroup_by_name(ctx: ReadContext, params: p.GroupByNam
     if row is None:
         detail = f"no worker group named '{params.workergroup_name}' in router cluster '{cluster.name}'"
         raise BusError("no_such_object", detail, ["/params/workergroup_name"])
-    return result(ctx.reads, row)
+    return brief(result(ctx.reads, row), params.brief)
 
 
 def list_routercluster_workergroups(ctx: ReadContext, params: p.ListGroups) -> list[str]:

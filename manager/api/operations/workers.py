@@ -13,6 +13,7 @@ from busbar.bus.messages import Command
 from ...state.node_memory import WorkerStat
 from ...store.rows import ClusterRow, GroupRow, WorkerRow
 from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster, need_node, need_worker
+from .brief import brief
 from .paging import paged
 
 
@@ -75,8 +76,8 @@ def _result(
     )
 
 
-def get_worker(ctx: ReadContext, params: p.WorkerRef) -> p.Worker:
-    return results(ctx, [need_worker(ctx.reads, params.worker_oid)])[0]
+def get_worker(ctx: ReadContext, params: p.GetWorker) -> p.Worker:
+    return brief(results(ctx, [need_worker(ctx.reads, params.worker_oid)])[0], params.brief)
 
 
 def list_workers(ctx: ReadContext, params: p.ListWorkers) -> list[str]:

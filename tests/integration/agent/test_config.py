@@ -52,6 +52,8 @@ def test_a_full_file(tmp_path: Path) -> None:
         ({"agent": {"stop_workers": "yes"}}, "agent.stop_workers: "),
         ({"agent": {"labels": []}}, "agent.labels: "),
         ({"agent": {"labels": {"site": 1}}}, "agent.labels.site: "),
+        ({"agent": {"labels": {"Rack 7": "1"}}}, "agent.labels.Rack 7: is no name"),
+        ({"agent": {"labels": {"site": "x" * 257}}}, "agent.labels.site: has a value above 256"),
         ({"agent": {"static_roots": "/srv"}}, "agent.static_roots: "),
         ({"agent": {"static_roots": ["srv"]}}, "agent.static_roots: 'srv'"),
         ({"agent": {"static_roots": ["/srv/../etc"]}}, "agent.static_roots: "),
@@ -91,6 +93,8 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     both = merged(given, file)
     assert (both.host, both.max_workers, both.labels) == ("b", 0, {"a": "1", "b": "2"})
     assert (both.stop_workers, both.static_roots) == (True, (Path("/srv"),))
+    with pytest.raises(ConfigError, match=r"agent\.labels\.Rack 7"):
+        merged(AgentConfig(tmp_path, "n1", "lab", ConnectOptions(), labels={"Rack 7": "1"}), AgentFile())
     neither = merged(AgentConfig(tmp_path, "n1", "lab", ConnectOptions()), AgentFile())
     assert (neither.host, neither.max_workers, neither.stop_workers) == ("127.0.0.1", None, False)
 

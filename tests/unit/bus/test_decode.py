@@ -6,9 +6,21 @@ import json
 
 import pytest
 from busbar.bus.decode import MAX_DEPTH, MAX_PAYLOAD, convert, digest, encode, parse
-from busbar.bus.errors import BusError
+from busbar.bus.errors import BusError, pointer_step
 from busbar.bus.messages import Request
-from busbar.bus.params import AddNode, CreateCluster, NodeByName, NodeRef
+from busbar.bus.params import (
+    AddGroup,
+    AddNode,
+    AddPrincipal,
+    ApplyRebalance,
+    CreateCluster,
+    LabelNode,
+    ListNodes,
+    NodeByName,
+    NodeRef,
+    PairNode,
+    Params,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +117,60 @@ def test_pointer_to_the_member_at_fault(value: dict[str, object], pointer: str) 
     with pytest.raises(BusError) as caught:
         convert(value, CreateCluster, "/params")
     assert (caught.value.code, caught.value.pointers) == ("invalid_argument", (pointer,))
+
+
+OID = "3eccb1fd-251b-4eda-bee9-06b3d24b1c5e"
+REQUIRE: dict[str, object] = {"rack": ["1"], "zone": ["a", 5]}
+OF_MANY: list[tuple[type[Params], dict[str, object], str, str]] = [
+    (
+        PairNode,
+        {"node": {"name": "n1", "labels": {"a": "1", "b": 2, "c": "3"}}},
+        "/node/labels/b",
+        "got 'int'",
+    ),
+    (LabelNode, {"node_oid": OID, "labels": {"a": "x" * 300, "b": "y"}}, "/labels/a", "length <= 256"),
+    (
+        LabelNode,
+        {"node_oid": OID, "labels": {"ok": "1", "Rack 7": "x"}},
+        "/labels/Rack 7",
+        "'Rack 7' is not of",
+    ),
+    (LabelNode, {"node_oid": OID, "labels": {"a/b~": "x", "ok": "1"}}, "/labels/a~1b~0", "'a/b~' is not of"),
+    (ApplyRebalance, {"moves": {OID: "n2"}, "fence": {}}, f"/moves/{OID}", "'n2' is not an object id"),
+    (
+        AddGroup,
+        {"routercluster_oid": OID, "workergroup": {"scale": 1, "placement": {"require": REQUIRE}}},
+        "/workergroup/placement/require/zone/1",
+        "got 'int'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "pointer", "detail"), OF_MANY)
+def test_the_member_at_fault_of_an_object_with_any_members_is_named(
+    kind: type[Params], value: dict[str, object], pointer: str, detail: str
+) -> None:
+    with pytest.raises(BusError) as caught:
+        convert(value, kind)
+    assert caught.value.pointers == (pointer,) and detail in caught.value.detail
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers(), min_size=1))
+def test_the_pointer_is_that_of_a_member_that_is_there(labels: dict[str, object]) -> None:
+    try:
+        convert({"node": {"name": "n1", "labels": labels}}, PairNode)
+    except BusError as error:
+        (pointer,) = error.pointers
+        assert pointer == "/node/labels" or pointer in {
+            f"/node/labels/{pointer_step(each)}" for each in labels
+        }
+
+
+def test_a_value_that_is_none_of_a_list_is_told_the_list() -> None:
+    with pytest.raises(BusError, match=r"'ONLINE': it is one of late, lost, offline, online, unpaired"):
+        convert({"filter_by_status": "ONLINE"}, ListNodes)
+    with pytest.raises(BusError, match=r"'admin': it is one of operator, owner, viewer"):
+        convert({"principal": {"name": "a", "role": "admin"}}, AddPrincipal)
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, True, "2", 10_001])

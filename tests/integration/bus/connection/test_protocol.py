@@ -165,3 +165,25 @@ async def test_the_maximum_packet_size_of_the_broker_is_obeyed(tmp_path: Path) -
         finally:
             running.cancel()
             await asyncio.wait([running], timeout=bound(5))
+
+
+@pytest.mark.mosquitto
+@pytest.mark.fault(58, "S U")
+async def test_a_packet_that_an_older_broker_hangs_up_on_is_named(tmp_path: Path) -> None:
+    """MQTT 3.1.1 does not tell the limit: no right is suspected, which an operator would look for in vain."""
+    with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 4000") as port:
+        link = MqttLink(ConnectOptions(port=port, client_id="m1", protocol=4), clock=CLOCK, random=Random(1))
+
+        async def send() -> None:
+            for size in (10, 500, 4_100, 20):
+                link.post("small" if size < 4_000 else "big", b"x" * size)
+
+        link.on_connect(send)
+        running = asyncio.create_task(link.run())
+        try:
+            await until(lambda: link.conn > 3 and "probably" in link.rotation.last_error, timeout=20)
+            assert "takes no packet of 4110 bytes, as that on big" in link.rotation.last_error
+            assert "--max-packet" in link.rotation.last_error and "right" not in link.rotation.last_error
+        finally:
+            running.cancel()
+            await asyncio.wait([running], timeout=bound(5))

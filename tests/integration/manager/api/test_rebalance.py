@@ -110,8 +110,9 @@ async def test_an_order_is_of_the_plan_or_refused_and_nothing_is_noted() -> None
         less = {pointer: version for pointer, version in plan.fence.items() if pointer != "/nodes/n2"}
         assert "/nodes/n2 was not planned" in (await refused(moves, less)).detail
         assert (await refused(moves, plan.fence | {"/clusters/edge": 1})).code == "version_conflict"
-        assert (await refused({new_oid(): plan.moves[0].node_oid}, plan.fence)).code == "no_such_object"
-        assert (await refused({plan.moves[0].worker_oid: new_oid()}, plan.fence)).code == "no_such_object"
+        for worker, node in ((new_oid(), plan.moves[0].node_oid), (plan.moves[0].worker_oid, new_oid())):
+            error = await refused({worker: node}, plan.fence)
+            assert (error.code, error.pointers) == ("no_such_object", (f"/params/moves/{worker}",))
         assert (await refused(moves, plan.fence, "bob")).code == "not_authorized", "alice's cluster"
         row = realm.store.reads.node_by_name("n2")
         assert row is not None

@@ -11,16 +11,18 @@ import pytest
 from busbar.bus.connection.link import Message
 from busbar.bus.errors import BusError
 from busbar.bus.messages import NOT_REPLACED, Applied, NodeState, Traffic
-from busbar.bus.params import WorkerRef
+from busbar.bus.params import GetWorker
 from busbar.bus.results import Worker
 from busbar.bus.states import NodeStatus
 from busbar.manager.api.operations.base import ReadContext
 from busbar.manager.api.operations.workers import get_worker
 from busbar.manager.ingest.node_session import CONFLICT
+from busbar.manager.ingest.reports import UNREAD_BEATS
 from busbar.manager.publish.statuses import StatusBuilder
 from busbar.manager.state.node_memory import WorkerStat
 from busbar.manager.store import Tx
 from busbar.manager.store.rows import NO_PROCESS
+from msgspec import to_builtins
 
 from tests.integration.watching import TOPICS, Agent, Watch, fleet, watching
 
@@ -310,6 +312,44 @@ async def test_a_retained_report_counts_once_a_heartbeat_confirms_it(tmp_path: P
         await watch.until(lambda: watch.states() == {"web-1": "BACKOFF n1"})
 
 
+@pytest.mark.fault(119, "U")
+async def test_a_retained_report_that_comes_before_the_hooks_run_is_a_right_to_read(tmp_path: Path) -> None:
+    """A broker sends what is retained right behind its SUBACK: no right is missing then."""
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        watch.link.reachable.clear()
+        watch.broker.drop("manager")
+        watch.link.reachable.set()
+        await watch.rest()
+        await watch.reports.connected()
+        for _ in range(2 * UNREAD_BEATS):
+            agent.beat()
+        await watch.rest()
+        assert watch.reports.unread == frozenset()
+
+
+@pytest.mark.parametrize("broken", ["member", "size"])
+async def test_a_report_that_can_not_be_read_is_told_until_one_can(
+    tmp_path: Path, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its workers are shown as they were reported last, which is not how they are."""
+    async with watching(tmp_path) as watch:
+        (agent,) = await fleet(watch, 1, scale=1)
+        more = {"runtimes": ["No Name"]} if broken == "member" else {"capacity": {"note": "x" * (1 << 20)}}
+        wrong = to_builtins(agent.report) | more
+        agent.say("reported", wrong)
+        await watch.until(lambda: watch.node("n1").conditions)
+        (told,) = watch.node("n1").conditions
+        assert told.startswith("its report can't be read")
+        assert ("/runtimes/0" if broken == "member" else "the limit is 1048576") in told
+        version = watch.node("n1").version
+        agent.say("reported", wrong)
+        await watch.rest()
+        assert watch.node("n1").version == version and "BusError" not in caplog.text
+        agent.obey()
+        await watch.until(lambda: not watch.node("n1").conditions)
+
+
 async def test_a_retained_heartbeat_is_ignored(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         await watch.pair("n1")
@@ -407,7 +447,7 @@ async def test_a_worker_that_waits_has_no_figures(tmp_path: Path) -> None:
             reads, now = watch.store.reads, watch.clock.monotonic()
             snapshot, now_ns = watch.monitor.cache.snapshot, watch.clock.time_ns()
             ctx = ReadContext(reads, watch.memory, None, now, now_ns, TOPICS, snapshot)  # type: ignore[arg-type]
-            return get_worker(ctx, WorkerRef(worker_oid=oid))
+            return get_worker(ctx, GetWorker(worker_oid=oid))
 
         traffic = Traffic(3, 20, 40, 200, 400, 1)
         figures: dict[str, Any] = {"uptime_ms": 5000, "cpu_s": 1.5, "rss": 4096, "traffic": traffic}

@@ -12,10 +12,12 @@ import pytest
 from busbar.bus.client.operations.clusters import ClusterOperations
 from busbar.bus.client.operations.groups import GroupOperations
 from busbar.bus.client.operations.realm import RealmOperations
+from busbar.bus.client.references import References
 from busbar.bus.connection.link import Link
 from busbar.bus.connection.packet_limit import publish_size
 from busbar.bus.decode import encode
-from busbar.bus.messages import Applied, NodeState, Reported
+from busbar.bus.errors import BusError
+from busbar.bus.messages import Applied, NodeState, Reported, ReportedWorker
 from busbar.bus.testing import MemoryBroker
 from busbar.manager.service import Manager
 
@@ -112,6 +114,8 @@ async def test_a_reply_too_large_is_an_error_that_says_how_to_go_on(tmp_path: Pa
         assert_bounded(broker)
 
 
+SMALL = {"routercluster_name": "small"}
+LABELS = {f"{number:02}" + "n" * 50: "v" * 230 for number in range(20)}
 TEXTS = {"description": "é" * 4_000, "tags": [f"{number:02}" + "é" * 50 for number in range(50)]}
 
 
@@ -285,6 +289,105 @@ async def test_what_is_too_large_for_one_reply_is_read_in_pages(tmp_path: Path) 
         events = await bus.get_events(limit=200)
         assert [int(event.sequence) for event in events] == list(range(1, 201))
         assert_bounded(broker)
+
+
+class Finder(Operations, References):
+    """The client's look-ups, as alice."""
+
+
+@pytest.mark.fault(58, "S L")
+async def test_objects_that_are_too_large_already_are_found_by_name(tmp_path: Path) -> None:
+    """A broker that takes less than the one before: what stops or shrinks an object looks it up first."""
+    folder = tmp_path / "manager"
+    async with realm(folder, 1 << 20) as (_, client, _broker):
+        cluster = await client.cluster("big", transport=transport(2_000), **TEXTS)
+        group = await client.group(cluster, name="g", **TEXTS)
+        await client.call("alice", "pair_node", {"node": {"name": "n1", "labels": LABELS}})
+        await online(client.link, "n1")
+    async with realm(folder, 4_000) as (manager, client, broker):
+        find = Finder(client)
+        found = await find.find_cluster("big")
+        assert (found.oid, found.description, found.tags) == (cluster["oid"], None, None)
+        assert found.left_out == ["description", "tags", "transport"]
+        assert await find.cluster_oid("big") == cluster["oid"]
+        assert (await find.find_group("big/g")).oid == group["oid"]
+        assert (await find.find_node("n1")).left_out == ["labels"]
+        with pytest.raises(BusError, match=r"payload_too_large: .*brief"):
+            await find.find_cluster("big", whole=True)
+        await find.start_routercluster(routercluster_oid=await find.cluster_oid("big"))
+        await find.stop_routercluster(routercluster_oid=await find.cluster_oid("big"))
+        small = await client.call("alice", "create_routercluster", {"routercluster": {"name": "small"}})
+        for params in (SMALL, {**SMALL, "brief": True}):
+            assert "left_out" not in await client.call("alice", "get_routercluster_by_name", params)
+        assert small["oid"] and manager.conditions() == []
+        assert_bounded(broker, 4_000)
+
+
+@pytest.mark.fault(58, "S")
+async def test_what_a_node_reports_of_itself_keeps_nobody_from_finding_it(tmp_path: Path) -> None:
+    """It grows with the node's runtimes, at no operation that could refuse it."""
+    async with realm(tmp_path / "manager", 6_000) as (_manager, client, broker):
+        await client.node("n1")
+        await client.link.publish(
+            TOPICS.node("n1", "state"), encode(NodeState("ready", "b1", 1)), retain=True
+        )
+        names = [f"{'r' * 60}{number:03d}" for number in range(60)]
+        report = Reported(
+            "b1", 1, [], capacity={"cpus": 2, "note": "x" * 900}, runtimes=names, conditions=["c" * 99] * 7
+        )
+        await client.link.publish(TOPICS.node("n1", "reported"), encode(report), retain=True)
+        await client.until(lambda: "ccc" in str(client.status("_", "node", "n1")))
+        await client.until(lambda: (client.status("_", "node", "n1") or {})["status"] == "online")
+        found = await Finder(client).find_node("n1")
+        assert found.left_out == ["capacity", "conditions", "runtimes"]
+        assert (found.runtimes, found.conditions) == ([], ["c" * 80] * 4)
+        assert_bounded(broker, 6_000)
+
+
+@pytest.mark.fault(58, "S")
+async def test_statistics_of_many_groups_are_read_in_pages(tmp_path: Path) -> None:
+    async with realm(tmp_path / "manager", LIMIT) as (_manager, client, broker):
+        cluster = await client.cluster("many")
+        names = [f"{'g' * 50}{number:03d}" for number in range(130)]
+        for name in names:
+            await client.group(cluster, name=name, scale=int(name.endswith("7")))
+        asked = {"routercluster_oid": cluster["oid"]}
+        first = await client.call("alice", "stat_routercluster", {**asked, "limit": 2})
+        assert [each["name"] for each in first["workergroups"]] == names[:2]
+        behind = {"limit": 3, "after": first["workergroups"][-1]["oid"]}
+        following = await client.call("alice", "stat_routercluster", {**asked, **behind})
+        assert [each["name"] for each in following["workergroups"]] == names[2:5]
+        assert following["workers"] == [] and following["scale"] == 13
+        stat = await Operations(client).stat_routercluster(**asked)
+        assert [each.name for each in stat.workergroups] == names
+        await client.call("alice", "start_routercluster", asked)
+        await client.until(lambda: client.status("many", "worker", f"{names[127]}-1"))
+        stat = await Operations(client).stat_routercluster(**asked)
+        assert len(stat.workers) == 13 and [each.name for each in stat.workergroups] == names
+        assert_bounded(broker)
+
+
+@pytest.mark.fault(58, "S")
+async def test_a_worker_that_no_page_could_show_is_shortened(tmp_path: Path) -> None:
+    """One node's report would hide its cluster's statistics."""
+    async with realm(tmp_path / "manager", 6_000) as (_manager, client, broker):
+        node = await node_of(client)
+        group = await started(client, 2, WEB, node)
+        await client.until(lambda: len(client.assignment("n1").get("workers", ())) == 2)
+        given = client.assignment("n1")
+        urls = {f"l{number}": f"http://{'h' * 900}:{number}" for number in range(3)}
+        seen = [
+            ReportedWorker(given["workers"][0]["worker"], "RUNNING", 1, 1, urls["l0"], listeners=urls),
+            ReportedWorker(given["workers"][1]["worker"], "RUNNING", 1, 1, "http://n1:80"),
+        ]
+        applied = Applied(given["epoch"], given["version"])
+        report = Reported("b1", 1, seen, given["store"], applied, runtimes=["crossbar"])
+        await client.link.publish(TOPICS.node("n1", "reported"), encode(report), retain=True)
+        await client.until(lambda: (client.status("big", "worker", "w-2") or {}).get("status") == "RUNNING")
+        stat = await Operations(client).stat_routercluster(routercluster_oid=group["routercluster_oid"])
+        assert stat.ready == 2 and str(stat.workers[0].address).endswith("…")
+        assert [each.url for each in stat.endpoints if each.worker == "w-2"] == ["http://n1:80"]
+        assert_bounded(broker, 6_000)
 
 
 async def test_an_entry_that_is_gone_is_no_place_to_go_on(tmp_path: Path) -> None:

@@ -148,6 +148,18 @@ def test_a_publication_that_is_refused_at_once_is_retried_with_a_growing_pause()
     assert len(pauses) < 30 and min(pauses) > 0.02 and max(pauses) > 0.4
 
 
+def test_a_connection_that_is_lost_with_the_publication_ends_with_what_the_link_knows() -> None:
+    """It looks at the loss as a whole; what fails with it has the bare fact alone."""
+
+    async def hangs_up(_: int, link: ScriptedLink) -> None:
+        link.down(60.0)
+        raise BusOfflineError("connection lost")
+
+    result, link, _ = call(hangs_up, timeout=0.01)  # it ends in the pause before the next attempt
+    assert isinstance(result, BusOfflineError) and str(result) == "no connection"
+    assert len(link.published) == 1
+
+
 def test_what_the_broker_never_acknowledges_ends_with_the_deadline() -> None:
     async def hangs(_: int, link: ScriptedLink) -> None:
         await asyncio.get_running_loop().create_future()

@@ -100,6 +100,12 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "agent's version": (
         {"nodes": [node("n1", capacity={"version": "0.8"})]}, "versions", "warning", "agent of n1: 0.8"
     ),
+    "node that never came": (
+        {"nodes": [node("n1", status="offline", conditions=["offline: not heard since it was paired"])]},
+        "nodes",
+        "warning",
+        "n1 is offline: not heard since it was paired",
+    ),
     "lost node": ({"nodes": [node("n1", status="lost")]}, "nodes", "warning", "n1 is lost"),
     "node's condition": (
         {"nodes": [node("n1", conditions=["x.crt ends in 3 days"])]}, "nodes", "warning", "ends in 3 days"

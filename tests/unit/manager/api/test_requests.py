@@ -23,6 +23,7 @@ from busbar.bus.results import Node
 from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
 from busbar.manager.api import authorize, read_cache
+from busbar.manager.api.operations.brief import without_texts
 from busbar.manager.api.requests import (
     DEFAULT_INBOX,
     LOCKED_RETRY_MS,
@@ -31,7 +32,6 @@ from busbar.manager.api.requests import (
     Dispatch,
     Responder,
     searches,
-    without_texts,
 )
 from busbar.manager.publish.mqtt5 import properties_from_text, properties_to_text, reply_properties
 from busbar.manager.rate_limit import Limits
@@ -340,6 +340,40 @@ def test_a_reply_is_as_large_as_the_broker_takes(correlation: bytes) -> None:
     assert ask()[0][1] == reply
     bench.sink.max_packet = size - 1
     assert ask()[0][1]["error"]["code"] == "payload_too_large"
+
+
+REFUSED = {
+    "malformed_request": b"{",
+    "invalid_argument": b'{"id": 5}',
+    "payload_too_large": b'{"a": "' + b"x" * MAX_PAYLOAD + b'"}',
+    "busy": b'{"id": "r2"}',
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_a_refusal_goes_to_the_response_topic_too(code: str) -> None:
+    """The caller that names one listens there, and its payload was not looked at or could not be read."""
+    bench = Bench(mqtt5=True, burst=1)
+    if code == "busy":
+        bench.ask("vera", "list_nodes", b"{}")
+    own = Properties(response_topic=TOPICS.response("vera", "raw"), correlation=b"c")
+    ((topic, reply, told),) = bench.ask("vera", "list_nodes", REFUSED[code], properties=own)
+    assert (topic, reply["error"]["code"], told.correlation) == ("/response/vera/raw", code, b"c")
+    foreign = Properties(response_topic=TOPICS.response("alice", "raw"))
+    ((topic, _, _),) = bench.ask("vera", "list_nodes", REFUSED[code], properties=foreign)
+    assert topic == "/response/vera/default"
+
+
+@pytest.mark.fault(58, "S")
+def test_correlation_data_that_fills_the_packet_leaves_no_caller_without_an_answer() -> None:
+    bench = Bench(mqtt5=True)
+    bench.sink.max_packet = 12_000
+    filling = Properties(correlation=b"c" * 11_650)
+    ((_, reply, told),) = bench.ask("vera", "list_routerclusters", b"{}", properties=filling)
+    assert reply["error"]["code"] == "payload_too_large" and told.correlation is None
+    fitting = Properties(correlation=b"c" * 11_000)
+    ((_, reply, told),) = bench.ask("vera", "list_routerclusters", b"{}", properties=fitting)
+    assert reply["ok"] and told.correlation == fitting.correlation
 
 
 @pytest.mark.parametrize("names", [1, 40])

@@ -230,6 +230,15 @@ def test_labels_are_taken_from_the_first_report_alone() -> None:
     assert "labels" not in diff(node(labels=None), report=report(), live=True).columns
 
 
+def test_labels_that_no_operation_would_set_are_not_taken() -> None:
+    """What is exported has to be accepted again; a node that reports much takes no more room than others."""
+    odd = {"Rack 7": "x", "a\nb": "x", "long": "x" * 257, "zone": "a"}
+    assert diff(node(labels=None), report=report(labels=odd), live=True).columns["labels"] == {"zone": "a"}
+    many = {f"l{number:03d}": "x" for number in range(500)}
+    taken = diff(node(labels=None), report=report(labels=many), live=True).columns["labels"]
+    assert list(taken) == list(many)[:64]
+
+
 def test_without_a_report_only_the_nodes_own_columns_change() -> None:
     found = diff(node(), row("STOPPING"), columns={"goodbye": True, "boot": "b"})
     assert (found.columns, [*found.workers], found.assignment) == ({"goodbye": True}, [], None)
