@@ -23,6 +23,7 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from ...slices import Slices
 from ...store.rows import ClusterRow, GroupRow, PrincipalRow
 from .. import authorize
 from . import clusters, group_orders, members, nodes, principals, workergroups
@@ -74,6 +75,11 @@ class Carrier:
 
     def carry_out(self) -> None:
         """Raises BusError: a change was refused, where that does not go on."""
+        for _ in self.in_slices():
+            pass
+
+    def in_slices(self) -> Slices[None]:
+        """As `carry_out`, one cluster in each."""
         wanted = self.wish.desired
         for name, node in wanted.nodes.items():
             self._node(name, node)
@@ -81,6 +87,7 @@ class Carrier:
             self._principal(name, principal.role)
         for name, cluster in wanted.clusters.items():
             self._cluster(name, cluster)
+            yield
         if not self.wish.exact:
             self._surplus_clusters()
             self._surplus_principals()

@@ -24,10 +24,21 @@ from busbar.bus.states import ASSIGNED
 from ...planner import balance, moving
 from ...planner.liveness import Fleet, judge_nodes
 from ...planner.model import ClusterView, GroupView, Snapshot
+from ...slices import Slices
 from ...store import Tx
+from ...store.reads import Queries
 from ...store.rows import WorkerRow
 from .. import authorize
-from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group, need_node
+from .base import (
+    ChangeContext,
+    ChangeHandler,
+    PlanHandler,
+    ReadContext,
+    ReadHandler,
+    need_cluster,
+    need_group,
+    need_node,
+)
 from .declared import check_fence, version_at
 
 _Where = tuple[ClusterView, GroupView]
@@ -37,7 +48,7 @@ _RIGHT: Final = OPERATIONS["update_routercluster_workergroup"]
 """Who may update a group may have its workers moved."""
 
 
-def plan_rebalance(ctx: ReadContext, params: p.PlanRebalance) -> RebalancePlan:
+def plan_rebalance(ctx: ReadContext, params: p.PlanRebalance) -> Slices[RebalancePlan]:
     """Carries it out on a copy of the state, and then lets the monitor's own passes run on that."""
     _check_scope(ctx, params)
     snapshot = ctx.snapshot()
@@ -50,15 +61,16 @@ def plan_rebalance(ctx: ReadContext, params: p.PlanRebalance) -> RebalancePlan:
     found = balance.moves(snapshot, ctx.now, wanted)
     fleet = judge_nodes(snapshot, ctx.now)[0]
     where = {g.oid: (c, g) for c in snapshot.clusters.values() for g in c.groups}
-    steps = _rehearsed(ctx, found.moves)
-    moves = [_relocation(fleet, where[move.worker.group_oid], move, steps) for move in found.moves]
     pointers = [each for move in found.moves for each in _pointers(fleet, where[move.worker.group_oid], move)]
+    fence = {pointer: version_at(ctx.reads, pointer) for pointer in dict.fromkeys(pointers)}
+    steps = yield from _rehearsed(ctx, found.moves)
+    moves = [_relocation(fleet, where[move.worker.group_oid], move, steps) for move in found.moves]
     return RebalancePlan(
         moves=moves,
         under_way=[f"{c.name}/{w.name}" for c, g in where.values() if _asked(params, c, g)
                    for w in g.workers if w.move is not None],
         refused=refused,
-        fence={pointer: version_at(ctx.reads, pointer) for pointer in dict.fromkeys(pointers)},
+        fence=fence,
         hold=fleet.hold,
         complete=found.complete,
         misplaced=_misplaced(snapshot, wanted, {move.worker.oid for move in found.moves})[:MISPLACED],
@@ -109,19 +121,22 @@ def _refused(ctx: ReadContext, snapshot: Snapshot, params: p.PlanRebalance) -> l
     return found
 
 
-def _rehearsed(ctx: ReadContext, moves: list[balance.Move]) -> dict[str, WorkerStep]:
+def _rehearsed(ctx: ReadContext, moves: list[balance.Move]) -> Slices[dict[str, WorkerStep]]:
     """By worker: the step in which it would move."""
     assert ctx.rehearse is not None
     if not moves:
         return {}
 
-    def attempt(tx: Tx) -> tuple[None, bool]:
+    def attempt(tx: Tx) -> Slices[tuple[None, bool]]:
         for order, move in enumerate(moves, start=tx.last_move() + 1):
             tx.update_worker(move.worker.oid, move=MoveOrder(move.target, order, move.reason))
+        yield
         return None, True
 
-    _, steps, _ = ctx.rehearse(attempt)
-    return {each.worker: each for each in steps if each.action == "move"}
+    def concluded(_: None, steps: list[WorkerStep], complete: bool, before: Queries) -> dict[str, WorkerStep]:
+        return {each.worker: each for each in steps if each.action == "move"}
+
+    return (yield from ctx.rehearse(attempt, concluded))
 
 
 def _relocation(fleet: Fleet, where: _Where, move: balance.Move, steps: dict[str, WorkerStep]) -> Relocation:
@@ -193,5 +208,6 @@ def _need_planned(ctx: ChangeContext, row: WorkerRow, target: str, fence: dict[s
     return node.name if node else None
 
 
-READS: Final[dict[str, ReadHandler]] = {"plan_rebalance": plan_rebalance}
+READS: Final[dict[str, ReadHandler]] = {}
+PLANS: Final[dict[str, PlanHandler]] = {"plan_rebalance": plan_rebalance}
 CHANGES: Final[dict[str, ChangeHandler]] = {"apply_rebalance": apply_rebalance}
