@@ -23,7 +23,7 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from ...slices import Slices
+from ...slices import Slices, whole
 from ...store.rows import ClusterRow, GroupRow, PrincipalRow
 from .. import authorize
 from . import clusters, group_orders, members, nodes, principals, workergroups
@@ -75,8 +75,7 @@ class Carrier:
 
     def carry_out(self) -> None:
         """Raises BusError: a change was refused, where that does not go on."""
-        for _ in self.in_slices():
-            pass
+        whole(self.in_slices())
 
     def in_slices(self) -> Slices[None]:
         """As `carry_out`, one cluster in each."""

@@ -23,27 +23,16 @@ from busbar.manager.api.operations.history import note_revisions
 from busbar.manager.control.monitor import Monitor
 from busbar.manager.quotas import Quotas
 from busbar.manager.rehearsal.rehearsal import Rehearsal
-from busbar.manager.slices import Slices
+from busbar.manager.slices import Slices, whole
 from busbar.manager.state.node_memory import NodeMemory
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.lifecycle_events import EventRecorder, record_stopped
 from busbar.manager.store.rows import NodeRow, PrincipalRow
 
-T = TypeVar("T")
 Planned = Plan | OperationPlan
 Made = TypeVar("Made", Plan, OperationPlan)
 RUNTIMES = ["amqtt", "mosquitto"]
 LABELS = {1: {"zone": "a"}, 2: {"zone": "b"}, 3: {"zone": "a"}, 4: None}
-
-
-def whole(slices: Slices[T]) -> T:
-    """All slices at once."""
-    try:
-        while True:
-            next(slices)
-    except StopIteration as end:
-        result: T = end.value
-        return result
 
 
 def new_oid() -> str:

@@ -10,9 +10,10 @@ from busbar.bus import params as p
 from busbar.bus.contract import PLANNER
 from busbar.manager.control.monitor import CHUNK
 from busbar.manager.rehearsal import rehearsal
+from busbar.manager.slices import whole
 
 from tests.integration.manager.api.test_declared import begun, document, edge
-from tests.integration.manager.declaring import Realm, realm_in, whole
+from tests.integration.manager.declaring import Realm, realm_in
 
 MANY = 5 * CHUNK
 
