@@ -177,6 +177,7 @@ class Manager:
             "retained-audit": self.retained_audit.run(),
             "rights": self.rights.run(),
             "refusals": self.dispatch.refusals.run(),
+            "plans": self.dispatch.plans.run(),
             "retention": Retention(self.store, self.clock).run(),
             "monitor": self.monitor.run(),
             "watch": self._watch(),

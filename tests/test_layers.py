@@ -23,6 +23,7 @@ MUST_BE_PURE = {
         "backoff", "roles", "printable", "routers/transport", "access/acl", "system/log_lines",
         "connection/broker_rotation", "client/errors", "client/goals", "client/names")),
     "manager/rate_limit.py",
+    "manager/slices.py",
     "manager/ingest/node_session.py",
     "manager/ingest/report_diff.py",
     "manager/publish/render.py",

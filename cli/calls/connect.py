@@ -128,7 +128,8 @@ def run(
 ) -> T:
     """Connect with these settings, else with those in force, do the work, disconnect.
 
-    `dry_run`: print the plan of the first change instead of making it, and end the command there.
+    `dry_run`: print the plan of the first change instead of making it, say what would follow, and end the
+    command there.
     """
     if dry_run:
         from .dry_run import planning

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import typer
 from busbar.bus.client.client import BusClient
@@ -14,14 +14,39 @@ from busbar.bus.params import OperationPlan, Plan
 from ..printing import output
 
 _PLANNED: Final = "/params/params"
+NAMED: Final = 8
+"""Workers that one line names."""
+
+
+_AWAITED: Final = frozenset({"not_stopped"})
+"""Refusals that the change before takes away: the command waits for that."""
+
+
+class Later(NamedTuple):
+    """A change that a command asks for after its first one, and that as a sentence."""
+
+    operation: str
+    params: dict[str, Any]
+    text: str
+    expect_version: int | None = None
 
 
 class Planned(Exception):
-    """Ends what has asked for a change: `plan` says what `operation` would do. Nothing was done."""
+    """Ends what has asked for a change: `plan` says what `operation` would do. Nothing was done.
 
-    def __init__(self, operation: str, plan: Plan | OperationPlan) -> None:
+    `later` are the changes that would follow, which the plan does not hold; `refusal`: why one of them would
+    be refused, whatever comes before it.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        plan: Plan | OperationPlan,
+        later: tuple[Later, ...] = (),
+        refusal: BusError | None = None,
+    ) -> None:
         super().__init__(operation)
-        self.operation, self.plan = operation, plan
+        self.operation, self.plan, self.later, self.refusal = operation, plan, later, refusal
 
 
 class PlanningClient(BusClient):
@@ -33,6 +58,8 @@ class PlanningClient(BusClient):
 
     def __init__(self, bus: BusClient) -> None:
         vars(self).update(vars(bus))
+        self.later: tuple[Later, ...] = ()
+        """What follows the change that is planned."""
 
     async def call(
         self,
@@ -56,7 +83,27 @@ class PlanningClient(BusClient):
             plan = await self._plan(operation, params or {}, expect_version)
         except BusError as error:
             raise _of_change(operation, error) from None
-        raise Planned(operation, plan)
+        raise await self.planned(operation, plan)
+
+    async def planned(self, operation: str, plan: Plan | OperationPlan) -> Planned:
+        """That plan, with what follows. The manager plans one change, of the present state: a later one is
+        only asked about, so that a refusal is known before the first change is made.
+
+        Raises:
+            BusError: `busy`, as of any call.
+        """
+        for each in self.later:
+            try:
+                await self._plan(each.operation, each.params, each.expect_version)
+            except BusError as error:
+                if error.code in _AWAITED:
+                    continue
+                found = _of_change(each.operation, error)
+                if found.row.retryable:
+                    raise found from None
+                detail = f"after that, {each.operation} would be refused: {found.detail}"
+                return Planned(operation, plan, self.later, BusError(found.code, detail, found.pointers))
+        return Planned(operation, plan, self.later)
 
     async def _plan(
         self, operation: str, params: dict[str, Any], expect_version: int | None
@@ -93,8 +140,8 @@ def _of_change(operation: str, error: BusError) -> BusError:
     )
 
 
-def then(bus: BusClient, text: str, *, ordered: str | None = None) -> None:
-    """In a dry run, say what the command does after the change that comes first.
+async def then(bus: BusClient, *later: Later, ordered: str | None = None) -> None:
+    """In a dry run, note what the command does after the change that comes first.
 
     `ordered`: that change was ordered before, and is only to be waited for.
 
@@ -102,13 +149,13 @@ def then(bus: BusClient, text: str, *, ordered: str | None = None) -> None:
         Planned: there is nothing left to be planned of it.
     """
     if isinstance(bus, PlanningClient):
-        output.note(f"then {text}")
+        bus.later = later
         if ordered is not None:
-            raise Planned(ordered, OperationPlan([]))
+            raise await bus.planned(ordered, OperationPlan([]))
 
 
 def planning(work: Callable[[BusClient], Awaitable[object]]) -> Callable[[BusClient], Awaitable[NoReturn]]:
-    """The same work up to its first change, whose plan is printed; it ends the command.
+    """The same work up to its first change, whose plan is printed with what follows; it ends the command.
 
     What the command does besides, such as with accounts at a broker, is left out with that.
     """
@@ -126,12 +173,17 @@ def planning(work: Callable[[BusClient], Awaitable[object]]) -> Callable[[BusCli
 
 
 def show(planned: Planned) -> None:
-    """Print a plan, as 'busbar apply --dry-run' does. Raises CliError: something of it is refused."""
+    """Print a plan, as 'busbar apply --dry-run' does, and what follows it.
+
+    Raises:
+        CliError, BusError: something of it, or of what follows, is refused.
+    """
     from .declared import as_object, refuse, show_plan, show_workers
 
     plan = planned.plan
     if output.output_format() != "table":
-        output.dump(as_object(plan, operation=planned.operation, applied=False))
+        later = {"then": [each.operation for each in planned.later]} if planned.later else {}
+        output.dump(as_object(plan, operation=planned.operation, applied=False, **later))
     elif isinstance(plan, Plan):
         show_plan(plan)
     else:
@@ -142,3 +194,16 @@ def show(planned: Planned) -> None:
             output.say("unchanged")
     elif not plan.workers and output.output_format() == "table":
         output.say("no worker is touched")
+    _show_later(planned)
+
+
+def _show_later(planned: Planned) -> None:
+    """Say what is not in the plan. Raises BusError: that would be refused."""
+    for each in planned.later:
+        output.note(f"then {each.text}")
+    if planned.refusal is not None:
+        raise planned.refusal
+    stay = [each.worker for each in planned.plan.workers if each.action == "wait" and each.node]
+    if planned.later and stay:
+        named = ", ".join(stay[:NAMED]) + (f" and {len(stay) - NAMED} more" if len(stay) > NAMED else "")
+        output.note(f"! it would not come to that: {named} would stay, and the command wait in vain")

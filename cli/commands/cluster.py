@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 import typer
@@ -17,7 +18,7 @@ from ..arguments import common_options as n
 from ..arguments.selectors import has_tags
 from ..calls import wait
 from ..calls.connect import run
-from ..calls.dry_run import then
+from ..calls.dry_run import Later, then
 from ..calls.wait import way_back
 from ..documents import definition as d
 from ..documents.transport_patch import TransportChange, asked_change, show_change
@@ -277,7 +278,9 @@ async def _delete(
     async with bus.watch_statuses(kind="routercluster", cluster=found.name, name=found.name) as watch:
         if stop and found.status != "STOPPED":
             version, is_ordered = found.version, found.status == "STOPPING"
-            then(bus, f"{title} is deleted", ordered="stop_routercluster" if is_ordered else None)
+            text = f"{title} is deleted, once it has stopped; the plan ends before that"
+            later = Later("delete_routercluster", {"routercluster_oid": found.oid}, text)
+            await then(bus, later, ordered="stop_routercluster" if is_ordered else None)
             if not is_ordered:
                 accepted = await bus.stop_routercluster(
                     routercluster_oid=found.oid, expect_version=expect_version
@@ -387,7 +390,7 @@ def remove_node(
         if not (may or drain):
             await last_node.check(bus, found.oid, oid)
         if drain:
-            await _drain(bus, oid, found, timeout)
+            await _drain(bus, oid, found, timeout, expect_version)
         gone = await bus.remove_routercluster_node(
             routercluster_oid=oid, node_oid=found.oid, expect_version=expect_version
         )
@@ -399,8 +402,23 @@ def remove_node(
     output.done(gone, f"node '{node}' removed from cluster '{cluster}'")
 
 
-async def _drain(bus: BusClient, cluster_oid: str, node: Node, timeout: float) -> None:
-    """Drain the node, which is of this cluster alone; take that back if it can't be done."""
+def _after_drain(cluster_oid: str, node: Node, expect_version: int | None) -> Iterator[Later]:
+    title, of_node = f"node '{node.name}'", {"node_oid": node.oid}
+    text = f"{title} is removed from the cluster, once nothing is left on it; the plan ends before that"
+    both = {"routercluster_oid": cluster_oid, **of_node}
+    yield Later("remove_routercluster_node", both, text, expect_version)
+    if node.draining is None:
+        text = f"{title} takes workers again; which of other clusters come there is not planned"
+        yield Later("undrain_node", of_node, text)
+
+
+async def _drain(
+    bus: BusClient, cluster_oid: str, node: Node, timeout: float, expect_version: int | None
+) -> None:
+    """Drain the node, which is of this cluster alone; take that back if it can't be done.
+
+    `expect_version` is of the removal that follows.
+    """
     try:
         await last_node.check(bus, node.oid, cluster_oid)
     except last_node.Asks as asks:
@@ -414,7 +432,7 @@ async def _drain(bus: BusClient, cluster_oid: str, node: Node, timeout: float) -
             ExitCode.CONFLICT,
             "shared_node",
         )
-    then(bus, f"node '{node.name}' is removed from the cluster")
+    await then(bus, *_after_drain(cluster_oid, node, expect_version))
     async with bus.watch_statuses(kind="node", name=node.name) as watch:
         changed = await bus.drain_node(node_oid=node.oid, reason=node.draining or "removed from its cluster")
         try:

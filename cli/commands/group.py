@@ -18,7 +18,7 @@ from ..arguments.scale import ScaleChange, read_scale
 from ..arguments.selectors import has_tags
 from ..calls import wait
 from ..calls.connect import run, split_reference
-from ..calls.dry_run import then
+from ..calls.dry_run import Later, then
 from ..documents import definition as d
 from ..documents.transport_patch import TransportChange, asked_change, show_change
 from ..errors import usage
@@ -471,7 +471,9 @@ async def _remove(
         title = f"group '{where}/{found.name}'"
         if stop and found.status != "STOPPED":
             ordered = "stop_routercluster_workergroup" if found.stop_ordered else None
-            then(bus, f"{title} is removed", ordered=ordered)
+            params = {"routercluster_oid": found.cluster_oid, "workergroup_oid": found.oid}
+            text = f"{title} is removed, once it has stopped; the plan ends before that"
+            await then(bus, Later("remove_routercluster_workergroup", params, text), ordered=ordered)
             if not found.stop_ordered:
                 found = await bus.stop_routercluster_workergroup(
                     routercluster_oid=found.cluster_oid,

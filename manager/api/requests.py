@@ -1,7 +1,7 @@
 """From a request topic to one handler. The order of the checks is defined here and nowhere else.
 
 The path is synchronous: a read is answered before `handle` returns, a change is submitted to the store and
-answered after its commit.
+answered after its commit. A plan waits for its turn, and is made in slices.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ from msgspec.structs import replace
 from ..publish.mqtt5 import properties_to_text, reply_properties
 from ..quotas import Quotas
 from ..rate_limit import Limits
+from ..slices import Slices
 from ..store import Cause, Store, Tx, files
 from ..store.rows import PrincipalRow
 from . import authorize
-from .operations import CHANGES, READS
+from .operations import CHANGES, PLANS, READS
 from .operations.base import Asker, ChangeContext, ReadContext
 from .operations.brief import shortened, without_texts
 from .operations.history import note_revisions
+from .plan_queue import PlanQueue
 from .read_cache import ReadCache
 from .refusals import Refusals
+from .reply_size import too_large, truncate
 
 log = logging.getLogger("busbar.dispatch")
 
@@ -44,8 +47,6 @@ NOT_STORED: Final = frozenset({"busy", "expired", "internal", "malformed_request
 MAX_ID: Final = 64
 MAX_OP: Final = 64
 """Characters of an unknown operation's name that a reply repeats."""
-MAX_TEXT: Final = 1_024
-"""Characters of an error's detail and of each pointer."""
 CHANGE_COST: Final = 2.0
 """Rate limit tokens per change: its share of processor time, with commit, event and status."""
 HEAVY_COST: Final = 200.0
@@ -147,6 +148,7 @@ class Dispatch:
         """Told of each answer: the operation as it was asked for, `ok` or the error's code, seconds since the
         request came."""
         self.refusals = Refusals(store, clock)
+        self.plans = PlanQueue(clock)
         self._cache = ReadCache(lambda: store.commits)
 
     def handle(self, message: Message) -> None:
@@ -215,17 +217,45 @@ class Dispatch:
             self._submit(ctx, row, request, principal.oid)
             return
         params = convert(request.params, row.params, "/params")
-        context = self._responder.read_context()
-        if row.heavy:
-            who = Who(principal.name, principal.role, ctx.inbox)
-            context = replace(context, asker=Asker(principal, who, self.quotas))
-        read = partial(READS[row.name], context, params)
+        if row.name in PLANS:
+            begin = partial(self._begin, ctx, row, request, params)
+            self.plans.submit(begin, partial(self._planned, ctx, params))
+            self._limits.began(ctx.caller)
+            return
+        read = partial(READS[row.name], self._context_of(ctx, row, principal), params)
         began = self._clock.monotonic()
         try:
             self._answer(ctx, params, self._cache.result(row.name, params, read))
         finally:
             if row.heavy or searches(params):
                 self._limits.charge(ctx.caller, (self._clock.monotonic() - began) * HEAVY_RATE)
+
+    def _context_of(self, ctx: RequestContext, row: Operation, principal: PrincipalRow) -> ReadContext:
+        context = self._responder.read_context()
+        if not row.heavy:
+            return context
+        who = Who(principal.name, principal.role, ctx.inbox)
+        return replace(context, asker=Asker(principal, who, self.quotas))
+
+    def _begin(self, ctx: RequestContext, row: Operation, request: Request, params: Params) -> Slices[object]:
+        """A plan when its turn has come. Raises BusError: the caller may not have it any more, or waits no
+        more."""
+        if ctx.expires is not None and self._clock.monotonic() > ctx.expires:
+            raise BusError("expired", "the request expired before it could run")
+        principal = self._principal(ctx.caller)
+        authorize.check_identity(request, principal, change=False)
+        authorize.check_role(row, principal)
+        return PLANS[row.name](self._context_of(ctx, row, principal), params)
+
+    def _planned(self, ctx: RequestContext, params: Params, outcome: object, seconds: float) -> None:
+        self._limits.ended(ctx.caller)
+        self._limits.charge(ctx.caller, seconds * HEAVY_RATE)
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            self._answer(ctx, params, outcome)
+        except Exception as error:
+            self._refuse(ctx, error)
 
     def _check_response_topic(self, ctx: RequestContext) -> None:
         """Raises BusError: it is not one of the caller's own inboxes."""
@@ -271,7 +301,7 @@ class Dispatch:
     def error(self, ctx: RequestContext, error: BusError) -> bytes:
         """A reply with an error, as bytes."""
         by, op = self._responder, ctx.op[:MAX_OP]
-        return encode(Response(ctx.id, op, False, by.manager, by.epoch, error=_truncate(error).to_wire()))
+        return encode(Response(ctx.id, op, False, by.manager, by.epoch, error=truncate(error).to_wire()))
 
     def reply_topic(self, ctx: RequestContext) -> str:
         """The topic of a request's reply."""
@@ -432,14 +462,6 @@ def _uncounted(operation: str, code: str, seconds: float) -> None:
     """Replaced where metrics are served."""
 
 
-_LESS: Final = {
-    "limit": "less at a time (limit, after)",
-    "brief": "it without what is large (brief)",
-    "clusters": "fewer clusters at a time (clusters)",
-}
-"""By a parameter of a read what makes its reply smaller."""
-
-
 def searches(params: Params) -> bool:
     """Whether a read may look at a whole table for what it asks."""
     match params:
@@ -448,22 +470,6 @@ def searches(params: Params) -> bool:
         case ListAudit():
             return any(each is not None for each in (params.caller, params.operation, params.within_ms))
     return False
-
-
-def too_large(op: str, size: int, room: int) -> str:
-    """Why a reply is not sent, and how to get it."""
-    row = OPERATIONS.get(op)
-    asked = row.params.__struct_fields__ if row is not None and not row.change else ()
-    how = next((f": ask for {less}" for name, less in _LESS.items() if name in asked), "")
-    return f"the reply has {size} bytes; the broker takes {room}{how}"
-
-
-def _truncate(error: BusError) -> BusError:
-    """Bound the texts of an error: they may repeat the caller's input."""
-    if len(error.detail) <= MAX_TEXT and all(len(pointer) <= MAX_TEXT for pointer in error.pointers):
-        return error
-    pointers = [pointer[:MAX_TEXT] for pointer in error.pointers]
-    return BusError(error.code, error.detail[:MAX_TEXT], pointers)
 
 
 def _peek(ctx: RequestContext, payload: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from busbar.bus.states import STARTED, NodeStatus, WorkerState
 
+from ..slices import Slices
 from . import failing
 from .admission import occupies
 from .liveness import Fleet, judge_nodes
@@ -181,7 +182,7 @@ def _with(label: str | None, value: str | None) -> str:
     return f"with {label}={value}" if value is not None else f"without label {label}"
 
 
-def moves(snapshot: Snapshot, now: float, wanted: Wanted) -> Moves:
+def moves(snapshot: Snapshot, now: float, wanted: Wanted) -> Slices[Moves]:
     """The moves that would bring the groups that are `wanted` into balance.
 
     What has been ordered before counts as carried out. Under the mass failure hold there are none.
@@ -189,7 +190,7 @@ def moves(snapshot: Snapshot, now: float, wanted: Wanted) -> Moves:
     fleet, _ = judge_nodes(snapshot, now)
     pinned: set[str] = set()
     while not fleet.hold:
-        found, complete = _search(_groups(snapshot, fleet, wanted, pinned))
+        found, complete = yield from _search(_groups(snapshot, fleet, wanted, pinned))
         ways, stuck = _in_order(_groups(snapshot, fleet, wanted, pinned), found)
         if not stuck:
             return Moves(ways, complete)
@@ -223,14 +224,15 @@ def _carry_out(load: Load, cluster: ClusterView, view: GroupView, worker: Worker
         load.add(worker.move.node, cluster.oid, view.oid)
 
 
-def _search(groups: list[_Group]) -> tuple[dict[str, tuple[_Group, Move]], bool]:
-    """The moves by worker, in the order of the last move of each."""
+def _search(groups: list[_Group]) -> Slices[tuple[dict[str, tuple[_Group, Move]], bool]]:
+    """The moves by worker, in the order of the last move of each; one in each slice."""
     found: dict[str, tuple[_Group, Move]] = {}
     work, again = 0, True
     while again:
         again = False
         for group in groups:
             while (best := group.best()) is not None:
+                yield
                 work += len(group.soft)
                 worker, source, target, gain = best
                 _, before = found.pop(worker.oid, (None, None))

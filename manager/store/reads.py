@@ -387,6 +387,15 @@ class Reads(Queries):
     def members_of_any(self, cluster_oids: Collection[str]) -> list[MemberRow]:
         return self._many(sql.MEMBERS, "cluster_oid", cluster_oids)
 
+    def generations(self) -> dict[str, int]:
+        """Of each worker, by oid."""
+        return dict(self._rows("SELECT oid, generation FROM workers"))
+
+    @property
+    def file(self) -> str:
+        """The database's path."""
+        return str(self.db.execute("PRAGMA database_list").fetchall()[0][2])
+
     @contextmanager
     def consistent(self) -> Iterator[Reads]:
         """Several queries on one snapshot: none sees a later commit. Never hold it across an `await`."""

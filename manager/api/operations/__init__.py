@@ -26,7 +26,7 @@ from . import (
     workergroups,
     workers,
 )
-from .base import ChangeHandler, ReadHandler
+from .base import ChangeHandler, PlanHandler, ReadHandler
 
 _NOUNS: Final = (
     clusters,
@@ -49,7 +49,8 @@ _NOUNS: Final = (
 )
 
 CHANGES: Final[dict[str, ChangeHandler]] = {name: fn for noun in _NOUNS for name, fn in noun.CHANGES.items()}
-READS: Final[dict[str, ReadHandler]] = {
-    **{name: fn for noun in _NOUNS for name, fn in noun.READS.items()},
+READS: Final[dict[str, ReadHandler]] = {name: fn for noun in _NOUNS for name, fn in noun.READS.items()}
+PLANS: Final[dict[str, PlanHandler]] = {
+    **{name: fn for noun in (declared, rebalance, history) for name, fn in noun.PLANS.items()},
     PLANNER: rehearsed.planner(CHANGES),
 }

@@ -15,12 +15,14 @@ from msgspec import Struct
 
 from ...planner.model import Snapshot
 from ...quotas import Quotas
+from ...slices import Slices
 from ...state.node_memory import WorkerStat
 from ...store import Reads, Tx
 from ...store.reads import Queries
 from ...store.rows import ClusterRow, GroupRow, MemberRow, NodeRow, PrincipalRow, WorkerRow
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Observations(Protocol):
@@ -61,8 +63,18 @@ class ManagerIdentity(Struct, frozen=True):
 class Rehearse(Protocol):
     """Tries a change on a copy of the state; nothing of it is stored or sent."""
 
-    def __call__(self, change: Callable[[Tx], tuple[T, bool]]) -> tuple[T, list[WorkerStep], bool]:
-        """What `change` returns and, where it says so, what would happen to workers, and if that is all."""
+    def __call__(
+        self,
+        change: Callable[[Tx], Slices[tuple[T, bool]]],
+        conclude: Callable[[T, list[WorkerStep], bool, Queries], R],
+    ) -> Slices[R]:
+        """What `conclude` makes of it. The copy is of the moment of the first slice.
+
+        Args:
+            change: what is tried. It returns a value, and whether the monitor's passes are to follow.
+            conclude: is given that value, what would happen to workers, whether that is all, and the copy as
+                it was before the change.
+        """
         ...
 
 
@@ -116,6 +128,8 @@ class ChangeContext(Struct, frozen=True):
 
 
 ReadHandler = Callable[[ReadContext, Any], object]
+PlanHandler = Callable[[ReadContext, Any], Slices[object]]
+"""A read that takes long. Its context is for the first slice alone: later the store is another."""
 ChangeHandler = Callable[[ChangeContext, Any], object]
 """Each takes the parameters of its row in the contract and returns that row's result."""
 

@@ -22,6 +22,7 @@ from busbar.bus.states import STARTED, ClusterState, NodeStatus
 from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
+from ...slices import Slices, whole
 from ...store.rows import ClusterRow, GroupRow, PrincipalRow
 from .. import authorize
 from . import clusters, group_orders, members, nodes, principals, workergroups
@@ -71,6 +72,10 @@ class Carrier(Struct):
 
     def carry_out(self) -> None:
         """Raises BusError: a change was refused, where that does not go on."""
+        whole(self.in_slices())
+
+    def in_slices(self) -> Slices[None]:
+        """As `carry_out`, one cluster in each."""
         wanted = self.wish.desired
         for name, node in wanted.nodes.items():
             self._node(name, node)
@@ -78,6 +83,7 @@ class Carrier(Struct):
             self._principal(name, principal.role)
         for name, cluster in wanted.clusters.items():
             self._cluster(name, cluster)
+            yield
         if not self.wish.exact:
             self._surplus_clusters()
             self._surplus_principals()

@@ -11,9 +11,10 @@ from busbar.bus.plans import Applied, ObjectChange, Plan, WorkerStep
 from busbar.bus.routers.definitions import normal, pointers, read
 from msgspec.structs import replace
 
+from ...slices import Slices
 from ...store import Tx
 from ...store.reads import Queries
-from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler
+from .base import ChangeContext, ChangeHandler, PlanHandler, ReadContext, ReadHandler
 from .carrier import Carrier, Wish
 
 _AT: Final = "/params/desired"
@@ -23,11 +24,11 @@ MAX_STEPS: Final = 2_000
 """Worker steps that are named."""
 
 
-def plan_changes(ctx: ReadContext, params: p.PlanChanges) -> Plan:
+def plan_changes(ctx: ReadContext, params: p.PlanChanges) -> Slices[Plan]:
     return planned(ctx, _wish(params), _AT)
 
 
-def planned(ctx: ReadContext, wish: Wish, at: str) -> Plan:
+def planned(ctx: ReadContext, wish: Wish, at: str) -> Slices[Plan]:
     """Carries a wish out on a copy of the state, and then lets the monitor's own passes run on that.
 
     Args:
@@ -36,22 +37,25 @@ def planned(ctx: ReadContext, wish: Wish, at: str) -> Plan:
     asker = ctx.asker
     assert asker is not None and ctx.rehearse is not None
 
-    def attempt(tx: Tx) -> tuple[Carrier, bool]:
+    def attempt(tx: Tx) -> Slices[tuple[Carrier, bool]]:
         change = ChangeContext(tx, asker.who, asker.principal.oid, "", asker.quotas)
         carrier = Carrier(change, asker.principal, wish, at, keep_going=True)
-        carrier.carry_out()
+        yield from carrier.in_slices()
         return carrier, bool(carrier.changes) and not carrier.refused
 
-    carrier, steps, complete = ctx.rehearse(attempt)
-    found = [*pointers(wish.desired), *(change.pointer for change in carrier.changes), *_nodes(steps)]
-    return Plan(
-        changes=carrier.changes,
-        workers=steps[:MAX_STEPS],
-        refused=carrier.refused,
-        left=carrier.left[:MAX_LEFT],
-        fence={pointer: version_at(ctx.reads, pointer) for pointer in dict.fromkeys(found)},
-        complete=complete and len(steps) <= MAX_STEPS,
-    )
+    def concluded(carrier: Carrier, steps: list[WorkerStep], complete: bool, before: Queries) -> Plan:
+        made = [change.pointer for change in carrier.changes]
+        found = [*pointers(wish.desired), *made, *_nodes(steps)]
+        return Plan(
+            changes=carrier.changes,
+            workers=steps[:MAX_STEPS],
+            refused=carrier.refused,
+            left=carrier.left[:MAX_LEFT],
+            fence={pointer: version_at(before, pointer) for pointer in dict.fromkeys(found)},
+            complete=complete and len(steps) <= MAX_STEPS,
+        )
+
+    return ctx.rehearse(attempt, concluded)
 
 
 def _nodes(steps: list[WorkerStep]) -> dict[str, None]:
@@ -125,5 +129,6 @@ def version_at(store: Queries, pointer: str) -> int:
     raise BusError("invalid_argument", f"{pointer[:200]!r} points to no object", ["/params/fence"])
 
 
-READS: Final[dict[str, ReadHandler]] = {"plan_changes": plan_changes}
+READS: Final[dict[str, ReadHandler]] = {}
+PLANS: Final[dict[str, PlanHandler]] = {"plan_changes": plan_changes}
 CHANGES: Final[dict[str, ChangeHandler]] = {"apply_changes": apply_changes}

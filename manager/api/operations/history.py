@@ -13,10 +13,11 @@ from busbar.bus.plans import Applied, Plan, member_changes
 from busbar.bus.routers.definitions import ClusterSpec, Definitions
 from msgspec.structs import replace
 
+from ...slices import Slices
 from ...store import Tx
 from ...store.reads import Queries
 from ...store.rows import ClusterRevisionRow, PrincipalRow
-from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster
+from .base import ChangeContext, ChangeHandler, PlanHandler, ReadContext, ReadHandler, need_cluster
 from .carrier import Carrier, Wish
 from .declared import applied, planned
 from .documents import cluster_spec, empty_cluster_spec
@@ -91,7 +92,7 @@ def get_routercluster_revision(ctx: ReadContext, params: p.RevisionRef) -> p.Rev
     )
 
 
-def plan_routercluster_rollback(ctx: ReadContext, params: p.RevisionRef) -> Plan:
+def plan_routercluster_rollback(ctx: ReadContext, params: p.RevisionRef) -> Slices[Plan]:
     return planned(ctx, _as_it_was(ctx.reads, params), "")
 
 
@@ -124,6 +125,6 @@ def _unknown(revision: int) -> BusError:
 READS: Final[dict[str, ReadHandler]] = {
     "list_routercluster_revisions": list_routercluster_revisions,
     "get_routercluster_revision": get_routercluster_revision,
-    "plan_routercluster_rollback": plan_routercluster_rollback,
 }
+PLANS: Final[dict[str, PlanHandler]] = {"plan_routercluster_rollback": plan_routercluster_rollback}
 CHANGES: Final[dict[str, ChangeHandler]] = {"rollback_routercluster": rollback_routercluster}

@@ -24,10 +24,21 @@ from busbar.bus.states import ASSIGNED
 from ...planner import balance, moving
 from ...planner.liveness import Fleet, judge_nodes
 from ...planner.model import ClusterView, GroupView, Snapshot
+from ...slices import Slices
 from ...store import Tx
+from ...store.reads import Queries
 from ...store.rows import WorkerRow
 from .. import authorize
-from .base import ChangeContext, ChangeHandler, ReadContext, ReadHandler, need_cluster, need_group, need_node
+from .base import (
+    ChangeContext,
+    ChangeHandler,
+    PlanHandler,
+    ReadContext,
+    ReadHandler,
+    need_cluster,
+    need_group,
+    need_node,
+)
 from .declared import check_fence, version_at
 
 _Where = tuple[ClusterView, GroupView]
@@ -37,7 +48,7 @@ _RIGHT: Final = OPERATIONS["update_routercluster_workergroup"]
 """Who may update a group may have its workers moved."""
 
 
-def plan_rebalance(ctx: ReadContext, params: p.PlanRebalance) -> RebalancePlan:
+def plan_rebalance(ctx: ReadContext, params: p.PlanRebalance) -> Slices[RebalancePlan]:
     """Carries it out on a copy of the state, and then lets the monitor's own passes run on that."""
     _check_scope(ctx, params)
     snapshot = ctx.snapshot()
@@ -47,22 +58,35 @@ def plan_rebalance(ctx: ReadContext, params: p.PlanRebalance) -> RebalancePlan:
     def wanted(cluster: ClusterView, group: GroupView) -> bool:
         return _asked(params, cluster, group) and step("/clusters", cluster.name) not in names
 
-    found = balance.moves(snapshot, ctx.now, wanted)
     fleet = judge_nodes(snapshot, ctx.now)[0]
     where = {g.oid: (c, g) for c in snapshot.clusters.values() for g in c.groups}
-    steps = _rehearsed(ctx, found.moves)
-    moves = [_relocation(fleet, where[move.worker.group_oid], move, steps) for move in found.moves]
-    pointers = [each for move in found.moves for each in _pointers(fleet, where[move.worker.group_oid], move)]
-    return RebalancePlan(
-        moves=moves,
-        under_way=[f"{c.name}/{w.name}" for c, g in where.values() if _asked(params, c, g)
-                   for w in g.workers if w.move is not None],
-        refused=refused,
-        fence={pointer: version_at(ctx.reads, pointer) for pointer in dict.fromkeys(pointers)},
-        hold=fleet.hold,
-        complete=found.complete,
-        misplaced=_misplaced(snapshot, wanted, {move.worker.oid for move in found.moves})[:MISPLACED],
-    )  # fmt: skip
+
+    def attempt(tx: Tx) -> Slices[tuple[balance.Moves, bool]]:
+        found = yield from balance.moves(snapshot, ctx.now, wanted)
+        for order, move in enumerate(found.moves, start=tx.last_move() + 1):
+            tx.update_worker(move.worker.oid, move=MoveOrder(move.target, order, move.reason))
+        return found, bool(found.moves)
+
+    def concluded(
+        found: balance.Moves, steps: list[WorkerStep], complete: bool, before: Queries
+    ) -> RebalancePlan:
+        done = {each.worker: each for each in steps if each.action == "move"}
+        moves = [(where[move.worker.group_oid], move) for move in found.moves]
+        pointers = [each for of, move in moves for each in _pointers(fleet, of, move)]
+        moved = {move.worker.oid for move in found.moves}
+        return RebalancePlan(
+            moves=[_relocation(fleet, of, move, done) for of, move in moves],
+            under_way=[f"{c.name}/{w.name}" for c, g in where.values() if _asked(params, c, g)
+                       for w in g.workers if w.move is not None],
+            refused=refused,
+            fence={pointer: version_at(before, pointer) for pointer in dict.fromkeys(pointers)},
+            hold=fleet.hold,
+            complete=found.complete,
+            misplaced=_misplaced(snapshot, wanted, moved)[:MISPLACED],
+        )  # fmt: skip
+
+    assert ctx.rehearse is not None
+    return ctx.rehearse(attempt, concluded)
 
 
 def _misplaced(snapshot: Snapshot, wanted: balance.Wanted, moved: Collection[str]) -> list[str]:
@@ -107,21 +131,6 @@ def _refused(ctx: ReadContext, snapshot: Snapshot, params: p.PlanRebalance) -> l
         except BusError as error:
             found.append(Refused(step("/clusters", cluster.name), error.code, error.detail))
     return found
-
-
-def _rehearsed(ctx: ReadContext, moves: list[balance.Move]) -> dict[str, WorkerStep]:
-    """By worker: the step in which it would move."""
-    assert ctx.rehearse is not None
-    if not moves:
-        return {}
-
-    def attempt(tx: Tx) -> tuple[None, bool]:
-        for order, move in enumerate(moves, start=tx.last_move() + 1):
-            tx.update_worker(move.worker.oid, move=MoveOrder(move.target, order, move.reason))
-        return None, True
-
-    _, steps, _ = ctx.rehearse(attempt)
-    return {each.worker: each for each in steps if each.action == "move"}
 
 
 def _relocation(fleet: Fleet, where: _Where, move: balance.Move, steps: dict[str, WorkerStep]) -> Relocation:
@@ -194,5 +203,6 @@ def _need_planned(ctx: ChangeContext, row: WorkerRow, target: str, fence: dict[s
     return node.name if node else None
 
 
-READS: Final[dict[str, ReadHandler]] = {"plan_rebalance": plan_rebalance}
+READS: Final[dict[str, ReadHandler]] = {}
+PLANS: Final[dict[str, PlanHandler]] = {"plan_rebalance": plan_rebalance}
 CHANGES: Final[dict[str, ChangeHandler]] = {"apply_rebalance": apply_rebalance}

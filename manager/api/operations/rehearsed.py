@@ -10,22 +10,25 @@ from busbar.bus.contract import OPERATIONS, PLANNER, Operation
 from busbar.bus.decode import convert
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Expect
+from busbar.bus.plans import WorkerStep
 
+from ...slices import Slices
 from ...store import Tx
+from ...store.reads import Queries
 from .. import authorize
-from .base import Asker, ChangeContext, ChangeHandler, ReadContext, ReadHandler
+from .base import Asker, ChangeContext, ChangeHandler, PlanHandler, ReadContext
 from .declared import MAX_STEPS
 
 _AT: Final = "/params/operation"
 
 
-def planner(changes: Mapping[str, ChangeHandler]) -> ReadHandler:
+def planner(changes: Mapping[str, ChangeHandler]) -> PlanHandler:
     """The handler of `plan_operation` for these changes, by name."""
 
-    def plan_operation(ctx: ReadContext, params: p.PlanOperation) -> p.OperationPlan:
+    def plan_operation(ctx: ReadContext, params: p.PlanOperation) -> Slices[p.OperationPlan]:
         row = _plannable(params.operation)
         try:
-            return _rehearsed(ctx, row, changes[row.name], params)
+            return (yield from _rehearsed(ctx, row, changes[row.name], params))
         except BusError as error:
             raise BusError(error.code, error.detail, [_moved(each) for each in error.pointers]) from None
 
@@ -34,21 +37,26 @@ def planner(changes: Mapping[str, ChangeHandler]) -> ReadHandler:
 
 def _rehearsed(
     ctx: ReadContext, row: Operation, change: ChangeHandler, params: p.PlanOperation
-) -> p.OperationPlan:
+) -> Slices[p.OperationPlan]:
     """Raises BusError, with pointers into the change's own request: it would be refused."""
     asker = ctx.asker
     assert asker is not None and ctx.rehearse is not None
     authorize.check_role(row, asker.principal)
     asked = convert(params.params, row.params, "/params")
 
-    def attempt(tx: Tx) -> tuple[int | None, bool]:
+    def attempt(tx: Tx) -> Slices[tuple[int | None, bool]]:
         _check(row, asker, asked, params.expect_version, tx)
         version = authorize.version(asked, tx)
         change(ChangeContext(tx, asker.who, asker.principal.oid, "", asker.quotas), asked)
+        yield
         return version, True
 
-    version, steps, complete = ctx.rehearse(attempt)
-    return p.OperationPlan(steps[:MAX_STEPS], version, complete and len(steps) <= MAX_STEPS)
+    def concluded(
+        version: int | None, steps: list[WorkerStep], complete: bool, before: Queries
+    ) -> p.OperationPlan:
+        return p.OperationPlan(steps[:MAX_STEPS], version, complete and len(steps) <= MAX_STEPS)
+
+    return ctx.rehearse(attempt, concluded)
 
 
 def _check(row: Operation, asker: Asker, asked: p.Params, version: int | None, tx: Tx) -> None:

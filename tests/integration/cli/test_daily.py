@@ -151,3 +151,20 @@ def test_a_cordoned_node_keeps_its_workers_and_takes_no_more(up: Stack) -> None:
     until(lambda: up.running("edge", 5), "the fifth worker on the node that takes workers again")
     up.ok("node", "uncordon", "n2")
     up.ok("group", "scale", "edge/web", "2", "--wait")
+
+
+def test_a_dry_run_of_several_orders_shows_the_first_and_names_the_rest(up: Stack) -> None:
+    up.ok("group", "add", "edge/side", "--scale", "2", "--wait")
+    remove = ("group", "remove", "edge/side", "--stop")
+    before = up.pids("edge")
+    shown = up.run(*remove, "--dry-run")
+    assert shown.returncode == 0 and shown.stdout.count(" stop ") == 2
+    assert shown.stderr.startswith("then group 'edge/side' is removed, once it has stopped; the plan ends")
+    assert up.ask(*remove, "--dry-run")["then"] == ["remove_routercluster_workergroup"]
+    drain = ("cluster", "remove-node", "edge", "n1", "--drain", "--dry-run")
+    planned = up.ask(*drain)
+    assert planned["then"] == ["remove_routercluster_node", "undrain_node"]
+    assert {step["action"] for step in planned["workers"]} <= {"move"}
+    assert up.ask("node", "show", "n1")["draining"] is None and up.pids("edge") == before
+    up.ok(*remove)
+    assert {name for name in before if name not in up.pids("edge")} == {"side-1", "side-2"}

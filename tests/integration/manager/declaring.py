@@ -17,12 +17,13 @@ from busbar.bus.plans import Applied, OperationPlan, Plan
 from busbar.bus.states import NodeStatus, WorkerState
 from busbar.bus.testing import FakeClock
 from busbar.bus.topics import Topics
-from busbar.manager.api.operations import CHANGES, READS
+from busbar.manager.api.operations import CHANGES, PLANS, READS
 from busbar.manager.api.operations.base import Asker, ChangeContext, ReadContext
 from busbar.manager.api.operations.history import note_revisions
 from busbar.manager.control.monitor import Monitor
 from busbar.manager.quotas import Quotas
 from busbar.manager.rehearsal.rehearsal import Rehearsal
+from busbar.manager.slices import Slices, whole
 from busbar.manager.state.node_memory import NodeMemory
 from busbar.manager.store import Store, Tx
 from busbar.manager.store.lifecycle_events import EventRecorder, record_stopped
@@ -65,12 +66,21 @@ class Realm:
     # --- operations
 
     def read(self, op: str, who: str = "alice", **params: Any) -> Any:
+        if op in PLANS:
+            return whole(self.slices(op, who, **params))
+        return READS[op](self._context(who), OPERATIONS[op].params(**params))
+
+    def slices(self, op: str, who: str = "alice", **params: Any) -> Slices[Any]:
+        """A plan, to be made slice by slice."""
+        return PLANS[op](self._context(who), OPERATIONS[op].params(**params))
+
+    def _context(self, who: str) -> ReadContext:
         row = self.store.reads.principal(who)
         assert row is not None
         asker = Asker(row, Who(row.name, row.role, "t"), Quotas())
         now, now_ns = self.clock.monotonic(), self.clock.time_ns()
         nobody: Any = None
-        context = ReadContext(
+        return ReadContext(
             self.store.reads,
             self.memory,
             nobody,
@@ -81,7 +91,6 @@ class Realm:
             self.rehearsal,
             asker,
         )
-        return READS[op](context, OPERATIONS[op].params(**params))
 
     def plan(self, desired: dict[str, Any], who: str = "alice", **more: Any) -> Plan:
         found: Plan = self.read("plan_changes", who, desired=desired, **more)

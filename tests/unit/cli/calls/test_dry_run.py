@@ -26,12 +26,12 @@ WITH_PLAN = {
     if path in CALLS and "--dry-run" in {option for param in command.params for option in param.opts}
 }
 SINGLE = sorted(WITH_PLAN - OTHERS)
-ORDERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "cluster delete": (("--stop",), "stop_routercluster"),
-    "group remove": (("--stop",), "stop_routercluster_workergroup"),
-    "cluster remove-node": (("--drain",), "drain_node"),
+ORDERS: dict[str, tuple[str, ...]] = {
+    "cluster delete --stop": ("stop_routercluster", "delete_routercluster"),
+    "group remove --stop": ("stop_routercluster_workergroup", "remove_routercluster_workergroup"),
+    "cluster remove-node --drain": ("drain_node", "remove_routercluster_node", "undrain_node"),
 }
-"""Commands that change more than one thing: with these options, what comes first."""
+"""Commands that change more than one thing, and what they ask for, in order."""
 
 
 def realm(plan: Any = PLAN, **members: Any) -> Realm:
@@ -112,17 +112,75 @@ def test_of_a_manager_that_can_not_plan_nothing_is_asked(
     assert changes(talked) == []
 
 
+def of_order(command: str) -> tuple[str, ...]:
+    """The words of a command of `ORDERS`."""
+    name, option = command.rsplit(" ", 1)
+    return (*name.split(), *CALLS[name], option, "--dry-run")
+
+
+def refuses(refused: dict[str, BusError], plan: Any = PLAN) -> Realm:
+    """As `realm`, where these changes are refused."""
+    found = realm(plan, status="RUNNING", stop_ordered=False, draining=None)
+    answer = found.answer
+
+    def refusing(operation: str, given: dict[str, Any]) -> Any:
+        if operation == PLANNER and given["operation"] in refused:
+            raise refused[given["operation"]]
+        return answer(operation, given)
+
+    found.answer = refusing
+    return found
+
+
+NOT_STOPPED = BusError("not_stopped", "it is RUNNING", ["/params/params/routercluster_oid"])
+
+
 @pytest.mark.parametrize("command", sorted(ORDERS))
-def test_of_several_changes_the_first_is_planned_and_the_rest_told(
+def test_of_several_changes_the_first_is_planned_and_it_is_told_what_is_not(
     line: Line, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    options, first = ORDERS[command]
-    talked = realm(status="RUNNING", stop_ordered=False)
-    assert line.against(talked).run(*command.split(), *CALLS[command], *options, "--dry-run") == 0
-    assert [given["operation"] for name, given in talked.calls if name == PLANNER] == [first]
+    first, *later = ORDERS[command]
+    talked = refuses(dict.fromkeys(("delete_routercluster", "remove_routercluster_workergroup"), NOT_STOPPED))
+    assert line.against(talked).run(*of_order(command)) == 0
+    assert [given["operation"] for name, given in talked.calls if name == PLANNER] == [first, *later]
     shown = capsys.readouterr()
-    assert "edge/web-1" in shown.out and shown.err.startswith("then ")
+    told = shown.err.splitlines()
+    assert "edge/web-1" in shown.out and shown.out.count("workers, in this order:") == 1
+    assert [each.startswith("then ") and "plan" in each for each in told[:-1]] == [True] * len(later)
+    assert told[-1].startswith("! it would not come to that: edge/web-2 would stay")
     assert changes(talked) == []
+    assert line.run(*of_order(command), "-o", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["operation"], found["then"]) == (first, later)
+
+
+@pytest.mark.parametrize("command", sorted(ORDERS))
+def test_a_later_change_that_would_be_refused_is_told_before_the_first_is_made(
+    line: Line, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    _, second, *_ = ORDERS[command]
+    talked = refuses({second: BusError("not_authorized", "not yours", ["/params/params/node_oid"])})
+    assert line.against(talked).run(*of_order(command)) == ExitCode.NOT_AUTHORIZED
+    shown = capsys.readouterr()
+    assert "edge/web-1" in shown.out and f"after that, {second} would be refused: not yours" in shown.err
+    assert changes(talked) == []
+
+
+def test_a_manager_that_is_busy_is_no_refusal_of_what_follows(
+    line: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talked = refuses({"undrain_node": BusError("busy", "too many", retry_after_ms=1)})
+    assert line.against(talked).run(*of_order("cluster remove-node --drain")) == 1
+    assert "would be refused" not in capsys.readouterr().err
+
+
+def test_the_version_that_is_expected_is_of_the_removal(line: Line) -> None:
+    talked = refuses({})
+    assert line.against(talked).run(*of_order("cluster remove-node --drain"), "--expect-version", "7") == 0
+    planned = {
+        given["operation"]: given.get("expect_version") for name, given in talked.calls if name == PLANNER
+    }
+    assert planned == {"drain_node": None, "remove_routercluster_node": 7, "undrain_node": None}
 
 
 @pytest.mark.parametrize("command", ["cluster delete", "group remove"])

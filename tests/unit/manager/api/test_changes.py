@@ -13,7 +13,8 @@ from busbar.bus.decode import convert
 from busbar.bus.errors import BusError
 from busbar.bus.messages import Request
 from busbar.manager.api.operations import CHANGES
-from busbar.manager.api.requests import AUDIT_LIMIT, MAX_TEXT, NOT_STORED, ChangeJob, RequestContext
+from busbar.manager.api.reply_size import MAX_TEXT
+from busbar.manager.api.requests import AUDIT_LIMIT, NOT_STORED, ChangeJob, RequestContext
 from busbar.manager.store import Tx, sql
 from busbar.manager.store.rows import PrincipalRow
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -20,9 +21,10 @@ from busbar.bus.errors import BusError
 from busbar.bus.messages import Expect, RuntimeDetail
 from busbar.bus.plans import OrderedMove, Rebalanced
 from busbar.bus.results import Node
-from busbar.bus.testing import FakeClock
+from busbar.bus.testing import FakeClock, settle
 from busbar.bus.topics import Topics
 from busbar.manager.api import authorize, read_cache
+from busbar.manager.api.operations import PLANS
 from busbar.manager.api.operations.brief import without_texts
 from busbar.manager.api.requests import (
     DEFAULT_INBOX,
@@ -90,6 +92,7 @@ class Sink:
 @dataclass
 class View:
     reads: Reads
+    asker: Any = None
 
 
 class Bench:
@@ -430,3 +433,75 @@ def test_what_may_be_large_is_left_out_of_the_answer_to_a_change_that_was_made()
     assert without_texts(moved) == Rebalanced([])
     bare = Node("o", "n1", None, "online", 1, 2)
     assert without_texts(bare) is bare
+
+
+# --- plans
+
+PLAN = b'{"id": "p1", "ttl_ms": 5000, "params": {"operation": "drain_node", "params": {}}}'
+
+
+@pytest.fixture
+def slices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who had a slice of a plan; each plan has three."""
+    had: list[str] = []
+
+    def made(context: View, params: Any) -> Iterator[None]:
+        for _ in range(3):
+            had.append(context.asker.who.authid)
+            yield
+
+    monkeypatch.setitem(PLANS, "plan_operation", made)
+    return had
+
+
+async def planned(bench: Bench) -> list[tuple[str, str]]:
+    """Let the waiting plans be made; ids and codes of what was answered."""
+    bench.sink.sent.clear()
+    task = asyncio.create_task(bench.dispatch.plans.run())
+    await settle()
+    task.cancel()
+    replies = [reply for _, reply, _ in bench.sink.sent]
+    return [(reply["id"], "ok" if reply["ok"] else reply["error"]["code"]) for reply in replies]
+
+
+async def test_while_a_plan_is_made_others_are_answered(slices: list[str]) -> None:
+    bench = Bench()
+    assert bench.ask("alice", "plan_operation", PLAN) == []
+    task = asyncio.create_task(bench.dispatch.plans.run())
+    await settle(2)
+    assert 0 < len(slices) < 3
+    assert bench.code("vera", "list_routerclusters", b"{}") == "ok"
+    assert len(slices) < 3
+    await settle()
+    task.cancel()
+    assert [reply["id"] for _, reply, _ in bench.sink.sent][-1] == "p1" and slices == ["alice"] * 3
+
+
+@pytest.mark.parametrize(
+    ("role", "code"), [("viewer", "not_authorized"), (None, "no_such_principal"), ("operator", "ok")]
+)
+async def test_when_its_turn_comes_a_plan_is_made_for_who_the_caller_is_then(
+    slices: list[str], role: str | None, code: str
+) -> None:
+    bench = Bench()
+    bench.ask("alice", "plan_operation", PLAN)
+    bench.store.reads.principals = {"alice": role} if role else {}
+    bench.store.commits += 1
+    assert await planned(bench) == [("p1", code)]
+    assert bool(slices) == (code == "ok")
+
+
+async def test_a_plan_that_nobody_waits_for_any_more_is_not_made(slices: list[str]) -> None:
+    bench = Bench()
+    bench.ask("alice", "plan_operation", PLAN)
+    await bench.clock.advance(6)
+    assert await planned(bench) == [("p1", "expired")]
+    assert slices == []
+
+
+async def test_plans_that_wait_count_as_in_flight(slices: list[str]) -> None:
+    bench = Bench(in_flight=1)
+    bench.ask("alice", "plan_operation", PLAN)
+    assert bench.code("alice", "plan_operation", PLAN) == "busy"
+    assert await planned(bench) == [("p1", "ok")]
+    assert bench.ask("alice", "plan_operation", PLAN) == []

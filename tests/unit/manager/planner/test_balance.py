@@ -12,6 +12,7 @@ from busbar.manager.planner import balance
 from busbar.manager.planner import model as m
 from busbar.manager.planner.admission import occupies
 from busbar.manager.planner.plan import plan
+from busbar.manager.slices import whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -95,6 +96,10 @@ def order(world: Simulator, moves: list[balance.Move]) -> None:
         world.change_group(of.oid, workers=tuple(workers))
 
 
+def balanced(state: m.Snapshot, wanted: balance.Wanted = every) -> balance.Moves:
+    return whole(balance.moves(state, NOW, wanted))
+
+
 def carry_out(world: Simulator) -> list[m.Action]:
     """Passes until nothing is left to do; the nodes obey after each. At most one of a group is away."""
     done: list[m.Action] = []
@@ -112,11 +117,11 @@ def carry_out(world: Simulator) -> list[m.Action]:
 @settings(max_examples=100, deadline=None)
 @given(running())
 def test_a_rebalance_does_what_was_planned_gets_better_and_is_done_once(state: m.Snapshot) -> None:
-    found = balance.moves(state, NOW, every)
-    assert found.complete and found == balance.moves(state, NOW, every), "the same each time"
+    found = balanced(state)
+    assert found.complete and found == balanced(state), "the same each time"
     world = Simulator(state)
     order(world, found.moves)
-    assert balance.moves(world.snapshot, NOW, every).moves == [], "what is ordered counts"
+    assert balanced(world.snapshot).moves == [], "what is ordered counts"
     where = {each.oid: each.node_oid for each in world.workers()}
     done = carry_out(world)
     assert not of_kind(done, m.CancelMove)
@@ -126,7 +131,7 @@ def test_a_rebalance_does_what_was_planned_gets_better_and_is_done_once(state: m
     assert sorted(away) == sorted(move.worker.oid for move in found.moves), "each once"
     if found.moves:
         assert merit(world.snapshot) < merit(state)
-    assert balance.moves(world.snapshot, NOW, every).moves == [], "once is enough"
+    assert balanced(world.snapshot).moves == [], "once is enough"
     check_limits(state, world.snapshot)
 
 
@@ -157,11 +162,11 @@ def check_limits(before: m.Snapshot, after: m.Snapshot) -> None:
 @given(some_fleet())
 def test_any_fleet_can_be_asked(state: m.Snapshot) -> None:
     """Whatever goes on there: nothing goes where it is not admitted, or off a node that can't be heard."""
-    for move in balance.moves(state, NOW, every).moves:
+    for move in balanced(state).moves:
         at, to = state.nodes[move.source], state.nodes[move.target]
         assert at.status == to.status == "online" and not (at.draining or to.draining or to.cordoned)
         assert move.worker.node_oid == move.source != move.target and move.reason
-    moves = balance.moves(state, NOW, lambda c, g: c.name == "east").moves
+    moves = balanced(state, lambda c, g: c.name == "east").moves
     assert {move.worker.cluster_oid for move in moves} <= {"east"}
 
 
@@ -169,11 +174,17 @@ def test_a_new_node_gets_its_share_and_each_move_says_why() -> None:
     workers = [worker("web", i, on=f"n{1 + i % 2}") for i in range(1, 7)]
     home = cluster(group("web", 6, workers), members=NAMES[:3])
     state = snapshot([node("n1"), node("n2"), node("n3")], home)
-    found = balance.moves(state, NOW, every).moves
+    found = balanced(state).moves
     assert [(each.worker.name, each.source, each.target, each.reason) for each in found] == [
         ("web-6", "n1", "n3", "of edge/web, n1 has 3 and n3 0"),
         ("web-5", "n2", "n3", "of edge/web, n2 has 3 and n3 1"),
     ]
+
+
+def test_each_move_is_looked_for_in_a_slice_of_its_own() -> None:
+    workers = [worker("web", i, on="n1") for i in range(1, 61)]
+    state = snapshot([node("n1"), node("n2")], cluster(group("web", 60, workers), members=NAMES[:2]))
+    assert sum(1 for _ in balance.moves(state, NOW, every)) == len(balanced(state).moves) == 30
 
 
 def test_required_labels_come_first_then_the_spread() -> None:
@@ -181,7 +192,7 @@ def test_required_labels_come_first_then_the_spread() -> None:
     workers = [worker("web", i, on=at) for i, at in enumerate(["n1", "n1", "n2", "n4"], start=1)]
     zones = [node(f"n{i}", labels={"zone": zone}) for i, zone in enumerate("aabc", start=1)]
     view = group("web", 4, workers, placement=placement)
-    found = balance.moves(snapshot(zones, cluster(view, members=NAMES[:4])), NOW, every).moves
+    found = balanced(snapshot(zones, cluster(view, members=NAMES[:4]))).moves
     assert [(each.worker.name, each.target, each.reason) for each in found] == [
         ("web-4", "n3", "n4 has label zone=c (zone=a or b is required)"),
         ("web-2", "n3", "edge/web has 3 with zone=a and 1 with zone=b"),
