@@ -471,15 +471,11 @@ async def _remove(
         title = f"group '{where}/{found.name}'"
         if stop and found.status != "STOPPED":
             ordered = "stop_routercluster_workergroup" if found.stop_ordered else None
-            params = {"routercluster_oid": found.cluster_oid, "workergroup_oid": found.oid}
+            both: dict[str, Any] = {"routercluster_oid": found.cluster_oid, "workergroup_oid": found.oid}
             text = f"{title} is removed, once it has stopped; the plan ends before that"
-            await then(bus, Later("remove_routercluster_workergroup", params, text), ordered=ordered)
+            await then(bus, Later("remove_routercluster_workergroup", both, text), ordered=ordered)
             if not found.stop_ordered:
-                found = await bus.stop_routercluster_workergroup(
-                    routercluster_oid=found.cluster_oid,
-                    workergroup_oid=found.oid,
-                    expect_version=expect_version,
-                )
+                found = await bus.stop_routercluster_workergroup(**both, expect_version=expect_version)
                 expect_version = None
             await wait.until(watch, goals.stopped(found.version), title, timeout, oid=found.oid)
         gone = await bus.remove_routercluster_workergroup(

@@ -111,6 +111,8 @@ class Batch(BatchRows):
         connection = self._tx.db.conn
         for action in actions:
             before = connection.total_changes
+            if not isinstance(action, m.Replace):
+                self._ready.clear()
             self._handlers[type(action)](action)
             if connection.total_changes != before:
                 self.done.append(action)
@@ -317,15 +319,13 @@ class Batch(BatchRows):
             return
         if self._refuses(row.node_oid):
             return
-        if row.state is WorkerState.RUNNING and not self._budget_allows(group):
+        # Another may have failed since the plan.
+        if row.state is WorkerState.RUNNING and self._ready_in(group.oid) <= least_ready(group):
             return
         self._bump(row.node_oid)
         record_replaced(self._tx, self._tell, row, group.revision, action.reason)
-
-    def _budget_allows(self, group: GroupRow) -> bool:
-        """Whether a ready worker may be taken down: another may have failed since the plan."""
-        ready = self._tx.worker_states("group_oid", group.oid).get(WorkerState.RUNNING, 0)
-        return ready > least_ready(group)
+        if row.state is WorkerState.RUNNING:
+            self._ready[group.oid] -= 1
 
     def _evict(self, action: m.Evict) -> None:
         row = self._refused(action.worker_oid) if action.refused else self._unreachable(action.worker_oid)

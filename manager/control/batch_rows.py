@@ -31,6 +31,8 @@ class BatchRows:
         self._on_node: dict[str, Counter[str]] = {}
         self._groups: dict[str, GroupRow | None] = {}
         self._statuses: dict[str, ClusterState | None] = {}
+        self._ready: dict[str, int] = {}
+        """By group: its ready workers, while nothing but replacements is applied."""
 
     def _worker_in(self, worker_oid: str, *states: WorkerState) -> WorkerRow | None:
         row = self._tx.worker(worker_oid)
@@ -52,6 +54,13 @@ class BatchRows:
         if oid not in self._groups:
             self._groups[oid] = self._tx.group(oid)
         return self._groups[oid]
+
+    def _ready_in(self, group_oid: str) -> int:
+        """The group's ready workers. Counting those of a large group for each replacement took most of it."""
+        if group_oid not in self._ready:
+            states = self._tx.worker_states("group_oid", group_oid)
+            self._ready[group_oid] = states.get(WorkerState.RUNNING, 0)
+        return self._ready[group_oid]
 
     def _is_wanted(self, worker: WorkerRow) -> bool:
         group = self._group(worker.group_oid)

@@ -191,7 +191,7 @@ def moves(snapshot: Snapshot, now: float, wanted: Wanted) -> Slices[Moves]:
     pinned: set[str] = set()
     while not fleet.hold:
         found, complete = yield from _search(_groups(snapshot, fleet, wanted, pinned))
-        ways, stuck = _in_order(_groups(snapshot, fleet, wanted, pinned), found)
+        ways, stuck = yield from _in_order(_groups(snapshot, fleet, wanted, pinned), found)
         if not stuck:
             return Moves(ways, complete)
         # Full nodes that would have to exchange workers: these stay.
@@ -250,7 +250,9 @@ def _search(groups: list[_Group]) -> Slices[tuple[dict[str, tuple[_Group, Move]]
     return found, True
 
 
-def _in_order(groups: list[_Group], found: dict[str, tuple[_Group, Move]]) -> tuple[list[Move], set[str]]:
+def _in_order(
+    groups: list[_Group], found: dict[str, tuple[_Group, Move]]
+) -> Slices[tuple[list[Move], set[str]]]:
     """The moves in an order in which each has room, and the workers for which there is none."""
     at = {group.view.oid: group for group in groups}
     left = [(at[group.view.oid], move) for group, move in found.values()]
@@ -258,6 +260,7 @@ def _in_order(groups: list[_Group], found: dict[str, tuple[_Group, Move]]) -> tu
     while left:
         later = []
         for group, move in left:
+            yield
             if group.takes(move.target):
                 group.move(move.worker, move.source, move.target)
                 ordered.append(move)

@@ -96,8 +96,9 @@ class Rehearsal:
             if goes_on:
                 recorder = Recorder()
                 _note_restarted(scratch, tx, before, recorder)
-                passes = _Passes(scratch, tx, cache, recorder, clock.now, self._manager_id)
-                steps, complete = yield from passes.run(partial(self._is_late, clock.now + MAX_S))
+                is_late = partial(self._is_late, clock.now + MAX_S)
+                passes = _Passes(scratch, tx, cache, recorder, clock.now, self._manager_id, is_late)
+                steps, complete = yield from passes.run()
             scratch.undo()
             return conclude(outcome, steps, complete, scratch)
         finally:
@@ -128,11 +129,12 @@ class _Passes(Struct):
     recorder: Recorder
     now: float
     manager_id: str
+    is_late: Callable[[], bool]
 
-    def run(self, is_late: Callable[[], bool]) -> Slices[tuple[list[WorkerStep], bool]]:
+    def run(self) -> Slices[tuple[list[WorkerStep], bool]]:
         """What happens to workers, and whether the realm came to rest."""
         recorder, work, order, asked = self.recorder, 0, 0, self.tx.changes
-        while work <= MAX_WORK and not is_late():
+        while work <= MAX_WORK:
             order += 1
             yield
             snapshot = self.cache.snapshot()
@@ -147,6 +149,8 @@ class _Passes(Struct):
             done = yield from self._apply(found)
             recorder.record(order, snapshot, done)
             yield from self._obey(judge_nodes(snapshot, self.now)[0], first=order == 1)
+            if self.is_late():
+                break
             if not self.tx.changes:
                 touched = Touched(asked.nodes, asked.groups)
                 recorder.record_left(order, snapshot, touched, load.stays)
@@ -159,6 +163,8 @@ class _Passes(Struct):
         done: list[m.Action] = []
         for chunk in _chunks(actions):
             yield
+            if self.is_late():
+                break
             done += apply_all(self.tx, chunk, self.manager_id, _never_heard).done
         return done
 
@@ -177,6 +183,8 @@ class _Passes(Struct):
                 elif row.state is WorkerState.STOPPING and fleet.hears(node.oid):
                     record_stopped(tx, events, row, "its node has stopped it")
             yield
+            if self.is_late():
+                break
 
 
 def _chunks(items: list[T]) -> Iterator[list[T]]:

@@ -84,6 +84,18 @@ async def test_a_plan_that_takes_too_long_is_cut_short_and_says_so() -> None:
         assert cut.workers and cut.workers == complete.workers[: len(cut.workers)]
 
 
+async def test_a_single_pass_that_takes_too_long_is_cut_short_too() -> None:
+    with realm_in() as realm:
+        group = await running(realm, 2)
+        scaled = {"operation": "scale_routercluster_workergroup", "params": {**group, "scale": MANY}}
+        slices = realm.slices(PLANNER, **scaled)
+        for _ in range(4):
+            next(slices)
+        await realm.clock.advance(rehearsal.MAX_S + 1)
+        cut = whole(slices)
+        assert not cut.complete and 0 < len(cut.workers) < MANY - 2
+
+
 async def test_a_plan_given_up_halfway_leaves_nothing() -> None:
     with realm_in() as realm:
         group = await running(realm, 4)

@@ -40,6 +40,7 @@ from busbar.manager.rate_limit import Limits
 from busbar.manager.store.rows import PrincipalRow
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 TOPICS = Topics("lab")
 
@@ -89,8 +90,7 @@ class Sink:
         self.sent.append((topic.removeprefix(TOPICS.prefix), json.loads(payload), properties))
 
 
-@dataclass
-class View:
+class View(Struct):
     reads: Reads
     asker: Any = None
 

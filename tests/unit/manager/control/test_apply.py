@@ -401,6 +401,31 @@ def test_replacing_keeps_the_budget_of_the_rows_as_they_are(rows: Rows) -> None:
     assert [rows.of(oid).revision for oid in ("w1", "w2")] == [2, 1]
 
 
+def test_the_ready_workers_of_a_group_are_counted_once_for_all_its_replacements(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    states = Tx.worker_states
+
+    def counting(tx: Tx, column: Any, oid: str) -> Any:
+        counted.append(oid)
+        return states(tx, column, oid)
+
+    monkeypatch.setattr(Tx, "worker_states", counting)
+    rows.tx.update_group("g", revision=2, scale=8, max_unavailable=5)
+    workers = [rows.worker(ordinal) for ordinal in range(1, 9)]
+    rows.apply(*(m.Replace(oid, "r") for oid in workers))
+    assert [rows.of(oid).revision for oid in workers] == [2] * 5 + [1] * 3, "within the budget"
+    assert counted == ["g"]
+
+
+def test_ready_workers_are_counted_again_after_another_action(rows: Rows) -> None:
+    rows.tx.update_group("g", revision=2, max_unavailable=2)
+    workers = [rows.worker(ordinal) for ordinal in range(1, 4)]
+    rows.apply(m.Replace("w1", "r"), m.Unassign("w2", "r"), m.Replace("w3", "stale"))
+    assert [rows.of(oid).revision for oid in workers] == [2, 1, 1]
+
+
 def test_what_is_not_outdated_or_not_at_hand_is_not_replaced(rows: Rows) -> None:
     for ordinal in (1, 2, 3):
         rows.worker(ordinal)
