@@ -95,8 +95,8 @@ def password(
     from ..services import account_places, person_access
 
     place = account_places.chosen(passwords, dynsec, dynsec_context)
-    person_access.check_password(place, name)
     found = run(lambda bus: _find(bus, name))
+    person_access.check_password(place, name)
     person_access.renew(place, found)
 
 
