@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from pathlib import Path
 from typing import Final
 
 from ..errors import BusOfflineError
 from ..options import ConnectOptions
+from ..system.pem_files import check_readable, load_certificate
 from .link import Done
 
 log = logging.getLogger("busbar.bus")
@@ -39,9 +39,8 @@ def tls_context(options: ConnectOptions) -> ssl.SSLContext:
     """The TLS context for these options. Raises ValueError that names the file which can't be used."""
     assert options.tls is not None
     ca, cert, key = options.tls.ca, options.tls.cert, options.tls.key
-    for what, path in (("CA file", ca), ("certificate", cert), ("key", key)):
-        if path is not None:
-            _check_readable(what, path)
+    if ca is not None:
+        check_readable("CA file", ca)
     if key is not None and cert is None:
         raise ValueError(f"key {key} without a certificate")
     try:
@@ -50,28 +49,8 @@ def tls_context(options: ConnectOptions) -> ssl.SSLContext:
         raise ValueError(f"CA file {ca} holds no PEM certificate: {error.reason or error}") from None
     context.check_hostname = options.tls.check_hostname
     if cert:
-        _load_certificate(context, cert, key or cert)
+        load_certificate(context, cert, key or cert)
     return context
-
-
-def _check_readable(what: str, path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ValueError(f"{what} {path}: {error.strerror or error}") from None
-
-
-def _load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
-    def refuse() -> str:  # otherwise OpenSSL would ask on the terminal
-        raise ValueError(f"key {key} is encrypted: a service has no passphrase")
-
-    try:
-        context.load_cert_chain(cert, key, password=refuse)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise ValueError(f"key {key} does not belong to certificate {cert}") from None
-        raise ValueError(f"certificate {cert} with key {key}: {error.reason or error}") from None
 
 
 def failure_reason(error: BaseException) -> str:

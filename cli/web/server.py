@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from busbar.bus.addresses import netloc
 from busbar.bus.client.client import CALL_S
 from busbar.bus.clock import SystemClock
 from busbar.bus.options import ConnectOptions
+from busbar.bus.system.pem_files import load_certificate
 from busbar.bus.topics import Topics
 
 from .app import Web
@@ -68,14 +70,19 @@ async def serve(
         timeout: seconds that a call to the manager may take.
 
     Raises:
-        OSError: nothing can listen there, or the certificate can't be read.
-        ValueError: one of `origins` is none.
+        OSError: nothing can listen there.
+        ValueError: one of `origins` is none, or the certificate or its key can't be used.
     """
+    if certificate is not None:  # uvicorn would not say which file it is, and ask for a passphrase
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *certificate)
     clock = SystemClock()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise OSError(error.errno, f"the page on {netloc(host, port)}: {error.strerror}") from None
         port = int(listener.getsockname()[1])
         known = Origins(host, port, tls=certificate is not None, more=origins)
         sessions = Sessions(options, topics, clock, timeout)

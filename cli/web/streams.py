@@ -45,6 +45,8 @@ async def _counted(session: Session, parts: AsyncGenerator[bytes]) -> AsyncGener
     session.streams += 1
     try:
         yield b"retry: 1000\n\n"
+        if session.streams > STREAMS:  # that were asked for at one moment
+            return
         async for part in parts:
             yield part
     finally:

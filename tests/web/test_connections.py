@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from busbar.bus.options import ConnectOptions
 from busbar.cli.web import connection, guard
 from busbar.cli.web.server import serve
 
+from tests.certificates import certificates
 from tests.pace import bound
 from tests.unit.cli.realm import TOPICS
 
@@ -100,3 +103,23 @@ async def test_who_is_answered_stays_as_long_as_the_answer_goes_on(
         writer.write(head(port, "/signin", "POST", "content-length: 0"))
         async with asyncio.timeout(bound(20)):
             assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_port_that_is_taken_is_named(port: int) -> None:
+    with pytest.raises(OSError, match=rf"the page on 127\.0\.0\.1:{port}: Address already in use"):
+        await serve(ConnectOptions(), TOPICS, print, host="127.0.0.1", port=port)
+
+
+async def test_a_certificate_that_can_not_be_used_is_named(tmp_path: Path) -> None:
+    certificates(tmp_path, "ca", "page", "other")
+    nothing, page, key, other = (
+        tmp_path / name for name in ("none.crt", "page.crt", "page.key", "other.key")
+    )
+    for files, said in (
+        ((nothing, key), f"certificate {nothing}: No such file"),
+        ((page, nothing), f"key {nothing}: No such file"),
+        ((page, other), f"key {other} does not belong to certificate {page}"),
+        ((key, key), f"certificate {key} with key {key}"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            await serve(ConnectOptions(), TOPICS, print, host="127.0.0.1", port=0, certificate=files)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
+from busbar.cli.web.streams import STREAMS
 from selenium.webdriver.common.keys import Keys
 
 from tests.brokers import free_port, wait_for_port
@@ -23,6 +27,10 @@ pytestmark = pytest.mark.timeout(180)
 HIT = "<img src=x onerror='window.hit=1'><script>window.hit=2</script>"
 REASON = f"{HIT}\x1b[2J{C1}{BIDI}</td>' onfocus='window.hit=3"
 
+HIDE = """
+Object.defineProperty(document, "hidden", { value: arguments[0], configurable: true });
+document.dispatchEvent(new Event("visibilitychange"));
+"""
 SIGN_OUT = """
 const token = document.querySelector("meta[name=busbar-token]").content;
 fetch("/signout", { method: "POST", headers: { "x-busbar-token": token } });
@@ -131,17 +139,13 @@ def test_what_another_user_scales_moves_and_the_focus_stays(house: House) -> Non
 
 def test_a_hidden_page_has_no_connection_and_is_right_when_it_is_looked_at(house: House) -> None:
     page = house.sign_in()
-    hide = (
-        "Object.defineProperty(document, 'hidden', { value: arguments[0], configurable: true });"
-        "document.dispatchEvent(new Event('visibilitychange'))"
-    )
     page.status("worker/edge/web-2", "RUNNING")
-    page.script(hide, True)
+    page.script(HIDE, True)
     house.scale("alice", "edge", 1)
     topic = house.alice.topic("status", "edge", "worker", "web-2")
     house.alice.wait_retained(topic, lambda value: value == {})
     assert page.all('[data-key="worker/edge/web-2"]')
-    page.script(hide, False)
+    page.script(HIDE, False)
     page.until(lambda: not page.all('[data-key="worker/edge/web-2"]'), "web-2 is gone")
     house.scale("alice", "edge", 2)
     page.status("worker/edge/web-2", "RUNNING")
@@ -341,6 +345,26 @@ def test_a_viewer_sees_no_buttons_of_changes(house: House) -> None:
     page.status("worker/edge/web-1", "RUNNING")
     page.shows("#role", "viewer")
     assert page.all("[data-action]") == []
+
+
+def test_a_page_too_many_says_so_and_goes_on_when_another_is_closed(house: House) -> None:
+    page = house.sign_in("vic")
+    cookies = "; ".join(f"{each['name']}={each['value']}" for each in page.driver.get_cookies())
+    another = urllib.request.Request(f"{page.url}live", headers={"cookie": cookies})
+    page.script(HIDE, True)
+    with contextlib.ExitStack() as held:
+        others: list[Any] = []
+
+        def are_all_open() -> bool:
+            with contextlib.suppress(urllib.error.HTTPError):
+                others.append(held.enter_context(urllib.request.urlopen(another, timeout=bound(10))))
+            return len(others) == STREAMS
+
+        page.until(are_all_open, "as many others as there may be")
+        page.script(HIDE, False)
+        page.shows("#link", "too many pages")
+        assert "too many pages open" in page.text("#problem")
+    page.shows("#link", "live", 60)
 
 
 def test_signing_out_ends_it(house: House) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,9 @@ from busbar.cli.web import session as sessions_of
 from busbar.cli.web import sessions, streams
 from busbar.cli.web.app import Web
 from busbar.cli.web.guard import FORM, HEADERS
+from busbar.cli.web.history import History
 from busbar.cli.web.origins import Origins
+from busbar.cli.web.session import Session
 from busbar.cli.web.sessions import Sessions
 
 from tests.brokers import until
@@ -240,6 +242,18 @@ async def test_streams_of_one_session_are_bounded(house: House, monkeypatch: pyt
         assert refused.status == 429 and refused.header("retry-after")
     async with client.stream("/live") as events:
         assert (await anext(events))[0] == "realm"
+
+
+async def test_streams_that_are_asked_for_at_one_moment_are_bounded_too() -> None:
+    session = Session("alice", ConnectOptions(), TOPICS, SystemClock(), History())
+
+    async def parts() -> AsyncGenerator[bytes]:
+        yield b"news"
+
+    made = [streams.stream(session, parts()).body_iterator for _ in range(streams.STREAMS + 3)]
+    for each in made:
+        assert await anext(aiter(each)) == b"retry: 1000\n\n"
+    assert [await anext(aiter(each), None) for each in made].count(b"news") == streams.STREAMS
 
 
 # --- what comes

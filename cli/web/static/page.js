@@ -219,11 +219,12 @@ function tell(key, before, row) {
 function paintState() {
   const online = Object.values(state.managers ?? {}).includes("online");
   const problems = [];
-  if (state.server === false) problems.push("This page has lost its server, and tries again");
+  if (state.server === "full") problems.push("You have too many pages open: this one goes on when another is closed");
+  else if (state.server === false) problems.push("This page has lost its server, and tries again");
   else if (!state.connected) problems.push("The broker does not answer; Busbar tries again by itself");
   else if (!online && begun) problems.push("No manager is online: nothing is moved or started");
   else if (state.problem) problems.push(state.problem);
-  if (problems.length && (state.server === false || !state.connected)) {
+  if (problems.length && (state.server !== true || !state.connected)) {
     problems[0] += `. What is shown is as it was at ${clock(since)}.`;
   }
   if (state.manager?.brake) problems.push(`The brake is on: ${state.manager.brake}`);
@@ -233,7 +234,7 @@ function paintState() {
   setText(banner, problems.join("\n"));
   banner.hidden = problems.length === 0;
   const link = document.getElementById("link");
-  const word = state.server === false ? "page offline" : !state.connected ? "broker offline"
+  const word = state.server === "full" ? "too many pages" : state.server === false ? "page offline" : !state.connected ? "broker offline"
     : !online ? "no manager" : "live";
   setText(link, word);
   link.dataset.state = word === "live" ? "good" : "bad";
@@ -283,7 +284,7 @@ function connect() {
   source.addEventListener("open", () => { state.server = true; });
   source.addEventListener("error", () => {
     if (source.readyState === EventSource.CLOSED) { refused(); return; }
-    if (state.server !== false) since = new Date();
+    if (state.server === true) since = new Date();
     state.server = false;
     paintState();
   });
@@ -291,8 +292,12 @@ function connect() {
 
 // A refused request closes a stream for good: nobody is signed in any more, or too many pages are open.
 async function refused() {
-  try { await ask("/history", { object: "-" }); } catch { /* who is signed out is led to the form by it */ }
+  if (state.server === true) since = new Date();
   state.server = false;
+  try { await ask("/history", { object: "-" }); } catch (error) {
+    // Who is signed out is led to the form by it; where there is no such object, the stream alone was refused.
+    if (error.status === 404) state.server = "full";
+  }
   paintState();
   setTimeout(() => { if (source.readyState === EventSource.CLOSED && !document.hidden) connect(); }, 5000);
 }

@@ -83,6 +83,8 @@ async function read(coming) {
   const text = await answer.text();
   let found = { error: text.slice(0, 300) };
   try { found = JSON.parse(text); } catch { /* plain text says it */ }
-  if (!answer.ok) throw new Error(found.error || `the server answers ${answer.status}`);
+  if (!answer.ok) {
+    throw Object.assign(new Error(found.error || `the server answers ${answer.status}`), { status: answer.status });
+  }
   return found;
 }
