@@ -98,13 +98,20 @@ def test_an_unknown_format_is_refused_by_every_command(
 
 
 @pytest.mark.fault(99, "U")
-@pytest.mark.parametrize("command", [*CALLS, "context add"])
+@pytest.mark.parametrize(
+    "command", [*(each for each in CALLS if each != "check"), "context add", "principal password"]
+)
 def test_a_broker_that_is_no_url_is_refused_by_every_command(
     line: Line, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     words = {**CALLS, **LOCAL}[command]
     assert line.run(*command.split(), *words, "--broker", "foo") == ExitCode.USAGE
     assert "mqtt://foo" in capsys.readouterr().err
+
+
+def test_a_plugin_prints_it_for_who_reads_its_output(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line.run("check", "--broker", "foo") == 3
+    assert capsys.readouterr().out.startswith("BUSBAR UNKNOWN - broker URL 'foo': write mqtt://foo")
 
 
 @pytest.mark.fault(99, "U")
