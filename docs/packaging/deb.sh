@@ -15,6 +15,8 @@ mv "$tree/docs/packaging/debian" "$tree/debian"
 sed -n '/^Permission/,$p' LICENSE | sed 's/^$/./; s/^/ /' > "$tree/license"
 sed -i "s/@COPYRIGHT@/$(sed -n 's/^Copyright (c) //p' LICENSE)/" "$tree/debian/copyright"
 sed -i -e "/@LICENSE@/{r $tree/license" -e 'd}' "$tree/debian/copyright"
+maintainer=$(docs/packaging/maintainer.sh)
+sed -i "s/^Maintainer: .*/Maintainer: $(printf '%s' "$maintainer" | sed 's/[\\/&]/\\&/g')/" "$tree/debian/control"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 commit=$(git describe --always --exclude='*' --abbrev=12 --dirty=-modified)
 # Before the release of that number, and in the order of the commits.
@@ -24,7 +26,7 @@ busbar ($full) unstable; urgency=medium
 
   * Built from the commit $commit.
 
- -- The Busbar authors <busbar@example.org>  $(git log -1 --format=%cD)
+ -- $maintainer  $(git log -1 --format=%cD)
 C
 /usr/bin/python3 -m venv "$tree/build-env"
 echo "downloading the libraries ..."

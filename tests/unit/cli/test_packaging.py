@@ -57,6 +57,25 @@ def test_the_settings_that_it_shows_exist(kind: str) -> None:
     assert all(name in HELP for name in settings)
 
 
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "The Busbar authors <busbar@example.org>"),
+        ({"DEBEMAIL": "a@b.example"}, "The Busbar authors <a@b.example>"),
+        ({"DEBFULLNAME": "A & B", "DEBEMAIL": "a@b.example"}, "A & B <a@b.example>"),
+        ({"DEBFULLNAME": "other", "DEBEMAIL": "A B <a@b.example>"}, "A B <a@b.example>"),
+    ],
+)
+def test_who_builds_it_is_its_maintainer(env: dict[str, str], said: str) -> None:
+    """In the file control and in the changelog, by the variables of debchange(1)."""
+    done = subprocess.run(
+        [PACKAGING / "maintainer.sh"], env=env, capture_output=True, text=True, timeout=bound(10), check=True
+    )
+    assert done.stdout == f"{said}\n"
+    script = (PACKAGING / "deb.sh").read_text()
+    assert " -- $maintainer  " in script and "example.org" not in script
+
+
 def test_its_scripts_parse() -> None:
     scripts = [*PACKAGING.glob("*.sh"), *PACKAGING.glob("debian/busbar.p*")]
     assert len(scripts) >= 6
