@@ -137,6 +137,27 @@ def test_what_another_user_scales_moves_and_the_focus_stays(house: House) -> Non
     assert page.focused() == "web-1"
 
 
+def test_objects_stand_in_the_order_of_their_names_and_numbers(house: House) -> None:
+    page = house.sign_in()
+    house.scale("alice", "far", 12)
+    try:
+        page.status("worker/far/web-12", "RUNNING")
+        page.until(lambda: len(page.all('[data-key^="worker/far/"]')) == 12, "all of them")
+        for _ in range(2):  # as they came one by one, and all at once
+            keys = page.script(
+                "return [...document.querySelectorAll('[data-key]')].map((it) => it.dataset.key)"
+            )
+            assert [key for key in keys if key.startswith("worker/far/")] == [
+                f"worker/far/web-{number}" for number in range(1, 13)
+            ]
+            assert keys.index("routercluster/edge") < keys.index("routercluster/far") < keys.index("node/n1")
+            page.driver.refresh()
+            page.until(lambda: len(page.all('[data-key^="worker/far/"]')) == 12, "all of them again")
+    finally:
+        house.scale("alice", "far", 2)
+    page.until(lambda: len(page.all('[data-key^="worker/far/"]')) == 2, "the first two")
+
+
 def test_a_hidden_page_has_no_connection_and_is_right_when_it_is_looked_at(house: House) -> None:
     page = house.sign_in()
     page.status("worker/edge/web-2", "RUNNING")

@@ -26,10 +26,18 @@ function clone(name) {
   return document.getElementById(`${name}-template`).content.firstElementChild.cloneNode(true);
 }
 
+// Among those with a key, which come last, in their order.
 function insert(parent, made, key) {
   made.dataset.key = key;
-  const after = [...parent.children].find((each) => each.dataset.key && order(each.dataset.key, key) > 0);
-  parent.insertBefore(made, after ?? null);
+  const all = parent.children;
+  let low = 0;
+  let high = all.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    const its = all[middle].dataset.key;
+    if (its !== undefined && order(its, key) > 0) high = middle; else low = middle + 1;
+  }
+  parent.insertBefore(made, all[low] ?? null);
   return made;
 }
 

@@ -25,8 +25,11 @@ export function chip(where, status) {
   where.dataset.state = GOOD.has(status) ? "good" : OFF.has(status) ? "off" : WAIT.has(status) ? "wait" : "bad";
 }
 
+// One for all: localeCompare makes one for each comparison, which takes twenty times as long.
+const collator = new Intl.Collator(undefined, { numeric: true });
+
 export function order(one, other) {
-  return one.localeCompare(other, undefined, { numeric: true });
+  return collator.compare(one, other);
 }
 
 export function reasonOf(row) {

@@ -22,7 +22,7 @@ from busbar.cli.printing import output
 
 from .realm import Line, Realm, leaves, result_of
 from .realm import line as line
-from .table import CALLS, LOCAL
+from .table import CALLS, LOCAL, VERDICTS
 
 
 def enums() -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -99,11 +99,12 @@ def test_an_unknown_format_is_refused_by_every_command(
 
 @pytest.mark.fault(99, "U")
 @pytest.mark.parametrize(
-    "command", [*(each for each in CALLS if each != "check"), "context add", "principal password"]
+    "command", [*(each for each in CALLS if each not in VERDICTS), "context add", "principal password"]
 )
 def test_a_broker_that_is_no_url_is_refused_by_every_command(
     line: Line, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
+    """`busbar check` says it as a plugin does: tests/unit/cli/commands/test_check.py."""
     words = {**CALLS, **LOCAL}[command]
     assert line.run(*command.split(), *words, "--broker", "foo") == ExitCode.USAGE
     assert "mqtt://foo" in capsys.readouterr().err

@@ -98,6 +98,7 @@ WRONG = [
     (("--realm", "check", "check", "-o", "xml"), "xml"),
     (("check", "--username", "a|b", "--password-file", "/no|where"), "password file /no/where"),
     (("check", "--context", "nope"), "no context 'nope'"),
+    (("check", "--broker", "foo"), "mqtt://foo"),
 ]
 
 
