@@ -49,7 +49,9 @@ def notes(fleet: Fleet, left: Mapping[str, int], stays: Mapping[str, Mapping[str
     draining = (node for node in fleet.nodes.values() if node.draining)
     for node in sorted(draining, key=lambda node: node.name):
         note = _note(left.get(node.oid, 0), stays.get(node.oid, {}))
-        if note == DRAINED and not (node.applied and fleet.status[node.oid] is NodeStatus.ONLINE):
+        confirmed = node.applied and fleet.status[node.oid] is NodeStatus.ONLINE
+        # Once confirmed it stays so: a later assignment, as for a mesh without workers here, assigns nothing.
+        if note == DRAINED and node.drain_note != DRAINED and not confirmed:
             note = "nothing is assigned to it; it has not confirmed that"
         if note != node.drain_note:
             actions.append(NoteDrain(node.oid, note, note))

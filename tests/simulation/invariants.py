@@ -222,8 +222,14 @@ class Watch(Lasting):
         """Whether it was told to run its group's newer revision in its place, or, if not ready, anew."""
         group = self.mirror.groups.get(old.group_oid)
         in_place = old.node_oid is not None and old.unassigned_version is None
-        newer = old.revision < new.revision or (old.state in _NOT_READY and self._restart_asked(old))
+        # A commit may hold that it has failed and, after it, the order to restart.
+        idle = old.state in _NOT_READY or self._has_ended(old)
+        newer = old.revision < new.revision or (idle and self._restart_asked(old))
         return in_place and newer and group is not None
+
+    def _has_ended(self, row: WorkerRow) -> bool:
+        machines = (host.machine for host in self.world.agents.values())
+        return not any(process.oid == row.oid for machine in machines for process in machine.living())
 
     def _restart_asked(self, row: WorkerRow) -> bool:
         asked = (each for each in self.world.history if each.op == "restart_routercluster_worker")

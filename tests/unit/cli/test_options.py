@@ -110,11 +110,6 @@ def test_a_broker_that_is_no_url_is_refused_by_every_command(
     assert "mqtt://foo" in capsys.readouterr().err
 
 
-def test_a_plugin_prints_it_for_who_reads_its_output(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
-    assert line.run("check", "--broker", "foo") == 3
-    assert capsys.readouterr().out.startswith("BUSBAR UNKNOWN - broker URL 'foo': write mqtt://foo")
-
-
 @pytest.mark.fault(99, "U")
 @pytest.mark.parametrize(
     ("env", "painted"),

@@ -123,6 +123,19 @@ def test_an_evicted_node_is_drained_only_once_it_has_confirmed_its_assignment() 
     assert note(sim) == "drained"
 
 
+def test_a_drained_node_stays_drained_while_a_later_assignment_without_workers_is_on_its_way() -> None:
+    """Such as the one that takes a mesh from it whose last worker there has stopped."""
+    sim = fleet("123")
+    sim.pass_time(70, silent=["n1"])
+    sim.settle()
+    sim.pass_time(1)
+    sim.change_node("n1", applied=True)
+    sim.settle()
+    assert note(sim) == "drained"
+    sim.change_node("n1", applied=False)
+    assert not sim.settle() and note(sim) == "drained"
+
+
 def test_a_rollout_moves_workers_off_a_draining_node() -> None:
     sim = fleet("12", revision=2)
     actions = sim.settle()
