@@ -88,7 +88,7 @@ def test_the_blocks_on_people_and_nodes(shell: Shell) -> None:
     port = free_port()
     with shell.running("up", f"busbar up --port {port} --node n1"):
         until(lambda: "n1" in shell.run("busbar node list || true"), 30, "it serves")
-        shell.run(block("busbar principal add bob"))
+        shell.run(block("busbar principal add bob operator     #"))
         assert "carol" in shell.run("busbar principal list")
         shell.run(block("busbar audit"))
         pair, join, agent, *others = block("busbar node pair n4").strip().splitlines()
