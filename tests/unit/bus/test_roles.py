@@ -8,6 +8,8 @@ from pathlib import Path
 from busbar.bus.contract import OPERATIONS
 from busbar.bus.roles import CHANGE_ROLES, OWNER_ROLES, READ_ROLES, ROLES, in_words
 
+from tests.test_layers import parsed
+
 ROOT = Path(__file__).parents[3]
 ROOMS = ("bus", "manager", "agent", "cli")
 SPELT = {"bus/roles.py", "cli/commands/export.py"}
@@ -26,7 +28,7 @@ def test_no_role_is_spelt_elsewhere() -> None:
         name = path.relative_to(ROOT).as_posix()
         found = {
             node.value
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(parsed(path))
             if isinstance(node, ast.Constant) and node.value in ROLES
         }
         assert name in SPELT or not found, f"{name} spells {found}: take it from bus.roles"
