@@ -72,7 +72,7 @@ async def _add(bus: BusClient, name: str, role: Role, reuse: bool, place: Place,
     except BusError as error:
         if error.code != "already_exists" or not place.is_known:
             raise
-        found = next((row for row in await bus.list_principals() if row.name == name), None)
+        found = await _known(bus, name)
         if found is not None and not had and found.role == role:
             return found
         if found is not None and had:
@@ -101,10 +101,14 @@ def password(
 
 
 async def _find(bus: BusClient, name: str) -> Principal:
-    for row in await bus.list_principals():
-        if row.name == name:
-            return row
-    raise BusError("no_such_object", f"no principal named '{name}'")
+    found = await _known(bus, name)
+    if found is None:
+        raise BusError("no_such_object", f"no principal named '{name}'")
+    return found
+
+
+async def _known(bus: BusClient, name: str) -> Principal | None:
+    return next((row for row in await bus.list_principals() if row.name == name), None)
 
 
 @n.subcommand(app, "role", "set_principal_role")

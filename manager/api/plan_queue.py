@@ -5,6 +5,7 @@ for more than a slice of it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from typing import Final, NamedTuple
@@ -16,6 +17,8 @@ from ..slices import Slices
 
 WAITING: Final = 16
 """Plans that wait for their turn; beyond it callers get `busy`."""
+OF_ONE: Final = 4
+"""Of one caller, waiting and under way: one account can't keep all others out."""
 RETRY_MS: Final = 1_000
 
 Begin = Callable[[], Slices[object]]
@@ -23,6 +26,7 @@ Done = Callable[[object, float], None]
 
 
 class _Plan(NamedTuple):
+    caller: str
     begin: Begin
     done: Done
 
@@ -33,25 +37,34 @@ class PlanQueue:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._plans: asyncio.Queue[_Plan] = asyncio.Queue(WAITING)
+        self._of = Counter[str]()
 
-    def submit(self, begin: Begin, done: Done) -> None:
+    def submit(self, caller: str, begin: Begin, done: Done) -> None:
         """Have `begin` called when all plans before are done; `done` gets the result or the exception, and
         how many seconds the slices took.
 
         Raises:
-            BusError: `busy`: too many plans are waiting.
+            BusError: `busy`: too many plans are waiting, in all or of this caller.
         """
+        if self._of[caller] >= OF_ONE:
+            detail = f"{OF_ONE} plans of '{caller}' wait for their turn"
+            raise BusError("busy", detail, retry_after_ms=RETRY_MS)
         try:
-            self._plans.put_nowait(_Plan(begin, done))
+            self._plans.put_nowait(_Plan(caller, begin, done))
         except asyncio.QueueFull:
             detail = f"{WAITING} plans wait for their turn"
             raise BusError("busy", detail, retry_after_ms=RETRY_MS) from None
+        self._of[caller] += 1
 
     async def run(self) -> None:
         """`done` raises nothing."""
         while True:
             plan = await self._plans.get()
-            plan.done(*await self._carry_out(plan.begin))
+            try:
+                outcome, seconds = await self._carry_out(plan.begin)
+            finally:
+                self._of -= Counter((plan.caller,))  # which drops who has none left
+            plan.done(outcome, seconds)
 
     async def _carry_out(self, begin: Begin) -> tuple[object, float]:
         spent = 0.0

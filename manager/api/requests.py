@@ -219,7 +219,7 @@ class Dispatch:
         params = convert(request.params, row.params, "/params")
         if row.name in PLANS:
             begin = partial(self._begin, ctx, row, request, params)
-            self.plans.submit(begin, partial(self._planned, ctx, params))
+            self.plans.submit(ctx.caller, begin, partial(self._planned, ctx, params))
             self._limits.began(ctx.caller)
             return
         read = partial(READS[row.name], self._context_of(ctx, row, principal), params)

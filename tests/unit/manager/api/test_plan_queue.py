@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from busbar.bus.errors import BusError
 from busbar.bus.testing import FakeClock, settle
-from busbar.manager.api.plan_queue import WAITING, PlanQueue
+from busbar.manager.api.plan_queue import OF_ONE, WAITING, PlanQueue
 from busbar.manager.slices import Slices
 
 
@@ -33,11 +33,13 @@ class Bench:
         finally:
             self.closed.append(name)
 
-    def submit(self, name: str, slices: int, error: Exception | None = None) -> None:
+    def submit(self, name: str, slices: int, error: Exception | None = None, caller: str = "") -> None:
+        """By default each is of a caller of its own."""
+
         def done(outcome: object, seconds: float) -> None:
             self.seen.append((outcome, seconds))
 
-        self.queue.submit(lambda: self.plan(name, slices, error), done)
+        self.queue.submit(caller or name, lambda: self.plan(name, slices, error), done)
 
 
 async def test_the_loop_has_a_turn_after_each_slice() -> None:
@@ -65,7 +67,7 @@ async def test_one_is_made_at_a_time_and_a_failure_ends_itself_alone() -> None:
     def refuse() -> Slices[object]:
         raise error
 
-    bench.queue.submit(refuse, lambda outcome, _: bench.seen.append(outcome))
+    bench.queue.submit("c", refuse, lambda outcome, _: bench.seen.append(outcome))
     task = asyncio.create_task(bench.queue.run())
     await settle()
     task.cancel()
@@ -79,6 +81,22 @@ async def test_who_would_wait_behind_too_many_is_told_to_come_again() -> None:
     with pytest.raises(BusError) as refused:
         bench.submit("late", 1)
     assert refused.value.code == "busy" and refused.value.retry_after_ms
+
+
+async def test_one_caller_does_not_take_all_the_places() -> None:
+    bench = Bench()
+    for number in range(OF_ONE):
+        bench.submit(f"p{number}-", 1, caller="greedy")
+    with pytest.raises(BusError, match="of 'greedy'") as refused:
+        bench.submit("late", 1, caller="greedy")
+    assert refused.value.code == "busy" and refused.value.retry_after_ms
+    bench.submit("other", 1)
+    task = asyncio.create_task(bench.queue.run())
+    await settle()
+    task.cancel()
+    assert ("other is made", 0.25) in bench.seen
+    for _ in range(OF_ONE):
+        bench.submit("again", 1, caller="greedy")
 
 
 async def test_a_plan_that_is_given_up_lets_go_of_its_copy() -> None:
