@@ -76,7 +76,7 @@ def acl(
 
 def _give_roles(context: str, commands: list[Command]) -> None:
     """Raises CliError, BusError."""
-    from ..services.account_places import by_dynsec
+    from ..services.account_backend import by_dynsec
 
     by_dynsec(context, lambda at: at.give_roles(commands))
     users = [row["username"] for row in commands if "username" in row]

@@ -23,7 +23,7 @@ from ..printing import numbers, output
 from ..services import accounts
 
 if TYPE_CHECKING:
-    from ..services.account_places import Place
+    from ..services.account_backend import AccountBackend
 
 app = n.command_group("Nodes: the machines that run workers.")
 
@@ -140,26 +140,26 @@ def pair(
     dynsec: n.Dynsec = False,
     dynsec_context: n.DynsecContext = None,
 ) -> None:
-    from ..services import account_places, node_access
+    from ..services import account_backend, node_access
     from ..services.join_file import check_writable
 
-    place = account_places.chosen(passwords, dynsec, dynsec_context)
+    backend = account_backend.chosen(passwords, dynsec, dynsec_context)
     check_writable(join_file, passwords)
-    place.has(NODE, node)
+    backend.has(NODE, node)
     labels = d.pairs(label, "--label")
     made = run(lambda bus: bus.pair_node(name=node, labels=labels))
     if join_file is not None:
         output.done(output.merged(made, join_file=str(join_file)), f"node '{node}' paired, {made.status}")
-        return node_access.write_file(place, join_file, node, valid)
-    if not place.is_known or output.output_format() == "table":
+        return node_access.write_file(backend, join_file, node, valid)
+    if not backend.is_known or output.output_format() == "table":
         output.done(made, f"node '{node}' paired, {made.status}")
-    if not place.is_known:
+    if not backend.is_known:
         accounts.explain_external(node, "add", NODE)
         return output.note(
             f"with mosquitto 'busbar node token {node}' does it, with --dynsec or --passwords, and prints the"
             " line that joins the node"
         )
-    return node_access.print_line(place, made, node, valid)
+    return node_access.print_line(backend, made, node, valid)
 
 
 @n.subcommand(
@@ -176,11 +176,11 @@ def token(
     dynsec: n.Dynsec = False,
     dynsec_context: n.DynsecContext = None,
 ) -> None:
-    from ..services import account_places, node_access
+    from ..services import account_backend, node_access
     from ..services.join_file import check_writable
 
-    place = account_places.chosen(passwords, dynsec, dynsec_context)
-    if not place.is_known and join_file is None:
+    backend = account_backend.chosen(passwords, dynsec, dynsec_context)
+    if not backend.is_known and join_file is None:
         raise CliError(
             "this broker keeps its own accounts: use --dynsec or --passwords for mosquitto's, or --join-file"
         )
@@ -190,8 +190,8 @@ def token(
         raise CliError(f"node '{found.name}' is not paired", ExitCode.NOT_FOUND, "no_such_object")
     if join_file is not None:
         output.done({"name": found.name, "join_file": str(join_file)}, str(join_file))
-        return node_access.write_file(place, join_file, found.name, valid)
-    return node_access.print_line(place, {"name": found.name}, found.name, valid)
+        return node_access.write_file(backend, join_file, found.name, valid)
+    return node_access.print_line(backend, {"name": found.name}, found.name, valid)
 
 
 @app.command("join", help="On a new node: redeem a join token for credentials, stored in a file.")
@@ -297,13 +297,13 @@ def unpair(
     yes: last_node.Yes = False,
     dry_run: n.DryRun = False,
 ) -> None:
-    from ..services import account_places
+    from ..services import account_backend
 
-    place = account_places.chosen(None, dynsec, dynsec_context)
+    backend = account_backend.chosen(None, dynsec, dynsec_context)
 
     async def work(bus: BusClient, may: bool) -> tuple[Node, bool]:
         found = await bus.find_node(node)
-        if place.is_known and found.status == "unpaired":
+        if backend.is_known and found.status == "unpaired":
             return found, True  # only its account is left to remove
         if not may:
             await last_node.check(bus, found.oid)
@@ -316,8 +316,8 @@ def unpair(
     output.done(gone, f"node '{gone.name}' unpaired")
     if not heard:
         output.note("its agent has not confirmed it yet: workers may run on there until it hears of it")
-    if not keep_account or not place.is_known:
-        _remove_account(place, gone.name, "unpaired", f"busbar node unpair {gone.name}{place.words}")
+    if not keep_account or not backend.is_known:
+        _remove_account(backend, gone.name, "unpaired", f"busbar node unpair {gone.name}{backend.words}")
 
 
 async def _has_heard(bus: BusClient, gone: Node) -> bool:
@@ -339,22 +339,22 @@ def forget(
     dynsec_context: n.DynsecContext = None,
     dry_run: n.DryRun = False,
 ) -> None:
-    from ..services import account_places
+    from ..services import account_backend
 
-    place = account_places.chosen(None, dynsec, dynsec_context)
+    backend = account_backend.chosen(None, dynsec, dynsec_context)
 
     async def work(bus: BusClient) -> Node:
         return await bus.forget_node(node_oid=await bus.node_oid(node), expect_version=expect_version)
 
     gone = run(work, dry_run=dry_run)
     output.done(gone, f"node '{gone.name}' forgotten")
-    alone = "mosquitto_ctrl dynsec deleteClient" if place.dynsec else "busbar broker remove-account"
-    _remove_account(place, gone.name, "forgotten", f"{alone} {gone.name}")
+    alone = "mosquitto_ctrl dynsec deleteClient" if backend.dynsec else "busbar broker remove-account"
+    _remove_account(backend, gone.name, "forgotten", f"{alone} {gone.name}")
 
 
-def _remove_account(place: Place, node: str, done: str, again: str) -> None:
+def _remove_account(backend: AccountBackend, node: str, done: str, again: str) -> None:
     """Raises CliError."""
-    from ..services.account_places import second_half
+    from ..services.account_backend import explain_partial_failure
 
-    with second_half(f"node '{node}' is {done}", "its account is not removed", again):
-        place.remove(NODE, node)
+    with explain_partial_failure(f"node '{node}' is {done}", "its account is not removed", again):
+        backend.remove(NODE, node)

@@ -19,7 +19,7 @@ from ..errors import CliError, ExitCode
 from ..printing import output
 
 if TYPE_CHECKING:
-    from ..services.account_places import Place
+    from ..services.account_backend import AccountBackend
 
 app = n.command_group("Users and their roles. The broker authenticates; the manager authorises by role.")
 
@@ -57,26 +57,28 @@ def add(
     dynsec: n.Dynsec = False,
     dynsec_context: n.DynsecContext = None,
 ) -> None:
-    from ..services import account_places, person_access
+    from ..services import account_backend, person_access
 
-    place = account_places.chosen(passwords, dynsec, dynsec_context)
-    had = person_access.check_add(place, name)
-    made = run(lambda bus: _add(bus, name, role, reuse, place, had))
-    person_access.add(place, made)
+    backend = account_backend.chosen(passwords, dynsec, dynsec_context)
+    had = person_access.check_add(backend, name)
+    made = run(lambda bus: _add(bus, name, role, reuse, backend, had))
+    person_access.add(backend, made)
 
 
-async def _add(bus: BusClient, name: str, role: Role, reuse: bool, place: Place, had: bool) -> Principal:
+async def _add(
+    bus: BusClient, name: str, role: Role, reuse: bool, backend: AccountBackend, had: bool
+) -> Principal:
     """One that is there with this role and has no account was left so by an interruption: it gets one."""
     try:
         return await bus.add_principal(name=name, role=role, reuse=reuse)
     except BusError as error:
-        if error.code != "already_exists" or not place.is_known:
+        if error.code != "already_exists" or not backend.is_known:
             raise
         found = await _known(bus, name)
         if found is not None and not had and found.role == role:
             return found
         if found is not None and had:
-            output.note(f"it has an account; a new password: busbar principal password {name}{place.words}")
+            output.note(f"it has an account; a new password: busbar principal password {name}{backend.words}")
         raise
 
 
@@ -92,12 +94,12 @@ def password(
     dynsec: n.Dynsec = False,
     dynsec_context: n.DynsecContext = None,
 ) -> None:
-    from ..services import account_places, person_access
+    from ..services import account_backend, person_access
 
-    place = account_places.chosen(passwords, dynsec, dynsec_context)
+    backend = account_backend.chosen(passwords, dynsec, dynsec_context)
     found = run(lambda bus: _find(bus, name))
-    person_access.check_password(place, name)
-    person_access.renew(place, found)
+    person_access.check_password(backend, name)
+    person_access.renew(backend, found)
 
 
 async def _find(bus: BusClient, name: str) -> Principal:
@@ -126,12 +128,12 @@ def role(name: n.PrincipalArgument, role: RoleArgument) -> None:
 def remove(
     name: n.PrincipalArgument, dynsec: n.Dynsec = False, dynsec_context: n.DynsecContext = None
 ) -> None:
-    from ..services import account_places, person_access
+    from ..services import account_backend, person_access
 
-    place = account_places.chosen(None, dynsec, dynsec_context)
-    has = person_access.check_remove(place, name)
-    gone = run(lambda bus: _remove(bus, name, completes=place.dynsec and has))
-    person_access.remove(place, name)
+    backend = account_backend.chosen(None, dynsec, dynsec_context)
+    has = person_access.check_remove(backend, name)
+    gone = run(lambda bus: _remove(bus, name, completes=backend.dynsec and has))
+    person_access.remove(backend, name)
     output.done(gone or {"name": name}, f"principal '{name}' removed")
     if gone is not None and (gone.clusters or gone.nodes):
         output.note(

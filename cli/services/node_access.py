@@ -15,68 +15,72 @@ from busbar.bus.options import parse_urls
 from ..context import global_options, settings_in_force
 from ..printing import numbers, output
 from . import accounts, join_file
-from .account_places import Place, second_half
+from .account_backend import AccountBackend, explain_partial_failure
 from .join_file import JoinFile
 from .join_token import to_word
 
 
-def grant(place: Place, node: str, valid_s: float) -> JoinFile:
+def grant(backend: AccountBackend, node: str, valid_s: float) -> JoinFile:
     """What a node is to join with: a token where the broker redeems those, else a new password.
 
     Raises:
         CliError: a file can't be read or written.
     """
     settings = settings_in_force(global_options(), os.environ)
-    if place.state is None or not accounts.takes_tokens(place.state):
+    if backend.state is None or not accounts.takes_tokens(backend.state):
         return join_file.new_join_file(settings, node, token=None)
     until = SystemClock().time_ns() / 1e9 + valid_s
-    token = accounts.token(place.state, node, valid_s)
+    token = accounts.token(backend.state, node, valid_s)
     return join_file.new_join_file(settings, node, token=token, until=until)
 
 
-def _put_account(place: Place, made: JoinFile) -> None:
+def _put_account(backend: AccountBackend, made: JoinFile) -> None:
     """Give the node's account the password that it is to join with, where it has one.
 
     Raises:
         CliError: the account can't be made.
     """
     if made.password is not None:
-        again = f"busbar node token {made.node}{place.words}"
-        with second_half(f"node '{made.node}' is paired", "its account has no new password", again):
-            place.put(NODE, made.node, made.password)
+        again = f"busbar node token {made.node}{backend.words}"
+        with explain_partial_failure(
+            f"node '{made.node}' is paired", "its account has no new password", again
+        ):
+            backend.put(NODE, made.node, made.password)
 
 
-def write_file(place: Place, path: Path, node: str, valid_s: float) -> None:
+def write_file(backend: AccountBackend, path: Path, node: str, valid_s: float) -> None:
     """Write a node's join file, and make its account.
 
     Raises:
         CliError: a file can't be written, or the account not made.
     """
-    made = grant(place, node, valid_s)
+    made = grant(backend, node, valid_s)
     join_file.write_join_file(
         path, msgspec.structs.replace(made, until=None)
     )  # which earlier versions do not know
-    _put_account(place, made)
-    if not place.is_known:
+    _put_account(backend, made)
+    if not backend.is_known:
         accounts.explain_external(node, "add", NODE)
         output.note(f"its password is the member 'password' of {path}")
     join_file.tell_join_file(path)
 
 
-def print_line(place: Place, shown: object, node: str, valid_s: float) -> None:
+def print_line(backend: AccountBackend, shown: object, node: str, valid_s: float) -> None:
     """Make a node's account or token, and print the line that joins it, with the secret in it.
 
     Raises:
         CliError: the account can't be made.
     """
-    made = grant(place, node, valid_s)
+    made = grant(backend, node, valid_s)
     word = shlex.quote(to_word(made))
-    _put_account(place, made)
+    _put_account(backend, made)
     if output.output_format() != "table":
         kept = {"token": made.token, "token_valid_s": valid_s}
         if made.token is None:
             kept = (
-                {} if place.state is None else {"password_file": str(accounts.secret_file(place.state, node))}
+                {}
+                if backend.state is None
+                else {"password_file": str(accounts.secret_file(backend.state, node))}
             )
         return output.dump(output.merged(shown, join=word, **kept))
     if made.token is not None:

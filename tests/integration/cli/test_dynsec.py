@@ -67,8 +67,8 @@ class Lab(Stack):
     def broken(self, method: str, *words: str) -> subprocess.CompletedProcess[str]:
         """`busbar principal`, interrupted before the account is asked for."""
         script = (
-            "from busbar.cli import app; from busbar.cli.services.account_places import Place\n"
-            f"def stop(*_):\n    raise KeyboardInterrupt\nPlace.{method} = stop\napp.main()"
+            "from busbar.cli import app; from busbar.cli.services.account_backend import AccountBackend\n"
+            f"def stop(*_):\n    raise KeyboardInterrupt\nAccountBackend.{method} = stop\napp.main()"
         )
         return self.run(
             "principal", *words, "--dynsec-context", "admin", *self.connection("alice"), of=("-c", script)

@@ -1,4 +1,4 @@
-"""Where the accounts of a realm's users are, nodes and persons alike, and what is done with them there."""
+"""What keeps the accounts of a realm's users, nodes and persons alike, and what is done with them there."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where accounts are: with the `busbar up` of the folder `state`, in mosquitto's password file
-    `passwords`, with its dynamic security plugin (`dynsec`, as the user of the context `admin`), or
-    elsewhere."""
+class AccountBackend:
+    """What keeps the accounts: the `busbar up` of the folder `state`, mosquitto's password file `passwords`,
+    its dynamic security plugin (`dynsec`, as the user of the context `admin`), or something unknown."""
 
     state: Path | None
     passwords: Path | None = None
@@ -104,13 +103,13 @@ class Place:
             accounts.explain_external(user, "remove", kind)
 
 
-def chosen(passwords: Path | None, dynsec: bool, admin: str | None) -> Place:
-    """The place that these options name, else that of the `busbar up` in use. Raises CliError for two."""
-    return Place(accounts.local_state(), passwords, dynsec or admin is not None, admin)
+def chosen(passwords: Path | None, dynsec: bool, admin: str | None) -> AccountBackend:
+    """What these options name, else the `busbar up` in use. Raises CliError for two."""
+    return AccountBackend(accounts.local_state(), passwords, dynsec or admin is not None, admin)
 
 
 @contextmanager
-def second_half(done: str, left: str, again: str) -> Iterator[None]:
+def explain_partial_failure(done: str, left: str, again: str) -> Iterator[None]:
     """What fails or is interrupted in here says too what was done before, what is left, and how to do it.
 
     Raises:
@@ -132,9 +131,9 @@ def by_dynsec(admin: str | None, work: Callable[[DynamicSecurity], Awaitable[T]]
     return asyncio.run(_with_dynsec(_settings_of(admin), work))
 
 
-def is_own(place: Place, user: str) -> bool:
+def is_own(backend: AccountBackend, user: str) -> bool:
     """Whether the plugin's accounts are changed as this very user."""
-    return place.dynsec and options_of(_settings_of(place.admin)).username == user
+    return backend.dynsec and options_of(_settings_of(backend.admin)).username == user
 
 
 def _settings() -> Settings:
