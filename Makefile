@@ -31,7 +31,7 @@ NODERED := $(abspath $(VENV))/node-red
 HOUSE := $(abspath $(VENV))/home-assistant
 HOUSE_PYTHON ?= python3.13
 
-.PHONY: help setup demo test unit explore lint reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site \
+.PHONY: help setup demo test unit explore lint style reference bench soak mutants scale mesh foreign asyncapi node-red home-assistant site \
   pictures upgrade dist deb try-deb try-systemd image try-image clean
 
 help:
@@ -39,7 +39,7 @@ help:
 	@echo "make test    set up, then run the whole suite"
 	@echo "make unit    the fast tests only"
 	@echo "make explore the properties with new examples, which \`make test\` does not draw"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff and mypy; make style  ruff alone"
 	@echo "make bench   measure, against yardsticks taken in the same run"
 	@echo "make soak    search for faults: simulation, fuzzing and kills for MINUTES (10), then a flood"
 	@echo "make mutants   make small faults in the files that decide, and count those that the unit tests notice"
@@ -77,9 +77,12 @@ demo: setup
 	@$(BIN)/python -m busbar.cli.demo --picture busbar-demo.png
 
 # Without npm, or its registry, the clients in JavaScript are skipped with that reason.
-test: setup lint
-	@$(BIN)/python -m tests.foreign.install $(FOREIGN)
-	@BUSBAR_FOREIGN=$(FOREIGN) $(PYTEST)
+# The types are checked meanwhile: that takes one core, and the first tests two.
+test: style
+	@$(BIN)/mypy & types=$$!; \
+	  $(BIN)/python -m tests.foreign.install $(FOREIGN); \
+	  BUSBAR_FOREIGN=$(FOREIGN) $(PYTEST); tests=$$?; \
+	  wait $$types && exit $$tests
 
 unit: setup
 	@$(PYTEST) -n 2 tests/unit  # they compute, and wait for nothing
@@ -87,10 +90,12 @@ unit: setup
 explore: setup
 	@BUSBAR_EXAMPLES=explore $(PYTEST) -n 2 -m hypothesis
 
-lint: setup
+lint: style
+	@$(BIN)/mypy
+
+style: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 
 bench: setup
 	@$(BIN)/python -m tests.bench
