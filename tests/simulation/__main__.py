@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
-import shutil
 import sys
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 from tests.ending import end_on_sigterm
 from tests.simulation.activity import VACUOUS, lacking
+from tests.simulation.corpus import kept
 from tests.simulation.faults import Schedule, schedule
 from tests.simulation.plants import PLANTS, planted
-from tests.simulation.runner import Result, describe, scratch, simulate
+from tests.simulation.runner import Result, dedicated, describe, simulate
 from tests.simulation.shrink import shrink
 
 KNOWN = Path(__file__).with_name("known.jsonl")
@@ -36,24 +34,15 @@ TOLD = "schedules done: "
 def main() -> int:
     options = _options()
     end_on_sigterm()
-    sys.unraisablehook = lambda _: None  # what was killed unwinds when it is collected
-    warnings.simplefilter("ignore", RuntimeWarning)  # … or was never awaited
-    logging.getLogger().addHandler(logging.NullHandler())
-    folder = scratch()
-    # What was killed is not to unwind in the middle of a schedule.
-    gc.freeze()
-    gc.disable()
-    try:
-        with planted(options.plant):
-            return _run(options, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with planted(options.plant), dedicated() as folder:
+        return _run(options, folder)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="schedules to run")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--corpus", action="store_true", help="run those of corpus.txt in place of --count")
     parser.add_argument("--jobs", type=int, default=1, help="share them among so many processes")
     parser.add_argument("--job", type=int, default=0, help="which of these this one is, from 0")
     parser.add_argument("--minutes", type=float, default=0.0, help="run for so long instead of --count")
@@ -83,19 +72,23 @@ def _schedules(options: argparse.Namespace) -> Iterator[Schedule]:
     if options.known:
         return
     end, mine = time.monotonic() + options.minutes * 60, _share(options)
-    for number in count(0):
-        if time.monotonic() >= end if options.minutes else number >= options.count:
+    for seed in count(options.seed) if options.minutes else _seeds(options):
+        if options.minutes and time.monotonic() >= end:
             return
-        found = schedule(options.seed + number)
+        found = schedule(seed)
         if mine is None or found.setup in mine:
             yield found
+
+
+def _seeds(options: argparse.Namespace) -> Sequence[int]:
+    return kept() if options.corpus else range(options.seed, options.seed + options.count)
 
 
 def _share(options: argparse.Namespace) -> set[object] | None:
     """The fleets of this process, None for all: each is set up by one alone, and all have as much to do."""
     if options.jobs == 1:
         return None
-    fleets = Counter(schedule(options.seed + number).setup for number in range(options.count))
+    fleets = Counter(schedule(seed).setup for seed in _seeds(options))
     counts, mine = [0] * options.jobs, set()
     for fleet, count_of in fleets.most_common():
         job = counts.index(min(counts))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,6 +92,24 @@ def scratch() -> Path:
     """A new folder in memory where there is one."""
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix="busbar-sim-", dir=memory if memory.is_dir() else None))
+
+
+@contextmanager
+def dedicated() -> Iterator[Path]:
+    """A new folder for a process that does nothing but run schedules.
+
+    It has to collect garbage itself: what was killed is not to unwind in the middle of a schedule.
+    """
+    sys.unraisablehook = lambda _: None  # what was killed unwinds when it is collected
+    warnings.simplefilter("ignore", RuntimeWarning)  # … or was never awaited
+    logging.getLogger().addHandler(logging.NullHandler())
+    gc.freeze()
+    gc.disable()
+    folder = scratch()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def simulate(schedule: Schedule, folder: Path, *, files: bool = False, keep_trace: bool = False) -> Result:

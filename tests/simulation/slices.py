@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tests.pace import busy
 from tests.simulation.__main__ import TOLD
+from tests.simulation.corpus import kept
 
 ROOT = Path(__file__).parent.parent.parent
-COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "1500"))
-"""Schedules in all: the rarest of the planted bugs (`plants.py`) shows in one of 200. `make soak` runs new
-ones."""
+COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "0"))
+"""So many of the first seeds in place of the corpus. `make soak` runs new ones."""
 PARTS = 5
 """Tests that share them: so it is told how far they are."""
 JOBS = max(1, min(4, len(os.sched_getaffinity(0))))
@@ -64,7 +64,8 @@ class Slices:
     def hold(self, part: int) -> None:
         """Wait until one of the parts is through; known failures of the past come first, in the first."""
         if not self._running:
-            told = ("--count", COUNT, "--tell", self.step, "--jobs", JOBS)
+            which = ("--count", COUNT) if COUNT else ("--corpus",)
+            told = (*which, "--tell", self.step, "--jobs", JOBS)
             self._running = [self._runs.start(*told, "--job", job) for job in range(JOBS)]
         for process in self._running:
             self._await(process, (part + 1) * self.step if part < PARTS - 1 else None)
@@ -72,7 +73,7 @@ class Slices:
     @property
     def step(self) -> int:
         """Schedules of a part, in each process; the last part is what is left."""
-        return COUNT // JOBS // PARTS or 1
+        return (COUNT or len(kept())) // JOBS // PARTS or 1
 
     def _await(self, process: Run, count: int | None) -> None:
         """Until it is so far (to its end for None), or has failed."""
