@@ -1,8 +1,9 @@
-"""Short commands of `busbar`, each a process of its own, forked from one that has imported what all share.
+"""`busbar` as a process of its own, forked from one that has imported what all share.
 
-Two thirds of what a command takes are Python's start and imports. What a fork shares is only that: arguments,
-environment, folder, streams, exit code and signals are those of any process, and the module of a command is
-imported when it is called. A service is started as a program: that is part of what it does.
+Two thirds of what a command takes, and half of a service's start, are Python's start and imports. What a fork
+shares is only that: arguments, environment, folder, streams, exit code and signals are those of any process.
+Commands and services come from different processes, so that a command can't do without an import of its own.
+`busbar up` starts its services as programs, and tests of the start itself start programs.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -27,7 +30,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-SHARED = (
+PROGRAM = Path(__file__).with_name("forked_program.py")
+COMMANDS = (
     "cli.app",
     "cli.calls.connect",
     "cli.calls.watching",
@@ -38,7 +42,8 @@ SHARED = (
     "bus.connection.mqtt_link",
 )
 """What most commands import; no module of a command is among it."""
-SERVICES = frozenset({"agent", "broker", "manager", "up", "web"})
+SERVICES = ("cli.app", "cli.services.run", "agent.service", "bus.broker", "manager.service")
+NOUNS_OF_SERVICES = frozenset({"agent", "broker", "manager", "up", "web"})
 NUMBER = struct.Struct("i")
 
 
@@ -51,10 +56,11 @@ class Call(NamedTuple):
 
 
 class Forker:
-    """Forks a process for each call, and tells how it ended."""
+    """Forks a process for each call that comes by the socket `calls`, and tells how it ended."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, calls: socket.socket) -> None:
         self._control = control
+        self._calls = calls
         self._tell: dict[int, int] = {}
         """Where the end of each living process is told."""
         self._woken, self._wake = os.pipe()
@@ -62,24 +68,24 @@ class Forker:
             os.set_blocking(fd, False)
 
     def serve(self) -> Call | None:
-        """Return in each new process with its call, and with None once nobody can ask any more."""
+        """Return in each new process with its call, and with None once `control` is closed."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake)
         while True:
-            ready, _, _ = select.select([self._control, self._woken], [], [])
+            ready, _, _ = select.select([self._control, self._calls, self._woken], [], [])
             if self._woken in ready:
                 os.read(self._woken, 4096)
                 self._bury()
-            if self._control in ready:
-                data, fds, _, _ = socket.recv_fds(self._control, 1 << 20, 4)
-                if not data:
-                    return None
+            if self._calls in ready:
+                data, fds, _, _ = socket.recv_fds(self._calls, 1 << 20, 4)
                 if (pid := os.fork()) == 0:
                     return self._become(Call(*json.loads(data)), fds)
                 self._tell[pid] = fds.pop()
                 self._say(self._tell[pid], pid)
                 for fd in fds:
                     os.close(fd)
+            if self._control in ready:
+                return None
 
     def _bury(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -99,7 +105,10 @@ class Forker:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, fd in enumerate(fds[:3]):
             os.dup2(fd, number)
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            setattr(sys, name, _opened_as(getattr(sys, name), number))
         self._control.close()
+        self._calls.close()
         for fd in (*fds, *self._tell.values(), self._woken, self._wake):
             os.close(fd)
         os.environ.clear()
@@ -109,55 +118,105 @@ class Forker:
         return call
 
 
-class Commands:
-    """Starts the process that forks, and asks it."""
+class Process:
+    """One of these processes, as `subprocess.Popen` has it; its streams are files of the caller."""
 
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, call: Call, read: int) -> None:
+        self.args = call.arguments
+        self.returncode: int | None = None
+        self._read = read
+        (self.pid,) = NUMBER.unpack(os.read(read, NUMBER.size))
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """`timeout`: seconds."""
+        if self.returncode is None:
+            if not select.select([self._read], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            (self.returncode,) = NUMBER.unpack(os.read(self._read, NUMBER.size))
+            os.close(self._read)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Source:
+    """Starts the process that forks, and asks it; `path` is where it takes calls, from programs as well."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._folder = tempfile.mkdtemp(prefix="busbar-forked-")
+        self.path = f"{self._folder}/calls"
+        self._control, theirs = socket.socketpair()
+        calls = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        calls.bind(self.path)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
+        fds = [theirs.fileno(), calls.fileno()]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "tests.forked", *map(str, fds), *modules],
+            pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             cwd=ROOT,
-            env={**clean, "PYTHONUNBUFFERED": "1"},
+            env=clean,
         )
         theirs.close()
+        calls.close()
         atexit.register(self.end)
 
     def end(self) -> None:
         self._control.close()
         self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-    def run(self, call: Call, timeout: float) -> subprocess.CompletedProcess[str]:
-        """As subprocess.run does with text and captured output; nothing is to be read on its stdin."""
+    def start(self, call: Call, out: IO[bytes], err: IO[bytes], given: str = "") -> Process:
+        """A process that writes to these open files; `given` is what it can read."""
         read, write = os.pipe()
-        with open(os.devnull) as none, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with tempfile.TemporaryFile() as text, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            text.write(given.encode())
+            text.seek(0)
+            streams = [file.fileno() for file in (text, out, err)]
             try:
-                streams = [stream.fileno() for stream in (none, out, err)]
-                socket.send_fds(self._control, [json.dumps(call).encode()], [*streams, write])
+                sender.connect(self.path)
+                socket.send_fds(sender, [json.dumps(call).encode()], [*streams, write])
             finally:
                 os.close(write)
-            try:
-                code = self._wait(read, call, timeout)
-            finally:
-                os.close(read)
-            return subprocess.CompletedProcess(call.arguments, code, _text(out), _text(err))
+        return Process(call, read)
 
-    @staticmethod
-    def _wait(read: int, call: Call, timeout: float) -> int:
-        (pid,) = NUMBER.unpack(os.read(read, NUMBER.size))
-        if select.select([read], [], [], timeout)[0]:
-            (code,) = NUMBER.unpack(os.read(read, NUMBER.size))
-            return int(code)
-        os.kill(pid, signal.SIGKILL)
-        raise subprocess.TimeoutExpired(call.arguments, timeout)
+    def run(self, call: Call, timeout: float, given: str = "") -> subprocess.CompletedProcess[str]:
+        """As subprocess.run does with text and captured output."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = self.start(call, out, err, given)
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            return subprocess.CompletedProcess(call.arguments, code, _text(out), _text(err))
 
 
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode().replace("\r\n", "\n")
+
+
+def _opened_as(before: io.TextIOWrapper, fd: int) -> io.TextIOWrapper:
+    """A standard stream of what the descriptor is now, as Python opens it."""
+    mode, buffering = "w" if before.writable() else "r", 1 if fd == 2 else -1
+    return open(fd, mode, buffering, encoding=before.encoding, errors=before.errors, closefd=False)
 
 
 def _noun(arguments: Sequence[str]) -> str:
@@ -168,36 +227,57 @@ def _noun(arguments: Sequence[str]) -> str:
     return words[0] if words else ""
 
 
-_commands: list[Commands] = []
+_sources: dict[tuple[str, ...], Source] = {}
 _lock = threading.Lock()
 
 
-def run(
-    *arguments: str, env: Mapping[str, str], timeout: float, folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """`busbar` with these arguments; for a service, as a program. `timeout`: seconds, as they are."""
-    if _noun(arguments) in SERVICES:
-        return subprocess.run(
-            [sys.executable, "-m", "busbar.cli.app", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            cwd=folder,
-        )
+def source(modules: tuple[str, ...]) -> Source:
+    """The one of this process for these modules."""
     with _lock:
-        if not _commands:
-            _commands.append(Commands())
-    return _commands[0].run(Call(list(arguments), dict(env), str(folder or Path.cwd())), timeout)
+        if modules not in _sources:
+            _sources[modules] = Source(modules)
+    return _sources[modules]
+
+
+def run(
+    *arguments: str, env: Mapping[str, str], timeout: float, folder: Path | None = None, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """`busbar` with these arguments, to its end. `timeout`: seconds, as they are; `given`: its input."""
+    modules = SERVICES if _noun(arguments) in NOUNS_OF_SERVICES else COMMANDS
+    return source(modules).run(_call(arguments, env, folder), timeout, given)
+
+
+def start(*arguments: str, env: Mapping[str, str], output: IO[bytes], folder: Path | None = None) -> Process:
+    """A service, as `busbar` with these arguments; what it says goes to `output`."""
+    return source(SERVICES).start(_call(arguments, env, folder), output, output)
+
+
+def _call(arguments: Sequence[str], env: Mapping[str, str], folder: Path | None) -> Call:
+    return Call(list(arguments), dict(env), str(folder or Path.cwd()))
+
+
+def program(folder: Path, real: str) -> Path:
+    """A program `busbar` in the folder: short commands are forked, with the streams of whoever calls it.
+
+    `real`: the program for the others.
+    """
+    made = folder / "busbar"
+    made.write_text(
+        f"#!{sys.executable} -IS\n"
+        f"CALLS, REAL, SERVICES = {source(COMMANDS).path!r}, {real!r}, {set(NOUNS_OF_SERVICES)!r}\n"
+        + PROGRAM.read_text()
+    )
+    made.chmod(0o755)
+    return folder
 
 
 def main() -> None:
-    for name in SHARED:
+    control, calls, *modules = sys.argv[1:]
+    for name in modules:
         importlib.import_module(f"busbar.{name}")
     gc.freeze()
-    with socket.socket(fileno=int(sys.argv[1])) as control:
-        call = Forker(control).serve()
+    with socket.socket(fileno=int(control)) as life, socket.socket(fileno=int(calls)) as asked:
+        call = Forker(life, asked).serve()
     if call is not None:
         sys.argv = ["busbar", *call.arguments]
         from busbar.cli.app import main as busbar

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from busbar.bus.access.acl import render_mosquitto
 from busbar.bus.access.home_assistant import parse
 from busbar.bus.broker.accounts import ensure_account
 
+from tests import forked
 from tests.brokers import free_port, mosquitto, wait_for_port
 from tests.pace import bound
 from tests.plain import Plain
@@ -47,7 +47,7 @@ class Stack:
         self.at: dict[str, int] = {}
         """Which of them a user connects to first; the first of all unless it stands here."""
         self.secrets = {name: secrets.token_urlsafe(12) for name in ("manager", *PERSONS, *NODES)}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, forked.Process] = {}
         self.clients: list[Plain] = []
         (folder / "secrets").mkdir(mode=0o700)
         for name, secret in self.secrets.items():
@@ -55,20 +55,12 @@ class Stack:
             file.touch(mode=0o600)
             file.write_text(secret)
 
-    def spawn(self, name: str, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+    def spawn(self, name: str, *arguments: str, **env: str) -> forked.Process:
         """Start a service of ours under a name; its output goes to a file in the folder."""
-        output = (self.folder / f"{name}.log").open("ab")
         kept = {key for key in os.environ if not key.startswith("BUSBAR_") or key == "BUSBAR_CROSSBAR"}
         clean = {key: os.environ[key] for key in kept}
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "busbar.cli.app", *arguments],
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-            cwd=ROOT,
-            env={**clean, **env},
-        )
-        output.close()
+        with (self.folder / f"{name}.log").open("ab") as output:
+            self.processes[name] = forked.start(*arguments, env={**clean, **env}, output=output, folder=ROOT)
         return self.processes[name]
 
     def port_of(self, user: str) -> int:

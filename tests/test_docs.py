@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from busbar.cli import app, lazy
 
+from tests import forked
 from tests.brokers import lacking, need_mosquitto
 from tests.pace import bound
 from tests.test_layers import WINGS
@@ -130,11 +131,11 @@ def steps(page: Path) -> list[tuple[str, list[str]]]:
 
 
 @contextmanager
-def shell(folder: Path, programs: Path, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
-    """A shell of a new user: an empty home, and the programs of an environment first on the path."""
+def shell(folder: Path, *programs: Path, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A shell of a new user: an empty home, and these folders of programs first on the path."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
     env["BUSBAR_TIMEOUT"] = str(bound(10))
-    env |= {"HOME": str(folder), "PATH": f"{programs}:{env['PATH']}", "COLUMNS": "160"}
+    env |= {"HOME": str(folder), "PATH": ":".join([*map(str, programs), env["PATH"]]), "COLUMNS": "160"}
     with subprocess.Popen(
         [*prefix, "bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=folder, env=env, bufsize=1, start_new_session=True,
@@ -196,22 +197,25 @@ CROSSBAR_PAGES = [f"docs/howto/{name}.md" for name in ("runtimes", "wamp-auth", 
     ],
 )
 def test_a_page_runs_as_shown(name: str, tmp_path: Path) -> None:
+    programs, home = Path(sys.executable).parent, tmp_path / "home"
+    home.mkdir()
     for file, text in FILE_BLOCK.findall((ROOT / name).read_text()):
-        (tmp_path / file).write_text(text)
+        (home / file).write_text(text)
     if name in CROSSBAR_PAGES and find_spec("crossbar") is None:
         lacking("crossbar is not installed")
     if name in ("README.md", "docs/howto/mqtt-tls.md", "docs/howto/listeners.md"):
         need_mosquitto()
         if shutil.which("mosquitto_pub") is None:
             lacking("the programs mosquitto_pub and mosquitto_sub are not installed")
-    run_steps(steps(ROOT / name), tmp_path, Path(sys.executable).parent)
+    run_steps(steps(ROOT / name), home, forked.program(tmp_path, str(programs / "busbar")), programs)
 
 
 def run_steps(
-    steps: list[tuple[str, list[str]]], folder: Path, programs: Path, prefix: Sequence[str] = ()
+    steps: list[tuple[str, list[str]]], folder: Path, *programs: Path, prefix: Sequence[str] = ()
 ) -> None:
     """Type a page's commands as a new user would, with `busbar up` in a terminal of its own."""
-    with shell(folder, programs, prefix) as first, shell(folder, programs, prefix) as second:
+    shells = [shell(folder, *programs, prefix=prefix) for _ in range(2)]
+    with shells[0] as first, shells[1] as second:
         stage, terminal = Terminal(first), Terminal(second)
         try:
             for command, shown in steps:

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests import forked
+from tests.brokers import free_port, wait_for_port
 from tests.pace import bound
 
 
@@ -54,26 +56,57 @@ def test_streams_exit_code_environment_and_folder_are_those_of_a_program(
 
 def test_one_that_hangs_is_ended_and_others_go_on_beside_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        env = environment(tmp_path, BUSBAR_BROKER=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
-        env |= {"BUSBAR_TIMEOUT": "600", "BUSBAR_USERNAME": "alice", "BUSBAR_PASSWORD": "secret"}
+        env = waiting(tmp_path, silent.getsockname()[1])
         with pytest.raises(subprocess.TimeoutExpired):
             forked.run("cluster", "list", env=env, timeout=0.5)
     assert forked.run("--version", env=env, timeout=bound(30)).returncode == 0
 
 
-def test_an_end_by_a_signal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[int] = []
+def waiting(folder: Path, port: int) -> dict[str, str]:
+    """The environment of a command that waits for a broker which does not answer."""
+    env = environment(folder, BUSBAR_BROKER=f"mqtt://127.0.0.1:{port}", BUSBAR_TIMEOUT="600")
+    return env | {"BUSBAR_USERNAME": "alice", "BUSBAR_PASSWORD": "secret"}
 
-    def end(read: int, call: forked.Call, timeout: float) -> int:
-        (pid,) = forked.NUMBER.unpack(os.read(read, forked.NUMBER.size))
-        os.kill(pid, signal.SIGKILL)
-        (code,) = forked.NUMBER.unpack(os.read(read, forked.NUMBER.size))
-        ended.append(pid)
-        return int(code)
 
-    monkeypatch.setattr(forked.Commands, "_wait", staticmethod(end))
+def test_an_end_by_a_signal_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, (tmp_path / "log").open("wb") as log:
+        port = silent.getsockname()[1]
+        process = forked.start("cluster", "list", env=waiting(tmp_path, port), output=log)
+        silent.accept()[0].close()
+        assert process.poll() is None
+        process.kill()
+        assert process.wait(bound(30)) == process.poll() == -signal.SIGKILL
+
+
+def test_a_service_writes_to_its_log_and_ends_when_told(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        words = ("broker", "--state", str(tmp_path / "state"), "--port", str(port))
+        process = forked.start(*words, env=env, output=log, folder=tmp_path)
+    wait_for_port(port, process)
+    process.terminate()
+    assert process.wait(bound(20)) == 0
+    assert "broker" in (tmp_path / "log").read_text()
+
+
+def test_the_program_has_the_streams_of_its_caller_and_hands_signals_on(tmp_path: Path) -> None:
+    """A short command forks, and a service is the real program."""
+    (tmp_path / "real").write_text('#!/bin/sh\necho real "$@"\n')
+    (tmp_path / "real").chmod(0o755)
+    forked.program(tmp_path, str(tmp_path / "real"))
+    shell = partial(subprocess.run, cwd=tmp_path, shell=True, text=True, capture_output=True)
+    env = {**environment(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = shell("busbar nonesuch 2>&1 | head -1; busbar --realm lab up --agents 2", env=env)
+    assert done.stdout.splitlines()[1:] == ["real --realm lab up --agents 2"]
+    manifest = "clusters: [{name: 7}]"
+    done = shell(f"echo '{manifest}' | busbar validate -f -", env=env)
+    assert (done.returncode, "/clusters: Expected" in done.stderr) == (2, True), done
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        env = environment(tmp_path, BUSBAR_BROKER=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
-        env |= {"BUSBAR_TIMEOUT": "600", "BUSBAR_USERNAME": "alice", "BUSBAR_PASSWORD": "secret"}
-        assert forked.run("cluster", "list", env=env, timeout=bound(30)).returncode == -signal.SIGKILL
-    assert ended
+        port = silent.getsockname()[1]
+        waits = subprocess.Popen(
+            ["busbar", "cluster", "list"], env=env | waiting(tmp_path, port) | {"PATH": env["PATH"]}
+        )
+        silent.accept()[0].close()
+        waits.send_signal(signal.SIGINT)
+        assert waits.wait(bound(30)) == 130

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.faults.census import Life, until
 from tests.faults.yard import Cluster, Yard, yard
+from tests.pace import bound
 from tests.stack import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "scale.md"
@@ -51,13 +51,7 @@ class Machines:
             words = [word.replace(shown, real) for word in words]
         env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
         env |= {"HOME": str(self.here.stack.folder)}
-        done = subprocess.run(
-            [sys.executable, "-m", "busbar.cli.app", *words[1:]],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
+        done = forked.run(*words[1:], env=env, timeout=bound(60), folder=ROOT)
         assert done.returncode == 0, f"{machine}$ {command}\n{done.stdout}{done.stderr}"
 
     def stop(self, machine: str) -> None:

@@ -120,7 +120,7 @@ def test_the_quickstart_runs_on_a_host_without_ipv4(ipv6_only: tuple[str, ...], 
         (command.replace("127.0.0.1", "[::1]"), [line.replace("127.0.0.1", "[::1]") for line in shown])
         for command, shown in steps(ROOT / "docs" / "quickstart.md")
     ]
-    run_steps(page, tmp_path, Path(sys.executable).parent, ipv6_only)
+    run_steps(page, tmp_path, Path(sys.executable).parent, prefix=ipv6_only)
 
 
 @pytest.mark.fault(109, "U")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from tests.faults.census import Census, Life, until
 from tests.faults.proxy import Proxy
 from tests.faults.watcher import BOUND_S, Watcher
@@ -51,13 +52,16 @@ class Yard:
         self.stack.clients.append(made)
         return made
 
-    def spawn(self, name: str, arguments: list[str], *before: str) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, name: str, arguments: list[str], *before: str
+    ) -> subprocess.Popen[bytes] | forked.Process:
         """Start `busbar` with arguments, prefixed by `before`: a wrapper or a failing program."""
-        program = list(before) or [sys.executable, "-m", "busbar.cli.app"]
+        if not before:
+            return self.stack.spawn(name, *arguments)
         env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
         with (self.stack.folder / f"{name}.log").open("ab") as output:
             self.stack.processes[name] = subprocess.Popen(
-                [*program, *arguments],
+                [*before, *arguments],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -89,7 +93,7 @@ class Yard:
 
     def start_agent(
         self, node: str, *before: str, state: str | None = None, name: str | None = None
-    ) -> subprocess.Popen[bytes]:
+    ) -> subprocess.Popen[bytes] | forked.Process:
         folder = self.stack.folder / (state or f"agent-{node}")
         words = ["agent", "--node", node, "--state", str(folder), "--runtimes", str(self.toml)]
         return self.spawn(name or node, [*words, *self.connection(node, self.proxy(node).port)], *before)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.integration.cli.harness import Stack, alive, stack, until
 from tests.pace import bound
 from tests.plain import Plain
@@ -246,7 +247,7 @@ def test_a_join_file_is_all_that_a_node_needs(up: Stack, tmp_path: Path) -> None
     busbar = [sys.executable, "-m", "busbar.cli.app", "agent"]
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*busbar, *words], env=env, capture_output=True, text=True, timeout=bound(30))
+        return forked.run("agent", *words, env=env, timeout=bound(30))
 
     joined = run("join", str(file), "--label", "site=sea")
     assert joined.returncode == 0 and not file.exists(), joined.stderr
@@ -279,9 +280,8 @@ def test_one_line_makes_a_node_and_may_be_run_again(up: Stack, tmp_path: Path) -
     busbar = [sys.executable, "-m", "busbar.cli.app"]
     folder = home / ".local" / "state" / "busbar" / "agents" / "n4"
 
-    def run(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [*busbar, *words]
-        return subprocess.run(command, env=env, input=text, capture_output=True, text=True, timeout=bound(30))
+    def run(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return forked.run(*words, env=env, timeout=bound(30), given=text)
 
     words = [*typed.split()[1:], "--no-unit"]
     joined = run(*words, "--label", "site=sea")

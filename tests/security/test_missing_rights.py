@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -54,8 +53,8 @@ class Realm:
     @contextmanager
     def running(self, name: str, user: str, *words: str) -> Iterator[None]:
         with (self.folder / f"{name}.log").open("wb") as log:
-            command = [sys.executable, "-m", "busbar.cli.app", *words, "--state", str(self.folder / name)]
-            child = subprocess.Popen(command, env=self.environment(user), stdout=log, stderr=log)
+            state = ("--state", str(self.folder / name))
+            child = forked.start(*words, *state, env=self.environment(user), output=log)
         try:
             yield
         finally:
@@ -86,11 +85,10 @@ def realm(folder: Path, acl: str) -> Iterator[Realm]:
 def printed(folder: Path) -> str:
     """What the page's command prints."""
     (line,) = re.findall(r"^busbar (.*\bacl .*?) >", PAGE.read_text(), re.MULTILINE)
-    words = [sys.executable, "-m", "busbar.cli.app", *line.split()]
     env = {**os.environ, "HOME": str(folder), "BUSBAR_STATE": str(folder / "none")}
-    return subprocess.run(
-        words, env=env, capture_output=True, text=True, timeout=bound(60), check=True
-    ).stdout
+    done = forked.run(*line.split(), env=env, timeout=bound(60))
+    done.check_returncode()
+    return done.stdout
 
 
 @pytest.mark.parametrize("mqtt", ["5", "3.1.1"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -21,6 +20,7 @@ from busbar.cli.context import Settings
 from busbar.cli.services.run import connect_options
 from busbar.cli.services.specs import ConnectSpec, ManagerSpec
 
+from tests import forked
 from tests.brokers import free_port, mosquitto, until
 from tests.pace import bound
 
@@ -29,8 +29,8 @@ CLOCK = SystemClock()
 
 def busbar(state: Path, *words: str) -> str:
     env = {**os.environ, "BUSBAR_STATE": str(state)}
-    asked = [sys.executable, "-m", "busbar.cli.app", *words]
-    done = subprocess.run(asked, env=env, capture_output=True, text=True, timeout=bound(60), check=True)
+    done = forked.run(*words, env=env, timeout=bound(60))
+    done.check_returncode()
     return done.stdout.strip()
 
 

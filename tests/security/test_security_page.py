@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from busbar.bus.access.acl import render_mosquitto
 
+from tests import forked
 from tests.brokers import free_port, mosquitto
 from tests.certificates import PAGE, certificates
 from tests.faults.census import until
@@ -34,9 +34,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "bin").mkdir()
-        program = folder / "bin" / "busbar"
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m busbar.cli.app "$@"\n')
-        program.chmod(0o755)
+        forked.program(folder / "bin", str(Path(sys.executable).with_name("busbar")))
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
         self.env = {**clean, "HOME": str(folder), "PATH": f"{folder / 'bin'}:{clean['PATH']}"}
 

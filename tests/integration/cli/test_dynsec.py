@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from busbar.bus.client.connect import connect
 from busbar.bus.errors import BusError
 from busbar.cli.services.join_token import from_word, to_word
 
+from tests import forked
 from tests.brokers import lacking, mosquitto
 from tests.certificates import certificates
 from tests.integration.cli.harness import until
@@ -36,12 +37,13 @@ class Lab(Stack):
         ca = str(self.folder / "ca.crt")
         return [*broker, "--tls-ca", ca, "--username", user, "--password-file", secret]
 
-    def run(
-        self, *words: str, home: str = "home", of: Sequence[str] = ("-m", "busbar.cli.app")
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, home: str = "home", script: str = "") -> subprocess.CompletedProcess[str]:
+        """`busbar`, or a script of Python in its place."""
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BUSBAR_", "XDG_"))}
         env = {**clean, "HOME": str(self.folder / home)}
-        command = [sys.executable, *of, *words]
+        if not script:
+            return forked.run(*words, env=env, timeout=bound(60))
+        command = [sys.executable, "-c", script, *words]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=bound(60), input="")
 
     def ok(self, *words: str, user: str = "alice") -> str:
@@ -70,9 +72,8 @@ class Lab(Stack):
             "from busbar.cli import app; from busbar.cli.services.account_backend import AccountBackend\n"
             f"def stop(*_):\n    raise KeyboardInterrupt\nAccountBackend.{method} = stop\napp.main()"
         )
-        return self.run(
-            "principal", *words, "--dynsec-context", "admin", *self.connection("alice"), of=("-c", script)
-        )
+        words = (*words, "--dynsec-context", "admin", *self.connection("alice"))
+        return self.run("principal", *words, script=script)
 
     def join(self, word: str, *more: str) -> subprocess.CompletedProcess[str]:
         return self.run("join", word, "--no-unit", *more, home="n1")
