@@ -31,7 +31,7 @@ from .config import AgentConfig, ConfigError
 from .owner import owner_here
 from .planner import plan
 from .planner.lifecycle import WorkerTiming
-from .processes import procfs
+from .processes import logs, procfs
 from .reporting.log_stream import LogStreamer
 from .reporting.reporter import NodeSnapshot, Reporter, will_of
 from .runtimes import Runtime, RuntimesError
@@ -385,6 +385,8 @@ class Agent:
         known = self.supervisor.scanned.is_set()
         if known and not self.supervisor.registry.has_processes():
             return Leaves.STOPPED
+        if self.supervisor.registry.has_unseen():
+            return Leaves.RUNNING  # in another PID namespace, which does not end with ours
         return Leaves.SHUTDOWN if await self._host.ends_with_us() else Leaves.RUNNING
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -440,6 +442,12 @@ def reset(folder: Path, *, keep: bool) -> None:
     if living:
         pids = ", ".join(map(str, sorted(living)[:5]))
         raise StateError(f"workers of {folder} run on this host (pids {pids}): stop them first")
+    held = [] if keep else logs.held_in(folder / "logs")
+    if held:
+        raise StateError(
+            f"workers of {folder} run on this host where their processes are not seen from here, such as in"
+            f" another PID namespace, and hold {', '.join(map(str, held[:5]))}: stop them there first"
+        )
     state.reset(folder, keep=keep)
 
 

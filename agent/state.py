@@ -71,7 +71,11 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     pid: int = 0
     boot_id: str = ""
     start_ticks: int = 0
+    pid_namespace: int = 0
+    """The inode of the agent's PID namespace; 0: an earlier version did not say."""
     log_from: int = 0
+    log_inode: int = 0
+    """Of the log that its processes hold, see `processes.logs`; 0: they are not known to hold one."""
     port: int = 0
     address: str = ""
     listeners: dict[str, RecordedListener] = {}
@@ -218,17 +222,18 @@ class State:
             OSError: it could not be written.
             ValueError: not an object id.
         """
-        files.write_atomically(self._record_path(record.oid), msgspec.json.encode(record), durable=False)
+        files.write_atomically(self.record_path(record.oid), msgspec.json.encode(record), durable=False)
 
     def forget(self, oid: str) -> None:
         """Delete a worker's record, folder and logs. Never raises."""
         with contextlib.suppress(OSError, ValueError):
-            self._record_path(oid).unlink(missing_ok=True)
+            self.record_path(oid).unlink(missing_ok=True)
             shutil.rmtree(self.worker_folder(oid), ignore_errors=True)
             for path in (self.folder / "logs").glob(f"{_checked(oid)}.log*"):
                 path.unlink(missing_ok=True)
 
-    def _record_path(self, oid: str) -> Path:
+    def record_path(self, oid: str) -> Path:
+        """A worker's record; raises as `worker_folder`."""
         return self.folder / "records" / f"{_checked(oid)}.json"
 
 

@@ -362,7 +362,7 @@ def backoff_reset(worker: Worker) -> Worker:
 
 
 def stopping(worker: Worker, now: float, after: AfterStop, reason: str) -> Worker:
-    """It is being stopped."""
+    """It is being stopped, or once more."""
     return replace(
         worker,
         phase=Phase.STOPPING,
@@ -373,6 +373,7 @@ def stopping(worker: Worker, now: float, after: AfterStop, reason: str) -> Worke
         deadline=NEVER,
         after_stop=after,
         stop_reason=reason,
+        stop_error=worker.stop_error if worker.phase is Phase.STOPPING else None,
     )
 
 
@@ -454,7 +455,7 @@ def _reason(worker: Worker) -> str | None:
             return f"restarting: {worker.last_failure}"[:MAX_REASON] if worker.last_failure else None
         case Phase.RUNNING:
             return _reason_running(worker)
-        case Phase.STOPPING if worker.stop_error and not worker.busy:
+        case Phase.STOPPING if worker.stop_error:
             return f"{worker.stop_reason}; {worker.stop_error}"[:MAX_REASON]
         case _:
             return worker.stop_reason

@@ -1,4 +1,7 @@
-"""Workers' logs: bounded, rotated by copy and truncate; their last lines explain a failure."""
+"""Workers' logs: bounded, rotated by copy and truncate; their last lines explain a failure.
+
+A worker holds its log for as long as one of its processes lives, which is seen from every PID namespace.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from busbar.bus.system.files import rename
+from busbar.bus.system.files import is_held, rename
 from busbar.bus.system.regular_files import open_regular
 
 MAX_BYTES: Final = 1 << 20
@@ -27,6 +30,33 @@ def open_append(path: Path) -> int:
     descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
     os.set_blocking(descriptor, True)  # the worker inherits it
     return descriptor
+
+
+class LogHold(NamedTuple):
+    """A log's inode, by which one that was replaced is told, and whether a process of its worker holds it."""
+
+    inode: int
+    held: bool
+
+
+def hold_of(path: Path) -> LogHold | None:
+    """Who holds a log now; None where there is none, or that can't be told."""
+    try:
+        descriptor = open_regular(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return LogHold(os.fstat(descriptor).st_ino, is_held(descriptor))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def held_in(folder: Path) -> list[Path]:
+    """The logs of a folder that are held."""
+    found = ((path, hold_of(path)) for path in sorted(folder.glob("*.log")))
+    return [path for path, log in found if log is not None and log.held]
 
 
 def open_read(path: Path) -> BinaryIO:

@@ -1,7 +1,8 @@
 """Spawns, adopts, watches and stops worker processes; the only file that starts one.
 
 A worker leads a session of its own and writes to a file, not to a pipe, so it survives its agent. The next
-agent identifies it by boot id, start time and a random token in its environment.
+agent identifies it by boot id, start time and a random token in its environment. In another PID namespace,
+where none of these is seen, a lock on that file tells whether it lives.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from busbar.bus.clock import Clock
+from busbar.bus.system import files
 from msgspec import Struct, field
 
 from . import cgroups, killing, logs, procfs, run_as
@@ -101,8 +103,8 @@ class WorkerProcesses:
 
         Takes a few milliseconds; in a cgroup some 20, for which the kernel waits for all its processors.
 
-        Its output is appended to `log_path`. Its environment is `spec.env` and PATH, HOME (its folder) and
-        LANG, nothing else of the agent's.
+        Its output is appended to `log_path`, which its processes hold (`logs.hold_of`). Its environment is
+        `spec.env` and PATH, HOME (its folder) and LANG, nothing else of the agent's.
 
         Raises:
             SpawnError: with the reason.
@@ -111,6 +113,7 @@ class WorkerProcesses:
             log_fd = logs.open_append(spec.log_path)
             try:
                 log_from = os.fstat(log_fd).st_size
+                files.hold(log_fd)
                 self._spawning = spec.token
                 child = self._popen(spec, log_fd)
             finally:
@@ -140,6 +143,7 @@ class WorkerProcesses:
                 cwd=spec.folder,
                 env=self._environment(spec),
                 close_fds=True,
+                pass_fds=(log_fd,),  # so it holds its log also where it sends its output elsewhere
                 start_new_session=True,
                 preexec_fn=enter,
                 **run_as.identity(spec.run_as),
@@ -245,7 +249,9 @@ def _record_of(pid: int, spec: SpawnSpec, log_from: int) -> ProcessRecord:
     stat = procfs.read(pid)
     # A child stays listed until we reap it, so its start time can always be read.
     ticks = stat.start_ticks if stat is not None else 0
-    return ProcessRecord(spec.worker, pid, procfs.boot_id(), ticks, spec.token, log_from)
+    return ProcessRecord(
+        spec.worker, pid, procfs.boot_id(), ticks, spec.token, log_from, procfs.pid_namespace()
+    )
 
 
 _OS_ERRORS: Final = {

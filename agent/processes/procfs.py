@@ -54,7 +54,8 @@ class Stat(Struct, frozen=True):
 class ProcessRecord(Struct, frozen=True):
     """The identity of a process, kept so that a later agent recognises it.
 
-    `log_from`: size of its log when it started, bytes; its own output comes after.
+    `log_from`: size of its log when it started, bytes; its own output comes after. `pid_namespace`: the one
+    (its inode) in which `pid` is its number; 0: the reader's own.
     """
 
     worker: str
@@ -63,6 +64,7 @@ class ProcessRecord(Struct, frozen=True):
     start_ticks: int
     token: str
     log_from: int = 0
+    pid_namespace: int = 0
 
 
 class Usage(Struct, frozen=True):
@@ -87,6 +89,15 @@ class TokenGroup(Struct, frozen=True):
 def boot_id() -> str:
     """This boot's id: a pid of another boot is meaningless."""
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+@cache
+def pid_namespace() -> int:
+    """The inode of our PID namespace; 0 where it can't be read. Another has it only after the end of ours."""
+    try:
+        return os.stat(PROC / "self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def uptime_s() -> float:
@@ -199,8 +210,14 @@ def is_alive(record: ProcessRecord) -> bool:
     return leader is not None and not leader.dead
 
 
+def _is_number_here(record: ProcessRecord) -> bool:
+    """Whether its pid means anything now, in our PID namespace."""
+    ours = record.pid_namespace in (0, pid_namespace())
+    return ours and record.pid > 0 and record.boot_id == boot_id()
+
+
 def _leader(record: ProcessRecord) -> Stat | None:
-    if record.pid <= 0 or record.boot_id != boot_id():
+    if not _is_number_here(record):
         return None
     stat = read(record.pid)
     if stat is None or stat.start_ticks != record.start_ticks or stat.sid != record.pid:
@@ -269,7 +286,7 @@ def members(
         OSError: /proc can't be read.
     """
     leader = _leader(record)
-    here = record.boot_id == boot_id()
+    here = _is_number_here(record)
     mark = inherited_mark(record.token)
     for pid in pids():
         raw = environ(pid)
@@ -326,7 +343,9 @@ def _token_group(token: str, group: list[tuple[Stat, dict[str, str]]]) -> TokenG
     first = next((stat for stat, _ in group if stat.sid == stat.pid), None)
     leader = None
     if first is not None and first.start_ticks <= group[0][0].start_ticks:
-        leader = ProcessRecord(worker, first.pid, boot_id(), first.start_ticks, token)
+        leader = ProcessRecord(
+            worker, first.pid, boot_id(), first.start_ticks, token, pid_namespace=pid_namespace()
+        )
     marks = {name: value for name, value in names.items() if name.startswith("BUSBAR_")}
     return TokenGroup(token, worker, leader, tuple(stat.pid for stat, _ in group), marks)
 

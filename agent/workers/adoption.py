@@ -11,12 +11,12 @@ from busbar.bus.messages import AssignedWorker
 from msgspec.structs import replace
 
 from ..planner import lifecycle
-from ..planner.lifecycle import Phase, Worker
+from ..planner.lifecycle import AfterStop, Phase, Worker
 from ..processes import logs
 from ..processes.exits import Exit
 from ..processes.procfs import ProcessRecord, TokenGroup
 from ..state import WorkerRecord
-from . import identity, ownership
+from . import identity, ownership, unseen
 from .controller import WorkerController
 from .process_runner import Instance
 
@@ -113,7 +113,12 @@ class Adoption:
             unprobed = lifecycle.adopted(worker, now, lifecycle.NEVER, record.ready)
             instance.worker = replace(unprobed, next_probe=lifecycle.NEVER)
         self._controller.add(instance)
-        if not adopted and record.pid and not record.stopped:
+        if adopted:
+            return
+        if self._runner.why_unseen(record) is not None:
+            # Its end is awaited as that of a worker whose processes can't be killed.
+            self._controller.stop(instance, AfterStop.REPLACE, unseen.HELD)
+        elif record.pid and not record.stopped:
             self._on_death(instance, record)
 
     def _on_death(self, instance: Instance, record: WorkerRecord) -> None:

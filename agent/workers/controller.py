@@ -259,7 +259,8 @@ class WorkerController:
         if worker.phase is Phase.STARTING:
             log.info("worker %s: ready at %s", worker.full_name, instance.record and instance.record.address)
             kept = {} if instance.definition is None else {"kept": instance.definition}
-            self._update_record(instance, ready=True, **kept)
+            log_inode = self.runner.held_log(instance.worker.oid)  # it may have closed what it inherited
+            self._update_record(instance, ready=True, log_inode=log_inode, **kept)
 
     def _update_record(self, instance: Instance, **changes: object) -> None:
         if instance.record is not None:
@@ -364,7 +365,8 @@ class WorkerController:
 
     def stop(self, instance: Instance, after: AfterStop, reason: str) -> None:
         """Stop it; `after` is what follows once no process of it is left."""
-        log.info("worker %s: stop: %s", instance.worker.full_name, reason)
+        if instance.worker.phase is not Phase.STOPPING:
+            log.info("worker %s: stop: %s", instance.worker.full_name, reason)
         self.registry.update(instance, lifecycle.stopping(instance.worker, self._now(), after, reason))
         self._run_task(self._stop(instance), instance)
 
@@ -372,7 +374,8 @@ class WorkerController:
         await self.runner.leave_cluster(instance, self._clock)
         error = await self.runner.stop(instance)
         if error is not None:
-            log.error("worker %s: %s", instance.worker.full_name, error)
+            if error != instance.worker.stop_error:
+                log.error("worker %s: %s", instance.worker.full_name, error)
             failed = lifecycle.stop_failed(instance.worker, self._now(), error, self.timing)
             self.registry.update(instance, failed)
             return

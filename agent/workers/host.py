@@ -108,6 +108,10 @@ class Host:
         """Changes with every boot."""
         return procfs.boot_id()
 
+    def pid_namespace(self) -> int:
+        """The inode of the PID namespace whose processes we see; 0 when unknown."""
+        return procfs.pid_namespace()
+
     def is_alive(self, record: ProcessRecord) -> bool:
         """Whether exactly the process of this record lives."""
         return procfs.is_alive(record)

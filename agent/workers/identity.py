@@ -62,7 +62,13 @@ def state_folder(group: TokenGroup) -> Path:
 def process_of(record: WorkerRecord) -> ProcessRecord:
     """The process of a worker's record."""
     return ProcessRecord(
-        record.worker, record.pid, record.boot_id, record.start_ticks, record.token, record.log_from
+        worker=record.worker,
+        pid=record.pid,
+        boot_id=record.boot_id,
+        start_ticks=record.start_ticks,
+        token=record.token,
+        log_from=record.log_from,
+        pid_namespace=record.pid_namespace,
     )
 
 
@@ -89,6 +95,7 @@ def record_from(group: TokenGroup) -> WorkerRecord | None:
         pid=leader.pid,
         boot_id=leader.boot_id,
         start_ticks=leader.start_ticks,
+        pid_namespace=leader.pid_namespace,
         port=port,
         listeners=listeners,
         ready=True,

@@ -28,7 +28,7 @@ from ..processes.process import Process, SpawnSpec, WorkerProcesses
 from ..processes.procfs import ProcessRecord, Stat, TokenGroup, Usage
 from ..runtimes import LaunchSpec, ListenerSpec, Probe, prepare, rewrite_peers
 from ..state import RecordedListener, State, WorkerRecord, is_locked, may_run
-from . import identity, membership
+from . import identity, membership, unseen
 from .host import Host
 from .spec_renderer import SpecRenderer
 
@@ -57,6 +57,8 @@ class Instance(Struct):
     """The peers that its process is connected to; None while that is not known."""
     traffic: Traffic | None = None
     """What its process last said of its clients; None while that is not known."""
+    unseen: str | None = None
+    """Why it may live where this agent can't see it, as it was found when it was to be stopped."""
     rotated: bool = False
     """Its log was rotated since its start: its last output may be in the copy."""
 
@@ -143,6 +145,8 @@ class ProcessRunner:
             generation=generation,
             digest=worker.digest,
             token=identity.token(scope, self.state.folder_id, worker.oid, generation, self._new_id()),
+            boot_id=self.host.boot_id(),
+            pid_namespace=self.host.pid_namespace(),
             port=spec.port,
             address=spec.address,
             listeners=_recorded(spec),
@@ -177,9 +181,16 @@ class ProcessRunner:
             pid=process.pid,
             boot_id=process.boot_id,
             start_ticks=process.start_ticks,
+            pid_namespace=process.pid_namespace,
             log_from=process.log_from,
+            log_inode=self.held_log(instance.record.oid),
         )
         self.save_record(instance)
+
+    def held_log(self, oid: str) -> int:
+        """The inode of a living worker's log; 0 where its processes don't hold it."""
+        log = logs.hold_of(self.state.log_path(oid))
+        return log.inode if log is not None and log.held else 0
 
     def save_record(self, instance: Instance) -> None:
         """Store the record; if that fails, the process can still be found by its token."""
@@ -382,6 +393,18 @@ class ProcessRunner:
         if leaves(worker.oid, worker.name, worker.cluster, self.members):
             await membership.leave(record, self.state.worker_folder(worker.oid), clock)
 
+    def why_unseen(self, record: WorkerRecord) -> str | None:
+        """Why a worker of which no process is found may live all the same; None: it has ended.
+
+        One of which nothing is known has ended as soon as somebody has removed its record.
+        """
+        here = unseen.Here(self.host.boot_id(), self.host.pid_namespace())
+        path = self.state.record_path(record.oid)
+        found = unseen.fate(record, here, logs.hold_of(self.state.log_path(record.oid)))
+        if found is unseen.Fate.GONE or (found is unseen.Fate.UNKNOWN and not path.exists()):
+            return None
+        return unseen.reason(record, found, path)
+
     async def stop(self, instance: Instance) -> str | None:
         """Stop all processes of an instance; None when none is left, else the error.
 
@@ -394,13 +417,17 @@ class ProcessRunner:
         if instance.process is not None:
             result = await self.processes.stop(instance.process, record.stop_signal, record.grace_s)
         else:
+            if instance.unseen is not None and instance.unseen == self.why_unseen(record):
+                return instance.unseen  # what can be seen of it was killed before
             result = await self.processes.kill_leftovers(identity.process_of(record))
         if not result.gone:
             return _survivors(result)
         if instance.process is not None:
             instance.process.close()
             instance.process = None
-        return None
+        else:
+            instance.unseen = self.why_unseen(record)
+        return instance.unseen
 
     async def kill_leftovers(self, instance: Instance) -> tuple[int, str | None]:
         """Kill the descendants of an instance that has exited: how many, and the error if any is left.

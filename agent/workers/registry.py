@@ -50,8 +50,13 @@ class WorkerRegistry:
         return self._by_oid[oid]
 
     def has_processes(self) -> bool:
-        """Whether one of the workers has a process."""
-        return any(instance.process is not None for instance in self._by_oid.values())
+        """Whether one of the workers has a process, or may have one that is not seen."""
+        return self.has_unseen() or any(each.process is not None for each in self._by_oid.values())
+
+    def has_unseen(self) -> bool:
+        """Whether one of the workers is not known to have ended, though no process of it is seen."""
+        found = self._by_oid.values()
+        return any(each.process is None and each.worker.phase is lifecycle.Phase.STOPPING for each in found)
 
     def all(self) -> list[Instance]:
         """Every instance, also those without a process."""

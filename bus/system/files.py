@@ -211,6 +211,32 @@ class FileLock:
         self.release()
 
 
+def hold(descriptor: int) -> bool:
+    """Hold an open file for as long as anybody has this descriptor, or one that was inherited from it.
+
+    Several may hold one file. False: it can't be had here, such as on a file system without locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_held(descriptor: int) -> bool:
+    """Whether somebody holds a file, in whatever PID namespace; `descriptor` is one that nobody inherited.
+
+    Raises:
+        OSError: that can't be told.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds the FileLock of this file; False when there is no such file."""
     try:

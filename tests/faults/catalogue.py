@@ -69,6 +69,7 @@ Agent
 72|an assignment beyond what the node permits: workers, ports, interfaces|B K W
 64|a state folder copied to another node or host|B O K
 66|a service is PID 1 or a subreaper, and workers leave orphans|L
+125|started again in another PID namespace than its living workers, without cgroups|B K O C
 67|SIGHUP, SIGQUIT, SIGUSR1 or SIGPIPE to a service; its terminal is closed|K O L
 Worker
 32|SIGKILLed|C

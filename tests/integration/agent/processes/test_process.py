@@ -354,7 +354,9 @@ async def test_a_reused_pid_is_never_adopted_or_signalled(
     assert foreign.poll() is None and alive(foreign.pid)
 
 
-@pytest.mark.parametrize("forgery", [{"start_ticks": 1}, {"boot_id": "another-boot"}, {"pid": 0}])
+@pytest.mark.parametrize(
+    "forgery", [{"start_ticks": 1}, {"boot_id": "another-boot"}, {"pid": 0}, {"pid_namespace": 1}]
+)
 async def test_token_alone_is_not_enough_to_adopt(
     processes: WorkerProcesses, tmp_path: Path, forgery: dict[str, int | str]
 ) -> None:
@@ -377,11 +379,7 @@ async def test_a_reused_pid_is_spared_while_a_process_with_the_token_is_killed(
     assert pids_with_token(start.token) == []
 
 
-async def test_a_process_that_overwrote_its_environment_is_still_adopted(
-    processes: WorkerProcesses, tmp_path: Path
-) -> None:
-    # As programs do that set their title: they overwrite the environment's memory.
-    text = """
+WIPE = """
 import ctypes, time
 stat = open("/proc/self/stat").read().rpartition(")")[2].split()
 begin, end = int(stat[47]), int(stat[48])
@@ -389,7 +387,59 @@ ctypes.memset(begin, 120, end - begin)
 print("wiped", flush=True)
 time.sleep(60)
 """
-    start = script(tmp_path, text)
+
+
+@pytest.mark.fault(125, "O")
+async def test_nobody_is_signalled_for_a_pid_of_another_namespace(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
+    """What has overwritten its environment goes by its session, whose number means something else there."""
+    other = processes.spawn(start := script(tmp_path, WIPE))
+    await until(logged(start, "wiped"))
+    here = ProcessRecord("web-1", other.record.pid, procfs.boot_id(), 1, uuid.uuid4().hex)
+    there = msgspec.structs.replace(here, pid_namespace=1)
+    assert procfs.member_pids(here) and not procfs.member_pids(there)
+    report = await processes.stop(there, signal.SIGTERM, 0.2)
+    assert (report.signalled, report.killed, report.gone) == (0, 0, True)
+    assert other.running
+    await processes.stop(other, signal.SIGTERM, 5)
+
+
+@pytest.mark.fault(125, "B")
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("exec sleep 60", True),
+        ("exec sleep 60 >/dev/null 2>&1", True),
+        (f"exec {PYTHON} -c 'import os, time; os.closerange(3, 4096); time.sleep(60)'", True),
+        ("sleep 60 & exit 0", True),
+        (f"exec {PYTHON} -c 'import os, time; os.closerange(0, 4096); time.sleep(60)'", False),
+    ],
+)
+async def test_a_worker_s_log_is_held_until_its_last_process_has_ended(
+    processes: WorkerProcesses, tmp_path: Path, text: str, held: bool
+) -> None:
+    start = start_of(tmp_path, "/bin/sh", "-c", text)
+    process = processes.spawn(start)
+    began = logs.hold_of(start.log_path)
+    assert began is not None and began.held
+    if "exit" in text:
+        await process.wait()
+    if not held:
+        await until(lambda: logs.hold_of(start.log_path) == began._replace(held=False))
+    elif PYTHON in text:
+        await until(lambda: len(os.listdir(f"/proc/{process.record.pid}/fd")) == 3)
+    assert logs.hold_of(start.log_path) == began._replace(held=held)
+    assert logs.held_in(tmp_path) == ([start.log_path] if held else [])
+    await processes.stop(process, signal.SIGTERM, 5)
+    assert logs.hold_of(start.log_path) == began._replace(held=False)
+
+
+async def test_a_process_that_overwrote_its_environment_is_still_adopted(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
+    # As programs do that set their title: they overwrite the environment's memory.
+    start = script(tmp_path, WIPE)
     process = processes.spawn(start)
     await until(logged(start, "wiped"))
     assert pids_with_token(start.token) == []

@@ -104,7 +104,7 @@ async def test_a_worker_of_another_user_reads_no_secret_and_owns_its_folder(
     groups = " ".join(map(str, os.getgrouplist(USER, nobody.pw_gid)))
     folder = here.worker_folder(OID)
     first = [str(nobody.pw_uid), str(nobody.pw_gid), groups, str(folder), "0", "rendered", "own"]
-    assert said == [*first, "4"]  # stdin, stdout, stderr and the one of ls itself
+    assert said == [*first, "5"]  # stdin, stdout, stderr, its log once more and the one of ls itself
     assert folder.stat().st_uid == (folder / "settings").stat().st_uid == nobody.pw_uid
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert log.stat().st_uid == 0 and stat.S_IMODE(log.stat().st_mode) == 0o600

@@ -178,6 +178,8 @@ def test_a_stop_that_left_processes_is_retried() -> None:
     assert steps([assigned()], left) == []
     assert steps([assigned()], left, now=NOW + 1) == [plan.StopWorker("o1", AfterStop.REPLACE, "why")]
     assert lifecycle.reason(left) == "why; processes 7 can't be killed"
+    again = lifecycle.stopping(left, NOW + 1, AfterStop.REPLACE, "why")
+    assert lifecycle.reason(again) == lifecycle.reason(left), "the same while it is tried again"
 
 
 def test_a_worker_reassigned_during_its_stop_starts_anew_after_it_with_counts_reset() -> None:
