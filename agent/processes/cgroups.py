@@ -21,6 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import quote, unquote
 
+from . import proc_files
+
 log = logging.getLogger("busbar.agent")
 
 PROC: Final = Path("/proc")
@@ -217,7 +219,7 @@ def _named(path: str) -> list[tuple[str, str]]:
 
 def _path_of(pid: int) -> str:
     try:
-        return _unified((PROC / str(pid) / "cgroup").read_text(errors="replace")) or ""
+        return _unified(proc_files.read_text(pid, "cgroup")) or ""
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
 

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import cgroups
+from . import cgroups, proc_files
 
 PROC: Final = Path("/proc")
 DEAD: Final = frozenset("ZXx")
@@ -137,7 +137,7 @@ def read(pid: int) -> Stat | None:
         OSError: unknown (such as no descriptor left); never to be taken for "it is gone".
     """
     try:
-        return parse_stat((PROC / str(pid) / "stat").read_text(errors="replace"))
+        return parse_stat(proc_files.read_text(pid, "stat"))
     except (FileNotFoundError, ProcessLookupError):
         return None
 
@@ -149,7 +149,7 @@ def environ(pid: int) -> bytes | None:
         OSError: as `read`.
     """
     try:
-        return (PROC / str(pid) / "environ").read_bytes()
+        return proc_files.read_bytes(pid, "environ")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         other = _living_thread(pid)
     if other is None:
@@ -261,7 +261,7 @@ def _is_marked(pid: int, raw: bytes | None, mark: int) -> bool:
 
 def _has_mark(pid: int, mark: int) -> bool:
     try:
-        limits = (PROC / str(pid) / "limits").read_text()
+        limits = proc_files.read_text(pid, "limits")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
     line = next((each for each in limits.splitlines() if each.startswith("Max file locks")), "")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from busbar.agent.processes import proc_files
+
 from tests.pace import bound
 
 EVERY_S = 0.05
@@ -112,7 +114,7 @@ class Census:
 
     def _read(self, pid: int) -> Life | None:
         try:
-            fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            fields = proc_files.read_text(pid, "stat").rpartition(")")[2].split()
         except OSError:
             return None
         if fields[0] in "ZX":
@@ -125,7 +127,7 @@ class Census:
 
     def _environment(self, pid: int, start: int, session: int) -> Life | None:
         try:
-            raw = (Path("/proc") / str(pid) / "environ").read_bytes()
+            raw = proc_files.read_bytes(pid, "environ")
         except OSError:
             return None
         if b"BUSBAR_WORKER_TOKEN=" not in raw:
@@ -150,9 +152,9 @@ def _has_ours(pid: int, token: str) -> bool:
     for other in _pids():
         if other != pid:
             with contextlib.suppress(OSError, ValueError):
-                stat = (Path("/proc") / str(other) / "stat").read_text().rpartition(")")[2].split()
-                own = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
-                raw = (Path("/proc") / str(other) / "environ").read_bytes()
+                stat = proc_files.read_text(other, "stat").rpartition(")")[2].split()
+                own = proc_files.read_text(pid, "stat").rpartition(")")[2].split()
+                raw = proc_files.read_bytes(other, "environ")
                 if token.encode() in raw and int(stat[19]) < int(own[19]) and stat[0] not in "ZX":
                     return True
     return False

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from busbar.agent.processes import cgroups
+from busbar.agent.processes import cgroups, proc_files
 
 V2 = "25 30 0:23 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 HYBRID = (
@@ -81,7 +81,7 @@ def test_a_name_gives_its_token_back(token: str, tmp_path: Path, monkeypatch: py
     (tmp_path / "7/cgroup").write_text(f"0::/{cgroups.name_of('r/n0', 'outer')}/{name}/inner (deleted)\n")
     (tmp_path / "8").mkdir()
     (tmp_path / "8/cgroup").write_text("0::/busbar-agent.service/busbar-1234\n")
-    monkeypatch.setattr(cgroups, "PROC", tmp_path)
+    monkeypatch.setattr(proc_files, "PROC", str(tmp_path))
     assert cgroups.tokens_of(7) == ["outer", token]
     assert cgroups.token_in_scope(7, "r/n1") == token and cgroups.token_in_scope(7, "r/n2") is None
     assert cgroups.tokens_of(8) == cgroups.tokens_of(9) == []
