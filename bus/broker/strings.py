@@ -1,4 +1,4 @@
-"""The strings of a packet, checked in its bytes before they are decoded. Pure.
+"""The strings of a packet, checked in its bytes before they are decoded.
 
 amqtt decodes what is no UTF-8 as the text of a Python literal, so afterwards nobody can tell.
 """
