@@ -25,7 +25,7 @@ from typing import Final
 from busbar.bus.options import ConnectOptions
 from busbar.bus.placement import MAX_LABELS, label_fault
 from busbar.bus.system.loopback import loopback
-from busbar.bus.system.regular_files import read_bounded
+from busbar.bus.system.regular_files import read_given
 
 MAX_BYTES: Final = 1 << 20
 """Bytes of the file."""
@@ -98,8 +98,7 @@ def load(path: Path | None) -> AgentFile:
     if path is None:
         return AgentFile()
     try:
-        with path.open("rb") as file:  # it may be a pipe, as in <(command)
-            data = tomllib.loads(read_bounded(file, MAX_BYTES).decode("utf-8-sig"))
+        data = tomllib.loads(read_given(path, MAX_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except RecursionError as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from busbar.bus.options import split_urls
-from busbar.bus.password import read_password as password_in
 from busbar.bus.system.files import write_atomically
+from busbar.bus.system.password import read_password as password_in
 
 from .errors import CliError, ExitCode, usage
 

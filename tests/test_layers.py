@@ -74,7 +74,7 @@ WINGS = {
         "access": set(),
         "connection": {"system"},
         "broker": {"access", "system"},
-        "client": {"access", "connection"},
+        "client": {"access", "connection", "system"},
     },
 }  # fmt: skip
 """Which wing of a room imports which others; a new folder takes its place here."""

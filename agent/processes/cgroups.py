@@ -248,6 +248,12 @@ def folders(token: str, pids: Iterable[int] = ()) -> set[Path]:
     return found
 
 
+def holds(token: str, pid: int) -> bool:
+    """Whether a process is in the cgroup of this token in this agent's own, where nobody else can put it."""
+    own = by_token().get(token)
+    return own is not None and pid in pids_in(own)
+
+
 def pids_in(folder: Path) -> set[int]:
     """Exactly the living processes of a cgroup and of those in it; none once it is gone."""
     found = set[int]()

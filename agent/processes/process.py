@@ -109,6 +109,8 @@ class WorkerProcesses:
         Raises:
             SpawnError: with the reason.
         """
+        if spec.run_as is not None:
+            procfs.expect_user(spec.run_as.uid)
         try:
             log_fd = logs.open_append(spec.log_path)
             try:

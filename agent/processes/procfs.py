@@ -26,6 +26,8 @@ TOKEN: Final = "BUSBAR_WORKER_TOKEN"
 WORKER: Final = "BUSBAR_WORKER"
 SCOPE: Final = "BUSBAR_NODE"
 """Environment variables that identify a worker's process."""
+_users = {os.getuid(), os.geteuid()}
+"""Of workers: the agent's own, and those of runtimes."""
 _LISTEN: Final = "0A"
 """TCP_LISTEN in /proc/net/tcp."""
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -268,6 +270,26 @@ def _has_mark(pid: int, mark: int) -> bool:
     return line.split()[3:4] == [str(mark)]
 
 
+def expect_user(uid: int) -> None:
+    """Workers run as this user too, from now on or since an earlier agent."""
+    _users.add(uid)
+
+
+def _may_be_ours(pid: int, token: str) -> bool:
+    """Whether a process is a worker's as it says: its real user is one that workers have, or it is in the
+    cgroup that this agent made for the token.
+
+    Any user of the host can put all marks on processes of its own: cgroups' names show the tokens.
+    """
+    try:
+        status = proc_files.read_text(pid, "status")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    # Not the owner of the folder in /proc: of a process that may not be dumped that is root.
+    real = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), "-1")
+    return int(real) in _users or cgroups.holds(token, pid)
+
+
 Unread = tuple[int, int | None]
 """A process that had exited before it was read: its pid and, of a zombie, its start in ticks."""
 
@@ -298,12 +320,11 @@ def members(
             continue
         in_session = here and stat.sid == record.pid and stat.start_ticks >= record.start_ticks
         known = pid in seen and seen[pid].start_ticks == stat.start_ticks
+        says_so = _has_token(raw, record.token) or _in_cgroup(pid, record.token) or _is_marked(pid, raw, mark)
         if (
             known
-            or _has_token(raw, record.token)
             or (in_session and (leader is not None or _overwritten(raw)))
-            or _in_cgroup(pid, record.token)
-            or _is_marked(pid, raw, mark)
+            or (says_so and _may_be_ours(pid, record.token))
         ):
             seen[pid] = stat
             yield stat
@@ -320,7 +341,7 @@ def scan(scope: str) -> list[TokenGroup]:
         raw = environ(pid) or b""
         names = parse_environ(raw) if has_variable(raw, SCOPE, scope) else {}
         token = names.get(TOKEN) or cgroups.token_in_scope(pid, scope)
-        stat = read(pid) if token else None
+        stat = read(pid) if token and _may_be_ours(pid, token) else None
         if token and stat is not None and not stat.dead:
             groups.setdefault(token, []).append((stat, names))
     return [_token_group(token, group) for token, group in groups.items()]
@@ -448,7 +469,7 @@ def usage(records: Collection[ProcessRecord]) -> dict[str, Usage]:
         token = sessions.get(stat.sid) or parse_environ(environ(pid) or b"").get(TOKEN, "")
         if token not in by_token:
             token = next((each for each in cgroups.tokens_of(pid) if each in by_token), "")
-        if token in by_token:
+        if token in by_token and (stat.sid in sessions or _may_be_ours(pid, token)):
             so_far = by_token[token]
             by_token[token] = Usage(
                 so_far.cpu_s + stat.cpu_s, so_far.rss_bytes + stat.rss_bytes, so_far.processes + 1

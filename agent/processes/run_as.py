@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import procfs
 from .users import RunAs
 
 
@@ -26,6 +27,7 @@ def run_as(name: str) -> RunAs:
         raise ValueError(f"this host has no user {name!r}") from None
     if found.pw_uid == 0:
         raise ValueError(f"{name!r} is root, as the agent is: leave it out")
+    procfs.expect_user(found.pw_uid)
     groups = tuple(sorted(set(os.getgrouplist(name, found.pw_gid))))
     return RunAs(name, found.pw_uid, found.pw_gid, groups)
 

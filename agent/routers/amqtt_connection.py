@@ -51,6 +51,7 @@ from busbar.bus.broker.protocol import (
     packet_id_of,
 )
 from busbar.bus.broker.session import Publication
+from busbar.bus.broker.strings import check_strings
 from busbar.bus.topics import is_valid_topic
 
 from .amqtt_acl import Rights
@@ -141,7 +142,7 @@ class Connection:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 header, body = await self._stream.packet(None, CONNECT)
-            connect = await read_connect(header, BufferReader(body), anonymous=True, max_qos=2)
+            connect = await read_connect(header, body, anonymous=True, max_qos=2)
             session = await self._admit(connect)
         except Refused as refused:
             log.info("connection refused: %s", refused)
@@ -158,6 +159,7 @@ class Connection:
             if handler is None:
                 raise Malformed(f"unexpected packet of type {header.packet_type}")
             check_flags(header)
+            check_strings(header, body)
             await handler(session, header, BufferReader(body))
             handled += 1
             if handled % TURN == 0:

@@ -7,6 +7,7 @@ import logging
 import socket
 from typing import Any, Final, cast
 
+from ..buckets import Buckets
 from ..clock import Clock
 from .doorway import Doorway, Guest
 
@@ -14,6 +15,8 @@ _CLOSED_A_TURN: Final = 512
 """Connections accepted per turn of the loop that turn out to be closed again."""
 _PAUSE_S: Final = 1.0
 """Where accepting fails, as without a descriptor left, it waits for so long."""
+_TELL_S: Final = 300.0
+"""How often that is told, while it lasts."""
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._speaking: set[asyncio.Task[object]] = set()
         self._paused: asyncio.Task[None] | None = None
+        self._told = Buckets(1, 1 / _TELL_S)
         self._resume()
 
     def close(self) -> None:
@@ -140,6 +144,7 @@ class Acceptor:
 
     def _pause(self, error: OSError) -> None:
         """Whatever is the matter, it may be over soon; to try at once would leave time for nothing else."""
-        log.error("no connection can be accepted: %s", error.strerror)
+        if self._told.take(error.errno, self._clock.monotonic()):
+            log.error("no connection can be accepted: %s", error.strerror)
         self._loop.remove_reader(self._sock)
         self._paused = self._loop.create_task(self._resume_later())

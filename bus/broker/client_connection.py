@@ -59,6 +59,7 @@ from .protocol import (
 )
 from .router import SUBACK_FAILURE, Router
 from .session import Publication, Session
+from .strings import check_strings
 
 LOGIN_WITHIN_S: Final = 30.0
 """From there to the CONNACK: the passwords of a thousand agents may wait for a thread."""
@@ -207,7 +208,7 @@ class ClientConnection:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 header, body = await self.stream.packet(None, CONNECT)
-                connect = await read_connect(header, BufferReader(body))
+                connect = await read_connect(header, body)
             self._on_silence(False)
             async with asyncio.timeout(LOGIN_WITHIN_S):
                 session = await self._admit(connect)
@@ -290,6 +291,7 @@ class ClientConnection:
             limit = self._limits.packet_filters
             if count_filters(body, _FILTER_PACKETS[header.packet_type], limit) > limit:
                 raise Malformed(f"more than {limit} filters in a packet")
+        check_strings(header, body)
         await handler(session, header, BufferReader(body))
 
     async def _on_publish(self, session: Session, header: MQTTFixedHeader, body: BufferReader) -> None:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from .packet_stream import Malformed
 from .session import Publication
+from .strings import check_connect_strings
 
 ACCEPTED: Final = 0
 NOT_AUTHORIZED_CODE: Final[int] = NOT_AUTHORIZED
@@ -61,7 +62,7 @@ def connack(code: int, present: bool = False) -> bytes:
 
 
 async def read_connect(
-    header: MQTTFixedHeader, body: BufferReader, *, anonymous: bool = False, max_qos: int = 1
+    header: MQTTFixedHeader, body: bytes, *, anonymous: bool = False, max_qos: int = 1
 ) -> Connect:
     """Check the first packet. Raises Refused when a CONNACK can say why, else Malformed.
 
@@ -70,9 +71,11 @@ async def read_connect(
     if header.packet_type != CONNECT or header.flags:
         raise Malformed("the first packet is not a CONNECT")
     try:
-        variable = await ConnectVariableHeader.from_stream(body, header)
+        reader = BufferReader(body)
+        variable = await ConnectVariableHeader.from_stream(reader, header)
         _check_protocol(variable)  # before the payload: level 5 puts properties in front of it
-        payload = await ConnectPayload.from_stream(body, header, variable)
+        check_connect_strings(body)
+        payload = await ConnectPayload.from_stream(reader, header, variable)
     except NoDataError as error:
         raise Malformed("CONNECT ends too early") from error
     _check_payload(variable, payload, anonymous)

@@ -19,12 +19,10 @@ from ..clock import Clock
 from .limits import Limits
 from .packet_stream import Malformed, parse_header
 from .protocol import CONNECT_WITHIN_S
+from .strings import FLAG_NAME, FLAG_PASSWORD, FLAG_WILL, field
 
 T = TypeVar("T")
 
-_FLAG_NAME: Final = 0x80
-_FLAG_PASSWORD: Final = 0x40
-_FLAG_WILL: Final = 0x04
 _LEVEL: Final = 4
 _TURN_S: Final = 0.02
 """How often those who wait are looked at."""
@@ -61,26 +59,19 @@ def peek(buffer: bytearray, most: int) -> First | None:
 
 
 def _first(body: bytes) -> First:
-    _, at = _field(body, 0)
+    _, at = field(body, 0)
     level, flags = body[at], body[at + 1]
     if level != _LEVEL:
         return First()
     at += 4
-    for _ in range(3 if flags & _FLAG_WILL else 1):  # client id, will topic, will payload
-        _, at = _field(body, at)
+    for _ in range(3 if flags & FLAG_WILL else 1):  # client id, will topic, will payload
+        _, at = field(body, at)
     name = password = b""
-    if flags & _FLAG_NAME:
-        name, at = _field(body, at)
-    if flags & _FLAG_PASSWORD:
-        password, at = _field(body, at)
+    if flags & FLAG_NAME:
+        name, at = field(body, at)
+    if flags & FLAG_PASSWORD:
+        password, at = field(body, at)
     return First(name.decode(), password.decode())
-
-
-def _field(body: bytes, at: int) -> tuple[bytes, int]:
-    end = at + 2 + (body[at] << 8 | body[at + 1])
-    if end > len(body):
-        raise IndexError
-    return body[at + 2 : end], end
 
 
 class Queue(Generic[T]):

@@ -17,7 +17,7 @@ from ..clock import Clock, SystemClock
 from ..connection.mqtt_link import MqttLink
 from ..errors import BusOfflineError
 from ..options import ConnectOptions, TlsOptions, parse_urls
-from ..password import read_password
+from ..system.password import read_password
 from ..topics import Topics
 from .client import CALL_S, BusClient
 from .errors import LoginRefusedError

@@ -16,7 +16,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from ..clock import Clock
 from ..errors import BusOfflineError, MissingRightError, UnexplainedRefusalError
 from ..options import ConnectOptions
-from ..password import read_password
+from ..system.password import read_password
 from ..topics import written_kind
 from .link import NO_PROPERTIES, Done, Handler, Message, Properties, Will
 from .mqtt_util import complete, loss, notify, tls_context

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
+
+from .regular_files import open_regular
 
 
 def check_readable(what: str, path: Path) -> None:
     """Raises ValueError: the file can't be read, and why."""
     try:
-        with path.open("rb") as file:
-            file.read(1)
+        os.close(open_regular(path))  # OpenSSL opens it again, and would wait for a pipe's other end
     except OSError as error:
         raise ValueError(f"{what} {path}: {error.strerror or error}") from None
 

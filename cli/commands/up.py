@@ -103,7 +103,7 @@ def up(
 ) -> None:
     from busbar.bus.clock import SystemClock
 
-    from ..services import logs, up_plan
+    from ..services import logs, open_files, up_plan
     from ..services.signals import Signals
 
     logged = logs.start(log_level, log_format, {"service": "up"})
@@ -141,6 +141,7 @@ def up(
             plan = replace(plan, host=at, port=up_plan.choose_port(at, port, last_up))
         if web:
             plan = replace(plan, web_port=up_plan.choose_web_port(plan.host, last_up))
+        open_files.ensure_for_up([service.kind for service in up_plan.services(plan)])
         code = asyncio.run(Up(plan, started, verbose).run(signals))
     raise typer.Exit(code)
 

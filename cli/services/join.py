@@ -13,6 +13,7 @@ from typing import Final
 
 from busbar.bus.clock import SystemClock
 from busbar.bus.system.files import rename, write_atomically
+from busbar.bus.system.regular_files import read_given
 
 from ..calls.connect import connected
 from ..context import Settings, state_path
@@ -23,6 +24,8 @@ from .join_token import LONGEST, secret_of
 
 MAX_TOKEN: Final = 256
 """Characters."""
+_MAX_FILE: Final = 64 * 1024
+"""Bytes; a join file, which is told from a token, may hold certificates."""
 TIMEOUT_S: Final = 10.0
 _USED: Final = "bad user name"
 """In the text of the CONNACK code that the embedded broker has for a used token."""
@@ -82,7 +85,7 @@ def read_token(source: str) -> str:
         CliError: there is no token.
     """
     try:
-        text = read_line() if source == "-" else Path(source).expanduser().read_text(encoding="utf-8")
+        text = read_line() if source == "-" else read_given(Path(source).expanduser(), _MAX_FILE).decode()
     except (OSError, ValueError) as error:
         raise usage(f"token file {source}: {error}") from None
     token = text.strip()

@@ -24,6 +24,7 @@ from busbar.bus.addresses import netloc
 from busbar.bus.clock import SystemClock
 from busbar.bus.system.service_status import ServiceStatus
 
+from . import open_files
 from .logs import LogOptions, log_as, log_the_uncaught, log_to_stderr
 from .signals import IGNORED, Signals, has_terminal, leave_terminal, note_ignored
 from .specs import (
@@ -175,6 +176,7 @@ def serve(spec: ServiceSpec, parent: socket.socket | None = None) -> int:
     log_as(spec)
     signals = Signals()
     try:
+        open_files.ensure(spec.kind)
         return asyncio.run(_run_until_stopped(spec, parent, signals))
     except Exception as error:
         # What a user can fix is one sentence; everything else needs its traceback.
@@ -187,6 +189,7 @@ def serve(spec: ServiceSpec, parent: socket.socket | None = None) -> int:
 async def _run_until_stopped(spec: ServiceSpec, parent: socket.socket | None, signals: Signals) -> int:
     kind = spec.kind
     stop, reload = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(open_files.on_loop_error(SystemClock().monotonic))
     signals.deliver(partial(_on_signal, kind, has_terminal(), stop, reload))
     if parent is not None:
         asyncio.get_running_loop().add_reader(parent, _on_parent, parent, spec, stop)

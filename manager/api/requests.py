@@ -61,6 +61,7 @@ AUDIT_LIMIT: Final = 4_096
 PACKET_OVERHEAD: Final = 256
 """Bytes of a reply's packet with MQTT 5 besides payload, topic and correlation data."""
 LOCKED_RETRY_MS: Final = 500
+DISK_RETRY_MS: Final = 5_000
 
 
 class ReplySink(Protocol):
@@ -370,6 +371,10 @@ class Dispatch:
         if files.is_locked(error):
             detail = "the database is locked by another program"
             return BusError("busy", detail, retry_after_ms=LOCKED_RETRY_MS)
+        failure = files.disk_failure(error)
+        if failure is not None:  # logged by the store, which has rolled it back
+            detail = f"{failure}: nothing was changed; ask again later with the same id"
+            return BusError("busy", detail, retry_after_ms=DISK_RETRY_MS)
         correlation = self._new_id()
         log.error("%s of '%s' failed [%s]", ctx.op, ctx.caller, correlation, exc_info=error)
         detail = f"the manager failed; see its log under {correlation}"

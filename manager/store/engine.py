@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+from busbar.bus.buckets import Buckets
 from busbar.bus.clock import Clock
 from busbar.bus.errors import BusError
 from busbar.bus.topics import Topics
@@ -43,6 +44,8 @@ GROUP_S: Final = 0.01
 DELETE_LIMIT: Final = 2_000
 """Acknowledged outbox rows deleted in one commit."""
 RETRY_MS: Final = 500
+_TELL_S: Final = 60.0
+"""How often a disk that can't be written is logged: each small write that still fits ends it for a moment."""
 _BEGIN_JOB: Final = f"SAVEPOINT {SAVEPOINT}"
 _END_JOB: Final = f"RELEASE {SAVEPOINT}"
 CLOSE_S: Final = 10.0
@@ -101,6 +104,8 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: list[Callable[[Changes], None]] = []
         self._acknowledged: deque[int] = deque()
+        self._complaints = Buckets(1, 1 / _TELL_S, keys=2)
+        self._told = False
         self._thread = ThreadPoolExecutor(1, "busbar-store")
 
     @classmethod
@@ -319,6 +324,9 @@ class Store:
             self._db.execute("COMMIT")
             self.commits += 1
             self.write_error = None
+            if self._told:
+                self._told = False
+                log.info("%s can be written again", self.path)
         except Exception as raised:
             error = raised
         self.fault("after_commit")
@@ -343,8 +351,8 @@ class Store:
         try:
             result = job.fn(tx)
         except Exception as error:
-            if not self._db.conn.in_transaction:
-                raise  # a full disk or an I/O error has rolled back the whole group
+            if not self._db.conn.in_transaction or files.disk_failure(error):
+                raise  # a full disk or an I/O error, which mostly has rolled back the whole group
             self._context.appends.truncate(start)
             self._db.execute(f"ROLLBACK TO {SAVEPOINT}")
             self._db.execute(_END_JOB)
@@ -367,7 +375,11 @@ class Store:
             self.write_error = "the database is locked by another program"
             return _busy(self.write_error)
         self.write_error = f"the database can't be written: {error}"
-        log.error("a group commit failed", exc_info=error)
+        if files.disk_failure(error) is None:
+            log.error("a group commit failed", exc_info=error)
+        elif self._complaints.take("disk", self._clock.monotonic()):
+            self._told = True
+            log.error("%s can't be written: %s; changes are refused until it can be", self.path, error)
         return error
 
     # --- outcomes

@@ -140,6 +140,14 @@ def is_locked(error: BaseException) -> bool:
     return code is not None and (code & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def disk_failure(error: BaseException) -> str | None:
+    """What a client may know of a disk that SQLite could not write, or read; None for any other error."""
+    primary = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if primary == sqlite3.SQLITE_FULL:
+        return "the disk of the manager's state is full"
+    return f"the disk of the manager's state fails ({error})" if primary == sqlite3.SQLITE_IOERR else None
+
+
 def _tighten(folder: Path, path: Path) -> None:
     foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith((path.name, "lock"))]
     if foreign:

@@ -171,7 +171,8 @@ def test_a_full_disk(here: Yard, small_disk: Path) -> None:
             if replies[name] is not None and not replies[name]["ok"]:
                 break
         failed = [r for r in replies.values() if r is not None and not r["ok"]]
-        assert failed and failed[0]["error"]["code"] in ("internal", "busy"), failed
+        assert failed and failed[0]["error"]["code"] == "busy", failed
+        assert "the disk of the manager's state is full" in failed[0]["error"]["detail"], failed
 
         def told() -> bool:
             """A small write that still fits takes the condition back until the next one fails."""

@@ -129,11 +129,10 @@ def accounts(data: bytes) -> None:
 
 def connect(data: bytes) -> None:
     """The first packet of a connection to the embedded broker, before any password."""
-    from amqtt.adapters import BufferReader
     from amqtt.mqtt.packet import CONNECT, MQTTFixedHeader
 
     try:
-        drive(read_connect(MQTTFixedHeader(CONNECT, 0, len(data)), BufferReader(data)))
+        drive(read_connect(MQTTFixedHeader(CONNECT, 0, len(data)), data))
     except (Refused, *ENDINGS):
         pass
 

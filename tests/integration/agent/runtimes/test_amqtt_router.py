@@ -268,6 +268,20 @@ def test_a_topic_that_cannot_be_published_ends_the_connection(
     assert watcher.through() == []
 
 
+@pytest.mark.parametrize("forbidden", [b"\0", b"\xff", b"\xed\xa0\x80"])
+@pytest.mark.parametrize(
+    ("first", "before", "after"), [(0x30, b"", b"x"), (0x82, b"\0\1", b"\0"), (0xA2, b"\0\1", b"")]
+)
+def test_a_topic_that_mqtt_forbids_ends_the_connection(
+    port: int, first: int, before: bytes, after: bytes, forbidden: bytes
+) -> None:
+    raw = Raw(port)
+    topic = b"a" + forbidden
+    body = before + len(topic).to_bytes(2) + topic + after
+    raw.sock.sendall(bytes([first, len(body)]) + body)
+    assert raw.ended()
+
+
 TABLE = [
     ("a/#", ["a", "a/b", "a/b/c"], ["b", "aa", "$SYS/a"]),
     ("a/+", ["a/b", "a/"], ["a", "a/b/c"]),

@@ -68,11 +68,14 @@ async def test_nothing_is_made_for_who_closes_or_is_silent(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EPERM, errno.ENETDOWN, errno.EPROTO])
 async def test_whatever_accepting_fails_with_it_waits_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     """accept(2) tells of errors that were a connection's, of the network, and of the machine."""
     monkeypatch.setattr("busbar.bus.broker.acceptor._PAUSE_S", 0.01)
     async with with_acceptor(tmp_path) as (broker, acceptor):
-        acceptor._pause(OSError(number, "it failed"))
-        assert (await Raw.connect(broker.port, "alice")).code == 0
-        assert acceptor._paused is None
+        for name in ("alice", "bob"):
+            acceptor._pause(OSError(number, "it failed"))
+            assert (await Raw.connect(broker.port, name)).code == 0
+            assert acceptor._paused is None
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count("no connection can be accepted: it failed") == 1

@@ -91,7 +91,7 @@ async def test_a_url_that_does_not_fit_its_port_says_what_may(
     ("names", "said"),
     [
         ({"ca": "nowhere.crt"}, "CA file {}/nowhere.crt: No such file or directory"),
-        ({"ca": "."}, "CA file {}: Is a directory"),
+        ({"ca": "."}, "CA file {}: no regular file"),
         ({"ca": "junk"}, "CA file {}/junk holds no PEM certificate"),
         ({"ca": "ca.crt", "cert": "nowhere.crt"}, "certificate {}/nowhere.crt: No such file"),
         ({"ca": "ca.crt", "cert": "junk"}, "certificate {}/junk"),

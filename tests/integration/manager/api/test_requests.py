@@ -361,19 +361,65 @@ async def test_a_locked_database_answers_busy_to_changes_and_serves_reads(
 
 
 @pytest.mark.fault(12, "L")
-async def test_a_failing_disk_is_internal_to_callers_and_a_condition_of_the_manager(rig: Rig) -> None:
+async def test_a_failing_disk_is_told_to_callers_and_a_condition_of_the_manager(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     manager, client = rig
 
     def fault(point: str) -> None:
         if point == "before_commit":
-            raise sqlite3.OperationalError("database or disk is full")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+            raise error
 
     manager.store.fault = fault
-    reply = await client.send("alice", "create_routercluster", create("edge", id="r1"))
-    assert reply["error"]["code"] == "internal" and "disk" not in reply["error"]["detail"]
-    assert "disk is full" in manager.conditions()[0]
+    for _ in range(3):
+        reply = await client.send("alice", "create_routercluster", create("edge", id="r1"))
+        assert reply["error"]["code"] == "busy" and reply["error"]["retryable"]
+        assert "disk I/O error" in reply["error"]["detail"] and "same id" in reply["error"]["detail"]
+    assert "disk I/O error" in manager.conditions()[0]
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1, "told once"
     manager.store.fault = lambda point: None
     assert (await client.send("alice", "create_routercluster", create("edge", id="r1")))["ok"]
+    assert manager.conditions() == []
+
+
+@pytest.mark.fault(12, "L")
+async def test_a_full_disk_says_so_changes_nothing_and_heals(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager, client = rig
+
+    async def pages(most: int | None = None) -> int:
+        limit = "" if most is None else f" = {most}"
+        found = await manager.store.write(
+            lambda tx: tx.db.execute(f"PRAGMA max_page_count{limit}").fetchall()
+        )
+        return int(found[0][0])
+
+    room = await pages()
+    await pages(1)  # SQLite takes as many as there are
+    name = ""
+    for n in range(200):  # what fits in the pages that there are
+        name = f"c{n}"
+        reply = await client.send("alice", "create_routercluster", create(name, id=name))
+        if not reply["ok"]:
+            break
+    error = reply["error"]
+    assert (error["code"], error["retryable"]) == ("busy", True) and error["retry_after_ms"] > 0
+    assert "the disk of the manager's state is full: nothing was changed" in error["detail"]
+    assert "full" in manager.conditions()[0]
+    again = await client.send("alice", "create_routercluster", create(name, id=name))
+    assert again["error"]["code"] == "busy"
+    listed = await client.call("vera", "list_routerclusters")
+    assert listed, "reads go on"
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1 and told[0].exc_info is None and "full" in told[0].getMessage()
+    assert str(manager.store.path) in told[0].getMessage()
+    await pages(room)
+    assert (await client.send("alice", "create_routercluster", create(name, id=name)))["ok"]
+    assert manager.conditions() == []
+    caplog.clear()
 
 
 # --- MQTT 5

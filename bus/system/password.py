@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+from .regular_files import read_given
+
+_MAX_BYTES: Final = 65_535
+"""Of a password in MQTT, and so of its file."""
 
 
 def read_password(path: Path) -> str:
@@ -14,6 +20,6 @@ def read_password(path: Path) -> str:
     try:
         if path.stat().st_mode & 0o077:
             raise ValueError(f"password file {path} can be read by others: chmod 600 it")
-        return path.read_text(encoding="utf-8").strip("\r\n")
+        return read_given(path, _MAX_BYTES).decode().strip("\r\n")
     except OSError as error:
         raise ValueError(f"password file {path}: {error.strerror}") from None
