@@ -6,9 +6,9 @@ CROSSBAR ?= yes
 BIN := $(VENV)/bin
 EXTRAS = dev$(if $(filter yes,$(CROSSBAR)),$(comma)crossbar)
 comma := ,
-# Tests wait more than they compute, so two cores carry four processes; each file stays in one of them. The first
+# Tests wait more than they compute, so two cores carry four processes; each file stays in one of them. A fifth
 # (tests/conftest.py) waits for the simulation, which computes with what the others leave.
-PYTEST ?= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST ?= $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 # `make soak MINUTES=60 SEED=100000` looks for faults that long, by three ways at once; SEED is the first schedule's.
 MINUTES ?= 10
 SEED ?= 5001

@@ -18,7 +18,7 @@ PARTS = 5
 """Tests that share them: so it is told how far they are."""
 JOBS = max(1, min(4, len(os.sched_getaffinity(0))))
 """Processes: as many as there are cores; each sets up its part of the fleets, and runs what begins so."""
-NICE = 10 if "PYTEST_XDIST_WORKER" in os.environ and not busy() else 0
+NICE = 15 if "PYTEST_XDIST_WORKER" in os.environ and not busy() else 0
 """They compute what the tests beside them leave, and have all cores when those are through. On a machine
 that is busy with other things nothing would be left."""
 Run = subprocess.Popen[str]
