@@ -16,6 +16,7 @@ import io
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -261,12 +262,12 @@ def program(folder: Path, real: str) -> Path:
 
     `real`: the program for the others.
     """
-    made = folder / "busbar"
-    made.write_text(
-        f"#!{sys.executable} -IS\n"
+    script, made = folder / "busbar.py", folder / "busbar"
+    script.write_text(
         f"CALLS, REAL, SERVICES = {source(COMMANDS).path!r}, {real!r}, {set(NOUNS_OF_SERVICES)!r}\n"
         + PROGRAM.read_text()
     )
+    made.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(script))} "$@"\n')
     made.chmod(0o755)
     return folder
 
