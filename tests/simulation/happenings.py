@@ -261,10 +261,11 @@ class Happenings:
     def do_retained(self, how: str, which: float) -> None:
         """Somebody with rights deletes or forges what the broker holds.
 
-        An agent without a folder, or told nothing yet, belongs to whatever store speaks first: that is not
-        tried here.
+        An agent without a folder, or told nothing yet, or whose assignment was torn, belongs to whatever
+        store speaks first: that is not tried here.
         """
-        if how == "stranger" and any(entry.kind == "agent_loses_folder" for entry in self.schedule.timeline):
+        forgets = ("agent_loses_folder", "agent_tears_file")
+        if how == "stranger" and any(entry.kind in forgets for entry in self.schedule.timeline):
             return
         held = [t for t in self.broker.retained if "/status/" in t or t.endswith("/assignment")]
         if not held:

@@ -388,9 +388,10 @@ class Watch(Lasting):
         birth = (told.get("boot"), told.get("conn"))
         if told.get("state") == "disconnected":
             self.goodbyes[found.node] = birth
-        if host.agent is None or self.goodbyes.get(found.node) == birth:
+        if self.goodbyes.get(found.node) == birth:
             return  # what was on its way when it said goodbye comes too late
-        if told.get("boot") != host.agent.boot or told.get("state") in ("lost", "disconnected"):
+        # What was on its way when it was killed can't be told from a sign of life.
+        if told.get("boot") != host.boot or told.get("state") in ("lost", "disconnected"):
             return
         if self._is_latest(found.node, told["boot"], told["conn"]) and not message.retain:
             self.heard[found.node] = self.now

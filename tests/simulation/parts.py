@@ -210,6 +210,8 @@ class AgentHost:
         self.program: AgentProgram = AgentProgram(f"agent {name}")
         self.program.dead = True
         self.agent: Agent | None = None
+        self.boot = ""
+        """Of the agent that runs, or ran last."""
         self.task: asyncio.Task[None] | None = None
         self.stop_event: asyncio.Event | None = None
         self.started_at = self.frozen_at = 0.0
@@ -245,6 +247,7 @@ class AgentHost:
         config = AgentConfig(self.folder, self.name, REALM, ConnectOptions(), adopt_store=self.adopts)
         timing, host = WorkerTiming(live_every=1.5, live_misses=2, check_again=1.0), SimHost(self.machine)
         self.agent = Agent(config, self._link, self.clock, random, self._new_id, timing, host)
+        self.boot = self.agent.boot
         self.stop_event = asyncio.Event()
         self.task = self.world.loop.create_task(self.agent.run(self.stop_event))
         self.task.add_done_callback(self._ended)

@@ -47,12 +47,12 @@ def _judge_place(watch: Watch, row: WorkerRow) -> None:
 
 
 def _judge_moves(watch: Watch, row: WorkerRow) -> None:
-    leaving = [
-        each.name
-        for each in watch.mirror.workers.values()
-        if each.group_oid == row.group_oid and each.state is WorkerState.STOPPING and each.move is not None
-    ]
-    if len(leaving) > 1:
+    slots = [each for each in watch.mirror.workers.values() if each.group_oid == row.group_oid]
+    leaving = [each.name for each in slots if each.state is WorkerState.STOPPING and each.move is not None]
+    # One that was on its way when the group was scaled down ends as a surplus one, and another may follow.
+    group = watch.mirror.groups.get(row.group_oid)
+    surplus = max(0, len(slots) - group.scale) if group is not None else len(slots)
+    if len(leaving) > 1 + surplus:
         watch._violation("K", f"{sorted(leaving)} leave their nodes at once, as ordered")
 
 
