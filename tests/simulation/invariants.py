@@ -422,8 +422,7 @@ class Watch(Lasting):
         assignment = host.agent.supervisor.assignment if host.agent is not None else None
         if assignment is None:
             return
-        torn = (host.folder / "assignment.json.bad").exists()
-        key = (host.name, host.folders * 2 + torn)
+        key = (host.name, host.forgotten)
         now = (assignment.store, assignment.epoch, assignment.version)
         before = self.applied.get(key)
         if before is not None and before[0] == now[0] and now < before:

@@ -215,7 +215,8 @@ class AgentHost:
         self.task: asyncio.Task[None] | None = None
         self.stop_event: asyncio.Event | None = None
         self.started_at = self.frozen_at = 0.0
-        self.folders = 0
+        self.forgotten = 0
+        """How often it has forgotten what it was told."""
         self.adopts = False
         """Whether it is started with `--adopt-store`."""
         self.next = False
@@ -298,7 +299,7 @@ class AgentHost:
 
     def lose_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folders += 1
+        self.forgotten += 1
         self.world.trace(f"{self.name} loses its folder")
 
     def follow_other(self) -> None:
@@ -316,4 +317,5 @@ class AgentHost:
             path = which.choice(there)
             content = path.read_bytes()
             path.write_bytes(content[: len(content) // 2])
+            self.forgotten += path == files[0]
             self.world.trace(f"{self.name} tears {path.name}")
