@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from busbar.bus.broker.accounts import new_secret
 
 from tests.clusters.engines import Account, Engine, engine
 from tests.faults.census import Census, Life, until
@@ -137,7 +138,7 @@ def realms(folder: Path, kind: str, count: int) -> Iterator[Realms]:
     users = {f"{kind}-{name}": (kind, name) for kind in ("manager", "owner", "node") for name in names}
     accounts = {}
     for user, (role, realm) in users.items():
-        stack.secrets[user] = secrets.token_urlsafe(12)
+        stack.secrets[user] = new_secret()
         (folder / "secrets" / user).touch(mode=0o600)
         (folder / "secrets" / user).write_text(stack.secrets[user])
         accounts[user] = Account("person" if role == "owner" else role, stack.secrets[user], realm)
