@@ -9,11 +9,12 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from busbar.bus.access.acl import render_mosquitto
 from busbar.bus.access.home_assistant import parse
@@ -31,6 +32,7 @@ PERSONS = {"alice": "owner", "bob": "operator", "carol": "operator", "vic": "vie
 NODES = ("n1", "n2", "n3")
 KINDS = {"manager": "manager", **dict.fromkeys(PERSONS, "person"), **dict.fromkeys(NODES, "node")}
 ROOT = Path(__file__).parent.parent
+AnyProcess: TypeAlias = "forked.Process | subprocess.Popen[bytes]"
 
 
 class Stack:
@@ -48,7 +50,7 @@ class Stack:
         """Which of them a user connects to first; the first of all unless it stands here."""
         # As Busbar makes them: the broker hashes a shorter one, as people choose, at eight times the cost.
         self.secrets = {name: new_secret() for name in ("manager", *PERSONS, *NODES)}
-        self.processes: dict[str, forked.Process] = {}
+        self.processes: dict[str, AnyProcess] = {}
         self.clients: list[Plain] = []
         (folder / "secrets").mkdir(mode=0o700)
         for name, secret in self.secrets.items():
@@ -56,12 +58,24 @@ class Stack:
             file.touch(mode=0o600)
             file.write_text(secret)
 
-    def spawn(self, name: str, *arguments: str, **env: str) -> forked.Process:
-        """Start a service of ours under a name; its output goes to a file in the folder."""
+    def spawn(self, name: str, *arguments: str, before: Sequence[str] = (), **env: str) -> AnyProcess:
+        """Start a service of ours under a name; its output goes to a file in the folder.
+
+        It is forked; a program where it has a wrapper, `before`, or the modules of another release.
+        """
+        if not before and "PYTHONPATH" in env:
+            before = (sys.executable, "-m", "busbar.cli.app")
         kept = {key for key in os.environ if not key.startswith("BUSBAR_") or key == "BUSBAR_CROSSBAR"}
         clean = {key: os.environ[key] for key in kept}
         with (self.folder / f"{name}.log").open("ab") as output:
-            self.processes[name] = forked.start(*arguments, env={**clean, **env}, output=output, folder=ROOT)
+            if not before:
+                made = forked.start(*arguments, env={**clean, **env}, output=output, folder=ROOT)
+            else:
+                made = subprocess.Popen(
+                    [*before, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    env={**clean, **env}, cwd=ROOT,
+                )  # fmt: skip
+        self.processes[name] = made
         return self.processes[name]
 
     def port_of(self, user: str) -> int:

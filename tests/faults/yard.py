@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests import forked
 from tests.faults.census import Census, Life, until
 from tests.faults.proxy import Proxy
 from tests.faults.watcher import BOUND_S, Watcher
 from tests.pace import bound
-from tests.stack import ROOT, Stack, stack, start_embedded
+from tests.stack import AnyProcess, Stack, stack, start_embedded
 
 HEARTBEAT_S = 0.25
 WORKER = Path(__file__).with_name("worker.py")
@@ -52,23 +50,9 @@ class Yard:
         self.stack.clients.append(made)
         return made
 
-    def spawn(
-        self, name: str, arguments: list[str], *before: str
-    ) -> subprocess.Popen[bytes] | forked.Process:
+    def spawn(self, name: str, arguments: list[str], *before: str) -> AnyProcess:
         """Start `busbar` with arguments, prefixed by `before`: a wrapper or a failing program."""
-        if not before:
-            return self.stack.spawn(name, *arguments)
-        env = {key: value for key, value in os.environ.items() if not key.startswith("BUSBAR_")}
-        with (self.stack.folder / f"{name}.log").open("ab") as output:
-            self.stack.processes[name] = subprocess.Popen(
-                [*before, *arguments],
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                cwd=ROOT,
-                env=env,
-            )
-        return self.stack.processes[name]
+        return self.stack.spawn(name, *arguments, before=before)
 
     @staticmethod
     def stack_command() -> list[str]:
@@ -93,7 +77,7 @@ class Yard:
 
     def start_agent(
         self, node: str, *before: str, state: str | None = None, name: str | None = None
-    ) -> subprocess.Popen[bytes] | forked.Process:
+    ) -> AnyProcess:
         folder = self.stack.folder / (state or f"agent-{node}")
         words = ["agent", "--node", node, "--state", str(folder), "--runtimes", str(self.toml)]
         return self.spawn(name or node, [*words, *self.connection(node, self.proxy(node).port)], *before)

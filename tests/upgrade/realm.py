@@ -19,7 +19,7 @@ from tests.faults.census import Census, until
 from tests.faults.yard import write_runtimes
 from tests.pace import bound
 from tests.plain import Plain
-from tests.stack import ROOT, Stack, stack, start_embedded
+from tests.stack import ROOT, AnyProcess, Stack, stack, start_embedded
 from tests.upgrade.releases import NEW, Release
 
 NODES = ("n1", "n2")
@@ -61,7 +61,7 @@ class Realm:
         yield
         until(lambda: self._ready_managers() > starts, BOUND_S, f"the {name} manager is ready")
 
-    def spawn_manager(self, release: Release) -> subprocess.Popen[bytes]:
+    def spawn_manager(self, release: Release) -> AnyProcess:
         """Start a manager of that release without waiting."""
         words = ["manager", "--owner", "alice", "--state", str(self.state)]
         words += ["--heartbeat", str(HEARTBEAT_S), *self.stack.connection("manager")]
