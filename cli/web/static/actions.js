@@ -151,7 +151,8 @@ export class Change {
       await tell("/do", { ...this.form(), version: this.version ?? "" });
       place("dialog").close();
     } catch (error) {
-      this.fail(error.message);
+      await this.plan();  // it may be out of date: what would happen now can be confirmed
+      if (place("dialog-error").hidden) this.fail(error.message);
     }
   }
 }
