@@ -77,7 +77,7 @@ demo: setup
 	@$(BIN)/python -m busbar.cli.demo --picture busbar-demo.png
 
 # Without npm, or its registry, the clients in JavaScript are skipped with that reason.
-# The types are checked meanwhile: that takes one core, and the first tests two.
+# mypy uses one core, so it runs beside the installation and the first tests.
 test: style
 	@$(BIN)/mypy & types=$$!; \
 	  $(BIN)/python -m tests.foreign.install $(FOREIGN); \

@@ -30,6 +30,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from tests.ending import end_on_sigterm
+
 ROOT = Path(__file__).parent.parent
 PROGRAM = Path(__file__).with_name("forked_program.py")
 COMMANDS = (
@@ -103,7 +105,8 @@ class Forker:
     def _become(self, call: Call, fds: list[int]) -> Call:
         """Be as a new process would be."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for changed in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(changed, signal.SIG_DFL)
         for number, fd in enumerate(fds[:3]):
             os.dup2(fd, number)
         for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -126,7 +129,13 @@ class Process:
         self.args = call.arguments
         self.returncode: int | None = None
         self._read = read
-        (self.pid,) = NUMBER.unpack(os.read(read, NUMBER.size))
+        self.pid = self._number()
+
+    def _number(self) -> int:
+        data = os.read(self._read, NUMBER.size)
+        if not data:
+            raise RuntimeError(f"busbar {' '.join(self.args)}: the process that forks has ended")
+        return int(NUMBER.unpack(data)[0])
 
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -138,9 +147,8 @@ class Process:
         if self.returncode is None:
             if not select.select([self._read], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            (self.returncode,) = NUMBER.unpack(os.read(self._read, NUMBER.size))
+            self.returncode = self._number()
             os.close(self._read)
-        assert self.returncode is not None
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -158,8 +166,7 @@ class Source:
     """Starts the process that forks, and asks it; `path` is where it takes calls, from programs as well."""
 
     def __init__(self, modules: Sequence[str]) -> None:
-        self._folder = tempfile.mkdtemp(prefix="busbar-forked-")
-        self.path = f"{self._folder}/calls"
+        self.path = tempfile.mkdtemp(prefix="busbar-forked-") + "/calls"  # it is removed by who forks
         self._control, theirs = socket.socketpair()
         calls = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         calls.bind(self.path)
@@ -180,7 +187,6 @@ class Source:
     def end(self) -> None:
         self._control.close()
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self, call: Call, out: IO[bytes], err: IO[bytes], given: str = "") -> Process:
         """A process that writes to these open files; `given` is what it can read."""
@@ -258,10 +264,8 @@ def _call(arguments: Sequence[str], env: Mapping[str, str], folder: Path | None)
 
 
 def program(folder: Path, real: str) -> Path:
-    """A program `busbar` in the folder: short commands are forked, with the streams of whoever calls it.
-
-    `real`: the program for the others.
-    """
+    """Make a program `busbar` in the folder, and return that. Its short commands are forked, with the streams
+    of whoever calls it; for the others it is `real`."""
     script, made = folder / "busbar.py", folder / "busbar"
     script.write_text(
         f"CALLS, REAL, SERVICES = {source(COMMANDS).path!r}, {real!r}, {set(NOUNS_OF_SERVICES)!r}\n"
@@ -278,7 +282,13 @@ def main() -> None:
         importlib.import_module(f"busbar.{name}")
     gc.freeze()
     with socket.socket(fileno=int(control)) as life, socket.socket(fileno=int(calls)) as asked:
-        call = Forker(life, asked).serve()
+        me, folder = os.getpid(), Path(asked.getsockname()).parent
+        end_on_sigterm()
+        try:
+            call = Forker(life, asked).serve()
+        finally:
+            if os.getpid() == me:
+                shutil.rmtree(folder, ignore_errors=True)
     if call is not None:
         sys.argv = ["busbar", *call.arguments]
         from busbar.cli.app import main as busbar

@@ -1,4 +1,5 @@
-# What `forked.program` writes begins with the constants CALLS, REAL and SERVICES; it has 15 ms, not 300.
+# The program `busbar` that `forked.program` makes, which puts CALLS, REAL and SERVICES in front of this text.
+# It imports little: its start is what a caller waits for.
 import json
 import os
 import signal

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +77,25 @@ def test_an_end_by_a_signal_is_told(tmp_path: Path) -> None:
         assert process.poll() is None
         process.kill()
         assert process.wait(bound(30)) == process.poll() == -signal.SIGKILL
+
+
+def test_nothing_is_left_of_who_forks_when_its_caller_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import os; from tests import forked; made = forked.source(forked.COMMANDS); print(made.path);"
+        "forked.run('--version', env=dict(os.environ), timeout=60); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-uc", script],
+        cwd=forked.ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL
+    folder, end = Path(done.stdout.strip()).parent, time.monotonic() + bound(10)
+    while folder.exists():
+        assert time.monotonic() < end, folder
+        time.sleep(0.02)
 
 
 def test_a_service_writes_to_its_log_and_ends_when_told(tmp_path: Path) -> None:

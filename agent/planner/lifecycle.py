@@ -362,7 +362,7 @@ def backoff_reset(worker: Worker) -> Worker:
 
 
 def stopping(worker: Worker, now: float, after: AfterStop, reason: str) -> Worker:
-    """It is being stopped, or once more."""
+    """It is being stopped. Where an attempt to stop it failed before, its error stays until it has ended."""
     return replace(
         worker,
         phase=Phase.STOPPING,

@@ -1,14 +1,16 @@
-"""Reads what /proc tells of a process: hundreds of small files each time a worker's processes are looked for.
+"""Reads the files of a process in /proc.
 
-With the calls of the kernel alone a file takes a quarter of what it takes with pathlib.
+A search for a worker's processes reads hundreds of them, and os.open with os.read takes a quarter of
+pathlib's time.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Final
 
-PROC = "/proc"
-CHUNK = 1 << 16
+PROC: Final = "/proc"
+_CHUNK: Final = 1 << 16
 
 
 def read_bytes(pid: int, name: str) -> bytes:
@@ -20,7 +22,7 @@ def read_bytes(pid: int, name: str) -> bytes:
     descriptor = os.open(f"{PROC}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = b""
-        while more := os.read(descriptor, CHUNK):
+        while more := os.read(descriptor, _CHUNK):
             found += more
         return found
     finally:

@@ -45,9 +45,10 @@ def fate(record: WorkerRecord, here: Here, log: LogHold | None) -> Fate:
         return Fate.GONE
     if log is not None and log.held:
         return Fate.LIVES
-    # Without a pid the agent ended before its fork, or just after: then that log is the one that is held.
-    told = not record.pid or (log is not None and log.inode == record.log_inode)
-    return Fate.GONE if told else Fate.UNKNOWN
+    # A free lock proves its end only on the log that it held. A record without a pid was stored just before
+    # the fork: what was forked, if anything, holds the log that is there.
+    proven = not record.pid or (log is not None and log.inode == record.log_inode)
+    return Fate.GONE if proven else Fate.UNKNOWN
 
 
 def reason(record: WorkerRecord, found: Fate, path: Path) -> str:

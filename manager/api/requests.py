@@ -24,6 +24,7 @@ from busbar.bus.topics import DEFAULT_INBOX, RequestTopic, Topics, is_name
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from ..log_throttle import LogThrottle
 from ..publish.mqtt5 import properties_to_text, reply_properties
 from ..quotas import Quotas
 from ..rate_limit import Limits
@@ -140,6 +141,7 @@ class Dispatch:
         self._sink = sink
         self._responder = responder
         self._limits = limits
+        self._throttle = LogThrottle(clock)
         self._clock = clock
         self._new_id = new_id
         self._principals: dict[str, PrincipalRow] = {}
@@ -372,7 +374,10 @@ class Dispatch:
             detail = "the database is locked by another program"
             return BusError("busy", detail, retry_after_ms=LOCKED_RETRY_MS)
         failure = files.disk_failure(error)
-        if failure is not None:  # logged by the store, which has rolled it back
+        if failure is not None:
+            # A change was logged, and rolled back, by the store.
+            if ctx.op not in CHANGES and self._throttle.allows(failure):
+                log.error("%s of '%s' failed: %s", ctx.op, ctx.caller, failure)
             detail = f"{failure}: nothing was changed; ask again later with the same id"
             return BusError("busy", detail, retry_after_ms=DISK_RETRY_MS)
         correlation = self._new_id()

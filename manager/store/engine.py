@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from busbar.bus.buckets import Buckets
 from busbar.bus.clock import Clock
 from busbar.bus.errors import BusError
 from busbar.bus.topics import Topics
 from msgspec import Struct, field
 
+from ..log_throttle import LogThrottle
 from . import files, sql
 from .append_buffer import Position
 from .backup import SEQUENCE, refuse_backup
@@ -44,8 +44,6 @@ GROUP_S: Final = 0.01
 DELETE_LIMIT: Final = 2_000
 """Acknowledged outbox rows deleted in one commit."""
 RETRY_MS: Final = 500
-_TELL_S: Final = 60.0
-"""How often a disk that can't be written is logged: each small write that still fits ends it for a moment."""
 _BEGIN_JOB: Final = f"SAVEPOINT {SAVEPOINT}"
 _END_JOB: Final = f"RELEASE {SAVEPOINT}"
 CLOSE_S: Final = 10.0
@@ -104,8 +102,9 @@ class Store:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: list[Callable[[Changes], None]] = []
         self._acknowledged: deque[int] = deque()
-        self._complaints = Buckets(1, 1 / _TELL_S, keys=2)
-        self._told = False
+        self._throttle = LogThrottle(clock)
+        """For a disk that can't be written, which each small write that still fits ends for a moment."""
+        self._logged_failure = False
         self._thread = ThreadPoolExecutor(1, "busbar-store")
 
     @classmethod
@@ -324,8 +323,8 @@ class Store:
             self._db.execute("COMMIT")
             self.commits += 1
             self.write_error = None
-            if self._told:
-                self._told = False
+            if self._logged_failure:
+                self._logged_failure = False
                 log.info("%s can be written again", self.path)
         except Exception as raised:
             error = raised
@@ -375,10 +374,11 @@ class Store:
             self.write_error = "the database is locked by another program"
             return _busy(self.write_error)
         self.write_error = f"the database can't be written: {error}"
-        if files.disk_failure(error) is None:
+        failure = files.disk_failure(error)
+        if failure is None:
             log.error("a group commit failed", exc_info=error)
-        elif self._complaints.take("disk", self._clock.monotonic()):
-            self._told = True
+        elif self._throttle.allows(failure):
+            self._logged_failure = True
             log.error("%s can't be written: %s; changes are refused until it can be", self.path, error)
         return error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.ending import end_on_sigterm
 from tests.simulation.activity import VACUOUS, lacking
-from tests.simulation.corpus import kept
+from tests.simulation.corpus import corpus_seeds
 from tests.simulation.faults import Schedule, schedule
 from tests.simulation.plants import PLANTS, planted
 from tests.simulation.runner import Result, dedicated, describe, simulate
@@ -81,7 +81,7 @@ def _schedules(options: argparse.Namespace) -> Iterator[Schedule]:
 
 
 def _seeds(options: argparse.Namespace) -> Sequence[int]:
-    return kept() if options.corpus else range(options.seed, options.seed + options.count)
+    return corpus_seeds() if options.corpus else range(options.seed, options.seed + options.count)
 
 
 def _share(options: argparse.Namespace) -> set[object] | None:

@@ -1,8 +1,8 @@
-"""Which schedules run with the suite: of many, those that show the most different successions of happenings.
+"""The corpus of schedules that the suite runs: of many, those that cover the most pairs of events.
 
-`python -m tests.simulation.corpus` chooses them anew (corpus minimisation, as fuzzers do it): 650 of 3000
-show as many pairs of happenings as the first 1500. It is to be done when schedules are made otherwise. New
-ones are run by `python -m tests.simulation` and `make soak`.
+`python -m tests.simulation.corpus` chooses them again (corpus minimisation, as fuzzers do it): 650 of 3000
+cover as many pairs of successive events as the first 1500. Do so after a change of how schedules are
+generated. New schedules are run by `python -m tests.simulation` and `make soak`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _PROGRESS = re.compile(r"[\w ]+ (?:starts|killed|stops|thaws|freezes|loses its f
 Feature = tuple[str, ...]
 
 
-def kept() -> list[int]:
+def corpus_seeds() -> list[int]:
     """The seeds of the corpus."""
     return [int(seed) for seed in SEEDS.read_text().split()]
 
 
 def features(trace: Iterable[str]) -> set[Feature]:
-    """Each kind of happening in a trace, and each pair of kinds that follow each other."""
+    """Each kind of event in a trace, and each pair of kinds that follow each other."""
     kinds = [kind for line in trace if (kind := _kind(line.partition(" ")[2])) is not None]
     return {(kind,) for kind in kinds} | set(pairwise(kinds))
 
@@ -52,9 +52,9 @@ def _kind(line: str) -> str | None:
 
 
 def choose(shown: Mapping[int, set[Feature]], take: int) -> list[int]:
-    """The seeds of `take` schedules that together show the most; the most telling first.
+    """The seeds of `take` schedules that together cover the most features, the largest share first.
 
-    Once all is shown, it is to be shown again by others.
+    Once all features are covered, the rest of the schedules are to cover them again.
     """
     left = dict(shown)
     chosen: list[int] = []
@@ -71,7 +71,7 @@ def _cover(shown: Mapping[int, set[Feature]], most: int) -> Iterator[int]:
     for _ in range(min(most, len(new))):
         best = max(new, key=lambda seed: (len(new[seed]), -seed))
         added = new.pop(best)
-        if not added and len(new) + 1 < len(shown):
+        if not added and len(new) + 1 < len(shown):  # one is yielded in any case, so that `choose` ends
             return
         for each in new.values():
             each -= added
@@ -87,8 +87,8 @@ def main() -> None:
     chosen = choose(shown, options.take)
     first = set[Feature]().union(*(each for seed, each in shown.items() if seed <= options.of // 2))
     print(
-        f"{options.take} show {len(set[Feature]().union(*map(shown.__getitem__, chosen)))} kinds and pairs, "
-        f"the first {options.of // 2} show {len(first)}, all {len(set[Feature]().union(*shown.values()))}"
+        f"{options.take} cover {len(set[Feature]().union(*map(shown.__getitem__, chosen)))} kinds and pairs, "
+        f"the first {options.of // 2} cover {len(first)}, all {len(set[Feature]().union(*shown.values()))}"
     )
     SEEDS.write_text("\n".join(map(str, sorted(chosen))) + "\n")
 

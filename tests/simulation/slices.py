@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.pace import busy
 from tests.simulation.__main__ import TOLD
-from tests.simulation.corpus import kept
+from tests.simulation.corpus import corpus_seeds
 
 ROOT = Path(__file__).parent.parent.parent
 COUNT = int(os.environ.get("BUSBAR_SCHEDULES", "0"))
@@ -73,7 +73,7 @@ class Slices:
     @property
     def step(self) -> int:
         """Schedules of a part, in each process; the last part is what is left."""
-        return (COUNT or len(kept())) // JOBS // PARTS or 1
+        return (COUNT or len(corpus_seeds())) // JOBS // PARTS or 1
 
     def _await(self, process: Run, count: int | None) -> None:
         """Until it is so far (to its end for None), or has failed."""

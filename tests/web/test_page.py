@@ -324,6 +324,23 @@ return !open;
 """
 
 
+def test_a_plan_that_is_out_of_date_is_shown_anew_with_the_reason(house: House) -> None:
+    page = house.sign_in()
+    page.status("workergroup/edge/web", "RUNNING")
+    page.click('[data-key="workergroup/edge/web"] [data-action=scale]')
+    page.shows("#dialog-title", "Scale group edge/web")
+    page.type("4")
+    page.shows("#dialog-plan", "start edge/web-4 on n1")
+    page.until(lambda: page.script("return !document.getElementById('dialog-do').disabled"), "it can be done")
+    house.scale("alice", "edge", 3)
+    page.click("#dialog-do")
+    page.shows("#dialog-error", "version")
+    page.until(lambda: page.script(CONFIRMED), "what would happen now is confirmed")
+    page.status("worker/edge/web-4", "RUNNING")
+    house.scale("alice", "edge", 2)
+    page.until(lambda: not page.all('[data-key="worker/edge/web-4"]'), "web-4 is gone")
+
+
 def test_a_change_is_shown_as_planned_and_done_by_the_keyboard(house: House) -> None:
     page = house.sign_in()
     page.status("workergroup/edge/web", "RUNNING")

@@ -385,6 +385,27 @@ async def test_a_failing_disk_is_told_to_callers_and_a_condition_of_the_manager(
 
 
 @pytest.mark.fault(12, "L")
+async def test_a_disk_that_can_not_be_read_is_told_to_callers_and_logged_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, client = rig
+
+    def fails(*_: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setitem(READS, "list_routerclusters", fails)
+        for _ in range(3):
+            reply = await client.send("vera", "list_routerclusters", b'{"params": {}}')
+            assert reply["error"]["code"] == "busy" and "disk I/O error" in reply["error"]["detail"]
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "list_routerclusters of 'vera' failed: the disk" in told.getMessage() and told.exc_info is None
+    assert await client.call("vera", "list_routerclusters") == []
+
+
+@pytest.mark.fault(12, "L")
 async def test_a_full_disk_says_so_changes_nothing_and_heals(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
